@@ -1,0 +1,56 @@
+# `make check` is what CI runs. ARGS goes to the program, as in: make test ARGS='-k room'
+# PYTHON chooses the interpreter of a new environment: make venv PYTHON=python3.13
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
+
+# What the tests need besides Python packages: names that tools/system-deps knows.
+SYSTEM_DEPS := chromium
+
+.PHONY: serve test check format lint types docs venv clean
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
+
+serve: $(VENV)/.installed
+	@exec $(BIN)/trio-signal serve $(ARGS)
+
+test: venv
+	@tools/system-deps $(SYSTEM_DEPS)
+	$(BIN)/python -m pytest $(ARGS)
+
+# The tests come last, so that their summary ends the output.
+check: lint types docs test
+
+format: venv
+	$(BIN)/ruff check --fix-only --quiet .
+	$(BIN)/ruff format .
+
+lint: venv
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: venv
+	$(BIN)/mypy
+
+docs: venv
+	$(BIN)/python tools/check_links.py
+
+venv: $(VENV)/.installed-dev
+
+clean:
+	rm -rf $(VENV) dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@python=$${PYTHON:-$$(tools/find-python)} && "$$python" -m venv --clear $(VENV)
+
+$(VENV)/.installed: pyproject.toml $(BIN)/python
+	$(PIP) install --editable .
+	@touch $@
+
+# pip has known dependency groups since 25.1, which is more than most Pythons bring.
+$(VENV)/.installed-dev: pyproject.toml $(BIN)/python
+	$(PIP) install 'pip>=25.1'
+	$(PIP) install --editable . --group lint --group test
+	@touch $(VENV)/.installed $@

@@ -1,0 +1,144 @@
+"""WebSocket clients for the tests: real sockets, trio-websocket.
+
+Nothing here sleeps. That a client is told nothing is shown by a round trip: a
+WebSocket ping is answered after all that the server had to say before it.
+"""
+
+import json
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
+
+import trio
+from trio_websocket import ConnectionClosed, WebSocketConnection, connect_websocket_url
+
+#: Seconds that any single wait in a test may take.
+PATIENCE = 10.0
+
+Message = dict[str, Any]
+
+
+class Client:
+    """One WebSocket; what was received is kept in `log`."""
+
+    def __init__(self, socket: WebSocketConnection) -> None:
+        self.socket = socket
+        self.log: list[Message] = []
+
+    async def send(self, type_: str, **fields: Any) -> None:
+        """Send a message; `to_` is sent as `to`, and so on for Python's words."""
+        await self.send_json({"type": type_, **{k.rstrip("_"): v for k, v in fields.items()}})
+
+    async def send_json(self, message: Any) -> None:
+        await self.send_text(json.dumps(message))
+
+    async def send_text(self, text: str | bytes) -> None:
+        with trio.fail_after(PATIENCE):
+            await self.socket.send_message(text)
+
+    async def receive_text(self) -> str:
+        with trio.fail_after(PATIENCE):
+            text = await self.socket.get_message()
+        assert isinstance(text, str)
+        return text
+
+    async def receive(self) -> Message:
+        """The next message."""
+        message = json.loads(await self.receive_text())
+        assert isinstance(message, dict)
+        assert isinstance(message["type"], str)
+        self.log.append(message)
+        return message
+
+    async def expect(self, type_: str, **fields: Any) -> Message:
+        """The next message, which must be of this type and have these fields."""
+        message = await self.receive()
+        assert message["type"] == type_, message
+        for name, value in fields.items():
+            assert message[name.rstrip("_")] == value, message
+        return message
+
+    async def wait_for(self, type_: str, **fields: Any) -> Message:
+        """The next message of this type with these fields; others are passed over."""
+        while True:
+            message = await self.receive()
+            if message["type"] == type_ and all(
+                message.get(name.rstrip("_")) == value for name, value in fields.items()
+            ):
+                return message
+
+    async def settle(self) -> list[Message]:
+        """All that the server had to say to this client up to now."""
+        with trio.fail_after(PATIENCE):
+            await self.socket.ping()
+        messages = []
+        while self.socket._recv_channel.statistics().current_buffer_used:
+            messages.append(await self.receive())
+        return messages
+
+    async def expect_nothing(self) -> None:
+        """Nothing was said to this client that it has not received."""
+        assert await self.settle() == []
+
+    async def expect_close(self, code: int, reason: str | None = None) -> list[Message]:
+        """The server closes; what it says before that is returned."""
+        messages = []
+        try:
+            while True:
+                messages.append(await self.receive())
+        except ConnectionClosed as closed:
+            assert closed.reason is not None, "closed without a close frame"
+            assert closed.reason.code == code, closed.reason
+            if reason is not None:
+                assert closed.reason.reason == reason
+        return messages
+
+    async def close(self, code: int = 1000, reason: str = "") -> None:
+        """A closing handshake begun by the client."""
+        with trio.fail_after(PATIENCE):
+            await self.socket.aclose(code, reason)
+
+
+async def settle(*clients: Client) -> None:
+    """Wait until the server has done what these clients asked for so far."""
+    for client in clients:
+        with trio.fail_after(PATIENCE):
+            await client.socket.ping()
+
+
+@asynccontextmanager
+async def connect(
+    base: str, path: str, *, headers: Sequence[tuple[str, str]] = ()
+) -> AsyncIterator[Client]:
+    """A client of the server at `base` (`127.0.0.1:8000`); closed at the end."""
+    async with trio.open_nursery() as nursery:
+        with trio.fail_after(PATIENCE):
+            socket = await connect_websocket_url(
+                nursery,
+                f"ws://{base}{path}",
+                extra_headers=[(k.encode(), v.encode()) for k, v in headers],
+                message_queue_size=100_000,
+            )
+        yield Client(socket)
+        with trio.move_on_after(PATIENCE):
+            await socket.aclose()
+        nursery.cancel_scope.cancel()
+
+
+class Service:
+    """The running server, however many replicas it is made of."""
+
+    def __init__(self, *bases: str) -> None:
+        self.bases = bases
+        self._next = 0
+
+    @property
+    def base(self) -> str:
+        """Host and port; of each replica in turn."""
+        self._next += 1
+        return self.bases[self._next % len(self.bases)]
+
+    def connect(
+        self, path: str, *, headers: Sequence[tuple[str, str]] = ()
+    ) -> AbstractAsyncContextManager[Client]:
+        return connect(self.base, path, headers=headers)

@@ -1,0 +1,319 @@
+"""The rules that hold the package together, checked on its source.
+
+Each rule is a function from source to what is wrong with it. It is tried on
+small pieces that break it and that keep it, then runs over the whole package.
+"""
+
+import ast
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+import trio_signal
+
+ROOT = Path(trio_signal.__file__).parent
+NAME = trio_signal.__name__
+
+#: From the bottom up; a part may import its own layer and those below. A part
+#: that is not named stands below them all, with messages and errors.
+LAYERS: tuple[frozenset[str], ...] = (
+    frozenset({"peer", "room", "presence", "hub", "announcements", "bus"}),
+    frozenset({"connection"}),
+    frozenset({"listener", "web"}),
+    frozenset({"server"}),
+    frozenset({"cli", "__main__"}),
+)
+
+DIALECTS_MAY_IMPORT = (f"{NAME}.messages", f"{NAME}.errors", f"{NAME}.dialects", "msgspec")
+HTTP_SERVERS = ("hypercorn", "quart", "quart_trio")
+KNOW_HTTP = (f"{NAME}.web", f"{NAME}.listener", f"{NAME}.server", f"{NAME}.cli")
+REDIS = ("redis", "hiredis", f"{NAME}.redis")
+KNOW_REDIS = (f"{NAME}.redis", f"{NAME}.bus.redis")
+#: These do no I/O; nor do the dialects, whose rule is narrower still.
+PURE = (f"{NAME}.messages", f"{NAME}.errors", f"{NAME}.room", f"{NAME}.websocket")
+#: What pure code does not import: I/O, tasks, and the clock and chance, which it is given.
+IMPURE = (
+    *("trio", "asyncio", "threading", "multiprocessing", "subprocess", "signal"),
+    *("socket", "ssl", "select", "selectors", "http.client", "urllib.request", "sqlite3"),
+    *("time", "random", "secrets"),
+)
+CATCH_ALL = frozenset({"BaseException", "Cancelled"})
+
+
+# Reading source
+
+
+def package_sources() -> dict[str, str]:
+    """The source of every module of the package, by its dotted name."""
+    sources = {}
+    for path in sorted(ROOT.rglob("*.py")):
+        parts = (NAME, *path.relative_to(ROOT).with_suffix("").parts)
+        sources[".".join(parts)] = path.read_text()
+    return sources
+
+
+def imports_of(module: str, source: str) -> Iterator[str]:
+    """Absolute dotted names that `module` imports, wherever in it.
+
+    `from a import b` gives `a.b`: what `b` is does not show in the source.
+    """
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = module.split(".")[: -node.level] if node.level else []
+            base += node.module.split(".") if node.module else []
+            yield from (".".join((*base, alias.name)) for alias in node.names)
+
+
+def is_within(name: str, packages: tuple[str, ...]) -> bool:
+    return any(name == package or name.startswith(f"{package}.") for package in packages)
+
+
+def part_of(name: str) -> str | None:
+    """`hub` for `trio_signal.hub.Hub`; None for what is not ours."""
+    parts = name.split(".")
+    return parts[1] if parts[0] == NAME and len(parts) > 1 else None
+
+
+def height(part: str) -> int:
+    return next((i for i, layer in enumerate(LAYERS, 1) if part in layer), 0)
+
+
+# The rules about imports: what `module` imports and should not
+
+
+def imports_upwards(module: str, source: str) -> list[str]:
+    own = height(part_of(module) or "")
+    imported = ((name, part_of(name)) for name in imports_of(module, source))
+    return [name for name, part in imported if part is not None and height(part) > own]
+
+
+def imports_too_much_for_a_dialect(module: str, source: str) -> list[str]:
+    if not is_within(module, (f"{NAME}.dialects",)):
+        return []
+    return [
+        name
+        for name in imports_of(module, source)
+        if not is_within(name, DIALECTS_MAY_IMPORT)
+        and (name.split(".")[0] not in sys.stdlib_module_names or is_within(name, IMPURE))
+    ]
+
+
+def imports_io(module: str, source: str) -> list[str]:
+    if not is_within(module, PURE):
+        return []
+    return [name for name in imports_of(module, source) if is_within(name, IMPURE)]
+
+
+def imports_an_http_server(module: str, source: str) -> list[str]:
+    if is_within(module, KNOW_HTTP):
+        return []
+    return [name for name in imports_of(module, source) if is_within(name, HTTP_SERVERS)]
+
+
+def imports_redis(module: str, source: str) -> list[str]:
+    if is_within(module, KNOW_REDIS):
+        return []
+    return [name for name in imports_of(module, source) if is_within(name, REDIS)]
+
+
+ImportRule = Callable[[str, str], list[str]]
+
+BAD_IMPORTS: list[tuple[ImportRule, str, str]] = [
+    (imports_upwards, "messages", "from trio_signal.hub import Hub"),
+    (imports_upwards, "messages", "from trio_signal import hub"),
+    (imports_upwards, "limits", "import trio_signal.cli"),
+    (imports_upwards, "hub", "from trio_signal.connection import run"),
+    (imports_upwards, "hub", "from .connection import run"),
+    (imports_upwards, "bus.memory", "from ..web import app"),
+    (imports_upwards, "room", "def late():\n    from . import listener"),
+    (imports_upwards, "connection", "if TYPE_CHECKING:\n    from trio_signal.web.app import App"),
+    (imports_upwards, "web.app", "from trio_signal.cli import app"),
+    (imports_too_much_for_a_dialect, "dialects.mesh", "from trio_signal.hub import Hub"),
+    (imports_too_much_for_a_dialect, "dialects.mesh", "from trio_signal import websocket"),
+    (imports_too_much_for_a_dialect, "dialects.mesh", "import trio"),
+    (imports_too_much_for_a_dialect, "dialects.mesh", "import websockets"),
+    (imports_too_much_for_a_dialect, "dialects.mesh", "from time import time"),
+    (imports_too_much_for_a_dialect, "dialects.mesh", "from urllib import request"),
+    (imports_io, "room", "import trio"),
+    (imports_io, "messages", "from time import monotonic"),
+    (imports_io, "websocket", "from socket import socket"),
+    (imports_an_http_server, "connection", "import hypercorn.trio"),
+    (imports_an_http_server, "hub", "from quart_trio import QuartTrio"),
+    (imports_redis, "hub", "from redis.exceptions import RedisError"),
+    (imports_redis, "presence", "import hiredis"),
+    (imports_redis, "bus.memory", "from trio_signal.redis import connection"),
+]
+
+GOOD_IMPORTS: list[tuple[ImportRule, str, str]] = [
+    (imports_upwards, "hub", "from trio_signal.messages import Joined\nfrom . import room"),
+    (imports_upwards, "cli", "from trio_signal.server import serve"),
+    (imports_upwards, "web.app", "from trio_signal.listener import listen"),
+    (imports_too_much_for_a_dialect, "dialects.mesh", "import msgspec, json, datetime"),
+    (imports_too_much_for_a_dialect, "dialects.mesh", "from urllib.parse import parse_qs"),
+    (imports_too_much_for_a_dialect, "dialects.mesh", "from trio_signal.messages import Join"),
+    (imports_too_much_for_a_dialect, "dialects.mesh", "from trio_signal import errors"),
+    (imports_too_much_for_a_dialect, "hub", "import trio"),
+    (imports_io, "room", "from datetime import datetime"),
+    (imports_io, "websocket", "from http import HTTPStatus"),
+    (imports_io, "connection", "import trio"),
+    (imports_an_http_server, "web.app", "from quart_trio import QuartTrio"),
+    (imports_an_http_server, "listener", "import hypercorn"),
+    (imports_redis, "redis.connection", "import hiredis"),
+    (imports_redis, "bus.redis", "from trio_signal.redis import connection"),
+]
+IMPORT_RULES = list(dict.fromkeys(rule for rule, _, _ in BAD_IMPORTS))
+
+
+@pytest.mark.parametrize(("rule", "module", "source"), BAD_IMPORTS)
+def test_rule_sees_a_wrong_import(rule: ImportRule, module: str, source: str) -> None:
+    assert rule(f"{NAME}.{module}", source)
+
+
+@pytest.mark.parametrize(("rule", "module", "source"), GOOD_IMPORTS)
+def test_rule_lets_a_right_import_pass(rule: ImportRule, module: str, source: str) -> None:
+    assert rule(f"{NAME}.{module}", source) == []
+
+
+@pytest.mark.parametrize("rule", IMPORT_RULES)
+def test_package_imports_go_one_way(rule: ImportRule) -> None:
+    wrong = {module: rule(module, source) for module, source in package_sources().items()}
+    assert {module: names for module, names in wrong.items() if names} == {}
+
+
+# The rule about circles
+
+
+def circle_of_imports(sources: Mapping[str, str]) -> list[str]:
+    """Parts of the package that import each other in a circle, if any do."""
+    graph: dict[str, set[str]] = {}
+    for module, source in sources.items():
+        part = part_of(module)
+        if part is not None:
+            imported = (part_of(name) for name in imports_of(module, source))
+            graph.setdefault(part, set()).update(n for n in imported if n and n != part)
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        circle: list[str] = error.args[1]
+        return circle
+    return []
+
+
+def test_rule_sees_a_circle() -> None:
+    sources = {
+        f"{NAME}.peer": "from .room import Room",
+        f"{NAME}.room": "def late():\n    from trio_signal.hub import Hub",
+        f"{NAME}.hub": "import trio_signal.peer",
+    }
+    assert set(circle_of_imports(sources)) == {"peer", "room", "hub"}
+    del sources[f"{NAME}.hub"]
+    assert circle_of_imports(sources) == []
+
+
+def test_package_has_no_circle() -> None:
+    assert circle_of_imports(package_sources()) == []
+
+
+# The rules about exceptions: the lines that break them
+
+
+def awaits_in_finally(source: str) -> list[int]:
+    """Awaits that a cancelled scope would cut short, skipping what follows."""
+    return [
+        node.lineno
+        for statement in ast.walk(ast.parse(source))
+        if isinstance(statement, ast.Try | ast.TryStar)
+        for last in statement.finalbody
+        for node in ast.walk(last)
+        if isinstance(node, ast.Await | ast.AsyncWith | ast.AsyncFor)
+        or (isinstance(node, ast.ListComp | ast.SetComp | ast.DictComp) and is_async(node))
+    ]
+
+
+def is_async(node: ast.ListComp | ast.SetComp | ast.DictComp) -> bool:
+    return any(generator.is_async for generator in node.generators)
+
+
+def catches_everything(source: str) -> list[int]:
+    """`except:`, and handlers that may keep a cancellation to themselves."""
+    return [
+        node.lineno
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.ExceptHandler)
+        and (node.type is None or (may_catch_cancelled(node.type) and not surely_reraises(node)))
+    ]
+
+
+def may_catch_cancelled(caught: ast.expr) -> bool:
+    names = {node.id for node in ast.walk(caught) if isinstance(node, ast.Name)}
+    names |= {node.attr for node in ast.walk(caught) if isinstance(node, ast.Attribute)}
+    return not names.isdisjoint(CATCH_ALL)
+
+
+def surely_reraises(handler: ast.ExceptHandler) -> bool:
+    """Whether it ends with a `raise` of what it caught, and has no other way out."""
+    if any(isinstance(node, ast.Return | ast.Break | ast.Continue) for node in ast.walk(handler)):
+        return False
+    match handler.body[-1]:
+        case ast.Raise(exc=None):
+            return True
+        case ast.Raise(exc=ast.Name(id=name)):
+            return name == handler.name
+    return False
+
+
+ExceptionRule = Callable[[str], list[int]]
+
+BAD_HANDLING: list[tuple[ExceptionRule, str]] = [
+    (awaits_in_finally, "finally:\n    await stream.aclose()"),
+    (awaits_in_finally, "finally:\n    if late:\n        x = [await one()]"),
+    (awaits_in_finally, "finally:\n    async with lock:\n        pass"),
+    (awaits_in_finally, "finally:\n    async for x in channel:\n        pass"),
+    (awaits_in_finally, "finally:\n    xs = [x async for x in channel]"),
+    (awaits_in_finally, "except* OSError:\n    pass\nfinally:\n    await stream.aclose()"),
+    (catches_everything, "except:\n    raise"),
+    (catches_everything, "except BaseException:\n    pass"),
+    (catches_everything, "except BaseException as error:\n    log(error)"),
+    (catches_everything, "except (OSError, BaseException):\n    pass"),
+    (catches_everything, "except* BaseException:\n    pass"),
+    (catches_everything, "except trio.Cancelled:\n    pass"),
+    (catches_everything, "except BaseException as error:\n    raise ValueError from error"),
+    (catches_everything, "except BaseException:\n    if late:\n        return\n    raise"),
+    (catches_everything, "except BaseException:\n    if late:\n        raise"),
+]
+
+GOOD_HANDLING: list[tuple[ExceptionRule, str]] = [
+    (awaits_in_finally, "finally:\n    stream.close()"),
+    (awaits_in_finally, "except OSError:\n    await log()\nfinally:\n    pass"),
+    (catches_everything, "except Exception:\n    pass"),
+    (catches_everything, "except* OSError:\n    pass"),
+    (catches_everything, "except BaseException:\n    log()\n    raise"),
+    (catches_everything, "except trio.Cancelled as error:\n    log()\n    raise error"),
+]
+EXCEPTION_RULES = list(dict.fromkeys(rule for rule, _ in BAD_HANDLING))
+
+
+def within_a_function(handling: str) -> str:
+    lines = ("try:", "    await work()", *handling.splitlines())
+    return "async def run():\n" + "\n".join(f"    {line}" for line in lines)
+
+
+@pytest.mark.parametrize(("rule", "handling"), BAD_HANDLING)
+def test_rule_sees_wrong_handling(rule: ExceptionRule, handling: str) -> None:
+    assert rule(within_a_function(handling))
+
+
+@pytest.mark.parametrize(("rule", "handling"), GOOD_HANDLING)
+def test_rule_lets_right_handling_pass(rule: ExceptionRule, handling: str) -> None:
+    assert rule(within_a_function(handling)) == []
+
+
+@pytest.mark.parametrize("rule", EXCEPTION_RULES)
+def test_package_handles_exceptions_right(rule: ExceptionRule) -> None:
+    wrong = {module: rule(source) for module, source in package_sources().items()}
+    assert {module: lines for module, lines in wrong.items() if lines} == {}

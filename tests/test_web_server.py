@@ -1,0 +1,840 @@
+"""The HTTP server over real sockets, and what it relies on in Hypercorn and Quart-Trio.
+
+House rules: loopback and port 0; every test is bounded by `fail_after`; a raw client where the
+bytes matter, an h11 one where they do not.
+"""
+
+import inspect
+import logging
+import os
+import socket
+import struct
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+
+import h11
+import pytest
+import trio
+import trio.testing
+from hypercorn.protocol import ProtocolWrapper
+from hypercorn.protocol.h11 import H11Protocol
+from hypercorn.trio.tcp_server import TCPServer
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from quart import Response, request
+from quart_trio import QuartTrio
+from quart_trio.asgi import TrioASGIHTTPConnection
+
+from trio_signal.web.server import HttpServer, open_http_server
+
+MEGABYTE = 1_000_000
+BODY_LIMIT = 100_000
+STREAMED = [b"piece %d\n" % n for n in range(5)]
+
+
+# --- the site under test ------------------------------------------------------------------------
+
+
+@dataclass
+class Site:
+    """An `HttpServer` behind a loopback listener, which counts the connections in its care."""
+
+    app: QuartTrio
+    http: HttpServer
+    port: int = 0
+    connections: int = 0
+    handlers: trio.Nursery | None = None
+    started: trio.Event = field(default_factory=trio.Event)  # /slow or /forever is being answered
+    release: trio.Event = field(default_factory=trio.Event)  # lets /slow answer
+    ended: trio.Event = field(default_factory=trio.Event)  # /slow or /forever ended, anyhow
+    _changed: trio.lowlevel.ParkingLot = field(default_factory=trio.lowlevel.ParkingLot)
+
+    async def serve(self, stream: trio.SocketStream) -> None:
+        self.connections += 1
+        try:
+            await self.http.serve_connection(stream)
+        finally:
+            self.connections -= 1
+            self._changed.unpark_all()
+
+    async def wait_no_connections(self) -> None:
+        while self.connections:
+            await self._changed.park()
+
+    def cancel_connections(self) -> None:
+        assert self.handlers is not None
+        self.handlers.cancel_scope.cancel()
+
+    async def connect(self) -> trio.SocketStream:
+        return await trio.open_tcp_stream("127.0.0.1", self.port)
+
+
+def make_app(site: Callable[[], Site]) -> QuartTrio:
+    app = QuartTrio(__name__)
+    app.config["MAX_CONTENT_LENGTH"] = BODY_LIMIT
+
+    @app.get("/")
+    async def hello() -> str:
+        return "hello"
+
+    @app.get("/number/<int:number>")
+    async def number(number: int) -> str:
+        if number == 0:  # a later request must not overtake a slow one
+            await trio.testing.wait_all_tasks_blocked()
+        return f"number {number}"
+
+    @app.get("/client")
+    async def client() -> str:
+        address = request.scope["client"]
+        assert address is not None
+        return f"{address[0]}:{address[1]}"
+
+    @app.post("/echo")
+    async def echo() -> bytes:
+        return await request.get_data(cache=False, as_text=False, parse_form_data=False)
+
+    @app.post("/ignore")
+    async def ignore() -> str:
+        return "not read"
+
+    @app.get("/stream")
+    async def stream() -> Response:
+        async def pieces() -> AsyncIterator[bytes]:
+            for piece in STREAMED:
+                await trio.lowlevel.checkpoint()
+                yield piece
+
+        return Response(pieces())
+
+    @app.get("/big/<int:megabytes>")
+    async def big(megabytes: int) -> bytes:
+        return bytes(megabytes * MEGABYTE)
+
+    @app.get("/forever")
+    async def forever() -> Response:
+        async def pieces() -> AsyncIterator[bytes]:
+            try:
+                while True:
+                    site().started.set()
+                    yield bytes(10_000)
+                    await trio.lowlevel.checkpoint()
+            finally:
+                site().ended.set()
+
+        response = Response(pieces())
+        response.timeout = None
+        return response
+
+    @app.get("/slow")
+    async def slow() -> str:
+        site().started.set()
+        try:
+            await site().release.wait()
+        finally:
+            site().ended.set()
+        return "slow"
+
+    @app.get("/fails")
+    async def fails() -> str:
+        raise RuntimeError("the handler failed")
+
+    @app.get("/fails-midway")
+    async def fails_midway() -> Response:
+        async def pieces() -> AsyncIterator[bytes]:
+            yield b"begun"
+            raise RuntimeError("the stream failed")
+
+        return Response(pieces())
+
+    return app
+
+
+@asynccontextmanager
+async def open_site(*, keep_alive: float = 60, write_timeout: float = 60) -> AsyncIterator[Site]:
+    app = make_app(lambda: site)
+    async with (
+        open_http_server(app, keep_alive=keep_alive, write_timeout=write_timeout) as http,
+        trio.open_nursery() as handlers,
+        trio.open_nursery() as accepting,
+    ):
+        site = Site(app, http, handlers=handlers)
+        listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        site.port = listeners[0].socket.getsockname()[1]
+        for listener in listeners:
+            accepting.start_soon(listen, listener, site, handlers)
+        yield site
+        accepting.cancel_scope.cancel()
+        handlers.cancel_scope.cancel()
+
+
+async def listen(listener: trio.SocketListener, site: Site, handlers: trio.Nursery) -> None:
+    await trio.serve_listeners(site.serve, [listener], handler_nursery=handlers)
+
+
+@pytest.fixture(name="site")
+async def _site() -> AsyncIterator[Site]:
+    async with open_site() as opened:
+        yield opened
+
+
+# --- clients ------------------------------------------------------------------------------------
+
+
+@dataclass
+class Answer:
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+
+class Client:
+    """A keep-alive client, strict about the protocol."""
+
+    def __init__(self, stream: trio.SocketStream) -> None:
+        self.stream = stream
+        self.http = h11.Connection(h11.CLIENT)
+
+    async def send(self, method: str, target: str, *pieces: bytes, **headers: str) -> None:
+        head = [("host", "localhost"), *((n.replace("_", "-"), v) for n, v in headers.items())]
+        await self.send_event(h11.Request(method=method, target=target, headers=head))
+        for piece in pieces:
+            await self.send_event(h11.Data(data=piece))
+        await self.send_event(h11.EndOfMessage())
+
+    async def send_event(self, event: h11.Event) -> None:
+        await self.stream.send_all(self.http.send(event) or b"")
+
+    async def next_event(self) -> h11.Event:
+        while (event := self.http.next_event()) is h11.NEED_DATA:
+            self.http.receive_data(await self.stream.receive_some())
+        assert isinstance(event, h11.Event)
+        return event
+
+    async def answer(self) -> Answer:
+        head = await self.next_event()
+        assert isinstance(head, h11.Response), head
+        body = b""
+        while isinstance(event := await self.next_event(), h11.Data):
+            body += event.data
+        assert isinstance(event, h11.EndOfMessage), event
+        if self.http.our_state is self.http.their_state is h11.DONE:
+            self.http.start_next_cycle()
+        headers = {name.decode(): value.decode() for name, value in head.headers}
+        return Answer(head.status_code, headers, body)
+
+    async def request(self, method: str, target: str, *pieces: bytes, **headers: str) -> Answer:
+        await self.send(method, target, *pieces, **headers)
+        return await self.answer()
+
+
+@asynccontextmanager
+async def open_client(site: Site) -> AsyncIterator[Client]:
+    async with await site.connect() as stream:
+        yield Client(stream)
+
+
+async def read_to_eof(stream: trio.SocketStream) -> bytes:
+    return b"".join([bytes(data) async for data in stream])
+
+
+async def exchange(site: Site, data: bytes, *, half_close: bool = False) -> bytes:
+    """Send bytes on a new connection and return all that comes back."""
+    async with await site.connect() as stream:
+        try:
+            await stream.send_all(data)
+            if half_close:
+                await stream.send_eof()
+            return await read_to_eof(stream)
+        except trio.BrokenResourceError:
+            return b""
+
+
+def raw(method: str, target: str, *headers: str) -> bytes:
+    lines = [f"{method} {target} HTTP/1.1", "Host: x", *headers, "", ""]
+    return "\r\n".join(lines).encode("latin1")
+
+
+async def reset(stream: trio.SocketStream) -> None:
+    stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    await stream.aclose()
+
+
+async def assert_healthy(site: Site) -> None:
+    async with open_client(site) as client:
+        assert (await client.request("GET", "/")).body == b"hello"
+
+
+def open_descriptors() -> int:
+    return len(list(Path("/dev/fd").iterdir()))
+
+
+async def at_most(limit: int, times: int, do: Callable[[], Awaitable[None]]) -> None:
+    """Do something many times, a limited number at once."""
+    room = trio.CapacityLimiter(limit)
+
+    async def once() -> None:
+        async with room:
+            await do()
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(times):
+            nursery.start_soon(once)
+
+
+# --- HTTP as it should be -----------------------------------------------------------------------
+
+
+async def test_a_connection_is_kept_alive(site: Site) -> None:
+    with trio.fail_after(5):
+        async with open_client(site) as client:
+            for number in range(1, 20):
+                answer = await client.request("GET", f"/number/{number}")
+                assert (answer.status, answer.body) == (200, b"number %d" % number)
+            assert site.connections == 1
+
+
+async def test_the_app_sees_the_clients_address(site: Site) -> None:
+    with trio.fail_after(5):
+        async with open_client(site) as client:
+            host, port = client.stream.socket.getsockname()
+            assert (await client.request("GET", "/client")).body == f"{host}:{port}".encode()
+
+
+async def test_a_body_with_content_length(site: Site) -> None:
+    body = os.urandom(BODY_LIMIT)
+    with trio.fail_after(5):
+        async with open_client(site) as client:
+            answer = await client.request("POST", "/echo", body, content_length=str(len(body)))
+            assert answer.body == body
+            assert (await client.request("GET", "/")).body == b"hello"
+
+
+async def test_a_chunked_body(site: Site) -> None:
+    pieces = [b"%d" % n for n in range(2000)]
+    with trio.fail_after(5):
+        async with open_client(site) as client:
+            answer = await client.request("POST", "/echo", *pieces, transfer_encoding="chunked")
+            assert answer.body == b"".join(pieces)
+            assert (await client.request("GET", "/")).body == b"hello"
+
+
+async def test_head_has_no_body(site: Site) -> None:
+    with trio.fail_after(5):
+        async with open_client(site) as client:
+            answer = await client.request("HEAD", "/")
+            assert (answer.status, answer.headers["content-length"]) == (200, "5")
+            assert answer.body == b""
+            assert (await client.request("GET", "/")).body == b"hello"
+
+
+async def test_a_streamed_answer(site: Site) -> None:
+    with trio.fail_after(5):
+        async with open_client(site) as client:
+            assert (await client.request("GET", "/stream")).body == b"".join(STREAMED)
+            assert (await client.request("GET", "/")).body == b"hello"
+
+
+async def test_expect_100_continue(site: Site) -> None:
+    with trio.fail_after(5):
+        async with open_client(site) as client:
+            head = [("host", "x"), ("content-length", "4"), ("expect", "100-continue")]
+            await client.send_event(h11.Request(method="POST", target="/echo", headers=head))
+            event = await client.next_event()
+            assert isinstance(event, h11.InformationalResponse)
+            assert event.status_code == 100
+            await client.send_event(h11.Data(data=b"body"))
+            await client.send_event(h11.EndOfMessage())
+            assert (await client.answer()).body == b"body"
+
+
+async def test_pipelined_requests_are_answered_in_order(site: Site) -> None:
+    requests = [raw("GET", f"/number/{n}") for n in range(10)]
+    requests.append(raw("POST", "/echo", "Content-Length: 4") + b"body")
+    requests.append(raw("GET", "/", "Connection: close"))
+    with trio.fail_after(5):
+        received = await exchange(site, b"".join(requests))
+    expected = [b"number %d" % n for n in range(10)] + [b"body", b"hello"]
+    answers = [answer.partition(b"\r\n\r\n")[2] for answer in received.split(b"HTTP/1.1 200")[1:]]
+    assert answers == expected
+
+
+@pytest.mark.parametrize("framing", ["content-length", "chunked"])
+async def test_a_body_over_the_limit_is_refused_readably(site: Site, framing: str) -> None:
+    size = 8 * MEGABYTE
+    if framing == "chunked":
+        header, body = "Transfer-Encoding: chunked", b"%x\r\n%b\r\n0\r\n\r\n" % (size, bytes(size))
+    else:
+        header, body = f"Content-Length: {size}", bytes(size)
+    with trio.fail_after(5):
+        # All is sent before the answer is read: a reset would have destroyed the answer.
+        received = await exchange(site, raw("POST", "/echo", header) + body, half_close=True)
+    assert received.startswith(b"HTTP/1.1 413 ")
+
+
+async def test_an_answer_given_before_the_body_came_ends_the_connection(site: Site) -> None:
+    with trio.fail_after(5):
+        received = await exchange(site, raw("POST", "/ignore", "Content-Length: 5") + b"1")
+        assert received.endswith(b"\r\n\r\nnot read")
+
+
+async def test_http_1_0(site: Site) -> None:
+    with trio.fail_after(5):
+        assert (await exchange(site, b"GET / HTTP/1.0\r\n\r\n")).endswith(b"\r\n\r\nhello")
+
+
+async def test_an_absolute_target(site: Site) -> None:
+    with trio.fail_after(5):
+        received = await exchange(site, raw("GET", "http://x/", "Connection: close"))
+        assert received.endswith(b"\r\n\r\nhello")
+
+
+# --- failures of the app ------------------------------------------------------------------------
+
+
+async def test_a_handler_that_fails_is_a_500(
+    site: Site, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with trio.fail_after(5):
+        async with open_client(site) as client:
+            assert (await client.request("GET", "/fails")).status == 500
+            assert (await client.request("GET", "/")).body == b"hello"
+    assert "the handler failed" in caplog.text
+    assert capfd.readouterr() == ("", "")
+
+
+async def test_a_stream_that_fails_is_cut_off_and_logged(
+    site: Site, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with trio.fail_after(5):
+        received = await exchange(site, raw("GET", "/fails-midway"))
+        await site.wait_no_connections()
+        await assert_healthy(site)
+    assert received.endswith(b"5\r\nbegun\r\n")
+    (record,) = caplog.records
+    assert record.name == "trio_signal.web"
+    assert "the stream failed" in caplog.text
+    assert capfd.readouterr() == ("", "")
+
+
+async def test_an_app_that_fails_with_the_body_unread_leaves_nothing_behind(site: Site) -> None:
+    # Quart-Trio fails on this target before anything receives the twenty chunks.
+    chunks = b"1\r\nx\r\n" * 20
+    with trio.fail_after(5):
+        received = await exchange(
+            site, raw("POST", "http://[", "Transfer-Encoding: chunked") + chunks, half_close=True
+        )
+        assert received.startswith(b"HTTP/1.1 500 ")
+        await site.wait_no_connections()
+
+
+async def test_an_error_that_escapes_hypercorn_is_logged_and_ends_one_connection(
+    site: Site, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken() -> None:
+        raise RuntimeError("hypercorn failed")
+
+    with trio.fail_after(5):
+        async with open_client(site) as other, open_client(site) as client:
+            await other.request("GET", "/")
+            with monkeypatch.context() as patch:
+                patch.setattr(site.http.context, "mark_request", broken)
+                await client.send("GET", "/")
+                await read_to_eof(client.stream)
+            assert (await other.request("GET", "/")).body == b"hello"
+    assert [record.name for record in caplog.records] == ["trio_signal.web"]
+    assert "hypercorn failed" in caplog.text
+
+
+async def test_ordinary_traffic_logs_nothing(
+    site: Site, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    caplog.set_level(logging.DEBUG, "trio_signal")
+    caplog.set_level(logging.DEBUG, "hypercorn")
+    with trio.fail_after(5):
+        await assert_healthy(site)
+        await exchange(site, b"no HTTP\r\n\r\n")
+        await site.wait_no_connections()
+    assert caplog.records == []
+    assert capfd.readouterr() == ("", "")
+
+
+# --- how connections end ------------------------------------------------------------------------
+
+
+async def test_connection_close_gives_eof_at_once(site: Site) -> None:
+    with trio.fail_after(1):
+        async with open_client(site) as client:
+            answer = await client.request("GET", "/", connection="close")
+            assert answer.body == b"hello"
+            assert await client.stream.receive_some() == b""
+        await site.wait_no_connections()
+
+
+async def test_connection_close_leaks_no_descriptor(site: Site) -> None:
+    async def once() -> None:
+        assert b"hello" in await exchange(site, raw("GET", "/", "Connection: close"))
+
+    with trio.fail_after(20):
+        await once()
+        await site.wait_no_connections()
+        before = open_descriptors()
+        await at_most(20, 200, once)
+        await site.wait_no_connections()
+    assert open_descriptors() == before
+
+
+async def test_resets_in_the_middle_of_an_answer_leak_no_descriptor(site: Site) -> None:
+    async def once() -> None:
+        stream = await site.connect()
+        await stream.send_all(raw("GET", "/big/8"))
+        await stream.receive_some()
+        await reset(stream)
+
+    with trio.fail_after(20):
+        await once()
+        await site.wait_no_connections()
+        before = open_descriptors()
+        await at_most(10, 200, once)
+        await site.wait_no_connections()
+        await assert_healthy(site)
+        await site.wait_no_connections()
+    assert open_descriptors() == before
+
+
+async def test_a_reset_before_anything_is_sent(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    with trio.fail_after(5):
+        for _ in range(20):
+            await reset(await site.connect())
+        await assert_healthy(site)
+        await site.wait_no_connections()
+    assert caplog.records == []
+
+
+async def test_a_client_that_closes_between_requests_is_gone_at_once(site: Site) -> None:
+    with trio.fail_after(1):  # not after the keep-alive time
+        await assert_healthy(site)
+        await site.wait_no_connections()
+
+
+async def test_a_client_that_closed_its_side_is_still_answered(site: Site) -> None:
+    with trio.fail_after(5):
+        received = await exchange(
+            site, raw("GET", "/number/0") + raw("GET", "/number/1"), half_close=True
+        )
+        assert b"number 0" in received
+        assert received.endswith(b"number 1")
+
+
+async def test_a_client_that_closed_its_side_is_not_answered_for_ever() -> None:
+    with trio.fail_after(5):
+        async with open_site(write_timeout=0.1) as site:
+            assert await exchange(site, raw("GET", "/slow"), half_close=True) == b""
+            await site.ended.wait()
+            await site.wait_no_connections()
+
+
+async def test_a_stream_ends_when_its_reader_is_gone(site: Site) -> None:
+    with trio.fail_after(5):
+        async with await site.connect() as stream:
+            await stream.send_all(raw("GET", "/forever"))
+            await stream.receive_some()
+        await site.ended.wait()
+        await site.wait_no_connections()
+
+
+async def test_a_handler_is_cancelled_when_its_client_resets(site: Site) -> None:
+    with trio.fail_after(5):
+        stream = await site.connect()
+        await stream.send_all(raw("GET", "/slow"))
+        await site.started.wait()
+        await reset(stream)
+        await site.ended.wait()
+        await site.wait_no_connections()
+
+
+@pytest.mark.parametrize("target", ["/forever", "/big/20"])
+async def test_a_client_that_stops_reading_is_timed_out(target: str) -> None:
+    with trio.fail_after(5):
+        async with open_site(write_timeout=0.2) as site, await site.connect() as stream:
+            await stream.send_all(raw("GET", target))
+            await stream.receive_some()
+            await site.wait_no_connections()
+            await assert_healthy(site)
+
+
+async def test_a_client_that_reads_slowly_is_served() -> None:
+    with trio.fail_after(20):
+        async with open_site(write_timeout=0.5) as site, await site.connect() as stream:
+            await stream.send_all(raw("GET", "/big/12", "Connection: close"))
+            begun = trio.current_time()
+            received = 0
+            while data := await stream.receive_some(100_000):
+                received += len(data)
+                await trio.sleep(0.01)
+            assert received > 12 * MEGABYTE
+            assert trio.current_time() - begun > 0.5  # else this test has shown nothing
+
+
+async def test_an_idle_connection_is_closed() -> None:
+    with trio.fail_after(5):
+        async with open_site(keep_alive=0.1) as site, open_client(site) as client:
+            await client.request("GET", "/")
+            assert await client.stream.receive_some() == b""
+            await site.wait_no_connections()
+
+
+async def test_keep_alive_does_not_limit_an_answer() -> None:
+    with trio.fail_after(5):
+        async with open_site(keep_alive=0.1) as site, open_client(site) as client:
+            await client.request("GET", "/")
+            await client.send("GET", "/slow")
+            await site.started.wait()
+            await trio.sleep(0.2)
+            site.release.set()
+            assert (await client.answer()).body == b"slow"
+
+
+async def dribble(stream: trio.SocketStream) -> None:
+    with suppress(trio.BrokenResourceError):
+        while True:
+            await stream.send_all(b"G")
+            await trio.sleep(0.02)
+
+
+async def test_a_head_that_dribbles_in_is_given_up() -> None:
+    with trio.fail_after(5):
+        async with open_site(keep_alive=0.2) as site, open_client(site) as client:
+            await client.request("GET", "/")
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(dribble, client.stream)
+                await site.wait_no_connections()
+                nursery.cancel_scope.cancel()
+
+
+# --- shutdown -----------------------------------------------------------------------------------
+
+
+async def test_drain_closes_idle_connections_at_once(site: Site) -> None:
+    with trio.fail_after(1):
+        async with open_client(site) as idle, open_client(site) as midway:
+            await idle.request("GET", "/")
+            await midway.request("GET", "/")
+            await midway.stream.send_all(b"GE")
+            await trio.testing.wait_all_tasks_blocked()
+            site.http.drain()
+            assert await idle.stream.receive_some() == b""
+            assert await midway.stream.receive_some() == b""
+        await site.wait_no_connections()
+
+
+async def test_drain_lets_a_running_request_finish(site: Site) -> None:
+    with trio.fail_after(5):
+        async with open_client(site) as client:
+            await client.send("GET", "/slow")
+            await site.started.wait()
+            site.http.drain()
+            await trio.testing.wait_all_tasks_blocked()
+            site.release.set()
+            answer = await client.answer()
+            assert (answer.status, answer.body) == (200, b"slow")
+            assert answer.headers["connection"] == "close"
+            assert await client.stream.receive_some() == b""
+        await site.wait_no_connections()
+
+
+@pytest.mark.parametrize("target", ["/forever", "/big/20", "/slow"])
+async def test_a_cancel_ends_a_connection_whose_client_reads_nothing(target: str) -> None:
+    with trio.fail_after(2):
+        async with open_site() as site, await site.connect() as stream:
+            before = open_descriptors()
+            await stream.send_all(raw("GET", target))
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            assert site.connections == 1
+            site.cancel_connections()
+            await site.wait_no_connections()
+            assert open_descriptors() == before - 1
+
+
+async def test_the_app_is_started_and_stopped() -> None:
+    app = QuartTrio(__name__)
+    seen = []
+
+    @app.before_serving
+    async def start() -> None:
+        seen.append("started")
+        app.add_background_task(background)
+
+    @app.after_serving
+    async def stop() -> None:
+        seen.append("stopped")
+
+    async def background() -> None:
+        seen.append("background")
+
+    with trio.fail_after(2):
+        async with open_http_server(app):
+            await trio.testing.wait_all_tasks_blocked()
+            assert seen == ["started", "background"]
+    assert seen == ["started", "background", "stopped"]
+
+
+async def test_an_app_that_cannot_start_is_an_error() -> None:
+    app = QuartTrio(__name__)
+
+    @app.before_serving
+    async def start() -> None:
+        raise RuntimeError("no database")
+
+    with trio.fail_after(2), pytest.raises(ExceptionGroup) as caught:
+        async with open_http_server(app):
+            raise AssertionError("must not start")
+    assert "no database" in repr(caught.value)
+
+
+# --- other protocols, and none ------------------------------------------------------------------
+
+UPGRADE = [
+    "Connection: Upgrade",
+    "Upgrade: websocket",
+    "Sec-WebSocket-Version: 13",
+    "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+]
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        UPGRADE,
+        [*UPGRADE, "Sec-WebSocket-Protocol: caf\xe9"],
+        ["Connection: keep-alive, Upgrade", "UPGRADE: WebSocket"],
+        ["Connection: upgrade", "Upgrade: h2c", "Upgrade: websocket"],
+        ["Connection: upgrade", "Upgrade: websocket", "Upgrade: h2c"],
+    ],
+)
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST"])
+async def test_an_upgrade_on_a_kept_connection_is_refused(
+    site: Site, method: str, headers: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    with trio.fail_after(2):
+        async with open_client(site) as other, open_client(site) as client:
+            await other.request("GET", "/")
+            await client.request("GET", "/")
+            await client.stream.send_all(raw(method, "/", *headers))
+            received = await read_to_eof(client.stream)
+            await other.request("GET", "/")
+    head, _, body = received.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 426 ")
+    lines = head.lower().split(b"\r\n")
+    assert b"connection: close" in lines
+    assert b"upgrade: websocket" in lines
+    assert b"content-type: text/plain; charset=utf-8" in lines
+    assert (body == b"") is (method == "HEAD")
+    assert caplog.records == []
+
+
+async def test_an_upgrade_pipelined_behind_a_request_is_refused(site: Site) -> None:
+    with trio.fail_after(2):
+        received = await exchange(site, raw("GET", "/number/0") + raw("GET", "/", *UPGRADE))
+    assert received.index(b"number 0") < received.index(b"HTTP/1.1 426 ")
+
+
+async def test_an_upgrade_to_http_2_is_ignored(site: Site) -> None:
+    headers = ["Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABk"]
+    with trio.fail_after(2):
+        async with open_client(site) as client:
+            await client.stream.send_all(raw("GET", "/", *headers))
+            received = await client.stream.receive_some()
+            assert received.startswith(b"HTTP/1.1 200 ")
+            assert b"upgrade" not in received.lower()
+
+
+async def test_http_2_by_prior_knowledge_is_refused(site: Site) -> None:
+    preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(9)
+    with trio.fail_after(2):
+        assert (await exchange(site, preface)).startswith(b"HTTP/1.1 505 ")
+
+
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(200), 400),  # TLS
+        (b"\r\n\r\n\r\n", 400),
+        (b"GET\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\n\r\n", 400),  # no Host
+        (b"GET / HTTP/9.9\r\nHost: x\r\n\r\n", 505),
+        (b"GET /\xff HTTP/1.1\r\nHost: x\r\n\r\n", 400),
+        (raw("CONNECT", "x:443"), 400),
+        (raw("OPTIONS", "*"), 400),
+        (raw("GET", "?"), 400),
+        (raw("GET", "/", "Content-Length: 1", "Content-Length: 2"), 400),
+        (raw("GET", "/", "Content-Length: -1"), 400),
+        (raw("GET", "/", "Transfer-Encoding: gzip"), 501),
+        (raw("POST", "/echo", "Transfer-Encoding: chunked") + b"zz\r\n", 400),
+        (raw("GET", "/", "X: " + "x" * 100_000), 431),
+        (b"x" * 100_000, 431),
+    ],
+)
+async def test_garbage_is_answered_and_the_connection_ended(
+    site: Site, data: bytes, status: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    with trio.fail_after(5):
+        received = await exchange(site, data, half_close=True)
+        assert received.startswith(b"HTTP/1.1 %d " % status), received[:200]
+        await site.wait_no_connections()
+        await assert_healthy(site)
+    assert caplog.records == []
+
+
+PARTS = [
+    b"GET ", b"POST ", b"PRI ", b"CONNECT ", b"/", b"/echo", b"/stream", b"*", b"http://[", b"?",
+    b" HTTP/1.1\r\n", b" HTTP/2.0\r\n", b"Host: x\r\n", b"Host: \xff\r\n",
+    b"Connection: upgrade\r\n", b"Upgrade: websocket\r\n", b"Upgrade: h2c\r\n",
+    b"Sec-WebSocket-Protocol: \xe9\r\n", b"Content-Length: 5\r\n",
+    b"Transfer-Encoding: chunked\r\n", b"Expect: 100-continue\r\n",
+    b"Content-Type: multipart/form-data; boundary=x\r\n", b"Cookie: \xff=;;=\r\n",
+    b"\r\n", b"5\r\nhello\r\n", b"0\r\n\r\n", b"hello", b"\x00", b"\xff\xfe",
+]  # fmt: skip
+
+
+@settings(max_examples=150, deadline=None)
+@given(parts=st.lists(st.sampled_from(PARTS) | st.binary(max_size=8), max_size=25))
+async def test_no_bytes_disturb_the_server(parts: list[bytes]) -> None:
+    with trio.fail_after(10):
+        async with open_site() as site:
+            await exchange(site, raw("GET", "/") + b"".join(parts), half_close=True)
+            await exchange(site, b"".join(parts), half_close=True)
+            await site.wait_no_connections()
+            await assert_healthy(site)
+
+
+# --- what we rely on ----------------------------------------------------------------------------
+
+
+PROTOCOL = ["app", "config", "context", "task_group"]
+CONNECTION = ["ssl", "client", "server", "send"]
+
+
+def parameters(function: Callable[..., object]) -> list[str]:
+    return list(inspect.signature(function).parameters)
+
+
+def test_the_internals_that_we_override_or_call() -> None:
+    """If this fails after an upgrade, read the new sources before mending it."""
+    assert version("hypercorn").startswith("0.18.")
+    assert parameters(TCPServer) == ["app", "config", "context", "state", "stream"]
+    assert parameters(TCPServer.run) == ["self"]
+    assert parameters(TCPServer.protocol_send) == ["self", "event"]
+    assert parameters(TCPServer._read_data) == ["self"]
+    assert parameters(ProtocolWrapper) == [*PROTOCOL, "state", *CONNECTION, "alpn_protocol"]
+    assert parameters(H11Protocol) == [*PROTOCOL, "connection_state", *CONNECTION]
+    assert parameters(H11Protocol._check_protocol) == ["self", "event"]
+    assert parameters(H11Protocol._create_stream) == ["self", "request"]
+    assert parameters(H11Protocol._send_h11_event) == ["self", "event"]
+    messages = TrioASGIHTTPConnection.handle_messages
+    assert parameters(messages) == ["self", "nursery", "request", "receive"]
+    assert QuartTrio.asgi_http_class is TrioASGIHTTPConnection

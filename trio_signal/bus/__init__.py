@@ -1,0 +1,116 @@
+"""Bus: what one replica's hub knows of the others.
+
+Each replica owns its peers and is the authority on them. The bus has two
+duties. It is the *transport* that tells a room's events to the other replicas
+with peers in that room. And it is the *directory*: who is in which room on
+which replica, so that a newcomer gets a picture that is whole and a cap holds
+for all replicas together.
+
+The contract, for every implementation:
+
+- `join` is atomic. It checks the caps and the peer id, enters the member,
+  tells `Joined` to the room's other replicas, and calls `admit` with who was in
+  the room on other replicas at that moment. Every later event of the room
+  reaches `deliver` after that call; none that those members contain already does.
+- `publish` never blocks and never raises. Events of one room from one replica
+  arrive in their order, once. Those that change who is there or who is live
+  change the directory as well.
+- `send` goes to one replica only, and keeps the same order.
+- What a replica published itself never comes back to it.
+- `deliver` is called from `run`, never from inside another method. It and
+  `admit` do not block.
+- Publishing `Chatted` and `ProfileChanged` also remembers what they say.
+- The last thing that is remembered wins; what is remembered is bounded and may
+  be forgotten, oldest first.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import NamedTuple, Protocol
+
+import trio
+from msgspec import Struct
+
+from trio_signal.messages import Chatted, Member, Profile, RoomEvent, Signalled
+
+
+class Caps(NamedTuple):
+    """How many peers a room takes; `viewers` are those that are not live."""
+
+    peers: int
+    viewers: int | None = None
+
+
+class Undelivered(Struct, frozen=True):
+    """A signal came back: its target is gone."""
+
+    signal: Signalled
+
+
+class RoomCount(NamedTuple):
+    """A room in a listing."""
+
+    room_id: str
+    peers: int
+    users: int
+    live: int
+
+
+Delivery = RoomEvent | Undelivered
+Deliver = Callable[[Delivery], None]
+Admit = Callable[[tuple[Member, ...]], None]
+
+
+class Bus(Protocol):
+    """See the contract above."""
+
+    replica: str
+
+    async def run(
+        self, deliver: Deliver, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Serve until cancelled; `deliver` gets what other replicas tell."""
+        ...
+
+    async def join(self, room_id: str, member: Member, caps: Caps, admit: Admit) -> None:
+        """Enter a room; raises JoinRefusedError, or calls `admit` once and returns.
+
+        A peer id that is there under the same subject is taken over. When this
+        is cancelled the member may be in the directory: publish its `Left`.
+        """
+        ...
+
+    def publish(self, event: RoomEvent) -> None:
+        """Tell the room's other replicas, and bring the directory up to date."""
+        ...
+
+    def send(self, replica: str, delivery: Signalled | Undelivered) -> None:
+        """Tell one replica."""
+        ...
+
+    async def members(self, room_id: str) -> tuple[Member, ...]:
+        """All members of a room on all replicas, in the order of joining."""
+        ...
+
+    async def rooms(self) -> list[RoomCount]:
+        """The rooms that have members, by their ids."""
+        ...
+
+    async def chats(self, room_id: str, limit: int) -> list[Chatted]:
+        """The last messages that were published in a room, oldest first."""
+        ...
+
+    async def remember_profile(self, room_id: str, user_id: str, profile: Profile) -> None:
+        """Keep what a user is called in a room."""
+        ...
+
+    async def profile(self, room_id: str, user_id: str) -> Profile | None:
+        """What a user was last called in a room."""
+        ...
+
+    def remember_rooms(self, user_id: str, room_ids: Iterable[str]) -> None:
+        """Keep for a minute that a user's connection was lost in these rooms."""
+        ...
+
+    async def recall_rooms(self, user_id: str) -> tuple[str, ...]:
+        """Those rooms, once: then they are forgotten."""
+        ...

@@ -1,0 +1,201 @@
+"""The bus of replicas that share one process: one replica alone, or tests."""
+
+from collections import OrderedDict, deque
+from collections.abc import Iterable
+from typing import TypeVar
+
+import trio
+
+from trio_signal.bus import Admit, Caps, Deliver, Delivery, RoomCount, Undelivered
+from trio_signal.errors import JoinRefusedError
+from trio_signal.messages import (
+    Chatted,
+    Joined,
+    Left,
+    Live,
+    Member,
+    Profile,
+    ProfileChanged,
+    Refusal,
+    RoomEvent,
+    Signalled,
+    StoppedLive,
+    WentLive,
+)
+from trio_signal.room import Room
+
+#: What is kept at most; the oldest goes first.
+CHATS_PER_ROOM = 200
+ROOMS_WITH_CHATS = 2_000
+PROFILES = 50_000
+LOST_CONNECTIONS = 50_000
+#: How long a user may be away and be put into its rooms again, in seconds.
+RECALL_SECONDS = 60.0
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+class MemoryNetwork:
+    """The directory that the replicas of one process share."""
+
+    def __init__(self) -> None:
+        """Make an empty directory."""
+        self.rooms: dict[str, Room] = {}
+        self.replicas: dict[str, MemoryBus] = {}
+        self.chats: OrderedDict[str, deque[Chatted]] = OrderedDict()
+        self.profiles: OrderedDict[tuple[str, str], Profile] = OrderedDict()
+        #: By user: until when to remember, and what.
+        self.lost: OrderedDict[str, tuple[float, tuple[str, ...]]] = OrderedDict()
+
+
+class MemoryBus:
+    """One replica's end; see `trio_signal.bus` for what it promises."""
+
+    def __init__(self, replica: str, network: MemoryNetwork | None = None) -> None:
+        """Join `network`, or be alone."""
+        self.replica = replica
+        self._network = network or MemoryNetwork()
+        self._network.replicas[replica] = self
+        # Unbounded, since `publish` may not block and `run` only calls `deliver`.
+        self._sender, self._receiver = trio.open_memory_channel[Delivery](float("inf"))
+
+    async def run(
+        self, deliver: Deliver, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Call `deliver` for what other replicas tell, until cancelled."""
+        task_status.started()
+        async for delivery in self._receiver:
+            deliver(delivery)
+
+    async def join(self, room_id: str, member: Member, caps: Caps, admit: Admit) -> None:
+        """Enter a room; raises JoinRefusedError."""
+        await trio.lowlevel.checkpoint()
+        room = self._network.rooms.get(room_id) or Room(room_id)
+        old = room.members.get(member.peer_id)
+        if old is not None and old.subject != member.subject:
+            raise JoinRefusedError(Refusal.PEER_ID_IN_USE)
+        if old is None:
+            _check_caps(room, caps)
+        others = tuple(
+            other
+            for other in room.members.values()
+            if other.replica != self.replica and other.peer_id != member.peer_id
+        )
+        self._network.rooms[room_id] = room
+        room.join(member, "")
+        self._tell(room, Joined(room_id, member, first=True, peers=len(room), at=""), old)
+        admit(others)
+
+    def publish(self, event: RoomEvent) -> None:
+        """Tell the room's other replicas, and bring the directory up to date."""
+        room = self._network.rooms.get(event.room_id)
+        if room is None:
+            return
+        if isinstance(event, Left | WentLive | StoppedLive) and not self._owns(room, event.member):
+            return  # it was taken over meanwhile
+        match event:
+            case Left(member=member):
+                room.leave(member.peer_id, event.at)
+            case WentLive(member=Member(live=Live() as live) as member):
+                room.go_live(member.peer_id, live, event.at)
+            case StoppedLive(member=member):
+                room.stop_live(member.peer_id, event.at)
+            case ProfileChanged():
+                room.apply_profile(event)
+                self._keep_profile(
+                    event.room_id,
+                    event.member.user_id,
+                    Profile(event.member.username, event.member.avatar_url),
+                )
+            case Chatted():
+                self._keep_chat(event)
+        if not room:
+            del self._network.rooms[event.room_id]
+        self._tell(room, event)
+
+    def _owns(self, room: Room, member: Member) -> bool:
+        known = room.members.get(member.peer_id)
+        return known is not None and known.replica == self.replica
+
+    def _tell(self, room: Room, event: RoomEvent, also: Member | None = None) -> None:
+        if len(self._network.replicas) == 1:
+            return
+        replicas = {member.replica for member in room.members.values()}
+        if also is not None:
+            replicas.add(also.replica)
+        for replica in replicas - {self.replica}:
+            self._network.replicas[replica]._sender.send_nowait(event)
+
+    def send(self, replica: str, delivery: Signalled | Undelivered) -> None:
+        """Tell one replica."""
+        bus = self._network.replicas.get(replica)
+        if bus is not None:
+            bus._sender.send_nowait(delivery)
+
+    async def members(self, room_id: str) -> tuple[Member, ...]:
+        """All members of a room, in the order of joining."""
+        await trio.lowlevel.checkpoint()
+        room = self._network.rooms.get(room_id)
+        return tuple(room.members.values()) if room else ()
+
+    async def rooms(self) -> list[RoomCount]:
+        """The rooms that have members, by their ids."""
+        await trio.lowlevel.checkpoint()
+        return [
+            RoomCount(room.id, len(room), room.users, room.live_users)
+            for _, room in sorted(self._network.rooms.items())
+        ]
+
+    def _keep_chat(self, chat: Chatted) -> None:
+        chats = self._network.chats.setdefault(chat.room_id, deque(maxlen=CHATS_PER_ROOM))
+        chats.append(chat)
+        _trim(self._network.chats, chat.room_id, ROOMS_WITH_CHATS)
+
+    async def chats(self, room_id: str, limit: int) -> list[Chatted]:
+        """The last messages that were published in a room, oldest first."""
+        await trio.lowlevel.checkpoint()
+        chats = self._network.chats.get(room_id, ())
+        return list(chats)[-limit:] if limit > 0 else []
+
+    async def remember_profile(self, room_id: str, user_id: str, profile: Profile) -> None:
+        """Keep what a user is called in a room."""
+        await trio.lowlevel.checkpoint()
+        self._keep_profile(room_id, user_id, profile)
+
+    def _keep_profile(self, room_id: str, user_id: str, profile: Profile) -> None:
+        self._network.profiles[room_id, user_id] = profile
+        _trim(self._network.profiles, (room_id, user_id), PROFILES)
+
+    async def profile(self, room_id: str, user_id: str) -> Profile | None:
+        """What a user was last called in a room."""
+        await trio.lowlevel.checkpoint()
+        return self._network.profiles.get((room_id, user_id))
+
+    def remember_rooms(self, user_id: str, room_ids: Iterable[str]) -> None:
+        """Keep for a minute that a user's connection was lost in these rooms."""
+        now = trio.current_time()
+        until, known = self._network.lost.get(user_id, (0.0, ()))
+        rooms = dict.fromkeys([*(known if now < until else ()), *room_ids])
+        self._network.lost[user_id] = now + RECALL_SECONDS, tuple(rooms)
+        _trim(self._network.lost, user_id, LOST_CONNECTIONS)
+
+    async def recall_rooms(self, user_id: str) -> tuple[str, ...]:
+        """Those rooms, once: then they are forgotten."""
+        await trio.lowlevel.checkpoint()
+        until, room_ids = self._network.lost.pop(user_id, (0.0, ()))
+        return room_ids if trio.current_time() < until else ()
+
+
+def _check_caps(room: Room, caps: Caps) -> None:
+    if len(room) >= caps.peers:
+        raise JoinRefusedError(Refusal.ROOM_FULL)
+    if caps.viewers is not None and room.viewers >= caps.viewers:
+        raise JoinRefusedError(Refusal.STREAM_FULL)
+
+
+def _trim(kept: OrderedDict[K, V], newest: K, limit: int) -> None:
+    """Make `newest` the newest, and forget the oldest over `limit`."""
+    kept.move_to_end(newest)
+    while len(kept) > limit:
+        kept.popitem(last=False)

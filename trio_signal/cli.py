@@ -1,0 +1,90 @@
+"""The commands."""
+
+import ipaddress
+import logging
+import signal
+import sys
+from typing import Annotated, NoReturn
+
+import trio
+import typer
+
+from trio_signal import __version__
+from trio_signal.config import Settings, load_settings
+from trio_signal.errors import ConfigError
+from trio_signal.logs import configure_logging
+from trio_signal.server import open_server
+
+logger = logging.getLogger(__name__)
+app = typer.Typer(
+    help="WebRTC signaling and live broadcast on Trio.",
+    no_args_is_help=True,
+    add_completion=False,
+)
+
+
+@app.callback(invoke_without_command=True)
+def main(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    """WebRTC signaling and live broadcast on Trio."""
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.command(
+    epilog="Example: trio-signal serve --host 0.0.0.0 --port 8000. All settings are "
+    "environment variables; the README lists them."
+)
+def serve(
+    host: Annotated[
+        str | None, typer.Option(help="Address to listen on.  [TRIO_SIGNAL_HOST, 127.0.0.1]")
+    ] = None,
+    port: Annotated[
+        int | None, typer.Option(help="Port to listen on; 0 picks one.  [PORT, 8000]")
+    ] = None,
+) -> None:
+    """Run the server until SIGTERM or SIGINT."""
+    try:
+        settings = load_settings(host=host, port=port)
+    except ConfigError as error:
+        _fail(str(error))
+    configure_logging(settings)
+    try:
+        trio.run(_serve, settings)
+    except* OSError as errors:
+        _fail(f"cannot listen on {settings.host}:{settings.port}: {_first(errors)}")
+
+
+async def _serve(settings: Settings) -> None:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async with open_server(settings) as (host, port):
+            _warn_if_open(settings)
+            typer.echo(f"listening on http://{f'[{host}]' if ':' in host else host}:{port}")
+            number = await anext(aiter(signals))
+            logger.info("%s: stopping", signal.Signals(number).name)
+
+
+def _warn_if_open(settings: Settings) -> None:
+    try:
+        local = ipaddress.ip_address(settings.host).is_loopback
+    except ValueError:
+        local = settings.host == "localhost"
+    if not local:
+        logger.warning(
+            "open mode beyond loopback: anybody who reaches %s may be anybody here",
+            settings.host,
+        )
+
+
+def _first(errors: BaseExceptionGroup[OSError]) -> BaseException:
+    error: BaseException = errors
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+def _fail(message: str) -> NoReturn:
+    sys.stderr.write(f"trio-signal: {message}\n")
+    raise typer.Exit(1)

@@ -1,0 +1,115 @@
+"""Every setting, its environment variable, its default."""
+
+import re
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
+
+from pydantic import AliasChoices, Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from trio_signal.errors import ConfigError
+
+DialectName = Literal["room", "live", "stream", "mesh"]
+CommaList = Annotated[tuple[str, ...], NoDecode]
+_ORIGIN = re.compile(r"\*|https?://(\*\.)?[^/*\s]+")
+
+
+class Settings(BaseSettings):
+    """The settings of one server, read from the environment.
+
+    The platform's names stand alone (`PORT`); ours begin with `TRIO_SIGNAL_`.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix="TRIO_SIGNAL_", populate_by_name=True, frozen=True, extra="ignore"
+    )
+
+    port: int = Field(8000, ge=0, le=65535, validation_alias=AliasChoices("PORT"))
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", validation_alias=AliasChoices("LOG_LEVEL")
+    )
+    log_format: Literal["console", "json"] = Field(
+        "console", validation_alias=AliasChoices("LOG_FORMAT")
+    )
+    host: str = "127.0.0.1"
+    #: Only `open` so far: everybody is who they say they are.
+    auth: Literal["open"] = "open"
+    #: Besides the server's own: `https://app.example.com`, `https://*.example.com`, `*`.
+    allowed_origins: CommaList = ()
+    dialects: Annotated[tuple[DialectName, ...], NoDecode] = ("room", "live", "stream", "mesh")
+
+    #: Whether `GET /rooms` tells anybody which rooms there are.
+    list_rooms: bool = True
+
+    max_message_bytes: int = Field(131072, ge=1024)
+    max_connections: int = Field(20000, ge=1)
+    max_room_peers: int = Field(5000, ge=1)
+    max_viewers: int = Field(50, ge=1)
+    #: What may wait for a peer that reads slowly, before it is closed.
+    outbox_bytes: int = Field(1048576, ge=4096)
+
+    # Seconds.
+    auth_timeout: float = Field(10, gt=0)
+    heartbeat: float = Field(20, gt=0)
+    heartbeat_timeout: float = Field(20, gt=0)
+    drain: float = Field(10, ge=0)
+
+    stun_urls: CommaList = ()
+
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _lower(cls, value: object) -> object:
+        return value.lower() if isinstance(value, str) else value
+
+    @field_validator("allowed_origins", "dialects", "stun_urls", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(item.strip() for item in value.split(",") if item.strip())
+        return value
+
+    @field_validator("allowed_origins")
+    @classmethod
+    def _check_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in value:
+            if not _ORIGIN.fullmatch(origin):
+                raise ValueError(f"{origin!r} is no origin; like https://app.example.com or *")
+        return tuple(origin.lower() for origin in value)
+
+    def allows_origin(self, origin: str | None, host: str | None) -> bool:
+        """Whether a page of this `Origin` may talk to a server called `host`.
+
+        Programs that are not browsers send no origin; they are allowed.
+        """
+        if origin is None or "*" in self.allowed_origins:
+            return True
+        origin = origin.lower()
+        if host and urlsplit(origin).netloc == host.lower():
+            return True
+        return any(_origin_matches(origin, allowed) for allowed in self.allowed_origins)
+
+
+def _origin_matches(origin: str, allowed: str) -> bool:
+    scheme, _, host = allowed.partition("://*.")
+    if not host:
+        return origin == allowed
+    return origin.startswith(f"{scheme}://") and origin.endswith(f".{host}")
+
+
+def load_settings(**overrides: object) -> Settings:
+    """Read the environment; an override that is None is as if it were not given.
+
+    Raises ConfigError that names the setting, the value and what is allowed.
+    """
+    given = {name: value for name, value in overrides.items() if value is not None}
+    try:
+        return Settings(**given)  # type: ignore[arg-type]
+    except ValidationError as error:
+        raise ConfigError("; ".join(map(_explain, error.errors()))) from None
+
+
+def _explain(error: object) -> str:
+    assert isinstance(error, dict)  # noqa: S101
+    name = str(error["loc"][0])
+    variable = name if name.isupper() else "TRIO_SIGNAL_" + name.upper()
+    return f"{variable}={error['input']!r}: {error['msg']}"

@@ -1,0 +1,446 @@
+"""Dialect `live`: who is live, in any number of rooms on one socket.
+
+Keyed by user. See docs/protocols/live.md.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Self
+
+from msgspec import Raw, Struct
+
+from trio_signal.dialects.wire import Reader, UnreadableError, encode
+from trio_signal.errors import CloseCode
+from trio_signal.messages import (
+    Action,
+    Answer,
+    AskLive,
+    Audience,
+    Authenticate,
+    Chat,
+    ChatSent,
+    Chatted,
+    Close,
+    Entered,
+    Exited,
+    GoLive,
+    Identity,
+    Join,
+    Joined,
+    Leave,
+    Left,
+    LiveNow,
+    LivePeers,
+    Malformed,
+    MediaType,
+    Member,
+    Notice,
+    RecallRooms,
+    Refusal,
+    Refused,
+    RoomEvent,
+    Send,
+    ServerInfo,
+    SetTyping,
+    Signal,
+    SignalKind,
+    Signalled,
+    StopLive,
+    StoppedLive,
+    To,
+    Typing,
+    WentLive,
+)
+
+# What clients say. A room id that is missing has an answer of its own.
+
+
+class JoinRoom(Struct, tag="join_room"):
+    """Enters a room."""
+
+    room_id: str = ""
+
+
+class LeaveRoom(Struct, tag="leave_room"):
+    """Leaves a room."""
+
+    room_id: str = ""
+
+
+class LiveStart(Struct, tag="live_start"):
+    """Goes live."""
+
+    room_id: str = ""
+    media_type: MediaType = "video"
+
+
+class LiveStop(Struct, tag="live_stop"):
+    """Is live no longer."""
+
+    room_id: str = ""
+
+
+class LiveStatus(Struct, tag="live_status"):
+    """Asks who is live."""
+
+    room_id: str = ""
+
+
+class _Addressed(Struct):
+    target_user_id: str
+    payload: Raw
+    room_id: str = ""
+
+
+class LiveOffer(_Addressed, tag="live_offer"):
+    """An offer for a user."""
+
+
+class LiveAnswer(_Addressed, tag="live_answer"):
+    """An answer for a user."""
+
+
+class LiveIce(_Addressed, tag="live_ice"):
+    """A candidate for a user."""
+
+
+class SendMessage(Struct, tag="send_message"):
+    """Chat."""
+
+    room_id: str = ""
+    content: str = ""
+
+
+class TypingState(Struct, tag="typing"):
+    """Begins or ceases to type."""
+
+    room_id: str = ""
+    is_typing: bool = True
+
+
+class Ping(Struct, tag="ping"):
+    """Asks for a sign of life."""
+
+
+_reader = Reader(
+    (
+        JoinRoom,
+        LeaveRoom,
+        LiveStart,
+        LiveStop,
+        LiveStatus,
+        LiveOffer,
+        LiveAnswer,
+        LiveIce,
+        SendMessage,
+        TypingState,
+        Ping,
+    )
+)
+
+_KINDS: dict[type[_Addressed], SignalKind] = {
+    LiveOffer: "offer",
+    LiveAnswer: "answer",
+    LiveIce: "candidate",
+}
+_SIGNAL_TYPES: dict[SignalKind, str] = {
+    "offer": "live_offer",
+    "answer": "live_answer",
+    "candidate": "live_ice",
+}
+
+# What we say
+
+
+class Connected(Struct, tag="connected"):
+    """The socket is open and the user known."""
+
+    user_id: str
+    username: str
+    timestamp: str
+    message: str
+
+
+class JoinedRoom(Struct, tag="joined_room"):
+    """You are in the room, with these users, yourself among them."""
+
+    room_id: str
+    room_name: str
+    members: list[str]
+    timestamp: str
+
+
+class LeftRoom(Struct, tag="left_room"):
+    """You are no longer in the room."""
+
+    room_id: str
+    timestamp: str
+
+
+class UserMoved(Struct):
+    """A user joined or left, or is live no longer."""
+
+    type: str
+    room_id: str
+    user_id: str
+    timestamp: str
+
+
+class LivePeerJoined(Struct, tag="live_peer_joined"):
+    """A user went live."""
+
+    room_id: str
+    user_id: str
+    username: str
+    media_type: MediaType
+    timestamp: str
+
+
+class LivePeer(Struct):
+    """A user that is live."""
+
+    user_id: str
+    username: str
+    media_type: MediaType
+
+
+class LivePeerList(Struct, tag="live_peers"):
+    """Who is live, the asking user not among them."""
+
+    room_id: str
+    peers: list[LivePeer]
+
+
+class SignalFrom(Struct):
+    """An offer, answer or candidate from a user."""
+
+    type: str
+    room_id: str
+    from_user_id: str
+    payload: Raw
+    timestamp: str
+
+
+class RoomMessage(Struct, tag="message"):
+    """Chat; the sender gets it too."""
+
+    message_id: str
+    room_id: str
+    sender_id: str
+    sender_username: str
+    content: str
+    is_leave_message: bool
+    timestamp: str
+
+
+class MessageSent(Struct, tag="message_sent"):
+    """Your message was told to the room."""
+
+    message_id: str
+    room_id: str
+    timestamp: str
+
+
+class UserTyping(Struct, tag="typing"):
+    """A user types, or does not."""
+
+    room_id: str
+    user_id: str
+    is_typing: bool
+    timestamp: str
+
+
+class Pong(Struct, tag="pong"):
+    """Answers `ping`."""
+
+    timestamp: str
+
+
+class Error(Struct, tag="error"):
+    """Something is wrong with what the client sent."""
+
+    message: str
+
+
+_ROOM_ID_REQUIRED = {
+    "live_start": "room_id required for live_start",
+    "live_status": "room_id required for live_status",
+    "send_message": "room_id and content required",
+}
+
+
+class LiveDialect:
+    """One connection that speaks `live`."""
+
+    name = "live"
+    rejoins = True
+
+    def __init__(self, query: Mapping[str, str]) -> None:
+        """Take who the client says it is."""
+        self._query = query
+
+    @classmethod
+    def at(cls, path: Sequence[str], query: Mapping[str, str]) -> Self | None:
+        """The dialect of `/api/v1/ws/connect`, if this is that path."""
+        if path != ["api", "v1", "ws", "connect"]:
+            return None
+        return cls(query)
+
+    def opened(self, peer_id: str, server: ServerInfo) -> Iterable[Action]:
+        """Who it is stands in the query; who is nobody there is a guest."""
+        return [
+            Authenticate(
+                user_id=self._query.get("user_id") or peer_id,
+                token=self._query.get("token"),
+                username=self._query.get("username") or None,
+                guest_name=f"Guest-{peer_id[:4]}",
+            )
+        ]
+
+    def authenticated(self, identity: Identity, now: str) -> Iterable[Action]:
+        """Greet, and put a user that was away for a moment into its rooms again."""
+        greeting = Connected(
+            identity.user_id, identity.username or "", now, "Connected to live updates"
+        )
+        return [Send(encode(greeting)), RecallRooms()]
+
+    def recalled(self, room_ids: Sequence[str]) -> Iterable[Action]:
+        """The client does not join again by itself."""
+        return [Join(room_id) for room_id in room_ids]
+
+    def authentication_failed(self, reason: str) -> Close:
+        """The code that this dialect's clients know."""
+        return Close(CloseCode.AUTHENTICATION_FAILED, "Authentication failed")
+
+    def received(self, text: bytes, now: str) -> Iterable[Action]:
+        """The client's message as commands."""
+        try:
+            message = _reader.read(text)
+        except UnreadableError as error:
+            return [_error(_explain(error))]
+        if isinstance(message, Ping):
+            return [Send(encode(Pong(now)))]
+        if not message.room_id:
+            tag = message.__struct_config__.tag
+            return [_error(_ROOM_ID_REQUIRED.get(str(tag), "room_id required"))]
+        return self._commands(message)
+
+    def _commands(self, message: Struct) -> Iterable[Action]:
+        match message:
+            case _Addressed(room_id=room_id, target_user_id=target, payload=payload):
+                return [Signal(room_id, _KINDS[type(message)], payload, To.USER, target)]
+            case JoinRoom(room_id=room_id):
+                return [Join(room_id)]
+            case LeaveRoom(room_id=room_id):
+                return [Leave(room_id)]
+            case LiveStart(room_id=room_id, media_type=media_type):
+                return [GoLive(room_id, media_type)]
+            case LiveStop(room_id=room_id):
+                return [StopLive(room_id)]
+            case LiveStatus(room_id=room_id):
+                return [AskLive(room_id)]
+            case SendMessage(room_id=room_id, content=content):
+                if not content:
+                    return [_error("room_id and content required")]
+                return [Chat(room_id, content)]
+            case TypingState(room_id=room_id, is_typing=is_typing):
+                return [SetTyping(room_id, is_typing)]
+        return []
+
+    def answered(self, answer: Answer) -> Iterable[Send | Close]:
+        """What became of the client's command."""
+        match answer:
+            case Entered(room_id=room_id, members=members, at=at):
+                users = dict.fromkeys(member.user_id for member in members)
+                return [Send(encode(JoinedRoom(room_id, room_id, list(users), at)))]
+            case Exited(room_id=room_id, at=at):
+                return [Send(encode(LeftRoom(room_id, at)))]
+            case LiveNow(room_id=room_id, me=me, others=others):
+                live = [m for m in others if m.live and m.user_id != me.user_id]
+                return [Send(encode(_live_peers(room_id, live)))]
+            case LivePeers(room_id=room_id, live=members):
+                return [Send(encode(_live_peers(room_id, members)))]
+            case ChatSent(room_id=room_id, id=message_id, at=at):
+                return [Send(encode(MessageSent(message_id, room_id, at)))]
+            case Refused():
+                return _refused(answer)
+        return []
+
+    @staticmethod
+    def tell(event: RoomEvent) -> Iterable[Notice]:
+        """A room's event; a user is told nothing of itself, in none of its tabs."""
+        match event:
+            case Signalled():
+                return _signalled(event)
+            case Joined(first=True, member=member):
+                out: Struct = UserMoved("user_joined", event.room_id, member.user_id, event.at)
+            case Left(last=True, member=member):
+                out = UserMoved("user_left", event.room_id, member.user_id, event.at)
+            case WentLive(again=False, member=member):
+                media_type = member.live.media_type if member.live else "video"
+                out = LivePeerJoined(
+                    event.room_id, member.user_id, member.username, media_type, event.at
+                )
+            case StoppedLive(last=True, member=member):
+                out = UserMoved("live_peer_left", event.room_id, member.user_id, event.at)
+            case Typing(member=member):
+                out = UserTyping(event.room_id, member.user_id, event.typing, event.at)
+            case Chatted():
+                return [Notice(Audience.EVERYONE, encode(_message(event)))]
+            case _:
+                return []
+        return [Notice(Audience.OTHER_USERS, encode(out))]
+
+
+def _error(message: str) -> Malformed:
+    return Malformed(encode(Error(message)))
+
+
+def _explain(error: UnreadableError) -> str:
+    if error.problem == "json":
+        return "Invalid JSON"
+    if error.type is None:
+        return "type required"
+    if error.problem == "type":
+        return f"Unknown message type: {error.type}"
+    return f"Invalid {error.type}: {error}"
+
+
+def _refused(refused: Refused) -> Iterable[Send | Close]:
+    command = refused.command
+    if refused.reason is Refusal.ROOM_FULL:
+        return [Send(encode(Error("Room is full")))]
+    if refused.reason is Refusal.NOT_ALLOWED:
+        return [Send(encode(Error("Not allowed in this room")))]
+    if refused.reason is Refusal.NOT_IN_ROOM:
+        match command:
+            case GoLive():
+                return [Send(encode(Error("Join the room before going live")))]
+            case Chat():
+                return [Send(encode(Error("Join the room before sending messages")))]
+            case Leave(room_id=room_id):
+                return [Send(encode(LeftRoom(room_id, refused.at)))]
+    return []  # a signal that cannot be delivered is dropped
+
+
+def _live_peers(room_id: str, members: Iterable[Member]) -> LivePeerList:
+    live: dict[str, LivePeer] = {}
+    for member in members:
+        if member.live is not None:
+            peer = LivePeer(member.user_id, member.username, member.live.media_type)
+            live.setdefault(member.user_id, peer)
+    return LivePeerList(room_id, list(live.values()))
+
+
+def _signalled(event: Signalled) -> Iterable[Notice]:
+    type_ = _SIGNAL_TYPES.get(event.kind)
+    if event.target is None or type_ is None:
+        return []
+    out = SignalFrom(type_, event.room_id, event.sender.user_id, event.payload, event.at)
+    return [Notice(Audience.EVERYONE, encode(out))]
+
+
+def _message(chat: Chatted) -> RoomMessage:
+    member = chat.member
+    return RoomMessage(
+        chat.id, chat.room_id, member.user_id, member.username, chat.content, False, chat.at
+    )

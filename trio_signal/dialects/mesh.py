@@ -1,0 +1,419 @@
+"""Dialect `mesh`: authenticated rooms with targeted messages; the native protocol.
+
+Keyed by peer. See docs/protocols/mesh.md.
+"""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Self
+
+from msgspec import UNSET, Raw, Struct, UnsetType, field
+
+from trio_signal.dialects.wire import Reader, UnreadableError, encode
+from trio_signal.errors import CloseCode
+from trio_signal.messages import (
+    Action,
+    Answer,
+    Audience,
+    Authenticate,
+    Close,
+    Entered,
+    GoLive,
+    Identity,
+    Join,
+    Joined,
+    Left,
+    Malformed,
+    MediaType,
+    Member,
+    Notice,
+    Refusal,
+    Refused,
+    RoomEvent,
+    Send,
+    ServerInfo,
+    Signal,
+    SignalKind,
+    Signalled,
+    StopLive,
+    StoppedLive,
+    To,
+    WentLive,
+)
+
+#: The version of this protocol, told in `auth_success`.
+PROTOCOL = 1
+_CLIENT_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+# What clients say
+
+
+class AuthToken(Struct, tag="auth_token", rename={"client_id": "clientId"}):
+    """Says who it is; the first message, and again before the token expires."""
+
+    token: str | None = None
+    client_id: str | None = None
+    username: str | None = None
+
+
+class Offer(Struct, tag="offer"):
+    """An offer for one peer, or for all."""
+
+    offer: Raw
+    to: str | None = None
+
+
+class AnswerTo(Struct, tag="answer"):
+    """An answer for one peer, or for all."""
+
+    answer: Raw
+    to: str | None = None
+
+
+class IceCandidate(Struct, tag="ice_candidate"):
+    """A candidate for one peer, or for all."""
+
+    candidate: Raw
+    to: str | None = None
+
+
+class Message(Struct, tag="message"):
+    """The application's own data for one peer, or for all."""
+
+    data: Raw
+    to: str | None = None
+
+
+class BroadcastStart(Struct, tag="broadcast_start"):
+    """Goes live."""
+
+    media_type: MediaType = "video"
+
+
+class BroadcastStop(Struct, tag="broadcast_stop"):
+    """Is live no longer."""
+
+
+class Ping(Struct, tag="ping"):
+    """Asks for a sign of life."""
+
+    id: Raw | UnsetType = UNSET
+
+
+_reader = Reader(
+    (AuthToken, Offer, AnswerTo, IceCandidate, Message, BroadcastStart, BroadcastStop, Ping)
+)
+
+# What we say
+
+
+class AuthRequired(Struct, tag="auth_required"):
+    """Say who you are."""
+
+    message: str = "Send auth_token to join"
+
+
+class AuthSuccess(Struct, tag="auth_success"):
+    """You are in."""
+
+    user: str
+    client_id: str
+    message: str
+    user_id: str
+    room_id: str
+    ice_servers: Sequence[Mapping[str, object]]
+    heartbeat: float
+    protocol: int
+
+
+class User(Struct):
+    """Another peer."""
+
+    client_id: str
+    username: str
+
+
+class UsersInRoom(Struct, tag="users_in_room"):
+    """The others that are here already."""
+
+    users: list[User]
+
+
+class Broadcaster(Struct):
+    """A peer that is live."""
+
+    client_id: str
+    username: str
+    media_type: MediaType
+    started_at: str
+
+
+class ActiveBroadcasts(Struct, tag="active_broadcasts"):
+    """Who is live, for those who come late."""
+
+    broadcasters: list[Broadcaster]
+
+
+class UserMoved(Struct, rename={"from_": "from"}):
+    """A peer came or went."""
+
+    type: str
+    room_id: str
+    from_: str
+    client_id: str
+    username: str
+    connected_users: int
+
+
+class OfferFrom(Struct, tag="offer"):
+    """An offer from a peer."""
+
+    offer: Raw
+    from_: str = field(name="from")
+    username: str
+
+
+class AnswerFrom(Struct, tag="answer"):
+    """An answer from a peer."""
+
+    answer: Raw
+    from_: str = field(name="from")
+    username: str
+
+
+class IceCandidateFrom(Struct, tag="ice_candidate"):
+    """A candidate from a peer."""
+
+    candidate: Raw
+    from_: str = field(name="from")
+    username: str
+
+
+class MessageFrom(Struct, tag="message"):
+    """The application's own data from a peer."""
+
+    data: Raw
+    from_: str = field(name="from")
+    username: str
+
+
+class BroadcastStarted(Struct, tag="broadcast_started"):
+    """A peer went live."""
+
+    from_: str = field(name="from")
+    client_id: str
+    username: str
+    media_type: MediaType
+    started_at: str
+
+
+class BroadcastStopped(Struct, tag="broadcast_stopped"):
+    """A peer is live no longer."""
+
+    from_: str = field(name="from")
+    client_id: str
+    username: str
+
+
+class Pong(Struct, tag="pong"):
+    """Answers `ping`."""
+
+    id: Raw | UnsetType = UNSET
+
+
+class Error(Struct, tag="error", omit_defaults=True):
+    """Something is wrong with what the client sent; `code` does not change."""
+
+    message: str
+    code: str
+    to: str | None = None
+
+
+_SIGNALS: dict[SignalKind, type[OfferFrom | AnswerFrom | IceCandidateFrom | MessageFrom]] = {
+    "offer": OfferFrom,
+    "answer": AnswerFrom,
+    "candidate": IceCandidateFrom,
+    "message": MessageFrom,
+}
+
+
+class MeshDialect:
+    """One connection that speaks `mesh`."""
+
+    name = "mesh"
+    rejoins = False
+
+    def __init__(self, room_id: str) -> None:
+        """Take the room; who the client is, it says in its first message."""
+        self._room_id = room_id
+        self._peer_id = ""
+        self._server = ServerInfo()
+        self._identity: Identity | None = None
+
+    @classmethod
+    def at(cls, path: Sequence[str], query: Mapping[str, str]) -> Self | None:
+        """The dialect of `/ws/{room_id}`, if this is such a path."""
+        match path:
+            case ["ws", room_id]:
+                return cls(room_id)
+        return None
+
+    def opened(self, peer_id: str, server: ServerInfo) -> Iterable[Action]:
+        """Ask who it is."""
+        self._peer_id = peer_id
+        self._server = server
+        return [Send(encode(AuthRequired()))]
+
+    def authenticated(self, identity: Identity, now: str) -> Iterable[Action]:
+        """Enter the one room."""
+        self._identity = identity
+        return [Join(self._room_id, self._peer_id)]
+
+    def authentication_failed(self, reason: str) -> Close:
+        """With the reason in words."""
+        return Close(CloseCode.POLICY, reason)
+
+    def recalled(self, room_ids: Sequence[str]) -> Iterable[Action]:
+        """The client joins again by itself."""
+        return []
+
+    def received(self, text: bytes, now: str) -> Iterable[Action]:
+        """The client's message as commands."""
+        try:
+            message = _reader.read(text)
+        except UnreadableError as error:
+            return [_explain(error) if self._identity else self._not_authenticated()]
+        if self._identity is None:
+            return [self._authenticate(message)]
+        return self._commands(message)
+
+    def _authenticate(self, message: Struct) -> Action:
+        if not isinstance(message, AuthToken):
+            return self._not_authenticated()
+        if message.client_id:
+            if not _CLIENT_ID.fullmatch(message.client_id):
+                return Close(CloseCode.POLICY, "Invalid client id")
+            self._peer_id = message.client_id
+        return Authenticate(
+            token=message.token,
+            user_id=self._peer_id,
+            username=message.username or None,
+            guest_name=f"Guest-{self._peer_id[:4]}",
+        )
+
+    def _not_authenticated(self) -> Close:
+        return self.authentication_failed("Authentication required")
+
+    def _commands(self, message: Struct) -> Iterable[Action]:
+        match message:
+            case IceCandidate(candidate=payload, to=to):
+                return [self._signal("candidate", payload, to)]
+            case Offer(offer=payload, to=to):
+                return [self._signal("offer", payload, to)]
+            case AnswerTo(answer=payload, to=to):
+                return [self._signal("answer", payload, to)]
+            case Message(data=payload, to=to):
+                return [self._signal("message", payload, to)]
+            case BroadcastStart(media_type=media_type):
+                return [GoLive(self._room_id, media_type)]
+            case BroadcastStop():
+                return [StopLive(self._room_id)]
+            case Ping(id=id_):
+                return [Send(encode(Pong(id_)))]
+        return []  # a new token, which open mode does not look at
+
+    def _signal(self, kind: SignalKind, payload: Raw, to: str | None) -> Signal:
+        return Signal(self._room_id, kind, payload, To.PEER if to else To.OTHERS, to or "")
+
+    def answered(self, answer: Answer) -> Iterable[Send | Close]:
+        """What became of the client's command."""
+        match answer:
+            case Entered():
+                return self._entered(answer)
+            case Refused(command=Signal(target=target)):
+                error = Error(f"Target client {target} not found", "target_not_found", target)
+                return [Send(encode(error))]
+            case Refused(command=Join(), reason=reason):
+                return [_join_refused(reason)]
+            case Refused(reason=Refusal.NOT_ALLOWED):
+                return [Send(encode(Error("Not allowed", "not_allowed")))]
+        return []
+
+    def _entered(self, entered: Entered) -> Iterable[Send | Close]:
+        me = entered.me
+        others = [m for m in entered.members if m.peer_id != me.peer_id]
+        success = AuthSuccess(
+            me.username,
+            me.peer_id,
+            "Authenticated",
+            me.user_id,
+            entered.room_id,
+            self._server.ice_servers,
+            self._server.heartbeat,
+            PROTOCOL,
+        )
+        users = UsersInRoom([User(m.peer_id, m.username) for m in others])
+        sends = [Send(encode(success)), Send(encode(users))]
+        broadcasters = [
+            Broadcaster(m.peer_id, m.username, m.live.media_type, m.live.started_at)
+            for m in others
+            if m.live
+        ]
+        if broadcasters:
+            sends.append(Send(encode(ActiveBroadcasts(broadcasters))))
+        return sends
+
+    @staticmethod
+    def tell(event: RoomEvent) -> Iterable[Notice]:
+        """A room's event."""
+        match event:
+            case Signalled():
+                struct = _SIGNALS.get(event.kind)
+                if struct is None:
+                    return []
+                sender = event.sender
+                out: Struct = struct(event.payload, sender.peer_id, sender.username)
+            case Joined():
+                out = _moved("user_joined", event)
+            case Left():
+                out = _moved("user_left", event)
+            case WentLive(again=False, member=Member(live=live) as member) if live:
+                out = BroadcastStarted(
+                    member.peer_id,
+                    member.peer_id,
+                    member.username,
+                    live.media_type,
+                    live.started_at,
+                )
+            case StoppedLive(member=member):
+                out = BroadcastStopped(member.peer_id, member.peer_id, member.username)
+            case _:
+                return []
+        return [Notice(Audience.OTHER_PEERS, encode(out))]
+
+
+def _explain(error: UnreadableError) -> Malformed:
+    if error.problem == "json":
+        answer = Error("Invalid JSON", "invalid_json")
+    elif error.problem == "type" and error.type is not None:
+        answer = Error(f"Unknown message type: {error.type}", "unknown_type")
+    else:
+        answer = Error(f"Invalid message: {error}", "invalid_message")
+    return Malformed(encode(answer))
+
+
+def _join_refused(reason: Refusal) -> Close:
+    match reason:
+        case Refusal.PEER_ID_IN_USE:
+            return Close(CloseCode.POLICY, "Client id in use")
+        case Refusal.ROOM_FULL:
+            return Close(CloseCode.TRY_AGAIN_LATER, "Room is full")
+        case _:
+            return Close(CloseCode.POLICY, "Not allowed in this room")
+
+
+def _moved(type_: str, event: Joined | Left) -> UserMoved:
+    member = event.member
+    return UserMoved(
+        type_, event.room_id, member.peer_id, member.peer_id, member.username, event.peers
+    )

@@ -1,0 +1,485 @@
+"""Dialect `room`: chat rooms with live broadcast and late joiners.
+
+One connection is one user in one room. The viewer makes the offer.
+See docs/protocols/room.md.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Self
+
+import msgspec
+from msgspec import UNSET, Raw, Struct, UnsetType
+
+from trio_signal.dialects.wire import Reader, UnreadableError, encode
+from trio_signal.errors import CloseCode
+from trio_signal.messages import (
+    Action,
+    Answer,
+    Audience,
+    Authenticate,
+    ChangeProfile,
+    Chat,
+    Chatted,
+    Close,
+    Entered,
+    GoLive,
+    Identity,
+    Join,
+    Joined,
+    Left,
+    Malformed,
+    Member,
+    Notice,
+    ProfileChanged,
+    Refusal,
+    Refused,
+    RoomEvent,
+    Send,
+    ServerInfo,
+    SetTyping,
+    Signal,
+    Signalled,
+    StopLive,
+    StoppedLive,
+    To,
+    Typing,
+    WentLive,
+)
+
+# What clients say
+
+
+class KeepAlive(Struct, tag="keep_alive"):
+    """Asks for a sign of life."""
+
+
+class Pong(Struct, tag="pong"):
+    """Answers our `ping`."""
+
+
+class Message(Struct, tag="message"):
+    """Chat."""
+
+    content: str
+    avatar: str | None = None
+
+
+class TypingStart(Struct, tag="typing_start"):
+    """Begins to type."""
+
+
+class TypingStop(Struct, tag="typing_stop"):
+    """Ceases to type."""
+
+
+class ProfileUpdated(Struct, tag="profile_updated"):
+    """Has another name or picture."""
+
+    username: str | None = None
+    prevUsername: str | None = None  # noqa: N815
+    email: str | None = None
+    bio: str | None = None
+    avatar: str | None = None
+
+
+class AvatarUpdated(ProfileUpdated, tag="avatar_updated"):
+    """The same, under another name."""
+
+
+class WebRtcSignal(Struct, tag="webrtc-signal"):
+    """An offer, answer or candidate for a user."""
+
+    target_user_id: str
+    signal: Raw
+
+
+class BroadcastStarted(Struct, tag="broadcast-started"):
+    """Goes live. The name is the server's to say; a client's is not believed."""
+
+
+class BroadcastStopped(Struct, tag="broadcast-stopped"):
+    """Is live no longer."""
+
+
+_reader = Reader(
+    (
+        KeepAlive,
+        Pong,
+        Message,
+        TypingStart,
+        TypingStop,
+        ProfileUpdated,
+        AvatarUpdated,
+        WebRtcSignal,
+        BroadcastStarted,
+        BroadcastStopped,
+    )
+)
+
+
+class _Other(Struct):
+    """A message of a type that we do not know."""
+
+    type: str | UnsetType = UNSET
+    content: Any = None
+
+
+# What we say
+
+
+class User(Struct):
+    """A participant."""
+
+    user_id: str
+    username: str
+    avatar_url: str | None
+
+
+class Broadcaster(Struct):
+    """A participant that is live."""
+
+    user_id: str
+    username: str
+    started_at: str
+
+
+class RoomState(Struct, tag="room_state"):
+    """All present users, oneself included."""
+
+    room_id: str
+    users: list[User]
+    timestamp: str
+
+
+class ActiveBroadcasts(Struct, tag="active-broadcasts"):
+    """Who is live, for those who come late."""
+
+    room_id: str
+    broadcasters: list[Broadcaster]
+    timestamp: str
+
+
+class UserJoined(Struct, tag="user_joined"):
+    """A user came."""
+
+    room_id: str
+    user_id: str
+    username: str
+    avatar_url: str | None
+    timestamp: str
+
+
+class UserLeft(Struct, tag="user_left"):
+    """A user went."""
+
+    room_id: str
+    user_id: str
+    username: str
+    timestamp: str
+
+
+class UserTyping(Struct):
+    """A user types, or does not."""
+
+    type: str
+    room_id: str
+    user_id: str
+    username: str
+    timestamp: str
+
+
+class RoomMessage(Struct, tag="message"):
+    """Chat; the sender gets it too, and swaps its own copy for it."""
+
+    id: str
+    room_id: str
+    user_id: str
+    username: str
+    content: str
+    avatar: str | None
+    timestamp: str
+
+
+class Profile(Struct):
+    """A user has another name or picture."""
+
+    type: str
+    room_id: str
+    user_id: str
+    username: str
+    avatar_url: str | None
+    avatar: str | None
+    prevUsername: str | None  # noqa: N815
+    email: str | None
+    bio: str | None
+    timestamp: str
+
+
+class SignalFrom(Struct, tag="webrtc-signal"):
+    """An offer, answer or candidate from a user."""
+
+    room_id: str
+    target_user_id: str
+    from_user_id: str
+    from_username: str
+    signal: Raw
+
+
+class IceCandidate(Struct, tag="ice-candidate"):
+    """How this dialect wraps a candidate, for those that come from another."""
+
+    candidate: Raw
+
+
+class UserBroadcast(Struct):
+    """A user went live, or is so no longer."""
+
+    type: str
+    user_id: str
+    username: str
+    timestamp: str
+
+
+class Ping(Struct, tag="ping"):
+    """Answers `keep_alive`."""
+
+    timestamp: str
+
+
+class Error(Struct, tag="error"):
+    """Something is wrong with what the client sent."""
+
+    message: str
+
+
+_INVALID = Malformed(encode(Error("Invalid message format")))
+
+
+class RoomDialect:
+    """One connection that speaks `room`."""
+
+    name = "room"
+    rejoins = False
+
+    def __init__(self, room_id: str, claims: Authenticate) -> None:
+        """Take the room and who the client says it is."""
+        self._room_id = room_id
+        self._claims = claims
+        self._user_id = ""
+        self._username = ""
+
+    @classmethod
+    def at(cls, path: Sequence[str], query: Mapping[str, str]) -> Self | None:
+        """The dialect of `/ws/{room_id}/{user_id}`, if this is such a path."""
+        match path:
+            case ["ws", room_id, user_id]:
+                return cls(
+                    room_id,
+                    Authenticate(
+                        token=query.get("token"),
+                        user_id=user_id,
+                        username=query.get("username") or None,
+                        avatar_url=query.get("avatar_url") or None,
+                    ),
+                )
+        return None
+
+    def opened(self, peer_id: str, server: ServerInfo) -> Iterable[Action]:
+        """Who it is stands in the path."""
+        return [self._claims]
+
+    def authenticated(self, identity: Identity, now: str) -> Iterable[Action]:
+        """Enter the one room at once."""
+        self._user_id = identity.user_id
+        return [Join(self._room_id, recall_profile=True)]
+
+    def authentication_failed(self, reason: str) -> Close:
+        """A code that the client does not retry."""
+        return Close(CloseCode.NOT_ALLOWED_HERE, reason)
+
+    def recalled(self, room_ids: Sequence[str]) -> Iterable[Action]:
+        """The room stands in the path."""
+        return []
+
+    def received(self, text: bytes, now: str) -> Iterable[Action]:
+        """The client's message as commands."""
+        try:
+            message = _reader.read(text)
+        except UnreadableError as error:
+            return self._other(text, error)
+        return self._commands(message, now)
+
+    def _commands(self, message: Struct, now: str) -> Iterable[Action]:
+        room_id = self._room_id
+        match message:
+            case WebRtcSignal(target_user_id=target, signal=signal):
+                return [Signal(room_id, "signal", signal, To.USER, target)]
+            case KeepAlive():
+                return [Send(encode(Ping(now)))]
+            case Message(content=content, avatar=avatar):
+                return [Chat(room_id, content, avatar)] if content else []
+            case TypingStart() | TypingStop():
+                return [SetTyping(room_id, isinstance(message, TypingStart))]
+            case ProfileUpdated():
+                return [self._change(message)]
+            case BroadcastStarted():
+                return [GoLive(room_id)]
+            case BroadcastStopped():
+                return [StopLive(room_id)]
+        return []  # a pong
+
+    def _change(self, message: ProfileUpdated) -> ChangeProfile:
+        tag = message.__struct_config__.tag
+        return ChangeProfile(
+            self._room_id,
+            wire_type=str(tag),
+            username=message.username,
+            avatar_url=message.avatar,
+            previous_username=message.prevUsername,
+            email=message.email,
+            bio=message.bio,
+        )
+
+    def _other(self, text: bytes, error: UnreadableError) -> Iterable[Action]:
+        """A message of another type is chat if it has content, else it is ignored."""
+        if error.problem != "type":
+            return [_INVALID]
+        try:
+            other = msgspec.json.decode(text, type=_Other)
+        except msgspec.DecodeError:
+            return [_INVALID]
+        if not other.content:
+            return [_INVALID] if other.type is UNSET else []
+        if not isinstance(other.content, str):
+            return [_INVALID]
+        return [Chat(self._room_id, other.content)]
+
+    def answered(self, answer: Answer) -> Iterable[Send | Close]:
+        """The picture of the room; all else the client learns from the room's events."""
+        match answer:
+            case Entered():
+                self._username = answer.me.username
+                return _snapshot(answer)
+            case Refused(reason=Refusal.ROOM_FULL):
+                return [Close(CloseCode.TRY_AGAIN_LATER, "Room is full")]
+            case Refused(reason=Refusal.NOT_ALLOWED):
+                return [Close(CloseCode.NOT_ALLOWED_HERE, "Not allowed in this room")]
+            case Refused(reason=Refusal.NOT_LIVE):
+                stopped = UserBroadcast(
+                    "broadcast-stopped", self._user_id, self._username, answer.at
+                )
+                return [Send(encode(stopped))]
+        return []
+
+    @staticmethod
+    def tell(event: RoomEvent) -> Iterable[Notice]:
+        """A room's event; the others see one participant, however many tabs it has."""
+        match event:
+            case Signalled():
+                return _signalled(event)
+            case Chatted():
+                return [Notice(Audience.EVERYONE, encode(chat_message(event)))]
+            case Joined(first=True, member=member):
+                joined = UserJoined(event.room_id, *_user(member), event.at)
+                return [Notice(Audience.OTHER_USERS, encode(joined))]
+            case Left(last=True, member=member):
+                left = UserLeft(event.room_id, member.user_id, member.username, event.at)
+                return [Notice(Audience.OTHER_USERS, encode(left))]
+            case WentLive(member=member):
+                return [
+                    Notice(Audience.OTHER_PEERS, _broadcast("broadcast-started", member, event.at))
+                ]
+            case StoppedLive(member=member):
+                audience = Audience.EVERYONE if event.last else Audience.ITSELF
+                return [Notice(audience, _broadcast("broadcast-stopped", member, event.at))]
+            case Typing(member=member):
+                typing = UserTyping(
+                    "typing_start" if event.typing else "typing_stop",
+                    event.room_id,
+                    member.user_id,
+                    member.username,
+                    event.at,
+                )
+                return [Notice(Audience.OTHER_USERS, encode(typing))]
+            case ProfileChanged():
+                return [Notice(Audience.EVERYONE, encode(_profile(event)))]
+        return []
+
+
+def _user(member: Member) -> tuple[str, str, str | None]:
+    return member.user_id, member.username, member.avatar_url
+
+
+def _snapshot(entered: Entered) -> list[Send | Close]:
+    users = {member.user_id: member for member in entered.members}
+    state = RoomState(
+        entered.room_id, [User(*_user(member)) for member in users.values()], entered.at
+    )
+    sends: list[Send | Close] = [Send(encode(state))]
+    broadcasters = live_broadcasters(entered.members)
+    if broadcasters:
+        active = ActiveBroadcasts(entered.room_id, broadcasters, entered.at)
+        sends.append(Send(encode(active)))
+    return sends
+
+
+def live_broadcasters(members: Iterable[Member]) -> list[Broadcaster]:
+    """The users that are live, each once, since its first broadcast began."""
+    live: dict[str, Broadcaster] = {}
+    for member in members:
+        if member.live is not None:
+            broadcaster = Broadcaster(member.user_id, member.username, member.live.started_at)
+            live.setdefault(member.user_id, broadcaster)
+    return list(live.values())
+
+
+def chat_message(chat: Chatted) -> RoomMessage:
+    """A chat message, as the room and its history show it."""
+    member = chat.member
+    return RoomMessage(
+        chat.id,
+        chat.room_id,
+        member.user_id,
+        member.username,
+        chat.content,
+        chat.avatar,
+        chat.at,
+    )
+
+
+def _broadcast(type_: str, member: Member, at: str) -> bytes:
+    return encode(UserBroadcast(type_, member.user_id, member.username, at))
+
+
+def _profile(event: ProfileChanged) -> Profile:
+    member = event.member
+    return Profile(
+        event.wire_type,
+        event.room_id,
+        member.user_id,
+        member.username,
+        member.avatar_url,
+        member.avatar_url,
+        event.previous_username,
+        event.email,
+        event.bio,
+        event.at,
+    )
+
+
+def _signalled(event: Signalled) -> Iterable[Notice]:
+    """What is for one peer; `signal` says itself whether it is an offer or what."""
+    target = event.target
+    if target is None or event.kind == "message":
+        return []
+    signal = event.payload
+    if event.kind == "candidate":
+        signal = Raw(encode(IceCandidate(signal)))
+    out = SignalFrom(
+        event.room_id,
+        target.user_id,
+        event.sender.user_id,
+        event.sender.username,
+        signal,
+    )
+    return [Notice(Audience.EVERYONE, encode(out))]

@@ -1,0 +1,309 @@
+"""Dialect `stream`: one broadcaster, one peer connection per viewer.
+
+Keyed by peer. A stream is a room whose id is `streamId`. The broadcaster makes
+the offers. See docs/protocols/stream.md.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Self
+
+from msgspec import Raw, Struct
+
+from trio_signal.dialects.wire import Reader, UnreadableError, encode
+from trio_signal.errors import CloseCode
+from trio_signal.messages import (
+    Action,
+    Answer,
+    Audience,
+    Authenticate,
+    Close,
+    Entered,
+    GoLive,
+    Identity,
+    Join,
+    Joined,
+    Left,
+    LiveNow,
+    Malformed,
+    Member,
+    Notice,
+    Refusal,
+    Refused,
+    RoomEvent,
+    Send,
+    ServerInfo,
+    Signal,
+    Signalled,
+    StartStreaming,
+    StopCause,
+    StopLive,
+    StoppedLive,
+    StreamStarting,
+    To,
+    WentLive,
+)
+
+# What clients say. The wire has camel case.
+
+
+class _OfStream(Struct, rename="camel"):
+    stream_id: str
+
+
+class BroadcasterReady(_OfStream, tag="broadcaster-ready"):
+    """Becomes the stream's broadcaster."""
+
+
+class JoinStream(_OfStream, tag="join-stream"):
+    """Wants to watch."""
+
+
+class WebRtcOffer(_OfStream, tag="webrtc-offer"):
+    """An offer for a viewer."""
+
+    offer: Raw
+    viewer_id: str
+
+
+class WebRtcAnswer(_OfStream, tag="webrtc-answer"):
+    """A viewer's answer."""
+
+    answer: Raw
+
+
+class WebRtcIceCandidate(_OfStream, tag="webrtc-ice-candidate"):
+    """A candidate, of either side; a viewer's `viewerId` does not count."""
+
+    candidate: Raw
+    viewer_id: str | None = None
+
+
+class IceCandidate(WebRtcIceCandidate, tag="ice-candidate"):
+    """The same, under another name."""
+
+
+class StreamStart(Struct, tag="start-streaming", rename="camel"):
+    """Will go live soon."""
+
+    order_id: str
+
+
+class EndStream(_OfStream, tag="end-stream"):
+    """The broadcaster ends the stream."""
+
+
+_reader = Reader(
+    (
+        BroadcasterReady,
+        JoinStream,
+        WebRtcOffer,
+        WebRtcAnswer,
+        WebRtcIceCandidate,
+        IceCandidate,
+        StreamStart,
+        EndStream,
+    )
+)
+
+# What we say
+
+
+class StreamNotice(Struct, rename="camel"):
+    """Something happened to the stream."""
+
+    type: str
+    stream_id: str
+
+
+class ViewerNotice(Struct, rename="camel"):
+    """A viewer came or went."""
+
+    type: str
+    stream_id: str
+    viewer_id: str
+
+
+class ViewerCount(Struct, tag="viewer-count", rename="camel"):
+    """How many peers there are, the broadcaster among them."""
+
+    count: int
+    stream_id: str
+
+
+class Offer(Struct, tag="webrtc-offer", rename="camel"):
+    """An offer from the broadcaster."""
+
+    offer: Raw
+    stream_id: str
+    viewer_id: str
+
+
+class AnswerFrom(Struct, tag="webrtc-answer", rename="camel"):
+    """An answer from a viewer."""
+
+    answer: Raw
+    stream_id: str
+    viewer_id: str
+
+
+class Candidate(Struct, rename="camel"):
+    """A candidate, under the type it came in."""
+
+    type: str
+    candidate: Raw
+    stream_id: str
+    viewer_id: str
+
+
+class Error(Struct, tag="error", rename="camel", omit_defaults=True):
+    """Something is wrong; clients that do not know this type ignore it."""
+
+    code: str
+    message: str
+    stream_id: str | None = None
+
+
+class StreamDialect:
+    """One connection that speaks `stream`."""
+
+    name = "stream"
+    rejoins = False
+
+    def __init__(self, token: str | None) -> None:
+        """Take the token, if there is one; nobody else says who they are."""
+        self._token = token
+        self._peer_id = ""
+
+    @classmethod
+    def at(cls, path: Sequence[str], query: Mapping[str, str]) -> Self | None:
+        """The dialect of `/ws`, if this is that path."""
+        return cls(query.get("token")) if path == ["ws"] else None
+
+    def opened(self, peer_id: str, server: ServerInfo) -> Iterable[Action]:
+        """Everybody has an id that nobody can guess."""
+        self._peer_id = f"client_{peer_id}"
+        return [Authenticate(self._peer_id, self._token)]
+
+    def authenticated(self, identity: Identity, now: str) -> Iterable[Action]:
+        """Nothing is said until the client says which stream."""
+        return []
+
+    def recalled(self, room_ids: Sequence[str]) -> Iterable[Action]:
+        """Streams are joined anew."""
+        return []
+
+    def authentication_failed(self, reason: str) -> Close:
+        """With the reason in words."""
+        return Close(CloseCode.POLICY, reason)
+
+    def received(self, text: bytes, now: str) -> Iterable[Action]:
+        """The client's message as commands."""
+        try:
+            message = _reader.read(text)
+        except UnreadableError as error:
+            code = "unknown_type" if error.problem == "type" else "invalid_message"
+            return [Malformed(encode(Error(code, str(error))))]
+        return self._commands(message)
+
+    def _commands(self, message: Struct) -> Iterable[Action]:
+        match message:
+            case WebRtcIceCandidate(stream_id=stream, candidate=candidate, viewer_id=viewer):
+                wire_type = str(message.__struct_config__.tag)
+                return [
+                    Signal(stream, "candidate", candidate, To.COUNTERPART, viewer or "", wire_type)
+                ]
+            case WebRtcOffer(stream_id=stream, offer=offer, viewer_id=viewer):
+                return [Signal(stream, "offer", offer, To.VIEWER, viewer)]
+            case WebRtcAnswer(stream_id=stream, answer=answer):
+                return [Signal(stream, "answer", answer, To.BROADCASTER)]
+            case JoinStream(stream_id=stream):
+                return [Join(stream, self._peer_id, viewer=True)]
+            case BroadcasterReady(stream_id=stream):
+                return [Join(stream, self._peer_id), GoLive(stream, exclusive=True)]
+            case StreamStart(order_id=stream):
+                return [Join(stream, self._peer_id), StartStreaming(stream)]
+            case EndStream(stream_id=stream):
+                return [StopLive(stream)]
+        return []
+
+    def answered(self, answer: Answer) -> Iterable[Send | Close]:
+        """What became of the client's command."""
+        match answer:
+            case LiveNow(room_id=stream, others=others):
+                return [Send(_viewer("viewer-joined", stream, m)) for m in others if not m.live]
+            case Entered(again=True, room_id=stream, members=members):
+                return [Send(encode(ViewerCount(len(members), stream)))]
+            case Refused(command=Join(room_id=stream) | StartStreaming(room_id=stream)):
+                return [_error("stream_full", "The stream has no room for more viewers", stream)]
+            case Refused(command=Signal(room_id=stream), reason=Refusal.TARGET_NOT_FOUND):
+                return [_error("not_allowed", "No such peer in this stream", stream)]
+            case Refused(command=Signal(room_id=stream)):
+                return [_error("not_allowed", "Only broadcaster and viewer may signal", stream)]
+            case Refused(command=StopLive(room_id=stream)):
+                return [_error("not_allowed", "Only the broadcaster ends a stream", stream)]
+        return []
+
+    @staticmethod
+    def tell(event: RoomEvent) -> Iterable[Notice]:
+        """A room's event."""
+        stream = event.room_id
+        match event:
+            case Signalled():
+                return _signalled(event)
+            case Joined(member=member):
+                return [
+                    _count(stream, event.peers),
+                    Notice(Audience.BROADCASTERS, _viewer("viewer-joined", stream, member)),
+                ]
+            case Left(member=member):
+                return [
+                    Notice(Audience.BROADCASTERS, _viewer("viewer-left", stream, member)),
+                    _count(stream, event.peers),
+                ]
+            case WentLive():
+                return [_notice(Audience.OTHER_PEERS, "broadcaster-ready-signal", stream)]
+            case StoppedLive(cause=StopCause.STOPPED):
+                return [
+                    _notice(Audience.OTHER_PEERS, "stream-ended", stream),
+                    _notice(Audience.ITSELF, "stream-end-confirmed", stream),
+                ]
+            case StoppedLive(cause=StopCause.LEFT):
+                return [_notice(Audience.OTHER_PEERS, "broadcaster-disconnected", stream)]
+            case StreamStarting():
+                return [_notice(Audience.OTHER_PEERS, "stream-started", stream)]
+        return []
+
+
+def _error(code: str, message: str, stream: str) -> Send:
+    return Send(encode(Error(code, message, stream)))
+
+
+def _notice(audience: Audience, type_: str, stream: str) -> Notice:
+    return Notice(audience, encode(StreamNotice(type_, stream)))
+
+
+def _count(stream: str, count: int) -> Notice:
+    return Notice(Audience.EVERYONE, encode(ViewerCount(count, stream)))
+
+
+def _viewer(type_: str, stream: str, member: Member) -> bytes:
+    return encode(ViewerNotice(type_, stream, member.peer_id))
+
+
+def _signalled(event: Signalled) -> Iterable[Notice]:
+    """A viewer's own id stands in all that concerns it."""
+    target, stream = event.target, event.room_id
+    if target is None:
+        return []
+    viewer = event.sender.peer_id if target.live else target.peer_id
+    match event.kind:
+        case "offer":
+            out: Struct = Offer(event.payload, stream, viewer)
+        case "answer":
+            out = AnswerFrom(event.payload, stream, viewer)
+        case "candidate":
+            wire_type = event.wire_type or "webrtc-ice-candidate"
+            out = Candidate(wire_type, event.payload, stream, viewer)
+        case _:
+            return []
+    return [Notice(Audience.EVERYONE, encode(out))]

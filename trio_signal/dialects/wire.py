@@ -1,0 +1,60 @@
+"""Reading and writing JSON, the same for every dialect."""
+
+from collections.abc import Sequence
+from functools import reduce
+from operator import or_
+from typing import Any, Literal
+
+import msgspec
+from msgspec import Struct
+
+encode = msgspec.json.Encoder().encode
+
+
+class UnreadableError(Exception):
+    """A text that is no message of the dialect.
+
+    `problem` says how far it can be read: `json`, not a JSON object; `type`,
+    its `type` is missing or unknown; `fields`, the type is known and the rest
+    does not fit.
+    """
+
+    def __init__(
+        self, problem: Literal["json", "type", "fields"], type_: str | None, detail: str
+    ) -> None:
+        super().__init__(detail)
+        self.problem = problem
+        self.type = type_
+
+
+class _Envelope(Struct):
+    type: str
+
+
+class Reader:
+    """Reads a text as one of several structs, told apart by `type`."""
+
+    def __init__(self, structs: Sequence[type[Struct]]) -> None:
+        """Take tagged structs."""
+        self._decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(reduce(or_, structs))
+        self._types = {struct.__struct_config__.tag for struct in structs}
+
+    def read(self, text: bytes) -> Any:
+        """One of the structs; raises UnreadableError."""
+        try:
+            return self._decoder.decode(text)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise self._explain(text, error) from None
+
+    def _explain(self, text: bytes, error: Exception) -> UnreadableError:
+        """Read once more, and slower, to say what is wrong."""
+        if not isinstance(error, msgspec.ValidationError):
+            return UnreadableError("json", None, str(error))
+        if not text.lstrip().startswith(b"{"):
+            return UnreadableError("json", None, str(error))
+        try:
+            type_ = msgspec.json.decode(text, type=_Envelope).type
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return UnreadableError("type", None, str(error))
+        problem: Literal["type", "fields"] = "fields" if type_ in self._types else "type"
+        return UnreadableError(problem, type_, str(error))

@@ -1,0 +1,87 @@
+"""Exceptions, and the one table of close codes."""
+
+from enum import IntEnum
+from typing import NamedTuple
+
+from trio_signal.messages import Refusal
+
+
+class TrioSignalError(Exception):
+    """Base of what this package raises on purpose."""
+
+
+class ConfigError(TrioSignalError):
+    """A setting is wrong; the text names it and what is allowed."""
+
+
+class AuthenticationError(TrioSignalError):
+    """The credentials are missing or not valid; the text is for the client."""
+
+
+class JoinRefusedError(TrioSignalError):
+    """The directory did not let a peer into a room."""
+
+    def __init__(self, reason: Refusal) -> None:
+        super().__init__(reason.name)
+        self.reason = reason
+
+
+class WebSocketError(TrioSignalError):
+    """The client broke the WebSocket protocol or a limit of ours."""
+
+    def __init__(self, code: int, reason: str) -> None:
+        super().__init__(f"{code} {reason}")
+        self.code = code
+        self.reason = reason
+
+
+class CloseCode(IntEnum):
+    """Why a connection was closed. RFC 6455 section 7.4; ours are 4000 and up."""
+
+    NORMAL = 1000
+    GOING_AWAY = 1001
+    PROTOCOL_ERROR = 1002
+    UNSUPPORTED_DATA = 1003
+    INVALID_TEXT = 1007
+    POLICY = 1008
+    TOO_BIG = 1009
+    INTERNAL_ERROR = 1011
+    TRY_AGAIN_LATER = 1013
+    AUTHENTICATION_FAILED = 4001
+    NOT_ALLOWED_HERE = 4004
+    REPLACED = 4409
+
+
+class CloseMeaning(NamedTuple):
+    """What a client should know of a close code."""
+
+    meaning: str
+    reconnect: str
+
+
+CLOSE_CODES: dict[CloseCode, CloseMeaning] = {
+    CloseCode.NORMAL: CloseMeaning("Closed as asked.", "no"),
+    CloseCode.GOING_AWAY: CloseMeaning("The server is going away.", "at once"),
+    CloseCode.PROTOCOL_ERROR: CloseMeaning("Not valid WebSocket traffic.", "no"),
+    CloseCode.UNSUPPORTED_DATA: CloseMeaning("Binary data; only text is spoken here.", "no"),
+    CloseCode.INVALID_TEXT: CloseMeaning("Text that is not UTF-8.", "no"),
+    CloseCode.POLICY: CloseMeaning(
+        "Refused: authentication, rate limit, identity in use, too many malformed "
+        "messages; the reason says which.",
+        "no",
+    ),
+    CloseCode.TOO_BIG: CloseMeaning("A message over the size limit.", "no"),
+    CloseCode.INTERNAL_ERROR: CloseMeaning(
+        "An error of the server, or no sign of life from the client.", "with backoff"
+    ),
+    CloseCode.TRY_AGAIN_LATER: CloseMeaning(
+        "Overload, a full room, or the client reads too slowly.", "with backoff"
+    ),
+    CloseCode.AUTHENTICATION_FAILED: CloseMeaning(
+        "Authentication failed (dialect `live`).", "with a new token"
+    ),
+    CloseCode.NOT_ALLOWED_HERE: CloseMeaning(
+        "No such room, or not allowed in it (dialect `room`).", "no"
+    ),
+    CloseCode.REPLACED: CloseMeaning("Replaced by a newer connection of the same identity.", "no"),
+}

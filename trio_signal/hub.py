@@ -1,0 +1,492 @@
+"""Hub: this replica's peers and rooms; commands become events here.
+
+State changes between checkpoints only, so there are no locks: a change, the
+telling of it to the peers of this replica, and its hand-over to the bus are
+one step that nothing can interrupt, neither a cancellation nor a shutdown.
+"""
+
+import logging
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from functools import partial
+from types import TracebackType
+from typing import assert_never
+from uuid import uuid4
+
+import trio
+
+from trio_signal.bus import Bus, Caps, Delivery, Undelivered
+from trio_signal.errors import CloseCode, JoinRefusedError
+from trio_signal.messages import (
+    AskLive,
+    Audience,
+    ChangeProfile,
+    Chat,
+    ChatSent,
+    Chatted,
+    Close,
+    Entered,
+    Exited,
+    GoLive,
+    Identity,
+    Join,
+    Joined,
+    Leave,
+    Left,
+    Live,
+    LiveNow,
+    LivePeers,
+    Member,
+    Profile,
+    ProfileChanged,
+    Refusal,
+    Refused,
+    RoomCommand,
+    RoomEvent,
+    SetTyping,
+    Signal,
+    Signalled,
+    StartStreaming,
+    StopCause,
+    StopLive,
+    StoppedLive,
+    StreamStarting,
+    To,
+    Typing,
+    WentLive,
+)
+from trio_signal.peer import Dialect, Peer
+from trio_signal.room import Room
+from trio_signal.websocket import text_frame
+
+logger = logging.getLogger(__name__)
+
+#: What a user without any name is called.
+ANONYMOUS = "Anonymous"
+
+
+def utc_now() -> str:
+    """RFC 3339 with milliseconds; the old servers' naive times were read as local."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
+
+
+class LocalRoom(Room):
+    """A room with peers on this replica, and how to reach these."""
+
+    def __init__(self, room_id: str) -> None:
+        """Make an empty room."""
+        super().__init__(room_id)
+        self.peers: dict[str, Peer] = {}
+        #: The same by dialect, so that each event is put into words once.
+        self._speakers: dict[type[Dialect], dict[str, Peer]] = {}
+
+    def admit(self, peer_id: str, peer: Peer) -> None:
+        """Let a peer hear what goes on."""
+        self.peers[peer_id] = peer
+        self._speakers.setdefault(type(peer.dialect), {})[peer_id] = peer
+        peer.memberships[self.id] = peer_id
+
+    def dismiss(self, peer_id: str) -> Peer | None:
+        """Let a peer hear no more; None if it is not here."""
+        peer = self.peers.pop(peer_id, None)
+        if peer is not None:
+            speakers = self._speakers[type(peer.dialect)]
+            del speakers[peer_id]
+            if not speakers:
+                del self._speakers[type(peer.dialect)]
+            del peer.memberships[self.id]
+        return peer
+
+    def tell(self, event: RoomEvent, origin: Member) -> None:
+        """Tell an event to the peers on this replica; encoded once a dialect."""
+        for dialect, peers in list(self._speakers.items()):
+            try:
+                notices = list(dialect.tell(event))
+            except Exception:
+                # Their picture would be wrong from here on; a new one will be right.
+                logger.exception("cannot tell %s in %s", type(event).__name__, dialect.name)
+                for peer in peers.values():
+                    peer.close(Close(CloseCode.INTERNAL_ERROR, "Internal error"))
+                continue
+            for notice in notices:
+                frame = text_frame(notice.text)
+                for peer in self._audience(notice.audience, peers, origin):
+                    peer.send_frame(frame)
+
+    def _audience(
+        self, audience: Audience, peers: dict[str, Peer], origin: Member
+    ) -> Iterable[Peer]:
+        match audience:
+            case Audience.EVERYONE:
+                return peers.values()
+            case Audience.ITSELF:
+                return [peers[origin.peer_id]] if origin.peer_id in peers else []
+            case Audience.OTHER_PEERS:
+                return [peer for peer_id, peer in peers.items() if peer_id != origin.peer_id]
+            case Audience.OTHER_USERS:
+                members = self.members
+                return [
+                    peer
+                    for peer_id, peer in peers.items()
+                    if members[peer_id].user_id != origin.user_id
+                ]
+            case Audience.BROADCASTERS:
+                return [
+                    peers[member.peer_id]
+                    for member in self.live
+                    if member.peer_id in peers and member.peer_id != origin.peer_id
+                ]
+            case _:
+                assert_never(audience)
+
+
+class Visit:
+    """A connection's stay at the hub; leaving it leaves every room.
+
+    A plain context manager: its exit awaits nothing, so it is done whatever
+    ended the connection.
+    """
+
+    def __init__(self, hub: "Hub", peer: Peer) -> None:
+        """Prepare the stay; it begins on entering."""
+        self._hub = hub
+        self._peer = peer
+
+    def __enter__(self) -> Peer:
+        """Begin the stay."""
+        self._hub.arrive(self._peer)
+        return self._peer
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """End it, and tell all rooms."""
+        self._hub.depart(self._peer)
+
+
+class Hub:
+    """The rooms in which this replica has peers.
+
+    The bus is run by whoever made it, with this hub's `deliver`.
+    """
+
+    def __init__(self, bus: Bus, *, max_room_peers: int = 5000, max_viewers: int = 50) -> None:
+        """Make a hub without peers."""
+        self.bus = bus
+        self.rooms: dict[str, LocalRoom] = {}
+        self.peers: set[Peer] = set()
+        #: With what new peers are sent away, once the server stops.
+        self.closing: Close | None = None
+        self._max_room_peers = max_room_peers
+        self._max_viewers = max_viewers
+
+    def visit(self, peer: Peer) -> Visit:
+        """The stay of a connection, as a context manager."""
+        return Visit(self, peer)
+
+    def arrive(self, peer: Peer) -> None:
+        """Count a peer among those that are connected."""
+        self.peers.add(peer)
+        if self.closing is not None:
+            peer.close(self.closing)
+
+    def depart(self, peer: Peer) -> None:
+        """Take a peer out of all its rooms, and tell them."""
+        self.peers.discard(peer)
+        if peer.dialect.rejoins and peer.memberships and peer.identity is not None:
+            self.bus.remember_rooms(peer.identity.user_id, peer.memberships)
+        for room_id in list(peer.memberships):
+            self._leave(peer, room_id)
+
+    def close_all(self, close: Close) -> None:
+        """End all connections, also those that are about to come; does not block."""
+        self.closing = close
+        for peer in list(self.peers):
+            peer.close(close)
+
+    # Commands that wait for the bus
+
+    async def join(self, peer: Peer, command: Join) -> None:
+        """Enter a room, and tell the peer and the room of it."""
+        identity = peer.identity
+        if identity is None:
+            peer.tell(Refused(command, Refusal.NOT_ALLOWED, utc_now()))
+            return
+        found = self._find(peer, command.room_id)
+        if found is not None:
+            self._tell_entered(peer, *found, again=True)
+            return
+        member = await self._member(peer, identity, command)
+        caps = Caps(self._max_room_peers, self._max_viewers if command.viewer else None)
+        try:
+            await self.bus.join(
+                command.room_id, member, caps, partial(self._admit, peer, command.room_id, member)
+            )
+        except JoinRefusedError as error:
+            peer.tell(Refused(command, error.reason, utc_now()))
+        except trio.Cancelled:
+            self._abandon(command.room_id, member)
+            raise
+
+    async def _member(self, peer: Peer, identity: Identity, command: Join) -> Member:
+        username, avatar_url = identity.username, identity.avatar_url
+        if command.recall_profile:
+            username, avatar_url = await self._recall(command.room_id, identity)
+        return Member(
+            peer_id=command.peer_id or peer.id,
+            user_id=identity.user_id,
+            username=username or ANONYMOUS,
+            avatar_url=avatar_url,
+            dialect=peer.dialect.name,
+            replica=self.bus.replica,
+            subject=identity.subject,
+        )
+
+    async def _recall(self, room_id: str, identity: Identity) -> tuple[str, str | None]:
+        """What to call a user: as it says now, else as it said before."""
+        user_id = identity.user_id
+        known = await self.bus.profile(room_id, user_id) or Profile(ANONYMOUS)
+        profile = Profile(
+            identity.username or known.username, identity.avatar_url or known.avatar_url
+        )
+        if profile != known:
+            await self.bus.remember_profile(room_id, user_id, profile)
+        return profile.username, profile.avatar_url
+
+    def _admit(self, peer: Peer, room_id: str, member: Member, others: Sequence[Member]) -> None:
+        at = utc_now()
+        room = self.rooms.get(room_id)
+        if room is None:
+            room = self.rooms[room_id] = LocalRoom(room_id)
+            for other in others:
+                room.join(other, at)
+        self._replace(room, member.peer_id)
+        events = room.join(member, at)
+        room.admit(member.peer_id, peer)
+        self._tell_here(room, events)
+        self._tell_entered(peer, room, member, again=False)
+
+    def _replace(self, room: LocalRoom, peer_id: str) -> None:
+        """Close the connection that had this peer id; the room does not see it go."""
+        replaced = room.dismiss(peer_id)
+        if replaced is not None:
+            replaced.close(Close(CloseCode.REPLACED, "Replaced by a newer connection"))
+
+    def _tell_entered(self, peer: Peer, room: LocalRoom, me: Member, *, again: bool) -> None:
+        peer.tell(Entered(room.id, me, tuple(room.members.values()), again, utc_now()))
+
+    def _abandon(self, room_id: str, member: Member) -> None:
+        """The connection ended while it joined: the directory may have the member."""
+        room = self.rooms.get(room_id)
+        if room is None or member.peer_id not in room.peers:
+            self.bus.publish(Left(room_id, member, last=True, peers=0, at=utc_now()))
+
+    async def ask_live(self, peer: Peer, command: AskLive) -> None:
+        """Tell a peer who is live in a room, its own user not among them."""
+        room = self.rooms.get(command.room_id)
+        members = room.live if room else await self.bus.members(command.room_id)
+        user_id = peer.identity.user_id if peer.identity else ""
+        others = tuple(m for m in members if m.live and m.user_id != user_id)
+        peer.tell(LivePeers(command.room_id, others))
+
+    async def recall_rooms(self, peer: Peer) -> tuple[str, ...]:
+        """Where this user was when it lost its last connection."""
+        return await self.bus.recall_rooms(peer.identity.user_id) if peer.identity else ()
+
+    # Commands that are carried out at once
+
+    def handle(self, peer: Peer, command: RoomCommand) -> None:
+        """Carry out any other command. Does not block."""
+        found = self._find(peer, command.room_id)
+        if found is None:
+            peer.tell(Refused(command, Refusal.NOT_IN_ROOM, utc_now()))
+            return
+        room, member = found
+        match command:
+            case Signal():
+                self._signal(peer, room, member, command)
+            case Leave():
+                self._leave(peer, room.id)
+                peer.tell(Exited(room.id, utc_now()))
+            case GoLive():
+                self._go_live(peer, room, member, command)
+            case StopLive():
+                self._stop_live(peer, room, member, command)
+            case Chat():
+                self._chat(peer, room, member, command)
+            case SetTyping():
+                self._tell(room, [Typing(room.id, member, command.typing, utc_now())])
+            case StartStreaming():
+                self._tell(room, [StreamStarting(room.id, member, utc_now())])
+            case ChangeProfile():
+                self._tell(room, room.change_profile(member.peer_id, command, utc_now()))
+            case _:
+                assert_never(command)
+
+    def _find(self, peer: Peer, room_id: str) -> tuple[LocalRoom, Member] | None:
+        peer_id = peer.memberships.get(room_id)
+        if peer_id is None:
+            return None
+        room = self.rooms[room_id]
+        return room, room.members[peer_id]
+
+    def _leave(self, peer: Peer, room_id: str) -> None:
+        room = self.rooms[room_id]
+        peer_id = peer.memberships[room_id]
+        room.dismiss(peer_id)
+        self._tell(room, room.leave(peer_id, utc_now()))
+        if not room.peers:
+            del self.rooms[room_id]
+
+    def _go_live(self, peer: Peer, room: LocalRoom, member: Member, command: GoLive) -> None:
+        at = utc_now()
+        if command.exclusive:
+            self._end_other_broadcasts(room, member, at)
+        live = Live(command.media_type, at)
+        self._tell(room, room.go_live(member.peer_id, live, at, exclusive=command.exclusive))
+        others = tuple(m for m in room.members.values() if m.peer_id != member.peer_id)
+        peer.tell(LiveNow(room.id, room.members[member.peer_id], others))
+
+    def _end_other_broadcasts(self, room: LocalRoom, newest: Member, at: str) -> None:
+        """A stream has one broadcaster, the newest; the page of another is a stale one."""
+        for old in room.live:
+            mine = old.peer_id in room.peers
+            if mine and old.dialect == newest.dialect and old.peer_id != newest.peer_id:
+                self._tell(room, room.stop_live(old.peer_id, at, StopCause.REPLACED))
+                room.dismiss(old.peer_id)
+                self._tell(room, room.leave(old.peer_id, at))
+
+    def _stop_live(self, peer: Peer, room: LocalRoom, member: Member, command: StopLive) -> None:
+        at = utc_now()
+        events = room.stop_live(member.peer_id, at)
+        self._tell(room, events)
+        if not events:
+            peer.tell(Refused(command, Refusal.NOT_LIVE, at))
+
+    def _chat(self, peer: Peer, room: LocalRoom, member: Member, command: Chat) -> None:
+        avatar = command.avatar if command.avatar is not None else member.avatar_url
+        chat = Chatted(room.id, member, str(uuid4()), command.content, avatar, utc_now())
+        self._tell(room, [chat])
+        peer.tell(ChatSent(room.id, chat.id, chat.at))
+
+    # Signals: the hot path
+
+    def _signal(self, peer: Peer, room: LocalRoom, sender: Member, command: Signal) -> None:
+        target = _resolve(room, sender, command)
+        if isinstance(target, Refusal):
+            peer.tell(Refused(command, target, utc_now()))
+            return
+        signal = Signalled(
+            room.id, command.kind, command.payload, sender, target, command.wire_type, utc_now()
+        )
+        if target is None:
+            self._tell(room, [signal])
+        elif (local := room.peers.get(target.peer_id)) is not None:
+            self._tell_target(local, signal)
+        else:
+            self.bus.send(target.replica, signal)
+
+    def _tell_target(self, peer: Peer, signal: Signalled) -> None:
+        for notice in peer.dialect.tell(signal):
+            peer.send(notice.text)
+
+    # What other replicas tell
+
+    def deliver(self, delivery: Delivery) -> None:
+        """Take in what another replica told."""
+        if isinstance(delivery, Undelivered):
+            self._bounce(delivery.signal)
+            return
+        room = self.rooms.get(delivery.room_id)
+        if isinstance(delivery, Signalled) and delivery.target is not None:
+            self._deliver_signal(room, delivery, delivery.target)
+        elif room is not None:
+            self._tell_here(room, self._applied(room, delivery))
+            if not room.peers:
+                del self.rooms[room.id]
+
+    def _deliver_signal(self, room: LocalRoom | None, signal: Signalled, target: Member) -> None:
+        peer = room.peers.get(target.peer_id) if room is not None else None
+        if peer is None:
+            self.bus.send(signal.sender.replica, Undelivered(signal))
+        else:
+            self._tell_target(peer, signal)
+
+    def _bounce(self, signal: Signalled) -> None:
+        """Tell the sender that its target is gone."""
+        room = self.rooms.get(signal.room_id)
+        sender = room.peers.get(signal.sender.peer_id) if room is not None else None
+        if sender is None:
+            return
+        command = Signal(
+            room_id=signal.room_id,
+            kind=signal.kind,
+            payload=signal.payload,
+            addressed=To.PEER,
+            target=signal.target.peer_id if signal.target else "",
+            wire_type=signal.wire_type,
+        )
+        sender.tell(Refused(command, Refusal.TARGET_NOT_FOUND, utc_now()))
+
+    def _applied(self, room: LocalRoom, event: RoomEvent) -> Sequence[RoomEvent]:
+        """Make another replica's change here; the events as they are seen from here."""
+        match event:
+            case Joined(member=member):
+                self._replace(room, member.peer_id)
+                return room.join(member, event.at)
+            case Left(member=member):
+                return room.leave(member.peer_id, event.at)
+            case WentLive(member=Member(live=Live() as live) as member):
+                if event.exclusive:
+                    self._end_other_broadcasts(room, member, event.at)
+                return room.go_live(member.peer_id, live, event.at, exclusive=event.exclusive)
+            case StoppedLive(member=member):
+                return room.stop_live(member.peer_id, event.at, event.cause)
+            case ProfileChanged():
+                room.apply_profile(event)
+                return [event]
+            case _:
+                return [event]
+
+    # Telling
+
+    def _tell(self, room: LocalRoom, events: Iterable[RoomEvent]) -> None:
+        """Tell events that began here: to the peers here, and to other replicas."""
+        for event in events:
+            self.bus.publish(event)
+            self._tell_one(room, event)
+
+    def _tell_here(self, room: LocalRoom, events: Iterable[RoomEvent]) -> None:
+        """Tell events that other replicas know: to the peers here."""
+        for event in events:
+            self._tell_one(room, event)
+
+    def _tell_one(self, room: LocalRoom, event: RoomEvent) -> None:
+        origin = event.sender if isinstance(event, Signalled) else event.member
+        room.tell(event, origin)
+
+
+def _resolve(room: Room, sender: Member, command: Signal) -> Member | Refusal | None:
+    """The member that a signal is for; None for all others."""
+    addressed = command.addressed
+    if addressed is To.COUNTERPART:
+        addressed = To.VIEWER if sender.live else To.BROADCASTER
+    match addressed:
+        case To.OTHERS:
+            return None
+        case To.USER:
+            target = room.peer_of(command.target, but=sender.peer_id)
+        case To.BROADCASTER:
+            if sender.live:
+                return Refusal.NOT_ALLOWED
+            target = room.broadcaster
+        case To.VIEWER if not sender.live:
+            return Refusal.NOT_ALLOWED
+        case _:
+            target = room.members.get(command.target)
+    if target is None or target.peer_id == sender.peer_id:
+        return Refusal.TARGET_NOT_FOUND
+    return target

@@ -1,0 +1,181 @@
+"""One port: each accepted connection becomes WebSocket or HTTP by its first head.
+
+The head is peeked at, not read: nothing is consumed, so HTTP gets its stream
+untouched and nothing need be replayed.
+"""
+
+import logging
+import select
+import socket
+from http import HTTPStatus
+
+import trio
+
+from trio_signal.auth import OpenAuth
+from trio_signal.config import Settings
+from trio_signal.connection import Connection
+from trio_signal.dialects import AnyDialect, dialect_at
+from trio_signal.hub import Hub
+from trio_signal.messages import ServerInfo
+from trio_signal.web.server import HttpServer
+from trio_signal.websocket import Handshake, is_upgrade
+
+logger = logging.getLogger(__name__)
+
+#: Seconds for a connection's first request head, and its bytes at most.
+HEAD_TIMEOUT = 10.0
+MAX_HEAD = 16384
+#: Seconds for a refused client to take its answer.
+_REFUSAL_TIMEOUT = 2.0
+
+
+class Listener:
+    """Serves accepted streams; `trio.serve_tcp` runs `serve` for each."""
+
+    def __init__(self, hub: Hub, http: HttpServer, auth: OpenAuth, settings: Settings) -> None:
+        """Take what the connections need."""
+        self._hub = hub
+        self._http = http
+        self._auth = auth
+        self._settings = settings
+        self._info = ServerInfo(
+            ice_servers=({"urls": list(settings.stun_urls)},) if settings.stun_urls else (),
+            heartbeat=settings.heartbeat,
+        )
+        #: Connections that have not sent a whole head yet.
+        self._waiting: set[trio.CancelScope] = set()
+
+    async def serve(self, stream: trio.SocketStream) -> None:
+        """Serve one connection until it is over, and close it; raises nothing of its own."""
+        try:
+            async with stream:
+                await self._serve(stream)
+        except Exception:
+            logger.exception("connection failed")
+
+    def drain(self) -> None:
+        """Give up on connections that have asked for nothing yet. Does not block."""
+        for scope in self._waiting:
+            scope.cancel()
+
+    async def _serve(self, stream: trio.SocketStream) -> None:
+        with trio.move_on_after(HEAD_TIMEOUT) as scope:
+            self._waiting.add(scope)
+            try:
+                head = await peek_head(stream)
+            finally:
+                self._waiting.discard(scope)
+        if scope.cancelled_caught:
+            await _refuse(stream, _plain_answer(HTTPStatus.REQUEST_TIMEOUT))
+        elif head is None:
+            return
+        elif len(head) > MAX_HEAD:
+            await _refuse(stream, _plain_answer(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE))
+        elif is_upgrade(head):
+            await self._upgrade(stream, head)
+        else:
+            await self._http.serve_connection(stream)
+
+    async def _upgrade(self, stream: trio.SocketStream, head: bytes) -> None:
+        await stream.receive_some(len(head))  # now it is ours
+        handshake = Handshake(head)
+        dialect = self._dialect(handshake)
+        if isinstance(dialect, bytes):
+            await _refuse(stream, dialect)
+            return
+        accepted, answer = handshake.accept()
+        if not accepted:
+            await _refuse(stream, answer)
+            return
+        with trio.move_on_after(HEAD_TIMEOUT) as scope:
+            await stream.send_all(answer)
+        if scope.cancelled_caught:
+            return
+        # From here on without Trio's layers: a delivery is one call of send.
+        with socket.socket(fileno=stream.socket.detach()) as sock:
+            sock.setblocking(False)
+            connection = Connection(
+                sock,
+                dialect,
+                hub=self._hub,
+                auth=self._auth,
+                settings=self._settings,
+                server=self._info,
+            )
+            await connection.run()
+
+    def _dialect(self, handshake: Handshake) -> AnyDialect | bytes:
+        """The dialect that is asked for, or the answer that refuses it."""
+        request = handshake.request
+        if request is None:
+            return handshake.reject(HTTPStatus.BAD_REQUEST, "The request cannot be read.")
+        dialect = dialect_at(request.path, self._settings.dialects)
+        if dialect is None:
+            return handshake.reject(HTTPStatus.NOT_FOUND, "Nothing is spoken at this path.")
+        headers = request.headers
+        origins, hosts = headers.get_all("Origin"), headers.get_all("Host")
+        host = hosts[0] if len(hosts) == 1 else None
+        if len(origins) > 1 or not self._settings.allows_origin(
+            origins[0] if origins else None, host
+        ):
+            return handshake.reject(HTTPStatus.FORBIDDEN, "Pages of this origin may not connect.")
+        if len(self._hub.peers) >= self._settings.max_connections:
+            return handshake.reject(HTTPStatus.SERVICE_UNAVAILABLE, "Too many connections.")
+        return dialect
+
+
+async def peek_head(stream: trio.SocketStream) -> bytes | None:
+    """The first request head, which stays unread; None if the client left first.
+
+    More than `MAX_HEAD` bytes come back if the head does not end by then.
+    """
+    sock = stream.socket
+    head = b""
+    try:
+        while True:
+            await trio.lowlevel.wait_readable(sock)
+            peeked = await sock.recv(MAX_HEAD + 1, socket.MSG_PEEK)
+            end = peeked.find(b"\r\n\r\n")
+            if 0 <= end <= MAX_HEAD - 4:
+                # Not before the next read is complete would anything wake us again.
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
+                return peeked[: end + 4]
+            if len(peeked) > MAX_HEAD:
+                return peeked
+            if len(peeked) == len(head) and _has_ended(sock.fileno()):
+                return None
+            head = peeked
+            # Sleep until there is more, or the end: what is there would wake us at once.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, len(head) + 1)
+    except OSError:
+        return None
+
+
+def _has_ended(fileno: int) -> bool:
+    """Whether the client will send no more; behind unread bytes, recv does not tell."""
+    poll = select.poll()
+    poll.register(fileno, getattr(select, "POLLRDHUP", 0))
+    return bool(poll.poll(0))
+
+
+def _plain_answer(status: HTTPStatus) -> bytes:
+    body = f"{status.phrase}.\n"
+    return (
+        f"HTTP/1.1 {status.value} {status.phrase}\r\n"
+        "Content-Type: text/plain; charset=utf-8\r\n"
+        f"Content-Length: {len(body)}\r\n"
+        "Connection: close\r\n\r\n"
+        f"{body}"
+    ).encode("ascii")
+
+
+async def _refuse(stream: trio.SocketStream, answer: bytes) -> None:
+    """Send an answer and end the connection, so that the answer arrives."""
+    with trio.move_on_after(_REFUSAL_TIMEOUT):
+        try:
+            await stream.send_all(answer)
+            await stream.send_eof()
+            async for _ in stream:  # a reset for unread bytes would overtake the answer
+                pass
+        except trio.BrokenResourceError:
+            return

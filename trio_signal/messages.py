@@ -1,0 +1,427 @@
+"""The core's vocabulary: commands in, events out.
+
+A dialect turns a client's text into commands; the hub turns commands into
+events; each dialect turns events into its own text. Everything here is an
+immutable value without behaviour, and offers, answers and candidates are
+`msgspec.Raw`: carried byte for byte, never parsed.
+
+Times are RFC 3339 strings, UTC, milliseconds, ``Z``: made once per event.
+"""
+
+from enum import Enum, auto
+from typing import Literal
+
+from msgspec import Raw, Struct
+
+MediaType = Literal["audio", "video"]
+SignalKind = Literal["offer", "answer", "candidate", "signal", "message"]
+
+
+class Identity(Struct, frozen=True):
+    """Who a connection speaks for, once that is known.
+
+    `subject` is what must be equal for one connection to take over another's
+    peer id; it is not shown to anybody.
+    """
+
+    subject: str
+    user_id: str
+    username: str | None = None
+    avatar_url: str | None = None
+
+
+class ServerInfo(Struct, frozen=True):
+    """What clients are told of the server."""
+
+    ice_servers: tuple[dict[str, object], ...] = ()
+    #: Seconds between the server's pings.
+    heartbeat: float = 20.0
+
+
+class Live(Struct, frozen=True):
+    """A broadcast that is running."""
+
+    media_type: MediaType
+    started_at: str
+
+
+class Profile(Struct, frozen=True):
+    """What a user was last called in a room."""
+
+    username: str
+    avatar_url: str | None = None
+
+
+class Member(Struct, frozen=True):
+    """One peer in one room, as every replica knows it.
+
+    `peer_id` is unique in the room. A user with two tabs has two members.
+    """
+
+    peer_id: str
+    user_id: str
+    username: str
+    dialect: str
+    replica: str
+    subject: str
+    avatar_url: str | None = None
+    live: Live | None = None
+
+
+# Commands: what a dialect asks for on behalf of its client.
+
+
+class Authenticate(Struct, frozen=True):
+    """Find out who this is: from a token or, in open mode, from what it claims.
+
+    `guest_name` is for a user of whom nobody says the name.
+    """
+
+    user_id: str
+    token: str | None = None
+    username: str | None = None
+    avatar_url: str | None = None
+    guest_name: str | None = None
+
+
+class Join(Struct, frozen=True):
+    """Enter a room, as `peer_id` if the client chose one.
+
+    A `viewer` counts towards the room's cap of viewers. `recall_profile` gives
+    a user without a name the one that it had in the room before.
+    """
+
+    room_id: str
+    peer_id: str | None = None
+    viewer: bool = False
+    recall_profile: bool = False
+
+
+class Leave(Struct, frozen=True):
+    """Leave a room, and stay connected."""
+
+    room_id: str
+
+
+class GoLive(Struct, frozen=True):
+    """Start to broadcast; an `exclusive` broadcast replaces a running one."""
+
+    room_id: str
+    media_type: MediaType = "video"
+    exclusive: bool = False
+
+
+class StopLive(Struct, frozen=True):
+    """Stop to broadcast."""
+
+    room_id: str
+
+
+class To(Enum):
+    """How a signal is addressed."""
+
+    PEER = auto()
+    #: One of a user's peers: the live one, else the one that joined last.
+    USER = auto()
+    #: Everybody else in the room.
+    OTHERS = auto()
+    #: A viewer; only the room's broadcaster may.
+    VIEWER = auto()
+    #: The room's broadcaster; the broadcaster itself may not.
+    BROADCASTER = auto()
+    #: VIEWER from the broadcaster, BROADCASTER from anybody else.
+    COUNTERPART = auto()
+
+
+class Signal(Struct, frozen=True):
+    """Carry an opaque payload to a peer.
+
+    `wire_type` is the type under which it came, for a dialect that has
+    several words for one kind.
+    """
+
+    room_id: str
+    kind: SignalKind
+    payload: Raw
+    addressed: To
+    target: str = ""
+    wire_type: str = ""
+
+
+class Chat(Struct, frozen=True):
+    """Say something to everybody in the room."""
+
+    room_id: str
+    content: str
+    avatar: str | None = None
+
+
+class SetTyping(Struct, frozen=True):
+    """Begin or cease to type."""
+
+    room_id: str
+    typing: bool
+
+
+class ChangeProfile(Struct, frozen=True):
+    """Be called something else from now on; None leaves a field as it is."""
+
+    room_id: str
+    wire_type: str
+    username: str | None = None
+    avatar_url: str | None = None
+    previous_username: str | None = None
+    email: str | None = None
+    bio: str | None = None
+
+
+class StartStreaming(Struct, frozen=True):
+    """Tell the room that a stream is about to start."""
+
+    room_id: str
+
+
+class AskLive(Struct, frozen=True):
+    """Ask who is live in a room, joined or not."""
+
+    room_id: str
+
+
+class RecallRooms(Struct, frozen=True):
+    """Ask which rooms this user was in when its connection was lost."""
+
+
+#: Commands of a member of a room, carried out at once.
+RoomCommand = Leave | GoLive | StopLive | Signal | Chat | SetTyping | ChangeProfile | StartStreaming
+Command = Authenticate | Join | AskLive | RecallRooms | RoomCommand
+
+
+# What a dialect wants besides: done by the connection itself.
+
+
+class Send(Struct, frozen=True):
+    """Send this text to the client."""
+
+    text: bytes
+
+
+class Malformed(Struct, frozen=True):
+    """The client sent nonsense: answer with this text, and count it."""
+
+    text: bytes
+
+
+class Close(Struct, frozen=True):
+    """Close the connection."""
+
+    code: int
+    reason: str = ""
+
+
+Action = Command | Send | Malformed | Close
+
+
+# Events of a room: told to its members, on every replica.
+
+
+class Joined(Struct, frozen=True):
+    """A peer entered; `first` if its user had no other there."""
+
+    room_id: str
+    member: Member
+    first: bool
+    peers: int
+    at: str
+
+
+class Left(Struct, frozen=True):
+    """A peer left; `last` if its user has no other there."""
+
+    room_id: str
+    member: Member
+    last: bool
+    peers: int
+    at: str
+
+
+class WentLive(Struct, frozen=True):
+    """A peer broadcasts; `again` if it did before with the same media.
+
+    An `exclusive` one ends the other broadcasts of the same dialect.
+    """
+
+    room_id: str
+    member: Member
+    again: bool
+    exclusive: bool
+    at: str
+
+
+class StopCause(Enum):
+    """Why a broadcast ended."""
+
+    STOPPED = "stopped"
+    LEFT = "left"
+    REPLACED = "replaced"
+
+
+class StoppedLive(Struct, frozen=True):
+    """A peer broadcasts no longer; `last` if its user has no other live."""
+
+    room_id: str
+    member: Member
+    last: bool
+    cause: StopCause
+    at: str
+
+
+class Signalled(Struct, frozen=True):
+    """An opaque payload from a member, for one other or for all others."""
+
+    room_id: str
+    kind: SignalKind
+    payload: Raw
+    sender: Member
+    target: Member | None
+    wire_type: str
+    at: str
+
+
+class Chatted(Struct, frozen=True):
+    """A member said something."""
+
+    room_id: str
+    member: Member
+    id: str
+    content: str
+    avatar: str | None
+    at: str
+
+
+class Typing(Struct, frozen=True):
+    """A member began or ceased to type."""
+
+    room_id: str
+    member: Member
+    typing: bool
+    at: str
+
+
+class ProfileChanged(Struct, frozen=True):
+    """A user is called something else from now on."""
+
+    room_id: str
+    member: Member
+    wire_type: str
+    previous_username: str | None
+    email: str | None
+    bio: str | None
+    at: str
+
+
+class StreamStarting(Struct, frozen=True):
+    """A stream is about to start."""
+
+    room_id: str
+    member: Member
+    at: str
+
+
+RoomEvent = (
+    Joined
+    | Left
+    | WentLive
+    | StoppedLive
+    | Signalled
+    | Chatted
+    | Typing
+    | ProfileChanged
+    | StreamStarting
+)
+
+
+# Answers: told to the peer whose command it was, and to nobody else.
+
+
+class Entered(Struct, frozen=True):
+    """You are in the room, with these members, yourself among them."""
+
+    room_id: str
+    me: Member
+    members: tuple[Member, ...]
+    again: bool
+    at: str
+
+
+class Exited(Struct, frozen=True):
+    """You are no longer in the room."""
+
+    room_id: str
+    at: str
+
+
+class LiveNow(Struct, frozen=True):
+    """You are live, and these are the others in the room."""
+
+    room_id: str
+    me: Member
+    others: tuple[Member, ...]
+
+
+class LivePeers(Struct, frozen=True):
+    """These members are live in the room; none of them is you."""
+
+    room_id: str
+    live: tuple[Member, ...]
+
+
+class ChatSent(Struct, frozen=True):
+    """Your message was told to the room under this id."""
+
+    room_id: str
+    id: str
+    at: str
+
+
+class Refusal(Enum):
+    """Why a command was not carried out."""
+
+    NOT_IN_ROOM = auto()
+    TARGET_NOT_FOUND = auto()
+    NOT_ALLOWED = auto()
+    NOT_LIVE = auto()
+    ROOM_FULL = auto()
+    STREAM_FULL = auto()
+    STREAM_TAKEN = auto()
+    PEER_ID_IN_USE = auto()
+
+
+class Refused(Struct, frozen=True):
+    """Your command was not carried out."""
+
+    command: Command
+    reason: Refusal
+    at: str
+
+
+Answer = Entered | Exited | LiveNow | LivePeers | ChatSent | Refused
+
+
+class Audience(Enum):
+    """Which of a room's peers a notice is for, seen from the event's member."""
+
+    EVERYONE = auto()
+    ITSELF = auto()
+    #: All peers but the event's own.
+    OTHER_PEERS = auto()
+    #: All peers but those of the event's user.
+    OTHER_USERS = auto()
+    #: The peers that are live.
+    BROADCASTERS = auto()
+
+
+class Notice(Struct, frozen=True):
+    """An event in one dialect's words, and whom to tell."""
+
+    audience: Audience
+    text: bytes

@@ -1,0 +1,219 @@
+"""Peer: one connection's identity and outbox."""
+
+import socket
+from collections import deque
+from collections.abc import Iterable, Sequence
+from itertools import islice
+from typing import Protocol
+
+import trio
+
+from trio_signal.errors import CloseCode
+from trio_signal.messages import (
+    Action,
+    Answer,
+    Close,
+    Identity,
+    Notice,
+    RoomEvent,
+    Send,
+    ServerInfo,
+)
+from trio_signal.websocket import text_frame
+
+#: How many waiting frames one system call takes; IOV_MAX is 1024.
+_BATCH = 64
+
+
+class Dialect(Protocol):
+    """The contract of `trio_signal.dialects`: what the core asks of a dialect.
+
+    One object serves one connection. It does no I/O and never blocks: text in,
+    actions out; events in, text out. Ids and times are in what it is given.
+    """
+
+    name: str
+    #: Its users are put into their rooms again when they come back.
+    rejoins: bool
+
+    def opened(self, peer_id: str, server: ServerInfo) -> Iterable[Action]:
+        """The WebSocket is open; `peer_id` is new, and nobody can guess it."""
+        ...
+
+    def authenticated(self, identity: Identity, now: str) -> Iterable[Action]:
+        """The connection's `Authenticate` was granted."""
+        ...
+
+    def authentication_failed(self, reason: str) -> Close:
+        """The connection's `Authenticate` was refused, or did not come in time."""
+        ...
+
+    def recalled(self, room_ids: Sequence[str]) -> Iterable[Action]:
+        """The answer to `RecallRooms`: where this user was a moment ago."""
+        ...
+
+    def received(self, text: bytes, now: str) -> Iterable[Action]:
+        """The client sent this at `now`; it is UTF-8, and of any content."""
+        ...
+
+    def answered(self, answer: Answer) -> Iterable[Send | Close]:
+        """What became of the client's command."""
+        ...
+
+    @staticmethod
+    def tell(event: RoomEvent) -> Iterable[Notice]:
+        """A room's event in this dialect's words.
+
+        Called once an event, whatever the number of peers. A `Signalled` that
+        has a target goes to that peer, whatever the notice's audience.
+        """
+        ...
+
+
+class Outbox:
+    """Frames on their way to one client.
+
+    `put` sends at once what the socket takes; only the rest waits, at most
+    `limit` bytes of it, until `drain` finds the socket writable again. So a
+    delivery costs no task switch, and a client that does not read costs nobody
+    else anything: it is closed when its outbox is full.
+    """
+
+    def __init__(self, sock: socket.socket, limit: int) -> None:
+        """Take a non-blocking socket, which somebody else closes."""
+        self._sock = sock
+        self._limit = limit
+        self._waiting: deque[bytes | memoryview] = deque()
+        self._size = 0
+        self._filled = trio.Event()
+        #: The first waiting frame has been sent in part.
+        self._torn = False
+        self._broken = False
+        self.overflowed = False
+
+    def put(self, frame: bytes) -> bool:
+        """Send `frame`, now or as soon as the client reads; does not block.
+
+        False if it will not be sent: the outbox is full, or the socket is dead.
+        """
+        if self._waiting or self._broken or self.overflowed:
+            return self._wait(frame)
+        try:
+            sent = self._sock.send(frame)
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            # The receiving task will see the same end, and why.
+            self._broken = True
+            return False
+        if sent == len(frame):
+            return True
+        if sent:
+            self._torn = True
+            return self._wait(memoryview(frame)[sent:])
+        return self._wait(frame)
+
+    def _wait(self, frame: bytes | memoryview) -> bool:
+        if self._broken or self.overflowed:
+            return False
+        self._waiting.append(frame)
+        self._size += len(frame)
+        if self._size > self._limit:
+            self._overflow()
+            return False
+        self._filled.set()
+        return True
+
+    def _overflow(self) -> None:
+        """Forget all but the rest of a frame that is half out: a close frame may follow it."""
+        self.overflowed = True
+        kept = list(islice(self._waiting, 1 if self._torn else 0))
+        self._waiting.clear()
+        self._waiting.extend(kept)
+        self._size = sum(map(len, kept))
+
+    def put_last(self, frame: bytes) -> None:
+        """Send a close frame behind all that waits, also when the outbox is full."""
+        self._waiting.append(frame)
+        self._size += len(frame)
+        self._filled.set()
+
+    async def drain(self) -> None:
+        """Send what waits, whenever the client reads; until cancelled."""
+        while True:
+            await self._filled.wait()
+            await self.flush()
+            self._filled = trio.Event()
+
+    async def flush(self) -> None:
+        """Send what waits. Blocks until all of it is out, or the socket is dead."""
+        while self._waiting and not self._broken:
+            await trio.lowlevel.wait_writable(self._sock)
+            try:
+                sent = self._sock.sendmsg(list(islice(self._waiting, _BATCH)))
+            except BlockingIOError:
+                continue
+            except OSError:
+                self._broken = True
+                return
+            self._forget(sent)
+
+    def _forget(self, sent: int) -> None:
+        self._size -= sent
+        while self._waiting and sent >= len(self._waiting[0]):
+            sent -= len(self._waiting.popleft())
+            self._torn = False
+        if sent:
+            self._waiting[0] = memoryview(self._waiting[0])[sent:]
+            self._torn = True
+
+    @property
+    def size(self) -> int:
+        """How many bytes wait."""
+        return self._size
+
+
+class Peer:
+    """One connection as the hub sees it: who it is, its rooms, its outbox."""
+
+    def __init__(self, peer_id: str, dialect: Dialect, outbox: Outbox) -> None:
+        """Make a peer that is nobody yet."""
+        self.id = peer_id
+        self.dialect = dialect
+        self.outbox = outbox
+        self.identity: Identity | None = None
+        #: The rooms it is in, and under which peer id in each.
+        self.memberships: dict[str, str] = {}
+        self.closed_with: Close | None = None
+        self._scope = trio.CancelScope()
+
+    @property
+    def scope(self) -> trio.CancelScope:
+        """The cancel scope of the connection; `close` cancels it."""
+        return self._scope
+
+    def send(self, text: bytes) -> None:
+        """Send a text to this peer alone; does not block."""
+        self.send_frame(text_frame(text))
+
+    def send_frame(self, frame: bytes) -> None:
+        """Send a frame that others get as well; does not block.
+
+        A peer whose outbox is full is closed as too slow.
+        """
+        if not self.outbox.put(frame) and self.outbox.overflowed:
+            self.close(Close(CloseCode.TRY_AGAIN_LATER, "Reads too slowly"))
+
+    def tell(self, answer: Answer) -> None:
+        """Tell this peer what became of its command; does not block."""
+        for action in self.dialect.answered(answer):
+            if isinstance(action, Send):
+                self.send(action.text)
+            else:
+                self.close(action)
+
+    def close(self, close: Close) -> None:
+        """End the connection; does not block. The first reason counts."""
+        if self.closed_with is None:
+            self.closed_with = close
+            self._scope.cancel(reason=close.reason or None)

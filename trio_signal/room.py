@@ -1,0 +1,178 @@
+"""Room: who is in it and who is live. Synchronous, no I/O.
+
+Every change returns the events that tell of it, in their order.
+"""
+
+from msgspec.structs import replace
+
+from trio_signal.messages import (
+    ChangeProfile,
+    Joined,
+    Left,
+    Live,
+    Member,
+    ProfileChanged,
+    RoomEvent,
+    StopCause,
+    StoppedLive,
+    WentLive,
+)
+
+
+class Room:
+    """The participants of one room, on whichever replica their peers are.
+
+    A participant is a user with at least one peer here.
+    """
+
+    def __init__(self, room_id: str) -> None:
+        """Make an empty room."""
+        self.id = room_id
+        #: By peer id, in the order of joining.
+        self.members: dict[str, Member] = {}
+        #: The same by user id; no user is without members.
+        self._users: dict[str, dict[str, Member]] = {}
+        #: By peer id, in the order of going live.
+        self._live: dict[str, Member] = {}
+
+    def __len__(self) -> int:
+        """How many peers are here."""
+        return len(self.members)
+
+    # Questions
+
+    @property
+    def live(self) -> tuple[Member, ...]:
+        """The members that are live, the newest last."""
+        return tuple(self._live.values())
+
+    @property
+    def broadcaster(self) -> Member | None:
+        """The member that went live last."""
+        return next(reversed(self._live.values()), None)
+
+    @property
+    def viewers(self) -> int:
+        """How many peers are here and not live."""
+        return len(self.members) - len(self._live)
+
+    @property
+    def users(self) -> int:
+        """How many users are here."""
+        return len(self._users)
+
+    @property
+    def live_users(self) -> int:
+        """How many users are live."""
+        return len({member.user_id for member in self._live.values()})
+
+    def peer_of(self, user_id: str, *, but: str) -> Member | None:
+        """The one peer of a user that signals to the user go to.
+
+        The live one, else the one that joined last; never `but`, the sender.
+        Two tabs that both answer one offer would break the call.
+        """
+        found = None
+        for member in self._users.get(user_id, {}).values():
+            if member.peer_id != but and (found is None or member.live or not found.live):
+                found = member
+        return found
+
+    # Changes
+
+    def join(self, member: Member, at: str) -> list[RoomEvent]:
+        """Add a peer; one that is here under this id already is replaced in silence."""
+        old = self.members.get(member.peer_id)
+        if old is not None:
+            return self._replace(old, member, at)
+        first = member.user_id not in self._users
+        self._put(member)
+        return [Joined(self.id, member, first, len(self), at)]
+
+    def _replace(self, old: Member, member: Member, at: str) -> list[RoomEvent]:
+        """A newer connection of the same identity: neither left nor joined.
+
+        A broadcast belongs to its connection, so it ends.
+        """
+        events = self.stop_live(old.peer_id, at, StopCause.REPLACED)
+        if old.user_id != member.user_id:
+            self._drop(old)
+        self._put(member)
+        return events
+
+    def leave(self, peer_id: str, at: str) -> list[RoomEvent]:
+        """Remove a peer, if it is here."""
+        events = self.stop_live(peer_id, at, StopCause.LEFT)
+        member = self.members.get(peer_id)
+        if member is None:
+            return []
+        self._drop(member)
+        last = member.user_id not in self._users
+        return [*events, Left(self.id, member, last, len(self), at)]
+
+    def go_live(
+        self, peer_id: str, live: Live, at: str, *, exclusive: bool = False
+    ) -> list[RoomEvent]:
+        """Mark a peer live; one that is live already keeps its `started_at`."""
+        member = self.members.get(peer_id)
+        if member is None:
+            return []
+        again = False
+        if member.live is not None:
+            again = member.live.media_type == live.media_type
+            live = Live(live.media_type, member.live.started_at)
+        member = replace(member, live=live)
+        self._put(member)
+        return [WentLive(self.id, member, again, exclusive, at)]
+
+    def stop_live(
+        self, peer_id: str, at: str, cause: StopCause = StopCause.STOPPED
+    ) -> list[RoomEvent]:
+        """Mark a peer as not live, if it is."""
+        member = self._live.get(peer_id)
+        if member is None:
+            return []
+        member = replace(member, live=None)
+        self._put(member)
+        last = not any(other.live for other in self._users[member.user_id].values())
+        return [StoppedLive(self.id, member, last, cause, at)]
+
+    def change_profile(self, peer_id: str, change: ChangeProfile, at: str) -> list[RoomEvent]:
+        """Give a peer's user another name and picture."""
+        member = self.members.get(peer_id)
+        if member is None:
+            return []
+        username = change.username or member.username
+        avatar_url = member.avatar_url if change.avatar_url is None else change.avatar_url
+        event = ProfileChanged(
+            self.id,
+            replace(member, username=username, avatar_url=avatar_url),
+            change.wire_type,
+            change.previous_username,
+            change.email,
+            change.bio,
+            at,
+        )
+        self.apply_profile(event)
+        return [event]
+
+    def apply_profile(self, event: ProfileChanged) -> None:
+        """The same, for a change that was made elsewhere: in all the user's peers."""
+        named = event.member
+        for member in list(self._users.get(named.user_id, {}).values()):
+            self._put(replace(member, username=named.username, avatar_url=named.avatar_url))
+
+    def _put(self, member: Member) -> None:
+        self.members[member.peer_id] = member
+        self._users.setdefault(member.user_id, {})[member.peer_id] = member
+        if member.live is not None:
+            self._live[member.peer_id] = member
+        else:
+            self._live.pop(member.peer_id, None)
+
+    def _drop(self, member: Member) -> None:
+        del self.members[member.peer_id]
+        peers = self._users[member.user_id]
+        del peers[member.peer_id]
+        if not peers:
+            del self._users[member.user_id]

@@ -1,0 +1,1 @@
+"""HTTP: the Quart application and the server that runs it."""

@@ -1,0 +1,226 @@
+"""HTTP on connections that were accepted elsewhere: Hypercorn's TCPServer, made safe.
+
+What Hypercorn 0.18 and Quart-Trio 0.12 do well stays theirs. Four things on Trio are mended here,
+each held by a test of its own: writes are shielded, so a client that stops reading can be neither
+timed out nor cancelled; a connection is not closed after its last answer; it stays open for the
+keep-alive time after its client has left; and HTTP/2 and WebSocket are spoken unasked, the latter
+with errors that end the process.
+"""
+
+import logging
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from http import HTTPStatus
+from typing import cast
+
+import h11
+import trio
+from hypercorn.app_wrappers import ASGIWrapper
+from hypercorn.config import Config
+from hypercorn.events import Closed, Event, RawData
+from hypercorn.protocol.h11 import H11Protocol
+from hypercorn.trio.tcp_server import TCPServer
+from hypercorn.trio.worker_context import WorkerContext
+from hypercorn.typing import ASGIFramework, ASGIReceiveCallable, ConnectionState
+from quart.asgi import ASGIHTTPConnection
+from quart.wrappers import Request
+from quart_trio import QuartTrio
+from quart_trio.asgi import TrioASGIHTTPConnection
+
+LINGER = 2.0
+"""Seconds to wait for the client to close after we have."""
+
+_PIECE = 65536
+
+_logger = logging.getLogger("trio_signal.web")
+
+
+class HttpServer:
+    """Serves an app on streams accepted elsewhere. Made by `open_http_server`."""
+
+    def __init__(
+        self,
+        app: QuartTrio,
+        config: Config,
+        nursery: trio.Nursery,
+        write_timeout: float,
+    ) -> None:
+        self.app = ASGIWrapper(cast(ASGIFramework, app))
+        self.config = config
+        self.context = WorkerContext(max_requests=None)
+        self.state = ConnectionState({})
+        self.write_timeout = write_timeout
+        self._nursery = nursery
+
+    async def serve_connection(self, stream: trio.SocketStream) -> None:
+        """Serve one connection until it is over, and close the stream.
+
+        Raises nothing for what the client or the app does. A cancel ends it at once, also while
+        the client reads nothing.
+        """
+        try:
+            # Hypercorn's own closing is skipped when it is cancelled.
+            async with stream:
+                await _Connection(self, stream).run()
+        except* Exception:
+            _logger.exception("HTTP connection failed")
+
+    def drain(self) -> None:
+        """Close idle connections now and the others after the answer they are at. Does not block.
+
+        To end what then still runs, cancel the nursery in which `serve_connection` runs.
+        """
+        self.config.keep_alive_max_requests = 0  # answers say "Connection: close"
+        self._nursery.start_soon(self.context.terminated.set)
+
+
+@asynccontextmanager
+async def open_http_server(
+    app: QuartTrio, *, keep_alive: float = 75.0, write_timeout: float = 30.0
+) -> AsyncIterator[HttpServer]:
+    """Start the app (its ``before_serving`` functions) and stop it again at the end.
+
+    All `HttpServer.serve_connection` calls should have ended by then. If the body raises or is
+    cancelled, the app is cancelled without its ``after_serving`` functions.
+
+    :param keep_alive: seconds from an answer to the end of the next request's head. Load
+        balancers pool connections for 60 s; closing first would race with their next request.
+    :param write_timeout: seconds for a client to take 64 KiB of an answer.
+    """
+    app.asgi_http_class = _HTTPConnection
+    config = Config()
+    config.errorlog = _logger
+    config.include_server_header = False
+    config.keep_alive_timeout = keep_alive
+    # An app that fails before it has read the body leaves a bounded queue full, and Hypercorn
+    # waiting on it for ever. The bound is worth nothing: Quart empties the queue in any case.
+    config.max_app_queue_size = sys.maxsize
+    async with trio.open_nursery() as nursery:
+        # The app's ASGI lifespan, without its messages: through them a failed start is told to
+        # the nursery only, after the server has been said to be ready.
+        app.nursery = nursery
+        await app.startup()
+        yield HttpServer(app, config, nursery, write_timeout)
+        await app.shutdown()
+
+
+class _Connection(TCPServer):
+    stream: trio.SocketStream  # type: ignore[assignment]  # without TLS, it takes this one
+
+    def __init__(self, server: HttpServer, stream: trio.SocketStream) -> None:
+        super().__init__(server.app, server.config, server.context, server.state, stream)  # type: ignore[arg-type]
+        self._write_timeout = server.write_timeout
+        self._scope = trio.CancelScope()
+        self._closing = False
+
+    async def run(self) -> None:
+        with self._scope:
+            await super().run()
+
+    async def protocol_send(self, event: Event) -> None:
+        match event:
+            case RawData(data=data):
+                await self._write(data)
+            case Closed():
+                await self._half_close()
+            case _:
+                await super().protocol_send(event)
+
+    async def _write(self, data: bytes) -> None:
+        # In pieces, so that the deadline is on progress: a slow reader of a big answer is served,
+        # one that has stopped reading is not waited for.
+        view = memoryview(data)
+        try:
+            async with self.send_lock:
+                for start in range(0, len(view), _PIECE):
+                    with trio.fail_after(self._write_timeout):
+                        await self.stream.send_all(view[start : start + _PIECE])
+        except (trio.TooSlowError, trio.BrokenResourceError, trio.ClosedResourceError):
+            self._scope.cancel()
+
+    async def _half_close(self) -> None:
+        # In stages, as RFC 9112 section 9.6 asks. To close with input unread would send a reset,
+        # and a reset can destroy the answer before the client has read it.
+        self._closing = True
+        self._scope.deadline = trio.current_time() + LINGER
+        async with self.send_lock:
+            with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                await self.stream.send_eof()
+
+    async def _read_data(self) -> None:
+        wrapper = self.protocol
+        wrapper.protocol = _PlainHTTP(
+            self.app,
+            self.config,
+            self.context,
+            self._task_group,
+            wrapper.state,
+            wrapper.ssl,
+            wrapper.client,
+            wrapper.server,
+            self.protocol_send,
+        )
+        try:
+            async for data in self.stream:
+                if not self._closing:
+                    await wrapper.handle(RawData(bytes(data)))
+            if not self._closing:
+                # It may have closed its side only: a running request can still be answered.
+                self._scope.deadline = trio.current_time() + self._write_timeout
+                await wrapper.handle(RawData(b""))
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            self._closing = True
+        if self._closing:  # both sides are, so there is nobody left to answer
+            self._scope.cancel()
+        await self.idle_task.stop()
+
+
+class _PlainHTTP(H11Protocol):
+    """HTTP/1 and no way out of it."""
+
+    async def _check_protocol(self, event: h11.Request) -> None:
+        """Stay: this is where Hypercorn goes over to HTTP/2."""
+
+    async def _create_stream(self, request: h11.Request) -> None:
+        refusal = _refusal(request)
+        if refusal is None:
+            await super()._create_stream(request)
+        else:
+            await self._refuse(request, *refusal)
+
+    async def _refuse(self, request: h11.Request, status: HTTPStatus, reason: str) -> None:
+        body = f"{reason}\n".encode()
+        headers = [
+            (b"content-type", b"text/plain; charset=utf-8"),
+            (b"content-length", b"%d" % len(body)),
+            (b"connection", b"close"),
+            *self.config.response_headers("h11"),
+        ]
+        if status is HTTPStatus.UPGRADE_REQUIRED:
+            headers.append((b"upgrade", b"websocket"))
+        await self._send_h11_event(h11.Response(status_code=status, headers=headers))
+        if request.method != b"HEAD":
+            await self._send_h11_event(h11.Data(data=body))
+        await self._send_h11_event(h11.EndOfMessage())
+        await self.send(Closed())
+
+
+def _refusal(request: h11.Request) -> tuple[HTTPStatus, str] | None:
+    # All that Hypercorn could take for a WebSocket must stop here.
+    if any(name == b"upgrade" and b"websocket" in value.lower() for name, value in request.headers):
+        return HTTPStatus.UPGRADE_REQUIRED, "Open a WebSocket on a connection of its own."
+    if not request.http_version.startswith(b"1."):
+        return HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, "Only HTTP/1 is spoken here."
+    if not request.target.startswith((b"/", b"http://", b"https://")):
+        return HTTPStatus.BAD_REQUEST, "The request target must be a path."
+    return None
+
+
+class _HTTPConnection(TrioASGIHTTPConnection):
+    async def handle_messages(  # type: ignore[override]  # as Quart-Trio's overrides Quart's
+        self, nursery: trio.Nursery, request: Request, receive: ASGIReceiveCallable
+    ) -> None:
+        # Hypercorn says "disconnect" at the end of each answer, just before it closes or recycles
+        # the connection. Quart-Trio would then cancel the task that is about to do so.
+        await ASGIHTTPConnection.handle_messages(self, request, receive)

@@ -1,0 +1,285 @@
+"""Frames in, frames out: the fast path of RFC 6455, without I/O.
+
+The handshake is `websockets.server.ServerProtocol`'s. Frames are ours, since
+they are most of what this server does: parsing a masked 2 KB frame costs 0.6 us
+here and 9 us in wsproto. Server frames are not masked, so one frame can be
+made once and sent to everybody. No extension is negotiated.
+"""
+
+import codecs
+import logging
+import re
+import struct
+from collections.abc import Sequence
+from enum import IntEnum
+from http import HTTPStatus
+from typing import NamedTuple
+
+from websockets.http11 import Request, Response
+from websockets.server import ServerProtocol
+from websockets.speedups import apply_mask
+from websockets.typing import Subprotocol
+
+from trio_signal.errors import CloseCode, WebSocketError
+
+
+#: The library tells of each connection at level info; who came and went is ours to say.
+_logger = logging.getLogger("trio_signal.handshake")
+_logger.setLevel(logging.WARNING)
+
+
+class Opcode(IntEnum):
+    """RFC 6455 section 5.2."""
+
+    CONTINUATION = 0
+    TEXT = 1
+    BINARY = 2
+    CLOSE = 8
+    PING = 9
+    PONG = 10
+
+
+class Message(NamedTuple):
+    """A whole message, or a control frame; text is valid UTF-8."""
+
+    opcode: Opcode
+    payload: bytes
+
+
+_TEXT_HEAD = 0x80 | Opcode.TEXT
+_UINT16 = struct.Struct("!H")
+_UINT64 = struct.Struct("!Q")
+_Utf8Decoder = codecs.getincrementaldecoder("utf-8")
+_OPCODES = {int(opcode): opcode for opcode in Opcode}
+#: A close frame's payload is at most 125 bytes, two of which are the code.
+_MAX_REASON = 123
+
+
+def text_frame(text: bytes) -> bytes:
+    """A text frame as it goes to any number of clients."""
+    size = len(text)
+    if size < 126:
+        return bytes((_TEXT_HEAD, size)) + text
+    if size < 65536:
+        return b"".join((bytes((_TEXT_HEAD, 126)), _UINT16.pack(size), text))
+    return b"".join((bytes((_TEXT_HEAD, 127)), _UINT64.pack(size), text))
+
+
+def control_frame(opcode: Opcode, payload: bytes = b"") -> bytes:
+    """A ping, pong or close frame; its payload has at most 125 bytes."""
+    return bytes((0x80 | opcode, len(payload))) + payload
+
+
+def close_frame(code: int, reason: str = "") -> bytes:
+    """A close frame; a reason that is too long is cut at a character."""
+    cut = reason.encode()[:_MAX_REASON].decode(errors="ignore")
+    return control_frame(Opcode.CLOSE, _UINT16.pack(code) + cut.encode())
+
+
+def close_reply(payload: bytes) -> bytes:
+    """The close frame that answers a client's, with its own code."""
+    return control_frame(Opcode.CLOSE, payload[:2])
+
+
+def _check_close(payload: bytes) -> None:
+    """Raise WebSocketError unless this may stand in a close frame."""
+    if not payload:
+        return
+    if len(payload) == 1:
+        raise WebSocketError(CloseCode.PROTOCOL_ERROR, "Close code cut in half")
+    (code,) = _UINT16.unpack_from(payload)
+    defined = 1000 <= code <= 1014 and code not in (1004, 1005, 1006)
+    if not defined and not 3000 <= code <= 4999:
+        raise WebSocketError(CloseCode.PROTOCOL_ERROR, "Invalid close code")
+    try:
+        payload[2:].decode()
+    except UnicodeDecodeError:
+        raise WebSocketError(CloseCode.INVALID_TEXT, "Close reason is not UTF-8") from None
+
+
+class FrameParser:
+    """Turns what one client sends into messages.
+
+    Holds at most one message of `max_size` bytes, and the frame that is coming in.
+    """
+
+    def __init__(self, max_size: int) -> None:
+        self._max_size = max_size
+        self._buffer = bytearray()
+        #: How many bytes must be there before parsing is worth another try.
+        self._wanted = 2
+        self._fragments: list[bytes] = []
+        self._fragments_size = 0
+        self._fragments_opcode: Opcode | None = None
+        self._decoder = _Utf8Decoder()
+        #: Set once the client broke the protocol or the limit; nothing follows it.
+        self.failure: WebSocketError | None = None
+
+    def feed(self, data: bytes) -> list[Message]:
+        """The messages that these bytes complete. Does not block or raise.
+
+        Look at `failure` afterwards: the messages came before it.
+        """
+        if self._buffer:
+            self._buffer += data
+            if len(self._buffer) < self._wanted:
+                return []
+            data = bytes(self._buffer)
+            self._buffer.clear()
+        messages: list[Message] = []
+        try:
+            position = self._parse(data, messages)
+        except WebSocketError as error:
+            self.failure = error
+        else:
+            if position < len(data):
+                self._buffer += data[position:]
+        return messages
+
+    def _parse(self, data: bytes, messages: list[Message]) -> int:
+        """Append the whole messages in `data`; where the first partial frame begins."""
+        position, end = 0, len(data)
+        view = memoryview(data)
+        while end - position >= 2:
+            first, second = data[position], data[position + 1]
+            size = second & 0x7F
+            start = position + 6
+            if size == 126:
+                start = position + 8
+            elif size == 127:
+                start = position + 14
+            if second < 0x80:
+                raise WebSocketError(CloseCode.PROTOCOL_ERROR, "Frame is not masked")
+            self._check_head(first, size)
+            if start > end:
+                self._wanted = start - position
+                return position
+            if size == 126:
+                (size,) = _UINT16.unpack_from(data, position + 2)
+            elif size == 127:
+                (size,) = _UINT64.unpack_from(data, position + 2)
+            if size + self._fragments_size > self._max_size:
+                raise WebSocketError(CloseCode.TOO_BIG, "Message too big")
+            stop = start + size
+            if stop > end:
+                self._wanted = stop - position
+                return position
+            payload = apply_mask(view[start:stop], data[start - 4 : start])
+            if first == _TEXT_HEAD:
+                if not payload.isascii():
+                    _check_text(payload)
+                messages.append(Message(Opcode.TEXT, payload))
+            else:
+                message = self._take(first, payload)
+                if message is not None:
+                    messages.append(message)
+                    if message.opcode is Opcode.CLOSE:
+                        return end  # what follows a close frame does not count
+            position = stop
+        self._wanted = 2
+        return position
+
+    def _check_head(self, first: int, size: int) -> None:
+        """Raise WebSocketError where the first byte is wrong, before the payload is read."""
+        opcode = _OPCODES.get(first & 0x0F)
+        if opcode is None or first & 0x70:
+            raise WebSocketError(CloseCode.PROTOCOL_ERROR, "Unknown opcode or reserved bits")
+        if opcode >= Opcode.CLOSE:
+            if first < 0x80 or size > 125:
+                raise WebSocketError(
+                    CloseCode.PROTOCOL_ERROR, "Control frame is fragmented or too long"
+                )
+        elif (opcode is Opcode.CONTINUATION) is (self._fragments_opcode is None):
+            raise WebSocketError(CloseCode.PROTOCOL_ERROR, "Fragment out of order")
+
+    def _take(self, first: int, payload: bytes) -> Message | None:
+        """A control frame, a binary message, or the last of a message's fragments."""
+        opcode = _OPCODES[first & 0x0F]
+        if opcode >= Opcode.CLOSE:
+            if opcode is Opcode.CLOSE:
+                _check_close(payload)
+            return Message(opcode, payload)
+        final = first >= 0x80
+        if opcode is not Opcode.CONTINUATION:
+            if final:
+                return Message(opcode, payload)
+            self._fragments_opcode = opcode
+        return self._take_fragment(payload, final=final)
+
+    def _take_fragment(self, payload: bytes, *, final: bool) -> Message | None:
+        opcode = self._fragments_opcode
+        assert opcode is not None  # noqa: S101  _check_head has seen to it
+        if opcode is Opcode.TEXT:
+            # Checked as it comes in, so that a client hears of it at once.
+            try:
+                self._decoder.decode(payload, final)
+            except UnicodeDecodeError:
+                raise WebSocketError(CloseCode.INVALID_TEXT, "Text is not UTF-8") from None
+        if payload:  # empty ones would cost memory that no limit counts
+            self._fragments.append(payload)
+            self._fragments_size += len(payload)
+        if not final:
+            return None
+        message = Message(opcode, b"".join(self._fragments))
+        self._fragments.clear()
+        self._fragments_size = 0
+        self._fragments_opcode = None
+        self._decoder.reset()
+        return message
+
+
+def _check_text(payload: bytes) -> None:
+    try:
+        payload.decode()
+    except UnicodeDecodeError:
+        raise WebSocketError(CloseCode.INVALID_TEXT, "Text is not UTF-8") from None
+
+
+# The handshake
+
+
+def is_upgrade(head: bytes) -> bool:
+    """Whether this request head asks for a WebSocket."""
+    return _UPGRADE.search(head) is not None
+
+
+_UPGRADE = re.compile(rb"\r?\nupgrade[ \t]*:[^\r\n]*websocket", re.IGNORECASE)
+
+
+def _select_bearer(protocol: ServerProtocol, offered: Sequence[Subprotocol]) -> Subprotocol | None:
+    """Accept `bearer`, with which browsers send a token, and no other.
+
+    A browser that offers subprotocols drops the connection unless one is chosen.
+    """
+    return Subprotocol("bearer") if "bearer" in offered else None
+
+
+class Handshake:
+    """One opening handshake, RFC 6455 section 4.2, around a head that is whole."""
+
+    def __init__(self, head: bytes) -> None:
+        """Parse `head`. Does not raise: a bad head leaves `request` None."""
+        self._protocol = ServerProtocol(
+            extensions=None,
+            subprotocols=[Subprotocol("bearer")],
+            select_subprotocol=_select_bearer,
+            logger=_logger,
+        )
+        self._protocol.receive_data(head)
+        events = self._protocol.events_received()
+        self.request = events[0] if events and isinstance(events[0], Request) else None
+
+    def accept(self) -> tuple[bool, bytes]:
+        """Whether the client may go on, and the answer to send."""
+        if self.request is None:
+            return False, self.reject(HTTPStatus.BAD_REQUEST, "Bad request.")
+        response = self._protocol.accept(self.request)
+        return response.status_code == HTTPStatus.SWITCHING_PROTOCOLS, self._bytes(response)
+
+    def reject(self, status: HTTPStatus, text: str) -> bytes:
+        """The answer that refuses the upgrade."""
+        return self._bytes(self._protocol.reject(status, text + "\n"))
+
+    def _bytes(self, response: Response) -> bytes:
+        self._protocol.send_response(response)
+        return b"".join(self._protocol.data_to_send())
