@@ -363,7 +363,6 @@ class LiveDialect:
                 return [Send(encode(MessageSent(message_id, room_id, at)))]
             case Refused():
                 return _refused(answer)
-        return []
 
     @staticmethod
     def tell(event: RoomEvent) -> Iterable[Notice]:
