@@ -41,6 +41,7 @@ from trio_signal.messages import (
     ProfileChanged,
     Refusal,
     Refused,
+    Rejoined,
     RoomCommand,
     RoomEvent,
     SetTyping,
@@ -217,7 +218,7 @@ class Hub:
             return
         found = self._find(peer, command.room_id)
         if found is not None:
-            self._tell_entered(peer, *found, again=True)
+            self._join_again(peer, *found, viewer=command.viewer)
             return
         member = await self._member(peer, identity, command)
         caps = Caps(self._max_room_peers, self._max_viewers if command.viewer else None)
@@ -230,6 +231,11 @@ class Hub:
         except trio.Cancelled:
             self._abandon(command.room_id, member)
             raise
+
+    def _join_again(self, peer: Peer, room: LocalRoom, me: Member, *, viewer: bool) -> None:
+        if viewer:
+            self._tell(room, [Rejoined(room.id, me, len(room), utc_now())])
+        self._tell_entered(peer, room, me, again=True)
 
     async def _member(self, peer: Peer, identity: Identity, command: Join) -> Member:
         username, avatar_url = identity.username, identity.avatar_url

@@ -234,6 +234,15 @@ class Joined(Struct, frozen=True):
     at: str
 
 
+class Rejoined(Struct, frozen=True):
+    """A viewer that is here asked to be let in once more: it wants a new offer."""
+
+    room_id: str
+    member: Member
+    peers: int
+    at: str
+
+
 class Left(Struct, frozen=True):
     """A peer left; `last` if its user has no other there."""
 
@@ -244,15 +253,28 @@ class Left(Struct, frozen=True):
     at: str
 
 
-class WentLive(Struct, frozen=True):
-    """A peer broadcasts; `again` if it did before with the same media.
+class News(Enum):
+    """What a broadcast changes in the picture of a room."""
 
-    An `exclusive` one ends the other broadcasts of the same dialect.
+    #: The user was not live before.
+    FIRST = "first"
+    #: The user was live, through another peer.
+    ANOTHER = "another"
+    #: The peer was live, with other media.
+    CHANGED = "changed"
+    #: The peer was live just so.
+    AGAIN = "again"
+
+
+class WentLive(Struct, frozen=True):
+    """A peer broadcasts.
+
+    An `exclusive` broadcast ends the others of the same dialect.
     """
 
     room_id: str
     member: Member
-    again: bool
+    news: News
     exclusive: bool
     at: str
 
@@ -329,6 +351,7 @@ class StreamStarting(Struct, frozen=True):
 
 RoomEvent = (
     Joined
+    | Rejoined
     | Left
     | WentLive
     | StoppedLive

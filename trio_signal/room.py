@@ -11,6 +11,7 @@ from trio_signal.messages import (
     Left,
     Live,
     Member,
+    News,
     ProfileChanged,
     RoomEvent,
     StopCause,
@@ -117,13 +118,21 @@ class Room:
         member = self.members.get(peer_id)
         if member is None:
             return []
-        again = False
+        news = self._news(member, live)
         if member.live is not None:
-            again = member.live.media_type == live.media_type
             live = Live(live.media_type, member.live.started_at)
         member = replace(member, live=live)
         self._put(member)
-        return [WentLive(self.id, member, again, exclusive, at)]
+        return [WentLive(self.id, member, news, exclusive, at)]
+
+    def _news(self, member: Member, live: Live) -> News:
+        if member.live is not None:
+            same = member.live.media_type == live.media_type
+            return News.AGAIN if same else News.CHANGED
+        return News.ANOTHER if self._is_live(member.user_id) else News.FIRST
+
+    def _is_live(self, user_id: str) -> bool:
+        return any(member.live for member in self._users[user_id].values())
 
     def stop_live(
         self, peer_id: str, at: str, cause: StopCause = StopCause.STOPPED
@@ -134,7 +143,7 @@ class Room:
             return []
         member = replace(member, live=None)
         self._put(member)
-        last = not any(other.live for other in self._users[member.user_id].values())
+        last = not self._is_live(member.user_id)
         return [StoppedLive(self.id, member, last, cause, at)]
 
     def change_profile(self, peer_id: str, change: ChangeProfile, at: str) -> list[RoomEvent]:

@@ -22,7 +22,6 @@ from websockets.typing import Subprotocol
 
 from trio_signal.errors import CloseCode, WebSocketError
 
-
 #: The library tells of each connection at level info; who came and went is ours to say.
 _logger = logging.getLogger("trio_signal.handshake")
 _logger.setLevel(logging.WARNING)

@@ -33,6 +33,7 @@ from trio_signal.messages import (
     Malformed,
     MediaType,
     Member,
+    News,
     Notice,
     RecallRooms,
     Refusal,
@@ -374,7 +375,7 @@ class LiveDialect:
                 out: Struct = UserMoved("user_joined", event.room_id, member.user_id, event.at)
             case Left(last=True, member=member):
                 out = UserMoved("user_left", event.room_id, member.user_id, event.at)
-            case WentLive(again=False, member=member):
+            case WentLive(news=News.FIRST | News.CHANGED, member=member):
                 media_type = member.live.media_type if member.live else "video"
                 out = LivePeerJoined(
                     event.room_id, member.user_id, member.username, media_type, event.at

@@ -26,6 +26,7 @@ from trio_signal.messages import (
     Malformed,
     MediaType,
     Member,
+    News,
     Notice,
     Refusal,
     Refused,
@@ -377,7 +378,7 @@ class MeshDialect:
                 out = _moved("user_joined", event)
             case Left():
                 out = _moved("user_left", event)
-            case WentLive(again=False, member=Member(live=live) as member) if live:
+            case WentLive(member=Member(live=live) as member) if live and event.news != News.AGAIN:
                 out = BroadcastStarted(
                     member.peer_id,
                     member.peer_id,

@@ -17,7 +17,6 @@ from trio_signal.messages import (
     Audience,
     Authenticate,
     Close,
-    Entered,
     GoLive,
     Identity,
     Join,
@@ -29,6 +28,7 @@ from trio_signal.messages import (
     Notice,
     Refusal,
     Refused,
+    Rejoined,
     RoomEvent,
     Send,
     ServerInfo,
@@ -231,8 +231,6 @@ class StreamDialect:
         match answer:
             case LiveNow(room_id=stream, others=others):
                 return [Send(_viewer("viewer-joined", stream, m)) for m in others if not m.live]
-            case Entered(again=True, room_id=stream, members=members):
-                return [Send(encode(ViewerCount(len(members), stream)))]
             case Refused(command=Join(room_id=stream) | StartStreaming(room_id=stream)):
                 return [_error("stream_full", "The stream has no room for more viewers", stream)]
             case Refused(command=Signal(room_id=stream), reason=Refusal.TARGET_NOT_FOUND):
@@ -250,7 +248,7 @@ class StreamDialect:
         match event:
             case Signalled():
                 return _signalled(event)
-            case Joined(member=member):
+            case Joined(member=member) | Rejoined(member=member):
                 return [
                     _count(stream, event.peers),
                     Notice(Audience.BROADCASTERS, _viewer("viewer-joined", stream, member)),
