@@ -235,7 +235,7 @@ class Hub:
     def _join_again(self, peer: Peer, room: LocalRoom, me: Member, *, viewer: bool) -> None:
         if viewer:
             self._tell(room, [Rejoined(room.id, me, len(room), utc_now())])
-        self._tell_entered(peer, room, me, again=True)
+        self._tell_entered(peer, room, me)
 
     async def _member(self, peer: Peer, identity: Identity, command: Join) -> Member:
         username, avatar_url = identity.username, identity.avatar_url
@@ -273,7 +273,7 @@ class Hub:
         events = room.join(member, at)
         room.admit(member.peer_id, peer)
         self._tell_here(room, events)
-        self._tell_entered(peer, room, member, again=False)
+        self._tell_entered(peer, room, member)
 
     def _replace(self, room: LocalRoom, peer_id: str) -> None:
         """Close the connection that had this peer id; the room does not see it go."""
@@ -281,8 +281,8 @@ class Hub:
         if replaced is not None:
             replaced.close(Close(CloseCode.REPLACED, "Replaced by a newer connection"))
 
-    def _tell_entered(self, peer: Peer, room: LocalRoom, me: Member, *, again: bool) -> None:
-        peer.tell(Entered(room.id, me, tuple(room.members.values()), again, utc_now()))
+    def _tell_entered(self, peer: Peer, room: LocalRoom, me: Member) -> None:
+        peer.tell(Entered(room.id, me, tuple(room.members.values()), utc_now()))
 
     def _abandon(self, room_id: str, member: Member) -> None:
         """The connection ended while it joined: the directory may have the member."""

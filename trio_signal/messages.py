@@ -372,7 +372,6 @@ class Entered(Struct, frozen=True):
     room_id: str
     me: Member
     members: tuple[Member, ...]
-    again: bool
     at: str
 
 
