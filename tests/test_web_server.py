@@ -9,7 +9,7 @@ import logging
 import os
 import socket
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -113,7 +113,7 @@ def make_app(site: Callable[[], Site]) -> QuartTrio:
     async def big(megabytes: int) -> bytes:
         return bytes(megabytes * MEGABYTE)
 
-    @app.get("/forever")
+    @app.route("/forever", methods=["GET", "POST"])
     async def forever() -> Response:
         async def pieces() -> AsyncIterator[bytes]:
             try:
@@ -161,23 +161,38 @@ async def open_site(*, keep_alive: float = 60, write_timeout: float = 60) -> Asy
         trio.open_nursery() as accepting,
     ):
         site = Site(app, http, handlers=handlers)
-        listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
-        site.port = listeners[0].socket.getsockname()[1]
-        for listener in listeners:
-            accepting.start_soon(listen, listener, site, handlers)
+        (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        site.port = listener.socket.getsockname()[1]
+        accepting.start_soon(accept, listener, site, handlers)
         yield site
         accepting.cancel_scope.cancel()
         handlers.cancel_scope.cancel()
 
 
-async def listen(listener: trio.SocketListener, site: Site, handlers: trio.Nursery) -> None:
-    await trio.serve_listeners(site.serve, [listener], handler_nursery=handlers)
+async def accept(listener: trio.SocketListener, site: Site, handlers: trio.Nursery) -> None:
+    # Not `trio.serve_listeners`, which closes what its handler has left open.
+    async with listener:
+        while True:
+            handlers.start_soon(site.serve, await listener.accept())
 
 
 @pytest.fixture(name="site")
 async def _site() -> AsyncIterator[Site]:
     async with open_site() as opened:
         yield opened
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_logged(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """Whatever clients do is no error; a test that expects a record clears it."""
+    yield
+    assert caplog.get_records("call") == []
+
+
+@pytest.fixture
+def _long_linger(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make waiting for a client that has closed already fail the test."""
+    monkeypatch.setattr("trio_signal.web.server.LINGER", 60)
 
 
 # --- clients ------------------------------------------------------------------------------------
@@ -262,6 +277,13 @@ async def reset(stream: trio.SocketStream) -> None:
     await stream.aclose()
 
 
+async def dribble(stream: trio.SocketStream) -> None:
+    with suppress(trio.BrokenResourceError):
+        while True:
+            await stream.send_all(b"G")
+            await trio.sleep(0.02)
+
+
 async def assert_healthy(site: Site) -> None:
     async with open_client(site) as client:
         assert (await client.request("GET", "/")).body == b"hello"
@@ -293,6 +315,7 @@ async def test_a_connection_is_kept_alive(site: Site) -> None:
             for number in range(1, 20):
                 answer = await client.request("GET", f"/number/{number}")
                 assert (answer.status, answer.body) == (200, b"number %d" % number)
+                assert "server" not in answer.headers
             assert site.connections == 1
 
 
@@ -402,6 +425,7 @@ async def test_a_handler_that_fails_is_a_500(
             assert (await client.request("GET", "/fails")).status == 500
             assert (await client.request("GET", "/")).body == b"hello"
     assert "the handler failed" in caplog.text
+    caplog.clear()
     assert capfd.readouterr() == ("", "")
 
 
@@ -416,18 +440,20 @@ async def test_a_stream_that_fails_is_cut_off_and_logged(
     (record,) = caplog.records
     assert record.name == "trio_signal.web"
     assert "the stream failed" in caplog.text
+    caplog.clear()
     assert capfd.readouterr() == ("", "")
 
 
-async def test_an_app_that_fails_with_the_body_unread_leaves_nothing_behind(site: Site) -> None:
-    # Quart-Trio fails on this target before anything receives the twenty chunks.
+async def test_a_failure_of_quart_itself_is_a_500(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
     chunks = b"1\r\nx\r\n" * 20
+    data = raw("POST", "http://[", "Transfer-Encoding: chunked") + chunks
     with trio.fail_after(5):
-        received = await exchange(
-            site, raw("POST", "http://[", "Transfer-Encoding: chunked") + chunks, half_close=True
-        )
-        assert received.startswith(b"HTTP/1.1 500 ")
+        assert (await exchange(site, data, half_close=True)).startswith(b"HTTP/1.1 500 ")
         await site.wait_no_connections()
+    assert [record.name for record in caplog.records] == ["trio_signal.web"]
+    caplog.clear()
 
 
 async def test_an_error_that_escapes_hypercorn_is_logged_and_ends_one_connection(
@@ -446,6 +472,7 @@ async def test_an_error_that_escapes_hypercorn_is_logged_and_ends_one_connection
             assert (await other.request("GET", "/")).body == b"hello"
     assert [record.name for record in caplog.records] == ["trio_signal.web"]
     assert "hypercorn failed" in caplog.text
+    caplog.clear()
 
 
 async def test_ordinary_traffic_logs_nothing(
@@ -457,15 +484,15 @@ async def test_ordinary_traffic_logs_nothing(
         await assert_healthy(site)
         await exchange(site, b"no HTTP\r\n\r\n")
         await site.wait_no_connections()
-    assert caplog.records == []
     assert capfd.readouterr() == ("", "")
 
 
 # --- how connections end ------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("_long_linger")
 async def test_connection_close_gives_eof_at_once(site: Site) -> None:
-    with trio.fail_after(1):
+    with trio.fail_after(5):
         async with open_client(site) as client:
             answer = await client.request("GET", "/", connection="close")
             assert answer.body == b"hello"
@@ -504,20 +531,19 @@ async def test_resets_in_the_middle_of_an_answer_leak_no_descriptor(site: Site) 
     assert open_descriptors() == before
 
 
-async def test_a_reset_before_anything_is_sent(
-    site: Site, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_a_reset_before_anything_is_sent(site: Site) -> None:
     with trio.fail_after(5):
         for _ in range(20):
             await reset(await site.connect())
         await assert_healthy(site)
         await site.wait_no_connections()
-    assert caplog.records == []
 
 
 async def test_a_client_that_closes_between_requests_is_gone_at_once(site: Site) -> None:
-    with trio.fail_after(1):  # not after the keep-alive time
-        await assert_healthy(site)
+    with trio.fail_after(5):  # not after the keep-alive time
+        async with open_client(site) as client:
+            await client.request("GET", "/")
+            await trio.testing.wait_all_tasks_blocked()
         await site.wait_no_connections()
 
 
@@ -555,6 +581,37 @@ async def test_a_handler_is_cancelled_when_its_client_resets(site: Site) -> None
         await reset(stream)
         await site.ended.wait()
         await site.wait_no_connections()
+
+
+@pytest.mark.parametrize("reading", [True, False])
+async def test_a_bad_body_ends_an_answer_that_has_begun(
+    site: Site, reading: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trio_signal.web.server.LINGER", 0.1)
+    with trio.fail_after(5):
+        async with await site.connect() as stream:
+            await stream.send_all(raw("POST", "/forever", "Transfer-Encoding: chunked"))
+            await site.started.wait()
+            if not reading:
+                await trio.testing.wait_all_tasks_blocked(0.05)
+            await stream.send_all(b"no chunk\r\n")
+            if reading:
+                await read_to_eof(stream)
+            await site.wait_no_connections()
+            await site.ended.wait()
+
+
+async def test_a_client_that_never_closes_is_not_waited_for(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trio_signal.web.server.LINGER", 0.1)
+    with trio.fail_after(5):
+        async with await site.connect() as stream, trio.open_nursery() as nursery:
+            await stream.send_all(b"no HTTP\r\n\r\n")
+            assert (await read_to_eof(stream)).startswith(b"HTTP/1.1 400 ")
+            nursery.start_soon(dribble, stream)
+            await site.wait_no_connections()
+            nursery.cancel_scope.cancel()
 
 
 @pytest.mark.parametrize("target", ["/forever", "/big/20"])
@@ -599,13 +656,6 @@ async def test_keep_alive_does_not_limit_an_answer() -> None:
             assert (await client.answer()).body == b"slow"
 
 
-async def dribble(stream: trio.SocketStream) -> None:
-    with suppress(trio.BrokenResourceError):
-        while True:
-            await stream.send_all(b"G")
-            await trio.sleep(0.02)
-
-
 async def test_a_head_that_dribbles_in_is_given_up() -> None:
     with trio.fail_after(5):
         async with open_site(keep_alive=0.2) as site, open_client(site) as client:
@@ -620,7 +670,7 @@ async def test_a_head_that_dribbles_in_is_given_up() -> None:
 
 
 async def test_drain_closes_idle_connections_at_once(site: Site) -> None:
-    with trio.fail_after(1):
+    with trio.fail_after(5):
         async with open_client(site) as idle, open_client(site) as midway:
             await idle.request("GET", "/")
             await midway.request("GET", "/")
@@ -683,17 +733,17 @@ async def test_the_app_is_started_and_stopped() -> None:
     assert seen == ["started", "background", "stopped"]
 
 
-async def test_an_app_that_cannot_start_is_an_error() -> None:
+async def test_an_app_that_cannot_start_is_an_error(caplog: pytest.LogCaptureFixture) -> None:
     app = QuartTrio(__name__)
 
     @app.before_serving
     async def start() -> None:
         raise RuntimeError("no database")
 
-    with trio.fail_after(2), pytest.raises(ExceptionGroup) as caught:
+    with trio.fail_after(2), pytest.RaisesGroup(pytest.RaisesExc(RuntimeError, match="database")):
         async with open_http_server(app):
             raise AssertionError("must not start")
-    assert "no database" in repr(caught.value)
+    caplog.clear()
 
 
 # --- other protocols, and none ------------------------------------------------------------------
@@ -718,7 +768,7 @@ UPGRADE = [
 )
 @pytest.mark.parametrize("method", ["GET", "HEAD", "POST"])
 async def test_an_upgrade_on_a_kept_connection_is_refused(
-    site: Site, method: str, headers: list[str], caplog: pytest.LogCaptureFixture
+    site: Site, method: str, headers: list[str]
 ) -> None:
     with trio.fail_after(2):
         async with open_client(site) as other, open_client(site) as client:
@@ -734,7 +784,6 @@ async def test_an_upgrade_on_a_kept_connection_is_refused(
     assert b"upgrade: websocket" in lines
     assert b"content-type: text/plain; charset=utf-8" in lines
     assert (body == b"") is (method == "HEAD")
-    assert caplog.records == []
 
 
 async def test_an_upgrade_pipelined_behind_a_request_is_refused(site: Site) -> None:
@@ -759,6 +808,7 @@ async def test_http_2_by_prior_knowledge_is_refused(site: Site) -> None:
         assert (await exchange(site, preface)).startswith(b"HTTP/1.1 505 ")
 
 
+@pytest.mark.usefixtures("_long_linger")
 @pytest.mark.parametrize(
     ("data", "status"),
     [
@@ -780,14 +830,13 @@ async def test_http_2_by_prior_knowledge_is_refused(site: Site) -> None:
     ],
 )
 async def test_garbage_is_answered_and_the_connection_ended(
-    site: Site, data: bytes, status: int, caplog: pytest.LogCaptureFixture
+    site: Site, data: bytes, status: int
 ) -> None:
     with trio.fail_after(5):
         received = await exchange(site, data, half_close=True)
         assert received.startswith(b"HTTP/1.1 %d " % status), received[:200]
         await site.wait_no_connections()
         await assert_healthy(site)
-    assert caplog.records == []
 
 
 PARTS = [

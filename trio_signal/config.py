@@ -7,9 +7,9 @@ from urllib.parse import urlsplit
 from pydantic import AliasChoices, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from trio_signal.dialects import DIALECTS
 from trio_signal.errors import ConfigError
 
-DialectName = Literal["room", "live", "stream", "mesh"]
 CommaList = Annotated[tuple[str, ...], NoDecode]
 _ORIGIN = re.compile(r"\*|https?://(\*\.)?[^/*\s]+")
 
@@ -36,7 +36,7 @@ class Settings(BaseSettings):
     auth: Literal["open"] = "open"
     #: Besides the server's own: `https://app.example.com`, `https://*.example.com`, `*`.
     allowed_origins: CommaList = ()
-    dialects: Annotated[tuple[DialectName, ...], NoDecode] = ("room", "live", "stream", "mesh")
+    dialects: CommaList = tuple(DIALECTS)
 
     #: Whether `GET /rooms` tells anybody which rooms there are.
     list_rooms: bool = True
@@ -75,6 +75,14 @@ class Settings(BaseSettings):
             if not _ORIGIN.fullmatch(origin):
                 raise ValueError(f"{origin!r} is no origin; like https://app.example.com or *")
         return tuple(origin.lower() for origin in value)
+
+    @field_validator("dialects")
+    @classmethod
+    def _check_dialects(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            if name not in DIALECTS:
+                raise ValueError(f"{name!r} is no dialect; there are {', '.join(DIALECTS)}")
+        return value
 
     def allows_origin(self, origin: str | None, host: str | None) -> bool:
         """Whether a page of this `Origin` may talk to a server called `host`.

@@ -15,6 +15,7 @@ import trio
 
 from trio_signal.auth import OpenAuth
 from trio_signal.config import Settings
+from trio_signal.dialects import Dialect
 from trio_signal.errors import AuthenticationError, CloseCode
 from trio_signal.hub import Hub, utc_now
 from trio_signal.messages import (
@@ -28,7 +29,7 @@ from trio_signal.messages import (
     Send,
     ServerInfo,
 )
-from trio_signal.peer import Dialect, Outbox, Peer
+from trio_signal.peer import Outbox, Peer
 from trio_signal.websocket import (
     FrameParser,
     Message,

@@ -16,6 +16,7 @@ from uuid import uuid4
 import trio
 
 from trio_signal.bus import Bus, Caps, Delivery, Undelivered
+from trio_signal.dialects import Dialect
 from trio_signal.errors import CloseCode, JoinRefusedError
 from trio_signal.messages import (
     AskLive,
@@ -56,7 +57,7 @@ from trio_signal.messages import (
     Typing,
     WentLive,
 )
-from trio_signal.peer import Dialect, Peer
+from trio_signal.peer import Peer
 from trio_signal.room import Room
 from trio_signal.websocket import text_frame
 

@@ -14,7 +14,7 @@ import trio
 from trio_signal.auth import OpenAuth
 from trio_signal.config import Settings
 from trio_signal.connection import Connection
-from trio_signal.dialects import AnyDialect, dialect_at
+from trio_signal.dialects import Dialect, dialect_at
 from trio_signal.hub import Hub
 from trio_signal.messages import ServerInfo
 from trio_signal.web.server import HttpServer
@@ -104,7 +104,7 @@ class Listener:
             )
             await connection.run()
 
-    def _dialect(self, handshake: Handshake) -> AnyDialect | bytes:
+    def _dialect(self, handshake: Handshake) -> Dialect | bytes:
         """The dialect that is asked for, or the answer that refuses it."""
         request = handshake.request
         if request is None:

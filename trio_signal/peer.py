@@ -2,72 +2,17 @@
 
 import socket
 from collections import deque
-from collections.abc import Iterable, Sequence
 from itertools import islice
-from typing import Protocol
 
 import trio
 
+from trio_signal.dialects import Dialect
 from trio_signal.errors import CloseCode
-from trio_signal.messages import (
-    Action,
-    Answer,
-    Close,
-    Identity,
-    Notice,
-    RoomEvent,
-    Send,
-    ServerInfo,
-)
+from trio_signal.messages import Answer, Close, Identity, Send
 from trio_signal.websocket import text_frame
 
 #: How many waiting frames one system call takes; IOV_MAX is 1024.
 _BATCH = 64
-
-
-class Dialect(Protocol):
-    """The contract of `trio_signal.dialects`: what the core asks of a dialect.
-
-    One object serves one connection. It does no I/O and never blocks: text in,
-    actions out; events in, text out. Ids and times are in what it is given.
-    """
-
-    name: str
-    #: Its users are put into their rooms again when they come back.
-    rejoins: bool
-
-    def opened(self, peer_id: str, server: ServerInfo) -> Iterable[Action]:
-        """The WebSocket is open; `peer_id` is new, and nobody can guess it."""
-        ...
-
-    def authenticated(self, identity: Identity, now: str) -> Iterable[Action]:
-        """The connection's `Authenticate` was granted."""
-        ...
-
-    def authentication_failed(self, reason: str) -> Close:
-        """The connection's `Authenticate` was refused, or did not come in time."""
-        ...
-
-    def recalled(self, room_ids: Sequence[str]) -> Iterable[Action]:
-        """The answer to `RecallRooms`: where this user was a moment ago."""
-        ...
-
-    def received(self, text: bytes, now: str) -> Iterable[Action]:
-        """The client sent this at `now`; it is UTF-8, and of any content."""
-        ...
-
-    def answered(self, answer: Answer) -> Iterable[Send | Close]:
-        """What became of the client's command."""
-        ...
-
-    @staticmethod
-    def tell(event: RoomEvent) -> Iterable[Notice]:
-        """A room's event in this dialect's words.
-
-        Called once an event, whatever the number of peers. A `Signalled` that
-        has a target goes to that peer, whatever the notice's audience.
-        """
-        ...
 
 
 class Outbox:

@@ -1,25 +1,87 @@
-"""The wire dialects: one module each, and the table of them.
+"""The wire dialects: their contract, and the table of them.
 
-A dialect is sans-I/O; `trio_signal.peer.Dialect` is the contract. A further
-one is a module like the others and a line in `DIALECTS`.
+A further dialect is a module like the others and a line in `DIALECTS`.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol, Self
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from trio_signal.dialects.live import LiveDialect
 from trio_signal.dialects.mesh import MeshDialect
 from trio_signal.dialects.room import RoomDialect
 from trio_signal.dialects.stream import StreamDialect
+from trio_signal.messages import (
+    Action,
+    Answer,
+    Close,
+    Identity,
+    Notice,
+    RoomEvent,
+    Send,
+    ServerInfo,
+)
 
-AnyDialect = RoomDialect | LiveDialect | StreamDialect | MeshDialect
 
-DIALECTS: Mapping[str, type[AnyDialect]] = {
-    dialect.name: dialect for dialect in (RoomDialect, LiveDialect, StreamDialect, MeshDialect)
+class Dialect(Protocol):
+    """What the core asks of a dialect.
+
+    One object serves one connection. It does no I/O and never blocks: text in,
+    actions out; events in, text out. Ids and times are in what it is given.
+    """
+
+    name: str
+    #: Its users are put into their rooms again when they come back.
+    rejoins: bool
+
+    @classmethod
+    def at(cls, path: Sequence[str], query: Mapping[str, str]) -> Self | None:
+        """A dialect for a new connection to this path, if it is one of this dialect's."""
+        ...
+
+    def opened(self, peer_id: str, server: ServerInfo) -> Iterable[Action]:
+        """The WebSocket is open; `peer_id` is new, and nobody can guess it."""
+        ...
+
+    def authenticated(self, identity: Identity, now: str) -> Iterable[Action]:
+        """The connection's `Authenticate` was granted."""
+        ...
+
+    def authentication_failed(self, reason: str) -> Close:
+        """The connection's `Authenticate` was refused, or did not come in time."""
+        ...
+
+    def recalled(self, room_ids: Sequence[str]) -> Iterable[Action]:
+        """The answer to `RecallRooms`: where this user was a moment ago."""
+        ...
+
+    def received(self, text: bytes, now: str) -> Iterable[Action]:
+        """The client sent this at `now`; it is UTF-8, and of any content."""
+        ...
+
+    def answered(self, answer: Answer) -> Iterable[Send | Close]:
+        """What became of the client's command."""
+        ...
+
+    @staticmethod
+    def tell(event: RoomEvent) -> Iterable[Notice]:
+        """A room's event in this dialect's words.
+
+        Called once an event, whatever the number of peers. A `Signalled` that
+        has a target goes to that peer, whatever the notice's audience.
+        """
+        ...
+
+
+DIALECTS: dict[str, type[Dialect]] = {
+    "room": RoomDialect,
+    "live": LiveDialect,
+    "stream": StreamDialect,
+    "mesh": MeshDialect,
 }
 
 
-def dialect_at(target: str, enabled: Iterable[str]) -> AnyDialect | None:
+def dialect_at(target: str, enabled: Iterable[str]) -> Dialect | None:
     """A new dialect for a connection to this request target; None if there is none."""
     url = urlsplit(target)
     path = [unquote(segment) for segment in url.path.strip("/").split("/")]

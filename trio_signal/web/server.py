@@ -8,7 +8,6 @@ with errors that end the process.
 """
 
 import logging
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from http import HTTPStatus
@@ -93,9 +92,6 @@ async def open_http_server(
     config.errorlog = _logger
     config.include_server_header = False
     config.keep_alive_timeout = keep_alive
-    # An app that fails before it has read the body leaves a bounded queue full, and Hypercorn
-    # waiting on it for ever. The bound is worth nothing: Quart empties the queue in any case.
-    config.max_app_queue_size = sys.maxsize
     async with trio.open_nursery() as nursery:
         # The app's ASGI lifespan, without its messages: through them a failed start is told to
         # the nursery only, after the server has been said to be ready.
@@ -165,10 +161,9 @@ class _Connection(TCPServer):
             async for data in self.stream:
                 if not self._closing:
                     await wrapper.handle(RawData(bytes(data)))
-            if not self._closing:
-                # It may have closed its side only: a running request can still be answered.
-                self._scope.deadline = trio.current_time() + self._write_timeout
-                await wrapper.handle(RawData(b""))
+            # The client may have closed its side only: a running request can still be answered.
+            self._scope.deadline = trio.current_time() + self._write_timeout
+            await wrapper.handle(RawData(b""))
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             self._closing = True
         if self._closing:  # both sides are, so there is nobody left to answer
