@@ -14,10 +14,11 @@ from uuid import uuid4
 import trio
 
 from trio_signal.auth import OpenAuth
+from trio_signal.clock import utc_now
 from trio_signal.config import Settings
 from trio_signal.dialects import Dialect
 from trio_signal.errors import AuthenticationError, CloseCode
-from trio_signal.hub import Hub, utc_now
+from trio_signal.hub import Hub
 from trio_signal.messages import (
     Action,
     AskLive,

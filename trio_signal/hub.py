@@ -7,7 +7,6 @@ one step that nothing can interrupt, neither a cancellation nor a shutdown.
 
 import logging
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
 from functools import partial
 from types import TracebackType
 from typing import assert_never
@@ -16,6 +15,7 @@ from uuid import uuid4
 import trio
 
 from trio_signal.bus import Bus, Caps, Delivery, Undelivered
+from trio_signal.clock import utc_now
 from trio_signal.dialects import Dialect
 from trio_signal.errors import CloseCode, JoinRefusedError
 from trio_signal.messages import (
@@ -65,11 +65,6 @@ logger = logging.getLogger(__name__)
 
 #: What a user without any name is called.
 ANONYMOUS = "Anonymous"
-
-
-def utc_now() -> str:
-    """RFC 3339 with milliseconds; the old servers' naive times were read as local."""
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
 
 
 class LocalRoom(Room):
