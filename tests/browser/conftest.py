@@ -1,0 +1,60 @@
+"""One server and one browser for each module; for each test, visitors without complaints."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Page, Playwright, sync_playwright
+
+from tests.browser.visitors import AUTOPLAY, Server, Visitors, open_chromium
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    server = Server()
+    server.start()
+    yield server
+    assert server.stop() == 0
+
+
+@pytest.fixture
+def own_server() -> Iterator[Server]:
+    """A server that the test may stop and kill; it must run again when the test ends."""
+    server = Server()
+    server.start()
+    yield server
+    assert server.stop() == 0
+
+
+@pytest.fixture(scope="module")
+def playwright() -> Iterator[Playwright]:
+    with sync_playwright() as playwright:
+        yield playwright
+
+
+@pytest.fixture(scope="module")
+def browser(playwright: Playwright) -> Iterator[Browser]:
+    with open_chromium(playwright, AUTOPLAY) as browser:
+        yield browser
+
+
+@pytest.fixture
+def visitors(server: Server) -> Iterator[Visitors]:
+    visitors = Visitors(server)
+    yield visitors
+    visitors.close()
+    assert visitors.complaints == []
+
+
+@pytest.fixture
+def visit(visitors: Visitors, browser: Browser) -> Callable[..., Page]:
+    """`visit(path)` opens a page; at the end of the test, no page may have logged an error."""
+
+    def visit(path: str, **options: Any) -> Page:
+        page = visitors.page(browser, **options)
+        page.goto(path)
+        return page
+
+    return visit

@@ -1,0 +1,98 @@
+/**
+ * A client of the `stream` dialect, as its family writes it: the broadcaster makes one peer
+ * connection for each viewer. Query: stream, role (broadcaster or viewer), and host if it is
+ * not this page's.
+ */
+
+const query = new URLSearchParams(location.search);
+const host = query.get('host') ?? location.host;
+const streamId = query.get('stream');
+const broadcasting = query.get('role') === 'broadcaster';
+
+/** Everything that the server said, for the test to read. */
+window.messages = [];
+
+const socket = new WebSocket(`ws://${host}/ws`);
+const calls = new Map(); // viewer's id -> {pc, early}; a viewer has one, its own
+let camera = null;
+
+function setState(words) {
+  document.getElementById('state').textContent = words;
+}
+
+function send(message) {
+  socket.send(JSON.stringify({ ...message, streamId }));
+}
+
+async function start() {
+  if (!broadcasting) return send({ type: 'join-stream' });
+  camera = await navigator.mediaDevices.getUserMedia({ video: true, audio: true });
+  send({ type: 'broadcaster-ready' });
+  setState('live');
+}
+
+async function receive(message) {
+  window.messages.push(message);
+  const { type, viewerId } = message;
+  if (type === 'viewer-count') document.getElementById('count').textContent = message.count;
+  if (type === 'viewer-joined') await offer(viewerId);
+  if (type === 'viewer-left') close(viewerId);
+  if (type === 'webrtc-offer') await answer(viewerId, message.offer);
+  if (type === 'webrtc-answer') await describe(calls.get(viewerId), message.answer);
+  if (type === 'webrtc-ice-candidate') await candidate(viewerId, message.candidate);
+  if (type === 'broadcaster-ready-signal') setState('broadcaster is ready');
+  if (type === 'broadcaster-disconnected') ended('broadcaster disconnected');
+  if (type === 'stream-ended') ended('stream ended');
+}
+
+function open(viewerId) {
+  close(viewerId);
+  const pc = new RTCPeerConnection();
+  pc.onicecandidate = (event) => {
+    if (event.candidate) {
+      send({ type: 'webrtc-ice-candidate', candidate: event.candidate, viewerId });
+    }
+  };
+  calls.set(viewerId, { pc, early: [] });
+  return pc;
+}
+
+function close(viewerId) {
+  calls.get(viewerId)?.pc.close();
+  calls.delete(viewerId);
+}
+
+async function offer(viewerId) {
+  const pc = open(viewerId);
+  for (const track of camera.getTracks()) pc.addTrack(track, camera);
+  await pc.setLocalDescription();
+  send({ type: 'webrtc-offer', offer: pc.localDescription, viewerId });
+}
+
+async function answer(viewerId, description) {
+  const pc = open(viewerId);
+  pc.ontrack = ({ streams }) => { document.getElementById('video').srcObject = streams[0]; };
+  await describe(calls.get(viewerId), description);
+  await pc.setLocalDescription();
+  send({ type: 'webrtc-answer', answer: pc.localDescription, viewerId });
+  setState('watching');
+}
+
+async function describe({ pc, early }, description) {
+  await pc.setRemoteDescription(description);
+  for (const value of early.splice(0)) await pc.addIceCandidate(value);
+}
+
+async function candidate(viewerId, value) {
+  const { pc, early } = calls.get(viewerId);
+  if (pc.remoteDescription) await pc.addIceCandidate(value);
+  else early.push(value);
+}
+
+function ended(words) {
+  for (const id of [...calls.keys()]) close(id);
+  setState(words);
+}
+
+socket.onmessage = ({ data }) => receive(JSON.parse(data));
+socket.onopen = start;

@@ -1,0 +1,56 @@
+"""The `room` dialect with the client that its family has: late joiners see the broadcast."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.browser.visitors import close_tab, crash_tab, expect_playing
+
+
+def types_from(page: Page, user: str) -> list[str]:
+    """What `page` was told about `user`, signals aside."""
+    told: list[str] = page.evaluate(
+        "user => messages.filter(m => m.user_id === user).map(m => m.type)", user
+    )
+    return told
+
+
+@pytest.mark.parametrize("kill", [close_tab, crash_tab])
+def test_late_joiners_watch_until_the_tab_dies(
+    visit: Callable[..., Page], kill: Callable[[Page], None]
+) -> None:
+    room = f"/tests/room.html?room=late-{kill.__name__}"
+    ada = visit(f"{room}&user=ada")
+    expect(ada.locator("#state")).to_have_text("joined")
+    ada.click("#live")
+    expect(ada.locator("#state")).to_have_text("live")
+
+    ada.wait_for_timeout(3000)  # late is the case under test
+    viewers = [visit(f"{room}&user={name}") for name in ("bob", "cyd")]
+    for viewer in viewers:
+        expect(viewer.locator("#state")).to_have_text("watching ada")
+        expect_playing(viewer.locator("#video"))
+
+    kill(ada)
+    for viewer in viewers:
+        expect(viewer.locator("#state")).to_have_text("ada stopped")
+        viewer.wait_for_function("messages.some(m => m.type === 'user_left')")
+        assert types_from(viewer, "ada") == ["broadcast-stopped", "user_left"]
+
+
+def test_early_viewers_watch_and_a_stop_is_told_to_everyone(visit: Callable[..., Page]) -> None:
+    room = "/tests/room.html?room=early"
+    bob = visit(f"{room}&user=bob")
+    expect(bob.locator("#state")).to_have_text("joined")
+    ada = visit(f"{room}&user=ada")
+    expect(ada.locator("#state")).to_have_text("joined")
+    ada.click("#live")
+    expect_playing(bob.locator("#video"))
+
+    ada.click("#stop")
+    expect(bob.locator("#state")).to_have_text("ada stopped")
+    ada.wait_for_function("messages.some(m => m.type === 'broadcast-stopped')")
+    assert types_from(bob, "ada") == ["user_joined", "broadcast-started", "broadcast-stopped"]

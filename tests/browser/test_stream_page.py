@@ -1,0 +1,56 @@
+"""The `stream` dialect with the client that its family has: one broadcaster, many viewers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.browser.visitors import close_tab, crash_tab, expect_playing
+
+
+def types(page: Page) -> list[str]:
+    told: list[str] = page.evaluate("messages.map(m => m.type)")
+    return told
+
+
+@pytest.mark.parametrize("kill", [close_tab, crash_tab])
+def test_early_and_late_viewers_watch_until_the_tab_dies(
+    visit: Callable[..., Page], kill: Callable[[Page], None]
+) -> None:
+    stream = f"/tests/stream.html?stream=order-{kill.__name__}"
+    early = visit(f"{stream}&role=viewer")
+    expect(early.locator("#count")).to_have_text("1")
+    broadcaster = visit(f"{stream}&role=broadcaster")
+    expect(broadcaster.locator("#state")).to_have_text("live")
+    expect(early.locator("#state")).to_have_text("watching")
+    expect_playing(early.locator("#video"))
+    assert "broadcaster-ready-signal" in types(early)
+
+    broadcaster.wait_for_timeout(3000)  # late is the case under test
+    late = [visit(f"{stream}&role=viewer") for _ in range(2)]
+    for viewer in [early, *late]:
+        expect_playing(viewer.locator("#video"))
+        expect(viewer.locator("#count")).to_have_text("4")
+
+    kill(broadcaster)
+    for viewer in [early, *late]:
+        expect(viewer.locator("#state")).to_have_text("broadcaster disconnected")
+        expect(viewer.locator("#count")).to_have_text("3")
+        assert types(viewer).count("broadcaster-disconnected") == 1
+
+
+def test_the_broadcaster_learns_that_a_viewer_is_gone(visit: Callable[..., Page]) -> None:
+    stream = "/tests/stream.html?stream=order-left"
+    broadcaster = visit(f"{stream}&role=broadcaster")
+    expect(broadcaster.locator("#state")).to_have_text("live")
+    viewer = visit(f"{stream}&role=viewer")
+    expect_playing(viewer.locator("#video"))
+    crash_tab(viewer)
+    broadcaster.wait_for_function("messages.some(m => m.type === 'viewer-left')")
+    joined, left = broadcaster.evaluate(
+        "['viewer-joined', 'viewer-left'].map(t => messages.find(m => m.type === t).viewerId)"
+    )
+    assert joined == left
+    expect(broadcaster.locator("#count")).to_have_text("1")

@@ -1,0 +1,148 @@
+"""A server as a process of its own, the machine's Chromium, and the visitors of the pages."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import select
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from playwright.sync_api import Browser, Error, Locator, Page, Playwright, Route, expect
+
+HERE = Path(__file__).parent
+CHROMIUM_NAMES = ["chromium", "chromium-browser", "google-chrome"]
+CHROME_ON_MACOS = "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome"
+CHROMIUM_ARGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--use-fake-device-for-media-stream",
+    "--use-fake-ui-for-media-stream",
+    # Host candidates as addresses, since a test machine need not resolve mDNS names; and a page
+    # that a route fulfilled has no address, so Chromium would keep it away from loopback.
+    "--disable-features=WebRtcHideLocalIpsWithMdns,LocalNetworkAccessChecks",
+]
+AUTOPLAY = "--autoplay-policy=no-user-gesture-required"
+
+# Milliseconds. Waiting is bounded, and generous: slow cores encode and decode every video.
+PATIENCE = 15_000
+expect.set_options(timeout=PATIENCE)
+
+LOOK = "video => [video.currentTime, video.getVideoPlaybackQuality().totalVideoFrames]"
+MOVED = """([video, time, frames]) =>
+    video.currentTime > time && video.getVideoPlaybackQuality().totalVideoFrames > frames"""
+
+
+@dataclass
+class Server:
+    """A server process; once stopped, it can be started again on the same port."""
+
+    port: int = 0
+    process: subprocess.Popen[str] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        command = [sys.executable, "-m", "trio_signal", "serve", "--port", str(self.port)]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert self.process.stdout is not None
+        readable, _, _ = select.select([self.process.stdout], [], [], 15)
+        ready = self.process.stdout.readline() if readable else ""
+        found = re.search(r"listening on http://127\.0\.0\.1:(\d+)", ready)
+        assert found, f"not ready: {ready!r}"
+        self.port = int(found[1])
+
+    def stop(self) -> int:
+        """Ask it to end; the exit code."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            self.process.communicate(timeout=20)
+        except subprocess.TimeoutExpired:
+            self.kill()
+        return self.process.returncode
+
+    def kill(self) -> None:
+        assert self.process is not None
+        self.process.kill()
+        self.process.communicate()
+
+
+@contextlib.contextmanager
+def open_chromium(playwright: Playwright, *extra: str) -> Iterator[Browser]:
+    program = next(filter(None, map(shutil.which, CHROMIUM_NAMES)), CHROME_ON_MACOS)
+    arguments = [*CHROMIUM_ARGS, *extra]
+    browser = playwright.chromium.launch(executable_path=program, args=arguments)
+    try:
+        yield browser
+    finally:
+        browser.close()
+
+
+def serve_test_page(route: Route) -> None:
+    """Answer `/tests/<file>` from this folder, so that the page has the server's own origin."""
+    route.fulfill(path=HERE / route.request.url.split("?")[0].rsplit("/", 1)[1])
+
+
+class Visitors:
+    """Makes pages, each in a browser context of its own, and keeps what they complain about."""
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        self.complaints: list[str] = []
+        self.tolerated: list[str] = []
+        self.pages: list[Page] = []
+
+    def page(self, browser: Browser, **options: Any) -> Page:
+        context = browser.new_context(base_url=self.server.url, **options)
+        context.set_default_timeout(PATIENCE)
+        context.route("**/tests/*", serve_test_page)
+        page = context.new_page()
+        page.on("console", lambda message: self.logged(message.type, message.text))
+        page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.pages.append(page)
+        return page
+
+    def tolerate(self, words: str) -> None:
+        """Let Chromium log `words`: what it says of a refused socket, no page can prevent."""
+        self.tolerated.append(words)
+
+    def logged(self, kind: str, text: str) -> None:
+        if kind in {"error", "warning"} and not any(words in text for words in self.tolerated):
+            self.complaints.append(text)
+
+    def close(self) -> None:
+        for page in self.pages:
+            page.context.close()
+
+
+def expect_playing(video: Locator) -> None:
+    """Both the clock and the number of decoded frames must advance, and then once more."""
+    page, element = video.page, video.element_handle()
+    page.wait_for_function(MOVED, arg=[element, 0, 0])
+    time, frames = element.evaluate(LOOK)
+    page.wait_for_function(MOVED, arg=[element, time, frames])
+
+
+def close_tab(page: Page) -> None:
+    """Close without asking the page: no beforeunload, no goodbye."""
+    page.close(run_before_unload=False)
+
+
+def crash_tab(page: Page) -> None:
+    """End the renderer as a crash does; that the address is never reached is the point."""
+    with page.expect_event("crash"), contextlib.suppress(Error):
+        page.goto("chrome://crash")
