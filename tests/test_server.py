@@ -1,3 +1,5 @@
+import trio
+
 from tests.clients import Service
 
 
@@ -14,3 +16,25 @@ async def test_a_peer_is_told_who_is_there(service: Service) -> None:
         await ann.expect("user_joined", username="bob", connected_users=2)
         await bob.close()
         await ann.expect("user_left", username="bob", connected_users=1)
+
+
+async def test_a_websocket_may_follow_http_on_a_kept_connection(service: Service) -> None:
+    """As through a proxy that keeps its connections to us."""
+    host, _, port = service.base.rpartition(":")
+    upgrade = (
+        b"GET /ws/r HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+        b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    )
+    masked_ping = b"\x89\x82\x00\x00\x00\x00hi"
+    with trio.fail_after(5):
+        async with await trio.open_tcp_stream(host, int(port)) as stream:
+            await stream.send_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert (await stream.receive_some()).startswith(b"HTTP/1.1 200 ")
+            await stream.send_all(upgrade + masked_ping)
+            received = b""
+            while not received.endswith(b"\x8a\x02hi"):
+                chunk = await stream.receive_some()
+                assert chunk, received
+                received += chunk
+    assert received.startswith(b"HTTP/1.1 101 ")
+    assert b'"type":"auth_required"' in received

@@ -9,6 +9,7 @@ goodbye.
 import logging
 import socket
 from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
 from uuid import uuid4
 
 import trio
@@ -80,11 +81,14 @@ class Connection:
         self._close_received: bytes | None = None
         self._ended = False
 
-    async def run(self) -> None:
-        """Serve the client until it is gone; the goodbye takes two seconds at most."""
+    async def run(self, early: bytes = b"") -> None:
+        """Serve the client until it is gone; the goodbye takes two seconds at most.
+
+        `early` is what it sent right behind the handshake and was read with that.
+        """
         with self._hub.visit(self.peer), self.peer.scope:
             async with trio.open_nursery() as nursery:
-                for task in (self._receive, self._heartbeat, self._outbox.drain):
+                for task in (partial(self._receive, early), self._heartbeat, self._outbox.drain):
                     nursery.start_soon(self._first_to_end, task)
         await self._say_goodbye()
 
@@ -98,11 +102,12 @@ class Connection:
 
     # receive
 
-    async def _receive(self) -> None:
+    async def _receive(self, early: bytes) -> None:
         """Socket to frames to dialect to commands to hub, until the client is gone."""
         with self._authentication:
             self._authentication.deadline = trio.current_time() + self._settings.auth_timeout
             await self._perform(self._dialect.opened(self.peer.id, self._server))
+            await self._take(self._parser.feed(early))
             while not self._ended:
                 await trio.lowlevel.wait_readable(self._sock)
                 await self._take(self._read())

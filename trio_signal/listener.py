@@ -72,13 +72,16 @@ class Listener:
         elif len(head) > MAX_HEAD:
             await _refuse(stream, _plain_answer(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE))
         elif is_upgrade(head):
-            await self._upgrade(stream, head)
+            await self._upgrade(stream, await stream.receive_some(len(head)))
         else:
-            await self._http.serve_connection(stream)
+            received = await self._http.serve_connection(stream)
+            if received is not None:
+                await self._upgrade(stream, received)
 
-    async def _upgrade(self, stream: trio.SocketStream, head: bytes) -> None:
-        await stream.receive_some(len(head))  # now it is ours
-        handshake = Handshake(head)
+    async def _upgrade(self, stream: trio.SocketStream, received: bytes) -> None:
+        """Open a WebSocket; `received` may go on after the request's head."""
+        head, blank_line, early = received.partition(b"\r\n\r\n")
+        handshake = Handshake(head + blank_line)
         dialect = self._dialect(handshake)
         if isinstance(dialect, bytes):
             await _refuse(stream, dialect)
@@ -102,7 +105,7 @@ class Listener:
                 settings=self._settings,
                 server=self._info,
             )
-            await connection.run()
+            await connection.run(early)
 
     def _dialect(self, handshake: Handshake) -> Dialect | bytes:
         """The dialect that is asked for, or the answer that refuses it."""
@@ -173,6 +176,7 @@ async def _refuse(stream: trio.SocketStream, answer: bytes) -> None:
     """Send an answer and end the connection, so that the answer arrives."""
     with trio.move_on_after(_REFUSAL_TIMEOUT):
         try:
+            stream.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
             await stream.send_all(answer)
             await stream.send_eof()
             async for _ in stream:  # a reset for unread bytes would overtake the answer

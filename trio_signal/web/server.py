@@ -1,17 +1,23 @@
 """HTTP on connections that were accepted elsewhere: Hypercorn's TCPServer, made safe.
 
-What Hypercorn 0.18 and Quart-Trio 0.12 do well stays theirs. Four things on Trio are mended here,
-each held by a test of its own: writes are shielded, so a client that stops reading can be neither
-timed out nor cancelled; a connection is not closed after its last answer; it stays open for the
-keep-alive time after its client has left; and HTTP/2 and WebSocket are spoken unasked, the latter
-with errors that end the process.
+What is mended, of Hypercorn 0.18 and Quart-Trio 0.12 on Trio:
+
+- Writes are shielded: a client that stops reading can be neither timed out nor cancelled, and a
+  stream runs on after its reader is gone.
+- A connection is not closed after its last answer, and stays open for the keep-alive time after
+  its client has closed it. A cancelled one is never closed.
+- An answer is lost to a reset when the request was not read to its end.
+- HTTP/2 and WebSocket are spoken unasked, the latter with errors that end the process.
+
+None of what is overridden for this is documented, so the tests pin it.
 """
 
 import logging
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from http import HTTPStatus
 from typing import cast
+from urllib.parse import urlsplit
 
 import h11
 import trio
@@ -27,12 +33,12 @@ from quart.wrappers import Request
 from quart_trio import QuartTrio
 from quart_trio.asgi import TrioASGIHTTPConnection
 
+logger = logging.getLogger("trio_signal.web")
+
+#: Seconds to wait for the client to close after we have.
 LINGER = 2.0
-"""Seconds to wait for the client to close after we have."""
-
+#: Bytes of an answer that a client must take within the write timeout.
 _PIECE = 65536
-
-_logger = logging.getLogger("trio_signal.web")
 
 
 class HttpServer:
@@ -52,23 +58,30 @@ class HttpServer:
         self.write_timeout = write_timeout
         self._nursery = nursery
 
-    async def serve_connection(self, stream: trio.SocketStream) -> None:
+    async def serve_connection(self, stream: trio.SocketStream) -> bytes | None:
         """Serve one connection until it is over, and close the stream.
 
-        Raises nothing for what the client or the app does. A cancel ends it at once, also while
-        the client reads nothing.
+        If the client asks for a WebSocket after its other requests, as it comes through a proxy
+        that keeps connections, the stream stays open: the head of that request is returned, and
+        what else was read. Raises nothing for what the client or the app does. A cancel ends it at
+        once, also while the client reads nothing.
         """
-        try:
+        connection = _Connection(self, stream)
+        async with AsyncExitStack() as stack:
             # Hypercorn's own closing is skipped when it is cancelled.
-            async with stream:
-                await _Connection(self, stream).run()
-        except* Exception:
-            _logger.exception("HTTP connection failed")
+            await stack.enter_async_context(stream)
+            try:
+                await connection.run()
+            except* Exception:
+                logger.exception("HTTP connection failed")
+            if connection.upgrade is not None:
+                stack.pop_all()
+        return connection.upgrade
 
     def drain(self) -> None:
-        """Close idle connections now and the others after the answer they are at. Does not block.
+        """Close idle connections now, and the others after the answer they are at.
 
-        To end what then still runs, cancel the nursery in which `serve_connection` runs.
+        Does not block. To end what still runs, cancel the `serve_connection` calls.
         """
         self.config.keep_alive_max_requests = 0  # answers say "Connection: close"
         self._nursery.start_soon(self.context.terminated.set)
@@ -78,23 +91,23 @@ class HttpServer:
 async def open_http_server(
     app: QuartTrio, *, keep_alive: float = 75.0, write_timeout: float = 30.0
 ) -> AsyncIterator[HttpServer]:
-    """Start the app (its ``before_serving`` functions) and stop it again at the end.
+    """Start the app, and stop it at the end, when no connection is being served any more.
 
-    All `HttpServer.serve_connection` calls should have ended by then. If the body raises or is
-    cancelled, the app is cancelled without its ``after_serving`` functions.
+    If the body raises or is cancelled, the app's ``after_serving`` functions do not run.
 
-    :param keep_alive: seconds from an answer to the end of the next request's head. Load
-        balancers pool connections for 60 s; closing first would race with their next request.
-    :param write_timeout: seconds for a client to take 64 KiB of an answer.
+    :param keep_alive: seconds from an answer to the end of the next request's head. Many load
+        balancers keep idle connections for 60 s; who closes before them loses requests.
+    :param write_timeout: seconds for a client to take 64 KiB of an answer; also for a request to
+        be answered after its client has half-closed.
     """
     app.asgi_http_class = _HTTPConnection
     config = Config()
-    config.errorlog = _logger
+    config.errorlog = logger
     config.include_server_header = False
     config.keep_alive_timeout = keep_alive
     async with trio.open_nursery() as nursery:
-        # The app's ASGI lifespan, without its messages: through them a failed start is told to
-        # the nursery only, after the server has been said to be ready.
+        # The app's lifespan without its messages: by them, a failed start becomes known only
+        # after the server has been told to go on.
         app.nursery = nursery
         await app.startup()
         yield HttpServer(app, config, nursery, write_timeout)
@@ -102,17 +115,25 @@ async def open_http_server(
 
 
 class _Connection(TCPServer):
-    stream: trio.SocketStream  # type: ignore[assignment]  # without TLS, it takes this one
+    # Declared for TLS alone, but made for both.
+    stream: trio.SocketStream  # type: ignore[assignment]
 
     def __init__(self, server: HttpServer, stream: trio.SocketStream) -> None:
         super().__init__(server.app, server.config, server.context, server.state, stream)  # type: ignore[arg-type]
         self._write_timeout = server.write_timeout
         self._scope = trio.CancelScope()
         self._closing = False
+        #: The request that is none of ours, and what was read after it.
+        self.upgrade: bytes | None = None
 
     async def run(self) -> None:
         with self._scope:
             await super().run()
+
+    def hand_back(self, received: bytes) -> None:
+        """End without closing, at a request for a WebSocket."""
+        self.upgrade = received
+        self._scope.cancel()
 
     async def protocol_send(self, event: Event) -> None:
         match event:
@@ -157,6 +178,7 @@ class _Connection(TCPServer):
             wrapper.server,
             self.protocol_send,
         )
+        wrapper.protocol.hand_back = self.hand_back
         try:
             async for data in self.stream:
                 if not self._closing:
@@ -172,12 +194,17 @@ class _Connection(TCPServer):
 
 
 class _PlainHTTP(H11Protocol):
-    """HTTP/1 and no way out of it."""
+    """HTTP/1; where Hypercorn would go over to WebSocket, the connection is handed back."""
+
+    hand_back: Callable[[bytes], None]
 
     async def _check_protocol(self, event: h11.Request) -> None:
         """Stay: this is where Hypercorn goes over to HTTP/2."""
 
     async def _create_stream(self, request: h11.Request) -> None:
+        if _is_upgrade(request):
+            self.hand_back(_as_received(request) + self.connection.trailing_data[0])
+            return
         refusal = _refusal(request)
         if refusal is None:
             await super()._create_stream(request)
@@ -192,8 +219,6 @@ class _PlainHTTP(H11Protocol):
             (b"connection", b"close"),
             *self.config.response_headers("h11"),
         ]
-        if status is HTTPStatus.UPGRADE_REQUIRED:
-            headers.append((b"upgrade", b"websocket"))
         await self._send_h11_event(h11.Response(status_code=status, headers=headers))
         if request.method != b"HEAD":
             await self._send_h11_event(h11.Data(data=body))
@@ -201,15 +226,32 @@ class _PlainHTTP(H11Protocol):
         await self.send(Closed())
 
 
-def _refusal(request: h11.Request) -> tuple[HTTPStatus, str] | None:
+def _is_upgrade(request: h11.Request) -> bool:
     # All that Hypercorn could take for a WebSocket must stop here.
-    if any(name == b"upgrade" and b"websocket" in value.lower() for name, value in request.headers):
-        return HTTPStatus.UPGRADE_REQUIRED, "Open a WebSocket on a connection of its own."
+    return any(
+        name == b"upgrade" and b"websocket" in value.lower() for name, value in request.headers
+    )
+
+
+def _as_received(request: h11.Request) -> bytes:
+    lines = [b" ".join((request.method, request.target, b"HTTP/" + request.http_version))]
+    lines += [b": ".join(header) for header in request.headers.raw_items()]
+    return b"\r\n".join(lines) + b"\r\n\r\n"
+
+
+def _refusal(request: h11.Request) -> tuple[HTTPStatus, str] | None:
     if not request.http_version.startswith(b"1."):
         return HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, "Only HTTP/1 is spoken here."
-    if not request.target.startswith((b"/", b"http://", b"https://")):
-        return HTTPStatus.BAD_REQUEST, "The request target must be a path."
+    if not _path(request.target).startswith(b"/"):  # Quart would fail on it
+        return HTTPStatus.BAD_REQUEST, "The request target must have a path."
     return None
+
+
+def _path(target: bytes) -> bytes:
+    try:
+        return urlsplit(target).path
+    except ValueError:
+        return b""
 
 
 class _HTTPConnection(TrioASGIHTTPConnection):
