@@ -5,8 +5,10 @@ WebSocket ping is answered after all that the server had to say before it.
 """
 
 import json
+import socket
+import struct
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing, suppress
 from typing import Any
 
 import trio
@@ -98,6 +100,34 @@ class Client:
         with trio.fail_after(PATIENCE):
             await self.socket.aclose(code, reason)
 
+    async def vanish(self) -> None:
+        """The end of a client that is killed: no close frame, its kernel ends the TCP side.
+
+        Returns when the server has ended its side too; the rooms know by then.
+        """
+        with trio.fail_after(PATIENCE):
+            try:
+                await self.socket._stream.send_eof()  # type: ignore[attr-defined]
+                while True:
+                    await self.socket.get_message()
+            except (trio.BrokenResourceError, trio.ClosedResourceError, ConnectionClosed):
+                await self.socket._stream.aclose()
+
+    def reset(self) -> None:
+        """TCP reset; does not block. When the server sees it this socket cannot tell."""
+        transport = self.socket._stream.socket  # type: ignore[attr-defined]
+        with suppress(OSError):  # the server may have been faster
+            linger = struct.pack("ii", 1, 0)
+            transport.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        transport.close()
+
+
+async def open_client(nursery: trio.Nursery, base: str, path: str) -> Client:
+    """A client that lives in `nursery`, for whoever cannot nest; to be closed by hand."""
+    with trio.fail_after(PATIENCE):
+        url = f"ws://{base}{path}"
+        return Client(await connect_websocket_url(nursery, url, message_queue_size=100_000))
+
 
 async def settle(*clients: Client) -> None:
     """Wait until the server has done what these clients asked for so far."""
@@ -119,9 +149,11 @@ async def connect(
                 extra_headers=[(k.encode(), v.encode()) for k, v in headers],
                 message_queue_size=100_000,
             )
-        yield Client(socket)
-        with trio.move_on_after(PATIENCE):
-            await socket.aclose()
+        # It is left open if the server closed first, and if the test fails.
+        with closing(socket._stream.socket):  # type: ignore[attr-defined]
+            yield Client(socket)
+            with trio.move_on_after(PATIENCE):
+                await socket.aclose()
         nursery.cancel_scope.cancel()
 
 

@@ -1,7 +1,7 @@
 """The time as the wire has it."""
 
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 _last: tuple[int, str] = (0, "")
 
@@ -16,6 +16,14 @@ def utc_now() -> str:
     global _last
     now = time.time_ns() // 1_000_000
     if now != _last[0]:
-        text = datetime.fromtimestamp(now / 1000, UTC).isoformat(timespec="milliseconds")
-        _last = now, text.removesuffix("+00:00") + "Z"
+        _last = now, _text(datetime.fromtimestamp(now / 1000, UTC))
     return _last[1]
+
+
+def just_after(moment: str) -> str:
+    """A millisecond later than such a text says."""
+    return _text(datetime.fromisoformat(moment) + timedelta(milliseconds=1))
+
+
+def _text(moment: datetime) -> str:
+    return moment.isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"

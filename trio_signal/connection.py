@@ -200,7 +200,7 @@ class Connection:
         while True:
             await trio.sleep_until(min(next_ping, deadline))
             now = trio.current_time()
-            if self._heard >= pinged:
+            if self._heard >= pinged or self._has_unread():
                 deadline = float("inf")
             elif now >= deadline:
                 self.peer.close(Close(CloseCode.INTERNAL_ERROR, "No sign of life"))
@@ -210,6 +210,13 @@ class Connection:
                 self.peer.send_frame(_PING)
                 if deadline == float("inf"):
                     pinged, deadline = now, now + patience
+
+    def _has_unread(self) -> bool:
+        """Whether the client did say something: we were busy, or stopped, not the client."""
+        try:
+            return bool(self._sock.recv(1, socket.MSG_PEEK))
+        except OSError:
+            return False
 
     # goodbye
 

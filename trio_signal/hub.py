@@ -15,7 +15,7 @@ from uuid import uuid4
 import trio
 
 from trio_signal.bus import Bus, Caps, Delivery, Undelivered
-from trio_signal.clock import utc_now
+from trio_signal.clock import just_after, utc_now
 from trio_signal.dialects import Dialect
 from trio_signal.errors import CloseCode, JoinRefusedError
 from trio_signal.messages import (
@@ -26,6 +26,7 @@ from trio_signal.messages import (
     ChatSent,
     Chatted,
     Close,
+    Displaced,
     Entered,
     Exited,
     GoLive,
@@ -244,7 +245,8 @@ class Hub:
             avatar_url=avatar_url,
             dialect=peer.dialect.name,
             replica=self.bus.replica,
-            subject=identity.subject,
+            # Peer ids are seen by all dialects, and are taken over within one only.
+            subject=f"{peer.dialect.name} {identity.subject}",
         )
 
     async def _recall(self, room_id: str, identity: Identity) -> tuple[str, str | None]:
@@ -263,8 +265,7 @@ class Hub:
         room = self.rooms.get(room_id)
         if room is None:
             room = self.rooms[room_id] = LocalRoom(room_id)
-            for other in others:
-                room.join(other, at)
+            room.restore(others)
         self._replace(room, member.peer_id)
         events = room.join(member, at)
         room.admit(member.peer_id, peer)
@@ -340,26 +341,35 @@ class Hub:
         peer_id = peer.memberships[room_id]
         room.dismiss(peer_id)
         self._tell(room, room.leave(peer_id, utc_now()))
+        self._drop_if_empty(room)
+
+    def _drop_if_empty(self, room: LocalRoom) -> None:
         if not room.peers:
-            del self.rooms[room_id]
+            self.rooms.pop(room.id, None)
 
     def _go_live(self, peer: Peer, room: LocalRoom, member: Member, command: GoLive) -> None:
         at = utc_now()
         if command.exclusive:
-            self._end_other_broadcasts(room, member, at)
+            at = max([at, *(just_after(old.started_at) for old in _rivals(room, member).values())])
         live = Live(command.media_type, at)
+        if command.exclusive:
+            self._end_older_broadcasts(room, member, live)
         self._tell(room, room.go_live(member.peer_id, live, at, exclusive=command.exclusive))
         others = tuple(m for m in room.members.values() if m.peer_id != member.peer_id)
         peer.tell(LiveNow(room.id, room.members[member.peer_id], others))
 
-    def _end_other_broadcasts(self, room: LocalRoom, newest: Member, at: str) -> None:
-        """A stream has one broadcaster, the newest; the page of another is a stale one."""
-        for old in room.live:
-            mine = old.peer_id in room.peers
-            if mine and old.dialect == newest.dialect and old.peer_id != newest.peer_id:
-                self._tell(room, room.stop_live(old.peer_id, at, StopCause.REPLACED))
-                room.dismiss(old.peer_id)
-                self._tell(room, room.leave(old.peer_id, at))
+    def _end_older_broadcasts(self, room: LocalRoom, newest: Member, live: Live) -> None:
+        """A stream has one broadcaster, the newest; the page of another is a stale one.
+
+        Each replica ends its own. Two that began at the same moment on two replicas
+        agree on who is newer, since a broadcast begins later than all it knows of.
+        """
+        for old_id, old in _rivals(room, newest).items():
+            peer = room.peers.get(old_id)
+            if peer is not None and (old.started_at, old_id) < (live.started_at, newest.peer_id):
+                self._tell(room, room.stop_live(old_id, utc_now(), StopCause.REPLACED))
+                self._leave(peer, room.id)
+                peer.tell(Displaced(room.id))
 
     def _stop_live(self, peer: Peer, room: LocalRoom, member: Member, command: StopLive) -> None:
         at = utc_now()
@@ -407,8 +417,7 @@ class Hub:
             self._deliver_signal(room, delivery, delivery.target)
         elif room is not None:
             self._tell_here(room, self._applied(room, delivery))
-            if not room.peers:
-                del self.rooms[room.id]
+            self._drop_if_empty(room)
 
     def _deliver_signal(self, room: LocalRoom | None, signal: Signalled, target: Member) -> None:
         peer = room.peers.get(target.peer_id) if room is not None else None
@@ -443,7 +452,7 @@ class Hub:
                 return room.leave(member.peer_id, event.at)
             case WentLive(member=Member(live=Live() as live) as member):
                 if event.exclusive:
-                    self._end_other_broadcasts(room, member, event.at)
+                    self._end_older_broadcasts(room, member, live)
                 return room.go_live(member.peer_id, live, event.at, exclusive=event.exclusive)
             case StoppedLive(member=member):
                 return room.stop_live(member.peer_id, event.at, event.cause)
@@ -469,6 +478,15 @@ class Hub:
     def _tell_one(self, room: LocalRoom, event: RoomEvent) -> None:
         origin = event.sender if isinstance(event, Signalled) else event.member
         room.tell(event, origin)
+
+
+def _rivals(room: Room, newest: Member) -> dict[str, Live]:
+    """The broadcasts of the same dialect in a room, but one's own; by peer id."""
+    return {
+        member.peer_id: member.live
+        for member in room.live
+        if member.live and member.dialect == newest.dialect and member.peer_id != newest.peer_id
+    }
 
 
 def _resolve(room: Room, sender: Member, command: Signal) -> Member | Refusal | None:

@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 #: Seconds for a connection's first request head, and its bytes at most.
 HEAD_TIMEOUT = 10.0
 MAX_HEAD = 16384
+#: Seconds after which to look again at a socket that is readable without saying more.
+_PAUSE = 0.5
 #: Seconds for a refused client to take its answer.
 _REFUSAL_TIMEOUT = 2.0
 
@@ -50,6 +52,8 @@ class Listener:
         try:
             async with stream:
                 await self._serve(stream)
+        except trio.BrokenResourceError:
+            return  # it was gone before it was anybody
         except Exception:
             logger.exception("connection failed")
 
@@ -145,8 +149,11 @@ async def peek_head(stream: trio.SocketStream) -> bytes | None:
                 return peeked[: end + 4]
             if len(peeked) > MAX_HEAD:
                 return peeked
-            if len(peeked) == len(head) and _has_ended(sock.fileno()):
-                return None
+            if len(peeked) == len(head):
+                if not peeked or _has_ended(sock.fileno()):
+                    return None
+                # Woken for nothing, and so it would go on: a peek stops before urgent data.
+                await trio.sleep(_PAUSE)
             head = peeked
             # Sleep until there is more, or the end: what is there would wake us at once.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, len(head) + 1)

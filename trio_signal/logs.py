@@ -15,7 +15,11 @@ def configure_logging(settings: Settings) -> None:
         renderer = structlog.processors.JSONRenderer()
         tracebacks: list[structlog.typing.Processor] = [structlog.processors.format_exc_info]
     else:
-        renderer = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+        renderer = structlog.dev.ConsoleRenderer(
+            colors=sys.stderr.isatty(),
+            # Not the one with the values of local variables: a password may be among them.
+            exception_formatter=structlog.dev.plain_traceback,
+        )
         tracebacks = []
     formatter = structlog.stdlib.ProcessorFormatter(
         foreign_pre_chain=[

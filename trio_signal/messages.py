@@ -382,6 +382,12 @@ class Exited(Struct, frozen=True):
     at: str
 
 
+class Displaced(Struct, frozen=True):
+    """A newer broadcaster has taken your place; you are no longer in the room."""
+
+    room_id: str
+
+
 class LiveNow(Struct, frozen=True):
     """You are live, and these are the others in the room."""
 
@@ -426,7 +432,7 @@ class Refused(Struct, frozen=True):
     at: str
 
 
-Answer = Entered | Exited | LiveNow | LivePeers | ChatSent | Refused
+Answer = Entered | Exited | Displaced | LiveNow | LivePeers | ChatSent | Refused
 
 
 class Audience(Enum):

@@ -3,6 +3,8 @@
 Every change returns the events that tell of it, in their order.
 """
 
+from collections.abc import Iterable
+
 from msgspec.structs import replace
 
 from trio_signal.messages import (
@@ -80,6 +82,14 @@ class Room:
         return found
 
     # Changes
+
+    def restore(self, members: Iterable[Member]) -> None:
+        """Fill an empty room from a picture, in the order of joining; tells nothing."""
+        for member in members:
+            self._put(member)
+        began = {member.peer_id: member.live.started_at for member in self.live if member.live}
+        in_order = sorted(began, key=began.__getitem__)
+        self._live = {peer_id: self.members[peer_id] for peer_id in in_order}
 
     def join(self, member: Member, at: str) -> list[RoomEvent]:
         """Add a peer; one that is here under this id already is replaced in silence."""

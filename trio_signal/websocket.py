@@ -15,7 +15,7 @@ from enum import IntEnum
 from http import HTTPStatus
 from typing import NamedTuple
 
-from websockets.http11 import Request, Response
+from websockets.http11 import Request
 from websockets.server import ServerProtocol
 from websockets.speedups import apply_mask
 from websockets.typing import Subprotocol
@@ -119,6 +119,8 @@ class FrameParser:
 
         Look at `failure` afterwards: the messages came before it.
         """
+        if self.failure is not None:
+            return []
         if self._buffer:
             self._buffer += data
             if len(self._buffer) < self._wanted:
@@ -157,7 +159,7 @@ class FrameParser:
                 (size,) = _UINT16.unpack_from(data, position + 2)
             elif size == 127:
                 (size,) = _UINT64.unpack_from(data, position + 2)
-            if size + self._fragments_size > self._max_size:
+            if size + self._fragments_size > self._max_size and first & 0x0F < Opcode.CLOSE:
                 raise WebSocketError(CloseCode.TOO_BIG, "Message too big")
             stop = start + size
             if stop > end:
@@ -273,12 +275,9 @@ class Handshake:
         if self.request is None:
             return False, self.reject(HTTPStatus.BAD_REQUEST, "Bad request.")
         response = self._protocol.accept(self.request)
-        return response.status_code == HTTPStatus.SWITCHING_PROTOCOLS, self._bytes(response)
+        return response.status_code == HTTPStatus.SWITCHING_PROTOCOLS, response.serialize()
 
     def reject(self, status: HTTPStatus, text: str) -> bytes:
         """The answer that refuses the upgrade."""
-        return self._bytes(self._protocol.reject(status, text + "\n"))
-
-    def _bytes(self, response: Response) -> bytes:
-        self._protocol.send_response(response)
-        return b"".join(self._protocol.data_to_send())
+        # Not by way of `send_response`: for a bad head the library has ended its side already.
+        return self._protocol.reject(status, text + "\n").serialize()

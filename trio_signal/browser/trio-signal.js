@@ -12,7 +12,7 @@
  */
 
 /** After these close codes another try would end the same way: the server has said no. */
-const FINAL_CODES = new Set([1000, 1003, 1008, 1009, 4001, 4004, 4409]);
+const FINAL_CODES = new Set([1000, 1002, 1003, 1007, 1008, 1009, 4001, 4004, 4409]);
 const FIRST_DELAY = 500; // ms, doubled with each attempt
 const LONGEST_DELAY = 15_000;
 const HEARTBEAT = 20_000; // ms, until the server has told its own

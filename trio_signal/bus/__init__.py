@@ -11,11 +11,14 @@ The contract, for every implementation:
 - `join` is atomic. It checks the caps and the peer id, enters the member,
   tells `Joined` to the room's other replicas, and calls `admit` with who was in
   the room on other replicas at that moment. Every later event of the room
-  reaches `deliver` after that call; none that those members contain already does.
+  reaches `deliver` after that call; for a replica's first peer in the room, none
+  that those members contain already does. What happened to a peer id before it
+  joined here never reaches `deliver` afterwards.
 - `publish` never blocks and never raises. Events of one room from one replica
   arrive in their order, once. Those that change who is there or who is live
   change the directory as well.
-- `send` goes to one replica only, and keeps the same order.
+- `send` goes to one replica only, and keeps the same order. A signal that finds
+  no replica comes back as `Undelivered`.
 - What a replica published itself never comes back to it.
 - `deliver` is called from `run`, never from inside another method. It and
   `admit` do not block.

@@ -7,6 +7,7 @@ from typing import TypeVar
 import trio
 
 from trio_signal.bus import Admit, Caps, Deliver, Delivery, RoomCount, Undelivered
+from trio_signal.clock import utc_now
 from trio_signal.errors import JoinRefusedError
 from trio_signal.messages import (
     Chatted,
@@ -57,16 +58,45 @@ class MemoryBus:
         self.replica = replica
         self._network = network or MemoryNetwork()
         self._network.replicas[replica] = self
-        # Unbounded, since `publish` may not block and `run` only calls `deliver`.
-        self._sender, self._receiver = trio.open_memory_channel[Delivery](float("inf"))
+        #: Its peers by room; of these rooms it is told, and of no others.
+        self._peers: dict[str, set[str]] = {}
+        #: What is to be delivered. Unbounded: `publish` may not block, and `run` is fast.
+        self._told: deque[Delivery] = deque()
+        self._was_told = trio.Event()
 
     async def run(
         self, deliver: Deliver, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
         """Call `deliver` for what other replicas tell, until cancelled."""
         task_status.started()
-        async for delivery in self._receiver:
+        while True:
+            await self._was_told.wait()
+            if not self._told:
+                self._was_told = trio.Event()
+                continue
+            delivery = self._told.popleft()
+            if isinstance(delivery, Joined):  # perhaps in place of a peer of ours
+                self._forget_peer(delivery.room_id, delivery.member.peer_id)
             deliver(delivery)
+
+    def _take(self, delivery: Delivery) -> None:
+        self._told.append(delivery)
+        self._was_told.set()
+
+    def _forget_peer(self, room_id: str, peer_id: str) -> None:
+        peers = self._peers.get(room_id)
+        if peers is None:
+            return
+        peers.discard(peer_id)
+        if not peers:
+            del self._peers[room_id]
+            # Whoever joins from here next gets a picture in which this is contained.
+            self._told = deque(told for told in self._told if not _is_of_room(told, room_id))
+
+    def _add_peer(self, room_id: str, peer_id: str) -> None:
+        self._peers.setdefault(room_id, set()).add(peer_id)
+        # What happened to the peer elsewhere, before it came here, is over.
+        self._told = deque(told for told in self._told if not _changes(told, room_id, peer_id))
 
     async def join(self, room_id: str, member: Member, caps: Caps, admit: Admit) -> None:
         """Enter a room; raises JoinRefusedError."""
@@ -84,11 +114,14 @@ class MemoryBus:
         )
         self._network.rooms[room_id] = room
         room.join(member, "")
-        self._tell(room, Joined(room_id, member, first=True, peers=len(room), at=""), old)
+        self._tell(Joined(room_id, member, first=True, peers=len(room), at=utc_now()))
+        self._add_peer(room_id, member.peer_id)
         admit(others)
 
     def publish(self, event: RoomEvent) -> None:
         """Tell the room's other replicas, and bring the directory up to date."""
+        if isinstance(event, Left):
+            self._forget_peer(event.room_id, event.member.peer_id)
         room = self._network.rooms.get(event.room_id)
         if room is None:
             return
@@ -112,26 +145,24 @@ class MemoryBus:
                 self._keep_chat(event)
         if not room:
             del self._network.rooms[event.room_id]
-        self._tell(room, event)
+        self._tell(event)
 
     def _owns(self, room: Room, member: Member) -> bool:
         known = room.members.get(member.peer_id)
         return known is not None and known.replica == self.replica
 
-    def _tell(self, room: Room, event: RoomEvent, also: Member | None = None) -> None:
-        if len(self._network.replicas) == 1:
-            return
-        replicas = {member.replica for member in room.members.values()}
-        if also is not None:
-            replicas.add(also.replica)
-        for replica in replicas - {self.replica}:
-            self._network.replicas[replica]._sender.send_nowait(event)
+    def _tell(self, event: RoomEvent) -> None:
+        for bus in self._network.replicas.values():
+            if bus is not self and event.room_id in bus._peers:
+                bus._take(event)
 
     def send(self, replica: str, delivery: Signalled | Undelivered) -> None:
         """Tell one replica."""
         bus = self._network.replicas.get(replica)
         if bus is not None:
-            bus._sender.send_nowait(delivery)
+            bus._take(delivery)
+        elif isinstance(delivery, Signalled):
+            self._take(Undelivered(delivery))
 
     async def members(self, room_id: str) -> tuple[Member, ...]:
         """All members of a room, in the order of joining."""
@@ -185,6 +216,24 @@ class MemoryBus:
         await trio.lowlevel.checkpoint()
         until, room_ids = self._network.lost.pop(user_id, (0.0, ()))
         return room_ids if trio.current_time() < until else ()
+
+
+def _is_of_room(delivery: Delivery, room_id: str) -> bool:
+    """Whether this is about a room, and not for one peer: that may have to be sent back."""
+    if isinstance(delivery, Undelivered):
+        return False
+    if isinstance(delivery, Signalled) and delivery.target is not None:
+        return False
+    return delivery.room_id == room_id
+
+
+def _changes(delivery: Delivery, room_id: str, peer_id: str) -> bool:
+    """Whether this changes what is known of a peer."""
+    return (
+        isinstance(delivery, Joined | Left | WentLive | StoppedLive)
+        and delivery.room_id == room_id
+        and delivery.member.peer_id == peer_id
+    )
 
 
 def _check_caps(room: Room, caps: Caps) -> None:

@@ -83,7 +83,10 @@ DIALECTS: dict[str, type[Dialect]] = {
 
 def dialect_at(target: str, enabled: Iterable[str]) -> Dialect | None:
     """A new dialect for a connection to this request target; None if there is none."""
-    url = urlsplit(target)
+    try:
+        url = urlsplit(target)
+    except ValueError:  # as of `//[`
+        return None
     path = [unquote(segment) for segment in url.path.strip("/").split("/")]
     query = dict(parse_qsl(url.query, keep_blank_values=True))
     if not all(path):

@@ -58,38 +58,38 @@ from trio_signal.messages import (
 class JoinRoom(Struct, tag="join_room"):
     """Enters a room."""
 
-    room_id: str = ""
+    room_id: str | None = None
 
 
 class LeaveRoom(Struct, tag="leave_room"):
     """Leaves a room."""
 
-    room_id: str = ""
+    room_id: str | None = None
 
 
 class LiveStart(Struct, tag="live_start"):
     """Goes live."""
 
-    room_id: str = ""
+    room_id: str | None = None
     media_type: MediaType = "video"
 
 
 class LiveStop(Struct, tag="live_stop"):
     """Is live no longer."""
 
-    room_id: str = ""
+    room_id: str | None = None
 
 
 class LiveStatus(Struct, tag="live_status"):
     """Asks who is live."""
 
-    room_id: str = ""
+    room_id: str | None = None
 
 
 class _Addressed(Struct):
     target_user_id: str
     payload: Raw
-    room_id: str = ""
+    room_id: str | None = None
 
 
 class LiveOffer(_Addressed, tag="live_offer"):
@@ -107,14 +107,14 @@ class LiveIce(_Addressed, tag="live_ice"):
 class SendMessage(Struct, tag="send_message"):
     """Chat."""
 
-    room_id: str = ""
-    content: str = ""
+    room_id: str | None = None
+    content: str | None = None
 
 
 class TypingState(Struct, tag="typing"):
     """Begins or ceases to type."""
 
-    room_id: str = ""
+    room_id: str | None = None
     is_typing: bool = True
 
 
@@ -323,27 +323,27 @@ class LiveDialect:
         if not message.room_id:
             tag = message.__struct_config__.tag
             return [_error(_ROOM_ID_REQUIRED.get(str(tag), "room_id required"))]
-        return self._commands(message)
+        return self._commands(message, message.room_id)
 
-    def _commands(self, message: Struct) -> Iterable[Action]:
+    def _commands(self, message: Struct, room_id: str) -> Iterable[Action]:
         match message:
-            case _Addressed(room_id=room_id, target_user_id=target, payload=payload):
+            case _Addressed(target_user_id=target, payload=payload):
                 return [Signal(room_id, _KINDS[type(message)], payload, To.USER, target)]
-            case JoinRoom(room_id=room_id):
+            case JoinRoom():
                 return [Join(room_id)]
-            case LeaveRoom(room_id=room_id):
+            case LeaveRoom():
                 return [Leave(room_id)]
-            case LiveStart(room_id=room_id, media_type=media_type):
+            case LiveStart(media_type=media_type):
                 return [GoLive(room_id, media_type)]
-            case LiveStop(room_id=room_id):
+            case LiveStop():
                 return [StopLive(room_id)]
-            case LiveStatus(room_id=room_id):
+            case LiveStatus():
                 return [AskLive(room_id)]
-            case SendMessage(room_id=room_id, content=content):
+            case SendMessage(content=content):
                 if not content:
                     return [_error("room_id and content required")]
                 return [Chat(room_id, content)]
-            case TypingState(room_id=room_id, is_typing=is_typing):
+            case TypingState(is_typing=is_typing):
                 return [SetTyping(room_id, is_typing)]
         return []
 
@@ -364,6 +364,7 @@ class LiveDialect:
                 return [Send(encode(MessageSent(message_id, room_id, at)))]
             case Refused():
                 return _refused(answer)
+        return []
 
     @staticmethod
     def tell(event: RoomEvent) -> Iterable[Notice]:

@@ -95,6 +95,13 @@ class BroadcastStop(Struct, tag="broadcast_stop"):
     """Is live no longer."""
 
 
+class Kick(Struct, tag="kick"):
+    """Ends another's connection; for moderators, of whom open mode has none."""
+
+    client_id: str
+    reason: str | None = None
+
+
 class Ping(Struct, tag="ping"):
     """Asks for a sign of life."""
 
@@ -102,7 +109,7 @@ class Ping(Struct, tag="ping"):
 
 
 _reader = Reader(
-    (AuthToken, Offer, AnswerTo, IceCandidate, Message, BroadcastStart, BroadcastStop, Ping)
+    (AuthToken, Offer, AnswerTo, IceCandidate, Message, BroadcastStart, BroadcastStop, Kick, Ping)
 )
 
 # What we say
@@ -319,6 +326,8 @@ class MeshDialect:
                 return [GoLive(self._room_id, media_type)]
             case BroadcastStop():
                 return [StopLive(self._room_id)]
+            case Kick():
+                return [Send(encode(Error("Only a moderator may kick", "not_allowed")))]
             case Ping(id=id_):
                 return [Send(encode(Pong(id_)))]
         return []  # a new token, which open mode does not look at

@@ -329,6 +329,7 @@ class RoomDialect:
         return []  # a pong
 
     def _change(self, message: ProfileUpdated) -> ChangeProfile:
+        self._username = message.username or self._username
         tag = message.__struct_config__.tag
         return ChangeProfile(
             self._room_id,
@@ -346,7 +347,7 @@ class RoomDialect:
             return [_INVALID]
         try:
             other = msgspec.json.decode(text, type=_Other)
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, RecursionError):
             return [_INVALID]
         if not other.content:
             return [_INVALID] if other.type is UNSET else []

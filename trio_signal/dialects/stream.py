@@ -17,6 +17,7 @@ from trio_signal.messages import (
     Audience,
     Authenticate,
     Close,
+    Displaced,
     GoLive,
     Identity,
     Join,
@@ -231,7 +232,9 @@ class StreamDialect:
         match answer:
             case LiveNow(room_id=stream, others=others):
                 return [Send(_viewer("viewer-joined", stream, m)) for m in others if not m.live]
-            case Refused(command=Join(room_id=stream) | StartStreaming(room_id=stream)):
+            case Displaced(room_id=stream):
+                return [_error("stream_taken", "A newer broadcaster took this stream", stream)]
+            case Refused(command=Join(room_id=stream)):
                 return [_error("stream_full", "The stream has no room for more viewers", stream)]
             case Refused(command=Signal(room_id=stream), reason=Refusal.TARGET_NOT_FOUND):
                 return [_error("not_allowed", "No such peer in this stream", stream)]
@@ -265,7 +268,9 @@ class StreamDialect:
                     _notice(Audience.OTHER_PEERS, "stream-ended", stream),
                     _notice(Audience.ITSELF, "stream-end-confirmed", stream),
                 ]
-            case StoppedLive(cause=StopCause.LEFT):
+            case StoppedLive(cause=StopCause.REPLACED, member=Member(dialect="stream")):
+                return []  # by a newer broadcaster, of whom they are told next
+            case StoppedLive():
                 return [_notice(Audience.OTHER_PEERS, "broadcaster-disconnected", stream)]
             case StreamStarting():
                 return [_notice(Audience.OTHER_PEERS, "stream-started", stream)]

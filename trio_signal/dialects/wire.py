@@ -54,7 +54,9 @@ class Reader:
             return UnreadableError("json", None, str(error))
         try:
             type_ = msgspec.json.decode(text, type=_Envelope).type
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        except msgspec.ValidationError:
             return UnreadableError("type", None, str(error))
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as broken:
+            return UnreadableError("json", None, str(broken))
         problem: Literal["type", "fields"] = "fields" if type_ in self._types else "type"
         return UnreadableError(problem, type_, str(error))

@@ -8,6 +8,7 @@ import msgspec
 from msgspec import Struct
 from quart import Response, request
 from quart_trio import QuartTrio
+from werkzeug.datastructures import WWWAuthenticate
 from werkzeug.exceptions import (
     Forbidden,
     HTTPException,
@@ -67,6 +68,14 @@ async def _read_body(type_: type[T]) -> T:
     try:
         return msgspec.json.decode(body, type=type_)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise UnprocessableEntity(str(error)) from None
+
+
+async def _read_form(type_: type[T]) -> T:
+    """The request's form; aborts with 422 if it does not fit."""
+    try:
+        return msgspec.convert((await request.form).to_dict(), type_)
+    except msgspec.ValidationError as error:
         raise UnprocessableEntity(str(error)) from None
 
 
@@ -153,7 +162,7 @@ def _add_accounts(app: QuartTrio) -> None:
         if request.mimetype == "application/json":
             body = await _read_body(LoginRequest)
         else:  # as OAuth 2 clients send it
-            body = msgspec.convert((await request.form).to_dict(), LoginRequest)
+            body = await _read_form(LoginRequest)
         token = make_login_token(body.username)
         return _json(
             {
@@ -180,7 +189,7 @@ def _bearer_name() -> str:
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
     login = read_login_token(token.strip()) if scheme.lower() == "bearer" else None
     if login is None:
-        raise Unauthorized("Not authenticated")
+        raise Unauthorized("Not authenticated", www_authenticate=WWWAuthenticate("bearer"))
     return login.name
 
 

@@ -1,0 +1,975 @@
+"""The contract of `trio_signal.bus`, sentence by sentence, for every implementation.
+
+Nothing here knows how a bus works. What must not be told is shown by a fence:
+events of one replica come in their order, so what has not come before the fence
+is not coming.
+"""
+
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import TypeVar
+
+import pytest
+import trio
+import trio.testing
+from msgspec import Raw
+from msgspec.structs import replace
+
+from tests.members import AT, member
+from trio_signal.bus import Bus, Caps, Delivery, RoomCount, Undelivered
+from trio_signal.bus.memory import MemoryBus, MemoryNetwork
+from trio_signal.errors import JoinRefusedError
+from trio_signal.messages import (
+    Chatted,
+    Joined,
+    Left,
+    Live,
+    MediaType,
+    Member,
+    News,
+    Profile,
+    ProfileChanged,
+    Refusal,
+    Rejoined,
+    RoomEvent,
+    Signalled,
+    StopCause,
+    StoppedLive,
+    StreamStarting,
+    Typing,
+    WentLive,
+)
+from trio_signal.room import Room
+
+PATIENCE = 10.0
+NO_CAPS = Caps(peers=1000)
+
+E = TypeVar("E")
+
+
+class Replica:
+    """One replica: its bus, and what was delivered to it."""
+
+    def __init__(self, bus: Bus) -> None:
+        self.bus = bus
+        self.name = bus.replica
+        self._sender, self._receiver = trio.open_memory_channel[Delivery](float("inf"))
+        #: What is done with each delivery, at once.
+        self.listener: Callable[[Delivery], None] = self._sender.send_nowait
+
+    def deliver(self, delivery: Delivery) -> None:
+        self.listener(delivery)
+
+    async def next(self) -> Delivery:
+        """The next delivery, whatever it is."""
+        with trio.fail_after(PATIENCE):
+            return await self._receiver.receive()
+
+    async def expect(self, type_: type[E]) -> E:
+        """The next delivery, which must be of this type."""
+        delivery = await self.next()
+        assert isinstance(delivery, type_), delivery
+        return delivery
+
+    async def expect_chats(self, *contents: str) -> None:
+        """The next deliveries are these chat messages."""
+        for content in contents:
+            assert (await self.expect(Chatted)).content == content
+
+    def member(self, peer_id: str, user_id: str | None = None, **fields: str) -> Member:
+        return member(peer_id, user_id, replica=self.name, **fields)  # type: ignore[arg-type]
+
+    @property
+    def me(self) -> Member:
+        """The peer that this replica meets others with."""
+        return self.member(self.name)
+
+    async def join(
+        self,
+        peer_id: str,
+        user_id: str | None = None,
+        *,
+        room: str = "r",
+        caps: Caps = NO_CAPS,
+        subject: str | None = None,
+    ) -> tuple[Member, ...]:
+        """Enter a room; the members that `admit` was called with, once."""
+        who = member(peer_id, user_id, replica=self.name, subject=subject)
+        pictures: list[tuple[Member, ...]] = []
+        with trio.fail_after(PATIENCE):
+            await self.bus.join(room, who, caps, pictures.append)
+        (picture,) = pictures
+        return picture
+
+    async def refusal(
+        self, peer_id: str, *, room: str = "r", caps: Caps = NO_CAPS, subject: str | None = None
+    ) -> Refusal | None:
+        """Try to enter a room; why it was in vain, or None if it was not."""
+        try:
+            await self.join(peer_id, room=room, caps=caps, subject=subject)
+        except JoinRefusedError as error:
+            return error.reason
+        return None
+
+    async def meet(self, *others: "Replica", room: str = "r") -> None:
+        """Enter a room with the others, each with a peer of its own name."""
+        for n, replica in enumerate((self, *others)):
+            await replica.join(replica.name, room=room)
+            for earlier in (self, *others)[:n]:
+                await earlier.expect(Joined)
+
+    def leave(self, peer_id: str, *, room: str = "r") -> None:
+        self.bus.publish(Left(room, self.member(peer_id), last=True, peers=0, at=AT))
+
+    def go_live(self, peer_id: str, media_type: MediaType = "video", *, room: str = "r") -> None:
+        who = member(peer_id, replica=self.name, live=media_type)
+        self.bus.publish(WentLive(room, who, News.FIRST, exclusive=False, at=AT))
+
+    def stop_live(self, peer_id: str, *, room: str = "r") -> None:
+        who = self.member(peer_id)
+        self.bus.publish(StoppedLive(room, who, last=True, cause=StopCause.STOPPED, at=AT))
+
+    def rename(self, peer_id: str, user_id: str, username: str, avatar_url: str) -> None:
+        who = self.member(peer_id, user_id, username=username, avatar_url=avatar_url)
+        self.bus.publish(ProfileChanged("r", who, "profile", None, None, None, AT))
+
+    def say(self, content: str, *, room: str = "r") -> None:
+        self.bus.publish(Chatted(room, self.me, "id", content, None, AT))
+
+    def signal(self, target: Member | None, payload: str = '"sdp"') -> Signalled:
+        sender = self.me
+        return Signalled("r", "offer", Raw(payload.encode()), sender, target, "", AT)
+
+    async def peers(self, room: str = "r") -> list[str]:
+        """The peers of a room, as the directory has them."""
+        with trio.fail_after(PATIENCE):
+            return [m.peer_id for m in await self.bus.members(room)]
+
+    async def settle(self) -> None:
+        """All that this replica asked for is done: its next question is answered."""
+        await self.peers()
+
+
+class Deployment:
+    """A set of replicas, and how time passes for what they remember."""
+
+    def __init__(
+        self, replicas: Sequence[Replica], let_pass: Callable[[float], Awaitable[None]]
+    ) -> None:
+        self.replicas = replicas
+        self.let_pass = let_pass
+
+
+Deploy = Callable[[int], AbstractAsyncContextManager[Deployment]]
+
+
+@asynccontextmanager
+async def deploy_memory(count: int) -> AsyncIterator[Deployment]:
+    """Replicas in one process."""
+    network = MemoryNetwork()
+    replicas = [Replica(MemoryBus(f"replica-{n}", network)) for n in range(count)]
+    async with trio.open_nursery() as nursery:
+        for replica in replicas:
+            await nursery.start(replica.bus.run, replica.deliver)
+        yield Deployment(replicas, jump)
+        nursery.cancel_scope.cancel()
+
+
+async def jump(seconds: float) -> None:
+    """Let time pass for what is in this process."""
+    clock = trio.lowlevel.current_clock()
+    assert isinstance(clock, trio.testing.MockClock)
+    clock.jump(seconds)
+
+
+@pytest.fixture(params=[pytest.param(deploy_memory, id="memory")])
+def deploy(request: pytest.FixtureRequest) -> Deploy:
+    """Runs as many replicas as are asked for."""
+    factory: Deploy = request.param
+    return factory
+
+
+@pytest.fixture
+async def deployment(deploy: Deploy) -> AsyncIterator[Deployment]:
+    async with deploy(3) as deployment:
+        yield deployment
+
+
+@pytest.fixture
+async def a(deployment: Deployment) -> Replica:
+    return deployment.replicas[0]
+
+
+@pytest.fixture
+async def b(deployment: Deployment) -> Replica:
+    return deployment.replicas[1]
+
+
+@pytest.fixture
+async def c(deployment: Deployment) -> Replica:
+    return deployment.replicas[2]
+
+
+# Joining: the picture, and who hears of it
+
+
+async def test_the_first_to_join_finds_nobody(a: Replica) -> None:
+    assert await a.join("ann") == ()
+    assert await a.bus.members("r") == (a.member("ann"),)
+
+
+async def test_whoever_joins_finds_the_members_on_other_replicas(
+    a: Replica, b: Replica, c: Replica
+) -> None:
+    await a.join("ann")
+    await b.join("bob")
+    assert await c.join("carl") == (a.member("ann"), b.member("bob"))
+
+
+async def test_whoever_joins_finds_no_members_of_its_own_replica(a: Replica, b: Replica) -> None:
+    await a.join("ann")
+    await b.join("bob")
+    assert await a.join("anna") == (b.member("bob"),)
+
+
+async def test_whoever_joins_finds_nobody_from_another_room(a: Replica, b: Replica) -> None:
+    await a.join("ann", room="another")
+    assert await b.join("bob") == ()
+
+
+async def test_whoever_joins_finds_who_is_live(a: Replica, b: Replica) -> None:
+    await a.join("ann")
+    a.go_live("ann", "audio")
+    await a.settle()
+    (ann,) = await b.join("bob")
+    assert ann == replace(a.member("ann"), live=Live("audio", AT))
+
+
+async def test_a_join_is_told_to_the_other_replicas_of_the_room(
+    a: Replica, b: Replica, c: Replica
+) -> None:
+    await a.join("ann")
+    await b.join("bob")
+    assert (await a.expect(Joined)).member == b.member("bob")
+    await c.join("carl")
+    for replica in (a, b):
+        joined = await replica.expect(Joined)
+        assert (joined.room_id, joined.member) == ("r", c.member("carl"))
+
+
+async def test_a_join_is_not_told_to_replicas_without_peers_in_the_room(
+    a: Replica, b: Replica, c: Replica
+) -> None:
+    await a.join("ann")
+    await c.join("carl", room="another")
+    await b.join("bob")
+    await b.join("bob", room="another")
+    assert (await c.expect(Joined)).room_id == "another"
+
+
+async def test_whoever_is_admitted_is_in_the_directory(a: Replica) -> None:
+    peers: list[str] = []
+
+    async def look() -> None:
+        peers.extend(await a.peers())
+
+    with trio.fail_after(PATIENCE):
+        async with trio.open_nursery() as nursery:
+            await a.bus.join("r", a.member("ann"), NO_CAPS, lambda _: nursery.start_soon(look))
+    assert peers == ["ann"]
+
+
+class Log:
+    """What is delivered to a replica, and when it was let into a room meanwhile."""
+
+    def __init__(self, replica: Replica) -> None:
+        self._replica = replica
+        self._log: list[Delivery | None] = []
+        self._fence = trio.Event()
+        replica.listener = self._listen
+
+    def _listen(self, delivery: Delivery) -> None:
+        self._log.append(delivery)
+        if isinstance(delivery, Chatted) and delivery.content == "fence":
+            self._fence.set()
+
+    async def join(self, peer_id: str) -> None:
+        def admit(_: tuple[Member, ...]) -> None:
+            self._log.append(None)
+
+        with trio.fail_after(PATIENCE):
+            await self._replica.bus.join("r", self._replica.member(peer_id), NO_CAPS, admit)
+
+    async def after_joining(self) -> list[Delivery]:
+        """What was delivered between `admit` and the fence, which somebody has said."""
+        with trio.fail_after(PATIENCE):
+            await self._fence.wait()
+        later = self._log[self._log.index(None) + 1 :]
+        return [delivery for delivery in later[:-1] if delivery is not None]
+
+
+async def test_what_was_told_before_a_replicas_first_join_is_not_delivered_after_it(
+    a: Replica, b: Replica
+) -> None:
+    """A replica's last peer leaves and one comes back, with events still on their way."""
+    await a.meet(b)
+    log = Log(a)
+    for n in range(20):
+        b.say(str(n))
+    a.leave(a.name)
+    await log.join("anna")
+    b.say("fence")
+    assert await log.after_joining() == []
+
+
+async def test_what_a_peer_did_elsewhere_is_not_delivered_after_it_came(
+    a: Replica, b: Replica
+) -> None:
+    """A page is loaded anew, and the load balancer sends it to another replica."""
+    await a.meet(b)
+    log = Log(a)
+    for n in range(20):
+        b.say(str(n))
+    await b.join("ann")
+    b.go_live("ann")
+    b.stop_live("ann")
+    b.leave("ann")
+    b.say("also said before")
+    await log.join("ann")
+    b.say("fence")
+    assert all(isinstance(delivery, Chatted) for delivery in await log.after_joining())
+    assert set(await a.bus.members("r")) == {a.me, b.me, a.member("ann")}
+
+
+async def test_a_peer_id_that_is_taken_back_belongs_to_the_last(a: Replica, b: Replica) -> None:
+    await a.meet(b)
+    await a.join("ann")
+    await b.expect(Joined)
+    log = Log(a)
+    for n in range(20):
+        b.say(str(n))
+    await b.join("ann")
+    await log.join("ann")
+    assert (await b.expect(Joined)).member == a.member("ann")
+    b.say("fence")
+    assert all(isinstance(delivery, Chatted) for delivery in await log.after_joining())
+    assert a.member("ann") in await b.bus.members("r")
+
+
+async def test_a_signal_to_a_peer_is_not_lost_when_its_replica_comes_back(
+    a: Replica, b: Replica
+) -> None:
+    """It is for the hub to say that the peer is gone."""
+    await a.meet(b)
+    signals = [b.signal(a.me, str(n)) for n in range(20)]
+    for signal in signals:
+        b.bus.send(a.name, signal)
+    a.leave(a.name)
+    await a.join("anna")
+    for signal in signals:
+        assert await a.next() == signal
+
+
+class View:
+    """What a replica knows of one room, from its pictures and what is delivered to it."""
+
+    def __init__(self, replica: Replica) -> None:
+        self.replica = replica
+        self.room = Room("r")
+        replica.listener = self.follow
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether the replica has peers there; else it neither knows nor hears."""
+        return any(m.replica == self.replica.name for m in self.room.members.values())
+
+    async def join(self, peer_id: str) -> None:
+        def admit(picture: tuple[Member, ...]) -> None:
+            if not self.is_kept:
+                self.room = Room("r")
+                for other in picture:
+                    self.room.join(other, AT)
+            assert self.room.join(who, AT) != []
+
+        who = self.replica.member(peer_id)
+        await self.replica.bus.join("r", who, NO_CAPS, admit)
+
+    def leave(self, peer_id: str) -> None:
+        self.room.leave(peer_id, AT)
+        self.replica.leave(peer_id)
+
+    def follow(self, delivery: Delivery) -> None:
+        if not self.is_kept:
+            return
+        if isinstance(delivery, Joined):
+            assert self.room.join(delivery.member, AT) != [], "it was here already"
+        elif isinstance(delivery, Left):
+            assert self.room.leave(delivery.member.peer_id, AT) != [], "it was not here"
+
+
+async def test_pictures_and_events_fit_without_gap_or_double(deployment: Deployment) -> None:
+    """Peers come and go on all replicas at once, some replicas have none now and then."""
+    views = [View(replica) for replica in deployment.replicas]
+
+    async def come_and_go(view: View, times: int) -> None:
+        for n in range(times):
+            peer_id = f"{view.replica.name}-{times}-{n}"
+            await view.join(peer_id)
+            if n % 2:
+                await trio.lowlevel.checkpoint()
+            view.leave(peer_id)
+            if n % 3:
+                await trio.lowlevel.checkpoint()
+
+    with trio.fail_after(3 * PATIENCE):
+        async with trio.open_nursery() as nursery:
+            for view in views:
+                for times in (20, 25, 30):
+                    nursery.start_soon(come_and_go, view, times)
+        for view in views:
+            await view.join(f"{view.replica.name}-stays")
+        expected = {f"{replica.name}-stays" for replica in deployment.replicas}
+        for view in views:
+            while set(view.room.members) != expected:
+                await view.replica.settle()
+        assert set(await views[0].replica.peers()) == expected
+
+
+# Joining: caps
+
+
+async def admitted(deployment: Deployment, count: int, caps: Caps) -> Counter[Refusal | None]:
+    """What became of this many joins at one instant, spread over the replicas."""
+    outcomes: Counter[Refusal | None] = Counter()
+
+    async def attempt(replica: Replica, peer_id: str) -> None:
+        outcomes[await replica.refusal(peer_id, caps=caps)] += 1
+
+    async with trio.open_nursery() as nursery:
+        for n in range(count):
+            replica = deployment.replicas[n % len(deployment.replicas)]
+            nursery.start_soon(attempt, replica, f"peer-{n}")
+    return outcomes
+
+
+async def test_a_cap_holds_for_all_replicas_together(deployment: Deployment, a: Replica) -> None:
+    outcomes = await admitted(deployment, 30, Caps(peers=10))
+    assert outcomes == {None: 10, Refusal.ROOM_FULL: 20}
+    assert len(await a.peers()) == 10
+
+
+async def test_a_cap_of_viewers_does_not_count_who_is_live(
+    deployment: Deployment, a: Replica
+) -> None:
+    await a.join("caster")
+    a.go_live("caster")
+    await a.settle()
+    outcomes = await admitted(deployment, 12, Caps(peers=1000, viewers=5))
+    assert outcomes == {None: 5, Refusal.STREAM_FULL: 7}
+    assert len(await a.peers()) == 6
+
+
+async def test_a_cap_of_viewers_is_only_for_whoever_asks_for_it(a: Replica) -> None:
+    await a.join("viewer")
+    assert await a.refusal("caster") is None
+
+
+async def test_a_cap_is_for_one_room(a: Replica) -> None:
+    await a.join("ann", room="another")
+    assert await a.refusal("ann", caps=Caps(peers=1)) is None
+
+
+async def test_a_place_is_free_again_when_somebody_left(a: Replica, b: Replica) -> None:
+    caps = Caps(peers=1)
+    await a.join("ann", caps=caps)
+    assert await b.refusal("bob", caps=caps) is Refusal.ROOM_FULL
+    a.leave("ann")
+    await a.settle()
+    assert await b.refusal("bob", caps=caps) is None
+
+
+async def test_whoever_is_refused_was_never_there(a: Replica, b: Replica) -> None:
+    await a.join("ann")
+    await b.join("bob", room="another")
+    pictures: list[tuple[Member, ...]] = []
+    with pytest.raises(JoinRefusedError) as caught:
+        await b.bus.join("r", b.member("bob"), Caps(peers=1), pictures.append)
+    assert caught.value.reason is Refusal.ROOM_FULL
+    assert pictures == []
+    assert await a.peers() == ["ann"]
+    await b.join("fence")
+    assert (await a.expect(Joined)).member == b.member("fence")
+
+
+async def test_a_room_that_nobody_could_enter_is_no_room(a: Replica) -> None:
+    assert await a.refusal("ann", caps=Caps(peers=1, viewers=0)) is Refusal.STREAM_FULL
+    assert await a.bus.rooms() == []
+
+
+# Joining: peer ids
+
+
+async def test_a_peer_id_is_taken_over_by_the_same_subject(
+    a: Replica, b: Replica, c: Replica
+) -> None:
+    await a.join("ann")
+    await c.join("carl")
+    await a.expect(Joined)
+    assert await b.join("ann") == (c.member("carl"),)
+    assert await b.bus.members("r") == (b.member("ann"), c.member("carl"))
+    for replica in (a, c):
+        assert (await replica.expect(Joined)).member == b.member("ann")
+
+
+async def test_a_peer_id_is_taken_over_on_its_own_replica(a: Replica, b: Replica) -> None:
+    await a.meet(b)
+    await a.join(a.name)
+    assert (await b.expect(Joined)).member == a.me
+    assert sorted(await a.peers()) == sorted([a.name, b.name])
+
+
+async def test_the_replica_that_lost_its_last_peer_hears_no_more(a: Replica, b: Replica) -> None:
+    await a.join("ann")
+    await b.join("ann")
+    await a.expect(Joined)
+    b.say("not for a")
+    await a.join("anna")
+    b.say("fence")
+    await a.expect_chats("fence")
+
+
+async def test_a_peer_id_of_another_subject_is_refused(a: Replica, b: Replica) -> None:
+    await a.join("ann", subject="ann")
+    for replica in (a, b):
+        refusal = await replica.refusal("ann", subject="somebody else")
+        assert refusal is Refusal.PEER_ID_IN_USE
+    assert await a.bus.members("r") == (a.member("ann"),)
+    await b.join("fence")
+    assert (await a.expect(Joined)).member == b.member("fence")
+
+
+async def test_a_peer_id_in_use_is_refused_also_in_a_full_room(a: Replica, b: Replica) -> None:
+    await a.join("ann", subject="ann")
+    refusal = await b.refusal("ann", subject="somebody else", caps=Caps(peers=1))
+    assert refusal is Refusal.PEER_ID_IN_USE
+
+
+async def test_a_peer_id_is_taken_over_also_in_a_full_room(a: Replica, b: Replica) -> None:
+    await a.join("ann")
+    assert await b.refusal("ann", caps=Caps(peers=1, viewers=1)) is None
+    assert await a.bus.members("r") == (b.member("ann"),)
+
+
+async def test_a_peer_id_is_free_in_another_room_and_after_its_peer_left(
+    a: Replica, b: Replica
+) -> None:
+    await a.join("ann", subject="ann")
+    assert await b.refusal("ann", subject="somebody else", room="another") is None
+    a.leave("ann")
+    await a.settle()
+    assert await b.refusal("ann", subject="somebody else") is None
+
+
+async def test_of_many_subjects_one_gets_the_peer_id(deployment: Deployment, a: Replica) -> None:
+    outcomes: Counter[Refusal | None] = Counter()
+
+    async def attempt(replica: Replica, subject: str) -> None:
+        outcomes[await replica.refusal("ann", subject=subject)] += 1
+
+    async with trio.open_nursery() as nursery:
+        for n in range(15):
+            nursery.start_soon(attempt, deployment.replicas[n % 3], f"subject-{n}")
+    assert outcomes == {None: 1, Refusal.PEER_ID_IN_USE: 14}
+    assert await a.peers() == ["ann"]
+
+
+async def test_one_subject_at_many_places_is_one_peer(deployment: Deployment, a: Replica) -> None:
+    async with trio.open_nursery() as nursery:
+        for n in range(15):
+            nursery.start_soon(deployment.replicas[n % 3].join, "ann")
+    assert await a.peers() == ["ann"]
+
+
+async def test_whose_peer_was_taken_over_can_change_nothing(a: Replica, b: Replica) -> None:
+    await a.join("anna")
+    await a.join("ann")
+    await b.join("ann")
+    await a.expect(Joined)
+    # The replica that lost it may not know yet.
+    a.go_live("ann")
+    a.stop_live("ann")
+    a.leave("ann")
+    a.say("fence")
+    await b.expect_chats("fence")
+    assert set(await a.bus.members("r")) == {a.member("anna"), b.member("ann")}
+
+
+async def test_a_broadcast_ends_with_its_connection(a: Replica, b: Replica) -> None:
+    await a.join("ann")
+    a.go_live("ann")
+    await a.settle()
+    await b.join("ann")
+    assert await b.bus.members("r") == (b.member("ann"),)
+
+
+# Joining: cancelled
+
+
+@pytest.mark.parametrize("steps", range(4))
+async def test_after_a_cancelled_join_leaving_leaves_nothing(
+    a: Replica, b: Replica, steps: int
+) -> None:
+    await b.join("bob")
+    pictures: list[tuple[Member, ...]] = []
+
+    async def join() -> None:
+        await a.bus.join("r", a.member("ann"), NO_CAPS, pictures.append)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(join)
+        for _ in range(steps):
+            await trio.lowlevel.checkpoint()
+        nursery.cancel_scope.cancel()
+    a.leave("ann")
+    await a.settle()
+    assert await b.peers() == ["bob"]
+    await a.join("fence")
+    heard: list[type[RoomEvent]] = []
+    while True:
+        event = await b.next()
+        assert isinstance(event, Joined | Left)
+        if event.member.peer_id == "fence":
+            break
+        heard.append(type(event))
+    assert heard in ([], [Joined, Left])
+    assert len(pictures) <= 1
+
+
+async def test_leaving_without_having_joined_changes_nothing(a: Replica, b: Replica) -> None:
+    await a.meet(b)
+    a.leave("nobody")
+    a.say("fence")
+    await b.expect_chats("fence")
+    assert await a.peers() == [a.name, b.name]
+
+
+# Publishing
+
+
+async def test_events_come_in_their_order_and_once(a: Replica, b: Replica, c: Replica) -> None:
+    await a.meet(b, c)
+    contents = [str(n) for n in range(500)]
+    for content in contents:
+        a.say(content)
+    await b.expect_chats(*contents)
+    await c.expect_chats(*contents)
+    a.say("fence")
+    await b.expect_chats("fence")
+    await c.expect_chats("fence")
+
+
+async def test_every_sender_keeps_its_own_order(a: Replica, b: Replica, c: Replica) -> None:
+    await a.meet(b, c)
+    for n in range(50):
+        a.say(f"a {n:02}")
+        b.say(f"b {n:02}")
+    heard = [(await c.expect(Chatted)).content for _ in range(100)]
+    assert [content for content in heard if content.startswith("a")] == sorted(heard)[:50]
+    assert [content for content in heard if content.startswith("b")] == sorted(heard)[50:]
+
+
+async def test_all_kinds_of_events_arrive_as_they_were(a: Replica, b: Replica) -> None:
+    await a.meet(b)
+    who, live = a.me, replace(a.me, live=Live("audio", AT))
+    events: list[RoomEvent] = [
+        Chatted("r", who, "id", "hello", "pic", AT),
+        WentLive("r", live, News.CHANGED, exclusive=True, at=AT),
+        a.signal(None, '{"sdp" :  1e3}'),
+        StoppedLive("r", who, last=False, cause=StopCause.REPLACED, at=AT),
+        ProfileChanged("r", who, "profile", "before", "a@example.com", "bio", AT),
+        Rejoined("r", who, peers=7, at=AT),
+        Typing("r", who, typing=True, at=AT),
+        StreamStarting("r", who, AT),
+        Left("r", who, last=False, peers=7, at=AT),
+    ]
+    for event in events:
+        a.bus.publish(event)
+    for event in events:
+        assert await b.next() == event
+
+
+async def test_events_are_for_the_replicas_of_the_room(a: Replica, b: Replica, c: Replica) -> None:
+    await a.meet(b)
+    await a.meet(b, c, room="another")
+    a.say("here")
+    a.say("there", room="another")
+    await b.expect_chats("here", "there")
+    await c.expect_chats("there")
+
+
+async def test_who_left_hears_no_more(a: Replica, b: Replica, c: Replica) -> None:
+    await a.meet(b, c)
+    c.leave(c.name)
+    await b.expect(Left)
+    a.say("not for c")
+    await b.expect_chats("not for c")
+    await c.join("carla")
+    await a.expect(Left)
+    await a.expect(Joined)
+    a.say("fence")
+    await c.expect_chats("fence")
+
+
+async def test_what_a_replica_told_never_comes_back(a: Replica, b: Replica) -> None:
+    await a.meet(b)
+    await a.join("anna")
+    a.go_live("anna")
+    a.say("mine")
+    a.bus.publish(a.signal(None))
+    a.stop_live("anna")
+    a.leave("anna")
+    for type_ in (Joined, WentLive, Chatted, Signalled, StoppedLive, Left):
+        await b.expect(type_)
+    b.say("fence")
+    await a.expect_chats("fence")
+
+
+async def test_publishing_into_a_room_that_is_none_does_nothing(a: Replica, b: Replica) -> None:
+    await a.meet(b)
+    a.say("nobody hears this", room="nowhere")
+    a.leave("nobody", room="nowhere")
+    a.go_live("nobody", room="nowhere")
+    a.say("fence")
+    await b.expect_chats("fence")
+    assert await a.bus.rooms() == [RoomCount("r", peers=2, users=2, live=0)]
+
+
+async def test_deliveries_come_from_the_bus_s_own_tasks(a: Replica, b: Replica) -> None:
+    tasks: list[trio.lowlevel.Task] = []
+    heard = trio.Event()
+
+    def listen(delivery: Delivery) -> None:
+        tasks.append(trio.lowlevel.current_task())
+        if isinstance(delivery, Undelivered):
+            heard.set()
+
+    b.listener = listen
+    await b.join("bob")
+    await a.join("ann")
+    a.say("hello")
+    a.bus.send(b.name, Undelivered(a.signal(None)))
+    with trio.fail_after(PATIENCE):
+        await heard.wait()
+    assert len(tasks) == 3
+    assert trio.lowlevel.current_task() not in tasks
+
+
+# Publishing: the directory
+
+
+async def test_a_broadcast_is_in_the_directory_while_it_runs(a: Replica, b: Replica) -> None:
+    await a.meet(b)
+    a.go_live(a.name, "video")
+    await b.expect(WentLive)
+    assert [m.live for m in await b.bus.members("r")] == [Live("video", AT), None]
+    a.stop_live(a.name)
+    await b.expect(StoppedLive)
+    assert [m.live for m in await b.bus.members("r")] == [None, None]
+
+
+async def test_who_left_is_not_in_the_directory(a: Replica, b: Replica) -> None:
+    await a.meet(b)
+    a.leave(a.name)
+    await b.expect(Left)
+    assert await b.peers() == [b.name]
+
+
+async def test_a_new_name_is_in_the_directory_for_all_the_users_peers(
+    a: Replica, b: Replica
+) -> None:
+    await a.join("ann-1", "ann")
+    await b.join("ann-2", "ann")
+    await b.join("bob")
+    b.rename("ann-2", "ann", "Anna", "pic")
+    await b.settle()
+    assert [(m.peer_id, m.username, m.avatar_url) for m in await b.bus.members("r")] == [
+        ("ann-1", "Anna", "pic"),
+        ("ann-2", "Anna", "pic"),
+        ("bob", "Bob", None),
+    ]
+
+
+async def test_members_are_in_the_order_of_joining(a: Replica, b: Replica, c: Replica) -> None:
+    peers = [f"peer-{n * 7 % 12}" for n in range(12)]
+    for n, peer_id in enumerate(peers):
+        await (a, b, c)[n % 3].join(peer_id)
+    assert await a.peers() == peers
+    assert await a.peers("nowhere") == []
+
+
+async def test_rooms_are_listed_by_their_ids_with_what_they_hold(a: Replica, b: Replica) -> None:
+    await a.join("p", room="zebra")
+    await a.join("ann-1", "ann", room="ant")
+    await b.join("ann-2", "ann", room="ant")
+    await b.join("bob", room="ant")
+    await b.join("q", room="gone")
+    for replica, peer_id in ((a, "ann-1"), (b, "ann-2"), (b, "bob")):
+        replica.go_live(peer_id, room="ant")
+    b.leave("q", room="gone")
+    await a.settle()
+    await b.settle()
+    assert await a.bus.rooms() == [
+        RoomCount("ant", peers=3, users=2, live=2),
+        RoomCount("zebra", peers=1, users=1, live=0),
+    ]
+
+
+# Sending to one replica
+
+
+async def test_what_is_sent_goes_to_one_replica(a: Replica, b: Replica, c: Replica) -> None:
+    await a.meet(b, c)
+    signal = a.signal(b.me, '{"sdp" :  1e3, "sdp": null}')
+    a.bus.send(b.name, signal)
+    a.bus.send(b.name, Undelivered(signal))
+    assert await b.next() == signal
+    assert await b.next() == Undelivered(signal)
+    a.say("fence")
+    await b.expect_chats("fence")
+    await c.expect_chats("fence")
+
+
+async def test_what_is_sent_and_what_is_published_keep_one_order(a: Replica, b: Replica) -> None:
+    await a.meet(b)
+    told: list[Delivery] = []
+    for n in range(100):
+        signal = a.signal(b.me if n % 3 else None, str(n))
+        told.append(signal)
+        if n % 3:
+            a.bus.send(b.name, signal)
+        else:
+            a.bus.publish(signal)
+    assert [await b.next() for _ in told] == told
+
+
+async def test_sending_to_nobody_does_nothing(a: Replica, b: Replica) -> None:
+    await a.meet(b)
+    a.bus.send("nowhere", a.signal(member("nobody", replica="nowhere")))
+    a.say("fence")
+    await b.expect_chats("fence")
+
+
+# What is remembered
+
+
+async def test_chat_is_remembered_for_every_replica(a: Replica, b: Replica) -> None:
+    await a.meet(b)
+    for content in ("one", "two"):
+        a.say(content)
+    await b.expect_chats("one", "two")
+    b.say("three")
+    await b.settle()
+    chats = await a.bus.chats("r", 10)
+    assert [chat.content for chat in chats] == ["one", "two", "three"]
+    assert chats[0] == Chatted("r", a.me, "id", "one", None, AT)
+    assert [chat.content for chat in await b.bus.chats("r", 2)] == ["two", "three"]
+    assert await b.bus.chats("r", 0) == []
+    assert await b.bus.chats("another", 10) == []
+
+
+async def test_chat_outlives_its_room(a: Replica) -> None:
+    await a.join("ann")
+    a.say("hello")
+    a.leave("ann")
+    await a.settle()
+    assert await a.bus.rooms() == []
+    assert [chat.content for chat in await a.bus.chats("r", 10)] == ["hello"]
+
+
+async def test_the_oldest_chat_is_forgotten_first(a: Replica) -> None:
+    await a.join("ann")
+    contents = [str(n) for n in range(1000)]
+    for content in contents:
+        a.say(content)
+    await a.settle()
+    kept = [chat.content for chat in await a.bus.chats("r", 10_000)]
+    assert kept == contents[-len(kept) :]
+    assert 100 <= len(kept) < 1000
+
+
+async def test_a_profile_is_remembered_by_room_and_user(a: Replica, b: Replica) -> None:
+    assert await a.bus.profile("r", "ann") is None
+    await a.bus.remember_profile("r", "ann", Profile("Ann", "pic"))
+    assert await b.bus.profile("r", "ann") == Profile("Ann", "pic")
+    assert await b.bus.profile("another", "ann") is None
+    assert await b.bus.profile("r", "bob") is None
+
+
+async def test_the_last_profile_wins(a: Replica, b: Replica) -> None:
+    await a.bus.remember_profile("r", "ann", Profile("Ann", "pic"))
+    await b.bus.remember_profile("r", "ann", Profile("Anna"))
+    assert await a.bus.profile("r", "ann") == Profile("Anna")
+
+
+async def test_a_profile_that_is_told_is_remembered(a: Replica, b: Replica) -> None:
+    await a.join("ann")
+    await a.bus.remember_profile("r", "ann", Profile("Ann", "pic"))
+    a.rename("ann", "ann", "Anna", "new pic")
+    await a.settle()
+    assert await b.bus.profile("r", "ann") == Profile("Anna", "new pic")
+
+
+async def test_rooms_are_recalled_once_and_on_any_replica(a: Replica, b: Replica) -> None:
+    a.bus.remember_rooms("ann", ["r", "q"])
+    a.bus.remember_rooms("bob", ["s"])
+    await a.settle()
+    assert await b.bus.recall_rooms("ann") == ("r", "q")
+    assert await b.bus.recall_rooms("ann") == ()
+    assert await a.bus.recall_rooms("ann") == ()
+    assert await a.bus.recall_rooms("bob") == ("s",)
+
+
+async def test_rooms_of_several_lost_connections_are_recalled_together(
+    a: Replica, b: Replica
+) -> None:
+    a.bus.remember_rooms("ann", ["r", "q"])
+    await a.settle()
+    b.bus.remember_rooms("ann", ["q", "s"])
+    await b.settle()
+    assert sorted(await a.bus.recall_rooms("ann")) == ["q", "r", "s"]
+
+
+async def test_rooms_are_recalled_for_a_minute(
+    deployment: Deployment, a: Replica, mock_clock: trio.testing.MockClock
+) -> None:
+    a.bus.remember_rooms("ann", ["r"])
+    a.bus.remember_rooms("bob", ["r"])
+    await a.settle()
+    await deployment.let_pass(55)
+    assert await a.bus.recall_rooms("ann") == ("r",)
+    await deployment.let_pass(10)
+    assert await a.bus.recall_rooms("bob") == ()
+
+
+async def test_each_lost_connection_begins_the_minute_anew(
+    deployment: Deployment, a: Replica, mock_clock: trio.testing.MockClock
+) -> None:
+    a.bus.remember_rooms("ann", ["r"])
+    await a.settle()
+    await deployment.let_pass(55)
+    a.bus.remember_rooms("ann", ["q"])
+    await a.settle()
+    await deployment.let_pass(55)
+    assert await a.bus.recall_rooms("ann") == ("r", "q")
+
+
+async def test_a_room_that_was_forgotten_stays_forgotten(
+    deployment: Deployment, a: Replica, mock_clock: trio.testing.MockClock
+) -> None:
+    a.bus.remember_rooms("ann", ["r"])
+    await a.settle()
+    await deployment.let_pass(65)
+    a.bus.remember_rooms("ann", ["q"])
+    await a.settle()
+    assert await a.bus.recall_rooms("ann") == ("q",)

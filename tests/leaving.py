@@ -1,0 +1,62 @@
+"""The ways in which a connection ends. Whichever it is, the others are told the same."""
+
+from collections.abc import Awaitable, Callable
+from typing import NamedTuple
+
+from tests.raw import BINARY, RawClient, client_close, client_frame, client_text
+
+
+async def _say_goodbye(client: RawClient) -> None:
+    await client.send(client_close(1000))
+
+
+async def _go_to_another_page(client: RawClient) -> None:
+    await client.send(client_close(1001))
+
+
+async def _vanish(client: RawClient) -> None:
+    """TCP ends without a close frame, as when the browser is killed."""
+    await client.stream.aclose()
+
+
+async def _reset(client: RawClient) -> None:
+    client.reset()
+
+
+async def _fall_silent(client: RawClient) -> None:
+    """No pong comes back: the network is gone, and TCP does not know."""
+
+
+async def _send_binary(client: RawClient) -> None:
+    await client.send(client_frame(BINARY, b"\0"))
+
+
+async def _send_too_much(client: RawClient) -> None:
+    await client.send(client_text("x" * 200_000))
+
+
+async def _send_nonsense(client: RawClient) -> None:
+    await client.send(client_text("nonsense") * 50)
+
+
+class Way(NamedTuple):
+    """One way to leave, and the settings that it takes."""
+
+    leave: Callable[[RawClient], Awaitable[None]]
+    settings: dict[str, float]
+
+
+WAYS = {
+    leave.__name__.lstrip("_"): Way(leave, {})
+    for leave in (
+        _say_goodbye,
+        _go_to_another_page,
+        _vanish,
+        _reset,
+        _send_binary,
+        _send_too_much,
+        _send_nonsense,
+    )
+}
+# The silence ends between two pings: trio-websocket fails on one that comes while it closes.
+WAYS["fall_silent"] = Way(_fall_silent, {"heartbeat": 0.6, "heartbeat_timeout": 1})

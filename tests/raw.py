@@ -1,0 +1,252 @@
+"""A WebSocket client by hand, for tests in which the bytes matter.
+
+It knows nothing of the server's own code, and does nothing that it is not told
+to: it answers no ping and no close frame, and reads only when asked.
+"""
+
+import json
+import socket
+import struct
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import Any, NamedTuple, Self
+
+import trio
+
+from tests.clients import PATIENCE
+
+CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
+
+#: RFC 6455 section 1.3 has this key, and the answer to it.
+KEY = "dGhlIHNhbXBsZSBub25jZQ=="
+ACCEPT = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
+MASK = b"\x0a\xb1\x5f\xc7"
+
+
+def masked(payload: bytes, mask: bytes = MASK) -> bytes:
+    """RFC 6455 section 5.3; masking twice gives the payload again."""
+    size = len(payload)
+    key = (mask * (size // 4 + 1))[:size]
+    return (int.from_bytes(payload) ^ int.from_bytes(key)).to_bytes(size)
+
+
+def client_frame(
+    opcode: int, payload: bytes = b"", *, final: bool = True, mask: bytes = MASK
+) -> bytes:
+    """A frame as a client sends it."""
+    size = len(payload)
+    if size < 126:
+        length = bytes((0x80 | size,))
+    elif size < 65536:
+        length = bytes((0x80 | 126,)) + size.to_bytes(2)
+    else:
+        length = bytes((0x80 | 127,)) + size.to_bytes(8)
+    return bytes((final << 7 | opcode,)) + length + mask + masked(payload, mask)
+
+
+def client_text(message: Mapping[str, Any] | str) -> bytes:
+    """A message, or any text, as a frame."""
+    text = message if isinstance(message, str) else json.dumps(message)
+    return client_frame(TEXT, text.encode())
+
+
+def client_close(code: int, reason: str = "") -> bytes:
+    return client_frame(CLOSE, code.to_bytes(2) + reason.encode())
+
+
+def upgrade_head(path: str, **headers: str | None) -> bytes:
+    """An opening handshake; `Origin="..."` adds a header, None leaves one away."""
+    fields = {
+        "Host": "localhost",
+        "Upgrade": "websocket",
+        "Connection": "Upgrade",
+        "Sec-WebSocket-Key": KEY,
+        "Sec-WebSocket-Version": "13",
+        **{name.replace("_", "-"): value for name, value in headers.items()},
+    }
+    lines = [f"{name}: {value}\r\n" for name, value in fields.items() if value is not None]
+    return f"GET {path} HTTP/1.1\r\n{''.join(lines)}\r\n".encode("latin-1")
+
+
+class Frame(NamedTuple):
+    """What the server sent; it never fragments."""
+
+    opcode: int
+    payload: bytes
+
+    @property
+    def message(self) -> dict[str, Any]:
+        assert self.opcode == TEXT, self
+        message = json.loads(self.payload)
+        assert isinstance(message, dict)
+        return message
+
+    @property
+    def close_code(self) -> int:
+        assert self.opcode == CLOSE, self
+        return int.from_bytes(self.payload[:2])
+
+    @property
+    def close_reason(self) -> str:
+        assert self.opcode == CLOSE, self
+        return self.payload[2:].decode()
+
+
+def split_frame(data: bytes) -> tuple[Frame, bytes] | None:
+    """The first server frame in `data`, and the rest; None if it is not whole."""
+    if len(data) < 2:
+        return None
+    first, size = data[0], data[1]
+    assert first & 0xF0 == 0x80, f"a fragment, or reserved bits: {data[:20]!r}"
+    assert first & 0x0F in (TEXT, BINARY, CLOSE, PING, PONG), f"no opcode: {data[:20]!r}"
+    assert size < 128, f"the server masks nothing: {data[:20]!r}"
+    start = 2
+    if size >= 126:
+        start = 4 if size == 126 else 10
+        if len(data) < start:
+            return None
+        size = int.from_bytes(data[2:start])
+    if len(data) < start + size:
+        return None
+    return Frame(first & 0x0F, data[start : start + size]), data[start + size :]
+
+
+def split_frames(data: bytes) -> tuple[list[Frame], bytes]:
+    """All whole server frames in `data`, and the rest."""
+    frames = []
+    while (found := split_frame(data)) is not None:
+        frame, data = found
+        frames.append(frame)
+    return frames, data
+
+
+class Answer(NamedTuple):
+    """An HTTP response."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+
+def parse_answer(data: bytes) -> Answer:
+    head, found, body = data.partition(b"\r\n\r\n")
+    assert found, f"no whole head: {data!r}"
+    status_line, *lines = head.decode("latin-1").split("\r\n")
+    version, status, _ = status_line.split(" ", 2)
+    assert version == "HTTP/1.1"
+    headers = {}
+    for line in lines:
+        name, _, value = line.partition(":")
+        headers[name.lower()] = value.strip()
+    return Answer(int(status), headers, body)
+
+
+class RawClient:
+    """One socket; `buffer` holds what came in and was not asked for yet."""
+
+    def __init__(self, stream: trio.SocketStream) -> None:
+        self.stream = stream
+        self.buffer = b""
+
+    async def send(self, *frames: bytes) -> None:
+        with trio.fail_after(PATIENCE):
+            await self.stream.send_all(b"".join(frames))
+
+    async def say(self, *messages: Mapping[str, Any] | str) -> None:
+        await self.send(*map(client_text, messages))
+
+    async def upgrade(self, path: str, *stray: bytes, **headers: str | None) -> Answer:
+        """The opening handshake, which must succeed; `stray` is sent along with it."""
+        await self.send(upgrade_head(path, **headers), *stray)
+        answer = await self.receive_head()
+        assert answer.status == 101, answer
+        return answer
+
+    async def receive_head(self) -> Answer:
+        while b"\r\n\r\n" not in self.buffer:
+            assert await self.read_more(), f"closed after {self.buffer!r}"
+        head, _, self.buffer = self.buffer.partition(b"\r\n\r\n")
+        return parse_answer(head + b"\r\n\r\n")
+
+    async def receive_answer(self) -> Answer:
+        """A whole response, after which the server must close."""
+        return parse_answer(await self.read_to_end())
+
+    async def receive(self) -> Frame:
+        """The next frame, pings and all."""
+        while (found := split_frame(self.buffer)) is None:
+            assert await self.read_more(), f"closed after {self.buffer!r}"
+        frame, self.buffer = found
+        return frame
+
+    async def receive_until(self, wanted: Callable[[Frame], bool]) -> Frame:
+        """The next frame that is wanted; others are passed over."""
+        while not wanted(frame := await self.receive()):
+            pass
+        return frame
+
+    async def wait_for(self, type_: str) -> dict[str, Any]:
+        """The next message of this type."""
+        frame = await self.receive_until(
+            lambda frame: frame.opcode == TEXT and frame.message["type"] == type_
+        )
+        return frame.message
+
+    async def expect_close(self, code: int, reason: str | None = None) -> list[Frame]:
+        """The server closes; the frames that it sends before are returned."""
+        data = await self.read_to_end()
+        frames, rest = split_frames(data)
+        assert rest == b"", f"a frame that is cut off: {rest[:100]!r}"
+        assert frames, "closed without a close frame"
+        *frames, last = frames
+        assert (last.opcode, last.close_code) == (CLOSE, code), last
+        assert reason is None or last.close_reason == reason, last
+        assert CLOSE not in {frame.opcode for frame in frames}
+        return frames
+
+    async def read_more(self) -> bool:
+        with trio.fail_after(PATIENCE):
+            data = await self.stream.receive_some()
+        self.buffer += data
+        return bool(data)
+
+    async def read_to_end(self) -> bytes:
+        with trio.fail_after(PATIENCE):  # also when something comes now and then
+            while await self.read_more():
+                pass
+        data, self.buffer = self.buffer, b""
+        return data
+
+    def reset(self) -> None:
+        """End the connection with a TCP reset."""
+        self.stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.stream.socket.close()
+
+    async def half_close(self) -> None:
+        """Say that nothing more is sent, and go on reading."""
+        await self.stream.send_eof()
+
+    @classmethod
+    def of(cls, sock: socket.socket) -> Self:
+        """A client on a socket that is connected."""
+        return cls(trio.SocketStream(trio.socket.from_stdlib_socket(sock)))
+
+
+@asynccontextmanager
+async def open_raw(base: str, *, receive_buffer: int | None = None) -> AsyncIterator[RawClient]:
+    """A TCP connection to `base` (`127.0.0.1:8000`); closed without ado at the end.
+
+    A small `receive_buffer` makes a client that does not read one that is soon full.
+    """
+    host, _, port = base.rpartition(":")
+    sock = trio.socket.socket()
+    if receive_buffer is not None:
+        # Before it connects: later the window has been agreed on.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+    with trio.fail_after(PATIENCE):
+        await sock.connect((host, int(port)))
+    stream = trio.SocketStream(sock)
+    try:
+        yield RawClient(stream)
+    finally:
+        sock.close()

@@ -1,0 +1,403 @@
+"""The pages are true of the code: tables are compared with it, examples are played.
+
+What a page says in words nobody checks here, so words that can be a table are one.
+"""
+
+import ast
+import importlib
+import json
+import re
+from collections.abc import Iterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple, get_args
+
+import msgspec
+import pytest
+import typer
+from msgspec import UNSET, Struct
+from pydantic import AliasChoices
+
+from tests.clients import Client, Service
+from tools import print_close_codes
+from trio_signal.bus.memory import MemoryBus
+from trio_signal.cli import app
+from trio_signal.config import Settings, load_settings
+from trio_signal.dialects import DIALECTS, dialect_at
+from trio_signal.errors import ConfigError
+from trio_signal.hub import Hub
+from trio_signal.web.app import create_app
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text()
+DESIGN = (ROOT / "docs" / "design.md").read_text()
+PROTOCOLS = (ROOT / "docs" / "protocols" / "README.md").read_text()
+
+QUOTED = re.compile(r"`([^`\n]+)`")
+EXAMPLE = re.compile(r"^```text\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+# Reading pages
+
+
+def section(page: str, heading: str) -> str:
+    """What stands between a heading and the next."""
+    found = re.search(rf"(?ms)^## {re.escape(heading)}\n(.*?)(?=^##|\Z)", page)
+    assert found is not None, f"there is no section {heading!r}"
+    return found[1]
+
+
+def rows(text: str) -> Iterator[list[str]]:
+    """The cells of each row of the tables in a text, but for their heads."""
+    lines = text.splitlines()
+    for line, following in zip(lines, [*lines[1:], ""], strict=True):
+        if line.startswith("|") and not line.startswith("|-") and not following.startswith("|-"):
+            yield [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def words(text: str) -> list[str]:
+    return QUOTED.findall(text)
+
+
+def page_of(dialect: str) -> str:
+    return (ROOT / "docs" / "protocols" / f"{dialect}.md").read_text()
+
+
+# Settings and commands
+
+
+def variable(name: str) -> str:
+    alias = Settings.model_fields[name].validation_alias
+    if isinstance(alias, AliasChoices):
+        return str(alias.choices[0])
+    return f"TRIO_SIGNAL_{name.upper()}"
+
+
+def as_written(default: object) -> str:
+    if isinstance(default, tuple):
+        return ",".join(default)
+    return f"{default}".lower() if isinstance(default, bool) else f"{default}"
+
+
+def test_readme_has_each_setting_with_its_default() -> None:
+    documented = {
+        words(first)[0]: "".join(words(default))
+        for first, default, *_ in rows(section(README, "Settings"))
+    }
+    assert documented == {
+        variable(name): as_written(field.default) for name, field in Settings.model_fields.items()
+    }
+
+
+OTHER_VALUES = {
+    "port": "9001",
+    "log_level": "debug",
+    "log_format": "json",
+    "host": "::1",
+    "allowed_origins": "https://app.example.com",
+    "dialects": "mesh",
+    "list_rooms": "false",
+    "stun_urls": "stun:stun.example.com:3478",
+}
+
+
+# Of `auth` there is one value only.
+@pytest.mark.parametrize("name", sorted(Settings.model_fields.keys() - {"auth"}))
+def test_each_variable_in_readme_is_read(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    value = OTHER_VALUES.get(name, "5000")
+    monkeypatch.setenv(variable(name), value)
+    assert as_written(getattr(load_settings(), name)).removesuffix(".0") == value
+
+
+@pytest.mark.parametrize("name", ["auth", "dialects", "port"])
+def test_a_wrong_value_is_named(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(variable(name), "nonsense")
+    with pytest.raises(ConfigError, match=rf"{variable(name)}=.*nonsense"):
+        load_settings()
+
+
+def test_readme_has_each_command_and_option() -> None:
+    group = typer.main.get_command(app)
+    commands = getattr(group, "commands")  # noqa: B009  of a class that Typer may change
+    options = [option for param in group.params for option in param.opts]
+    for command in commands.values():
+        options += [option for param in command.params for option in param.opts]
+    documented = {word.split("=")[0] for text in words(README) for word in text.split()}
+    assert {*commands, *options} <= documented
+
+
+# HTTP
+
+
+def test_each_http_call_is_on_a_page() -> None:
+    settings = load_settings()
+    routes = create_app(Hub(MemoryBus("docs")), settings).url_map.iter_rules()
+    calls = {
+        f"{method} {route.rule.replace('<', '{').replace('>', '}')}"
+        for route in routes
+        for method in route.methods or ()
+        if method not in {"HEAD", "OPTIONS"}
+    }
+    pages = [README, PROTOCOLS, *map(page_of, DIALECTS)]
+    documented = {word for page in pages for word in words(page)}
+    assert calls <= documented
+    known = re.compile("(GET|POST|PUT|PATCH|DELETE) /")
+    assert {word for word in documented if known.match(word)} <= calls
+
+
+# Close codes
+
+
+def test_close_codes_are_those_of_the_code() -> None:
+    page = print_close_codes.PAGE.read_text()
+    assert print_close_codes.printed(page) == page, "run: python -m tools.print_close_codes"
+
+
+def test_a_page_without_markers_is_not_printed_into() -> None:
+    with pytest.raises(ValueError, match="no markers"):
+        print_close_codes.printed("| code |\n")
+
+
+# Messages
+
+
+class Kind(NamedTuple):
+    """One row of a page's table of messages."""
+
+    types: tuple[str, ...]
+    #: As written: `name?` may be missing.
+    fields: frozenset[str]
+
+
+def kinds(dialect: str, heading: str) -> list[Kind]:
+    return [
+        Kind(tuple(words(types)), frozenset(words(fields)))
+        for types, fields, _ in rows(section(page_of(dialect), heading))
+        if words(types)
+    ]
+
+
+def module_of(dialect: str) -> ModuleType:
+    return importlib.import_module(DIALECTS[dialect].__module__)
+
+
+def incoming(module: ModuleType) -> set[type[Struct]]:
+    """The structs that the dialect's reader knows."""
+    return set(get_args(module._reader._decoder.type))
+
+
+def outgoing(module: ModuleType) -> set[type[Struct]]:
+    """The other structs of a dialect; those with an underscore stay inside."""
+    own = {
+        value
+        for name, value in vars(module).items()
+        if isinstance(value, type)
+        and issubclass(value, Struct)
+        and value.__module__ == module.__name__
+        and not name.startswith("_")
+    }
+    return own - incoming(module)
+
+
+def tag(struct: type[Struct]) -> str | None:
+    found = struct.__struct_config__.tag
+    assert found is None or isinstance(found, str)
+    return found
+
+
+def fields(struct: type[Struct], *, reads: bool = False) -> frozenset[str]:
+    """Names on the wire, with `?` where a client may leave it out, or we do."""
+    config = struct.__struct_config__
+    return frozenset(
+        f"{field.encode_name}?"
+        if (not field.required and (reads or config.omit_defaults)) or field.default is UNSET
+        else field.encode_name
+        for field in msgspec.structs.fields(struct)
+        if field.encode_name != "type"
+    )
+
+
+def has_type_field(struct: type[Struct]) -> bool:
+    return any(field.encode_name == "type" for field in msgspec.structs.fields(struct))
+
+
+def wire_words(*nodes: ast.AST) -> set[str]:
+    """The strings in the code that look like names on the wire: `viewer-count`, `user_id`."""
+    return {
+        node.value
+        for top in nodes
+        for node in ast.walk(top)
+        if isinstance(node, ast.Constant)
+        and isinstance(node.value, str)
+        and re.fullmatch("[a-z]+([-_][a-z]+)+", node.value)
+    }
+
+
+def source_of(module: ModuleType) -> ast.Module:
+    assert module.__file__ is not None
+    return ast.parse(Path(module.__file__).read_text())
+
+
+def said_words(module: ModuleType) -> set[str]:
+    """Those of them that are neither the tag of a struct nor the key of a dictionary."""
+    calls = [node for node in ast.walk(source_of(module)) if isinstance(node, ast.Call)]
+    dicts = [node for node in ast.walk(source_of(module)) if isinstance(node, ast.Dict)]
+    values = [value for node in dicts for value in node.values]
+    return wire_words(*calls, *values)
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_page_has_each_message_to_the_server(dialect: str) -> None:
+    documented = {
+        type_: kind.fields for kind in kinds(dialect, "Client to server") for type_ in kind.types
+    }
+    assert documented == {
+        tag(struct): fields(struct, reads=True) for struct in incoming(module_of(dialect))
+    }
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_page_has_each_message_to_the_client(dialect: str) -> None:
+    module, documented = module_of(dialect), kinds(dialect, "Server to client")
+    tagged = {tag(struct): fields(struct) for struct in outgoing(module) if tag(struct)}
+    by_type = {type_: kind.fields for kind in documented for type_ in kind.types}
+    assert {type_: by_type.get(str(type_)) for type_ in tagged} == tagged
+    # Of the other structs each is for several types, which stand in the code as words.
+    others = {type_: by_type[type_] for type_ in by_type.keys() - tagged.keys()}
+    assert others.keys() <= wire_words(source_of(module))
+    untagged = {s for s in outgoing(module) if tag(s) is None and has_type_field(s)}
+    assert set(others.values()) == {fields(struct) for struct in untagged}
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_tables_have_each_word_that_the_dialect_says(dialect: str) -> None:
+    page = page_of(dialect)
+    told = page.replace(section(page, "Client to server"), "")
+    assert said_words(module_of(dialect)) <= {w for first, *_ in rows(told) for w in words(first)}
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_page_has_each_field_inside_a_field(dialect: str) -> None:
+    module = module_of(dialect)
+    nested = {s for s in outgoing(module) if tag(s) is None and not has_type_field(s)}
+    prose = re.sub(r"^\|.*", "", section(page_of(dialect), "Server to client"), flags=re.MULTILINE)
+    assert set().union(*map(fields, nested)) <= set(words(prose))
+
+
+@pytest.mark.parametrize(
+    "table",
+    [section(README, "Connect"), PROTOCOLS.partition("\n## ")[0]],
+    ids=["README", "protocols"],
+)
+def test_path_of_each_dialect(table: str) -> None:
+    told = {words(name)[0]: words(path)[0] for name, _, path, _ in rows(table)}
+    found = {name: dialect_at(re.sub(r"{\w+}", "x", path), DIALECTS) for name, path in told.items()}
+    assert {name: type(dialect) for name, dialect in found.items()} == DIALECTS
+
+
+# Examples
+
+TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
+MADE_BY_THE_SERVER = re.compile(r"client_[0-9a-f]{32}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+
+class Reading:
+    """An example against what really comes: the server's ids and times are others each time."""
+
+    def __init__(self) -> None:
+        self.real: dict[str, str] = {}
+
+    def told(self, text: str) -> str:
+        """What a client of the example sends, with the ids that it really got."""
+        for written, real in self.real.items():
+            text = text.replace(written, real)
+        return text
+
+    def check(self, written: Any, real: Any) -> None:
+        assert type(written) is type(real), (written, real)
+        match written:
+            case dict():
+                assert written.keys() == real.keys()
+                for name in written:
+                    self.check(written[name], real[name])
+            case list():
+                assert len(written) == len(real)
+                for one, other in zip(written, real, strict=True):
+                    self.check(one, other)
+            case str() if TIME.fullmatch(written):
+                assert TIME.fullmatch(real)
+            case str() if MADE_BY_THE_SERVER.fullmatch(written):
+                assert MADE_BY_THE_SERVER.fullmatch(real)
+                assert self.real.setdefault(written, real) == real
+            case _:
+                assert written == real
+
+
+async def play(example: str, service: Service) -> None:
+    """Do what the lines say; each answer is waited for, and none may be left over."""
+    reading, clients = Reading(), dict[str, Client]()
+    async with AsyncExitStack() as stack:
+        for line in example.splitlines():
+            name, verb, *rest = line.split(maxsplit=2)
+            match verb, rest:
+                case "connects", [path]:
+                    clients[name] = await stack.enter_async_context(service.connect(path))
+                case ">", [text]:
+                    await clients[name].send_text(reading.told(text))
+                case "<", [text]:
+                    reading.check(json.loads(text), await clients[name].receive())
+                case "closed", [close]:
+                    code, _, reason = close.partition(" ")
+                    assert await clients.pop(name).expect_close(int(code), reason) == []
+                case "leaves", []:
+                    await clients.pop(name).close()
+                case _:
+                    raise AssertionError(f"this line cannot be read: {line}")
+        for client in clients.values():
+            await client.expect_nothing()
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+async def test_example_on_the_page(dialect: str, service: Service) -> None:
+    (example,) = EXAMPLE.findall(page_of(dialect))
+    await play(example, service)
+
+
+UNLIKE = [
+    pytest.param({"room_name": "hall"}, {"room_name": "lobby"}, id="another value"),
+    pytest.param({"id": 1}, {"id": True}, id="another type"),
+    pytest.param({}, {"id": 1}, id="a field too few"),
+    pytest.param({"users": [{"id": 1}, {"id": 2}]}, {"users": [{"id": 1}]}, id="one too many"),
+    pytest.param(["2026-11-20T10:46:02.174Z"], ["2026-11-20T10:46:02Z"], id="a time"),
+    pytest.param(["client_" + "0" * 32], ["client_7"], id="an id"),
+    pytest.param(
+        ["client_" + "0" * 32] * 2, ["client_" + "1" * 32, "client_" + "2" * 32], id="ids"
+    ),
+]
+
+
+@pytest.mark.parametrize(("written", "real"), UNLIKE)
+def test_a_wrong_line_of_an_example_is_seen(written: Any, real: Any) -> None:
+    with pytest.raises(AssertionError):
+        Reading().check(written, real)
+
+
+# The design
+
+
+def test_design_names_modules_that_are_there() -> None:
+    named = {word for word in words(DESIGN) if re.fullmatch(r"[a-z_/]+\.py", word)}
+    assert named
+    assert {name for name in named if not (ROOT / "trio_signal" / name).exists()} == set()
+
+
+def test_code_in_the_design_is_code_of_the_package() -> None:
+    sources = [unindented(path.read_text()) for path in (ROOT / "trio_signal").rglob("*.py")]
+    excerpts = re.findall(r"^```python\n(.*?)^```", DESIGN, re.MULTILINE | re.DOTALL)
+    assert excerpts
+    assert [text for text in excerpts if not any(unindented(text) in s for s in sources)] == []
+
+
+def unindented(text: str) -> str:
+    return "\n".join(line.strip() for line in text.strip().splitlines())

@@ -1,0 +1,906 @@
+"""Hub: what peers of two replicas are told of each other.
+
+The replicas share one memory network; each peer has a real outbox on a pair of
+sockets, and is told things in the words of its dialect.
+"""
+
+import socket
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+
+import pytest
+import trio
+from msgspec import Raw
+from trio.testing import wait_all_tasks_blocked
+
+from tests.clients import Message
+from tests.raw import split_frames
+from trio_signal.bus.memory import MemoryBus, MemoryNetwork
+from trio_signal.clock import utc_now
+from trio_signal.dialects import Dialect
+from trio_signal.dialects.live import LiveDialect
+from trio_signal.dialects.mesh import MeshDialect
+from trio_signal.dialects.room import RoomDialect
+from trio_signal.dialects.stream import StreamDialect
+from trio_signal.hub import Hub
+from trio_signal.messages import (
+    AskLive,
+    ChangeProfile,
+    Chat,
+    Close,
+    GoLive,
+    Identity,
+    Join,
+    Leave,
+    Notice,
+    RoomCommand,
+    RoomEvent,
+    SetTyping,
+    Signal,
+    SignalKind,
+    StartStreaming,
+    StopLive,
+    To,
+    WentLive,
+)
+from trio_signal.peer import Outbox, Peer
+
+
+class Tab:
+    """One connection, without its tasks: a peer at a hub, and what it was told."""
+
+    def __init__(
+        self, hub: Hub, dialect: Dialect, peer_id: str, user_id: str | None = None
+    ) -> None:
+        self.hub = hub
+        self.socket, theirs = socket.socketpair()
+        self._theirs = theirs
+        for each in (self.socket, theirs):
+            each.setblocking(False)
+        self.peer = Peer(peer_id, dialect, Outbox(theirs, 1 << 20))
+        user_id = user_id or peer_id
+        self.peer.identity = Identity(user_id, user_id, user_id.title())
+        self._buffer = b""
+        hub.arrive(self.peer)
+
+    async def join(self, room: str = "r", *, viewer: bool = False) -> None:
+        await self.hub.join(self.peer, Join(room, self.peer.id, viewer))
+
+    def do(self, command: RoomCommand) -> None:
+        self.hub.handle(self.peer, command)
+
+    def signal(
+        self,
+        target: str,
+        payload: str = "1",
+        *,
+        kind: SignalKind = "offer",
+        addressed: To = To.PEER,
+    ) -> None:
+        self.do(Signal("r", kind, Raw(payload.encode()), addressed, target))
+
+    def depart(self) -> None:
+        self.hub.depart(self.peer)
+
+    def heard(self) -> list[Message]:
+        """What this was told since it was last asked."""
+        try:
+            while data := self.socket.recv(1 << 16):
+                self._buffer += data
+        except BlockingIOError:
+            pass
+        frames, self._buffer = split_frames(self._buffer)
+        assert self._buffer == b""
+        return [frame.message for frame in frames]
+
+    def types(self) -> list[str]:
+        return [message["type"] for message in self.heard()]
+
+    @property
+    def closed_with(self) -> int | None:
+        """The code that its connection ends with."""
+        return self.peer.closed_with.code if self.peer.closed_with else None
+
+    def close(self) -> None:
+        self.socket.close()
+        self._theirs.close()
+
+
+class Replicas:
+    """Two hubs, and the peers of both."""
+
+    def __init__(self, hubs: list[Hub], network: MemoryNetwork) -> None:
+        self.a, self.b = hubs
+        self.network = network
+        self.tabs: list[Tab] = []
+
+    def tab(self, hub: Hub, dialect: Dialect, peer_id: str, user_id: str | None = None) -> Tab:
+        tab = Tab(hub, dialect, peer_id, user_id)
+        self.tabs.append(tab)
+        return tab
+
+    async def mesh(self, hub: Hub, peer_id: str, user_id: str | None = None) -> Tab:
+        """A peer that has entered, and the others have heard of it."""
+        return await self.enter(self.tab(hub, MeshDialect("r"), peer_id, user_id))
+
+    async def room(self, hub: Hub, peer_id: str, user_id: str) -> Tab:
+        dialect = RoomDialect.at(["ws", "r", user_id], {})
+        assert dialect is not None
+        return await self.enter(self.tab(hub, dialect, peer_id, user_id))
+
+    async def live(self, hub: Hub, peer_id: str, user_id: str) -> Tab:
+        dialect = LiveDialect.at(["api", "v1", "ws", "connect"], {"user_id": user_id})
+        assert dialect is not None
+        return await self.enter(self.tab(hub, dialect, peer_id, user_id))
+
+    async def viewer(self, hub: Hub, peer_id: str) -> Tab:
+        return await self.enter(self.tab(hub, StreamDialect(None), peer_id), viewer=True)
+
+    async def caster(self, hub: Hub, peer_id: str) -> Tab:
+        tab = await self.enter(self.tab(hub, StreamDialect(None), peer_id))
+        tab.do(GoLive("r", exclusive=True))
+        return tab
+
+    async def enter(self, tab: Tab, *, viewer: bool = False) -> Tab:
+        await tab.join(viewer=viewer)
+        await self.settle()
+        return tab
+
+    async def settle(self) -> None:
+        """All that was published has been delivered."""
+        await wait_all_tasks_blocked()
+
+    def forget(self) -> None:
+        """What was said so far is not what the test is about."""
+        for tab in self.tabs:
+            tab.heard()
+
+    def check(self) -> None:
+        """What the hubs and the directory know is the same, and no hub knows too much."""
+        for hub in (self.a, self.b):
+            for room_id, room in hub.rooms.items():
+                assert room.peers, "a room without peers of this replica"
+                assert room.members == self.network.rooms[room_id].members
+                for peer_id, peer in room.peers.items():
+                    assert peer.memberships[room_id] == peer_id
+                    assert room.members[peer_id].replica == hub.bus.replica
+            for peer in hub.peers:
+                for room_id, peer_id in peer.memberships.items():
+                    assert hub.rooms[room_id].peers[peer_id] is peer
+        for room_id, known in self.network.rooms.items():
+            assert known.members, "a room without members"
+            for member in known.members.values():
+                hub = self.a if member.replica == "a" else self.b
+                assert member.peer_id in hub.rooms[room_id].peers, "a ghost"
+
+
+@asynccontextmanager
+async def open_replicas(**caps: int) -> AsyncIterator[Replicas]:
+    network = MemoryNetwork()
+    hubs = [Hub(MemoryBus(name, network), **caps) for name in ("a", "b")]
+    replicas = Replicas(hubs, network)
+    async with trio.open_nursery() as nursery:
+        for hub in hubs:
+            await nursery.start(hub.bus.run, hub.deliver)
+        yield replicas
+        await replicas.settle()
+        replicas.check()
+        nursery.cancel_scope.cancel()
+    for tab in replicas.tabs:
+        tab.close()
+
+
+@pytest.fixture
+async def replicas() -> AsyncIterator[Replicas]:
+    async with open_replicas() as replicas:
+        yield replicas
+
+
+# Joining and leaving
+
+
+async def test_a_newcomer_sees_and_is_seen_on_both_replicas(replicas: Replicas) -> None:
+    ann = await replicas.mesh(replicas.a, "ann")
+    bob = await replicas.mesh(replicas.b, "bob")
+    replicas.forget()
+    carl = await replicas.mesh(replicas.a, "carl")
+    success, users = carl.heard()
+    assert success["type"] == "auth_success"
+    assert users["users"] == [
+        {"client_id": "ann", "username": "Ann"},
+        {"client_id": "bob", "username": "Bob"},
+    ]
+    for other in (ann, bob):
+        (joined,) = other.heard()
+        assert (joined["type"], joined["client_id"]) == ("user_joined", "carl")
+        assert joined["connected_users"] == 3
+
+
+async def test_whoever_leaves_has_left_on_both_replicas(replicas: Replicas) -> None:
+    ann = await replicas.mesh(replicas.a, "ann")
+    bob = await replicas.mesh(replicas.b, "bob")
+    carl = await replicas.mesh(replicas.b, "carl")
+    carl.do(GoLive("r"))
+    await replicas.settle()
+    replicas.forget()
+    carl.depart()
+    carl.depart()  # nobody does this, and it would do no harm
+    await replicas.settle()
+    for other in (ann, bob):
+        stopped, left = other.heard()
+        assert (stopped["type"], stopped["client_id"]) == ("broadcast_stopped", "carl")
+        assert (left["type"], left["connected_users"]) == ("user_left", 2)
+    assert carl.heard() == []
+
+
+async def test_a_users_first_and_last_peer_count_wherever_they_are(replicas: Replicas) -> None:
+    witness_a = await replicas.room(replicas.a, "wa", "wanda")
+    witness_b = await replicas.room(replicas.b, "wb", "wilma")
+    replicas.forget()
+    first = await replicas.room(replicas.a, "x1", "xaver")
+    second = await replicas.room(replicas.b, "x2", "xaver")
+    first.depart()
+    await replicas.settle()
+    for witness in (witness_a, witness_b):
+        assert witness.types() == ["user_joined"]
+    second.depart()
+    await replicas.settle()
+    for witness in (witness_a, witness_b):
+        assert witness.types() == ["user_left"]
+
+
+async def test_a_room_without_peers_is_forgotten(replicas: Replicas) -> None:
+    ann = await replicas.mesh(replicas.a, "ann")
+    bob = await replicas.mesh(replicas.b, "bob")
+    ann.depart()
+    await replicas.settle()
+    assert replicas.a.rooms == {}
+    bob.depart()
+    await replicas.settle()
+    assert replicas.b.rooms == {}
+    assert replicas.network.rooms == {}
+
+
+async def test_leaving_one_room_is_staying_in_another(replicas: Replicas) -> None:
+    ann = await replicas.live(replicas.a, "a1", "ann")
+    bob = await replicas.live(replicas.b, "b1", "bob")
+    for tab in (ann, bob):
+        await tab.join("another")
+    await replicas.settle()
+    replicas.forget()
+    ann.do(Leave("r"))
+    await replicas.settle()
+    (left,) = bob.heard()
+    assert (left["type"], left["room_id"], left["user_id"]) == ("user_left", "r", "ann")
+    assert replicas.a.rooms.keys() == {"another"}
+    ann.do(Chat("another", "still here"))
+    await replicas.settle()
+    assert replicas.network.rooms["another"].members.keys() == {"a1", "b1"}
+
+
+async def test_departing_needs_no_checkpoint_and_cannot_be_cancelled(replicas: Replicas) -> None:
+    ann = await replicas.mesh(replicas.a, "ann")
+    bob = await replicas.mesh(replicas.b, "bob")
+    replicas.forget()
+    carl = replicas.tab(replicas.a, MeshDialect("r"), "carl")
+    with trio.CancelScope() as scope, replicas.a.visit(carl.peer) as peer:
+        await replicas.a.join(peer, Join("r", "carl"))
+        scope.cancel()
+        await trio.lowlevel.checkpoint()
+    assert scope.cancelled_caught
+    await replicas.settle()
+    assert ann.types() == ["user_joined", "user_left"]
+    assert bob.types() == ["user_joined", "user_left"]
+    assert carl.peer not in replicas.a.peers
+
+
+async def test_departing_is_told_also_when_an_error_ends_the_connection(
+    replicas: Replicas,
+) -> None:
+    bob = await replicas.mesh(replicas.b, "bob")
+    replicas.forget()
+    ann = replicas.tab(replicas.a, MeshDialect("r"), "ann")
+
+    async def fail() -> None:
+        with replicas.a.visit(ann.peer):
+            await ann.join()
+            raise LookupError
+
+    with pytest.raises(LookupError):
+        await fail()
+    await replicas.settle()
+    assert bob.types() == ["user_joined", "user_left"]
+
+
+@pytest.mark.parametrize("steps", range(3))
+async def test_a_join_that_is_cancelled_leaves_nothing(replicas: Replicas, steps: int) -> None:
+    bob = await replicas.mesh(replicas.b, "bob")
+    replicas.forget()
+    ann = replicas.tab(replicas.a, MeshDialect("r"), "ann")
+
+    async def stay() -> None:
+        with replicas.a.visit(ann.peer):
+            await ann.join()
+            await trio.sleep_forever()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(stay)
+        for _ in range(steps):
+            await trio.lowlevel.checkpoint()
+        nursery.cancel_scope.cancel()
+    await replicas.settle()
+    assert bob.types() in ([], ["user_joined", "user_left"])
+    assert replicas.network.rooms["r"].members.keys() == {"bob"}
+
+
+async def test_a_cap_holds_on_both_replicas() -> None:
+    async with open_replicas(max_room_peers=2) as replicas:
+        await replicas.mesh(replicas.a, "ann")
+        bob = await replicas.mesh(replicas.b, "bob")
+        carl = await replicas.mesh(replicas.a, "carl")
+        assert carl.closed_with == 1013
+        assert carl.heard() == []
+        bob.depart()
+        await replicas.settle()
+        dora = await replicas.mesh(replicas.a, "dora")
+        assert dora.closed_with is None
+
+
+async def test_a_cap_of_viewers_holds_on_both_replicas() -> None:
+    async with open_replicas(max_viewers=1) as replicas:
+        caster = await replicas.caster(replicas.a, "caster")
+        await replicas.viewer(replicas.b, "viewer")
+        replicas.forget()
+        late = await replicas.viewer(replicas.a, "late")
+        (error,) = late.heard()
+        assert error["code"] == "stream_full"
+        assert caster.heard() == []
+
+
+async def test_who_is_nobody_enters_nowhere(replicas: Replicas) -> None:
+    ann = replicas.tab(replicas.a, MeshDialect("r"), "ann")
+    ann.peer.identity = None
+    await ann.join()
+    assert ann.closed_with == 1008
+    assert replicas.a.rooms == {}
+
+
+async def test_where_a_peer_was_is_remembered_for_dialects_that_rejoin(
+    replicas: Replicas,
+) -> None:
+    lost = await replicas.live(replicas.a, "a1", "ann")
+    left = await replicas.live(replicas.a, "b1", "bob")
+    other = await replicas.mesh(replicas.a, "carl")
+    left.do(Leave("r"))
+    for tab in (lost, left, other):
+        tab.depart()
+    for user_id, rooms in (("ann", ("r",)), ("bob", ()), ("carl", ())):
+        again = replicas.tab(replicas.b, LiveDialect({}), "again", user_id)
+        assert await replicas.b.recall_rooms(again.peer) == rooms
+
+
+# Broadcasts
+
+
+async def test_a_broadcast_is_told_on_both_replicas_and_to_who_comes_late(
+    replicas: Replicas,
+) -> None:
+    ann = await replicas.mesh(replicas.a, "ann")
+    bob = await replicas.mesh(replicas.b, "bob")
+    carl = await replicas.mesh(replicas.a, "carl")
+    replicas.forget()
+    ann.do(GoLive("r", "audio"))
+    await replicas.settle()
+    (here,), (there,) = carl.heard(), bob.heard()
+    assert here == there
+    assert (here["type"], here["media_type"]) == ("broadcast_started", "audio")
+    late = await replicas.mesh(replicas.b, "late")
+    _, _, active = late.heard()
+    assert active["broadcasters"][0]["started_at"] == here["started_at"]
+    replicas.forget()
+    ann.do(GoLive("r", "audio"))
+    ann.do(GoLive("r", "video"))
+    ann.do(StopLive("r"))
+    await replicas.settle()
+    for other in (bob, carl, late):
+        assert other.types() == ["broadcast_started", "broadcast_stopped"]
+    assert ann.heard() == []
+
+
+async def test_the_broadcaster_is_the_same_for_who_comes_late(replicas: Replicas) -> None:
+    first = await replicas.mesh(replicas.a, "joined first")
+    last = await replicas.mesh(replicas.a, "joined last")
+    last.do(GoLive("r"))
+    (began,) = (m.live.started_at for m in replicas.a.rooms["r"].live if m.live)
+    while utc_now() == began:
+        pass  # for a millisecond
+    first.do(GoLive("r"))
+    await replicas.mesh(replicas.b, "late")
+    for hub in (replicas.a, replicas.b):
+        assert [m.peer_id for m in hub.rooms["r"].live] == ["joined last", "joined first"]
+
+
+async def test_the_live_ones_of_a_room_may_be_asked_for_from_outside(replicas: Replicas) -> None:
+    ann = await replicas.live(replicas.a, "a1", "ann")
+    ann.do(GoLive("r", "audio"))
+    await replicas.live(replicas.a, "b1", "bob")
+    for hub in (replicas.a, replicas.b):
+        stranger = replicas.tab(hub, LiveDialect({}), "s1", "stranger")
+        await hub.ask_live(stranger.peer, AskLive("r"))
+        (answer,) = stranger.heard()
+        assert [(p["user_id"], p["media_type"]) for p in answer["peers"]] == [("ann", "audio")]
+        own = replicas.tab(hub, LiveDialect({}), "a2", "ann")
+        await hub.ask_live(own.peer, AskLive("r"))
+        (answer,) = own.heard()
+        assert answer["peers"] == []
+
+
+async def test_an_exclusive_broadcast_throws_out_that_of_another_replica(
+    replicas: Replicas,
+) -> None:
+    older = await replicas.caster(replicas.a, "older")
+    viewer_a = await replicas.viewer(replicas.a, "va")
+    viewer_b = await replicas.viewer(replicas.b, "vb")
+    replicas.forget()
+    newer = await replicas.caster(replicas.b, "newer")
+    await replicas.settle()
+    assert older.closed_with is None
+    assert older.peer.memberships == {}
+    assert older.heard()[-1]["code"] == "stream_taken"
+    for viewer in (viewer_a, viewer_b):
+        told = viewer.heard()
+        assert {"type": "broadcaster-ready-signal", "streamId": "r"} in told
+        counts = [m["count"] for m in told if m["type"] == "viewer-count"]
+        assert counts == [4, 3]
+        assert len(told) == 3
+    joined = [m["viewerId"] for m in newer.heard() if m["type"] == "viewer-joined"]
+    assert joined == ["va", "vb"]
+    for hub in (replicas.a, replicas.b):
+        assert [m.peer_id for m in hub.rooms["r"].live] == ["newer"]
+    # From now on the stream is the newer one's.
+    replicas.forget()
+    newer.signal("va", addressed=To.VIEWER)
+    viewer_a.signal("", kind="answer", addressed=To.BROADCASTER)
+    older.signal("vb", addressed=To.VIEWER)
+    older.depart()
+    await replicas.settle()
+    assert viewer_a.types() == ["webrtc-offer"]
+    assert newer.types() == ["webrtc-answer"]
+    assert viewer_b.heard() == []
+
+
+async def test_an_exclusive_broadcast_throws_out_the_only_peer_of_a_replica(
+    replicas: Replicas,
+) -> None:
+    older = await replicas.caster(replicas.a, "older")
+    newer = await replicas.caster(replicas.b, "newer")
+    await replicas.settle()
+    assert older.peer.memberships == {}
+    assert replicas.a.rooms == {}
+    assert newer.heard()[-1] == {"type": "viewer-count", "count": 1, "streamId": "r"}
+    older.depart()
+    again = await replicas.viewer(replicas.a, "again")
+    assert again.types() == ["viewer-count"]
+
+
+async def test_an_exclusive_broadcast_leaves_those_of_other_dialects(replicas: Replicas) -> None:
+    ann = await replicas.mesh(replicas.a, "ann")
+    ann.do(GoLive("r"))
+    await replicas.caster(replicas.b, "caster")
+    await replicas.settle()
+    assert ann.peer.memberships == {"r": "ann"}
+    assert {m.peer_id for m in replicas.a.rooms["r"].live} == {"ann", "caster"}
+
+
+async def test_viewers_come_and_go_on_both_replicas(replicas: Replicas) -> None:
+    caster = await replicas.caster(replicas.a, "caster")
+    near = await replicas.viewer(replicas.a, "near")
+    replicas.forget()
+    far = await replicas.viewer(replicas.b, "far")
+    count, joined = caster.heard()
+    assert count == {"type": "viewer-count", "count": 3, "streamId": "r"}
+    assert joined == {"type": "viewer-joined", "streamId": "r", "viewerId": "far"}
+    replicas.forget()
+    await far.join(viewer=True)
+    await replicas.settle()
+    assert caster.types() == ["viewer-count", "viewer-joined"]
+    assert near.types() == far.types() == ["viewer-count"]
+    far.depart()
+    await replicas.settle()
+    left, count = caster.heard()
+    assert left == {"type": "viewer-left", "streamId": "r", "viewerId": "far"}
+    assert count["count"] == 2
+
+
+async def test_the_broadcaster_is_gone_on_both_replicas(replicas: Replicas) -> None:
+    caster = await replicas.caster(replicas.a, "caster")
+    viewers = [await replicas.viewer(hub, hub.bus.replica) for hub in (replicas.a, replicas.b)]
+    replicas.forget()
+    caster.depart()
+    await replicas.settle()
+    for viewer in viewers:
+        assert viewer.types() == ["broadcaster-disconnected", "viewer-count"]
+
+
+# Signals
+
+KINDS: list[tuple[SignalKind, str, str]] = [
+    ("offer", "offer", "offer"),
+    ("answer", "answer", "answer"),
+    ("candidate", "ice_candidate", "candidate"),
+    ("message", "message", "data"),
+]
+
+
+@pytest.mark.parametrize(("kind", "type_", "field"), KINDS)
+async def test_a_signal_reaches_a_peer_of_the_other_replica(
+    replicas: Replicas, kind: SignalKind, type_: str, field: str
+) -> None:
+    ann = await replicas.mesh(replicas.a, "ann")
+    bob = await replicas.mesh(replicas.b, "bob")
+    carl = await replicas.mesh(replicas.b, "carl")
+    replicas.forget()
+    ann.signal("bob", '{"x" : 1e3}', kind=kind)
+    await replicas.settle()
+    assert bob.heard() == [{"type": type_, field: {"x": 1000.0}, "from": "ann", "username": "Ann"}]
+    assert ann.heard() == carl.heard() == []
+
+
+async def test_a_signal_to_all_others_reaches_both_replicas(replicas: Replicas) -> None:
+    ann = await replicas.mesh(replicas.a, "ann")
+    others = [
+        await replicas.mesh(hub, name)
+        for hub, name in zip(
+            (replicas.a, replicas.b, replicas.b), ("bob", "carl", "dora"), strict=True
+        )
+    ]
+    replicas.forget()
+    ann.signal("", addressed=To.OTHERS)
+    await replicas.settle()
+    for other in others:
+        assert other.types() == ["offer"]
+    assert ann.heard() == []
+
+
+async def test_signals_to_one_and_to_all_keep_their_order(replicas: Replicas) -> None:
+    ann = await replicas.mesh(replicas.a, "ann")
+    near, far = await replicas.mesh(replicas.a, "near"), await replicas.mesh(replicas.b, "far")
+    replicas.forget()
+    for n in range(100):
+        ann.signal("", str(n), addressed=To.OTHERS)
+        for target in ("near", "far"):
+            ann.signal(target, f"{n}.5", kind="answer")
+    await replicas.settle()
+    expected = [n / 2 for n in range(200)]
+    for tab in (near, far):
+        assert [m.get("offer", m.get("answer")) for m in tab.heard()] == expected
+
+
+async def test_a_signal_to_a_user_reaches_one_peer_wherever_it_is(replicas: Replicas) -> None:
+    ann = await replicas.room(replicas.a, "a1", "ann")
+    bob_1 = await replicas.room(replicas.b, "b1", "bob")
+    bob_2 = await replicas.room(replicas.a, "b2", "bob")
+    bob_3 = await replicas.room(replicas.b, "b3", "bob")
+    bobs = (bob_1, bob_2, bob_3)
+
+    async def reached() -> list[bool]:
+        replicas.forget()
+        ann.signal("bob", kind="signal", addressed=To.USER)
+        await replicas.settle()
+        return [bob.types() == ["webrtc-signal"] for bob in bobs]
+
+    assert await reached() == [False, False, True]
+    bob_1.do(GoLive("r"))
+    await replicas.settle()
+    assert await reached() == [True, False, False]
+    bob_1.depart()
+    bob_3.depart()
+    await replicas.settle()
+    assert await reached() == [False, True, False]
+
+
+@pytest.mark.parametrize(("kind", "type_", "field"), KINDS)
+async def test_a_target_that_is_gone_is_told_to_the_sender(
+    replicas: Replicas, kind: SignalKind, type_: str, field: str
+) -> None:
+    """The sender's replica does not know yet: the signal comes back from the other."""
+    ann = await replicas.mesh(replicas.a, "ann")
+    bob = await replicas.mesh(replicas.b, "bob")
+    await replicas.mesh(replicas.b, "carl")
+    replicas.forget()
+    bob.depart()
+    ann.signal("bob", kind=kind)
+    await replicas.settle()
+    told = ann.heard()
+    assert [m["type"] for m in told] == ["user_left", "error"]
+    assert told[1] == {
+        "type": "error",
+        "message": "Target client bob not found",
+        "code": "target_not_found",
+        "to": "bob",
+    }
+
+
+async def test_a_target_that_was_the_last_on_its_replica_is_told_to_the_sender(
+    replicas: Replicas,
+) -> None:
+    ann = await replicas.mesh(replicas.a, "ann")
+    bob = await replicas.mesh(replicas.b, "bob")
+    replicas.forget()
+    bob.depart()
+    ann.signal("bob")
+    await replicas.settle()
+    assert ann.types() == ["user_left", "error"]
+
+
+async def test_a_stream_says_so_in_its_own_words(replicas: Replicas) -> None:
+    caster = await replicas.caster(replicas.a, "caster")
+    viewer = await replicas.viewer(replicas.b, "viewer")
+    replicas.forget()
+    viewer.depart()
+    caster.signal("viewer", addressed=To.VIEWER)
+    await replicas.settle()
+    *_, error = caster.heard()
+    assert (error["type"], error["code"]) == ("error", "not_allowed")
+
+
+async def test_a_signal_that_comes_back_to_nobody_is_dropped(replicas: Replicas) -> None:
+    ann = await replicas.mesh(replicas.a, "ann")
+    bob = await replicas.mesh(replicas.b, "bob")
+    witness = await replicas.mesh(replicas.a, "witness")
+    replicas.forget()
+    bob.depart()
+    ann.signal("bob")
+    ann.depart()
+    await replicas.settle()
+    assert witness.types() == ["user_left", "user_left"]
+    assert ann.heard() == []
+
+
+async def test_who_is_not_in_a_room_can_do_nothing_there(replicas: Replicas) -> None:
+    ann = await replicas.mesh(replicas.a, "ann")
+    bob = await replicas.mesh(replicas.b, "bob")
+    stranger = replicas.tab(replicas.b, MeshDialect("r"), "stranger")
+    replicas.forget()
+    commands: list[RoomCommand] = [
+        Signal("r", "offer", Raw(b"1"), To.OTHERS),
+        GoLive("r"),
+        StopLive("r"),
+        Chat("r", "hello"),
+        SetTyping("r", typing=True),
+        ChangeProfile("r", "profile", "Somebody"),
+        StartStreaming("r"),
+        Leave("r"),
+    ]
+    for command in commands:
+        stranger.do(command)
+    stranger.signal("ann")
+    await replicas.settle()
+    assert stranger.types() == ["error", "error"]  # one for each signal
+    assert ann.heard() == bob.heard() == []
+
+
+# A peer id that is taken over
+
+
+@pytest.mark.parametrize("same", [True, False], ids=["same replica", "other replica"])
+async def test_the_newer_connection_replaces_the_older_and_the_room_sees_nothing(
+    replicas: Replicas, same: bool
+) -> None:
+    witnesses = [
+        await replicas.mesh(hub, f"w{hub.bus.replica}") for hub in (replicas.a, replicas.b)
+    ]
+    older = await replicas.mesh(replicas.a, "ann")
+    replicas.forget()
+    newer = await replicas.mesh(replicas.a if same else replicas.b, "ann")
+    assert older.closed_with == 4409
+    assert newer.closed_with is None
+    assert [len(m["users"]) for m in newer.heard() if m["type"] == "users_in_room"] == [2]
+    older.depart()
+    await replicas.settle()
+    for witness in witnesses:
+        assert witness.heard() == []
+    for witness in witnesses:
+        witness.signal("ann")
+    await replicas.settle()
+    assert newer.types() == ["offer", "offer"]
+    assert older.heard() == []
+    newer.depart()
+    await replicas.settle()
+    for witness in witnesses:
+        assert witness.types() == ["user_left"]
+
+
+@pytest.mark.parametrize("same", [True, False], ids=["same replica", "other replica"])
+async def test_the_broadcast_of_the_older_connection_ends(replicas: Replicas, same: bool) -> None:
+    witnesses = [
+        await replicas.mesh(hub, f"w{hub.bus.replica}") for hub in (replicas.a, replicas.b)
+    ]
+    older = await replicas.mesh(replicas.a, "ann")
+    older.do(GoLive("r"))
+    await replicas.settle()
+    replicas.forget()
+    await replicas.mesh(replicas.a if same else replicas.b, "ann")
+    older.depart()
+    await replicas.settle()
+    for witness in witnesses:
+        assert witness.types() == ["broadcast_stopped"]
+    for hub in (replicas.a, replicas.b):
+        assert hub.rooms["r"].live == ()
+
+
+async def test_the_only_peer_of_a_replica_is_taken_over(replicas: Replicas) -> None:
+    older = await replicas.mesh(replicas.a, "ann")
+    await replicas.mesh(replicas.b, "ann")
+    assert older.closed_with == 4409
+    assert replicas.a.rooms == {}
+    older.depart()
+    await replicas.settle()
+    assert replicas.network.rooms["r"].members.keys() == {"ann"}
+
+
+async def test_what_the_older_connection_did_last_does_not_count(replicas: Replicas) -> None:
+    """The newer one is in the directory, and the older one's replica has not heard of it."""
+    far = await replicas.mesh(replicas.b, "far")
+    near = await replicas.mesh(replicas.a, "near")
+    older = await replicas.mesh(replicas.a, "ann")
+    replicas.forget()
+    newer = replicas.tab(replicas.b, MeshDialect("r"), "ann")
+    await newer.join()
+    older.do(GoLive("r"))
+    older.depart()
+    await replicas.settle()
+    assert newer.closed_with is None
+    assert replicas.network.rooms["r"].members["ann"].replica == "b"
+    assert far.heard() == []
+    assert near.types() == ["broadcast_started", "broadcast_stopped", "user_left", "user_joined"]
+
+
+async def test_another_subject_does_not_get_the_id(replicas: Replicas) -> None:
+    ann = await replicas.mesh(replicas.a, "ann", "ann")
+    replicas.forget()
+    thief = await replicas.mesh(replicas.b, "ann", "somebody else")
+    assert thief.closed_with == 1008
+    assert ann.closed_with is None
+    assert ann.heard() == thief.heard() == []
+
+
+async def test_a_peer_that_went_elsewhere_and_came_back_at_once_is_there(
+    replicas: Replicas,
+) -> None:
+    """Whatever was on its way to this replica meanwhile is about its past."""
+    witness_a = await replicas.mesh(replicas.a, "wa")
+    witness_b = await replicas.mesh(replicas.b, "wb")
+    first = await replicas.mesh(replicas.b, "ann")
+    first.do(GoLive("r"))
+    await replicas.settle()
+    replicas.forget()
+    for n in range(20):
+        witness_b.signal("", str(n), addressed=To.OTHERS)
+    first.depart()
+    second = replicas.tab(replicas.a, MeshDialect("r"), "ann")
+    await second.join()
+    third = replicas.tab(replicas.b, MeshDialect("r"), "ann")
+    await third.join()
+    fourth = replicas.tab(replicas.a, MeshDialect("r"), "ann")
+    await fourth.join()
+    await replicas.settle()
+    replicas.check()
+    assert [tab.closed_with for tab in (second, third, fourth)] == [4409, 4409, None]
+    replicas.forget()
+    for witness in (witness_a, witness_b):
+        witness.signal("ann")
+    await replicas.settle()
+    assert fourth.types() == ["offer", "offer"]
+
+
+@pytest.mark.parametrize("seed", range(20))
+async def test_one_peer_id_at_many_places_at_once_is_one_peer(
+    replicas: Replicas, seed: int
+) -> None:
+    witnesses = [
+        await replicas.mesh(hub, f"w{hub.bus.replica}") for hub in (replicas.a, replicas.b)
+    ]
+    tabs = [
+        replicas.tab((replicas.a, replicas.b)[(seed >> n) & 1], MeshDialect("r"), "ann")
+        for n in range(5)
+    ]
+
+    async def stay(tab: Tab) -> None:
+        with tab.hub.visit(tab.peer):
+            await tab.join()
+            with tab.peer.scope:
+                await trio.sleep_forever()
+
+    async with trio.open_nursery() as nursery:
+        for tab in tabs:
+            nursery.start_soon(stay, tab)
+        await replicas.settle()
+        replicas.check()
+        assert sorted(tab.closed_with or 0 for tab in tabs) == [0, 4409, 4409, 4409, 4409]
+        assert [len(hub.rooms["r"].members) for hub in (replicas.a, replicas.b)] == [3, 3]
+        nursery.cancel_scope.cancel()
+    await replicas.settle()
+    for witness in witnesses:
+        heard = [m["type"] for m in witness.heard() if m.get("client_id") == "ann"]
+        assert (heard[0], heard[-1]) == ("user_joined", "user_left")
+
+
+# What else goes on in a room
+
+
+async def test_chat_is_told_on_both_replicas_with_one_id(replicas: Replicas) -> None:
+    ann = await replicas.room(replicas.a, "a1", "ann")
+    bob = await replicas.room(replicas.b, "b1", "bob")
+    replicas.forget()
+    ann.do(Chat("r", "hello"))
+    await replicas.settle()
+    (here,), (there,) = ann.heard(), bob.heard()
+    assert here == there
+    (kept,) = await replicas.b.bus.chats("r", 10)
+    assert (kept.id, kept.content) == (here["id"], "hello")
+
+
+async def test_a_new_name_is_that_of_the_users_peers_everywhere(replicas: Replicas) -> None:
+    await replicas.room(replicas.a, "b1", "bob")
+    bob = await replicas.room(replicas.b, "b2", "bob")
+    bob.do(ChangeProfile("r", "profile_updated", "Robert"))
+    await replicas.settle()
+    for hub in (replicas.a, replicas.b):
+        assert [m.username for m in hub.rooms["r"].members.values()] == ["Robert", "Robert"]
+
+
+async def test_typing_is_told_on_the_other_replica(replicas: Replicas) -> None:
+    ann = await replicas.room(replicas.a, "a1", "ann")
+    other_tab = await replicas.room(replicas.b, "a2", "ann")
+    bob = await replicas.room(replicas.b, "b1", "bob")
+    replicas.forget()
+    ann.do(SetTyping("r", typing=True))
+    await replicas.settle()
+    assert bob.types() == ["typing_start"]
+    assert ann.heard() == other_tab.heard() == []
+
+
+# Trouble
+
+
+class SpeechlessDialect(MeshDialect):
+    """One that has no words for who went live."""
+
+    @staticmethod
+    def tell(event: RoomEvent) -> Iterable[Notice]:
+        match event:
+            case WentLive():
+                raise RuntimeError("no words")
+        return MeshDialect.tell(event)
+
+
+async def test_who_cannot_be_told_is_closed_and_the_others_are_told(
+    replicas: Replicas, caplog: pytest.LogCaptureFixture
+) -> None:
+    ann = await replicas.mesh(replicas.a, "ann")
+    bob = await replicas.mesh(replicas.b, "bob")
+    speechless = await replicas.enter(replicas.tab(replicas.b, SpeechlessDialect("r"), "carl"))
+    replicas.forget()
+    ann.do(GoLive("r"))
+    await replicas.settle()
+    assert speechless.closed_with == 1011
+    assert bob.types() == ["broadcast_started"]
+    assert "no words" in caplog.text
+    speechless.depart()
+    await replicas.settle()
+    assert ann.types() == bob.types() == ["user_left"]
+
+
+async def test_when_a_hub_closes_it_sends_all_away_also_those_that_come(
+    replicas: Replicas,
+) -> None:
+    ann = await replicas.mesh(replicas.a, "ann")
+    bob = await replicas.mesh(replicas.b, "bob")
+    replicas.a.close_all(Close(1001, "Server going away"))
+    late = replicas.tab(replicas.a, MeshDialect("r"), "late")
+    assert (ann.closed_with, late.closed_with, bob.closed_with) == (1001, 1001, None)
+    replicas.forget()
+    ann.depart()
+    await replicas.settle()
+    assert bob.types() == ["user_left"]

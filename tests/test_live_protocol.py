@@ -1,0 +1,856 @@
+"""The `live` dialect as its clients meet it: every row of its page, over real sockets."""
+
+import json
+import re
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+from urllib.parse import urlencode
+
+import pytest
+import trio
+
+from tests.clients import Client, Message, Service
+from tests.conftest import Serve
+from tests.leaving import WAYS, Way
+from tests.raw import open_raw
+
+TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
+
+
+def path(**query: str) -> str:
+    return f"/api/v1/ws/connect?{urlencode(query)}"
+
+
+@asynccontextmanager
+async def sign_in(service: Service, user_id: str, **query: str) -> AsyncIterator[Client]:
+    """A client that has been greeted and is in no room."""
+    query = {"token": "t", "user_id": user_id, "username": user_id.title(), **query}
+    async with service.connect(path(**query)) as client:
+        await client.expect("connected", user_id=user_id)
+        yield client
+
+
+async def join(client: Client, room_id: str = "r") -> Message:
+    await client.send("join_room", room_id=room_id)
+    return await client.expect("joined_room", room_id=room_id)
+
+
+@asynccontextmanager
+async def enter(service: Service, user_id: str, room_id: str = "r") -> AsyncIterator[Client]:
+    """A client that is in one room."""
+    async with sign_in(service, user_id) as client:
+        await join(client, room_id)
+        yield client
+
+
+@asynccontextmanager
+async def enter_all(service: Service, *user_ids: str) -> AsyncIterator[list[Client]]:
+    """Clients that have entered one after the other, and have heard of each other."""
+    async with AsyncExitStack() as stack:
+        clients: list[Client] = []
+        for user_id in user_ids:
+            newcomer = await stack.enter_async_context(enter(service, user_id))
+            for client in clients:
+                await client.expect("user_joined", user_id=user_id)
+            clients.append(newcomer)
+        yield clients
+
+
+async def go_live(client: Client, *others: Client, media_type: str = "video") -> Message:
+    """Start a broadcast, of which the others hear next; who else is live."""
+    await client.send("live_start", room_id="r", media_type=media_type)
+    for other in others:
+        await other.expect("live_peer_joined", media_type=media_type)
+    return await client.expect("live_peers")
+
+
+async def ask_who_is_live(client: Client, room_id: str = "r") -> list[Any]:
+    await client.send("live_status", room_id=room_id)
+    answer = await client.expect("live_peers", room_id=room_id)
+    assert isinstance(answer["peers"], list)
+    return answer["peers"]
+
+
+async def expect_silence(client: Client, *others: Client, room_id: str = "r") -> None:
+    """None of them is told anything before a message that the first sends now."""
+    await client.send("send_message", room_id=room_id, content="Is anybody talking?")
+    for listener in (client, *others):
+        await listener.expect("message", content="Is anybody talking?")
+    await client.expect("message_sent")
+
+
+def without_time(message: Message) -> Message:
+    """The message, of which the timestamp is checked here."""
+    assert TIMESTAMP.fullmatch(message["timestamp"]), message
+    return {name: value for name, value in message.items() if name != "timestamp"}
+
+
+# On connect
+
+
+async def test_a_user_is_greeted(service: Service) -> None:
+    async with service.connect(path(token="t", user_id="ann", username="Ann Ä")) as ann:
+        greeting = await ann.receive()
+        assert isinstance(greeting["message"], str)
+        assert without_time(greeting) == {
+            "type": "connected",
+            "user_id": "ann",
+            "username": "Ann Ä",
+            "message": greeting["message"],
+        }
+        await ann.expect_nothing()
+
+
+@pytest.mark.parametrize("query", [{}, {"token": "t"}, {"user_id": "", "username": ""}])
+async def test_who_says_nothing_is_a_guest_with_an_id_of_its_own(
+    service: Service, query: dict[str, str]
+) -> None:
+    async with service.connect(path(**query)) as first, service.connect(path(**query)) as second:
+        greetings = [await guest.expect("connected") for guest in (first, second)]
+        assert greetings[0]["user_id"] != greetings[1]["user_id"]
+        assert all(greeting["username"].startswith("Guest-") for greeting in greetings)
+        await join(first)
+        joined = await join(second)
+        assert joined["members"] == [greeting["user_id"] for greeting in greetings]
+
+
+# join_room and leave_room
+
+
+async def test_joining_is_answered_with_the_members_and_told_to_the_others(
+    service: Service,
+) -> None:
+    async with sign_in(service, "ann") as ann, sign_in(service, "bob") as bob:
+        assert without_time(await join(ann)) == {
+            "type": "joined_room",
+            "room_id": "r",
+            "room_name": "r",
+            "members": ["ann"],
+        }
+        assert (await join(bob))["members"] == ["ann", "bob"]
+        assert without_time(await ann.receive()) == {
+            "type": "user_joined",
+            "room_id": "r",
+            "user_id": "bob",
+        }
+        await expect_silence(bob, ann)
+
+
+async def test_joining_again_is_answered_again_and_told_to_nobody(service: Service) -> None:
+    async with enter_all(service, "ann", "bob") as (ann, bob):
+        assert (await join(ann))["members"] == ["ann", "bob"]
+        await expect_silence(ann, bob)
+
+
+async def test_leaving_is_answered_and_told_to_the_others(service: Service) -> None:
+    async with enter_all(service, "ann", "bob") as (ann, bob):
+        await ann.send("leave_room", room_id="r")
+        assert without_time(await ann.receive()) == {"type": "left_room", "room_id": "r"}
+        assert without_time(await bob.receive()) == {
+            "type": "user_left",
+            "room_id": "r",
+            "user_id": "ann",
+        }
+        await expect_silence(bob)
+        await ann.expect_nothing()
+
+
+async def test_leaving_ends_the_broadcast_first(service: Service) -> None:
+    async with enter_all(service, "ann", "bob") as (ann, bob):
+        await go_live(ann, bob)
+        await ann.send("leave_room", room_id="r")
+        await ann.expect("left_room")
+        assert [without_time(await bob.receive()) for _ in range(2)] == news_of_leaving("ann")
+        await join(ann)
+        await bob.expect("user_joined", user_id="ann")
+        assert await ask_who_is_live(bob) == []
+
+
+async def test_leaving_a_room_that_one_is_not_in_is_answered_all_the_same(
+    service: Service,
+) -> None:
+    async with enter(service, "ann") as ann, sign_in(service, "bob") as bob:
+        await bob.send("leave_room", room_id="r")
+        await bob.expect("left_room", room_id="r")
+        await expect_silence(ann)
+
+
+async def test_one_socket_is_in_any_number_of_rooms(service: Service) -> None:
+    rooms = [f"land_265_{n}" for n in range(20)]
+    async with sign_in(service, "ann") as ann, sign_in(service, "bob") as bob:
+        for room_id in rooms:
+            await join(ann, room_id)
+            await join(bob, room_id)
+            await ann.expect("user_joined", room_id=room_id)
+        await bob.send("live_start", room_id=rooms[3])
+        await bob.expect("live_peers", room_id=rooms[3], peers=[])
+        await ann.expect("live_peer_joined", room_id=rooms[3])
+        await bob.send("leave_room", room_id=rooms[5])
+        await ann.expect("user_left", room_id=rooms[5])
+        await bob.expect("left_room")
+        await bob.close()
+        left = [await ann.receive() for _ in range(20)]
+        assert [m["room_id"] for m in left if m["type"] == "live_peer_left"] == [rooms[3]]
+        assert sorted(m["room_id"] for m in left if m["type"] == "user_left") == sorted(
+            {*rooms} - {rooms[5]}
+        )
+        await expect_silence(ann, room_id=rooms[0])
+
+
+@pytest.mark.parametrize("room_id", ["Zimmer 1/ä", "😀", "a?b&c#d%20", " ", "x" * 1000])
+async def test_a_room_id_may_be_any_text(service: Service, room_id: str) -> None:
+    async with sign_in(service, "ann") as ann, sign_in(service, "bob") as bob:
+        assert (await join(ann, room_id))["room_name"] == room_id
+        await join(bob, room_id)
+        await ann.expect("user_joined", room_id=room_id, user_id="bob")
+
+
+# live_start, live_stop, live_status
+
+
+@pytest.mark.parametrize(
+    ("fields", "media_type"),
+    [({}, "video"), ({"media_type": "video"}, "video"), ({"media_type": "audio"}, "audio")],
+)
+async def test_going_live_is_told_to_the_others_and_answered_with_who_else_is(
+    service: Service, fields: dict[str, str], media_type: str
+) -> None:
+    async with enter_all(service, "ann", "bob") as (ann, bob):
+        await ann.send("live_start", room_id="r", username="Eve", user_id="eve", **fields)
+        assert without_time(await bob.receive()) == {
+            "type": "live_peer_joined",
+            "room_id": "r",
+            "user_id": "ann",
+            "username": "Ann",
+            "media_type": media_type,
+        }
+        assert await ann.receive() == {"type": "live_peers", "room_id": "r", "peers": []}
+        answer = await go_live(bob, ann)
+        assert answer["peers"] == [{"user_id": "ann", "username": "Ann", "media_type": media_type}]
+        await expect_silence(ann, bob)
+
+
+async def test_live_status_never_lists_the_one_that_asks(service: Service) -> None:
+    async with enter_all(service, "ann", "bob", "cat") as (ann, bob, cat):
+        await go_live(ann, bob, cat, media_type="audio")
+        await go_live(bob, ann, cat)
+        ann_live = {"user_id": "ann", "username": "Ann", "media_type": "audio"}
+        bob_live = {"user_id": "bob", "username": "Bob", "media_type": "video"}
+        for _ in range(3):
+            assert await ask_who_is_live(ann) == [bob_live]
+            assert await ask_who_is_live(bob) == [ann_live]
+            assert await ask_who_is_live(cat) == [ann_live, bob_live]
+        await expect_silence(ann, bob, cat)
+
+
+async def test_live_status_never_lists_the_one_that_asks_in_none_of_its_tabs(
+    service: Service,
+) -> None:
+    async with (
+        enter_all(service, "bob", "ann") as (bob, ann),
+        enter(service, "ann") as tab,
+        sign_in(service, "ann") as outside,
+    ):
+        await go_live(ann, bob)
+        for client in (ann, tab, outside):
+            assert await ask_who_is_live(client) == []
+        assert [peer["user_id"] for peer in await ask_who_is_live(bob)] == ["ann"]
+
+
+async def test_live_status_may_be_asked_without_having_joined(service: Service) -> None:
+    async with enter_all(service, "ann", "bob") as (ann, bob), sign_in(service, "cat") as cat:
+        assert await ask_who_is_live(cat) == []
+        await go_live(ann, bob)
+        assert [peer["user_id"] for peer in await ask_who_is_live(cat)] == ["ann"]
+        assert await ask_who_is_live(cat, "nowhere") == []
+        await ann.send("live_stop", room_id="r")
+        await bob.expect("live_peer_left")
+        assert await ask_who_is_live(cat) == []
+        await expect_silence(ann, bob)
+        await cat.expect_nothing()
+
+
+async def test_a_late_joiner_finds_out_who_is_live_by_asking(service: Service) -> None:
+    async with enter_all(service, "ann", "bob") as (ann, bob):
+        await go_live(ann, bob)
+        async with enter(service, "late") as late:
+            await late.expect_nothing()
+            assert [peer["user_id"] for peer in await ask_who_is_live(late)] == ["ann"]
+
+
+async def test_stopping_is_told_to_the_others_and_not_to_oneself(service: Service) -> None:
+    async with enter_all(service, "ann", "bob") as (ann, bob):
+        await go_live(ann, bob)
+        await ann.send("live_stop", room_id="r")
+        assert without_time(await bob.receive()) == news_of_leaving("ann")[0]
+        await expect_silence(ann, bob)
+
+
+async def test_stopping_what_is_not_live_is_told_to_nobody(service: Service) -> None:
+    async with enter_all(service, "ann", "bob") as (ann, bob), sign_in(service, "cat") as cat:
+        await ann.send("live_stop", room_id="r")
+        await cat.send("live_stop", room_id="r")
+        await expect_silence(ann, bob)
+        await cat.expect_nothing()
+
+
+async def test_going_live_again_is_told_again_only_with_other_media(service: Service) -> None:
+    async with enter_all(service, "ann", "bob") as (ann, bob):
+        await go_live(ann, bob, media_type="audio")
+        await ann.send("live_start", room_id="r", media_type="audio")
+        await ann.expect("live_peers")
+        await expect_silence(ann, bob)
+        await go_live(ann, bob, media_type="video")
+        await ann.send("live_stop", room_id="r")
+        await bob.expect("live_peer_left")
+        await expect_silence(ann, bob)
+
+
+# live_offer, live_answer, live_ice
+
+
+@pytest.mark.parametrize("type_", ["live_offer", "live_answer", "live_ice"])
+@pytest.mark.parametrize("live", [(), ("ann",), ("bob",), ("ann", "bob")])
+async def test_signals_run_in_both_directions_whoever_is_live(
+    service: Service, type_: str, live: tuple[str, ...]
+) -> None:
+    async with enter_all(service, "ann", "bob", "cat") as (ann, bob, cat):
+        clients = {"ann": ann, "bob": bob, "cat": cat}
+        for user_id in live:
+            others = [client for name, client in clients.items() if name != user_id]
+            await go_live(clients[user_id], *others)
+        for sender, target in (("ann", "bob"), ("bob", "ann")):
+            await clients[sender].send(
+                type_,
+                room_id="r",
+                target_user_id=target,
+                payload={"to": target},
+                from_user_id="cat",
+            )
+            assert without_time(await clients[target].receive()) == {
+                "type": type_,
+                "room_id": "r",
+                "from_user_id": sender,
+                "payload": {"to": target},
+            }
+        await expect_silence(ann, bob, cat)
+
+
+OPAQUE = [
+    '{"type":"offer","sdp":"v=0\\r\\no=- 4611 2 IN IP4 127.0.0.1\\r\\n"}',
+    '{"candidate":"","sdpMid":"0","sdpMLineIndex":0}',
+    '{ "type" :\t"answer" ,\r\n "sdp":\n"" }',
+    '{"b":1,"a":2,"b":3}',
+    "[1.0, -0, 1e400, 1E-7, 123456789012345678901234567890, 0.1000000000000000055]",
+    r'"\u00e9\/\ud83d\ude00"',
+    '"é\u2028😀"',
+    "null",
+    "false",
+    "0",
+    '""',
+    "[" * 100 + "]" * 100,
+    '"' + "x" * 100_000 + '"',
+]
+
+
+@pytest.mark.parametrize("payload", OPAQUE, ids=[payload[:30] for payload in OPAQUE])
+async def test_a_payload_is_relayed_byte_for_byte(service: Service, payload: str) -> None:
+    async with enter_all(service, "ann", "bob") as (ann, bob):
+        for type_ in ("live_offer", "live_answer", "live_ice"):
+            await ann.send_text(
+                f'{{"payload" : {payload} ,"room_id":"r","type":"{type_}","target_user_id":"bob"}}'
+            )
+            text = await bob.receive_text()
+            assert f'"payload":{payload},' in text
+            assert json.loads(text)["type"] == type_
+
+
+@pytest.mark.parametrize("type_", ["live_offer", "live_answer", "live_ice"])
+@pytest.mark.parametrize(
+    ("sender", "room_id", "target"),
+    [
+        ("ann", "r", "nobody"),
+        ("ann", "r", "ann"),
+        ("ann", "r", ""),
+        ("ann", "r", "elsewhere"),  # the target is in another room
+        ("ann", "s", "elsewhere"),  # the sender is in another room
+        ("ann", "s", "bob"),
+        ("elsewhere", "r", "bob"),
+        ("ann", "nowhere", "bob"),
+        ("outside", "r", "ann"),
+    ],
+)
+async def test_a_signal_that_cannot_be_delivered_is_dropped_silently(
+    service: Service, type_: str, sender: str, room_id: str, target: str
+) -> None:
+    async with (
+        enter_all(service, "ann", "bob") as (ann, bob),
+        enter(service, "elsewhere", "s") as elsewhere,
+        sign_in(service, "outside") as outside,
+    ):
+        clients = {"ann": ann, "elsewhere": elsewhere, "outside": outside}
+        await clients[sender].send(type_, room_id=room_id, target_user_id=target, payload={})
+        for client in (elsewhere, outside):
+            await client.expect_nothing()
+        await expect_silence(ann, bob)
+
+
+async def test_signals_arrive_in_the_order_in_which_they_were_sent(service: Service) -> None:
+    async with enter_all(service, "ann", "bob", "cat") as (ann, bob, cat):
+        async with trio.open_nursery() as nursery:
+            for client in (ann, cat):
+                nursery.start_soon(offer_and_trickle, client, "bob")
+        received = [await bob.receive() for _ in range(120)]
+        for sender in ("ann", "cat"):
+            signals = [m for m in received if m["from_user_id"] == sender]
+            assert [m["payload"]["n"] for m in signals] == list(range(60))
+            assert [n for n, m in enumerate(signals) if m["type"] == "live_offer"] == [0, 20, 40]
+
+
+async def offer_and_trickle(client: Client, target: str) -> None:
+    for n in range(60):
+        type_, size = ("live_ice", 200) if n % 20 else ("live_offer", 20_000)
+        await client.send(
+            type_, room_id="r", target_user_id=target, payload={"n": n, "sdp": "x" * size}
+        )
+
+
+# send_message, typing, ping
+
+
+async def test_chat_goes_to_everyone_and_the_sender_is_told_its_id(service: Service) -> None:
+    async with enter_all(service, "ann", "bob") as (ann, bob):
+        await ann.send("send_message", room_id="r", content="hi <b>é😀</b>", sender_id="bob")
+        echo = await ann.receive()
+        assert without_time(echo) == {
+            "type": "message",
+            "message_id": echo["message_id"],
+            "room_id": "r",
+            "sender_id": "ann",
+            "sender_username": "Ann",
+            "content": "hi <b>é😀</b>",
+            "is_leave_message": False,
+        }
+        assert await bob.receive() == echo
+        assert without_time(await ann.receive()) == {
+            "type": "message_sent",
+            "message_id": echo["message_id"],
+            "room_id": "r",
+        }
+        await expect_silence(ann, bob)
+        assert ann.log[-1]["message_id"] != echo["message_id"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "is_typing"),
+    [({}, True), ({"is_typing": True}, True), ({"is_typing": False}, False)],
+)
+async def test_typing_is_told_to_the_others(
+    service: Service, fields: dict[str, bool], is_typing: bool
+) -> None:
+    async with enter_all(service, "ann", "bob") as (ann, bob):
+        await ann.send("typing", room_id="r", **fields)
+        assert without_time(await bob.receive()) == {
+            "type": "typing",
+            "room_id": "r",
+            "user_id": "ann",
+            "is_typing": is_typing,
+        }
+        await expect_silence(ann, bob)
+
+
+async def test_a_ping_is_answered_with_a_pong_in_no_room_as_in_any(service: Service) -> None:
+    async with sign_in(service, "ann") as ann:
+        for _ in range(2):
+            await ann.send("ping", timestamp=1763632530123)
+            assert without_time(await ann.receive()) == {"type": "pong"}
+            await join(ann)
+
+
+# Errors
+
+
+ERRORS: list[tuple[dict[str, Any], str]] = [
+    ({"type": "join_room"}, "room_id required"),
+    ({"type": "join_room", "room_id": ""}, "room_id required"),
+    ({"type": "leave_room"}, "room_id required"),
+    ({"type": "live_start"}, "room_id required for live_start"),
+    ({"type": "live_stop"}, "room_id required"),
+    ({"type": "live_status"}, "room_id required for live_status"),
+    ({"type": "send_message"}, "room_id and content required"),
+    ({"type": "send_message", "content": "hi"}, "room_id and content required"),
+    ({"type": "send_message", "room_id": "r"}, "room_id and content required"),
+    ({"type": "send_message", "room_id": "r", "content": ""}, "room_id and content required"),
+    ({"type": "typing"}, "room_id required"),
+    ({"type": "live_offer", "target_user_id": "bob", "payload": {}}, "room_id required"),
+    ({"type": "live_start", "room_id": "s"}, "Join the room before going live"),
+    ({"type": "broadcast-started", "room_id": "r"}, "Unknown message type: broadcast-started"),
+]
+
+
+@pytest.mark.parametrize(("said", "message"), ERRORS)
+async def test_an_error_says_what_is_wrong_and_changes_nothing(
+    service: Service, said: dict[str, Any], message: str
+) -> None:
+    async with enter_all(service, "ann", "bob") as (ann, bob):
+        await ann.send_json(said)
+        assert await ann.receive() == {"type": "error", "message": message}
+        await expect_silence(ann, bob)
+
+
+@pytest.mark.parametrize("text", ["", "ping", "{", "[]", "null", '{"type":"ping"', "[" * 60_000])
+async def test_what_is_no_json_object_is_invalid_json(service: Service, text: str) -> None:
+    async with enter_all(service, "ann", "bob") as (ann, bob):
+        await ann.send_text(text)
+        assert await ann.receive() == {"type": "error", "message": "Invalid JSON"}
+        await expect_silence(ann, bob)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {},
+        {"type": 5},
+        {"type": "join_room", "room_id": 5},
+        {"type": "live_start", "room_id": "r", "media_type": "hologram"},
+        {"type": "live_offer", "room_id": "r", "target_user_id": "bob"},
+        {"type": "live_answer", "room_id": "r", "payload": {}},
+        {"type": "live_ice", "room_id": "r", "payload": {}, "target_user_id": None},
+        {"type": "send_message", "room_id": "r", "content": ["hi"]},
+        {"type": "typing", "room_id": "r", "is_typing": "yes"},
+    ],
+)
+async def test_a_field_that_does_not_fit_is_an_error_and_changes_nothing(
+    service: Service, said: dict[str, Any]
+) -> None:
+    async with enter_all(service, "ann", "bob") as (ann, bob):
+        await ann.send_json(said)
+        await ann.expect("error")
+        await expect_silence(ann, bob)
+
+
+async def test_nobody_speaks_in_a_room_without_having_joined(service: Service) -> None:
+    async with enter(service, "ann") as ann, sign_in(service, "bob") as bob:
+        await bob.send("send_message", room_id="r", content="hi")
+        await bob.expect("error")
+        await bob.send("typing", room_id="r")
+        await bob.send("live_start", room_id="r")
+        await bob.expect("error", message="Join the room before going live")
+        await bob.expect_nothing()
+        await expect_silence(ann)
+
+
+async def test_only_many_malformed_messages_in_a_row_end_the_connection(service: Service) -> None:
+    async with enter_all(service, "ann", "bob") as (ann, bob):
+        for _ in range(2):
+            for _ in range(49):
+                await ann.send("nonsense")
+            for _ in range(49):
+                await ann.expect("error", message="Unknown message type: nonsense")
+            await expect_silence(ann, bob)
+        for _ in range(50):
+            await ann.send("nonsense")
+        errors = await ann.expect_close(1008, "Too many malformed messages")
+        assert [message["type"] for message in errors] == ["error"] * 50
+        await bob.expect("user_left", user_id="ann")
+
+
+@pytest.mark.parametrize(("data", "code"), [(b"{}", 1003), ("x" * 131_073, 1009)])
+async def test_what_is_no_text_of_reasonable_size_closes(
+    service: Service, data: str | bytes, code: int
+) -> None:
+    async with enter_all(service, "ann", "bob") as (ann, bob):
+        await ann.send_text(data)
+        await ann.expect_close(code)
+        await bob.expect("user_left", user_id="ann")
+
+
+# Leaving, and coming back
+
+
+def news_of_leaving(user_id: str, room_id: str = "r") -> list[Message]:
+    return [
+        {"type": type_, "room_id": room_id, "user_id": user_id}
+        for type_ in ("live_peer_left", "user_left")
+    ]
+
+
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+async def test_however_one_leaves_the_others_are_told_once_and_in_order_in_every_room(
+    serve: Serve, way: Way
+) -> None:
+    async with (
+        serve(**way.settings) as service,
+        enter_all(service, "ann", "bob") as (ann, bob),
+        enter(service, "cat", "s") as cat,
+        open_raw(service.base) as gone,
+    ):
+        await gone.upgrade(path(user_id="gone"))
+        await gone.say(
+            {"type": "join_room", "room_id": "r"},
+            {"type": "join_room", "room_id": "s"},
+            {"type": "live_start", "room_id": "r"},
+        )
+        for client in (ann, bob):
+            await client.expect("user_joined", user_id="gone")
+            await client.expect("live_peer_joined", user_id="gone")
+        await cat.expect("user_joined", user_id="gone", room_id="s")
+        await way.leave(gone)
+        for client in (ann, bob):
+            told = [without_time(await client.receive()) for _ in range(2)]
+            assert told == news_of_leaving("gone")
+        assert without_time(await cat.receive()) == news_of_leaving("gone", "s")[1]
+        await expect_silence(ann, bob)
+        await expect_silence(cat, room_id="s")
+        assert await ask_who_is_live(cat, "r") == []
+        async with enter(service, "late") as late:
+            assert (await join(late))["members"] == ["ann", "bob", "late"]
+
+
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+async def test_a_user_that_comes_back_is_put_into_its_rooms_again(serve: Serve, way: Way) -> None:
+    async with (
+        serve(**way.settings) as service,
+        enter(service, "bob") as bob,
+        sign_in(service, "cat") as cat,
+        open_raw(service.base) as gone,
+    ):
+        await join(cat, "s")
+        await gone.upgrade(path(user_id="ann", username="Ann"))
+        await gone.say(
+            {"type": "join_room", "room_id": "r"},
+            {"type": "join_room", "room_id": "s"},
+            {"type": "join_room", "room_id": "t"},
+            {"type": "leave_room", "room_id": "t"},
+            {"type": "live_start", "room_id": "r"},
+        )
+        for client in (bob, cat):
+            await client.expect("user_joined", user_id="ann")
+        await bob.expect("live_peer_joined", user_id="ann")
+        await way.leave(gone)
+        for client in (bob, cat):
+            await client.wait_for("user_left", user_id="ann")
+        async with sign_in(service, "ann") as ann:
+            again = [await ann.expect("joined_room") for _ in range(2)]
+            assert {m["room_id"]: m["members"] for m in again} == {
+                "r": ["bob", "ann"],
+                "s": ["cat", "ann"],
+            }
+            await bob.expect("user_joined", room_id="r", user_id="ann")
+            await cat.expect("user_joined", room_id="s", user_id="ann")
+            assert await ask_who_is_live(bob) == []  # a broadcast ends with its connection
+            await bob.send("live_offer", room_id="r", target_user_id="ann", payload=1)
+            await ann.expect("live_offer", room_id="r", from_user_id="bob", payload=1)
+            await expect_silence(ann, bob)
+            await expect_silence(ann, cat, room_id="s")
+
+
+async def test_a_room_that_was_left_on_purpose_is_not_joined_again(service: Service) -> None:
+    async with enter(service, "bob") as bob:
+        async with enter(service, "ann") as ann:
+            await bob.expect("user_joined", user_id="ann")
+            await ann.send("leave_room", room_id="r")
+            await ann.expect("left_room")
+            await bob.expect("user_left", user_id="ann")
+        async with sign_in(service, "ann") as ann:
+            await ann.expect_nothing()
+            await expect_silence(bob)
+
+
+async def test_nobody_else_is_put_into_the_rooms_of_one_that_left(service: Service) -> None:
+    async with enter(service, "bob") as bob:
+        async with enter(service, "ann"):
+            await bob.expect("user_joined", user_id="ann")
+        await bob.expect("user_left", user_id="ann")
+        async with service.connect("/ws/r/eve"):  # where clients join by themselves
+            await bob.expect("user_joined", user_id="eve")
+        await bob.expect("user_left", user_id="eve")
+        async with sign_in(service, "eve") as eve, service.connect(path()) as guest:
+            await guest.expect("connected")
+            await eve.expect_nothing()
+            await guest.expect_nothing()
+            await expect_silence(bob)
+
+
+async def test_a_user_that_comes_back_may_join_by_itself_as_well(service: Service) -> None:
+    async with enter(service, "bob") as bob:
+        async with enter(service, "ann"):
+            await bob.expect("user_joined", user_id="ann")
+        await bob.expect("user_left", user_id="ann")
+        async with sign_in(service, "ann") as ann:
+            await ann.expect("joined_room", room_id="r")
+            assert (await join(ann))["members"] == ["bob", "ann"]
+            await bob.expect("user_joined", user_id="ann")
+            await expect_silence(ann, bob)
+
+
+# Tabs: the others see one participant
+
+
+async def test_a_second_tab_is_no_second_participant(service: Service) -> None:
+    async with enter_all(service, "ann", "bob") as (first, bob):
+        async with sign_in(service, "ann") as second:
+            assert (await join(second))["members"] == ["ann", "bob"]
+            await expect_silence(second, first, bob)
+        await expect_silence(first, bob)
+        await first.close()
+        await bob.expect("user_left", user_id="ann")
+        await expect_silence(bob)
+
+
+async def test_own_tabs_get_chat_and_no_news_of_their_user(service: Service) -> None:
+    async with enter_all(service, "ann", "bob") as (ann, bob), enter(service, "ann") as tab:
+        await ann.send("typing", room_id="r")
+        await ann.send("live_start", room_id="r")
+        await ann.send("live_stop", room_id="r")
+        await ann.send("leave_room", room_id="r")
+        for type_ in ("live_peers", "left_room"):
+            await ann.expect(type_)
+        for type_ in ("typing", "live_peer_joined", "live_peer_left"):
+            await bob.expect(type_, user_id="ann")
+        await expect_silence(tab, bob)
+        await ann.expect_nothing()
+
+
+async def test_a_user_live_in_two_tabs_is_live_once(service: Service) -> None:
+    async with enter_all(service, "ann", "bob") as (ann, bob), enter(service, "ann") as tab:
+        await go_live(ann, bob)
+        await expect_silence(ann, tab, bob)
+        assert (await go_live(tab))["peers"] == []
+        await expect_silence(tab, ann, bob)
+        assert [peer["user_id"] for peer in await ask_who_is_live(bob)] == ["ann"]
+        await ann.send("live_stop", room_id="r")
+        await expect_silence(ann, tab, bob)
+        assert [peer["user_id"] for peer in await ask_who_is_live(bob)] == ["ann"]
+        await tab.send("live_stop", room_id="r")
+        await bob.expect("live_peer_left", user_id="ann")
+        await expect_silence(tab, ann, bob)
+
+
+async def test_a_live_tab_that_closes_ends_the_broadcast_and_the_user_stays(
+    service: Service,
+) -> None:
+    async with enter_all(service, "ann", "bob") as (ann, bob):
+        async with enter(service, "ann") as tab:
+            await go_live(tab, bob)
+        await bob.expect("live_peer_left", user_id="ann")
+        await expect_silence(ann, bob)
+        assert await ask_who_is_live(bob) == []
+
+
+async def test_a_signal_reaches_one_tab_the_last_or_the_one_that_is_live(
+    service: Service,
+) -> None:
+    async with (
+        enter_all(service, "bob", "ann") as (bob, first),
+        enter(service, "ann") as second,
+        enter(service, "ann") as third,
+    ):
+        tabs = [first, second, third]
+
+        async def assert_reached(target: Client) -> None:
+            await bob.send("live_offer", room_id="r", target_user_id="ann", payload=1)
+            await target.expect("live_offer", payload=1)
+            await expect_silence(bob, *tabs)
+
+        await expect_silence(third, bob, first, second)
+        await assert_reached(third)
+        await go_live(first, bob)
+        await assert_reached(first)
+        await first.send("live_stop", room_id="r")
+        await bob.expect("live_peer_left")
+        await assert_reached(third)
+
+
+async def test_a_stale_socket_that_closes_late_takes_nobody_down(service: Service) -> None:
+    async with enter(service, "bob") as bob, open_raw(service.base) as stale:
+        await stale.upgrade(path(user_id="ann", username="Ann"))
+        await stale.say({"type": "join_room", "room_id": "r"})
+        await bob.expect("user_joined", user_id="ann")
+        async with enter(service, "ann") as ann:
+            stale.reset()
+            await expect_silence(ann, bob)
+            await bob.send("live_offer", room_id="r", target_user_id="ann", payload=1)
+            await ann.expect("live_offer", payload=1)
+        await bob.expect("user_left", user_id="ann")
+
+
+# Rooms apart
+
+
+async def test_nothing_leaks_between_rooms(service: Service) -> None:
+    async with (
+        enter_all(service, "ann", "bob") as (ann, bob),
+        enter(service, "cat", "s") as cat,
+        enter(service, "dan", "s") as dan,
+    ):
+        await cat.expect("user_joined", user_id="dan")
+        await go_live(ann, bob)
+        await ann.send("typing", room_id="r")
+        await ann.send("live_ice", room_id="r", target_user_id="bob", payload=None)
+        await ann.send("live_stop", room_id="r")
+        for type_ in ("typing", "live_ice", "live_peer_left"):
+            await bob.expect(type_, room_id="r")
+        await expect_silence(ann, bob)
+        await expect_silence(cat, dan, room_id="s")
+        assert await ask_who_is_live(cat, "s") == []
+
+
+# With the dialects of other families in one room
+
+
+async def test_all_dialects_in_one_room_see_each_other_each_in_its_own_words(
+    service: Service,
+) -> None:
+    async with (
+        enter(service, "ann") as live,
+        service.connect("/ws/r/bob?username=Bob") as room,
+        service.connect("/ws/r") as mesh,
+        service.connect("/ws") as stream,
+    ):
+        assert [u["user_id"] for u in (await room.expect("room_state"))["users"]] == ["ann", "bob"]
+        await live.expect("user_joined", user_id="bob")
+        await mesh.send("auth_token", clientId="mia", username="Mia")
+        users = (await mesh.wait_for("users_in_room"))["users"]
+        assert [user["username"] for user in users] == ["Ann", "Bob"]
+        await live.expect("user_joined", user_id="mia")
+        await room.expect("user_joined", user_id="mia", username="Mia")
+        await stream.send("join-stream", streamId="r")
+        await stream.expect("viewer-count", count=4, streamId="r")
+        viewer_id = (await live.expect("user_joined"))["user_id"]
+        await room.expect("user_joined", user_id=viewer_id)
+        await mesh.expect("user_joined", client_id=viewer_id, connected_users=4)
+
+        await live.send("live_start", room_id="r", media_type="audio")
+        await live.expect("live_peers", peers=[])
+        await room.expect("broadcast-started", user_id="ann", username="Ann")
+        await mesh.expect("broadcast_started", username="Ann", media_type="audio")
+        await stream.expect("broadcaster-ready-signal", streamId="r")
+
+        await live.send("live_offer", room_id="r", target_user_id="bob", payload={"sdp": "v=0"})
+        await room.expect("webrtc-signal", from_user_id="ann", signal={"sdp": "v=0"})
+        await live.send("live_ice", room_id="r", target_user_id="bob", payload=None)
+        await room.expect("webrtc-signal", signal={"type": "ice-candidate", "candidate": None})
+        await live.send("live_offer", room_id="r", target_user_id="mia", payload={"sdp": "v=0"})
+        await mesh.expect("offer", offer={"sdp": "v=0"}, username="Ann")
+        await live.send("live_offer", room_id="r", target_user_id=viewer_id, payload=1)
+        await stream.expect("webrtc-offer", offer=1, viewerId=viewer_id)
+        await stream.send("webrtc-answer", streamId="r", answer={"sdp": "v=1"})
+        await live.expect("live_answer", from_user_id=viewer_id, payload={"sdp": "v=1"})
+
+        await room.send("message", content="hi")
+        await room.expect("message", content="hi")
+        await live.expect("message", sender_id="bob", sender_username="Bob", content="hi")
+        await room.send("broadcast-started")
+        await live.expect("live_peer_joined", user_id="bob", media_type="video")
+        await mesh.expect("broadcast_started", username="Bob")
+        await stream.expect("broadcaster-ready-signal")
+
+        await live.close()
+        await room.expect("broadcast-stopped", user_id="ann")
+        await room.expect("user_left", user_id="ann")
+        await mesh.expect("broadcast_stopped", username="Ann")
+        await mesh.expect("user_left", username="Ann", connected_users=3)
+        await stream.expect("broadcaster-disconnected")
+        await stream.expect("viewer-count", count=3)

@@ -1,0 +1,391 @@
+"""Room: what each change tells, and that its indexes never disagree with its members."""
+
+from collections.abc import Iterable
+
+import pytest
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from msgspec.structs import replace
+
+from tests.members import AT, member
+from trio_signal.messages import (
+    ChangeProfile,
+    Joined,
+    Left,
+    Live,
+    MediaType,
+    Member,
+    News,
+    ProfileChanged,
+    RoomEvent,
+    StopCause,
+    StoppedLive,
+    WentLive,
+)
+from trio_signal.room import Room
+
+LATER = "2026-11-20T10:15:31.456Z"
+VIDEO = Live("video", AT)
+AUDIO = Live("audio", AT)
+
+ANN = member("ann")
+BOB_1 = member("bob-1", "bob")
+BOB_2 = member("bob-2", "bob")
+CARL = member("carl")
+
+
+def room_of(*members: Member) -> Room:
+    room = Room("r")
+    for each in members:
+        room.join(each, AT)
+    return room
+
+
+def on_air(who: Member, live: Live = VIDEO) -> Member:
+    return replace(who, live=live)
+
+
+# Joining and leaving
+
+
+def test_a_room_begins_empty() -> None:
+    room = Room("r")
+    assert (room.id, len(room), room.users, room.viewers, room.live) == ("r", 0, 0, 0, ())
+    assert room.broadcaster is None
+    assert room.peer_of("ann", but="") is None
+
+
+def test_each_peer_that_joins_is_told_with_the_new_number_of_peers() -> None:
+    room = Room("r")
+    assert room.join(ANN, AT) == [Joined("r", ANN, first=True, peers=1, at=AT)]
+    assert room.join(BOB_1, AT) == [Joined("r", BOB_1, first=True, peers=2, at=AT)]
+    assert room.join(BOB_2, LATER) == [Joined("r", BOB_2, first=False, peers=3, at=LATER)]
+    assert list(room.members) == ["ann", "bob-1", "bob-2"]
+    assert room.users == 2
+
+
+def test_each_peer_that_leaves_is_told_with_the_new_number_of_peers() -> None:
+    room = room_of(ANN, BOB_1, BOB_2)
+    assert room.leave("bob-1", AT) == [Left("r", BOB_1, last=False, peers=2, at=AT)]
+    assert room.leave("bob-2", LATER) == [Left("r", BOB_2, last=True, peers=1, at=LATER)]
+    assert list(room.members) == ["ann"]
+    assert room.users == 1
+
+
+def test_a_user_that_comes_back_is_first_again() -> None:
+    room = room_of(ANN)
+    room.leave("ann", AT)
+    assert room.join(ANN, LATER) == [Joined("r", ANN, first=True, peers=1, at=LATER)]
+
+
+def test_a_live_peer_that_leaves_has_stopped_first() -> None:
+    room = room_of(ANN, BOB_1)
+    room.go_live("bob-1", VIDEO, AT)
+    assert room.leave("bob-1", LATER) == [
+        StoppedLive("r", BOB_1, last=True, cause=StopCause.LEFT, at=LATER),
+        Left("r", BOB_1, last=True, peers=1, at=LATER),
+    ]
+
+
+def test_a_peer_under_a_known_id_replaces_the_old_one_in_silence() -> None:
+    room = room_of(ANN, BOB_1)
+    newer = replace(ANN, replica="elsewhere", username="Anna")
+    assert room.join(newer, LATER) == []
+    assert room.members["ann"] == newer
+    assert (len(room), room.users) == (2, 2)
+
+
+def test_the_broadcast_of_a_replaced_peer_ends() -> None:
+    room = room_of(ANN, BOB_1)
+    room.go_live("ann", VIDEO, AT)
+    assert room.join(replace(ANN, replica="elsewhere"), LATER) == [
+        StoppedLive("r", ANN, last=True, cause=StopCause.REPLACED, at=LATER)
+    ]
+    assert room.live == ()
+
+
+def test_a_replaced_peer_may_have_been_another_user() -> None:
+    room = room_of(member("p", "ann"), member("q", "ann"))
+    assert room.join(member("p", "bob"), AT) == []
+    assert room.users == 2
+    assert room.leave("q", AT) == [Left("r", member("q", "ann"), last=True, peers=1, at=AT)]
+    assert room.leave("p", AT) == [Left("r", member("p", "bob"), last=True, peers=0, at=AT)]
+
+
+# Broadcasting
+
+
+def test_going_live_is_told() -> None:
+    room = room_of(ANN, BOB_1)
+    assert room.go_live("ann", VIDEO, AT) == [
+        WentLive("r", on_air(ANN), News.FIRST, exclusive=False, at=AT)
+    ]
+    assert room.live == (on_air(ANN),)
+    assert room.members["ann"] == on_air(ANN)
+    assert (room.viewers, room.live_users) == (1, 1)
+
+
+def test_going_live_with_the_same_media_is_told_as_again() -> None:
+    room = room_of(ANN)
+    room.go_live("ann", VIDEO, AT)
+    assert room.go_live("ann", Live("video", LATER), LATER, exclusive=True) == [
+        WentLive("r", on_air(ANN), News.AGAIN, exclusive=True, at=LATER)
+    ]
+
+
+def test_other_media_are_news_but_the_broadcast_began_when_it_began() -> None:
+    room = room_of(ANN)
+    room.go_live("ann", VIDEO, AT)
+    assert room.go_live("ann", Live("audio", LATER), LATER) == [
+        WentLive("r", on_air(ANN, AUDIO), News.CHANGED, exclusive=False, at=LATER)
+    ]
+    assert room.live == (on_air(ANN, AUDIO),)
+
+
+def test_a_second_live_peer_of_a_user_is_another() -> None:
+    room = room_of(BOB_1, ANN, BOB_2)
+    room.go_live("ann", VIDEO, AT)
+    (first,) = room.go_live("bob-2", AUDIO, AT)
+    (another,) = room.go_live("bob-1", VIDEO, AT)
+    assert isinstance(first, WentLive)
+    assert isinstance(another, WentLive)
+    assert (first.news, another.news) == (News.FIRST, News.ANOTHER)
+
+
+def test_stopping_is_told_with_whether_the_user_is_live_elsewhere() -> None:
+    room = room_of(BOB_1, BOB_2)
+    room.go_live("bob-1", VIDEO, AT)
+    room.go_live("bob-2", VIDEO, AT)
+    assert room.live_users == 1
+    assert room.stop_live("bob-1", LATER) == [
+        StoppedLive("r", BOB_1, last=False, cause=StopCause.STOPPED, at=LATER)
+    ]
+    assert room.stop_live("bob-2", LATER, StopCause.REPLACED) == [
+        StoppedLive("r", BOB_2, last=True, cause=StopCause.REPLACED, at=LATER)
+    ]
+    assert room.live == ()
+
+
+def test_the_broadcaster_is_the_peer_that_went_live_last() -> None:
+    room = room_of(ANN, BOB_1, CARL)
+    for peer_id in ("carl", "ann"):
+        room.go_live(peer_id, VIDEO, AT)
+    assert room.broadcaster == on_air(ANN)
+    room.go_live("carl", AUDIO, LATER)  # it is live already
+    assert room.broadcaster == on_air(ANN)
+    room.stop_live("ann", LATER)
+    assert room.broadcaster == on_air(CARL, AUDIO)
+
+
+def test_those_who_are_not_there_change_nothing() -> None:
+    room = room_of(ANN)
+    assert room.leave("bob", AT) == []
+    assert room.go_live("bob", VIDEO, AT) == []
+    assert room.stop_live("bob", AT) == []
+    assert room.stop_live("ann", AT) == []
+    assert room.change_profile("bob", ChangeProfile("r", "profile", "Robert"), AT) == []
+    assert room.members == {"ann": ANN}
+
+
+def test_a_picture_is_in_the_order_of_joining_and_who_went_live_last_is_the_broadcaster() -> None:
+    members = (
+        on_air(ANN, Live("audio", "2026-11-20T10:15:30.900Z")),
+        BOB_1,
+        on_air(BOB_2, Live("video", "2026-11-20T10:15:30.100Z")),
+        on_air(CARL, Live("video", "2026-11-20T10:15:30.500Z")),
+    )
+    room = Room("r")
+    room.restore(members)
+    assert tuple(room.members.values()) == members
+    assert [m.peer_id for m in room.live] == ["bob-2", "carl", "ann"]
+    assert room.broadcaster == members[0]
+    assert (room.users, room.viewers) == (3, 1)
+
+
+# Whom a signal to a user reaches
+
+
+@pytest.mark.parametrize(
+    ("live", "but", "found"),
+    [
+        pytest.param([], "ann", "bob-3", id="the last that joined"),
+        pytest.param(["bob-1"], "ann", "bob-1", id="the live one"),
+        pytest.param(["bob-3", "bob-1"], "ann", "bob-3", id="of the live ones the last"),
+        pytest.param([], "bob-3", "bob-2", id="never the sender"),
+        pytest.param(["bob-3"], "bob-3", "bob-2", id="never the sender, also if it is live"),
+    ],
+)
+def test_one_peer_of_a_user_gets_the_signals(live: list[str], but: str, found: str) -> None:
+    room = room_of(BOB_1, ANN, BOB_2, member("bob-3", "bob"))
+    for peer_id in live:
+        room.go_live(peer_id, VIDEO, AT)
+    peer = room.peer_of("bob", but=but)
+    assert peer is not None
+    assert peer.peer_id == found
+
+
+def test_a_user_with_one_peer_cannot_signal_to_itself() -> None:
+    assert room_of(ANN, BOB_1).peer_of("ann", but="ann") is None
+
+
+# Profiles
+
+
+def test_a_new_name_is_that_of_all_the_users_peers() -> None:
+    room = room_of(BOB_1, ANN, BOB_2)
+    room.go_live("bob-2", VIDEO, AT)
+    change = ChangeProfile("r", "profile_updated", "Robert", "pic", "Bob", "bob@example.com", "hi")
+    renamed = replace(BOB_1, username="Robert", avatar_url="pic")
+    assert room.change_profile("bob-1", change, LATER) == [
+        ProfileChanged("r", renamed, "profile_updated", "Bob", "bob@example.com", "hi", LATER)
+    ]
+    assert {(m.username, m.avatar_url) for m in room.members.values()} == {
+        ("Robert", "pic"),
+        ("Ann", None),
+    }
+    assert room.live == (on_air(replace(BOB_2, username="Robert", avatar_url="pic")),)
+    assert list(room.members) == ["bob-1", "ann", "bob-2"]
+
+
+@pytest.mark.parametrize(
+    ("change", "username", "avatar_url"),
+    [
+        (ChangeProfile("r", "t"), "Ann", "old"),
+        (ChangeProfile("r", "t", username=""), "Ann", "old"),
+        (ChangeProfile("r", "t", username="Anna"), "Anna", "old"),
+        (ChangeProfile("r", "t", avatar_url="new"), "Ann", "new"),
+        (ChangeProfile("r", "t", avatar_url=""), "Ann", ""),
+    ],
+)
+def test_what_a_change_does_not_say_stays(
+    change: ChangeProfile, username: str, avatar_url: str
+) -> None:
+    room = room_of(member("ann", avatar_url="old"))
+    room.change_profile("ann", change, AT)
+    assert room.members["ann"] == member("ann", username=username, avatar_url=avatar_url)
+
+
+def test_a_change_made_elsewhere_is_the_same() -> None:
+    here, there = room_of(BOB_1, BOB_2), room_of(BOB_1, BOB_2)
+    (event,) = here.change_profile("bob-1", ChangeProfile("r", "t", "Robert"), AT)
+    assert isinstance(event, ProfileChanged)
+    there.apply_profile(event)
+    assert there.members == here.members
+
+
+def test_a_change_for_a_user_that_is_gone_changes_nothing() -> None:
+    room = room_of(ANN)
+    room.apply_profile(ProfileChanged("r", BOB_1, "t", None, None, None, AT))
+    assert room.members == {"ann": ANN}
+    assert room.users == 1
+
+
+# Whatever happens, in whatever order
+
+PEERS = {"ann-1": "ann", "ann-2": "ann", "ann-3": "ann", "bob-1": "bob", "bob-2": "bob", "c": "c"}
+peers = st.sampled_from(sorted(PEERS))
+media = st.sampled_from(("audio", "video"))
+
+
+class AnyRoom(RuleBasedStateMachine):
+    """A room beside a model of it: who is here, and who is live, both in their order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.room = Room("r")
+        self.here: list[str] = []
+        self.live: dict[str, MediaType] = {}
+        self.replica = 0
+
+    def others(self, peer_id: str, of: Iterable[str]) -> list[str]:
+        """Other peers of the same user."""
+        return [each for each in of if PEERS[each] == PEERS[peer_id] and each != peer_id]
+
+    def stopped(self, peer_id: str, cause: StopCause) -> list[RoomEvent]:
+        """What is told when this peer's broadcast ends, if there is one."""
+        if self.live.pop(peer_id, None) is None:
+            return []
+        last = not self.others(peer_id, self.live)
+        who = replace(self.room.members[peer_id], live=None)
+        return [StoppedLive("r", who, last, cause, AT)]
+
+    @rule(peer_id=peers)
+    def join(self, peer_id: str) -> None:
+        self.replica += 1
+        who = member(peer_id, PEERS[peer_id], replica=str(self.replica))
+        told: list[RoomEvent]
+        if peer_id in self.here:
+            told = self.stopped(peer_id, StopCause.REPLACED)
+        else:
+            first = not self.others(peer_id, self.here)
+            self.here.append(peer_id)
+            told = [Joined("r", who, first, len(self.here), AT)]
+        assert self.room.join(who, AT) == told
+        assert self.room.members[peer_id] == who
+
+    @rule(peer_id=peers)
+    def leave(self, peer_id: str) -> None:
+        told: list[RoomEvent] = []
+        if peer_id in self.here:
+            who = replace(self.room.members[peer_id], live=None)
+            told = self.stopped(peer_id, StopCause.LEFT)
+            self.here.remove(peer_id)
+            last = not self.others(peer_id, self.here)
+            told.append(Left("r", who, last, len(self.here), AT))
+        assert self.room.leave(peer_id, AT) == told
+
+    @rule(peer_id=peers, media_type=media, exclusive=st.booleans())
+    def go_live(self, peer_id: str, media_type: MediaType, exclusive: bool) -> None:
+        told: list[RoomEvent] = []
+        if peer_id in self.here:
+            news = News.ANOTHER if self.others(peer_id, self.live) else News.FIRST
+            if peer_id in self.live:
+                news = News.AGAIN if self.live[peer_id] == media_type else News.CHANGED
+            self.live[peer_id] = media_type
+            who = replace(self.room.members[peer_id], live=Live(media_type, AT))
+            told = [WentLive("r", who, news, exclusive, AT)]
+        assert self.room.go_live(peer_id, Live(media_type, AT), AT, exclusive=exclusive) == told
+
+    @rule(peer_id=peers)
+    def stop_live(self, peer_id: str) -> None:
+        told = self.stopped(peer_id, StopCause.STOPPED)
+        assert self.room.stop_live(peer_id, AT) == told
+
+    @rule(peer_id=peers, username=st.sampled_from(("", "New", "Newer")))
+    def change_profile(self, peer_id: str, username: str) -> None:
+        expected = dict(self.room.members)
+        told = self.room.change_profile(peer_id, ChangeProfile("r", "t", username), AT)
+        assert len(told) == (peer_id in self.here)
+        if told:
+            username = username or expected[peer_id].username
+            for each in (peer_id, *self.others(peer_id, self.here)):
+                expected[each] = replace(expected[each], username=username)
+        assert self.room.members == expected
+
+    @invariant()
+    def members_are_as_they_came(self) -> None:
+        assert list(self.room.members) == self.here
+        assert len(self.room) == len(self.here)
+        assert all(m.peer_id == peer_id for peer_id, m in self.room.members.items())
+        assert self.room.users == len({PEERS[peer_id] for peer_id in self.here})
+
+    @invariant()
+    def live_ones_are_members_that_are_live(self) -> None:
+        members = self.room.members
+        assert self.room.live == tuple(members[peer_id] for peer_id in self.live)
+        assert {p: m.live.media_type for p, m in members.items() if m.live} == self.live
+        assert self.room.broadcaster == (self.room.live or (None,))[-1]
+        assert self.room.live_users == len({PEERS[peer_id] for peer_id in self.live})
+        assert self.room.viewers == len(self.here) - len(self.live)
+
+    @invariant()
+    def a_signal_to_a_user_has_one_target(self) -> None:
+        for sender in PEERS:
+            for user_id in set(PEERS.values()):
+                possible = [p for p in self.here if PEERS[p] == user_id and p != sender]
+                live = [p for p in possible if p in self.live]
+                found = self.room.peer_of(user_id, but=sender)
+                assert ([found.peer_id] if found else []) == (live or possible)[-1:]
+
+
+TestAnyRoom = AnyRoom.TestCase

@@ -1,0 +1,771 @@
+"""The `stream` dialect as its clients meet it: every row of its page, over real sockets.
+
+That somebody was told nothing is shown by a fence: a `start-streaming` from
+whoever could have caused it, which must be the next that arrives.
+"""
+
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+import pytest
+import trio
+
+from tests.clients import PATIENCE, Client, Message, Service
+from tests.conftest import Serve
+from tests.leaving import WAYS, Way
+from tests.raw import RawClient, open_raw
+
+STREAM = "9c23f06d-2f69-46d6-8a81-3057e5d90a32"
+
+
+class Stream:
+    """A stream with a broadcaster and viewers that have heard of each other."""
+
+    def __init__(self, caster: Client, viewers: list[Client], ids: list[str]) -> None:
+        self.caster = caster
+        self.viewers = viewers
+        #: What the broadcaster was told that the viewers are called.
+        self.ids = ids
+
+    @property
+    def everybody(self) -> list[Client]:
+        return [self.caster, *self.viewers]
+
+
+async def expect_count(count: int, *clients: Client, stream: str = STREAM) -> None:
+    for client in clients:
+        assert await client.receive() == {
+            "type": "viewer-count",
+            "count": count,
+            "streamId": stream,
+        }
+
+
+async def expect_viewer(caster: Client, type_: str = "viewer-joined") -> str:
+    """Of which viewer the broadcaster is told."""
+    message = await caster.expect(type_, streamId=STREAM)
+    assert message.keys() == {"type", "streamId", "viewerId"}
+    viewer_id = message["viewerId"]
+    assert isinstance(viewer_id, str)
+    return viewer_id
+
+
+async def join(stream: Stream, viewer: Client) -> str:
+    """A further viewer; its id."""
+    await viewer.send("join-stream", streamId=STREAM)
+    stream.viewers.append(viewer)
+    await expect_count(len(stream.everybody), *stream.everybody)
+    viewer_id = await expect_viewer(stream.caster)
+    stream.ids.append(viewer_id)
+    return viewer_id
+
+
+@asynccontextmanager
+async def watched(service: Service, viewers: int) -> AsyncIterator[Stream]:
+    async with AsyncExitStack() as stack:
+        caster = await stack.enter_async_context(service.connect("/ws"))
+        await caster.send("broadcaster-ready", streamId=STREAM)
+        await expect_count(1, caster)
+        stream = Stream(caster, [], [])
+        for _ in range(viewers):
+            await join(stream, await stack.enter_async_context(service.connect("/ws")))
+        yield stream
+
+
+async def fence(sender: Client, *others: Client, stream: str = STREAM) -> None:
+    """The others were told nothing that this client has caused up to now."""
+    await sender.send("start-streaming", orderId=stream)
+    for other in others:
+        assert await other.receive() == {"type": "stream-started", "streamId": stream}
+
+
+async def expect_error(client: Client, code: str, stream: str | None = STREAM) -> None:
+    error = await client.receive()
+    expected: Message = {"type": "error", "code": code, "message": error["message"]}
+    if stream is not None:
+        expected["streamId"] = stream
+    assert error == expected
+    assert error["message"]
+
+
+# Broadcasters
+
+
+async def test_a_broadcaster_without_viewers_is_told_that_it_is_alone(service: Service) -> None:
+    async with watched(service, 0) as stream:
+        await stream.caster.expect_nothing()
+
+
+async def test_who_waits_is_told_when_the_broadcaster_comes(service: Service) -> None:
+    async with (
+        service.connect("/ws") as early,
+        service.connect("/ws") as late,
+        service.connect("/ws") as caster,
+    ):
+        await early.send("join-stream", streamId=STREAM)
+        await expect_count(1, early)
+        await late.send("join-stream", streamId=STREAM)
+        await expect_count(2, early, late)
+        await caster.send("broadcaster-ready", streamId=STREAM)
+        await expect_count(3, early, late, caster)
+        for viewer in (early, late):
+            assert await viewer.receive() == {
+                "type": "broadcaster-ready-signal",
+                "streamId": STREAM,
+            }
+        first, second = await expect_viewer(caster), await expect_viewer(caster)
+        await caster.send("webrtc-offer", streamId=STREAM, viewerId=first, offer=1)
+        await caster.send("webrtc-offer", streamId=STREAM, viewerId=second, offer=2)
+        await early.expect("webrtc-offer", offer=1, viewerId=first)
+        await late.expect("webrtc-offer", offer=2, viewerId=second)
+        await fence(caster, early, late)
+        await fence(early, late, caster)
+
+
+async def test_a_viewer_may_become_the_broadcaster(service: Service) -> None:
+    async with service.connect("/ws") as viewer, service.connect("/ws") as caster:
+        await caster.send("join-stream", streamId=STREAM)
+        await expect_count(1, caster)
+        await viewer.send("join-stream", streamId=STREAM)
+        await expect_count(2, caster, viewer)
+        await caster.send("broadcaster-ready", streamId=STREAM)
+        await viewer.expect("broadcaster-ready-signal", streamId=STREAM)
+        await expect_viewer(caster)
+        await fence(viewer, caster)
+        await fence(caster, viewer)
+
+
+async def test_a_broadcaster_that_is_ready_again_hears_of_the_viewers_again(
+    service: Service,
+) -> None:
+    async with watched(service, 2) as stream:
+        await stream.caster.send("broadcaster-ready", streamId=STREAM)
+        for viewer in stream.viewers:
+            await viewer.expect("broadcaster-ready-signal", streamId=STREAM)
+        assert [await expect_viewer(stream.caster) for _ in range(2)] == stream.ids
+        await fence(stream.viewers[0], stream.caster, stream.viewers[1])
+        await fence(stream.caster, *stream.viewers)
+
+
+async def test_the_newest_broadcaster_wins(service: Service) -> None:
+    async with watched(service, 2) as stream, service.connect("/ws") as newer:
+        older = stream.caster
+        await newer.send("broadcaster-ready", streamId=STREAM)
+        await expect_count(4, older, *stream.viewers, newer)
+        for viewer in stream.viewers:
+            told = [await viewer.receive() for _ in range(2)]
+            assert {"type": "viewer-count", "count": 3, "streamId": STREAM} in told
+            assert {"type": "broadcaster-ready-signal", "streamId": STREAM} in told
+        ids = [(await newer.wait_for("viewer-joined"))["viewerId"] for _ in range(2)]
+        assert ids == stream.ids
+        assert not any(m["type"] == "viewer-joined" for m in await newer.settle())
+        # The older one hears of the newer as of a viewer, before it knows better.
+        assert await expect_viewer(older) not in ids
+        await expect_error(older, "stream_taken")
+        # From now on the stream is the newer one's.
+        await newer.send("webrtc-offer", streamId=STREAM, viewerId=ids[0], offer=1)
+        await stream.viewers[0].expect("webrtc-offer", offer=1)
+        await stream.viewers[1].send("webrtc-answer", streamId=STREAM, answer=2)
+        await newer.expect("webrtc-answer", answer=2, viewerId=ids[1])
+        for type_, fields in (
+            ("webrtc-offer", {"offer": 3, "viewerId": ids[0]}),
+            ("ice-candidate", {"candidate": 3, "viewerId": ids[0]}),
+            ("end-stream", {}),
+        ):
+            await older.send(type_, streamId=STREAM, **fields)
+            await expect_error(older, "not_allowed")
+        await older.close()
+        await fence(newer, *stream.viewers)
+
+
+async def test_a_broadcaster_that_was_replaced_may_watch(service: Service) -> None:
+    async with watched(service, 0) as stream, service.connect("/ws") as newer:
+        older = stream.caster
+        await newer.send("broadcaster-ready", streamId=STREAM)
+        await expect_count(2, older, newer)
+        await newer.wait_for("viewer-count", count=1)
+        await older.send("join-stream", streamId=STREAM)
+        await newer.wait_for("viewer-count", count=2)
+        older_id = await expect_viewer(newer)
+        await newer.send("webrtc-offer", streamId=STREAM, viewerId=older_id, offer=1)
+        await older.wait_for("webrtc-offer", offer=1, viewerId=older_id)
+
+
+# Viewers
+
+
+async def test_whoever_joins_is_told_to_all_and_by_name_to_the_broadcaster(
+    service: Service,
+) -> None:
+    async with watched(service, 2) as stream, service.connect("/ws") as viewer:
+        await viewer.send("join-stream", streamId=STREAM)
+        await expect_count(4, viewer, *stream.everybody)
+        viewer_id = await expect_viewer(stream.caster)
+        assert viewer_id not in stream.ids
+        await fence(viewer, *stream.everybody)
+        await fence(stream.caster, viewer, *stream.viewers)
+
+
+async def test_whoever_joins_again_gets_a_new_offer(service: Service) -> None:
+    async with watched(service, 2) as stream:
+        await stream.viewers[0].send("join-stream", streamId=STREAM)
+        await expect_count(3, *stream.everybody)
+        assert await expect_viewer(stream.caster) == stream.ids[0]
+        await fence(stream.viewers[0], stream.caster, stream.viewers[1])
+
+
+async def test_a_broadcaster_that_joins_its_own_stream_is_no_viewer(service: Service) -> None:
+    async with watched(service, 1) as stream:
+        await stream.caster.send("join-stream", streamId=STREAM)
+        await expect_count(2, *stream.everybody)
+        await fence(stream.viewers[0], stream.caster)
+        await stream.viewers[0].send("webrtc-answer", streamId=STREAM, answer=1)
+        await stream.caster.expect("webrtc-answer", viewerId=stream.ids[0])
+
+
+async def test_ids_are_random_and_each_is_another(service: Service) -> None:
+    async with watched(service, 10) as stream:
+        assert len(set(stream.ids)) == 10
+        for viewer_id in stream.ids:
+            assert re.fullmatch(r"client_[A-Za-z0-9_-]{22,}", viewer_id)
+        starts = {viewer_id[:15] for viewer_id in stream.ids}
+        assert len(starts) == 10, "ids that begin alike can be guessed"
+
+
+async def test_any_token_will_do(service: Service) -> None:
+    async with (
+        service.connect("/ws?token=t") as caster,
+        service.connect("/ws?token=&user_id=ann") as viewer,
+    ):
+        await caster.send("broadcaster-ready", streamId=STREAM)
+        await expect_count(1, caster)
+        await viewer.send("join-stream", streamId=STREAM)
+        await expect_count(2, caster, viewer)
+        await expect_viewer(caster)
+
+
+@pytest.mark.parametrize("stream", ["s", "a/b", "Straße ☃", "x" * 500])
+async def test_a_stream_may_be_called_anything(service: Service, stream: str) -> None:
+    async with service.connect("/ws") as caster, service.connect("/ws") as viewer:
+        await caster.send("broadcaster-ready", streamId=stream)
+        await expect_count(1, caster, stream=stream)
+        await viewer.send("join-stream", streamId=stream)
+        await expect_count(2, caster, viewer, stream=stream)
+
+
+# Signals
+
+PAYLOADS = [
+    '{"type": "offer",  "sdp":"v=0\\r\\no=- 1 2 IN IP4 127.0.0.1\\r\\n"}',
+    '{"b":1.50,"a":1e3,"a":"twice","u":"\\u00e4\\ud83d\\ude00 ä😀","s":"\\/"}',
+    '"text"',
+    '""',
+    "null",
+    "{ }",
+    "-0.0",
+    "[" * 200 + "]" * 200,
+]
+CANDIDATES = ["webrtc-ice-candidate", "ice-candidate"]
+
+
+@pytest.mark.parametrize("payload", PAYLOADS)
+async def test_an_offer_goes_to_one_viewer_as_it_is(service: Service, payload: str) -> None:
+    async with watched(service, 3) as stream:
+        common = f'"offer":{payload},"streamId":"{STREAM}","viewerId":"{stream.ids[1]}"}}'
+        text = '{"type":"webrtc-offer",' + common
+        await stream.caster.send_text(text)
+        assert await stream.viewers[1].receive_text() == text
+        await fence(stream.caster, *stream.viewers)
+        await stream.caster.expect_nothing()
+
+
+@pytest.mark.parametrize("forged", [False, True])
+@pytest.mark.parametrize("payload", PAYLOADS)
+async def test_an_answer_goes_to_the_broadcaster_with_its_viewers_id(
+    service: Service, payload: str, forged: bool
+) -> None:
+    async with watched(service, 2) as stream:
+        claim = stream.ids[0] if forged else stream.ids[1]
+        head = f'{{"type":"webrtc-answer","answer":{payload},"streamId":"{STREAM}"'
+        await stream.viewers[1].send_text(f'{head},"viewerId":"{claim}"}}')
+        expected = f'{head},"viewerId":"{stream.ids[1]}"}}'
+        assert await stream.caster.receive_text() == expected
+        await fence(stream.viewers[1], stream.caster, stream.viewers[0])
+        await stream.viewers[1].expect_nothing()
+
+
+@pytest.mark.parametrize("payload", PAYLOADS)
+@pytest.mark.parametrize("type_", CANDIDATES)
+async def test_a_broadcasters_candidate_goes_to_one_viewer(
+    service: Service, type_: str, payload: str
+) -> None:
+    async with watched(service, 2) as stream:
+        text = (
+            f'{{"type":"{type_}","candidate":{payload},'
+            f'"streamId":"{STREAM}","viewerId":"{stream.ids[0]}"}}'
+        )
+        await stream.caster.send_text(text)
+        assert await stream.viewers[0].receive_text() == text
+        await fence(stream.caster, *stream.viewers)
+
+
+@pytest.mark.parametrize("claim", [None, "", "client_forged", 0])
+@pytest.mark.parametrize("type_", CANDIDATES)
+async def test_a_viewers_candidate_goes_to_the_broadcaster(
+    service: Service, type_: str, claim: str | int | None
+) -> None:
+    """`claim` is an id that it gives for its own; 0 stands for another viewer's."""
+    async with watched(service, 2) as stream:
+        viewer_id = stream.ids[claim] if isinstance(claim, int) else claim
+        candidate = {"candidate": "candidate:1 1 udp 1 127.0.0.1 9 typ host", "sdpMid": "0"}
+        await stream.viewers[1].send(
+            type_, streamId=STREAM, candidate=candidate, viewerId=viewer_id
+        )
+        assert await stream.caster.receive() == {
+            "type": type_,
+            "candidate": candidate,
+            "streamId": STREAM,
+            "viewerId": stream.ids[1],
+        }
+        await fence(stream.viewers[1], stream.caster, stream.viewers[0])
+
+
+async def test_answer_and_candidate_need_no_viewer_id(service: Service) -> None:
+    async with watched(service, 1) as stream:
+        await stream.viewers[0].send("webrtc-answer", streamId=STREAM, answer=1)
+        await stream.viewers[0].send("ice-candidate", streamId=STREAM, candidate=None)
+        await stream.caster.expect("webrtc-answer", answer=1, viewerId=stream.ids[0])
+        await stream.caster.expect("ice-candidate", candidate=None, viewerId=stream.ids[0])
+
+
+async def test_signals_arrive_in_the_order_in_which_they_were_sent(service: Service) -> None:
+    async with watched(service, 2) as stream:
+        target = {"streamId": STREAM, "viewerId": stream.ids[0]}
+        for n in range(100):
+            await stream.caster.send("webrtc-offer", offer=n, **target)
+            await stream.caster.send("ice-candidate", candidate=n, **target)
+            await stream.viewers[0].send("webrtc-answer", streamId=STREAM, answer=n)
+            await stream.viewers[0].send("ice-candidate", streamId=STREAM, candidate=n)
+        for n in range(100):
+            await stream.viewers[0].expect("webrtc-offer", offer=n)
+            await stream.viewers[0].expect("ice-candidate", candidate=n)
+            await stream.caster.expect("webrtc-answer", answer=n)
+            await stream.caster.expect("ice-candidate", candidate=n)
+
+
+@pytest.mark.parametrize("type_", ["webrtc-offer", *CANDIDATES])
+async def test_a_broadcaster_reaches_nobody_outside_of_its_stream(
+    service: Service, type_: str
+) -> None:
+    """An id of another stream, one that is none, and its own."""
+    async with watched(service, 1) as stream, service.connect("/ws") as stranger:
+        await stranger.send("broadcaster-ready", streamId="another")
+        await expect_count(1, stranger, stream="another")
+        async with service.connect("/ws") as other_viewer:
+            await other_viewer.send("join-stream", streamId="another")
+            await expect_count(2, other_viewer, stranger, stream="another")
+            foreign = (await stranger.expect("viewer-joined"))["viewerId"]
+            for viewer_id in (foreign, "client_nobody", ""):
+                await stream.caster.send(
+                    type_, streamId=STREAM, viewerId=viewer_id, offer=1, candidate=1
+                )
+                await expect_error(stream.caster, "not_allowed")
+            # A viewer of its own, but in a stream of others.
+            await stream.caster.send(
+                type_, streamId="another", viewerId=foreign, offer=1, candidate=1
+            )
+            await expect_error(stream.caster, "not_allowed", "another")
+            await fence(stream.caster, *stream.viewers)
+            await fence(stranger, other_viewer, stream="another")
+
+
+async def test_a_viewer_does_not_offer(service: Service) -> None:
+    async with watched(service, 2) as stream:
+        for target in (stream.ids[1], stream.ids[0], "client_nobody"):
+            await stream.viewers[0].send("webrtc-offer", streamId=STREAM, viewerId=target, offer=1)
+            await expect_error(stream.viewers[0], "not_allowed")
+        await fence(stream.viewers[0], stream.viewers[1], stream.caster)
+
+
+async def test_a_broadcaster_does_not_answer(service: Service) -> None:
+    async with watched(service, 1) as stream:
+        await stream.caster.send("webrtc-answer", streamId=STREAM, viewerId=stream.ids[0], answer=1)
+        await expect_error(stream.caster, "not_allowed")
+        await fence(stream.caster, *stream.viewers)
+
+
+SIGNALS: list[tuple[str, dict[str, Any]]] = [
+    ("webrtc-offer", {"offer": 1, "viewerId": "v"}),
+    ("webrtc-answer", {"answer": 1}),
+    ("webrtc-ice-candidate", {"candidate": 1}),
+    ("ice-candidate", {"candidate": 1}),
+]
+
+
+@pytest.mark.parametrize(("type_", "fields"), SIGNALS)
+async def test_who_is_not_in_the_stream_signals_to_nobody(
+    service: Service, type_: str, fields: dict[str, Any]
+) -> None:
+    async with watched(service, 1) as stream, service.connect("/ws") as stranger:
+        fields = {**fields, "viewerId": stream.ids[0]}
+        await stranger.send(type_, streamId=STREAM, **fields)
+        await expect_error(stranger, "not_allowed")
+        await join(stream, stranger)  # and they have heard nothing before
+
+
+@pytest.mark.parametrize(("type_", "fields"), SIGNALS)
+async def test_without_a_broadcaster_nobody_can_be_signalled_to(
+    service: Service, type_: str, fields: dict[str, Any]
+) -> None:
+    async with service.connect("/ws") as viewer:
+        await viewer.send("join-stream", streamId=STREAM)
+        await expect_count(1, viewer)
+        await viewer.send(type_, streamId=STREAM, **fields)
+        await expect_error(viewer, "not_allowed")
+
+
+# Starting and ending
+
+
+async def test_a_stream_that_starts_is_told_to_the_others(service: Service) -> None:
+    async with watched(service, 2) as stream:
+        await fence(stream.caster, *stream.viewers)
+        await fence(stream.viewers[0], stream.caster, stream.viewers[1])
+        await stream.caster.expect_nothing()
+
+
+async def test_who_starts_a_stream_is_in_it(service: Service) -> None:
+    async with service.connect("/ws") as viewer, service.connect("/ws") as caster:
+        await viewer.send("join-stream", streamId=STREAM)
+        await expect_count(1, viewer)
+        await caster.send("start-streaming", orderId=STREAM)
+        await expect_count(2, viewer, caster)
+        await viewer.expect("stream-started", streamId=STREAM)
+        await caster.send("broadcaster-ready", streamId=STREAM)
+        await viewer.expect("broadcaster-ready-signal", streamId=STREAM)
+        await expect_viewer(caster)
+        await fence(viewer, caster)
+
+
+async def test_a_stream_that_ends_is_told_and_confirmed(service: Service) -> None:
+    async with watched(service, 2) as stream:
+        await stream.caster.send("end-stream", streamId=STREAM)
+        for viewer in stream.viewers:
+            assert await viewer.receive() == {"type": "stream-ended", "streamId": STREAM}
+        assert await stream.caster.receive() == {
+            "type": "stream-end-confirmed",
+            "streamId": STREAM,
+        }
+        await stream.caster.send("end-stream", streamId=STREAM)
+        await expect_error(stream.caster, "not_allowed")
+        await stream.viewers[0].send("webrtc-answer", streamId=STREAM, answer=1)
+        await expect_error(stream.viewers[0], "not_allowed")
+        await fence(stream.caster, *stream.viewers)
+
+
+async def test_a_stream_that_ended_may_begin_again(service: Service) -> None:
+    async with watched(service, 1) as stream:
+        viewer = stream.viewers[0]
+        await stream.caster.send("end-stream", streamId=STREAM)
+        await viewer.expect("stream-ended")
+        await stream.caster.expect("stream-end-confirmed")
+        await stream.caster.send("broadcaster-ready", streamId=STREAM)
+        await viewer.expect("broadcaster-ready-signal")
+        assert await expect_viewer(stream.caster) == stream.ids[0]
+
+
+async def test_whoever_leaves_after_the_end_is_no_broadcaster(service: Service) -> None:
+    async with watched(service, 2) as stream:
+        await stream.caster.send("end-stream", streamId=STREAM)
+        for viewer in stream.viewers:
+            await viewer.expect("stream-ended")
+        await stream.caster.close()
+        await expect_count(2, *stream.viewers)
+        await fence(stream.viewers[0], stream.viewers[1])
+
+
+async def test_only_the_broadcaster_ends_a_stream(service: Service) -> None:
+    async with watched(service, 2) as stream, service.connect("/ws") as stranger:
+        await stream.viewers[0].send("end-stream", streamId=STREAM)
+        await expect_error(stream.viewers[0], "not_allowed")
+        await fence(stream.viewers[0], stream.caster, stream.viewers[1])
+        await stranger.send("end-stream", streamId=STREAM)
+        await expect_error(stranger, "not_allowed")
+        await join(stream, stranger)
+
+
+# Leaving, however it happens
+
+Enter = Callable[[RawClient], Awaitable[None]]
+
+
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+async def test_when_the_broadcaster_is_gone_the_viewers_are_told_once(
+    serve: Serve, way: Way
+) -> None:
+    async with (
+        serve(**way.settings) as service,
+        open_raw(service.base) as caster,
+        service.connect("/ws") as ann,
+        service.connect("/ws") as bob,
+    ):
+        await caster.upgrade("/ws")
+        await caster.say({"type": "broadcaster-ready", "streamId": STREAM})
+        await caster.wait_for("viewer-count")
+        await ann.send("join-stream", streamId=STREAM)
+        await expect_count(2, ann)
+        await bob.send("join-stream", streamId=STREAM)
+        await expect_count(3, ann, bob)
+        await way.leave(caster)
+        for viewer in (ann, bob):
+            assert await viewer.receive() == {
+                "type": "broadcaster-disconnected",
+                "streamId": STREAM,
+            }
+        await expect_count(2, ann, bob)
+        await fence(ann, bob)
+        await fence(bob, ann)
+
+
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+async def test_when_a_viewer_is_gone_the_others_are_told_once(serve: Serve, way: Way) -> None:
+    async with (
+        serve(**way.settings) as service,
+        watched(service, 1) as stream,
+        open_raw(service.base) as viewer,
+    ):
+        await viewer.upgrade("/ws")
+        await viewer.say({"type": "join-stream", "streamId": STREAM})
+        await expect_count(3, *stream.everybody)
+        viewer_id = await expect_viewer(stream.caster)
+        await way.leave(viewer)
+        assert await expect_viewer(stream.caster, "viewer-left") == viewer_id
+        await expect_count(2, *stream.everybody)
+        await fence(stream.caster, *stream.viewers)
+        await fence(stream.viewers[0], stream.caster)
+        await stream.caster.send("webrtc-offer", streamId=STREAM, viewerId=viewer_id, offer=1)
+        await expect_error(stream.caster, "not_allowed")
+
+
+async def test_who_was_in_several_streams_leaves_all(service: Service) -> None:
+    async with (
+        watched(service, 1) as stream,
+        service.connect("/ws") as other,
+        service.connect("/ws") as both,
+    ):
+        await join(stream, both)
+        await both.send("broadcaster-ready", streamId="another")
+        await expect_count(1, both, stream="another")
+        await other.send("join-stream", streamId="another")
+        await expect_count(2, both, other, stream="another")
+        await both.expect("viewer-joined", streamId="another")
+        # Nothing of one stream is heard in the other.
+        await fence(both, other, stream="another")
+        await fence(both, *stream.everybody[:-1])
+        await both.close()
+        assert await expect_viewer(stream.caster, "viewer-left") == stream.ids[1]
+        await expect_count(2, stream.caster, stream.viewers[0])
+        await other.expect("broadcaster-disconnected", streamId="another")
+        await expect_count(1, other, stream="another")
+        await other.expect_nothing()
+
+
+# Limits
+
+
+async def test_the_viewers_over_the_limit_are_refused(serve: Serve) -> None:
+    async with (
+        serve(max_viewers=2) as service,
+        watched(service, 2) as stream,
+        service.connect("/ws") as late,
+    ):
+        await late.send("join-stream", streamId=STREAM)
+        await expect_error(late, "stream_full")
+        await late.send("webrtc-answer", streamId=STREAM, answer=1)
+        await expect_error(late, "not_allowed")
+        await fence(stream.caster, *stream.viewers)
+        await late.send("join-stream", streamId="another")
+        await expect_count(1, late, stream="another")
+        # A place is free again.
+        leaver = stream.viewers.pop()
+        await leaver.close()
+        await expect_viewer(stream.caster, "viewer-left")
+        await expect_count(2, *stream.everybody)
+        await join(stream, late)
+
+
+async def test_who_is_in_a_full_stream_may_join_again(serve: Serve) -> None:
+    async with serve(max_viewers=1) as service, watched(service, 1) as stream:
+        await stream.viewers[0].send("join-stream", streamId=STREAM)
+        await expect_count(2, *stream.everybody)
+
+
+async def test_a_broadcaster_has_a_place_in_a_full_stream(serve: Serve) -> None:
+    async with (
+        serve(max_viewers=1) as service,
+        service.connect("/ws") as viewer,
+        service.connect("/ws") as caster,
+    ):
+        await viewer.send("join-stream", streamId=STREAM)
+        await expect_count(1, viewer)
+        await caster.send("broadcaster-ready", streamId=STREAM)
+        await expect_count(2, viewer, caster)
+        await viewer.expect("broadcaster-ready-signal")
+        await expect_viewer(caster)
+
+
+async def test_fifty_may_watch_unless_it_is_set_otherwise(service: Service) -> None:
+    async with watched(service, 50) as stream, service.connect("/ws") as late:
+        await late.send("join-stream", streamId=STREAM)
+        await expect_error(late, "stream_full")
+        await fence(stream.caster, *stream.viewers)
+
+
+@pytest.mark.parametrize(
+    ("type_", "field"),
+    [
+        ("join-stream", "streamId"),
+        ("broadcaster-ready", "streamId"),
+        ("start-streaming", "orderId"),
+    ],
+)
+async def test_who_does_not_fit_in_is_told_once(serve: Serve, type_: str, field: str) -> None:
+    async with (
+        serve(max_room_peers=2) as service,
+        watched(service, 1) as stream,
+        service.connect("/ws") as late,
+    ):
+        await late.send(type_, **{field: STREAM})
+        await expect_error(late, "stream_full")
+        await late.expect_nothing()
+        await fence(stream.caster, *stream.viewers)
+
+
+# Nonsense
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("nonsense", "invalid_message"),
+        ("", "invalid_message"),
+        ("[]", "invalid_message"),
+        ("null", "invalid_message"),
+        ('{"type": "end-stream"}', "invalid_message"),
+        ('{"type": "end-stream", "streamId": 7}', "invalid_message"),
+        ('{"type": "join-stream", "streamId": null}', "invalid_message"),
+        ('{"type": "broadcaster-ready", "streamId": ["s"]}', "invalid_message"),
+        (f'{{"type": "start-streaming", "streamId": "{STREAM}"}}', "invalid_message"),
+        (f'{{"type": "webrtc-offer", "streamId": "{STREAM}"}}', "invalid_message"),
+        (f'{{"type": "webrtc-answer", "streamId": "{STREAM}"}}', "invalid_message"),
+        (f'{{"type": "ice-candidate", "streamId": "{STREAM}"}}', "invalid_message"),
+        (
+            f'{{"type": "webrtc-answer", "streamId": "{STREAM}", "answer": ' + "[" * 50_000,
+            "invalid_message",
+        ),
+        (
+            f'{{"type": "webrtc-answer", "streamId": "{STREAM}", "answer": '
+            + "[" * 50_000
+            + "]" * 50_000
+            + "}",
+            "invalid_message",
+        ),
+        ("{}", "unknown_type"),
+        ('{"type": 7}', "unknown_type"),
+        ('{"type": "nonsense"}', "unknown_type"),
+        (f'{{"type": "stream-ended", "streamId": "{STREAM}"}}', "unknown_type"),
+        (f'{{"type": "viewer-count", "count": 7, "streamId": "{STREAM}"}}', "unknown_type"),
+    ],
+)
+async def test_a_malformed_message_changes_nothing(service: Service, text: str, code: str) -> None:
+    async with watched(service, 1) as stream:
+        for client, other in (stream.everybody, reversed(stream.everybody)):
+            await client.send_text(text)
+            await expect_error(client, code, None)
+            await fence(client, other)
+
+
+async def test_further_fields_do_no_harm(service: Service) -> None:
+    async with watched(service, 1) as stream, service.connect("/ws") as viewer:
+        await viewer.send(
+            "join-stream", streamId=STREAM, viewerId=stream.ids[0], count=99, from_="x"
+        )
+        await expect_count(3, viewer, *stream.everybody)
+        assert await expect_viewer(stream.caster) not in stream.ids
+
+
+async def test_nobody_may_go_on_with_nonsense(service: Service) -> None:
+    async with watched(service, 1) as stream:
+        viewer = stream.viewers[0]
+        for _ in range(50):
+            await viewer.send("nonsense")
+        errors = await viewer.expect_close(1008, "Too many malformed messages")
+        assert [error["type"] for error in errors] == ["error"] * 50
+        await expect_viewer(stream.caster, "viewer-left")
+
+
+async def test_what_is_refused_is_not_malformed(service: Service) -> None:
+    async with watched(service, 1) as stream:
+        viewer = stream.viewers[0]
+        for _ in range(60):
+            await viewer.send("end-stream", streamId=STREAM)
+            await expect_error(viewer, "not_allowed")
+        await fence(viewer, stream.caster)
+
+
+async def test_binary_data_is_not_spoken(service: Service) -> None:
+    async with watched(service, 1) as stream:
+        await stream.viewers[0].send_text(b'{"type":"end-stream"}')
+        assert await stream.viewers[0].expect_close(1003) == []
+        await expect_viewer(stream.caster, "viewer-left")
+
+
+async def test_a_message_may_be_so_big_and_no_bigger(serve: Serve) -> None:
+    async with serve(max_message_bytes=2000) as service, watched(service, 1) as stream:
+        viewer = stream.viewers[0]
+        text = f'{{"type":"webrtc-answer","streamId":"{STREAM}","answer":""}}'
+        filling = "x" * (2000 - len(text))
+        await viewer.send_text(text.replace('""', f'"{filling}"'))
+        await stream.caster.expect("webrtc-answer", answer=filling)
+        await viewer.send_text(text.replace('""', f'"x{filling}"'))
+        assert await viewer.expect_close(1009) == []
+        await expect_viewer(stream.caster, "viewer-left")
+
+
+# One conversation, as the page of the old server has it, from the first message to the last
+
+
+async def test_a_whole_conversation(service: Service) -> None:
+    with trio.fail_after(PATIENCE):
+        async with service.connect("/ws") as caster, service.connect("/ws") as viewer:
+            await caster.send("broadcaster-ready", streamId=STREAM)
+            await viewer.send("join-stream", streamId=STREAM)
+            viewer_id = (await caster.wait_for("viewer-joined"))["viewerId"]
+            both = {"streamId": STREAM, "viewerId": viewer_id}
+            await caster.send("webrtc-offer", offer={"type": "offer", "sdp": "v=0"}, **both)
+            offer = await viewer.wait_for("webrtc-offer")
+            assert offer == {
+                "type": "webrtc-offer",
+                "offer": {"type": "offer", "sdp": "v=0"},
+                **both,
+            }
+            own_id = offer["viewerId"]
+            await viewer.send(
+                "webrtc-answer", answer={"type": "answer"}, streamId=STREAM, viewerId=own_id
+            )
+            await viewer.send(
+                "webrtc-ice-candidate", candidate=None, streamId=STREAM, viewerId=own_id
+            )
+            assert await caster.receive() == {
+                "type": "webrtc-answer",
+                "answer": {"type": "answer"},
+                **both,
+            }
+            await caster.expect("webrtc-ice-candidate", candidate=None, **both)
+            await caster.send("webrtc-ice-candidate", candidate={"candidate": ""}, **both)
+            await viewer.expect("webrtc-ice-candidate", candidate={"candidate": ""}, **both)
+            await caster.send("end-stream", streamId=STREAM)
+            await viewer.expect("stream-ended", streamId=STREAM)
+            await caster.expect("stream-end-confirmed", streamId=STREAM)

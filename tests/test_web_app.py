@@ -1,0 +1,651 @@
+"""The HTTP side as clients meet it: the dialects' REST, health, CORS, and what is refused."""
+
+import re
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+import pytest
+import trio
+
+from tests.clients import Client, Service
+from tests.conftest import Serve, settings
+from tests.raw import Answer, open_raw, upgrade_head
+from trio_signal.bus.memory import MemoryBus
+from trio_signal.hub import Hub
+from trio_signal.messages import Close
+from trio_signal.web.app import create_app
+
+TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
+
+#: Every path at which a dialect is spoken.
+WEBSOCKET_PATHS = ["/ws/r/ann", "/ws/r", "/ws", "/api/v1/ws/connect"]
+
+
+@asynccontextmanager
+async def browse(service: Service) -> AsyncIterator[httpx.AsyncClient]:
+    with trio.fail_after(30):
+        async with httpx.AsyncClient(base_url=f"http://{service.base}") as http:
+            yield http
+
+
+@pytest.fixture(name="http")
+async def _http(service: Service) -> AsyncIterator[httpx.AsyncClient]:
+    async with browse(service) as http:
+        yield http
+
+
+@asynccontextmanager
+async def enter(
+    service: Service, *user_ids: str, room_id: str = "r"
+) -> AsyncIterator[list[Client]]:
+    """Clients of the `room` dialect that have entered, and have heard of each other."""
+    async with AsyncExitStack() as stack:
+        clients: list[Client] = []
+        for user_id in user_ids:
+            path = f"/ws/{quote(room_id)}/{user_id}?username={user_id.title()}"
+            newcomer = await stack.enter_async_context(service.connect(path))
+            await newcomer.expect("room_state")
+            for client in clients:
+                await client.expect("user_joined")
+            clients.append(newcomer)
+        yield clients
+
+
+async def say(speaker: Client, content: str, *listeners: Client) -> dict[str, Any]:
+    """Chat, once everybody has it."""
+    await speaker.send("message", content=content)
+    for client in (speaker, *listeners):
+        message = await client.wait_for("message", content=content)
+    return message
+
+
+async def upgrade(service: Service, path: str, **headers: str | None) -> Answer:
+    """The answer to an opening handshake; the connection is closed then."""
+    async with open_raw(service.base) as client:
+        await client.send(upgrade_head(path, **headers))
+        return await client.receive_head()
+
+
+# Health
+
+
+async def test_the_server_says_that_it_is_alive_and_ready(http: httpx.AsyncClient) -> None:
+    for path, status in (("/healthz", "ok"), ("/readyz", "ready")):
+        answer = await http.get(path)
+        assert (answer.status_code, answer.json()) == (200, {"status": status})
+        assert answer.headers["content-type"] == "application/json"
+        assert (await http.head(path)).status_code == 200
+
+
+async def test_a_server_that_stops_is_alive_and_not_ready() -> None:
+    hub = Hub(MemoryBus("a"))
+    client = create_app(hub, settings()).test_client()
+    hub.close_all(Close(1001))
+    answer = await client.get("/readyz")
+    assert (answer.status_code, await answer.get_json()) == (503, {"status": "stopping"})
+    assert (await client.get("/healthz")).status_code == 200
+
+
+async def test_health_counts_connections_and_rooms(service: Service) -> None:
+    async def counts() -> tuple[int, int]:
+        """Connections are of one replica, rooms of all."""
+        connections, rooms = 0, set()
+        for base in service.bases:
+            async with browse(Service(base)) as http:
+                answer = await http.get("/health")
+            health = answer.json()
+            assert (answer.status_code, health["status"]) == (200, "healthy")
+            connections += health["active_connections"]
+            rooms.add(health["rooms"])
+        assert len(rooms) == 1
+        return connections, rooms.pop()
+
+    assert await counts() == (0, 0)
+    async with (
+        enter(service, "ann", "bob") as (ann, bob),
+        enter(service, "ann", room_id="s"),
+        service.connect("/ws"),  # in no room yet
+    ):
+        assert await counts() == (4, 2)
+        await bob.close()
+        await ann.expect("user_left")
+        assert await counts() == (3, 2)
+    assert (await counts())[0] == 0
+
+
+# Rooms
+
+
+JOINS: list[dict[str, Any]] = [
+    {"user_id": "ann", "username": "Ann"},
+    {"user_id": "ann", "username": "Ann", "avatar_url": "https://x.example/a.png"},
+    {"user_id": "ann", "username": "Ann", "avatar_url": None, "email": 5},
+    {"user_id": "ann"},
+    {"user_id": "ann", "username": None},
+    {"user_id": "ann", "username": ""},
+]
+
+
+@pytest.mark.parametrize("body", JOINS)
+async def test_joining_succeeds_and_makes_nobody_present(
+    http: httpx.AsyncClient, body: dict[str, Any]
+) -> None:
+    answer = await http.post("/rooms/r/join", json=body)
+    assert (answer.status_code, answer.json()) == (
+        200,
+        {"status": "success", "room_id": "r", "user_id": "ann"},
+    )
+    assert (await http.get("/rooms")).json() == {"rooms": []}
+
+
+async def test_joining_again_without_a_name_keeps_the_one_given(
+    service: Service, http: httpx.AsyncClient
+) -> None:
+    await http.post(
+        "/rooms/r/join", json={"user_id": "ann", "username": "Ann", "avatar_url": "a.png"}
+    )
+    await http.post("/rooms/r/join", json={"user_id": "ann"})
+    async with service.connect("/ws/r/ann") as ann:
+        state = await ann.expect("room_state")
+    assert state["users"] == [{"user_id": "ann", "username": "Ann", "avatar_url": "a.png"}]
+
+
+async def test_a_body_counts_as_json_whatever_its_type(http: httpx.AsyncClient) -> None:
+    answer = await http.post("/rooms/r/join", content=b'{"user_id":"ann"}')
+    assert answer.status_code == 200
+
+
+BAD_BODIES = [
+    b"",
+    b"{",
+    b"[]",
+    b"null",
+    b'"ann"',
+    b"{}",
+    b"user_id=ann",
+    b'{"user_id":null}',
+    b'{"user_id":5}',
+    b'{"user_id":"ann","username":{}}',
+    b'{"user_id":"ann","avatar_url":false}',
+    b'{"user_id":"ann","x":' + b"[" * 60_000,
+    b'{"user_id":"\xff"}',
+    b'{"user_id":"\\ud800"}',
+]
+
+
+@pytest.mark.parametrize("body", BAD_BODIES, ids=[repr(body[:30]) for body in BAD_BODIES])
+async def test_a_bad_body_is_refused_with_what_is_wrong(
+    http: httpx.AsyncClient, body: bytes
+) -> None:
+    answer = await http.post(
+        "/rooms/r/join", content=body, headers={"Content-Type": "application/json"}
+    )
+    assert answer.status_code == 422
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.json()["detail"]
+
+
+async def test_a_room_is_listed_with_its_numbers_while_somebody_is_there(
+    service: Service, http: httpx.AsyncClient
+) -> None:
+    assert (await http.get("/rooms")).json() == {"rooms": []}
+    async with (
+        enter(service, "ann", "bob") as (ann, bob),
+        enter(service, "bob") as (tab,),
+        enter(service, "cat", room_id="a b"),
+    ):
+        for broadcaster in (bob, tab):
+            await broadcaster.send("broadcast-started")
+            await ann.expect("broadcast-started")
+        listed = {
+            "rooms": [
+                {"room_id": "a b", "users": 1, "peers": 1, "broadcasters": 0},
+                {"room_id": "r", "users": 2, "peers": 3, "broadcasters": 1},
+            ]
+        }
+        assert (await http.get("/rooms")).json() == listed
+
+
+async def test_rooms_that_are_not_to_be_listed_are_not(serve: Serve) -> None:
+    async with serve(list_rooms=False) as service, browse(service) as http:
+        answer = await http.get("/rooms")
+        assert answer.status_code == 403
+        assert answer.json()["detail"]
+        assert (await http.get("/rooms/r")).status_code == 200
+
+
+async def test_one_room_shows_its_users_and_broadcasters(
+    service: Service, http: httpx.AsyncClient
+) -> None:
+    async with enter(service, "ann", "bob") as (ann, bob), enter(service, "ann") as (tab,):
+        await tab.send("broadcast-started")
+        for client in (ann, bob):
+            await client.expect("broadcast-started")
+        answer = await http.get("/rooms/r")
+        room = answer.json()
+        (broadcaster,) = room["broadcasters"]
+        assert room == {
+            "room_id": "r",
+            "users": [
+                {"user_id": "ann", "username": "Ann", "avatar_url": None},
+                {"user_id": "bob", "username": "Bob", "avatar_url": None},
+            ],
+            "broadcasters": [
+                {"user_id": "ann", "username": "Ann", "started_at": broadcaster["started_at"]}
+            ],
+        }
+        assert TIMESTAMP.fullmatch(broadcaster["started_at"])
+        await tab.close()
+        for client in (ann, bob):
+            await client.expect("broadcast-stopped")
+        assert (await http.get("/rooms/r")).json()["broadcasters"] == []
+
+
+async def test_a_room_with_nobody_in_it_is_empty(http: httpx.AsyncClient) -> None:
+    answer = await http.get("/rooms/nowhere")
+    assert answer.status_code == 200
+    assert answer.json() == {"room_id": "nowhere", "users": [], "broadcasters": []}
+
+
+@pytest.mark.parametrize("room_id", ["a b", "команда", "😀", "a+b", "%", "a?b#c"])
+async def test_a_room_has_the_same_name_by_rest_and_by_socket(
+    service: Service, http: httpx.AsyncClient, room_id: str
+) -> None:
+    quoted = quote(room_id)
+    answer = await http.post(f"/rooms/{quoted}/join", json={"user_id": "ann", "username": "Ann"})
+    assert answer.json()["room_id"] == room_id
+    async with service.connect(f"/ws/{quoted}/ann") as ann:
+        await ann.expect("room_state", room_id=room_id)
+        assert ann.log[0]["users"][0]["username"] == "Ann"
+        assert (await http.get(f"/rooms/{quoted}")).json()["room_id"] == room_id
+
+
+async def test_a_rooms_info_says_how_many_are_connected(
+    service: Service, http: httpx.AsyncClient
+) -> None:
+    answer = await http.post("/api/rooms/r/info")
+    assert answer.json() == {"room_id": "r", "connected_users": 0, "is_active": False}
+    async with enter(service, "ann", "bob"):
+        answer = await http.post("/api/rooms/r/info", json={})
+        assert answer.json() == {"room_id": "r", "connected_users": 2, "is_active": True}
+
+
+# Chat history
+
+
+async def test_the_history_is_an_array_of_what_was_told_oldest_first(
+    service: Service, http: httpx.AsyncClient
+) -> None:
+    assert (await http.get("/rooms/r/messages")).json() == []
+    async with enter(service, "ann", "bob") as (ann, bob):
+        told = [await say(ann, "one", bob), await say(bob, "two", ann)]
+        answer = await http.get("/rooms/r/messages?limit=100")
+        assert answer.headers["content-type"] == "application/json"
+        assert answer.json() == told
+    assert (await http.get("/rooms/r/messages")).json() == told, "gone with the last user"
+    assert (await http.get("/rooms/s/messages")).json() == []
+
+
+async def test_the_history_keeps_the_name_under_which_a_message_was_sent(
+    service: Service, http: httpx.AsyncClient
+) -> None:
+    async with enter(service, "ann", "bob") as (ann, bob):
+        await say(ann, "one", bob)
+        await ann.send("profile_updated", username="Anna")
+        await say(ann, "two", bob)
+        history = (await http.get("/rooms/r/messages")).json()
+    assert [message["username"] for message in history] == ["Ann", "Anna"]
+
+
+async def test_chat_of_other_dialects_is_in_the_history(
+    service: Service, http: httpx.AsyncClient
+) -> None:
+    async with (
+        enter(service, "bob") as (bob,),
+        service.connect("/api/v1/ws/connect?user_id=ann&username=Ann") as ann,
+    ):
+        await ann.send("join_room", room_id="r")
+        await ann.send("send_message", room_id="r", content="hi")
+        told = await bob.wait_for("message", user_id="ann", content="hi")
+        assert (await http.get("/rooms/r/messages")).json() == [told]
+
+
+async def test_the_history_is_bounded_and_limited(
+    service: Service, http: httpx.AsyncClient
+) -> None:
+    async with enter(service, "ann", "bob", "cat") as clients:
+        for n in range(210):
+            await clients[n % 3].send("message", content=str(n))
+            await clients[n % 3].wait_for("message", content=str(n))
+        for client in clients:
+            await say(client, "done", *[other for other in clients if other is not client])
+
+    async def contents(query: str) -> list[str]:
+        answer = await http.get(f"/rooms/r/messages{query}")
+        assert answer.status_code == 200
+        return [message["content"] for message in answer.json()]
+
+    everything = [*map(str, range(210)), "done", "done", "done"]
+    assert await contents("?limit=1000") == everything[-200:]
+    assert await contents("") == everything[-100:]
+    assert await contents("?limit=100") == everything[-100:]
+    assert await contents("?limit=5") == everything[-5:]
+    assert await contents("?limit=0") == []
+
+
+@pytest.mark.parametrize("limit", ["", "-1", "1.5", "ten", "1e2", "²", "9" * 5000])
+async def test_a_limit_must_be_a_whole_number(http: httpx.AsyncClient, limit: str) -> None:
+    answer = await http.get("/rooms/r/messages", params={"limit": limit})
+    assert answer.status_code == 422
+    assert "limit" in answer.json()["detail"]
+
+
+# Accounts
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"json": {"username": "Ann Ä", "password": "any"}},
+        {"json": {"username": "Ann Ä", "password": "", "remember": True}},
+        {"data": {"username": "Ann Ä", "password": "any", "grant_type": "password"}},
+        {"files": {"username": (None, "Ann Ä"), "password": (None, "any")}},
+    ],
+    ids=["json", "json with more", "form", "multipart form"],
+)
+async def test_in_open_mode_any_password_logs_in(
+    service: Service, http: httpx.AsyncClient, body: dict[str, Any]
+) -> None:
+    answer = await http.post("/auth/login", **body)
+    assert answer.status_code == 200
+    login = answer.json()
+    token = login["access_token"]
+    assert token
+    user = {"user_id": "Ann Ä", "username": "Ann Ä"}
+    assert login == {"access_token": token, "token_type": "bearer", "token": token, "user": user}
+
+    answer = await http.get("/auth/me", headers={"Authorization": f"Bearer {token}"})
+    assert (answer.status_code, answer.json()) == (200, user)
+    answer = await http.get("/auth/me", headers={"Authorization": f"bearer  {token}"})
+    assert answer.status_code == 200, "the scheme's name is in any case"
+
+    async with service.connect("/ws/r") as client:
+        await client.expect("auth_required")
+        await client.send("auth_token", token=token)
+        await client.expect("auth_success", user="Ann Ä")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {},
+        {"json": {}},
+        {"json": []},
+        {"json": {"username": "ann"}},
+        {"json": {"username": None, "password": "x"}},
+        {"json": {"username": "ann", "password": 5}},
+        {"content": b"{", "headers": {"Content-Type": "application/json"}},
+        {"data": {"username": "ann"}},
+        {"data": {"password": "x"}},
+        {"files": {"username": (None, "ann")}},
+        {"content": b"--x\r\nno form", "headers": {"Content-Type": "multipart/form-data"}},
+        {"content": b'{"username":"ann","password":"x"}', "headers": {"Content-Type": "text/x"}},
+    ],
+)
+async def test_a_login_that_lacks_something_is_refused(
+    http: httpx.AsyncClient, body: dict[str, Any]
+) -> None:
+    answer = await http.post("/auth/login", **body)
+    assert answer.status_code == 422
+    assert answer.json()["detail"]
+
+
+@pytest.mark.parametrize("path", ["/auth/me", "/auth/turn-credentials"])
+@pytest.mark.parametrize(
+    "authorization",
+    [None, "", "Bearer", "Bearer x", "Basic YW5uOng=", "Bearer open.", "Bearer open.x"],
+)
+async def test_without_a_token_of_ours_nothing_is_told(
+    http: httpx.AsyncClient, path: str, authorization: str | None
+) -> None:
+    headers = {} if authorization is None else {"Authorization": authorization}
+    answer = await http.get(path, headers=headers)
+    assert (answer.status_code, answer.json()) == (401, {"detail": "Not authenticated"})
+
+
+async def test_without_turn_there_are_no_credentials_for_it(http: httpx.AsyncClient) -> None:
+    login = (await http.post("/auth/login", json={"username": "ann", "password": ""})).json()
+    answer = await http.get(
+        "/auth/turn-credentials", headers={"Authorization": f"Bearer {login['token']}"}
+    )
+    assert answer.status_code == 503
+    assert answer.json() == {"detail": "TURN is not configured"}
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/nowhere", "/ws/r/ann/more", "/api/v1/ws", "/rooms/r/join/now", "/demo/nothing"],
+)
+async def test_an_unknown_path_is_404(service: Service, path: str) -> None:
+    async with open_raw(service.base) as client:
+        await client.send(
+            f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode()
+        )
+        answer = await client.receive_answer()
+    assert answer.status == 404
+    assert answer.headers["content-type"] == "application/json"
+    assert b'"detail"' in answer.body
+
+
+@pytest.mark.parametrize("path", ["/", "/nowhere", "/ws/r/ann/more", "/rooms", "/api/v1/ws", "//["])
+async def test_a_websocket_at_a_path_of_no_dialect_is_404(service: Service, path: str) -> None:
+    async with open_raw(service.base) as client:
+        await client.send(upgrade_head(path))
+        answer = await client.receive_answer()
+    assert answer.status == 404
+    assert answer.headers["content-type"].startswith("text/plain")
+    assert answer.body
+
+
+@pytest.mark.parametrize("path", WEBSOCKET_PATHS)
+@pytest.mark.parametrize("method", ["GET", "POST", "OPTIONS"])
+async def test_http_where_websocket_is_spoken_is_told_to_upgrade(
+    http: httpx.AsyncClient, method: str, path: str
+) -> None:
+    answer = await http.request(method, f"{path}?username=Ann")
+    assert answer.status_code == 426
+    assert answer.headers["upgrade"] == "websocket"
+    assert answer.headers["content-type"].startswith("text/plain")
+    assert answer.text
+
+
+@pytest.mark.parametrize("path", WEBSOCKET_PATHS)
+async def test_a_dialect_that_is_switched_off_is_404(serve: Serve, path: str) -> None:
+    names = dict(zip(WEBSOCKET_PATHS, ("room", "mesh", "stream", "live"), strict=True))
+    others = ",".join(name for name in names.values() if name != names[path])
+    async with serve(dialects=others) as service, browse(service) as http:
+        for other in WEBSOCKET_PATHS:
+            there = other != path
+            assert (await http.get(other)).status_code == (426 if there else 404)
+            assert (await upgrade(service, other)).status == (101 if there else 404)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("GET", "/rooms/r/join", "POST"),
+        ("DELETE", "/rooms/r", "GET"),
+        ("POST", "/rooms", "GET"),
+        ("GET", "/api/rooms/r/info", "POST"),
+        ("GET", "/auth/login", "POST"),
+        ("POST", "/health", "GET"),
+    ],
+)
+async def test_a_wrong_method_is_405_and_says_which_are_right(
+    http: httpx.AsyncClient, method: str, path: str, allowed: str
+) -> None:
+    answer = await http.request(method, path)
+    assert answer.status_code == 405
+    assert allowed in answer.headers["allow"].split(", ")
+    assert answer.json()["detail"]
+
+
+@pytest.mark.parametrize("path", ["/rooms/r/join", "/auth/login"])
+async def test_a_body_that_is_too_big_is_413(http: httpx.AsyncClient, path: str) -> None:
+    big = {"user_id": "ann", "username": "x" * 65_536, "password": ""}
+    assert (await http.post(path, json=big)).status_code == 413
+    big["username"] = "x" * 65_000
+    assert (await http.post(path, json=big)).status_code == 200
+    assert (await http.post("/auth/login", data={"username": "x" * 65_536})).status_code == 413
+
+
+async def test_more_connections_than_are_allowed_are_503(serve: Serve) -> None:
+    async with serve(max_connections=2) as service:
+        replica = Service(service.bases[0])
+        async with enter(replica, "ann", "bob") as (ann, bob):
+            answer = await upgrade(replica, "/ws/r/cat")
+            assert answer.status == 503
+            assert answer.headers["content-type"].startswith("text/plain")
+            await bob.close()
+            await ann.expect("user_left")
+            assert (await upgrade(replica, "/ws/r/cat")).status == 101
+
+
+# Pages of other origins
+
+EVERY_ORIGIN = {"allowed_origins": "*"}
+SOME_ORIGINS = {"allowed_origins": "https://app.example.com, https://*.example.org"}
+
+ORIGINS: list[tuple[dict[str, str], str | None, bool]] = [
+    # (settings, origin, whether it may)
+    ({}, None, True),  # no browser
+    ({}, "http://signal.example", True),
+    ({}, "https://signal.example", True),  # a proxy in front ends TLS
+    ({}, "HTTP://SIGNAL.EXAMPLE", True),
+    ({}, "http://signal.example:8080", False),
+    ({}, "http://evil.signal.example", False),
+    ({}, "http://signal.example.evil", False),
+    ({}, "https://app.example.com", False),
+    ({}, "null", False),
+    ({}, "", False),
+    (SOME_ORIGINS, "http://signal.example", True),
+    (SOME_ORIGINS, "https://app.example.com", True),
+    (SOME_ORIGINS, "http://app.example.com", False),
+    (SOME_ORIGINS, "https://app.example.com:8443", False),
+    (SOME_ORIGINS, "https://evil-app.example.com", False),
+    (SOME_ORIGINS, "https://app.example.com.evil", False),
+    (SOME_ORIGINS, "https://a.example.org", True),
+    (SOME_ORIGINS, "https://a.b.example.org", True),
+    (SOME_ORIGINS, "https://example.org", False),
+    (SOME_ORIGINS, "https://evilexample.org", False),
+    (SOME_ORIGINS, "http://a.example.org", False),
+    (SOME_ORIGINS, "null", False),
+    (EVERY_ORIGIN, "https://anything.example", True),
+    (EVERY_ORIGIN, "null", True),
+]
+
+
+@pytest.mark.parametrize(("given", "origin", "may"), ORIGINS)
+async def test_a_page_may_open_a_websocket_only_from_an_allowed_origin(
+    serve: Serve, given: dict[str, str], origin: str | None, *, may: bool
+) -> None:
+    async with serve(**given) as service:
+        for path in WEBSOCKET_PATHS:
+            answer = await upgrade(service, path, Host="signal.example", Origin=origin)
+            assert answer.status == (101 if may else 403)
+
+
+async def test_a_refused_origin_is_told_why(service: Service) -> None:
+    async with open_raw(service.base) as client:
+        await client.send(upgrade_head("/ws/r", Origin="https://evil.example"))
+        answer = await client.receive_answer()
+    assert answer.status == 403
+    assert answer.headers["content-type"].startswith("text/plain")
+    assert b"origin" in answer.body
+
+
+async def test_two_origins_are_none(service: Service) -> None:
+    head = upgrade_head("/ws/r", Origin="http://localhost")
+    twice = head.replace(b"Origin:", b"Origin: http://localhost\r\nOrigin:")
+    for sent, status in ((head, 101), (twice, 403)):
+        async with open_raw(service.base) as client:
+            await client.send(sent)
+            assert (await client.receive_head()).status == status
+
+
+@pytest.mark.parametrize(("given", "origin", "may"), [o for o in ORIGINS if o[1] is not None])
+async def test_a_page_may_read_answers_only_from_an_allowed_origin(
+    serve: Serve, given: dict[str, str], origin: str, *, may: bool
+) -> None:
+    headers = {"Host": "signal.example", "Origin": origin}
+    async with serve(**given) as service, browse(service) as http:
+        for answer in (
+            await http.get("/rooms", headers=headers),
+            await http.post("/rooms/r/join", json={"user_id": "ann"}, headers=headers),
+            # a page must be able to read what went wrong
+            await http.post("/rooms/r/join", content=b"{", headers=headers),
+            await http.post("/rooms/r/join", content=b"x" * 70_000, headers=headers),
+            await http.get("/auth/me", headers=headers),
+            await http.get("/rooms/r/join", headers=headers),
+            await http.get("/nowhere", headers=headers),
+        ):
+            allowed = answer.headers.get("access-control-allow-origin")
+            assert allowed == (origin if may else None)
+            assert not may or answer.headers["vary"] == "Origin"
+
+
+async def test_the_question_that_browsers_ask_before_a_request_is_answered(
+    serve: Serve,
+) -> None:
+    async with serve(**SOME_ORIGINS) as service, browse(service) as http:
+        for path, method in (("/rooms/r/join", "POST"), ("/auth/me", "GET")):
+            answer = await http.options(
+                path,
+                headers={
+                    "Origin": "https://app.example.com",
+                    "Access-Control-Request-Method": method,
+                    "Access-Control-Request-Headers": "authorization,content-type",
+                },
+            )
+            assert answer.is_success
+            assert answer.headers["access-control-allow-origin"] == "https://app.example.com"
+            assert method in answer.headers["access-control-allow-methods"].split(", ")
+            names = answer.headers["access-control-allow-headers"].lower().split(", ")
+            assert {"authorization", "content-type"} <= {*names}
+
+
+async def test_programs_that_are_no_browsers_need_no_origin(http: httpx.AsyncClient) -> None:
+    answer = await http.get("/rooms")
+    assert answer.status_code == 200
+    assert "access-control-allow-origin" not in answer.headers
+
+
+# Pages
+
+
+async def test_the_page_leads_to_what_it_needs(http: httpx.AsyncClient) -> None:
+    page = await http.get("/")
+    assert page.status_code == 200
+    assert page.headers["content-type"] == "text/html; charset=utf-8"
+    needed = re.findall(r'(?:src|href)="(/[^"]*\.\w+)"', page.text)
+    assert needed
+    for path in needed:
+        answer = await http.get(path)
+        assert answer.status_code == 200, path
+        kind = "text/css" if path.endswith(".css") else "text/javascript"
+        assert answer.headers["content-type"] == f"{kind}; charset=utf-8"
+
+
+@pytest.mark.parametrize("path", ["/demo/../cli.py", "/demo/..%2fcli.py", "/demo/%2e%2e/cli.py"])
+async def test_no_path_leads_out_of_the_pages(service: Service, path: str) -> None:
+    async with open_raw(service.base) as client:
+        await client.send(
+            f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode()
+        )
+        assert (await client.receive_answer()).status == 404
