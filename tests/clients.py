@@ -9,8 +9,9 @@ import socket
 import struct
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing, suppress
-from typing import Any
+from typing import Any, NoReturn
 
+import pytest
 import trio
 from trio_websocket import ConnectionClosed, WebSocketConnection, connect_websocket_url
 
@@ -84,16 +85,19 @@ class Client:
 
     async def expect_close(self, code: int, reason: str | None = None) -> list[Message]:
         """The server closes; what it says before that is returned."""
-        messages = []
-        try:
-            while True:
-                messages.append(await self.receive())
-        except ConnectionClosed as closed:
-            assert closed.reason is not None, "closed without a close frame"
-            assert closed.reason.code == code, closed.reason
-            if reason is not None:
-                assert closed.reason.reason == reason
+        messages: list[Message] = []
+        with pytest.raises(ConnectionClosed) as closed:
+            await self._receive_all(messages)
+        ended = closed.value.reason
+        assert ended is not None, "closed without a close frame"
+        assert ended.code == code, ended
+        if reason is not None:
+            assert ended.reason == reason
         return messages
+
+    async def _receive_all(self, messages: list[Message]) -> NoReturn:
+        while True:
+            messages.append(await self.receive())
 
     async def close(self, code: int = 1000, reason: str = "") -> None:
         """A closing handshake begun by the client."""
