@@ -365,12 +365,14 @@ async def test_who_is_nobody_enters_nowhere(replicas: Replicas) -> None:
     assert replicas.a.rooms == {}
 
 
-async def test_where_a_peer_was_is_remembered_for_dialects_that_rejoin(
+async def test_where_a_peer_was_is_remembered_for_those_who_ask_for_it(
     replicas: Replicas,
 ) -> None:
     lost = await replicas.live(replicas.a, "a1", "ann")
     left = await replicas.live(replicas.a, "b1", "bob")
     other = await replicas.mesh(replicas.a, "carl")
+    for tab in (lost, left):
+        assert await replicas.a.recall_rooms(tab.peer) == ()
     left.do(Leave("r"))
     for tab in (lost, left, other):
         tab.depart()

@@ -854,3 +854,21 @@ async def test_all_dialects_in_one_room_see_each_other_each_in_its_own_words(
         await mesh.expect("user_left", username="Ann", connected_users=3)
         await stream.expect("broadcaster-disconnected")
         await stream.expect("viewer-count", count=3)
+
+
+async def test_a_client_that_changes_networks_is_in_its_rooms_before_and_after(
+    serve: Serve,
+) -> None:
+    """It comes back before anybody knows that its old connection is dead."""
+    path = "/api/v1/ws/connect?user_id=ann"
+    async with (
+        serve(heartbeat=0.6, heartbeat_timeout=1) as service,
+        open_raw(service.base) as dead,
+    ):
+        await dead.upgrade(path)
+        await dead.say({"type": "join_room", "room_id": "r"})
+        await dead.wait_for("joined_room")
+        async with service.connect(path) as back:
+            await back.expect("connected")
+            await back.expect("joined_room", room_id="r", members=["ann"])
+            await back.expect_nothing()

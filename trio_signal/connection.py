@@ -8,7 +8,7 @@ goodbye.
 
 import logging
 import socket
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
 from uuid import uuid4
 
@@ -75,7 +75,6 @@ class Connection:
         self._outbox = Outbox(sock, settings.outbox_bytes)
         self.peer = Peer(uuid4().hex, dialect, self._outbox)
         self._authentication = trio.CancelScope()
-        self._heard = trio.current_time()
         self._malformed = 0
         #: What the client gave as its reason, once it began the closing handshake.
         self._close_received: bytes | None = None
@@ -88,17 +87,22 @@ class Connection:
         """
         with self._hub.visit(self.peer), self.peer.scope:
             async with trio.open_nursery() as nursery:
+                self.peer.inherit = partial(nursery.start_soon, self._guarded, self._inherit)
                 for task in (partial(self._receive, early), self._heartbeat, self._outbox.drain):
                     nursery.start_soon(self._first_to_end, task)
         await self._say_goodbye()
 
     async def _first_to_end(self, task: Callable[[], Awaitable[None]]) -> None:
+        await self._guarded(task)
+        self.peer.scope.cancel()
+
+    async def _guarded(self, task: Callable[..., Awaitable[None]], *args: object) -> None:
+        """An error ends this connection, and no other."""
         try:
-            await task()
+            await task(*args)
         except Exception:
             logger.exception("connection %s (%s) failed", self.peer.id, self._dialect.name)
             self.peer.close(Close(CloseCode.INTERNAL_ERROR, "Internal error"))
-        self.peer.scope.cancel()
 
     # receive
 
@@ -122,7 +126,7 @@ class Connection:
         except OSError:
             data = b""
         self._ended = not data
-        self._heard = trio.current_time()
+        self.peer.heard = trio.current_time()
         return self._parser.feed(data)
 
     async def _take(self, messages: list[Message]) -> None:
@@ -187,7 +191,9 @@ class Connection:
         await self._perform(self._dialect.authenticated(identity, utc_now()))
 
     async def _rejoin(self) -> None:
-        room_ids = await self._hub.recall_rooms(self.peer)
+        await self._inherit(await self._hub.recall_rooms(self.peer))
+
+    async def _inherit(self, room_ids: Sequence[str]) -> None:
         await self._perform(self._dialect.recalled(room_ids))
 
     # heartbeat
@@ -200,7 +206,7 @@ class Connection:
         while True:
             await trio.sleep_until(min(next_ping, deadline))
             now = trio.current_time()
-            if self._heard >= pinged or self._has_unread():
+            if self.peer.heard >= pinged or self._has_unread():
                 deadline = float("inf")
             elif now >= deadline:
                 self.peer.close(Close(CloseCode.INTERNAL_ERROR, "No sign of life"))

@@ -13,6 +13,7 @@ from typing import assert_never
 from uuid import uuid4
 
 import trio
+from msgspec.structs import replace
 
 from trio_signal.bus import Bus, Caps, Delivery, Undelivered
 from trio_signal.clock import just_after, utc_now
@@ -176,6 +177,8 @@ class Hub:
         self.bus = bus
         self.rooms: dict[str, LocalRoom] = {}
         self.peers: set[Peer] = set()
+        #: By user: peers whose rooms are kept for when the user comes back.
+        self._returning: dict[str, set[Peer]] = {}
         #: With what new peers are sent away, once the server stops.
         self.closing: Close | None = None
         self._max_room_peers = max_room_peers
@@ -194,10 +197,28 @@ class Hub:
     def depart(self, peer: Peer) -> None:
         """Take a peer out of all its rooms, and tell them."""
         self.peers.discard(peer)
-        if peer.dialect.rejoins and peer.memberships and peer.identity is not None:
-            self.bus.remember_rooms(peer.identity.user_id, peer.memberships)
-        for room_id in list(peer.memberships):
+        room_ids = tuple(peer.memberships)
+        for room_id in room_ids:
             self._leave(peer, room_id)
+        if peer.identity is not None and peer in self._returning.get(peer.identity.user_id, ()):
+            self._bequeath(peer, peer.identity.user_id, room_ids)
+
+    def _bequeath(self, peer: Peer, user_id: str, room_ids: Sequence[str]) -> None:
+        """Keep rooms for the user's next connection, which may have come already.
+
+        A client that changes networks comes back long before its old connection
+        is found dead. One that came while the old one was still heard of is
+        another tab, and gets nothing.
+        """
+        others = self._returning[user_id]
+        others.discard(peer)
+        if not others:
+            del self._returning[user_id]
+        heir = next((other for other in others if other.arrived > peer.heard), None)
+        if heir is not None:
+            heir.inherit(room_ids)
+        elif room_ids:
+            self.bus.remember_rooms(user_id, room_ids)
 
     def close_all(self, close: Close) -> None:
         """End all connections, also those that are about to come; does not block."""
@@ -296,8 +317,12 @@ class Hub:
         peer.tell(LivePeers(command.room_id, others))
 
     async def recall_rooms(self, peer: Peer) -> tuple[str, ...]:
-        """Where this user was when it lost its last connection."""
-        return await self.bus.recall_rooms(peer.identity.user_id) if peer.identity else ()
+        """Where this user was when it lost its last connection; keeps this one's for the next."""
+        if peer.identity is None:
+            return ()
+        user_id = peer.identity.user_id
+        self._returning.setdefault(user_id, set()).add(peer)
+        return await self.bus.recall_rooms(user_id)
 
     # Commands that are carried out at once
 
@@ -459,6 +484,8 @@ class Hub:
             case ProfileChanged():
                 room.apply_profile(event)
                 return [event]
+            case Rejoined():  # the number that was told here last is the one that counts here
+                return [replace(event, peers=len(room))]
             case _:
                 return [event]
 

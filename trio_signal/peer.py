@@ -2,6 +2,7 @@
 
 import socket
 from collections import deque
+from collections.abc import Callable, Sequence
 from itertools import islice
 
 import trio
@@ -118,6 +119,10 @@ class Outbox:
         return self._size
 
 
+def _ignore(room_ids: Sequence[str]) -> None:
+    """Before its connection runs, a peer inherits nothing."""
+
+
 class Peer:
     """One connection as the hub sees it: who it is, its rooms, its outbox."""
 
@@ -130,6 +135,11 @@ class Peer:
         #: The rooms it is in, and under which peer id in each.
         self.memberships: dict[str, str] = {}
         self.closed_with: Close | None = None
+        #: When it came, and when it was last heard of; Trio's clock.
+        self.arrived = trio.current_time()
+        self.heard = self.arrived
+        #: Takes over rooms from a connection that is found dead; set by its own.
+        self.inherit: Callable[[Sequence[str]], None] = _ignore
         self._scope = trio.CancelScope()
 
     @property

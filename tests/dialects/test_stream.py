@@ -119,7 +119,6 @@ def test_everybody_has_an_id_of_the_servers_making(
 def test_nothing_is_said_before_the_client_names_a_stream() -> None:
     assert list(dialect().authenticated(Identity("s", ME), AT)) == []
     assert list(dialect().recalled(["s"])) == []
-    assert not StreamDialect.rejoins
 
 
 def test_whoever_is_refused_is_told_why() -> None:

@@ -31,8 +31,6 @@ class Dialect(Protocol):
     """
 
     name: str
-    #: Its users are put into their rooms again when they come back.
-    rejoins: bool
 
     @classmethod
     def at(cls, path: Sequence[str], query: Mapping[str, str]) -> Self | None:

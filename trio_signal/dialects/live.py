@@ -273,7 +273,6 @@ class LiveDialect:
     """One connection that speaks `live`."""
 
     name = "live"
-    rejoins = True
 
     def __init__(self, query: Mapping[str, str]) -> None:
         """Take who the client says it is."""

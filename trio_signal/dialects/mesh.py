@@ -249,7 +249,6 @@ class MeshDialect:
     """One connection that speaks `mesh`."""
 
     name = "mesh"
-    rejoins = False
 
     def __init__(self, room_id: str) -> None:
         """Take the room; who the client is, it says in its first message."""

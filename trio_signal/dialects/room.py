@@ -259,7 +259,6 @@ class RoomDialect:
     """One connection that speaks `room`."""
 
     name = "room"
-    rejoins = False
 
     def __init__(self, room_id: str, claims: Authenticate) -> None:
         """Take the room and who the client says it is."""

@@ -168,7 +168,6 @@ class StreamDialect:
     """One connection that speaks `stream`."""
 
     name = "stream"
-    rejoins = False
 
     def __init__(self, token: str | None) -> None:
         """Take the token, if there is one; nobody else says who they are."""
