@@ -214,7 +214,7 @@ class Hub:
         others.discard(peer)
         if not others:
             del self._returning[user_id]
-        heir = next((other for other in others if other.arrived > peer.heard), None)
+        heir = next((other for other in others if _may_inherit(other, peer)), None)
         if heir is not None:
             heir.inherit(room_ids)
         elif room_ids:
@@ -514,6 +514,11 @@ def _rivals(room: Room, newest: Member) -> dict[str, Live]:
         for member in room.live
         if member.live and member.dialect == newest.dialect and member.peer_id != newest.peer_id
     }
+
+
+def _may_inherit(peer: Peer, dead: Peer) -> bool:
+    """Whether a peer came after another was last heard of, and is not about to go itself."""
+    return peer.arrived > dead.heard and not peer.scope.cancel_called
 
 
 def _resolve(room: Room, sender: Member, command: Signal) -> Member | Refusal | None:

@@ -1,0 +1,526 @@
+"""Whatever a client sends: it gets the answer that its page names, and nobody else notices.
+
+Each table holds for all dialects at once. A client that is told of an error is
+still served, so each test ends with an ordinary exchange.
+"""
+
+import json
+import random
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, NamedTuple
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.clients import Client, Message, Service
+from tests.raw import BINARY, TEXT, client_frame, open_raw
+from trio_signal.dialects import dialect_at
+from trio_signal.messages import Close, Identity, Malformed, ServerInfo
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_logged(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """Whatever clients send is no error of ours."""
+    yield
+    assert caplog.get_records("call") == []
+
+
+# The kinds of field, and what may not stand in them
+
+NOT_TEXT: tuple[Any, ...] = (5, 1.5, True, [], ["x"], {}, {"x": "y"})
+WRONG: Mapping[str, tuple[Any, ...]] = {
+    "text": (None, *NOT_TEXT),
+    "text or null": NOT_TEXT,
+    "media": (None, "", "smellovision", "VIDEO", *NOT_TEXT),
+    "flag": (None, 0, 1, "true", [], {}),
+    "opaque": (),
+}
+RIGHT: Mapping[str, Any] = {
+    "text": "x",
+    "text or null": None,
+    "media": "audio",
+    "flag": True,
+    "opaque": {"sdp": "v=0"},
+}
+
+
+class Speech(NamedTuple):
+    """One dialect: how to get in, what it says, and how errors are worded."""
+
+    path: str
+    enter: Sequence[Message]
+    entered: str
+    #: An ordinary question and its answer.
+    ask: Message
+    answer: str
+    #: By type: the fields that must be there, and those that may.
+    messages: Mapping[str, tuple[dict[str, str], dict[str, str]]]
+    not_json: Message
+    type_missing: Message
+    type_unknown: Message | None
+    #: The error for a field that is wrong, by type; a text that ends in `: ` goes on.
+    field: Callable[[str], Message]
+
+
+_ROOM_ERROR = {"type": "error", "message": "Invalid message format"}
+_PROFILE = dict.fromkeys(("username", "prevUsername", "email", "bio", "avatar"), "text or null")
+_LIVE_SIGNAL: tuple[dict[str, str], dict[str, str]] = (
+    {"target_user_id": "text", "payload": "opaque"},
+    {"room_id": "text or null"},
+)
+_STREAM = {"streamId": "text"}
+
+SPEECHES = {
+    "room": Speech(
+        path="/ws/r/{name}",
+        enter=[],
+        entered="room_state",
+        ask={"type": "keep_alive"},
+        answer="ping",
+        messages={
+            "message": ({"content": "text"}, {"avatar": "text or null"}),
+            "profile_updated": ({}, _PROFILE),
+            "avatar_updated": ({}, _PROFILE),
+            "webrtc-signal": ({"target_user_id": "text", "signal": "opaque"}, {}),
+        },
+        not_json=_ROOM_ERROR,
+        type_missing=_ROOM_ERROR,
+        type_unknown=None,
+        field=lambda type_: _ROOM_ERROR,
+    ),
+    "live": Speech(
+        path="/api/v1/ws/connect?user_id={name}",
+        enter=[{"type": "join_room", "room_id": "r"}],
+        entered="joined_room",
+        ask={"type": "ping"},
+        answer="pong",
+        messages={
+            # A `room_id` that is missing or null has errors of its own, below.
+            "join_room": ({}, {"room_id": "text or null"}),
+            "leave_room": ({}, {"room_id": "text or null"}),
+            "live_start": ({}, {"room_id": "text or null", "media_type": "media"}),
+            "live_stop": ({}, {"room_id": "text or null"}),
+            "live_status": ({}, {"room_id": "text or null"}),
+            "live_offer": _LIVE_SIGNAL,
+            "live_answer": _LIVE_SIGNAL,
+            "live_ice": _LIVE_SIGNAL,
+            "send_message": ({}, {"room_id": "text or null", "content": "text or null"}),
+            "typing": ({}, {"room_id": "text or null", "is_typing": "flag"}),
+        },
+        not_json={"type": "error", "message": "Invalid JSON"},
+        type_missing={"type": "error", "message": "type required"},
+        type_unknown={"type": "error", "message": "Unknown message type: nonsense"},
+        field=lambda type_: {"type": "error", "message": f"Invalid {type_}: "},
+    ),
+    "stream": Speech(
+        path="/ws",
+        enter=[{"type": "join-stream", "streamId": "r"}],
+        entered="viewer-count",
+        # Refused, but not malformed.
+        ask={"type": "end-stream", "streamId": "r"},
+        answer="error",
+        messages={
+            "broadcaster-ready": (_STREAM, {}),
+            "join-stream": (_STREAM, {}),
+            "webrtc-offer": (_STREAM | {"offer": "opaque", "viewerId": "text"}, {}),
+            "webrtc-answer": (_STREAM | {"answer": "opaque"}, {}),
+            "webrtc-ice-candidate": (
+                _STREAM | {"candidate": "opaque"},
+                {"viewerId": "text or null"},
+            ),
+            "ice-candidate": (_STREAM | {"candidate": "opaque"}, {"viewerId": "text or null"}),
+            "start-streaming": ({"orderId": "text"}, {}),
+            "end-stream": (_STREAM, {}),
+        },
+        not_json={"type": "error", "code": "invalid_message"},
+        type_missing={"type": "error", "code": "unknown_type"},
+        type_unknown={"type": "error", "code": "unknown_type"},
+        field=lambda type_: {"type": "error", "code": "invalid_message"},
+    ),
+    "mesh": Speech(
+        path="/ws/r",
+        enter=[{"type": "auth_token", "token": "", "clientId": "{name}"}],
+        entered="users_in_room",
+        ask={"type": "ping"},
+        answer="pong",
+        messages={
+            "auth_token": (
+                {},
+                dict.fromkeys(("token", "clientId", "username"), "text or null"),
+            ),
+            "offer": ({"offer": "opaque"}, {"to": "text or null"}),
+            "answer": ({"answer": "opaque"}, {"to": "text or null"}),
+            "ice_candidate": ({"candidate": "opaque"}, {"to": "text or null"}),
+            "message": ({"data": "opaque"}, {"to": "text or null"}),
+            "broadcast_start": ({}, {"media_type": "media"}),
+        },
+        not_json={"type": "error", "code": "invalid_json"},
+        type_missing={"type": "error", "code": "invalid_message"},
+        type_unknown={
+            "type": "error",
+            "code": "unknown_type",
+            "message": "Unknown message type: nonsense",
+        },
+        field=lambda type_: {"type": "error", "code": "invalid_message"},
+    ),
+}
+
+
+def fits(answer: Message, wanted: Message) -> bool:
+    """Whether the answer has these fields; of a text that ends in `: `, the start."""
+    return all(
+        answer[name].startswith(value) if value.endswith(": ") else answer[name] == value
+        for name, value in wanted.items()
+    )
+
+
+class Scene(NamedTuple):
+    """One that sends nonsense, and one of each dialect beside it in the room."""
+
+    speech: Speech
+    ann: Client
+    others: list[Client]
+
+    async def check(self, text: str, wanted: Message | None) -> None:
+        """Send it, get this answer or none, and be served all the same."""
+        await self.ann.send_text(text)
+        await self.ann.send_json(self.speech.ask)
+        if wanted is not None:
+            answer = await self.ann.receive()
+            assert fits(answer, wanted), (text[:200], answer)
+            assert isinstance(answer["message"], str)
+            assert answer["message"]
+        await self.ann.expect(self.speech.answer)
+
+    async def check_peace(self) -> None:
+        """Nobody else has noticed anything."""
+        for other in self.others:
+            await other.expect_nothing()
+
+
+def _enter(speech: Speech, name: str) -> list[Message]:
+    return [
+        {key: value.replace("{name}", name) for key, value in message.items()}
+        for message in speech.enter
+    ]
+
+
+@asynccontextmanager
+async def open_client(service: Service, speech: Speech, name: str) -> AsyncIterator[Client]:
+    async with service.connect(speech.path.format(name=name)) as client:
+        for message in _enter(speech, name):
+            await client.send_json(message)
+        await client.wait_for(speech.entered)
+        yield client
+
+
+@asynccontextmanager
+async def open_scene(service: Service, dialect: str) -> AsyncIterator[Scene]:
+    async with (
+        open_client(service, SPEECHES["room"], "eva") as eva,
+        open_client(service, SPEECHES["live"], "leo") as leo,
+        open_client(service, SPEECHES["mesh"], "mia") as mia,
+        open_client(service, SPEECHES["stream"], "sam") as sam,
+        open_client(service, SPEECHES[dialect], "ann") as ann,
+    ):
+        others = [eva, leo, mia, sam]
+        for number, other in enumerate(others):
+            for _ in range(len(others) - number):  # each hears of those after it
+                await other.wait_for("viewer-count" if other is sam else "user_joined")
+            await other.expect_nothing()
+        await ann.settle()
+        yield Scene(SPEECHES[dialect], ann, others)
+
+
+# What is no message at all
+
+NOT_JSON = [
+    "",
+    " ",
+    "nonsense",
+    "{",
+    "}",
+    '{"type"}',
+    '{"type":"ping"',
+    '{"type":"ping",}',
+    "{'type':'ping'}",
+    '{"type":"ping"} {"type":"ping"}',
+    '{"type":"ping","x":NaN}',
+    '{"type":"ping","x":01}',
+    '{"type":"ping","x":"\n"}',
+    '{"type":"ping","x":"\\x41"}',
+    "\ufeff{}",
+    "\0",
+    "null and void",
+    # Half of a surrogate pair: JSON by its grammar, but no text.
+    '{"type":"\\ud800"}',
+    '{"type":"nonsense","content":"\\udfff\\ud800"}',
+    '"\\ud800"',
+    # Deeper than any parser should follow.
+    "[" * 60_000,
+    "[" * 60_000 + "]" * 60_000,
+    '{"a":' * 20_000 + "1" + "}" * 20_000,
+    '{"type":"nonsense","x":' + "[" * 60_000 + "]" * 60_000 + "}",
+    '{"type":"nonsense","content":' + "[" * 60_000 + "]" * 60_000 + "}",
+]
+NOT_OBJECTS = ["[]", "[{}]", '["type","ping"]', "1", "-0.5e3", "true", "null", '"ping"', '"{}"']
+WITHOUT_TYPE = ["{}", " {} ", '{"Type":"ping"}', '{"x":{"type":"ping"}}', '{"":"type"}']
+WRONG_TYPES = [json.dumps({"type": wrong}) for wrong in (None, *NOT_TEXT)]
+
+
+@pytest.mark.parametrize("dialect", SPEECHES)
+@pytest.mark.parametrize(
+    ("texts", "kind"),
+    [
+        (NOT_JSON, "not_json"),
+        (NOT_OBJECTS, "not_json"),
+        (WITHOUT_TYPE, "type_missing"),
+        (WRONG_TYPES, "type_missing"),
+        (['{"type":"nonsense"}', '{"type":"nonsense","room_id":"r"}'], "type_unknown"),
+    ],
+    ids=["not JSON", "not an object", "without type", "type of a wrong type", "unknown type"],
+)
+async def test_what_is_no_message_gets_an_error(
+    service: Service, dialect: str, texts: Iterable[str], kind: str
+) -> None:
+    async with open_scene(service, dialect) as scene:
+        for text in texts:
+            await scene.check(text, getattr(scene.speech, kind))
+        await scene.check_peace()
+
+
+# Fields
+
+
+def wrong_messages(speech: Speech) -> Iterator[Message]:
+    """Every message, wrong in one field: its value of each wrong type, or left out."""
+    for type_, (needed, optional) in speech.messages.items():
+        fields = needed | optional
+        right = {"type": type_} | {name: RIGHT[kind] for name, kind in fields.items()}
+        # Where a room is not named there is an error already.
+        right |= {name: "r" for name in fields if name in {"room_id", "streamId", "orderId"}}
+        for name, kind in fields.items():
+            yield from (right | {name: wrong} for wrong in WRONG[kind])
+        for name in needed:
+            yield {key: value for key, value in right.items() if key != name}
+
+
+@pytest.mark.parametrize("dialect", SPEECHES)
+async def test_a_field_of_a_wrong_type_or_a_missing_one(service: Service, dialect: str) -> None:
+    messages = list(wrong_messages(SPEECHES[dialect]))
+    assert len(messages) > 40
+    async with open_scene(service, dialect) as scene:
+        for message in messages:
+            await scene.check(json.dumps(message), scene.speech.field(message["type"]))
+        await scene.check_peace()
+
+
+@pytest.mark.parametrize(
+    ("type_", "error"),
+    [
+        *((type_, "room_id required") for type_ in ("join_room", "leave_room", "live_stop")),
+        ("live_start", "room_id required for live_start"),
+        ("live_status", "room_id required for live_status"),
+        ("typing", "room_id required"),
+        ("send_message", "room_id and content required"),
+    ],
+)
+async def test_live_wants_to_know_the_room(service: Service, type_: str, error: str) -> None:
+    async with open_scene(service, "live") as scene:
+        wanted = {"type": "error", "message": error}
+        for room_id in ({}, {"room_id": ""}):
+            message = {"type": type_, "content": "x"} | room_id
+            await scene.check(json.dumps(message), wanted)
+        if type_ == "send_message":
+            for content in ({}, {"content": ""}):
+                await scene.check(json.dumps({"type": type_, "room_id": "r"} | content), wanted)
+        await scene.check_peace()
+
+
+async def test_room_takes_content_for_chat_but_not_just_any(service: Service) -> None:
+    async with open_scene(service, "room") as scene:
+        for content in (5, True, ["x"], {"x": "y"}):
+            for type_ in ({}, {"type": "nonsense"}):
+                await scene.check(json.dumps(type_ | {"content": content}), _ROOM_ERROR)
+        for nothing in ("null", '""', "0", "false", "[]", "{}"):
+            await scene.check(f'{{"type": "nonsense", "content": {nothing}}}', None)
+        await scene.check_peace()
+
+
+@pytest.mark.parametrize("dialect", SPEECHES)
+async def test_nesting_that_a_parser_can_follow_is_no_error(service: Service, dialect: str) -> None:
+    async with open_scene(service, dialect) as scene:
+        ask = json.dumps(scene.speech.ask)
+        await scene.ann.send_text(f'{ask[:-1]}, "x": {"[" * 200}{"]" * 200}' + "}")
+        await scene.ann.expect(scene.speech.answer)
+        await scene.check_peace()
+
+
+@pytest.mark.parametrize("text", [*NOT_JSON, *NOT_OBJECTS, *WITHOUT_TYPE, '{"type":"ping"}'])
+async def test_mesh_forgives_nothing_before_it_knows_who_it_is(service: Service, text: str) -> None:
+    async with service.connect("/ws/r") as ann:
+        await ann.expect("auth_required")
+        await ann.send_text(text)
+        await ann.expect_close(1008, "Authentication required")
+
+
+# What ends the connection
+
+
+@pytest.mark.parametrize("dialect", SPEECHES)
+@pytest.mark.parametrize(
+    ("code", "frames"),
+    [
+        (1003, client_frame(BINARY, b'{"type": "ping"}')),
+        (1003, client_frame(BINARY)),
+        (1007, client_frame(TEXT, b"\xff")),
+        (1007, client_frame(TEXT, b'{"type":"x","content":"\xed\xa0\x80"}')),
+        (1007, client_frame(TEXT, '{"type":"ü'.encode()[:-1])),
+        (1009, client_frame(TEXT, b" " * 131_073)),
+        (1009, client_frame(TEXT, b"x" * 1_000_000)[:20]),
+        (
+            1009,
+            client_frame(TEXT, b" " * 130_000, final=False) + client_frame(0, b" " * 2000),
+        ),
+        (1008, client_frame(TEXT, b"nonsense") * 50),
+        (1008, client_frame(TEXT, b"[") * 25 + client_frame(TEXT, b'{"type":5}') * 25),
+    ],
+    ids=lambda value: None if isinstance(value, int) else "",
+)
+async def test_what_is_not_forgiven(
+    service: Service, dialect: str, code: int, frames: bytes
+) -> None:
+    speech = SPEECHES[dialect]
+    async with open_scene(service, dialect) as scene, open_raw(service.base) as bob:
+        await bob.upgrade(speech.path.format(name="bob"))
+        await bob.say(*_enter(speech, "bob"))
+        await bob.wait_for(speech.entered)
+        for other in scene.others:
+            await other.wait_for("viewer-count" if other is scene.others[3] else "user_joined")
+            await other.expect_nothing()
+        await bob.send(frames)
+        await bob.expect_close(code)
+        # They see it leave, as anybody, and nothing else.
+        for other in scene.others:
+            await other.expect("viewer-count" if other is scene.others[3] else "user_left")
+        await scene.check_peace()
+
+
+@pytest.mark.parametrize("dialect", SPEECHES)
+async def test_a_message_may_be_as_big_as_the_limit(service: Service, dialect: str) -> None:
+    async with open_scene(service, dialect) as scene:
+        await scene.ann.send_text(json.dumps(scene.speech.ask).ljust(131_072))
+        await scene.ann.expect(scene.speech.answer)
+        await scene.check_peace()
+
+
+# Names
+
+
+@pytest.mark.parametrize(
+    ("sent", "meant"),
+    [
+        ("J%C3%BCrgen", "Jürgen"),
+        ("%F0%9F%98%80", "\U0001f600"),
+        ("a%2Fb%3Fc%23d", "a/b?c#d"),
+        ("%22%5C%0A%00", '"\\\n\0'),
+        ("%3Cscript%3E", "<script>"),
+        ("a+b", "a+b"),
+        ("..", ".."),
+        ("%FF%C3", "\ufffd\ufffd"),  # no UTF-8
+        ("%ED%A0%80", "\ufffd\ufffd\ufffd"),  # half of a surrogate pair
+        ("%zz%", "%zz%"),
+        ("x" * 2000, "x" * 2000),
+    ],
+)
+async def test_a_name_is_any_text(service: Service, sent: str, meant: str) -> None:
+    async with (
+        service.connect(f"/ws/{sent}/eva") as eva,
+        service.connect(f"/ws/{sent}") as mia,
+    ):
+        await eva.expect("room_state", room_id=meant)
+        await mia.send("auth_token", username=meant)
+        await mia.wait_for("auth_success", room_id=meant, user=meant)
+        await eva.expect("user_joined", username=meant)
+        username = sent.replace("+", "%2B")
+        async with service.connect(f"/ws/{sent}/{sent}?username={username}") as ann:
+            await ann.wait_for("room_state", room_id=meant)
+            await eva.expect("user_joined", user_id=meant, username=meant)
+            await mia.wait_for("user_joined", username=meant, room_id=meant)
+
+
+# Anything
+
+
+vocabulary = st.sampled_from(
+    sorted(
+        {
+            word
+            for speech in SPEECHES.values()
+            for type_, (needed, optional) in speech.messages.items()
+            for word in (type_, *needed, *optional)
+        }
+        | {"type", "r", "ann", "keep_alive", "typing_start", "broadcast-started", "kick", "audio"}
+    )
+)
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | vocabulary | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(vocabulary, inner, max_size=4),
+    max_leaves=8,
+)
+messages = st.one_of(
+    st.builds(
+        lambda type_, rest: {**rest, "type": type_},
+        vocabulary,
+        st.dictionaries(vocabulary, anything, max_size=5),
+    ),
+    anything,
+)
+
+
+@pytest.mark.parametrize("path", ["/ws/r/ann", "/api/v1/ws/connect", "/ws", "/ws/r"])
+@settings(deadline=None)
+@given(st.lists(messages, max_size=5))
+def test_no_dialect_fails_on_anything(path: str, said: list[Any]) -> None:
+    dialect = dialect_at(path, SPEECHES)
+    assert dialect is not None
+    list(dialect.opened("p1", ServerInfo()))
+    list(dialect.authenticated(Identity("s", "ann", "Ann"), "2026-11-20T10:15:30.123Z"))
+    for message in said:
+        text = json.dumps(message).encode()
+        for action in dialect.received(text, "2026-11-20T10:15:30.123Z"):
+            assert not isinstance(action, Close)
+            if isinstance(action, Malformed):
+                assert json.loads(action.text)["type"] == "error"
+
+
+@pytest.mark.parametrize("dialect", SPEECHES)
+async def test_no_sequence_of_messages_ends_a_connection(service: Service, dialect: str) -> None:
+    """What one says at random, the hub can do, and all can be told."""
+    speech = SPEECHES[dialect]
+    chance = random.Random(dialect)
+    values: dict[str, list[Any]] = {
+        "text": ["r", "ann", "eva", "mia", "zoe", ""],
+        "text or null": [None, "r", "ann", "mia"],
+        "media": ["audio", "video"],
+        "flag": [True, False],
+        "opaque": [None, {"sdp": "v=0"}, "x", [1]],
+    }
+    plain = {"room": ["typing_start", "broadcast-started", "broadcast-stopped"]}
+    types = [*speech.messages, *plain.get(dialect, []), "broadcast_stop"]
+    async with open_scene(service, dialect) as scene:
+        for _ in range(500):
+            type_ = chance.choice(types)
+            needed, optional = speech.messages.get(type_, ({}, {}))
+            message = {"type": type_}
+            for name, kind in (needed | optional).items():
+                if name in needed or chance.random() < 0.8:
+                    message[name] = chance.choice(values[kind])
+            await scene.ann.send_json(message)
+            await scene.ann.send_json(speech.ask)
+        for client in (scene.ann, *scene.others):
+            await client.settle()
+        await scene.ann.send_json(speech.ask)
+        await scene.ann.wait_for(speech.answer)

@@ -1,0 +1,632 @@
+"""One connection's life, on a pair of sockets.
+
+Tests in which time passes have a clock that jumps. The sockets are local ones:
+what one end has sent is there at the other, so the clock cannot jump over
+anything that is under way.
+"""
+
+import logging
+import socket
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from tests.clients import PATIENCE
+from tests.conftest import settings
+from tests.raw import (
+    BINARY,
+    CLOSE,
+    PING,
+    PONG,
+    TEXT,
+    Frame,
+    RawClient,
+    client_close,
+    client_frame,
+    client_text,
+    split_frames,
+)
+from trio_signal.auth import OpenAuth
+from trio_signal.bus.memory import MemoryBus
+from trio_signal.connection import MAX_MALFORMED, Connection
+from trio_signal.dialects import Dialect, dialect_at
+from trio_signal.dialects.room import RoomDialect
+from trio_signal.errors import AuthenticationError
+from trio_signal.hub import Hub
+from trio_signal.messages import (
+    Action,
+    Answer,
+    Authenticate,
+    Close,
+    Identity,
+    Notice,
+    RoomEvent,
+    Send,
+    ServerInfo,
+    Typing,
+)
+
+#: Seconds, short enough for the patience of the clients.
+HEARTBEAT, HEARTBEAT_TIMEOUT, AUTH_TIMEOUT = 3.0, 2.0, 4.0
+GOODBYE = 2.0
+
+KEEP_ALIVE = client_text({"type": "keep_alive"})
+NONSENSE = client_text("nonsense")
+
+
+class World:
+    """A hub, and connections to it whose clients are ours."""
+
+    def __init__(self, hub: Hub, nursery: trio.Nursery) -> None:
+        self.hub = hub
+        self.nursery = nursery
+        self._clients: list[socket.socket] = []
+
+    def connect(
+        self,
+        dialect: Dialect | str = "/ws/r/ann",
+        *,
+        auth: OpenAuth | None = None,
+        nursery: trio.Nursery | None = None,
+        **given: object,
+    ) -> tuple[RawClient, Connection]:
+        server, client = socket.socketpair()
+        server.setblocking(False)
+        self._clients.append(client)
+        given = {
+            "heartbeat": HEARTBEAT,
+            "heartbeat_timeout": HEARTBEAT_TIMEOUT,
+            "auth_timeout": AUTH_TIMEOUT,
+            **given,
+        }
+        connection = Connection(
+            server,
+            at(dialect) if isinstance(dialect, str) else dialect,
+            hub=self.hub,
+            auth=auth or OpenAuth(),
+            settings=settings(**given),
+            server=ServerInfo(),
+        )
+        (nursery or self.nursery).start_soon(_run, connection, server)
+        return RawClient.of(client), connection
+
+    async def enter(
+        self, dialect: Dialect | str = "/ws/r/ann", **given: Any
+    ) -> tuple[RawClient, Connection]:
+        """The same, and it is in its room."""
+        client, connection = self.connect(dialect, **given)
+        await client.wait_for("room_state")
+        return client, connection
+
+    def close(self) -> None:
+        for client in self._clients:
+            client.close()
+
+
+def at(target: str) -> Dialect:
+    dialect = dialect_at(target, ["room", "live", "stream", "mesh"])
+    assert dialect is not None
+    return dialect
+
+
+async def _run(connection: Connection, sock: socket.socket) -> None:
+    with sock:
+        await connection.run()
+
+
+@pytest.fixture
+async def world() -> AsyncIterator[World]:
+    bus = MemoryBus("here")
+    hub = Hub(bus)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(bus.run, hub.deliver)
+        world = World(hub, nursery)
+        yield world
+        nursery.cancel_scope.cancel()
+    world.close()
+    assert hub.peers == set()
+    assert hub.rooms == {}
+
+
+def types(frames: Iterable[Frame]) -> list[str]:
+    return [frame.message["type"] for frame in frames if frame.opcode == TEXT]
+
+
+async def hears(client: RawClient) -> list[str]:
+    """The types of all that this client has been told up to now."""
+    await client.send(client_frame(PING, b"up to now"))
+    frames = []
+    while (frame := await client.receive()) != Frame(PONG, b"up to now"):
+        frames.append(frame)
+    return types(frames)
+
+
+# receive
+
+
+async def test_messages_are_carried_out_in_order(world: World) -> None:
+    ann, _ = await world.enter()
+    await ann.send(
+        client_text({"type": "message", "content": "one"}),
+        client_text({"type": "typing_start"}),
+        client_text({"type": "message", "content": "two"}),
+        KEEP_ALIVE,
+    )
+    one = await ann.wait_for("message")
+    two = await ann.wait_for("message")
+    assert (one["content"], two["content"]) == ("one", "two")
+    assert await hears(ann) == ["ping"]
+
+
+async def test_a_message_may_come_in_any_pieces(world: World) -> None:
+    ann, _ = await world.enter()
+    for byte in KEEP_ALIVE:
+        await wait_all_tasks_blocked()
+        await ann.send(bytes((byte,)))
+    await ann.wait_for("ping")
+
+
+@pytest.mark.parametrize("payload", [b"", b"\xff\0", b"x" * 125])
+async def test_a_ping_is_answered_with_its_payload(world: World, payload: bytes) -> None:
+    ann, _ = await world.enter()
+    await ann.send(client_frame(PING, payload))
+    assert await ann.receive() == (PONG, payload)
+
+
+async def test_a_ping_is_answered_amid_a_message(world: World) -> None:
+    ann, _ = await world.enter()
+    await ann.send(client_frame(TEXT, b'{"type":', final=False), client_frame(PING, b"?"))
+    assert await ann.receive() == (PONG, b"?")
+    await ann.send(client_frame(0, b'"keep_alive"}'))
+    assert (await ann.receive()).message["type"] == "ping"
+
+
+async def test_a_pong_that_nobody_asked_for_does_no_harm(world: World) -> None:
+    ann, _ = await world.enter()
+    await ann.send(client_frame(PONG, b"unasked"), KEEP_ALIVE)
+    assert (await ann.receive()).message["type"] == "ping"
+
+
+@pytest.mark.parametrize(
+    ("code", "reason", "frame"),
+    [
+        (1002, "Frame is not masked", b"\x81\x02hi"),
+        (1003, "Only text is spoken here", client_frame(BINARY, b"{}")),
+        (1007, "Text is not UTF-8", client_frame(TEXT, b"\xff")),
+        (1009, "Message too big", client_text("x" * 200_000)),
+    ],
+)
+async def test_what_may_not_be_sent_ends_the_connection(
+    world: World, code: int, reason: str, frame: bytes
+) -> None:
+    ann, _ = await world.enter()
+    # What came before it counts, and what comes after it does not.
+    await ann.send(KEEP_ALIVE, frame, KEEP_ALIVE)
+    assert types(await ann.expect_close(code, reason)) == ["ping"]
+
+
+# malformed messages
+
+
+async def test_fifty_malformed_messages_in_a_row_end_the_connection(world: World) -> None:
+    ann, _ = await world.enter()
+    assert MAX_MALFORMED == 50
+    await ann.send(NONSENSE * 50, KEEP_ALIVE)
+    assert types(await ann.expect_close(1008, "Too many malformed messages")) == ["error"] * 50
+
+
+async def test_a_good_message_ends_the_row(world: World) -> None:
+    ann, _ = await world.enter()
+    await ann.send(*(NONSENSE * 49 + KEEP_ALIVE for _ in range(3)))
+    assert await hears(ann) == ([*["error"] * 49, "ping"] * 3)
+
+
+async def test_pings_do_not_end_the_row(world: World) -> None:
+    ann, _ = await world.enter()
+    await ann.send(*(NONSENSE + client_frame(PONG) for _ in range(50)))
+    await ann.expect_close(1008, "Too many malformed messages")
+
+
+# authentication
+
+
+async def test_authentication_takes_only_so_long(world: World, autojump_clock: MockClock) -> None:
+    start = trio.current_time()
+    ann, _ = world.connect("/ws/r")
+    await ann.wait_for("auth_required")
+    assert await ann.expect_close(1008, "Authentication timeout") == [(PING, b"")]
+    assert trio.current_time() - start == pytest.approx(AUTH_TIMEOUT)
+
+
+async def test_a_slow_token_does_not_hold_the_timeout_up(
+    world: World, autojump_clock: MockClock
+) -> None:
+    start = trio.current_time()
+    ann, _ = world.connect("/ws/r")
+    for byte in client_text({"type": "auth_token", "token": "t"})[:3]:
+        await trio.sleep(1)
+        await ann.send(bytes((byte,)))
+    await ann.expect_close(1008, "Authentication timeout")
+    assert trio.current_time() - start == pytest.approx(AUTH_TIMEOUT)
+
+
+async def test_pings_do_not_hold_the_timeout_up(world: World, autojump_clock: MockClock) -> None:
+    start = trio.current_time()
+    ann, _ = world.connect("/ws/r")
+    for _ in range(3):
+        await trio.sleep(1)
+        await ann.send(client_frame(PING))
+    await ann.expect_close(1008, "Authentication timeout")
+    assert trio.current_time() - start == pytest.approx(AUTH_TIMEOUT)
+
+
+async def test_one_that_is_authenticated_has_all_the_time(
+    world: World, autojump_clock: MockClock
+) -> None:
+    ann, _ = world.connect("/ws/r", heartbeat=1000)
+    await ann.say({"type": "auth_token", "token": "t"})
+    await ann.wait_for("users_in_room")
+    await trio.sleep(AUTH_TIMEOUT * 3)
+    assert await hears(ann) == []
+
+
+class SlowAuth(OpenAuth):
+    """As one that asks a key server which does not answer."""
+
+    async def authenticate(self, claims: Authenticate) -> Identity:
+        await trio.sleep_forever()
+        raise AssertionError
+
+
+class NoAuth(OpenAuth):
+    """Nobody may come in."""
+
+    async def authenticate(self, claims: Authenticate) -> Identity:
+        await trio.lowlevel.checkpoint()
+        raise AuthenticationError("Invalid token")
+
+
+#: Where each dialect is, and how it says that it will not have you.
+REFUSALS = [
+    ("/ws/r/ann", 4004, None),
+    ("/api/v1/ws/connect", 4001, "Authentication failed"),
+    ("/ws", 1008, None),
+    ("/ws/r", 1008, None),
+]
+
+
+@pytest.mark.parametrize(("target", "code", "reason"), REFUSALS)
+async def test_slow_authentication_times_out(
+    world: World, autojump_clock: MockClock, target: str, code: int, reason: str | None
+) -> None:
+    ann, _ = world.connect(target, auth=SlowAuth())
+    await ann.say({"type": "auth_token", "token": "t"})
+    await ann.expect_close(code, reason or "Authentication timeout")
+
+
+@pytest.mark.parametrize(("target", "code", "reason"), REFUSALS)
+async def test_failed_authentication_closes(
+    world: World, target: str, code: int, reason: str | None
+) -> None:
+    ann, _ = world.connect(target, auth=NoAuth())
+    await ann.say({"type": "auth_token", "token": "t"})
+    await ann.expect_close(code, reason or "Invalid token")
+
+
+# heartbeat
+
+
+async def test_the_server_pings(world: World, autojump_clock: MockClock) -> None:
+    start = trio.current_time()
+    ann, _ = await world.enter(heartbeat_timeout=1000)
+    for beat in (1, 2, 3):
+        assert await ann.receive() == (PING, b"")
+        assert trio.current_time() - start == pytest.approx(beat * HEARTBEAT)
+
+
+async def test_pongs_keep_it_alive(world: World, autojump_clock: MockClock) -> None:
+    ann, _ = await world.enter()
+    for _ in range(20):
+        assert await ann.receive() == (PING, b"")
+        await trio.sleep(HEARTBEAT_TIMEOUT * 0.9)
+        await ann.send(client_frame(PONG))
+    assert await hears(ann) == []
+
+
+async def test_any_sign_of_life_will_do(world: World, autojump_clock: MockClock) -> None:
+    ann, _ = await world.enter()
+    for _ in range(20):
+        assert await ann.receive() == (PING, b"")
+        await trio.sleep(HEARTBEAT_TIMEOUT * 0.9)
+        await ann.send(b"\x89")  # not even a whole frame
+        await ann.send(client_frame(PING)[1:])
+        assert await ann.receive() == (PONG, b"")
+
+
+async def test_silence_ends_the_connection(world: World, autojump_clock: MockClock) -> None:
+    start = trio.current_time()
+    bob, _ = await world.enter("/ws/r/bob", heartbeat=1000)
+    ann, _ = await world.enter("/ws/r/ann")
+    assert await ann.expect_close(1011, "No sign of life") == [(PING, b"")]
+    assert trio.current_time() - start == pytest.approx(HEARTBEAT + HEARTBEAT_TIMEOUT)
+    assert await hears(bob) == ["user_joined", "user_left"]
+
+
+async def test_silence_ends_the_connection_also_later(
+    world: World, autojump_clock: MockClock
+) -> None:
+    ann, _ = await world.enter()
+    for _ in range(3):
+        assert await ann.receive() == (PING, b"")
+        await ann.send(client_frame(PONG))
+    start = trio.current_time()
+    await ann.expect_close(1011, "No sign of life")
+    assert trio.current_time() - start == pytest.approx(HEARTBEAT + HEARTBEAT_TIMEOUT)
+
+
+async def test_patience_may_be_longer_than_a_beat(world: World, autojump_clock: MockClock) -> None:
+    start = trio.current_time()
+    ann, _ = await world.enter(heartbeat=2, heartbeat_timeout=5)
+    assert await ann.expect_close(1011, "No sign of life") == [(PING, b"")] * 3
+    assert trio.current_time() - start == pytest.approx(2 + 5)
+
+
+async def test_what_we_have_not_read_yet_is_a_sign_of_life(
+    world: World, autojump_clock: MockClock
+) -> None:
+    # We are busy with its token for longer than its heart may stand still.
+    auth_timeout = 3 * (HEARTBEAT + HEARTBEAT_TIMEOUT)
+    ann, _ = world.connect(auth=SlowAuth(), auth_timeout=auth_timeout)
+    await ann.send(client_frame(PONG))
+    with trio.fail_after(auth_timeout * 2):
+        await trio.sleep(auth_timeout * 0.9)
+        await ann.expect_close(4004, "Authentication timeout")
+
+
+async def test_hearing_is_not_a_sign_of_life(world: World, autojump_clock: MockClock) -> None:
+    # What others say to it shows nothing of its own.
+    ann, _ = await world.enter()
+    bob, _ = await world.enter("/ws/r/bob")
+    await ann.wait_for("user_joined")
+    with trio.fail_after(PATIENCE):
+        while len(world.hub.peers) == 2:
+            await bob.say({"type": "typing_start"})
+            await trio.sleep(0.5)
+    assert await hears(bob) == ["user_left"]
+    await ann.expect_close(1011, "No sign of life")
+
+
+# goodbye
+
+
+@asynccontextmanager
+async def open_bounded_nursery(seconds: float = PATIENCE) -> AsyncIterator[trio.Nursery]:
+    """A nursery for connections that are to end by themselves."""
+    with trio.fail_after(seconds):
+        async with trio.open_nursery() as nursery:
+            yield nursery
+
+
+@pytest.mark.parametrize(
+    ("said", "answered"),
+    [
+        (client_close(1000), b"\x03\xe8"),
+        (client_close(1001, "gone to lunch"), b"\x03\xe9"),
+        (client_close(4321), b"\x10\xe1"),
+        (client_frame(CLOSE), b""),
+    ],
+)
+async def test_a_close_frame_is_answered(world: World, said: bytes, answered: bytes) -> None:
+    ann, _ = await world.enter()
+    await ann.send(said, KEEP_ALIVE)
+    assert await ann.receive() == (CLOSE, answered)
+    assert await ann.read_to_end() == b""
+
+
+async def test_the_room_hears_of_it_before_the_goodbye(
+    world: World, autojump_clock: MockClock
+) -> None:
+    bob, _ = await world.enter("/ws/r/bob")
+    ann, _ = await world.enter()
+    await bob.wait_for("user_joined")
+    start = trio.current_time()
+    await ann.send(NONSENSE * 50)
+    # Ann neither reads the close frame nor ends her side.
+    await bob.wait_for("user_left")
+    assert trio.current_time() - start == pytest.approx(0)
+    assert len(world.hub.peers) == 1
+
+
+@pytest.mark.parametrize("reads", [True, False])
+async def test_the_goodbye_takes_two_seconds_at_most(
+    world: World, autojump_clock: MockClock, reads: bool
+) -> None:
+    async with open_bounded_nursery() as nursery:
+        ann, _ = world.connect(nursery=nursery, outbox_bytes=10_000_000)
+        await ann.wait_for("room_state")
+        if not reads:
+            for _ in range(40):
+                await ann.send(client_text({"type": "message", "content": "x" * 100_000}))
+        await ann.send(client_close(1000))
+        start = trio.current_time()
+        if reads:
+            assert await ann.expect_close(1000) == []
+    assert trio.current_time() - start == pytest.approx(GOODBYE)
+
+
+async def test_the_goodbye_is_over_when_the_client_ends_its_side(world: World) -> None:
+    async with open_bounded_nursery(GOODBYE / 2) as nursery:
+        ann, _ = world.connect(nursery=nursery)
+        await ann.wait_for("room_state")
+        await ann.send(client_close(1000))
+        await ann.expect_close(1000)
+        await ann.half_close()
+
+
+async def keep_talking(client: RawClient) -> None:
+    while True:
+        await client.send(KEEP_ALIVE)
+        await trio.sleep(0.1)
+
+
+async def test_a_client_that_talks_on_cannot_prolong_the_goodbye(
+    world: World, autojump_clock: MockClock
+) -> None:
+    async with open_bounded_nursery() as nursery:
+        ann, _ = world.connect(nursery=nursery)
+        await ann.wait_for("room_state")
+        await ann.send(client_close(1000))
+        start = trio.current_time()
+        with pytest.raises(trio.BrokenResourceError):
+            await keep_talking(ann)
+    assert trio.current_time() - start == pytest.approx(GOODBYE, abs=0.2)
+
+
+@pytest.mark.parametrize("half", [True, False])
+async def test_a_client_that_is_gone_gets_no_goodbye(world: World, half: bool) -> None:
+    bob, _ = await world.enter("/ws/r/bob")
+    async with open_bounded_nursery(GOODBYE / 2) as nursery:
+        ann, _ = world.connect(nursery=nursery)
+        await bob.wait_for("user_joined")
+        if half:
+            await ann.half_close()
+            await ann.wait_for("room_state")
+            assert await ann.read_to_end() == b""
+        else:
+            ann.stream.socket.close()
+    assert await hears(bob) == ["user_left"]
+
+
+# others end it
+
+
+async def test_a_peer_that_is_closed_gets_the_reason(world: World) -> None:
+    ann, connection = await world.enter()
+    connection.peer.close(Close(4409, "Replaced"))
+    assert await ann.expect_close(4409, "Replaced") == []
+
+
+async def test_a_connection_to_a_server_that_stops_is_sent_away(world: World) -> None:
+    world.hub.close_all(Close(1001, "Server going away"))
+    ann, _ = world.connect()
+    assert await ann.expect_close(1001, "Server going away") == []
+
+
+@pytest.mark.parametrize(
+    ("target", "messages"),
+    [
+        ("/ws/r/ann", [{"type": "broadcast-started"}]),
+        (
+            "/api/v1/ws/connect",
+            [{"type": "join_room", "room_id": "r"}, {"type": "live_start", "room_id": "r"}],
+        ),
+        ("/ws", [{"type": "broadcaster-ready", "streamId": "r"}]),
+        ("/ws/r", [{"type": "auth_token"}, {"type": "broadcast_start"}]),
+    ],
+)
+async def test_a_cancelled_connection_is_gone_and_the_room_knows(
+    world: World, target: str, messages: list[dict[str, Any]]
+) -> None:
+    bob, _ = await world.enter("/ws/r/bob")
+    async with open_bounded_nursery() as nursery:
+        ann, _ = world.connect(target, nursery=nursery)
+        await ann.say(*messages)
+        await bob.wait_for("broadcast-started")
+        nursery.cancel_scope.cancel()
+    assert len(world.hub.peers) == 1
+    assert await hears(bob) == ["broadcast-stopped", "user_left"]
+    # Nobody waits for anything in a cancelled scope: no close frame, but an end.
+    frames, rest = split_frames(await ann.read_to_end())
+    assert rest == b""
+    assert CLOSE not in {frame.opcode for frame in frames}
+
+
+async def test_a_connection_cancelled_in_its_goodbye_ends_at_once(
+    world: World, autojump_clock: MockClock
+) -> None:
+    start = trio.current_time()
+    async with open_bounded_nursery() as nursery:
+        ann, _ = world.connect(nursery=nursery)
+        await ann.wait_for("room_state")
+        await ann.send(client_close(1000))
+        assert await ann.expect_close(1000) == []
+        nursery.cancel_scope.cancel()
+    assert trio.current_time() - start == pytest.approx(0)
+
+
+# errors of our own
+
+
+class Failing(RoomDialect):
+    """Speaks `room`, until it is asked for what it cannot do."""
+
+    def __init__(self, user_id: str, fails: str) -> None:
+        super().__init__("r", Authenticate(user_id))
+        self.fails = fails
+
+    def _fail(self, name: str) -> None:
+        if self.fails == name:
+            raise RuntimeError(f"{name} failed")
+
+    def opened(self, peer_id: str, server: ServerInfo) -> Iterable[Action]:
+        self._fail("opened")
+        return super().opened(peer_id, server)
+
+    def authenticated(self, identity: Identity, now: str) -> Iterable[Action]:
+        self._fail("authenticated")
+        return super().authenticated(identity, now)
+
+    def received(self, text: bytes, now: str) -> Iterable[Action]:
+        self._fail("received")
+        return super().received(text, now)
+
+    def answered(self, answer: Answer) -> Iterable[Send | Close]:
+        self._fail("answered")
+        return super().answered(answer)
+
+
+class Mute(RoomDialect):
+    """Speaks `room`, and has no words for one kind of event."""
+
+    @staticmethod
+    def tell(event: RoomEvent) -> Iterable[Notice]:
+        match event:
+            case Typing():
+                raise RuntimeError("tell failed")
+        return RoomDialect.tell(event)
+
+
+@pytest.mark.parametrize("fails", ["opened", "authenticated", "received", "answered"])
+async def test_an_error_ends_the_one_connection(
+    world: World, fails: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    bob, _ = await world.enter("/ws/r/bob")
+    ann, connection = world.connect(Failing("ann", fails))
+    await ann.send(KEEP_ALIVE)
+    await ann.expect_close(1011, "Internal error")
+    assert await hears(bob) in (["user_joined", "user_left"], [])
+    (record,) = caplog.get_records("call")
+    assert record.levelno == logging.ERROR
+    assert connection.peer.id in record.getMessage()
+    assert record.exc_info is not None
+    assert "failed" in str(record.exc_info[1])
+
+
+async def test_an_error_in_telling_ends_those_who_would_have_been_told(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    ann, _ = await world.enter(Mute("r", Authenticate("ann")))
+    eve, _ = await world.enter(Mute("r", Authenticate("eve")))
+    bob, _ = await world.enter("/ws/r/bob")
+    dan, _ = await world.enter("/ws/r/dan")
+    await hears(bob)
+    await dan.say({"type": "typing_start"})
+    await ann.expect_close(1011, "Internal error")
+    await eve.expect_close(1011, "Internal error")
+    assert sorted(await hears(bob)) == ["typing_start", "user_left", "user_left"]
+    assert sorted(await hears(dan)) == ["user_left", "user_left"]
+    assert len(caplog.get_records("call")) == 1

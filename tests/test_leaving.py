@@ -1,0 +1,623 @@
+"""Leaving, however it happens: the others hear of it, once, in order; and nothing stays behind.
+
+First "broadcast stopped", then "left". The clients of all dialects are in one
+room, and each hears it in its own words.
+"""
+
+import gc
+import os
+import signal
+import subprocess
+import sys
+import tracemalloc
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from typing import Any, NamedTuple
+
+import pytest
+import trio
+
+from tests.clients import PATIENCE, Client, Message, Service, open_client, settle
+from tests.conftest import Serve
+from tests.leaving import WAYS, Way
+from tests.raw import TEXT, RawClient, client_close, client_frame, open_raw, upgrade_head
+from trio_signal.connection import Connection
+from trio_signal.dialects import DIALECTS, Dialect
+from trio_signal.messages import Action, Notice, RoomEvent, WentLive
+from trio_signal.peer import Outbox, Peer
+from trio_signal.room import Room
+from trio_signal.websocket import FrameParser
+
+
+class Part(NamedTuple):
+    """What one dialect says and hears on this stage, whose room is `r`."""
+
+    path: str
+    #: How `{name}` enters, and how it knows that it is in.
+    enter: Sequence[Message]
+    entered: str
+    go_live: Message
+    #: What others hear when somebody came, went live, stopped, left.
+    joined: str
+    live: str
+    stopped: str
+    left: str
+    #: The field that says who it was; `stream` does not.
+    who: str | None
+    #: Something long to say that one who is live will hear; do all others?
+    chatter: Callable[[str], Message]
+    all_hear_chatter: bool = True
+
+
+PARTS = {
+    "room": Part(
+        path="/ws/r/{name}?username={name}",
+        enter=[],
+        entered="room_state",
+        go_live={"type": "broadcast-started"},
+        joined="user_joined",
+        live="broadcast-started",
+        stopped="broadcast-stopped",
+        left="user_left",
+        who="user_id",
+        chatter=lambda text: {"type": "message", "content": text},
+    ),
+    "live": Part(
+        path="/api/v1/ws/connect?user_id={name}&username={name}",
+        enter=[{"type": "join_room", "room_id": "r"}],
+        entered="joined_room",
+        go_live={"type": "live_start", "room_id": "r"},
+        joined="user_joined",
+        live="live_peer_joined",
+        stopped="live_peer_left",
+        left="user_left",
+        who="user_id",
+        chatter=lambda text: {"type": "send_message", "room_id": "r", "content": text},
+    ),
+    "stream": Part(
+        path="/ws",
+        enter=[{"type": "join-stream", "streamId": "r"}],
+        entered="viewer-count",
+        go_live={"type": "broadcaster-ready", "streamId": "r"},
+        joined="viewer-count",
+        live="broadcaster-ready-signal",
+        stopped="broadcaster-disconnected",
+        left="viewer-count",
+        who=None,
+        chatter=lambda text: {"type": "webrtc-answer", "streamId": "r", "answer": text},
+        all_hear_chatter=False,
+    ),
+    "mesh": Part(
+        path="/ws/r",
+        enter=[{"type": "auth_token", "token": "", "clientId": "{name}", "username": "{name}"}],
+        entered="users_in_room",
+        go_live={"type": "broadcast_start"},
+        joined="user_joined",
+        live="broadcast_started",
+        stopped="broadcast_stopped",
+        left="user_left",
+        who="client_id",
+        chatter=lambda text: {"type": "message", "data": text},
+    ),
+}
+
+
+def named(part: Part, name: str) -> list[Message]:
+    return [
+        {key: value.replace("{name}", name) for key, value in message.items()}
+        for message in part.enter
+    ]
+
+
+async def enter(client: RawClient, part: Part, name: str) -> None:
+    await client.upgrade(part.path.format(name=name))
+    await client.say(*named(part, name))
+    await client.wait_for(part.entered)
+
+
+class Witness:
+    """A member of the room that sees others come and go."""
+
+    def __init__(self, client: Client, part: Part) -> None:
+        self.client = client
+        self.part = part
+
+    async def sees_coming(self, type_: str) -> str | None:
+        """Wait until it has heard this; of whom it was."""
+        message = await self.client.wait_for(type_)
+        return message[self.part.who] if self.part.who else None
+
+    async def sees_leaving(self, who: str | None, *, live: bool = True) -> None:
+        """Hear of it next, of nothing else, and once."""
+        fields = {self.part.who: who} if self.part.who else {}
+        if live:
+            await self.client.expect(self.part.stopped, **fields)
+        await self.client.expect(self.part.left, **fields)
+        await self.client.expect_nothing()
+
+
+@asynccontextmanager
+async def open_witnesses(service: Service, *dialects: str) -> AsyncIterator[list[Witness]]:
+    """A member for each of the dialects, that has heard of those after it."""
+    async with AsyncExitStack() as stack:
+        witnesses: list[Witness] = []
+        for number, dialect in enumerate(dialects):
+            part, name = PARTS[dialect], f"witness{number}"
+            client = await stack.enter_async_context(service.connect(part.path.format(name=name)))
+            for message in named(part, name):
+                await client.send_json(message)
+            await client.wait_for(part.entered)
+            for witness in witnesses:
+                await witness.sees_coming(witness.part.joined)
+            witnesses.append(Witness(client, part))
+        yield witnesses
+
+
+async def go_live_before(
+    witnesses: Iterable[Witness], leaver: RawClient, dialect: str, name: str = "ann"
+) -> list[str | None]:
+    """Enter and go live, seen by all; whom each of them takes it for."""
+    part = PARTS[dialect]
+    await enter(leaver, part, name)
+    seen = [await witness.sees_coming(witness.part.joined) for witness in witnesses]
+    await leaver.say(part.go_live)
+    for witness in witnesses:
+        await witness.sees_coming(witness.part.live)
+        await witness.client.expect_nothing()
+    return seen
+
+
+# Whichever way
+
+
+async def _half_close(client: RawClient) -> None:
+    """It ends its side only: it could still read, and will not."""
+    await client.half_close()
+
+
+async def _half_close_within_a_frame(client: RawClient) -> None:
+    await client.send(client_frame(TEXT, b"x" * 1000)[:500])
+    await client.half_close()
+
+
+async def _reset_with_a_goodbye_before(client: RawClient) -> None:
+    await client.send(client_close(1000))
+    client.reset()
+
+
+async def _send_what_is_not_utf8(client: RawClient) -> None:
+    await client.send(client_frame(TEXT, b"\xff"))
+
+
+async def _send_a_broken_frame(client: RawClient) -> None:
+    await client.send(b"\xff" * 100)
+
+
+ALL_WAYS = WAYS | {
+    leave.__name__.lstrip("_"): Way(leave, {})
+    for leave in (
+        _half_close,
+        _half_close_within_a_frame,
+        _reset_with_a_goodbye_before,
+        _send_what_is_not_utf8,
+        _send_a_broken_frame,
+    )
+}
+
+
+@pytest.mark.parametrize("dialect", PARTS)
+@pytest.mark.parametrize("way", ALL_WAYS.values(), ids=ALL_WAYS)
+async def test_the_others_hear_of_it_once_and_in_order(
+    serve: Serve, dialect: str, way: Way
+) -> None:
+    async with (
+        serve(**way.settings) as service,
+        open_witnesses(service, *PARTS) as witnesses,
+        open_raw(service.base) as ann,
+    ):
+        seen = await go_live_before(witnesses, ann, dialect)
+        await way.leave(ann)
+        for witness, who in zip(witnesses, seen, strict=True):
+            await witness.sees_leaving(who)
+        for witness in witnesses:
+            await witness.client.expect_nothing()
+
+
+@pytest.mark.parametrize("dialect", PARTS)
+async def test_one_that_was_not_live_has_only_left(service: Service, dialect: str) -> None:
+    async with (
+        open_witnesses(service, *PARTS) as witnesses,
+        open_raw(service.base) as ann,
+    ):
+        await enter(ann, PARTS[dialect], "ann")
+        seen = [await witness.sees_coming(witness.part.joined) for witness in witnesses]
+        ann.reset()
+        for witness, who in zip(witnesses, seen, strict=True):
+            await witness.sees_leaving(who, live=False)
+
+
+@pytest.mark.parametrize("dialect", PARTS)
+async def test_two_that_leave_at_once_are_told_apart(service: Service, dialect: str) -> None:
+    other = "mesh" if dialect != "mesh" else "room"
+    async with (
+        open_witnesses(service, "room", "live", "mesh") as witnesses,
+        open_raw(service.base) as ann,
+        open_raw(service.base) as bob,
+    ):
+        anns = await go_live_before(witnesses, ann, dialect)
+        bobs = await go_live_before(witnesses, bob, other, "bob")
+        ann.reset()
+        bob.reset()
+        for witness, *both in zip(witnesses, anns, bobs, strict=True):
+            part = witness.part
+            heard = [await witness.client.receive() for _ in range(4)]
+            await witness.client.expect_nothing()
+            for who in both:
+                types = [message["type"] for message in heard if message[part.who or ""] == who]
+                assert types == [part.stopped, part.left]
+
+
+@pytest.mark.parametrize("dialect", ["room", "live"])
+async def test_tabs_that_are_closed_at_once_are_one_that_leaves(
+    service: Service, dialect: str
+) -> None:
+    async with open_witnesses(service, *PARTS) as witnesses, AsyncExitStack() as stack:
+        room, live, stream, mesh = witnesses
+        tabs = [await stack.enter_async_context(open_raw(service.base)) for _ in range(5)]
+        for tab in tabs:
+            await enter(tab, PARTS[dialect], "ann")
+            for witness in (stream, mesh):  # they count peers
+                await witness.sees_coming(witness.part.joined)
+        await tabs[0].say(PARTS[dialect].go_live)
+        for witness in witnesses:
+            await witness.sees_coming(witness.part.live)
+        for tab in tabs:
+            tab.reset()
+        for witness in (room, live):
+            await witness.sees_leaving("ann")
+        heard = [(await mesh.client.receive())["type"] for _ in range(6)]
+        assert Counter(heard) == {mesh.part.stopped: 1, mesh.part.left: 5}
+        await mesh.client.expect_nothing()
+
+
+@pytest.mark.parametrize("dialect", PARTS)
+async def test_the_last_one_leaves_an_empty_room(service: Service, dialect: str) -> None:
+    for _ in range(3):
+        async with open_raw(service.base) as ann:
+            await enter(ann, PARTS[dialect], "ann")
+            await ann.say(PARTS[dialect].go_live)
+            await ann.send(client_close(1000))
+            await ann.expect_close(1000)
+        # A newcomer finds nobody, and nobody live.
+        async with open_witnesses(service, "mesh") as (witness,):
+            assert witness.client.log[-1] == {"type": "users_in_room", "users": []}
+            await witness.client.expect_nothing()
+
+
+# One that reads nothing
+
+
+@pytest.mark.parametrize("dialect", PARTS)
+async def test_one_that_does_not_read_is_closed_and_the_others_hear_everything(
+    serve: Serve, dialect: str
+) -> None:
+    part = PARTS[dialect]
+    async with (
+        serve(outbox_bytes=100_000) as service,
+        open_witnesses(service, dialect, dialect) as witnesses,
+        open_raw(service.base, receive_buffer=4096) as ann,
+    ):
+        await go_live_before(witnesses, ann, dialect)
+        talker, listener = (witness.client for witness in witnesses)
+        listener.log.clear()
+        said = 0
+        while part.left not in types(listener.log):
+            said += 1
+            assert said < 2000
+            # Nobody waits for the one that does not read.
+            with trio.fail_after(2):
+                await talker.send_json(part.chatter(f"{said} {'x' * 10_000}"))
+                if part.all_hear_chatter:
+                    await listener.wait_for("message")
+                await settle(talker)
+                await listener.settle()
+        heard = types(listener.log)
+        assert heard.count("message") == (said if part.all_hear_chatter else 0)
+        assert [type_ for type_ in heard if type_ != "message"] == [part.stopped, part.left]
+        # What it did get are whole frames, and behind them is the reason.
+        await ann.expect_close(1013, "Reads too slowly")
+
+
+def types(messages: Iterable[Message]) -> list[str]:
+    return [message["type"] for message in messages]
+
+
+# Errors of our own
+
+
+def replace_dialect(monkeypatch: pytest.MonkeyPatch, name: str, **methods: Any) -> None:
+    """Put a subclass of a dialect in its place."""
+    base = DIALECTS[name]
+    monkeypatch.setitem(DIALECTS, name, type(f"Failing{base.__name__}", (base,), methods))
+
+
+@pytest.mark.parametrize("dialect", PARTS)
+async def test_an_error_on_what_it_says_ends_the_one_that_said_it(
+    service: Service,
+    dialect: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    base = DIALECTS[dialect]
+
+    def received(self: Dialect, text: bytes, now: str) -> Iterable[Action]:
+        if b"explode" in text:
+            raise RuntimeError("it exploded")
+        return base.received(self, text, now)
+
+    replace_dialect(monkeypatch, dialect, received=received)
+    async with (
+        open_witnesses(service, *PARTS) as witnesses,
+        open_raw(service.base) as ann,
+        open_raw(service.base) as bob,
+    ):
+        seen = await go_live_before(witnesses, ann, dialect)
+        await ann.say({"type": "explode"})
+        for witness, who in zip(witnesses, seen, strict=True):
+            await witness.sees_leaving(who)
+        await ann.expect_close(1011, "Internal error")
+        # The next one is welcome.
+        await go_live_before(witnesses, bob, dialect, "bob")
+    (record,) = caplog.get_records("call")
+    assert record.exc_info is not None
+    assert str(record.exc_info[1]) == "it exploded"
+
+
+@pytest.mark.parametrize("dialect", PARTS)
+async def test_an_error_in_telling_it_something_ends_the_one_that_was_to_hear_it(
+    service: Service,
+    dialect: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    base = DIALECTS[dialect]
+
+    def tell(event: RoomEvent) -> Iterable[Notice]:
+        if isinstance(event, WentLive) and event.member.username == "witness0":
+            raise RuntimeError("it exploded")
+        return base.tell(event)
+
+    replace_dialect(monkeypatch, dialect, tell=staticmethod(tell))
+    others = [name for name in ("mesh", "room", "live") if name != dialect]
+    async with open_witnesses(service, *others) as witnesses, open_raw(service.base) as ann:
+        seen = await go_live_before(witnesses, ann, dialect)
+        first, *rest = witnesses
+        await first.client.send_json(first.part.go_live)
+        for witness in rest:
+            await witness.sees_coming(witness.part.live)
+        for witness, who in zip(witnesses, seen, strict=True):
+            await witness.sees_leaving(who)
+        await ann.expect_close(1011, "Internal error")
+    (record,) = caplog.get_records("call")
+    assert record.exc_info is not None
+    assert str(record.exc_info[1]) == "it exploded"
+
+
+@pytest.mark.parametrize("dialect", PARTS)
+async def test_a_dialect_without_words_cannot_keep_the_others_from_hearing(
+    service: Service,
+    dialect: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def tell(event: RoomEvent) -> Iterable[Notice]:
+        raise RuntimeError(f"no words for {event}")
+
+    replace_dialect(monkeypatch, dialect, tell=staticmethod(tell))
+    others = [name for name in PARTS if name != dialect]
+    async with open_witnesses(service, *others) as witnesses, open_raw(service.base) as ann:
+        await ann.upgrade(PARTS[dialect].path.format(name="ann"))
+        await ann.say(*named(PARTS[dialect], "ann"))
+        for witness in witnesses:
+            who = await witness.sees_coming(witness.part.joined)
+            await witness.sees_leaving(who, live=False)
+        await ann.expect_close(1011, "Internal error")
+
+
+# The server stops
+
+
+async def be_sent_away(client: Client) -> None:
+    await client.expect_close(1001, "Server going away")
+    client.reset()
+
+
+@pytest.mark.parametrize("dialect", PARTS)
+async def test_all_are_told_that_the_server_stops(
+    serve: Serve, dialect: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    part = PARTS[dialect]
+    path = part.path.format(name="ann")
+    async with trio.open_nursery() as nursery, serve() as service:
+        # Also if they are tabs of one user.
+        tabs = []
+        for number in range(10):
+            tab = await open_client(nursery, service.base, path)
+            tabs.append(tab)
+            for message in named(part, "ann" if part.who == "user_id" else f"ann{number}"):
+                await tab.send_json(message)
+            await tab.wait_for(part.entered)
+            await tab.send_json(part.go_live)
+        # The others have been silent since the next one came.
+        await settle(tabs[-1])
+        for tab in tabs:
+            nursery.start_soon(be_sent_away, tab)
+    assert [record for record in caplog.get_records("call") if record.levelname == "ERROR"] == []
+
+
+@asynccontextmanager
+async def open_process(**env: str) -> AsyncIterator[tuple[trio.Process, Service]]:
+    """The server as a program of its own."""
+    command = [sys.executable, "-m", "trio_signal", "serve", "--port", "0"]
+    environment = {name: value for name, value in os.environ.items() if "TRIO_SIGNAL" not in name}
+    async with trio.open_nursery() as nursery:
+        process: trio.Process = await nursery.start(
+            partial(
+                trio.run_process,
+                command,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env=environment | env,
+                check=False,
+            )
+        )
+        assert process.stdout is not None
+        said = b""
+        with trio.fail_after(PATIENCE * 3):
+            while not said.endswith(b"\n"):
+                said += await process.stdout.receive_some()
+        assert said.startswith(b"listening on http://")
+        yield process, Service(said.split(b"http://")[1].strip().decode())
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize(
+    ("number", "drain", "within"),
+    # A goodbye takes two seconds with those that take no part in it, if there is time.
+    [(signal.SIGTERM, 20, PATIENCE), (signal.SIGINT, 20, PATIENCE), (signal.SIGTERM, 0.4, 1.9)],
+    ids=["SIGTERM", "SIGINT", "SIGTERM with little time"],
+)
+async def test_the_server_stops_in_time_whatever_its_clients_do(
+    number: signal.Signals, drain: float, within: float
+) -> None:
+    async with (
+        open_process(TRIO_SIGNAL_DRAIN=str(drain), TRIO_SIGNAL_OUTBOX_BYTES="100000000") as (
+            process,
+            service,
+        ),
+        open_witnesses(service, *PARTS) as witnesses,
+        open_raw(service.base, receive_buffer=4096) as stalled,
+        open_raw(service.base) as silent,
+        open_raw(service.base) as slow,
+        open_raw(service.base) as idle,
+    ):
+        for witness in witnesses:
+            await witness.client.send_json(witness.part.go_live)
+        await enter(stalled, PARTS["room"], "stalled")
+        # More than the kernel takes, so that some of it waits in the server.
+        for _ in range(60):
+            await witnesses[0].client.send("message", content="x" * 100_000)
+        await settle(*(witness.client for witness in witnesses))
+        # One that does not take part in the closing handshake, one that is within its
+        # request, one between two requests.
+        await enter(silent, PARTS["room"], "silent")
+        await slow.send(upgrade_head("/ws/r")[:-2])
+        await idle.send(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert (await idle.receive_head()).status == 200
+        for witness in witnesses:
+            await witness.client.settle()
+            witness.client.log.clear()
+
+        start = trio.current_time()
+        process.send_signal(number)
+        for witness in witnesses:
+            check_order(witness, await witness.client.expect_close(1001, "Server going away"))
+        with trio.fail_after(start + within - trio.current_time()):
+            assert await process.wait() == 0
+        assert process.stderr is not None
+        assert b"Traceback" not in await process.stderr.receive_some(100_000)
+
+
+def check_order(witness: Witness, heard: Iterable[Message]) -> None:
+    """Of those that were closed before it, it heard once and in order."""
+    part = witness.part
+    if part.who is None:
+        return
+    about: dict[str, list[str]] = {}
+    for message in heard:
+        name = message.get("username", message[part.who])
+        about.setdefault(name, []).append(message["type"])
+    for name, types_ in about.items():
+        live = name not in {"stalled", "silent"}
+        assert types_ == ([part.stopped, part.left] if live else [part.left])
+
+
+# Nothing stays behind
+
+OURS = (Peer, Connection, Outbox, FrameParser, Room, *DIALECTS.values())
+TRIOS = (trio.Nursery, trio.lowlevel.Task)
+
+
+def take_census() -> Counter[str]:
+    """What there is in this process of things that come with connections."""
+    gc.collect()
+    objects = gc.get_objects()
+    census = Counter(type(thing).__name__ for thing in objects if isinstance(thing, OURS + TRIOS))
+    census["descriptors"] = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
+    census["tasks"] = count_tasks(trio.lowlevel.current_root_task())
+    return census
+
+
+def count_tasks(task: trio.lowlevel.Task | None) -> int:
+    assert task is not None
+    children = [child for nursery in task.child_nurseries for child in nursery.child_tasks]
+    return 1 + sum(map(count_tasks, children))
+
+
+LEAVE = [way.leave for way in ALL_WAYS.values() if not way.settings]
+
+
+async def come_and_go(base: str, number: int, name: str) -> None:
+    """One of many visits, each different from the last."""
+    dialect = list(PARTS.values())[number % 4]
+    leave = LEAVE[number // 4 % len(LEAVE)]
+    async with open_raw(base) as client:
+        if number % 10 == 9:  # nor do those leave anything that never come in
+            await client.send(upgrade_head("/ws/r/ann")[: number % 150])
+            return
+        await enter(client, dialect, name)
+        if number % 3:
+            await client.say(dialect.go_live)
+        await leave(client)
+
+
+async def come_and_go_often(base: str, visits: int, *, visitors: int = 20) -> None:
+    async def visit(visitor: int) -> None:
+        for number in range(visitor, visits, visitors):
+            await come_and_go(base, number, f"visitor{visitor}")
+
+    async with trio.open_nursery() as nursery:
+        for visitor in range(visitors):
+            nursery.start_soon(visit, visitor)
+
+
+async def wait_until_gone(census: Counter[str]) -> None:
+    with trio.move_on_after(PATIENCE):
+        while take_census() != census:  # noqa: ASYNC110  descriptors have no event
+            await trio.sleep(0.05)
+
+
+@pytest.fixture
+def _traced() -> Iterator[None]:
+    tracemalloc.start()
+    yield
+    tracemalloc.stop()
+
+
+@pytest.mark.usefixtures("_traced")
+async def test_a_thousand_visits_leave_the_process_as_it_was(service: Service) -> None:
+    before = take_census()
+    assert not any(before[kind.__name__] for kind in OURS)
+    # What is made once, for the first of its kind, is not left behind: caches and pools.
+    await come_and_go_often(service.base, 300)
+    await wait_until_gone(before)
+    warm, _ = tracemalloc.get_traced_memory()
+    await come_and_go_often(service.base, 1000)
+    await wait_until_gone(before)
+    after, _ = tracemalloc.get_traced_memory()
+    assert take_census() == before
+    # Trio keeps a thousand deadlines that are over, with their scopes: 160 bytes each.
+    # A connection has several thousand bytes, and an entry in a dict, its key and value
+    # more than 200, which a thousand times is more than this.
+    assert after - warm < 200_000
