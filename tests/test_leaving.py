@@ -536,7 +536,7 @@ def check_order(witness: Witness, heard: Iterable[Message]) -> None:
         return
     about: dict[str, list[str]] = {}
     for message in heard:
-        name = message.get("username", message[part.who])
+        name = str(message.get("username", message[part.who]))
         about.setdefault(name, []).append(message["type"])
     for name, types_ in about.items():
         live = name not in {"stalled", "silent"}
