@@ -124,12 +124,11 @@ class RoomPicture:
 
     def _take_broadcasters(self, told: Presence, message: Message) -> None:
         assert message["broadcasters"], "an empty list of broadcasters"
-        for broadcaster in message["broadcasters"]:
-            if broadcaster["user_id"] == self.user_id:
-                assert not self.tab_is_live, "listed twice"
-                self.tab_is_live = True
-            else:
-                told.start(broadcaster["user_id"])
+        listed = [broadcaster["user_id"] for broadcaster in message["broadcasters"]]
+        assert len(listed) == len(set(listed)), "listed twice"
+        self.tab_is_live = self.user_id in listed
+        for user_id in {*listed} - {self.user_id}:
+            told.start(user_id)
 
     def _stop_own(self) -> None:
         if self._stops_asked:
@@ -312,7 +311,7 @@ class StreamPicture:
         self._ends_asked = 0
 
     def asked_to_broadcast(self) -> None:
-        """All viewers will be told anew; that an older broadcast ends, only its own client."""
+        """All viewers are told anew. That this ends an older broadcast is not told here."""
         self._is_broadcaster = True
         self._viewers = set()
         self._ready = None

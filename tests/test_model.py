@@ -723,7 +723,7 @@ two_tabs_after_a_loss = example(
 )
 
 
-@settings(thorough, max_examples=100)
+@settings(thorough, max_examples=75)
 @reload_while_live
 @two_tabs_after_a_loss
 @given(crowd=crowds, steps=st.lists(steps, min_size=4, max_size=30))
@@ -731,7 +731,7 @@ async def test_one_after_the_other(serve: Serve, crowd: list[Step], steps: list[
     await play(serve, [[step] for step in [*crowd, *steps]])
 
 
-@settings(thorough, max_examples=100)
+@settings(thorough, max_examples=75)
 @given(crowd=crowds, waves=st.lists(waves, min_size=2, max_size=16))
 async def test_at_the_same_instant(
     serve: Serve, crowd: list[Step], waves: list[list[Step]]
