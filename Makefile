@@ -6,9 +6,9 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
 
 # What the tests need besides Python packages: names that tools/system-deps knows.
-SYSTEM_DEPS := chromium
+SYSTEM_DEPS := chromium redis-server
 
-.PHONY: serve test check format lint types docs venv clean
+.PHONY: serve test check format lint types docs bench venv clean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -35,6 +35,11 @@ types: venv
 
 docs: venv
 	$(BIN)/python tools/check_links.py
+
+# What it costs to be on another replica.
+bench: venv
+	@tools/system-deps redis-server
+	$(BIN)/python bench/replicas.py $(ARGS)
 
 venv: $(VENV)/.installed-dev
 

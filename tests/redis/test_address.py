@@ -1,0 +1,98 @@
+import logging
+import ssl
+from pathlib import Path
+
+import pytest
+import trustme
+
+from trio_signal.redis.address import parse_address
+
+SECRET = "hunter2"
+
+
+@pytest.mark.parametrize(
+    ("url", "text", "username", "password", "db"),
+    [
+        ("redis://", "redis://localhost:6379/0", "default", None, 0),
+        ("redis://h", "redis://h:6379/0", "default", None, 0),
+        ("redis://h:1/2", "redis://h:1/2", "default", None, 2),
+        ("redis://h?db=3", "redis://h:6379/3", "default", None, 3),
+        ("redis://:hunter2@h", "redis://h:6379/0", "default", SECRET, 0),
+        ("redis://me:a%2Fb%40@h", "redis://h:6379/0", "me", "a/b@", 0),
+        ("redis://[::1]:1", "redis://[::1]:1/0", "default", None, 0),
+        ("rediss://me:hunter2@h", "rediss://h:6379/0", "me", SECRET, 0),
+        ("unix:///run/redis.sock?db=1", "unix:///run/redis.sock", "default", None, 1),
+    ],
+)
+def test_url_is_taken_apart(
+    url: str, text: str, username: str, password: str | None, db: int
+) -> None:
+    address = parse_address(url)
+    assert str(address) == text
+    assert (address.username, address.password, address.db) == (username, password, db)
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("http://:hunter2@h", "the Redis URL is not like"),
+        ("redis://:hunter2/x@h:1", "the Redis URL is not like"),
+        ("redis://:hunter2@h:port", "the Redis URL is not like"),
+        ("redis://:hunter2@h/database", "the Redis URL is not like"),
+        ("redis://:hunter2@h?db=one", "the Redis URL is not like"),
+        ("rediss://:hunter2@h?ssl_ca_cert=f", "unknown option in the Redis URL: ssl_ca_cert"),
+        ("redis://:hunter2@h?ssl_cert_reqs=none", "need rediss://"),
+        ("rediss://:hunter2@h?ssl_cert_reqs=optional", "`required` or `none`"),
+    ],
+)
+def test_wrong_url_is_refused_and_not_quoted(url: str, reason: str) -> None:
+    with pytest.raises(ValueError, match="Redis URL") as caught:
+        parse_address(url)
+    assert reason in str(caught.value)
+    shown: BaseException | None = caught.value
+    while shown is not None:
+        assert SECRET not in str(shown)
+        shown = None if shown.__suppress_context__ else shown.__context__
+
+
+def test_password_is_in_no_text_of_an_address() -> None:
+    assert SECRET not in repr(parse_address("redis://:hunter2@h"))
+
+
+def test_tls_checks_name_and_chain_unless_told_otherwise(caplog: pytest.LogCaptureFixture) -> None:
+    context = parse_address("rediss://h").tls
+    assert context is not None
+    assert (context.check_hostname, context.verify_mode) == (True, ssl.CERT_REQUIRED)
+    assert caplog.messages == []
+
+
+@pytest.mark.parametrize(
+    ("option", "mode"),
+    [("ssl_cert_reqs=none", ssl.CERT_NONE), ("ssl_check_hostname=no", ssl.CERT_REQUIRED)],
+)
+def test_less_checking_is_logged_loudly(
+    option: str, mode: ssl.VerifyMode, caplog: pytest.LogCaptureFixture
+) -> None:
+    context = parse_address(f"rediss://:hunter2@h?{option}").tls
+    assert context is not None
+    assert (context.check_hostname, context.verify_mode) == (False, mode)
+    [record] = caplog.records
+    assert record.levelno == logging.WARNING
+    assert "NOT fully checked" in record.getMessage()
+    assert SECRET not in record.getMessage()
+
+
+def test_a_ca_file_replaces_the_systems_cas(tmp_path: Path) -> None:
+    file = tmp_path / "ca.pem"
+    trustme.CA().cert_pem.write_to_path(str(file))
+    for address in (
+        parse_address("rediss://h", ca_file=str(file)),
+        parse_address(f"rediss://h?ssl_ca_certs={file}", ca_file="/not/this/one"),
+    ):
+        assert address.tls is not None
+        assert len(address.tls.get_ca_certs()) == 1
+
+
+def test_a_missing_ca_file_is_an_error_at_once() -> None:
+    with pytest.raises(FileNotFoundError):
+        parse_address("rediss://h", ca_file="/not/there.pem")

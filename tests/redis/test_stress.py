@@ -1,0 +1,203 @@
+"""Many tasks, random faults: no reply goes astray, nothing runs twice, no loss is silent."""
+
+import random
+from collections import Counter
+from contextlib import suppress
+
+import pytest
+import trio
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from tests.redis.server import Proxy, RedisServer
+from tests.redis.waiting import until
+from trio_signal.redis import (
+    Lost,
+    Message,
+    NotConnectedError,
+    OutcomeUnknownError,
+    Overflow,
+    Redis,
+    Resumed,
+    open_redis,
+)
+
+TASKS = 100
+FAULTS = 20
+
+
+class Worker:
+    """Counts in a key of its own, reads another, and is cancelled now and then."""
+
+    def __init__(self, number: int, chance: random.Random) -> None:
+        self.number = number
+        self.chance = chance
+        #: Counts that did run, and those that may have.
+        self.certain = 0
+        self.possible = 0
+        self.last = 0
+
+    async def run(self, redis: Redis) -> None:
+        while True:
+            with trio.move_on_after(0.003 if self.chance.random() < 0.05 else 60):
+                try:
+                    await self.count(redis)
+                    assert await redis.get(f"name-{self.number}") == b"task %d" % self.number
+                except (NotConnectedError, OutcomeUnknownError):
+                    await redis.wait_connected()
+
+    async def count(self, redis: Redis) -> None:
+        self.possible += 1
+        try:
+            value = await redis.incr(f"counter-{self.number}")
+        except NotConnectedError:
+            self.possible -= 1
+            raise
+        self.certain += 1
+        assert self.last < value <= self.possible
+        self.last = value
+
+
+class Appender:
+    """Appends numbers to a list without waiting, and keeps what became of each."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.ran: set[int] = set()
+        self.did_not: set[int] = set()
+
+    async def run(self, redis: Redis) -> None:
+        while True:
+            for _ in range(5):
+                self.append(redis, self.count)
+                self.count += 1
+            await trio.sleep(0.001)
+
+    def append(self, redis: Redis, number: int) -> None:
+        def note(reply: object) -> None:
+            if isinstance(reply, NotConnectedError):
+                self.did_not.add(number)
+            elif not isinstance(reply, RedisConnectionError):
+                self.ran.add(number)
+
+        if not redis.send_nowait("RPUSH", "list", number, on_reply=note):
+            self.did_not.add(number)
+
+
+class Listener:
+    """Hears numbers, and knows when one may be missing."""
+
+    def __init__(self) -> None:
+        self.heard = 0
+        self.last = -1
+        self.gap_allowed = False
+        self.outage = False
+        self.events: Counter[type] = Counter()
+
+    async def run(self, redis: Redis) -> None:
+        while True:
+            for event in await redis.pubsub.receive():
+                self.events[type(event)] += 1
+                match event:
+                    case Message(channel="numbers", payload=payload):
+                        self.hear(int(payload))
+                    case Lost():
+                        assert not self.outage
+                        self.outage = self.gap_allowed = True
+                    case Resumed():
+                        assert self.outage
+                        self.outage = False
+                    case Message() | Overflow():
+                        raise AssertionError(event)
+
+    def hear(self, number: int) -> None:
+        assert number == self.last + 1 or (number > self.last and self.gap_allowed)
+        self.last = number
+        self.heard += 1
+        self.gap_allowed = self.outage
+
+
+async def publish(server: RedisServer) -> None:
+    number = 0
+    while True:
+        await server.ask("PUBLISH", "numbers", number)
+        number += 1
+
+
+async def fault(kind: str, server: RedisServer, proxy: Proxy, chance: random.Random) -> None:
+    number = proxy.accepted - 1 - chance.randrange(2)
+    match kind:
+        case "kill":
+            name = chance.choice(["trio-commands", "trio-pubsub"])
+            if name in await server.clients():
+                await server.kill_client(name)
+        case "cut":
+            proxy.cut(number)
+        case "tear":
+            proxy.tear(number)
+        case "stall":
+            proxy.freeze(number)
+        case "hiccup" | "freeze":
+            server.freeze()
+            await trio.sleep(0.05 if kind == "hiccup" else 0.5)
+            server.thaw()
+
+
+async def until_reply(redis: Redis) -> None:
+    """Wait until a command works: all that was sent before has its answer."""
+    while True:
+        await redis.wait_connected()
+        with suppress(NotConnectedError, OutcomeUnknownError):
+            await redis.ping()
+            return
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+async def test_stress(server: RedisServer, proxy: Proxy, seed: int) -> None:
+    chance = random.Random(seed)
+    workers = [Worker(number, chance) for number in range(TASKS)]
+    appender, listener = Appender(), Listener()
+    for worker in workers:
+        await server.ask("SET", f"name-{worker.number}", f"task {worker.number}")
+    with trio.fail_after(60):
+        async with open_redis(proxy.url, command_timeout=0.3, probe_interval=0.1) as redis:
+            redis.pubsub.subscribe("numbers")
+            await redis.pubsub.wait_subscribed("numbers")
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(publish, server)
+                nursery.start_soon(listener.run, redis)
+                nursery.start_soon(appender.run, redis)
+                for worker in workers:
+                    nursery.start_soon(worker.run, redis)
+                kinds = ["kill", "cut", "tear", "stall", "hiccup", "freeze"] * FAULTS
+                for kind in chance.sample(kinds[:FAULTS], FAULTS):
+                    await trio.sleep(chance.uniform(0, 0.15))
+                    await fault(kind, server, proxy, chance)
+                await until_reply(redis)
+                nursery.cancel_scope.cancel()
+            # The last faults may show only now.
+            await until_reply(redis)
+            await until(lambda: redis.statistics().commands.in_flight == 0)
+            await server.wait_clients("trio-commands", "trio-pubsub")
+            losses = redis.statistics().commands.losses, redis.statistics().pubsub.losses
+
+    for worker in workers:
+        counted = int(await server.ask("GET", f"counter-{worker.number}") or 0)
+        assert worker.certain <= counted <= worker.possible
+
+    listed = [int(number) for number in await server.ask("LRANGE", "list", 0, -1)]
+    assert listed == sorted(set(listed))
+    assert appender.ran <= set(listed)
+    assert appender.did_not.isdisjoint(listed)
+
+    # It was a stress test indeed.
+    assert min(losses) >= 3
+    assert sum(worker.possible > worker.certain for worker in workers) > TASKS / 2
+    assert min(worker.certain for worker in workers) > 20
+    assert len(appender.ran) > 500
+    assert listener.heard > 100
+    assert listener.events[Resumed] >= 3
+    print(
+        f"losses {losses}, counted {sum(worker.certain for worker in workers)} to "
+        f"{sum(worker.possible for worker in workers)}, appended {len(listed)} of "
+        f"{appender.count}, heard {listener.heard} of {listener.last + 1}, {dict(listener.events)}"
+    )

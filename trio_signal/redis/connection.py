@@ -1,0 +1,370 @@
+"""One connection to a Redis: opening it, and carrying requests and replies.
+
+Redis answers the commands of a connection in their order. So many tasks can
+share one: each request goes to the end of a queue, and each reply belongs to the
+request at its head. That holds only as long as nothing is skipped, which is why
+a cancelled request keeps its place, and why a reply that is overdue is the end
+of the connection: nobody could say any more which reply is whose.
+
+The protocol is RESP3, which tells replies from published messages by their type.
+"""
+
+import ssl
+from collections import deque
+from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import hiredis
+import trio
+from redis.connection import DefaultParser
+from redis.exceptions import (
+    AuthenticationError,
+    ConnectionError,  # noqa: A004
+    DataError,
+    InvalidResponse,
+    ResponseError,
+)
+
+from trio_signal.redis.address import Address
+
+#: What a command is made of.
+Argument: TypeAlias = str | bytes | memoryview | int | float
+
+_INCOMPLETE = object()
+#: What the other side says does not make sense.
+_NOT_REDIS = (hiredis.HiredisError, InvalidResponse)
+#: These pushes answer a request; all others tell something.
+_ACKNOWLEDGEMENTS = frozenset({b"subscribe", b"unsubscribe"})
+
+
+class NotConnectedError(ConnectionError):
+    """There is no connection. The command was not sent: it did not run."""
+
+
+class OutcomeUnknownError(ConnectionError):
+    """The connection was lost after the command was sent: it may have run, or not."""
+
+
+class ConfigurationError(ConnectionError):
+    """The server refuses us, or we it, until somebody mends a setting.
+
+    A wrong password, a certificate that is not trusted, a database that does not exist.
+    """
+
+
+class _LostError(Exception):
+    """The connection is of no use any more; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """What a connection waits for, in seconds."""
+
+    #: For TCP, TLS and HELLO together.
+    connect: float
+    #: For a reply.
+    reply: float
+    #: How long the server may be silent before it is asked for a sign of life.
+    probe: float
+
+
+def pack(args: tuple[Argument, ...]) -> bytes:
+    """Encode a command; raises DataError for what is not an Argument."""
+    # The command API writes `CLIENT KILL` as one word.
+    if isinstance(args[0], str) and " " in args[0]:
+        args = (*args[0].split(), *args[1:])
+    try:
+        packed: bytes = hiredis.pack_command(args)  # type: ignore[arg-type]
+    except TypeError:
+        kinds = ", ".join(type(arg).__name__ for arg in args[1:])
+        raise DataError(f"{args[0]!r} cannot take all of: {kinds}") from None
+    return packed
+
+
+def _error_reply(text: str) -> Exception:
+    """The exception for an error reply, of redis-py's kinds."""
+    try:
+        error: Exception = DefaultParser.parse_error(text)  # type: ignore[no-untyped-call]
+    except ValueError:
+        # A script may say `ASK` without meaning a redirection in a cluster.
+        return ResponseError(text)
+    return error
+
+
+class Request:
+    """A command on its way. This one does not care for the answer: a probe."""
+
+    __slots__ = ("cancelled", "data", "since")
+
+    def __init__(self, *args: Argument) -> None:
+        """Encode the command; raises DataError."""
+        self.data = pack(args)
+        #: When it was handed to the socket.
+        self.since = 0.0
+        #: Nobody waits for it any more. If it was not sent yet, it will not be.
+        self.cancelled = False
+
+    def answer(self, reply: object) -> None:
+        """Take the reply, or the exception that says why there is none.
+
+        Called once, from the connection's own task; must not block.
+        """
+
+
+class Connection:
+    """A connection that is past HELLO. `run` carries what `send` queues; `close` ends it.
+
+    `pushed` gets what the server tells unasked, and must not block.
+    If `patient`, a server that says anything at all is not overdue with a reply.
+    """
+
+    def __init__(
+        self,
+        stream: trio.abc.Stream,
+        sock: trio.socket.SocketType,
+        timing: Timing,
+        *,
+        pushed: Callable[[list[bytes]], None],
+        patient: bool,
+    ) -> None:
+        """Take a stream and the socket beneath it; `close` closes both."""
+        self._stream = stream
+        self._socket = sock
+        self._timing = timing
+        self._pushed = pushed
+        self._patient = patient
+        # Error replies come out of it as values, like all others.
+        self._reader = hiredis.Reader(
+            replyError=_error_reply,
+            notEnoughData=_INCOMPLETE,
+        )
+        self._unsent: deque[Request] = deque()
+        self._in_flight: deque[Request] = deque()
+        self._filled = trio.Event()
+        self._unsent_bytes = 0
+        self._written_bytes = 0
+        self._heard = trio.current_time()
+        self._closed_because: str | None = None
+        #: Seconds from handing the last request to the socket to reading its reply.
+        self.round_trip: float | None = None
+        self.sent = 0
+
+    @property
+    def in_flight(self) -> int:
+        """How many requests have no answer yet."""
+        return len(self._unsent) + len(self._in_flight)
+
+    @property
+    def waiting_bytes(self) -> int:
+        """How much is not yet in the socket."""
+        return self._unsent_bytes + self._written_bytes
+
+    def send(self, request: Request) -> None:
+        """Queue a request. Does not block."""
+        if self._closed_because is not None:
+            request.answer(NotConnectedError(self._closed_because))
+            return
+        self._unsent.append(request)
+        self._unsent_bytes += len(request.data)
+        self._filled.set()
+
+    async def greet(self, *commands: tuple[Argument, ...]) -> object:
+        """Send the first commands, before `run`; returns the last reply, or the first error.
+
+        What follows an error is not awaited: the server may hang up.
+        """
+        await self._stream.send_all(b"".join(map(pack, commands)))
+        reply: object = None
+        for _ in commands:
+            while (reply := self._reader.gets()) is _INCOMPLETE:
+                await self._feed()
+            if isinstance(reply, Exception):
+                break
+        return reply
+
+    async def run(self) -> str:
+        """Carry requests and replies until the connection is lost, and return why."""
+        reasons: list[str] = []
+        async with trio.open_nursery() as nursery:
+
+            async def first_to_end(task: Callable[[], Awaitable[None]]) -> None:
+                try:
+                    await task()
+                except (_LostError, trio.BrokenResourceError, *_NOT_REDIS) as error:
+                    reasons.append(str(error) or str(error.__cause__))
+                nursery.cancel_scope.cancel()
+
+            for task in (self._read, self._write, self._watch):
+                nursery.start_soon(first_to_end, task)
+        return reasons[0]
+
+    def close(self, because: str) -> None:
+        """Close the socket, and tell what waits how far it came. Does not block."""
+        if self._closed_because is not None:
+            return
+        self._closed_because = because
+        self._socket.close()
+        for request in self._in_flight:
+            request.answer(OutcomeUnknownError(because))
+        for request in self._unsent:
+            request.answer(NotConnectedError(because))
+        self._in_flight.clear()
+        self._unsent.clear()
+
+    async def _write(self) -> None:
+        while True:
+            await self._filled.wait()
+            self._filled = trio.Event()
+            if data := self._take_unsent():
+                await self._stream.send_all(data)
+            self._written_bytes = 0
+
+    def _take_unsent(self) -> bytes:
+        """All that waits, in one piece: from here on its outcome is unknown."""
+        now = trio.current_time()
+        taken = [request for request in self._unsent if not request.cancelled]
+        data = b"".join([request.data for request in taken])
+        for request in taken:
+            request.since = now
+            request.data = b""
+        self._in_flight.extend(taken)
+        self._unsent.clear()
+        self._written_bytes, self._unsent_bytes = self._unsent_bytes, 0
+        self.sent += len(taken)
+        return data
+
+    async def _read(self) -> None:
+        while True:
+            await self._feed()
+            self._take_replies()
+
+    async def _feed(self) -> None:
+        data = await self._stream.receive_some()
+        if not data:
+            raise _LostError("the server closed the connection")
+        self._heard = trio.current_time()
+        # Our streams give bytes, never a bytearray.
+        self._reader.feed(data)  # type: ignore[arg-type]
+
+    def _take_replies(self) -> None:
+        first = self._in_flight[0] if self._in_flight else None
+        reader, in_flight = self._reader, self._in_flight
+        while (reply := reader.gets()) is not _INCOMPLETE:
+            if type(reply) is hiredis.PushNotification and reply[0] not in _ACKNOWLEDGEMENTS:
+                self._pushed(reply)
+            elif in_flight:
+                in_flight.popleft().answer(reply)
+            else:
+                raise _LostError(f"the server said what nobody asked for: {reply!r:.80}")
+        if first is not None and (not in_flight or in_flight[0] is not first):
+            self.round_trip = self._heard - first.since
+
+    async def _watch(self) -> None:
+        """Give up when a reply is overdue; when all is silent, ask for a sign of life."""
+        while True:
+            if self._overdue():
+                # If it was us who did not look, read first what has come meanwhile.
+                await trio.lowlevel.checkpoint()
+                if self._overdue():
+                    raise _LostError(f"no reply within {self._timing.reply:g} s")
+            elif not self.in_flight and trio.current_time() >= self._heard + self._timing.probe:
+                self.send(Request("PING"))
+            await trio.sleep_until(self._next_look())
+
+    def _reply_due(self) -> float | None:
+        if not self._in_flight:
+            return None
+        since = self._in_flight[0].since
+        return (max(since, self._heard) if self._patient else since) + self._timing.reply
+
+    def _overdue(self) -> bool:
+        due = self._reply_due()
+        return due is not None and trio.current_time() >= due
+
+    def _next_look(self) -> float:
+        soon = trio.current_time() + min(self._timing.probe, self._timing.reply)
+        due = self._reply_due()
+        return soon if due is None else due
+
+
+async def connect(
+    address: Address,
+    name: str,
+    timing: Timing,
+    *,
+    pushed: Callable[[list[bytes]], None],
+    patient: bool,
+) -> Connection:
+    """Open a connection that calls itself `name` to the server.
+
+    There is one deadline for all of it. Raises ConfigurationError for what will
+    not mend itself, NotConnectedError for what may. The caller closes it.
+    """
+    try:
+        with trio.fail_after(timing.connect), ExitStack() as stack:
+            transport = await _open_transport(address)
+            stack.callback(transport.socket.close)
+            stream: trio.abc.Stream = transport
+            if address.tls is not None:
+                stream = trio.SSLStream(transport, address.tls, server_hostname=address.host)
+                await stream.do_handshake()
+            connection = Connection(
+                stream, transport.socket, timing, pushed=pushed, patient=patient
+            )
+            await _introduce(connection, address, name)
+            stack.pop_all()
+            return connection
+    except trio.TooSlowError:
+        raise NotConnectedError(
+            f"{address}: no answer to TCP, TLS and HELLO within {timing.connect:g} s"
+        ) from None
+    except trio.BrokenResourceError as error:
+        raise _explain(address, error.__cause__ or error) from error
+    except (OSError, _LostError, *_NOT_REDIS) as error:
+        raise _explain(address, error) from error
+
+
+async def _open_transport(address: Address) -> trio.SocketStream:
+    if address.path is not None:
+        return await trio.open_unix_socket(address.path)
+    return await trio.open_tcp_stream(address.host, address.port)
+
+
+async def _introduce(connection: Connection, address: Address, name: str) -> None:
+    """Say HELLO and choose the database, in one round trip.
+
+    PING, since a server that still loads its data greets us, and can do nothing else.
+    """
+    hello: tuple[Argument, ...] = ("HELLO", 3)
+    if address.password is not None:
+        hello += ("AUTH", address.username, address.password)
+    commands = [(*hello, "SETNAME", name), ("PING",)]
+    if address.db:
+        commands.insert(1, ("SELECT", address.db))
+    reply = await connection.greet(*commands)
+    if not isinstance(reply, Exception):
+        return
+    if "unknown command" in str(reply):
+        # Not its own words: they quote the password.
+        raise ConfigurationError(f"{address}: the server is older than Redis 6")
+    lasting = isinstance(reply, AuthenticationError | ResponseError)
+    kind = ConfigurationError if lasting else NotConnectedError
+    raise kind(f"{address}: {reply}")
+
+
+def _explain(address: Address, error: BaseException) -> ConnectionError:
+    """What to raise for an error of the connection itself."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return ConfigurationError(f"{address}: certificate refused: {error.verify_message}")
+    # A server that dies during the handshake shows as one of the two.
+    passing = (ssl.SSLEOFError, ssl.SSLSyscallError)
+    if isinstance(error, ssl.SSLError) and not isinstance(error, passing):
+        return ConfigurationError(f"{address}: TLS failed: {error.reason or error}")
+    if isinstance(error, _NOT_REDIS):
+        return ConfigurationError(f"{address}: this is not Redis: {error}")
+    # Trio tries several addresses, and has what each of them said as the cause.
+    cause = error.__cause__ or error
+    causes = cause.exceptions if isinstance(cause, BaseExceptionGroup) else (cause,)
+    return NotConnectedError(f"{address}: {', '.join(dict.fromkeys(map(str, causes)))}")

@@ -1,0 +1,153 @@
+"""A connection that is made again whenever it is lost."""
+
+import logging
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import trio
+
+from trio_signal.redis.address import Address
+from trio_signal.redis.connection import (
+    ConfigurationError,
+    Connection,
+    NotConnectedError,
+    Timing,
+    connect,
+)
+
+logger = logging.getLogger(__name__)
+
+#: Seconds before the first try to connect again, and at most between two.
+FIRST_PAUSE = 0.05
+LONGEST_PAUSE = 1.0
+
+
+def pauses() -> Iterator[float]:
+    """How long to wait before each try: jittered, since all replicas lose Redis at once."""
+    pause = FIRST_PAUSE
+    while True:
+        yield random.uniform(pause / 2, pause)  # noqa: S311  not for secrets
+        pause = min(2 * pause, LONGEST_PAUSE)
+
+
+@dataclass(frozen=True, slots=True)
+class LinkStatistics:
+    """One connection: the present one, and those before it."""
+
+    connected: bool
+    connects: int
+    losses: int
+    #: Requests that were sent, probes included.
+    requests: int
+    #: Those that have no answer yet.
+    in_flight: int
+    #: The last one measured, in seconds.
+    round_trip: float | None
+
+
+class Link:
+    """Keeps one connection to a Redis.
+
+    `opened` is called with each new connection, before anything is sent on it;
+    `changed` after each change of `connection`. Neither may block.
+    """
+
+    def __init__(
+        self,
+        address: Address,
+        name: str,
+        timing: Timing,
+        *,
+        opened: Callable[[Connection], None],
+        changed: Callable[[], None],
+        pushed: Callable[[list[bytes]], None],
+        patient: bool = False,
+    ) -> None:
+        """Make a link that has no connection yet."""
+        self._address = address
+        self._name = name
+        self._timing = timing
+        self._opened = opened
+        self._changed = changed
+        self._pushed = pushed
+        self._patient = patient
+        self.connection: Connection | None = None
+        #: Why there is no connection.
+        self.reason = "not opened"
+        self._connects = 0
+        self._losses = 0
+        self._requests = 0
+
+    async def open(self) -> None:
+        """Connect for the first time; raises NotConnectedError or ConfigurationError."""
+        try:
+            self._use(await self._connect())
+        except NotConnectedError as error:
+            self.reason = str(error)
+            raise
+
+    async def run(self) -> None:
+        """Keep a connection until cancelled."""
+        while True:
+            if self.connection is None:
+                self._use(await self._connect_again())
+            else:
+                self._lose(self.connection, await self.connection.run())
+
+    def close(self) -> None:
+        """End for good. What waits for an answer gets an exception."""
+        self.reason = "closed"
+        if self.connection is not None:
+            connection, self.connection = self.connection, None
+            self._changed()
+            connection.close(self.reason)
+
+    def statistics(self) -> LinkStatistics:
+        """How it is doing."""
+        now = self.connection
+        return LinkStatistics(
+            connected=now is not None,
+            connects=self._connects,
+            losses=self._losses,
+            requests=self._requests + (now.sent if now else 0),
+            in_flight=now.in_flight if now else 0,
+            round_trip=now.round_trip if now else None,
+        )
+
+    async def _connect(self) -> Connection:
+        return await connect(
+            self._address, self._name, self._timing, pushed=self._pushed, patient=self._patient
+        )
+
+    async def _connect_again(self) -> Connection:
+        """Try until it succeeds, and say so once for each new reason why it does not."""
+        for pause in pauses():
+            await trio.sleep(pause)
+            try:
+                connection = await self._connect()
+            except (ConfigurationError, NotConnectedError) as error:
+                if self.reason != str(error):
+                    self.reason = str(error)
+                    logger.error(  # noqa: TRY400  the text says it all
+                        "%s cannot connect: %s", self._name, self.reason
+                    )
+            else:
+                logger.info("%s connected to %s", self._name, self._address)
+                return connection
+        raise AssertionError("pauses do not end")
+
+    def _use(self, connection: Connection) -> None:
+        self._connects += 1
+        self.connection = connection
+        self._opened(connection)
+        self._changed()
+
+    def _lose(self, connection: Connection, reason: str) -> None:
+        self._losses += 1
+        self._requests += connection.sent
+        self.connection = None
+        self.reason = f"{self._address}: {reason}"
+        logger.warning("%s lost its connection: %s", self._name, self.reason)
+        self._changed()
+        connection.close(self.reason)

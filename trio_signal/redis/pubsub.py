@@ -1,0 +1,273 @@
+"""Channels: which we want to hear, and what was heard on them.
+
+Subscriptions are a wish. Asking for one never blocks or fails; the connection,
+whenever there is one, is brought in line with what is wished.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, TypeAlias
+
+import trio
+from redis.exceptions import InvalidResponse, PubSubError, ResponseError
+
+from trio_signal.redis.address import Address
+from trio_signal.redis.connection import Connection, Request, Timing
+from trio_signal.redis.link import Link
+
+logger = logging.getLogger(__name__)
+
+#: About what a message costs in memory besides its payload.
+MESSAGE_OVERHEAD = 200
+
+
+class Message(NamedTuple):
+    """Something was published on a channel to which we are subscribed."""
+
+    channel: str
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """A connection is lost: messages may be missed, and commands in flight did or did not run."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """Commands work again, and all channels are heard again. What was missed stays missed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Overflow:
+    """Messages after this were thrown away, since those before it were not taken in time."""
+
+
+Event: TypeAlias = Message | Lost | Resumed | Overflow
+
+
+class Inbox:
+    """Events that wait to be taken; at most about `limit` bytes of messages."""
+
+    def __init__(self, limit: int) -> None:
+        """Make an empty one."""
+        self._limit = limit
+        self._events: list[Event] = []
+        self._filled = trio.Event()
+        self._size = 0
+        self._overflowed = False
+        self.overflows = 0
+
+    def put(self, message: Message) -> None:
+        """Add a message, or say once that it does not fit any more. Does not block."""
+        if self._overflowed:
+            return
+        self._size += len(message.payload) + MESSAGE_OVERHEAD
+        if self._size > self._limit:
+            self._overflowed = True
+            self.overflows += 1
+            self._append(Overflow())
+        else:
+            self._append(message)
+
+    def put_state(self, event: Lost | Resumed) -> None:
+        """Add what always fits: an outage that nobody has noticed yet is the same outage."""
+        match event, self._events[-2:]:
+            case Lost(), [Lost(), Resumed()]:
+                self._events.pop()
+            case _:
+                self._append(event)
+
+    def _append(self, event: Event) -> None:
+        self._events.append(event)
+        self._filled.set()
+
+    async def take(self) -> list[Event]:
+        """Wait until there are events, and take all."""
+        while True:
+            await self._filled.wait()
+            self._filled = trio.Event()
+            if self._events:
+                events, self._events = self._events, []
+                self._size = 0
+                self._overflowed = False
+                return events
+
+
+class _Subscription:
+    """One wish to hear a channel. To wish again after dropping it makes another one.
+
+    So an acknowledgement that is still on its way for the earlier wish does not
+    count for the later.
+    """
+
+    __slots__ = ("acknowledged", "channel", "name", "refusal", "settled")
+
+    def __init__(self, channel: str) -> None:
+        self.channel = channel
+        self.name = channel.encode()
+        self.acknowledged = False
+        self.refusal: ResponseError | None = None
+        self.settled = trio.Event()
+
+    def reset(self) -> None:
+        """Forget what the server said: it will be asked again."""
+        self.acknowledged = False
+        self.refusal = None
+        if self.settled.is_set():
+            self.settled = trio.Event()
+
+
+class _Wish(Request):
+    """SUBSCRIBE or UNSUBSCRIBE, whose answer comes as a push."""
+
+    __slots__ = ("_command", "_subscription")
+
+    def __init__(
+        self, command: Literal["subscribe", "unsubscribe"], subscription: _Subscription
+    ) -> None:
+        super().__init__(command, subscription.name)
+        self._command = command
+        self._subscription = subscription
+
+    def answer(self, reply: object) -> None:
+        subscription = self._subscription
+        match reply:
+            case [bytes() as command, bytes() as name, int()]:
+                if (command.decode(), name) != (self._command, subscription.name):
+                    raise InvalidResponse(f"{reply!r} answers another request")
+                subscription.acknowledged = True
+            case ResponseError():
+                logger.error("cannot %s %r: %s", self._command, subscription.channel, reply)
+                subscription.refusal = reply
+            case _:
+                return  # the connection is lost; on the next one it is asked again
+        subscription.settled.set()
+
+
+class _Marker(Request):
+    """A PING behind all wishes: when it is answered, so are they."""
+
+    __slots__ = ("_pubsub",)
+
+    def __init__(self, pubsub: "PubSub") -> None:
+        super().__init__("PING")
+        self._pubsub = pubsub
+
+    def answer(self, reply: object) -> None:
+        if not isinstance(reply, Exception):
+            self._pubsub.caught_up()
+
+
+class PubSub:
+    """Subscriptions, and the events that they bring.
+
+    Nothing here but `receive` and `wait_subscribed` blocks.
+    """
+
+    def __init__(
+        self,
+        address: Address,
+        name: str,
+        timing: Timing,
+        *,
+        limit: int,
+        changed: Callable[[], None],
+    ) -> None:
+        """Make one that has no connection yet."""
+        # Patient, since a reply may have to wait behind a flood of messages.
+        self.link = Link(
+            address,
+            name,
+            timing,
+            opened=self._bring_in_line,
+            changed=self._link_changed,
+            pushed=self._take,
+            patient=True,
+        )
+        self._changed = changed
+        self._wanted: dict[bytes, _Subscription] = {}
+        self.inbox = Inbox(limit)
+        #: All that was wished when the connection was made is acknowledged.
+        self.ready = False
+        self.messages = 0
+
+    def subscribe(self, channel: str) -> None:
+        """Wish to hear a channel, from now on and after every outage. Does not block."""
+        subscription = _Subscription(channel)
+        if subscription.name in self._wanted:
+            return
+        self._wanted[subscription.name] = subscription
+        if self.link.connection is not None:
+            self.link.connection.send(_Wish("subscribe", subscription))
+
+    def unsubscribe(self, channel: str) -> None:
+        """Take no more of a channel. What waits to be received still comes. Does not block."""
+        subscription = self._wanted.pop(channel.encode(), None)
+        if subscription is None:
+            return
+        subscription.settled.set()
+        if self.link.connection is not None:
+            self.link.connection.send(_Wish("unsubscribe", subscription))
+
+    @property
+    def channels(self) -> list[str]:
+        """The channels that are wished for."""
+        return [subscription.channel for subscription in self._wanted.values()]
+
+    async def wait_subscribed(self, channel: str) -> None:
+        """Wait until the server has acknowledged the subscription, through outages too.
+
+        Raises PubSubError if nobody wishes to hear the channel (any more), and
+        the server's ResponseError if it refuses.
+        """
+        name = channel.encode()
+        while True:
+            await trio.lowlevel.checkpoint()
+            subscription = self._wanted.get(name)
+            if subscription is None:
+                raise PubSubError(f"not subscribed to {channel!r}")
+            if subscription.refusal is not None:
+                raise subscription.refusal
+            if subscription.acknowledged:
+                return
+            await subscription.settled.wait()
+
+    async def receive(self) -> list[Event]:
+        """Wait for events, and take all that are there, oldest first.
+
+        A message is here only if it was published after the server acknowledged
+        the present subscription to its channel.
+        """
+        return await self.inbox.take()
+
+    def caught_up(self) -> None:
+        """All that was wished when the connection was made is acknowledged."""
+        self.ready = True
+        self._changed()
+
+    def _bring_in_line(self, connection: Connection) -> None:
+        for subscription in self._wanted.values():
+            connection.send(_Wish("subscribe", subscription))
+        if self._wanted:
+            connection.send(_Marker(self))
+        else:
+            self.ready = True
+
+    def _link_changed(self) -> None:
+        if self.link.connection is None:
+            self.ready = False
+            for subscription in self._wanted.values():
+                subscription.reset()
+        self._changed()
+
+    def _take(self, push: list[bytes]) -> None:
+        if push[0] != b"message":
+            return
+        subscription = self._wanted.get(push[1])
+        if subscription is not None and subscription.acknowledged:
+            self.messages += 1
+            self.inbox.put(Message(subscription.channel, push[2]))
