@@ -7,7 +7,7 @@ WebSocket ping is answered after all that the server had to say before it.
 import json
 import socket
 import struct
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing, suppress
 from typing import Any, NoReturn
 
@@ -19,13 +19,18 @@ from trio_websocket import ConnectionClosed, WebSocketConnection, connect_websoc
 PATIENCE = 10.0
 
 Message = dict[str, Any]
+Quiesce = Callable[[], Awaitable[None]]
 
 
 class Client:
     """One WebSocket; what was received is kept in `log`."""
 
-    def __init__(self, socket: WebSocketConnection) -> None:
+    def __init__(
+        self, socket: WebSocketConnection, quiesce: Quiesce = trio.lowlevel.checkpoint
+    ) -> None:
         self.socket = socket
+        #: Waits until the replicas have told each other all that they know.
+        self.quiesce = quiesce
         self.log: list[Message] = []
 
     async def send(self, type_: str, **fields: Any) -> None:
@@ -73,6 +78,7 @@ class Client:
     async def settle(self) -> list[Message]:
         """All that the server had to say to this client up to now."""
         with trio.fail_after(PATIENCE):
+            await self.quiesce()
             await self.socket.ping()
         messages = []
         while self.socket._recv_channel.statistics().current_buffer_used:
@@ -138,11 +144,16 @@ async def settle(*clients: Client) -> None:
     for client in clients:
         with trio.fail_after(PATIENCE):
             await client.socket.ping()
+            await client.quiesce()
 
 
 @asynccontextmanager
 async def connect(
-    base: str, path: str, *, headers: Sequence[tuple[str, str]] = ()
+    base: str,
+    path: str,
+    *,
+    headers: Sequence[tuple[str, str]] = (),
+    quiesce: Quiesce = trio.lowlevel.checkpoint,
 ) -> AsyncIterator[Client]:
     """A client of the server at `base` (`127.0.0.1:8000`); closed at the end."""
     async with trio.open_nursery() as nursery:
@@ -155,7 +166,7 @@ async def connect(
             )
         # It is left open if the server closed first, and if the test fails.
         with closing(socket._stream.socket):  # type: ignore[attr-defined]
-            yield Client(socket)
+            yield Client(socket, quiesce)
             with trio.move_on_after(PATIENCE):
                 await socket.aclose()
         nursery.cancel_scope.cancel()
@@ -164,8 +175,9 @@ async def connect(
 class Service:
     """The running server, however many replicas it is made of."""
 
-    def __init__(self, *bases: str) -> None:
+    def __init__(self, *bases: str, quiesce: Quiesce = trio.lowlevel.checkpoint) -> None:
         self.bases = bases
+        self.quiesce = quiesce
         self._next = 0
 
     @property
@@ -177,4 +189,4 @@ class Service:
     def connect(
         self, path: str, *, headers: Sequence[tuple[str, str]] = ()
     ) -> AbstractAsyncContextManager[Client]:
-        return connect(self.base, path, headers=headers)
+        return connect(self.base, path, headers=headers, quiesce=self.quiesce)

@@ -1,13 +1,23 @@
-"""Fixtures: a real server on a real socket, in the test's own event loop."""
+"""Fixtures: real servers on real sockets, in the test's own event loop.
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+`service` is one replica, and then three with the clients spread over them: what
+the protocols promise has to hold for both.
+"""
+
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from functools import partial
+from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
 from tests.clients import Service
+from tests.redis.buses import drain
+from tests.redis.server import run_redis_server
+from trio_signal.bus.redis import RedisBus
 from trio_signal.config import Settings, load_settings
-from trio_signal.server import open_server
+from trio_signal.server import Server, open_server
 
 Serve = Callable[..., AbstractAsyncContextManager[Service]]
 
@@ -20,8 +30,32 @@ def settings(**given: object) -> Settings:
 @asynccontextmanager
 async def serve_once(**given: object) -> AsyncIterator[Service]:
     """A server with these settings, stopped gracefully at the end."""
-    async with open_server(settings(**given)) as (host, port):
-        yield Service(f"{host}:{port}")
+    async with open_server(settings(**given)) as server:
+        yield Service(f"{server.host}:{server.port}")
+
+
+@asynccontextmanager
+async def serve_replicas(count: int, redis_url: str, **given: object) -> AsyncIterator[Service]:
+    """Several servers that are one service through Redis."""
+    given = {"redis_url": redis_url, "redis_prefix": f"{uuid4()}:", **given}
+    async with AsyncExitStack() as stack:
+        servers = [
+            await stack.enter_async_context(open_server(settings(**given))) for _ in range(count)
+        ]
+        bases = [f"{server.host}:{server.port}" for server in servers]
+        yield Service(*bases, quiesce=partial(quiesce, servers))
+
+
+async def quiesce(servers: list[Server]) -> None:
+    """Wait until each replica has taken in what all of them told.
+
+    Twice, since what one takes in can make it tell something.
+    """
+    buses = [server.hub.bus for server in servers]
+    for _ in range(2):
+        for bus in buses:
+            assert isinstance(bus, RedisBus)
+            await drain(bus, buses)
 
 
 @pytest.fixture
@@ -30,8 +64,19 @@ def serve() -> Serve:
     return serve_once
 
 
-@pytest.fixture
-async def service() -> AsyncIterator[Service]:
-    """A server with the default settings."""
-    async with serve_once() as service:
-        yield service
+@pytest.fixture(scope="session")
+def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A Redis for all tests that do not break it; each has a prefix of its own."""
+    with run_redis_server(Path(tmp_path_factory.mktemp("redis"))) as url:
+        yield url
+
+
+@pytest.fixture(params=["one replica", "three replicas"])
+async def service(request: pytest.FixtureRequest) -> AsyncIterator[Service]:
+    """A service with the default settings."""
+    if request.param == "one replica":
+        async with serve_once() as service:
+            yield service
+    else:
+        async with serve_replicas(3, request.getfixturevalue("redis_url")) as service:
+            yield service

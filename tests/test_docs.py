@@ -17,7 +17,7 @@ import msgspec
 import pytest
 import typer
 from msgspec import UNSET, Struct
-from pydantic import AliasChoices
+from pydantic import AliasChoices, SecretStr
 
 from tests.clients import Client, Service
 from tools import print_close_codes
@@ -75,6 +75,10 @@ def variable(name: str) -> str:
 
 
 def as_written(default: object) -> str:
+    if default is None:
+        return ""
+    if isinstance(default, SecretStr):
+        return default.get_secret_value()
     if isinstance(default, tuple):
         return ",".join(default)
     return f"{default}".lower() if isinstance(default, bool) else f"{default}"
@@ -98,6 +102,10 @@ OTHER_VALUES = {
     "allowed_origins": "https://app.example.com",
     "dialects": "mesh",
     "list_rooms": "false",
+    "redis_ca_file": "README.md",
+    "redis_url": "redis://redis.example.com",
+    "worker": "true",
+    "workers": "1",
     "stun_urls": "stun:stun.example.com:3478",
 }
 

@@ -558,7 +558,7 @@ class World:
         """A stream has one broadcaster; whoever was it before, or nearly, is thrown out."""
         witness = self.witnesses[room]
         streams = [seat for seat in self.seated(room) if isinstance(seat, StreamSeat)]
-        winner = await self._winner(witness, streams)
+        winner = await self._winner(witness, streams, contenders)
         assert winner in contenders
         for seat in streams:
             was_live = (room, seat.name) in self.was_live
@@ -570,12 +570,15 @@ class World:
                 assert not (self.alone and seat.rooms[room]), f"{seat} was not thrown out"
                 seat.rooms[room] = None
 
-    async def _winner(self, witness: Witness, streams: Sequence[Seat]) -> Seat:
+    async def _winner(
+        self, witness: Witness, streams: Sequence[Seat], contenders: set[Seat]
+    ) -> Seat:
+        """Who is live alone; another replica may not know of the contenders yet."""
         with trio.fail_after(PATIENCE):
             while True:
                 await witness.listen()
                 live = [seat for seat in streams if witness.sees_live(seat)]
-                if len(live) == 1:
+                if len(live) == 1 and (self.alone or live[0] in contenders):
                     return live[0]
 
     async def _end_takeovers(self, room: str) -> None:

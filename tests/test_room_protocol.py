@@ -770,6 +770,7 @@ async def test_a_signal_reaches_one_tab_the_last_or_the_one_that_is_live(
         await assert_reached(second)
         await first.send("broadcast-stopped")
         await first.expect("broadcast-stopped")
+        await settle(first)
         await second.send("broadcast-stopped")
         for client in (bob, *tabs):
             await client.expect("broadcast-stopped")

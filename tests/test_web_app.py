@@ -10,7 +10,7 @@ import httpx
 import pytest
 import trio
 
-from tests.clients import Client, Service
+from tests.clients import Client, Service, settle
 from tests.conftest import Serve, settings
 from tests.raw import Answer, open_raw, upgrade_head
 from trio_signal.bus.memory import MemoryBus
@@ -319,7 +319,10 @@ async def test_the_history_is_bounded_and_limited(
     async with enter(service, "ann", "bob", "cat") as clients:
         for n in range(210):
             await clients[n % 3].send("message", content=str(n))
-            await clients[n % 3].wait_for("message", content=str(n))
+            # Who speaks next has heard it: on several replicas, that makes the order.
+            await clients[(n + 1) % 3].wait_for("message", content=str(n))
+        for client in clients:
+            await client.settle()
         for client in clients:
             await say(client, "done", *[other for other in clients if other is not client])
 
@@ -649,3 +652,24 @@ async def test_no_path_leads_out_of_the_pages(service: Service, path: str) -> No
             f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode()
         )
         assert (await client.receive_answer()).status == 404
+
+
+async def test_metrics_say_who_is_connected_and_live(service: Service) -> None:
+    async with service.connect("/ws/r1/ann") as ann:
+        await ann.expect("room_state")
+        await ann.send("broadcast-started")
+        await settle(ann)
+        total: dict[str, float] = {}
+        for base in service.bases:
+            async with httpx.AsyncClient(base_url=f"http://{base}") as http:
+                text = (await http.get("/metrics")).text
+            for line in text.splitlines():
+                if not line.startswith("#"):
+                    name, value = line.rsplit(" ", 1)
+                    total[name] = total.get(name, 0) + float(value)
+    assert total['trio_signal_connections{dialect="room"}'] == 1
+    assert total['trio_signal_connections{dialect="mesh"}'] == 0
+    assert total["trio_signal_rooms"] == 1
+    assert total["trio_signal_live"] == 1
+    replicas = len(service.bases)
+    assert total.get("trio_signal_redis_up", 1) == replicas

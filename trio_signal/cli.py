@@ -2,6 +2,7 @@
 
 import ipaddress
 import logging
+import os
 import signal
 import sys
 from typing import Annotated, NoReturn
@@ -11,9 +12,10 @@ import typer
 
 from trio_signal import __version__
 from trio_signal.config import Settings, load_settings
-from trio_signal.errors import ConfigError
+from trio_signal.errors import ConfigError, WorkerError
 from trio_signal.logs import configure_logging
 from trio_signal.server import open_server
+from trio_signal.workers import open_workers
 
 logger = logging.getLogger(__name__)
 app = typer.Typer(
@@ -34,8 +36,8 @@ def main(
 
 
 @app.command(
-    epilog="Example: trio-signal serve --host 0.0.0.0 --port 8000. All settings are "
-    "environment variables; the README lists them."
+    epilog="Example: trio-signal serve --host 0.0.0.0 --workers 4 --redis-url redis://localhost. "
+    "All settings are environment variables; the README lists them."
 )
 def serve(
     host: Annotated[
@@ -44,26 +46,47 @@ def serve(
     port: Annotated[
         int | None, typer.Option(help="Port to listen on; 0 picks one.  [PORT, 8000]")
     ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(help="How many replicas to run on the port.  [WEB_CONCURRENCY, 1]"),
+    ] = None,
+    redis_url: Annotated[
+        str | None, typer.Option(help="Redis that joins replicas into one service.  [REDIS_URL]")
+    ] = None,
 ) -> None:
     """Run the server until SIGTERM or SIGINT."""
     try:
-        settings = load_settings(host=host, port=port)
+        settings = load_settings(host=host, port=port, workers=workers, redis_url=redis_url)
     except ConfigError as error:
         _fail(str(error))
     configure_logging(settings)
     try:
         trio.run(_serve, settings)
-    except* OSError as errors:
-        _fail(f"cannot listen on {settings.host}:{settings.port}: {_first(errors)}")
+    except* (OSError, ConfigError, WorkerError) as errors:
+        _fail(f"cannot serve on {settings.host}:{settings.port}: {_first(errors)}")
 
 
 async def _serve(settings: Settings) -> None:
+    """Serve, and print where, until a signal comes; or until the parent goes, as a worker."""
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async with open_server(settings) as (host, port):
+        server = open_workers(settings) if settings.workers > 1 else open_server(settings)
+        async with server as (host, port, *_):
             _warn_if_open(settings)
             typer.echo(f"listening on http://{f'[{host}]' if ':' in host else host}:{port}")
-            number = await anext(aiter(signals))
-            logger.info("%s: stopping", signal.Signals(number).name)
+            async with trio.open_nursery() as reasons:
+                if settings.worker:
+                    reasons.start_soon(_until_parent_goes, reasons.cancel_scope)
+                number = await anext(aiter(signals))
+                logger.info("%s: stopping", signal.Signals(number).name)
+                reasons.cancel_scope.cancel()
+
+
+async def _until_parent_goes(scope: trio.CancelScope) -> None:
+    """A worker's standard input is a pipe that ends with its parent."""
+    async with trio.lowlevel.FdStream(os.dup(sys.stdin.fileno())) as pipe:
+        async for _ in pipe:
+            pass
+    scope.cancel()
 
 
 def _warn_if_open(settings: Settings) -> None:
@@ -78,7 +101,7 @@ def _warn_if_open(settings: Settings) -> None:
         )
 
 
-def _first(errors: BaseExceptionGroup[OSError]) -> BaseException:
+def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:
     error: BaseException = errors
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]

@@ -1,10 +1,18 @@
 """Every setting, its environment variable, its default."""
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import AliasChoices, Field, ValidationError, field_validator
+from pydantic import (
+    AliasChoices,
+    Field,
+    FilePath,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from trio_signal.dialects import DIALECTS
@@ -31,6 +39,16 @@ class Settings(BaseSettings):
     log_format: Literal["console", "json"] = Field(
         "console", validation_alias=AliasChoices("LOG_FORMAT")
     )
+    #: How many replicas to run on this machine, all on one port.
+    workers: int = Field(1, ge=1, le=256, validation_alias=AliasChoices("WEB_CONCURRENCY"))
+    #: This process is one of several that share the port; set by their parent.
+    worker: bool = False
+    #: What joins replicas into one service: redis://, rediss:// or unix://.
+    redis_url: SecretStr | None = Field(None, validation_alias=AliasChoices("REDIS_URL"))
+    #: Before the names of all keys and channels.
+    redis_prefix: str = ""
+    #: For a Redis whose certificate no public authority signed.
+    redis_ca_file: FilePath | None = None
     host: str = "127.0.0.1"
     #: Only `open` so far: everybody is who they say they are.
     auth: Literal["open"] = "open"
@@ -52,6 +70,8 @@ class Settings(BaseSettings):
     auth_timeout: float = Field(10, gt=0)
     heartbeat: float = Field(20, gt=0)
     heartbeat_timeout: float = Field(20, gt=0)
+    #: After this a replica that is not heard of counts as dead.
+    lease: float = Field(10, ge=1)
     drain: float = Field(10, ge=0)
 
     stun_urls: CommaList = ()
@@ -83,6 +103,19 @@ class Settings(BaseSettings):
             if name not in DIALECTS:
                 raise ValueError(f"{name!r} is no dialect; there are {', '.join(DIALECTS)}")
         return value
+
+    @field_validator("redis_url", mode="before")
+    @classmethod
+    def _no_url(cls, value: object) -> object:
+        return value or None  # platforms set what is missing to nothing
+
+    @model_validator(mode="after")
+    def _check_workers(self) -> Self:
+        if self.workers > 1 and self.redis_url is None:
+            raise ValueError(
+                "more than one worker needs REDIS_URL, or their peers would not see each other"
+            )
+        return self
 
     def allows_origin(self, origin: str | None, host: str | None) -> bool:
         """Whether a page of this `Origin` may talk to a server called `host`.
@@ -118,6 +151,8 @@ def load_settings(**overrides: object) -> Settings:
 
 def _explain(error: object) -> str:
     assert isinstance(error, dict)  # noqa: S101
+    if not error["loc"]:  # the settings do not go together
+        return f"WEB_CONCURRENCY: {error['ctx']['error']}"
     name = str(error["loc"][0])
     variable = name if name.isupper() else "TRIO_SIGNAL_" + name.upper()
     return f"{variable}={error['input']!r}: {error['msg']}"

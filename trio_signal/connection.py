@@ -31,7 +31,7 @@ from trio_signal.messages import (
     Send,
     ServerInfo,
 )
-from trio_signal.peer import Outbox, Peer
+from trio_signal.peer import INTERNAL_ERROR, Outbox, Peer
 from trio_signal.websocket import (
     FrameParser,
     Message,
@@ -102,7 +102,7 @@ class Connection:
             await task(*args)
         except Exception:
             logger.exception("connection %s (%s) failed", self.peer.id, self._dialect.name)
-            self.peer.close(Close(CloseCode.INTERNAL_ERROR, "Internal error"))
+            self.peer.close(INTERNAL_ERROR)
 
     # receive
 

@@ -35,6 +35,10 @@ class WebSocketError(TrioSignalError):
         self.reason = reason
 
 
+class WorkerError(TrioSignalError):
+    """A worker process did not come up."""
+
+
 class CloseCode(IntEnum):
     """Why a connection was closed. RFC 6455 section 7.4; ours are 4000 and up."""
 

@@ -5,7 +5,6 @@ telling of it to the peers of this replica, and its hand-over to the bus are
 one step that nothing can interrupt, neither a cancellation nor a shutdown.
 """
 
-import logging
 from collections.abc import Iterable, Sequence
 from functools import partial
 from types import TracebackType
@@ -59,11 +58,9 @@ from trio_signal.messages import (
     Typing,
     WentLive,
 )
-from trio_signal.peer import Peer
+from trio_signal.peer import Peer, close_untold
 from trio_signal.room import Room
 from trio_signal.websocket import text_frame
-
-logger = logging.getLogger(__name__)
 
 #: What a user without any name is called.
 ANONYMOUS = "Anonymous"
@@ -102,10 +99,7 @@ class LocalRoom(Room):
             try:
                 notices = list(dialect.tell(event))
             except Exception:
-                # Their picture would be wrong from here on; a new one will be right.
-                logger.exception("cannot tell %s in %s", type(event).__name__, dialect.name)
-                for peer in peers.values():
-                    peer.close(Close(CloseCode.INTERNAL_ERROR, "Internal error"))
+                close_untold(peers.values(), event)
                 continue
             for notice in notices:
                 frame = text_frame(notice.text)
@@ -268,6 +262,7 @@ class Hub:
             replica=self.bus.replica,
             # Peer ids are seen by all dialects, and are taken over within one only.
             subject=f"{peer.dialect.name} {identity.subject}",
+            joined_at=utc_now(),
         )
 
     async def _recall(self, room_id: str, identity: Identity) -> tuple[str, str | None]:
@@ -287,6 +282,9 @@ class Hub:
         if room is None:
             room = self.rooms[room_id] = LocalRoom(room_id)
             room.restore(others)
+        elif room.peers.get(member.peer_id) is peer:
+            self._tell_entered(peer, room, member)  # it asked twice, and waited for both
+            return
         self._replace(room, member.peer_id)
         events = room.join(member, at)
         room.admit(member.peer_id, peer)
@@ -422,13 +420,9 @@ class Hub:
         if target is None:
             self._tell(room, [signal])
         elif (local := room.peers.get(target.peer_id)) is not None:
-            self._tell_target(local, signal)
+            local.hear(signal)
         else:
             self.bus.send(target.replica, signal)
-
-    def _tell_target(self, peer: Peer, signal: Signalled) -> None:
-        for notice in peer.dialect.tell(signal):
-            peer.send(notice.text)
 
     # What other replicas tell
 
@@ -449,7 +443,7 @@ class Hub:
         if peer is None:
             self.bus.send(signal.sender.replica, Undelivered(signal))
         else:
-            self._tell_target(peer, signal)
+            peer.hear(signal)
 
     def _bounce(self, signal: Signalled) -> None:
         """Tell the sender that its target is gone."""

@@ -66,6 +66,7 @@ class Member(Struct, frozen=True):
     subject: str
     avatar_url: str | None = None
     live: Live | None = None
+    joined_at: str = ""
 
 
 # Commands: what a dialect asks for on behalf of its client.
@@ -221,10 +222,11 @@ class Close(Struct, frozen=True):
 Action = Command | Send | Malformed | Close
 
 
-# Events of a room: told to its members, on every replica.
+# Events of a room: told to its members, on every replica. Their names are on the
+# bus, so that replicas understand each other.
 
 
-class Joined(Struct, frozen=True):
+class Joined(Struct, frozen=True, tag=True):
     """A peer entered; `first` if its user had no other there."""
 
     room_id: str
@@ -234,7 +236,7 @@ class Joined(Struct, frozen=True):
     at: str
 
 
-class Rejoined(Struct, frozen=True):
+class Rejoined(Struct, frozen=True, tag=True):
     """A viewer that is here asked to be let in once more: it wants a new offer."""
 
     room_id: str
@@ -243,7 +245,7 @@ class Rejoined(Struct, frozen=True):
     at: str
 
 
-class Left(Struct, frozen=True):
+class Left(Struct, frozen=True, tag=True):
     """A peer left; `last` if its user has no other there."""
 
     room_id: str
@@ -266,7 +268,7 @@ class News(Enum):
     AGAIN = "again"
 
 
-class WentLive(Struct, frozen=True):
+class WentLive(Struct, frozen=True, tag=True):
     """A peer broadcasts.
 
     An `exclusive` broadcast ends the others of the same dialect.
@@ -287,7 +289,7 @@ class StopCause(Enum):
     REPLACED = "replaced"
 
 
-class StoppedLive(Struct, frozen=True):
+class StoppedLive(Struct, frozen=True, tag=True):
     """A peer broadcasts no longer; `last` if its user has no other live."""
 
     room_id: str
@@ -297,7 +299,7 @@ class StoppedLive(Struct, frozen=True):
     at: str
 
 
-class Signalled(Struct, frozen=True):
+class Signalled(Struct, frozen=True, tag=True):
     """An opaque payload from a member, for one other or for all others."""
 
     room_id: str
@@ -309,7 +311,7 @@ class Signalled(Struct, frozen=True):
     at: str
 
 
-class Chatted(Struct, frozen=True):
+class Chatted(Struct, frozen=True, tag=True):
     """A member said something."""
 
     room_id: str
@@ -320,7 +322,7 @@ class Chatted(Struct, frozen=True):
     at: str
 
 
-class Typing(Struct, frozen=True):
+class Typing(Struct, frozen=True, tag=True):
     """A member began or ceased to type."""
 
     room_id: str
@@ -329,7 +331,7 @@ class Typing(Struct, frozen=True):
     at: str
 
 
-class ProfileChanged(Struct, frozen=True):
+class ProfileChanged(Struct, frozen=True, tag=True):
     """A user is called something else from now on."""
 
     room_id: str
@@ -341,7 +343,7 @@ class ProfileChanged(Struct, frozen=True):
     at: str
 
 
-class StreamStarting(Struct, frozen=True):
+class StreamStarting(Struct, frozen=True, tag=True):
     """A stream is about to start."""
 
     room_id: str

@@ -1,16 +1,22 @@
 """Peer: one connection's identity and outbox."""
 
+import logging
 import socket
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from itertools import islice
 
 import trio
+from msgspec import Struct
 
 from trio_signal.dialects import Dialect
 from trio_signal.errors import CloseCode
-from trio_signal.messages import Answer, Close, Identity, Send
+from trio_signal.messages import Answer, Close, Identity, Send, Signalled
 from trio_signal.websocket import text_frame
+
+logger = logging.getLogger(__name__)
+
+INTERNAL_ERROR = Close(CloseCode.INTERNAL_ERROR, "Internal error")
 
 #: How many waiting frames one system call takes; IOV_MAX is 1024.
 _BATCH = 64
@@ -161,14 +167,40 @@ class Peer:
 
     def tell(self, answer: Answer) -> None:
         """Tell this peer what became of its command; does not block."""
-        for action in self.dialect.answered(answer):
+        try:
+            actions = list(self.dialect.answered(answer))
+        except Exception:
+            close_untold([self], answer)
+            return
+        for action in actions:
             if isinstance(action, Send):
                 self.send(action.text)
             else:
                 self.close(action)
+
+    def hear(self, signal: Signalled) -> None:
+        """Tell this peer alone what another sent to it; does not block."""
+        try:
+            notices = list(self.dialect.tell(signal))
+        except Exception:
+            close_untold([self], signal)
+            return
+        for notice in notices:
+            self.send(notice.text)
 
     def close(self, close: Close) -> None:
         """End the connection; does not block. The first reason counts."""
         if self.closed_with is None:
             self.closed_with = close
             self._scope.cancel(reason=close.reason or None)
+
+
+def close_untold(peers: Collection[Peer], untold: Struct) -> None:
+    """End connections that their dialect failed to tell something; called in its `except`.
+
+    Their picture would be wrong from here on. That of new connections will be right.
+    """
+    some = ", ".join(peer.id for peer in islice(peers, 3))
+    logger.exception("cannot tell %s to %d peers: %s", type(untold).__name__, len(peers), some)
+    for peer in peers:
+        peer.close(INTERNAL_ERROR)

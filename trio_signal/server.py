@@ -1,15 +1,19 @@
 """The server: its parts, nested in the order in which they stop."""
 
 import logging
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
+from typing import NamedTuple
 from uuid import uuid4
 
 import trio
 
 from trio_signal.auth import OpenAuth
+from trio_signal.bus import Bus
 from trio_signal.bus.memory import MemoryBus
+from trio_signal.bus.redis import open_redis_bus
 from trio_signal.config import Settings
 from trio_signal.errors import CloseCode
 from trio_signal.hub import Hub
@@ -21,36 +25,81 @@ from trio_signal.web.server import open_http_server
 logger = logging.getLogger(__name__)
 
 
+#: Seconds to take leave of the other replicas; if Redis is gone, they have leases.
+RETIRE_TIMEOUT = 1.0
+#: As many as the kernel allows; Trio's default as well.
+BACKLOG = 65535
+
+
+class Server(NamedTuple):
+    """A server that runs."""
+
+    host: str
+    port: int
+    hub: Hub
+
+
 @asynccontextmanager
-async def open_server(settings: Settings) -> AsyncIterator[tuple[str, int]]:
+async def open_bus(settings: Settings) -> AsyncIterator[Bus]:
+    """The bus that the settings ask for."""
+    replica = uuid4().hex
+    if settings.redis_url is None:
+        yield MemoryBus(replica)
+    else:
+        async with open_redis_bus(
+            settings.redis_url.get_secret_value(),
+            replica,
+            prefix=settings.redis_prefix,
+            ca_file=str(settings.redis_ca_file) if settings.redis_ca_file else None,
+            lease=settings.lease,
+        ) as bus:
+            yield bus
+
+
+@asynccontextmanager
+async def open_server(settings: Settings) -> AsyncIterator[Server]:
     """Serve while the block runs; gives the address that it listens on.
 
     Leaving the block stops accepting, closes every peer with 1001, lets the
     rooms hear of it, and takes `settings.drain` seconds at most. A cancellation
-    ends everything at once. Raises OSError if the port cannot be had.
+    ends everything at once. Raises OSError if the port cannot be had, and
+    ConfigError if Redis refuses us.
     """
-    bus = MemoryBus(uuid4().hex)
-    hub = Hub(bus, max_room_peers=settings.max_room_peers, max_viewers=settings.max_viewers)
-    async with trio.open_nursery() as bus_tasks:
+    async with open_bus(settings) as bus, trio.open_nursery() as bus_tasks:
+        hub = Hub(bus, max_room_peers=settings.max_room_peers, max_viewers=settings.max_viewers)
         await bus_tasks.start(bus.run, hub.deliver)
         async with open_http_server(create_app(hub, settings)) as http:
             listener = Listener(hub, http, OpenAuth(), settings)
             async with trio.open_nursery() as connections:
                 async with trio.open_nursery() as accepting:
-                    listeners: list[trio.SocketListener] = await accepting.start(
+                    sockets = await open_listeners(settings)
+                    host, port, *_ = sockets[0].socket.getsockname()
+                    await accepting.start(
                         partial(
-                            trio.serve_tcp,
+                            trio.serve_listeners,
                             listener.serve,
-                            settings.port,
-                            host=settings.host,
+                            sockets,
                             handler_nursery=connections,
                         )
                     )
-                    host, port, *_ = listeners[0].socket.getsockname()
-                    yield host, port
+                    yield Server(host, port, hub)
                     accepting.cancel_scope.cancel()
                 connections.cancel_scope.deadline = trio.current_time() + settings.drain
                 listener.drain()
                 http.drain()
                 hub.close_all(Close(CloseCode.GOING_AWAY, "Server going away"))
+        with trio.move_on_after(RETIRE_TIMEOUT):
+            await bus.retire()
         bus_tasks.cancel_scope.cancel()
+
+
+async def open_listeners(settings: Settings) -> list[trio.SocketListener]:
+    """The listening sockets; workers share a port, and the kernel shares it out."""
+    if not settings.worker:
+        return await trio.open_tcp_listeners(settings.port, host=settings.host)
+    sock = trio.socket.socket(socket.AF_INET6 if ":" in settings.host else socket.AF_INET)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    await sock.bind((settings.host, settings.port))
+    sock.listen(BACKLOG)
+    return [trio.SocketListener(sock)]

@@ -20,8 +20,7 @@ The contract, for every implementation:
 - `send` goes to one replica only, and keeps the same order. A signal that finds
   no replica comes back as `Undelivered`.
 - What a replica published itself never comes back to it.
-- `deliver` is called from `run`, never from inside another method. It and
-  `admit` do not block.
+- `deliver` is never called from inside `publish`. It and `admit` do not block.
 - Publishing `Chatted` and `ProfileChanged` also remembers what they say.
 - The last thing that is remembered wins; what is remembered is bounded and may
   be forgotten, oldest first.
@@ -43,7 +42,7 @@ class Caps(NamedTuple):
     viewers: int | None = None
 
 
-class Undelivered(Struct, frozen=True):
+class Undelivered(Struct, frozen=True, tag=True):
     """A signal came back: its target is gone."""
 
     signal: Signalled
@@ -68,10 +67,22 @@ class Bus(Protocol):
 
     replica: str
 
+    @property
+    def degraded(self) -> str | None:
+        """Why other replicas may not be seen as they are; None if all is well."""
+        ...
+
     async def run(
         self, deliver: Deliver, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
         """Serve until cancelled; `deliver` gets what other replicas tell."""
+        ...
+
+    async def retire(self) -> None:
+        """Take leave of the other replicas: nothing of this one stays behind.
+
+        Called when all its members have left, while `run` still runs.
+        """
         ...
 
     async def join(self, room_id: str, member: Member, caps: Caps, admit: Admit) -> None:

@@ -64,6 +64,11 @@ class MemoryBus:
         self._told: deque[Delivery] = deque()
         self._was_told = trio.Event()
 
+    @property
+    def degraded(self) -> None:
+        """Nothing can come between replicas of one process."""
+        return
+
     async def run(
         self, deliver: Deliver, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
@@ -78,6 +83,11 @@ class MemoryBus:
             if isinstance(delivery, Joined):  # perhaps in place of a peer of ours
                 self._forget_peer(delivery.room_id, delivery.member.peer_id)
             deliver(delivery)
+
+    async def retire(self) -> None:
+        """Take leave; its members are gone already, and there is no lease."""
+        await trio.lowlevel.checkpoint()
+        del self._network.replicas[self.replica]
 
     def _take(self, delivery: Delivery) -> None:
         self._told.append(delivery)

@@ -6,6 +6,7 @@ from typing import TypeVar
 
 import msgspec
 from msgspec import Struct
+from prometheus_client import CONTENT_TYPE_LATEST
 from quart import Response, request
 from quart_trio import QuartTrio
 from werkzeug.datastructures import WWWAuthenticate
@@ -23,6 +24,7 @@ from trio_signal.dialects import dialect_at
 from trio_signal.dialects.room import chat_message, live_broadcasters
 from trio_signal.hub import ANONYMOUS, Hub
 from trio_signal.messages import Profile
+from trio_signal.web.metrics import render_metrics
 
 T = TypeVar("T")
 
@@ -50,6 +52,7 @@ def create_app(hub: Hub, settings: Settings) -> QuartTrio:
     app = QuartTrio(__name__, static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY
     _add_health(app, hub)
+    _add_metrics(app, hub, settings)
     _add_rooms(app, hub, settings)
     _add_accounts(app)
     _add_pages(app)
@@ -88,6 +91,8 @@ def _add_health(app: QuartTrio, hub: Hub) -> None:
     async def readyz() -> Response:
         if hub.closing is not None:
             return _json({"status": "stopping"}, 503)
+        if hub.bus.degraded is not None:
+            return _json({"status": "degraded", "reason": hub.bus.degraded})
         return _json({"status": "ready"})
 
     @app.get("/health")
@@ -96,6 +101,12 @@ def _add_health(app: QuartTrio, hub: Hub) -> None:
         return _json(
             {"status": "healthy", "active_connections": len(hub.peers), "rooms": len(rooms)}
         )
+
+
+def _add_metrics(app: QuartTrio, hub: Hub, settings: Settings) -> None:
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        return Response(render_metrics(hub, settings), content_type=CONTENT_TYPE_LATEST)
 
 
 def _add_rooms(app: QuartTrio, hub: Hub, settings: Settings) -> None:

@@ -1,0 +1,437 @@
+"""A directory, and one replica that follows it: what presence is tried on.
+
+`Directory` does with one room what the Lua scripts do, `OurReplica` what the bus and
+the hub do with a view of it. Nothing here has a connection or a clock: the test says
+when a command reaches the directory and when its answer, or a change, reaches us.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from functools import partial
+
+from msgspec.structs import replace
+
+from trio_signal.messages import (
+    ChangeProfile,
+    Joined,
+    Left,
+    Live,
+    Member,
+    News,
+    ProfileChanged,
+    RoomEvent,
+    StopCause,
+    StoppedLive,
+    WentLive,
+)
+from trio_signal.presence import Change, Snapshot, View
+from trio_signal.room import Room
+
+ROOM = "room"
+AT = "2026-11-20T10:15:30.123Z"
+OURS = "ours"
+OTHERS = ("other", "third")
+
+
+def member(
+    peer_id: str = "p",
+    replica: str = "other",
+    *,
+    user: str | None = None,
+    name: str = "Ann",
+    avatar: str | None = None,
+    live: Live | None = None,
+    joined_at: str = "",
+) -> Member:
+    return Member(
+        peer_id=peer_id,
+        user_id=user or f"user of {peer_id}",
+        username=name,
+        dialect="mesh",
+        replica=replica,
+        subject=peer_id,
+        avatar_url=avatar,
+        live=live,
+        joined_at=joined_at,
+    )
+
+
+def joined(who: Member) -> Joined:
+    return Joined(ROOM, replace(who, live=None), first=False, peers=0, at=AT)
+
+
+def left(who: Member) -> Left:
+    return Left(ROOM, replace(who, live=None), last=False, peers=0, at=AT)
+
+
+def went_live(who: Member) -> WentLive:
+    return WentLive(ROOM, who, News.FIRST, exclusive=False, at=AT)
+
+
+def stopped(who: Member, cause: StopCause = StopCause.STOPPED) -> StoppedLive:
+    return StoppedLive(ROOM, replace(who, live=None), last=False, cause=cause, at=AT)
+
+
+def renamed(who: Member, before: str) -> ProfileChanged:
+    return ProfileChanged(ROOM, who, "profile_updated", before, None, None, AT)
+
+
+def by_peer(members: Iterable[Member]) -> dict[str, Member]:
+    return {member.peer_id: member for member in members}
+
+
+def apply(room: Room, event: RoomEvent) -> Iterable[RoomEvent]:
+    """What the room's peers are told of an event from elsewhere; as the hub does it."""
+    match event:
+        case Joined(member=who):
+            return room.join(who, AT)
+        case Left(member=who):
+            return room.leave(who.peer_id, AT)
+        case WentLive(member=Member(live=Live() as live) as who):
+            return room.go_live(who.peer_id, live, AT)
+        case StoppedLive(member=who):
+            return room.stop_live(who.peer_id, AT, event.cause)
+        case ProfileChanged():
+            room.apply_profile(event)
+    return [event]
+
+
+class Directory:
+    """What Redis does with one room: the scripts, in a few lines."""
+
+    def __init__(self) -> None:
+        self.members: dict[str, Member] = {}
+        self.seq = 0
+        self.clock = 1_000
+        #: Changes on their way to us.
+        self.published: list[Change] = []
+        #: Connections that were here once, and are no longer.
+        self.ended: set[str] = set()
+
+    def join(self, who: Member) -> int:
+        self._begin()
+        self._put(who)
+        return self._publish(joined(who), who.replica)
+
+    def _begin(self) -> None:
+        if not self.seq:
+            self.clock += 1_000
+            self.seq = self.clock
+
+    def _put(self, who: Member) -> None:
+        old = self.members.get(who.peer_id)
+        if old is not None and old.joined_at != who.joined_at:
+            self.ended.add(old.joined_at)
+        self.members[who.peer_id] = who
+
+    def _drop(self, peer_id: str) -> Member:
+        who = self.members.pop(peer_id)
+        self.ended.add(who.joined_at)
+        return who
+
+    def _publish(self, event: RoomEvent | None, origin: str) -> int:
+        self.seq += 1
+        self.published.append(Change(self.seq, origin, event))
+        return self.seq
+
+    def _end_if_empty(self) -> None:
+        if not self.members:
+            self.seq = 0
+
+    def owned(self, replica: str) -> list[Member]:
+        return [who for who in self.members.values() if who.replica == replica]
+
+    def leave(self, who: Member) -> None:
+        if self._has(who):
+            self._publish(left(self._drop(who.peer_id)), who.replica)
+            self._end_if_empty()
+
+    def _has(self, who: Member) -> bool:
+        known = self.members.get(who.peer_id)
+        return known is not None and (known.replica, known.joined_at) == (
+            who.replica,
+            who.joined_at,
+        )
+
+    def change(self, replica: str, members: Iterable[Member], event: RoomEvent | None) -> None:
+        owned = [who for who in members if self._has(who)]
+        for who in owned:
+            self.members[who.peer_id] = who
+        if owned:
+            self._publish(event, replica)
+
+    def reap(self, replica: str) -> None:
+        for who in self.owned(replica):
+            self._drop(who.peer_id)
+            if who.live:
+                self._publish(stopped(who, StopCause.LEFT), replica)
+            self._publish(left(who), replica)
+        self._end_if_empty()
+
+    def restore(self, replica: str, members: Iterable[Member]) -> Snapshot:
+        mine = by_peer(members)
+        self._begin()
+        before = dict(self.members)
+        for peer_id, who in mine.items():
+            held = self.members.get(peer_id)
+            if held is None or held.replica == replica or held.joined_at < who.joined_at:
+                self._put(who)
+        for who in self.owned(replica):
+            if who.peer_id not in mine:
+                self._drop(who.peer_id)
+        if self.members != before:
+            self._publish(None, replica)
+        snapshot = self.snapshot()
+        self._end_if_empty()
+        return snapshot
+
+    def snapshot(self) -> Snapshot:
+        return Snapshot(self.seq, tuple(self.members.values()))
+
+
+class Hearsay:
+    """What was told so far, as the view told it; each event must fit."""
+
+    def __init__(self) -> None:
+        self.members: dict[str, Member] = {}
+
+    def hear(self, event: RoomEvent, ended: set[str]) -> None:
+        match event:
+            case Joined(member=who):
+                known = self.members.get(who.peer_id)
+                assert known is None or known.joined_at != who.joined_at, "joined twice"
+                assert who.live is None
+                self.members[who.peer_id] = who
+            case Left(member=who):
+                known = self.members.pop(who.peer_id)
+                assert known.live is None, "left before it stopped"
+                assert known.joined_at in ended, "is still there"
+            case WentLive(member=who):
+                assert who.live
+                before = self.members[who.peer_id].live
+                assert before is None or (
+                    before.started_at == who.live.started_at and before != who.live
+                ), "live twice"
+                self.members[who.peer_id] = who
+            case StoppedLive(member=who):
+                assert self.members[who.peer_id].live, "stopped, but was not live"
+                assert who.live is None
+                self.members[who.peer_id] = who
+
+
+class Audience:
+    """A room as its peers on our replica hear of it; each event must fit."""
+
+    def __init__(self) -> None:
+        self.room = Room(ROOM)
+        self._there: set[str] = set()
+        self._live: set[str] = set()
+
+    def hear(self, events: Iterable[RoomEvent]) -> None:
+        for event in events:
+            match event:
+                case Joined(member=who):
+                    assert who.peer_id not in self._there, "joined twice"
+                    self._there.add(who.peer_id)
+                case Left(member=who):
+                    assert who.peer_id not in self._live, "left before it stopped"
+                    self._there.remove(who.peer_id)
+                case WentLive(member=who, news=news):
+                    assert who.peer_id in self._there
+                    was_live = news in (News.CHANGED, News.AGAIN)
+                    assert (who.peer_id in self._live) == was_live
+                    self._live.add(who.peer_id)
+                case StoppedLive(member=who):
+                    self._live.remove(who.peer_id)
+
+
+class Entering:
+    """A join of ours that is on its way."""
+
+    def __init__(self, who: Member, restores: int) -> None:
+        self.member = who
+        self.restores = restores
+        #: Its number, once Redis has answered.
+        self.seq: int | None = None
+
+
+class OurReplica:
+    """What the bus and the hub do with a view, for one room; and what the peers hear."""
+
+    def __init__(self, directory: Directory) -> None:
+        self.directory = directory
+        self.view = View(ROOM, OURS)
+        self.mine: dict[str, Member] = {}
+        self.hearsay = Hearsay()
+        self.audience = Audience()
+        #: The command connection: what Redis has not done yet; what it has answered.
+        self.commands: deque[Callable[[], Callable[[], None] | None]] = deque()
+        self.answers: deque[Callable[[], None]] = deque()
+        self.entering: list[Entering] = []
+        self.restores = 0
+        self.restoring = False
+        self.doubtful = False
+        #: Redis lost everything: others may be about to come back.
+        self.patient = False
+
+    # What others did
+
+    def take(self, change: Change) -> None:
+        in_step = self.view.in_step
+        self.tell(self.view.follow(change))
+        self.doubtful |= in_step and not self.view.in_step
+
+    def tell(self, events: Iterable[RoomEvent]) -> None:
+        for event in events:
+            self.hearsay.hear(event, self.directory.ended)
+            match event:
+                case Joined(member=who):
+                    self.mine.pop(who.peer_id, None)
+                case Left(member=who) | WentLive(member=who) | StoppedLive(member=who):
+                    assert who.peer_id not in self.mine, "it is ours"
+                case ProfileChanged(member=who):
+                    self.rename(who)
+            self.audience.hear(apply(self.audience.room, event))
+
+    def rename(self, named: Member, event: RoomEvent | None = None) -> None:
+        """All of a user's peers; silently, if the event was another's."""
+        members = [
+            replace(who, username=named.username)
+            for who in self.mine.values()
+            if who.user_id == named.user_id
+        ]
+        self.mine |= by_peer(members)
+        if members:
+            self.commands.append(partial(self.directory.change, OURS, members, event))
+
+    def catch_up(self, snapshot: Snapshot, losses: int) -> None:
+        self.tell(self.view.catch_up(snapshot, losses, AT, patient=self.patient))
+        self.doubtful |= not self.view.in_step
+
+    # What we do
+
+    def join(self, who: Member) -> None:
+        entering = Entering(who, self.restores)
+        self.entering.append(entering)
+        self.commands.append(
+            partial(self._run_join, entering, self.view.losses, whole=not self.view.in_step)
+        )
+
+    def _run_join(self, entering: Entering, losses: int, *, whole: bool) -> Callable[[], None]:
+        seq = self.directory.join(entering.member)
+        snapshot = self.directory.snapshot() if whole else None
+        return partial(self._joined, entering, losses, seq, snapshot)
+
+    def _joined(self, entering: Entering, losses: int, seq: int, snapshot: Snapshot | None) -> None:
+        entering.seq = seq
+        if snapshot is not None and not self.view.in_step:
+            self.catch_up(snapshot, losses)
+
+    def may_admit(self, entering: Entering) -> bool:
+        """Those with one peer id wait for each other, since they were answered in order."""
+        first = next(e for e in self.entering if e.member.peer_id == entering.member.peer_id)
+        return (
+            entering is first
+            and entering.seq is not None
+            and self.view.in_step
+            and self.view.seq >= entering.seq
+        )
+
+    def give_up_waiting(self, entering: Entering) -> None:
+        """Redis took too long, or is gone."""
+        self.view.claim_unasked(entering.member.peer_id)
+        self.doubtful = True
+        self.admit(entering)
+
+    def admit(self, entering: Entering) -> None:
+        self.entering.remove(entering)
+        who = entering.member
+        self.note_overlap(entering)
+        taken_over = self.view.claim(who.peer_id, AT)
+        self.doubtful |= who.peer_id not in self.view.own
+        self.mine[who.peer_id] = who
+        self.hearsay.members.pop(who.peer_id, None)
+        self.audience.hear(self.audience.room.join(who, AT))
+        self.tell(taken_over)
+
+    def note_overlap(self, entering: Entering) -> None:
+        self.doubtful |= entering.restores != self.restores
+
+    def abandon(self, entering: Entering) -> None:
+        """The connection ended before it was let in."""
+        self.entering.remove(entering)
+        self.note_overlap(entering)
+        who = entering.member
+        if who.peer_id in self.mine:
+            self.doubtful = True
+        else:
+            self.commands.append(partial(self.directory.leave, who))
+
+    def leave(self, peer_id: str) -> None:
+        for event in self.audience.room.leave(peer_id, AT):
+            self._publish(event)
+
+    def go_live(self, peer_id: str, live: Live) -> None:
+        for event in self.audience.room.go_live(peer_id, live, AT):
+            self._publish(event)
+
+    def stop_live(self, peer_id: str) -> None:
+        for event in self.audience.room.stop_live(peer_id, AT):
+            self._publish(event)
+
+    def change_name(self, peer_id: str, name: str) -> None:
+        change = ChangeProfile(ROOM, "profile_update", username=name)
+        for event in self.audience.room.change_profile(peer_id, change, AT):
+            self._publish(event)
+
+    def _publish(self, event: RoomEvent) -> None:
+        self.audience.hear([event])
+        match event:
+            case Left(member=who):
+                del self.mine[who.peer_id]
+                self.commands.append(partial(self.directory.leave, who))
+            case WentLive(member=who) | StoppedLive(member=who):
+                self.mine[who.peer_id] = who
+                self.commands.append(partial(self.directory.change, OURS, [who], event))
+            case ProfileChanged(member=who):
+                self.view.rename(who)
+                self.rename(who, event)
+
+    # What goes wrong with us, and is mended
+
+    def lose_connection(self) -> None:
+        self.commands.clear()
+        self.answers.clear()
+        self.restoring = False
+        self.view.start_over()
+        self.doubtful = True
+        for entering in list(self.entering):
+            self.give_up_waiting(entering)
+
+    def end_patience(self) -> None:
+        self.patient = False
+        self.view.start_over()
+        self.doubtful = True
+
+    def restore(self) -> None:
+        self.restoring = True
+        self.doubtful = False
+        self.view.lose_step()
+        self.restores += 1
+        self.commands.append(partial(self._run_restore, dict(self.mine), self.view.losses))
+
+    def _run_restore(self, mine: dict[str, Member], losses: int) -> Callable[[], None]:
+        snapshot = self.directory.restore(OURS, mine.values())
+        return partial(self._restored, snapshot, losses)
+
+    def _restored(self, snapshot: Snapshot, losses: int) -> None:
+        self.restoring = False
+        self.catch_up(snapshot, losses)
+
+    def run_command(self) -> None:
+        answer = self.commands.popleft()()
+        if answer is not None:
+            self.answers.append(answer)
+
+    def read_answer(self) -> None:
+        self.answers.popleft()()

@@ -1,0 +1,169 @@
+"""Traffic: guests who come, go, go live, stop and signal, as fast as a test wants it."""
+
+import random
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from itertools import count
+
+import trio
+
+from tests.clients import Message
+from tests.replicas.guests import PATIENCE, Guest, Party, open_party
+from tests.replicas.processes import Cluster, Replica
+
+#: Seconds between two signals of a pair, and that one may take.
+RHYTHM = 0.02
+#: A signal within a replica takes a millisecond; the machine may be busy.
+PROMPT = 0.5
+
+
+class Crowd:
+    """Actors who do at random what guests do."""
+
+    def __init__(self, party: Party, replicas: Sequence[Replica], seed: int) -> None:
+        self._party = party
+        self._replicas = replicas
+        self._random = random.Random(seed)
+        self._names = (f"visitor-{number}" for number in count())
+        self._resting = trio.Event()
+        self._go_on = trio.Event()
+        self._go_on.set()
+        self._active = 0
+        self.actors = 0
+        self.steps = 0
+
+    async def act(self) -> None:
+        """One actor, until cancelled."""
+        guest: Guest | None = None
+        self.actors += 1
+        self._active += 1
+        while True:
+            await self._rest_if_told()
+            guest = await self._step(guest)
+            self.steps += 1
+            await trio.sleep(self._random.uniform(0, 0.04))
+
+    async def _rest_if_told(self) -> None:
+        if self._go_on.is_set():
+            return
+        self._active -= 1
+        if not self._active:
+            self._resting.set()
+        await self._go_on.wait()
+        self._active += 1
+
+    @asynccontextmanager
+    async def resting(self) -> AsyncIterator[None]:
+        """While the block runs nobody does anything, and all that was asked for is done."""
+        self._go_on = trio.Event()
+        self._resting = trio.Event()
+        with trio.fail_after(10):
+            await self._resting.wait()
+        yield
+        self._go_on.set()
+
+    async def _step(self, guest: Guest | None) -> Guest | None:
+        if guest is None:
+            replica = self._random.choice(self._replicas)
+            return await self._party.join(next(self._names), replica)
+        match self._random.choice(("leave", "vanish", "live", "stop", "signal", "signal")):
+            case "leave":
+                await guest.leave()
+                return None
+            case "vanish":
+                guest.vanish()
+                return None
+            case "live":
+                await guest.go_live(self._random.choice(("audio", "video")))
+            case "stop":
+                await guest.stop()
+            case "signal":
+                assert guest.picture.told is not None
+                target = self._random.choice(sorted(guest.picture.told.here))
+                await guest.say("offer", offer=self.steps, to=target)
+        await guest.settle()
+        return guest
+
+
+class Pair:
+    """Two guests of one replica, of whom one sends to the other all the time."""
+
+    def __init__(self, sender: Guest, receiver: Guest) -> None:
+        self._sender = sender
+        self._receiver = receiver
+        receiver.on_signal = self._take
+        self._sent = 0
+        self._received = 0
+        #: Seconds that the slowest took.
+        self.slowest = 0.0
+
+    async def run(self) -> None:
+        """Signal until cancelled; each is in time, and in its order."""
+        for self._sent in count():
+            sent = trio.current_time()
+            await self._sender.say("message", data=self._sent, to=self._receiver.peer_id)
+            await self._receiver.until(lambda: self._received > self._sent, within=PROMPT)
+            self.slowest = max(self.slowest, trio.current_time() - sent)
+            await trio.sleep(RHYTHM)
+
+    def _take(self, message: Message) -> None:
+        if message["type"] == "message":
+            assert message["data"] == self._received
+            self._received += 1
+
+
+class Scene:
+    """A room full of traffic: three replicas, a pair and a watching user at each, a crowd."""
+
+    def __init__(self, cluster: Cluster, party: Party, crowd: Crowd, pairs: list[Pair]) -> None:
+        self.cluster = cluster
+        self.party = party
+        self.crowd = crowd
+        self.pairs = pairs
+        self.stable = list(party.guests.values())
+
+    async def check(self, deadline: float) -> float:
+        """Stop the crowd, and wait until all pictures are right; when they were."""
+        async with self.crowd.resting():
+            await self.party.agree(deadline - trio.current_time())
+            return trio.current_time()
+
+    def told_gone(self) -> Counter[str]:
+        """Who of those that never went was told to have left, and how often."""
+        names = {guest.name for guest in self.stable}
+        return Counter(
+            told.name
+            for guest in self.party.guests.values()
+            for told in guest.told
+            if told.type == "user_left" and told.name in names
+        )
+
+
+@asynccontextmanager
+async def open_scene(cluster: Cluster, seed: int = 1, actors: int = 9) -> AsyncIterator[Scene]:
+    """Traffic on the replicas of a cluster.
+
+    Nobody loses the connection, and signals within a replica are in time.
+    """
+    async with open_party() as party, trio.open_nursery() as nursery:
+        crowd = Crowd(party, cluster.replicas, seed)
+        pairs = []
+        for i, replica in enumerate(cluster.replicas):
+            sender, receiver = [await party.join(f"pair-{i}-{j}", replica) for j in "ab"]
+            await sender.go_live()
+            await party.watch(f"user-{i}", replica)
+            pairs.append(Pair(sender, receiver))
+        scene = Scene(cluster, party, crowd, pairs)
+        await party.agree()
+        for pair in pairs:
+            nursery.start_soon(pair.run)
+        for _ in range(actors):
+            nursery.start_soon(crowd.act)
+        yield scene
+        await scene.check(trio.current_time() + PATIENCE)
+        nursery.cancel_scope.cancel()
+    print(
+        f"{crowd.steps} steps; the slowest local signal took "
+        f"{max(pair.slowest for pair in pairs):.3f} s"
+    )

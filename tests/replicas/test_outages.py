@@ -1,0 +1,108 @@
+"""Redis fails in every way that it can, under traffic, and comes back.
+
+Within five seconds every client's picture is the truth again. Meanwhile a guest
+that was told of a join or a leave twice would have failed the test, and so would
+a signal within a replica that did not arrive at once. And nobody is told that
+somebody has left who has not, but of a replica that was cut off.
+"""
+
+import random
+from pathlib import Path
+
+import trio
+
+from tests.replicas.crowd import Scene, open_scene
+from tests.replicas.processes import LEASE, Cluster, open_cluster
+
+#: Seconds in which all is well again.
+RECOVERY = 5.0
+
+
+async def check_recovery(scene: Scene, since: float) -> None:
+    """Traffic goes on for a while, then all pictures are looked at."""
+    await trio.sleep(0.2)
+    took = await scene.check(since + RECOVERY) - since
+    print(f"right {took:.2f} s after Redis is back")
+
+
+async def test_killed_and_restarted_empty(tmp_path: Path) -> None:
+    async with open_cluster(tmp_path) as cluster, open_scene(cluster) as scene:
+        for _ in range(20):
+            await cluster.redis.kill()
+            await trio.sleep(0.3)
+            await cluster.redis.start()
+            await check_recovery(scene, trio.current_time())
+        assert scene.told_gone() == {}
+
+
+async def test_frozen(tmp_path: Path) -> None:
+    """Longer than all leases, and with connections that look alive."""
+    async with open_cluster(tmp_path) as cluster, open_scene(cluster) as scene:
+        cluster.redis.freeze()
+        await trio.sleep(15)
+        cluster.redis.thaw()
+        await check_recovery(scene, trio.current_time())
+        await trio.sleep(LEASE)
+        assert scene.told_gone() == {}
+
+
+async def test_connections_killed_at_random(tmp_path: Path) -> None:
+    choice = random.Random(5)
+    async with open_cluster(tmp_path) as cluster, open_scene(cluster) as scene:
+        for _ in range(5):
+            for _ in range(6):
+                await trio.sleep(choice.uniform(0, 0.1))
+                await kill_one_connection(cluster, choice)
+            await check_recovery(scene, trio.current_time())
+        assert scene.told_gone() == {}
+
+
+async def kill_one_connection(cluster: Cluster, choice: random.Random) -> None:
+    names = await cluster.redis.clients()
+    if names:
+        await cluster.redis.kill_client(choice.choice(names))
+
+
+async def test_one_replica_cut_off(tmp_path: Path) -> None:
+    """For longer than its lease: the others are told that its peers are gone, and back."""
+    async with open_cluster(tmp_path, 2) as cluster:
+        wire = await cluster.add_wired()
+        async with open_scene(cluster) as scene:
+            wire.pull()
+            absent = ["pair-2-a", "pair-2-b", "user-2"]
+            await scene.stable[0].wait_told("user_left", *absent)
+            await trio.sleep(0.5)
+            wire.plug()
+            await check_recovery(scene, trio.current_time())
+            witnesses = [guest for guest in scene.stable if guest.name not in absent]
+            for name in absent:
+                for witness in witnesses:
+                    assert witness.told_of(name).count("user_left") == 1
+            assert sorted(scene.told_gone()) == absent
+
+
+async def test_one_replica_cut_off_for_a_moment(tmp_path: Path) -> None:
+    """For less than its lease: nobody is told anything."""
+    async with open_cluster(tmp_path, 2) as cluster:
+        wire = await cluster.add_wired()
+        async with open_scene(cluster) as scene:
+            for _ in range(3):
+                wire.pull()
+                await trio.sleep(0.5)
+                wire.plug()
+                await check_recovery(scene, trio.current_time())
+            assert scene.told_gone() == {}
+
+
+async def test_output_buffer_full(tmp_path: Path) -> None:
+    """Redis drops every subscriber that does not take a message at once."""
+    async with open_cluster(tmp_path) as cluster, open_scene(cluster) as scene:
+        limit = "pubsub 32kb 0 0"
+        await cluster.redis.ask("CONFIG", "SET", "client-output-buffer-limit", limit)
+        for _ in range(5):
+            losses = [len(replica.logged("Redis is lost")) for replica in cluster.replicas]
+            await scene.stable[0].say("offer", offer="x" * 60_000)
+            for replica, loss in zip(cluster.replicas[1:], losses[1:], strict=True):
+                await replica.wait_logged("Redis is lost", loss + 1)
+            await check_recovery(scene, trio.current_time())
+        assert scene.told_gone() == {}

@@ -1,0 +1,89 @@
+"""Signals between guests of different replicas."""
+
+from pathlib import Path
+
+import trio
+
+from tests.replicas.guests import Guest, open_party
+from tests.replicas.processes import open_cluster
+
+MANY = 300
+
+
+async def test_order_is_kept_and_only_the_target_hears(tmp_path: Path) -> None:
+    async with open_cluster(tmp_path, 2) as cluster, open_party() as party:
+        here, there = cluster.replicas
+        sender = await party.join("sender", here)
+        target = await party.join("target", there)
+        bystanders = [await party.join(f"bystander-{i}", cluster.replicas[i]) for i in range(2)]
+        await party.agree()
+        await sender.say("offer", offer="o", to="target")
+        for i in range(1000):
+            await sender.say("ice_candidate", candidate=i, to="target")
+        await sender.say("message", data="last")
+        for guest in (target, *bystanders):
+            await guest.wait_received("message")
+            expected = list(range(1000)) if guest is target else []
+            assert guest.signals("ice_candidate") == expected
+            assert guest.signals("offer") == (["o"] if guest is target else [])
+        assert target.types() == ["offer"] + ["ice_candidate"] * 1000
+
+
+async def test_order_is_kept_also_between_those_for_one_and_those_for_all(tmp_path: Path) -> None:
+    async with open_cluster(tmp_path, 2) as cluster, open_party() as party:
+        here, there = cluster.replicas
+        sender = await party.join("sender", here)
+        target = await party.join("target", there)
+        await party.agree()
+        for i in range(200):
+            await sender.say("message", data=i, **({"to": "target"} if i % 2 else {}))
+        await target.until(lambda: len(target.received) == 200)
+        assert target.signals("message") == list(range(200))
+
+
+async def test_each_signal_arrives_or_comes_back(tmp_path: Path) -> None:
+    """While its target leaves."""
+    async with open_cluster(tmp_path, 2) as cluster, open_party() as party:
+        here, there = cluster.replicas
+        sender = await party.join("sender", here)
+        for few in range(0, 100, 10):
+            target = await party.join(f"target-{few}", there)
+            await party.agree()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(send_many, sender, target)
+                nursery.start_soon(leave_after, target, few)
+            arrived = len(target.received)
+            assert target.signals("message") == list(range(arrived))
+            for _ in range(MANY - arrived):
+                error = await sender.wait_received("error")
+                assert (error["code"], error["to"]) == ("target_not_found", target.name)
+            print(f"{arrived} of {MANY} arrived")
+
+
+async def send_many(sender: Guest, target: Guest) -> None:
+    for i in range(MANY):
+        await sender.say("message", data=i, to=target.name)
+
+
+async def leave_after(target: Guest, few: int) -> None:
+    await target.until(lambda: len(target.received) >= few)
+    await target.leave()
+
+
+async def test_target_of_a_replica_just_killed_is_not_found(tmp_path: Path) -> None:
+    async with open_cluster(tmp_path, 2, TRIO_SIGNAL_LEASE=3) as cluster, open_party() as party:
+        here, there = cluster.replicas
+        sender = await party.join("sender", here)
+        await party.join("target", there)
+        await party.agree()
+        party.forget_all(there)
+        await cluster.kill(there)
+        killed = trio.current_time()
+        await sender.say("offer", offer="o", to="target")
+        error = await sender.wait_received("error")
+        assert (error["code"], error["to"]) == ("target_not_found", "target")
+        assert sender.told_of("target") == ["user_joined"], "its lease has not run out"
+        print(f"not found after {trio.current_time() - killed:.3f} s")
+        await party.agree(5)
+        await sender.say("offer", offer="o", to="target")
+        await sender.wait_received("error")

@@ -1,0 +1,135 @@
+"""A server and its Redis, at the start: what is wrong is said at once, in one line."""
+
+import socket
+from pathlib import Path
+
+import trio
+import trustme
+
+from tests.redis.server import HOST, open_redis_server
+from tests.replicas.guests import open_party
+from tests.replicas.processes import Ended, open_replica, serve_to_end
+
+PASSWORD = "hunter2-%2F"
+
+
+class Certificates:
+    """A CA, and what it issued to a server for a name."""
+
+    def __init__(self, directory: Path, name: str) -> None:
+        ca = trustme.CA()
+        self.ca, self.server = directory / "ca.pem", directory / "server.pem"
+        ca.cert_pem.write_to_path(str(self.ca))
+        ca.issue_cert(name).private_key_and_cert_chain_pem.write_to_path(str(self.server))
+
+    def options(self) -> dict[str, str]:
+        """For a redis-server."""
+        return {
+            "tls_cert_file": str(self.server),
+            "tls_key_file": str(self.server),
+            "tls_ca_cert_file": str(self.ca),
+            "tls_auth_clients": "no",
+        }
+
+
+def check_refused(ended: Ended, reason: str) -> None:
+    assert (ended.code, ended.output) == (1, "")
+    (line,) = ended.errors.splitlines()
+    assert line.startswith("trio-signal: ")
+    assert reason in line
+    assert "hunter2" not in line
+
+
+async def test_tls_with_a_ca_file(tmp_path: Path) -> None:
+    certificates = Certificates(tmp_path, HOST)
+    options = certificates.options() | {"requirepass": "hunter2-/"}
+    async with open_redis_server(tmp_path, **options) as redis:
+        environment = {
+            "REDIS_URL": f"rediss://:{PASSWORD}@{HOST}:{redis.port}",
+            "TRIO_SIGNAL_REDIS_CA_FILE": certificates.ca,
+        }
+        async with (
+            open_replica(**environment) as here,
+            open_replica(**environment) as there,
+            open_party() as party,
+        ):
+            await here.wait_status("ready")
+            await party.join("ann", here)
+            await party.join("bob", there)
+            await party.agree()
+            assert not any("hunter2" in line for line in (*here.log, *there.log))
+
+
+async def test_tls_with_a_wrong_host_name(tmp_path: Path) -> None:
+    certificates = Certificates(tmp_path, "redis.example.com")
+    async with open_redis_server(tmp_path, **certificates.options()) as redis:
+        url = f"rediss://:{PASSWORD}@{HOST}:{redis.port}"
+        ended = await serve_to_end(REDIS_URL=url, TRIO_SIGNAL_REDIS_CA_FILE=certificates.ca)
+    check_refused(ended, "certificate refused: IP address mismatch")
+
+
+async def test_tls_without_the_ca_file(tmp_path: Path) -> None:
+    certificates = Certificates(tmp_path, HOST)
+    async with open_redis_server(tmp_path, **certificates.options()) as redis:
+        ended = await serve_to_end(REDIS_URL=f"rediss://:{PASSWORD}@{HOST}:{redis.port}")
+    check_refused(ended, "certificate refused: ")
+
+
+async def test_ca_file_that_is_not_there(tmp_path: Path) -> None:
+    ended = await serve_to_end(
+        REDIS_URL=f"rediss://:{PASSWORD}@{HOST}:1",
+        TRIO_SIGNAL_REDIS_CA_FILE=tmp_path / "missing.pem",
+    )
+    check_refused(ended, "missing.pem")
+
+
+async def test_wrong_password(tmp_path: Path) -> None:
+    async with open_redis_server(tmp_path, requirepass="another") as redis:
+        url = f"redis://:{PASSWORD}@{HOST}:{redis.port}"
+        check_refused(await serve_to_end(REDIS_URL=url), "invalid username-password pair")
+
+
+async def test_wrong_password_of_workers(tmp_path: Path) -> None:
+    """Each says it for itself."""
+    async with open_redis_server(tmp_path, requirepass="another") as redis:
+        url = f"redis://:{PASSWORD}@{HOST}:{redis.port}"
+        ended = await serve_to_end("--workers", "2", REDIS_URL=url)
+    *reasons, last = ended.errors.splitlines()
+    assert (ended.code, ended.output) == (1, "")
+    assert all("invalid username-password pair" in reason for reason in reasons)
+    assert reasons
+    assert "ended with 1" in last
+    assert "hunter2" not in ended.errors
+
+
+async def test_wrong_url() -> None:
+    ended = await serve_to_end(REDIS_URL=f"redis://:{PASSWORD}@{HOST}:port")
+    check_refused(ended, "Redis URL")
+
+
+async def test_redis_that_accepts_and_says_nothing() -> None:
+    """The server starts without it, and serves its own peers."""
+    with socket.create_server((HOST, 0)) as silent:
+        url = f"redis://{HOST}:{silent.getsockname()[1]}"
+        async with open_replica(REDIS_URL=url) as replica, open_party() as party:
+            assert (await replica.get("/readyz"))["status"] == "degraded"
+            with trio.fail_after(1):
+                await party.join("ann", replica)
+                await party.join("bob", replica)
+                await party.agree()
+
+
+async def test_redis_that_is_not_there_yet(tmp_path: Path) -> None:
+    """The server starts without it, and finds it later."""
+    async with open_redis_server(tmp_path) as redis:
+        await redis.kill()
+        async with (
+            open_replica(REDIS_URL=redis.url) as here,
+            open_replica(REDIS_URL=redis.url) as there,
+            open_party() as party,
+        ):
+            await party.join("ann", here)
+            await party.join("bob", there)
+            await redis.start()
+            await party.agree(5)
+            await here.wait_status("ready")

@@ -1,0 +1,86 @@
+"""`serve --workers`: replicas on one port, and the parent that keeps them running."""
+
+import os
+import re
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from tests.redis.server import RedisServer, open_redis_server
+from tests.replicas.guests import open_party
+from tests.replicas.processes import LEASE, Replica, open_replica, serve_to_end
+
+
+@asynccontextmanager
+async def open_workers(directory: Path) -> AsyncIterator[tuple[Replica, RedisServer]]:
+    """Three workers, and Redis."""
+    async with open_redis_server(directory) as redis:
+        environment = {"REDIS_URL": redis.url, "TRIO_SIGNAL_LEASE": LEASE}
+        async with open_replica("--workers", "3", **environment) as parent:
+            await parent.wait_logged("serves as process", 3)
+            yield parent, redis
+
+
+def workers(parent: Replica) -> dict[int, int]:
+    """The process of each worker, as last said."""
+    said = (re.search(r"worker (\d+) serves as process (\d+)", line) for line in parent.log)
+    return {int(found[1]): int(found[2]) for found in said if found}
+
+
+def is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+async def test_more_than_one_needs_redis() -> None:
+    ended = await serve_to_end("--workers", "3")
+    assert (ended.code, ended.output) == (1, "")
+    (line,) = ended.errors.splitlines()
+    assert "more than one worker needs REDIS_URL" in line
+
+
+async def test_killed_worker_is_replaced(tmp_path: Path) -> None:
+    """The others go on; and if it happens again, the parent waits longer."""
+    async with open_workers(tmp_path) as (parent, _), open_party() as party:
+        for i in range(12):
+            await party.join(f"guest-{i}", parent)
+        await party.agree()
+        for times in (1, 2):
+            os.kill(workers(parent)[0], signal.SIGKILL)
+            await parent.wait_logged("serves as process", 3 + times)
+            await party.join(f"newcomer-{times}", parent)
+            await party.agree(LEASE + 2)
+        assert {guest.closed for guest in party.lost} <= {(1006, "")}
+        party.lost.clear()
+        said = [re.search(r"started again in ([\d.]+) s", line) for line in parent.log]
+        assert [float(found[1]) for found in said if found] == [0.5, 1.0]
+
+
+async def test_sigterm_to_the_parent_ends_all(tmp_path: Path) -> None:
+    async with open_workers(tmp_path) as (parent, redis), open_party() as party:
+        guests = [await party.join(f"guest-{i}", parent) for i in range(6)]
+        await party.agree()
+        processes = workers(parent).values()
+        assert await parent.end(signal.SIGTERM) == 0
+        for guest in guests:
+            assert (await guest.wait_gone()).code == 1001
+        party.lost.clear()
+        assert not any(map(is_running, processes))
+        assert await redis.ask("KEYS", "*") == []
+        assert parent.logged("Traceback") == []
+
+
+async def test_workers_end_when_the_parent_is_killed(tmp_path: Path) -> None:
+    async with open_workers(tmp_path) as (parent, redis), open_party() as party:
+        guests = [await party.join(f"guest-{i}", parent) for i in range(6)]
+        await party.agree()
+        await parent.end(signal.SIGKILL)
+        for guest in guests:
+            assert (await guest.wait_gone()).code == 1001
+        party.lost.clear()
+        await parent.wait_all_gone()
+        assert await redis.ask("KEYS", "*") == []

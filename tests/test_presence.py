@@ -1,0 +1,727 @@
+"""A replica's view of a room, whatever happens on the way from the directory."""
+
+from enum import Enum, auto
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from msgspec.structs import replace
+
+from tests.presence_model import (
+    AT,
+    OTHERS,
+    OURS,
+    ROOM,
+    Directory,
+    OurReplica,
+    apply,
+    by_peer,
+    joined,
+    left,
+    member,
+    renamed,
+    stopped,
+    went_live,
+)
+from trio_signal import presence
+from trio_signal.messages import Live, MediaType, Member, RoomEvent, StopCause
+from trio_signal.presence import Change, Snapshot, View, reconcile
+from trio_signal.room import Room
+
+LATER = "2026-11-20T10:15:31.456Z"
+VIDEO = Live("video", AT)
+AUDIO = Live("audio", AT)
+VIDEO_AGAIN = Live("video", LATER)
+
+
+# From one picture to another
+
+PICTURES: list[tuple[str, list[Member], list[Member], list[RoomEvent]]] = [
+    ("nothing", [], [], []),
+    ("the same", [member(live=VIDEO)], [member(live=VIDEO)], []),
+    ("came", [], [member()], [joined(member())]),
+    (
+        "came and is live",
+        [],
+        [member(live=VIDEO)],
+        [joined(member()), went_live(member(live=VIDEO))],
+    ),
+    ("went", [member()], [], [left(member())]),
+    (
+        "was live and went",
+        [member(live=VIDEO)],
+        [],
+        [stopped(member(), StopCause.LEFT), left(member())],
+    ),
+    (
+        "one goes before another comes",
+        [member("p")],
+        [member("q")],
+        [left(member("p")), joined(member("q"))],
+    ),
+    ("went live", [member()], [member(live=VIDEO)], [went_live(member(live=VIDEO))]),
+    ("stopped", [member(live=VIDEO)], [member()], [stopped(member())]),
+    (
+        "other media",
+        [member(live=VIDEO)],
+        [member(live=AUDIO)],
+        [went_live(member(live=AUDIO))],
+    ),
+    (
+        "stopped and went live",
+        [member(live=VIDEO)],
+        [member(live=VIDEO_AGAIN)],
+        [stopped(member()), went_live(member(live=VIDEO_AGAIN))],
+    ),
+    ("another name", [member()], [member(name="Bea")], [renamed(member(name="Bea"), "Ann")]),
+    (
+        "another picture",
+        [member()],
+        [member(avatar="a.png")],
+        [renamed(member(avatar="a.png"), "Ann")],
+    ),
+    (
+        "another name, on two tabs",
+        [member("p", user="u"), member("q", "third", user="u")],
+        [member("p", user="u", name="Bea"), member("q", "third", user="u", name="Bea")],
+        [renamed(member("q", "third", user="u", name="Bea"), "Ann")],
+    ),
+    (
+        "another name, and a tab more",
+        [member("p", user="u")],
+        [member("p", user="u", name="Bea"), member("q", user="u", name="Bea")],
+        [
+            renamed(member("p", user="u", name="Bea"), "Ann"),
+            joined(member("q", user="u", name="Bea")),
+        ],
+    ),
+    (
+        "taken over on the same replica",
+        [member()],
+        [member(name="Bea", joined_at=LATER)],
+        [joined(member(name="Bea", joined_at=LATER))],
+    ),
+    ("taken over", [member()], [member(replica="third")], [joined(member(replica="third"))]),
+    (
+        "taken over while live",
+        [member(live=VIDEO)],
+        [member(replica="third")],
+        [joined(member(replica="third"))],
+    ),
+    (
+        "taken over, and live again",
+        [member(live=VIDEO)],
+        [member(replica="third", live=VIDEO_AGAIN)],
+        [
+            joined(member(replica="third")),
+            went_live(member(replica="third", live=VIDEO_AGAIN)),
+        ],
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "events"), [p[1:] for p in PICTURES], ids=[p[0] for p in PICTURES]
+)
+def test_reconcile_tells_the_difference(
+    old: list[Member], new: list[Member], events: list[RoomEvent]
+) -> None:
+    assert reconcile(ROOM, by_peer(old), by_peer(new), AT) == events
+
+
+@pytest.mark.parametrize(("old", "new"), [p[1:3] for p in PICTURES], ids=[p[0] for p in PICTURES])
+def test_a_room_that_is_told_the_difference_has_the_new_picture(
+    old: list[Member], new: list[Member]
+) -> None:
+    room = Room(ROOM)
+    for event in reconcile(ROOM, {}, by_peer(old), AT):
+        apply(room, event)
+    for event in reconcile(ROOM, by_peer(old), by_peer(new), AT):
+        apply(room, event)
+    assert room.members == by_peer(new)
+
+
+# A view, step by step
+
+
+def change(seq: int, event: RoomEvent | None, origin: str = "other") -> Change:
+    return Change(seq, origin, event)
+
+
+def view_of(*members: Member, seq: int = 10) -> View:
+    """A view in step."""
+    view = View(ROOM, OURS)
+    view.catch_up(Snapshot(seq, members), view.losses, AT)
+    assert view.in_step
+    return view
+
+
+def test_changes_wait_for_the_first_snapshot() -> None:
+    view = View(ROOM, OURS)
+    p, q = member("p"), member("q")
+    assert view.follow(change(10, joined(p))) == []
+    assert view.follow(change(11, joined(q))) == []
+    assert not view.in_step
+    assert view.catch_up(Snapshot(10, (p,)), view.losses, AT) == [joined(p), joined(q)]
+    assert view.members == by_peer([p, q])
+    assert view.in_step
+
+
+def test_a_view_follows_from_number_to_number() -> None:
+    view = view_of()
+    p, live = member(), member(live=VIDEO)
+    story: list[tuple[RoomEvent, list[Member]]] = [
+        (joined(p), [p]),
+        (went_live(live), [live]),
+        (stopped(p), [p]),
+        (renamed(member(name="Bea"), "Ann"), [member(name="Bea")]),
+        (left(member(name="Bea")), []),
+    ]
+    for seq, (event, members) in enumerate(story, 11):
+        assert view.follow(change(seq, event)) == [event]
+        assert view.members == by_peer(members)
+    assert view.seq == 15
+
+
+def test_what_comes_twice_is_told_once() -> None:
+    view = view_of()
+    p = member()
+    assert view.follow(change(11, joined(p))) == [joined(p)]
+    assert view.follow(change(11, joined(p))) == []
+    assert view.follow(change(10, left(p))) == []
+    assert view.in_step
+
+
+def test_our_own_changes_come_back_and_are_not_told() -> None:
+    view = view_of()
+    own = member("own", OURS)
+    assert view.follow(change(11, joined(own), OURS)) == []
+    assert view.follow(change(12, left(own), OURS)) == []
+    assert view.members == {}
+    assert view.seq == 12
+
+
+def test_our_own_members_in_a_snapshot_are_not_told() -> None:
+    view = View(ROOM, OURS)
+    snapshot = Snapshot(10, (member("own", OURS), member("p")))
+    assert view.catch_up(snapshot, view.losses, AT) == [joined(member("p"))]
+
+
+def test_a_gap_waits_for_a_snapshot() -> None:
+    view = view_of()
+    p, q, r = member("p"), member("q"), member("r")
+    assert view.follow(change(12, joined(q))) == []
+    assert not view.in_step
+    assert view.follow(change(13, joined(r))) == []
+    # The snapshot has what was missing, and the first of the two that wait.
+    assert view.catch_up(Snapshot(12, (p, q)), view.losses, AT) == [
+        joined(p),
+        joined(q),
+        joined(r),
+    ]
+
+
+def test_a_gap_behind_a_snapshot_waits_for_another() -> None:
+    view = View(ROOM, OURS)
+    p, q = member("p"), member("q")
+    view.follow(change(12, joined(q)))
+    assert view.catch_up(Snapshot(10, (p,)), view.losses, AT) == [joined(p)]
+    assert not view.in_step
+    assert view.catch_up(Snapshot(12, (p, q)), view.losses, AT) == [joined(q)]
+    assert view.in_step
+
+
+def test_a_change_without_an_event_asks_for_a_snapshot() -> None:
+    view = view_of()
+    assert view.follow(change(11, None)) == []
+    assert not view.in_step
+    # One that is older does not do; its change still waits.
+    p = member("p")
+    assert view.catch_up(Snapshot(10, ()), view.losses, AT) == []
+    assert not view.in_step
+    assert view.catch_up(Snapshot(11, (p,)), view.losses, AT) == [joined(p)]
+    assert view.in_step
+
+
+def test_a_second_snapshot_changes_nothing() -> None:
+    view = View(ROOM, OURS)
+    losses = view.losses
+    p = member("p")
+    view.catch_up(Snapshot(10, (p,)), losses, AT)
+    view.follow(change(11, left(p)))
+    assert view.catch_up(Snapshot(10, (p,)), losses, AT) == []
+    assert view.members == {}
+
+
+def test_a_snapshot_from_before_step_was_lost_is_too_old() -> None:
+    view = View(ROOM, OURS)
+    asked = view.losses
+    view.catch_up(Snapshot(10, ()), asked, AT)
+    p = member("p")
+    assert view.follow(change(11, joined(p))) == [joined(p)]
+    view.lose_step()
+    assert view.catch_up(Snapshot(10, ()), asked, AT) == []
+    assert not view.in_step
+    assert view.members == by_peer([p])
+    assert view.catch_up(Snapshot(11, (p,)), view.losses, AT) == []
+    assert view.in_step
+
+
+def test_nothing_from_before_an_outage_counts() -> None:
+    view = view_of(seq=1_000)
+    p, q = member("p"), member("q")
+    view.lose_step()
+    asked = view.losses
+    view.follow(change(1_002, joined(q)))
+    view.start_over()
+    assert view.catch_up(Snapshot(1_001, (p,)), asked, AT) == []
+    # The numbers of another Redis may be lower.
+    assert view.catch_up(Snapshot(5, ()), view.losses, AT) == []
+    assert view.follow(change(6, joined(p))) == [joined(p)]
+    assert view.in_step
+
+
+def test_a_replica_that_may_come_back_is_waited_for() -> None:
+    p, q, r = member("p", "third"), member("q"), member("r", "third")
+    view = view_of(p, q, r)
+    view.start_over()
+    # The one that is back has lost a peer; the other is missing, but for one that came here.
+    s = member("s")
+    snapshot = Snapshot(1, (s, member("r", OURS)))
+    events = view.catch_up(snapshot, view.losses, AT, patient=True)
+    assert events == [left(q), joined(s)]
+    assert view.members == by_peer([p, r, s])
+    assert view.claim("r", AT) == []
+    view.lose_step()
+    assert view.catch_up(snapshot, view.losses, AT) == [left(p)]
+
+
+def test_more_changes_than_may_wait_are_made_good(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(presence, "MAX_WAITING", 3)
+    view = View(ROOM, OURS)
+    peers = [member(f"p{n}") for n in range(5)]
+    for seq, peer in enumerate(peers, 11):
+        view.follow(change(seq, joined(peer)))
+    # Too old for what is left of those that waited.
+    assert view.catch_up(Snapshot(11, (peers[0],)), view.losses, AT) == [joined(peers[0])]
+    assert not view.in_step
+    told = view.catch_up(Snapshot(14, tuple(peers[:4])), view.losses, AT)
+    assert told == [joined(peer) for peer in peers[1:]]
+    assert view.in_step
+
+
+# A peer id that goes from replica to replica
+
+
+def test_a_peer_is_taken_over_by_another_replica() -> None:
+    view = view_of(member("p", live=VIDEO))
+    newer = member("p", "third")
+    assert view.follow(change(11, joined(newer), "third")) == [joined(newer)]
+    assert view.members == by_peer([newer])
+    # The old replica does not own it any more: it tells nothing of it.
+    assert view.follow(change(12, left(newer), "third")) == [left(newer)]
+
+
+def test_our_own_peer_is_taken_over() -> None:
+    view = view_of()
+    view.follow(change(11, joined(member("p", OURS)), OURS))
+    theirs = member("p")
+    assert view.follow(change(12, joined(theirs))) == [joined(theirs)]
+    assert view.members == by_peer([theirs])
+
+
+def test_we_take_a_peer_over() -> None:
+    view = view_of(member("p"))
+    assert view.follow(change(11, joined(member("p", OURS)), OURS)) == []
+    # It is in the picture until its new connection is let in.
+    assert set(view.members) == {"p"}
+    assert view.claim("p", AT) == []
+    assert view.members == {}
+
+
+def test_we_take_a_peer_over_while_a_snapshot_is_on_its_way() -> None:
+    view = view_of(member("p"))
+    view.lose_step()
+    snapshot = Snapshot(12, (member("p", OURS),))
+    assert view.catch_up(snapshot, view.losses, AT) == []
+    assert set(view.members) == {"p"}
+    assert view.claim("p", AT) == []
+    assert view.members == {}
+
+
+def test_we_take_a_peer_over_and_lose_it_before_it_is_let_in() -> None:
+    view = view_of(member("p"))
+    view.follow(change(11, joined(member("p", OURS)), OURS))
+    theirs = member("p", live=VIDEO)
+    view.follow(change(12, joined(theirs)))
+    view.follow(change(13, went_live(theirs)))
+    assert view.claim("p", AT) == [joined(theirs), went_live(theirs)]
+    assert view.members == by_peer([theirs])
+
+
+def test_we_take_a_peer_over_that_goes_before_it_is_let_in() -> None:
+    view = view_of(member("p", live=VIDEO))
+    own = member("p", OURS)
+    assert view.follow(change(11, joined(own), OURS)) == []
+    assert view.follow(change(12, left(own), OURS)) == [
+        stopped(member("p"), StopCause.LEFT),
+        left(member("p")),
+    ]
+    assert view.members == {}
+
+
+def test_a_peer_that_we_let_in_without_asking() -> None:
+    view = view_of(member("p"), member("q"))
+    view.claim_unasked("p")
+    assert view.members == by_peer([member("q")])
+    # What happens to it elsewhere is not believed until a snapshot has said whose it is.
+    assert view.follow(change(11, left(member("p")))) == []
+    snapshot = Snapshot(12, (member("p", OURS), member("q")))
+    assert view.catch_up(snapshot, view.losses, AT) == []
+    assert view.members == by_peer([member("q")])
+
+
+def test_a_peer_that_we_let_in_without_asking_and_must_give_back() -> None:
+    view = view_of(member("p"))
+    view.claim_unasked("p")
+    snapshot = Snapshot(11, (member("p"),))
+    assert view.catch_up(snapshot, view.losses, AT) == [joined(member("p"))]
+
+
+# Anything at all
+
+
+PEERS = {"p": "u", "q": "u", "r": "v"}
+peers = st.sampled_from(sorted(PEERS))
+others = st.sampled_from(OTHERS)
+media: st.SearchStrategy[MediaType] = st.sampled_from(["audio", "video"])
+#: Which of several things, or how many, modulo how many there are.
+number = st.integers(0, 9)
+
+
+class Trouble(Enum):
+    """What goes wrong; by each kind, what is mended may hide other mistakes."""
+
+    NONE = auto()
+    #: Changes get lost, come twice or in the wrong order.
+    LOSSES = auto()
+    #: So do connections and replicas.
+    FAILURES = auto()
+
+
+class Presence(RuleBasedStateMachine):
+    """Three replicas, one of them ours, in one room.
+
+    Changes may reach us late, twice, in the wrong order or never; snapshots are
+    asked for and answered at any moment. What we are told is checked at once, as the
+    view tells it and as our peers hear it; in the end everybody has one picture.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.directory = Directory()
+        self.ours = OurReplica(self.directory)
+        self.names = dict.fromkeys(PEERS.values(), "name 0")
+        self.count = 0
+        self.trouble = Trouble.NONE
+        #: Replicas that have not found Redis again, and their members.
+        self.away: dict[str, list[Member]] = {}
+
+    @initialize(trouble=st.sampled_from(Trouble))
+    def begin(self, trouble: Trouble) -> None:
+        self.trouble = trouble
+        self.we_join("p")
+        self.time_passes(1, 1, 1)
+        self.one_is_let_in(0)
+
+    @property
+    def losing(self) -> bool:
+        return self.trouble is not Trouble.NONE
+
+    @property
+    def failing(self) -> bool:
+        return self.trouble is Trouble.FAILURES
+
+    def next(self) -> int:
+        self.count += 1
+        return self.count
+
+    def new(self, replica: str, peer_id: str, live: Live | None = None) -> Member:
+        user = PEERS[peer_id]
+        return member(
+            peer_id,
+            replica,
+            user=user,
+            name=self.names[user],
+            live=live,
+            joined_at=f"{self.next():09}",
+        )
+
+    def live(self, media_type: MediaType, before: Live | None = None) -> Live:
+        return Live(media_type, before.started_at if before else f"{self.next():09}")
+
+    # On other replicas
+
+    @property
+    def theirs(self) -> list[Member]:
+        return [who for who in self.directory.members.values() if who.replica != OURS]
+
+    @rule(replica=others, peer_id=peers)
+    def they_join(self, replica: str, peer_id: str) -> None:
+        self.they_find_redis_again(replica)
+        self.directory.join(self.new(replica, peer_id))
+
+    @precondition(lambda self: self.theirs)
+    @rule(nth=number)
+    def they_leave(self, nth: int) -> None:
+        who = self.theirs[nth % len(self.theirs)]
+        self.they_stop(who)
+        self.directory.leave(replace(who, live=None))
+
+    @precondition(lambda self: self.theirs)
+    @rule(nth=number, media_type=media)
+    def they_go_live_or_stop(self, nth: int, media_type: MediaType) -> None:
+        who = self.theirs[nth % len(self.theirs)]
+        if who.live and who.live.media_type == media_type:
+            self.they_stop(who)
+        else:
+            who = replace(who, live=self.live(media_type, who.live))
+            self.directory.change(who.replica, [who], went_live(who))
+
+    def they_stop(self, who: Member) -> None:
+        if who.live:
+            who = replace(who, live=None)
+            self.directory.change(who.replica, [who], stopped(who))
+
+    @precondition(lambda self: self.theirs)
+    @rule(nth=number)
+    def they_rename(self, nth: int) -> None:
+        who = self.theirs[nth % len(self.theirs)]
+        name = self.names[who.user_id] = f"name {self.next()}"
+        event = renamed(replace(who, username=name), who.username)
+        self.directory.change(who.replica, self.named(who.replica, who.user_id), event)
+
+    def named(self, replica: str, user_id: str) -> list[Member]:
+        return [
+            replace(who, username=self.names[user_id])
+            for who in self.directory.owned(replica)
+            if who.user_id == user_id
+        ]
+
+    @rule(replica=others)
+    def they_hear_of_names(self, replica: str) -> None:
+        """Another replica changed a user's name: the peers here are written anew."""
+        for user_id in self.names:
+            members = self.named(replica, user_id)
+            if any(who != self.directory.members[who.peer_id] for who in members):
+                self.directory.change(replica, members, None)
+
+    @precondition(lambda self: self.failing)
+    @rule(
+        replica=others,
+        picture=st.dictionaries(peers, st.sampled_from(["new", "live", "same"])),
+    )
+    def they_come_back(self, replica: str, picture: dict[str, str]) -> None:
+        """After an outage, in which much happened that nobody was told."""
+        self.they_find_redis_again(replica)
+        members = []
+        for peer_id, how in picture.items():
+            who = self.directory.members.get(peer_id)
+            if how == "same" and who is not None and who.replica == replica:
+                members.append(who)
+            elif how != "same":
+                live = self.live("video") if how == "live" else None
+                members.append(self.new(replica, peer_id, live))
+        self.directory.restore(replica, members)
+
+    @precondition(lambda self: self.failing)
+    @rule(replica=st.sampled_from([OURS, *OTHERS]))
+    def one_is_reaped(self, replica: str) -> None:
+        self.directory.reap(replica)
+        if replica == OURS:
+            self.ours.doubtful = True
+
+    # On ours
+
+    @rule(peer_id=peers)
+    def we_join(self, peer_id: str) -> None:
+        self.ours.join(self.new(OURS, peer_id))
+
+    @precondition(lambda self: self.ours.mine)
+    @rule(nth=number)
+    def we_leave(self, nth: int) -> None:
+        self.ours.leave(self.one_of_ours(nth))
+
+    def one_of_ours(self, nth: int) -> str:
+        return sorted(self.ours.mine)[nth % len(self.ours.mine)]
+
+    @precondition(lambda self: self.ours.mine)
+    @rule(nth=number, media_type=media)
+    def we_go_live(self, nth: int, media_type: MediaType) -> None:
+        self.ours.go_live(self.one_of_ours(nth), self.live(media_type))
+
+    @precondition(lambda self: self.ours.mine)
+    @rule(nth=number)
+    def we_stop(self, nth: int) -> None:
+        self.ours.stop_live(self.one_of_ours(nth))
+
+    @precondition(lambda self: self.ours.mine)
+    @rule(nth=number)
+    def we_rename(self, nth: int) -> None:
+        peer_id = self.one_of_ours(nth)
+        name = self.names[PEERS[peer_id]] = f"name {self.next()}"
+        self.ours.change_name(peer_id, name)
+
+    # On the way
+
+    @rule(commands=number, answers=number, changes=number)
+    def time_passes(self, commands: int, answers: int, changes: int) -> None:
+        ours, published = self.ours, self.directory.published
+        if ours.doubtful and not ours.restoring:
+            ours.restore()
+        for _ in range(min(commands, len(ours.commands))):
+            ours.run_command()
+        for _ in range(min(answers, len(ours.answers))):
+            ours.read_answer()
+        for _ in range(min(changes, len(published))):
+            ours.take(published.pop(0))
+
+    @rule()
+    def redis_is_quick(self) -> None:
+        self.time_passes(99, 99, 0)
+
+    @rule(nth=number)
+    def one_is_let_in(self, nth: int) -> None:
+        ready = [entering for entering in self.ours.entering if self.ours.may_admit(entering)]
+        if ready:
+            self.ours.admit(ready[nth % len(ready)])
+
+    @precondition(lambda self: self.ours.entering)
+    @rule(nth=number)
+    def one_goes_before_it_is_let_in(self, nth: int) -> None:
+        entering = self.ours.entering
+        self.ours.abandon(entering[nth % len(entering)])
+
+    @precondition(lambda self: self.losing and self.directory.published)
+    @rule(nth=number)
+    def a_change_comes_twice(self, nth: int) -> None:
+        published = self.directory.published
+        self.ours.take(published[nth % len(published)])
+
+    @precondition(lambda self: self.losing and self.directory.published)
+    @rule(nth=number)
+    def a_change_overtakes(self, nth: int) -> None:
+        published = self.directory.published
+        self.ours.take(published.pop(nth % len(published)))
+
+    @precondition(lambda self: self.losing and self.directory.published)
+    @rule(nth=number)
+    def a_change_is_lost(self, nth: int) -> None:
+        published = self.directory.published
+        published.pop(nth % len(published))
+
+    @precondition(lambda self: self.failing and self.ours.entering)
+    @rule(nth=number)
+    def one_waits_too_long(self, nth: int) -> None:
+        entering = self.ours.entering
+        self.ours.give_up_waiting(entering[nth % len(entering)])
+
+    @precondition(lambda self: self.failing and not self.ours.restoring)
+    @rule()
+    def we_restore(self) -> None:
+        self.ours.restore()
+
+    @precondition(lambda self: self.failing)
+    @rule()
+    def we_lose_the_connection(self) -> None:
+        self.ours.lose_connection()
+
+    @precondition(lambda self: self.failing)
+    @rule(back=st.booleans())
+    def redis_restarts_empty(self, *, back: bool) -> None:
+        """Maybe on another machine, whose clock is behind."""
+        directory = self.directory
+        for replica in OTHERS:
+            self.away.setdefault(replica, directory.owned(replica))
+        directory.ended |= {who.joined_at for who in directory.owned(OURS)}
+        directory.published.clear()
+        directory.members.clear()
+        directory.seq = 0
+        directory.clock = 1_000 if back else directory.clock
+        self.ours.lose_connection()
+        self.ours.patient = True
+
+    @rule(replica=others)
+    def they_find_redis_again(self, replica: str) -> None:
+        members = self.away.pop(replica, [])
+        if members:
+            self.directory.restore(replica, members)
+            kept = {who.joined_at for who in self.directory.owned(replica)}
+            self.directory.ended |= {who.joined_at for who in members} - kept
+
+    @rule(replica=others)
+    def they_are_gone_for_good(self, replica: str) -> None:
+        self.directory.ended |= {who.joined_at for who in self.away.pop(replica, [])}
+
+    @precondition(lambda self: self.ours.patient and not self.away)
+    @rule()
+    def we_wait_no_longer(self) -> None:
+        self.ours.end_patience()
+
+    # What must hold
+
+    @invariant()
+    def the_view_is_what_was_told(self) -> None:
+        view, told = self.ours.view.members, self.ours.hearsay.members
+        assert {p: m.live for p, m in view.items()} == {p: m.live for p, m in told.items()}
+
+    @invariant()
+    def nobody_is_ours_and_theirs(self) -> None:
+        assert not self.ours.mine.keys() & self.ours.view.members.keys()
+
+    def teardown(self) -> None:
+        """From here on nothing fails any more: all pictures become one."""
+        # What was lost shows by the next change.
+        self.they_find_redis_again("other")
+        self.they_are_gone_for_good("third")
+        self.directory.join(member("last", "other"))
+        if self.ours.patient:
+            self.ours.end_patience()
+        for _ in range(10):
+            self.settle()
+            if self.ours.view.in_step and not self.ours.doubtful:
+                break
+            self.ours.restore()
+        else:
+            raise AssertionError("never in step")
+        ours, directory = self.ours, self.directory
+        assert not ours.entering
+        assert picture(ours.mine) == picture(by_peer(directory.owned(OURS)))
+        assert picture(ours.mine | ours.view.members) == picture(directory.members)
+        assert picture(ours.audience.room.members) == picture(directory.members)
+
+    def settle(self) -> None:
+        ours = self.ours
+        while True:
+            for replica in OTHERS:
+                self.they_hear_of_names(replica)
+            if not (ours.commands or ours.answers or self.directory.published):
+                break
+            while ours.commands or ours.answers or self.directory.published:
+                self.time_passes(99, 99, 99)
+            while ready := [entering for entering in ours.entering if ours.may_admit(entering)]:
+                ours.admit(ready[0])
+        if self.losing and ours.view.in_step and not ours.doubtful:
+            for entering in list(ours.entering):
+                ours.give_up_waiting(entering)
+
+
+def picture(members: dict[str, Member]) -> dict[str, tuple[str, str, str, Live | None]]:
+    return {p: (m.replica, m.user_id, m.username, m.live) for p, m in members.items()}
+
+
+TestPresence = Presence.TestCase
+TestPresence.settings = settings(
+    max_examples=300, stateful_step_count=50, deadline=None, report_multiple_bugs=False
+)

@@ -1,0 +1,137 @@
+"""Workers, as a program that embeds them would have them; real processes."""
+
+import os
+import re
+import signal
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import trio
+
+from tests.conftest import settings
+from tests.raw import open_raw
+from tests.redis.server import open_redis_server
+from tests.replicas.processes import serve_to_end
+from trio_signal import workers
+from trio_signal.config import Settings
+from trio_signal.errors import WorkerError
+from trio_signal.workers import open_workers
+
+#: Seconds for processes to come up or to go.
+PATIENCE = 30.0
+SERVES = re.compile(r"worker (\d+) serves as process (\d+)")
+AGAIN = re.compile(r"worker \d+ is started again in ([\d.]+) s")
+
+Found = Callable[[re.Pattern[str]], list[re.Match[str]]]
+
+
+@pytest.fixture
+def found(caplog: pytest.LogCaptureFixture) -> Found:
+    """What of a kind was logged."""
+    caplog.set_level("INFO", "trio_signal.workers")
+
+    def found(pattern: re.Pattern[str]) -> list[re.Match[str]]:
+        return [match for line in caplog.messages if (match := pattern.fullmatch(line))]
+
+    return found
+
+
+async def wait_found(found: Found, pattern: re.Pattern[str], times: int) -> list[re.Match[str]]:
+    """Wait until so much was logged. It can only be polled."""
+    with trio.fail_after(PATIENCE):
+        while len(found(pattern)) < times:  # noqa: ASYNC110
+            await trio.sleep(0.01)
+    return found(pattern)
+
+
+def two(redis_url: str, port: int = 0) -> Settings:
+    return settings(workers=2, redis_url=redis_url, port=port)
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+def is_gone(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return True
+    return False
+
+
+async def test_block_begins_when_all_serve_and_ends_when_all_are_gone(
+    redis_url: str, found: Found
+) -> None:
+    with trio.fail_after(PATIENCE):
+        async with open_workers(two(redis_url)) as (host, port):
+            processes = {match[1]: int(match[2]) for match in found(SERVES)}
+            assert set(processes) == {"0", "1"}
+            async with open_raw(f"{host}:{port}") as client:
+                await client.send(b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+                assert (await client.receive_answer()).status == 200
+    assert all(map(is_gone, processes.values()))
+    assert found(AGAIN) == []
+
+
+async def test_worker_that_dies_is_started_again_later_each_time(
+    redis_url: str, found: Found, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers, "BACKOFF", 0.1)
+    with trio.fail_after(PATIENCE):
+        async with open_workers(two(redis_url)):
+            (other,) = (int(match[2]) for match in found(SERVES) if match[1] == "1")
+            for times in (1, 2):
+                victim = next(m for m in reversed(found(SERVES)) if m[1] == "0")
+                os.kill(int(victim[2]), signal.SIGKILL)
+                await wait_found(found, SERVES, 2 + times)
+            assert [match[1] for match in found(AGAIN)] == ["0.1", "0.2"]
+            assert not is_gone(other)
+
+
+async def test_worker_that_lived_long_is_started_again_soon(
+    redis_url: str, found: Found, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers, "BACKOFF", 0.1)
+    monkeypatch.setattr(workers, "HEALTHY", 0.0)
+    with trio.fail_after(PATIENCE):
+        async with open_workers(two(redis_url)):
+            for times in (1, 2):
+                os.kill(int(found(SERVES)[-1][2]), signal.SIGKILL)
+                await wait_found(found, SERVES, 2 + times)
+            assert [match[1] for match in found(AGAIN)] == ["0.1", "0.1"]
+
+
+async def test_worker_that_does_not_come_up_at_first(tmp_path: Path) -> None:
+    """Its settings are wrong: to try again would not help."""
+    async with open_redis_server(tmp_path, requirepass="secret") as redis:
+        with pytest.RaisesGroup(WorkerError, flatten_subgroups=True), trio.fail_after(PATIENCE):
+            async with open_workers(two(redis.url)):
+                raise AssertionError("it came up")
+
+
+async def test_port_that_is_taken(redis_url: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(OSError, match="in use"):
+            async with open_workers(two(redis_url, port)):
+                raise AssertionError("it came up")
+        ended = await serve_to_end("--workers", "2", "--port", str(port), REDIS_URL=redis_url)
+    assert (ended.code, ended.output) == (1, "")
+    (line,) = ended.errors.splitlines()
+    assert line.startswith(f"trio-signal: cannot serve on 127.0.0.1:{port}: ")
+
+
+async def test_port_that_other_workers_share(redis_url: str) -> None:
+    """They would get a part of each other's connections."""
+    port = free_port()
+    with trio.fail_after(PATIENCE):
+        async with open_workers(two(redis_url, port)):
+            with pytest.raises(OSError, match="in use"):
+                async with open_workers(two(redis_url, port)):
+                    raise AssertionError("it came up")

@@ -1,0 +1,34 @@
+-- Write a member anew: it went live, stopped, or is called something else.
+--
+-- KEYS  1 members  2 live  3 seq  (see join.lua)
+-- ARGV  1 replica  2 channel of the room
+--       3 event (JSON), or "" if it was told already: then a change without an
+--         event makes those look again who had a snapshot from between the two
+--       then, for each member: peer id, member (JSON), "1" if live else "0"
+--
+-- A newer connection may have the peer id, here or on another replica: then it is
+-- not ours to write. Returns how many were.
+
+local function is_ours(old, new)
+  if not old then
+    return false
+  end
+  old, new = cjson.decode(old), cjson.decode(new)
+  return old.replica == ARGV[1] and old.joined_at == new.joined_at
+end
+
+local written = 0
+for i = 4, #ARGV, 3 do
+  if is_ours(redis.call('HGET', KEYS[1], ARGV[i]), ARGV[i + 1]) then
+    redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1])
+    redis.call(ARGV[i + 2] == '1' and 'SADD' or 'SREM', KEYS[2], ARGV[i])
+    written = written + 1
+  end
+end
+if written > 0 then
+  local event = ARGV[3] == '' and 'null' or ARGV[3]
+  local seq = redis.call('INCR', KEYS[3])
+  redis.call('PUBLISH', ARGV[2], string.format(
+    '{"seq":%d,"origin":%s,"event":%s}', seq, cjson.encode(ARGV[1]), event))
+end
+return written

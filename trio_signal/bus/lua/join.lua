@@ -1,0 +1,61 @@
+-- Enter a member into a room: check, write, number, tell; all or nothing.
+--
+-- KEYS  1 members   hash: peer id -> member (JSON)
+--       2 live      set: peer ids that are live
+--       3 seq       number of the room's last change
+--       4 rooms     set: rooms that have members
+--       5 owned     set: rooms in which this replica has members
+--       6 replicas  sorted set: replica -> when its lease runs out, in ms
+-- ARGV  1 replica  2 room id  3 peer id  4 subject  5 member  6 event (JSON)
+--       7 cap of peers  8 cap of viewers, or -1  9 channel of the room
+--       10 "1" if the reply shall have a snapshot
+--       11 "1" to take the peer id over also from one that joined later
+--
+-- Returns {"ok", seq, snapshot or false}, or one of {"lease"}: this replica's lease
+-- was reaped; {"in_use"}; {"later"}: another replica has one that joined later, so
+-- this may have been under way for long; {"room_full"}; {"stream_full"}.
+
+if not redis.call('ZSCORE', KEYS[6], ARGV[1]) then
+  return {'lease'}
+end
+
+local old = redis.call('HGET', KEYS[1], ARGV[3])
+if old then
+  local holder = cjson.decode(old)
+  if holder.subject ~= ARGV[4] then
+    return {'in_use'}
+  end
+  local later = holder.joined_at > cjson.decode(ARGV[5]).joined_at
+  if later and holder.replica ~= ARGV[1] and ARGV[11] ~= '1' then
+    return {'later'}
+  end
+else
+  local peers = redis.call('HLEN', KEYS[1])
+  if peers >= tonumber(ARGV[7]) then
+    return {'room_full'}
+  end
+  local viewers = tonumber(ARGV[8])
+  if viewers >= 0 and peers - redis.call('SCARD', KEYS[2]) >= viewers then
+    return {'stream_full'}
+  end
+end
+
+-- A room that comes back begins above its old numbers, or a replica that was
+-- away would take new changes for old ones.
+if redis.call('EXISTS', KEYS[3]) == 0 then
+  local now = redis.call('TIME')
+  redis.call('SET', KEYS[3], now[1] .. string.format('%06d', tonumber(now[2])))
+end
+
+redis.call('HSET', KEYS[1], ARGV[3], ARGV[5])
+redis.call('SREM', KEYS[2], ARGV[3])
+redis.call('SADD', KEYS[4], ARGV[2])
+redis.call('SADD', KEYS[5], ARGV[2])
+local seq = redis.call('INCR', KEYS[3])
+redis.call('PUBLISH', ARGV[9], string.format(
+  '{"seq":%d,"origin":%s,"event":%s}', seq, cjson.encode(ARGV[1]), ARGV[6]))
+local snapshot = false
+if ARGV[10] == '1' then
+  snapshot = redis.call('HVALS', KEYS[1])
+end
+return {'ok', seq, snapshot}

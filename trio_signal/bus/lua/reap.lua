@@ -1,0 +1,57 @@
+-- Take all members of a dead replica out of their rooms, and tell it.
+--
+-- Whoever comes first does it all, so each departure is told once. The rooms'
+-- keys are made from the names that the replica left behind; this is why Redis
+-- Cluster is not supported.
+--
+-- KEYS  1 replicas  2 rooms  3 owned by the dead replica  (see join.lua)
+-- ARGV  1 the dead replica  2 prefix of the rooms' keys  3 the time (RFC 3339)
+--       4 "1" if the replica says goodbye itself: its lease need not have run out
+--
+-- Returns how many members were taken out.
+
+local time = redis.call('TIME')
+local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+local score = redis.call('ZSCORE', KEYS[1], ARGV[1])
+if ARGV[4] ~= '1' and (not score or tonumber(score) >= now) then
+  return 0
+end
+redis.call('ZREM', KEYS[1], ARGV[1])
+
+local taken = 0
+local at = cjson.encode(ARGV[3])
+local origin = cjson.encode(ARGV[1])
+
+local function tell(channel, seq, event)
+  redis.call('PUBLISH', channel, string.format(
+    '{"seq":%d,"origin":%s,"event":%s}', redis.call('INCR', seq), origin, event))
+end
+
+for _, room in ipairs(redis.call('SMEMBERS', KEYS[3])) do
+  local channel = ARGV[2] .. room
+  local members, live, seq = channel .. ':members', channel .. ':live', channel .. ':seq'
+  local entries = redis.call('HGETALL', members)
+  local name = cjson.encode(room)
+  for i = 1, #entries, 2 do
+    local member = cjson.decode(entries[i + 1])
+    if member.replica == ARGV[1] then
+      redis.call('HDEL', members, entries[i])
+      -- The member as it is told has no "live"; the JSON itself stays opaque.
+      if redis.call('SREM', live, entries[i]) == 1 then
+        tell(channel, seq, string.format(
+          '{"type":"StoppedLive","room_id":%s,"member":%s,"last":false,"cause":"left","at":%s}',
+          name, entries[i + 1], at))
+      end
+      tell(channel, seq, string.format(
+        '{"type":"Left","room_id":%s,"member":%s,"last":false,"peers":0,"at":%s}',
+        name, entries[i + 1], at))
+      taken = taken + 1
+    end
+  end
+  if redis.call('EXISTS', members) == 0 then
+    redis.call('DEL', live, seq)
+    redis.call('SREM', KEYS[2], room)
+  end
+end
+redis.call('DEL', KEYS[3])
+return taken

@@ -1,0 +1,62 @@
+-- Make a replica's members of a room exactly these, after an outage or a lost lease.
+--
+-- Idempotent. What changed is not told one by one: a change without an event
+-- makes every replica fetch a snapshot and tell its peers the difference.
+--
+-- KEYS  1 members  2 live  3 seq  4 rooms  5 owned  (see join.lua)
+-- ARGV  1 replica  2 room id  3 channel of the room
+--       then, for each member: peer id, member (JSON), "1" if live else "0"
+--
+-- A peer id that another replica holds stays with it, unless its connection is an
+-- older one of the same subject: a stale socket takes down no newer one.
+-- Returns {seq, snapshot}.
+
+local function may_write(old, new)
+  if not old then
+    return true
+  end
+  old, new = cjson.decode(old), cjson.decode(new)
+  return old.replica == ARGV[1]
+    or (old.subject == new.subject and old.joined_at < new.joined_at)
+end
+
+local mine = {}
+local changed = false
+
+if redis.call('EXISTS', KEYS[3]) == 0 then
+  local now = redis.call('TIME')
+  redis.call('SET', KEYS[3], now[1] .. string.format('%06d', tonumber(now[2])))
+end
+
+for i = 4, #ARGV, 3 do
+  mine[ARGV[i]] = true
+  local old = redis.call('HGET', KEYS[1], ARGV[i])
+  if old ~= ARGV[i + 1] and may_write(old, ARGV[i + 1]) then
+    redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1])
+    redis.call(ARGV[i + 2] == '1' and 'SADD' or 'SREM', KEYS[2], ARGV[i])
+    changed = true
+  end
+end
+
+local members = redis.call('HGETALL', KEYS[1])
+for i = 1, #members, 2 do
+  if not mine[members[i]] and cjson.decode(members[i + 1]).replica == ARGV[1] then
+    redis.call('HDEL', KEYS[1], members[i])
+    redis.call('SREM', KEYS[2], members[i])
+    changed = true
+  end
+end
+
+redis.call(#ARGV > 3 and 'SADD' or 'SREM', KEYS[5], ARGV[2])
+if changed then
+  redis.call('PUBLISH', ARGV[3], string.format(
+    '{"seq":%d,"origin":%s}', redis.call('INCR', KEYS[3]), cjson.encode(ARGV[1])))
+end
+local seq = redis.call('GET', KEYS[3])
+if redis.call('EXISTS', KEYS[1]) == 0 then
+  redis.call('DEL', KEYS[2], KEYS[3])
+  redis.call('SREM', KEYS[4], ARGV[2])
+else
+  redis.call('SADD', KEYS[4], ARGV[2])
+end
+return {tonumber(seq), redis.call('HVALS', KEYS[1])}

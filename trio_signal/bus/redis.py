@@ -1,0 +1,681 @@
+"""The bus of replicas on many machines: Redis is transport and directory.
+
+What Redis holds is in docs/scaling.md. Each replica writes its own members
+only. Whatever may have gone wrong between it and Redis, a lost connection, a
+command of unknown outcome, a lease that ran out, is mended in one way: the
+room is *doubtful*, its members are written again, and a snapshot puts the view
+right (`restore.lua`, `trio_signal.presence`).
+"""
+
+import logging
+import random
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from importlib import resources
+from typing import Any
+
+import msgspec
+import trio
+from msgspec.structs import replace
+
+from trio_signal.bus import Admit, Caps, Deliver, RoomCount, Undelivered
+from trio_signal.clock import utc_now
+from trio_signal.errors import ConfigError, JoinRefusedError
+from trio_signal.messages import (
+    Chatted,
+    Joined,
+    Left,
+    Member,
+    Profile,
+    ProfileChanged,
+    Refusal,
+    RoomEvent,
+    Signalled,
+    StoppedLive,
+    WentLive,
+)
+from trio_signal.presence import Change, Snapshot, View, by_peer
+from trio_signal.redis import (
+    Argument,
+    ConfigurationError,
+    Lost,
+    Message,
+    NotConnectedError,
+    Overflow,
+    Redis,
+    RedisError,
+    Resumed,
+    Script,
+    open_redis,
+)
+
+logger = logging.getLogger(__name__)
+
+CHATS_PER_ROOM = 200
+#: Seconds for which notes on a room or a user are kept after their last use.
+CHATS_SECONDS = 3600
+PROFILE_SECONDS = 86400
+RECALL_SECONDS = 60
+MAX_RECALLED = 1000
+#: Seconds for a room to be restored, and for a join before it is made without Redis.
+RESTORE_TIMEOUT = 5.0
+JOIN_TIMEOUT = 3.0
+#: Seconds between tries to catch up.
+PAUSE = 0.5
+#: Seconds after an outage for the other replicas to come back, before they count as gone.
+PATIENCE = 2.0
+
+_REFUSALS = {
+    b"in_use": Refusal.PEER_ID_IN_USE,
+    b"room_full": Refusal.ROOM_FULL,
+    b"stream_full": Refusal.STREAM_FULL,
+}
+
+_encode = msgspec.json.Encoder().encode
+_decode_member = msgspec.json.Decoder(Member).decode
+_decode_change = msgspec.json.Decoder(Change).decode
+_decode_direct = msgspec.json.Decoder(Signalled | Undelivered).decode
+_decode_chat = msgspec.json.Decoder(Chatted).decode
+_decode_profile = msgspec.json.Decoder(Profile).decode
+
+
+class _Scripts:
+    """The Lua scripts, each in a file of its own."""
+
+    def __init__(self, redis: Redis) -> None:
+        folder = resources.files("trio_signal.bus") / "lua"
+
+        def register(name: str) -> Script:
+            return redis.register_script((folder / f"{name}.lua").read_text())
+
+        self.join = register("join")
+        self.leave = register("leave")
+        self.change = register("change")
+        self.restore = register("restore")
+        self.snapshot = register("snapshot")
+        self.lease = register("lease")
+        self.reap = register("reap")
+
+
+class _Feed:
+    """A room in which this replica has members, or is about to."""
+
+    def __init__(self, room_id: str, replica: str) -> None:
+        self.view = View(room_id, replica)
+        self.mine: dict[str, Member] = {}
+        #: How many joins are on their way.
+        self.joining = 0
+        #: How often `mine` was written whole; a join that overlaps looks at it.
+        self.restores = 0
+        #: The last change that came; the view may know of later ones by a snapshot.
+        self.heard = 0
+        self._moved = trio.lowlevel.ParkingLot()
+
+    def note_progress(self) -> None:
+        """Wake those who wait for the view to get somewhere."""
+        self._moved.unpark_all()
+
+    async def wait_reached(self, seq: int) -> None:
+        """Wait until the view has this change, and all that was told before it has come."""
+        while not (self.view.in_step and self.view.seq >= seq and self.heard >= seq):
+            await self._moved.park()
+
+
+class RedisBus:
+    """One replica's end; see `trio_signal.bus` for what it promises.
+
+    Made by `open_redis_bus`.
+    """
+
+    def __init__(self, redis: Redis, replica: str, *, prefix: str, lease: float) -> None:
+        """Take an open connection, which the caller closes."""
+        self.replica = replica
+        self._redis = redis
+        self._prefix = prefix
+        self._lease = lease
+        self._feeds: dict[str, _Feed] = {}
+        self._scripts = _Scripts(redis)
+        #: Rooms of which the directory may not say the truth, or we not know it.
+        self._doubtful: dict[str, None] = {}
+        self._doubt = trio.Event()
+        self._has_lease = False
+        #: When the lease was last renewed.
+        self._renewed = 0.0
+        #: Until when a replica that is missing may be about to come back.
+        self._patient_until: float | None = None
+        self._retired = False
+        self._deliver: Deliver = lambda delivery: None
+
+    @property
+    def degraded(self) -> str | None:
+        """Why peers on other replicas may not be seen as they are; None if all is well."""
+        if not self._redis.connected:
+            return "Redis cannot be reached"
+        if not self._has_lease or self._doubtful or self._patient_until is not None:
+            return "catching up with Redis"
+        return None
+
+    # Names
+
+    def _key(self, *parts: str) -> str:
+        return f"{self._prefix}trio_signal:" + ":".join(parts)
+
+    def _room(self, room_id: str) -> str:
+        """The channel of a room; its keys begin with the same."""
+        return self._key("room", room_id)
+
+    def _room_keys(self, room_id: str) -> list[str]:
+        """The first five keys of most scripts; see join.lua."""
+        room = self._room(room_id)
+        return [
+            f"{room}:members",
+            f"{room}:live",
+            f"{room}:seq",
+            self._key("rooms"),
+            self._key("owned", self.replica),
+        ]
+
+    # Life
+
+    async def run(
+        self, deliver: Deliver, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Follow Redis until cancelled; started also if Redis cannot be reached yet."""
+        self._deliver = deliver
+        self._redis.pubsub.subscribe(self._key("replica", self.replica))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._follow)
+            nursery.start_soon(self._mend)
+            await nursery.start(self._keep_lease)
+            task_status.started()
+
+    async def retire(self) -> None:
+        """Take leave: nothing of this replica stays in Redis."""
+        self._retired = True
+        with suppress(RedisError):
+            await self._reap(self.replica, goodbye=True)
+            if not await self._redis.exists(self._key("replicas")):
+                await self._forget_notes()
+
+    async def _forget_notes(self) -> None:
+        """The last one clears the table: notes are for those who come back soon."""
+        for kind in ("chats", "profiles", "lost"):
+            async for key in self._redis.scan_iter(match=self._key(kind, "*"), count=1000):
+                await self._redis.unlink(key)
+
+    # Leases
+
+    async def _keep_lease(self, *, task_status: trio.TaskStatus[None]) -> None:
+        """Say once a second that we are alive, and look who is not."""
+        pause = min(self._lease / 3, 1.0)
+        while True:
+            with suppress(RedisError):
+                await self._renew_lease()
+            self._end_patience()
+            task_status.started()
+            task_status = trio.TASK_STATUS_IGNORED
+            await trio.sleep(pause * random.uniform(0.9, 1.1))  # noqa: S311
+
+    async def _renew_lease(self) -> None:
+        keys, milliseconds = [self._key("replicas")], int(self._lease * 1000)
+        held, expired = await self._scripts.lease(keys, [self.replica, milliseconds, 0])
+        if not held:
+            if self._retired:
+                return
+            _, expired = await self._scripts.lease(keys, [self.replica, milliseconds, 1])
+            self._doubt_all()
+        now = trio.current_time()
+        if self._has_lease and (not held or now > self._renewed + self._lease):
+            logger.warning("the lease of this replica ran out: its peers are put back")
+            self._patient_until = now + PATIENCE
+        self._has_lease = True
+        self._renewed = now
+        if self._patient_until is None:
+            for replica in expired:
+                await self._reap(replica.decode())
+
+    def _end_patience(self) -> None:
+        """Whoever has not come back after an outage is gone."""
+        if self._patient_until is not None and trio.current_time() > self._patient_until:
+            self._patient_until = None
+            self._doubt_all()
+
+    async def _reap(self, replica: str, *, goodbye: bool = False) -> None:
+        keys = [self._key("replicas"), self._key("rooms"), self._key("owned", replica)]
+        args: list[Argument] = [replica, self._key("room", ""), utc_now(), int(goodbye)]
+        taken = await self._scripts.reap(keys, args)
+        if taken and not goodbye:
+            logger.warning("replica %s is gone: %d peers have left", replica, taken)
+
+    # Following
+
+    async def _follow(self) -> None:
+        """Take in what is published."""
+        while True:
+            for event in await self._redis.pubsub.receive():
+                match event:
+                    case Message(channel=channel, payload=payload):
+                        self._take(channel, payload)
+                    case Lost(reason=reason):
+                        logger.error("Redis is lost, peers of this replica go on: %s", reason)
+                        self._start_over()
+                    case Overflow():
+                        logger.error("more came from Redis than could be taken: catching up")
+                        self._doubt_all()
+                    case Resumed():
+                        logger.warning("Redis is back: catching up")
+                        self._doubt_all()
+
+    def _take(self, channel: str, payload: bytes) -> None:
+        try:
+            if channel == self._key("replica", self.replica):
+                self._take_direct(_decode_direct(payload))
+            else:
+                room_id = channel.removeprefix(self._key("room", ""))
+                self._take_change(room_id, _decode_change(payload))
+        except msgspec.DecodeError:
+            logger.exception("cannot read what came on %s", channel)
+
+    def _take_direct(self, delivery: Signalled | Undelivered) -> None:
+        self._deliver(delivery)
+
+    def _take_change(self, room_id: str, change: Change) -> None:
+        feed = self._feeds.get(room_id)
+        if feed is None:
+            return  # the last of us has left
+        if not change.seq:
+            if feed.mine and change.event is not None and change.origin != self.replica:
+                self._deliver(change.event)
+            return
+        feed.heard = max(feed.heard, change.seq)
+        in_step = feed.view.in_step
+        self._tell(feed, feed.view.follow(change))
+        if in_step and not feed.view.in_step:
+            self._doubt_room(room_id)
+
+    def _tell(self, feed: _Feed, events: Iterable[RoomEvent]) -> None:
+        """Deliver what happened on other replicas, and what it does to our own members."""
+        for event in events:
+            here = bool(feed.mine)
+            if isinstance(event, Joined):
+                feed.mine.pop(event.member.peer_id, None)  # taken over
+            elif isinstance(event, ProfileChanged):
+                self._rename(feed, event.member)
+            if here:  # else there is nobody to be told; who comes gets a picture
+                self._deliver(event)
+        feed.note_progress()
+        self._drop_if_empty(feed)
+
+    def _rename(self, feed: _Feed, named: Member) -> None:
+        """A user with peers here as well is called something else, by another replica."""
+        args: list[Argument] = [self.replica, self._room(feed.view.room_id), ""]
+        for peer_id, member in feed.mine.items():
+            if member.user_id == named.user_id:
+                member = replace(member, username=named.username, avatar_url=named.avatar_url)
+                feed.mine[peer_id] = member
+                args += _entry(member)
+        if len(args) > 3:
+            self._run(self._scripts.change, feed.view.room_id, args)
+
+    # Doubt, and how it is mended
+
+    def _start_over(self) -> None:
+        for feed in self._feeds.values():
+            feed.view.start_over()
+
+    def _doubt_room(self, room_id: str) -> None:
+        self._doubtful[room_id] = None
+        self._doubt.set()
+
+    def _doubt_all(self) -> None:
+        self._start_over()
+        self._doubtful |= dict.fromkeys(self._feeds)
+        self._doubt.set()
+
+    async def _mend(self) -> None:
+        """Restore rooms for as long as any is doubtful."""
+        while True:
+            await self._doubt.wait()
+            self._doubt = trio.Event()
+            await self._redis.wait_connected()
+            try:
+                # First, as it says whether Redis has forgotten us; and what is restored
+                # without a lease would stay for ever if we died now.
+                await self._renew_lease()
+                for room_id in list(self._doubtful):
+                    with trio.fail_after(RESTORE_TIMEOUT):
+                        await self._restore(room_id)
+            except (RedisError, trio.TooSlowError) as error:
+                logger.warning("cannot catch up with Redis yet: %s", error)
+                await trio.sleep(PAUSE)
+                self._doubt.set()
+
+    async def _restore(self, room_id: str) -> None:
+        """Write our members of a room, and put the view right."""
+        feed = self._feeds.get(room_id)
+        if feed is not None:
+            await self._redis.pubsub.wait_subscribed(self._room(room_id))
+            feed.view.lose_step()
+            losses = feed.view.losses
+            feed.restores += 1
+        args: list[Argument] = [self.replica, room_id, self._room(room_id)]
+        for member in feed.mine.values() if feed else ():
+            args += _entry(member)
+        # What becomes doubtful from here on is so anew.
+        del self._doubtful[room_id]
+        try:
+            seq, members = await self._scripts.restore(self._room_keys(room_id), args)
+        except BaseException:
+            self._doubtful[room_id] = None
+            raise
+        if feed is not None:
+            feed.heard = max(feed.heard, seq)  # what has not come until now is lost
+            self._catch_up(feed, losses, seq, members)
+
+    def _catch_up(self, feed: _Feed, losses: int, seq: int, members: Iterable[bytes]) -> None:
+        snapshot = Snapshot(seq, _decode_members(members))
+        patient = self._patient_until is not None
+        self._tell(feed, feed.view.catch_up(snapshot, losses, utc_now(), patient=patient))
+        if not feed.view.in_step:
+            self._doubt_room(feed.view.room_id)
+
+    # Joining
+
+    async def join(self, room_id: str, member: Member, caps: Caps, admit: Admit) -> None:
+        """Enter a room; raises JoinRefusedError."""
+        feed = self._feeds.get(room_id)
+        if feed is None:
+            feed = self._feeds[room_id] = _Feed(room_id, self.replica)
+            self._redis.pubsub.subscribe(self._room(room_id))
+        feed.joining += 1
+        try:
+            with self._overlapping(feed, member.peer_id):
+                await self._enter(feed, member, caps)
+            taken_over = feed.view.claim(member.peer_id, utc_now())
+            if member.peer_id not in feed.view.own:
+                self._doubt_room(room_id)
+            feed.mine[member.peer_id] = member
+            admit(_in_order(feed.view.members.values()))
+            self._tell(feed, taken_over)
+        finally:
+            feed.joining -= 1
+            self._drop_if_empty(feed)
+
+    @contextmanager
+    def _overlapping(self, feed: _Feed, peer_id: str) -> Iterator[None]:
+        """While a join is on its way, of which a restore does not know, and may undo it."""
+        restores = feed.restores
+        try:
+            yield
+        except trio.Cancelled:
+            if peer_id in feed.mine:  # nobody knows whether it has been replaced
+                self._doubt_room(feed.view.room_id)
+            raise
+        finally:
+            if feed.restores != restores:
+                self._doubt_room(feed.view.room_id)
+
+    async def _enter(self, feed: _Feed, member: Member, caps: Caps) -> None:
+        """Ask Redis; without it the peers of one replica go on, and it is told when it is back."""
+        try:
+            with trio.fail_after(JOIN_TIMEOUT):
+                await self._join(feed, member, caps)
+        except (RedisError, trio.TooSlowError):
+            _check_caps(feed, member, caps)
+            feed.view.claim_unasked(member.peer_id)
+            self._doubt_room(feed.view.room_id)
+
+    async def _join(self, feed: _Feed, member: Member, caps: Caps) -> None:
+        if not self._redis.connected:
+            raise NotConnectedError("Redis cannot be reached")
+        await self._redis.pubsub.wait_subscribed(self._room(feed.view.room_id))
+        losses = feed.view.losses
+        status, *rest = await self._ask_to_join(feed, member, caps)
+        if status == b"later":
+            # By its clock. We are here to ask again, so it is we who are the newer one.
+            status, *rest = await self._ask_to_join(feed, member, caps, insist=True)
+        if status in _REFUSALS:
+            raise JoinRefusedError(_REFUSALS[status])
+        if status == b"lease":
+            raise NotConnectedError("the lease of this replica ran out")
+        seq, members = rest
+        if members is not None and not feed.view.in_step:
+            self._catch_up(feed, losses, seq, members)
+        # What happened before this, on any replica, belongs into the picture that
+        # the newcomer gets; it comes by the other connection, in its own time.
+        await feed.wait_reached(seq)
+
+    async def _ask_to_join(
+        self, feed: _Feed, member: Member, caps: Caps, *, insist: bool = False
+    ) -> Any:
+        room_id = feed.view.room_id
+        joined = Joined(room_id, member, first=False, peers=0, at=utc_now())
+        return await self._scripts.join(
+            [*self._room_keys(room_id), self._key("replicas")],
+            [
+                *(self.replica, room_id, member.peer_id, member.subject),
+                *(_encode(member), _encode(joined)),
+                *(caps.peers, -1 if caps.viewers is None else caps.viewers),
+                *(self._room(room_id), int(not feed.view.in_step), int(insist)),
+            ],
+        )
+
+    def _drop_if_empty(self, feed: _Feed) -> None:
+        room_id = feed.view.room_id
+        if not feed.mine and not feed.joining and self._feeds.get(room_id) is feed:
+            del self._feeds[room_id]
+            self._redis.pubsub.unsubscribe(self._room(room_id))
+            self._redis.send_nowait("SREM", self._key("owned", self.replica), room_id)
+
+    # Publishing
+
+    def publish(self, event: RoomEvent) -> None:
+        """Tell the room's other replicas, and bring the directory up to date."""
+        feed = self._feeds.get(event.room_id)
+        match event:
+            case Left(member=member):
+                self._leave(feed, event)
+            case WentLive(member=member) | StoppedLive(member=member):
+                known = feed.mine.get(member.peer_id) if feed is not None else None
+                if feed is not None and known is not None:
+                    feed.mine[member.peer_id] = replace(known, live=member.live)
+                    self._change(event, [feed.mine[member.peer_id]])
+            case ProfileChanged():
+                if feed is not None:
+                    self._publish_profile(feed, event)
+            case _:
+                self._publish_only(event)
+
+    def _leave(self, feed: _Feed | None, event: Left) -> None:
+        room_id, peer_id = event.room_id, event.member.peer_id
+        if feed is not None:
+            feed.mine.pop(peer_id, None)
+        args: list[Argument] = [self.replica, room_id, peer_id, _encode(event), self._room(room_id)]
+        self._run(self._scripts.leave, room_id, args)
+        if feed is not None:
+            self._drop_if_empty(feed)
+
+    def _publish_profile(self, feed: _Feed, event: ProfileChanged) -> None:
+        named = event.member
+        members = [
+            replace(member, username=named.username, avatar_url=named.avatar_url)
+            for member in feed.mine.values()
+            if member.user_id == named.user_id
+        ]
+        feed.mine |= by_peer(members)
+        feed.view.rename(named)
+        self._change(event, members)
+        profile = Profile(named.username, named.avatar_url)
+        self._note_profile(event.room_id, named.user_id, profile)
+
+    def _change(self, event: RoomEvent, members: Iterable[Member]) -> None:
+        args: list[Argument] = [self.replica, self._room(event.room_id), _encode(event)]
+        for member in members:
+            args += _entry(member)
+        self._run(self._scripts.change, event.room_id, args)
+
+    def _run(self, script: Script, room_id: str, args: list[Argument]) -> None:
+        """Run a script without waiting; if that fails, the room is restored later."""
+
+        def check(reply: object) -> None:
+            if isinstance(reply, Exception):
+                self._doubt_room(room_id)
+
+        if not script.send_nowait(self._room_keys(room_id), args, on_reply=check):
+            self._doubt_room(room_id)
+
+    def _publish_only(self, event: RoomEvent) -> None:
+        """What happens in a room without changing who is there; not numbered, may be lost."""
+        self._redis.send_nowait(
+            "PUBLISH", self._room(event.room_id), _encode(Change(0, self.replica, event))
+        )
+        if isinstance(event, Chatted):
+            key = self._key("chats", event.room_id)
+            self._redis.send_nowait("RPUSH", key, _encode(event))
+            self._redis.send_nowait("LTRIM", key, -CHATS_PER_ROOM, -1)
+            self._redis.send_nowait("EXPIRE", key, CHATS_SECONDS)
+
+    def send(self, replica: str, delivery: Signalled | Undelivered) -> None:
+        """Tell one replica; a signal that nobody takes comes back."""
+
+        def check(receivers: object) -> None:
+            if not isinstance(receivers, int) or receivers == 0:
+                self._return(delivery)
+
+        channel = self._key("replica", replica)
+        if not self._redis.send_nowait("PUBLISH", channel, _encode(delivery), on_reply=check):
+            self._return(delivery)
+
+    def _return(self, delivery: Signalled | Undelivered) -> None:
+        if isinstance(delivery, Signalled):
+            self._deliver(Undelivered(delivery))
+
+    # Questions and notes
+
+    async def members(self, room_id: str) -> tuple[Member, ...]:
+        """All members of a room on all replicas."""
+        feed = self._feeds.get(room_id)
+        if feed is None:
+            return await self._snapshot(room_id)
+        await trio.lowlevel.checkpoint()
+        return _in_order((feed.view.members | feed.mine).values())
+
+    async def _snapshot(self, room_id: str) -> tuple[Member, ...]:
+        room = self._room(room_id)
+        try:
+            _, members = await self._scripts.snapshot([f"{room}:members", f"{room}:seq"])
+        except RedisError:
+            return ()
+        return _decode_members(members)
+
+    async def rooms(self) -> list[RoomCount]:
+        """The rooms that have members, by their ids; without Redis, this replica's."""
+        try:
+            room_ids = _texts(await self._redis.smembers(self._key("rooms")))
+        except RedisError:
+            rooms = {room_id: await self.members(room_id) for room_id in list(self._feeds)}
+        else:
+            rooms = {room_id: await self._snapshot(room_id) for room_id in room_ids}
+        return [_count(room_id, members) for room_id, members in sorted(rooms.items()) if members]
+
+    async def chats(self, room_id: str, limit: int) -> list[Chatted]:
+        """The last messages that were published in a room, oldest first."""
+        if limit <= 0:
+            await trio.lowlevel.checkpoint()
+            return []
+        try:
+            chats = await self._redis.lrange(self._key("chats", room_id), -limit, -1)
+        except RedisError:
+            return []
+        return list(map(_decode_chat, chats))
+
+    async def remember_profile(self, room_id: str, user_id: str, profile: Profile) -> None:
+        """Keep what a user is called in a room; without Redis, nobody does."""
+        self._note_profile(room_id, user_id, profile)
+        with suppress(RedisError):
+            await self._redis.ping()  # so that who asks next, anywhere, gets it
+
+    def _note_profile(self, room_id: str, user_id: str, profile: Profile) -> None:
+        key = self._key("profiles", room_id)
+        self._redis.send_nowait("HSET", key, user_id, _encode(profile))
+        self._redis.send_nowait("EXPIRE", key, PROFILE_SECONDS)
+
+    async def profile(self, room_id: str, user_id: str) -> Profile | None:
+        """What a user was last called in a room."""
+        try:
+            profile = await self._redis.hget(self._key("profiles", room_id), user_id)
+        except RedisError:
+            return None
+        return _decode_profile(profile) if profile else None
+
+    def remember_rooms(self, user_id: str, room_ids: Iterable[str]) -> None:
+        """Keep for a minute that a user's connection was lost in these rooms."""
+        key = self._key("lost", user_id)
+        self._redis.send_nowait("SADD", key, *room_ids)
+        self._redis.send_nowait("EXPIRE", key, RECALL_SECONDS)
+
+    async def recall_rooms(self, user_id: str) -> tuple[str, ...]:
+        """Those rooms, once: then they are forgotten."""
+        try:
+            rooms = await self._redis.spop(self._key("lost", user_id), MAX_RECALLED)
+        except RedisError:
+            return ()
+        return tuple(sorted(_texts(rooms)))
+
+
+def _in_order(members: Iterable[Member]) -> tuple[Member, ...]:
+    """Members in the order of joining, which Redis does not keep."""
+    return tuple(sorted(members, key=lambda member: (member.joined_at, member.peer_id)))
+
+
+def _decode_members(members: Iterable[bytes]) -> tuple[Member, ...]:
+    return _in_order(map(_decode_member, members))
+
+
+def _texts(replies: Any) -> list[str]:
+    """Replies that are bytes; redis-py's annotations allow for more."""
+    return [reply.decode() for reply in replies]
+
+
+def _entry(member: Member) -> tuple[str, bytes, int]:
+    """A member as the scripts take it."""
+    return member.peer_id, _encode(member), int(member.live is not None)
+
+
+def _check_caps(feed: _Feed, member: Member, caps: Caps) -> None:
+    """The caps as far as this replica can tell, while Redis cannot."""
+    members = by_peer([*feed.view.members.values(), *feed.mine.values()])
+    old = members.get(member.peer_id)
+    if old is not None:
+        if old.subject != member.subject:
+            raise JoinRefusedError(Refusal.PEER_ID_IN_USE)
+        return
+    if len(members) >= caps.peers:
+        raise JoinRefusedError(Refusal.ROOM_FULL)
+    viewers = sum(member.live is None for member in members.values())
+    if caps.viewers is not None and viewers >= caps.viewers:
+        raise JoinRefusedError(Refusal.STREAM_FULL)
+
+
+def _count(room_id: str, members: tuple[Member, ...]) -> RoomCount:
+    users = {member.user_id for member in members}
+    live = {member.user_id for member in members if member.live}
+    return RoomCount(room_id, len(members), len(users), len(live))
+
+
+@asynccontextmanager
+async def open_redis_bus(
+    url: str, replica: str, *, prefix: str = "", ca_file: str | None = None, lease: float = 10.0
+) -> AsyncIterator[RedisBus]:
+    """Connect to Redis; the bus then still has to be `run`.
+
+    Begins without a connection if Redis cannot be reached. Raises ConfigError if
+    the URL is wrong, or if Redis refuses us.
+    """
+    try:
+        async with open_redis(
+            url, ca_file=ca_file, name=f"trio-signal-{replica[:8]}", must_connect=False
+        ) as redis:
+            yield RedisBus(redis, replica, prefix=prefix, lease=lease)
+    except (ConfigurationError, ValueError) as error:
+        raise ConfigError(f"REDIS_URL: {error}") from error

@@ -1,0 +1,139 @@
+"""Several replicas on one port: a parent that starts them and starts them again.
+
+Each worker is a whole server of its own; the kernel shares out the connections
+(SO_REUSEPORT), and the workers know of each other through Redis only. The
+parent serves nothing. A worker's standard input is a pipe from the parent: when
+the parent is gone, however it went, the pipe ends and the worker stops.
+"""
+
+import logging
+import os
+import random
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+
+import trio
+
+from trio_signal.config import Settings
+from trio_signal.errors import WorkerError
+
+logger = logging.getLogger(__name__)
+
+#: Seconds until a worker that ended by itself is started again: at first, at most.
+BACKOFF = 0.5
+MAX_BACKOFF = 30.0
+#: Seconds after which a worker counts as healthy, and its backoff begins anew.
+HEALTHY = 60.0
+#: Seconds beyond the drain time until a worker that does not stop is killed.
+GRACE = 2.0
+
+
+@asynccontextmanager
+async def open_workers(settings: Settings) -> AsyncIterator[tuple[str, int]]:
+    """Keep `settings.workers` workers running while the block runs; gives their address.
+
+    Begins when all of them serve. Leaving the block stops them gracefully, and
+    takes the drain time and a little at most. Raises OSError if the port cannot
+    be had, and WorkerError if a worker does not come up at first.
+    """
+    with _reserve(settings) as reserved:
+        host, port, *_ = reserved.getsockname()
+        worker = _Worker(settings, host, port)
+        async with trio.open_nursery() as nursery:
+            async with trio.open_nursery() as starting:
+                for number in range(settings.workers):
+                    starting.start_soon(nursery.start, partial(worker.keep_running, number))
+            yield host, port
+            nursery.cancel_scope.cancel()
+
+
+def _reserve(settings: Settings) -> socket.socket:
+    """Hold the port without listening, so that it is found taken here and once."""
+    (family, *_, address), *_ = socket.getaddrinfo(
+        settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )
+    with socket.socket(family) as probe:
+        # One that does not share: other workers on this port would, and each get a part
+        # of the other's connections.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind(address)
+    sock = socket.socket(family)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        sock.bind(address)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+class _Worker:
+    """How workers are started, and started again."""
+
+    def __init__(self, settings: Settings, host: str, port: int) -> None:
+        self._drain = settings.drain
+        self._command = [sys.executable, "-m", "trio_signal", "serve"]
+        redis_url = settings.redis_url.get_secret_value() if settings.redis_url else ""
+        # Not the command line: everybody sees that, and there may be a password.
+        self._environment = os.environ | {
+            "PORT": str(port),
+            "REDIS_URL": redis_url,
+            "TRIO_SIGNAL_HOST": host,
+            "TRIO_SIGNAL_WORKER": "1",
+            "WEB_CONCURRENCY": "1",
+        }
+
+    async def keep_running(self, number: int, *, task_status: trio.TaskStatus[None]) -> None:
+        """Run one worker for ever; started when it serves for the first time."""
+        await self._run(number, task_status)
+        backoff = BACKOFF
+        while True:
+            logger.error("worker %d is started again in %.1f s", number, backoff)
+            await trio.sleep(backoff * random.uniform(0.8, 1.2))  # noqa: S311
+            began = trio.current_time()
+            with suppress(WorkerError):
+                await self._run(number, trio.TASK_STATUS_IGNORED)
+            healthy = trio.current_time() - began > HEALTHY
+            backoff = BACKOFF if healthy else min(2 * backoff, MAX_BACKOFF)
+
+    async def _run(self, number: int, task_status: trio.TaskStatus[None]) -> None:
+        """One process, from its start to its end; raises WorkerError if it never serves."""
+        async with trio.open_nursery() as nursery:
+            process: trio.Process = await nursery.start(
+                partial(
+                    trio.run_process,
+                    self._command,
+                    env=self._environment,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    check=False,
+                    deliver_cancel=self._stop,
+                )
+            )
+            serves = await self._wait_ready(process)
+            if serves:
+                logger.info("worker %d serves as process %d", number, process.pid)
+                task_status.started()
+        if not serves:
+            raise WorkerError(f"worker {number} ended with {process.returncode}")
+        logger.error("worker %d ended with %s", number, process.returncode)
+
+    async def _wait_ready(self, process: trio.Process) -> bool:
+        """Whether the worker came up: then it says so in one line, and nothing else."""
+        assert process.stdout is not None  # noqa: S101  it is a pipe
+        line = b""
+        while not line.endswith(b"\n"):
+            chunk = await process.stdout.receive_some()
+            if not chunk:
+                return False
+            line += chunk
+        return True
+
+    async def _stop(self, process: trio.Process) -> None:
+        process.terminate()
+        await trio.sleep(self._drain + GRACE)
+        process.kill()
