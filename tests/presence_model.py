@@ -280,6 +280,9 @@ class OurReplica:
         in_step = self.view.in_step
         self.tell(self.view.follow(change))
         self.doubtful |= in_step and not self.view.in_step
+        match change.event:
+            case Left(member=who):
+                self.doubtful |= who.peer_id in self.mine
 
     def tell(self, events: Iterable[RoomEvent]) -> None:
         for event in events:
@@ -306,7 +309,7 @@ class OurReplica:
 
     def catch_up(self, snapshot: Snapshot, losses: int) -> None:
         self.tell(self.view.catch_up(snapshot, losses, AT, patient=self.patient))
-        self.doubtful |= not self.view.in_step
+        self.doubtful |= not self.view.in_step or not self.mine.keys() <= self.view.own
 
     # What we do
 

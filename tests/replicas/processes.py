@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager, closing, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -207,19 +207,17 @@ class Wire:
             return
         with closing(client.socket), closing(server.socket):
             async with trio.open_nursery() as nursery:
-                for source, sink in ((client, server), (server, client)):
-                    nursery.start_soon(self._carry, source, sink, nursery.cancel_scope)
+                nursery.start_soon(self._carry, client, server)
+                nursery.start_soon(self._carry, server, client)
 
-    async def _carry(
-        self, source: trio.SocketStream, sink: trio.SocketStream, scope: trio.CancelScope
-    ) -> None:
-        try:
+    async def _carry(self, source: trio.SocketStream, sink: trio.SocketStream) -> None:
+        """One direction; it ends for itself, so that what was sent before arrives."""
+        with suppress(trio.BrokenResourceError):
             while data := await source.receive_some():
                 await self._plugged.wait()
                 await sink.send_all(data)
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            pass
-        scope.cancel()
+        with suppress(trio.BrokenResourceError):
+            await sink.send_eof()
 
 
 class Cluster:
@@ -265,6 +263,9 @@ class Cluster:
             for replica in self.replicas:
                 nursery.start_soon(replica.stop)
         self.replicas.clear()
+        with trio.move_on_after(2):  # Redis may still have to read the last words
+            while await self.keys():  # noqa: ASYNC110
+                await trio.sleep(0.02)
         assert await self.keys() == []
 
 

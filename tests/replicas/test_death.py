@@ -97,7 +97,7 @@ async def test_replica_that_was_stopped_for_a_moment(tmp_path: Path) -> None:
         await fill(party, cluster)
         for _ in range(3):
             cluster.replicas[0].send(signal.SIGSTOP)
-            await trio.sleep(LEASE / 2)
+            await trio.sleep(LEASE / 3)
             cluster.replicas[0].send(signal.SIGCONT)
             await party.at(cluster.replicas[0])[0].settle()
         assert [guest.told for guest in party.guests.values()] == [[]] * len(party.guests)

@@ -290,7 +290,9 @@ class RedisBus:
         feed.heard = max(feed.heard, change.seq)
         in_step = feed.view.in_step
         self._tell(feed, feed.view.follow(change))
-        if in_step and not feed.view.in_step:
+        # It may be a newer connection that left, before it was let in.
+        ours_left = isinstance(change.event, Left) and change.event.member.peer_id in feed.mine
+        if ours_left or (in_step and not feed.view.in_step):
             self._doubt_room(room_id)
 
     def _tell(self, feed: _Feed, events: Iterable[RoomEvent]) -> None:
@@ -376,7 +378,7 @@ class RedisBus:
         snapshot = Snapshot(seq, _decode_members(members))
         patient = self._patient_until is not None
         self._tell(feed, feed.view.catch_up(snapshot, losses, utc_now(), patient=patient))
-        if not feed.view.in_step:
+        if not feed.view.in_step or feed.mine.keys() - feed.view.own:
             self._doubt_room(feed.view.room_id)
 
     # Joining
