@@ -223,7 +223,11 @@ def _add_pages(app: QuartTrio) -> None:
 
     @app.get("/demo/<name>")
     async def demo(name: str) -> Response:
-        return page(name)
+        return page(name if name in files else f"{name}.html")
+
+    @app.get("/client/trio-signal.js")
+    async def client() -> Response:
+        return page("trio-signal.js")
 
 
 def _add_errors(app: QuartTrio, settings: Settings) -> None:
