@@ -585,7 +585,8 @@ class Link {
   #theirs; // the other side's session
   #making = false; // an offer
   #taking = false; // theirs
-  #requested = false; // one more is due
+  #asked = null; // what we asked for, until their offer comes
+  #requested = false; // they asked, while we could not
   #settingAnswer = false;
   #offers = 0; // how many we made
   #sent = 0; // how often the last one was sent
@@ -684,7 +685,7 @@ class Link {
   }
 
   async #offer() {
-    if (this.#polite && this.#theirs !== undefined) return this.#request(false);
+    if (this.#polite && this.#theirs !== undefined) return this.#ask(false);
     const pc = this.#pc;
     this.#requested = false;
     try {
@@ -711,12 +712,18 @@ class Link {
   }
 
   /** The polite side asks the other one for an offer, again and again until it comes. */
-  #request(restart) {
+  #ask(restart) {
+    this.#asked = { type: 'request', restart: restart || Boolean(this.#asked?.restart) };
+    this.#sent = 0;
+    this.#tellRequest();
+  }
+
+  #tellRequest() {
     clearTimeout(this.#again);
     if (this.#sent === OFFER_TIMES) return;
     this.#sent += 1;
-    this.#again = setTimeout(() => this.#request(restart), ANSWER_WITHIN);
-    this.#tell('offer', 'offer', this.#signed({ type: 'request', restart }));
+    this.#again = setTimeout(() => this.#tellRequest(), ANSWER_WITHIN);
+    this.#tell('offer', 'offer', this.#signed(this.#asked));
   }
 
   /** While an offer of ours is on its way, nothing need be done: its answer holds their changes. */
@@ -729,12 +736,13 @@ class Link {
   /** The peer or the server is back: what was lost is said again, candidates by new ones. */
   resume() {
     this.#sent = 0;
-    this.#tellOffer();
+    if (this.#asked) this.#tellRequest();
+    else this.#tellOffer();
     if (this.state !== 'connected') this.#restartIce();
   }
 
   #restartIce() {
-    if (this.#polite && this.#theirs !== undefined) this.#request(true);
+    if (this.#polite && this.#theirs !== undefined) this.#ask(true);
     else this.#pc.restartIce();
   }
 
@@ -746,8 +754,7 @@ class Link {
     if (!ready && !this.#pc.currentRemoteDescription) this.#begin();
     this.#theirs = session;
     this.#heard = n;
-    this.#answer = null;
-    this.#sent = 0;
+    this.#answer = this.#asked = null;
     clearTimeout(this.#again);
     this.#taking = true;
     try {
@@ -806,7 +813,6 @@ class Link {
   restart() {
     if (this.#restarted || this.#hungUp()) return false;
     this.#restarted = true;
-    this.#sent = 0;
     this.#restartIce();
     return true;
   }
