@@ -21,6 +21,7 @@ from pydantic import AliasChoices, SecretStr
 
 from tests.clients import Client, Service
 from tools import print_close_codes
+from trio_signal.auth import OpenAuth
 from trio_signal.bus.memory import MemoryBus
 from trio_signal.cli import app
 from trio_signal.config import Settings, load_settings
@@ -107,11 +108,13 @@ OTHER_VALUES = {
     "worker": "true",
     "workers": "1",
     "stun_urls": "stun:stun.example.com:3478",
+    "turn_urls": "turn:turn.example.com:3478",
+    "auth": "open",
+    "trusted_proxies": "3",
 }
 
 
-# Of `auth` there is one value only.
-@pytest.mark.parametrize("name", sorted(Settings.model_fields.keys() - {"auth"}))
+@pytest.mark.parametrize("name", sorted(Settings.model_fields))
 def test_each_variable_in_readme_is_read(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     value = OTHER_VALUES.get(name, "5000")
     monkeypatch.setenv(variable(name), value)
@@ -140,7 +143,7 @@ def test_readme_has_each_command_and_option() -> None:
 
 def test_each_http_call_is_on_a_page() -> None:
     settings = load_settings()
-    routes = create_app(Hub(MemoryBus("docs")), settings).url_map.iter_rules()
+    routes = create_app(Hub(MemoryBus("docs")), OpenAuth(), settings).url_map.iter_rules()
     calls = {
         f"{method} {route.rule.replace('<', '{').replace('>', '}')}"
         for route in routes

@@ -134,10 +134,10 @@ class Replicas:
         return await self.enter(self.tab(hub, dialect, peer_id, user_id))
 
     async def viewer(self, hub: Hub, peer_id: str) -> Tab:
-        return await self.enter(self.tab(hub, StreamDialect(None), peer_id), viewer=True)
+        return await self.enter(self.tab(hub, StreamDialect(), peer_id), viewer=True)
 
     async def caster(self, hub: Hub, peer_id: str) -> Tab:
-        tab = await self.enter(self.tab(hub, StreamDialect(None), peer_id))
+        tab = await self.enter(self.tab(hub, StreamDialect(), peer_id))
         tab.do(GoLive("r", exclusive=True))
         return tab
 

@@ -13,6 +13,7 @@ import trio
 from tests.clients import Client, Service, settle
 from tests.conftest import Serve, settings
 from tests.raw import Answer, open_raw, upgrade_head
+from trio_signal.auth import OpenAuth
 from trio_signal.bus.memory import MemoryBus
 from trio_signal.hub import Hub
 from trio_signal.messages import Close
@@ -82,7 +83,7 @@ async def test_the_server_says_that_it_is_alive_and_ready(http: httpx.AsyncClien
 
 async def test_a_server_that_stops_is_alive_and_not_ready() -> None:
     hub = Hub(MemoryBus("a"))
-    client = create_app(hub, settings()).test_client()
+    client = create_app(hub, OpenAuth(), settings()).test_client()
     hub.close_all(Close(1001))
     answer = await client.get("/readyz")
     assert (answer.status_code, await answer.get_json()) == (503, {"status": "stopping"})
@@ -416,7 +417,7 @@ async def test_without_a_token_of_ours_nothing_is_told(
 ) -> None:
     headers = {} if authorization is None else {"Authorization": authorization}
     answer = await http.get(path, headers=headers)
-    assert (answer.status_code, answer.json()) == (401, {"detail": "Not authenticated"})
+    assert (answer.status_code, answer.json()) == (401, {"detail": "Authentication required"})
 
 
 async def test_without_turn_there_are_no_credentials_for_it(http: httpx.AsyncClient) -> None:

@@ -1,6 +1,7 @@
 """Every setting, its environment variable, its default."""
 
 import re
+from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
@@ -49,18 +50,45 @@ class Settings(BaseSettings):
     redis_prefix: str = ""
     #: For a Redis whose certificate no public authority signed.
     redis_ca_file: FilePath | None = None
+    #: Where announcements are kept: sqlite:// or postgresql://, also postgres://.
+    database_url: SecretStr = Field(
+        SecretStr("sqlite:///trio-signal.db"), validation_alias=AliasChoices("DATABASE_URL")
+    )
     host: str = "127.0.0.1"
-    #: Only `open` so far: everybody is who they say they are.
-    auth: Literal["open"] = "open"
+    #: In `open` mode everybody is who they say they are; `token` is the default with a key.
+    auth: Literal["open", "token"] | None = None
+    #: HS256 secret of 32 bytes or more.
+    jwt_secret: SecretStr | None = None
+    #: PEM of an RSA, EC or Ed25519 key: its text, or the path of its file.
+    jwt_public_key: str | None = None
+    #: Where the key set is, by https.
+    jwks_url: str | None = None
+    jwt_issuer: str | None = None
+    jwt_audience: str | None = None
+    #: File of the built-in login; it turns that on.
+    users_file: Path | None = None
     #: Besides the server's own: `https://app.example.com`, `https://*.example.com`, `*`.
     allowed_origins: CommaList = ()
     dialects: CommaList = tuple(DIALECTS)
+
+    #: How many proxies in front may say who the client is, by X-Forwarded-For.
+    trusted_proxies: int = Field(0, ge=0, le=16)
 
     #: Whether `GET /rooms` tells anybody which rooms there are.
     list_rooms: bool = True
 
     max_message_bytes: int = Field(131072, ge=1024)
+    #: Per connection; a client may save up a burst.
+    messages_per_second: float = Field(50, gt=0)
+    message_burst: int = Field(200, ge=1)
     max_connections: int = Field(20000, ge=1)
+    max_connections_per_ip: int = Field(200, ge=1)
+    connects_per_ip_per_minute: int = Field(600, ge=1)
+    #: Sockets that have not said yet who they are.
+    max_unauthenticated: int = Field(1000, ge=1)
+    #: In 300 s; then the address is refused for 300 s.
+    auth_failures_per_ip: int = Field(20, ge=1)
+    max_rooms_per_connection: int = Field(100, ge=1)
     max_room_peers: int = Field(5000, ge=1)
     max_viewers: int = Field(50, ge=1)
     #: What may wait for a peer that reads slowly, before it is closed.
@@ -75,13 +103,20 @@ class Settings(BaseSettings):
     drain: float = Field(10, ge=0)
 
     stun_urls: CommaList = ()
+    turn_urls: CommaList = ()
+    #: Shared with coturn (`static-auth-secret`).
+    turn_secret: SecretStr | None = None
+    #: Seconds that TURN credentials are good for.
+    turn_ttl: int = Field(86400, ge=60)
+    #: What `GET /metrics` wants as its bearer token, in token mode.
+    metrics_token: SecretStr | None = None
 
     @field_validator("log_level", mode="before")
     @classmethod
     def _lower(cls, value: object) -> object:
         return value.lower() if isinstance(value, str) else value
 
-    @field_validator("allowed_origins", "dialects", "stun_urls", mode="before")
+    @field_validator("allowed_origins", "dialects", "stun_urls", "turn_urls", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if isinstance(value, str):

@@ -8,13 +8,15 @@ goodbye.
 
 import logging
 import socket
+import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
 from uuid import uuid4
 
 import trio
+from msgspec.structs import replace
 
-from trio_signal.auth import OpenAuth
+from trio_signal.auth import Auth, may_enter
 from trio_signal.clock import utc_now
 from trio_signal.config import Settings
 from trio_signal.dialects import Dialect
@@ -25,9 +27,15 @@ from trio_signal.messages import (
     AskLive,
     Authenticate,
     Close,
+    Expiring,
+    Identity,
     Join,
     Malformed,
     RecallRooms,
+    Refusal,
+    Refused,
+    Renew,
+    Renewed,
     Send,
     ServerInfo,
 )
@@ -49,6 +57,10 @@ _CHUNK = 16384
 MAX_MALFORMED = 50
 #: Seconds for the closing handshake; the rooms have been told before it begins.
 _GOODBYE = 2.0
+#: Seconds before its token expires that a client is told so.
+_WARNING = 60.0
+_EXPIRED = AuthenticationError("Token expired")
+_NEVER = float("inf")
 
 
 class Connection:
@@ -60,21 +72,30 @@ class Connection:
         dialect: Dialect,
         *,
         hub: Hub,
-        auth: OpenAuth,
+        auth: Auth,
         settings: Settings,
         server: ServerInfo,
+        token: str | None = None,
     ) -> None:
-        """Take a non-blocking socket, which the caller closes."""
+        """Take a non-blocking socket, which the caller closes.
+
+        `token` came with the handshake; one in a message counts more.
+        """
         self._sock = sock
         self._hub = hub
         self._auth = auth
         self._settings = settings
         self._server = server
+        self._token = token
         self._dialect = dialect
         self._parser = FrameParser(settings.max_message_bytes)
         self._outbox = Outbox(sock, settings.outbox_bytes)
         self.peer = Peer(uuid4().hex, dialect, self._outbox)
         self._authentication = trio.CancelScope()
+        #: Wakes the heartbeat.
+        self._alarm = trio.CancelScope()
+        #: When the token expires, and when to say so; Trio's clock.
+        self._expires_at = self._warn_at = _NEVER
         self._malformed = 0
         #: What the client gave as its reason, once it began the closing handshake.
         self._close_received: bytes | None = None
@@ -116,7 +137,8 @@ class Connection:
                 await trio.lowlevel.wait_readable(self._sock)
                 await self._take(self._read())
         if self._authentication.cancelled_caught:
-            self.peer.close(self._dialect.authentication_failed("Authentication timeout"))
+            timeout = AuthenticationError("Authentication timeout")
+            self.peer.close(self._dialect.authentication_failed(timeout))
 
     def _read(self) -> list[Message]:
         try:
@@ -165,6 +187,8 @@ class Connection:
                     await self._hub.join(self.peer, action)
                 case Authenticate():
                     await self._authenticate(action)
+                case Renew():
+                    await self._renew(action)
                 case AskLive():
                     await self._hub.ask_live(self.peer, action)
                 case RecallRooms():
@@ -182,13 +206,35 @@ class Connection:
 
     async def _authenticate(self, claims: Authenticate) -> None:
         try:
-            identity = await self._auth.authenticate(claims)
+            identity = await self._auth.authenticate(
+                replace(claims, token=claims.token or self._token)
+            )
         except AuthenticationError as error:
-            self._end(self._dialect.authentication_failed(str(error)))
+            self._end(self._dialect.authentication_failed(error))
             return
-        self._authentication.deadline = float("inf")
+        self._authentication.deadline = _NEVER
         self.peer.identity = identity
+        self._watch_expiry(identity)
         await self._perform(self._dialect.authenticated(identity, utc_now()))
+
+    async def _renew(self, command: Renew) -> None:
+        """Go on with a new token; one that will not do changes nothing."""
+        old = self.peer.identity
+        if old is None or not old.verified:
+            return
+        try:
+            identity = await self._auth.authenticate(
+                Authenticate(old.user_id, command.token, claimed=old.user_id)
+            )
+        except AuthenticationError:
+            self.peer.tell(Refused(command, Refusal.INVALID_TOKEN, utc_now()))
+            return
+        if not all(may_enter(identity, room_id) for room_id in self.peer.memberships):
+            self.peer.tell(Refused(command, Refusal.INVALID_TOKEN, utc_now()))
+            return
+        self.peer.identity = identity
+        self._watch_expiry(identity)
+        self.peer.tell(Renewed(self._seconds_left()))
 
     async def _rejoin(self) -> None:
         await self._inherit(await self._hub.recall_rooms(self.peer))
@@ -199,23 +245,53 @@ class Connection:
     # heartbeat
 
     async def _heartbeat(self) -> None:
-        """Ping, and end when nothing comes back: a dead client's TCP can look alive."""
+        """Ping, and end when nothing comes back, or when the token has expired.
+
+        A dead client's TCP can look alive.
+        """
         interval, patience = self._settings.heartbeat, self._settings.heartbeat_timeout
         next_ping = trio.current_time() + interval
-        pinged, deadline = 0.0, float("inf")
+        pinged, deadline = 0.0, _NEVER
         while True:
-            await trio.sleep_until(min(next_ping, deadline))
+            self._alarm = trio.CancelScope(
+                deadline=min(next_ping, deadline, self._warn_at, self._expires_at)
+            )
+            with self._alarm:
+                await trio.sleep_forever()
             now = trio.current_time()
+            if not self._check_expiry(now):
+                return
             if self.peer.heard >= pinged or self._has_unread():
-                deadline = float("inf")
+                deadline = _NEVER
             elif now >= deadline:
                 self.peer.close(Close(CloseCode.INTERNAL_ERROR, "No sign of life"))
                 return
             if now >= next_ping:
                 next_ping = now + interval
                 self.peer.send_frame(_PING)
-                if deadline == float("inf"):
+                if deadline == _NEVER:
                     pinged, deadline = now, now + patience
+
+    def _watch_expiry(self, identity: Identity) -> None:
+        """Let the heartbeat look at when this identity ends."""
+        self._warn_at = self._expires_at = _NEVER
+        if identity.expires is not None:
+            self._expires_at = trio.current_time() + identity.expires - time.time()
+            self._warn_at = self._expires_at - _WARNING
+        self._alarm.deadline = min(self._alarm.deadline, self._warn_at)
+
+    def _seconds_left(self) -> int:
+        return max(0, round(self._expires_at - trio.current_time()))
+
+    def _check_expiry(self, now: float) -> bool:
+        """Whether the client may go on; it is warned once."""
+        if now >= self._expires_at:
+            self.peer.close(self._dialect.authentication_failed(_EXPIRED))
+            return False
+        if now >= self._warn_at:
+            self._warn_at = _NEVER
+            self.peer.tell(Expiring(self._seconds_left()))
+        return True
 
     def _has_unread(self) -> bool:
         """Whether the client did say something: we were busy, or stopped, not the client."""

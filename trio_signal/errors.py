@@ -18,6 +18,10 @@ class AuthenticationError(TrioSignalError):
     """The credentials are missing or not valid; the text is for the client."""
 
 
+class IdentityMismatchError(AuthenticationError):
+    """The client says that it is somebody else than its token says."""
+
+
 class JoinRefusedError(TrioSignalError):
     """The directory did not let a peer into a room."""
 

@@ -14,7 +14,8 @@ from uuid import uuid4
 import trio
 from msgspec.structs import replace
 
-from trio_signal.bus import Bus, Caps, Delivery, Undelivered
+from trio_signal.auth import may_enter
+from trio_signal.bus import Bus, Caps, Delivery, Kicked, Undelivered
 from trio_signal.clock import just_after, utc_now
 from trio_signal.dialects import Dialect
 from trio_signal.errors import CloseCode, JoinRefusedError
@@ -33,6 +34,7 @@ from trio_signal.messages import (
     Identity,
     Join,
     Joined,
+    Kick,
     Leave,
     Left,
     Live,
@@ -225,7 +227,7 @@ class Hub:
     async def join(self, peer: Peer, command: Join) -> None:
         """Enter a room, and tell the peer and the room of it."""
         identity = peer.identity
-        if identity is None:
+        if identity is None or not _may_join(identity, command):
             peer.tell(Refused(command, Refusal.NOT_ALLOWED, utc_now()))
             return
         found = self._find(peer, command.room_id)
@@ -308,9 +310,12 @@ class Hub:
 
     async def ask_live(self, peer: Peer, command: AskLive) -> None:
         """Tell a peer who is live in a room, its own user not among them."""
+        if peer.identity is None or not may_enter(peer.identity, command.room_id):
+            peer.tell(Refused(command, Refusal.NOT_ALLOWED, utc_now()))
+            return
         room = self.rooms.get(command.room_id)
         members = room.live if room else await self.bus.members(command.room_id)
-        user_id = peer.identity.user_id if peer.identity else ""
+        user_id = peer.identity.user_id
         others = tuple(m for m in members if m.live and m.user_id != user_id)
         peer.tell(LivePeers(command.room_id, others))
 
@@ -347,6 +352,8 @@ class Hub:
                 self._tell(room, [Typing(room.id, member, command.typing, utc_now())])
             case StartStreaming():
                 self._tell(room, [StreamStarting(room.id, member, utc_now())])
+            case Kick():
+                self._kick(peer, room, command)
             case ChangeProfile():
                 self._tell(room, room.change_profile(member.peer_id, command, utc_now()))
             case _:
@@ -371,6 +378,10 @@ class Hub:
             self.rooms.pop(room.id, None)
 
     def _go_live(self, peer: Peer, room: LocalRoom, member: Member, command: GoLive) -> None:
+        refusal = _why_not_live(peer, room, member, command)
+        if refusal is not None:
+            peer.tell(Refused(command, refusal, utc_now()))
+            return
         at = utc_now()
         if command.exclusive:
             at = max([at, *(just_after(old.started_at) for old in _rivals(room, member).values())])
@@ -407,6 +418,26 @@ class Hub:
         self._tell(room, [chat])
         peer.tell(ChatSent(room.id, chat.id, chat.at))
 
+    def _kick(self, peer: Peer, room: LocalRoom, command: Kick) -> None:
+        if peer.identity is None or not peer.identity.grants.moderator:
+            peer.tell(Refused(command, Refusal.NOT_ALLOWED, utc_now()))
+            return
+        target = room.members.get(command.peer_id)
+        if target is None:
+            peer.tell(Refused(command, Refusal.TARGET_NOT_FOUND, utc_now()))
+            return
+        kicked = Kicked(room.id, target, command.reason)
+        if target.replica == self.bus.replica:
+            self._throw_out(kicked)
+        else:
+            self.bus.send(target.replica, kicked)
+
+    def _throw_out(self, kicked: Kicked) -> None:
+        room = self.rooms.get(kicked.room_id)
+        peer = room.peers.get(kicked.target.peer_id) if room is not None else None
+        if peer is not None:
+            peer.close(Close(CloseCode.POLICY, kicked.reason))
+
     # Signals: the hot path
 
     def _signal(self, peer: Peer, room: LocalRoom, sender: Member, command: Signal) -> None:
@@ -430,6 +461,9 @@ class Hub:
         """Take in what another replica told."""
         if isinstance(delivery, Undelivered):
             self._bounce(delivery.signal)
+            return
+        if isinstance(delivery, Kicked):
+            self._throw_out(delivery)
             return
         room = self.rooms.get(delivery.room_id)
         if isinstance(delivery, Signalled) and delivery.target is not None:
@@ -508,6 +542,25 @@ def _rivals(room: Room, newest: Member) -> dict[str, Live]:
         for member in room.live
         if member.live and member.dialect == newest.dialect and member.peer_id != newest.peer_id
     }
+
+
+def _may_join(identity: Identity, command: Join) -> bool:
+    allowed = may_enter(identity, command.room_id)
+    return allowed and (identity.grants.publish or not command.broadcaster)
+
+
+def _why_not_live(peer: Peer, room: Room, member: Member, command: GoLive) -> Refusal | None:
+    """What keeps a peer from broadcasting.
+
+    Where nobody can prove to be the same as before, the newest has an exclusive broadcast.
+    """
+    if peer.identity is None or not peer.identity.grants.publish:
+        return Refusal.NOT_ALLOWED
+    if command.exclusive and peer.identity.verified:
+        rivals = (room.members[peer_id] for peer_id in _rivals(room, member))
+        if any(rival.subject != member.subject for rival in rivals):
+            return Refusal.STREAM_TAKEN
+    return None
 
 
 def _may_inherit(peer: Peer, dead: Peer) -> bool:

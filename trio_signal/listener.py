@@ -8,10 +8,12 @@ import logging
 import select
 import socket
 from http import HTTPStatus
+from urllib.parse import parse_qsl, urlsplit
 
 import trio
+from websockets.http11 import Request
 
-from trio_signal.auth import OpenAuth
+from trio_signal.auth import Auth, find_token
 from trio_signal.config import Settings
 from trio_signal.connection import Connection
 from trio_signal.dialects import Dialect, dialect_at
@@ -34,7 +36,7 @@ _REFUSAL_TIMEOUT = 2.0
 class Listener:
     """Serves accepted streams; `trio.serve_tcp` runs `serve` for each."""
 
-    def __init__(self, hub: Hub, http: HttpServer, auth: OpenAuth, settings: Settings) -> None:
+    def __init__(self, hub: Hub, http: HttpServer, auth: Auth, settings: Settings) -> None:
         """Take what the connections need."""
         self._hub = hub
         self._http = http
@@ -108,6 +110,7 @@ class Listener:
                 auth=self._auth,
                 settings=self._settings,
                 server=self._info,
+                token=_token(handshake.request),
             )
             await connection.run(early)
 
@@ -166,6 +169,14 @@ def _has_ended(fileno: int) -> bool:
     poll = select.poll()
     poll.register(fileno, getattr(select, "POLLRDHUP", 0))
     return bool(poll.poll(0))
+
+
+def _token(request: Request | None) -> str | None:
+    if request is None:
+        return None
+    query = dict(parse_qsl(urlsplit(request.path).query))
+    found = find_token(request.headers.get_all, query)
+    return found.text if found is not None else None
 
 
 def _plain_answer(status: HTTPStatus) -> bytes:

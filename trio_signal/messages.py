@@ -17,17 +17,35 @@ MediaType = Literal["audio", "video"]
 SignalKind = Literal["offer", "answer", "candidate", "signal", "message"]
 
 
+class Grants(Struct, frozen=True):
+    """What somebody may do. `rooms` are globs of room ids, as in a shell.
+
+    A `creator` makes announcements; who is `team_of` a creator hears who has seen them.
+    """
+
+    rooms: tuple[str, ...] = ("*",)
+    publish: bool = True
+    moderator: bool = False
+    creator: bool = False
+    team_of: str | None = None
+
+
 class Identity(Struct, frozen=True):
     """Who a connection speaks for, once that is known.
 
     `subject` is what must be equal for one connection to take over another's
-    peer id; it is not shown to anybody.
+    peer id; it is not shown to anybody. `expires` is in seconds of the Unix
+    clock: nobody is anybody for longer than the token says. `verified` is false
+    for those whose word had to be taken, as in open mode.
     """
 
     subject: str
     user_id: str
     username: str | None = None
     avatar_url: str | None = None
+    grants: Grants = Grants()
+    expires: float | None = None
+    verified: bool = False
 
 
 class ServerInfo(Struct, frozen=True):
@@ -75,7 +93,8 @@ class Member(Struct, frozen=True):
 class Authenticate(Struct, frozen=True):
     """Find out who this is: from a token or, in open mode, from what it claims.
 
-    `guest_name` is for a user of whom nobody says the name.
+    `guest_name` is for a user of whom nobody says the name. `claimed` is the
+    user id that the client gave itself, if it did: a token must agree with it.
     """
 
     user_id: str
@@ -83,18 +102,27 @@ class Authenticate(Struct, frozen=True):
     username: str | None = None
     avatar_url: str | None = None
     guest_name: str | None = None
+    claimed: str | None = None
+
+
+class Renew(Struct, frozen=True):
+    """Go on with a new token, of the same user, before the old one expires."""
+
+    token: str | None
 
 
 class Join(Struct, frozen=True):
     """Enter a room, as `peer_id` if the client chose one.
 
-    A `viewer` counts towards the room's cap of viewers. `recall_profile` gives
-    a user without a name the one that it had in the room before.
+    A `viewer` counts towards the room's cap of viewers; a `broadcaster` is about
+    to have the room for its own exclusive broadcast. `recall_profile` gives a
+    user without a name the one that it had in the room before.
     """
 
     room_id: str
     peer_id: str | None = None
     viewer: bool = False
+    broadcaster: bool = False
     recall_profile: bool = False
 
 
@@ -182,6 +210,14 @@ class StartStreaming(Struct, frozen=True):
     room_id: str
 
 
+class Kick(Struct, frozen=True):
+    """End another peer's connection; for moderators."""
+
+    room_id: str
+    peer_id: str
+    reason: str
+
+
 class AskLive(Struct, frozen=True):
     """Ask who is live in a room, joined or not."""
 
@@ -193,8 +229,10 @@ class RecallRooms(Struct, frozen=True):
 
 
 #: Commands of a member of a room, carried out at once.
-RoomCommand = Leave | GoLive | StopLive | Signal | Chat | SetTyping | ChangeProfile | StartStreaming
-Command = Authenticate | Join | AskLive | RecallRooms | RoomCommand
+RoomCommand = (
+    Leave | GoLive | StopLive | Signal | Chat | SetTyping | ChangeProfile | StartStreaming | Kick
+)
+Command = Authenticate | Renew | Join | AskLive | RecallRooms | RoomCommand
 
 
 # What a dialect wants besides: done by the connection itself.
@@ -424,6 +462,7 @@ class Refusal(Enum):
     STREAM_FULL = auto()
     STREAM_TAKEN = auto()
     PEER_ID_IN_USE = auto()
+    INVALID_TOKEN = auto()
 
 
 class Refused(Struct, frozen=True):
@@ -434,7 +473,21 @@ class Refused(Struct, frozen=True):
     at: str
 
 
-Answer = Entered | Exited | Displaced | LiveNow | LivePeers | ChatSent | Refused
+class Expiring(Struct, frozen=True):
+    """Your token expires in so many seconds, and the connection with it."""
+
+    expires_in: int
+
+
+class Renewed(Struct, frozen=True):
+    """Your new token is good for so many seconds."""
+
+    expires_in: int
+
+
+Answer = (
+    Entered | Exited | Displaced | LiveNow | LivePeers | ChatSent | Refused | Expiring | Renewed
+)
 
 
 class Audience(Enum):

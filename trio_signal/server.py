@@ -68,8 +68,9 @@ async def open_server(settings: Settings) -> AsyncIterator[Server]:
     async with open_bus(settings) as bus, trio.open_nursery() as bus_tasks:
         hub = Hub(bus, max_room_peers=settings.max_room_peers, max_viewers=settings.max_viewers)
         await bus_tasks.start(bus.run, hub.deliver)
-        async with open_http_server(create_app(hub, settings)) as http:
-            listener = Listener(hub, http, OpenAuth(), settings)
+        auth = OpenAuth()
+        async with open_http_server(create_app(hub, auth, settings)) as http:
+            listener = Listener(hub, http, auth, settings)
             async with trio.open_nursery() as connections:
                 async with trio.open_nursery() as accepting:
                     sockets = await open_listeners(settings)

@@ -9,6 +9,7 @@ from msgspec import Raw
 
 from tests.members import AT, member
 from trio_signal.dialects.live import LiveDialect
+from trio_signal.errors import AuthenticationError, IdentityMismatchError
 from trio_signal.messages import (
     Action,
     Answer,
@@ -93,10 +94,10 @@ def test_it_is_spoken_at_one_path(path: str) -> None:
     [
         ({}, Authenticate("peer-id", guest_name="Guest-peer")),
         ({"user_id": "", "username": ""}, Authenticate("peer-id", guest_name="Guest-peer")),
-        ({"token": "t"}, Authenticate("peer-id", "t", guest_name="Guest-peer")),
+        ({"token": "t"}, Authenticate("peer-id", guest_name="Guest-peer")),
         (
             {"user_id": "ann", "username": "Ann", "token": "t", "more": "x"},
-            Authenticate("ann", "t", "Ann", guest_name="Guest-peer"),
+            Authenticate("ann", username="Ann", guest_name="Guest-peer", claimed="ann"),
         ),
     ],
 )
@@ -125,8 +126,15 @@ def test_a_user_that_comes_back_enters_its_rooms_again() -> None:
     assert list(dialect().recalled([])) == []
 
 
+def test_a_user_id_that_is_not_the_tokens_is_refused() -> None:
+    error = IdentityMismatchError("Identity mismatch")
+    assert dialect().authentication_failed(error) == Close(1008, "Identity mismatch")
+
+
 def test_whoever_cannot_be_authenticated_gets_4001() -> None:
-    assert dialect().authentication_failed("Invalid token") == Close(4001, "Authentication failed")
+    assert dialect().authentication_failed(AuthenticationError("Invalid token")) == Close(
+        4001, "Authentication failed"
+    )
 
 
 # What clients say

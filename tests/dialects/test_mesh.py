@@ -9,6 +9,7 @@ from msgspec import Raw
 
 from tests.members import AT, member
 from trio_signal.dialects.mesh import MeshDialect
+from trio_signal.errors import AuthenticationError
 from trio_signal.messages import (
     Action,
     Answer,
@@ -34,6 +35,7 @@ from trio_signal.messages import (
     Refusal,
     Refused,
     Rejoined,
+    Renew,
     RoomEvent,
     Send,
     ServerInfo,
@@ -174,7 +176,9 @@ def test_any_other_first_message_ends_the_connection(text: str) -> None:
 
 
 def test_whoever_is_refused_is_told_why() -> None:
-    assert dialect().authentication_failed("Invalid token") == Close(1008, "Invalid token")
+    assert dialect().authentication_failed(AuthenticationError("Invalid token")) == Close(
+        1008, "Invalid token"
+    )
 
 
 # What clients say
@@ -216,8 +220,7 @@ def test_whoever_is_refused_is_told_why() -> None:
         ('{"type": "ping", "id": 7}', [Send(b'{"type":"pong","id":7}')]),
         ('{"type": "ping", "id": "a\\u0062"}', [Send(b'{"type":"pong","id":"a\\u0062"}')]),
         ('{"type": "ping", "id": null}', [Send(b'{"type":"pong","id":null}')]),
-        # In open mode no token expires.
-        ('{"type": "auth_token", "token": "another"}', []),
+        ('{"type": "auth_token", "token": "another"}', [Renew("another")]),
     ],
 )
 def test_a_message_is_actions(text: str, actions: list[Action]) -> None:

@@ -10,6 +10,7 @@ from msgspec import Raw
 from tests.members import AT, member
 from trio_signal.dialects.room import RoomDialect, chat_message, live_broadcasters
 from trio_signal.dialects.wire import encode
+from trio_signal.errors import AuthenticationError
 from trio_signal.messages import (
     Action,
     Answer,
@@ -81,13 +82,13 @@ def told(event: RoomEvent) -> list[tuple[Audience, Any]]:
 @pytest.mark.parametrize(
     ("path", "query", "claims"),
     [
-        ("ws/r/ann", {}, Authenticate("ann")),
+        ("ws/r/ann", {}, Authenticate("ann", claimed="ann")),
         (
             "ws/r/ann",
             {"username": "Ann", "avatar_url": "ann.png", "token": "t", "more": "x"},
-            Authenticate("ann", "t", "Ann", "ann.png"),
+            Authenticate("ann", None, "Ann", "ann.png", claimed="ann"),
         ),
-        ("ws/r/ann", {"username": "", "avatar_url": ""}, Authenticate("ann")),
+        ("ws/r/ann", {"username": "", "avatar_url": ""}, Authenticate("ann", claimed="ann")),
         ("ws/r", {}, None),
         ("ws", {}, None),
         ("ws/r/ann/x", {}, None),
@@ -110,7 +111,9 @@ def test_a_known_user_enters_the_one_room_of_its_path() -> None:
 
 
 def test_who_may_not_come_in_gets_a_code_that_its_client_does_not_retry() -> None:
-    assert dialect().authentication_failed("Invalid token") == Close(4004, "Invalid token")
+    assert dialect().authentication_failed(AuthenticationError("Invalid token")) == Close(
+        4004, "Invalid token"
+    )
 
 
 # What clients say

@@ -48,6 +48,14 @@ class Undelivered(Struct, frozen=True, tag=True):
     signal: Signalled
 
 
+class Kicked(Struct, frozen=True, tag=True):
+    """A moderator ends the connection of another replica's peer."""
+
+    room_id: str
+    target: Member
+    reason: str
+
+
 class RoomCount(NamedTuple):
     """A room in a listing."""
 
@@ -57,7 +65,8 @@ class RoomCount(NamedTuple):
     live: int
 
 
-Delivery = RoomEvent | Undelivered
+Direct = Signalled | Undelivered | Kicked
+Delivery = RoomEvent | Undelivered | Kicked
 Deliver = Callable[[Delivery], None]
 Admit = Callable[[tuple[Member, ...]], None]
 
@@ -97,7 +106,7 @@ class Bus(Protocol):
         """Tell the room's other replicas, and bring the directory up to date."""
         ...
 
-    def send(self, replica: str, delivery: Signalled | Undelivered) -> None:
+    def send(self, replica: str, delivery: Direct) -> None:
         """Tell one replica."""
         ...
 

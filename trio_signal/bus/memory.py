@@ -6,7 +6,16 @@ from typing import TypeVar
 
 import trio
 
-from trio_signal.bus import Admit, Caps, Deliver, Delivery, RoomCount, Undelivered
+from trio_signal.bus import (
+    Admit,
+    Caps,
+    Deliver,
+    Delivery,
+    Direct,
+    Kicked,
+    RoomCount,
+    Undelivered,
+)
 from trio_signal.clock import utc_now
 from trio_signal.errors import JoinRefusedError
 from trio_signal.messages import (
@@ -166,7 +175,7 @@ class MemoryBus:
             if bus is not self and event.room_id in bus._peers:
                 bus._take(event)
 
-    def send(self, replica: str, delivery: Signalled | Undelivered) -> None:
+    def send(self, replica: str, delivery: Direct) -> None:
         """Tell one replica."""
         bus = self._network.replicas.get(replica)
         if bus is not None:
@@ -230,7 +239,7 @@ class MemoryBus:
 
 def _is_of_room(delivery: Delivery, room_id: str) -> bool:
     """Whether this is about a room, and not for one peer: that may have to be sent back."""
-    if isinstance(delivery, Undelivered):
+    if isinstance(delivery, Undelivered | Kicked):
         return False
     if isinstance(delivery, Signalled) and delivery.target is not None:
         return False

@@ -18,7 +18,7 @@ import msgspec
 import trio
 from msgspec.structs import replace
 
-from trio_signal.bus import Admit, Caps, Deliver, RoomCount, Undelivered
+from trio_signal.bus import Admit, Caps, Deliver, Direct, RoomCount, Undelivered
 from trio_signal.clock import utc_now
 from trio_signal.errors import ConfigError, JoinRefusedError
 from trio_signal.messages import (
@@ -74,7 +74,7 @@ _REFUSALS = {
 _encode = msgspec.json.Encoder().encode
 _decode_member = msgspec.json.Decoder(Member).decode
 _decode_change = msgspec.json.Decoder(Change).decode
-_decode_direct = msgspec.json.Decoder(Signalled | Undelivered).decode
+_decode_direct = msgspec.json.Decoder(Direct).decode
 _decode_chat = msgspec.json.Decoder(Chatted).decode
 _decode_profile = msgspec.json.Decoder(Profile).decode
 
@@ -276,7 +276,7 @@ class RedisBus:
         except msgspec.DecodeError:
             logger.exception("cannot read what came on %s", channel)
 
-    def _take_direct(self, delivery: Signalled | Undelivered) -> None:
+    def _take_direct(self, delivery: Direct) -> None:
         self._deliver(delivery)
 
     def _take_change(self, room_id: str, change: Change) -> None:
@@ -537,7 +537,7 @@ class RedisBus:
             self._redis.send_nowait("LTRIM", key, -CHATS_PER_ROOM, -1)
             self._redis.send_nowait("EXPIRE", key, CHATS_SECONDS)
 
-    def send(self, replica: str, delivery: Signalled | Undelivered) -> None:
+    def send(self, replica: str, delivery: Direct) -> None:
         """Tell one replica; a signal that nobody takes comes back."""
 
         def check(receivers: object) -> None:
@@ -548,7 +548,7 @@ class RedisBus:
         if not self._redis.send_nowait("PUBLISH", channel, _encode(delivery), on_reply=check):
             self._return(delivery)
 
-    def _return(self, delivery: Signalled | Undelivered) -> None:
+    def _return(self, delivery: Direct) -> None:
         if isinstance(delivery, Signalled):
             self._deliver(Undelivered(delivery))
 

@@ -11,6 +11,7 @@ from trio_signal.dialects.live import LiveDialect
 from trio_signal.dialects.mesh import MeshDialect
 from trio_signal.dialects.room import RoomDialect
 from trio_signal.dialects.stream import StreamDialect
+from trio_signal.errors import AuthenticationError
 from trio_signal.messages import (
     Action,
     Answer,
@@ -45,7 +46,7 @@ class Dialect(Protocol):
         """The connection's `Authenticate` was granted."""
         ...
 
-    def authentication_failed(self, reason: str) -> Close:
+    def authentication_failed(self, error: AuthenticationError) -> Close:
         """The connection's `Authenticate` was refused, or did not come in time."""
         ...
 

@@ -9,7 +9,7 @@ from typing import Self
 from msgspec import Raw, Struct
 
 from trio_signal.dialects.wire import Reader, UnreadableError, encode
-from trio_signal.errors import CloseCode
+from trio_signal.errors import AuthenticationError, CloseCode, IdentityMismatchError
 from trio_signal.messages import (
     Action,
     Answer,
@@ -290,7 +290,7 @@ class LiveDialect:
         return [
             Authenticate(
                 user_id=self._query.get("user_id") or peer_id,
-                token=self._query.get("token"),
+                claimed=self._query.get("user_id") or None,
                 username=self._query.get("username") or None,
                 guest_name=f"Guest-{peer_id[:4]}",
             )
@@ -307,8 +307,10 @@ class LiveDialect:
         """The client does not join again by itself."""
         return [Join(room_id) for room_id in room_ids]
 
-    def authentication_failed(self, reason: str) -> Close:
+    def authentication_failed(self, error: AuthenticationError) -> Close:
         """The code that this dialect's clients know."""
+        if isinstance(error, IdentityMismatchError):
+            return Close(CloseCode.POLICY, str(error))
         return Close(CloseCode.AUTHENTICATION_FAILED, "Authentication failed")
 
     def received(self, text: bytes, now: str) -> Iterable[Action]:
@@ -409,6 +411,8 @@ def _refused(refused: Refused) -> Iterable[Send | Close]:
     command = refused.command
     if refused.reason is Refusal.ROOM_FULL:
         return [Send(encode(Error("Room is full")))]
+    if refused.reason is Refusal.NOT_ALLOWED and isinstance(command, GoLive):
+        return [Send(encode(Error("Not allowed to go live")))]
     if refused.reason is Refusal.NOT_ALLOWED:
         return [Send(encode(Error("Not allowed in this room")))]
     if refused.reason is Refusal.NOT_IN_ROOM:

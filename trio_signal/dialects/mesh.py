@@ -10,7 +10,7 @@ from typing import Self
 from msgspec import UNSET, Raw, Struct, UnsetType, field
 
 from trio_signal.dialects.wire import Reader, UnreadableError, encode
-from trio_signal.errors import CloseCode
+from trio_signal.errors import AuthenticationError, CloseCode
 from trio_signal.messages import (
     Action,
     Answer,
@@ -18,10 +18,12 @@ from trio_signal.messages import (
     Authenticate,
     Close,
     Entered,
+    Expiring,
     GoLive,
     Identity,
     Join,
     Joined,
+    Kick,
     Left,
     Malformed,
     MediaType,
@@ -30,6 +32,8 @@ from trio_signal.messages import (
     Notice,
     Refusal,
     Refused,
+    Renew,
+    Renewed,
     RoomEvent,
     Send,
     ServerInfo,
@@ -95,7 +99,7 @@ class BroadcastStop(Struct, tag="broadcast_stop"):
     """Is live no longer."""
 
 
-class Kick(Struct, tag="kick"):
+class KickPeer(Struct, tag="kick"):
     """Ends another's connection; for moderators, of whom open mode has none."""
 
     client_id: str
@@ -109,7 +113,10 @@ class Ping(Struct, tag="ping"):
 
 
 _reader = Reader(
-    (AuthToken, Offer, AnswerTo, IceCandidate, Message, BroadcastStart, BroadcastStop, Kick, Ping)
+    (
+        *(AuthToken, Offer, AnswerTo, IceCandidate, Message),
+        *(BroadcastStart, BroadcastStop, KickPeer, Ping),
+    )
 )
 
 # What we say
@@ -223,6 +230,18 @@ class BroadcastStopped(Struct, tag="broadcast_stopped"):
     username: str
 
 
+class TokenExpiring(Struct, tag="token_expiring"):
+    """The token expires in so many seconds; send another."""
+
+    expires_in: int
+
+
+class TokenRenewed(Struct, tag="token_renewed"):
+    """The new token is good for so many seconds."""
+
+    expires_in: int
+
+
 class Pong(Struct, tag="pong"):
     """Answers `ping`."""
 
@@ -276,9 +295,9 @@ class MeshDialect:
         self._identity = identity
         return [Join(self._room_id, self._peer_id)]
 
-    def authentication_failed(self, reason: str) -> Close:
+    def authentication_failed(self, error: AuthenticationError) -> Close:
         """With the reason in words."""
-        return Close(CloseCode.POLICY, reason)
+        return Close(CloseCode.POLICY, str(error))
 
     def recalled(self, room_ids: Sequence[str]) -> Iterable[Action]:
         """The client joins again by itself."""
@@ -309,7 +328,7 @@ class MeshDialect:
         )
 
     def _not_authenticated(self) -> Close:
-        return self.authentication_failed("Authentication required")
+        return self.authentication_failed(AuthenticationError("Authentication required"))
 
     def _commands(self, message: Struct) -> Iterable[Action]:
         match message:
@@ -325,11 +344,13 @@ class MeshDialect:
                 return [GoLive(self._room_id, media_type)]
             case BroadcastStop():
                 return [StopLive(self._room_id)]
-            case Kick():
-                return [Send(encode(Error("Only a moderator may kick", "not_allowed")))]
+            case KickPeer(client_id=client_id, reason=reason):
+                return [Kick(self._room_id, client_id, reason or "Kicked")]
             case Ping(id=id_):
                 return [Send(encode(Pong(id_)))]
-        return []  # a new token, which open mode does not look at
+            case AuthToken(token=token):
+                return [Renew(token)]
+        return []
 
     def _signal(self, kind: SignalKind, payload: Raw, to: str | None) -> Signal:
         return Signal(self._room_id, kind, payload, To.PEER if to else To.OTHERS, to or "")
@@ -339,11 +360,20 @@ class MeshDialect:
         match answer:
             case Entered():
                 return self._entered(answer)
-            case Refused(command=Signal(target=target)):
+            case Refused(
+                command=Signal(target=target) | Kick(peer_id=target),
+                reason=Refusal.TARGET_NOT_FOUND,
+            ):
                 error = Error(f"Target client {target} not found", "target_not_found", target)
                 return [Send(encode(error))]
             case Refused(command=Join(), reason=reason):
                 return [_join_refused(reason)]
+            case Refused(command=Renew()):
+                return [Send(encode(Error("Invalid token", "invalid_token")))]
+            case Renewed(expires_in=expires_in):
+                return [Send(encode(TokenRenewed(expires_in)))]
+            case Expiring(expires_in=expires_in):
+                return [Send(encode(TokenExpiring(expires_in)))]
             case Refused(reason=Refusal.NOT_ALLOWED):
                 return [Send(encode(Error("Not allowed", "not_allowed")))]
         return []

@@ -11,7 +11,7 @@ import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
 from trio_signal.dialects.wire import Reader, UnreadableError, encode
-from trio_signal.errors import CloseCode
+from trio_signal.errors import AuthenticationError, CloseCode
 from trio_signal.messages import (
     Action,
     Answer,
@@ -275,8 +275,8 @@ class RoomDialect:
                 return cls(
                     room_id,
                     Authenticate(
-                        token=query.get("token"),
                         user_id=user_id,
+                        claimed=user_id,
                         username=query.get("username") or None,
                         avatar_url=query.get("avatar_url") or None,
                     ),
@@ -292,9 +292,9 @@ class RoomDialect:
         self._user_id = identity.user_id
         return [Join(self._room_id, recall_profile=True)]
 
-    def authentication_failed(self, reason: str) -> Close:
+    def authentication_failed(self, error: AuthenticationError) -> Close:
         """A code that the client does not retry."""
-        return Close(CloseCode.NOT_ALLOWED_HERE, reason)
+        return Close(CloseCode.NOT_ALLOWED_HERE, str(error))
 
     def recalled(self, room_ids: Sequence[str]) -> Iterable[Action]:
         """The room stands in the path."""
@@ -362,6 +362,8 @@ class RoomDialect:
                 return _snapshot(answer)
             case Refused(reason=Refusal.ROOM_FULL):
                 return [Close(CloseCode.TRY_AGAIN_LATER, "Room is full")]
+            case Refused(command=GoLive(), reason=Refusal.NOT_ALLOWED):
+                return [Send(encode(Error("Not allowed to broadcast")))]
             case Refused(reason=Refusal.NOT_ALLOWED):
                 return [Close(CloseCode.NOT_ALLOWED_HERE, "Not allowed in this room")]
             case Refused(reason=Refusal.NOT_LIVE):

@@ -10,7 +10,7 @@ from typing import Self
 from msgspec import Raw, Struct
 
 from trio_signal.dialects.wire import Reader, UnreadableError, encode
-from trio_signal.errors import CloseCode
+from trio_signal.errors import AuthenticationError, CloseCode
 from trio_signal.messages import (
     Action,
     Answer,
@@ -164,25 +164,33 @@ class Error(Struct, tag="error", rename="camel", omit_defaults=True):
     stream_id: str | None = None
 
 
+#: Why a stream cannot be entered or broadcast: code and words.
+_REFUSALS = {
+    Refusal.STREAM_FULL: ("stream_full", "The stream has no room for more viewers"),
+    Refusal.ROOM_FULL: ("stream_full", "The stream has no room for more viewers"),
+    Refusal.STREAM_TAKEN: ("stream_taken", "Somebody else broadcasts in this stream"),
+    Refusal.NOT_ALLOWED: ("not_allowed", "Not allowed in this stream"),
+}
+
+
 class StreamDialect:
     """One connection that speaks `stream`."""
 
     name = "stream"
 
-    def __init__(self, token: str | None) -> None:
-        """Take the token, if there is one; nobody else says who they are."""
-        self._token = token
+    def __init__(self) -> None:
+        """Nobody says who they are, but by a token."""
         self._peer_id = ""
 
     @classmethod
     def at(cls, path: Sequence[str], query: Mapping[str, str]) -> Self | None:
         """The dialect of `/ws`, if this is that path."""
-        return cls(query.get("token")) if path == ["ws"] else None
+        return cls() if path == ["ws"] else None
 
     def opened(self, peer_id: str, server: ServerInfo) -> Iterable[Action]:
         """Everybody has an id that nobody can guess."""
         self._peer_id = f"client_{peer_id}"
-        return [Authenticate(self._peer_id, self._token)]
+        return [Authenticate(self._peer_id)]
 
     def authenticated(self, identity: Identity, now: str) -> Iterable[Action]:
         """Nothing is said until the client says which stream."""
@@ -192,9 +200,9 @@ class StreamDialect:
         """Streams are joined anew."""
         return []
 
-    def authentication_failed(self, reason: str) -> Close:
+    def authentication_failed(self, error: AuthenticationError) -> Close:
         """With the reason in words."""
-        return Close(CloseCode.POLICY, reason)
+        return Close(CloseCode.POLICY, str(error))
 
     def received(self, text: bytes, now: str) -> Iterable[Action]:
         """The client's message as commands."""
@@ -219,7 +227,10 @@ class StreamDialect:
             case JoinStream(stream_id=stream):
                 return [Join(stream, self._peer_id, viewer=True)]
             case BroadcasterReady(stream_id=stream):
-                return [Join(stream, self._peer_id), GoLive(stream, exclusive=True)]
+                return [
+                    Join(stream, self._peer_id, broadcaster=True),
+                    GoLive(stream, exclusive=True),
+                ]
             case StreamStart(order_id=stream):
                 return [Join(stream, self._peer_id), StartStreaming(stream)]
             case EndStream(stream_id=stream):
@@ -233,8 +244,8 @@ class StreamDialect:
                 return [Send(_viewer("viewer-joined", stream, m)) for m in others if not m.live]
             case Displaced(room_id=stream):
                 return [_error("stream_taken", "A newer broadcaster took this stream", stream)]
-            case Refused(command=Join(room_id=stream)):
-                return [_error("stream_full", "The stream has no room for more viewers", stream)]
+            case Refused(command=Join(room_id=stream) | GoLive(room_id=stream), reason=reason):
+                return [_error(*_REFUSALS[reason], stream)] if reason in _REFUSALS else []
             case Refused(command=Signal(room_id=stream), reason=Refusal.TARGET_NOT_FOUND):
                 return [_error("not_allowed", "No such peer in this stream", stream)]
             case Refused(command=Signal(room_id=stream)):
