@@ -7,6 +7,7 @@ anything that is under way.
 
 import logging
 import socket
+import time
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -42,6 +43,7 @@ from trio_signal.messages import (
     Answer,
     Authenticate,
     Close,
+    Grants,
     Identity,
     Notice,
     RoomEvent,
@@ -72,6 +74,7 @@ class World:
         *,
         auth: OpenAuth | None = None,
         nursery: trio.Nursery | None = None,
+        token: str | None = None,
         **given: object,
     ) -> tuple[RawClient, Connection]:
         server, client = socket.socketpair()
@@ -90,6 +93,7 @@ class World:
             auth=auth or OpenAuth(),
             settings=settings(**given),
             server=ServerInfo(),
+            token=token,
         )
         (nursery or self.nursery).start_soon(_run, connection, server)
         return RawClient.of(client), connection
@@ -315,6 +319,110 @@ async def test_failed_authentication_closes(
     ann, _ = world.connect(target, auth=NoAuth())
     await ann.say({"type": "auth_token", "token": "t"})
     await ann.expect_close(code, reason or "Invalid token")
+
+
+# A token that expires
+
+
+class Tokens(OpenAuth):
+    """A token says for how many seconds it is good, and whose it is."""
+
+    async def authenticate(self, claims: Authenticate) -> Identity:
+        await trio.lowlevel.checkpoint()
+        seconds, _, user_id = (claims.token or "").partition(" ")
+        if not seconds or (claims.claimed or user_id) != user_id:
+            raise AuthenticationError("Invalid token")
+        rooms = ("r",) if user_id != "stray" else ("r",) if self.first else ("s",)
+        self.first = False
+        expires = time.time() + float(seconds)
+        return Identity(
+            user_id, user_id, user_id, grants=Grants(rooms), expires=expires, verified=True
+        )
+
+    first = True
+
+
+async def enter_mesh(world: World, token: str) -> RawClient:
+    ann, _ = world.connect("/ws/r", auth=Tokens(), heartbeat=1000)
+    await ann.say({"type": "auth_token", "token": token})
+    await ann.wait_for("users_in_room")
+    return ann
+
+
+async def test_a_client_is_warned_before_its_token_expires_and_then_closed(
+    world: World, autojump_clock: MockClock
+) -> None:
+    ann = await enter_mesh(world, "100 ann")
+    bob, _ = world.connect("/ws/r", heartbeat=1000)
+    await bob.say({"type": "auth_token", "clientId": "bob"})
+    await bob.wait_for("users_in_room")
+    await ann.wait_for("user_joined")
+    await trio.sleep(39)
+    assert await hears(ann) == []
+    await trio.sleep(2)
+    assert (await ann.wait_for("token_expiring"))["expires_in"] == 60
+    await trio.sleep(58)
+    assert await hears(ann) == []
+    await ann.expect_close(1008, "Token expired")
+    await bob.wait_for("user_left")
+
+
+async def test_a_token_that_lasts_less_than_the_warning_is_warned_of_at_once(
+    world: World, autojump_clock: MockClock
+) -> None:
+    ann = await enter_mesh(world, "5 ann")
+    assert (await ann.wait_for("token_expiring"))["expires_in"] == 5
+    await ann.expect_close(1008, "Token expired")
+
+
+async def test_with_a_new_token_the_connection_goes_on(
+    world: World, autojump_clock: MockClock
+) -> None:
+    ann = await enter_mesh(world, "100 ann")
+    await trio.sleep(50)
+    await ann.wait_for("token_expiring")
+    await ann.say({"type": "auth_token", "token": "500 ann"})
+    assert (await ann.wait_for("token_renewed"))["expires_in"] == 500
+    await trio.sleep(439)
+    assert await hears(ann) == []
+    await trio.sleep(2)
+    assert await hears(ann) == ["token_expiring"]
+
+
+@pytest.mark.parametrize("token", ["", "500 bob"])
+async def test_a_new_token_that_will_not_do_changes_nothing(
+    world: World, autojump_clock: MockClock, token: str
+) -> None:
+    ann = await enter_mesh(world, "100 ann")
+    await ann.say({"type": "auth_token", "token": token})
+    assert (await ann.wait_for("error"))["code"] == "invalid_token"
+    await trio.sleep(99)
+    await ann.wait_for("token_expiring")
+    await ann.expect_close(1008, "Token expired")
+
+
+async def test_a_new_token_must_be_for_the_room_as_well(world: World) -> None:
+    ann = await enter_mesh(world, "100 stray")
+    await ann.say({"type": "auth_token", "token": "500 stray"})
+    assert (await ann.wait_for("error"))["code"] == "invalid_token"
+
+
+@pytest.mark.parametrize(("target", "code", "reason"), REFUSALS[:3])
+async def test_a_token_ends_in_every_dialect(
+    world: World, autojump_clock: MockClock, target: str, code: int, reason: str | None
+) -> None:
+    ann, _ = world.connect(target, auth=Tokens(), token="9 ann", heartbeat=1000)
+    await trio.sleep(8)
+    assert "error" not in await hears(ann)
+    await ann.expect_close(code, reason or "Token expired")
+
+
+async def test_in_open_mode_a_new_token_is_not_looked_at(world: World) -> None:
+    ann, _ = world.connect("/ws/r")
+    await ann.say({"type": "auth_token"})
+    await ann.wait_for("users_in_room")
+    await ann.say({"type": "auth_token", "token": "x"})
+    assert await hears(ann) == []
 
 
 # heartbeat

@@ -7,10 +7,12 @@ sockets, and is told things in the words of its dialect.
 import socket
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 import trio
 from msgspec import Raw
+from msgspec.structs import replace
 from trio.testing import wait_all_tasks_blocked
 
 from tests.clients import Message
@@ -29,8 +31,10 @@ from trio_signal.messages import (
     Chat,
     Close,
     GoLive,
+    Grants,
     Identity,
     Join,
+    Kick,
     Leave,
     Notice,
     RoomCommand,
@@ -65,6 +69,11 @@ class Tab:
 
     async def join(self, room: str = "r", *, viewer: bool = False) -> None:
         await self.hub.join(self.peer, Join(room, self.peer.id, viewer))
+
+    def grant(self, **grants: Any) -> None:
+        """It is known who this is, and what it may do."""
+        assert self.peer.identity is not None
+        self.peer.identity = replace(self.peer.identity, grants=Grants(**grants), verified=True)
 
     def do(self, command: RoomCommand) -> None:
         self.hub.handle(self.peer, command)
@@ -522,6 +531,122 @@ async def test_the_broadcaster_is_gone_on_both_replicas(replicas: Replicas) -> N
     await replicas.settle()
     for viewer in viewers:
         assert viewer.types() == ["broadcaster-disconnected", "viewer-count"]
+
+
+# What a token does not grant
+
+
+async def test_a_room_that_is_not_granted_is_not_entered(replicas: Replicas) -> None:
+    ann = replicas.tab(replicas.a, MeshDialect("r"), "ann")
+    ann.grant(rooms=("s-*", "q"))
+    await ann.join("r")
+    assert ann.closed_with == 1008
+    assert ann.peer.memberships == {}
+    assert "r" not in replicas.network.rooms
+
+
+@pytest.mark.parametrize("glob", ["*", "r", "r*", "[a-r]", "?"])
+async def test_a_room_that_is_granted_by_a_glob_is_entered(replicas: Replicas, glob: str) -> None:
+    ann = replicas.tab(replicas.a, MeshDialect("r"), "ann")
+    ann.grant(rooms=("nothing", glob))
+    await replicas.enter(ann)
+    assert ann.types() == ["auth_success", "users_in_room"]
+
+
+async def test_who_is_live_is_told_only_where_one_may_go(replicas: Replicas) -> None:
+    caster = await replicas.live(replicas.a, "caster", "carl")
+    caster.do(GoLive("r"))
+    ann = replicas.tab(replicas.b, LiveDialect({}), "ann")
+    ann.grant(rooms=("s",))
+    await ann.hub.ask_live(ann.peer, AskLive("r"))
+    assert ann.heard() == [{"type": "error", "message": "Not allowed in this room"}]
+
+
+@pytest.mark.parametrize("dialect", ["mesh", "room", "live"])
+async def test_who_may_not_publish_does_not_go_live(replicas: Replicas, dialect: str) -> None:
+    bob = await replicas.mesh(replicas.b, "bob")
+    ann = await {
+        "mesh": replicas.mesh,
+        "room": replicas.room,
+        "live": replicas.live,
+    }[dialect](replicas.a, "ann", "ann")
+    ann.grant(publish=False)
+    replicas.forget()
+    ann.do(GoLive("r"))
+    await replicas.settle()
+    assert ann.types() == ["error"]
+    assert ann.closed_with is None
+    assert bob.types() == []
+    replicas.check()
+
+
+async def test_who_may_not_publish_does_not_take_a_place_in_a_stream(replicas: Replicas) -> None:
+    ann = replicas.tab(replicas.a, StreamDialect(), "ann")
+    ann.grant(publish=False)
+    await ann.hub.join(ann.peer, Join("r", "ann", broadcaster=True))
+    ann.do(GoLive("r", exclusive=True))
+    assert [message["code"] for message in ann.heard()] == ["not_allowed"]
+    assert "r" not in replicas.network.rooms
+
+
+@pytest.mark.parametrize("same_replica", [True, False])
+async def test_a_stream_is_taken_for_whoever_is_somebody_else(
+    replicas: Replicas, same_replica: bool
+) -> None:
+    first = await replicas.caster(replicas.a, "first")
+    other = replicas.tab(replicas.a if same_replica else replicas.b, StreamDialect(), "other")
+    other.grant()
+    await other.hub.join(other.peer, Join("r", "other", broadcaster=True))
+    other.do(GoLive("r", exclusive=True))
+    await replicas.settle()
+    assert [message["code"] for message in other.heard()] == ["stream_taken"]
+    assert other.peer.memberships == {}
+    assert list(replicas.network.rooms["r"].members) == ["first"]
+    # A page that was loaded again, before the server knows that the old one is gone.
+    again = replicas.tab(replicas.b, StreamDialect(), "again", "first")
+    again.grant()
+    await again.hub.join(again.peer, Join("r", "again", broadcaster=True))
+    again.do(GoLive("r", exclusive=True))
+    await replicas.settle()
+    assert first.types()[-1] == "error"
+    assert list(replicas.network.rooms["r"].members) == ["again"]
+    replicas.check()
+
+
+async def test_a_viewer_that_is_somebody_else_does_not_become_the_broadcaster(
+    replicas: Replicas,
+) -> None:
+    await replicas.caster(replicas.a, "first")
+    viewer = await replicas.viewer(replicas.b, "viewer")
+    viewer.grant()
+    replicas.forget()
+    viewer.do(GoLive("r", exclusive=True))
+    assert [message["code"] for message in viewer.heard()] == ["stream_taken"]
+    assert [member.peer_id for member in replicas.network.rooms["r"].live] == ["first"]
+
+
+@pytest.mark.parametrize("where", ["a", "b"])
+async def test_a_moderator_ends_a_connection_wherever_it_is(replicas: Replicas, where: str) -> None:
+    ann = await replicas.mesh(replicas.a, "ann")
+    bob = await replicas.mesh(getattr(replicas, where), "bob")
+    ann.do(Kick("r", "bob", "Spam"))
+    await replicas.settle()
+    assert bob.closed_with is None
+    assert ann.heard()[-1]["code"] == "not_allowed"
+    ann.grant(moderator=True)
+    ann.do(Kick("r", "bob", "Spam"))
+    await replicas.settle()
+    assert bob.peer.closed_with == Close(1008, "Spam")
+    assert ann.types() == []
+
+
+async def test_to_kick_somebody_who_is_not_there_is_an_error(replicas: Replicas) -> None:
+    ann = await replicas.mesh(replicas.a, "ann")
+    ann.grant(moderator=True)
+    replicas.forget()
+    ann.do(Kick("r", "nobody", "Spam"))
+    (error,) = ann.heard()
+    assert (error["code"], error["to"]) == ("target_not_found", "nobody")
 
 
 # Signals

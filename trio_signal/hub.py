@@ -230,21 +230,31 @@ class Hub:
         if identity is None or not _may_join(identity, command):
             peer.tell(Refused(command, Refusal.NOT_ALLOWED, utc_now()))
             return
-        found = self._find(peer, command.room_id)
+        room_id = command.room_id
+        found = self._find(peer, room_id)
         if found is not None:
             self._join_again(peer, *found, viewer=command.viewer)
             return
         member = await self._member(peer, identity, command)
+        if command.broadcaster and identity.verified and await self._is_taken(room_id, member):
+            peer.tell(Refused(command, Refusal.STREAM_TAKEN, utc_now()))
+            return
         caps = Caps(self._max_room_peers, self._max_viewers if command.viewer else None)
         try:
-            await self.bus.join(
-                command.room_id, member, caps, partial(self._admit, peer, command.room_id, member)
-            )
+            await self.bus.join(room_id, member, caps, partial(self._admit, peer, room_id, member))
         except JoinRefusedError as error:
             peer.tell(Refused(command, error.reason, utc_now()))
         except trio.Cancelled:
-            self._abandon(command.room_id, member)
+            self._abandon(room_id, member)
             raise
+
+    async def _is_taken(self, room_id: str, member: Member) -> bool:
+        """Whether somebody else has the room for an exclusive broadcast."""
+        room = self.rooms.get(room_id)
+        members = room.live if room else await self.bus.members(room_id)
+        return any(
+            _is_rival(member, other) and other.subject != member.subject for other in members
+        )
 
     def _join_again(self, peer: Peer, room: LocalRoom, me: Member, *, viewer: bool) -> None:
         if viewer:
@@ -540,8 +550,13 @@ def _rivals(room: Room, newest: Member) -> dict[str, Live]:
     return {
         member.peer_id: member.live
         for member in room.live
-        if member.live and member.dialect == newest.dialect and member.peer_id != newest.peer_id
+        if member.live and _is_rival(newest, member)
     }
+
+
+def _is_rival(newest: Member, other: Member) -> bool:
+    is_live = other.live is not None
+    return is_live and other.dialect == newest.dialect and other.peer_id != newest.peer_id
 
 
 def _may_join(identity: Identity, command: Join) -> bool:

@@ -430,7 +430,9 @@ def test_a_recorded_conversation() -> None:
         )
     }
 
-    assert list(bea.opened("c1", ServerInfo())) == [Authenticate("bea", username="Bea")]
+    assert list(bea.opened("c1", ServerInfo())) == [
+        Authenticate("bea", username="Bea", claimed="bea")
+    ]
     assert list(bea.authenticated(Identity("", "bea", "Bea"), AT)) == [
         Join("r", recall_profile=True)
     ]

@@ -132,7 +132,7 @@ def test_whoever_is_refused_is_told_why() -> None:
     [
         (
             '{"type": "broadcaster-ready", "streamId": "s"}',
-            [Join("s", ME), GoLive("s", exclusive=True)],
+            [Join("s", ME, broadcaster=True), GoLive("s", exclusive=True)],
         ),
         ('{"type": "join-stream", "streamId": "s"}', [Join("s", ME, viewer=True)]),
         (

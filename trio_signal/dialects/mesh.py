@@ -360,9 +360,9 @@ class MeshDialect:
         match answer:
             case Entered():
                 return self._entered(answer)
-            case Refused(
-                command=Signal(target=target) | Kick(peer_id=target),
-                reason=Refusal.TARGET_NOT_FOUND,
+            case (
+                Refused(command=Signal(target=target))
+                | Refused(command=Kick(peer_id=target), reason=Refusal.TARGET_NOT_FOUND)
             ):
                 error = Error(f"Target client {target} not found", "target_not_found", target)
                 return [Send(encode(error))]
