@@ -14,6 +14,8 @@ import hiredis
 import trio
 import trustme
 
+from tests.clients import PATIENCE
+
 HOST = "127.0.0.1"
 
 
@@ -143,7 +145,7 @@ class RedisServer:
 
     async def wait_clients(self, *names: str) -> None:
         """Wait until the connections that have a name are these. It can only be polled."""
-        with trio.fail_after(30):
+        with trio.fail_after(PATIENCE):
             while await self.clients() != sorted(names):  # noqa: ASYNC110
                 await trio.sleep(0.01)
 
