@@ -512,9 +512,9 @@ async def test_hearing_is_not_a_sign_of_life(world: World, autojump_clock: MockC
 
 
 @asynccontextmanager
-async def open_bounded_nursery(seconds: float = PATIENCE) -> AsyncIterator[trio.Nursery]:
+async def open_bounded_nursery() -> AsyncIterator[trio.Nursery]:
     """A nursery for connections that are to end by themselves."""
-    with trio.fail_after(seconds):
+    with trio.fail_after(PATIENCE):
         async with trio.open_nursery() as nursery:
             yield nursery
 
@@ -566,8 +566,15 @@ async def test_the_goodbye_takes_two_seconds_at_most(
     assert trio.current_time() - start == pytest.approx(GOODBYE)
 
 
+@pytest.fixture
+def _long_goodbye(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make waiting for a client that is gone already fail the test."""
+    monkeypatch.setattr("trio_signal.connection._GOODBYE", PATIENCE * 2)
+
+
+@pytest.mark.usefixtures("_long_goodbye")
 async def test_the_goodbye_is_over_when_the_client_ends_its_side(world: World) -> None:
-    async with open_bounded_nursery(GOODBYE / 2) as nursery:
+    async with open_bounded_nursery() as nursery:
         ann, _ = world.connect(nursery=nursery)
         await ann.wait_for("room_state")
         await ann.send(client_close(1000))
@@ -594,10 +601,11 @@ async def test_a_client_that_talks_on_cannot_prolong_the_goodbye(
     assert trio.current_time() - start == pytest.approx(GOODBYE, abs=0.2)
 
 
+@pytest.mark.usefixtures("_long_goodbye")
 @pytest.mark.parametrize("half", [True, False])
 async def test_a_client_that_is_gone_gets_no_goodbye(world: World, half: bool) -> None:
     bob, _ = await world.enter("/ws/r/bob")
-    async with open_bounded_nursery(GOODBYE / 2) as nursery:
+    async with open_bounded_nursery() as nursery:
         ann, _ = world.connect(nursery=nursery)
         await bob.wait_for("user_joined")
         if half:

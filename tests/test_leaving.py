@@ -317,7 +317,7 @@ async def test_one_that_does_not_read_is_closed_and_the_others_hear_everything(
             said += 1
             assert said < 2000
             # Nobody waits for the one that does not read.
-            with trio.fail_after(2):
+            with trio.fail_after(PATIENCE):
                 await talker.send_json(part.chatter(f"{said} {'x' * 10_000}"))
                 if part.all_hear_chatter:
                     await listener.wait_for("message")

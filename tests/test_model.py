@@ -670,7 +670,7 @@ class World:
 async def play(serve: Serve, waves: Iterable[Sequence[Step]]) -> None:
     """Do the steps, wave after wave, and check after each."""
     done = []
-    with trio.fail_after(60):
+    with trio.fail_after(180):
         async with serve() as service, trio.open_nursery() as nursery:
             world = World(service, nursery)
             try:

@@ -11,6 +11,7 @@ from playwright.sync_api import Locator, Page, Playwright, WebSocketRoute, expec
 from websockets.sync.client import connect
 
 from tests.browser.visitors import (
+    PATIENCE,
     Server,
     Visitors,
     close_tab,
@@ -240,7 +241,7 @@ def test_a_peer_of_another_dialect_does_no_harm(visit: Visit, server: Server) ->
     ada = go_live(join(visit("/"), "mixed", "Ada"))
     bob = join(visit("/"), "mixed", "Bob")
     with connect(f"ws://127.0.0.1:{server.port}/ws/mixed/dora?username=Dora") as dora:
-        users = json.loads(dora.recv(timeout=5))["users"]
+        users = json.loads(dora.recv(timeout=PATIENCE / 1000))["users"]
 
         def say(**message: Any) -> None:
             dora.send(json.dumps(message))

@@ -36,7 +36,7 @@ CHROMIUM_ARGS = [
 AUTOPLAY = "--autoplay-policy=no-user-gesture-required"
 
 # Milliseconds. Waiting is bounded, and generous: slow cores encode and decode every video.
-PATIENCE = 15_000
+PATIENCE = 60_000
 expect.set_options(timeout=PATIENCE)
 
 LOOK = "video => [video.currentTime, video.getVideoPlaybackQuality().totalVideoFrames]"
@@ -59,7 +59,7 @@ class Server:
         command = [sys.executable, "-m", "trio_signal", "serve", "--port", str(self.port)]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert self.process.stdout is not None
-        readable, _, _ = select.select([self.process.stdout], [], [], 15)
+        readable, _, _ = select.select([self.process.stdout], [], [], PATIENCE / 1000)
         ready = self.process.stdout.readline() if readable else ""
         found = re.search(r"listening on http://127\.0\.0\.1:(\d+)", ready)
         assert found, f"not ready: {ready!r}"
@@ -70,7 +70,7 @@ class Server:
         assert self.process is not None
         self.process.send_signal(signal.SIGTERM)
         try:
-            self.process.communicate(timeout=20)
+            self.process.communicate(timeout=PATIENCE / 1000)
         except subprocess.TimeoutExpired:
             self.kill()
         return self.process.returncode

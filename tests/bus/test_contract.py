@@ -18,6 +18,7 @@ import trio.testing
 from msgspec import Raw
 from msgspec.structs import replace
 
+from tests.clients import PATIENCE
 from tests.members import AT, member
 from tests.redis.buses import drain
 from trio_signal.bus import Bus, Caps, Delivery, RoomCount, Undelivered
@@ -47,7 +48,6 @@ from trio_signal.messages import (
 from trio_signal.redis import Redis, open_redis
 from trio_signal.room import Room
 
-PATIENCE = 10.0
 NO_CAPS = Caps(peers=1000)
 
 E = TypeVar("E")

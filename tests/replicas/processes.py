@@ -17,7 +17,7 @@ from tests.raw import open_raw
 from tests.redis.server import HOST, RedisServer, open_redis_server
 
 #: Seconds for a process to come up or to go.
-STARTING = 20.0
+STARTING = 90.0
 #: The lease of the replicas, where a test does not say otherwise.
 LEASE = 2.0
 
@@ -263,7 +263,7 @@ class Cluster:
             for replica in self.replicas:
                 nursery.start_soon(replica.stop)
         self.replicas.clear()
-        with trio.move_on_after(2):  # Redis may still have to read the last words
+        with trio.move_on_after(STARTING):  # Redis may still have to read the last words
             while await self.keys():  # noqa: ASYNC110
                 await trio.sleep(0.02)
         assert await self.keys() == []

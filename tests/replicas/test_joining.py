@@ -121,7 +121,7 @@ async def first_gone(*guests: Guest) -> Guest:
 
 async def test_newer_connection_stays_after_a_cut(tmp_path: Path) -> None:
     """The older one's replica asked for it before; Redis hears that only afterwards."""
-    async with open_cluster(tmp_path, 1, TRIO_SIGNAL_LEASE=5) as cluster, open_party() as party:
+    async with open_cluster(tmp_path, 1, TRIO_SIGNAL_LEASE=60) as cluster, open_party() as party:
         wire = await cluster.add_wired()
         there, here = cluster.replicas
         witness = await party.join("witness", there)

@@ -1,27 +1,29 @@
 """Redis fails in every way that it can, under traffic, and comes back.
 
-Within five seconds every client's picture is the truth again. Meanwhile a guest
-that was told of a join or a leave twice would have failed the test, and so would
-a signal within a replica that did not arrive at once. And nobody is told that
+Soon every client's picture is the truth again: how soon is printed. Meanwhile a
+guest that was told of a join or a leave twice would have failed the test, and so
+would a signal within a replica that waited for Redis. And nobody is told that
 somebody has left who has not, but of a replica that was cut off.
 """
 
 import random
+from contextlib import suppress
 from pathlib import Path
 
 import trio
 
 from tests.replicas.crowd import Scene, open_scene
+from tests.replicas.guests import PATIENCE
 from tests.replicas.processes import LEASE, Cluster, open_cluster
 
-#: Seconds in which all is well again.
-RECOVERY = 5.0
+#: Seconds for which Redis is frozen: longer than anything may take that does not wait for it.
+FROZEN = 15.0
 
 
 async def check_recovery(scene: Scene, since: float) -> None:
     """Traffic goes on for a while, then all pictures are looked at."""
     await trio.sleep(0.2)
-    took = await scene.check(since + RECOVERY) - since
+    took = await scene.check(since + PATIENCE) - since
     print(f"right {took:.2f} s after Redis is back")
 
 
@@ -39,7 +41,7 @@ async def test_frozen(tmp_path: Path) -> None:
     """Longer than all leases, and with connections that look alive."""
     async with open_cluster(tmp_path) as cluster, open_scene(cluster) as scene:
         cluster.redis.freeze()
-        await trio.sleep(15)
+        await trio.sleep(FROZEN)
         cluster.redis.thaw()
         await check_recovery(scene, trio.current_time())
         await trio.sleep(LEASE)
@@ -60,7 +62,8 @@ async def test_connections_killed_at_random(tmp_path: Path) -> None:
 async def kill_one_connection(cluster: Cluster, choice: random.Random) -> None:
     names = await cluster.redis.clients()
     if names:
-        await cluster.redis.kill_client(choice.choice(names))
+        with suppress(LookupError):  # it is lost just now
+            await cluster.redis.kill_client(choice.choice(names))
 
 
 async def test_one_replica_cut_off(tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ async def test_killed_worker_is_replaced(tmp_path: Path) -> None:
             os.kill(workers(parent)[0], signal.SIGKILL)
             await parent.wait_logged("serves as process", 3 + times)
             await party.join(f"newcomer-{times}", parent)
-            await party.agree(LEASE + 2)
+            await party.agree()
         assert {guest.closed for guest in party.lost} <= {(1006, "")}
         party.lost.clear()
         said = [re.search(r"started again in ([\d.]+) s", line) for line in parent.log]
