@@ -627,7 +627,7 @@ async def test_a_peer_that_is_closed_gets_the_reason(world: World) -> None:
 
 
 async def test_a_connection_to_a_server_that_stops_is_sent_away(world: World) -> None:
-    world.hub.close_all(Close(1001, "Server going away"))
+    await world.hub.close_all(Close(1001, "Server going away"))
     ann, _ = world.connect()
     assert await ann.expect_close(1001, "Server going away") == []
 

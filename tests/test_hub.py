@@ -7,13 +7,14 @@ sockets, and is told things in the words of its dialect.
 import socket
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import pytest
 import trio
 from msgspec import Raw
 from msgspec.structs import replace
-from trio.testing import wait_all_tasks_blocked
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from tests.clients import Message
 from tests.raw import split_frames
@@ -24,7 +25,7 @@ from trio_signal.dialects.live import LiveDialect
 from trio_signal.dialects.mesh import MeshDialect
 from trio_signal.dialects.room import RoomDialect
 from trio_signal.dialects.stream import StreamDialect
-from trio_signal.hub import Hub
+from trio_signal.hub import LEAVE_RATE, Hub
 from trio_signal.messages import (
     AskLive,
     ChangeProfile,
@@ -1019,12 +1020,31 @@ async def test_who_cannot_be_told_is_closed_and_the_others_are_told(
     assert ann.types() == bob.types() == ["user_left"]
 
 
+async def test_many_are_not_sent_away_at_one_moment(autojump_clock: MockClock) -> None:
+    async with open_replicas() as replicas:
+        tabs = [await replicas.mesh(replicas.a, f"p{number}") for number in range(20)]
+        began = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(partial(replicas.a.close_all, Close(1001), within=1000))
+            await trio.sleep(10 / LEAVE_RATE)
+            assert 9 <= [tab.closed_with for tab in tabs].count(1001) <= 11
+            late = replicas.tab(replicas.a, MeshDialect("r"), "late")
+            assert late.closed_with == 1001
+        assert {tab.closed_with for tab in tabs} == {1001}
+        assert trio.current_time() - began == pytest.approx(20 / LEAVE_RATE)
+        more = [await replicas.mesh(replicas.b, f"q{number}") for number in range(20)]
+        began = trio.current_time()
+        await replicas.b.close_all(Close(1001), within=0.1)
+        assert {tab.closed_with for tab in more} == {1001}
+        assert trio.current_time() - began == pytest.approx(0.1)
+
+
 async def test_when_a_hub_closes_it_sends_all_away_also_those_that_come(
     replicas: Replicas,
 ) -> None:
     ann = await replicas.mesh(replicas.a, "ann")
     bob = await replicas.mesh(replicas.b, "bob")
-    replicas.a.close_all(Close(1001, "Server going away"))
+    await replicas.a.close_all(Close(1001, "Server going away"))
     late = replicas.tab(replicas.a, MeshDialect("r"), "late")
     assert (ann.closed_with, late.closed_with, bob.closed_with) == (1001, 1001, None)
     replicas.forget()

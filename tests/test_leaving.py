@@ -621,3 +621,38 @@ async def test_a_thousand_visits_leave_the_process_as_it_was(service: Service) -
     # A connection has several thousand bytes, and an entry in a dict, its key and value
     # more than 200, which a thousand times is more than this.
     assert after - warm < 200_000
+
+
+#: A request that is not complete, and so holds up whoever waits for its answer.
+_UNFINISHED = b"POST /auth/login HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n"
+
+
+async def test_a_second_sigterm_changes_nothing() -> None:
+    async with (
+        open_process(TRIO_SIGNAL_DRAIN="3") as (process, service),
+        open_witnesses(service, *PARTS) as witnesses,
+        open_raw(service.base) as slow,
+    ):
+        await slow.send(_UNFINISHED)
+        process.send_signal(signal.SIGTERM)
+        await witnesses[0].client.expect_close(1001, "Server going away")
+        process.send_signal(signal.SIGTERM)
+        for witness in witnesses[1:]:
+            await witness.client.expect_close(1001, "Server going away")
+        with trio.fail_after(PATIENCE):
+            assert await process.wait() == 0
+
+
+async def test_a_second_sigint_stops_at_once() -> None:
+    async with (
+        open_process(TRIO_SIGNAL_DRAIN="1000") as (process, service),
+        open_raw(service.base) as slow,
+        open_witnesses(service, "mesh") as (witness,),
+    ):
+        await slow.send(_UNFINISHED)
+        await witness.client.settle()
+        process.send_signal(signal.SIGINT)
+        await witness.client.expect_close(1001, "Server going away")
+        process.send_signal(signal.SIGINT)
+        with trio.fail_after(PATIENCE):
+            assert await process.wait() == 0

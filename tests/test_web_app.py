@@ -84,7 +84,7 @@ async def test_the_server_says_that_it_is_alive_and_ready(http: httpx.AsyncClien
 async def test_a_server_that_stops_is_alive_and_not_ready() -> None:
     hub = Hub(MemoryBus("a"))
     client = create_app(hub, OpenAuth(), settings()).test_client()
-    hub.close_all(Close(1001))
+    await hub.close_all(Close(1001))
     answer = await client.get("/readyz")
     assert (answer.status_code, await answer.get_json()) == (503, {"status": "stopping"})
     assert (await client.get("/healthz")).status_code == 200

@@ -5,6 +5,7 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import AsyncIterator
 from typing import Annotated, NoReturn
 
 import trio
@@ -22,6 +23,8 @@ app = typer.Typer(
     help="WebRTC signaling and live broadcast on Trio.",
     no_args_is_help=True,
     add_completion=False,
+    # They may show the values of local variables: a password may be among them.
+    pretty_exceptions_enable=False,
 )
 
 
@@ -67,18 +70,45 @@ def serve(
 
 
 async def _serve(settings: Settings) -> None:
-    """Serve, and print where, until a signal comes; or until the parent goes, as a worker."""
+    """Serve, and print where, until a signal comes; or until the parent goes, as a worker.
+
+    A second SIGINT does not wait for what is on its way.
+    """
+    hurry = trio.Event()
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        server = open_workers(settings) if settings.workers > 1 else open_server(settings)
-        async with server as (host, port, *_):
-            _warn_if_open(settings)
-            typer.echo(f"listening on http://{f'[{host}]' if ':' in host else host}:{port}")
-            async with trio.open_nursery() as reasons:
-                if settings.worker:
-                    reasons.start_soon(_until_parent_goes, reasons.cancel_scope)
-                number = await anext(aiter(signals))
-                logger.info("%s: stopping", signal.Signals(number).name)
-                reasons.cancel_scope.cancel()
+        async with trio.open_nursery() as nursery:
+            server = (
+                open_workers(settings, hurry) if settings.workers > 1 else open_server(settings)
+            )
+            async with server as (host, port, *_):
+                _warn_if_open(settings)
+                typer.echo(f"listening on http://{f'[{host}]' if ':' in host else host}:{port}")
+                interrupts = await _until_stopped(signals, settings)
+                nursery.start_soon(_until_interrupted, signals, 2 - interrupts, hurry, nursery)
+            nursery.cancel_scope.cancel()
+
+
+async def _until_stopped(signals: AsyncIterator[int], settings: Settings) -> int:
+    """Wait for a signal; whether it is SIGINT, as a number."""
+    number = 0
+    async with trio.open_nursery() as reasons:
+        if settings.worker:
+            reasons.start_soon(_until_parent_goes, reasons.cancel_scope)
+        number = await anext(signals)
+        logger.info("%s: stopping", signal.Signals(number).name)
+        reasons.cancel_scope.cancel()
+    return int(number == signal.SIGINT)
+
+
+async def _until_interrupted(
+    signals: AsyncIterator[int], times: int, hurry: trio.Event, nursery: trio.Nursery
+) -> None:
+    """Stop at once when so many more SIGINTs have come; another SIGTERM changes nothing."""
+    while times:
+        times -= await anext(signals) == signal.SIGINT
+    logger.warning("interrupted again: stopping at once")
+    hurry.set()
+    nursery.cancel_scope.cancel()
 
 
 async def _until_parent_goes(scope: trio.CancelScope) -> None:

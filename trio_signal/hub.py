@@ -66,6 +66,8 @@ from trio_signal.websocket import text_frame
 
 #: What a user without any name is called.
 ANONYMOUS = "Anonymous"
+#: How many peers are sent away in a second when the server stops.
+LEAVE_RATE = 100.0
 
 
 class LocalRoom(Room):
@@ -216,11 +218,18 @@ class Hub:
         elif room_ids:
             self.bus.remember_rooms(user_id, room_ids)
 
-    def close_all(self, close: Close) -> None:
-        """End all connections, also those that are about to come; does not block."""
+    async def close_all(self, close: Close, *, within: float = 0.0) -> None:
+        """End all connections, and at once those that are about to come.
+
+        Those that are here are spread over `within` seconds at most, and a second per
+        `LEAVE_RATE` of them, so that they do not all come back elsewhere at one moment.
+        """
         self.closing = close
-        for peer in list(self.peers):
+        leaving = list(self.peers)
+        began, seconds = trio.current_time(), min(within, len(leaving) / LEAVE_RATE)
+        for number, peer in enumerate(leaving):
             peer.close(close)
+            await trio.sleep_until(began + seconds * (number + 1) / len(leaving))
 
     # Commands that wait for the bus
 

@@ -27,6 +27,8 @@ logger = logging.getLogger(__name__)
 
 #: Seconds to take leave of the other replicas; if Redis is gone, they have leases.
 RETIRE_TIMEOUT = 1.0
+#: What part of the drain time may pass until the last peer is sent away.
+SPREAD = 0.6
 #: As many as the kernel allows; Trio's default as well.
 BACKLOG = 65535
 
@@ -88,7 +90,8 @@ async def open_server(settings: Settings) -> AsyncIterator[Server]:
                 connections.cancel_scope.deadline = trio.current_time() + settings.drain
                 listener.drain()
                 http.drain()
-                hub.close_all(Close(CloseCode.GOING_AWAY, "Server going away"))
+                goodbye = Close(CloseCode.GOING_AWAY, "Server going away")
+                await hub.close_all(goodbye, within=settings.drain * SPREAD)
         with trio.move_on_after(RETIRE_TIMEOUT):
             await bus.retire()
         bus_tasks.cancel_scope.cancel()

@@ -13,10 +13,12 @@ from tests.replicas.processes import LEASE, Replica, open_replica, serve_to_end
 
 
 @asynccontextmanager
-async def open_workers(directory: Path) -> AsyncIterator[tuple[Replica, RedisServer]]:
+async def open_workers(
+    directory: Path, **given: object
+) -> AsyncIterator[tuple[Replica, RedisServer]]:
     """Three workers, and Redis."""
     async with open_redis_server(directory) as redis:
-        environment = {"REDIS_URL": redis.url, "TRIO_SIGNAL_LEASE": LEASE}
+        environment = {"REDIS_URL": redis.url, "TRIO_SIGNAL_LEASE": LEASE, **given}
         async with open_replica("--workers", "3", **environment) as parent:
             await parent.wait_logged("serves as process", 3)
             yield parent, redis
