@@ -11,6 +11,8 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
 
 from tests.clients import Service
 from tests.redis.buses import drain
@@ -18,6 +20,12 @@ from tests.redis.server import run_redis_server
 from trio_signal.bus.redis import RedisBus
 from trio_signal.config import Settings, load_settings
 from trio_signal.server import Server, open_server
+
+# How long an example takes says something of the machine only.
+hypothesis_settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+hypothesis_settings.load_profile("any machine")
 
 Serve = Callable[..., AbstractAsyncContextManager[Service]]
 

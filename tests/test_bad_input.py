@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.clients import Client, Message, Service
@@ -481,7 +481,6 @@ messages = st.one_of(
 
 
 @pytest.mark.parametrize("path", ["/ws/r/ann", "/api/v1/ws/connect", "/ws", "/ws/r"])
-@settings(deadline=None)
 @given(st.lists(messages, max_size=5))
 def test_no_dialect_fails_on_anything(path: str, said: list[Any]) -> None:
     dialect = dialect_at(path, SPEECHES)

@@ -704,7 +704,6 @@ crowds = st.lists(comings, max_size=len(SEATS), unique_by=by_seat)
 waves = st.lists(steps, min_size=1, max_size=5, unique_by=by_seat)
 
 thorough = settings(
-    deadline=None,
     # The fixture only knows how to start a server; each example starts its own.
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )

@@ -723,5 +723,5 @@ def picture(members: dict[str, Member]) -> dict[str, tuple[str, str, str, Live |
 
 TestPresence = Presence.TestCase
 TestPresence.settings = settings(
-    max_examples=300, stateful_step_count=50, deadline=None, report_multiple_bugs=False
+    max_examples=300, stateful_step_count=50, report_multiple_bugs=False
 )

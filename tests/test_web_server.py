@@ -846,7 +846,7 @@ PARTS = [
 ]  # fmt: skip
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(parts=st.lists(st.sampled_from(PARTS) | st.binary(max_size=8), max_size=25))
 async def test_no_bytes_disturb_the_server(parts: list[bytes]) -> None:
     with trio.fail_after(PATIENCE):

@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.raw import (
@@ -416,13 +416,11 @@ def conversations(draw: st.DrawFn) -> Conversation:
     return Conversation(pieces, Parsed([Message(*message) for message in messages], code))
 
 
-@settings(deadline=None)
 @given(conversations())
 def test_the_same_messages_however_the_bytes_are_cut(sent: Conversation) -> None:
     assert parse(*sent.pieces) == sent.expected
 
 
-@settings(deadline=None)
 @given(st.lists(st.binary(max_size=40), max_size=20))
 def test_garbage_is_refused_or_waited_for_but_raises_nothing(pieces: list[bytes]) -> None:
     messages, code = parse(*pieces)
