@@ -153,10 +153,12 @@ async def _fetch(client: httpx.AsyncClient, url: str) -> bytes:
     async with client.stream("GET", url) as response:
         response.raise_for_status()
         body = b""
+        # Read to its end, or httpx would leave generators behind; the deadline bounds that.
         async for chunk in response.aiter_bytes():
-            body += chunk
-            if len(body) > MAX_KEY_SET:
-                raise ValueError(f"it is over {MAX_KEY_SET} bytes")
+            if len(body) <= MAX_KEY_SET:
+                body += chunk
+    if len(body) > MAX_KEY_SET:
+        raise ValueError(f"it is over {MAX_KEY_SET} bytes")
     return body
 
 
