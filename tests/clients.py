@@ -165,6 +165,7 @@ async def connect(
     path: str,
     *,
     headers: Sequence[tuple[str, str]] = (),
+    subprotocols: Sequence[str] = (),
     quiesce: Quiesce = trio.lowlevel.checkpoint,
 ) -> AsyncIterator[Client]:
     """A client of the server at `base` (`127.0.0.1:8000`); closed at the end."""
@@ -173,6 +174,7 @@ async def connect(
             socket = await connect_websocket_url(
                 nursery,
                 f"ws://{base}{path}",
+                subprotocols=subprotocols,
                 extra_headers=[(k.encode(), v.encode()) for k, v in headers],
                 message_queue_size=100_000,
             )
@@ -199,6 +201,12 @@ class Service:
         return self.bases[self._next % len(self.bases)]
 
     def connect(
-        self, path: str, *, headers: Sequence[tuple[str, str]] = ()
+        self,
+        path: str,
+        *,
+        headers: Sequence[tuple[str, str]] = (),
+        subprotocols: Sequence[str] = (),
     ) -> AbstractAsyncContextManager[Client]:
-        return connect(self.base, path, headers=headers, quiesce=self.quiesce)
+        return connect(
+            self.base, path, headers=headers, subprotocols=subprotocols, quiesce=self.quiesce
+        )

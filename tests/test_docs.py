@@ -20,6 +20,7 @@ from msgspec import UNSET, Struct
 from pydantic import AliasChoices, SecretStr
 
 from tests.clients import Client, Service
+from tests.tokens import SECRET, private_key, public_pem
 from tools import print_close_codes
 from trio_signal.auth import OpenAuth
 from trio_signal.bus.memory import MemoryBus
@@ -111,13 +112,21 @@ OTHER_VALUES = {
     "turn_urls": "turn:turn.example.com:3478",
     "auth": "open",
     "trusted_proxies": "3",
+    "jwt_secret": SECRET,
+    "jwt_public_key": public_pem(private_key("EdDSA")),
+    "jwks_url": "https://id.example.com/keys.json",
 }
+#: What a setting needs besides.
+COMPANIONS = {"turn_urls": ("turn_secret", "s3cret"), "users_file": ("jwt_secret", SECRET)}
 
 
 @pytest.mark.parametrize("name", sorted(Settings.model_fields))
 def test_each_variable_in_readme_is_read(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     value = OTHER_VALUES.get(name, "5000")
     monkeypatch.setenv(variable(name), value)
+    if name in COMPANIONS:
+        other, other_value = COMPANIONS[name]
+        monkeypatch.setenv(variable(other), other_value)
     assert as_written(getattr(load_settings(), name)).removesuffix(".0") == value
 
 

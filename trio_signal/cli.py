@@ -1,6 +1,5 @@
 """The commands."""
 
-import ipaddress
 import logging
 import os
 import signal
@@ -12,9 +11,12 @@ import trio
 import typer
 
 from trio_signal import __version__
-from trio_signal.config import Settings, load_settings
+from trio_signal.auth import mint_token
+from trio_signal.config import Settings, is_loopback, load_settings
 from trio_signal.errors import ConfigError, WorkerError
 from trio_signal.logs import configure_logging
+from trio_signal.messages import Grants
+from trio_signal.names import is_id
 from trio_signal.server import open_server
 from trio_signal.workers import open_workers
 
@@ -69,6 +71,57 @@ def serve(
         _fail(f"cannot serve on {settings.host}:{settings.port}: {_first(errors)}")
 
 
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def _duration(text: str) -> int:
+    """Seconds of `90s`, `15m`, `1h` or `7d`."""
+    number, unit = text[:-1], text[-1:]
+    if unit not in _UNITS or not number.isascii() or not number.isdecimal() or not int(number):
+        raise typer.BadParameter(f"{text!r} is no time; like 90s, 15m, 1h or 7d")
+    return int(number) * _UNITS[unit]
+
+
+@app.command(
+    epilog="Example: trio-signal token --sub ann --name Ann --room 'team-*' --ttl 8h. "
+    "Needs TRIO_SIGNAL_JWT_SECRET; issuer and audience are the server's."
+)
+def token(
+    sub: Annotated[str, typer.Option(help="The user id.", show_default=False)],
+    name: Annotated[str | None, typer.Option(help="The name to show.")] = None,
+    room: Annotated[
+        list[str] | None, typer.Option(help="Room, or glob of rooms; may be repeated; all if none.")
+    ] = None,
+    no_publish: Annotated[bool, typer.Option("--no-publish", help="May not go live.")] = False,
+    moderator: Annotated[bool, typer.Option("--moderator", help="May kick others.")] = False,
+    creator: Annotated[bool, typer.Option("--creator", help="May announce to everybody.")] = False,
+    team_of: Annotated[
+        str | None, typer.Option(help="User id of the creator whose team it is.")
+    ] = None,
+    ttl: Annotated[
+        int,
+        typer.Option(
+            parser=_duration, metavar="TIME", help="How long it lasts: 90s, 15m, 1h or 7d."
+        ),
+    ] = "1h",  # type: ignore[assignment]  # the parser's input
+) -> None:
+    """Print a token, signed with the configured secret."""
+    if not is_id(sub):
+        raise typer.BadParameter("a user id has 1 to 256 characters", param_hint="--sub")
+    grants = Grants(
+        rooms=tuple(room or ("*",)),
+        publish=not no_publish,
+        moderator=moderator,
+        creator=creator,
+        team_of=team_of,
+    )
+    try:
+        minted = mint_token(load_settings(), sub, name=name, grants=grants, ttl=ttl)
+    except ConfigError as error:
+        _fail(str(error))
+    typer.echo(minted)
+
+
 async def _serve(settings: Settings) -> None:
     """Serve, and print where, until a signal comes; or until the parent goes, as a worker.
 
@@ -120,11 +173,7 @@ async def _until_parent_goes(scope: trio.CancelScope) -> None:
 
 
 def _warn_if_open(settings: Settings) -> None:
-    try:
-        local = ipaddress.ip_address(settings.host).is_loopback
-    except ValueError:
-        local = settings.host == "localhost"
-    if not local:
+    if not settings.wants_tokens and not is_loopback(settings.host):
         logger.warning(
             "open mode beyond loopback: anybody who reaches %s may be anybody here",
             settings.host,

@@ -1,8 +1,9 @@
 """Every setting, its environment variable, its default."""
 
+import ipaddress
 import re
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, get_args
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -18,6 +19,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from trio_signal.dialects import DIALECTS
 from trio_signal.errors import ConfigError
+from trio_signal.keys import read_public_key, secret_key
 
 CommaList = Annotated[tuple[str, ...], NoDecode]
 _ORIGIN = re.compile(r"\*|https?://(\*\.)?[^/*\s]+")
@@ -139,18 +141,79 @@ class Settings(BaseSettings):
                 raise ValueError(f"{name!r} is no dialect; there are {', '.join(DIALECTS)}")
         return value
 
-    @field_validator("redis_url", mode="before")
+    @field_validator(
+        *("redis_url", "auth", "jwt_secret", "jwt_public_key", "jwks_url", "jwt_issuer"),
+        *("jwt_audience", "users_file", "turn_secret", "metrics_token"),
+        mode="before",
+    )
     @classmethod
-    def _no_url(cls, value: object) -> object:
+    def _nothing_is_none(cls, value: object) -> object:
         return value or None  # platforms set what is missing to nothing
+
+    @field_validator("jwt_secret")
+    @classmethod
+    def _check_secret(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            secret_key(value.get_secret_value())
+        return value
+
+    @field_validator("jwt_public_key")
+    @classmethod
+    def _check_public_key(cls, value: str | None) -> str | None:
+        if value is not None:
+            read_public_key(value)
+        return value
+
+    @field_validator("jwks_url")
+    @classmethod
+    def _check_jwks_url(cls, value: str | None) -> str | None:
+        url = urlsplit(value or "https://x")
+        secure = url.scheme == "https" or (url.scheme == "http" and is_loopback(url.hostname or ""))
+        if not secure or not url.hostname:
+            raise ValueError("wanted is an https URL; http is for loopback only")
+        return value
 
     @model_validator(mode="after")
     def _check_workers(self) -> Self:
         if self.workers > 1 and self.redis_url is None:
             raise ValueError(
-                "more than one worker needs REDIS_URL, or their peers would not see each other"
+                "WEB_CONCURRENCY: more than one worker needs REDIS_URL, "
+                "or their peers would not see each other"
             )
         return self
+
+    @model_validator(mode="after")
+    def _check_auth(self) -> Self:
+        if not self.wants_tokens:
+            return self
+        if self.users_file is not None and self.jwt_secret is None:
+            raise ValueError(
+                "TRIO_SIGNAL_USERS_FILE: its users' tokens are signed with "
+                "TRIO_SIGNAL_JWT_SECRET, so set that too; try: openssl rand -base64 48"
+            )
+        if not self._has_key:
+            raise ValueError(
+                "TRIO_SIGNAL_AUTH=token needs a key: TRIO_SIGNAL_JWT_SECRET, "
+                "TRIO_SIGNAL_JWT_PUBLIC_KEY or TRIO_SIGNAL_JWKS_URL"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_turn(self) -> Self:
+        if self.turn_urls and self.turn_secret is None:
+            raise ValueError("TRIO_SIGNAL_TURN_URLS: needs TRIO_SIGNAL_TURN_SECRET as well")
+        return self
+
+    @property
+    def wants_tokens(self) -> bool:
+        """Whether only those are let in who have a token: as `auth` says, else if it could be."""
+        if self.auth is None:
+            return self._has_key or self.users_file is not None
+        return self.auth == "token"
+
+    @property
+    def _has_key(self) -> bool:
+        return any((self.jwt_secret, self.jwt_public_key, self.jwks_url))
 
     def allows_origin(self, origin: str | None, host: str | None) -> bool:
         """Whether a page of this `Origin` may talk to a server called `host`.
@@ -159,10 +222,25 @@ class Settings(BaseSettings):
         """
         if origin is None or "*" in self.allowed_origins:
             return True
+        return self.trusts_origin(origin, host)
+
+    def trusts_origin(self, origin: str, host: str | None) -> bool:
+        """The same for a request with a cookie, which a browser also sends unasked.
+
+        For that an origin has to be named: `*` is for those that bring a token on purpose.
+        """
         origin = origin.lower()
         if host and urlsplit(origin).netloc == host.lower():
             return True
         return any(_origin_matches(origin, allowed) for allowed in self.allowed_origins)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host name or address is surely of this machine."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _origin_matches(origin: str, allowed: str) -> bool:
@@ -187,7 +265,24 @@ def load_settings(**overrides: object) -> Settings:
 def _explain(error: object) -> str:
     assert isinstance(error, dict)  # noqa: S101
     if not error["loc"]:  # the settings do not go together
-        return f"WEB_CONCURRENCY: {error['ctx']['error']}"
+        return str(error["ctx"]["error"])
     name = str(error["loc"][0])
     variable = name if name.isupper() else "TRIO_SIGNAL_" + name.upper()
+    if variable in _UNSAID:
+        return f"{variable}: {error['msg']}"
     return f"{variable}={error['input']!r}: {error['msg']}"
+
+
+def _variable(name: str) -> str:
+    alias = Settings.model_fields[name].validation_alias
+    return (
+        str(alias.choices[0]) if isinstance(alias, AliasChoices) else f"TRIO_SIGNAL_{name.upper()}"
+    )
+
+
+#: Variables whose values are never said. A public key may be a private one by mistake.
+_UNSAID = {
+    _variable(name)
+    for name, field in Settings.model_fields.items()
+    if SecretStr in (field.annotation, *get_args(field.annotation)) or name == "jwt_public_key"
+}

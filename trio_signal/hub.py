@@ -60,6 +60,7 @@ from trio_signal.messages import (
     Typing,
     WentLive,
 )
+from trio_signal.names import clean_name, is_id
 from trio_signal.peer import Peer, close_untold
 from trio_signal.room import Room
 from trio_signal.websocket import text_frame
@@ -374,7 +375,7 @@ class Hub:
             case Kick():
                 self._kick(peer, room, command)
             case ChangeProfile():
-                self._tell(room, room.change_profile(member.peer_id, command, utc_now()))
+                self._change_profile(room, member, command)
             case _:
                 assert_never(command)
 
@@ -436,6 +437,14 @@ class Hub:
         chat = Chatted(room.id, member, str(uuid4()), command.content, avatar, utc_now())
         self._tell(room, [chat])
         peer.tell(ChatSent(room.id, chat.id, chat.at))
+
+    def _change_profile(self, room: LocalRoom, member: Member, command: ChangeProfile) -> None:
+        command = replace(
+            command,
+            username=clean_name(command.username),
+            previous_username=clean_name(command.previous_username),
+        )
+        self._tell(room, room.change_profile(member.peer_id, command, utc_now()))
 
     def _kick(self, peer: Peer, room: LocalRoom, command: Kick) -> None:
         if peer.identity is None or not peer.identity.grants.moderator:
@@ -569,7 +578,7 @@ def _is_rival(newest: Member, other: Member) -> bool:
 
 
 def _may_join(identity: Identity, command: Join) -> bool:
-    allowed = may_enter(identity, command.room_id)
+    allowed = is_id(command.room_id) and may_enter(identity, command.room_id)
     return allowed and (identity.grants.publish or not command.broadcaster)
 
 

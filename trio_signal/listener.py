@@ -11,6 +11,7 @@ from http import HTTPStatus
 from urllib.parse import parse_qsl, urlsplit
 
 import trio
+from websockets.datastructures import Headers
 from websockets.http11 import Request
 
 from trio_signal.auth import Auth, find_token
@@ -110,7 +111,7 @@ class Listener:
                 auth=self._auth,
                 settings=self._settings,
                 server=self._info,
-                token=_token(handshake.request),
+                token=_token(handshake.request, self._settings),
             )
             await connection.run(early)
 
@@ -123,10 +124,8 @@ class Listener:
         if dialect is None:
             return handshake.reject(HTTPStatus.NOT_FOUND, "Nothing is spoken at this path.")
         headers = request.headers
-        origins, hosts = headers.get_all("Origin"), headers.get_all("Host")
-        host = hosts[0] if len(hosts) == 1 else None
-        if len(origins) > 1 or not self._settings.allows_origin(
-            origins[0] if origins else None, host
+        if len(headers.get_all("Origin")) > 1 or not self._settings.allows_origin(
+            _only(headers, "Origin"), _only(headers, "Host")
         ):
             return handshake.reject(HTTPStatus.FORBIDDEN, "Pages of this origin may not connect.")
         if len(self._hub.peers) >= self._settings.max_connections:
@@ -171,12 +170,23 @@ def _has_ended(fileno: int) -> bool:
     return bool(poll.poll(0))
 
 
-def _token(request: Request | None) -> str | None:
+def _token(request: Request | None, settings: Settings) -> str | None:
     if request is None:
         return None
     query = dict(parse_qsl(urlsplit(request.path).query))
     found = find_token(request.headers.get_all, query)
-    return found.text if found is not None else None
+    if found is None:
+        return None
+    origin, host = _only(request.headers, "Origin"), _only(request.headers, "Host")
+    if found.from_cookie and origin is not None and not settings.trusts_origin(origin, host):
+        return None
+    return found.text
+
+
+def _only(headers: Headers, name: str) -> str | None:
+    """The value of a header that came once."""
+    values = headers.get_all(name)
+    return values[0] if len(values) == 1 else None
 
 
 def _plain_answer(status: HTTPStatus) -> bytes:

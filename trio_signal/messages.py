@@ -90,7 +90,14 @@ class Member(Struct, frozen=True):
 # Commands: what a dialect asks for on behalf of its client.
 
 
-class Authenticate(Struct, frozen=True):
+class _Secretive(Struct, frozen=True):
+    """Has a token, which must not be where a value is shown: in a log, in a traceback."""
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(...)"
+
+
+class Authenticate(_Secretive, frozen=True):
     """Find out who this is: from a token or, in open mode, from what it claims.
 
     `guest_name` is for a user of whom nobody says the name. `claimed` is the
@@ -105,7 +112,7 @@ class Authenticate(Struct, frozen=True):
     claimed: str | None = None
 
 
-class Renew(Struct, frozen=True):
+class Renew(_Secretive, frozen=True):
     """Go on with a new token, of the same user, before the old one expires."""
 
     token: str | None

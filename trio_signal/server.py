@@ -10,7 +10,7 @@ from uuid import uuid4
 
 import trio
 
-from trio_signal.auth import OpenAuth
+from trio_signal.auth import open_auth
 from trio_signal.bus import Bus
 from trio_signal.bus.memory import MemoryBus
 from trio_signal.bus.redis import open_redis_bus
@@ -70,8 +70,10 @@ async def open_server(settings: Settings) -> AsyncIterator[Server]:
     async with open_bus(settings) as bus, trio.open_nursery() as bus_tasks:
         hub = Hub(bus, max_room_peers=settings.max_room_peers, max_viewers=settings.max_viewers)
         await bus_tasks.start(bus.run, hub.deliver)
-        auth = OpenAuth()
-        async with open_http_server(create_app(hub, auth, settings)) as http:
+        async with (
+            open_auth(settings) as auth,
+            open_http_server(create_app(hub, auth, settings)) as http,
+        ):
             listener = Listener(hub, http, auth, settings)
             async with trio.open_nursery() as connections:
                 async with trio.open_nursery() as accepting:

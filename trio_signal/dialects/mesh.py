@@ -60,6 +60,10 @@ class AuthToken(Struct, tag="auth_token", rename={"client_id": "clientId"}):
     client_id: str | None = None
     username: str | None = None
 
+    def __repr__(self) -> str:
+        """Without the token, which is a secret."""
+        return "AuthToken(...)"
+
 
 class Offer(Struct, tag="offer"):
     """An offer for one peer, or for all."""

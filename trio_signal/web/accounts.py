@@ -3,6 +3,7 @@
 from msgspec import Struct
 from quart import Response, request
 from quart_trio import QuartTrio
+from werkzeug.exceptions import NotFound
 
 from trio_signal.auth import Auth, make_login_token
 from trio_signal.config import Settings
@@ -23,6 +24,8 @@ def add_accounts(app: QuartTrio, auth: Auth, settings: Settings) -> None:
     @app.post("/auth/login")
     async def login() -> Response:
         """Open mode: any password does."""
+        if settings.wants_tokens:
+            raise NotFound("There is no login here")
         if request.mimetype == "application/json":
             body = await read_body(LoginRequest)
         else:  # as OAuth 2 clients send it

@@ -1,12 +1,14 @@
 """Whose request this is, and whether it may be made."""
 
+from hmac import compare_digest
+
 from quart import request
 from werkzeug.datastructures import WWWAuthenticate
 from werkzeug.exceptions import Forbidden, Unauthorized
 
-from trio_signal.auth import Auth, find_token, read_login_token
+from trio_signal.auth import Auth, find_token, may_enter, read_login_token
 from trio_signal.config import Settings
-from trio_signal.errors import AuthenticationError
+from trio_signal.errors import AuthenticationError, IdentityMismatchError
 from trio_signal.messages import Authenticate, Identity
 
 
@@ -27,6 +29,8 @@ async def find_caller(auth: Auth, settings: Settings) -> Identity | None:
     user_id = claimed or (login.sub if login is not None else "")
     try:
         identity = await auth.authenticate(Authenticate(user_id, token, claimed=claimed))
+    except IdentityMismatchError as error:
+        raise Forbidden(str(error)) from None
     except AuthenticationError as error:
         raise _unauthorized(str(error)) from None
     return identity if identity.user_id else None
@@ -40,11 +44,33 @@ async def require_caller(auth: Auth, settings: Settings) -> Identity:
     return identity
 
 
+async def find_entrant(auth: Auth, settings: Settings, room_id: str) -> Identity | None:
+    """Who asks about a room; None in open mode, where anybody may.
+
+    In token mode it aborts with 401 if nobody does, and with 403 if the token is not for this
+    room, whether there is one or not.
+    """
+    if not settings.wants_tokens:
+        return None
+    caller = await require_caller(auth, settings)
+    if not may_enter(caller, room_id):
+        raise Forbidden("Not allowed in this room")
+    return caller
+
+
+def require_bearer(token: str) -> None:
+    """Abort with 401 unless the current request has this very bearer token."""
+    found = find_token(request.headers.getlist, {})
+    given = found.text if found is not None and not found.from_cookie else ""
+    if not compare_digest(given.encode(errors="replace"), token.encode()):
+        raise _unauthorized("Authentication required")
+
+
 def _unauthorized(detail: str) -> Unauthorized:
     return Unauthorized(detail, www_authenticate=WWWAuthenticate("bearer"))
 
 
 def _check_origin(settings: Settings) -> None:
     origin = request.headers.get("Origin")
-    if origin is None or not settings.allows_origin(origin, request.headers.get("Host")):
+    if origin is None or not settings.trusts_origin(origin, request.headers.get("Host")):
         raise Forbidden("Pages of this origin may not do this")

@@ -5,11 +5,14 @@ from quart import Response, request
 from quart_trio import QuartTrio
 from werkzeug.exceptions import Forbidden, UnprocessableEntity
 
+from trio_signal.auth import Auth, may_enter
 from trio_signal.config import Settings
 from trio_signal.dialects.room import chat_message, live_broadcasters
 from trio_signal.hub import ANONYMOUS, Hub
 from trio_signal.messages import Profile
+from trio_signal.names import clean_name, is_id
 from trio_signal.web.bodies import json_answer, read_body
+from trio_signal.web.callers import find_entrant, require_caller
 
 
 class JoinRequest(Struct):
@@ -20,14 +23,20 @@ class JoinRequest(Struct):
     avatar_url: str | None = None
 
 
-def add_rooms(app: QuartTrio, hub: Hub, settings: Settings) -> None:
+def add_rooms(app: QuartTrio, hub: Hub, auth: Auth, settings: Settings) -> None:
     """Add the routes."""
 
     @app.post("/rooms/<room_id>/join")
     async def join(room_id: str) -> Response:
+        entrant = await find_entrant(auth, settings, room_id)
         body = await read_body(JoinRequest)
+        if entrant is not None and body.user_id != entrant.user_id:
+            raise Forbidden("Identity mismatch")
+        if not is_id(room_id) or not is_id(body.user_id):
+            raise UnprocessableEntity("An id is empty or too long")
         known = await hub.bus.profile(room_id, body.user_id) or Profile(ANONYMOUS)
-        profile = Profile(body.username or known.username, body.avatar_url or known.avatar_url)
+        username = clean_name(body.username)
+        profile = Profile(username or known.username, body.avatar_url or known.avatar_url)
         await hub.bus.remember_profile(room_id, body.user_id, profile)
         return json_answer({"status": "success", "room_id": room_id, "user_id": body.user_id})
 
@@ -35,6 +44,7 @@ def add_rooms(app: QuartTrio, hub: Hub, settings: Settings) -> None:
     async def rooms() -> Response:
         if not settings.list_rooms:
             raise Forbidden("Rooms are not listed here")
+        caller = await require_caller(auth, settings) if settings.wants_tokens else None
         counts = [
             {
                 "room_id": count.room_id,
@@ -43,11 +53,13 @@ def add_rooms(app: QuartTrio, hub: Hub, settings: Settings) -> None:
                 "broadcasters": count.live,
             }
             for count in await hub.bus.rooms()
+            if caller is None or may_enter(caller, count.room_id)
         ]
         return json_answer({"rooms": counts})
 
     @app.get("/rooms/<room_id>")
     async def room(room_id: str) -> Response:
+        await find_entrant(auth, settings, room_id)
         members = await hub.bus.members(room_id)
         users = {
             member.user_id: {
@@ -67,6 +79,7 @@ def add_rooms(app: QuartTrio, hub: Hub, settings: Settings) -> None:
 
     @app.get("/rooms/<room_id>/messages")
     async def messages(room_id: str) -> Response:
+        await find_entrant(auth, settings, room_id)
         limit = request.args.get("limit", "100")
         if not limit.isdecimal() or len(limit) > 9:
             raise UnprocessableEntity("limit must be a whole number")
@@ -75,5 +88,6 @@ def add_rooms(app: QuartTrio, hub: Hub, settings: Settings) -> None:
 
     @app.post("/api/rooms/<room_id>/info")
     async def info(room_id: str) -> Response:
+        await find_entrant(auth, settings, room_id)
         count = len(await hub.bus.members(room_id))
         return json_answer({"room_id": room_id, "connected_users": count, "is_active": count > 0})
