@@ -37,6 +37,7 @@ from trio_signal.dialects import Dialect, dialect_at
 from trio_signal.dialects.room import RoomDialect
 from trio_signal.errors import AuthenticationError
 from trio_signal.hub import Hub
+from trio_signal.limits import Limits
 from trio_signal.messages import (
     Action,
     Answer,
@@ -49,6 +50,7 @@ from trio_signal.messages import (
     ServerInfo,
     Typing,
 )
+from trio_signal.metrics import Metrics
 
 #: Seconds, short enough for the patience of the clients.
 HEARTBEAT, HEARTBEAT_TIMEOUT, AUTH_TIMEOUT = 3.0, 2.0, 4.0
@@ -64,6 +66,8 @@ class World:
     def __init__(self, hub: Hub, nursery: trio.Nursery) -> None:
         self.hub = hub
         self.nursery = nursery
+        self.limits = Limits(settings(connects_per_ip_per_minute=10_000))
+        self.metrics = Metrics()
         self._clients: list[socket.socket] = []
 
     def connect(
@@ -90,6 +94,8 @@ class World:
             auth=auth or OpenAuth(),
             settings=settings(**given),
             server=ServerInfo(),
+            place=self.limits.admit("192.0.2.1", trio.current_time()),
+            metrics=self.metrics,
         )
         (nursery or self.nursery).start_soon(_run, connection, server)
         return RawClient.of(client), connection

@@ -7,6 +7,7 @@ from werkzeug.exceptions import Forbidden, UnprocessableEntity
 
 from trio_signal.config import Settings
 from trio_signal.dialects.room import chat_message, live_broadcasters
+from trio_signal.dialects.wire import Id
 from trio_signal.hub import ANONYMOUS, Hub
 from trio_signal.messages import Profile
 from trio_signal.web.bodies import json_answer, read_body
@@ -15,7 +16,7 @@ from trio_signal.web.bodies import json_answer, read_body
 class JoinRequest(Struct):
     """The body of `POST /rooms/{room_id}/join`."""
 
-    user_id: str
+    user_id: Id
     username: str | None = None
     avatar_url: str | None = None
 
