@@ -30,9 +30,18 @@ hypothesis_settings.load_profile("any machine")
 Serve = Callable[..., AbstractAsyncContextManager[Service]]
 
 
+#: The tests' clients come from one address and are in a hurry; tests/test_floods.py has the limits.
+WIDE_LIMITS = {
+    "messages_per_second": 100_000,
+    "message_burst": 100_000,
+    "max_connections_per_ip": 20_000,
+    "connects_per_ip_per_minute": 1_000_000,
+}
+
+
 def settings(**given: object) -> Settings:
-    """Settings for a test: any port, and whatever is given."""
-    return load_settings(**{"port": 0, "host": "127.0.0.1", **given})
+    """Settings for a test: any port, wide limits, and whatever is given."""
+    return load_settings(**{"port": 0, "host": "127.0.0.1", **WIDE_LIMITS, **given})
 
 
 @asynccontextmanager

@@ -27,7 +27,10 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"cli", "__main__"}),
 )
 
-DIALECTS_MAY_IMPORT = (f"{NAME}.messages", f"{NAME}.errors", f"{NAME}.dialects", "msgspec")
+DIALECTS_MAY_IMPORT = (
+    *(f"{NAME}.messages", f"{NAME}.errors", f"{NAME}.names"),
+    *(f"{NAME}.dialects", "msgspec"),
+)
 HTTP_SERVERS = ("hypercorn", "quart", "quart_trio")
 KNOW_HTTP = (f"{NAME}.web", f"{NAME}.listener", f"{NAME}.server", f"{NAME}.cli")
 REDIS = ("redis", "hiredis", f"{NAME}.redis")

@@ -35,7 +35,7 @@ EVIL = "https://evil.example"
 @pytest.fixture(params=["one replica", "three replicas"])
 async def service(request: pytest.FixtureRequest) -> AsyncIterator[Service]:
     """A service in token mode."""
-    given = {"jwt_secret": SECRET}
+    given = {"jwt_secret": SECRET, "auth_failures_per_ip": 1000}
     if request.param == "one replica":
         async with serve_once(**given) as service:
             yield service

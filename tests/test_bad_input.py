@@ -432,7 +432,7 @@ async def test_a_message_may_be_as_big_as_the_limit(service: Service, dialect: s
         ("%FF%C3", "\ufffd\ufffd"),  # no UTF-8
         ("%ED%A0%80", "\ufffd\ufffd\ufffd"),  # half of a surrogate pair
         ("%zz%", "%zz%"),
-        ("x" * 2000, "x" * 2000),
+        ("x" * 256, "x" * 256),
     ],
 )
 async def test_a_name_is_any_text(service: Service, sent: str, meant: str) -> None:

@@ -38,6 +38,7 @@ from trio_signal.dialects import Dialect, dialect_at
 from trio_signal.dialects.room import RoomDialect
 from trio_signal.errors import AuthenticationError
 from trio_signal.hub import Hub
+from trio_signal.limits import Limits
 from trio_signal.messages import (
     Action,
     Answer,
@@ -51,6 +52,7 @@ from trio_signal.messages import (
     ServerInfo,
     Typing,
 )
+from trio_signal.metrics import Metrics
 
 #: Seconds, short enough for the patience of the clients.
 HEARTBEAT, HEARTBEAT_TIMEOUT, AUTH_TIMEOUT = 3.0, 2.0, 4.0
@@ -66,6 +68,8 @@ class World:
     def __init__(self, hub: Hub, nursery: trio.Nursery) -> None:
         self.hub = hub
         self.nursery = nursery
+        self.limits = Limits(settings(connects_per_ip_per_minute=10_000))
+        self.metrics = Metrics()
         self._clients: list[socket.socket] = []
 
     def connect(
@@ -94,6 +98,8 @@ class World:
             settings=settings(**given),
             server=ServerInfo(),
             token=token,
+            place=self.limits.admit("192.0.2.1", trio.current_time()),
+            metrics=self.metrics,
         )
         (nursery or self.nursery).start_soon(_run, connection, server)
         return RawClient.of(client), connection

@@ -27,9 +27,13 @@ from trio_signal.bus.memory import MemoryBus
 from trio_signal.cli import app
 from trio_signal.config import Settings, load_settings
 from trio_signal.dialects import DIALECTS, dialect_at
-from trio_signal.errors import ConfigError
+from trio_signal.errors import ConfigError, Reason
 from trio_signal.hub import Hub
+from trio_signal.limits import Limits
+from trio_signal.messages import Refusal
+from trio_signal.metrics import Metrics, label_of
 from trio_signal.web.app import create_app
+from trio_signal.web.metrics import render_metrics
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
@@ -152,7 +156,8 @@ def test_readme_has_each_command_and_option() -> None:
 
 def test_each_http_call_is_on_a_page() -> None:
     settings = load_settings()
-    routes = create_app(Hub(MemoryBus("docs")), OpenAuth(), settings).url_map.iter_rules()
+    web = create_app(Hub(MemoryBus("docs")), OpenAuth(), settings, Limits(settings), Metrics())
+    routes = web.url_map.iter_rules()
     calls = {
         f"{method} {route.rule.replace('<', '{').replace('>', '}')}"
         for route in routes
@@ -421,3 +426,27 @@ def test_code_in_the_design_is_code_of_the_package() -> None:
 
 def unindented(text: str) -> str:
     return "\n".join(line.strip() for line in text.strip().splitlines())
+
+
+# Limits and metrics
+
+
+def test_page_has_each_metric_and_each_label() -> None:
+    page = (ROOT / "docs" / "metrics.md").read_text()
+    reasons = {words(first)[0] for first, _ in rows(section(page, "`trio_signal_refused_total`"))}
+    assert reasons == {label_of(reason) for reason in (*Reason, *Refusal)}
+    settings = load_settings(redis_url="redis://redis.example.com")
+    text = render_metrics(Hub(MemoryBus("docs")), settings, Metrics()).decode()
+    told = {line.split()[2] for line in text.splitlines() if line.startswith("# TYPE")}
+    documented = {words(first)[0] for first, *_ in rows(page) if "trio_signal" in first}
+    assert documented == {name for name in told if not name.endswith("_created")}
+
+
+def test_page_of_limits_names_settings_and_reasons_that_are_there() -> None:
+    page = (ROOT / "docs" / "limits.md").read_text()
+    reasons = {label_of(reason) for reason in (*Reason, *Refusal)}
+    named = [(words(setting), words(last)) for _, setting, _, last in rows(page)]
+    assert named
+    for variables, labels in named:
+        assert {name.lower() for name in variables} <= Settings.model_fields.keys()
+        assert {*labels} <= reasons | {"trio_signal_closed_total"}

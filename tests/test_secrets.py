@@ -47,7 +47,13 @@ async def run_server(*command: str, **variables: str) -> AsyncIterator[tuple[Ser
     run = partial(
         trio.run_process,
         [sys.executable, *command, "serve", "--port", "0"],
-        env=os.environ | {"LOG_LEVEL": "debug", "TRIO_SIGNAL_JWT_SECRET": SECRET} | variables,
+        env=os.environ
+        | {
+            "LOG_LEVEL": "debug",
+            "TRIO_SIGNAL_JWT_SECRET": SECRET,
+            "TRIO_SIGNAL_AUTH_FAILURES_PER_IP": "1000",
+        }
+        | variables,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )

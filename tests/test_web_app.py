@@ -16,7 +16,9 @@ from tests.raw import Answer, open_raw, upgrade_head
 from trio_signal.auth import OpenAuth
 from trio_signal.bus.memory import MemoryBus
 from trio_signal.hub import Hub
+from trio_signal.limits import Limits
 from trio_signal.messages import Close
+from trio_signal.metrics import Metrics
 from trio_signal.web.app import create_app
 
 TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
@@ -83,7 +85,8 @@ async def test_the_server_says_that_it_is_alive_and_ready(http: httpx.AsyncClien
 
 async def test_a_server_that_stops_is_alive_and_not_ready() -> None:
     hub = Hub(MemoryBus("a"))
-    client = create_app(hub, OpenAuth(), settings()).test_client()
+    given = settings()
+    client = create_app(hub, OpenAuth(), given, Limits(given), Metrics()).test_client()
     await hub.close_all(Close(1001))
     answer = await client.get("/readyz")
     assert (answer.status_code, await answer.get_json()) == (503, {"status": "stopping"})

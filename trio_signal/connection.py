@@ -20,8 +20,9 @@ from trio_signal.auth import Auth, may_enter
 from trio_signal.clock import utc_now
 from trio_signal.config import Settings
 from trio_signal.dialects import Dialect
-from trio_signal.errors import AuthenticationError, CloseCode
+from trio_signal.errors import AuthenticationError, CloseCode, Reason
 from trio_signal.hub import Hub
+from trio_signal.limits import Place, TokenBucket
 from trio_signal.messages import (
     Action,
     AskLive,
@@ -39,6 +40,7 @@ from trio_signal.messages import (
     Send,
     ServerInfo,
 )
+from trio_signal.metrics import BROKEN_OFF, NO_CODE, Metrics
 from trio_signal.peer import INTERNAL_ERROR, Outbox, Peer
 from trio_signal.websocket import (
     FrameParser,
@@ -53,8 +55,12 @@ logger = logging.getLogger(__name__)
 
 #: How much is read at once: a burst of candidates, and no more than a fair share.
 _CHUNK = 16384
+#: A read that completes no frame counts as one, unless it brings this much.
+_CRUMB = 256
 #: How many malformed messages in a row end a connection.
 MAX_MALFORMED = 50
+#: Seconds for which a client may press on while it is held back.
+MAX_PRESSING = 10.0
 #: Seconds for the closing handshake; the rooms have been told before it begins.
 _GOODBYE = 2.0
 #: Seconds before its token expires that a client is told so.
@@ -75,27 +81,36 @@ class Connection:
         auth: Auth,
         settings: Settings,
         server: ServerInfo,
+        place: Place,
+        metrics: Metrics,
         token: str | None = None,
     ) -> None:
         """Take a non-blocking socket, which the caller closes.
 
-        `token` came with the handshake; one in a message counts more.
+        `place` is given back when the rooms have been left. `token` came with the handshake; one
+        in a message counts more.
         """
         self._sock = sock
         self._hub = hub
         self._auth = auth
         self._settings = settings
         self._server = server
+        self._place = place
+        self._metrics = metrics
         self._token = token
         self._dialect = dialect
         self._parser = FrameParser(settings.max_message_bytes)
         self._outbox = Outbox(sock, settings.outbox_bytes)
         self.peer = Peer(uuid4().hex, dialect, self._outbox)
+        self.peer.count_refused = metrics.count_refused
         self._authentication = trio.CancelScope()
         #: Wakes the heartbeat.
         self._alarm = trio.CancelScope()
         #: When the token expires, and when to say so; Trio's clock.
         self._expires_at = self._warn_at = _NEVER
+        self._bucket = TokenBucket(settings.messages_per_second, settings.message_burst)
+        #: Until when the client is not read, and since when it has gone on sending nevertheless.
+        self._held_until, self._pressing_since = 0.0, _NEVER
         self._malformed = 0
         #: What the client gave as its reason, once it began the closing handshake.
         self._close_received: bytes | None = None
@@ -111,7 +126,16 @@ class Connection:
                 self.peer.inherit = partial(nursery.start_soon, self._guarded, self._inherit)
                 for task in (partial(self._receive, early), self._heartbeat, self._outbox.drain):
                     nursery.start_soon(self._first_to_end, task)
+        self._place.leave()
+        self._metrics.count_closed(self._close_code)
         await self._say_goodbye()
+
+    @property
+    def _close_code(self) -> int:
+        """With what the connection ended, as RFC 6455 section 7.1.5 has it."""
+        if self._close_received is not None:
+            return int.from_bytes(self._close_received[:2]) or NO_CODE
+        return self.peer.closed_with.code if self.peer.closed_with is not None else BROKEN_OFF
 
     async def _first_to_end(self, task: Callable[[], Awaitable[None]]) -> None:
         await self._guarded(task)
@@ -132,11 +156,17 @@ class Connection:
         with self._authentication:
             self._authentication.deadline = trio.current_time() + self._settings.auth_timeout
             await self._perform(self._dialect.opened(self.peer.id, self._server))
-            await self._take(self._parser.feed(early))
+            if early:
+                await self._take(self._parse(early))
             while not self._ended:
+                if self._held_until > self.peer.heard:
+                    await self._hold_back()
+                else:
+                    self._pressing_since = _NEVER
                 await trio.lowlevel.wait_readable(self._sock)
                 await self._take(self._read())
         if self._authentication.cancelled_caught:
+            self._metrics.count_refused(Reason.AUTHENTICATION_TIMEOUT)
             timeout = AuthenticationError("Authentication timeout")
             self.peer.close(self._dialect.authentication_failed(timeout))
 
@@ -148,8 +178,38 @@ class Connection:
         except OSError:
             data = b""
         self._ended = not data
-        self.peer.heard = trio.current_time()
-        return self._parser.feed(data)
+        return self._parse(data)
+
+    def _parse(self, data: bytes) -> list[Message]:
+        """The messages that these bytes complete, and what they cost."""
+        now = self.peer.heard = trio.current_time()
+        messages = self._parser.feed(data)
+        frames = len(messages) + self._parser.take_fragments() or len(data) < _CRUMB
+        self._held_until = self._bucket.spend(frames, now)
+        return messages
+
+    async def _hold_back(self) -> None:
+        """Leave the client unread until its rate is again what it may be.
+
+        TCP then holds up the client itself, and nothing of it is lost. One that never lets up is
+        closed.
+        """
+        while (now := trio.current_time()) < self._held_until:
+            unread = self._peek()
+            if unread:
+                self._pressing_since = min(self._pressing_since, now)
+                end = self._pressing_since + MAX_PRESSING
+                if now >= end:
+                    self._metrics.count_refused(Reason.MESSAGE_RATE)
+                    self._end(Close(CloseCode.POLICY, "Rate limit exceeded"))
+                    return
+                await trio.sleep_until(min(self._held_until, end))
+            elif unread is None:  # it has paused
+                self._pressing_since = _NEVER
+                with trio.move_on_at(self._held_until):
+                    await trio.lowlevel.wait_readable(self._sock)
+            else:
+                return  # it is gone
 
     async def _take(self, messages: list[Message]) -> None:
         for message in messages:
@@ -167,6 +227,8 @@ class Connection:
                 return
         failure = self._parser.failure
         if failure is not None:
+            if failure.code == CloseCode.TOO_BIG:
+                self._metrics.count_refused(Reason.MESSAGE_TOO_BIG)
             self._end(Close(failure.code, failure.reason))
 
     def _end(self, close: Close) -> None:
@@ -200,6 +262,7 @@ class Connection:
         self._malformed = 0
 
     def _count_malformed(self) -> None:
+        self._metrics.count_refused(Reason.MALFORMED)
         self._malformed += 1
         if self._malformed >= MAX_MALFORMED:
             self._end(Close(CloseCode.POLICY, "Too many malformed messages"))
@@ -210,8 +273,10 @@ class Connection:
                 replace(claims, token=claims.token or self._token)
             )
         except AuthenticationError as error:
+            self._count_failure()
             self._end(self._dialect.authentication_failed(error))
             return
+        self._place.authenticated()
         self._authentication.deadline = _NEVER
         self.peer.identity = identity
         self._watch_expiry(identity)
@@ -227,6 +292,7 @@ class Connection:
                 Authenticate(old.user_id, command.token, claimed=old.user_id)
             )
         except AuthenticationError:
+            self._count_failure()
             self.peer.tell(Refused(command, Refusal.INVALID_TOKEN, utc_now()))
             return
         if not all(may_enter(identity, room_id) for room_id in self.peer.memberships):
@@ -235,6 +301,10 @@ class Connection:
         self.peer.identity = identity
         self._watch_expiry(identity)
         self.peer.tell(Renewed(self._seconds_left()))
+
+    def _count_failure(self) -> None:
+        self._metrics.count_refused(Reason.AUTHENTICATION)
+        self._place.failed(trio.current_time())
 
     async def _rejoin(self) -> None:
         await self._inherit(await self._hub.recall_rooms(self.peer))
@@ -261,7 +331,8 @@ class Connection:
             now = trio.current_time()
             if not self._check_expiry(now):
                 return
-            if self.peer.heard >= pinged or self._has_unread():
+            if self.peer.heard >= pinged or self._peek():
+                # Or it did say something: we were busy, or hold it back.
                 deadline = _NEVER
             elif now >= deadline:
                 self.peer.close(Close(CloseCode.INTERNAL_ERROR, "No sign of life"))
@@ -293,12 +364,14 @@ class Connection:
             self.peer.tell(Expiring(self._seconds_left()))
         return True
 
-    def _has_unread(self) -> bool:
-        """Whether the client did say something: we were busy, or stopped, not the client."""
+    def _peek(self) -> bytes | None:
+        """The next unread byte: none if the client is gone, None if it said nothing more."""
         try:
-            return bool(self._sock.recv(1, socket.MSG_PEEK))
+            return self._sock.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return None
         except OSError:
-            return False
+            return b""
 
     # goodbye
 

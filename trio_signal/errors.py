@@ -1,6 +1,7 @@
 """Exceptions, and the one table of close codes."""
 
-from enum import IntEnum
+from enum import Enum, IntEnum, auto
+from http import HTTPStatus
 from typing import NamedTuple
 
 from trio_signal.messages import Refusal
@@ -30,6 +31,10 @@ class JoinRefusedError(TrioSignalError):
         self.reason = reason
 
 
+class IdTooLongError(TrioSignalError):
+    """An id in a request target is longer than ids may be."""
+
+
 class WebSocketError(TrioSignalError):
     """The client broke the WebSocket protocol or a limit of ours."""
 
@@ -41,6 +46,42 @@ class WebSocketError(TrioSignalError):
 
 class WorkerError(TrioSignalError):
     """A worker process did not come up."""
+
+
+class Reason(Enum):
+    """Why a client was refused something; docs/metrics.md says which is which."""
+
+    # Before the connection is a WebSocket.
+    HEAD_TIMEOUT = auto()
+    HEAD_TOO_BIG = auto()
+    BAD_REQUEST = auto()
+    UNKNOWN_PATH = auto()
+    ID_TOO_LONG = auto()
+    ORIGIN = auto()
+    CONNECTIONS = auto()
+    CONNECTIONS_PER_IP = auto()
+    CONNECTS_PER_IP = auto()
+    UNAUTHENTICATED = auto()
+    AUTH_FAILURES_PER_IP = auto()
+    # After that.
+    AUTHENTICATION = auto()
+    AUTHENTICATION_TIMEOUT = auto()
+    MALFORMED = auto()
+    MESSAGE_TOO_BIG = auto()
+    MESSAGE_RATE = auto()
+
+
+class RequestRefusedError(TrioSignalError):
+    """A request gets an HTTP status instead of what it asks for; the text is for the client."""
+
+    def __init__(
+        self, status: HTTPStatus, reason: Reason, text: str, retry_after: float | None = None
+    ) -> None:
+        """`retry_after` is in seconds."""
+        super().__init__(text)
+        self.status = status
+        self.reason = reason
+        self.retry_after = retry_after
 
 
 class CloseCode(IntEnum):

@@ -171,7 +171,14 @@ class Hub:
     The bus is run by whoever made it, with this hub's `deliver`.
     """
 
-    def __init__(self, bus: Bus, *, max_room_peers: int = 5000, max_viewers: int = 50) -> None:
+    def __init__(
+        self,
+        bus: Bus,
+        *,
+        max_room_peers: int = 5000,
+        max_viewers: int = 50,
+        max_rooms: int = 100,
+    ) -> None:
         """Make a hub without peers."""
         self.bus = bus
         self.rooms: dict[str, LocalRoom] = {}
@@ -182,6 +189,8 @@ class Hub:
         self.closing: Close | None = None
         self._max_room_peers = max_room_peers
         self._max_viewers = max_viewers
+        #: Of one connection.
+        self._max_rooms = max_rooms
 
     def visit(self, peer: Peer) -> Visit:
         """The stay of a connection, as a context manager."""
@@ -244,6 +253,9 @@ class Hub:
         found = self._find(peer, room_id)
         if found is not None:
             self._join_again(peer, *found, viewer=command.viewer)
+            return
+        if len(peer.memberships) >= self._max_rooms:
+            peer.tell(Refused(command, Refusal.TOO_MANY_ROOMS, utc_now()))
             return
         member = await self._member(peer, identity, command)
         if command.broadcaster and identity.verified and await self._is_taken(room_id, member):

@@ -5,6 +5,7 @@ untouched and nothing need be replayed.
 """
 
 import logging
+import math
 import select
 import socket
 from http import HTTPStatus
@@ -18,8 +19,11 @@ from trio_signal.auth import Auth, find_token
 from trio_signal.config import Settings
 from trio_signal.connection import Connection
 from trio_signal.dialects import Dialect, dialect_at
+from trio_signal.errors import IdTooLongError, Reason, RequestRefusedError
 from trio_signal.hub import Hub
+from trio_signal.limits import Limits, client_address
 from trio_signal.messages import ServerInfo
+from trio_signal.metrics import Metrics
 from trio_signal.web.server import HttpServer
 from trio_signal.websocket import Handshake, is_upgrade
 
@@ -32,23 +36,38 @@ MAX_HEAD = 16384
 _PAUSE = 0.5
 #: Seconds for a refused client to take its answer.
 _REFUSAL_TIMEOUT = 2.0
+#: How many of them may take that time; of more, some lose the answer.
+_MAX_REFUSALS = 500
 
 
 class Listener:
     """Serves accepted streams; `trio.serve_tcp` runs `serve` for each."""
 
-    def __init__(self, hub: Hub, http: HttpServer, auth: Auth, settings: Settings) -> None:
+    def __init__(
+        self,
+        hub: Hub,
+        http: HttpServer,
+        auth: Auth,
+        settings: Settings,
+        *,
+        limits: Limits,
+        metrics: Metrics,
+    ) -> None:
         """Take what the connections need."""
         self._hub = hub
         self._http = http
         self._auth = auth
         self._settings = settings
+        self._limits = limits
+        self._metrics = metrics
         self._info = ServerInfo(
             ice_servers=({"urls": list(settings.stun_urls)},) if settings.stun_urls else (),
             heartbeat=settings.heartbeat,
         )
         #: Connections that have not sent a whole head yet.
         self._waiting: set[trio.CancelScope] = set()
+        #: Refused clients that have not taken their answer yet.
+        self._refusals = 0
 
     async def serve(self, stream: trio.SocketStream) -> None:
         """Serve one connection until it is over, and close it; raises nothing of its own."""
@@ -66,6 +85,21 @@ class Listener:
             scope.cancel()
 
     async def _serve(self, stream: trio.SocketStream) -> None:
+        try:
+            peer, *_ = stream.socket.getpeername()
+        except OSError:
+            return  # it was gone before it was looked at
+        try:
+            with self._limits.visit(peer):
+                received = await self._converse(stream)
+            if received is not None:
+                await self._upgrade(stream, received, peer)
+        except RequestRefusedError as refusal:
+            self._metrics.count_refused(refusal.reason)
+            await self._refuse(stream, _answer(refusal))
+
+    async def _converse(self, stream: trio.SocketStream) -> bytes | None:
+        """Speak HTTP up to a request for a WebSocket; what was read of that, if one came."""
         with trio.move_on_after(HEAD_TIMEOUT) as scope:
             self._waiting.add(scope)
             try:
@@ -73,64 +107,91 @@ class Listener:
             finally:
                 self._waiting.discard(scope)
         if scope.cancelled_caught:
-            await _refuse(stream, _plain_answer(HTTPStatus.REQUEST_TIMEOUT))
-        elif head is None:
-            return
-        elif len(head) > MAX_HEAD:
-            await _refuse(stream, _plain_answer(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE))
-        elif is_upgrade(head):
-            await self._upgrade(stream, await stream.receive_some(len(head)))
-        else:
-            received = await self._http.serve_connection(stream)
-            if received is not None:
-                await self._upgrade(stream, received)
+            raise _refusal(HTTPStatus.REQUEST_TIMEOUT, Reason.HEAD_TIMEOUT)
+        if head is None:
+            return None
+        if len(head) > MAX_HEAD:
+            raise _refusal(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, Reason.HEAD_TOO_BIG)
+        if is_upgrade(head):
+            return bytes(await stream.receive_some(len(head)))
+        return await self._http.serve_connection(stream)
 
-    async def _upgrade(self, stream: trio.SocketStream, received: bytes) -> None:
+    async def _upgrade(self, stream: trio.SocketStream, received: bytes, peer: str) -> None:
         """Open a WebSocket; `received` may go on after the request's head."""
         head, blank_line, early = received.partition(b"\r\n\r\n")
         handshake = Handshake(head + blank_line)
-        dialect = self._dialect(handshake)
-        if isinstance(dialect, bytes):
-            await _refuse(stream, dialect)
-            return
-        accepted, answer = handshake.accept()
-        if not accepted:
-            await _refuse(stream, answer)
-            return
-        with trio.move_on_after(HEAD_TIMEOUT) as scope:
-            await stream.send_all(answer)
-        if scope.cancelled_caught:
-            return
-        # From here on without Trio's layers: a delivery is one call of send.
-        with socket.socket(fileno=stream.socket.detach()) as sock:
-            sock.setblocking(False)
-            connection = Connection(
-                sock,
-                dialect,
-                hub=self._hub,
-                auth=self._auth,
-                settings=self._settings,
-                server=self._info,
-                token=_token(handshake.request, self._settings),
-            )
-            await connection.run(early)
-
-    def _dialect(self, handshake: Handshake) -> Dialect | bytes:
-        """The dialect that is asked for, or the answer that refuses it."""
         request = handshake.request
         if request is None:
-            return handshake.reject(HTTPStatus.BAD_REQUEST, "The request cannot be read.")
-        dialect = dialect_at(request.path, self._settings.dialects)
+            text = "The request cannot be read."
+            raise _refusal(HTTPStatus.BAD_REQUEST, Reason.BAD_REQUEST, text)
+        dialect = self._dialect(request)
+        self._check_origin(request)
+        accepted, answer = handshake.accept()
+        if not accepted:
+            self._metrics.count_refused(Reason.BAD_REQUEST)
+            await self._refuse(stream, answer)
+            return
+        forwarded = request.headers.get_all("X-Forwarded-For")
+        address = client_address(peer, forwarded, self._settings.trusted_proxies)
+        with self._limits.admit(address, trio.current_time()) as place:
+            with trio.move_on_after(HEAD_TIMEOUT) as scope:
+                await stream.send_all(answer)
+            if scope.cancelled_caught:
+                return
+            # From here on without Trio's layers: a delivery is one call of send.
+            with socket.socket(fileno=stream.socket.detach()) as sock:
+                sock.setblocking(False)
+                connection = Connection(
+                    sock,
+                    dialect,
+                    hub=self._hub,
+                    auth=self._auth,
+                    settings=self._settings,
+                    server=self._info,
+                    place=place,
+                    metrics=self._metrics,
+                    token=_token(request, self._settings),
+                )
+                await connection.run(early)
+
+    def _dialect(self, request: Request) -> Dialect:
+        """The dialect that is asked for; raises RequestRefusedError."""
+        try:
+            dialect = dialect_at(request.path, self._settings.dialects)
+        except IdTooLongError as error:
+            raise _refusal(HTTPStatus.BAD_REQUEST, Reason.ID_TOO_LONG, str(error)) from None
         if dialect is None:
-            return handshake.reject(HTTPStatus.NOT_FOUND, "Nothing is spoken at this path.")
+            text = "Nothing is spoken at this path."
+            raise _refusal(HTTPStatus.NOT_FOUND, Reason.UNKNOWN_PATH, text)
+        return dialect
+
+    def _check_origin(self, request: Request) -> None:
+        """Raise RequestRefusedError for pages that may not connect."""
         headers = request.headers
         if len(headers.get_all("Origin")) > 1 or not self._settings.allows_origin(
             _only(headers, "Origin"), _only(headers, "Host")
         ):
-            return handshake.reject(HTTPStatus.FORBIDDEN, "Pages of this origin may not connect.")
-        if len(self._hub.peers) >= self._settings.max_connections:
-            return handshake.reject(HTTPStatus.SERVICE_UNAVAILABLE, "Too many connections.")
-        return dialect
+            text = "Pages of this origin may not connect."
+            raise _refusal(HTTPStatus.FORBIDDEN, Reason.ORIGIN, text)
+
+    async def _refuse(self, stream: trio.SocketStream, answer: bytes) -> None:
+        """Send an answer and end the connection, so that the answer arrives.
+
+        In a flood of those, it ends at once: they may not cost more than those who are let in.
+        """
+        self._refusals += 1
+        try:
+            with trio.move_on_after(_REFUSAL_TIMEOUT):
+                stream.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
+                await stream.send_all(answer)
+                await stream.send_eof()
+                if self._refusals <= _MAX_REFUSALS:
+                    async for _ in stream:  # a reset for unread bytes would overtake the answer
+                        pass
+        except (OSError, trio.BrokenResourceError):
+            return
+        finally:
+            self._refusals -= 1
 
 
 async def peek_head(stream: trio.SocketStream) -> bytes | None:
@@ -170,9 +231,7 @@ def _has_ended(fileno: int) -> bool:
     return bool(poll.poll(0))
 
 
-def _token(request: Request | None, settings: Settings) -> str | None:
-    if request is None:
-        return None
+def _token(request: Request, settings: Settings) -> str | None:
     query = dict(parse_qsl(urlsplit(request.path).query))
     found = find_token(request.headers.get_all, query)
     if found is None:
@@ -189,25 +248,20 @@ def _only(headers: Headers, name: str) -> str | None:
     return values[0] if len(values) == 1 else None
 
 
-def _plain_answer(status: HTTPStatus) -> bytes:
-    body = f"{status.phrase}.\n"
+def _refusal(status: HTTPStatus, reason: Reason, text: str | None = None) -> RequestRefusedError:
+    return RequestRefusedError(status, reason, text or f"{status.phrase}.")
+
+
+def _answer(refusal: RequestRefusedError) -> bytes:
+    """The whole response; the texts are ours, and ASCII."""
+    status, body = refusal.status, f"{refusal}\n"
+    wait = refusal.retry_after
+    retry_after = f"Retry-After: {math.ceil(wait)}\r\n" if wait is not None else ""
     return (
         f"HTTP/1.1 {status.value} {status.phrase}\r\n"
         "Content-Type: text/plain; charset=utf-8\r\n"
         f"Content-Length: {len(body)}\r\n"
+        f"{retry_after}"
         "Connection: close\r\n\r\n"
         f"{body}"
     ).encode("ascii")
-
-
-async def _refuse(stream: trio.SocketStream, answer: bytes) -> None:
-    """Send an answer and end the connection, so that the answer arrives."""
-    with trio.move_on_after(_REFUSAL_TIMEOUT):
-        try:
-            stream.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
-            await stream.send_all(answer)
-            await stream.send_eof()
-            async for _ in stream:  # a reset for unread bytes would overtake the answer
-                pass
-        except trio.BrokenResourceError:
-            return

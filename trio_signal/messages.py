@@ -468,6 +468,7 @@ class Refusal(Enum):
     ROOM_FULL = auto()
     STREAM_FULL = auto()
     STREAM_TAKEN = auto()
+    TOO_MANY_ROOMS = auto()
     PEER_ID_IN_USE = auto()
     INVALID_TOKEN = auto()
 

@@ -17,8 +17,10 @@ from trio_signal.bus.redis import open_redis_bus
 from trio_signal.config import Settings
 from trio_signal.errors import CloseCode
 from trio_signal.hub import Hub
+from trio_signal.limits import Limits
 from trio_signal.listener import Listener
 from trio_signal.messages import Close
+from trio_signal.metrics import Metrics
 from trio_signal.web.app import create_app
 from trio_signal.web.server import open_http_server
 
@@ -68,13 +70,19 @@ async def open_server(settings: Settings) -> AsyncIterator[Server]:
     ConfigError if Redis refuses us.
     """
     async with open_bus(settings) as bus, trio.open_nursery() as bus_tasks:
-        hub = Hub(bus, max_room_peers=settings.max_room_peers, max_viewers=settings.max_viewers)
+        limits, metrics = Limits(settings), Metrics()
+        hub = Hub(
+            bus,
+            max_room_peers=settings.max_room_peers,
+            max_viewers=settings.max_viewers,
+            max_rooms=settings.max_rooms_per_connection,
+        )
         await bus_tasks.start(bus.run, hub.deliver)
         async with (
             open_auth(settings) as auth,
-            open_http_server(create_app(hub, auth, settings)) as http,
+            open_http_server(create_app(hub, auth, settings, limits, metrics)) as http,
         ):
-            listener = Listener(hub, http, auth, settings)
+            listener = Listener(hub, http, auth, settings, limits=limits, metrics=metrics)
             async with trio.open_nursery() as connections:
                 async with trio.open_nursery() as accepting:
                     sockets = await open_listeners(settings)

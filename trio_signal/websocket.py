@@ -110,6 +110,8 @@ class FrameParser:
         self._fragments: list[bytes] = []
         self._fragments_size = 0
         self._fragments_opcode: Opcode | None = None
+        #: How many came that completed no message.
+        self._unfinished = 0
         self._decoder = _Utf8Decoder()
         #: Set once the client broke the protocol or the limit; nothing follows it.
         self.failure: WebSocketError | None = None
@@ -136,6 +138,11 @@ class FrameParser:
             if position < len(data):
                 self._buffer += data[position:]
         return messages
+
+    def take_fragments(self) -> int:
+        """How many frames came that completed no message, since this was last asked."""
+        unfinished, self._unfinished = self._unfinished, 0
+        return unfinished
 
     def _parse(self, data: bytes, messages: list[Message]) -> int:
         """Append the whole messages in `data`; where the first partial frame begins."""
@@ -220,6 +227,7 @@ class FrameParser:
             self._fragments.append(payload)
             self._fragments_size += len(payload)
         if not final:
+            self._unfinished += 1
             return None
         message = Message(opcode, b"".join(self._fragments))
         self._fragments.clear()

@@ -273,7 +273,8 @@ class RedisBus:
             else:
                 room_id = channel.removeprefix(self._key("room", ""))
                 self._take_change(room_id, _decode_change(payload))
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, RecursionError):
+            # What another replica could just read may here be nested too deep.
             logger.exception("cannot read what came on %s", channel)
 
     def _take_direct(self, delivery: Direct) -> None:

@@ -11,7 +11,7 @@ from trio_signal.dialects.live import LiveDialect
 from trio_signal.dialects.mesh import MeshDialect
 from trio_signal.dialects.room import RoomDialect
 from trio_signal.dialects.stream import StreamDialect
-from trio_signal.errors import AuthenticationError
+from trio_signal.errors import AuthenticationError, IdTooLongError
 from trio_signal.messages import (
     Action,
     Answer,
@@ -22,6 +22,7 @@ from trio_signal.messages import (
     Send,
     ServerInfo,
 )
+from trio_signal.names import MAX_ID
 
 
 class Dialect(Protocol):
@@ -81,7 +82,10 @@ DIALECTS: dict[str, type[Dialect]] = {
 
 
 def dialect_at(target: str, enabled: Iterable[str]) -> Dialect | None:
-    """A new dialect for a connection to this request target; None if there is none."""
+    """A new dialect for a connection to this request target; None if there is none.
+
+    Raises IdTooLongError for ids that nobody could use.
+    """
     try:
         url = urlsplit(target)
     except ValueError:  # as of `//[`
@@ -93,5 +97,7 @@ def dialect_at(target: str, enabled: Iterable[str]) -> Dialect | None:
     for name in enabled:
         dialect = DIALECTS[name].at(path, query)
         if dialect is not None:
+            if any(len(id_) > MAX_ID for id_ in (*path, query.get("user_id", ""))):
+                raise IdTooLongError(f"An id has {MAX_ID} characters at most.")
             return dialect
     return None

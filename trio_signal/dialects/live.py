@@ -8,7 +8,7 @@ from typing import Self
 
 from msgspec import Raw, Struct
 
-from trio_signal.dialects.wire import Reader, UnreadableError, encode
+from trio_signal.dialects.wire import Id, Reader, UnreadableError, encode
 from trio_signal.errors import AuthenticationError, CloseCode, IdentityMismatchError
 from trio_signal.messages import (
     Action,
@@ -58,38 +58,38 @@ from trio_signal.messages import (
 class JoinRoom(Struct, tag="join_room"):
     """Enters a room."""
 
-    room_id: str | None = None
+    room_id: Id | None = None
 
 
 class LeaveRoom(Struct, tag="leave_room"):
     """Leaves a room."""
 
-    room_id: str | None = None
+    room_id: Id | None = None
 
 
 class LiveStart(Struct, tag="live_start"):
     """Goes live."""
 
-    room_id: str | None = None
+    room_id: Id | None = None
     media_type: MediaType = "video"
 
 
 class LiveStop(Struct, tag="live_stop"):
     """Is live no longer."""
 
-    room_id: str | None = None
+    room_id: Id | None = None
 
 
 class LiveStatus(Struct, tag="live_status"):
     """Asks who is live."""
 
-    room_id: str | None = None
+    room_id: Id | None = None
 
 
 class _Addressed(Struct):
-    target_user_id: str
+    target_user_id: Id
     payload: Raw
-    room_id: str | None = None
+    room_id: Id | None = None
 
 
 class LiveOffer(_Addressed, tag="live_offer"):
@@ -107,14 +107,14 @@ class LiveIce(_Addressed, tag="live_ice"):
 class SendMessage(Struct, tag="send_message"):
     """Chat."""
 
-    room_id: str | None = None
+    room_id: Id | None = None
     content: str | None = None
 
 
 class TypingState(Struct, tag="typing"):
     """Begins or ceases to type."""
 
-    room_id: str | None = None
+    room_id: Id | None = None
     is_typing: bool = True
 
 
@@ -411,6 +411,8 @@ def _refused(refused: Refused) -> Iterable[Send | Close]:
     command = refused.command
     if refused.reason is Refusal.ROOM_FULL:
         return [Send(encode(Error("Room is full")))]
+    if refused.reason is Refusal.TOO_MANY_ROOMS:
+        return [Send(encode(Error("Too many rooms on one connection")))]
     if refused.reason is Refusal.NOT_ALLOWED and isinstance(command, GoLive):
         return [Send(encode(Error("Not allowed to go live")))]
     if refused.reason is Refusal.NOT_ALLOWED:

@@ -9,7 +9,7 @@ from typing import Self
 
 from msgspec import UNSET, Raw, Struct, UnsetType, field
 
-from trio_signal.dialects.wire import Reader, UnreadableError, encode
+from trio_signal.dialects.wire import Id, Reader, UnreadableError, encode
 from trio_signal.errors import AuthenticationError, CloseCode
 from trio_signal.messages import (
     Action,
@@ -69,28 +69,28 @@ class Offer(Struct, tag="offer"):
     """An offer for one peer, or for all."""
 
     offer: Raw
-    to: str | None = None
+    to: Id | None = None
 
 
 class AnswerTo(Struct, tag="answer"):
     """An answer for one peer, or for all."""
 
     answer: Raw
-    to: str | None = None
+    to: Id | None = None
 
 
 class IceCandidate(Struct, tag="ice_candidate"):
     """A candidate for one peer, or for all."""
 
     candidate: Raw
-    to: str | None = None
+    to: Id | None = None
 
 
 class Message(Struct, tag="message"):
     """The application's own data for one peer, or for all."""
 
     data: Raw
-    to: str | None = None
+    to: Id | None = None
 
 
 class BroadcastStart(Struct, tag="broadcast_start"):
@@ -106,7 +106,7 @@ class BroadcastStop(Struct, tag="broadcast_stop"):
 class KickPeer(Struct, tag="kick"):
     """Ends another's connection; for moderators, of whom open mode has none."""
 
-    client_id: str
+    client_id: Id
     reason: str | None = None
 
 

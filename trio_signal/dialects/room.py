@@ -10,7 +10,7 @@ from typing import Any, Self
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
-from trio_signal.dialects.wire import Reader, UnreadableError, encode
+from trio_signal.dialects.wire import Id, Reader, UnreadableError, encode
 from trio_signal.errors import AuthenticationError, CloseCode
 from trio_signal.messages import (
     Action,
@@ -89,7 +89,7 @@ class AvatarUpdated(ProfileUpdated, tag="avatar_updated"):
 class WebRtcSignal(Struct, tag="webrtc-signal"):
     """An offer, answer or candidate for a user."""
 
-    target_user_id: str
+    target_user_id: Id
     signal: Raw
 
 

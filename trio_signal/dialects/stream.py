@@ -9,7 +9,7 @@ from typing import Self
 
 from msgspec import Raw, Struct
 
-from trio_signal.dialects.wire import Reader, UnreadableError, encode
+from trio_signal.dialects.wire import Id, Reader, UnreadableError, encode
 from trio_signal.errors import AuthenticationError, CloseCode
 from trio_signal.messages import (
     Action,
@@ -48,7 +48,7 @@ from trio_signal.messages import (
 
 
 class _OfStream(Struct, rename="camel"):
-    stream_id: str
+    stream_id: Id
 
 
 class BroadcasterReady(_OfStream, tag="broadcaster-ready"):
@@ -63,7 +63,7 @@ class WebRtcOffer(_OfStream, tag="webrtc-offer"):
     """An offer for a viewer."""
 
     offer: Raw
-    viewer_id: str
+    viewer_id: Id
 
 
 class WebRtcAnswer(_OfStream, tag="webrtc-answer"):
@@ -76,7 +76,7 @@ class WebRtcIceCandidate(_OfStream, tag="webrtc-ice-candidate"):
     """A candidate, of either side; a viewer's `viewerId` does not count."""
 
     candidate: Raw
-    viewer_id: str | None = None
+    viewer_id: Id | None = None
 
 
 class IceCandidate(WebRtcIceCandidate, tag="ice-candidate"):
@@ -86,7 +86,7 @@ class IceCandidate(WebRtcIceCandidate, tag="ice-candidate"):
 class StreamStart(Struct, tag="start-streaming", rename="camel"):
     """Will go live soon."""
 
-    order_id: str
+    order_id: Id
 
 
 class EndStream(_OfStream, tag="end-stream"):
@@ -169,6 +169,7 @@ _REFUSALS = {
     Refusal.STREAM_FULL: ("stream_full", "The stream has no room for more viewers"),
     Refusal.ROOM_FULL: ("stream_full", "The stream has no room for more viewers"),
     Refusal.STREAM_TAKEN: ("stream_taken", "Somebody else broadcasts in this stream"),
+    Refusal.TOO_MANY_ROOMS: ("too_many_streams", "Too many streams on one connection"),
     Refusal.NOT_ALLOWED: ("not_allowed", "Not allowed in this stream"),
 }
 

@@ -3,12 +3,16 @@
 from prometheus_client import CONTENT_TYPE_LATEST
 from quart import Response, request
 from quart_trio import QuartTrio
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import BadRequest, HTTPException
 
 from trio_signal.auth import Auth
 from trio_signal.config import Settings
 from trio_signal.dialects import dialect_at
+from trio_signal.errors import IdTooLongError
 from trio_signal.hub import Hub
+from trio_signal.limits import Limits
+from trio_signal.metrics import Metrics
+from trio_signal.names import MAX_ID
 from trio_signal.web.accounts import add_accounts
 from trio_signal.web.bodies import json_answer
 from trio_signal.web.callers import require_bearer
@@ -20,15 +24,18 @@ from trio_signal.web.rooms import add_rooms
 MAX_BODY = 65536
 
 
-def create_app(hub: Hub, auth: Auth, settings: Settings) -> QuartTrio:
+def create_app(
+    hub: Hub, auth: Auth, settings: Settings, limits: Limits, metrics: Metrics
+) -> QuartTrio:
     """The app around a hub; `open_http_server` serves it."""
     app = QuartTrio(__name__, static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY
     _add_health(app, hub)
-    _add_metrics(app, hub, settings)
+    _add_metrics(app, hub, settings, metrics)
     add_rooms(app, hub, auth, settings)
     add_accounts(app, auth, settings)
     add_pages(app)
+    _add_id_limit(app)
     _add_errors(app, settings)
     _add_cors(app, settings)
     return app
@@ -55,18 +62,26 @@ def _add_health(app: QuartTrio, hub: Hub) -> None:
         )
 
 
-def _add_metrics(app: QuartTrio, hub: Hub, settings: Settings) -> None:
+def _add_metrics(app: QuartTrio, hub: Hub, settings: Settings, counted: Metrics) -> None:
     @app.get("/metrics")
     async def metrics() -> Response:
-        if settings.wants_tokens and settings.metrics_token is not None:
+        if settings.metrics_token is not None:
             require_bearer(settings.metrics_token.get_secret_value())
-        return Response(render_metrics(hub, settings), content_type=CONTENT_TYPE_LATEST)
+        text = render_metrics(hub, settings, counted)
+        return Response(text, content_type=CONTENT_TYPE_LATEST)
+
+
+def _add_id_limit(app: QuartTrio) -> None:
+    @app.before_request
+    async def check() -> None:
+        if any(len(str(id_)) > MAX_ID for id_ in (request.view_args or {}).values()):
+            raise BadRequest(f"An id has {MAX_ID} characters at most.")
 
 
 def _add_errors(app: QuartTrio, settings: Settings) -> None:
     @app.errorhandler(HTTPException)
     async def error(problem: HTTPException) -> Response:
-        if problem.code == 404 and dialect_at(request.full_path, settings.dialects):
+        if problem.code == 404 and _is_for_websockets(settings):
             answer = Response("Speak WebSocket here.\n", 426, content_type="text/plain")
             answer.headers["Upgrade"] = "websocket"
             return answer
@@ -79,14 +94,23 @@ def _add_errors(app: QuartTrio, settings: Settings) -> None:
         return answer
 
 
+def _is_for_websockets(settings: Settings) -> bool:
+    try:
+        return dialect_at(request.full_path, settings.dialects) is not None
+    except IdTooLongError:
+        return True
+
+
 def _add_cors(app: QuartTrio, settings: Settings) -> None:
     @app.after_request
     async def allow(answer: Response) -> Response:
-        origin = request.headers.get("Origin")
+        headers, origin = answer.headers, request.headers.get("Origin")
+        headers["Vary"] = "Origin"  # of every answer, or caches would give one site another's
         if origin is not None and settings.allows_origin(origin, request.headers.get("Host")):
-            headers = answer.headers
             headers["Access-Control-Allow-Origin"] = origin
-            headers["Access-Control-Allow-Methods"] = "GET, POST"
-            headers["Access-Control-Allow-Headers"] = "Authorization, Content-Type"
-            headers["Vary"] = "Origin"
+            headers["Access-Control-Expose-Headers"] = "Retry-After"
+            if request.method == "OPTIONS":
+                headers["Access-Control-Allow-Methods"] = headers.get("Allow", "GET, POST")
+                headers["Access-Control-Allow-Headers"] = "Authorization, Content-Type"
+                headers["Access-Control-Max-Age"] = "600"
         return answer

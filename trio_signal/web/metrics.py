@@ -9,6 +9,7 @@ from prometheus_client.registry import Collector
 
 from trio_signal.config import Settings
 from trio_signal.hub import Hub
+from trio_signal.metrics import Metrics
 
 
 class HubCollector(Collector):
@@ -39,8 +40,8 @@ class HubCollector(Collector):
             yield GaugeMetricFamily("trio_signal_redis_up", text, int(up))
 
 
-def render_metrics(hub: Hub, settings: Settings) -> bytes:
+def render_metrics(hub: Hub, settings: Settings, metrics: Metrics) -> bytes:
     """The Prometheus text."""
     registry = CollectorRegistry()
     registry.register(HubCollector(hub, settings))
-    return generate_latest(registry)
+    return generate_latest(registry) + generate_latest(metrics.registry)

@@ -8,6 +8,7 @@ from werkzeug.exceptions import Forbidden, UnprocessableEntity
 from trio_signal.auth import Auth, may_enter
 from trio_signal.config import Settings
 from trio_signal.dialects.room import chat_message, live_broadcasters
+from trio_signal.dialects.wire import Id
 from trio_signal.hub import ANONYMOUS, Hub
 from trio_signal.messages import Profile
 from trio_signal.names import clean_name, is_id
@@ -18,7 +19,7 @@ from trio_signal.web.callers import find_entrant, require_caller
 class JoinRequest(Struct):
     """The body of `POST /rooms/{room_id}/join`."""
 
-    user_id: str
+    user_id: Id
     username: str | None = None
     avatar_url: str | None = None
 
