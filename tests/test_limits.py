@@ -25,7 +25,6 @@ from tests.raw import (
     upgrade_head,
 )
 from tests.tokens import SECRET, make_token
-from trio_signal.dialects.wire import MAX_ID
 from trio_signal.errors import Reason, RequestRefusedError
 from trio_signal.limits import (
     MAX_ADDRESSES,
@@ -37,6 +36,7 @@ from trio_signal.limits import (
 )
 from trio_signal.messages import Refusal
 from trio_signal.metrics import label_of
+from trio_signal.names import MAX_ID
 
 ANN, BOB = "192.0.2.1", "192.0.2.2"
 ASK, ANSWER = client_text({"type": "keep_alive"}), "ping"
