@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
 # What the tests need besides Python packages: names that tools/system-deps knows.
 SYSTEM_DEPS := chromium redis-server
 
-.PHONY: serve test check format lint types docs bench venv clean
+.PHONY: serve test check format lint types docs bench floods fuzz venv clean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -40,6 +40,16 @@ docs: venv
 bench: venv
 	@tools/system-deps redis-server
 	$(BIN)/python bench/replicas.py $(ARGS)
+
+# What floods cost those who mean well.
+floods: venv
+	@tools/system-deps slowhttptest
+	$(BIN)/python -m tests.floods.measure $(ARGS)
+
+# Ten minutes of anything; what it finds new is kept in fuzz/corpus.
+fuzz: venv
+	$(PIP) install --group fuzz
+	$(BIN)/python -m fuzz $(ARGS)
 
 venv: $(VENV)/.installed-dev
 
