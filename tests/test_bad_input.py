@@ -486,8 +486,10 @@ messages = st.one_of(
 def test_no_dialect_fails_on_anything(path: str, said: list[Any]) -> None:
     dialect = dialect_at(path, SPEECHES)
     assert dialect is not None
-    list(dialect.opened("p1", ServerInfo()))
-    list(dialect.authenticated(Identity("s", "ann", "Ann"), "2026-11-20T10:15:30.123Z"))
+    list(dialect.opened("p1"))
+    list(
+        dialect.authenticated(Identity("s", "ann", "Ann"), ServerInfo(), "2026-11-20T10:15:30.123Z")
+    )
     for message in said:
         text = json.dumps(message).encode()
         for action in dialect.received(text, "2026-11-20T10:15:30.123Z"):

@@ -22,6 +22,7 @@ from trio_signal.config import Settings
 from trio_signal.dialects import Dialect
 from trio_signal.errors import AuthenticationError, CloseCode
 from trio_signal.hub import Hub
+from trio_signal.ice import ice_servers
 from trio_signal.messages import (
     Action,
     AskLive,
@@ -74,7 +75,6 @@ class Connection:
         hub: Hub,
         auth: Auth,
         settings: Settings,
-        server: ServerInfo,
         token: str | None = None,
     ) -> None:
         """Take a non-blocking socket, which the caller closes.
@@ -85,7 +85,6 @@ class Connection:
         self._hub = hub
         self._auth = auth
         self._settings = settings
-        self._server = server
         self._token = token
         self._dialect = dialect
         self._parser = FrameParser(settings.max_message_bytes)
@@ -131,7 +130,7 @@ class Connection:
         """Socket to frames to dialect to commands to hub, until the client is gone."""
         with self._authentication:
             self._authentication.deadline = trio.current_time() + self._settings.auth_timeout
-            await self._perform(self._dialect.opened(self.peer.id, self._server))
+            await self._perform(self._dialect.opened(self.peer.id))
             await self._take(self._parser.feed(early))
             while not self._ended:
                 await trio.lowlevel.wait_readable(self._sock)
@@ -215,7 +214,8 @@ class Connection:
         self._authentication.deadline = _NEVER
         self.peer.identity = identity
         self._watch_expiry(identity)
-        await self._perform(self._dialect.authenticated(identity, utc_now()))
+        server = ServerInfo(ice_servers(self._settings, identity.user_id), self._settings.heartbeat)
+        await self._perform(self._dialect.authenticated(identity, server, utc_now()))
 
     async def _renew(self, command: Renew) -> None:
         """Go on with a new token; one that will not do changes nothing."""

@@ -19,7 +19,6 @@ from trio_signal.config import Settings
 from trio_signal.connection import Connection
 from trio_signal.dialects import Dialect, dialect_at
 from trio_signal.hub import Hub
-from trio_signal.messages import ServerInfo
 from trio_signal.web.server import HttpServer
 from trio_signal.websocket import Handshake, is_upgrade
 
@@ -43,10 +42,6 @@ class Listener:
         self._http = http
         self._auth = auth
         self._settings = settings
-        self._info = ServerInfo(
-            ice_servers=({"urls": list(settings.stun_urls)},) if settings.stun_urls else (),
-            heartbeat=settings.heartbeat,
-        )
         #: Connections that have not sent a whole head yet.
         self._waiting: set[trio.CancelScope] = set()
 
@@ -110,7 +105,6 @@ class Listener:
                 hub=self._hub,
                 auth=self._auth,
                 settings=self._settings,
-                server=self._info,
                 token=_token(handshake.request, self._settings),
             )
             await connection.run(early)

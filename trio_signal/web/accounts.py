@@ -44,8 +44,3 @@ def add_accounts(app: QuartTrio, auth: Auth, settings: Settings) -> None:
     async def me() -> Response:
         user = await require_caller(auth, settings)
         return json_answer({"user_id": user.user_id, "username": user.username or user.user_id})
-
-    @app.get("/auth/turn-credentials")
-    async def turn_credentials() -> Response:
-        await require_caller(auth, settings)
-        return json_answer({"detail": "TURN is not configured"}, 503)

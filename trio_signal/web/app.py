@@ -11,7 +11,7 @@ from trio_signal.dialects import dialect_at
 from trio_signal.hub import Hub
 from trio_signal.web.accounts import add_accounts
 from trio_signal.web.bodies import json_answer
-from trio_signal.web.callers import require_bearer
+from trio_signal.web.ice import add_ice
 from trio_signal.web.metrics import render_metrics
 from trio_signal.web.pages import add_pages
 from trio_signal.web.rooms import add_rooms
@@ -28,6 +28,7 @@ def create_app(hub: Hub, auth: Auth, settings: Settings) -> QuartTrio:
     _add_metrics(app, hub, settings)
     add_rooms(app, hub, auth, settings)
     add_accounts(app, auth, settings)
+    add_ice(app, auth, settings)
     add_pages(app)
     _add_errors(app, settings)
     _add_cors(app, settings)
@@ -58,8 +59,6 @@ def _add_health(app: QuartTrio, hub: Hub) -> None:
 def _add_metrics(app: QuartTrio, hub: Hub, settings: Settings) -> None:
     @app.get("/metrics")
     async def metrics() -> Response:
-        if settings.wants_tokens and settings.metrics_token is not None:
-            require_bearer(settings.metrics_token.get_secret_value())
         return Response(render_metrics(hub, settings), content_type=CONTENT_TYPE_LATEST)
 
 
