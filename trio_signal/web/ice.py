@@ -18,10 +18,8 @@ def add_ice(app: QuartTrio, auth: Auth, settings: Settings) -> None:
 
     @app.get("/ice-servers")
     async def servers() -> Response:
-        if settings.wants_tokens:
-            caller = await require_caller(auth, settings)
-        else:
-            caller = await find_caller(auth, settings)
+        find = require_caller if settings.wants_tokens else find_caller
+        caller = await find(auth, settings)
         user_id = caller.user_id if caller is not None else _GUEST
         return _private({"iceServers": ice_servers(settings, user_id), "ttl": settings.turn_ttl})
 
