@@ -21,7 +21,6 @@ from trio_signal.errors import IdTooLongError
 from trio_signal.hub import Hub
 from trio_signal.limits import Limits, client_address, network_of
 from trio_signal.listener import _token
-from trio_signal.messages import ServerInfo
 from trio_signal.metrics import Metrics
 from trio_signal.peer import INTERNAL_ERROR
 from trio_signal.websocket import FrameParser, Handshake, Message, Opcode, is_upgrade
@@ -49,7 +48,7 @@ def head(data: bytes) -> None:
     if request is None:
         assert status == b"400", answer
         return
-    _token(request)
+    _token(request, SETTINGS)
     find_token(request.headers.get_all, {})
     for name in ("Origin", "Host"):
         for value in request.headers.get_all(name):
@@ -120,12 +119,11 @@ async def _converse(name: str, texts: list[bytes]) -> None:
             hub=hub,
             auth=OpenAuth(),
             settings=SETTINGS,
-            server=ServerInfo(),
             place=limits.admit("192.0.2.1", 0),
             metrics=metrics,
         )
         hub.arrive(connection.peer)
-        await connection._perform(dialect.opened(connection.peer.id, ServerInfo()))
+        await connection._perform(dialect.opened(connection.peer.id))
         connections.append(connection)
     _, live, stream, mesh, speaker = connections
     await live._take([Message(Opcode.TEXT, b'{"type":"join_room","room_id":"r"}')])

@@ -534,18 +534,3 @@ async def test_where_all_sites_may_come_cookies_do_not_count(serve: Serve) -> No
         async with browse(service, Cookie=f"session={token}", Origin=EVIL) as http:
             answer = await http.post("/rooms/r/join", json={"user_id": "ann"})
             assert answer.status_code == 403
-
-
-# Metrics
-
-
-async def test_metrics_are_for_who_has_their_token(serve: Serve) -> None:
-    async with serve(jwt_secret=SECRET, metrics_token="watcher") as service:
-        for token, status in (("watcher", 200), ("watche", 401), (make_token("ann"), 401)):
-            async with browse(service, token) as http:
-                assert (await http.get("/metrics")).status_code == status
-        async with browse(service) as http:
-            assert (await http.get("/metrics")).status_code == 401
-            assert (await http.get("/metrics?token=é")).status_code == 401
-    async with serve(jwt_secret=SECRET) as service, browse(service) as http:
-        assert (await http.get("/metrics")).status_code == 200

@@ -436,19 +436,21 @@ async def test_a_message_may_be_as_big_as_the_limit(service: Service, dialect: s
     ],
 )
 async def test_a_name_is_any_text(service: Service, sent: str, meant: str) -> None:
+    """As an id it is taken as it is, as a name to show it is made harmless."""
+    shown = meant.replace("\n\0", "")[:64]
     async with (
         service.connect(f"/ws/{sent}/eva") as eva,
         service.connect(f"/ws/{sent}") as mia,
     ):
         await eva.expect("room_state", room_id=meant)
         await mia.send("auth_token", username=meant)
-        await mia.wait_for("auth_success", room_id=meant, user=meant)
-        await eva.expect("user_joined", username=meant)
+        await mia.wait_for("auth_success", room_id=meant, user=shown)
+        await eva.expect("user_joined", username=shown)
         username = sent.replace("+", "%2B")
         async with service.connect(f"/ws/{sent}/{sent}?username={username}") as ann:
             await ann.wait_for("room_state", room_id=meant)
-            await eva.expect("user_joined", user_id=meant, username=meant)
-            await mia.wait_for("user_joined", username=meant, room_id=meant)
+            await eva.expect("user_joined", user_id=meant, username=shown)
+            await mia.wait_for("user_joined", username=shown, room_id=meant)
 
 
 # Anything
@@ -485,8 +487,10 @@ messages = st.one_of(
 def test_no_dialect_fails_on_anything(path: str, said: list[Any]) -> None:
     dialect = dialect_at(path, SPEECHES)
     assert dialect is not None
-    list(dialect.opened("p1", ServerInfo()))
-    list(dialect.authenticated(Identity("s", "ann", "Ann"), "2026-11-20T10:15:30.123Z"))
+    list(dialect.opened("p1"))
+    list(
+        dialect.authenticated(Identity("s", "ann", "Ann"), ServerInfo(), "2026-11-20T10:15:30.123Z")
+    )
     for message in said:
         text = json.dumps(message).encode()
         for action in dialect.received(text, "2026-11-20T10:15:30.123Z"):

@@ -96,7 +96,6 @@ class World:
             hub=self.hub,
             auth=auth or OpenAuth(),
             settings=settings(**given),
-            server=ServerInfo(),
             token=token,
             place=self.limits.admit("192.0.2.1", trio.current_time()),
             metrics=self.metrics,
@@ -694,13 +693,13 @@ class Failing(RoomDialect):
         if self.fails == name:
             raise RuntimeError(f"{name} failed")
 
-    def opened(self, peer_id: str, server: ServerInfo) -> Iterable[Action]:
+    def opened(self, peer_id: str) -> Iterable[Action]:
         self._fail("opened")
-        return super().opened(peer_id, server)
+        return super().opened(peer_id)
 
-    def authenticated(self, identity: Identity, now: str) -> Iterable[Action]:
+    def authenticated(self, identity: Identity, server: ServerInfo, now: str) -> Iterable[Action]:
         self._fail("authenticated")
-        return super().authenticated(identity, now)
+        return super().authenticated(identity, server, now)
 
     def received(self, text: bytes, now: str) -> Iterable[Action]:
         self._fail("received")

@@ -1,4 +1,4 @@
-"""Names and ids from clients."""
+"""Names from clients."""
 
 import logging
 import unicodedata
@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trio_signal.names import MAX_ID, MAX_NAME, clean_name, is_id
+from trio_signal.names import MAX_NAME, clean_name
 
 NAMES = [
     ("Ann", "Ann"),
@@ -44,13 +44,6 @@ def test_no_name_breaks_a_line_or_turns_it_around(said: str) -> None:
         assert not any(unicodedata.bidirectional(c) in {"RLO", "LRO", "RLI"} for c in name)
         assert not any(unicodedata.category(c) in {"Cc", "Cs"} for c in name)
         assert clean_name(name) == name
-
-
-@pytest.mark.parametrize(
-    ("text", "good"), [("", False), ("x", True), ("x" * MAX_ID, True), ("x" * 257, False)]
-)
-def test_an_id_is_as_long_as_it_may_be(text: str, good: bool) -> None:
-    assert is_id(text) is good
 
 
 def test_forging_needs_a_line_break(caplog: pytest.LogCaptureFixture) -> None:

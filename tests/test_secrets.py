@@ -4,17 +4,16 @@ import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
 
 import httpx
 import pytest
 import trio
-from trio_websocket import ConnectionClosed
 
 from tests.clients import PATIENCE, Service
-from tests.raw import open_raw, upgrade_head
+from tests.raw import client_close, open_raw, upgrade_head
 from tests.tokens import SECRET, make_token
 
 #: As the command, but that reading a token fails in a way that nobody thought of.
@@ -73,26 +72,27 @@ async def run_server(*command: str, **variables: str) -> AsyncIterator[tuple[Ser
 async def present(service: Service, token: str) -> None:
     """Bring a token in every way that there is, right and wrong."""
     bearer = {"Authorization": f"Bearer {token}"}
+    subprotocol = {"Sec_WebSocket_Protocol": f"bearer, {token}"}
     for path in (f"/ws/r/ann?token={token}", "/ws/r/ann", f"/ws?token={token}", "/ws/r"):
-        for headers in ([], list(bearer.items()), [("Cookie", f"session={token}")]):
-            async with service.connect(path, headers=headers) as client:
-                with suppress(ConnectionClosed):
-                    await client.send("auth_token", token=token)
-                    await client.send("auth_token", token=[token])
-                    await client.send_text(token)
-                    await client.send("message", content=token)
-                    await client.close()
-    async with service.connect("/ws/r/ann", subprotocols=["bearer", token]) as client:
-        with suppress(ConnectionClosed):
-            await client.close()
+        for headers in ({}, bearer, {"Cookie": f"session={token}"}, subprotocol):
+            async with open_raw(service.base) as client:
+                await client.upgrade(path, **headers)
+                await client.say(
+                    {"type": "auth_token", "token": token},
+                    {"type": "auth_token", "token": [token]},
+                    {"type": "message", "content": token},
+                    token,
+                )
+                await client.send(client_close(1000))
+                await client.read_to_end()
     base = f"http://{service.base}"
     async with httpx.AsyncClient(base_url=base) as http:
-        for headers_ in (bearer, {"Cookie": f"session_id={token}"}, {}):
+        for headers in (bearer, {"Cookie": f"session_id={token}"}, {}):
             for path in ("/auth/me", "/rooms", "/metrics", "/nowhere", f"/{token}"):
-                await http.get(path, params={"token": token}, headers=headers_)
+                await http.get(path, params={"token": token}, headers=headers)
             body: dict[str, Any] = {"user_id": token, "username": token, "password": token}
-            await http.post("/rooms/r/join", json=body, headers=headers_)
-            await http.post("/auth/login", json=body, headers=headers_)
+            await http.post("/rooms/r/join", json=body, headers=headers)
+            await http.post("/auth/login", json=body, headers=headers)
     head = upgrade_head(f"/ws/r/ann?token={token}", Sec_WebSocket_Protocol=f"bearer, {token}, [")
     for broken in (
         head,
@@ -100,9 +100,9 @@ async def present(service: Service, token: str) -> None:
         head.replace(b"Upgrade: websocket", b"Upgrade: x\x00").replace(b"Host", b"Ho st"),
         f"GET http://[{token} HTTP/1.1\r\n\r\n".encode(),
     ):
-        async with open_raw(service.base) as client_:
-            await client_.send(broken)
-            await client_.receive_head()
+        async with open_raw(service.base) as client:
+            await client.send(broken)
+            await client.receive_head()
 
 
 @pytest.mark.parametrize("form", ["console", "json"])

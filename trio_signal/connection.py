@@ -22,6 +22,7 @@ from trio_signal.config import Settings
 from trio_signal.dialects import Dialect
 from trio_signal.errors import AuthenticationError, CloseCode, Reason
 from trio_signal.hub import Hub
+from trio_signal.ice import ice_servers
 from trio_signal.limits import Place, TokenBucket
 from trio_signal.messages import (
     Action,
@@ -80,7 +81,6 @@ class Connection:
         hub: Hub,
         auth: Auth,
         settings: Settings,
-        server: ServerInfo,
         place: Place,
         metrics: Metrics,
         token: str | None = None,
@@ -94,7 +94,6 @@ class Connection:
         self._hub = hub
         self._auth = auth
         self._settings = settings
-        self._server = server
         self._place = place
         self._metrics = metrics
         self._token = token
@@ -155,7 +154,7 @@ class Connection:
         """Socket to frames to dialect to commands to hub, until the client is gone."""
         with self._authentication:
             self._authentication.deadline = trio.current_time() + self._settings.auth_timeout
-            await self._perform(self._dialect.opened(self.peer.id, self._server))
+            await self._perform(self._dialect.opened(self.peer.id))
             if early:
                 await self._take(self._parse(early))
             while not self._ended:
@@ -280,7 +279,8 @@ class Connection:
         self._authentication.deadline = _NEVER
         self.peer.identity = identity
         self._watch_expiry(identity)
-        await self._perform(self._dialect.authenticated(identity, utc_now()))
+        server = ServerInfo(ice_servers(self._settings, identity.user_id), self._settings.heartbeat)
+        await self._perform(self._dialect.authenticated(identity, server, utc_now()))
 
     async def _renew(self, command: Renew) -> None:
         """Go on with a new token; one that will not do changes nothing."""

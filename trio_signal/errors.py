@@ -23,6 +23,14 @@ class IdentityMismatchError(AuthenticationError):
     """The client says that it is somebody else than its token says."""
 
 
+class LoginError(TrioSignalError):
+    """The name or the password is wrong, or it is too early to say, by `wait` seconds."""
+
+    def __init__(self, wait: float) -> None:
+        super().__init__("Incorrect username or password")
+        self.wait = wait
+
+
 class JoinRefusedError(TrioSignalError):
     """The directory did not let a peer into a room."""
 

@@ -60,7 +60,7 @@ from trio_signal.messages import (
     Typing,
     WentLive,
 )
-from trio_signal.names import clean_name, is_id
+from trio_signal.names import clean_name
 from trio_signal.peer import Peer, close_untold
 from trio_signal.room import Room
 from trio_signal.websocket import text_frame
@@ -590,7 +590,7 @@ def _is_rival(newest: Member, other: Member) -> bool:
 
 
 def _may_join(identity: Identity, command: Join) -> bool:
-    allowed = is_id(command.room_id) and may_enter(identity, command.room_id)
+    allowed = may_enter(identity, command.room_id)
     return allowed and (identity.grants.publish or not command.broadcaster)
 
 

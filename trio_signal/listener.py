@@ -22,7 +22,6 @@ from trio_signal.dialects import Dialect, dialect_at
 from trio_signal.errors import IdTooLongError, Reason, RequestRefusedError
 from trio_signal.hub import Hub
 from trio_signal.limits import Limits, client_address
-from trio_signal.messages import ServerInfo
 from trio_signal.metrics import Metrics
 from trio_signal.web.server import HttpServer
 from trio_signal.websocket import Handshake, is_upgrade
@@ -60,10 +59,6 @@ class Listener:
         self._settings = settings
         self._limits = limits
         self._metrics = metrics
-        self._info = ServerInfo(
-            ice_servers=({"urls": list(settings.stun_urls)},) if settings.stun_urls else (),
-            heartbeat=settings.heartbeat,
-        )
         #: Connections that have not sent a whole head yet.
         self._waiting: set[trio.CancelScope] = set()
         #: Refused clients that have not taken their answer yet.
@@ -147,7 +142,6 @@ class Listener:
                     hub=self._hub,
                     auth=self._auth,
                     settings=self._settings,
-                    server=self._info,
                     place=place,
                     metrics=self._metrics,
                     token=_token(request, self._settings),

@@ -49,8 +49,9 @@ class Identity(Struct, frozen=True):
 
 
 class ServerInfo(Struct, frozen=True):
-    """What clients are told of the server."""
+    """What a client is told of the server, once it is authenticated."""
 
+    #: With credentials for this client.
     ice_servers: tuple[dict[str, object], ...] = ()
     #: Seconds between the server's pings.
     heartbeat: float = 20.0

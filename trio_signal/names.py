@@ -1,14 +1,10 @@
-"""Names and ids from clients: what may stand in them.
-
-A name is shown to people and written to logs, so it is made harmless. An id is
-compared, so it is taken as it is or not at all.
-"""
+"""Names from clients: they are shown to people and written to logs, so they are made harmless."""
 
 import unicodedata
 
 #: Characters of a name; the rest is cut off.
 MAX_NAME = 64
-#: Characters of a user's, peer's or room's id.
+#: Characters of a user's id. An id is compared, so it is taken as it is or not at all.
 MAX_ID = 256
 
 #: Zero-width joiner and non-joiner: emoji and some scripts are written with them.
@@ -28,8 +24,3 @@ def clean_name(text: str | None) -> str | None:
 
 def _is_shown(character: str) -> bool:
     return character in _JOINERS or unicodedata.category(character) not in _UNSHOWN
-
-
-def is_id(text: str) -> bool:
-    """Whether this can be somebody's or something's id."""
-    return 0 < len(text) <= MAX_ID

@@ -104,11 +104,11 @@ def test_it_is_spoken_at_one_path(path: str) -> None:
 def test_who_one_is_stands_in_the_query_and_who_is_nobody_is_a_guest(
     query: dict[str, str], claims: Authenticate
 ) -> None:
-    assert list(dialect(**query).opened("peer-id", ServerInfo())) == [claims]
+    assert list(dialect(**query).opened("peer-id")) == [claims]
 
 
 def test_a_known_user_is_greeted_and_its_rooms_are_looked_up() -> None:
-    greeting, recall = dialect().authenticated(Identity("s", "ann", "Ann"), AT)
+    greeting, recall = dialect().authenticated(Identity("s", "ann", "Ann"), ServerInfo(), AT)
     assert wire([greeting]) == [
         {
             "type": "connected",
@@ -415,8 +415,8 @@ def test_a_recorded_conversation() -> None:
     bea_here = member("c1", "bea", dialect="live")
     bea_live = member("c1", "bea", dialect="live", live="audio")
 
-    list(bea.opened("c1", ServerInfo()))
-    (greeting, _) = bea.authenticated(Identity("t", "bea", "Bea"), AT)
+    list(bea.opened("c1"))
+    (greeting, _) = bea.authenticated(Identity("t", "bea", "Bea"), ServerInfo(), AT)
     assert [message["type"] for message in wire([greeting])] == ["connected"]
 
     assert list(bea.received(b'{"type":"join_room","room_id":"r"}', AT)) == [Join("r")]

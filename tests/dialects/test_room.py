@@ -100,13 +100,15 @@ def test_who_one_is_stands_in_path_and_query(
     path: str, query: dict[str, str], claims: Authenticate | None
 ) -> None:
     made = RoomDialect.at(path.split("/"), query)
-    opened = None if made is None else list(made.opened("p", ServerInfo()))
+    opened = None if made is None else list(made.opened("p"))
     assert opened == (None if claims is None else [claims])
 
 
 def test_a_known_user_enters_the_one_room_of_its_path() -> None:
     made = dialect()
-    assert list(made.authenticated(Identity("s", "ann"), AT)) == [Join("r", recall_profile=True)]
+    assert list(made.authenticated(Identity("s", "ann"), ServerInfo(), AT)) == [
+        Join("r", recall_profile=True)
+    ]
     assert list(made.recalled(["other"])) == []
 
 
@@ -273,7 +275,7 @@ ANSWERED: list[tuple[Answer, list[Any]]] = [
 @pytest.mark.parametrize(("answer", "sent"), ANSWERED)
 def test_a_client_is_told_what_became_of_its_command(answer: Answer, sent: list[Any]) -> None:
     made = dialect()
-    list(made.authenticated(Identity("s", "ann"), AT))
+    list(made.authenticated(Identity("s", "ann"), ServerInfo(), AT))
     list(made.answered(Entered("r", ANN, (ANN,), AT)))
     assert wire(made.answered(answer)) == sent
 
@@ -430,10 +432,8 @@ def test_a_recorded_conversation() -> None:
         )
     }
 
-    assert list(bea.opened("c1", ServerInfo())) == [
-        Authenticate("bea", username="Bea", claimed="bea")
-    ]
-    assert list(bea.authenticated(Identity("", "bea", "Bea"), AT)) == [
+    assert list(bea.opened("c1")) == [Authenticate("bea", username="Bea", claimed="bea")]
+    assert list(bea.authenticated(Identity("", "bea", "Bea"), ServerInfo(), AT)) == [
         Join("r", recall_profile=True)
     ]
     state, live = wire(bea.answered(Entered("r", bea_here, (ann_live, bea_here), AT)))

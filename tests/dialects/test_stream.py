@@ -63,7 +63,7 @@ def dialect(**query: str) -> StreamDialect:
     """The dialect of a connection that knows its id."""
     made = StreamDialect.at(["ws"], query)
     assert made is not None
-    made.opened("me", ServerInfo())
+    made.opened("me")
     return made
 
 
@@ -110,11 +110,11 @@ def test_it_is_spoken_at_one_path(path: str) -> None:
 def test_everybody_has_an_id_of_the_servers_making(query: dict[str, str]) -> None:
     made = StreamDialect.at(["ws"], query)
     assert made is not None
-    assert list(made.opened("0f", ServerInfo())) == [Authenticate("client_0f")]
+    assert list(made.opened("0f")) == [Authenticate("client_0f")]
 
 
 def test_nothing_is_said_before_the_client_names_a_stream() -> None:
-    assert list(dialect().authenticated(Identity("s", ME), AT)) == []
+    assert list(dialect().authenticated(Identity("s", ME), ServerInfo(), AT)) == []
     assert list(dialect().recalled(["s"])) == []
 
 

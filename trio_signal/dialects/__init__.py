@@ -39,12 +39,12 @@ class Dialect(Protocol):
         """A dialect for a new connection to this path, if it is one of this dialect's."""
         ...
 
-    def opened(self, peer_id: str, server: ServerInfo) -> Iterable[Action]:
+    def opened(self, peer_id: str) -> Iterable[Action]:
         """The WebSocket is open; `peer_id` is new, and nobody can guess it."""
         ...
 
-    def authenticated(self, identity: Identity, now: str) -> Iterable[Action]:
-        """The connection's `Authenticate` was granted."""
+    def authenticated(self, identity: Identity, server: ServerInfo, now: str) -> Iterable[Action]:
+        """The connection's `Authenticate` was granted; `server` may be told from here on."""
         ...
 
     def authentication_failed(self, error: AuthenticationError) -> Close:

@@ -285,7 +285,7 @@ class LiveDialect:
             return None
         return cls(query)
 
-    def opened(self, peer_id: str, server: ServerInfo) -> Iterable[Action]:
+    def opened(self, peer_id: str) -> Iterable[Action]:
         """Who it is stands in the query; who is nobody there is a guest."""
         return [
             Authenticate(
@@ -296,7 +296,7 @@ class LiveDialect:
             )
         ]
 
-    def authenticated(self, identity: Identity, now: str) -> Iterable[Action]:
+    def authenticated(self, identity: Identity, server: ServerInfo, now: str) -> Iterable[Action]:
         """Greet, and put a user that was away for a moment into its rooms again."""
         greeting = Connected(
             identity.user_id, identity.username or "", now, "Connected to live updates"

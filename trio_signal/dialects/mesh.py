@@ -288,15 +288,15 @@ class MeshDialect:
                 return cls(room_id)
         return None
 
-    def opened(self, peer_id: str, server: ServerInfo) -> Iterable[Action]:
+    def opened(self, peer_id: str) -> Iterable[Action]:
         """Ask who it is."""
         self._peer_id = peer_id
-        self._server = server
         return [Send(encode(AuthRequired()))]
 
-    def authenticated(self, identity: Identity, now: str) -> Iterable[Action]:
+    def authenticated(self, identity: Identity, server: ServerInfo, now: str) -> Iterable[Action]:
         """Enter the one room."""
         self._identity = identity
+        self._server = server
         return [Join(self._room_id, self._peer_id)]
 
     def authentication_failed(self, error: AuthenticationError) -> Close:

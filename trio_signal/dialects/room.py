@@ -283,11 +283,11 @@ class RoomDialect:
                 )
         return None
 
-    def opened(self, peer_id: str, server: ServerInfo) -> Iterable[Action]:
+    def opened(self, peer_id: str) -> Iterable[Action]:
         """Who it is stands in the path."""
         return [self._claims]
 
-    def authenticated(self, identity: Identity, now: str) -> Iterable[Action]:
+    def authenticated(self, identity: Identity, server: ServerInfo, now: str) -> Iterable[Action]:
         """Enter the one room at once."""
         self._user_id = identity.user_id
         return [Join(self._room_id, recall_profile=True)]

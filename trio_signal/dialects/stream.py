@@ -188,12 +188,12 @@ class StreamDialect:
         """The dialect of `/ws`, if this is that path."""
         return cls() if path == ["ws"] else None
 
-    def opened(self, peer_id: str, server: ServerInfo) -> Iterable[Action]:
+    def opened(self, peer_id: str) -> Iterable[Action]:
         """Everybody has an id that nobody can guess."""
         self._peer_id = f"client_{peer_id}"
         return [Authenticate(self._peer_id)]
 
-    def authenticated(self, identity: Identity, now: str) -> Iterable[Action]:
+    def authenticated(self, identity: Identity, server: ServerInfo, now: str) -> Iterable[Action]:
         """Nothing is said until the client says which stream."""
         return []
 

@@ -16,6 +16,7 @@ from trio_signal.names import MAX_ID
 from trio_signal.web.accounts import add_accounts
 from trio_signal.web.bodies import json_answer
 from trio_signal.web.callers import require_bearer
+from trio_signal.web.ice import add_ice
 from trio_signal.web.metrics import render_metrics
 from trio_signal.web.pages import add_pages
 from trio_signal.web.rooms import add_rooms
@@ -34,6 +35,7 @@ def create_app(
     _add_metrics(app, hub, settings, metrics)
     add_rooms(app, hub, auth, settings)
     add_accounts(app, auth, settings)
+    add_ice(app, auth, settings)
     add_pages(app)
     _add_id_limit(app)
     _add_errors(app, settings)
