@@ -1,7 +1,7 @@
 """Exceptions, and the one table of close codes."""
 
 from enum import IntEnum
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from trio_signal.messages import Refusal
 
@@ -60,11 +60,14 @@ class CloseCode(IntEnum):
     REPLACED = 4409
 
 
+Reconnect = Literal["no", "at once", "with backoff", "with a new token"]
+
+
 class CloseMeaning(NamedTuple):
     """What a client should know of a close code."""
 
     meaning: str
-    reconnect: str
+    reconnect: Reconnect
 
 
 CLOSE_CODES: dict[CloseCode, CloseMeaning] = {
