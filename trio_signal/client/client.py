@@ -315,17 +315,21 @@ class Client:
         with closing(connection):
             with trio.fail_at(deadline):
                 await connection.open(nursery, self._address, self._ssl_context)
-                entry = await self._enter(connection, token)
+                events, later = await self._enter(connection, token)
             self._state, self._told = "joined", ""
             joined()
             nursery.start_soon(self._write, connection)
             nursery.start_soon(self._beat, connection)
-            for event in entry:
+            for event in events:
                 await self._tell(event)
+            for message in later:
+                await self._take(nursery, message)
             await self._receive(nursery, connection)
 
-    async def _enter(self, connection: Connection, token: str | None) -> list[Event]:
-        """Say who we are, and take in who is there; the events to tell."""
+    async def _enter(
+        self, connection: Connection, token: str | None
+    ) -> tuple[list[Event], list[Struct]]:
+        """Say who we are, and take in who is there; the events to tell, and what came since."""
         hello = mesh.AuthToken(token, self._client_id, self._asked_username)
         while not isinstance(await connection.receive(), mesh.AuthRequired):
             pass
@@ -348,10 +352,7 @@ class Client:
                 case message:
                     later.append(message)
         await self._go_live_again(connection)
-        events: list[Event] = [StateChanged("joined"), *self._view.enter(users, broadcasters)]
-        for message in later:
-            events += self._view.follow(message)
-        return events
+        return [StateChanged("joined"), *self._view.enter(users, broadcasters)], later
 
     async def _go_live_again(self, connection: Connection) -> None:
         """Say what the user wants us to be, which may change in between."""
@@ -374,10 +375,13 @@ class Client:
                 if self._leaving:
                     await trio.sleep_forever()  # until the goodbye is over
                 raise
-            if isinstance(message, mesh.TokenExpiring) and callable(self._token):
-                nursery.start_soon(self._renew, self._token)
-            for event in self._view.follow(message):
-                await self._tell(event)
+            await self._take(nursery, message)
+
+    async def _take(self, nursery: trio.Nursery, message: Struct) -> None:
+        if isinstance(message, mesh.TokenExpiring) and callable(self._token):
+            nursery.start_soon(self._renew, self._token)
+        for event in self._view.follow(message):
+            await self._tell(event)
 
     async def _tell(self, event: Event) -> None:
         """Put an event into the queue; while that is full, nothing is read from the server."""
