@@ -15,6 +15,7 @@ from trio_signal.config import Settings, load_settings
 from trio_signal.errors import ConfigError, WorkerError
 from trio_signal.logs import configure_logging
 from trio_signal.server import open_server
+from trio_signal.spectator import rooms, tail
 from trio_signal.workers import open_workers
 
 logger = logging.getLogger(__name__)
@@ -23,6 +24,8 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
 )
+app.command(epilog="Example: trio-signal rooms --url https://signal.example.com")(rooms)
+app.command(epilog="Example: trio-signal tail lobby --json | jq .type")(tail)
 
 
 @app.callback(invoke_without_command=True)

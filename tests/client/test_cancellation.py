@@ -1,12 +1,12 @@
 """Whenever a client is cancelled, nothing of it is left, and nobody is told half of anything."""
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 import trio
 
-from tests.client.bots import bot, bots, heard, receive, wait_for
+from tests.client.bots import bot, bots, heard, receive, wait_for, wait_state
 from tests.client.lines import open_line
 from tests.clients import PATIENCE, Service
 from tests.conftest import Serve
@@ -102,7 +102,7 @@ async def check_told(bob: Client) -> None:
     assert not bob.live
 
 
-def _count(events: list[object], kind: type) -> int:
+def _count(events: Sequence[object], kind: type) -> int:
     return sum(isinstance(event, kind) for event in events)
 
 
@@ -111,10 +111,8 @@ async def come_back(service: Service) -> None:
     async with open_line(service.base) as line, bot(line.base, "ann") as ann:
         await ann.broadcast()
         line.cut()
-        while ann.state == "joined":
-            await receive(ann)
-        while ann.state != "joined":
-            await receive(ann)
+        await wait_state(ann, "waiting")
+        await wait_state(ann, "joined")
         await ann.send("last")
 
 
