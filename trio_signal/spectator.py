@@ -5,6 +5,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator
 from datetime import datetime
+from http.client import HTTPException
 from typing import Annotated, NoReturn
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
@@ -68,8 +69,12 @@ class _Refusal(Struct):
 
 
 def _check_url(url: str) -> str:
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    try:
+        parts = urlsplit(url)
+        valid = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        valid = False
+    if not valid:
         raise typer.BadParameter(f"{url!r} is no address of a server; like http://127.0.0.1:8000")
     return url.rstrip("/")
 
@@ -119,7 +124,7 @@ def _fetch(url: str, token: str | None) -> bytes:
         raise UnansweredError(f"{url}: {error.code} {detail}") from error
     except URLError as error:
         raise UnansweredError(f"{url}: {error.reason}") from error
-    except (OSError, ValueError) as error:
+    except (OSError, HTTPException) as error:
         raise UnansweredError(f"{url}: {error}") from error
 
 
@@ -136,7 +141,7 @@ def _table(counts: list[RoomCount]) -> Table:
         table.add_column(heading, justify="right")
     for count in counts:
         live = Text(str(count.broadcasters), style="red" if count.broadcasters else "")
-        table.add_row(_printable(count.room_id), str(count.users), str(count.peers), live)
+        table.add_row(Text(_printable(count.room_id)), str(count.users), str(count.peers), live)
     return table
 
 
@@ -185,9 +190,10 @@ def _as_json(event: Event) -> str:
 def line(event: Event, at: datetime) -> Text:
     """An event in words, for people; names and data of others cannot do anything to a terminal."""
     word, style, words = _describe(event)
-    return Text.assemble(
-        (f"{at:%H:%M:%S}", "dim"), "  ", (f"{word:<10}", style), _printable(words).rstrip()
-    )
+    text = Text.assemble((f"{at:%H:%M:%S}", "dim"), "  ", (word, style))
+    if words:
+        text.append(" " * (10 - len(word)) + _printable(words))
+    return text
 
 
 def _describe(event: Event) -> tuple[str, str, str]:
@@ -262,5 +268,5 @@ def _first(errors: BaseExceptionGroup[TrioSignalError]) -> BaseException:
 
 
 def _fail(message: str) -> NoReturn:
-    sys.stderr.write(f"trio-signal: {message}\n")
+    sys.stderr.write(f"trio-signal: {_printable(message.strip())}\n")
     raise typer.Exit(1)
