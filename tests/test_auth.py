@@ -213,7 +213,7 @@ async def test_an_audience_nobody_asked_for_does_not_count() -> None:
 RSA = private_key("RS256")
 NOW = int(time.time())
 HS256 = {"alg": "HS256", "typ": "JWT"}
-GOOD = {"sub": "ann", "exp": NOW + 3600}
+GOOD = {"sub": "ann", "exp": NOW + 86400}
 
 BAD_TOKENS: dict[str, Callable[[], str | None]] = {
     "none": lambda: None,
@@ -226,13 +226,13 @@ BAD_TOKENS: dict[str, Callable[[], str | None]] = {
     "expired": lambda: make_token(exp=NOW - LEEWAY - 5),
     "long expired": lambda: make_token(exp=1),
     "without exp": lambda: make_token(exp=...),
-    "exp is a text": lambda: by_hand(HS256, {"sub": "ann", "exp": str(NOW + 3600)}),
+    "exp is a text": lambda: by_hand(HS256, {"sub": "ann", "exp": str(NOW + 86400)}),
     "exp is endless": lambda: by_hand(HS256, b'{"sub":"ann","exp":Infinity}'),
     "exp is no number": lambda: by_hand(HS256, b'{"sub":"ann","exp":NaN}'),
     "exp is null": lambda: by_hand(HS256, {"sub": "ann", "exp": None}),
     "exp is true": lambda: by_hand(HS256, {"sub": "ann", "exp": True}),
-    "not yet valid": lambda: make_token(nbf=NOW + 120),
-    "of the future": lambda: make_token(iat=NOW + 120),
+    "not yet valid": lambda: make_token(nbf=NOW + 86400),
+    "of the future": lambda: make_token(iat=NOW + 86400),
     "nbf is a text": lambda: by_hand(HS256, {**GOOD, "nbf": "soon"}),
     "nbf is endless": lambda: by_hand(HS256, b'{"sub":"ann","exp":9999999999,"nbf":Infinity}'),
     "without sub": lambda: make_token(...),
@@ -301,7 +301,7 @@ async def test_a_public_key_is_no_secret() -> None:
 
 async def test_a_key_that_the_token_brings_along_does_not_count() -> None:
     evil = private_key("RS256", 2)
-    said = {"sub": "ann", "exp": NOW + 3600}
+    said = {"sub": "ann", "exp": NOW + 86400}
     async with run_key_server(jwk(evil, "evil")) as server:
         for head in ({"jwk": jwk(evil)}, {"jku": server.url, "kid": "evil"}):
             token = jwt.encode(said, evil, "RS256", headers=head)

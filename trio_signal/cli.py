@@ -22,6 +22,7 @@ from trio_signal.logs import configure_logging
 from trio_signal.messages import Grants
 from trio_signal.names import MAX_ID, clean_name
 from trio_signal.server import open_server
+from trio_signal.spectator import rooms, tail
 from trio_signal.users import User, hash_password, is_user_id, read_users, write_users
 from trio_signal.workers import open_workers
 
@@ -33,6 +34,8 @@ app = typer.Typer(
     # They may show the values of local variables: a password may be among them.
     pretty_exceptions_enable=False,
 )
+app.command(epilog="Example: trio-signal rooms --url https://signal.example.com")(rooms)
+app.command(epilog="Example: trio-signal tail lobby --json | jq .type")(tail)
 
 
 @app.callback(invoke_without_command=True)

@@ -2,7 +2,7 @@
 
 from enum import Enum, IntEnum, auto
 from http import HTTPStatus
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from trio_signal.messages import Refusal
 
@@ -109,11 +109,14 @@ class CloseCode(IntEnum):
     REPLACED = 4409
 
 
+Reconnect = Literal["no", "at once", "with backoff", "with a new token"]
+
+
 class CloseMeaning(NamedTuple):
     """What a client should know of a close code."""
 
     meaning: str
-    reconnect: str
+    reconnect: Reconnect
 
 
 CLOSE_CODES: dict[CloseCode, CloseMeaning] = {

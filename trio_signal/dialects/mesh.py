@@ -173,12 +173,21 @@ class ActiveBroadcasts(Struct, tag="active_broadcasts"):
     broadcasters: list[Broadcaster]
 
 
-class UserMoved(Struct, rename={"from_": "from"}):
-    """A peer came or went."""
+class UserJoined(Struct, tag="user_joined"):
+    """A peer came."""
 
-    type: str
     room_id: str
-    from_: str
+    from_: str = field(name="from")
+    client_id: str
+    username: str
+    connected_users: int
+
+
+class UserLeft(Struct, tag="user_left"):
+    """A peer went."""
+
+    room_id: str
+    from_: str = field(name="from")
     client_id: str
     username: str
     connected_users: int
@@ -417,9 +426,9 @@ class MeshDialect:
                 sender = event.sender
                 out: Struct = struct(event.payload, sender.peer_id, sender.username)
             case Joined():
-                out = _moved("user_joined", event)
+                out = _moved(UserJoined, event)
             case Left():
-                out = _moved("user_left", event)
+                out = _moved(UserLeft, event)
             case WentLive(member=Member(live=live) as member) if live and event.news != News.AGAIN:
                 out = BroadcastStarted(
                     member.peer_id,
@@ -455,8 +464,6 @@ def _join_refused(reason: Refusal) -> Close:
             return Close(CloseCode.POLICY, "Not allowed in this room")
 
 
-def _moved(type_: str, event: Joined | Left) -> UserMoved:
+def _moved(struct: type[UserJoined | UserLeft], event: Joined | Left) -> UserJoined | UserLeft:
     member = event.member
-    return UserMoved(
-        type_, event.room_id, member.peer_id, member.peer_id, member.username, event.peers
-    )
+    return struct(event.room_id, member.peer_id, member.peer_id, member.username, event.peers)
