@@ -24,8 +24,10 @@ LEASE = 2.0
 _COMMAND = (sys.executable, "-m", "trio_signal", "serve", "--port", "0")
 
 
-#: The tests talk more than a client may.
+#: The tests talk more than a client may, and take more time if the machine is slow.
 _SETTINGS = {
+    "TRIO_SIGNAL_AUTH_TIMEOUT": "600",
+    "TRIO_SIGNAL_HEARTBEAT_TIMEOUT": "600",
     "LOG_FORMAT": "json",
     "TRIO_SIGNAL_CONNECTS_PER_IP_PER_MINUTE": "1000000",
     "TRIO_SIGNAL_MAX_CONNECTIONS_PER_IP": "10000",
