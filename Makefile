@@ -36,10 +36,11 @@ types: venv
 docs: venv
 	$(BIN)/python tools/check_links.py
 
-# What it costs to be on another replica.
-bench: venv
-	@tools/system-deps redis-server
-	$(BIN)/python bench/replicas.py $(ARGS)
+# This server beside its peers: make bench ARGS='--quick'. What a peer needs is installed into
+# bench/.cache; one that cannot be had is named in the table.
+bench: $(VENV)/.installed-bench
+	@tools/system-deps gcc redis-server
+	$(BIN)/python -m bench --plots docs/img $(ARGS)
 
 # What floods cost those who mean well.
 floods: venv
@@ -68,4 +69,9 @@ $(VENV)/.installed: pyproject.toml $(BIN)/python
 $(VENV)/.installed-dev: pyproject.toml $(BIN)/python
 	$(PIP) install 'pip>=25.1'
 	$(PIP) install --editable . --group lint --group test
+	@touch $(VENV)/.installed $@
+
+$(VENV)/.installed-bench: pyproject.toml $(BIN)/python
+	$(PIP) install 'pip>=25.1'
+	$(PIP) install --editable . --group bench
 	@touch $(VENV)/.installed $@
