@@ -10,7 +10,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from tests.tokens import SECRET
-from trio_signal.cli import app
+from trio_signal.cli import _warn_if_open, app
+from trio_signal.config import load_settings
 from trio_signal.users import read_users
 
 
@@ -79,6 +80,25 @@ def test_token_wants_a_secret_and_does_not_repeat_a_bad_one() -> None:
     assert (done.exit_code, done.stdout) == (1, "")
     assert "TRIO_SIGNAL_JWT_SECRET" in done.stderr
     assert "hunter2" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("given", "warned"),
+    [
+        ({"host": "0.0.0.0"}, True),
+        ({"host": "signal.example.com"}, True),
+        ({"host": "0.0.0.0", "jwt_secret": SECRET}, False),
+        ({"host": "0.0.0.0", "jwt_secret": SECRET, "auth": "open"}, True),
+        ({"host": "127.0.0.1"}, False),
+        ({"host": "::1"}, False),
+        ({"host": "localhost"}, False),
+    ],
+)
+def test_open_mode_beyond_loopback_is_warned_of(
+    given: dict[str, str], warned: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    _warn_if_open(load_settings(**given))
+    assert ("open mode" in caplog.text) is warned
 
 
 def users(path: Path, *arguments: str, given: str = "") -> Result:
