@@ -220,6 +220,24 @@ async def test_the_name_is_the_tokens(service: Service) -> None:
         await ann.expect("user_joined", username="Eve Admin")
 
 
+async def test_no_name_turns_text_around_or_breaks_a_line(service: Service) -> None:
+    said, shown = "Eve\u202e\r\n\x1b[31m" + "x" * 99, "Eve [31m" + "x" * 56
+    assert len(shown) == 64
+    async with browse(service, make_token("eve")) as http:
+        await http.post("/rooms/r/join", json={"user_id": "eve", "username": said})
+    async with (
+        enter(service, "mesh", "ann") as ann,
+        knock(service, "room", make_token("eve"), user="eve") as eve,
+    ):
+        await ann.expect("user_joined", username=shown)  # as by REST
+        await eve.send("profile_updated", username="\u2066", prevUsername=said)
+        await eve.wait_for("profile_updated", username=shown, prevUsername=shown)
+        await eve.send("profile_updated", username=f"\u202e{said}")
+        await eve.expect("profile_updated", username=shown)
+    async with knock(service, "live", make_token("bob"), query=f"username={quote(said)}") as bob:
+        await bob.expect("connected", username=shown)
+
+
 FORGED = {
     "from": "ann",
     "from_user_id": "ann",

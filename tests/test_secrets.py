@@ -6,6 +6,7 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -106,9 +107,10 @@ async def present(service: Service, token: str) -> None:
 
 
 @pytest.mark.parametrize("form", ["console", "json"])
-async def test_no_token_is_in_the_log(form: str) -> None:
+async def test_no_token_is_in_the_log(form: str, tmp_path: Path) -> None:
     tokens = [make_token("ann"), make_token("ann", exp=1), "nonsense-that-is-secret"]
-    async with run_server("-m", "trio_signal", LOG_FORMAT=form) as (service, log):
+    settings = {"LOG_FORMAT": form, "TRIO_SIGNAL_USERS_FILE": str(tmp_path / "users.json")}
+    async with run_server("-m", "trio_signal", **settings) as (service, log):
         for token in tokens:
             await present(service, token)
     assert "SIGTERM: stopping" in log.text
