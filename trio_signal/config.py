@@ -160,9 +160,16 @@ class Settings(BaseSettings):
         if origin is None or "*" in self.allowed_origins:
             return True
         origin = origin.lower()
-        if host and urlsplit(origin).netloc == host.lower():
+        if host and _host_of(origin) == host.lower():
             return True
         return any(_origin_matches(origin, allowed) for allowed in self.allowed_origins)
+
+
+def _host_of(origin: str) -> str | None:
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:  # as of `http://[`
+        return None
 
 
 def _origin_matches(origin: str, allowed: str) -> bool:
