@@ -18,8 +18,8 @@ SECONDS = 600
 
 def fuzz(target: str, seconds: int) -> int:
     """Run one target in a process of its own; its exit status."""
-    corpus, found, crashes = (HERE / "corpus" / target, HERE / "found" / target, HERE / "crashes")
-    for directory in (corpus, found, crashes):
+    corpus, crashes = HERE / "corpus" / target, HERE / "crashes"
+    for directory in (corpus, crashes):
         directory.mkdir(parents=True, exist_ok=True)
     options = [
         f"-max_total_time={seconds}",
@@ -31,12 +31,8 @@ def fuzz(target: str, seconds: int) -> int:
         "-print_final_stats=1",
         "-verbosity=1",
     ]
-    command = [sys.executable, "-m", "fuzz.one", target, *options, str(found), str(corpus)]
-    status = subprocess.run(command, check=False).returncode
-    # The fewest files that reach what all of them reach.
-    merge = [sys.executable, "-m", "fuzz.one", target, "-merge=1", str(corpus), str(found)]
-    subprocess.run(merge, check=False, stderr=subprocess.DEVNULL)
-    return status
+    command = [sys.executable, "-m", "fuzz.one", target, *options, str(corpus)]
+    return subprocess.run(command, check=False).returncode
 
 
 def main() -> int:

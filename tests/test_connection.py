@@ -248,7 +248,7 @@ async def test_authentication_takes_only_so_long(world: World, autojump_clock: M
     ann, _ = world.connect("/ws/r")
     await ann.wait_for("auth_required")
     assert await ann.expect_close(1008, "Authentication timeout") == [(PING, b"")]
-    assert trio.current_time() - start == pytest.approx(AUTH_TIMEOUT)
+    assert AUTH_TIMEOUT <= trio.current_time() - start <= AUTH_TIMEOUT * 1.1 + 1e-6
 
 
 async def test_a_slow_token_does_not_hold_the_timeout_up(
@@ -260,7 +260,7 @@ async def test_a_slow_token_does_not_hold_the_timeout_up(
         await trio.sleep(1)
         await ann.send(bytes((byte,)))
     await ann.expect_close(1008, "Authentication timeout")
-    assert trio.current_time() - start == pytest.approx(AUTH_TIMEOUT)
+    assert AUTH_TIMEOUT <= trio.current_time() - start <= AUTH_TIMEOUT * 1.1 + 1e-6
 
 
 async def test_pings_do_not_hold_the_timeout_up(world: World, autojump_clock: MockClock) -> None:
@@ -270,7 +270,7 @@ async def test_pings_do_not_hold_the_timeout_up(world: World, autojump_clock: Mo
         await trio.sleep(1)
         await ann.send(client_frame(PING))
     await ann.expect_close(1008, "Authentication timeout")
-    assert trio.current_time() - start == pytest.approx(AUTH_TIMEOUT)
+    assert AUTH_TIMEOUT <= trio.current_time() - start <= AUTH_TIMEOUT * 1.1 + 1e-6
 
 
 async def test_one_that_is_authenticated_has_all_the_time(

@@ -540,6 +540,8 @@ ORIGINS: list[tuple[dict[str, str], str | None, bool]] = [
     ({}, "http://signal.example.evil", False),
     ({}, "https://app.example.com", False),
     ({}, "null", False),
+    ({}, "http://[", False),
+    ({}, "http://[signal.example", False),
     ({}, "", False),
     (SOME_ORIGINS, "http://signal.example", True),
     (SOME_ORIGINS, "https://app.example.com", True),

@@ -230,7 +230,7 @@ class Settings(BaseSettings):
         For that an origin has to be named: `*` is for those that bring a token on purpose.
         """
         origin = origin.lower()
-        if host and urlsplit(origin).netloc == host.lower():
+        if host and _host_of(origin) == host.lower():
             return True
         return any(_origin_matches(origin, allowed) for allowed in self.allowed_origins)
 
@@ -241,6 +241,13 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def _host_of(origin: str) -> str | None:
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:  # as of `http://[`
+        return None
 
 
 def _origin_matches(origin: str, allowed: str) -> bool:

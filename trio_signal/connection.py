@@ -7,6 +7,7 @@ goodbye.
 """
 
 import logging
+import random
 import socket
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -62,6 +63,8 @@ _CRUMB = 256
 MAX_MALFORMED = 50
 #: Seconds for which a client may press on while it is held back.
 MAX_PRESSING = 10.0
+#: By how much one may have longer to say who it is than another.
+_SPREAD = 1.1
 #: Seconds for the closing handshake; the rooms have been told before it begins.
 _GOODBYE = 2.0
 #: Seconds before its token expires that a client is told so.
@@ -153,7 +156,9 @@ class Connection:
     async def _receive(self, early: bytes) -> None:
         """Socket to frames to dialect to commands to hub, until the client is gone."""
         with self._authentication:
-            self._authentication.deadline = trio.current_time() + self._settings.auth_timeout
+            # Not all at the same moment, though they came so: others would wait for their end.
+            patience = self._settings.auth_timeout * random.uniform(1, _SPREAD)  # noqa: S311
+            self._authentication.deadline = trio.current_time() + patience
             await self._perform(self._dialect.opened(self.peer.id))
             if early:
                 await self._take(self._parse(early))

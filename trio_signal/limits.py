@@ -281,5 +281,8 @@ class TokenBucket:
 
     def spend(self, tokens: int, now: float) -> float:
         """Take some. Until when the bucket is overdrawn: not after `now`, if it is not."""
-        self._full_at = max(self._full_at, now) + tokens * self._cost
-        return self._full_at - self._patience
+        full_at = self._full_at
+        if full_at < now:
+            full_at = now
+        self._full_at = full_at = full_at + tokens * self._cost
+        return full_at - self._patience

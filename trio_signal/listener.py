@@ -6,6 +6,7 @@ untouched and nothing need be replayed.
 
 import logging
 import math
+import re
 import select
 import socket
 from http import HTTPStatus
@@ -37,6 +38,9 @@ _PAUSE = 0.5
 _REFUSAL_TIMEOUT = 2.0
 #: How many of them may take that time; of more, some lose the answer.
 _MAX_REFUSALS = 500
+#: How many heads are read in one round of the loop; peers wait for no more than these.
+_HEADS_AT_ONCE = 8
+_FORWARDED = re.compile(rb"^X-Forwarded-For:(.*)$", re.IGNORECASE | re.MULTILINE)
 
 
 class Listener:
@@ -63,6 +67,7 @@ class Listener:
         self._waiting: set[trio.CancelScope] = set()
         #: Refused clients that have not taken their answer yet.
         self._refusals = 0
+        self._turns = trio.Semaphore(_HEADS_AT_ONCE)
 
     async def serve(self, stream: trio.SocketStream) -> None:
         """Serve one connection until it is over, and close it; raises nothing of its own."""
@@ -98,7 +103,7 @@ class Listener:
         with trio.move_on_after(HEAD_TIMEOUT) as scope:
             self._waiting.add(scope)
             try:
-                head = await peek_head(stream)
+                head = await peek_head(stream, self._turns)
             finally:
                 self._waiting.discard(scope)
         if scope.cancelled_caught:
@@ -114,21 +119,22 @@ class Listener:
     async def _upgrade(self, stream: trio.SocketStream, received: bytes, peer: str) -> None:
         """Open a WebSocket; `received` may go on after the request's head."""
         head, blank_line, early = received.partition(b"\r\n\r\n")
-        handshake = Handshake(head + blank_line)
-        request = handshake.request
-        if request is None:
-            text = "The request cannot be read."
-            raise _refusal(HTTPStatus.BAD_REQUEST, Reason.BAD_REQUEST, text)
-        dialect = self._dialect(request)
-        self._check_origin(request)
-        accepted, answer = handshake.accept()
-        if not accepted:
-            self._metrics.count_refused(Reason.BAD_REQUEST)
-            await self._refuse(stream, answer)
-            return
-        forwarded = request.headers.get_all("X-Forwarded-For")
+        forwarded = [value.decode("latin-1") for value in _FORWARDED.findall(head)]
         address = client_address(peer, forwarded, self._settings.trusted_proxies)
+        # First of all: in a flood, to refuse has to be cheap.
         with self._limits.admit(address, trio.current_time()) as place:
+            handshake = Handshake(head + blank_line)
+            request = handshake.request
+            if request is None:
+                text = "The request cannot be read."
+                raise _refusal(HTTPStatus.BAD_REQUEST, Reason.BAD_REQUEST, text)
+            dialect = self._dialect(request)
+            self._check_origin(request)
+            accepted, answer = handshake.accept()
+            if not accepted:
+                self._metrics.count_refused(Reason.BAD_REQUEST)
+                await self._refuse(stream, answer)
+                return
             with trio.move_on_after(HEAD_TIMEOUT) as scope:
                 await stream.send_all(answer)
             if scope.cancelled_caught:
@@ -188,17 +194,19 @@ class Listener:
             self._refusals -= 1
 
 
-async def peek_head(stream: trio.SocketStream) -> bytes | None:
+async def peek_head(stream: trio.SocketStream, turns: trio.Semaphore) -> bytes | None:
     """The first request head, which stays unread; None if the client left first.
 
-    More than `MAX_HEAD` bytes come back if the head does not end by then.
+    More than `MAX_HEAD` bytes come back if the head does not end by then. Those that come at the
+    same moment take turns.
     """
     sock = stream.socket
     head = b""
     try:
         while True:
             await trio.lowlevel.wait_readable(sock)
-            peeked = await sock.recv(MAX_HEAD + 1, socket.MSG_PEEK)
+            async with turns:
+                peeked = await sock.recv(MAX_HEAD + 1, socket.MSG_PEEK)
             end = peeked.find(b"\r\n\r\n")
             if 0 <= end <= MAX_HEAD - 4:
                 # Not before the next read is complete would anything wake us again.

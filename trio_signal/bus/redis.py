@@ -273,9 +273,10 @@ class RedisBus:
             else:
                 room_id = channel.removeprefix(self._key("room", ""))
                 self._take_change(room_id, _decode_change(payload))
-        except (msgspec.DecodeError, RecursionError):
-            # What another replica could just read may here be nested too deep.
+        except msgspec.DecodeError:
             logger.exception("cannot read what came on %s", channel)
+        except RecursionError:  # the other replica could just read it, without our envelope
+            logger.warning("what came on %s is nested too deep", channel)
 
     def _take_direct(self, delivery: Direct) -> None:
         self._deliver(delivery)
