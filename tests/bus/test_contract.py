@@ -644,6 +644,25 @@ async def test_one_subject_at_many_places_is_one_peer(deployment: Deployment, a:
     assert await a.peers() == ["ann"]
 
 
+async def test_of_one_subject_at_one_place_the_last_to_be_let_in_is_the_peer(
+    a: Replica, b: Replica
+) -> None:
+    await a.meet(b)
+    let_in: list[str] = []
+
+    async def join(number: int) -> None:
+        who = replace(a.member("ann"), joined_at=f"{number:03}")
+        await a.bus.join("r", who, NO_CAPS, lambda _: let_in.append(who.joined_at))
+
+    for first in range(0, 60, 3):
+        async with trio.open_nursery() as nursery:
+            for number in range(first, first + 3):
+                nursery.start_soon(join, number)
+        await b.settle()
+        (known,) = [who for who in await b.bus.members("r") if who.peer_id == "ann"]
+        assert known.joined_at == let_in[-1]
+
+
 async def test_whose_peer_was_taken_over_can_change_nothing(a: Replica, b: Replica) -> None:
     await a.join("anna")
     await a.join("ann")
