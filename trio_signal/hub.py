@@ -14,8 +14,8 @@ from uuid import uuid4
 import trio
 from msgspec.structs import replace
 
-from trio_signal.bus import Bus, Caps, Delivery, Undelivered
-from trio_signal.clock import just_after, utc_now
+from trio_signal.bus import Bus, Caps, Delivery, RoomsKept, Undelivered
+from trio_signal.clock import just_after, trio_time, utc_now, wall_time
 from trio_signal.dialects import Dialect
 from trio_signal.errors import CloseCode, JoinRefusedError
 from trio_signal.messages import (
@@ -208,11 +208,18 @@ class Hub:
         others.discard(peer)
         if not others:
             del self._returning[user_id]
-        heir = next((other for other in others if _may_inherit(other, peer)), None)
+        heir = self._heir(user_id, peer.heard)
         if heir is not None:
             heir.inherit(room_ids)
         elif room_ids:
-            self.bus.remember_rooms(user_id, room_ids)
+            self.bus.remember_rooms(user_id, room_ids, wall_time(peer.heard))
+
+    def _heir(self, user_id: str, heard: float) -> Peer | None:
+        """One that came after another of the user was last heard of, and is not about to go."""
+        for peer in self._returning.get(user_id, ()):
+            if peer.arrived > heard and not peer.scope.cancel_called:
+                return peer
+        return None
 
     def close_all(self, close: Close) -> None:
         """End all connections, also those that are about to come; does not block."""
@@ -431,6 +438,11 @@ class Hub:
         if isinstance(delivery, Undelivered):
             self._bounce(delivery.signal)
             return
+        if isinstance(delivery, RoomsKept):
+            heir = self._heir(delivery.user_id, trio_time(delivery.heard))
+            if heir is not None:
+                heir.inherit(())
+            return
         room = self.rooms.get(delivery.room_id)
         if isinstance(delivery, Signalled) and delivery.target is not None:
             self._deliver_signal(room, delivery, delivery.target)
@@ -508,11 +520,6 @@ def _rivals(room: Room, newest: Member) -> dict[str, Live]:
         for member in room.live
         if member.live and member.dialect == newest.dialect and member.peer_id != newest.peer_id
     }
-
-
-def _may_inherit(peer: Peer, dead: Peer) -> bool:
-    """Whether a peer came after another was last heard of, and is not about to go itself."""
-    return peer.arrived > dead.heard and not peer.scope.cancel_called
 
 
 def _resolve(room: Room, sender: Member, command: Signal) -> Member | Refusal | None:

@@ -48,6 +48,17 @@ class Undelivered(Struct, frozen=True, tag=True):
     signal: Signalled
 
 
+class RoomsKept(Struct, frozen=True, tag=True):
+    """A user's connection was lost elsewhere: one that came since may recall its rooms.
+
+    `heard` is when the lost one was last heard of, in seconds since 1970.
+    """
+
+    user_id: str
+    replica: str
+    heard: float
+
+
 class RoomCount(NamedTuple):
     """A room in a listing."""
 
@@ -57,7 +68,7 @@ class RoomCount(NamedTuple):
     live: int
 
 
-Delivery = RoomEvent | Undelivered
+Delivery = RoomEvent | Undelivered | RoomsKept
 Deliver = Callable[[Delivery], None]
 Admit = Callable[[tuple[Member, ...]], None]
 
@@ -121,8 +132,12 @@ class Bus(Protocol):
         """What a user was last called in a room."""
         ...
 
-    def remember_rooms(self, user_id: str, room_ids: Iterable[str]) -> None:
-        """Keep for a minute that a user's connection was lost in these rooms."""
+    def remember_rooms(self, user_id: str, room_ids: Iterable[str], heard: float) -> None:
+        """Keep for a minute that a user's connection was lost in these rooms.
+
+        `heard` is when it was last heard of, in seconds since 1970. All other
+        replicas get `RoomsKept`: the user may have come back to one of them already.
+        """
         ...
 
     async def recall_rooms(self, user_id: str) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ import msgspec
 import trio
 from msgspec.structs import replace
 
-from trio_signal.bus import Admit, Caps, Deliver, RoomCount, Undelivered
+from trio_signal.bus import Admit, Caps, Deliver, RoomCount, RoomsKept, Undelivered
 from trio_signal.clock import utc_now
 from trio_signal.errors import ConfigError, JoinRefusedError
 from trio_signal.messages import (
@@ -77,6 +77,7 @@ _encode = msgspec.json.Encoder().encode
 _decode_member = msgspec.json.Decoder(Member).decode
 _decode_change = msgspec.json.Decoder(Change).decode
 _decode_direct = msgspec.json.Decoder(Signalled | Undelivered).decode
+_decode_kept = msgspec.json.Decoder(RoomsKept).decode
 _decode_chat = msgspec.json.Decoder(Chatted).decode
 _decode_profile = msgspec.json.Decoder(Profile).decode
 
@@ -188,6 +189,7 @@ class RedisBus:
         """Follow Redis until cancelled; started also if Redis cannot be reached yet."""
         self._deliver = deliver
         self._redis.pubsub.subscribe(self._key("replica", self.replica))
+        self._redis.pubsub.subscribe(self._key("lost"))
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._follow)
             nursery.start_soon(self._mend)
@@ -278,6 +280,8 @@ class RedisBus:
         try:
             if channel == self._key("replica", self.replica):
                 self._take_direct(_decode_direct(payload))
+            elif channel == self._key("lost"):
+                self._take_kept(_decode_kept(payload))
             else:
                 room_id = channel.removeprefix(self._key("room", ""))
                 self._take_change(room_id, _decode_change(payload))
@@ -286,6 +290,10 @@ class RedisBus:
 
     def _take_direct(self, delivery: Signalled | Undelivered) -> None:
         self._deliver(delivery)
+
+    def _take_kept(self, kept: RoomsKept) -> None:
+        if kept.replica != self.replica:
+            self._deliver(kept)
 
     def _take_change(self, room_id: str, change: Change) -> None:
         feed = self._feeds.get(room_id)
@@ -627,11 +635,13 @@ class RedisBus:
             return None
         return _decode_profile(profile) if profile else None
 
-    def remember_rooms(self, user_id: str, room_ids: Iterable[str]) -> None:
+    def remember_rooms(self, user_id: str, room_ids: Iterable[str], heard: float) -> None:
         """Keep for a minute that a user's connection was lost in these rooms."""
         key = self._key("lost", user_id)
         self._redis.send_nowait("SADD", key, *room_ids)
         self._redis.send_nowait("EXPIRE", key, RECALL_SECONDS)
+        kept = RoomsKept(user_id, self.replica, heard)
+        self._redis.send_nowait("PUBLISH", self._key("lost"), _encode(kept))
 
     async def recall_rooms(self, user_id: str) -> tuple[str, ...]:
         """Those rooms, once: then they are forgotten."""
