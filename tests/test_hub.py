@@ -391,6 +391,26 @@ async def test_where_a_peer_was_is_remembered_for_those_who_ask_for_it(
         assert await replicas.b.recall_rooms(again.peer) == rooms
 
 
+@pytest.mark.parametrize("elsewhere", [False, True])
+async def test_who_came_back_before_the_loss_was_noticed_gets_the_rooms(
+    replicas: Replicas, elsewhere: bool
+) -> None:
+    """Another tab, which came while the lost connection was still heard of, does not."""
+    hub = replicas.b if elsewhere else replicas.a
+    lost = await replicas.live(replicas.a, "a1", "ann")
+    await replicas.a.recall_rooms(lost.peer)
+    called: list[str] = []
+    for name in ("tab", "heir"):
+        newer = replicas.tab(hub, LiveDialect({}), name, "ann")
+        newer.peer.inherit = lambda rooms, name=name: called.append(name)  # type: ignore[misc]
+        await hub.recall_rooms(newer.peer)
+        if name == "tab":
+            lost.peer.heard = trio.current_time()
+    lost.depart()
+    await replicas.settle()
+    assert called == ["heir"]
+
+
 # Broadcasts
 
 

@@ -11,7 +11,7 @@ import pytest
 import trio
 
 from tests.clients import Client, Message, Service
-from tests.conftest import Serve
+from tests.conftest import Serve, serve_replicas
 from tests.leaving import WAYS, Way
 from tests.raw import open_raw
 
@@ -856,13 +856,14 @@ async def test_all_dialects_in_one_room_see_each_other_each_in_its_own_words(
         await stream.expect("viewer-count", count=3)
 
 
+@pytest.mark.parametrize("count", [1, 3])
 async def test_a_client_that_changes_networks_is_in_its_rooms_before_and_after(
-    serve: Serve,
+    redis_url: str, count: int
 ) -> None:
     """It comes back before anybody knows that its old connection is dead."""
     path = "/api/v1/ws/connect?user_id=ann"
     async with (
-        serve(heartbeat=0.6, heartbeat_timeout=1) as service,
+        serve_replicas(count, redis_url, heartbeat=0.5, heartbeat_timeout=2) as service,
         open_raw(service.base) as dead,
     ):
         await dead.upgrade(path)

@@ -1,7 +1,9 @@
-"""The time as the wire has it."""
+"""The time as the wire has it, and as other replicas have it."""
 
 import time
 from datetime import UTC, datetime, timedelta
+
+import trio
 
 _last: tuple[int, str] = (0, "")
 
@@ -23,6 +25,16 @@ def utc_now() -> str:
 def just_after(moment: str) -> str:
     """A millisecond later than such a text says."""
     return _text(datetime.fromisoformat(moment) + timedelta(milliseconds=1))
+
+
+def wall_time(moment: float) -> float:
+    """Seconds since 1970 at a moment of Trio's clock, which is this process's own."""
+    return time.time() - trio.current_time() + moment
+
+
+def trio_time(moment: float) -> float:
+    """The other way round."""
+    return trio.current_time() - time.time() + moment
 
 
 def _text(moment: datetime) -> str:

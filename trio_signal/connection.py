@@ -125,7 +125,7 @@ class Connection:
         """
         with self._hub.visit(self.peer), self.peer.scope:
             async with trio.open_nursery() as nursery:
-                self.peer.inherit = partial(nursery.start_soon, self._guarded, self._inherit)
+                self.peer.inherit = partial(nursery.start_soon, self._guarded, self._rejoin)
                 for task in (partial(self._receive, early), self._heartbeat, self._outbox.drain):
                     nursery.start_soon(self._first_to_end, task)
         self._place.leave()
@@ -311,11 +311,10 @@ class Connection:
         self._metrics.count_refused(Reason.AUTHENTICATION)
         self._place.failed(trio.current_time())
 
-    async def _rejoin(self) -> None:
-        await self._inherit(await self._hub.recall_rooms(self.peer))
-
-    async def _inherit(self, room_ids: Sequence[str]) -> None:
-        await self._perform(self._dialect.recalled(room_ids))
+    async def _rejoin(self, room_ids: Sequence[str] = ()) -> None:
+        """Put the user into rooms again: into these, and where else it was."""
+        rooms = dict.fromkeys([*room_ids, *await self._hub.recall_rooms(self.peer)])
+        await self._perform(self._dialect.recalled(tuple(rooms)))
 
     # heartbeat
 

@@ -15,8 +15,8 @@ import trio
 from msgspec.structs import replace
 
 from trio_signal.auth import may_enter
-from trio_signal.bus import Bus, Caps, Delivery, Kicked, Undelivered
-from trio_signal.clock import just_after, utc_now
+from trio_signal.bus import Bus, Caps, Delivery, Kicked, RoomsKept, Undelivered
+from trio_signal.clock import just_after, trio_time, utc_now, wall_time
 from trio_signal.dialects import Dialect
 from trio_signal.errors import CloseCode, JoinRefusedError
 from trio_signal.messages import (
@@ -222,11 +222,18 @@ class Hub:
         others.discard(peer)
         if not others:
             del self._returning[user_id]
-        heir = next((other for other in others if _may_inherit(other, peer)), None)
+        heir = self._heir(user_id, peer.heard)
         if heir is not None:
             heir.inherit(room_ids)
         elif room_ids:
-            self.bus.remember_rooms(user_id, room_ids)
+            self.bus.remember_rooms(user_id, room_ids, wall_time(peer.heard))
+
+    def _heir(self, user_id: str, heard: float) -> Peer | None:
+        """One that came after another of the user was last heard of, and is not about to go."""
+        for peer in self._returning.get(user_id, ()):
+            if peer.arrived > heard and not peer.scope.cancel_called:
+                return peer
+        return None
 
     async def close_all(self, close: Close, *, within: float = 0.0) -> None:
         """End all connections, and at once those that are about to come.
@@ -505,6 +512,11 @@ class Hub:
         if isinstance(delivery, Kicked):
             self._throw_out(delivery)
             return
+        if isinstance(delivery, RoomsKept):
+            heir = self._heir(delivery.user_id, trio_time(delivery.heard))
+            if heir is not None:
+                heir.inherit(())
+            return
         room = self.rooms.get(delivery.room_id)
         if isinstance(delivery, Signalled) and delivery.target is not None:
             self._deliver_signal(room, delivery, delivery.target)
@@ -606,11 +618,6 @@ def _why_not_live(peer: Peer, room: Room, member: Member, command: GoLive) -> Re
         if any(rival.subject != member.subject for rival in rivals):
             return Refusal.STREAM_TAKEN
     return None
-
-
-def _may_inherit(peer: Peer, dead: Peer) -> bool:
-    """Whether a peer came after another was last heard of, and is not about to go itself."""
-    return peer.arrived > dead.heard and not peer.scope.cancel_called
 
 
 def _resolve(room: Room, sender: Member, command: Signal) -> Member | Refusal | None:

@@ -56,6 +56,17 @@ class Kicked(Struct, frozen=True, tag=True):
     reason: str
 
 
+class RoomsKept(Struct, frozen=True, tag=True):
+    """A user's connection was lost elsewhere: one that came since may recall its rooms.
+
+    `heard` is when the lost one was last heard of, in seconds since 1970.
+    """
+
+    user_id: str
+    replica: str
+    heard: float
+
+
 class RoomCount(NamedTuple):
     """A room in a listing."""
 
@@ -66,7 +77,7 @@ class RoomCount(NamedTuple):
 
 
 Direct = Signalled | Undelivered | Kicked
-Delivery = RoomEvent | Undelivered | Kicked
+Delivery = RoomEvent | Undelivered | Kicked | RoomsKept
 Deliver = Callable[[Delivery], None]
 Admit = Callable[[tuple[Member, ...]], None]
 
@@ -130,8 +141,12 @@ class Bus(Protocol):
         """What a user was last called in a room."""
         ...
 
-    def remember_rooms(self, user_id: str, room_ids: Iterable[str]) -> None:
-        """Keep for a minute that a user's connection was lost in these rooms."""
+    def remember_rooms(self, user_id: str, room_ids: Iterable[str], heard: float) -> None:
+        """Keep for a minute that a user's connection was lost in these rooms.
+
+        `heard` is when it was last heard of, in seconds since 1970. All other
+        replicas get `RoomsKept`: the user may have come back to one of them already.
+        """
         ...
 
     async def recall_rooms(self, user_id: str) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from trio_signal.bus import (
     Direct,
     Kicked,
     RoomCount,
+    RoomsKept,
     Undelivered,
 )
 from trio_signal.clock import utc_now
@@ -222,13 +223,16 @@ class MemoryBus:
         await trio.lowlevel.checkpoint()
         return self._network.profiles.get((room_id, user_id))
 
-    def remember_rooms(self, user_id: str, room_ids: Iterable[str]) -> None:
+    def remember_rooms(self, user_id: str, room_ids: Iterable[str], heard: float) -> None:
         """Keep for a minute that a user's connection was lost in these rooms."""
         now = trio.current_time()
         until, known = self._network.lost.get(user_id, (0.0, ()))
         rooms = dict.fromkeys([*(known if now < until else ()), *room_ids])
         self._network.lost[user_id] = now + RECALL_SECONDS, tuple(rooms)
         _trim(self._network.lost, user_id, LOST_CONNECTIONS)
+        for bus in self._network.replicas.values():
+            if bus is not self:
+                bus._take(RoomsKept(user_id, self.replica, heard))
 
     async def recall_rooms(self, user_id: str) -> tuple[str, ...]:
         """Those rooms, once: then they are forgotten."""
@@ -239,7 +243,7 @@ class MemoryBus:
 
 def _is_of_room(delivery: Delivery, room_id: str) -> bool:
     """Whether this is about a room, and not for one peer: that may have to be sent back."""
-    if isinstance(delivery, Undelivered | Kicked):
+    if isinstance(delivery, Undelivered | Kicked | RoomsKept):
         return False
     if isinstance(delivery, Signalled) and delivery.target is not None:
         return False
