@@ -163,6 +163,7 @@ async def test_a_killed_connection_comes_back_as_the_same_peer(service: Service)
     ):
         assert await receive(bob) == PeerJoined(ANN)
         for _ in range(5):
+            line.target = service.base  # on another replica, if there are several
             line.cut()
             assert (await wait_state(ann, "waiting")).code == 1006
             await wait_state(ann, "joined")
@@ -563,7 +564,7 @@ async def test_a_refusal_that_is_final_ends_a_client_that_was_in(serve: Serve) -
         line.break_down()
         await wait_state(ann, "waiting")
         async with serve(dialects="room") as other:
-            line._target = other.base
+            line.target = other.base
             line.mend()
             with pytest.raises(NotConnectedError) as failed:
                 await wait_state(ann, "joined")
