@@ -8,6 +8,7 @@ import pytest
 import trio
 import trustme
 from msgspec.structs import replace
+from trio.testing import wait_all_tasks_blocked
 from trio_websocket import ConnectionClosed
 from websockets.server import ServerProtocol
 
@@ -22,7 +23,7 @@ from tests.client.bots import (
     wait_for,
     wait_state,
 )
-from tests.client.lines import listen, open_fake, open_line
+from tests.client.lines import Line, listen, open_fake, open_line
 from tests.clients import PATIENCE, Service
 from tests.conftest import Serve
 from trio_signal.client import (
@@ -133,6 +134,36 @@ async def test_leaving_ends_with_a_close_frame() -> None:
         assert closed.value.reason is not None
         assert closed.value.reason.code == 1000
         visit.done()
+
+
+async def test_leaving_waits_until_the_last_words_are_through(serve: Serve) -> None:
+    """To close with something unread is to send a reset, which overtakes what was said before."""
+    async with (
+        serve() as service,
+        bots(service, "bob") as (bob,),
+        open_line(service.base) as line,
+        trio.open_nursery() as nursery,
+    ):
+        leaving = trio.Event()
+        nursery.start_soon(_say_much_and_leave, service, bob, line, leaving)
+        await leaving.wait()
+        await wait_all_tasks_blocked()
+        line.plug()
+        assert [(await wait_for(bob, Message)).data[-4:] for _ in range(5)] == ["last"] * 5
+
+
+async def _say_much_and_leave(
+    service: Service, bob: Client, line: Line, leaving: trio.Event
+) -> None:
+    async with bot(line.base, "ann", max_events=1) as ann:
+        await wait_for(bob, PeerJoined)
+        for _ in range(150):
+            await bob.send("x" * 10_000, to="ann")
+        await heard(bob)
+        line.pull()
+        for _ in range(5):
+            await ann.send("x" * 30_000 + "last", to="bob")
+        leaving.set()
 
 
 async def test_leaving_does_not_wait_for_a_server_that_does_not_answer(serve: Serve) -> None:
