@@ -24,6 +24,8 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"connection"}),
     frozenset({"listener", "web"}),
     frozenset({"server"}),
+    frozenset({"client"}),
+    frozenset({"spectator"}),
     frozenset({"cli", "__main__"}),
 )
 
@@ -31,6 +33,11 @@ DIALECTS_MAY_IMPORT = (
     *(f"{NAME}.messages", f"{NAME}.errors", f"{NAME}.names"),
     *(f"{NAME}.dialects", "msgspec"),
 )
+#: Of ours. The client is for other machines, where no server runs.
+CLIENT_MAY_IMPORT = (
+    *(f"{NAME}.client", f"{NAME}.dialects", f"{NAME}.messages", f"{NAME}.errors", f"{NAME}.names"),
+)
+WEBSOCKET_CLIENTS = ("trio_websocket", "wsproto")
 HTTP_SERVERS = ("hypercorn", "quart", "quart_trio")
 KNOW_HTTP = (f"{NAME}.web", f"{NAME}.listener", f"{NAME}.server", f"{NAME}.cli")
 REDIS = ("redis", "hiredis", f"{NAME}.redis")
@@ -124,6 +131,22 @@ def imports_redis(module: str, source: str) -> list[str]:
     return [name for name in imports_of(module, source) if is_within(name, REDIS)]
 
 
+def imports_the_server(module: str, source: str) -> list[str]:
+    if not is_within(module, (f"{NAME}.client",)):
+        return []
+    return [
+        name
+        for name in imports_of(module, source)
+        if is_within(name, (NAME,)) and not is_within(name, CLIENT_MAY_IMPORT)
+    ]
+
+
+def imports_a_websocket_client(module: str, source: str) -> list[str]:
+    if is_within(module, (f"{NAME}.client",)):
+        return []
+    return [name for name in imports_of(module, source) if is_within(name, WEBSOCKET_CLIENTS)]
+
+
 ImportRule = Callable[[str, str], list[str]]
 
 BAD_IMPORTS: list[tuple[ImportRule, str, str]] = [
@@ -150,6 +173,11 @@ BAD_IMPORTS: list[tuple[ImportRule, str, str]] = [
     (imports_redis, "hub", "from redis.exceptions import RedisError"),
     (imports_redis, "presence", "import hiredis"),
     (imports_redis, "bus.memory", "from trio_signal.redis import connection"),
+    (imports_upwards, "server", "from trio_signal.client import open_client"),
+    (imports_the_server, "client.client", "from trio_signal.hub import Hub"),
+    (imports_the_server, "client.client", "from trio_signal import presence"),
+    (imports_a_websocket_client, "connection", "import trio_websocket"),
+    (imports_a_websocket_client, "websocket", "from wsproto.events import Ping"),
 ]
 
 GOOD_IMPORTS: list[tuple[ImportRule, str, str]] = [
@@ -168,6 +196,10 @@ GOOD_IMPORTS: list[tuple[ImportRule, str, str]] = [
     (imports_an_http_server, "listener", "import hypercorn"),
     (imports_redis, "redis.connection", "import hiredis"),
     (imports_redis, "bus.redis", "from trio_signal.redis import connection"),
+    (imports_upwards, "spectator", "from trio_signal.client import open_client"),
+    (imports_the_server, "client.client", "import trio\nfrom trio_signal.dialects import mesh"),
+    (imports_the_server, "hub", "from trio_signal import presence"),
+    (imports_a_websocket_client, "client.connection", "import trio_websocket"),
 ]
 IMPORT_RULES = list(dict.fromkeys(rule for rule, _, _ in BAD_IMPORTS))
 

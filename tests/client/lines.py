@@ -20,7 +20,7 @@ class Line:
     """Carries bytes between clients and a server, until the test says otherwise."""
 
     def __init__(self, target: str, context: ssl.SSLContext | None = None) -> None:
-        self._target = target
+        self.target = target
         self._context = context
         self._plugged = trio.Event()
         self._plugged.set()
@@ -64,7 +64,7 @@ class Line:
             if self._down:
                 return
             await self._plugged.wait()
-            host, _, port = self._target.rpartition(":")
+            host, _, port = self.target.rpartition(":")
             server = await trio.open_tcp_stream(host, int(port))
             with closing(server.socket):
                 await self._connect(client, server)

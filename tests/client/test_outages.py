@@ -8,6 +8,7 @@ import pytest
 import trio
 import trustme
 from msgspec.structs import replace
+from trio.testing import wait_all_tasks_blocked
 from trio_websocket import ConnectionClosed
 from websockets.server import ServerProtocol
 
@@ -22,7 +23,7 @@ from tests.client.bots import (
     wait_for,
     wait_state,
 )
-from tests.client.lines import listen, open_fake, open_line
+from tests.client.lines import Line, listen, open_fake, open_line
 from tests.clients import PATIENCE, Service
 from tests.conftest import Serve
 from trio_signal.client import (
@@ -135,6 +136,36 @@ async def test_leaving_ends_with_a_close_frame() -> None:
         visit.done()
 
 
+async def test_leaving_waits_until_the_last_words_are_through(serve: Serve) -> None:
+    """To close with something unread is to send a reset, which overtakes what was said before."""
+    async with (
+        serve() as service,
+        bots(service, "bob") as (bob,),
+        open_line(service.base) as line,
+        trio.open_nursery() as nursery,
+    ):
+        leaving = trio.Event()
+        nursery.start_soon(_say_much_and_leave, service, bob, line, leaving)
+        await leaving.wait()
+        await wait_all_tasks_blocked()
+        line.plug()
+        assert [(await wait_for(bob, Message)).data[-4:] for _ in range(5)] == ["last"] * 5
+
+
+async def _say_much_and_leave(
+    service: Service, bob: Client, line: Line, leaving: trio.Event
+) -> None:
+    async with bot(line.base, "ann", max_events=1) as ann:
+        await wait_for(bob, PeerJoined)
+        for _ in range(150):
+            await bob.send("x" * 10_000, to="ann")
+        await heard(bob)
+        line.pull()
+        for _ in range(5):
+            await ann.send("x" * 30_000 + "last", to="bob")
+        leaving.set()
+
+
 async def test_leaving_does_not_wait_for_a_server_that_does_not_answer(serve: Serve) -> None:
     timing = replace(PATIENT, goodbye=0.1)
     async with serve() as service, open_line(service.base) as line:
@@ -163,6 +194,7 @@ async def test_a_killed_connection_comes_back_as_the_same_peer(service: Service)
     ):
         assert await receive(bob) == PeerJoined(ANN)
         for _ in range(5):
+            line.target = service.base  # on another replica, if there are several
             line.cut()
             assert (await wait_state(ann, "waiting")).code == 1006
             await wait_state(ann, "joined")
@@ -563,7 +595,7 @@ async def test_a_refusal_that_is_final_ends_a_client_that_was_in(serve: Serve) -
         line.break_down()
         await wait_state(ann, "waiting")
         async with serve(dialects="room") as other:
-            line._target = other.base
+            line.target = other.base
             line.mend()
             with pytest.raises(NotConnectedError) as failed:
                 await wait_state(ann, "joined")

@@ -117,8 +117,10 @@ class Client:
         self._event_sender, self._events = trio.open_memory_channel[Event](max_events)
         # Without a buffer: what is sent has a connection that is about to write it.
         self._outgoing, self._writer = trio.open_memory_channel[Struct](0)
-        #: Set while an event waits for a slow reader, since nothing is read then.
+        #: Whether an event waits for a slow reader, since nothing is read from the server then;
+        #: and when the last one did.
         self._stalled = False
+        self._stalled_until = 0.0
         self._leaving = False
         self._goodbye = trio.Event()
         self._end: Callable[[], TrioSignalError] | None = None
@@ -199,12 +201,12 @@ class Client:
         await self._say(mesh.Message(Raw(encode(data)), to))
 
     async def broadcast(self, media_type: MediaType = "video") -> None:
-        """Be live from now on, also after each reconnect. Does not wait for a connection."""
+        """Be live from now on, also after each reconnect; it is said now if we are in the room."""
         self._broadcasting = media_type
         await self._say_if_joined(mesh.BroadcastStart(media_type))
 
     async def stop_broadcast(self) -> None:
-        """Be live no longer. Does not wait for a connection."""
+        """Be live no longer; it is said now if we are in the room."""
         self._broadcasting = None
         await self._say_if_joined(mesh.BroadcastStop())
 
@@ -391,7 +393,7 @@ class Client:
             self._stalled = True
             with trio.move_on_after(self._timing.slow_reader) as patience:
                 await self._event_sender.send(event)
-            self._stalled = False
+            self._stalled, self._stalled_until = False, trio.current_time()
             if patience.cancelled_caught:
                 raise SlowReaderError from None
 
@@ -414,7 +416,7 @@ class Client:
             with trio.move_on_at(asked + self._timing.patience):
                 await self._say_ourselves(mesh.Ping())
             await trio.sleep_until(asked + self._timing.patience)
-            if connection.heard < asked and not self._stalled:
+            if max(connection.heard, self._stalled_until) < asked and not self._stalled:
                 raise NotConnectedError("no sign of life from the server")
 
     async def _renew(self, source: TokenSource) -> None:

@@ -16,7 +16,7 @@ class ClosedError(TrioSignalError):
 
 
 class NotConnectedError(TrioSignalError):
-    """No connection could be made. `status` is that of HTTP, if the server answered so."""
+    """No connection could be made. `reason` is in words, `status` HTTP's, if there was one."""
 
     def __init__(self, reason: str, status: int | None = None) -> None:
         """Take the reason in words."""
