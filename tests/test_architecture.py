@@ -31,7 +31,9 @@ DIALECTS_MAY_IMPORT = (f"{NAME}.messages", f"{NAME}.errors", f"{NAME}.dialects",
 HTTP_SERVERS = ("hypercorn", "quart", "quart_trio")
 KNOW_HTTP = (f"{NAME}.web", f"{NAME}.listener", f"{NAME}.server", f"{NAME}.cli")
 REDIS = ("redis", "hiredis", f"{NAME}.redis")
-KNOW_REDIS = (f"{NAME}.redis", f"{NAME}.bus.redis")
+KNOW_REDIS = (f"{NAME}.redis", f"{NAME}.bus.redis", f"{NAME}.bus.announcements")
+SQL = ("sqlalchemy", "alembic", "psycopg", "sqlite3")
+KNOW_SQL = (f"{NAME}.store",)
 #: These do no I/O; nor do the dialects, whose rule is narrower still.
 PURE = (f"{NAME}.messages", f"{NAME}.errors", f"{NAME}.room", f"{NAME}.websocket")
 #: What pure code does not import: I/O, tasks, and the clock and chance, which it is given.
@@ -121,6 +123,12 @@ def imports_redis(module: str, source: str) -> list[str]:
     return [name for name in imports_of(module, source) if is_within(name, REDIS)]
 
 
+def imports_sql(module: str, source: str) -> list[str]:
+    if is_within(module, KNOW_SQL):
+        return []
+    return [name for name in imports_of(module, source) if is_within(name, SQL)]
+
+
 ImportRule = Callable[[str, str], list[str]]
 
 BAD_IMPORTS: list[tuple[ImportRule, str, str]] = [
@@ -147,6 +155,9 @@ BAD_IMPORTS: list[tuple[ImportRule, str, str]] = [
     (imports_redis, "hub", "from redis.exceptions import RedisError"),
     (imports_redis, "presence", "import hiredis"),
     (imports_redis, "bus.memory", "from trio_signal.redis import connection"),
+    (imports_redis, "announcements.receipts", "from trio_signal.redis import Redis"),
+    (imports_sql, "announcements.receipts", "from sqlalchemy import select"),
+    (imports_sql, "web.announcements", "import sqlite3"),
 ]
 
 GOOD_IMPORTS: list[tuple[ImportRule, str, str]] = [
@@ -165,6 +176,8 @@ GOOD_IMPORTS: list[tuple[ImportRule, str, str]] = [
     (imports_an_http_server, "listener", "import hypercorn"),
     (imports_redis, "redis.connection", "import hiredis"),
     (imports_redis, "bus.redis", "from trio_signal.redis import connection"),
+    (imports_redis, "bus.announcements", "from trio_signal.redis import Redis"),
+    (imports_sql, "store.tables", "from sqlalchemy import Table"),
 ]
 IMPORT_RULES = list(dict.fromkeys(rule for rule, _, _ in BAD_IMPORTS))
 

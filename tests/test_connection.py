@@ -42,9 +42,9 @@ from trio_signal.messages import (
     Answer,
     Authenticate,
     Close,
+    Event,
     Identity,
     Notice,
-    RoomEvent,
     Send,
     ServerInfo,
     Typing,
@@ -593,7 +593,7 @@ class Mute(RoomDialect):
     """Speaks `room`, and has no words for one kind of event."""
 
     @staticmethod
-    def tell(event: RoomEvent) -> Iterable[Notice]:
+    def tell(event: Event) -> Iterable[Notice]:
         match event:
             case Typing():
                 raise RuntimeError("tell failed")

@@ -7,6 +7,7 @@ sockets, and is told things in the words of its dialect.
 import socket
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 import trio
@@ -28,13 +29,13 @@ from trio_signal.messages import (
     ChangeProfile,
     Chat,
     Close,
+    Event,
     GoLive,
     Identity,
     Join,
     Leave,
     Notice,
     RoomCommand,
-    RoomEvent,
     SetTyping,
     Signal,
     SignalKind,
@@ -175,7 +176,7 @@ class Replicas:
 
 
 @asynccontextmanager
-async def open_replicas(**caps: int) -> AsyncIterator[Replicas]:
+async def open_replicas(**caps: Any) -> AsyncIterator[Replicas]:
     network = MemoryNetwork()
     hubs = [Hub(MemoryBus(name, network), **caps) for name in ("a", "b")]
     replicas = Replicas(hubs, network)
@@ -870,7 +871,7 @@ class SpeechlessDialect(MeshDialect):
     """One that has no words for who went live."""
 
     @staticmethod
-    def tell(event: RoomEvent) -> Iterable[Notice]:
+    def tell(event: Event) -> Iterable[Notice]:
         match event:
             case WentLive():
                 raise RuntimeError("no words")

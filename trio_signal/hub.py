@@ -5,7 +5,7 @@ telling of it to the peers of this replica, and its hand-over to the bus are
 one step that nothing can interrupt, neither a cancellation nor a shutdown.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from types import TracebackType
 from typing import assert_never
@@ -14,13 +14,17 @@ from uuid import uuid4
 import trio
 from msgspec.structs import replace
 
+from trio_signal.announcements import Announcements
 from trio_signal.auth import may_enter
-from trio_signal.bus import Bus, Caps, Delivery, Kicked, Undelivered
+from trio_signal.bus import Bus, Caps, Delivery, Kicked, RoomCount, Undelivered
 from trio_signal.clock import just_after, utc_now
 from trio_signal.dialects import Dialect
 from trio_signal.errors import CloseCode, JoinRefusedError
 from trio_signal.messages import (
+    LOBBY,
+    AnnouncementEvent,
     AskLive,
+    Attend,
     Audience,
     ChangeProfile,
     Chat,
@@ -29,6 +33,7 @@ from trio_signal.messages import (
     Close,
     Displaced,
     Entered,
+    Event,
     Exited,
     GoLive,
     Identity,
@@ -41,6 +46,7 @@ from trio_signal.messages import (
     LiveNow,
     LivePeers,
     Member,
+    Notice,
     Profile,
     ProfileChanged,
     Refusal,
@@ -66,6 +72,9 @@ from trio_signal.websocket import text_frame
 
 #: What a user without any name is called.
 ANONYMOUS = "Anonymous"
+_NO_CAP = Caps(2**31 - 1)
+#: Seconds to ask the directory how many users are connected.
+_COUNTING = 0.4
 
 
 class LocalRoom(Room):
@@ -97,6 +106,21 @@ class LocalRoom(Room):
 
     def tell(self, event: RoomEvent, origin: Member) -> None:
         """Tell an event to the peers on this replica; encoded once a dialect."""
+        for peers, notice in self._in_words(event):
+            frame = text_frame(notice.text)
+            for peer in self._audience(notice.audience, peers, origin):
+                peer.send_frame(frame)
+
+    def announce(self, event: AnnouncementEvent) -> None:
+        """The same for an announcement's."""
+        for peers, notice in self._in_words(event):
+            frame = text_frame(notice.text)
+            creator = event.announcement.created_by
+            for peer in list(peers.values()):
+                if notice.audience is not Audience.TEAM or _is_of_team(peer, creator):
+                    peer.send_frame(frame)
+
+    def _in_words(self, event: Event) -> Iterator[tuple[dict[str, Peer], Notice]]:
         for dialect, peers in list(self._speakers.items()):
             try:
                 notices = list(dialect.tell(event))
@@ -104,9 +128,7 @@ class LocalRoom(Room):
                 close_untold(peers.values(), event)
                 continue
             for notice in notices:
-                frame = text_frame(notice.text)
-                for peer in self._audience(notice.audience, peers, origin):
-                    peer.send_frame(frame)
+                yield peers, notice
 
     def _audience(
         self, audience: Audience, peers: dict[str, Peer], origin: Member
@@ -131,6 +153,8 @@ class LocalRoom(Room):
                     for member in self.live
                     if member.peer_id in peers and member.peer_id != origin.peer_id
                 ]
+            case Audience.TEAM:
+                return [peer for peer in peers.values() if _is_of_team(peer, origin.user_id)]
             case _:
                 assert_never(audience)
 
@@ -165,12 +189,23 @@ class Visit:
 class Hub:
     """The rooms in which this replica has peers.
 
-    The bus is run by whoever made it, with this hub's `deliver`.
+    The bus is run by whoever made it, with this hub's `deliver`; so are the
+    announcements, of which there are none where `announce` is not spoken.
     """
 
-    def __init__(self, bus: Bus, *, max_room_peers: int = 5000, max_viewers: int = 50) -> None:
+    def __init__(
+        self,
+        bus: Bus,
+        *,
+        max_room_peers: int = 5000,
+        max_viewers: int = 50,
+        announcements: Announcements | None = None,
+    ) -> None:
         """Make a hub without peers."""
         self.bus = bus
+        self.announcements = announcements
+        if announcements is not None:
+            announcements.serve(self)
         self.rooms: dict[str, LocalRoom] = {}
         self.peers: set[Peer] = set()
         #: By user: peers whose rooms are kept for when the user comes back.
@@ -179,6 +214,12 @@ class Hub:
         self.closing: Close | None = None
         self._max_room_peers = max_room_peers
         self._max_viewers = max_viewers
+
+    @property
+    def degraded(self) -> str | None:
+        """What does not work as it should; None if all is well."""
+        announcements = self.announcements.degraded if self.announcements is not None else None
+        return "; ".join(filter(None, (self.bus.degraded, announcements))) or None
 
     def visit(self, peer: Peer) -> Visit:
         """The stay of a connection, as a context manager."""
@@ -234,8 +275,18 @@ class Hub:
         if found is not None:
             self._join_again(peer, *found, viewer=command.viewer)
             return
-        member = await self._member(peer, identity, command)
         caps = Caps(self._max_room_peers, self._max_viewers if command.viewer else None)
+        await self._enter(peer, identity, command, caps)
+
+    async def attend(self, peer: Peer, command: Attend) -> None:
+        """Let a peer hear announcements, however many do."""
+        if peer.identity is None:
+            peer.tell(Refused(command, Refusal.NOT_ALLOWED, utc_now()))
+            return
+        await self._enter(peer, peer.identity, Join(LOBBY), _NO_CAP)
+
+    async def _enter(self, peer: Peer, identity: Identity, command: Join, caps: Caps) -> None:
+        member = await self._member(peer, identity, command)
         try:
             await self.bus.join(
                 command.room_id, member, caps, partial(self._admit, peer, command.room_id, member)
@@ -310,7 +361,7 @@ class Hub:
 
     async def ask_live(self, peer: Peer, command: AskLive) -> None:
         """Tell a peer who is live in a room, its own user not among them."""
-        if peer.identity is None or not may_enter(peer.identity, command.room_id):
+        if peer.identity is None or not _may_see(peer.identity, command.room_id):
             peer.tell(Refused(command, Refusal.NOT_ALLOWED, utc_now()))
             return
         room = self.rooms.get(command.room_id)
@@ -326,6 +377,45 @@ class Hub:
         user_id = peer.identity.user_id
         self._returning.setdefault(user_id, set()).add(peer)
         return await self.bus.recall_rooms(user_id)
+
+    # Announcements
+
+    def tell_announcement(self, event: AnnouncementEvent) -> None:
+        """Tell the peers here that attend."""
+        lobby = self.rooms.get(LOBBY)
+        if lobby is not None:
+            lobby.announce(event)
+
+    @property
+    def attending(self) -> dict[str, Peer]:
+        """The peers here that hear announcements, by their ids."""
+        lobby = self.rooms.get(LOBBY)
+        return lobby.peers if lobby is not None else {}
+
+    @property
+    def users_here(self) -> int:
+        """How many users hear announcements through this replica."""
+        return len({peer.identity.user_id for peer in self.attending.values() if peer.identity})
+
+    async def users_everywhere(self) -> int:
+        """How many hear them on all replicas, as far as this one knows; asks none of them."""
+        lobby = self.rooms.get(LOBBY)
+        if lobby is not None:
+            await trio.lowlevel.checkpoint()
+            return lobby.users
+        with trio.move_on_after(_COUNTING):
+            return len({member.user_id for member in await self.bus.members(LOBBY)})
+        return 0
+
+    # What everybody may know of the rooms
+
+    async def room_counts(self) -> list[RoomCount]:
+        """The rooms of all replicas that have members."""
+        return [count for count in await self.bus.rooms() if count.room_id != LOBBY]
+
+    async def members(self, room_id: str) -> tuple[Member, ...]:
+        """All members of a room on all replicas, in the order of joining."""
+        return await self.bus.members(room_id) if room_id != LOBBY else ()
 
     # Commands that are carried out at once
 
@@ -545,8 +635,18 @@ def _rivals(room: Room, newest: Member) -> dict[str, Live]:
 
 
 def _may_join(identity: Identity, command: Join) -> bool:
-    allowed = may_enter(identity, command.room_id)
+    allowed = _may_see(identity, command.room_id)
     return allowed and (identity.grants.publish or not command.broadcaster)
+
+
+def _may_see(identity: Identity, room_id: str) -> bool:
+    return room_id != LOBBY and may_enter(identity, room_id)
+
+
+def _is_of_team(peer: Peer, creator: str) -> bool:
+    """Whether a peer is the creator's own, or of the creator's team."""
+    identity = peer.identity
+    return identity is not None and creator in (identity.user_id, identity.grants.team_of)
 
 
 def _why_not_live(peer: Peer, room: Room, member: Member, command: GoLive) -> Refusal | None:

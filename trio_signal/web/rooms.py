@@ -42,13 +42,13 @@ def add_rooms(app: QuartTrio, hub: Hub, settings: Settings) -> None:
                 "peers": count.peers,
                 "broadcasters": count.live,
             }
-            for count in await hub.bus.rooms()
+            for count in await hub.room_counts()
         ]
         return json_answer({"rooms": counts})
 
     @app.get("/rooms/<room_id>")
     async def room(room_id: str) -> Response:
-        members = await hub.bus.members(room_id)
+        members = await hub.members(room_id)
         users = {
             member.user_id: {
                 "user_id": member.user_id,
@@ -75,5 +75,5 @@ def add_rooms(app: QuartTrio, hub: Hub, settings: Settings) -> None:
 
     @app.post("/api/rooms/<room_id>/info")
     async def info(room_id: str) -> Response:
-        count = len(await hub.bus.members(room_id))
+        count = len(await hub.members(room_id))
         return json_answer({"room_id": room_id, "connected_users": count, "is_active": count > 0})
