@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
 
 # What the tests need besides Python packages: names that tools/system-deps knows.
-SYSTEM_DEPS := chromium coturn redis-server
+SYSTEM_DEPS := chromium coturn postgresql redis-server
 
 .PHONY: serve test check format lint types docs bench floods fuzz venv clean
 .NOTPARALLEL:

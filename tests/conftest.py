@@ -4,9 +4,11 @@
 the protocols promise has to hold for both.
 """
 
+import shutil
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from functools import partial
+from itertools import count
 from pathlib import Path
 from uuid import uuid4
 
@@ -15,11 +17,13 @@ from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 
 from tests.clients import Service
+from tests.postgres import Postgres, run_postgres
 from tests.redis.buses import drain
 from tests.redis.server import run_redis_server
 from trio_signal.bus.redis import RedisBus
 from trio_signal.config import Settings, load_settings
 from trio_signal.server import Server, open_server
+from trio_signal.store import Database
 
 # How long an example takes says something of the machine only.
 hypothesis_settings.register_profile(
@@ -73,6 +77,39 @@ async def quiesce(servers: list[Server]) -> None:
         for bus in buses:
             assert isinstance(bus, RedisBus)
             await drain(bus, buses)
+
+
+@pytest.fixture(scope="session")
+def databases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """URLs of new SQLite databases; the tables are there already, which saves time."""
+    folder = tmp_path_factory.mktemp("databases")
+    template = folder / "template.db"
+    database = Database(f"sqlite:///{template}")
+    database.upgrade_now()
+    database.close()
+
+    def make() -> Iterator[str]:
+        for number in count():
+            path = folder / f"{number}.db"
+            shutil.copyfile(template, path)
+            yield f"sqlite:///{path}"
+
+    return make()
+
+
+@pytest.fixture(autouse=True)
+def database_url(databases: Iterator[str], monkeypatch: pytest.MonkeyPatch) -> str:
+    """The database of all servers of one test, if the test has no other."""
+    url = next(databases)
+    monkeypatch.setenv("DATABASE_URL", url)
+    return url
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A PostgreSQL for all tests that do not break it; each makes its own database."""
+    with run_postgres() as server:
+        yield server
 
 
 @pytest.fixture

@@ -41,7 +41,9 @@ WEBSOCKET_CLIENTS = ("trio_websocket", "wsproto")
 HTTP_SERVERS = ("hypercorn", "quart", "quart_trio")
 KNOW_HTTP = (f"{NAME}.web", f"{NAME}.listener", f"{NAME}.server", f"{NAME}.cli")
 REDIS = ("redis", "hiredis", f"{NAME}.redis")
-KNOW_REDIS = (f"{NAME}.redis", f"{NAME}.bus.redis")
+KNOW_REDIS = (f"{NAME}.redis", f"{NAME}.bus.redis", f"{NAME}.bus.announcements")
+SQL = ("sqlalchemy", "alembic", "psycopg", "sqlite3")
+KNOW_SQL = (f"{NAME}.store",)
 #: These do no I/O; nor do the dialects, whose rule is narrower still.
 PURE = (f"{NAME}.messages", f"{NAME}.errors", f"{NAME}.room", f"{NAME}.websocket")
 #: What pure code does not import: I/O, tasks, and the clock and chance, which it is given.
@@ -147,6 +149,12 @@ def imports_a_websocket_client(module: str, source: str) -> list[str]:
     return [name for name in imports_of(module, source) if is_within(name, WEBSOCKET_CLIENTS)]
 
 
+def imports_sql(module: str, source: str) -> list[str]:
+    if is_within(module, KNOW_SQL):
+        return []
+    return [name for name in imports_of(module, source) if is_within(name, SQL)]
+
+
 ImportRule = Callable[[str, str], list[str]]
 
 BAD_IMPORTS: list[tuple[ImportRule, str, str]] = [
@@ -178,6 +186,9 @@ BAD_IMPORTS: list[tuple[ImportRule, str, str]] = [
     (imports_the_server, "client.client", "from trio_signal import presence"),
     (imports_a_websocket_client, "connection", "import trio_websocket"),
     (imports_a_websocket_client, "websocket", "from wsproto.events import Ping"),
+    (imports_redis, "announcements.receipts", "from trio_signal.redis import Redis"),
+    (imports_sql, "announcements.receipts", "from sqlalchemy import select"),
+    (imports_sql, "web.announcements", "import sqlite3"),
 ]
 
 GOOD_IMPORTS: list[tuple[ImportRule, str, str]] = [
@@ -200,6 +211,8 @@ GOOD_IMPORTS: list[tuple[ImportRule, str, str]] = [
     (imports_the_server, "client.client", "import trio\nfrom trio_signal.dialects import mesh"),
     (imports_the_server, "hub", "from trio_signal import presence"),
     (imports_a_websocket_client, "client.connection", "import trio_websocket"),
+    (imports_redis, "bus.announcements", "from trio_signal.redis import Redis"),
+    (imports_sql, "store.tables", "from sqlalchemy import Table"),
 ]
 IMPORT_RULES = list(dict.fromkeys(rule for rule, _, _ in BAD_IMPORTS))
 

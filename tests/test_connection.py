@@ -44,10 +44,10 @@ from trio_signal.messages import (
     Answer,
     Authenticate,
     Close,
+    Event,
     Grants,
     Identity,
     Notice,
-    RoomEvent,
     Send,
     ServerInfo,
     Typing,
@@ -714,7 +714,7 @@ class Mute(RoomDialect):
     """Speaks `room`, and has no words for one kind of event."""
 
     @staticmethod
-    def tell(event: RoomEvent) -> Iterable[Notice]:
+    def tell(event: Event) -> Iterable[Notice]:
         match event:
             case Typing():
                 raise RuntimeError("tell failed")

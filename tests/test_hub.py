@@ -31,6 +31,7 @@ from trio_signal.messages import (
     ChangeProfile,
     Chat,
     Close,
+    Event,
     GoLive,
     Grants,
     Identity,
@@ -39,7 +40,6 @@ from trio_signal.messages import (
     Leave,
     Notice,
     RoomCommand,
-    RoomEvent,
     SetTyping,
     Signal,
     SignalKind,
@@ -185,7 +185,7 @@ class Replicas:
 
 
 @asynccontextmanager
-async def open_replicas(**caps: int) -> AsyncIterator[Replicas]:
+async def open_replicas(**caps: Any) -> AsyncIterator[Replicas]:
     network = MemoryNetwork()
     hubs = [Hub(MemoryBus(name, network), **caps) for name in ("a", "b")]
     replicas = Replicas(hubs, network)
@@ -1016,7 +1016,7 @@ class SpeechlessDialect(MeshDialect):
     """One that has no words for who went live."""
 
     @staticmethod
-    def tell(event: RoomEvent) -> Iterable[Notice]:
+    def tell(event: Event) -> Iterable[Notice]:
         match event:
             case WentLive():
                 raise RuntimeError("no words")

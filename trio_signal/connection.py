@@ -17,6 +17,7 @@ from uuid import uuid4
 import trio
 from msgspec.structs import replace
 
+from trio_signal.announcements import Announcements
 from trio_signal.auth import Auth, may_enter
 from trio_signal.clock import utc_now
 from trio_signal.config import Settings
@@ -26,14 +27,18 @@ from trio_signal.hub import Hub
 from trio_signal.ice import ice_servers
 from trio_signal.limits import Place, TokenBucket
 from trio_signal.messages import (
+    Acknowledge,
     Action,
+    AskAnnouncement,
     AskLive,
+    Attend,
     Authenticate,
     Close,
     Expiring,
     Identity,
     Join,
     Malformed,
+    Nudge,
     RecallRooms,
     Refusal,
     Refused,
@@ -114,6 +119,9 @@ class Connection:
         #: Until when the client is not read, and since when it has gone on sending nevertheless.
         self._held_until, self._pressing_since = 0.0, _NEVER
         self._malformed = 0
+        #: What to send to a client that says nothing, and when it is next due.
+        self._nudge: Nudge | None = None
+        self._nudge_at = _NEVER
         #: What the client gave as its reason, once it began the closing handshake.
         self._close_received: bytes | None = None
         self._ended = False
@@ -219,6 +227,7 @@ class Connection:
         for message in messages:
             match message.opcode:
                 case Opcode.TEXT:
+                    self._put_off_nudge()
                     await self._perform(self._dialect.received(message.payload, utc_now()))
                 case Opcode.PING:
                     self.peer.send_frame(control_frame(Opcode.PONG, message.payload))
@@ -259,11 +268,26 @@ class Connection:
                     await self._hub.ask_live(self.peer, action)
                 case RecallRooms():
                     await self._rejoin()
+                case Attend():
+                    await self._hub.attend(self.peer, action)
+                case AskAnnouncement():
+                    await self._announcements.show(self.peer)
+                case Acknowledge():
+                    self._announcements.note(self.peer, action.announcement_id)
+                case Nudge():
+                    self._nudge = action
+                    self._put_off_nudge()
                 case Close():
                     self._end(action)
                 case _:
                     self._hub.handle(self.peer, action)
         self._malformed = 0
+
+    @property
+    def _announcements(self) -> Announcements:
+        """Those of the hub; a dialect that needs them is not spoken without."""
+        assert self._hub.announcements is not None  # noqa: S101
+        return self._hub.announcements
 
     def _count_malformed(self) -> None:
         self._metrics.count_refused(Reason.MALFORMED)
@@ -328,13 +352,16 @@ class Connection:
         pinged, deadline = 0.0, _NEVER
         while True:
             self._alarm = trio.CancelScope(
-                deadline=min(next_ping, deadline, self._warn_at, self._expires_at)
+                deadline=min(next_ping, deadline, self._warn_at, self._expires_at, self._nudge_at)
             )
             with self._alarm:
                 await trio.sleep_forever()
             now = trio.current_time()
             if not self._check_expiry(now):
                 return
+            if self._nudge is not None and now >= self._nudge_at:
+                self.peer.send(self._nudge.text)
+                self._put_off_nudge()
             if self.peer.heard >= pinged or self._peek():
                 # Or it did say something: we were busy, or hold it back.
                 deadline = _NEVER
@@ -346,6 +373,12 @@ class Connection:
                 self.peer.send_frame(_PING)
                 if deadline == _NEVER:
                     pinged, deadline = now, now + patience
+
+    def _put_off_nudge(self) -> None:
+        """The client is to say nothing for a while, before it is sent its nudge (again)."""
+        if self._nudge is not None:
+            self._nudge_at = trio.current_time() + self._nudge.after
+            self._alarm.deadline = min(self._alarm.deadline, self._nudge_at)
 
     def _watch_expiry(self, identity: Identity) -> None:
         """Let the heartbeat look at when this identity ends."""

@@ -43,6 +43,22 @@ class IdTooLongError(TrioSignalError):
     """An id in a request target is longer than ids may be."""
 
 
+class StoreError(TrioSignalError):
+    """The database cannot be reached, or takes too long."""
+
+
+class BoardError(TrioSignalError):
+    """What the replicas share cannot be reached, or takes too long."""
+
+
+class AnnouncementError(TrioSignalError):
+    """What cannot be announced; the text says why, and is for the creator."""
+
+
+class UnknownAnnouncementError(TrioSignalError):
+    """No announcement with this id is active."""
+
+
 class WebSocketError(TrioSignalError):
     """The client broke the WebSocket protocol or a limit of ours."""
 

@@ -5,7 +5,7 @@ telling of it to the peers of this replica, and its hand-over to the bus are
 one step that nothing can interrupt, neither a cancellation nor a shutdown.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from types import TracebackType
 from typing import assert_never
@@ -14,13 +14,17 @@ from uuid import uuid4
 import trio
 from msgspec.structs import replace
 
+from trio_signal.announcements import Announcements
 from trio_signal.auth import may_enter
-from trio_signal.bus import Bus, Caps, Delivery, Kicked, RoomsKept, Undelivered
+from trio_signal.bus import Bus, Caps, Delivery, Kicked, RoomCount, RoomsKept, Undelivered
 from trio_signal.clock import just_after, trio_time, utc_now, wall_time
 from trio_signal.dialects import Dialect
 from trio_signal.errors import CloseCode, JoinRefusedError
 from trio_signal.messages import (
+    LOBBY,
+    AnnouncementEvent,
     AskLive,
+    Attend,
     Audience,
     ChangeProfile,
     Chat,
@@ -29,6 +33,7 @@ from trio_signal.messages import (
     Close,
     Displaced,
     Entered,
+    Event,
     Exited,
     GoLive,
     Identity,
@@ -41,6 +46,7 @@ from trio_signal.messages import (
     LiveNow,
     LivePeers,
     Member,
+    Notice,
     Profile,
     ProfileChanged,
     Refusal,
@@ -69,6 +75,9 @@ from trio_signal.websocket import text_frame
 ANONYMOUS = "Anonymous"
 #: How many peers are sent away in a second when the server stops.
 LEAVE_RATE = 100.0
+_NO_CAP = Caps(2**31 - 1)
+#: Seconds to ask the directory how many users are connected.
+_COUNTING = 0.4
 
 
 class LocalRoom(Room):
@@ -100,6 +109,21 @@ class LocalRoom(Room):
 
     def tell(self, event: RoomEvent, origin: Member) -> None:
         """Tell an event to the peers on this replica; encoded once a dialect."""
+        for peers, notice in self._in_words(event):
+            frame = text_frame(notice.text)
+            for peer in self._audience(notice.audience, peers, origin):
+                peer.send_frame(frame)
+
+    def announce(self, event: AnnouncementEvent) -> None:
+        """The same for an announcement's."""
+        for peers, notice in self._in_words(event):
+            frame = text_frame(notice.text)
+            creator = event.announcement.created_by
+            for peer in list(peers.values()):
+                if notice.audience is not Audience.TEAM or _is_of_team(peer, creator):
+                    peer.send_frame(frame)
+
+    def _in_words(self, event: Event) -> Iterator[tuple[dict[str, Peer], Notice]]:
         for dialect, peers in list(self._speakers.items()):
             try:
                 notices = list(dialect.tell(event))
@@ -107,9 +131,7 @@ class LocalRoom(Room):
                 close_untold(peers.values(), event)
                 continue
             for notice in notices:
-                frame = text_frame(notice.text)
-                for peer in self._audience(notice.audience, peers, origin):
-                    peer.send_frame(frame)
+                yield peers, notice
 
     def _audience(
         self, audience: Audience, peers: dict[str, Peer], origin: Member
@@ -134,6 +156,8 @@ class LocalRoom(Room):
                     for member in self.live
                     if member.peer_id in peers and member.peer_id != origin.peer_id
                 ]
+            case Audience.TEAM:
+                return [peer for peer in peers.values() if _is_of_team(peer, origin.user_id)]
             case _:
                 assert_never(audience)
 
@@ -168,7 +192,8 @@ class Visit:
 class Hub:
     """The rooms in which this replica has peers.
 
-    The bus is run by whoever made it, with this hub's `deliver`.
+    The bus is run by whoever made it, with this hub's `deliver`; so are the
+    announcements, of which there are none where `announce` is not spoken.
     """
 
     def __init__(
@@ -178,9 +203,13 @@ class Hub:
         max_room_peers: int = 5000,
         max_viewers: int = 50,
         max_rooms: int = 100,
+        announcements: Announcements | None = None,
     ) -> None:
         """Make a hub without peers."""
         self.bus = bus
+        self.announcements = announcements
+        if announcements is not None:
+            announcements.serve(self)
         self.rooms: dict[str, LocalRoom] = {}
         self.peers: set[Peer] = set()
         #: By user: peers whose rooms are kept for when the user comes back.
@@ -191,6 +220,12 @@ class Hub:
         self._max_viewers = max_viewers
         #: Of one connection.
         self._max_rooms = max_rooms
+
+    @property
+    def degraded(self) -> str | None:
+        """What does not work as it should; None if all is well."""
+        announcements = self.announcements.degraded if self.announcements is not None else None
+        return "; ".join(filter(None, (self.bus.degraded, announcements))) or None
 
     def visit(self, peer: Peer) -> Visit:
         """The stay of a connection, as a context manager."""
@@ -264,11 +299,22 @@ class Hub:
         if len(peer.memberships) >= self._max_rooms:
             peer.tell(Refused(command, Refusal.TOO_MANY_ROOMS, utc_now()))
             return
+        caps = Caps(self._max_room_peers, self._max_viewers if command.viewer else None)
+        await self._enter(peer, identity, command, caps)
+
+    async def attend(self, peer: Peer, command: Attend) -> None:
+        """Let a peer hear announcements, however many do."""
+        if peer.identity is None:
+            peer.tell(Refused(command, Refusal.NOT_ALLOWED, utc_now()))
+            return
+        await self._enter(peer, peer.identity, Join(LOBBY), _NO_CAP)
+
+    async def _enter(self, peer: Peer, identity: Identity, command: Join, caps: Caps) -> None:
+        room_id = command.room_id
         member = await self._member(peer, identity, command)
         if command.broadcaster and identity.verified and await self._is_taken(room_id, member):
             peer.tell(Refused(command, Refusal.STREAM_TAKEN, utc_now()))
             return
-        caps = Caps(self._max_room_peers, self._max_viewers if command.viewer else None)
         try:
             await self.bus.join(room_id, member, caps, partial(self._admit, peer, room_id, member))
         except JoinRefusedError as error:
@@ -349,7 +395,7 @@ class Hub:
 
     async def ask_live(self, peer: Peer, command: AskLive) -> None:
         """Tell a peer who is live in a room, its own user not among them."""
-        if peer.identity is None or not may_enter(peer.identity, command.room_id):
+        if peer.identity is None or not _may_see(peer.identity, command.room_id):
             peer.tell(Refused(command, Refusal.NOT_ALLOWED, utc_now()))
             return
         room = self.rooms.get(command.room_id)
@@ -365,6 +411,45 @@ class Hub:
         user_id = peer.identity.user_id
         self._returning.setdefault(user_id, set()).add(peer)
         return await self.bus.recall_rooms(user_id)
+
+    # Announcements
+
+    def tell_announcement(self, event: AnnouncementEvent) -> None:
+        """Tell the peers here that attend."""
+        lobby = self.rooms.get(LOBBY)
+        if lobby is not None:
+            lobby.announce(event)
+
+    @property
+    def attending(self) -> dict[str, Peer]:
+        """The peers here that hear announcements, by their ids."""
+        lobby = self.rooms.get(LOBBY)
+        return lobby.peers if lobby is not None else {}
+
+    @property
+    def users_here(self) -> int:
+        """How many users hear announcements through this replica."""
+        return len({peer.identity.user_id for peer in self.attending.values() if peer.identity})
+
+    async def users_everywhere(self) -> int:
+        """How many hear them on all replicas, as far as this one knows; asks none of them."""
+        lobby = self.rooms.get(LOBBY)
+        if lobby is not None:
+            await trio.lowlevel.checkpoint()
+            return lobby.users
+        with trio.move_on_after(_COUNTING):
+            return len({member.user_id for member in await self.bus.members(LOBBY)})
+        return 0
+
+    # What everybody may know of the rooms
+
+    async def room_counts(self) -> list[RoomCount]:
+        """The rooms of all replicas that have members."""
+        return [count for count in await self.bus.rooms() if count.room_id != LOBBY]
+
+    async def members(self, room_id: str) -> tuple[Member, ...]:
+        """All members of a room on all replicas, in the order of joining."""
+        return await self.bus.members(room_id) if room_id != LOBBY else ()
 
     # Commands that are carried out at once
 
@@ -602,8 +687,18 @@ def _is_rival(newest: Member, other: Member) -> bool:
 
 
 def _may_join(identity: Identity, command: Join) -> bool:
-    allowed = may_enter(identity, command.room_id)
+    allowed = _may_see(identity, command.room_id)
     return allowed and (identity.grants.publish or not command.broadcaster)
+
+
+def _may_see(identity: Identity, room_id: str) -> bool:
+    return room_id != LOBBY and may_enter(identity, room_id)
+
+
+def _is_of_team(peer: Peer, creator: str) -> bool:
+    """Whether a peer is the creator's own, or of the creator's team."""
+    identity = peer.identity
+    return identity is not None and creator in (identity.user_id, identity.grants.team_of)
 
 
 def _why_not_live(peer: Peer, room: Room, member: Member, command: GoLive) -> Refusal | None:

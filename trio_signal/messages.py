@@ -15,6 +15,10 @@ from msgspec import Raw, Struct
 
 MediaType = Literal["audio", "video"]
 SignalKind = Literal["offer", "answer", "candidate", "signal", "message"]
+AnnouncementType = Literal["info", "warning", "alert"]
+
+#: The room of all who hear announcements. Clients cannot enter it by its name.
+LOBBY = "\0lobby"
 
 
 class Grants(Struct, frozen=True):
@@ -86,6 +90,30 @@ class Member(Struct, frozen=True):
     avatar_url: str | None = None
     live: Live | None = None
     joined_at: str = ""
+
+
+class Announcement(Struct, frozen=True):
+    """A short message from a creator to every user."""
+
+    id: str
+    message: str
+    type: AnnouncementType
+    #: The creator's user id, and its name.
+    created_by: str
+    created_by_name: str
+    created_at: str
+
+
+class Edition(Struct, frozen=True):
+    """What holds from a revision on: that an announcement is active, or is so no longer.
+
+    Of two editions the one with the greater revision holds, whichever came first;
+    of two with the same, that with the greater id.
+    """
+
+    revision: int
+    announcement: Announcement
+    active: bool
 
 
 # Commands: what a dialect asks for on behalf of its client.
@@ -236,11 +264,35 @@ class RecallRooms(Struct, frozen=True):
     """Ask which rooms this user was in when its connection was lost."""
 
 
+class Attend(Struct, frozen=True):
+    """Hear announcements from now on."""
+
+
+class AskAnnouncement(Struct, frozen=True):
+    """Ask for the active announcement, unless this user has acknowledged it."""
+
+
+class Acknowledge(Struct, frozen=True):
+    """Do not show an announcement to this user any more."""
+
+    announcement_id: str
+
+
 #: Commands of a member of a room, carried out at once.
 RoomCommand = (
     Leave | GoLive | StopLive | Signal | Chat | SetTyping | ChangeProfile | StartStreaming | Kick
 )
-Command = Authenticate | Renew | Join | AskLive | RecallRooms | RoomCommand
+Command = (
+    Authenticate
+    | Renew
+    | Join
+    | AskLive
+    | RecallRooms
+    | Attend
+    | AskAnnouncement
+    | Acknowledge
+    | RoomCommand
+)
 
 
 # What a dialect wants besides: done by the connection itself.
@@ -258,6 +310,13 @@ class Malformed(Struct, frozen=True):
     text: bytes
 
 
+class Nudge(Struct, frozen=True):
+    """Send this text whenever the client has said nothing for so many seconds."""
+
+    text: bytes
+    after: float
+
+
 class Close(Struct, frozen=True):
     """Close the connection."""
 
@@ -265,7 +324,7 @@ class Close(Struct, frozen=True):
     reason: str = ""
 
 
-Action = Command | Send | Malformed | Close
+Action = Command | Send | Malformed | Nudge | Close
 
 
 # Events of a room: told to its members, on every replica. Their names are on the
@@ -411,6 +470,32 @@ RoomEvent = (
 )
 
 
+# Events of announcements: told to all who attend.
+
+
+class Announced(Struct, frozen=True):
+    """A creator made an announcement."""
+
+    announcement: Announcement
+
+
+class AnnouncementCleared(Struct, frozen=True):
+    """The announcement is not to be shown any more."""
+
+    announcement: Announcement
+
+
+class Acknowledged(Struct, frozen=True):
+    """So many users have acknowledged the announcement."""
+
+    announcement: Announcement
+    acknowledged: int
+
+
+AnnouncementEvent = Announced | AnnouncementCleared | Acknowledged
+Event = RoomEvent | AnnouncementEvent
+
+
 # Answers: told to the peer whose command it was, and to nobody else.
 
 
@@ -494,8 +579,23 @@ class Renewed(Struct, frozen=True):
     expires_in: int
 
 
+class ActiveAnnouncement(Struct, frozen=True):
+    """There is an announcement that you have not acknowledged."""
+
+    announcement: Announcement
+
+
 Answer = (
-    Entered | Exited | Displaced | LiveNow | LivePeers | ChatSent | Refused | Expiring | Renewed
+    Entered
+    | Exited
+    | Displaced
+    | LiveNow
+    | LivePeers
+    | ChatSent
+    | ActiveAnnouncement
+    | Refused
+    | Expiring
+    | Renewed
 )
 
 
@@ -510,6 +610,8 @@ class Audience(Enum):
     OTHER_USERS = auto()
     #: The peers that are live.
     BROADCASTERS = auto()
+    #: Of an announcement: the peers of its creator, and of the creator's team.
+    TEAM = auto()
 
 
 class Notice(Struct, frozen=True):

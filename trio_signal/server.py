@@ -10,6 +10,7 @@ from uuid import uuid4
 
 import trio
 
+from trio_signal.announcements import Announcements, open_announcements
 from trio_signal.auth import open_auth
 from trio_signal.bus import Bus
 from trio_signal.bus.memory import MemoryBus
@@ -61,21 +62,37 @@ async def open_bus(settings: Settings) -> AsyncIterator[Bus]:
 
 
 @asynccontextmanager
+async def open_board(settings: Settings, bus: Bus) -> AsyncIterator[Announcements | None]:
+    """The announcements, where they are spoken of."""
+    if "announce" not in settings.dialects:
+        yield None
+    else:
+        url = settings.database_url.get_secret_value()
+        async with open_announcements(url, bus.board) as announcements:
+            yield announcements
+
+
+@asynccontextmanager
 async def open_server(settings: Settings) -> AsyncIterator[Server]:
     """Serve while the block runs; gives the address that it listens on.
 
     Leaving the block stops accepting, closes every peer with 1001, lets the
     rooms hear of it, and takes `settings.drain` seconds at most. A cancellation
     ends everything at once. Raises OSError if the port cannot be had, and
-    ConfigError if Redis refuses us.
+    ConfigError if Redis refuses us, or if there can be no such database.
     """
-    async with open_bus(settings) as bus, trio.open_nursery() as bus_tasks:
+    async with (
+        open_bus(settings) as bus,
+        open_board(settings, bus) as announcements,
+        trio.open_nursery() as bus_tasks,
+    ):
         limits, metrics = Limits(settings), Metrics()
         hub = Hub(
             bus,
             max_room_peers=settings.max_room_peers,
             max_viewers=settings.max_viewers,
             max_rooms=settings.max_rooms_per_connection,
+            announcements=announcements,
         )
         await bus_tasks.start(bus.run, hub.deliver)
         async with (

@@ -26,13 +26,13 @@ The contract, for every implementation:
   be forgotten, oldest first.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import NamedTuple, Protocol
 
 import trio
 from msgspec import Struct
 
-from trio_signal.messages import Chatted, Member, Profile, RoomEvent, Signalled
+from trio_signal.messages import Chatted, Edition, Member, Profile, RoomEvent, Signalled
 
 
 class Caps(NamedTuple):
@@ -82,10 +82,65 @@ Deliver = Callable[[Delivery], None]
 Admit = Callable[[tuple[Member, ...]], None]
 
 
+class Posted(NamedTuple):
+    """Another edition holds; `late` if it was made a while ago, and some may know it."""
+
+    edition: Edition
+    late: bool
+
+
+class Counted(NamedTuple):
+    """So many users have acknowledged an announcement."""
+
+    announcement_id: str
+    acknowledged: int
+
+
+class Board(Protocol):
+    """What replicas know together of announcements.
+
+    It may forget everything at any time, and says so by `doubt`; what is to last is in
+    the store. The methods that block raise BoardError, after a second at most.
+    """
+
+    @property
+    def reachable(self) -> bool:
+        """Whether it can be asked, as far as one knows."""
+        ...
+
+    def listen(self, hear: Callable[[Posted | Counted], None], doubt: Callable[[], None]) -> None:
+        """From now on tell what is posted and counted, also by oneself. Neither may block.
+
+        `doubt` is called when something may have been missed or forgotten.
+        """
+        ...
+
+    async def post(self, edition: Edition, *, late: bool = False) -> Edition:
+        """Let an edition hold, and tell it, unless a newer one does; the one that holds."""
+        ...
+
+    async def holding(self) -> Edition | None:
+        """The edition that holds."""
+        ...
+
+    async def acknowledge(self, announcement_id: str, user_ids: Collection[str]) -> None:
+        """Keep that users have acknowledged, and tell how many have."""
+        ...
+
+    async def acknowledged(self, announcement_id: str, user_ids: Collection[str]) -> set[str]:
+        """Which of these users have."""
+        ...
+
+
 class Bus(Protocol):
     """See the contract above."""
 
     replica: str
+
+    @property
+    def board(self) -> Board | None:
+        """What the replicas know of announcements; None where there is one replica only."""
+        ...
 
     @property
     def degraded(self) -> str | None:

@@ -8,6 +8,7 @@ import trio
 
 from trio_signal.bus import (
     Admit,
+    Board,
     Caps,
     Deliver,
     Delivery,
@@ -66,6 +67,7 @@ class MemoryBus:
     def __init__(self, replica: str, network: MemoryNetwork | None = None) -> None:
         """Join `network`, or be alone."""
         self.replica = replica
+        self.board: Board | None = None
         self._network = network or MemoryNetwork()
         self._network.replicas[replica] = self
         #: Its peers by room; of these rooms it is told, and of no others.

@@ -20,6 +20,7 @@ import trio
 from msgspec.structs import replace
 
 from trio_signal.bus import Admit, Caps, Deliver, Direct, RoomCount, RoomsKept, Undelivered
+from trio_signal.bus.announcements import RedisBoard
 from trio_signal.clock import utc_now
 from trio_signal.errors import ConfigError, JoinRefusedError
 from trio_signal.messages import (
@@ -136,6 +137,7 @@ class RedisBus:
     def __init__(self, redis: Redis, replica: str, *, prefix: str, lease: float) -> None:
         """Take an open connection, which the caller closes."""
         self.replica = replica
+        self.board = RedisBoard(redis, prefix)
         self._redis = redis
         self._prefix = prefix
         self._lease = lease
@@ -234,6 +236,8 @@ class RedisBus:
                 return
             _, expired = await self._scripts.lease(keys, [self.replica, milliseconds, 1])
             self._doubt_all()
+            if self._has_lease:  # perhaps somebody emptied Redis
+                self.board.doubt()
         now = trio.current_time()
         if self._has_lease and (not held or now > self._renewed + self._lease):
             logger.warning("the lease of this replica ran out: its peers are put back")
@@ -272,13 +276,17 @@ class RedisBus:
                     case Overflow():
                         logger.error("more came from Redis than could be taken: catching up")
                         self._doubt_all()
+                        self.board.doubt()
                     case Resumed():
                         logger.warning("Redis is back: catching up")
                         self._doubt_all()
+                        self.board.doubt()
 
     def _take(self, channel: str, payload: bytes) -> None:
         try:
-            if channel == self._key("replica", self.replica):
+            if channel == self.board.channel:
+                self.board.take(payload)
+            elif channel == self._key("replica", self.replica):
                 self._take_direct(_decode_direct(payload))
             elif channel == self._key("lost"):
                 self._take_kept(_decode_kept(payload))

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol, Self
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+from trio_signal.dialects.announce import AnnounceDialect
 from trio_signal.dialects.live import LiveDialect
 from trio_signal.dialects.mesh import MeshDialect
 from trio_signal.dialects.room import RoomDialect
@@ -16,9 +17,9 @@ from trio_signal.messages import (
     Action,
     Answer,
     Close,
+    Event,
     Identity,
     Notice,
-    RoomEvent,
     Send,
     ServerInfo,
 )
@@ -64,8 +65,8 @@ class Dialect(Protocol):
         ...
 
     @staticmethod
-    def tell(event: RoomEvent) -> Iterable[Notice]:
-        """A room's event in this dialect's words.
+    def tell(event: Event) -> Iterable[Notice]:
+        """A room's event, or an announcement's, in this dialect's words.
 
         Called once an event, whatever the number of peers. A `Signalled` that
         has a target goes to that peer, whatever the notice's audience.
@@ -78,6 +79,7 @@ DIALECTS: dict[str, type[Dialect]] = {
     "live": LiveDialect,
     "stream": StreamDialect,
     "mesh": MeshDialect,
+    "announce": AnnounceDialect,
 }
 
 

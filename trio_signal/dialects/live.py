@@ -21,6 +21,7 @@ from trio_signal.messages import (
     Chatted,
     Close,
     Entered,
+    Event,
     Exited,
     GoLive,
     Identity,
@@ -38,7 +39,6 @@ from trio_signal.messages import (
     RecallRooms,
     Refusal,
     Refused,
-    RoomEvent,
     Send,
     ServerInfo,
     SetTyping,
@@ -368,7 +368,7 @@ class LiveDialect:
         return []
 
     @staticmethod
-    def tell(event: RoomEvent) -> Iterable[Notice]:
+    def tell(event: Event) -> Iterable[Notice]:
         """A room's event; a user is told nothing of itself, in none of its tabs."""
         match event:
             case Signalled():

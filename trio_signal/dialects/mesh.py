@@ -18,6 +18,7 @@ from trio_signal.messages import (
     Authenticate,
     Close,
     Entered,
+    Event,
     Expiring,
     GoLive,
     Identity,
@@ -34,7 +35,6 @@ from trio_signal.messages import (
     Refused,
     Renew,
     Renewed,
-    RoomEvent,
     Send,
     ServerInfo,
     Signal,
@@ -416,7 +416,7 @@ class MeshDialect:
         return sends
 
     @staticmethod
-    def tell(event: RoomEvent) -> Iterable[Notice]:
+    def tell(event: Event) -> Iterable[Notice]:
         """A room's event."""
         match event:
             case Signalled():

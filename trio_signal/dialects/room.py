@@ -22,6 +22,7 @@ from trio_signal.messages import (
     Chatted,
     Close,
     Entered,
+    Event,
     GoLive,
     Identity,
     Join,
@@ -33,7 +34,6 @@ from trio_signal.messages import (
     ProfileChanged,
     Refusal,
     Refused,
-    RoomEvent,
     Send,
     ServerInfo,
     SetTyping,
@@ -374,7 +374,7 @@ class RoomDialect:
         return []
 
     @staticmethod
-    def tell(event: RoomEvent) -> Iterable[Notice]:
+    def tell(event: Event) -> Iterable[Notice]:
         """A room's event; the others see one participant, however many tabs it has."""
         match event:
             case Signalled():

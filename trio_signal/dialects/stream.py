@@ -13,11 +13,13 @@ from trio_signal.dialects.wire import Id, Reader, UnreadableError, encode
 from trio_signal.errors import AuthenticationError, CloseCode
 from trio_signal.messages import (
     Action,
+    AnnouncementEvent,
     Answer,
     Audience,
     Authenticate,
     Close,
     Displaced,
+    Event,
     GoLive,
     Identity,
     Join,
@@ -30,7 +32,6 @@ from trio_signal.messages import (
     Refusal,
     Refused,
     Rejoined,
-    RoomEvent,
     Send,
     ServerInfo,
     Signal,
@@ -256,8 +257,10 @@ class StreamDialect:
         return []
 
     @staticmethod
-    def tell(event: RoomEvent) -> Iterable[Notice]:
+    def tell(event: Event) -> Iterable[Notice]:
         """A room's event."""
+        if isinstance(event, AnnouncementEvent):
+            return []  # is of no room
         stream = event.room_id
         match event:
             case Signalled():

@@ -13,6 +13,7 @@ from trio_signal.hub import Hub
 from trio_signal.limits import Limits
 from trio_signal.metrics import Metrics
 from trio_signal.names import MAX_ID
+from trio_signal.web import announcements
 from trio_signal.web.accounts import add_accounts
 from trio_signal.web.bodies import json_answer
 from trio_signal.web.callers import require_bearer
@@ -36,6 +37,8 @@ def create_app(
     add_rooms(app, hub, auth, settings)
     add_accounts(app, auth, settings)
     add_ice(app, auth, settings)
+    if hub.announcements is not None:
+        announcements.add_announcements(app, hub, hub.announcements, auth, settings)
     add_pages(app)
     _add_id_limit(app)
     _add_errors(app, settings)
@@ -52,13 +55,14 @@ def _add_health(app: QuartTrio, hub: Hub) -> None:
     async def readyz() -> Response:
         if hub.closing is not None:
             return json_answer({"status": "stopping"}, 503)
-        if hub.bus.degraded is not None:
-            return json_answer({"status": "degraded", "reason": hub.bus.degraded})
+        reason = hub.degraded
+        if reason is not None:
+            return json_answer({"status": "degraded", "reason": reason})
         return json_answer({"status": "ready"})
 
     @app.get("/health")
     async def health() -> Response:
-        rooms = await hub.bus.rooms()
+        rooms = await hub.room_counts()
         return json_answer(
             {"status": "healthy", "active_connections": len(hub.peers), "rooms": len(rooms)}
         )
@@ -87,7 +91,10 @@ def _add_errors(app: QuartTrio, settings: Settings) -> None:
             answer = Response("Speak WebSocket here.\n", 426, content_type="text/plain")
             answer.headers["Upgrade"] = "websocket"
             return answer
-        answer = json_answer({"detail": problem.description}, problem.code or 500)
+        if request.path.startswith(announcements.PREFIX):
+            answer = announcements.describe(problem)
+        else:
+            answer = json_answer({"detail": problem.description}, problem.code or 500)
         answer.headers.extend(
             (name, value)
             for name, value in problem.get_headers()

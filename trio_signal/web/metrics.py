@@ -9,6 +9,7 @@ from prometheus_client.registry import Collector
 
 from trio_signal.config import Settings
 from trio_signal.hub import Hub
+from trio_signal.messages import LOBBY
 from trio_signal.metrics import Metrics
 
 
@@ -30,7 +31,7 @@ class HubCollector(Collector):
         for dialect in self._dialects:
             connections.add_metric([dialect], counts[dialect])
         yield connections
-        rooms = self._hub.rooms.values()
+        rooms = [room for room in self._hub.rooms.values() if room.id != LOBBY]
         yield GaugeMetricFamily("trio_signal_rooms", "Rooms with peers here", len(rooms))
         live = sum(member.peer_id in room.peers for room in rooms for member in room.live)
         yield GaugeMetricFamily("trio_signal_live", "Broadcasts of peers here", live)

@@ -51,7 +51,7 @@ def add_rooms(app: QuartTrio, hub: Hub, auth: Auth, settings: Settings) -> None:
                 "peers": count.peers,
                 "broadcasters": count.live,
             }
-            for count in await hub.bus.rooms()
+            for count in await hub.room_counts()
             if caller is None or may_enter(caller, count.room_id)
         ]
         return json_answer({"rooms": counts})
@@ -59,7 +59,7 @@ def add_rooms(app: QuartTrio, hub: Hub, auth: Auth, settings: Settings) -> None:
     @app.get("/rooms/<room_id>")
     async def room(room_id: str) -> Response:
         await find_entrant(auth, settings, room_id)
-        members = await hub.bus.members(room_id)
+        members = await hub.members(room_id)
         users = {
             member.user_id: {
                 "user_id": member.user_id,
@@ -88,5 +88,5 @@ def add_rooms(app: QuartTrio, hub: Hub, auth: Auth, settings: Settings) -> None:
     @app.post("/api/rooms/<room_id>/info")
     async def info(room_id: str) -> Response:
         await find_entrant(auth, settings, room_id)
-        count = len(await hub.bus.members(room_id))
+        count = len(await hub.members(room_id))
         return json_answer({"room_id": room_id, "connected_users": count, "is_active": count > 0})
