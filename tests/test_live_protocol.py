@@ -198,7 +198,7 @@ async def test_one_socket_is_in_any_number_of_rooms(service: Service) -> None:
         await expect_silence(ann, room_id=rooms[0])
 
 
-@pytest.mark.parametrize("room_id", ["Zimmer 1/ä", "😀", "a?b&c#d%20", " ", "x" * 1000])
+@pytest.mark.parametrize("room_id", ["Zimmer 1/ä", "😀", "a?b&c#d%20", " ", "x" * 256])
 async def test_a_room_id_may_be_any_text(service: Service, room_id: str) -> None:
     async with sign_in(service, "ann") as ann, sign_in(service, "bob") as bob:
         assert (await join(ann, room_id))["room_name"] == room_id

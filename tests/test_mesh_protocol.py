@@ -210,7 +210,7 @@ async def test_an_id_of_another_form_is_refused(service: Service, client_id: str
         assert question["type"] == "auth_required"
 
 
-@pytest.mark.parametrize("room", ["r", "a room", "a/b", "Straße ☃", "ws", "%41", "x" * 500, "?#"])
+@pytest.mark.parametrize("room", ["r", "a room", "a/b", "Straße ☃", "ws", "%41", "x" * 256, "?#"])
 async def test_a_room_may_be_called_anything(service: Service, room: str) -> None:
     async with enter(service, "ann", room=room) as ann, enter(service, "bob", room=room) as bob:
         assert ann.log[1]["room_id"] == room
