@@ -307,6 +307,29 @@ async def test_a_wrong_login_is_401_and_too_many_are_429(
         assert answer.json()["user"] == {"user_id": "bob", "username": "bob"}
 
 
+async def test_an_address_that_guesses_is_refused(serve: Serve, path: Path) -> None:
+    """By name after name, or by token after token; also where it knows the password by then."""
+    given = {"jwt_secret": SECRET, "users_file": path, "auth_failures_per_ip": 4}
+    right = {"username": "ann", "password": "correct horse"}
+    async with serve(**given) as service, browse(service.base) as http:
+        for number in range(2):
+            wrong = {"username": f"x{number}", "password": "x"}
+            assert (await http.post("/auth/login", json=wrong)).status_code == 401
+            bad = {"Authorization": "Bearer x"}
+            assert (await http.get("/auth/me", headers=bad)).status_code == 401
+        for answer in (
+            await http.post("/auth/login", json=right),
+            await http.get("/auth/me", headers=bad),
+        ):
+            assert (answer.status_code, answer.json()) == (
+                429,
+                {"detail": "Your address failed to authenticate too often."},
+            )
+            assert 0 < int(answer.headers["retry-after"]) <= 300
+        assert (await http.get("/auth/me")).status_code == 401  # it tried nothing
+        assert (await http.get("/healthz")).status_code == 200
+
+
 async def test_without_users_there_is_no_login(serve: Serve) -> None:
     async with serve(jwt_secret=SECRET) as service, browse(service.base) as http:
         answer = await http.post("/auth/login", json={"username": "ann", "password": "x"})

@@ -5,41 +5,26 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 import httpx
-import msgspec
 
 from tests.clients import PATIENCE, Client, Service
-from trio_signal.auth import OpenAuth
-from trio_signal.errors import AuthenticationError, IdentityMismatchError
-from trio_signal.messages import Authenticate, Grants, Identity
+from tests.tokens import make_token
 
 PATH = "/api/creator/broadcast"
 WEBSOCKET = f"{PATH}/ws"
 Answer = tuple[int, Any]
 
-GRANTS = {
-    "boss": Grants(creator=True),
-    "rival": Grants(creator=True),
-    "aide": Grants(team_of="boss"),
+CLAIMS: dict[str, dict[str, Any]] = {
+    "boss": {"creator": True},
+    "rival": {"creator": True},
+    "aide": {"team_of": "boss"},
 }
 
 
-class KnownPeople(OpenAuth):
-    """As with tokens: `?token=boss` is boss, whose name is Boss; nobody is believed."""
-
-    async def authenticate(self, claims: Authenticate) -> Identity:
-        if claims.token is None or claims.token == "bad":
-            raise AuthenticationError("No token, or a bad one")
-        if claims.claimed not in (None, claims.token):
-            raise IdentityMismatchError("The token is of somebody else")
-        user_id = claims.token
-        identity = await super().authenticate(claims)
-        return msgspec.structs.replace(
-            identity,
-            user_id=user_id,
-            username=user_id.title(),
-            grants=GRANTS.get(user_id, Grants()),
-            verified=True,
-        )
+def token_of(user_id: str) -> str:
+    """A token of somebody whose name is like its id; one that is not valid for `bad`."""
+    if user_id == "bad":
+        return "bad"
+    return make_token(user_id, name=user_id.title(), **CLAIMS.get(user_id, {}))
 
 
 class Office:

@@ -1,15 +1,16 @@
 """Every row of the protocol's page, by real clients, in every place."""
 
 import re
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from uuid import UUID
 
 import pytest
 
-from tests.announcements.office import WEBSOCKET, KnownPeople, Office, open_office
+from tests.announcements.office import WEBSOCKET, Office, open_office, token_of
 from tests.clients import Client, Service, settle
 from tests.conftest import serve_once
-from trio_signal import server
+from tests.tokens import SECRET
 from trio_signal.dialects import announce
 from trio_signal.messages import Nudge
 
@@ -288,13 +289,15 @@ async def test_stats(office: Office) -> None:
 # Who is who, where tokens say it
 
 
-@pytest.fixture
-def known_people(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "OpenAuth", KnownPeople)
+@asynccontextmanager
+async def open_known_office() -> AsyncIterator[Office]:
+    """Where tokens say who somebody is."""
+    async with serve_once(jwt_secret=SECRET) as service, open_office(service) as office:
+        yield office
 
 
 async def as_(office: Office, caller: str, method: str, name: str, **how: object) -> object:
-    headers = {"Authorization": f"Bearer {caller}"}
+    headers = {"Authorization": f"Bearer {token_of(caller)}"}
     return await office.call(method, name, headers=headers, **how)  # type: ignore[arg-type]
 
 
@@ -302,21 +305,19 @@ CREATORS_CALLS = [("POST", ""), ("POST", "/clear"), ("GET", "/limits"), ("GET", 
 USERS_CALLS = [("POST", "/acknowledge"), ("GET", "/active")]
 
 
-@pytest.mark.usefixtures("known_people")
 @pytest.mark.parametrize(("method", "name"), [*CREATORS_CALLS, *USERS_CALLS])
 async def test_who_is_not_signed_in(method: str, name: str) -> None:
-    async with serve_once() as service, open_office(service) as office:
+    async with open_known_office() as office:
         expected = 401, {"detail": "Authentication required"}
         assert await office.call(method, name, json={}) == expected
         assert await office.call(method, name, "boss", json={}) == expected
         assert await as_(office, "bad", method, name, json={}) == expected
 
 
-@pytest.mark.usefixtures("known_people")
 @pytest.mark.parametrize(("method", "name"), CREATORS_CALLS)
 @pytest.mark.parametrize("caller", ["ann", "aide"])
 async def test_who_is_no_creator(caller: str, method: str, name: str) -> None:
-    async with serve_once() as service, open_office(service) as office:
+    async with open_known_office() as office:
         assert await as_(office, caller, method, name, json={"message": "Hello"}) == (
             403,
             {"detail": "Only creators can perform this action"},
@@ -324,12 +325,13 @@ async def test_who_is_no_creator(caller: str, method: str, name: str) -> None:
         assert await as_(office, "boss", "GET", "/active") == (200, {"broadcast": None})
 
 
-@pytest.mark.usefixtures("known_people")
 async def test_names_and_ids_and_the_team() -> None:
-    async with serve_once() as service, open_office(service) as office:
+    async with open_known_office() as office:
 
         async def attend(who: str) -> Client:
-            client = await stack.enter_async_context(service.connect(f"{WEBSOCKET}?token={who}"))
+            client = await stack.enter_async_context(
+                office.service.connect(f"{WEBSOCKET}?token={token_of(who)}")
+            )
             await client.expect("connected")
             return client
 
@@ -349,30 +351,31 @@ async def test_names_and_ids_and_the_team() -> None:
                 await client.expect_nothing()
 
 
-@pytest.mark.usefixtures("known_people")
 @pytest.mark.parametrize(
     ("query", "reason"),
     [
         ("", "User not found"),
         ("?user_id=ann", "User not found"),
         ("?token=bad", "User not found"),
-        ("?token=ann&user_id=bob", "Identity mismatch"),
+        (f"?token={token_of('ann')}&user_id=bob", "Identity mismatch"),
     ],
 )
 async def test_a_connection_that_is_refused(query: str, reason: str) -> None:
-    async with serve_once() as service, service.connect(WEBSOCKET + query) as client:
+    async with open_known_office() as office, office.service.connect(WEBSOCKET + query) as client:
         assert await client.expect_close(1008, reason) == []
 
 
-@pytest.mark.usefixtures("known_people")
 async def test_another_site_cannot_use_a_cookie() -> None:
-    async with serve_once() as service, open_office(service) as office:
+    async with open_known_office() as office:
         for origin in ({"Origin": "https://evil.example"}, {}):
-            headers = {"Cookie": "session=boss", **origin}
+            headers = {"Cookie": f"session={token_of('boss')}", **origin}
             status, _ = await office.call("POST", "", headers=headers, json={"message": "Hello"})
             assert status == 403
         assert await as_(office, "boss", "GET", "/active") == (200, {"broadcast": None})
-        headers = {"Cookie": "session_id=boss", "Origin": f"http://{service.base}"}
+        headers = {
+            "Cookie": f"session_id={token_of('boss')}",
+            "Origin": f"http://{office.service.base}",
+        }
         status, _ = await office.call("POST", "", headers=headers, json={"message": "Hello"})
         assert status == 200
 

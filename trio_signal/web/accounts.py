@@ -8,12 +8,12 @@ from quart_trio import QuartTrio
 from werkzeug.datastructures import WWWAuthenticate
 from werkzeug.exceptions import NotFound, TooManyRequests, Unauthorized
 
-from trio_signal.auth import Auth, make_login_token, mint_token
+from trio_signal.auth import make_login_token, mint_token
 from trio_signal.config import Settings
 from trio_signal.errors import LoginError
 from trio_signal.users import Login
 from trio_signal.web.bodies import json_answer, read_body, read_form
-from trio_signal.web.callers import require_caller
+from trio_signal.web.callers import Callers
 
 #: Seconds that a token of the built-in login is good for.
 SESSION = 12 * 3600.0
@@ -26,7 +26,7 @@ class LoginRequest(Struct):
     password: str
 
 
-def add_accounts(app: QuartTrio, auth: Auth, settings: Settings) -> None:
+def add_accounts(app: QuartTrio, callers: Callers, settings: Settings) -> None:
     """Add the routes."""
     users = Login(settings.users_file) if settings.users_file is not None else None
 
@@ -40,21 +40,25 @@ def add_accounts(app: QuartTrio, auth: Auth, settings: Settings) -> None:
             return _logged_in(make_login_token(body.username), body.username, body.username)
         if users is None:
             raise NotFound("There is no login here")
-        return await _check(users, body, settings)
+        callers.check_address()
+        return await _check(users, body, callers, settings)
 
     @app.get("/auth/me")
     async def me() -> Response:
-        user = await require_caller(auth, settings)
+        user = await callers.require()
         return json_answer({"user_id": user.user_id, "username": user.username or user.user_id})
 
 
-async def _check(users: Login, body: LoginRequest, settings: Settings) -> Response:
+async def _check(
+    users: Login, body: LoginRequest, callers: Callers, settings: Settings
+) -> Response:
     try:
         user = await users.check(body.username, body.password)
     except LoginError as error:
         if error.wait > 0:
             wait = math.ceil(error.wait)
             raise TooManyRequests("Too many failed logins", retry_after=wait) from None
+        callers.count_failure()
         raise Unauthorized(str(error), www_authenticate=WWWAuthenticate("bearer")) from None
     token = mint_token(settings, body.username, name=user.name, grants=user.grants, ttl=SESSION)
     return _logged_in(token, body.username, user.name or body.username)

@@ -19,18 +19,17 @@ from werkzeug.exceptions import (
 )
 
 from trio_signal.announcements import MAX_CHARACTERS, Announcements, check_message, check_type
-from trio_signal.auth import Auth
+from trio_signal.auth import OPEN_GRANTS
 from trio_signal.config import Settings
 from trio_signal.errors import (
     AnnouncementError,
-    AuthenticationError,
     StoreError,
     UnknownAnnouncementError,
 )
 from trio_signal.hub import ANONYMOUS, Hub
-from trio_signal.messages import Announcement, Authenticate, Identity
+from trio_signal.messages import Announcement, Identity
 from trio_signal.web.bodies import json_answer
-from trio_signal.web.callers import find_caller
+from trio_signal.web.callers import Callers
 
 T = TypeVar("T")
 
@@ -126,7 +125,7 @@ class Problem(Struct):
 
 
 def add_announcements(
-    app: QuartTrio, hub: Hub, announcements: Announcements, auth: Auth, settings: Settings
+    app: QuartTrio, hub: Hub, announcements: Announcements, callers: Callers, settings: Settings
 ) -> None:
     """Add the routes."""
 
@@ -197,12 +196,9 @@ def add_announcements(
     async def find_user() -> Identity | None:
         """Who asks; None for nobody in open mode. Aborts with 401 where a token is needed."""
         try:
-            user = await find_caller(auth, settings)
-            if user is None:
-                await auth.authenticate(_NOBODY)
-        except (AuthenticationError, Unauthorized):
+            return await (callers.require() if settings.wants_tokens else callers.find())
+        except Unauthorized:
             raise Unauthorized("Authentication required") from None
-        return user
 
     async def require_user() -> Identity:
         user = await find_user()
@@ -212,7 +208,7 @@ def add_announcements(
 
     async def require_creator() -> Identity:
         """In open mode everybody is one, also who does not say its name."""
-        creator = await find_user() or await auth.authenticate(_NOBODY)
+        creator = await find_user() or _NOBODY
         if not creator.grants.creator:
             raise Forbidden("Only creators can perform this action")
         return creator
@@ -222,8 +218,8 @@ def add_announcements(
         return describe(ServiceUnavailable("Announcements are not available now, try again later"))
 
 
-#: Whoever calls without saying who it is; nobody's token says so.
-_NOBODY = Authenticate("anonymous", guest_name=ANONYMOUS)
+#: Whoever calls in open mode without saying who it is.
+_NOBODY = Identity("", "anonymous", ANONYMOUS, grants=OPEN_GRANTS)
 
 
 def describe(problem: HTTPException) -> Response:

@@ -1,5 +1,7 @@
 """The HTTP side: health, the dialects' REST, pages."""
 
+import math
+
 from prometheus_client import CONTENT_TYPE_LATEST
 from quart import Response, request
 from quart_trio import QuartTrio
@@ -8,7 +10,7 @@ from werkzeug.exceptions import BadRequest, HTTPException
 from trio_signal.auth import Auth
 from trio_signal.config import Settings
 from trio_signal.dialects import dialect_at
-from trio_signal.errors import IdTooLongError
+from trio_signal.errors import IdTooLongError, RequestRefusedError
 from trio_signal.hub import Hub
 from trio_signal.limits import Limits
 from trio_signal.metrics import Metrics
@@ -16,7 +18,7 @@ from trio_signal.names import MAX_ID
 from trio_signal.web import announcements
 from trio_signal.web.accounts import add_accounts
 from trio_signal.web.bodies import json_answer
-from trio_signal.web.callers import require_bearer
+from trio_signal.web.callers import Callers, require_bearer
 from trio_signal.web.ice import add_ice
 from trio_signal.web.metrics import render_metrics
 from trio_signal.web.pages import add_pages
@@ -34,14 +36,15 @@ def create_app(
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY
     _add_health(app, hub)
     _add_metrics(app, hub, settings, metrics)
-    add_rooms(app, hub, auth, settings)
-    add_accounts(app, auth, settings)
-    add_ice(app, auth, settings)
+    callers = Callers(auth, settings, limits, metrics)
+    add_rooms(app, hub, callers, settings)
+    add_accounts(app, callers, settings)
+    add_ice(app, callers, settings)
     if hub.announcements is not None:
-        announcements.add_announcements(app, hub, hub.announcements, auth, settings)
+        announcements.add_announcements(app, hub, hub.announcements, callers, settings)
     add_pages(app)
     _add_id_limit(app)
-    _add_errors(app, settings)
+    _add_errors(app, settings, metrics)
     _add_cors(app, settings)
     return app
 
@@ -84,7 +87,7 @@ def _add_id_limit(app: QuartTrio) -> None:
             raise BadRequest(f"An id has {MAX_ID} characters at most.")
 
 
-def _add_errors(app: QuartTrio, settings: Settings) -> None:
+def _add_errors(app: QuartTrio, settings: Settings, metrics: Metrics) -> None:
     @app.errorhandler(HTTPException)
     async def error(problem: HTTPException) -> Response:
         if problem.code == 404 and _is_for_websockets(settings):
@@ -100,6 +103,14 @@ def _add_errors(app: QuartTrio, settings: Settings) -> None:
             for name, value in problem.get_headers()
             if name.lower() not in ("content-type", "content-length")
         )
+        return answer
+
+    @app.errorhandler(RequestRefusedError)
+    async def refused(refusal: RequestRefusedError) -> Response:
+        metrics.count_refused(refusal.reason)
+        answer = json_answer({"detail": str(refusal)}, refusal.status)
+        if refusal.retry_after is not None:
+            answer.headers["Retry-After"] = str(math.ceil(refusal.retry_after))
         return answer
 
 

@@ -5,7 +5,7 @@ from quart import Response, request
 from quart_trio import QuartTrio
 from werkzeug.exceptions import Forbidden, UnprocessableEntity
 
-from trio_signal.auth import Auth, may_enter
+from trio_signal.auth import may_enter
 from trio_signal.config import Settings
 from trio_signal.dialects.room import chat_message, live_broadcasters
 from trio_signal.dialects.wire import Id
@@ -13,7 +13,7 @@ from trio_signal.hub import ANONYMOUS, Hub
 from trio_signal.messages import Profile
 from trio_signal.names import clean_name
 from trio_signal.web.bodies import json_answer, read_body
-from trio_signal.web.callers import find_entrant, require_caller
+from trio_signal.web.callers import Callers
 
 
 class JoinRequest(Struct):
@@ -24,12 +24,12 @@ class JoinRequest(Struct):
     avatar_url: str | None = None
 
 
-def add_rooms(app: QuartTrio, hub: Hub, auth: Auth, settings: Settings) -> None:
+def add_rooms(app: QuartTrio, hub: Hub, callers: Callers, settings: Settings) -> None:
     """Add the routes."""
 
     @app.post("/rooms/<room_id>/join")
     async def join(room_id: str) -> Response:
-        entrant = await find_entrant(auth, settings, room_id)
+        entrant = await callers.find_entrant(room_id)
         body = await read_body(JoinRequest)
         if entrant is not None and body.user_id != entrant.user_id:
             raise Forbidden("Identity mismatch")
@@ -43,7 +43,7 @@ def add_rooms(app: QuartTrio, hub: Hub, auth: Auth, settings: Settings) -> None:
     async def rooms() -> Response:
         if not settings.list_rooms:
             raise Forbidden("Rooms are not listed here")
-        caller = await require_caller(auth, settings) if settings.wants_tokens else None
+        caller = await callers.require() if settings.wants_tokens else None
         counts = [
             {
                 "room_id": count.room_id,
@@ -58,7 +58,7 @@ def add_rooms(app: QuartTrio, hub: Hub, auth: Auth, settings: Settings) -> None:
 
     @app.get("/rooms/<room_id>")
     async def room(room_id: str) -> Response:
-        await find_entrant(auth, settings, room_id)
+        await callers.find_entrant(room_id)
         members = await hub.members(room_id)
         users = {
             member.user_id: {
@@ -78,7 +78,7 @@ def add_rooms(app: QuartTrio, hub: Hub, auth: Auth, settings: Settings) -> None:
 
     @app.get("/rooms/<room_id>/messages")
     async def messages(room_id: str) -> Response:
-        await find_entrant(auth, settings, room_id)
+        await callers.find_entrant(room_id)
         limit = request.args.get("limit", "100")
         if not limit.isdecimal() or len(limit) > 9:
             raise UnprocessableEntity("limit must be a whole number")
@@ -87,6 +87,6 @@ def add_rooms(app: QuartTrio, hub: Hub, auth: Auth, settings: Settings) -> None:
 
     @app.post("/api/rooms/<room_id>/info")
     async def info(room_id: str) -> Response:
-        await find_entrant(auth, settings, room_id)
+        await callers.find_entrant(room_id)
         count = len(await hub.members(room_id))
         return json_answer({"room_id": room_id, "connected_users": count, "is_active": count > 0})
