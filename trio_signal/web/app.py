@@ -1,6 +1,7 @@
 """The HTTP side: health, the dialects' REST, pages."""
 
 import hmac
+import math
 
 from prometheus_client import CONTENT_TYPE_LATEST
 from quart import Response, request
@@ -12,7 +13,7 @@ from trio_signal.auth import Auth, find_token
 from trio_signal.config import Settings
 from trio_signal.dialects import dialect_at
 from trio_signal.dialects.wire import MAX_ID
-from trio_signal.errors import IdTooLongError
+from trio_signal.errors import IdTooLongError, RequestRefusedError
 from trio_signal.hub import Hub
 from trio_signal.limits import Limits
 from trio_signal.metrics import Metrics
@@ -39,6 +40,7 @@ def create_app(
     add_pages(app)
     _add_id_limit(app)
     _add_errors(app, settings)
+    _add_refusals(app, metrics)
     _add_cors(app, settings)
     return app
 
@@ -100,6 +102,16 @@ def _add_errors(app: QuartTrio, settings: Settings) -> None:
             for name, value in problem.get_headers()
             if name.lower() not in ("content-type", "content-length")
         )
+        return answer
+
+
+def _add_refusals(app: QuartTrio, metrics: Metrics) -> None:
+    @app.errorhandler(RequestRefusedError)
+    async def refuse(refusal: RequestRefusedError) -> Response:
+        metrics.count_refused(refusal.reason)
+        answer = json_answer({"detail": str(refusal)}, refusal.status)
+        if refusal.retry_after is not None:
+            answer.headers["Retry-After"] = f"{math.ceil(refusal.retry_after)}"
         return answer
 
 
