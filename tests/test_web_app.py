@@ -19,6 +19,7 @@ from trio_signal.hub import Hub
 from trio_signal.limits import Limits
 from trio_signal.messages import Close
 from trio_signal.metrics import Metrics
+from trio_signal.web.addresses import request_address
 from trio_signal.web.app import create_app
 
 TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
@@ -522,6 +523,30 @@ async def test_more_connections_than_are_allowed_are_503(serve: Serve) -> None:
             await bob.close()
             await ann.expect("user_left")
             assert (await upgrade(replica, "/ws/r/cat")).status == 101
+
+
+async def test_an_address_that_failed_too_often_is_refused_by_rest_too() -> None:
+    given = settings(auth_failures_per_ip=1, trusted_proxies=1)
+    limits = Limits(given)
+    app = create_app(Hub(MemoryBus("a")), OpenAuth(), given, limits, Metrics())
+
+    @app.get("/guess")
+    async def guess() -> str:
+        address = request_address(given)
+        limits.check_failures(address, 0)
+        limits.count_failure(address, 0)
+        return address
+
+    client = app.test_client()
+    headers = {"X-Forwarded-For": "203.0.113.9, 198.51.100.1"}
+    assert await (await client.get("/guess", headers=headers)).get_data(False) == b"198.51.100.1"
+    answer = await client.get("/guess", headers=headers)
+    assert (answer.status_code, answer.headers["Retry-After"]) == (429, "300")
+    assert "failed" in (await answer.get_json())["detail"]
+    others = {"X-Forwarded-For": "198.51.100.2"}
+    assert (await client.get("/guess", headers=others)).status_code == 200
+    metrics = (await (await client.get("/metrics")).get_data(False)).decode()
+    assert 'trio_signal_refused_total{reason="auth_failures_per_ip"} 1.0' in metrics
 
 
 # Pages of other origins

@@ -44,7 +44,8 @@ def create_app(
         announcements.add_announcements(app, hub, hub.announcements, callers, settings)
     add_pages(app)
     _add_id_limit(app)
-    _add_errors(app, settings, metrics)
+    _add_errors(app, settings)
+    _add_refusals(app, metrics)
     _add_cors(app, settings)
     return app
 
@@ -87,7 +88,7 @@ def _add_id_limit(app: QuartTrio) -> None:
             raise BadRequest(f"An id has {MAX_ID} characters at most.")
 
 
-def _add_errors(app: QuartTrio, settings: Settings, metrics: Metrics) -> None:
+def _add_errors(app: QuartTrio, settings: Settings) -> None:
     @app.errorhandler(HTTPException)
     async def error(problem: HTTPException) -> Response:
         if problem.code == 404 and _is_for_websockets(settings):
@@ -105,12 +106,14 @@ def _add_errors(app: QuartTrio, settings: Settings, metrics: Metrics) -> None:
         )
         return answer
 
+
+def _add_refusals(app: QuartTrio, metrics: Metrics) -> None:
     @app.errorhandler(RequestRefusedError)
-    async def refused(refusal: RequestRefusedError) -> Response:
+    async def refuse(refusal: RequestRefusedError) -> Response:
         metrics.count_refused(refusal.reason)
         answer = json_answer({"detail": str(refusal)}, refusal.status)
         if refusal.retry_after is not None:
-            answer.headers["Retry-After"] = str(math.ceil(refusal.retry_after))
+            answer.headers["Retry-After"] = f"{math.ceil(refusal.retry_after)}"
         return answer
 
 
