@@ -913,6 +913,16 @@ async def test_another_subject_does_not_get_the_id(replicas: Replicas) -> None:
     assert ann.heard() == thief.heard() == []
 
 
+async def test_connections_of_one_moment_are_told_apart(replicas: Replicas) -> None:
+    """Also those with one peer id, of which a late command might be either's."""
+    tabs = [await replicas.mesh(replicas.a, "ann") for _ in range(100)]
+    assert [tab.closed_with for tab in tabs] == [4409] * 99 + [None]
+    joined = [await replicas.mesh(replicas.a, f"ann-{n}") for n in range(100)]
+    members = replicas.a.rooms["r"].members
+    moments = [members[tab.peer.id].joined_at for tab in [tabs[-1], *joined]]
+    assert moments == sorted(set(moments))
+
+
 async def test_a_peer_that_went_elsewhere_and_came_back_at_once_is_there(
     replicas: Replicas,
 ) -> None:

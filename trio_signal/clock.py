@@ -5,7 +5,10 @@ from datetime import UTC, datetime, timedelta
 
 import trio
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
 _last: tuple[int, str] = (0, "")
+_last_unique = 0
 
 
 def utc_now() -> str:
@@ -20,6 +23,13 @@ def utc_now() -> str:
     if now != _last[0]:
         _last = now, _text(datetime.fromtimestamp(now / 1000, UTC))
     return _last[1]
+
+
+def unique_now() -> str:
+    """The same in microseconds, and later than any that this process made before."""
+    global _last_unique
+    _last_unique = max(time.time_ns() // 1_000, _last_unique + 1)
+    return _text(_EPOCH + timedelta(microseconds=_last_unique), "microseconds")
 
 
 def just_after(moment: str) -> str:
@@ -37,5 +47,5 @@ def trio_time(moment: float) -> float:
     return trio.current_time() - time.time() + moment
 
 
-def _text(moment: datetime) -> str:
-    return moment.isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
+def _text(moment: datetime, resolution: str = "milliseconds") -> str:
+    return moment.isoformat(timespec=resolution).removesuffix("+00:00") + "Z"

@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from trio_signal.announcements import Announcements
 from trio_signal.auth import may_enter
 from trio_signal.bus import Bus, Caps, Delivery, Kicked, RoomCount, RoomsKept, Undelivered
-from trio_signal.clock import just_after, trio_time, utc_now, wall_time
+from trio_signal.clock import just_after, trio_time, unique_now, utc_now, wall_time
 from trio_signal.dialects import Dialect
 from trio_signal.errors import CloseCode, JoinRefusedError
 from trio_signal.messages import (
@@ -349,7 +349,7 @@ class Hub:
             replica=self.bus.replica,
             # Peer ids are seen by all dialects, and are taken over within one only.
             subject=f"{peer.dialect.name} {identity.subject}",
-            joined_at=utc_now(),
+            joined_at=unique_now(),
         )
 
     async def _recall(self, room_id: str, identity: Identity) -> tuple[str, str | None]:

@@ -78,7 +78,8 @@ class Profile(Struct, frozen=True):
 class Member(Struct, frozen=True):
     """One peer in one room, as every replica knows it.
 
-    `peer_id` is unique in the room. A user with two tabs has two members.
+    `peer_id` is unique in the room. A user with two tabs has two members. Which of
+    two connections has a peer id, `replica` and `joined_at` tell.
     """
 
     peer_id: str
