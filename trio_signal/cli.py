@@ -11,10 +11,12 @@ import trio
 import typer
 
 from trio_signal import __version__
+from trio_signal.announcer import announce
 from trio_signal.config import Settings, load_settings
-from trio_signal.errors import ConfigError, WorkerError
+from trio_signal.errors import ConfigError, StoreError, WorkerError
 from trio_signal.logs import configure_logging
 from trio_signal.server import open_server
+from trio_signal.store import upgrade
 from trio_signal.workers import open_workers
 
 logger = logging.getLogger(__name__)
@@ -23,6 +25,9 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
 )
+db_app = typer.Typer(help="The database of announcements.", no_args_is_help=True)
+app.add_typer(db_app, name="db")
+app.command(epilog="Example: trio-signal announce 'Back in five minutes' --type warning")(announce)
 
 
 @app.callback(invoke_without_command=True)
@@ -53,10 +58,22 @@ def serve(
     redis_url: Annotated[
         str | None, typer.Option(help="Redis that joins replicas into one service.  [REDIS_URL]")
     ] = None,
+    database_url: Annotated[
+        str | None,
+        typer.Option(
+            help="Where announcements are kept.  [DATABASE_URL, sqlite:///trio-signal.db]"
+        ),
+    ] = None,
 ) -> None:
     """Run the server until SIGTERM or SIGINT."""
     try:
-        settings = load_settings(host=host, port=port, workers=workers, redis_url=redis_url)
+        settings = load_settings(
+            host=host,
+            port=port,
+            workers=workers,
+            redis_url=redis_url,
+            database_url=database_url,
+        )
     except ConfigError as error:
         _fail(str(error))
     configure_logging(settings)
@@ -64,6 +81,19 @@ def serve(
         trio.run(_serve, settings)
     except* (OSError, ConfigError, WorkerError) as errors:
         _fail(f"cannot serve on {settings.host}:{settings.port}: {_first(errors)}")
+
+
+@db_app.command(
+    "upgrade",
+    epilog="Example: DATABASE_URL=postgresql://localhost/signal trio-signal db upgrade",
+)
+def db_upgrade() -> None:
+    """Make the tables, or bring them up to date; a server does so too when it starts."""
+    try:
+        changed = upgrade(load_settings().database_url.get_secret_value())
+    except (ConfigError, StoreError) as error:
+        _fail(str(error))
+    typer.echo("The tables are upgraded." if changed else "The tables are up to date.")
 
 
 async def _serve(settings: Settings) -> None:
