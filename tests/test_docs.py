@@ -13,15 +13,17 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple, get_args
 
+import httpx
 import msgspec
 import pytest
 import typer
 from msgspec import UNSET, Struct
 from pydantic import AliasChoices, SecretStr
 
-from tests.clients import Client, Service
+from tests.clients import PATIENCE, Client, Service
 from tests.tokens import SECRET, private_key, public_pem
 from tools import print_close_codes
+from trio_signal.announcements import Announcements
 from trio_signal.auth import OpenAuth
 from trio_signal.bus.memory import MemoryBus
 from trio_signal.cli import app
@@ -32,6 +34,7 @@ from trio_signal.hub import Hub
 from trio_signal.limits import Limits
 from trio_signal.messages import Refusal
 from trio_signal.metrics import Metrics, label_of
+from trio_signal.store import Store
 from trio_signal.web.app import create_app
 from trio_signal.web.metrics import render_metrics
 
@@ -146,9 +149,11 @@ def test_readme_has_each_command_and_option() -> None:
     commands = getattr(group, "commands")  # noqa: B009  of a class that Typer may change
     options = [option for param in group.params for option in param.opts]
     for command in commands.values():
-        options += [option for param in command.params for option in param.opts]
+        for each in (command, *getattr(command, "commands", {}).values()):
+            options += [option for param in each.params for option in param.opts]
     documented = {word.split("=")[0] for text in words(README) for word in text.split()}
-    assert {*commands, *options} <= documented
+    named = {option for option in options if option.startswith("-")}
+    assert {*commands, *named} <= documented
 
 
 # HTTP
@@ -156,7 +161,9 @@ def test_readme_has_each_command_and_option() -> None:
 
 def test_each_http_call_is_on_a_page() -> None:
     settings = load_settings()
-    web = create_app(Hub(MemoryBus("docs")), OpenAuth(), settings, Limits(settings), Metrics())
+    store = Store(settings.database_url.get_secret_value())
+    hub = Hub(MemoryBus("docs"), announcements=Announcements(store, None))
+    web = create_app(hub, OpenAuth(), settings, Limits(settings), Metrics())
     routes = web.url_map.iter_rules()
     calls = {
         f"{method} {route.rule.replace('<', '{').replace('>', '}')}"
@@ -359,9 +366,23 @@ class Reading:
                 assert written == real
 
 
+async def make_call(service: Service, name: str, call: str) -> Any:
+    """What HTTP answers, to somebody of this name."""
+    method, path, *body = call.split(maxsplit=2)
+    async with httpx.AsyncClient(base_url=f"http://{service.base}", timeout=PATIENCE) as http:
+        answer = await http.request(
+            method,
+            path,
+            params={"user_id": name},
+            content=body[0] if body else b"",
+            headers={"Content-Type": "application/json"},
+        )
+    return answer.json()
+
+
 async def play(example: str, service: Service) -> None:
     """Do what the lines say; each answer is waited for, and none may be left over."""
-    reading, clients = Reading(), dict[str, Client]()
+    reading, clients, answers = Reading(), dict[str, Client](), dict[str, Any]()
     async with AsyncExitStack() as stack:
         for line in example.splitlines():
             name, verb, *rest = line.split(maxsplit=2)
@@ -377,6 +398,10 @@ async def play(example: str, service: Service) -> None:
                     assert await clients.pop(name).expect_close(int(code), reason) == []
                 case "leaves", []:
                     await clients.pop(name).close()
+                case "calls", [call]:
+                    answers[name] = await make_call(service, name, call)
+                case "answer", [text]:
+                    reading.check(json.loads(text), answers.pop(name))
                 case _:
                     raise AssertionError(f"this line cannot be read: {line}")
         for client in clients.values():

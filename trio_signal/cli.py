@@ -16,14 +16,16 @@ import typer
 from msgspec.structs import asdict
 
 from trio_signal import __version__
+from trio_signal.announcer import announce
 from trio_signal.auth import mint_token
 from trio_signal.config import Settings, is_loopback, load_settings
-from trio_signal.errors import ConfigError, WorkerError
+from trio_signal.errors import ConfigError, StoreError, WorkerError
 from trio_signal.logs import configure_logging
 from trio_signal.messages import Grants
 from trio_signal.names import MAX_ID, clean_name
 from trio_signal.server import open_server
 from trio_signal.spectator import rooms, tail
+from trio_signal.store import upgrade
 from trio_signal.users import User, hash_password, is_user_id, read_users, write_users
 from trio_signal.workers import open_workers
 
@@ -37,6 +39,9 @@ app = typer.Typer(
 )
 app.command(epilog="Example: trio-signal rooms --url https://signal.example.com")(rooms)
 app.command(epilog="Example: trio-signal tail lobby --json | jq .type")(tail)
+db_app = typer.Typer(help="The database of announcements.", no_args_is_help=True)
+app.add_typer(db_app, name="db")
+app.command(epilog="Example: trio-signal announce 'Back in five minutes' --type warning")(announce)
 
 
 @app.callback(invoke_without_command=True)
@@ -67,10 +72,22 @@ def serve(
     redis_url: Annotated[
         str | None, typer.Option(help="Redis that joins replicas into one service.  [REDIS_URL]")
     ] = None,
+    database_url: Annotated[
+        str | None,
+        typer.Option(
+            help="Where announcements are kept.  [DATABASE_URL, sqlite:///trio-signal.db]"
+        ),
+    ] = None,
 ) -> None:
     """Run the server until SIGTERM or SIGINT."""
     try:
-        settings = load_settings(host=host, port=port, workers=workers, redis_url=redis_url)
+        settings = load_settings(
+            host=host,
+            port=port,
+            workers=workers,
+            redis_url=redis_url,
+            database_url=database_url,
+        )
     except ConfigError as error:
         _fail(str(error))
     configure_logging(settings)
@@ -231,11 +248,22 @@ def _ask_password() -> str:
 
 @contextmanager
 def _failing() -> Iterator[None]:
-    """A setting or file that is wrong ends the command with one line."""
+    """What is wrong with a setting, a file or the database ends the command with one line."""
     try:
         yield
-    except ConfigError as error:
+    except (ConfigError, StoreError) as error:
         _fail(str(error))
+
+
+@db_app.command(
+    "upgrade",
+    epilog="Example: DATABASE_URL=postgresql://localhost/signal trio-signal db upgrade",
+)
+def db_upgrade() -> None:
+    """Make the tables, or bring them up to date; a server does so too when it starts."""
+    with _failing():
+        changed = upgrade(load_settings().database_url.get_secret_value())
+    typer.echo("The tables are upgraded." if changed else "The tables are up to date.")
 
 
 async def _serve(settings: Settings) -> None:
@@ -288,7 +316,7 @@ def _tune_gc() -> None:
     """
     gc.collect()
     gc.freeze()
-    gc.set_threshold(50_000, 20, 100)
+    gc.set_threshold(10_000, 20, 100)
 
 
 async def _until_parent_goes(scope: trio.CancelScope) -> None:

@@ -86,6 +86,7 @@ class _Worker:
         self._environment = os.environ | {
             "PORT": str(port),
             "REDIS_URL": redis_url,
+            "DATABASE_URL": settings.database_url.get_secret_value(),
             "TRIO_SIGNAL_HOST": host,
             "TRIO_SIGNAL_WORKER": "1",
             "WEB_CONCURRENCY": "1",

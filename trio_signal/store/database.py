@@ -41,6 +41,10 @@ class GivenUpError(Exception):
     """Nobody waits for this transaction any more."""
 
 
+#: What a thread may end with, and what is no mistake of ours.
+_FAILURES = (GivenUpError, SQLAlchemyError, sqlite3.Error, OSError)
+
+
 class Attempt:
     """A transaction that may be given up until it commits."""
 
@@ -110,7 +114,7 @@ class Database:
                         work, abandon_on_cancel=True, limiter=self._limiter
                     )
                 )
-            except (GivenUpError, SQLAlchemyError, sqlite3.Error, OSError) as error:
+            except _FAILURES as error:
                 failures.append(error)
             finished.set()
 
@@ -175,6 +179,20 @@ class Database:
             connection.commit()
         logger.info("the tables in %r are of version %s now", self._url, VERSION)
         return True
+
+
+def upgrade(url: str) -> bool:
+    """Make or change the tables at `url`; whether there was anything to do.
+
+    Blocks, outside of Trio as well. Raises ConfigError and StoreError.
+    """
+    database = Database(url)
+    try:
+        return database.upgrade_now()
+    except _FAILURES as error:
+        raise StoreError(_explain(error)) from error
+    finally:
+        database.close()
 
 
 def read_url(url: str) -> URL:
