@@ -25,7 +25,6 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"listener", "web"}),
     frozenset({"server"}),
     frozenset({"client"}),
-    frozenset({"spectator"}),
     frozenset({"cli", "__main__"}),
 )
 
@@ -207,7 +206,7 @@ GOOD_IMPORTS: list[tuple[ImportRule, str, str]] = [
     (imports_an_http_server, "listener", "import hypercorn"),
     (imports_redis, "redis.connection", "import hiredis"),
     (imports_redis, "bus.redis", "from trio_signal.redis import connection"),
-    (imports_upwards, "spectator", "from trio_signal.client import open_client"),
+    (imports_upwards, "cli.watch", "from trio_signal.client import open_client"),
     (imports_the_server, "client.client", "import trio\nfrom trio_signal.dialects import mesh"),
     (imports_the_server, "hub", "from trio_signal import presence"),
     (imports_a_websocket_client, "client.connection", "import trio_websocket"),

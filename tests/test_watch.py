@@ -19,6 +19,7 @@ from tests.client.lines import listen
 from tests.clients import Service
 from tests.conftest import Serve
 from trio_signal.cli import app
+from trio_signal.cli.watch import line
 from trio_signal.client import (
     Answer,
     Candidate,
@@ -38,7 +39,6 @@ from trio_signal.client import (
     TokenRenewed,
     WentLive,
 )
-from trio_signal.spectator import line
 
 #: Seconds for a command to start and to end.
 LONG = 120.0

@@ -5,11 +5,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator
 from datetime import datetime
-from http.client import HTTPException
-from typing import Annotated, NoReturn
-from urllib.error import HTTPError, URLError
-from urllib.parse import urlsplit
-from urllib.request import Request, urlopen
+from typing import Annotated
 
 import msgspec
 import trio
@@ -19,6 +15,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from trio_signal.cli.failing import fail, first_of, printable
+from trio_signal.cli.remote import LOCAL, AsJson, Token, Url, ask
 from trio_signal.client import (
     Answer,
     Candidate,
@@ -41,14 +39,8 @@ from trio_signal.client import (
 from trio_signal.clock import utc_now
 from trio_signal.errors import TrioSignalError
 
-#: Seconds for the server to answer by HTTP.
-_TIMEOUT = 10.0
 #: How much of a payload is shown on a line.
 _SHOWN = 200
-
-
-class UnansweredError(TrioSignalError):
-    """The server did not give what was asked for; the text says why."""
 
 
 class RoomCount(Struct):
@@ -64,45 +56,9 @@ class _Rooms(Struct):
     rooms: list[RoomCount]
 
 
-class _Refusal(Struct):
-    detail: str
-
-
-def _check_url(url: str) -> str:
-    try:
-        parts = urlsplit(url)
-        valid = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-    except ValueError:
-        valid = False
-    if not valid:
-        raise typer.BadParameter(f"{url!r} is no address of a server; like http://127.0.0.1:8000")
-    return url.rstrip("/")
-
-
-Url = Annotated[
-    str, typer.Option(help="The server.", envvar="TRIO_SIGNAL_URL", callback=_check_url)
-]
-Token = Annotated[
-    str | None,
-    typer.Option(
-        help="Who you are. In the variable nobody else on the machine can read it.",
-        envvar="TRIO_SIGNAL_TOKEN",
-    ),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
-
-_LOCAL = "http://127.0.0.1:8000"
-
-
-def rooms(url: Url = _LOCAL, token: Token = None, as_json: AsJson = False) -> None:
+def rooms(url: Url = LOCAL, token: Token = None, as_json: AsJson = False) -> None:
     """List the rooms in which somebody is."""
-    try:
-        body = _fetch(f"{url}/rooms", token)
-        found = msgspec.json.decode(body, type=_Rooms)
-    except msgspec.DecodeError:
-        _fail(f"{url} does not answer as a trio-signal server does")
-    except UnansweredError as error:
-        _fail(str(error))
+    found = ask(f"{url}/rooms", token, _Rooms)
     if as_json:
         _write(msgspec.json.encode(found).decode())
     elif not found.rooms:
@@ -111,43 +67,19 @@ def rooms(url: Url = _LOCAL, token: Token = None, as_json: AsJson = False) -> No
         _write(_render(_table(found.rooms)))
 
 
-def _fetch(url: str, token: str | None) -> bytes:
-    headers = {"Authorization": f"Bearer {token}"} if token else {}
-    request = Request(url, headers=headers)  # noqa: S310  the scheme was checked
-    try:
-        with urlopen(request, timeout=_TIMEOUT) as answer:  # noqa: S310
-            body: bytes = answer.read()
-            return body
-    except HTTPError as error:
-        with error:
-            detail = _detail(error.read()) or error.reason
-        raise UnansweredError(f"{url}: {error.code} {detail}") from error
-    except URLError as error:
-        raise UnansweredError(f"{url}: {error.reason}") from error
-    except (OSError, HTTPException) as error:
-        raise UnansweredError(f"{url}: {error}") from error
-
-
-def _detail(body: bytes) -> str:
-    try:
-        return msgspec.json.decode(body, type=_Refusal).detail
-    except msgspec.DecodeError:
-        return ""
-
-
 def _table(counts: list[RoomCount]) -> Table:
     table = Table("room", box=None, pad_edge=False, header_style="bold")
     for heading in ("users", "peers", "live"):
         table.add_column(heading, justify="right")
     for count in counts:
         live = Text(str(count.broadcasters), style="red" if count.broadcasters else "")
-        table.add_row(Text(_printable(count.room_id)), str(count.users), str(count.peers), live)
+        table.add_row(Text(printable(count.room_id)), str(count.users), str(count.peers), live)
     return table
 
 
 def tail(
     room: Annotated[str, typer.Argument(help="The room's id.")],
-    url: Url = _LOCAL,
+    url: Url = LOCAL,
     token: Token = None,
     username: Annotated[
         str, typer.Option(help="What the others see, where the token does not say it.")
@@ -166,7 +98,7 @@ def tail(
         # Whoever read has enough, and Python would complain once more when it ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except* TrioSignalError as errors:
-        _fail(f"{url}: {_first(errors)}")
+        fail(f"{url}: {first_of(errors)}")
 
 
 async def _tail(url: str, room: str, token: str | None, username: str, as_json: bool) -> None:
@@ -192,7 +124,7 @@ def line(event: Event, at: datetime) -> Text:
     word, style, words = _describe(event)
     text = Text.assemble((f"{at:%H:%M:%S}", "dim"), "  ", (word, style))
     if words:
-        text.append(" " * (10 - len(word)) + _printable(words))
+        text.append(" " * (10 - len(word)) + printable(words))
     return text
 
 
@@ -243,10 +175,6 @@ def _short(payload: object) -> str:
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
 
 
-def _printable(text: str) -> str:
-    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
-
-
 def _render(shown: Text | Table) -> str:
     """As much colour as standard output takes; long lines stay lines."""
     console = Console(highlight=False, soft_wrap=True)
@@ -258,15 +186,3 @@ def _render(shown: Text | Table) -> str:
 def _write(text: str) -> None:
     sys.stdout.write(f"{text}\n")
     sys.stdout.flush()
-
-
-def _first(errors: BaseExceptionGroup[TrioSignalError]) -> BaseException:
-    error: BaseException = errors
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
-
-
-def _fail(message: str) -> NoReturn:
-    sys.stderr.write(f"trio-signal: {_printable(message.strip())}\n")
-    raise typer.Exit(1)
