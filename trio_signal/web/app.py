@@ -13,6 +13,7 @@ from trio_signal.web import announcements
 from trio_signal.web.accounts import add_accounts
 from trio_signal.web.bodies import json_answer
 from trio_signal.web.metrics import render_metrics
+from trio_signal.web.openapi import add_openapi
 from trio_signal.web.pages import add_pages
 from trio_signal.web.rooms import add_rooms
 
@@ -31,6 +32,7 @@ def create_app(hub: Hub, auth: Auth, settings: Settings) -> QuartTrio:
     if hub.announcements is not None:
         announcements.add_announcements(app, hub, hub.announcements, auth, settings)
     add_pages(app)
+    add_openapi(app)
     _add_errors(app, settings)
     _add_cors(app, settings)
     return app
