@@ -40,6 +40,7 @@ docs: venv
 bench: venv
 	@tools/system-deps redis-server
 	$(BIN)/python bench/replicas.py $(ARGS)
+	$(BIN)/python bench/announcements.py
 
 venv: $(VENV)/.installed-dev
 
