@@ -41,6 +41,7 @@ docs: venv
 bench: $(VENV)/.installed-bench
 	@tools/system-deps gcc redis-server
 	$(BIN)/python -m bench --plots docs/img $(ARGS)
+	$(BIN)/python bench/announcements.py
 
 # What floods cost those who mean well.
 floods: venv

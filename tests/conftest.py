@@ -79,9 +79,12 @@ async def quiesce(servers: list[Server]) -> None:
             await drain(bus, buses)
 
 
-@pytest.fixture(scope="session")
-def databases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """URLs of new SQLite databases; the tables are there already, which saves time."""
+@pytest.fixture(scope="session", autouse=True)
+def databases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Iterator[str]]:
+    """URLs of new SQLite databases; the tables are there already, which saves time.
+
+    The first is for servers that outlive a test.
+    """
     folder = tmp_path_factory.mktemp("databases")
     template = folder / "template.db"
     database = Database(f"sqlite:///{template}")
@@ -94,7 +97,10 @@ def databases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             shutil.copyfile(template, path)
             yield f"sqlite:///{path}"
 
-    return make()
+    urls = make()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DATABASE_URL", next(urls))
+        yield urls
 
 
 @pytest.fixture(autouse=True)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from tests.clients import Client, Message, Service
 from tests.raw import BINARY, TEXT, client_frame, open_raw
-from trio_signal.dialects import dialect_at
+from trio_signal.dialects import DIALECTS, dialect_at
 from trio_signal.messages import Close, Identity, Malformed, ServerInfo
 
 
@@ -482,10 +482,13 @@ messages = st.one_of(
 )
 
 
-@pytest.mark.parametrize("path", ["/ws/r/ann", "/api/v1/ws/connect", "/ws", "/ws/r"])
+@pytest.mark.parametrize(
+    "path",
+    ["/ws/r/ann", "/api/v1/ws/connect", "/ws", "/ws/r", "/api/creator/broadcast/ws?user_id=ann"],
+)
 @given(st.lists(messages, max_size=5))
 def test_no_dialect_fails_on_anything(path: str, said: list[Any]) -> None:
-    dialect = dialect_at(path, SPEECHES)
+    dialect = dialect_at(path, DIALECTS)
     assert dialect is not None
     list(dialect.opened("p1"))
     list(

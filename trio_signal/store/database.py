@@ -260,6 +260,7 @@ def _migrate(connection: Connection) -> None:
 
     if connection.dialect.name != "sqlite":
         connection.execute(text("SET LOCAL statement_timeout = 0"))
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # we say ourselves what was done
     config = Config(attributes={"connection": connection})
     folder = str(Path(__file__).parent / "migrations")
     config.set_main_option("script_location", folder.replace("%", "%%"))

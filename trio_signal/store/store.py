@@ -141,7 +141,7 @@ def _put(connection: Connection, edition: Edition) -> None:
         values = {
             "id": announcement.id,
             "created_by_id": _user(announcement.created_by),
-            "created_by_name": announcement.created_by_name.replace("\0", ""),
+            "created_by_name": _name(announcement.created_by_name),
             "message": announcement.message,
             "type": announcement.type,
             "created_at": announcement.created_at,
@@ -213,3 +213,8 @@ def _user(user_id: str) -> str:
     if len(text) <= MAX_USER_ID and b"\0" not in text and user_id.isprintable():
         return user_id
     return "sha256:" + hashlib.sha256(text).hexdigest()
+
+
+def _name(name: str) -> str:
+    """A name without what the database would refuse."""
+    return name.encode(errors="replace").decode().replace("\0", "")

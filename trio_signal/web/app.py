@@ -21,6 +21,7 @@ from trio_signal.web.bodies import json_answer
 from trio_signal.web.callers import Callers, require_bearer
 from trio_signal.web.ice import add_ice
 from trio_signal.web.metrics import render_metrics
+from trio_signal.web.openapi import add_openapi
 from trio_signal.web.pages import add_pages
 from trio_signal.web.rooms import add_rooms
 
@@ -44,6 +45,7 @@ def create_app(
         announcements.add_announcements(app, hub, hub.announcements, callers, settings)
     add_pages(app)
     _add_id_limit(app)
+    add_openapi(app)
     _add_errors(app, settings)
     _add_refusals(app, metrics)
     _add_cors(app, settings)
