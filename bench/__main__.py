@@ -182,9 +182,13 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--only", help=f"some of {', '.join(names)}")
     parser.add_argument("--peers", help=f"some of {', '.join(targets)}")
     parser.add_argument("--json", type=Path, default=HERE / "results.json")
-    parser.add_argument("--plots", type=Path, help="a folder for the plots, as docs/img")
+    parser.add_argument(
+        "--plots", type=Path, help="a folder for plots  [docs/img after a whole run]"
+    )
     parser.add_argument("--from-json", type=Path, help="measure nothing: show what was")
     options = parser.parse_args()
+    if not (options.plots or options.quick or options.only or options.peers or options.from_json):
+        options.plots = IMAGES
     options.rounds = options.rounds or (1 if options.quick else 3)
     options.only = choose(parser, options.only, names, names)
     options.peers = choose(

@@ -26,9 +26,15 @@ LOG = CACHE / "servers.log"
 #: How our server is set up: as one would run it for real, with room for one machine's load.
 OURS: Mapping[str, str] = {
     "LOG_LEVEL": "info",
+    "DATABASE_URL": f"sqlite:///{CACHE / 'announcements.db'}",
     "TRIO_SIGNAL_MAX_CONNECTIONS": "20000",
-    # Limits that a client of its own would never meet, and thousands from one machine do:
-    # set them here once there are any, with the secret of the token mode.
+    # All limits are on. These a client of its own would never meet, and thousands from one
+    # machine do.
+    "TRIO_SIGNAL_MAX_CONNECTIONS_PER_IP": "20000",
+    "TRIO_SIGNAL_CONNECTS_PER_IP_PER_MINUTE": "10000000",
+    "TRIO_SIGNAL_MAX_UNAUTHENTICATED": "20000",
+    "TRIO_SIGNAL_MESSAGES_PER_SECOND": "1000000",
+    "TRIO_SIGNAL_MESSAGE_BURST": "1000000",
 }
 
 
