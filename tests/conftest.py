@@ -13,6 +13,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
+import trio
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 
@@ -52,6 +53,7 @@ def settings(**given: object) -> Settings:
 async def serve_once(**given: object) -> AsyncIterator[Service]:
     """A server with these settings, stopped gracefully at the end."""
     async with open_server(settings(**given)) as server:
+        await be_idle(server)
         yield Service(f"{server.host}:{server.port}")
 
 
@@ -63,8 +65,17 @@ async def serve_replicas(count: int, redis_url: str, **given: object) -> AsyncIt
         servers = [
             await stack.enter_async_context(open_server(settings(**given))) for _ in range(count)
         ]
+        for server in servers:
+            await be_idle(server)
         bases = [f"{server.host}:{server.port}" for server in servers]
         yield Service(*bases, quiesce=partial(quiesce, servers))
+
+
+async def be_idle(server: Server) -> None:
+    """Wait until it has nothing to do; a database that is not there is not waited for."""
+    if server.hub.announcements is not None:
+        with trio.move_on_after(1):
+            await server.hub.announcements.wait_agreed()
 
 
 async def quiesce(servers: list[Server]) -> None:

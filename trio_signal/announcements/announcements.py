@@ -87,6 +87,8 @@ class Announcements:
         #: The tables are there; we know what holds.
         self._prepared = trio.Event()
         self._loaded = trio.Event()
+        #: The store, the board and we have agreed once.
+        self._agreed = trio.Event()
         #: Revisions are told in their order where they are made by one replica.
         self._making = trio.Lock()
         #: The board may lack acknowledgements that the store has.
@@ -116,6 +118,10 @@ class Announcements:
             nursery.start_soon(self._keep_looking)
             nursery.start_soon(self._answer)
             nursery.start_soon(self._receipts.run)
+
+    async def wait_agreed(self) -> None:
+        """Wait until the database, Redis and this replica have agreed for the first time."""
+        await self._agreed.wait()
 
     async def finish(self) -> None:
         """Wait until all acknowledgements are written."""
@@ -395,6 +401,7 @@ class Announcements:
                 pause = min(2 * pause, LONGEST_PAUSE)
                 continue
             self._note_failure(None)
+            self._agreed.set()
             pause = FIRST_PAUSE
             alone = self._board is not None and not self._board.reachable
             with trio.move_on_after(LOOKING_ALONE if alone else LOOKING):
