@@ -149,7 +149,7 @@ async def test_what_can_be_announced(office: Office, text: str) -> None:
         assert answer["broadcast"]["message"] == text
 
 
-@pytest.mark.parametrize("user_id", ["%00", "a%0Ab", "x" * 3000, "%F0%9F%91%8B", "a:b*"])
+@pytest.mark.parametrize("user_id", ["%00", "a%0Ab", "x" * 256, "%F0%9F%91%8B", "a:b*"])
 @pytest.mark.parametrize("any_database", ["SQLite", "PostgreSQL"], indirect=True)
 async def test_user_ids_of_any_kind(user_id: str, any_database: str) -> None:
     async with serve_once(database_url=any_database) as service, open_office(service) as office:
