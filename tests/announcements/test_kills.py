@@ -20,8 +20,8 @@ from tests.replicas.processes import STARTING
 
 ROOT = Path(__file__).resolve().parents[2]
 KILLS = int(os.environ.get("KILLS", "200"))
-#: Seconds after the call began at which the server is killed at the latest.
-LATEST = 0.04
+#: When a server is killed at the latest, as a part of the time that a call takes on this machine.
+LATEST = 1.5
 
 
 class Zygote:
@@ -92,25 +92,37 @@ async def announce_and_die(
     return answered[0] if answered else None
 
 
+async def time_call(http: httpx.AsyncClient, pid: int, base: str) -> float:
+    """Seconds that an announcement takes, the second of a new server."""
+    for _ in range(2):
+        began = trio.current_time()
+        answer = await http.post(base, json={"message": "timed"}, timeout=PATIENCE)
+        assert answer.status_code == 200, answer.text
+    os.kill(pid, signal.SIGKILL)
+    return trio.current_time() - began
+
+
 async def test_what_was_answered_is_there_and_nothing_is_half_there(database_url: str) -> None:
     chance = random.Random(1)
     succeeded: dict[str, str] = {}
     said: set[str] = set()
     async with open_zygote() as zygote, httpx.AsyncClient() as http:
+        latest = LATEST * await time_call(http, *await zygote.start())
+        said.add("timed")
         for number in range(KILLS):
             pid, base = await zygote.start()
             rows = stored(database_url)
             await check_active(http, base, rows)
             message = f"number {number}"
             said.add(message)
-            id_ = await announce_and_die(http, pid, base, message, chance.uniform(0, LATEST))
+            id_ = await announce_and_die(http, pid, base, message, chance.uniform(0, latest))
             if id_ is not None:
                 succeeded[id_] = message
             rows = stored(database_url)
             found = {row[0]: row[1] for row in rows}
             assert succeeded.items() <= found.items()
             assert set(found.values()) <= said
-            assert len(set(found.values())) == len(rows), "one was stored twice"
+            assert len(set(found.values())) == len(rows) - 1, "one was stored twice"
             assert all(str(UUID(id_)) == id_ for id_ in found)
             assert [active for *_, active, _ in rows] == [0] * (len(rows) - 1) + [1] * bool(rows)
         pid, base = await zygote.start()
