@@ -254,13 +254,13 @@ def _version(connection: Connection) -> str | None:
 
 
 def _migrate(connection: Connection) -> None:
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # we say ourselves what was done
     from alembic import command
     from alembic.config import Config
     from alembic.util import CommandError
 
     if connection.dialect.name != "sqlite":
         connection.execute(text("SET LOCAL statement_timeout = 0"))
-    logging.getLogger("alembic").setLevel(logging.WARNING)  # we say ourselves what was done
     config = Config(attributes={"connection": connection})
     folder = str(Path(__file__).parent / "migrations")
     config.set_main_option("script_location", folder.replace("%", "%%"))
