@@ -509,7 +509,7 @@ class Hub:
         at = utc_now()
         if command.exclusive:
             at = max([at, *(just_after(old.started_at) for old in _rivals(room, member).values())])
-        live = Live(command.media_type, at)
+        live = Live(command.media_type, at, command.exclusive)
         if command.exclusive:
             self._end_older_broadcasts(room, member, live)
         self._tell(room, room.go_live(member.peer_id, live, at, exclusive=command.exclusive))

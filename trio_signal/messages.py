@@ -62,10 +62,11 @@ class ServerInfo(Struct, frozen=True):
 
 
 class Live(Struct, frozen=True):
-    """A broadcast that is running."""
+    """A broadcast that is running; an `exclusive` one ends older ones of the same dialect."""
 
     media_type: MediaType
     started_at: str
+    exclusive: bool = False
 
 
 class Profile(Struct, frozen=True):

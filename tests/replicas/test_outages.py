@@ -12,6 +12,7 @@ from pathlib import Path
 
 import trio
 
+from tests.raw import open_raw
 from tests.replicas.crowd import Scene, open_scene
 from tests.replicas.guests import PATIENCE
 from tests.replicas.processes import LEASE, Cluster, open_cluster
@@ -64,6 +65,29 @@ async def kill_one_connection(cluster: Cluster, choice: random.Random) -> None:
     if names:
         with suppress(LookupError):  # it is lost just now
             await cluster.redis.kill_client(choice.choice(names))
+
+
+async def test_broadcasters_that_did_not_know_of_each_other(tmp_path: Path) -> None:
+    """The newer has the stream, once its replica and the other's know of both."""
+    broadcast = {"type": "broadcaster-ready", "streamId": "s"}
+    async with open_cluster(tmp_path, 2) as cluster:
+        here, there = cluster.replicas
+        async with open_raw(here.base) as older, open_raw(there.base) as newer:
+            await cluster.redis.kill()
+            await cluster.wait_status("degraded")
+            for broadcaster in (older, newer):
+                await broadcaster.upgrade("/ws")
+                await broadcaster.say(broadcast)
+                await broadcaster.wait_for("viewer-count")
+            await cluster.redis.start()
+            assert (await older.wait_for("error"))["code"] == "stream_taken"
+            await cluster.wait_status("ready")
+            (room,) = (await here.get("/rooms"))["rooms"]
+            assert room["peers"] == 1
+            async with open_raw(here.base) as viewer:
+                await viewer.upgrade("/ws")
+                await viewer.say({"type": "join-stream", "streamId": "s"})
+                await newer.wait_for("viewer-joined")
 
 
 async def test_one_replica_cut_off(tmp_path: Path) -> None:
