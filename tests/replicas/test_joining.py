@@ -97,6 +97,7 @@ async def test_one_client_id_and_one_identity(tmp_path: Path) -> None:
                 assert replaced.closed == Closed(4409, "Replaced by a newer connection")
                 winner = other if replaced is one else one
                 await winner.settle()
+                await witness.wait_told("user_joined", name)
                 assert witness.told_of(name) == ["user_joined"]
                 await winner.leave()
                 left.lost.clear()
