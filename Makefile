@@ -6,9 +6,9 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
 
 # What the tests need besides Python packages: names that tools/system-deps knows.
-SYSTEM_DEPS := chromium npm redis-server
+SYSTEM_DEPS := chromium coturn npm postgresql redis-server
 
-.PHONY: serve test check format lint types docs bench venv clean
+.PHONY: serve test check format lint types docs bench floods fuzz venv clean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -36,10 +36,22 @@ types: venv
 docs: venv
 	$(BIN)/python tools/check_links.py
 
-# What it costs to be on another replica.
-bench: venv
-	@tools/system-deps redis-server
-	$(BIN)/python bench/replicas.py $(ARGS)
+# This server beside its peers: make bench ARGS='--quick'. What a peer needs is installed into
+# bench/.cache; one that cannot be had is named in the table.
+bench: $(VENV)/.installed-bench
+	@tools/system-deps gcc redis-server
+	$(BIN)/python -m bench --plots docs/img $(ARGS)
+	$(BIN)/python bench/announcements.py
+
+# What floods cost those who mean well.
+floods: venv
+	@tools/system-deps slowhttptest
+	$(BIN)/python -m tests.floods.measure $(ARGS)
+
+# Ten minutes of anything; what it finds new is kept in fuzz/corpus.
+fuzz: venv
+	$(PIP) install --group fuzz
+	$(BIN)/python -m fuzz $(ARGS)
 
 venv: $(VENV)/.installed-dev
 
@@ -58,4 +70,9 @@ $(VENV)/.installed: pyproject.toml $(BIN)/python
 $(VENV)/.installed-dev: pyproject.toml $(BIN)/python
 	$(PIP) install 'pip>=25.1'
 	$(PIP) install --editable . --group lint --group test
+	@touch $(VENV)/.installed $@
+
+$(VENV)/.installed-bench: pyproject.toml $(BIN)/python
+	$(PIP) install 'pip>=25.1'
+	$(PIP) install --editable . --group bench
 	@touch $(VENV)/.installed $@

@@ -4,33 +4,56 @@
 the protocols promise has to hold for both.
 """
 
+import shutil
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from functools import partial
+from itertools import count
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
+import trio
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
 
 from tests.clients import Service
+from tests.postgres import Postgres, run_postgres
 from tests.redis.buses import drain
 from tests.redis.server import run_redis_server
 from trio_signal.bus.redis import RedisBus
 from trio_signal.config import Settings, load_settings
 from trio_signal.server import Server, open_server
+from trio_signal.store import Database
+
+# How long an example takes says something of the machine only.
+hypothesis_settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+hypothesis_settings.load_profile("any machine")
 
 Serve = Callable[..., AbstractAsyncContextManager[Service]]
 
 
+#: The tests' clients come from one address and are in a hurry; tests/test_floods.py has the limits.
+WIDE_LIMITS = {
+    "messages_per_second": 100_000,
+    "message_burst": 100_000,
+    "max_connections_per_ip": 20_000,
+    "connects_per_ip_per_minute": 1_000_000,
+}
+
+
 def settings(**given: object) -> Settings:
-    """Settings for a test: any port, and whatever is given."""
-    return load_settings(**{"port": 0, "host": "127.0.0.1", **given})
+    """Settings for a test: any port, wide limits, and whatever is given."""
+    return load_settings(**{"port": 0, "host": "127.0.0.1", **WIDE_LIMITS, **given})
 
 
 @asynccontextmanager
 async def serve_once(**given: object) -> AsyncIterator[Service]:
     """A server with these settings, stopped gracefully at the end."""
     async with open_server(settings(**given)) as server:
+        await be_idle(server)
         yield Service(f"{server.host}:{server.port}")
 
 
@@ -42,8 +65,17 @@ async def serve_replicas(count: int, redis_url: str, **given: object) -> AsyncIt
         servers = [
             await stack.enter_async_context(open_server(settings(**given))) for _ in range(count)
         ]
+        for server in servers:
+            await be_idle(server)
         bases = [f"{server.host}:{server.port}" for server in servers]
         yield Service(*bases, quiesce=partial(quiesce, servers))
+
+
+async def be_idle(server: Server) -> None:
+    """Wait until it has nothing to do; a database that is not there is not waited for."""
+    if server.hub.announcements is not None:
+        with trio.move_on_after(1):
+            await server.hub.announcements.wait_agreed()
 
 
 async def quiesce(servers: list[Server]) -> None:
@@ -56,6 +88,45 @@ async def quiesce(servers: list[Server]) -> None:
         for bus in buses:
             assert isinstance(bus, RedisBus)
             await drain(bus, buses)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def databases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Iterator[str]]:
+    """URLs of new SQLite databases; the tables are there already, which saves time.
+
+    The first is for servers that outlive a test.
+    """
+    folder = tmp_path_factory.mktemp("databases")
+    template = folder / "template.db"
+    database = Database(f"sqlite:///{template}")
+    database.upgrade_now()
+    database.close()
+
+    def make() -> Iterator[str]:
+        for number in count():
+            path = folder / f"{number}.db"
+            shutil.copyfile(template, path)
+            yield f"sqlite:///{path}"
+
+    urls = make()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DATABASE_URL", next(urls))
+        yield urls
+
+
+@pytest.fixture(autouse=True)
+def database_url(databases: Iterator[str], monkeypatch: pytest.MonkeyPatch) -> str:
+    """The database of all servers of one test, if the test has no other."""
+    url = next(databases)
+    monkeypatch.setenv("DATABASE_URL", url)
+    return url
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A PostgreSQL for all tests that do not break it; each makes its own database."""
+    with run_postgres() as server:
+        yield server
 
 
 @pytest.fixture

@@ -181,8 +181,9 @@ class RawClient:
 
     async def receive_until(self, wanted: Callable[[Frame], bool]) -> Frame:
         """The next frame that is wanted; others are passed over."""
-        while not wanted(frame := await self.receive()):
-            pass
+        with trio.fail_after(PATIENCE):  # also when something comes now and then
+            while not wanted(frame := await self.receive()):
+                pass
         return frame
 
     async def wait_for(self, type_: str) -> dict[str, Any]:

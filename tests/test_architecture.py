@@ -24,14 +24,25 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"connection"}),
     frozenset({"listener", "web"}),
     frozenset({"server"}),
+    frozenset({"client"}),
     frozenset({"cli", "__main__"}),
 )
 
-DIALECTS_MAY_IMPORT = (f"{NAME}.messages", f"{NAME}.errors", f"{NAME}.dialects", "msgspec")
+DIALECTS_MAY_IMPORT = (
+    *(f"{NAME}.messages", f"{NAME}.errors", f"{NAME}.names"),
+    *(f"{NAME}.dialects", "msgspec"),
+)
+#: Of ours. The client is for other machines, where no server runs.
+CLIENT_MAY_IMPORT = (
+    *(f"{NAME}.client", f"{NAME}.dialects", f"{NAME}.messages", f"{NAME}.errors", f"{NAME}.names"),
+)
+WEBSOCKET_CLIENTS = ("trio_websocket", "wsproto")
 HTTP_SERVERS = ("hypercorn", "quart", "quart_trio")
 KNOW_HTTP = (f"{NAME}.web", f"{NAME}.listener", f"{NAME}.server", f"{NAME}.cli")
 REDIS = ("redis", "hiredis", f"{NAME}.redis")
-KNOW_REDIS = (f"{NAME}.redis", f"{NAME}.bus.redis")
+KNOW_REDIS = (f"{NAME}.redis", f"{NAME}.bus.redis", f"{NAME}.bus.announcements")
+SQL = ("sqlalchemy", "alembic", "psycopg", "sqlite3")
+KNOW_SQL = (f"{NAME}.store",)
 #: These do no I/O; nor do the dialects, whose rule is narrower still.
 PURE = (f"{NAME}.messages", f"{NAME}.errors", f"{NAME}.room", f"{NAME}.websocket")
 #: What pure code does not import: I/O, tasks, and the clock and chance, which it is given.
@@ -121,6 +132,28 @@ def imports_redis(module: str, source: str) -> list[str]:
     return [name for name in imports_of(module, source) if is_within(name, REDIS)]
 
 
+def imports_the_server(module: str, source: str) -> list[str]:
+    if not is_within(module, (f"{NAME}.client",)):
+        return []
+    return [
+        name
+        for name in imports_of(module, source)
+        if is_within(name, (NAME,)) and not is_within(name, CLIENT_MAY_IMPORT)
+    ]
+
+
+def imports_a_websocket_client(module: str, source: str) -> list[str]:
+    if is_within(module, (f"{NAME}.client",)):
+        return []
+    return [name for name in imports_of(module, source) if is_within(name, WEBSOCKET_CLIENTS)]
+
+
+def imports_sql(module: str, source: str) -> list[str]:
+    if is_within(module, KNOW_SQL):
+        return []
+    return [name for name in imports_of(module, source) if is_within(name, SQL)]
+
+
 ImportRule = Callable[[str, str], list[str]]
 
 BAD_IMPORTS: list[tuple[ImportRule, str, str]] = [
@@ -147,6 +180,14 @@ BAD_IMPORTS: list[tuple[ImportRule, str, str]] = [
     (imports_redis, "hub", "from redis.exceptions import RedisError"),
     (imports_redis, "presence", "import hiredis"),
     (imports_redis, "bus.memory", "from trio_signal.redis import connection"),
+    (imports_upwards, "server", "from trio_signal.client import open_client"),
+    (imports_the_server, "client.client", "from trio_signal.hub import Hub"),
+    (imports_the_server, "client.client", "from trio_signal import presence"),
+    (imports_a_websocket_client, "connection", "import trio_websocket"),
+    (imports_a_websocket_client, "websocket", "from wsproto.events import Ping"),
+    (imports_redis, "announcements.receipts", "from trio_signal.redis import Redis"),
+    (imports_sql, "announcements.receipts", "from sqlalchemy import select"),
+    (imports_sql, "web.announcements", "import sqlite3"),
 ]
 
 GOOD_IMPORTS: list[tuple[ImportRule, str, str]] = [
@@ -165,6 +206,12 @@ GOOD_IMPORTS: list[tuple[ImportRule, str, str]] = [
     (imports_an_http_server, "listener", "import hypercorn"),
     (imports_redis, "redis.connection", "import hiredis"),
     (imports_redis, "bus.redis", "from trio_signal.redis import connection"),
+    (imports_upwards, "cli.watch", "from trio_signal.client import open_client"),
+    (imports_the_server, "client.client", "import trio\nfrom trio_signal.dialects import mesh"),
+    (imports_the_server, "hub", "from trio_signal import presence"),
+    (imports_a_websocket_client, "client.connection", "import trio_websocket"),
+    (imports_redis, "bus.announcements", "from trio_signal.redis import Redis"),
+    (imports_sql, "store.tables", "from sqlalchemy import Table"),
 ]
 IMPORT_RULES = list(dict.fromkeys(rule for rule, _, _ in BAD_IMPORTS))
 

@@ -13,21 +13,30 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple, get_args
 
+import httpx
 import msgspec
 import pytest
 import typer
 from msgspec import UNSET, Struct
 from pydantic import AliasChoices, SecretStr
 
-from tests.clients import Client, Service
+from tests.clients import PATIENCE, Client, Service
+from tests.tokens import SECRET, private_key, public_pem
 from tools import print_close_codes
+from trio_signal.announcements import Announcements
+from trio_signal.auth import OpenAuth
 from trio_signal.bus.memory import MemoryBus
 from trio_signal.cli import app
 from trio_signal.config import Settings, load_settings
 from trio_signal.dialects import DIALECTS, dialect_at
-from trio_signal.errors import ConfigError
+from trio_signal.errors import ConfigError, Reason
 from trio_signal.hub import Hub
+from trio_signal.limits import Limits
+from trio_signal.messages import Refusal
+from trio_signal.metrics import Metrics, label_of
+from trio_signal.store import Store
 from trio_signal.web.app import create_app
+from trio_signal.web.metrics import render_metrics
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
@@ -107,14 +116,24 @@ OTHER_VALUES = {
     "worker": "true",
     "workers": "1",
     "stun_urls": "stun:stun.example.com:3478",
+    "turn_urls": "turn:turn.example.com:3478",
+    "auth": "open",
+    "trusted_proxies": "3",
+    "jwt_secret": SECRET,
+    "jwt_public_key": public_pem(private_key("EdDSA")),
+    "jwks_url": "https://id.example.com/keys.json",
 }
+#: What a setting needs besides.
+COMPANIONS = {"turn_urls": ("turn_secret", "s3cret"), "users_file": ("jwt_secret", SECRET)}
 
 
-# Of `auth` there is one value only.
-@pytest.mark.parametrize("name", sorted(Settings.model_fields.keys() - {"auth"}))
+@pytest.mark.parametrize("name", sorted(Settings.model_fields))
 def test_each_variable_in_readme_is_read(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     value = OTHER_VALUES.get(name, "5000")
     monkeypatch.setenv(variable(name), value)
+    if name in COMPANIONS:
+        other, other_value = COMPANIONS[name]
+        monkeypatch.setenv(variable(other), other_value)
     assert as_written(getattr(load_settings(), name)).removesuffix(".0") == value
 
 
@@ -130,9 +149,11 @@ def test_readme_has_each_command_and_option() -> None:
     commands = getattr(group, "commands")  # noqa: B009  of a class that Typer may change
     options = [option for param in group.params for option in param.opts]
     for command in commands.values():
-        options += [option for param in command.params for option in param.opts]
+        for each in (command, *getattr(command, "commands", {}).values()):
+            options += [option for param in each.params for option in param.opts]
     documented = {word.split("=")[0] for text in words(README) for word in text.split()}
-    assert {*commands, *options} <= documented
+    named = {option for option in options if option.startswith("-")}
+    assert {*commands, *named} <= documented
 
 
 # HTTP
@@ -140,7 +161,10 @@ def test_readme_has_each_command_and_option() -> None:
 
 def test_each_http_call_is_on_a_page() -> None:
     settings = load_settings()
-    routes = create_app(Hub(MemoryBus("docs")), settings).url_map.iter_rules()
+    store = Store(settings.database_url.get_secret_value())
+    hub = Hub(MemoryBus("docs"), announcements=Announcements(store, None))
+    web = create_app(hub, OpenAuth(), settings, Limits(settings), Metrics())
+    routes = web.url_map.iter_rules()
     calls = {
         f"{method} {route.rule.replace('<', '{').replace('>', '}')}"
         for route in routes
@@ -342,9 +366,23 @@ class Reading:
                 assert written == real
 
 
+async def make_call(service: Service, name: str, call: str) -> Any:
+    """What HTTP answers, to somebody of this name."""
+    method, path, *body = call.split(maxsplit=2)
+    async with httpx.AsyncClient(base_url=f"http://{service.base}", timeout=PATIENCE) as http:
+        answer = await http.request(
+            method,
+            path,
+            params={"user_id": name},
+            content=body[0] if body else b"",
+            headers={"Content-Type": "application/json"},
+        )
+    return answer.json()
+
+
 async def play(example: str, service: Service) -> None:
     """Do what the lines say; each answer is waited for, and none may be left over."""
-    reading, clients = Reading(), dict[str, Client]()
+    reading, clients, answers = Reading(), dict[str, Client](), dict[str, Any]()
     async with AsyncExitStack() as stack:
         for line in example.splitlines():
             name, verb, *rest = line.split(maxsplit=2)
@@ -360,6 +398,10 @@ async def play(example: str, service: Service) -> None:
                     assert await clients.pop(name).expect_close(int(code), reason) == []
                 case "leaves", []:
                     await clients.pop(name).close()
+                case "calls", [call]:
+                    answers[name] = await make_call(service, name, call)
+                case "answer", [text]:
+                    reading.check(json.loads(text), answers.pop(name))
                 case _:
                     raise AssertionError(f"this line cannot be read: {line}")
         for client in clients.values():
@@ -409,3 +451,27 @@ def test_code_in_the_design_is_code_of_the_package() -> None:
 
 def unindented(text: str) -> str:
     return "\n".join(line.strip() for line in text.strip().splitlines())
+
+
+# Limits and metrics
+
+
+def test_page_has_each_metric_and_each_label() -> None:
+    page = (ROOT / "docs" / "metrics.md").read_text()
+    reasons = {words(first)[0] for first, _ in rows(section(page, "`trio_signal_refused_total`"))}
+    assert reasons == {label_of(reason) for reason in (*Reason, *Refusal)}
+    settings = load_settings(redis_url="redis://redis.example.com")
+    text = render_metrics(Hub(MemoryBus("docs")), settings, Metrics()).decode()
+    told = {line.split()[2] for line in text.splitlines() if line.startswith("# TYPE")}
+    documented = {words(first)[0] for first, *_ in rows(page) if "trio_signal" in first}
+    assert documented == {name for name in told if not name.endswith("_created")}
+
+
+def test_page_of_limits_names_settings_and_reasons_that_are_there() -> None:
+    page = (ROOT / "docs" / "limits.md").read_text()
+    reasons = {label_of(reason) for reason in (*Reason, *Refusal)}
+    named = [(words(setting), words(last)) for _, setting, _, last in rows(page)]
+    assert named
+    for variables, labels in named:
+        assert {name.lower() for name in variables} <= Settings.model_fields.keys()
+        assert {*labels} <= reasons | {"trio_signal_closed_total"}

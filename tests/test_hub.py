@@ -7,11 +7,14 @@ sockets, and is told things in the words of its dialect.
 import socket
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any
 
 import pytest
 import trio
 from msgspec import Raw
-from trio.testing import wait_all_tasks_blocked
+from msgspec.structs import replace
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from tests.clients import Message
 from tests.raw import split_frames
@@ -22,19 +25,21 @@ from trio_signal.dialects.live import LiveDialect
 from trio_signal.dialects.mesh import MeshDialect
 from trio_signal.dialects.room import RoomDialect
 from trio_signal.dialects.stream import StreamDialect
-from trio_signal.hub import Hub
+from trio_signal.hub import LEAVE_RATE, Hub
 from trio_signal.messages import (
     AskLive,
     ChangeProfile,
     Chat,
     Close,
+    Event,
     GoLive,
+    Grants,
     Identity,
     Join,
+    Kick,
     Leave,
     Notice,
     RoomCommand,
-    RoomEvent,
     SetTyping,
     Signal,
     SignalKind,
@@ -65,6 +70,11 @@ class Tab:
 
     async def join(self, room: str = "r", *, viewer: bool = False) -> None:
         await self.hub.join(self.peer, Join(room, self.peer.id, viewer))
+
+    def grant(self, **grants: Any) -> None:
+        """It is known who this is, and what it may do."""
+        assert self.peer.identity is not None
+        self.peer.identity = replace(self.peer.identity, grants=Grants(**grants), verified=True)
 
     def do(self, command: RoomCommand) -> None:
         self.hub.handle(self.peer, command)
@@ -134,10 +144,10 @@ class Replicas:
         return await self.enter(self.tab(hub, dialect, peer_id, user_id))
 
     async def viewer(self, hub: Hub, peer_id: str) -> Tab:
-        return await self.enter(self.tab(hub, StreamDialect(None), peer_id), viewer=True)
+        return await self.enter(self.tab(hub, StreamDialect(), peer_id), viewer=True)
 
     async def caster(self, hub: Hub, peer_id: str) -> Tab:
-        tab = await self.enter(self.tab(hub, StreamDialect(None), peer_id))
+        tab = await self.enter(self.tab(hub, StreamDialect(), peer_id))
         tab.do(GoLive("r", exclusive=True))
         return tab
 
@@ -175,7 +185,7 @@ class Replicas:
 
 
 @asynccontextmanager
-async def open_replicas(**caps: int) -> AsyncIterator[Replicas]:
+async def open_replicas(**caps: Any) -> AsyncIterator[Replicas]:
     network = MemoryNetwork()
     hubs = [Hub(MemoryBus(name, network), **caps) for name in ("a", "b")]
     replicas = Replicas(hubs, network)
@@ -381,6 +391,26 @@ async def test_where_a_peer_was_is_remembered_for_those_who_ask_for_it(
         assert await replicas.b.recall_rooms(again.peer) == rooms
 
 
+@pytest.mark.parametrize("elsewhere", [False, True])
+async def test_who_came_back_before_the_loss_was_noticed_gets_the_rooms(
+    replicas: Replicas, elsewhere: bool
+) -> None:
+    """Another tab, which came while the lost connection was still heard of, does not."""
+    hub = replicas.b if elsewhere else replicas.a
+    lost = await replicas.live(replicas.a, "a1", "ann")
+    await replicas.a.recall_rooms(lost.peer)
+    called: list[str] = []
+    for name in ("tab", "heir"):
+        newer = replicas.tab(hub, LiveDialect({}), name, "ann")
+        newer.peer.inherit = lambda rooms, name=name: called.append(name)  # type: ignore[misc]
+        await hub.recall_rooms(newer.peer)
+        if name == "tab":
+            lost.peer.heard = trio.current_time()
+    lost.depart()
+    await replicas.settle()
+    assert called == ["heir"]
+
+
 # Broadcasts
 
 
@@ -522,6 +552,122 @@ async def test_the_broadcaster_is_gone_on_both_replicas(replicas: Replicas) -> N
     await replicas.settle()
     for viewer in viewers:
         assert viewer.types() == ["broadcaster-disconnected", "viewer-count"]
+
+
+# What a token does not grant
+
+
+async def test_a_room_that_is_not_granted_is_not_entered(replicas: Replicas) -> None:
+    ann = replicas.tab(replicas.a, MeshDialect("r"), "ann")
+    ann.grant(rooms=("s-*", "q"))
+    await ann.join("r")
+    assert ann.closed_with == 1008
+    assert ann.peer.memberships == {}
+    assert "r" not in replicas.network.rooms
+
+
+@pytest.mark.parametrize("glob", ["*", "r", "r*", "[a-r]", "?"])
+async def test_a_room_that_is_granted_by_a_glob_is_entered(replicas: Replicas, glob: str) -> None:
+    ann = replicas.tab(replicas.a, MeshDialect("r"), "ann")
+    ann.grant(rooms=("nothing", glob))
+    await replicas.enter(ann)
+    assert ann.types() == ["auth_success", "users_in_room"]
+
+
+async def test_who_is_live_is_told_only_where_one_may_go(replicas: Replicas) -> None:
+    caster = await replicas.live(replicas.a, "caster", "carl")
+    caster.do(GoLive("r"))
+    ann = replicas.tab(replicas.b, LiveDialect({}), "ann")
+    ann.grant(rooms=("s",))
+    await ann.hub.ask_live(ann.peer, AskLive("r"))
+    assert ann.heard() == [{"type": "error", "message": "Not allowed in this room"}]
+
+
+@pytest.mark.parametrize("dialect", ["mesh", "room", "live"])
+async def test_who_may_not_publish_does_not_go_live(replicas: Replicas, dialect: str) -> None:
+    bob = await replicas.mesh(replicas.b, "bob")
+    ann = await {
+        "mesh": replicas.mesh,
+        "room": replicas.room,
+        "live": replicas.live,
+    }[dialect](replicas.a, "ann", "ann")
+    ann.grant(publish=False)
+    replicas.forget()
+    ann.do(GoLive("r"))
+    await replicas.settle()
+    assert ann.types() == ["error"]
+    assert ann.closed_with is None
+    assert bob.types() == []
+    replicas.check()
+
+
+async def test_who_may_not_publish_does_not_take_a_place_in_a_stream(replicas: Replicas) -> None:
+    ann = replicas.tab(replicas.a, StreamDialect(), "ann")
+    ann.grant(publish=False)
+    await ann.hub.join(ann.peer, Join("r", "ann", broadcaster=True))
+    ann.do(GoLive("r", exclusive=True))
+    assert [message["code"] for message in ann.heard()] == ["not_allowed"]
+    assert "r" not in replicas.network.rooms
+
+
+@pytest.mark.parametrize("same_replica", [True, False])
+async def test_a_stream_is_taken_for_whoever_is_somebody_else(
+    replicas: Replicas, same_replica: bool
+) -> None:
+    first = await replicas.caster(replicas.a, "first")
+    other = replicas.tab(replicas.a if same_replica else replicas.b, StreamDialect(), "other")
+    other.grant()
+    await other.hub.join(other.peer, Join("r", "other", broadcaster=True))
+    other.do(GoLive("r", exclusive=True))
+    await replicas.settle()
+    assert [message["code"] for message in other.heard()] == ["stream_taken"]
+    assert other.peer.memberships == {}
+    assert list(replicas.network.rooms["r"].members) == ["first"]
+    # A page that was loaded again, before the server knows that the old one is gone.
+    again = replicas.tab(replicas.b, StreamDialect(), "again", "first")
+    again.grant()
+    await again.hub.join(again.peer, Join("r", "again", broadcaster=True))
+    again.do(GoLive("r", exclusive=True))
+    await replicas.settle()
+    assert first.types()[-1] == "error"
+    assert list(replicas.network.rooms["r"].members) == ["again"]
+    replicas.check()
+
+
+async def test_a_viewer_that_is_somebody_else_does_not_become_the_broadcaster(
+    replicas: Replicas,
+) -> None:
+    await replicas.caster(replicas.a, "first")
+    viewer = await replicas.viewer(replicas.b, "viewer")
+    viewer.grant()
+    replicas.forget()
+    viewer.do(GoLive("r", exclusive=True))
+    assert [message["code"] for message in viewer.heard()] == ["stream_taken"]
+    assert [member.peer_id for member in replicas.network.rooms["r"].live] == ["first"]
+
+
+@pytest.mark.parametrize("where", ["a", "b"])
+async def test_a_moderator_ends_a_connection_wherever_it_is(replicas: Replicas, where: str) -> None:
+    ann = await replicas.mesh(replicas.a, "ann")
+    bob = await replicas.mesh(getattr(replicas, where), "bob")
+    ann.do(Kick("r", "bob", "Spam"))
+    await replicas.settle()
+    assert bob.closed_with is None
+    assert ann.heard()[-1]["code"] == "not_allowed"
+    ann.grant(moderator=True)
+    ann.do(Kick("r", "bob", "Spam"))
+    await replicas.settle()
+    assert bob.peer.closed_with == Close(1008, "Spam")
+    assert ann.types() == []
+
+
+async def test_to_kick_somebody_who_is_not_there_is_an_error(replicas: Replicas) -> None:
+    ann = await replicas.mesh(replicas.a, "ann")
+    ann.grant(moderator=True)
+    replicas.forget()
+    ann.do(Kick("r", "nobody", "Spam"))
+    (error,) = ann.heard()
+    assert (error["code"], error["to"]) == ("target_not_found", "nobody")
 
 
 # Signals
@@ -767,6 +913,16 @@ async def test_another_subject_does_not_get_the_id(replicas: Replicas) -> None:
     assert ann.heard() == thief.heard() == []
 
 
+async def test_connections_of_one_moment_are_told_apart(replicas: Replicas) -> None:
+    """Also those with one peer id, of which a late command might be either's."""
+    tabs = [await replicas.mesh(replicas.a, "ann") for _ in range(100)]
+    assert [tab.closed_with for tab in tabs] == [4409] * 99 + [None]
+    joined = [await replicas.mesh(replicas.a, f"ann-{n}") for n in range(100)]
+    members = replicas.a.rooms["r"].members
+    moments = [members[tab.peer.id].joined_at for tab in [tabs[-1], *joined]]
+    assert moments == sorted(set(moments))
+
+
 async def test_a_peer_that_went_elsewhere_and_came_back_at_once_is_there(
     replicas: Replicas,
 ) -> None:
@@ -870,7 +1026,7 @@ class SpeechlessDialect(MeshDialect):
     """One that has no words for who went live."""
 
     @staticmethod
-    def tell(event: RoomEvent) -> Iterable[Notice]:
+    def tell(event: Event) -> Iterable[Notice]:
         match event:
             case WentLive():
                 raise RuntimeError("no words")
@@ -894,12 +1050,31 @@ async def test_who_cannot_be_told_is_closed_and_the_others_are_told(
     assert ann.types() == bob.types() == ["user_left"]
 
 
+async def test_many_are_not_sent_away_at_one_moment(autojump_clock: MockClock) -> None:
+    async with open_replicas() as replicas:
+        tabs = [await replicas.mesh(replicas.a, f"p{number}") for number in range(20)]
+        began = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(partial(replicas.a.close_all, Close(1001), within=1000))
+            await trio.sleep(10 / LEAVE_RATE)
+            assert 9 <= [tab.closed_with for tab in tabs].count(1001) <= 11
+            late = replicas.tab(replicas.a, MeshDialect("r"), "late")
+            assert late.closed_with == 1001
+        assert {tab.closed_with for tab in tabs} == {1001}
+        assert trio.current_time() - began == pytest.approx(20 / LEAVE_RATE)
+        more = [await replicas.mesh(replicas.b, f"q{number}") for number in range(20)]
+        began = trio.current_time()
+        await replicas.b.close_all(Close(1001), within=0.1)
+        assert {tab.closed_with for tab in more} == {1001}
+        assert trio.current_time() - began == pytest.approx(0.1)
+
+
 async def test_when_a_hub_closes_it_sends_all_away_also_those_that_come(
     replicas: Replicas,
 ) -> None:
     ann = await replicas.mesh(replicas.a, "ann")
     bob = await replicas.mesh(replicas.b, "bob")
-    replicas.a.close_all(Close(1001, "Server going away"))
+    await replicas.a.close_all(Close(1001, "Server going away"))
     late = replicas.tab(replicas.a, MeshDialect("r"), "late")
     assert (ann.closed_with, late.closed_with, bob.closed_with) == (1001, 1001, None)
     replicas.forget()

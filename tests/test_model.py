@@ -5,15 +5,17 @@ presence. Each client keeps a picture of its rooms, only from what it was told;
 the test keeps the truth, only from what the clients did. After each wave of
 steps the two must be the same, for everybody.
 
-In one test the waves are single steps, so all is determined. In the other some
+In one test the waves are single steps, so all is determined. In the others some
 clients act at the same instant: then who won a contest is read off the outcome,
-but there is one winner, and everybody agrees on it.
+but there is one winner, and everybody agrees on it. In the last one they are
+spread over three replicas.
 
 A witness in each room, who only listens, tells which peer id belongs to whom.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import Enum
+from functools import partial
 from itertools import cycle
 from typing import NamedTuple
 from urllib.parse import quote
@@ -25,7 +27,7 @@ from hypothesis import strategies as st
 from trio_websocket import ConnectionClosed
 
 from tests.clients import PATIENCE, Client, Message, Service, open_client
-from tests.conftest import Serve
+from tests.conftest import Serve, serve_replicas
 from tests.pictures import LivePicture, MeshPicture, Picture, RoomPicture, StreamPicture, Truth
 from trio_signal.auth import make_login_token
 
@@ -224,18 +226,19 @@ class LiveSeat(Seat):
     """Somebody who speaks `live`, in any number of rooms."""
 
     async def come(self, room: str) -> None:
-        recalled = self.world.lost.pop(self.user, set())
-        for known in recalled:
-            self._enter(known)
+        recalled = [self._enter(room) for room in self.world.lost.pop(self.user, set())]
         query = f"user_id={self.user}&username={quote(self.name)}"
         client = await self.connect(f"/api/v1/ws/connect?{query}")
         await client.expect("connected", user_id=self.user)
-        for known in recalled:
-            await self.send("live_status", room_id=known)
+        while any(picture.told is None for picture in recalled):
+            self.hear(await client.receive())
+        for picture in recalled:
+            await self.send("live_status", room_id=picture.room_id)
 
-    def _enter(self, room: str) -> None:
+    def _enter(self, room: str) -> LivePicture:
         self.rooms[room] = None
-        self.pictures[room] = LivePicture(room, self.user)
+        picture = self.pictures[room] = LivePicture(room, self.user)
+        return picture
 
     async def join(self, room: str) -> None:
         if room not in self.rooms:
@@ -521,6 +524,7 @@ class World:
                 nursery.start_soon(self.seats[step.seat].act, step.verb, self.rooms[step.room])
         for seat in self.acting:
             await seat.listen()
+        await self.service.quiesce()
         for room, contenders in self.contenders.items():
             await self._end_contest(room, contenders)
         for room in self.rooms.values():
@@ -603,6 +607,7 @@ class World:
         assert not found, found
 
     async def _listen(self) -> None:
+        await self.service.quiesce()
         for seat in self.everybody:
             await seat.listen()
 
@@ -670,7 +675,7 @@ class World:
 async def play(serve: Serve, waves: Iterable[Sequence[Step]]) -> None:
     """Do the steps, wave after wave, and check after each."""
     done = []
-    with trio.fail_after(60):
+    with trio.fail_after(180):
         async with serve() as service, trio.open_nursery() as nursery:
             world = World(service, nursery)
             try:
@@ -704,7 +709,6 @@ crowds = st.lists(comings, max_size=len(SEATS), unique_by=by_seat)
 waves = st.lists(steps, min_size=1, max_size=5, unique_by=by_seat)
 
 thorough = settings(
-    deadline=None,
     # The fixture only knows how to start a server; each example starts its own.
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
@@ -740,3 +744,30 @@ async def test_at_the_same_instant(
     serve: Serve, crowd: list[Step], waves: list[list[Step]]
 ) -> None:
     await play(serve, [crowd, *waves])
+
+
+#: Of two connections with one client id, what the older does must not go for the newer.
+one_id_twice = example(
+    crowd=[
+        Step("mesh dan 1", Verb.LIVE, "r1"),
+        Step("mesh dan 2", Verb.JOIN, "r1"),
+        Step("live ann", Verb.JOIN, "r1"),
+        Step("room ann 2", Verb.LIVE, "r1"),
+    ],
+    waves=[],
+)
+#: Its new connection may be at another replica before Redis knows that the old one is lost.
+come_back_elsewhere = example(
+    crowd=[Step("live cem 1", Verb.JOIN, "r1")],
+    waves=[[Step("live cem 1", Verb.RETURN, "r1")]] * 5,
+)
+
+
+@settings(thorough, max_examples=40)
+@one_id_twice
+@come_back_elsewhere
+@given(crowd=crowds, waves=st.lists(waves, max_size=4))
+async def test_at_the_same_instant_on_three_replicas(
+    redis_url: str, crowd: list[Step], waves: list[list[Step]]
+) -> None:
+    await play(partial(serve_replicas, 3, redis_url), [crowd, *waves])

@@ -237,7 +237,7 @@ steps = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(steps)
 async def test_a_client_gets_whole_frames_in_order_and_then_the_close_frame(
     steps: list[Step],

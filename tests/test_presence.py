@@ -33,6 +33,7 @@ LATER = "2026-11-20T10:15:31.456Z"
 VIDEO = Live("video", AT)
 AUDIO = Live("audio", AT)
 VIDEO_AGAIN = Live("video", LATER)
+EXCLUSIVE = Live("video", AT, exclusive=True)
 
 
 # From one picture to another
@@ -61,6 +62,12 @@ PICTURES: list[tuple[str, list[Member], list[Member], list[RoomEvent]]] = [
         [left(member("p")), joined(member("q"))],
     ),
     ("went live", [member()], [member(live=VIDEO)], [went_live(member(live=VIDEO))]),
+    (
+        "took the stream over",
+        [member()],
+        [member(live=EXCLUSIVE)],
+        [replace(went_live(member(live=EXCLUSIVE)), exclusive=True)],
+    ),
     ("stopped", [member(live=VIDEO)], [member()], [stopped(member())]),
     (
         "other media",
@@ -723,5 +730,5 @@ def picture(members: dict[str, Member]) -> dict[str, tuple[str, str, str, Live |
 
 TestPresence = Presence.TestCase
 TestPresence.settings = settings(
-    max_examples=300, stateful_step_count=50, deadline=None, report_multiple_bugs=False
+    max_examples=300, stateful_step_count=50, report_multiple_bugs=False
 )

@@ -111,7 +111,7 @@ async def test_the_others_hear_of_a_newcomer_and_the_newcomer_of_all(service: Se
         ("Zimmer 1", "jürgen müller", "Jürgen & Söhne"),
         ("a+b", "a=b&c?d#e", "a+b c%20d"),
         ("команда/один", "😀", "名前"),
-        ("..", "~", '\n\t\\"'),
+        ("..", "~\n\t", '<b>\\"'),
     ],
 )
 async def test_names_and_ids_may_be_any_text(

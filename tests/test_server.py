@@ -1,6 +1,6 @@
 import trio
 
-from tests.clients import Service
+from tests.clients import PATIENCE, Service
 
 
 async def test_a_peer_is_told_who_is_there(service: Service) -> None:
@@ -26,7 +26,7 @@ async def test_a_websocket_may_follow_http_on_a_kept_connection(service: Service
         b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
     )
     masked_ping = b"\x89\x82\x00\x00\x00\x00hi"
-    with trio.fail_after(5):
+    with trio.fail_after(PATIENCE):
         async with await trio.open_tcp_stream(host, int(port)) as stream:
             await stream.send_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
             answer = await receive_until(stream, b'{"status":"ok"}')

@@ -246,7 +246,7 @@ async def test_any_token_will_do(service: Service) -> None:
         await expect_viewer(caster)
 
 
-@pytest.mark.parametrize("stream", ["s", "a/b", "Straße ☃", "x" * 500])
+@pytest.mark.parametrize("stream", ["s", "a/b", "Straße ☃", "x" * 256])
 async def test_a_stream_may_be_called_anything(service: Service, stream: str) -> None:
     async with service.connect("/ws") as caster, service.connect("/ws") as viewer:
         await caster.send("broadcaster-ready", streamId=stream)

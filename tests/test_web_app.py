@@ -14,9 +14,13 @@ import trio
 from tests.clients import Client, Service, settle
 from tests.conftest import Serve, settings
 from tests.raw import Answer, open_raw, upgrade_head
+from trio_signal.auth import OpenAuth
 from trio_signal.bus.memory import MemoryBus
 from trio_signal.hub import Hub
+from trio_signal.limits import Limits
 from trio_signal.messages import Close
+from trio_signal.metrics import Metrics
+from trio_signal.web.addresses import request_address
 from trio_signal.web.app import create_app
 
 TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
@@ -83,8 +87,9 @@ async def test_the_server_says_that_it_is_alive_and_ready(http: httpx.AsyncClien
 
 async def test_a_server_that_stops_is_alive_and_not_ready() -> None:
     hub = Hub(MemoryBus("a"))
-    client = create_app(hub, settings()).test_client()
-    hub.close_all(Close(1001))
+    given = settings()
+    client = create_app(hub, OpenAuth(), given, Limits(given), Metrics()).test_client()
+    await hub.close_all(Close(1001))
     answer = await client.get("/readyz")
     assert (answer.status_code, await answer.get_json()) == (503, {"status": "stopping"})
     assert (await client.get("/healthz")).status_code == 200
@@ -417,7 +422,7 @@ async def test_without_a_token_of_ours_nothing_is_told(
 ) -> None:
     headers = {} if authorization is None else {"Authorization": authorization}
     answer = await http.get(path, headers=headers)
-    assert (answer.status_code, answer.json()) == (401, {"detail": "Not authenticated"})
+    assert (answer.status_code, answer.json()) == (401, {"detail": "Authentication required"})
 
 
 async def test_without_turn_there_are_no_credentials_for_it(http: httpx.AsyncClient) -> None:
@@ -521,6 +526,30 @@ async def test_more_connections_than_are_allowed_are_503(serve: Serve) -> None:
             assert (await upgrade(replica, "/ws/r/cat")).status == 101
 
 
+async def test_an_address_that_failed_too_often_is_refused_by_rest_too() -> None:
+    given = settings(auth_failures_per_ip=1, trusted_proxies=1)
+    limits = Limits(given)
+    app = create_app(Hub(MemoryBus("a")), OpenAuth(), given, limits, Metrics())
+
+    @app.get("/guess")
+    async def guess() -> str:
+        address = request_address(given)
+        limits.check_failures(address, 0)
+        limits.count_failure(address, 0)
+        return address
+
+    client = app.test_client()
+    headers = {"X-Forwarded-For": "203.0.113.9, 198.51.100.1"}
+    assert await (await client.get("/guess", headers=headers)).get_data(False) == b"198.51.100.1"
+    answer = await client.get("/guess", headers=headers)
+    assert (answer.status_code, answer.headers["Retry-After"]) == (429, "300")
+    assert "failed" in (await answer.get_json())["detail"]
+    others = {"X-Forwarded-For": "198.51.100.2"}
+    assert (await client.get("/guess", headers=others)).status_code == 200
+    metrics = (await (await client.get("/metrics")).get_data(False)).decode()
+    assert 'trio_signal_refused_total{reason="auth_failures_per_ip"} 1.0' in metrics
+
+
 # Pages of other origins
 
 EVERY_ORIGIN = {"allowed_origins": "*"}
@@ -537,6 +566,8 @@ ORIGINS: list[tuple[dict[str, str], str | None, bool]] = [
     ({}, "http://signal.example.evil", False),
     ({}, "https://app.example.com", False),
     ({}, "null", False),
+    ({}, "http://[", False),
+    ({}, "http://[signal.example", False),
     ({}, "", False),
     (SOME_ORIGINS, "http://signal.example", True),
     (SOME_ORIGINS, "https://app.example.com", True),
@@ -633,12 +664,11 @@ async def test_programs_that_are_no_browsers_need_no_origin(http: httpx.AsyncCli
 # Pages
 
 
+DEMOS = ["broadcast", "watch", "call", "announcements", "inspect"]
 KINDS = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 
 
-@pytest.mark.parametrize(
-    "path", ["/", "/demo/broadcast", "/demo/watch", "/demo/call", "/demo/inspect"]
-)
+@pytest.mark.parametrize("path", ["/", *(f"/demo/{name}" for name in DEMOS)])
 async def test_a_page_leads_to_what_it_needs(http: httpx.AsyncClient, path: str) -> None:
     page = await http.get(path)
     assert page.status_code == 200

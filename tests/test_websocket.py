@@ -1,5 +1,6 @@
 """Frames and the opening handshake, without I/O."""
 
+import logging
 import reprlib
 from collections.abc import Iterator, Sequence
 from http import HTTPStatus
@@ -7,8 +8,10 @@ from itertools import pairwise
 from typing import NamedTuple
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from websockets.http11 import Request
+from websockets.server import ServerProtocol
 
 from tests.raw import (
     ACCEPT,
@@ -416,13 +419,11 @@ def conversations(draw: st.DrawFn) -> Conversation:
     return Conversation(pieces, Parsed([Message(*message) for message in messages], code))
 
 
-@settings(deadline=None)
 @given(conversations())
 def test_the_same_messages_however_the_bytes_are_cut(sent: Conversation) -> None:
     assert parse(*sent.pieces) == sent.expected
 
 
-@settings(deadline=None)
 @given(st.lists(st.binary(max_size=40), max_size=20))
 def test_garbage_is_refused_or_waited_for_but_raises_nothing(pieces: list[bytes]) -> None:
     messages, code = parse(*pieces)
@@ -574,6 +575,54 @@ def test_a_bad_handshake_gets_an_answer(head: bytes, status: int) -> None:
     assert (accepted, answer.status) == (False, status)
     assert answer.headers["connection"] == "close"
     assert int(answer.headers["content-length"]) == len(answer.body) > 0
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        upgrade_head("/ws/r?x=1"),
+        upgrade_head("/ws/r", Connection="keep-alive, Upgrade", Upgrade="WebSocket"),
+        upgrade_head("/ws/r", Connection="Upgrade, keep-alive"),
+        upgrade_head("/ws/r", Cookie="a=b; c=d", Authorization="Bearer x.y.z"),
+        upgrade_head("/ws/r", Origin="https://app.example.com", User_Agent="A (b; c) D/1: 2"),
+        upgrade_head("/ws/r", Sec_WebSocket_Extensions="permessage-deflate"),
+        upgrade_head("/ws/r", Sec_WebSocket_Protocol="bearer, x"),
+        upgrade_head("/ws/r", Sec_WebSocket_Version="12"),
+        upgrade_head("/ws/r", Sec_WebSocket_Key="dGhlIHNhbXBsZSBub25jZR=="),
+        upgrade_head("/ws/r", X=""),
+        upgrade_head("/ws/r", X="a\tb"),
+        upgrade_head("/ws/r", X="  both sides  "),
+        upgrade_head("/ws/r", Content_Length="0"),
+        upgrade_head("/ws/r", **{f"X-{i}": "y" for i in range(50)}),
+        upgrade_head("/ws/r").replace(b"Host: ", b"Host:"),
+        upgrade_head("/ws/r").replace(b"Host: ", b"Origin: a\r\nOrigin: b\r\nHost: "),
+        upgrade_head("/ws/r").replace(b"Host: ", b"hOST: a\r\nHost: "),
+        upgrade_head("/ws/r").replace(b"Host: ", b"X: a\r\n b\r\nHost: "),
+        upgrade_head("/ws/r").replace(b"Host: ", b"X_y!#$%&'*+-.^`|~: a\r\nHost: "),
+        upgrade_head("/ws/r").replace(b"\r\n", b"\n"),
+        upgrade_head("*"),
+        upgrade_head("http://127.0.0.1/ws/r"),
+    ],
+)
+def test_an_ordinary_handshake_is_read_as_the_library_reads_it(head: bytes) -> None:
+    library = ServerProtocol(logger=logging.getLogger("trio_signal.handshake"))
+    library.receive_data(head)
+    (request,) = library.events_received() or (None,)
+    assert request is None or isinstance(request, Request)
+    handshake = Handshake(head)
+    accepted, data = handshake.accept()
+    if request is None:
+        assert handshake.request is None
+        assert not accepted
+        return
+    assert handshake.request is not None
+    assert handshake.request.path == request.path
+    assert list(handshake.request.headers.raw_items()) == list(request.headers.raw_items())
+    expected = library.accept(request)
+    answer = parse_answer(data)
+    assert answer.status == expected.status_code
+    for name in ("Upgrade", "Connection", "Sec-WebSocket-Accept"):
+        assert answer.headers.get(name.lower()) == expected.headers.get(name)
 
 
 def test_a_refusal_says_why() -> None:

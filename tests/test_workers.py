@@ -20,7 +20,7 @@ from trio_signal.errors import WorkerError
 from trio_signal.workers import open_workers
 
 #: Seconds for processes to come up or to go.
-PATIENCE = 30.0
+PATIENCE = 90.0
 SERVES = re.compile(r"worker (\d+) serves as process (\d+)")
 AGAIN = re.compile(r"worker \d+ is started again in ([\d.]+) s")
 

@@ -1,18 +1,39 @@
-"""Who a connection speaks for.
-
-So far there is open mode only: everybody is who they say they are. This is the
-one place where a token will be checked.
-"""
+"""Who a connection speaks for."""
 
 import base64
 import binascii
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from fnmatch import fnmatchcase
+from hashlib import sha256
+from typing import Annotated, Any, NamedTuple, Protocol
 
+import jwt
 import msgspec
 import trio
+from msgspec.structs import asdict
 
-from trio_signal.messages import Authenticate, Identity
+from trio_signal.config import Settings
+from trio_signal.errors import AuthenticationError, ConfigError, IdentityMismatchError
+from trio_signal.keys import Key, KeySet, read_public_key, secret_key
+from trio_signal.messages import Authenticate, Grants, Identity
+from trio_signal.names import MAX_ID, clean_name
 
 _PREFIX = "open."
+
+#: Characters of a token.
+MAX_TOKEN = 8192
+#: Seconds by which clocks may differ.
+LEEWAY = 30
+#: What a client is told whose token is missing, bad or expired: it need not know more.
+_INVALID = "Invalid token"
+#: What reading a bad token may raise: it is of the client's making, down to nested JSON.
+_UNREADABLE = (
+    *(jwt.PyJWTError, msgspec.ValidationError, ValueError, TypeError),
+    *(OverflowError, RecursionError),
+)
+_DEFAULT_GRANTS = Grants()
 
 
 class _LoginToken(msgspec.Struct):
@@ -22,21 +43,226 @@ class _LoginToken(msgspec.Struct):
     name: str
 
 
+#: Everybody may do what everybody may want; only to end others' connections is nobody's right.
+OPEN_GRANTS = Grants(creator=True)
+
+
+class FoundToken(NamedTuple):
+    """A token that came with a request. Browsers send cookies also when another site asks."""
+
+    text: str
+    from_cookie: bool = False
+
+    def __repr__(self) -> str:
+        """Without the token, which is a secret."""
+        return f"FoundToken(from_cookie={self.from_cookie})"
+
+
+def find_token(
+    get_all: Callable[[str], Iterable[str]], query: Mapping[str, str]
+) -> FoundToken | None:
+    """The token of a request, by its headers (`get_all` gives those of a name) and its query.
+
+    What was sent on purpose comes first: `Authorization: Bearer`, the subprotocols `bearer,
+    TOKEN` (a browser's WebSocket can send no other header), `?token=`. Then come the cookies
+    `session_id` and `session`.
+    """
+    for value in get_all("Authorization"):
+        scheme, _, token = value.strip().partition(" ")
+        if scheme.lower() == "bearer" and token.strip():
+            return FoundToken(token.strip())
+    offered = [
+        item.strip() for value in get_all("Sec-WebSocket-Protocol") for item in value.split(",")
+    ]
+    if len(offered) > 1 and offered[0] == "bearer" and offered[1]:
+        return FoundToken(offered[1])
+    if query.get("token"):
+        return FoundToken(query["token"])
+    cookies = _cookies(get_all("Cookie"))
+    session = cookies.get("session_id") or cookies.get("session")
+    return FoundToken(session, from_cookie=True) if session else None
+
+
+def _cookies(headers: Iterable[str]) -> dict[str, str]:
+    """Cookies by name. Not by http.cookies, which drops all for one that it does not like."""
+    cookies: dict[str, str] = {}
+    for header in headers:
+        for item in header.split(";"):
+            name, _, value = item.strip().partition("=")
+            cookies.setdefault(name, value.strip('"'))
+    return cookies
+
+
+def may_enter(identity: Identity, room_id: str) -> bool:
+    """Whether one of the granted globs fits this room."""
+    return any(fnmatchcase(room_id, glob) for glob in identity.grants.rooms)
+
+
+class Auth(Protocol):
+    """How it is found out who somebody is."""
+
+    async def authenticate(self, claims: Authenticate) -> Identity:
+        """Who makes these claims; raises AuthenticationError. Blocks where a key set is asked."""
+        ...
+
+
 class OpenAuth:
     """Open mode: claims are believed, and tokens need not be any."""
 
     async def authenticate(self, claims: Authenticate) -> Identity:
-        """Who makes these claims. Will raise AuthenticationError once it can fail."""
+        """Who makes these claims."""
         await trio.lowlevel.checkpoint()
         login = read_login_token(claims.token)
         username = claims.username or (login.name if login else None)
+        said = f"{claims.token or ''}\0{claims.username or ''}"
         return Identity(
-            # Nobody can prove to be the same; to say the same has to do.
-            subject=f"{claims.token or ''}\0{claims.username or ''}",
+            # Nobody can prove to be the same; to say the same has to do. Replicas tell each
+            # other what was said, and it may be somebody's token from elsewhere.
+            subject=sha256(said.encode(errors="replace")).hexdigest(),
             user_id=claims.user_id,
-            username=username or claims.guest_name,
+            username=clean_name(username) or claims.guest_name,
             avatar_url=claims.avatar_url,
+            grants=OPEN_GRANTS,
         )
+
+
+class _Claims(msgspec.Struct):
+    """What we read of a token. What is there has to be of the right type."""
+
+    sub: Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_ID)]
+    exp: float
+    iss: str | None = None
+    name: str | None = None
+    picture: str | None = None
+    rooms: tuple[str, ...] = ("*",)
+    publish: bool = True
+    moderator: bool = False
+    creator: bool = False
+    team_of: str | None = None
+
+
+class TokenAuth:
+    """Token mode: who somebody is stands in a token that one of our keys signed."""
+
+    def __init__(
+        self,
+        keys: Sequence[Key],
+        key_set: KeySet | None = None,
+        *,
+        issuer: str | None = None,
+        audience: str | None = None,
+    ) -> None:
+        """Take the keys; whoever made the set runs it."""
+        self._keys = tuple(keys)
+        self._key_set = key_set
+        self._issuer = issuer
+        self._audience = audience
+
+    async def authenticate(self, claims: Authenticate) -> Identity:
+        """Who the token speaks for; it has to agree with the id that the client claims."""
+        await trio.lowlevel.checkpoint()
+        token = claims.token
+        if token is None or len(token) > MAX_TOKEN:
+            raise AuthenticationError(_INVALID)
+        said = await self._verify(token)
+        if claims.claimed is not None and claims.claimed != said.sub:
+            raise IdentityMismatchError("Identity mismatch")
+        now = time.time()
+        return Identity(
+            subject=f"{said.iss or ''}\0{said.sub}",
+            user_id=said.sub,
+            username=clean_name(said.name) or clean_name(claims.username) or claims.guest_name,
+            avatar_url=_web_url(said.picture) or claims.avatar_url,
+            grants=Grants(said.rooms, said.publish, said.moderator, said.creator, said.team_of),
+            expires=said.exp if said.exp > now else said.exp + LEEWAY,
+            verified=True,
+        )
+
+    async def _verify(self, token: str) -> _Claims:
+        try:
+            head = jwt.get_unverified_header(token)
+        except _UNREADABLE:
+            raise AuthenticationError(_INVALID) from None
+        claims = self._read(token, head, self._keys)
+        if claims is None and self._key_set is not None:
+            claims = self._read(token, head, await self._key_set.find(head.get("kid")))
+        if claims is None:
+            raise AuthenticationError(_INVALID)
+        return claims
+
+    def _read(self, token: str, head: dict[str, Any], keys: Iterable[Key]) -> _Claims | None:
+        """What the token says; None if none of these keys signed it, or it does not count."""
+        for key in keys:
+            # The head only helps to find the key; the algorithm is the key's.
+            if key.algorithm == head.get("alg"):
+                with suppress(*_UNREADABLE):
+                    return self._decode(token, key)
+        return None
+
+    def _decode(self, token: str, key: Key) -> _Claims:
+        payload = jwt.decode(
+            token,
+            key.material,
+            algorithms=[key.algorithm],
+            issuer=self._issuer,
+            audience=self._audience,
+            leeway=LEEWAY,
+            options={"require": ["exp", "sub"], "verify_aud": self._audience is not None},
+        )
+        return msgspec.convert(payload, _Claims)
+
+
+def _web_url(url: str | None) -> str | None:
+    """A picture's address, if that is what it is: pages show it."""
+    return url if url and url.startswith(("https://", "http://")) else None
+
+
+@asynccontextmanager
+async def open_auth(settings: Settings) -> AsyncIterator[Auth]:
+    """What the settings ask for; keeps the key set fresh while the block runs.
+
+    Does not wait for the key set: while its URL does not answer, its tokens are refused.
+    """
+    if not settings.wants_tokens:
+        yield OpenAuth()
+        return
+    keys = []
+    if settings.jwt_secret is not None:
+        keys.append(secret_key(settings.jwt_secret.get_secret_value()))
+    if settings.jwt_public_key is not None:
+        keys.append(read_public_key(settings.jwt_public_key))
+    key_set = KeySet(settings.jwks_url) if settings.jwks_url is not None else None
+    async with trio.open_nursery() as nursery:
+        if key_set is not None:
+            nursery.start_soon(key_set.run)
+        yield TokenAuth(keys, key_set, issuer=settings.jwt_issuer, audience=settings.jwt_audience)
+        nursery.cancel_scope.cancel()
+
+
+def mint_token(
+    settings: Settings,
+    sub: str,
+    *,
+    name: str | None = None,
+    grants: Grants = _DEFAULT_GRANTS,
+    ttl: float,
+) -> str:
+    """A token that servers with these settings believe for `ttl` seconds.
+
+    Raises ConfigError if there is no secret to sign it with.
+    """
+    if settings.jwt_secret is None:
+        raise ConfigError("TRIO_SIGNAL_JWT_SECRET is not set, and signs the tokens")
+    now = int(time.time())
+    said: dict[str, object] = {"sub": sub, "iat": now, "exp": now + int(ttl)}
+    optional = {"name": name, "iss": settings.jwt_issuer, "aud": settings.jwt_audience}
+    said |= {claim: value for claim, value in optional.items() if value is not None}
+    said |= {
+        claim: value
+        for claim, value in asdict(grants).items()
+        if value != getattr(_DEFAULT_GRANTS, claim)
+    }
+    return jwt.encode(said, settings.jwt_secret.get_secret_value(), algorithm="HS256")
 
 
 def make_login_token(username: str) -> str:

@@ -1,9 +1,14 @@
-"""The time as the wire has it."""
+"""The time as the wire has it, and as other replicas have it."""
 
 import time
 from datetime import UTC, datetime, timedelta
 
+import trio
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
 _last: tuple[int, str] = (0, "")
+_last_unique = 0
 
 
 def utc_now() -> str:
@@ -20,10 +25,27 @@ def utc_now() -> str:
     return _last[1]
 
 
+def unique_now() -> str:
+    """The same in microseconds, and later than any that this process made before."""
+    global _last_unique
+    _last_unique = max(time.time_ns() // 1_000, _last_unique + 1)
+    return _text(_EPOCH + timedelta(microseconds=_last_unique), "microseconds")
+
+
 def just_after(moment: str) -> str:
     """A millisecond later than such a text says."""
     return _text(datetime.fromisoformat(moment) + timedelta(milliseconds=1))
 
 
-def _text(moment: datetime) -> str:
-    return moment.isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
+def wall_time(moment: float) -> float:
+    """Seconds since 1970 at a moment of Trio's clock, which is this process's own."""
+    return time.time() - trio.current_time() + moment
+
+
+def trio_time(moment: float) -> float:
+    """The other way round."""
+    return trio.current_time() - time.time() + moment
+
+
+def _text(moment: datetime, resolution: str = "milliseconds") -> str:
+    return moment.isoformat(timespec=resolution).removesuffix("+00:00") + "Z"

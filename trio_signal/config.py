@@ -1,7 +1,9 @@
 """Every setting, its environment variable, its default."""
 
+import ipaddress
 import re
-from typing import Annotated, Literal, Self
+from pathlib import Path
+from typing import Annotated, Literal, Self, get_args
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -17,6 +19,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from trio_signal.dialects import DIALECTS
 from trio_signal.errors import ConfigError
+from trio_signal.keys import read_public_key, secret_key
 
 CommaList = Annotated[tuple[str, ...], NoDecode]
 _ORIGIN = re.compile(r"\*|https?://(\*\.)?[^/*\s]+")
@@ -49,18 +52,45 @@ class Settings(BaseSettings):
     redis_prefix: str = ""
     #: For a Redis whose certificate no public authority signed.
     redis_ca_file: FilePath | None = None
+    #: Where announcements are kept: sqlite:// or postgresql://, also postgres://.
+    database_url: SecretStr = Field(
+        SecretStr("sqlite:///trio-signal.db"), validation_alias=AliasChoices("DATABASE_URL")
+    )
     host: str = "127.0.0.1"
-    #: Only `open` so far: everybody is who they say they are.
-    auth: Literal["open"] = "open"
+    #: In `open` mode everybody is who they say they are; `token` is the default with a key.
+    auth: Literal["open", "token"] | None = None
+    #: HS256 secret of 32 bytes or more.
+    jwt_secret: SecretStr | None = None
+    #: PEM of an RSA, EC or Ed25519 key: its text, or the path of its file.
+    jwt_public_key: str | None = None
+    #: Where the key set is, by https.
+    jwks_url: str | None = None
+    jwt_issuer: str | None = None
+    jwt_audience: str | None = None
+    #: File of the built-in login; it turns that on.
+    users_file: Path | None = None
     #: Besides the server's own: `https://app.example.com`, `https://*.example.com`, `*`.
     allowed_origins: CommaList = ()
     dialects: CommaList = tuple(DIALECTS)
+
+    #: How many proxies in front may say who the client is, by X-Forwarded-For.
+    trusted_proxies: int = Field(0, ge=0, le=16)
 
     #: Whether `GET /rooms` tells anybody which rooms there are.
     list_rooms: bool = True
 
     max_message_bytes: int = Field(131072, ge=1024)
+    #: Per connection; a client may save up a burst.
+    messages_per_second: float = Field(50, gt=0)
+    message_burst: int = Field(200, ge=1)
     max_connections: int = Field(20000, ge=1)
+    max_connections_per_ip: int = Field(200, ge=1)
+    connects_per_ip_per_minute: int = Field(600, ge=1)
+    #: Sockets that have not said yet who they are.
+    max_unauthenticated: int = Field(1000, ge=1)
+    #: In 300 s; then the address is refused for 300 s.
+    auth_failures_per_ip: int = Field(20, ge=1)
+    max_rooms_per_connection: int = Field(100, ge=1)
     max_room_peers: int = Field(5000, ge=1)
     max_viewers: int = Field(50, ge=1)
     #: What may wait for a peer that reads slowly, before it is closed.
@@ -75,13 +105,20 @@ class Settings(BaseSettings):
     drain: float = Field(10, ge=0)
 
     stun_urls: CommaList = ()
+    turn_urls: CommaList = ()
+    #: Shared with coturn (`static-auth-secret`).
+    turn_secret: SecretStr | None = None
+    #: Seconds that TURN credentials are good for.
+    turn_ttl: int = Field(86400, ge=60)
+    #: What `GET /metrics` wants as its bearer token, in token mode.
+    metrics_token: SecretStr | None = None
 
     @field_validator("log_level", mode="before")
     @classmethod
     def _lower(cls, value: object) -> object:
         return value.lower() if isinstance(value, str) else value
 
-    @field_validator("allowed_origins", "dialects", "stun_urls", mode="before")
+    @field_validator("allowed_origins", "dialects", "stun_urls", "turn_urls", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if isinstance(value, str):
@@ -104,18 +141,79 @@ class Settings(BaseSettings):
                 raise ValueError(f"{name!r} is no dialect; there are {', '.join(DIALECTS)}")
         return value
 
-    @field_validator("redis_url", mode="before")
+    @field_validator(
+        *("redis_url", "auth", "jwt_secret", "jwt_public_key", "jwks_url", "jwt_issuer"),
+        *("jwt_audience", "users_file", "turn_secret", "metrics_token"),
+        mode="before",
+    )
     @classmethod
-    def _no_url(cls, value: object) -> object:
+    def _nothing_is_none(cls, value: object) -> object:
         return value or None  # platforms set what is missing to nothing
+
+    @field_validator("jwt_secret")
+    @classmethod
+    def _check_secret(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            secret_key(value.get_secret_value())
+        return value
+
+    @field_validator("jwt_public_key")
+    @classmethod
+    def _check_public_key(cls, value: str | None) -> str | None:
+        if value is not None:
+            read_public_key(value)
+        return value
+
+    @field_validator("jwks_url")
+    @classmethod
+    def _check_jwks_url(cls, value: str | None) -> str | None:
+        url = urlsplit(value or "https://x")
+        secure = url.scheme == "https" or (url.scheme == "http" and is_loopback(url.hostname or ""))
+        if not secure or not url.hostname:
+            raise ValueError("wanted is an https URL; http is for loopback only")
+        return value
 
     @model_validator(mode="after")
     def _check_workers(self) -> Self:
         if self.workers > 1 and self.redis_url is None:
             raise ValueError(
-                "more than one worker needs REDIS_URL, or their peers would not see each other"
+                "WEB_CONCURRENCY: more than one worker needs REDIS_URL, "
+                "or their peers would not see each other"
             )
         return self
+
+    @model_validator(mode="after")
+    def _check_auth(self) -> Self:
+        if not self.wants_tokens:
+            return self
+        if self.users_file is not None and self.jwt_secret is None:
+            raise ValueError(
+                "TRIO_SIGNAL_USERS_FILE: its users' tokens are signed with "
+                "TRIO_SIGNAL_JWT_SECRET, so set that too; try: openssl rand -base64 48"
+            )
+        if not self._has_key:
+            raise ValueError(
+                "TRIO_SIGNAL_AUTH=token needs a key: TRIO_SIGNAL_JWT_SECRET, "
+                "TRIO_SIGNAL_JWT_PUBLIC_KEY or TRIO_SIGNAL_JWKS_URL"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_turn(self) -> Self:
+        if self.turn_urls and self.turn_secret is None:
+            raise ValueError("TRIO_SIGNAL_TURN_URLS: needs TRIO_SIGNAL_TURN_SECRET as well")
+        return self
+
+    @property
+    def wants_tokens(self) -> bool:
+        """Whether only those are let in who have a token: as `auth` says, else if it could be."""
+        if self.auth is None:
+            return self._has_key or self.users_file is not None
+        return self.auth == "token"
+
+    @property
+    def _has_key(self) -> bool:
+        return any((self.jwt_secret, self.jwt_public_key, self.jwks_url))
 
     def allows_origin(self, origin: str | None, host: str | None) -> bool:
         """Whether a page of this `Origin` may talk to a server called `host`.
@@ -124,10 +222,32 @@ class Settings(BaseSettings):
         """
         if origin is None or "*" in self.allowed_origins:
             return True
+        return self.trusts_origin(origin, host)
+
+    def trusts_origin(self, origin: str, host: str | None) -> bool:
+        """The same for a request with a cookie, which a browser also sends unasked.
+
+        For that an origin has to be named: `*` is for those that bring a token on purpose.
+        """
         origin = origin.lower()
-        if host and urlsplit(origin).netloc == host.lower():
+        if host and _host_of(origin) == host.lower():
             return True
         return any(_origin_matches(origin, allowed) for allowed in self.allowed_origins)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host name or address is surely of this machine."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _host_of(origin: str) -> str | None:
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:  # as of `http://[`
+        return None
 
 
 def _origin_matches(origin: str, allowed: str) -> bool:
@@ -152,7 +272,24 @@ def load_settings(**overrides: object) -> Settings:
 def _explain(error: object) -> str:
     assert isinstance(error, dict)  # noqa: S101
     if not error["loc"]:  # the settings do not go together
-        return f"WEB_CONCURRENCY: {error['ctx']['error']}"
+        return str(error["ctx"]["error"])
     name = str(error["loc"][0])
     variable = name if name.isupper() else "TRIO_SIGNAL_" + name.upper()
+    if variable in _UNSAID:
+        return f"{variable}: {error['msg']}"
     return f"{variable}={error['input']!r}: {error['msg']}"
+
+
+def _variable(name: str) -> str:
+    alias = Settings.model_fields[name].validation_alias
+    return (
+        str(alias.choices[0]) if isinstance(alias, AliasChoices) else f"TRIO_SIGNAL_{name.upper()}"
+    )
+
+
+#: Variables whose values are never said. A public key may be a private one by mistake.
+_UNSAID = {
+    _variable(name)
+    for name, field in Settings.model_fields.items()
+    if SecretStr in (field.annotation, *get_args(field.annotation)) or name == "jwt_public_key"
+}

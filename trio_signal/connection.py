@@ -7,30 +7,47 @@ goodbye.
 """
 
 import logging
+import random
 import socket
+import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
 from uuid import uuid4
 
 import trio
+from msgspec.structs import replace
 
-from trio_signal.auth import OpenAuth
+from trio_signal.announcements import Announcements
+from trio_signal.auth import Auth, may_enter
 from trio_signal.clock import utc_now
 from trio_signal.config import Settings
 from trio_signal.dialects import Dialect
-from trio_signal.errors import AuthenticationError, CloseCode
+from trio_signal.errors import AuthenticationError, CloseCode, Reason
 from trio_signal.hub import Hub
+from trio_signal.ice import ice_servers
+from trio_signal.limits import Place, TokenBucket
 from trio_signal.messages import (
+    Acknowledge,
     Action,
+    AskAnnouncement,
     AskLive,
+    Attend,
     Authenticate,
     Close,
+    Expiring,
+    Identity,
     Join,
     Malformed,
+    Nudge,
     RecallRooms,
+    Refusal,
+    Refused,
+    Renew,
+    Renewed,
     Send,
     ServerInfo,
 )
+from trio_signal.metrics import BROKEN_OFF, NO_CODE, Metrics
 from trio_signal.peer import INTERNAL_ERROR, Outbox, Peer
 from trio_signal.websocket import (
     FrameParser,
@@ -45,10 +62,20 @@ logger = logging.getLogger(__name__)
 
 #: How much is read at once: a burst of candidates, and no more than a fair share.
 _CHUNK = 16384
+#: A read that completes no frame counts as one, unless it brings this much.
+_CRUMB = 256
 #: How many malformed messages in a row end a connection.
 MAX_MALFORMED = 50
+#: Seconds for which a client may press on while it is held back.
+MAX_PRESSING = 10.0
+#: By how much one may have longer to say who it is than another.
+_SPREAD = 1.1
 #: Seconds for the closing handshake; the rooms have been told before it begins.
 _GOODBYE = 2.0
+#: Seconds before its token expires that a client is told so.
+_WARNING = 60.0
+_EXPIRED = AuthenticationError("Token expired")
+_NEVER = float("inf")
 
 
 class Connection:
@@ -60,22 +87,41 @@ class Connection:
         dialect: Dialect,
         *,
         hub: Hub,
-        auth: OpenAuth,
+        auth: Auth,
         settings: Settings,
-        server: ServerInfo,
+        place: Place,
+        metrics: Metrics,
+        token: str | None = None,
     ) -> None:
-        """Take a non-blocking socket, which the caller closes."""
+        """Take a non-blocking socket, which the caller closes.
+
+        `place` is given back when the rooms have been left. `token` came with the handshake; one
+        in a message counts more.
+        """
         self._sock = sock
         self._hub = hub
         self._auth = auth
         self._settings = settings
-        self._server = server
+        self._place = place
+        self._metrics = metrics
+        self._token = token
         self._dialect = dialect
         self._parser = FrameParser(settings.max_message_bytes)
         self._outbox = Outbox(sock, settings.outbox_bytes)
         self.peer = Peer(uuid4().hex, dialect, self._outbox)
+        self.peer.count_refused = metrics.count_refused
         self._authentication = trio.CancelScope()
+        #: Wakes the heartbeat.
+        self._alarm = trio.CancelScope()
+        #: When the token expires, and when to say so; Trio's clock.
+        self._expires_at = self._warn_at = _NEVER
+        self._bucket = TokenBucket(settings.messages_per_second, settings.message_burst)
+        #: Until when the client is not read, and since when it has gone on sending nevertheless.
+        self._held_until, self._pressing_since = 0.0, _NEVER
         self._malformed = 0
+        #: What to send to a client that says nothing, and when it is next due.
+        self._nudge: Nudge | None = None
+        self._nudge_at = _NEVER
         #: What the client gave as its reason, once it began the closing handshake.
         self._close_received: bytes | None = None
         self._ended = False
@@ -87,10 +133,19 @@ class Connection:
         """
         with self._hub.visit(self.peer), self.peer.scope:
             async with trio.open_nursery() as nursery:
-                self.peer.inherit = partial(nursery.start_soon, self._guarded, self._inherit)
+                self.peer.inherit = partial(nursery.start_soon, self._guarded, self._rejoin)
                 for task in (partial(self._receive, early), self._heartbeat, self._outbox.drain):
                     nursery.start_soon(self._first_to_end, task)
+        self._place.leave()
+        self._metrics.count_closed(self._close_code)
         await self._say_goodbye()
+
+    @property
+    def _close_code(self) -> int:
+        """With what the connection ended, as RFC 6455 section 7.1.5 has it."""
+        if self._close_received is not None:
+            return int.from_bytes(self._close_received[:2]) or NO_CODE
+        return self.peer.closed_with.code if self.peer.closed_with is not None else BROKEN_OFF
 
     async def _first_to_end(self, task: Callable[[], Awaitable[None]]) -> None:
         await self._guarded(task)
@@ -109,14 +164,23 @@ class Connection:
     async def _receive(self, early: bytes) -> None:
         """Socket to frames to dialect to commands to hub, until the client is gone."""
         with self._authentication:
-            self._authentication.deadline = trio.current_time() + self._settings.auth_timeout
-            await self._perform(self._dialect.opened(self.peer.id, self._server))
-            await self._take(self._parser.feed(early))
+            # Not all at the same moment, though they came so: others would wait for their end.
+            patience = self._settings.auth_timeout * random.uniform(1, _SPREAD)  # noqa: S311
+            self._authentication.deadline = trio.current_time() + patience
+            await self._perform(self._dialect.opened(self.peer.id))
+            if early:
+                await self._take(self._parse(early))
             while not self._ended:
+                if self._held_until > self.peer.heard:
+                    await self._hold_back()
+                else:
+                    self._pressing_since = _NEVER
                 await trio.lowlevel.wait_readable(self._sock)
                 await self._take(self._read())
         if self._authentication.cancelled_caught:
-            self.peer.close(self._dialect.authentication_failed("Authentication timeout"))
+            self._metrics.count_refused(Reason.AUTHENTICATION_TIMEOUT)
+            timeout = AuthenticationError("Authentication timeout")
+            self.peer.close(self._dialect.authentication_failed(timeout))
 
     def _read(self) -> list[Message]:
         try:
@@ -126,13 +190,44 @@ class Connection:
         except OSError:
             data = b""
         self._ended = not data
-        self.peer.heard = trio.current_time()
-        return self._parser.feed(data)
+        return self._parse(data)
+
+    def _parse(self, data: bytes) -> list[Message]:
+        """The messages that these bytes complete, and what they cost."""
+        now = self.peer.heard = trio.current_time()
+        messages = self._parser.feed(data)
+        frames = len(messages) + self._parser.take_fragments() or len(data) < _CRUMB
+        self._held_until = self._bucket.spend(frames, now)
+        return messages
+
+    async def _hold_back(self) -> None:
+        """Leave the client unread until its rate is again what it may be.
+
+        TCP then holds up the client itself, and nothing of it is lost. One that never lets up is
+        closed.
+        """
+        while (now := trio.current_time()) < self._held_until:
+            unread = self._peek()
+            if unread:
+                self._pressing_since = min(self._pressing_since, now)
+                end = self._pressing_since + MAX_PRESSING
+                if now >= end:
+                    self._metrics.count_refused(Reason.MESSAGE_RATE)
+                    self._end(Close(CloseCode.POLICY, "Rate limit exceeded"))
+                    return
+                await trio.sleep_until(min(self._held_until, end))
+            elif unread is None:  # it has paused
+                self._pressing_since = _NEVER
+                with trio.move_on_at(self._held_until):
+                    await trio.lowlevel.wait_readable(self._sock)
+            else:
+                return  # it is gone
 
     async def _take(self, messages: list[Message]) -> None:
         for message in messages:
             match message.opcode:
                 case Opcode.TEXT:
+                    self._put_off_nudge()
                     await self._perform(self._dialect.received(message.payload, utc_now()))
                 case Opcode.PING:
                     self.peer.send_frame(control_frame(Opcode.PONG, message.payload))
@@ -145,6 +240,8 @@ class Connection:
                 return
         failure = self._parser.failure
         if failure is not None:
+            if failure.code == CloseCode.TOO_BIG:
+                self._metrics.count_refused(Reason.MESSAGE_TOO_BIG)
             self._end(Close(failure.code, failure.reason))
 
     def _end(self, close: Close) -> None:
@@ -165,64 +262,153 @@ class Connection:
                     await self._hub.join(self.peer, action)
                 case Authenticate():
                     await self._authenticate(action)
+                case Renew():
+                    await self._renew(action)
                 case AskLive():
                     await self._hub.ask_live(self.peer, action)
                 case RecallRooms():
                     await self._rejoin()
+                case Attend():
+                    await self._hub.attend(self.peer, action)
+                case AskAnnouncement():
+                    await self._announcements.show(self.peer)
+                case Acknowledge():
+                    self._announcements.note(self.peer, action.announcement_id)
+                case Nudge():
+                    self._nudge = action
+                    self._put_off_nudge()
                 case Close():
                     self._end(action)
                 case _:
                     self._hub.handle(self.peer, action)
         self._malformed = 0
 
+    @property
+    def _announcements(self) -> Announcements:
+        """Those of the hub; a dialect that needs them is not spoken without."""
+        assert self._hub.announcements is not None  # noqa: S101
+        return self._hub.announcements
+
     def _count_malformed(self) -> None:
+        self._metrics.count_refused(Reason.MALFORMED)
         self._malformed += 1
         if self._malformed >= MAX_MALFORMED:
             self._end(Close(CloseCode.POLICY, "Too many malformed messages"))
 
     async def _authenticate(self, claims: Authenticate) -> None:
         try:
-            identity = await self._auth.authenticate(claims)
+            identity = await self._auth.authenticate(
+                replace(claims, token=claims.token or self._token)
+            )
         except AuthenticationError as error:
-            self._end(self._dialect.authentication_failed(str(error)))
+            self._count_failure()
+            self._end(self._dialect.authentication_failed(error))
             return
-        self._authentication.deadline = float("inf")
+        self._place.authenticated()
+        self._authentication.deadline = _NEVER
         self.peer.identity = identity
-        await self._perform(self._dialect.authenticated(identity, utc_now()))
+        self._watch_expiry(identity)
+        server = ServerInfo(ice_servers(self._settings, identity.user_id), self._settings.heartbeat)
+        await self._perform(self._dialect.authenticated(identity, server, utc_now()))
 
-    async def _rejoin(self) -> None:
-        await self._inherit(await self._hub.recall_rooms(self.peer))
+    async def _renew(self, command: Renew) -> None:
+        """Go on with a new token; one that will not do changes nothing."""
+        old = self.peer.identity
+        if old is None or not old.verified:
+            return
+        try:
+            identity = await self._auth.authenticate(
+                Authenticate(old.user_id, command.token, claimed=old.user_id)
+            )
+        except AuthenticationError:
+            self._count_failure()
+            self.peer.tell(Refused(command, Refusal.INVALID_TOKEN, utc_now()))
+            return
+        if not all(may_enter(identity, room_id) for room_id in self.peer.memberships):
+            self.peer.tell(Refused(command, Refusal.INVALID_TOKEN, utc_now()))
+            return
+        self.peer.identity = identity
+        self._watch_expiry(identity)
+        self.peer.tell(Renewed(self._seconds_left()))
 
-    async def _inherit(self, room_ids: Sequence[str]) -> None:
-        await self._perform(self._dialect.recalled(room_ids))
+    def _count_failure(self) -> None:
+        self._metrics.count_refused(Reason.AUTHENTICATION)
+        self._place.failed(trio.current_time())
+
+    async def _rejoin(self, room_ids: Sequence[str] = ()) -> None:
+        """Put the user into rooms again: into these, and where else it was."""
+        rooms = dict.fromkeys([*room_ids, *await self._hub.recall_rooms(self.peer)])
+        await self._perform(self._dialect.recalled(tuple(rooms)))
 
     # heartbeat
 
     async def _heartbeat(self) -> None:
-        """Ping, and end when nothing comes back: a dead client's TCP can look alive."""
+        """Ping, and end when nothing comes back, or when the token has expired.
+
+        A dead client's TCP can look alive.
+        """
         interval, patience = self._settings.heartbeat, self._settings.heartbeat_timeout
         next_ping = trio.current_time() + interval
-        pinged, deadline = 0.0, float("inf")
+        pinged, deadline = 0.0, _NEVER
         while True:
-            await trio.sleep_until(min(next_ping, deadline))
+            self._alarm = trio.CancelScope(
+                deadline=min(next_ping, deadline, self._warn_at, self._expires_at, self._nudge_at)
+            )
+            with self._alarm:
+                await trio.sleep_forever()
             now = trio.current_time()
-            if self.peer.heard >= pinged or self._has_unread():
-                deadline = float("inf")
+            if not self._check_expiry(now):
+                return
+            if self._nudge is not None and now >= self._nudge_at:
+                self.peer.send(self._nudge.text)
+                self._put_off_nudge()
+            if self.peer.heard >= pinged or self._peek():
+                # Or it did say something: we were busy, or hold it back.
+                deadline = _NEVER
             elif now >= deadline:
                 self.peer.close(Close(CloseCode.INTERNAL_ERROR, "No sign of life"))
                 return
             if now >= next_ping:
                 next_ping = now + interval
                 self.peer.send_frame(_PING)
-                if deadline == float("inf"):
+                if deadline == _NEVER:
                     pinged, deadline = now, now + patience
 
-    def _has_unread(self) -> bool:
-        """Whether the client did say something: we were busy, or stopped, not the client."""
-        try:
-            return bool(self._sock.recv(1, socket.MSG_PEEK))
-        except OSError:
+    def _put_off_nudge(self) -> None:
+        """The client is to say nothing for a while, before it is sent its nudge (again)."""
+        if self._nudge is not None:
+            self._nudge_at = trio.current_time() + self._nudge.after
+            self._alarm.deadline = min(self._alarm.deadline, self._nudge_at)
+
+    def _watch_expiry(self, identity: Identity) -> None:
+        """Let the heartbeat look at when this identity ends."""
+        self._warn_at = self._expires_at = _NEVER
+        if identity.expires is not None:
+            self._expires_at = trio.current_time() + identity.expires - time.time()
+            self._warn_at = self._expires_at - _WARNING
+        self._alarm.deadline = min(self._alarm.deadline, self._warn_at)
+
+    def _seconds_left(self) -> int:
+        return max(0, round(self._expires_at - trio.current_time()))
+
+    def _check_expiry(self, now: float) -> bool:
+        """Whether the client may go on; it is warned once."""
+        if now >= self._expires_at:
+            self.peer.close(self._dialect.authentication_failed(_EXPIRED))
             return False
+        if now >= self._warn_at:
+            self._warn_at = _NEVER
+            self.peer.tell(Expiring(self._seconds_left()))
+        return True
+
+    def _peek(self) -> bytes | None:
+        """The next unread byte: none if the client is gone, None if it said nothing more."""
+        try:
+            return self._sock.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return None
+        except OSError:
+            return b""
 
     # goodbye
 

@@ -1,7 +1,8 @@
 """Exceptions, and the one table of close codes."""
 
-from enum import IntEnum
-from typing import NamedTuple
+from enum import Enum, IntEnum, auto
+from http import HTTPStatus
+from typing import Literal, NamedTuple
 
 from trio_signal.messages import Refusal
 
@@ -18,12 +19,44 @@ class AuthenticationError(TrioSignalError):
     """The credentials are missing or not valid; the text is for the client."""
 
 
+class IdentityMismatchError(AuthenticationError):
+    """The client says that it is somebody else than its token says."""
+
+
+class LoginError(TrioSignalError):
+    """The name or the password is wrong, or it is too early to say, by `wait` seconds."""
+
+    def __init__(self, wait: float) -> None:
+        super().__init__("Incorrect username or password")
+        self.wait = wait
+
+
 class JoinRefusedError(TrioSignalError):
     """The directory did not let a peer into a room."""
 
     def __init__(self, reason: Refusal) -> None:
         super().__init__(reason.name)
         self.reason = reason
+
+
+class IdTooLongError(TrioSignalError):
+    """An id in a request target is longer than ids may be."""
+
+
+class StoreError(TrioSignalError):
+    """The database cannot be reached, or takes too long."""
+
+
+class BoardError(TrioSignalError):
+    """What the replicas share cannot be reached, or takes too long."""
+
+
+class AnnouncementError(TrioSignalError):
+    """What cannot be announced; the text says why, and is for the creator."""
+
+
+class UnknownAnnouncementError(TrioSignalError):
+    """No announcement with this id is active."""
 
 
 class WebSocketError(TrioSignalError):
@@ -37,6 +70,42 @@ class WebSocketError(TrioSignalError):
 
 class WorkerError(TrioSignalError):
     """A worker process did not come up."""
+
+
+class Reason(Enum):
+    """Why a client was refused something; docs/metrics.md says which is which."""
+
+    # Before the connection is a WebSocket.
+    HEAD_TIMEOUT = auto()
+    HEAD_TOO_BIG = auto()
+    BAD_REQUEST = auto()
+    UNKNOWN_PATH = auto()
+    ID_TOO_LONG = auto()
+    ORIGIN = auto()
+    CONNECTIONS = auto()
+    CONNECTIONS_PER_IP = auto()
+    CONNECTS_PER_IP = auto()
+    UNAUTHENTICATED = auto()
+    AUTH_FAILURES_PER_IP = auto()
+    # After that.
+    AUTHENTICATION = auto()
+    AUTHENTICATION_TIMEOUT = auto()
+    MALFORMED = auto()
+    MESSAGE_TOO_BIG = auto()
+    MESSAGE_RATE = auto()
+
+
+class RequestRefusedError(TrioSignalError):
+    """A request gets an HTTP status instead of what it asks for; the text is for the client."""
+
+    def __init__(
+        self, status: HTTPStatus, reason: Reason, text: str, retry_after: float | None = None
+    ) -> None:
+        """`retry_after` is in seconds."""
+        super().__init__(text)
+        self.status = status
+        self.reason = reason
+        self.retry_after = retry_after
 
 
 class CloseCode(IntEnum):
@@ -56,11 +125,14 @@ class CloseCode(IntEnum):
     REPLACED = 4409
 
 
+Reconnect = Literal["no", "at once", "with backoff", "with a new token"]
+
+
 class CloseMeaning(NamedTuple):
     """What a client should know of a close code."""
 
     meaning: str
-    reconnect: str
+    reconnect: Reconnect
 
 
 CLOSE_CODES: dict[CloseCode, CloseMeaning] = {

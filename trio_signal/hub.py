@@ -5,7 +5,7 @@ telling of it to the peers of this replica, and its hand-over to the bus are
 one step that nothing can interrupt, neither a cancellation nor a shutdown.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from types import TracebackType
 from typing import assert_never
@@ -14,12 +14,17 @@ from uuid import uuid4
 import trio
 from msgspec.structs import replace
 
-from trio_signal.bus import Bus, Caps, Delivery, Undelivered
-from trio_signal.clock import just_after, utc_now
+from trio_signal.announcements import Announcements
+from trio_signal.auth import may_enter
+from trio_signal.bus import Bus, Caps, Delivery, Kicked, RoomCount, RoomsKept, Undelivered
+from trio_signal.clock import just_after, trio_time, unique_now, utc_now, wall_time
 from trio_signal.dialects import Dialect
 from trio_signal.errors import CloseCode, JoinRefusedError
 from trio_signal.messages import (
+    LOBBY,
+    AnnouncementEvent,
     AskLive,
+    Attend,
     Audience,
     ChangeProfile,
     Chat,
@@ -28,17 +33,20 @@ from trio_signal.messages import (
     Close,
     Displaced,
     Entered,
+    Event,
     Exited,
     GoLive,
     Identity,
     Join,
     Joined,
+    Kick,
     Leave,
     Left,
     Live,
     LiveNow,
     LivePeers,
     Member,
+    Notice,
     Profile,
     ProfileChanged,
     Refusal,
@@ -58,12 +66,18 @@ from trio_signal.messages import (
     Typing,
     WentLive,
 )
+from trio_signal.names import clean_name
 from trio_signal.peer import Peer, close_untold
 from trio_signal.room import Room
 from trio_signal.websocket import text_frame
 
 #: What a user without any name is called.
 ANONYMOUS = "Anonymous"
+#: How many peers are sent away in a second when the server stops.
+LEAVE_RATE = 100.0
+_NO_CAP = Caps(2**31 - 1)
+#: Seconds to ask the directory how many users are connected.
+_COUNTING = 0.4
 
 
 class LocalRoom(Room):
@@ -95,6 +109,21 @@ class LocalRoom(Room):
 
     def tell(self, event: RoomEvent, origin: Member) -> None:
         """Tell an event to the peers on this replica; encoded once a dialect."""
+        for peers, notice in self._in_words(event):
+            frame = text_frame(notice.text)
+            for peer in self._audience(notice.audience, peers, origin):
+                peer.send_frame(frame)
+
+    def announce(self, event: AnnouncementEvent) -> None:
+        """The same for an announcement's."""
+        for peers, notice in self._in_words(event):
+            frame = text_frame(notice.text)
+            creator = event.announcement.created_by
+            for peer in list(peers.values()):
+                if notice.audience is not Audience.TEAM or _is_of_team(peer, creator):
+                    peer.send_frame(frame)
+
+    def _in_words(self, event: Event) -> Iterator[tuple[dict[str, Peer], Notice]]:
         for dialect, peers in list(self._speakers.items()):
             try:
                 notices = list(dialect.tell(event))
@@ -102,9 +131,7 @@ class LocalRoom(Room):
                 close_untold(peers.values(), event)
                 continue
             for notice in notices:
-                frame = text_frame(notice.text)
-                for peer in self._audience(notice.audience, peers, origin):
-                    peer.send_frame(frame)
+                yield peers, notice
 
     def _audience(
         self, audience: Audience, peers: dict[str, Peer], origin: Member
@@ -129,6 +156,8 @@ class LocalRoom(Room):
                     for member in self.live
                     if member.peer_id in peers and member.peer_id != origin.peer_id
                 ]
+            case Audience.TEAM:
+                return [peer for peer in peers.values() if _is_of_team(peer, origin.user_id)]
             case _:
                 assert_never(audience)
 
@@ -163,12 +192,24 @@ class Visit:
 class Hub:
     """The rooms in which this replica has peers.
 
-    The bus is run by whoever made it, with this hub's `deliver`.
+    The bus is run by whoever made it, with this hub's `deliver`; so are the
+    announcements, of which there are none where `announce` is not spoken.
     """
 
-    def __init__(self, bus: Bus, *, max_room_peers: int = 5000, max_viewers: int = 50) -> None:
+    def __init__(
+        self,
+        bus: Bus,
+        *,
+        max_room_peers: int = 5000,
+        max_viewers: int = 50,
+        max_rooms: int = 100,
+        announcements: Announcements | None = None,
+    ) -> None:
         """Make a hub without peers."""
         self.bus = bus
+        self.announcements = announcements
+        if announcements is not None:
+            announcements.serve(self)
         self.rooms: dict[str, LocalRoom] = {}
         self.peers: set[Peer] = set()
         #: By user: peers whose rooms are kept for when the user comes back.
@@ -177,6 +218,14 @@ class Hub:
         self.closing: Close | None = None
         self._max_room_peers = max_room_peers
         self._max_viewers = max_viewers
+        #: Of one connection.
+        self._max_rooms = max_rooms
+
+    @property
+    def degraded(self) -> str | None:
+        """What does not work as it should; None if all is well."""
+        announcements = self.announcements.degraded if self.announcements is not None else None
+        return "; ".join(filter(None, (self.bus.degraded, announcements))) or None
 
     def visit(self, peer: Peer) -> Visit:
         """The stay of a connection, as a context manager."""
@@ -208,41 +257,79 @@ class Hub:
         others.discard(peer)
         if not others:
             del self._returning[user_id]
-        heir = next((other for other in others if _may_inherit(other, peer)), None)
+        heir = self._heir(user_id, peer.heard)
         if heir is not None:
             heir.inherit(room_ids)
         elif room_ids:
-            self.bus.remember_rooms(user_id, room_ids)
+            self.bus.remember_rooms(user_id, room_ids, wall_time(peer.heard))
 
-    def close_all(self, close: Close) -> None:
-        """End all connections, also those that are about to come; does not block."""
+    def _heir(self, user_id: str, heard: float) -> Peer | None:
+        """One that came after another of the user was last heard of, and is not about to go."""
+        for peer in self._returning.get(user_id, ()):
+            if peer.arrived > heard and not peer.scope.cancel_called:
+                return peer
+        return None
+
+    async def close_all(self, close: Close, *, within: float = 0.0) -> None:
+        """End all connections, and at once those that are about to come.
+
+        Those that are here are spread over `within` seconds at most, and a second per
+        `LEAVE_RATE` of them, so that they do not all come back elsewhere at one moment.
+        """
         self.closing = close
-        for peer in list(self.peers):
+        leaving = list(self.peers)
+        began, seconds = trio.current_time(), min(within, len(leaving) / LEAVE_RATE)
+        for number, peer in enumerate(leaving):
             peer.close(close)
+            await trio.sleep_until(began + seconds * (number + 1) / len(leaving))
 
     # Commands that wait for the bus
 
     async def join(self, peer: Peer, command: Join) -> None:
         """Enter a room, and tell the peer and the room of it."""
         identity = peer.identity
-        if identity is None:
+        if identity is None or not _may_join(identity, command):
             peer.tell(Refused(command, Refusal.NOT_ALLOWED, utc_now()))
             return
-        found = self._find(peer, command.room_id)
+        room_id = command.room_id
+        found = self._find(peer, room_id)
         if found is not None:
             self._join_again(peer, *found, viewer=command.viewer)
             return
-        member = await self._member(peer, identity, command)
+        if len(peer.memberships) >= self._max_rooms:
+            peer.tell(Refused(command, Refusal.TOO_MANY_ROOMS, utc_now()))
+            return
         caps = Caps(self._max_room_peers, self._max_viewers if command.viewer else None)
+        await self._enter(peer, identity, command, caps)
+
+    async def attend(self, peer: Peer, command: Attend) -> None:
+        """Let a peer hear announcements, however many do."""
+        if peer.identity is None:
+            peer.tell(Refused(command, Refusal.NOT_ALLOWED, utc_now()))
+            return
+        await self._enter(peer, peer.identity, Join(LOBBY), _NO_CAP)
+
+    async def _enter(self, peer: Peer, identity: Identity, command: Join, caps: Caps) -> None:
+        room_id = command.room_id
+        member = await self._member(peer, identity, command)
+        if command.broadcaster and identity.verified and await self._is_taken(room_id, member):
+            peer.tell(Refused(command, Refusal.STREAM_TAKEN, utc_now()))
+            return
         try:
-            await self.bus.join(
-                command.room_id, member, caps, partial(self._admit, peer, command.room_id, member)
-            )
+            await self.bus.join(room_id, member, caps, partial(self._admit, peer, room_id, member))
         except JoinRefusedError as error:
             peer.tell(Refused(command, error.reason, utc_now()))
         except trio.Cancelled:
-            self._abandon(command.room_id, member)
+            self._abandon(room_id, member)
             raise
+
+    async def _is_taken(self, room_id: str, member: Member) -> bool:
+        """Whether somebody else has the room for an exclusive broadcast."""
+        room = self.rooms.get(room_id)
+        members = room.live if room else await self.bus.members(room_id)
+        return any(
+            _is_rival(member, other) and other.subject != member.subject for other in members
+        )
 
     def _join_again(self, peer: Peer, room: LocalRoom, me: Member, *, viewer: bool) -> None:
         if viewer:
@@ -262,7 +349,7 @@ class Hub:
             replica=self.bus.replica,
             # Peer ids are seen by all dialects, and are taken over within one only.
             subject=f"{peer.dialect.name} {identity.subject}",
-            joined_at=utc_now(),
+            joined_at=unique_now(),
         )
 
     async def _recall(self, room_id: str, identity: Identity) -> tuple[str, str | None]:
@@ -308,9 +395,12 @@ class Hub:
 
     async def ask_live(self, peer: Peer, command: AskLive) -> None:
         """Tell a peer who is live in a room, its own user not among them."""
+        if peer.identity is None or not _may_see(peer.identity, command.room_id):
+            peer.tell(Refused(command, Refusal.NOT_ALLOWED, utc_now()))
+            return
         room = self.rooms.get(command.room_id)
         members = room.live if room else await self.bus.members(command.room_id)
-        user_id = peer.identity.user_id if peer.identity else ""
+        user_id = peer.identity.user_id
         others = tuple(m for m in members if m.live and m.user_id != user_id)
         peer.tell(LivePeers(command.room_id, others))
 
@@ -321,6 +411,45 @@ class Hub:
         user_id = peer.identity.user_id
         self._returning.setdefault(user_id, set()).add(peer)
         return await self.bus.recall_rooms(user_id)
+
+    # Announcements
+
+    def tell_announcement(self, event: AnnouncementEvent) -> None:
+        """Tell the peers here that attend."""
+        lobby = self.rooms.get(LOBBY)
+        if lobby is not None:
+            lobby.announce(event)
+
+    @property
+    def attending(self) -> dict[str, Peer]:
+        """The peers here that hear announcements, by their ids."""
+        lobby = self.rooms.get(LOBBY)
+        return lobby.peers if lobby is not None else {}
+
+    @property
+    def users_here(self) -> int:
+        """How many users hear announcements through this replica."""
+        return len({peer.identity.user_id for peer in self.attending.values() if peer.identity})
+
+    async def users_everywhere(self) -> int:
+        """How many hear them on all replicas, as far as this one knows; asks none of them."""
+        lobby = self.rooms.get(LOBBY)
+        if lobby is not None:
+            await trio.lowlevel.checkpoint()
+            return lobby.users
+        with trio.move_on_after(_COUNTING):
+            return len({member.user_id for member in await self.bus.members(LOBBY)})
+        return 0
+
+    # What everybody may know of the rooms
+
+    async def room_counts(self) -> list[RoomCount]:
+        """The rooms of all replicas that have members."""
+        return [count for count in await self.bus.rooms() if count.room_id != LOBBY]
+
+    async def members(self, room_id: str) -> tuple[Member, ...]:
+        """All members of a room on all replicas, in the order of joining."""
+        return await self.bus.members(room_id) if room_id != LOBBY else ()
 
     # Commands that are carried out at once
 
@@ -347,8 +476,10 @@ class Hub:
                 self._tell(room, [Typing(room.id, member, command.typing, utc_now())])
             case StartStreaming():
                 self._tell(room, [StreamStarting(room.id, member, utc_now())])
+            case Kick():
+                self._kick(peer, room, command)
             case ChangeProfile():
-                self._tell(room, room.change_profile(member.peer_id, command, utc_now()))
+                self._change_profile(room, member, command)
             case _:
                 assert_never(command)
 
@@ -371,10 +502,14 @@ class Hub:
             self.rooms.pop(room.id, None)
 
     def _go_live(self, peer: Peer, room: LocalRoom, member: Member, command: GoLive) -> None:
+        refusal = _why_not_live(peer, room, member, command)
+        if refusal is not None:
+            peer.tell(Refused(command, refusal, utc_now()))
+            return
         at = utc_now()
         if command.exclusive:
             at = max([at, *(just_after(old.started_at) for old in _rivals(room, member).values())])
-        live = Live(command.media_type, at)
+        live = Live(command.media_type, at, command.exclusive)
         if command.exclusive:
             self._end_older_broadcasts(room, member, live)
         self._tell(room, room.go_live(member.peer_id, live, at, exclusive=command.exclusive))
@@ -407,6 +542,34 @@ class Hub:
         self._tell(room, [chat])
         peer.tell(ChatSent(room.id, chat.id, chat.at))
 
+    def _change_profile(self, room: LocalRoom, member: Member, command: ChangeProfile) -> None:
+        command = replace(
+            command,
+            username=clean_name(command.username),
+            previous_username=clean_name(command.previous_username),
+        )
+        self._tell(room, room.change_profile(member.peer_id, command, utc_now()))
+
+    def _kick(self, peer: Peer, room: LocalRoom, command: Kick) -> None:
+        if peer.identity is None or not peer.identity.grants.moderator:
+            peer.tell(Refused(command, Refusal.NOT_ALLOWED, utc_now()))
+            return
+        target = room.members.get(command.peer_id)
+        if target is None:
+            peer.tell(Refused(command, Refusal.TARGET_NOT_FOUND, utc_now()))
+            return
+        kicked = Kicked(room.id, target, command.reason)
+        if target.replica == self.bus.replica:
+            self._throw_out(kicked)
+        else:
+            self.bus.send(target.replica, kicked)
+
+    def _throw_out(self, kicked: Kicked) -> None:
+        room = self.rooms.get(kicked.room_id)
+        peer = room.peers.get(kicked.target.peer_id) if room is not None else None
+        if peer is not None:
+            peer.close(Close(CloseCode.POLICY, kicked.reason))
+
     # Signals: the hot path
 
     def _signal(self, peer: Peer, room: LocalRoom, sender: Member, command: Signal) -> None:
@@ -430,6 +593,14 @@ class Hub:
         """Take in what another replica told."""
         if isinstance(delivery, Undelivered):
             self._bounce(delivery.signal)
+            return
+        if isinstance(delivery, Kicked):
+            self._throw_out(delivery)
+            return
+        if isinstance(delivery, RoomsKept):
+            heir = self._heir(delivery.user_id, trio_time(delivery.heard))
+            if heir is not None:
+                heir.inherit(())
             return
         room = self.rooms.get(delivery.room_id)
         if isinstance(delivery, Signalled) and delivery.target is not None:
@@ -506,13 +677,42 @@ def _rivals(room: Room, newest: Member) -> dict[str, Live]:
     return {
         member.peer_id: member.live
         for member in room.live
-        if member.live and member.dialect == newest.dialect and member.peer_id != newest.peer_id
+        if member.live and _is_rival(newest, member)
     }
 
 
-def _may_inherit(peer: Peer, dead: Peer) -> bool:
-    """Whether a peer came after another was last heard of, and is not about to go itself."""
-    return peer.arrived > dead.heard and not peer.scope.cancel_called
+def _is_rival(newest: Member, other: Member) -> bool:
+    is_live = other.live is not None
+    return is_live and other.dialect == newest.dialect and other.peer_id != newest.peer_id
+
+
+def _may_join(identity: Identity, command: Join) -> bool:
+    allowed = _may_see(identity, command.room_id)
+    return allowed and (identity.grants.publish or not command.broadcaster)
+
+
+def _may_see(identity: Identity, room_id: str) -> bool:
+    return room_id != LOBBY and may_enter(identity, room_id)
+
+
+def _is_of_team(peer: Peer, creator: str) -> bool:
+    """Whether a peer is the creator's own, or of the creator's team."""
+    identity = peer.identity
+    return identity is not None and creator in (identity.user_id, identity.grants.team_of)
+
+
+def _why_not_live(peer: Peer, room: Room, member: Member, command: GoLive) -> Refusal | None:
+    """What keeps a peer from broadcasting.
+
+    Where nobody can prove to be the same as before, the newest has an exclusive broadcast.
+    """
+    if peer.identity is None or not peer.identity.grants.publish:
+        return Refusal.NOT_ALLOWED
+    if command.exclusive and peer.identity.verified:
+        rivals = (room.members[peer_id] for peer_id in _rivals(room, member))
+        if any(rival.subject != member.subject for rival in rivals):
+            return Refusal.STREAM_TAKEN
+    return None
 
 
 def _resolve(room: Room, sender: Member, command: Signal) -> Member | Refusal | None:

@@ -35,4 +35,6 @@ def configure_logging(settings: Settings) -> None:
     )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(formatter)
+    for library in ("httpx", "httpcore"):  # they tell of each request, with its URL
+        logging.getLogger(library).setLevel(logging.WARNING)
     logging.basicConfig(handlers=[handler], level=settings.log_level.upper(), force=True)

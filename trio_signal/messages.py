@@ -15,34 +15,58 @@ from msgspec import Raw, Struct
 
 MediaType = Literal["audio", "video"]
 SignalKind = Literal["offer", "answer", "candidate", "signal", "message"]
+AnnouncementType = Literal["info", "warning", "alert"]
+
+#: The room of all who hear announcements. Clients cannot enter it by its name.
+LOBBY = "\0lobby"
+
+
+class Grants(Struct, frozen=True):
+    """What somebody may do. `rooms` are globs of room ids, as in a shell.
+
+    A `creator` makes announcements; who is `team_of` a creator hears who has seen them.
+    """
+
+    rooms: tuple[str, ...] = ("*",)
+    publish: bool = True
+    moderator: bool = False
+    creator: bool = False
+    team_of: str | None = None
 
 
 class Identity(Struct, frozen=True):
     """Who a connection speaks for, once that is known.
 
     `subject` is what must be equal for one connection to take over another's
-    peer id; it is not shown to anybody.
+    peer id; it is not shown to anybody. `expires` is in seconds of the Unix
+    clock: nobody is anybody for longer than the token says. `verified` is false
+    for those whose word had to be taken, as in open mode.
     """
 
     subject: str
     user_id: str
     username: str | None = None
     avatar_url: str | None = None
+    grants: Grants = Grants()
+    expires: float | None = None
+    verified: bool = False
 
 
 class ServerInfo(Struct, frozen=True):
-    """What clients are told of the server."""
+    """What a client is told of the server, once it is authenticated."""
 
+    #: With credentials for this client.
     ice_servers: tuple[dict[str, object], ...] = ()
     #: Seconds between the server's pings.
     heartbeat: float = 20.0
 
 
 class Live(Struct, frozen=True):
-    """A broadcast that is running."""
+    """A broadcast that is running; an `exclusive` one ends older ones of the same dialect."""
 
     media_type: MediaType
     started_at: str
+    exclusive: bool = False
 
 
 class Profile(Struct, frozen=True):
@@ -55,7 +79,8 @@ class Profile(Struct, frozen=True):
 class Member(Struct, frozen=True):
     """One peer in one room, as every replica knows it.
 
-    `peer_id` is unique in the room. A user with two tabs has two members.
+    `peer_id` is unique in the room. A user with two tabs has two members. Which of
+    two connections has a peer id, `replica` and `joined_at` tell.
     """
 
     peer_id: str
@@ -69,13 +94,45 @@ class Member(Struct, frozen=True):
     joined_at: str = ""
 
 
+class Announcement(Struct, frozen=True):
+    """A short message from a creator to every user."""
+
+    id: str
+    message: str
+    type: AnnouncementType
+    #: The creator's user id, and its name.
+    created_by: str
+    created_by_name: str
+    created_at: str
+
+
+class Edition(Struct, frozen=True):
+    """What holds from a revision on: that an announcement is active, or is so no longer.
+
+    Of two editions the one with the greater revision holds, whichever came first;
+    of two with the same, that with the greater id.
+    """
+
+    revision: int
+    announcement: Announcement
+    active: bool
+
+
 # Commands: what a dialect asks for on behalf of its client.
 
 
-class Authenticate(Struct, frozen=True):
+class _Secretive(Struct, frozen=True):
+    """Has a token, which must not be where a value is shown: in a log, in a traceback."""
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(...)"
+
+
+class Authenticate(_Secretive, frozen=True):
     """Find out who this is: from a token or, in open mode, from what it claims.
 
-    `guest_name` is for a user of whom nobody says the name.
+    `guest_name` is for a user of whom nobody says the name. `claimed` is the
+    user id that the client gave itself, if it did: a token must agree with it.
     """
 
     user_id: str
@@ -83,18 +140,27 @@ class Authenticate(Struct, frozen=True):
     username: str | None = None
     avatar_url: str | None = None
     guest_name: str | None = None
+    claimed: str | None = None
+
+
+class Renew(_Secretive, frozen=True):
+    """Go on with a new token, of the same user, before the old one expires."""
+
+    token: str | None
 
 
 class Join(Struct, frozen=True):
     """Enter a room, as `peer_id` if the client chose one.
 
-    A `viewer` counts towards the room's cap of viewers. `recall_profile` gives
-    a user without a name the one that it had in the room before.
+    A `viewer` counts towards the room's cap of viewers; a `broadcaster` is about
+    to have the room for its own exclusive broadcast. `recall_profile` gives a
+    user without a name the one that it had in the room before.
     """
 
     room_id: str
     peer_id: str | None = None
     viewer: bool = False
+    broadcaster: bool = False
     recall_profile: bool = False
 
 
@@ -182,6 +248,14 @@ class StartStreaming(Struct, frozen=True):
     room_id: str
 
 
+class Kick(Struct, frozen=True):
+    """End another peer's connection; for moderators."""
+
+    room_id: str
+    peer_id: str
+    reason: str
+
+
 class AskLive(Struct, frozen=True):
     """Ask who is live in a room, joined or not."""
 
@@ -192,9 +266,35 @@ class RecallRooms(Struct, frozen=True):
     """Ask which rooms this user was in when its connection was lost."""
 
 
+class Attend(Struct, frozen=True):
+    """Hear announcements from now on."""
+
+
+class AskAnnouncement(Struct, frozen=True):
+    """Ask for the active announcement, unless this user has acknowledged it."""
+
+
+class Acknowledge(Struct, frozen=True):
+    """Do not show an announcement to this user any more."""
+
+    announcement_id: str
+
+
 #: Commands of a member of a room, carried out at once.
-RoomCommand = Leave | GoLive | StopLive | Signal | Chat | SetTyping | ChangeProfile | StartStreaming
-Command = Authenticate | Join | AskLive | RecallRooms | RoomCommand
+RoomCommand = (
+    Leave | GoLive | StopLive | Signal | Chat | SetTyping | ChangeProfile | StartStreaming | Kick
+)
+Command = (
+    Authenticate
+    | Renew
+    | Join
+    | AskLive
+    | RecallRooms
+    | Attend
+    | AskAnnouncement
+    | Acknowledge
+    | RoomCommand
+)
 
 
 # What a dialect wants besides: done by the connection itself.
@@ -212,6 +312,13 @@ class Malformed(Struct, frozen=True):
     text: bytes
 
 
+class Nudge(Struct, frozen=True):
+    """Send this text whenever the client has said nothing for so many seconds."""
+
+    text: bytes
+    after: float
+
+
 class Close(Struct, frozen=True):
     """Close the connection."""
 
@@ -219,7 +326,7 @@ class Close(Struct, frozen=True):
     reason: str = ""
 
 
-Action = Command | Send | Malformed | Close
+Action = Command | Send | Malformed | Nudge | Close
 
 
 # Events of a room: told to its members, on every replica. Their names are on the
@@ -365,6 +472,32 @@ RoomEvent = (
 )
 
 
+# Events of announcements: told to all who attend.
+
+
+class Announced(Struct, frozen=True):
+    """A creator made an announcement."""
+
+    announcement: Announcement
+
+
+class AnnouncementCleared(Struct, frozen=True):
+    """The announcement is not to be shown any more."""
+
+    announcement: Announcement
+
+
+class Acknowledged(Struct, frozen=True):
+    """So many users have acknowledged the announcement."""
+
+    announcement: Announcement
+    acknowledged: int
+
+
+AnnouncementEvent = Announced | AnnouncementCleared | Acknowledged
+Event = RoomEvent | AnnouncementEvent
+
+
 # Answers: told to the peer whose command it was, and to nobody else.
 
 
@@ -423,7 +556,9 @@ class Refusal(Enum):
     ROOM_FULL = auto()
     STREAM_FULL = auto()
     STREAM_TAKEN = auto()
+    TOO_MANY_ROOMS = auto()
     PEER_ID_IN_USE = auto()
+    INVALID_TOKEN = auto()
 
 
 class Refused(Struct, frozen=True):
@@ -434,7 +569,36 @@ class Refused(Struct, frozen=True):
     at: str
 
 
-Answer = Entered | Exited | Displaced | LiveNow | LivePeers | ChatSent | Refused
+class Expiring(Struct, frozen=True):
+    """Your token expires in so many seconds, and the connection with it."""
+
+    expires_in: int
+
+
+class Renewed(Struct, frozen=True):
+    """Your new token is good for so many seconds."""
+
+    expires_in: int
+
+
+class ActiveAnnouncement(Struct, frozen=True):
+    """There is an announcement that you have not acknowledged."""
+
+    announcement: Announcement
+
+
+Answer = (
+    Entered
+    | Exited
+    | Displaced
+    | LiveNow
+    | LivePeers
+    | ChatSent
+    | ActiveAnnouncement
+    | Refused
+    | Expiring
+    | Renewed
+)
 
 
 class Audience(Enum):
@@ -448,6 +612,8 @@ class Audience(Enum):
     OTHER_USERS = auto()
     #: The peers that are live.
     BROADCASTERS = auto()
+    #: Of an announcement: the peers of its creator, and of the creator's team.
+    TEAM = auto()
 
 
 class Notice(Struct, frozen=True):

@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from trio_signal.dialects import Dialect
 from trio_signal.errors import CloseCode
-from trio_signal.messages import Answer, Close, Identity, Send, Signalled
+from trio_signal.messages import Answer, Close, Identity, Refusal, Refused, Send, Signalled
 from trio_signal.websocket import text_frame
 
 logger = logging.getLogger(__name__)
@@ -125,8 +125,8 @@ class Outbox:
         return self._size
 
 
-def _ignore(room_ids: Sequence[str]) -> None:
-    """Before its connection runs, a peer inherits nothing."""
+def _ignore(what: object) -> None:
+    """Before its connection runs, a peer inherits nothing, and nothing is counted."""
 
 
 class Peer:
@@ -146,6 +146,8 @@ class Peer:
         self.heard = self.arrived
         #: Takes over rooms from a connection that is found dead; set by its own.
         self.inherit: Callable[[Sequence[str]], None] = _ignore
+        #: Counts what it is refused; set by its own as well.
+        self.count_refused: Callable[[Refusal], None] = _ignore
         self._scope = trio.CancelScope()
 
     @property
@@ -167,6 +169,8 @@ class Peer:
 
     def tell(self, answer: Answer) -> None:
         """Tell this peer what became of its command; does not block."""
+        if isinstance(answer, Refused):
+            self.count_refused(answer.reason)
         try:
             actions = list(self.dialect.answered(answer))
         except Exception:

@@ -118,7 +118,7 @@ def _arrival(room_id: str, member: Member, at: str) -> list[RoomEvent]:
 def _start(room_id: str, member: Member, at: str) -> list[RoomEvent]:
     if member.live is None:
         return []
-    return [WentLive(room_id, member, News.FIRST, exclusive=False, at=at)]
+    return [WentLive(room_id, member, News.FIRST, exclusive=member.live.exclusive, at=at)]
 
 
 class View:

@@ -130,7 +130,7 @@ class Room:
             return []
         news = self._news(member, live)
         if member.live is not None:
-            live = Live(live.media_type, member.live.started_at)
+            live = replace(live, started_at=member.live.started_at)
         member = replace(member, live=live)
         self._put(member)
         return [WentLive(self.id, member, news, exclusive, at)]

@@ -10,15 +10,18 @@ from uuid import uuid4
 
 import trio
 
-from trio_signal.auth import OpenAuth
+from trio_signal.announcements import Announcements, open_announcements
+from trio_signal.auth import open_auth
 from trio_signal.bus import Bus
 from trio_signal.bus.memory import MemoryBus
 from trio_signal.bus.redis import open_redis_bus
 from trio_signal.config import Settings
 from trio_signal.errors import CloseCode
 from trio_signal.hub import Hub
+from trio_signal.limits import Limits
 from trio_signal.listener import Listener
 from trio_signal.messages import Close
+from trio_signal.metrics import Metrics
 from trio_signal.web.app import create_app
 from trio_signal.web.server import open_http_server
 
@@ -27,6 +30,8 @@ logger = logging.getLogger(__name__)
 
 #: Seconds to take leave of the other replicas; if Redis is gone, they have leases.
 RETIRE_TIMEOUT = 1.0
+#: What part of the drain time may pass until the last peer is sent away.
+SPREAD = 0.6
 #: As many as the kernel allows; Trio's default as well.
 BACKLOG = 65535
 
@@ -57,19 +62,44 @@ async def open_bus(settings: Settings) -> AsyncIterator[Bus]:
 
 
 @asynccontextmanager
+async def open_board(settings: Settings, bus: Bus) -> AsyncIterator[Announcements | None]:
+    """The announcements, where they are spoken of."""
+    if "announce" not in settings.dialects:
+        yield None
+    else:
+        url = settings.database_url.get_secret_value()
+        async with open_announcements(url, bus.board) as announcements:
+            yield announcements
+
+
+@asynccontextmanager
 async def open_server(settings: Settings) -> AsyncIterator[Server]:
     """Serve while the block runs; gives the address that it listens on.
 
     Leaving the block stops accepting, closes every peer with 1001, lets the
     rooms hear of it, and takes `settings.drain` seconds at most. A cancellation
     ends everything at once. Raises OSError if the port cannot be had, and
-    ConfigError if Redis refuses us.
+    ConfigError if Redis refuses us, or if there can be no such database.
     """
-    async with open_bus(settings) as bus, trio.open_nursery() as bus_tasks:
-        hub = Hub(bus, max_room_peers=settings.max_room_peers, max_viewers=settings.max_viewers)
+    async with (
+        open_bus(settings) as bus,
+        open_board(settings, bus) as announcements,
+        trio.open_nursery() as bus_tasks,
+    ):
+        limits, metrics = Limits(settings), Metrics()
+        hub = Hub(
+            bus,
+            max_room_peers=settings.max_room_peers,
+            max_viewers=settings.max_viewers,
+            max_rooms=settings.max_rooms_per_connection,
+            announcements=announcements,
+        )
         await bus_tasks.start(bus.run, hub.deliver)
-        async with open_http_server(create_app(hub, settings)) as http:
-            listener = Listener(hub, http, OpenAuth(), settings)
+        async with (
+            open_auth(settings) as auth,
+            open_http_server(create_app(hub, auth, settings, limits, metrics)) as http,
+        ):
+            listener = Listener(hub, http, auth, settings, limits=limits, metrics=metrics)
             async with trio.open_nursery() as connections:
                 async with trio.open_nursery() as accepting:
                     sockets = await open_listeners(settings)
@@ -87,7 +117,8 @@ async def open_server(settings: Settings) -> AsyncIterator[Server]:
                 connections.cancel_scope.deadline = trio.current_time() + settings.drain
                 listener.drain()
                 http.drain()
-                hub.close_all(Close(CloseCode.GOING_AWAY, "Server going away"))
+                goodbye = Close(CloseCode.GOING_AWAY, "Server going away")
+                await hub.close_all(goodbye, within=settings.drain * SPREAD)
         with trio.move_on_after(RETIRE_TIMEOUT):
             await bus.retire()
         bus_tasks.cancel_scope.cancel()

@@ -33,16 +33,19 @@ GRACE = 2.0
 
 
 @asynccontextmanager
-async def open_workers(settings: Settings) -> AsyncIterator[tuple[str, int]]:
+async def open_workers(
+    settings: Settings, hurry: trio.Event | None = None
+) -> AsyncIterator[tuple[str, int]]:
     """Keep `settings.workers` workers running while the block runs; gives their address.
 
     Begins when all of them serve. Leaving the block stops them gracefully, and
-    takes the drain time and a little at most. Raises OSError if the port cannot
-    be had, and WorkerError if a worker does not come up at first.
+    takes the drain time and a little at most; `hurry` kills them before. Raises
+    OSError if the port cannot be had, and WorkerError if a worker does not come
+    up at first.
     """
     with _reserve(settings) as reserved:
         host, port, *_ = reserved.getsockname()
-        worker = _Worker(settings, host, port)
+        worker = _Worker(settings, host, port, trio.Event() if hurry is None else hurry)
         async with trio.open_nursery() as nursery:
             async with trio.open_nursery() as starting:
                 for number in range(settings.workers):
@@ -74,14 +77,16 @@ def _reserve(settings: Settings) -> socket.socket:
 class _Worker:
     """How workers are started, and started again."""
 
-    def __init__(self, settings: Settings, host: str, port: int) -> None:
+    def __init__(self, settings: Settings, host: str, port: int, hurry: trio.Event) -> None:
         self._drain = settings.drain
+        self._hurry = hurry
         self._command = [sys.executable, "-m", "trio_signal", "serve"]
         redis_url = settings.redis_url.get_secret_value() if settings.redis_url else ""
         # Not the command line: everybody sees that, and there may be a password.
         self._environment = os.environ | {
             "PORT": str(port),
             "REDIS_URL": redis_url,
+            "DATABASE_URL": settings.database_url.get_secret_value(),
             "TRIO_SIGNAL_HOST": host,
             "TRIO_SIGNAL_WORKER": "1",
             "WEB_CONCURRENCY": "1",
@@ -135,5 +140,6 @@ class _Worker:
 
     async def _stop(self, process: trio.Process) -> None:
         process.terminate()
-        await trio.sleep(self._drain + GRACE)
+        with trio.move_on_after(self._drain + GRACE):
+            await self._hurry.wait()
         process.kill()

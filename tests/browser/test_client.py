@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import Page, WebSocketRoute, expect
 from websockets.sync.client import ClientConnection, connect
 
-from tests.browser.visitors import Server, Visitors, expect_playing
+from tests.browser.visitors import PATIENCE, Server, Visitors, expect_playing
 from trio_signal.errors import CLOSE_CODES
 
 Visit = Callable[..., Page]
@@ -409,10 +409,10 @@ def test_signals_that_were_lost_are_said_again(visit: Visit) -> None:
 @contextmanager
 def open_mesh(server: Server, room: str, name: str) -> Iterator[ClientConnection]:
     with connect(f"ws://127.0.0.1:{server.port}/ws/{room}") as socket:
-        socket.recv(timeout=5)
+        socket.recv(timeout=PATIENCE / 1000)
         socket.send(json.dumps({"type": "auth_token", "username": name, "clientId": name}))
         for _ in range(2):
-            socket.recv(timeout=5)
+            socket.recv(timeout=PATIENCE / 1000)
         yield socket
 
 

@@ -37,7 +37,7 @@ CHROMIUM_ARGS = [
 AUTOPLAY = "--autoplay-policy=no-user-gesture-required"
 
 # Milliseconds. Waiting is bounded, and generous: slow cores encode and decode every video.
-PATIENCE = 15_000
+PATIENCE = 60_000
 expect.set_options(timeout=PATIENCE)
 
 # Every page encodes and decodes on the same few cores, so the picture is small and slow; and how
@@ -69,6 +69,7 @@ class Server:
 
     port: int = 0
     process: subprocess.Popen[str] | None = None
+    #: Settings, besides those of this process.
     environment: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -77,10 +78,11 @@ class Server:
 
     def start(self) -> None:
         command = [sys.executable, "-m", "trio_signal", "serve", "--port", str(self.port)]
-        environment = {**os.environ, **self.environment}
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+        self.process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, text=True, env=os.environ | self.environment
+        )
         assert self.process.stdout is not None
-        readable, _, _ = select.select([self.process.stdout], [], [], 15)
+        readable, _, _ = select.select([self.process.stdout], [], [], PATIENCE / 1000)
         ready = self.process.stdout.readline() if readable else ""
         found = re.search(r"listening on http://127\.0\.0\.1:(\d+)", ready)
         assert found, f"not ready: {ready!r}"
@@ -91,7 +93,7 @@ class Server:
         assert self.process is not None
         self.process.send_signal(signal.SIGTERM)
         try:
-            self.process.communicate(timeout=20)
+            self.process.communicate(timeout=PATIENCE / 1000)
         except subprocess.TimeoutExpired:
             self.kill()
         return self.process.returncode

@@ -18,9 +18,10 @@ import trio.testing
 from msgspec import Raw
 from msgspec.structs import replace
 
+from tests.clients import PATIENCE
 from tests.members import AT, member
 from tests.redis.buses import drain
-from trio_signal.bus import Bus, Caps, Delivery, RoomCount, Undelivered
+from trio_signal.bus import Bus, Caps, Delivery, RoomCount, RoomsKept, Undelivered
 from trio_signal.bus.memory import MemoryBus, MemoryNetwork
 from trio_signal.bus.redis import RedisBus, open_redis_bus
 from trio_signal.errors import JoinRefusedError
@@ -47,7 +48,6 @@ from trio_signal.messages import (
 from trio_signal.redis import Redis, open_redis
 from trio_signal.room import Room
 
-PATIENCE = 10.0
 NO_CAPS = Caps(peers=1000)
 
 E = TypeVar("E")
@@ -644,6 +644,25 @@ async def test_one_subject_at_many_places_is_one_peer(deployment: Deployment, a:
     assert await a.peers() == ["ann"]
 
 
+async def test_of_one_subject_at_one_place_the_last_to_be_let_in_is_the_peer(
+    a: Replica, b: Replica
+) -> None:
+    await a.meet(b)
+    let_in: list[str] = []
+
+    async def join(number: int) -> None:
+        who = replace(a.member("ann"), joined_at=f"{number:03}")
+        await a.bus.join("r", who, NO_CAPS, lambda _: let_in.append(who.joined_at))
+
+    for first in range(0, 60, 3):
+        async with trio.open_nursery() as nursery:
+            for number in range(first, first + 3):
+                nursery.start_soon(join, number)
+        await b.settle()
+        (known,) = [who for who in await b.bus.members("r") if who.peer_id == "ann"]
+        assert known.joined_at == let_in[-1]
+
+
 async def test_whose_peer_was_taken_over_can_change_nothing(a: Replica, b: Replica) -> None:
     await a.join("anna")
     await a.join("ann")
@@ -974,8 +993,8 @@ async def test_a_profile_that_is_told_is_remembered(a: Replica, b: Replica) -> N
 
 
 async def test_rooms_are_recalled_once_and_on_any_replica(a: Replica, b: Replica) -> None:
-    a.bus.remember_rooms("ann", ["r", "q"])
-    a.bus.remember_rooms("bob", ["s"])
+    a.bus.remember_rooms("ann", ["r", "q"], 0.0)
+    a.bus.remember_rooms("bob", ["s"], 0.0)
     await a.settle()
     assert set(await b.bus.recall_rooms("ann")) == {"q", "r"}
     assert await b.bus.recall_rooms("ann") == ()
@@ -986,18 +1005,34 @@ async def test_rooms_are_recalled_once_and_on_any_replica(a: Replica, b: Replica
 async def test_rooms_of_several_lost_connections_are_recalled_together(
     a: Replica, b: Replica
 ) -> None:
-    a.bus.remember_rooms("ann", ["r", "q"])
+    a.bus.remember_rooms("ann", ["r", "q"], 0.0)
     await a.settle()
-    b.bus.remember_rooms("ann", ["q", "s"])
+    b.bus.remember_rooms("ann", ["q", "s"], 0.0)
     await b.settle()
     assert sorted(await a.bus.recall_rooms("ann")) == ["q", "r", "s"]
+
+
+async def test_that_rooms_are_kept_is_told_to_the_other_replicas(
+    a: Replica, b: Replica, c: Replica
+) -> None:
+    """Where the user may have come back already; also those without any peer are told."""
+    await a.meet(b)
+    a.bus.remember_rooms("ann", ["r"], 1.5)
+    a.say("fence")
+    for replica in (b, c):
+        kept = await replica.expect(RoomsKept)
+        assert (kept.user_id, kept.heard) == ("ann", 1.5)
+    await b.expect_chats("fence")
+    assert await c.bus.recall_rooms("ann") == ("r",)
+    b.say("fence")
+    await a.expect_chats("fence")
 
 
 async def test_rooms_are_recalled_for_a_minute(
     deployment: Deployment, a: Replica, mock_clock: trio.testing.MockClock
 ) -> None:
-    a.bus.remember_rooms("ann", ["r"])
-    a.bus.remember_rooms("bob", ["r"])
+    a.bus.remember_rooms("ann", ["r"], 0.0)
+    a.bus.remember_rooms("bob", ["r"], 0.0)
     await a.settle()
     await deployment.let_pass(55)
     assert await a.bus.recall_rooms("ann") == ("r",)
@@ -1008,10 +1043,10 @@ async def test_rooms_are_recalled_for_a_minute(
 async def test_each_lost_connection_begins_the_minute_anew(
     deployment: Deployment, a: Replica, mock_clock: trio.testing.MockClock
 ) -> None:
-    a.bus.remember_rooms("ann", ["r"])
+    a.bus.remember_rooms("ann", ["r"], 0.0)
     await a.settle()
     await deployment.let_pass(55)
-    a.bus.remember_rooms("ann", ["q"])
+    a.bus.remember_rooms("ann", ["q"], 0.0)
     await a.settle()
     await deployment.let_pass(55)
     assert set(await a.bus.recall_rooms("ann")) == {"q", "r"}
@@ -1020,9 +1055,9 @@ async def test_each_lost_connection_begins_the_minute_anew(
 async def test_a_room_that_was_forgotten_stays_forgotten(
     deployment: Deployment, a: Replica, mock_clock: trio.testing.MockClock
 ) -> None:
-    a.bus.remember_rooms("ann", ["r"])
+    a.bus.remember_rooms("ann", ["r"], 0.0)
     await a.settle()
     await deployment.let_pass(65)
-    a.bus.remember_rooms("ann", ["q"])
+    a.bus.remember_rooms("ann", ["q"], 0.0)
     await a.settle()
     assert await a.bus.recall_rooms("ann") == ("q",)

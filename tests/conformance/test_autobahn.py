@@ -151,7 +151,7 @@ async def test_every_case_passes(
 ) -> None:
     """No case finds us wrong, and those that find us lax are listed."""
     port = await serve(nursery, echo)
-    with trio.fail_after(180):
+    with trio.fail_after(900):
         verdicts = await fuzz(port, tmp_path, "--exclude=12.*", "--exclude=13.*")
     lax = [verdict.case for verdict in verdicts if verdict.behavior == "NON-STRICT"]
     if lax:
@@ -171,6 +171,6 @@ async def test_a_server_that_answers_wrong_fails(nursery: trio.Nursery, tmp_path
             await stream.send_all(text_frame(b""))
 
     port = await serve(nursery, answer_nothing)
-    with trio.fail_after(60):
+    with trio.fail_after(180):
         verdicts = await fuzz(port, tmp_path, "--include=1.1.2")
     assert [(verdict.case, verdict.passed) for verdict in verdicts] == [("1.1.2", False)]

@@ -9,6 +9,7 @@ from msgspec import Raw
 
 from tests.members import AT, member
 from trio_signal.dialects.live import LiveDialect
+from trio_signal.errors import AuthenticationError, IdentityMismatchError
 from trio_signal.messages import (
     Action,
     Answer,
@@ -93,21 +94,21 @@ def test_it_is_spoken_at_one_path(path: str) -> None:
     [
         ({}, Authenticate("peer-id", guest_name="Guest-peer")),
         ({"user_id": "", "username": ""}, Authenticate("peer-id", guest_name="Guest-peer")),
-        ({"token": "t"}, Authenticate("peer-id", "t", guest_name="Guest-peer")),
+        ({"token": "t"}, Authenticate("peer-id", guest_name="Guest-peer")),
         (
             {"user_id": "ann", "username": "Ann", "token": "t", "more": "x"},
-            Authenticate("ann", "t", "Ann", guest_name="Guest-peer"),
+            Authenticate("ann", username="Ann", guest_name="Guest-peer", claimed="ann"),
         ),
     ],
 )
 def test_who_one_is_stands_in_the_query_and_who_is_nobody_is_a_guest(
     query: dict[str, str], claims: Authenticate
 ) -> None:
-    assert list(dialect(**query).opened("peer-id", ServerInfo())) == [claims]
+    assert list(dialect(**query).opened("peer-id")) == [claims]
 
 
 def test_a_known_user_is_greeted_and_its_rooms_are_looked_up() -> None:
-    greeting, recall = dialect().authenticated(Identity("s", "ann", "Ann"), AT)
+    greeting, recall = dialect().authenticated(Identity("s", "ann", "Ann"), ServerInfo(), AT)
     assert wire([greeting]) == [
         {
             "type": "connected",
@@ -125,8 +126,15 @@ def test_a_user_that_comes_back_enters_its_rooms_again() -> None:
     assert list(dialect().recalled([])) == []
 
 
+def test_a_user_id_that_is_not_the_tokens_is_refused() -> None:
+    error = IdentityMismatchError("Identity mismatch")
+    assert dialect().authentication_failed(error) == Close(1008, "Identity mismatch")
+
+
 def test_whoever_cannot_be_authenticated_gets_4001() -> None:
-    assert dialect().authentication_failed("Invalid token") == Close(4001, "Authentication failed")
+    assert dialect().authentication_failed(AuthenticationError("Invalid token")) == Close(
+        4001, "Authentication failed"
+    )
 
 
 # What clients say
@@ -407,8 +415,8 @@ def test_a_recorded_conversation() -> None:
     bea_here = member("c1", "bea", dialect="live")
     bea_live = member("c1", "bea", dialect="live", live="audio")
 
-    list(bea.opened("c1", ServerInfo()))
-    (greeting, _) = bea.authenticated(Identity("t", "bea", "Bea"), AT)
+    list(bea.opened("c1"))
+    (greeting, _) = bea.authenticated(Identity("t", "bea", "Bea"), ServerInfo(), AT)
     assert [message["type"] for message in wire([greeting])] == ["connected"]
 
     assert list(bea.received(b'{"type":"join_room","room_id":"r"}', AT)) == [Join("r")]

@@ -9,6 +9,7 @@ from msgspec import Raw
 
 from tests.members import AT, member
 from trio_signal.dialects.mesh import MeshDialect
+from trio_signal.errors import AuthenticationError
 from trio_signal.messages import (
     Action,
     Answer,
@@ -34,6 +35,7 @@ from trio_signal.messages import (
     Refusal,
     Refused,
     Rejoined,
+    Renew,
     RoomEvent,
     Send,
     ServerInfo,
@@ -64,9 +66,9 @@ def new_dialect() -> MeshDialect:
 def dialect() -> MeshDialect:
     """The dialect of a connection that is authenticated as `ann`."""
     made = new_dialect()
-    made.opened("0123456789", SERVER)
+    made.opened("0123456789")
     made.received(b'{"type": "auth_token", "clientId": "ann"}', AT)
-    made.authenticated(Identity("subject", "ann", "Ann"), AT)
+    made.authenticated(Identity("subject", "ann", "Ann"), SERVER, AT)
     return made
 
 
@@ -109,7 +111,7 @@ def test_it_is_spoken_in_a_room(path: str) -> None:
 
 
 def test_it_begins_with_a_question() -> None:
-    (question,) = wire(new_dialect().opened("0123456789", SERVER))
+    (question,) = wire(new_dialect().opened("0123456789"))
     assert question == {"type": "auth_required", "message": question["message"]}
 
 
@@ -136,18 +138,18 @@ def test_it_begins_with_a_question() -> None:
 )
 def test_the_first_message_says_who_it_is(fields: dict[str, Any], claims: Authenticate) -> None:
     made = new_dialect()
-    made.opened("0123456789", SERVER)
+    made.opened("0123456789")
     text = json.dumps({"type": "auth_token", **fields}).encode()
     assert list(made.received(text, AT)) == [claims]
     join = Join("r", claims.user_id)
-    assert list(made.authenticated(Identity("subject", "u", "n"), AT)) == [join]
+    assert list(made.authenticated(Identity("subject", "u", "n"), SERVER, AT)) == [join]
     assert list(made.recalled(["r"])) == []
 
 
 @pytest.mark.parametrize("client_id", ["x" * 65, "a b", "a.b", "ä", "a\n", "a/b", " "])
 def test_a_client_id_of_the_wrong_form_is_refused(client_id: str) -> None:
     made = new_dialect()
-    made.opened("0123456789", SERVER)
+    made.opened("0123456789")
     text = json.dumps({"type": "auth_token", "clientId": client_id}).encode()
     assert list(made.received(text, AT)) == [Close(1008, "Invalid client id")]
 
@@ -169,12 +171,14 @@ def test_a_client_id_of_the_wrong_form_is_refused(client_id: str) -> None:
 )
 def test_any_other_first_message_ends_the_connection(text: str) -> None:
     made = new_dialect()
-    made.opened("0123456789", SERVER)
+    made.opened("0123456789")
     assert list(made.received(text.encode(), AT)) == [Close(1008, "Authentication required")]
 
 
 def test_whoever_is_refused_is_told_why() -> None:
-    assert dialect().authentication_failed("Invalid token") == Close(1008, "Invalid token")
+    assert dialect().authentication_failed(AuthenticationError("Invalid token")) == Close(
+        1008, "Invalid token"
+    )
 
 
 # What clients say
@@ -216,8 +220,7 @@ def test_whoever_is_refused_is_told_why() -> None:
         ('{"type": "ping", "id": 7}', [Send(b'{"type":"pong","id":7}')]),
         ('{"type": "ping", "id": "a\\u0062"}', [Send(b'{"type":"pong","id":"a\\u0062"}')]),
         ('{"type": "ping", "id": null}', [Send(b'{"type":"pong","id":null}')]),
-        # In open mode no token expires.
-        ('{"type": "auth_token", "token": "another"}', []),
+        ('{"type": "auth_token", "token": "another"}', [Renew("another")]),
     ],
 )
 def test_a_message_is_actions(text: str, actions: list[Action]) -> None:
@@ -490,13 +493,13 @@ def test_a_conversation_as_one_who_is_called_has_it() -> None:
             ],
         ),
     ]
-    assert wire(page.opened("0123456789", SERVER))[0]["type"] == "auth_required"
+    assert wire(page.opened("0123456789"))[0]["type"] == "auth_required"
     for given, expected in conversation:
         match given:
             case str():
                 assert list(page.received(given.encode(), AT)) == expected
             case Identity():
-                assert list(page.authenticated(given, AT)) == expected
+                assert list(page.authenticated(given, SERVER, AT)) == expected
             case Entered() | Refused():
                 assert wire(page.answered(given)) == expected
             case WentLive() | StoppedLive() | Left() | Signalled():

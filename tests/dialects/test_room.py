@@ -10,6 +10,7 @@ from msgspec import Raw
 from tests.members import AT, member
 from trio_signal.dialects.room import RoomDialect, chat_message, live_broadcasters
 from trio_signal.dialects.wire import encode
+from trio_signal.errors import AuthenticationError
 from trio_signal.messages import (
     Action,
     Answer,
@@ -81,13 +82,13 @@ def told(event: RoomEvent) -> list[tuple[Audience, Any]]:
 @pytest.mark.parametrize(
     ("path", "query", "claims"),
     [
-        ("ws/r/ann", {}, Authenticate("ann")),
+        ("ws/r/ann", {}, Authenticate("ann", claimed="ann")),
         (
             "ws/r/ann",
             {"username": "Ann", "avatar_url": "ann.png", "token": "t", "more": "x"},
-            Authenticate("ann", "t", "Ann", "ann.png"),
+            Authenticate("ann", None, "Ann", "ann.png", claimed="ann"),
         ),
-        ("ws/r/ann", {"username": "", "avatar_url": ""}, Authenticate("ann")),
+        ("ws/r/ann", {"username": "", "avatar_url": ""}, Authenticate("ann", claimed="ann")),
         ("ws/r", {}, None),
         ("ws", {}, None),
         ("ws/r/ann/x", {}, None),
@@ -99,18 +100,22 @@ def test_who_one_is_stands_in_path_and_query(
     path: str, query: dict[str, str], claims: Authenticate | None
 ) -> None:
     made = RoomDialect.at(path.split("/"), query)
-    opened = None if made is None else list(made.opened("p", ServerInfo()))
+    opened = None if made is None else list(made.opened("p"))
     assert opened == (None if claims is None else [claims])
 
 
 def test_a_known_user_enters_the_one_room_of_its_path() -> None:
     made = dialect()
-    assert list(made.authenticated(Identity("s", "ann"), AT)) == [Join("r", recall_profile=True)]
+    assert list(made.authenticated(Identity("s", "ann"), ServerInfo(), AT)) == [
+        Join("r", recall_profile=True)
+    ]
     assert list(made.recalled(["other"])) == []
 
 
 def test_who_may_not_come_in_gets_a_code_that_its_client_does_not_retry() -> None:
-    assert dialect().authentication_failed("Invalid token") == Close(4004, "Invalid token")
+    assert dialect().authentication_failed(AuthenticationError("Invalid token")) == Close(
+        4004, "Invalid token"
+    )
 
 
 # What clients say
@@ -270,7 +275,7 @@ ANSWERED: list[tuple[Answer, list[Any]]] = [
 @pytest.mark.parametrize(("answer", "sent"), ANSWERED)
 def test_a_client_is_told_what_became_of_its_command(answer: Answer, sent: list[Any]) -> None:
     made = dialect()
-    list(made.authenticated(Identity("s", "ann"), AT))
+    list(made.authenticated(Identity("s", "ann"), ServerInfo(), AT))
     list(made.answered(Entered("r", ANN, (ANN,), AT)))
     assert wire(made.answered(answer)) == sent
 
@@ -427,8 +432,8 @@ def test_a_recorded_conversation() -> None:
         )
     }
 
-    assert list(bea.opened("c1", ServerInfo())) == [Authenticate("bea", username="Bea")]
-    assert list(bea.authenticated(Identity("", "bea", "Bea"), AT)) == [
+    assert list(bea.opened("c1")) == [Authenticate("bea", username="Bea", claimed="bea")]
+    assert list(bea.authenticated(Identity("", "bea", "Bea"), ServerInfo(), AT)) == [
         Join("r", recall_profile=True)
     ]
     state, live = wire(bea.answered(Entered("r", bea_here, (ann_live, bea_here), AT)))

@@ -9,6 +9,7 @@ from msgspec import Raw
 
 from tests.members import AT, member
 from trio_signal.dialects.stream import StreamDialect
+from trio_signal.errors import AuthenticationError
 from trio_signal.messages import (
     Action,
     Answer,
@@ -62,7 +63,7 @@ def dialect(**query: str) -> StreamDialect:
     """The dialect of a connection that knows its id."""
     made = StreamDialect.at(["ws"], query)
     assert made is not None
-    made.opened("me", ServerInfo())
+    made.opened("me")
     return made
 
 
@@ -105,24 +106,22 @@ def test_it_is_spoken_at_one_path(path: str) -> None:
     assert StreamDialect.at(path.split("/"), {}) is None
 
 
-@pytest.mark.parametrize(
-    ("query", "token"), [({}, None), ({"token": "t"}, "t"), ({"user_id": "ann"}, None)]
-)
-def test_everybody_has_an_id_of_the_servers_making(
-    query: dict[str, str], token: str | None
-) -> None:
+@pytest.mark.parametrize("query", [{}, {"token": "t"}, {"user_id": "ann"}])
+def test_everybody_has_an_id_of_the_servers_making(query: dict[str, str]) -> None:
     made = StreamDialect.at(["ws"], query)
     assert made is not None
-    assert list(made.opened("0f", ServerInfo())) == [Authenticate("client_0f", token)]
+    assert list(made.opened("0f")) == [Authenticate("client_0f")]
 
 
 def test_nothing_is_said_before_the_client_names_a_stream() -> None:
-    assert list(dialect().authenticated(Identity("s", ME), AT)) == []
+    assert list(dialect().authenticated(Identity("s", ME), ServerInfo(), AT)) == []
     assert list(dialect().recalled(["s"])) == []
 
 
 def test_whoever_is_refused_is_told_why() -> None:
-    assert dialect().authentication_failed("Invalid token") == Close(1008, "Invalid token")
+    assert dialect().authentication_failed(AuthenticationError("Invalid token")) == Close(
+        1008, "Invalid token"
+    )
 
 
 # What clients say
@@ -133,7 +132,7 @@ def test_whoever_is_refused_is_told_why() -> None:
     [
         (
             '{"type": "broadcaster-ready", "streamId": "s"}',
-            [Join("s", ME), GoLive("s", exclusive=True)],
+            [Join("s", ME, broadcaster=True), GoLive("s", exclusive=True)],
         ),
         ('{"type": "join-stream", "streamId": "s"}', [Join("s", ME, viewer=True)]),
         (

@@ -14,6 +14,8 @@ import hiredis
 import trio
 import trustme
 
+from tests.clients import PATIENCE
+
 HOST = "127.0.0.1"
 
 
@@ -143,19 +145,19 @@ class RedisServer:
 
     async def wait_clients(self, *names: str) -> None:
         """Wait until the connections that have a name are these. It can only be polled."""
-        with trio.fail_after(5):
+        with trio.fail_after(PATIENCE):
             while await self.clients() != sorted(names):  # noqa: ASYNC110
                 await trio.sleep(0.01)
 
     async def kill_client(self, name: str) -> None:
-        """CLIENT KILL the connection that calls itself so."""
+        """CLIENT KILL the connection that calls itself so; LookupError if there is none."""
         listing: bytes = await self.ask("CLIENT", "LIST")
         for line in listing.decode().splitlines():
             fields = dict(field.split("=", 1) for field in line.split())
             if fields["name"] == name:
                 await self.ask("CLIENT", "KILL", "ID", fields["id"])
                 return
-        raise AssertionError(f"no client {name!r} in {listing!r}")
+        raise LookupError(f"no client {name!r} in {listing!r}")
 
 
 @asynccontextmanager

@@ -6,6 +6,7 @@ import trio
 import trio.testing
 from redis.exceptions import NoPermissionError, PubSubError
 
+from tests.clients import PATIENCE
 from tests.redis.fake import FakeConnection, FakeRedis, open_fake
 from tests.redis.server import RedisServer
 from tests.redis.waiting import until
@@ -16,7 +17,7 @@ from trio_signal.redis.pubsub import MESSAGE_OVERHEAD, Inbox
 async def receive(redis: Redis, count: int) -> list[Event]:
     """The next events, at least so many."""
     events: list[Event] = []
-    with trio.fail_after(10):
+    with trio.fail_after(PATIENCE):
         while len(events) < count:
             events += await redis.pubsub.receive()
     return events
@@ -25,7 +26,7 @@ async def receive(redis: Redis, count: int) -> list[Event]:
 async def subscribe(redis: Redis, *channels: str) -> None:
     for channel in channels:
         redis.pubsub.subscribe(channel)
-    with trio.fail_after(5):
+    with trio.fail_after(PATIENCE):
         for channel in channels:
             await redis.pubsub.wait_subscribed(channel)
 
@@ -72,7 +73,7 @@ async def test_inbox_wakes_one_of_those_who_wait() -> None:
     async def take() -> None:
         taken.append(await inbox.take())
 
-    with trio.fail_after(5):
+    with trio.fail_after(PATIENCE):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(take)
             nursery.start_soon(take)
@@ -116,7 +117,7 @@ async def test_subscribe_and_unsubscribe_do_not_block(redis: Redis) -> None:
         redis.pubsub.unsubscribe("d")
         redis.pubsub.unsubscribe("never")
     assert redis.pubsub.channels == ["c"]
-    with trio.fail_after(5):
+    with trio.fail_after(PATIENCE):
         await redis.pubsub.wait_subscribed("c")
     await until(lambda: not redis.statistics().pubsub.in_flight)
     assert await redis.pubsub_channels() == [b"c"]
@@ -138,7 +139,7 @@ async def test_wait_subscribed_waits_for_a_wish_that_holds(redis: Redis) -> None
 async def test_wait_subscribed_ends_when_the_wish_does(server: RedisServer, redis: Redis) -> None:
     server.freeze()
     redis.pubsub.subscribe("c")
-    with trio.fail_after(1):
+    with trio.fail_after(PATIENCE):
         async with trio.open_nursery() as nursery:
 
             async def wait() -> None:
@@ -152,13 +153,13 @@ async def test_wait_subscribed_ends_when_the_wish_does(server: RedisServer, redi
 
 async def test_subscribing_without_a_connection(server: RedisServer, redis: Redis) -> None:
     await server.kill()
-    with trio.fail_after(5):
+    with trio.fail_after(PATIENCE):
         await redis.wait_disconnected()
     redis.pubsub.subscribe("c")
     redis.pubsub.subscribe("d")
     redis.pubsub.unsubscribe("d")
     await server.start()
-    with trio.fail_after(5):
+    with trio.fail_after(PATIENCE):
         await redis.pubsub.wait_subscribed("c")
         await redis.wait_connected()
     assert await redis.pubsub_channels() == [b"c"]
@@ -187,7 +188,7 @@ async def test_overflow(server: RedisServer) -> None:
             redis.send_nowait("PUBLISH", "c", b"%03d" % number + b"x" * 1000)
         await redis.ping()
         await until(lambda: redis.statistics().overflows)
-        with trio.fail_after(5):
+        with trio.fail_after(PATIENCE):
             # The rest is read and thrown away: the connection is not held up.
             redis.pubsub.subscribe("d")
             await redis.pubsub.wait_subscribed("d")
@@ -208,7 +209,7 @@ async def test_a_channel_that_the_server_forbids(server: RedisServer) -> None:
     async with open_redis(f"redis://bob:pw@127.0.0.1:{server.port}") as redis:
         redis.pubsub.subscribe("forbidden")
         redis.pubsub.subscribe("allowed")
-        with trio.fail_after(5):
+        with trio.fail_after(PATIENCE):
             with pytest.raises(NoPermissionError):
                 await redis.pubsub.wait_subscribed("forbidden")
             await redis.pubsub.wait_subscribed("allowed")
@@ -227,7 +228,7 @@ async def with_fake(
 ) -> AsyncIterator[tuple[Redis, FakeConnection, FakeConnection]]:
     """Connected to it, and its ends of the connections for commands and for pub/sub."""
     async with open_redis(fake.url, probe_interval=60, command_timeout=60) as redis:
-        with trio.fail_after(5):
+        with trio.fail_after(PATIENCE):
             commands, pubsub = await fake.accept(), await fake.accept()
         yield redis, commands, pubsub
 
@@ -245,7 +246,7 @@ async def test_an_acknowledgement_counts_for_its_own_wish_only() -> None:
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(wait)
-            with trio.fail_after(5):
+            with trio.fail_after(PATIENCE):
                 for kind in (b"subscribe", b"unsubscribe", b"subscribe"):
                     assert await server.command() == [kind, b"c"]
                 await server.acknowledge(b"subscribe", b"c")
@@ -262,7 +263,7 @@ async def test_an_acknowledgement_counts_for_its_own_wish_only() -> None:
 
 async def test_resumed_comes_only_when_all_is_acknowledged() -> None:
     async with open_fake() as fake, with_fake(fake) as (redis, commands, server):
-        with trio.fail_after(5):
+        with trio.fail_after(PATIENCE):
             for channel in (b"c", b"d"):
                 redis.pubsub.subscribe(channel.decode())
                 assert await server.command() == [b"subscribe", channel]
@@ -299,7 +300,7 @@ async def answer_wishes(end: FakeConnection, redis: Redis) -> None:
 
 async def test_after_unsubscribe_no_message_is_taken() -> None:
     async with open_fake() as fake, with_fake(fake) as (redis, _, server):
-        with trio.fail_after(5):
+        with trio.fail_after(PATIENCE):
             for channel in (b"c", b"d"):
                 redis.pubsub.subscribe(channel.decode())
                 assert await server.command() == [b"subscribe", channel]
@@ -314,17 +315,17 @@ async def test_after_unsubscribe_no_message_is_taken() -> None:
 async def test_a_flood_does_not_make_the_replies_behind_it_overdue() -> None:
     async with (
         open_fake() as fake,
-        open_redis(fake.url, probe_interval=60, command_timeout=0.2) as redis,
+        open_redis(fake.url, probe_interval=60, command_timeout=1) as redis,
     ):
         _, server = await fake.accept(), await fake.accept()
         redis.pubsub.subscribe("c")
-        with trio.move_on_after(0.8):
+        with trio.move_on_after(2.5):
             while True:
                 await server.publish(b"d", b"x")
                 await trio.sleep(0.01)
         assert redis.connected
         await server.acknowledge(b"subscribe", b"c")
-        with trio.fail_after(5):
+        with trio.fail_after(PATIENCE):
             await redis.pubsub.wait_subscribed("c")
         assert redis.statistics().pubsub.losses == 0
 
@@ -332,7 +333,7 @@ async def test_a_flood_does_not_make_the_replies_behind_it_overdue() -> None:
 async def test_an_acknowledgement_of_something_else_ends_the_connection() -> None:
     async with open_fake() as fake, with_fake(fake) as (redis, _, server):
         redis.pubsub.subscribe("c")
-        with trio.fail_after(5):
+        with trio.fail_after(PATIENCE):
             await server.command()
             await server.acknowledge(b"subscribe", b"d")
             [lost] = await redis.pubsub.receive()

@@ -2,6 +2,7 @@
 
 import random
 from collections import Counter
+from collections.abc import Iterator
 from contextlib import suppress
 
 import pytest
@@ -23,6 +24,7 @@ from trio_signal.redis import (
 
 TASKS = 100
 FAULTS = 20
+KINDS = ["kill", "cut", "tear", "stall", "hiccup", "freeze"]
 
 
 class Worker:
@@ -127,9 +129,8 @@ async def fault(kind: str, server: RedisServer, proxy: Proxy, chance: random.Ran
     number = proxy.accepted - 1 - chance.randrange(2)
     match kind:
         case "kill":
-            name = chance.choice(["trio-commands", "trio-pubsub"])
-            if name in await server.clients():
-                await server.kill_client(name)
+            with suppress(LookupError):  # it is lost just now
+                await server.kill_client(chance.choice(["trio-commands", "trio-pubsub"]))
         case "cut":
             proxy.cut(number)
         case "tear":
@@ -140,6 +141,12 @@ async def fault(kind: str, server: RedisServer, proxy: Proxy, chance: random.Ran
             server.freeze()
             await trio.sleep(0.05 if kind == "hiccup" else 0.5)
             server.thaw()
+
+
+def shuffled(kinds: list[str], chance: random.Random) -> Iterator[str]:
+    """All of them again and again, each time in another order."""
+    while True:
+        yield from chance.sample(kinds, len(kinds))
 
 
 async def until_reply(redis: Redis) -> None:
@@ -158,7 +165,21 @@ async def test_stress(server: RedisServer, proxy: Proxy, seed: int) -> None:
     appender, listener = Appender(), Listener()
     for worker in workers:
         await server.ask("SET", f"name-{worker.number}", f"task {worker.number}")
-    with trio.fail_after(60):
+
+    def stressed() -> bool:
+        """It was a stress test indeed."""
+        statistics = redis.statistics()
+        return (
+            min(statistics.commands.losses, statistics.pubsub.losses) >= 3
+            # One count of each is on its way just now.
+            and sum(worker.possible > worker.certain + 1 for worker in workers) > TASKS / 2
+            and min(worker.certain for worker in workers) > 20
+            and len(appender.ran) > 500
+            and listener.heard > 100
+            and listener.events[Resumed] >= 3
+        )
+
+    with trio.fail_after(180):
         async with open_redis(proxy.url, command_timeout=0.3, probe_interval=0.1) as redis:
             redis.pubsub.subscribe("numbers")
             await redis.pubsub.wait_subscribed("numbers")
@@ -168,8 +189,13 @@ async def test_stress(server: RedisServer, proxy: Proxy, seed: int) -> None:
                 nursery.start_soon(appender.run, redis)
                 for worker in workers:
                     nursery.start_soon(worker.run, redis)
-                kinds = ["kill", "cut", "tear", "stall", "hiccup", "freeze"] * FAULTS
-                for kind in chance.sample(kinds[:FAULTS], FAULTS):
+                for count, kind in enumerate(shuffled(KINDS, chance)):
+                    if count >= FAULTS:
+                        if stressed():
+                            break
+                        # A slow machine: what is still missing needs a connection.
+                        await until_reply(redis)
+                        await redis.pubsub.wait_subscribed("numbers")
                     await trio.sleep(chance.uniform(0, 0.15))
                     await fault(kind, server, proxy, chance)
                 await until_reply(redis)
@@ -188,14 +214,6 @@ async def test_stress(server: RedisServer, proxy: Proxy, seed: int) -> None:
     assert listed == sorted(set(listed))
     assert appender.ran <= set(listed)
     assert appender.did_not.isdisjoint(listed)
-
-    # It was a stress test indeed.
-    assert min(losses) >= 3
-    assert sum(worker.possible > worker.certain for worker in workers) > TASKS / 2
-    assert min(worker.certain for worker in workers) > 20
-    assert len(appender.ran) > 500
-    assert listener.heard > 100
-    assert listener.events[Resumed] >= 3
     print(
         f"losses {losses}, counted {sum(worker.certain for worker in workers)} to "
         f"{sum(worker.possible for worker in workers)}, appended {len(listed)} of "

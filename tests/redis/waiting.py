@@ -5,10 +5,12 @@ from pathlib import Path
 
 import trio
 
+from tests.clients import PATIENCE
+
 
 async def until(condition: Callable[[], object]) -> None:
-    """Look again and again, for ten seconds at most."""
-    with trio.fail_after(10):
+    """Look again and again, but not for ever."""
+    with trio.fail_after(PATIENCE):
         while not condition():  # noqa: ASYNC110
             await trio.sleep(0.002)
 

@@ -15,10 +15,10 @@ from tests.replicas.processes import Cluster, Replica
 #: Seconds between two signals of a pair.
 RHYTHM = 0.02
 #: Seconds that one may take. It takes a millisecond, but the machine may be busy;
-#: who waits for a Redis that does not answer waits for longer.
-PROMPT = 1.0
+#: who waits for a Redis that is frozen waits for longer (test_outages.py).
+PROMPT = 8.0
 #: Seconds that a join may take: it waits for Redis a while, and then goes on without.
-JOINING = 4.0
+JOINING = 12.0
 
 
 class Crowd:
@@ -66,7 +66,7 @@ class Crowd:
         """While the block runs nobody does anything, and all that was asked for is done."""
         self._go_on = trio.Event()
         self._resting = trio.Event()
-        with trio.fail_after(10):
+        with trio.fail_after(PATIENCE):
             await self._resting.wait()
         yield
         self._go_on.set()

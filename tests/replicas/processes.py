@@ -17,15 +17,17 @@ from tests.raw import open_raw
 from tests.redis.server import HOST, RedisServer, open_redis_server
 
 #: Seconds for a process to come up or to go.
-STARTING = 20.0
+STARTING = 90.0
 #: The lease of the replicas, where a test does not say otherwise.
 LEASE = 2.0
 
 _COMMAND = (sys.executable, "-m", "trio_signal", "serve", "--port", "0")
 
 
-#: The tests talk more than a client may.
+#: The tests talk more than a client may, and take more time if the machine is slow.
 _SETTINGS = {
+    "TRIO_SIGNAL_AUTH_TIMEOUT": "600",
+    "TRIO_SIGNAL_HEARTBEAT_TIMEOUT": "600",
     "LOG_FORMAT": "json",
     "TRIO_SIGNAL_CONNECTS_PER_IP_PER_MINUTE": "1000000",
     "TRIO_SIGNAL_MAX_CONNECTIONS_PER_IP": "10000",
@@ -263,7 +265,7 @@ class Cluster:
             for replica in self.replicas:
                 nursery.start_soon(replica.stop)
         self.replicas.clear()
-        with trio.move_on_after(2):  # Redis may still have to read the last words
+        with trio.move_on_after(STARTING):  # Redis may still have to read the last words
             while await self.keys():  # noqa: ASYNC110
                 await trio.sleep(0.02)
         assert await self.keys() == []

@@ -97,6 +97,7 @@ async def test_one_client_id_and_one_identity(tmp_path: Path) -> None:
                 assert replaced.closed == Closed(4409, "Replaced by a newer connection")
                 winner = other if replaced is one else one
                 await winner.settle()
+                await witness.wait_told("user_joined", name)
                 assert witness.told_of(name) == ["user_joined"]
                 await winner.leave()
                 left.lost.clear()
@@ -121,7 +122,7 @@ async def first_gone(*guests: Guest) -> Guest:
 
 async def test_newer_connection_stays_after_a_cut(tmp_path: Path) -> None:
     """The older one's replica asked for it before; Redis hears that only afterwards."""
-    async with open_cluster(tmp_path, 1, TRIO_SIGNAL_LEASE=5) as cluster, open_party() as party:
+    async with open_cluster(tmp_path, 1, TRIO_SIGNAL_LEASE=60) as cluster, open_party() as party:
         wire = await cluster.add_wired()
         there, here = cluster.replicas
         witness = await party.join("witness", there)

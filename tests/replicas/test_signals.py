@@ -4,6 +4,7 @@ from pathlib import Path
 
 import trio
 
+from tests.raw import PING, PONG, client_frame, client_text, open_raw
 from tests.replicas.guests import Guest, open_party
 from tests.replicas.processes import open_cluster
 
@@ -71,7 +72,7 @@ async def leave_after(target: Guest, few: int) -> None:
 
 
 async def test_target_of_a_replica_just_killed_is_not_found(tmp_path: Path) -> None:
-    async with open_cluster(tmp_path, 2, TRIO_SIGNAL_LEASE=3) as cluster, open_party() as party:
+    async with open_cluster(tmp_path, 2, TRIO_SIGNAL_LEASE=8) as cluster, open_party() as party:
         here, there = cluster.replicas
         sender = await party.join("sender", here)
         await party.join("target", there)
@@ -84,6 +85,29 @@ async def test_target_of_a_replica_just_killed_is_not_found(tmp_path: Path) -> N
         assert (error["code"], error["to"]) == ("target_not_found", "target")
         assert sender.told_of("target") == ["user_joined"], "its lease has not run out"
         print(f"not found after {trio.current_time() - killed:.3f} s")
-        await party.agree(5)
+        await party.agree()
         await sender.say("offer", offer="o", to="target")
         await sender.wait_received("error")
+
+
+async def test_a_payload_nested_as_deep_as_can_be_harms_no_replica(tmp_path: Path) -> None:
+    """On the bus it is nested a little deeper than the sender's replica could read."""
+    async with (
+        open_cluster(tmp_path, 2) as cluster,
+        open_raw(cluster.replicas[0].base) as ann,
+        open_raw(cluster.replicas[1].base) as bob,
+    ):
+        for client, name in ((ann, "ann"), (bob, "bob")):
+            await client.upgrade("/ws/r")
+            await client.say({"type": "auth_token", "clientId": name})
+            await client.wait_for("users_in_room")
+        await ann.wait_for("user_joined")
+        for depth in range(960, 1000):
+            nested = "[" * depth + "]" * depth
+            await ann.send(client_text(f'{{"type": "offer", "to": "bob", "offer": {nested}}}'))
+        await ann.say({"type": "offer", "to": "bob", "offer": "last"})
+        frame = await bob.receive()
+        assert b'"offer":[[[' in frame.payload
+        await bob.receive_until(lambda frame: b'"last"' in frame.payload)
+        await ann.send(client_frame(PING))
+        await ann.receive_until(lambda frame: frame.opcode == PONG)

@@ -9,6 +9,7 @@ import trustme
 from tests.redis.server import HOST, open_redis_server
 from tests.replicas.guests import open_party
 from tests.replicas.processes import Ended, open_replica, serve_to_end
+from trio_signal.bus.redis import JOIN_TIMEOUT
 
 PASSWORD = "hunter2-%2F"
 
@@ -113,7 +114,7 @@ async def test_redis_that_accepts_and_says_nothing() -> None:
         url = f"redis://{HOST}:{silent.getsockname()[1]}"
         async with open_replica(REDIS_URL=url) as replica, open_party() as party:
             assert (await replica.get("/readyz"))["status"] == "degraded"
-            with trio.fail_after(1):
+            with trio.fail_after(JOIN_TIMEOUT):  # that of a replica which waits for Redis
                 await party.join("ann", replica)
                 await party.join("bob", replica)
                 await party.agree()
@@ -131,5 +132,5 @@ async def test_redis_that_is_not_there_yet(tmp_path: Path) -> None:
             await party.join("ann", here)
             await party.join("bob", there)
             await redis.start()
-            await party.agree(5)
+            await party.agree()
             await here.wait_status("ready")

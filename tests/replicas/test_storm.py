@@ -6,7 +6,7 @@ from pathlib import Path
 
 import trio
 
-from tests.replicas.guests import Guest, open_party
+from tests.replicas.guests import PATIENCE, Guest, open_party
 from tests.replicas.processes import Cluster, open_cluster
 
 #: What Redis holds of a room, and of each replica that has members in some room.
@@ -17,7 +17,7 @@ OWNER = "trio_signal:owned:*"
 async def wait_keys(cluster: Cluster, *expected: str) -> None:
     """Wait until Redis holds these keys, and that of the leases."""
     keys: list[str] = []
-    with trio.move_on_after(2):
+    with trio.move_on_after(PATIENCE):
         while True:
             keys = [re.sub(r"[0-9a-f]{32}", "*", key) for key in await cluster.keys()]
             if keys == sorted(["trio_signal:replicas", *expected]):

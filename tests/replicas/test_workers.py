@@ -13,10 +13,12 @@ from tests.replicas.processes import LEASE, Replica, open_replica, serve_to_end
 
 
 @asynccontextmanager
-async def open_workers(directory: Path) -> AsyncIterator[tuple[Replica, RedisServer]]:
+async def open_workers(
+    directory: Path, **given: object
+) -> AsyncIterator[tuple[Replica, RedisServer]]:
     """Three workers, and Redis."""
     async with open_redis_server(directory) as redis:
-        environment = {"REDIS_URL": redis.url, "TRIO_SIGNAL_LEASE": LEASE}
+        environment = {"REDIS_URL": redis.url, "TRIO_SIGNAL_LEASE": LEASE, **given}
         async with open_replica("--workers", "3", **environment) as parent:
             await parent.wait_logged("serves as process", 3)
             yield parent, redis
@@ -53,7 +55,7 @@ async def test_killed_worker_is_replaced(tmp_path: Path) -> None:
             os.kill(workers(parent)[0], signal.SIGKILL)
             await parent.wait_logged("serves as process", 3 + times)
             await party.join(f"newcomer-{times}", parent)
-            await party.agree(LEASE + 2)
+            await party.agree()
         assert {guest.closed for guest in party.lost} <= {(1006, "")}
         party.lost.clear()
         said = [re.search(r"started again in ([\d.]+) s", line) for line in parent.log]

@@ -85,7 +85,8 @@ function entered(form, room, onJoined, onClosed) {
   onJoined(room);
 }
 
-function showState(state, reason = '') {
+/** Shows the state of the connection to the server, in words. */
+export function showState(state, reason = '') {
   $('state').dataset.state = state;
   const words = ROOM_WORDS[state];
   $('state').textContent = state === 'closed' && reason ? `${words}: ${reason}` : words;

@@ -26,13 +26,13 @@ The contract, for every implementation:
   be forgotten, oldest first.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import NamedTuple, Protocol
 
 import trio
 from msgspec import Struct
 
-from trio_signal.messages import Chatted, Member, Profile, RoomEvent, Signalled
+from trio_signal.messages import Chatted, Edition, Member, Profile, RoomEvent, Signalled
 
 
 class Caps(NamedTuple):
@@ -48,6 +48,25 @@ class Undelivered(Struct, frozen=True, tag=True):
     signal: Signalled
 
 
+class Kicked(Struct, frozen=True, tag=True):
+    """A moderator ends the connection of another replica's peer."""
+
+    room_id: str
+    target: Member
+    reason: str
+
+
+class RoomsKept(Struct, frozen=True, tag=True):
+    """A user's connection was lost elsewhere: one that came since may recall its rooms.
+
+    `heard` is when the lost one was last heard of, in seconds since 1970.
+    """
+
+    user_id: str
+    replica: str
+    heard: float
+
+
 class RoomCount(NamedTuple):
     """A room in a listing."""
 
@@ -57,15 +76,71 @@ class RoomCount(NamedTuple):
     live: int
 
 
-Delivery = RoomEvent | Undelivered
+Direct = Signalled | Undelivered | Kicked
+Delivery = RoomEvent | Undelivered | Kicked | RoomsKept
 Deliver = Callable[[Delivery], None]
 Admit = Callable[[tuple[Member, ...]], None]
+
+
+class Posted(NamedTuple):
+    """Another edition holds; `late` if it was made a while ago, and some may know it."""
+
+    edition: Edition
+    late: bool
+
+
+class Counted(NamedTuple):
+    """So many users have acknowledged an announcement."""
+
+    announcement_id: str
+    acknowledged: int
+
+
+class Board(Protocol):
+    """What replicas know together of announcements.
+
+    It may forget everything at any time, and says so by `doubt`; what is to last is in
+    the store. The methods that block raise BoardError, after a second at most.
+    """
+
+    @property
+    def reachable(self) -> bool:
+        """Whether it can be asked, as far as one knows."""
+        ...
+
+    def listen(self, hear: Callable[[Posted | Counted], None], doubt: Callable[[], None]) -> None:
+        """From now on tell what is posted and counted, also by oneself. Neither may block.
+
+        `doubt` is called when something may have been missed or forgotten.
+        """
+        ...
+
+    async def post(self, edition: Edition, *, late: bool = False) -> Edition:
+        """Let an edition hold, and tell it, unless a newer one does; the one that holds."""
+        ...
+
+    async def holding(self) -> Edition | None:
+        """The edition that holds."""
+        ...
+
+    async def acknowledge(self, announcement_id: str, user_ids: Collection[str]) -> None:
+        """Keep that users have acknowledged, and tell how many have."""
+        ...
+
+    async def acknowledged(self, announcement_id: str, user_ids: Collection[str]) -> set[str]:
+        """Which of these users have."""
+        ...
 
 
 class Bus(Protocol):
     """See the contract above."""
 
     replica: str
+
+    @property
+    def board(self) -> Board | None:
+        """What the replicas know of announcements; None where there is one replica only."""
+        ...
 
     @property
     def degraded(self) -> str | None:
@@ -97,7 +172,7 @@ class Bus(Protocol):
         """Tell the room's other replicas, and bring the directory up to date."""
         ...
 
-    def send(self, replica: str, delivery: Signalled | Undelivered) -> None:
+    def send(self, replica: str, delivery: Direct) -> None:
         """Tell one replica."""
         ...
 
@@ -121,8 +196,12 @@ class Bus(Protocol):
         """What a user was last called in a room."""
         ...
 
-    def remember_rooms(self, user_id: str, room_ids: Iterable[str]) -> None:
-        """Keep for a minute that a user's connection was lost in these rooms."""
+    def remember_rooms(self, user_id: str, room_ids: Iterable[str], heard: float) -> None:
+        """Keep for a minute that a user's connection was lost in these rooms.
+
+        `heard` is when it was last heard of, in seconds since 1970. All other
+        replicas get `RoomsKept`: the user may have come back to one of them already.
+        """
         ...
 
     async def recall_rooms(self, user_id: str) -> tuple[str, ...]:

@@ -6,7 +6,18 @@ from typing import TypeVar
 
 import trio
 
-from trio_signal.bus import Admit, Caps, Deliver, Delivery, RoomCount, Undelivered
+from trio_signal.bus import (
+    Admit,
+    Board,
+    Caps,
+    Deliver,
+    Delivery,
+    Direct,
+    Kicked,
+    RoomCount,
+    RoomsKept,
+    Undelivered,
+)
 from trio_signal.clock import utc_now
 from trio_signal.errors import JoinRefusedError
 from trio_signal.messages import (
@@ -56,6 +67,7 @@ class MemoryBus:
     def __init__(self, replica: str, network: MemoryNetwork | None = None) -> None:
         """Join `network`, or be alone."""
         self.replica = replica
+        self.board: Board | None = None
         self._network = network or MemoryNetwork()
         self._network.replicas[replica] = self
         #: Its peers by room; of these rooms it is told, and of no others.
@@ -166,7 +178,7 @@ class MemoryBus:
             if bus is not self and event.room_id in bus._peers:
                 bus._take(event)
 
-    def send(self, replica: str, delivery: Signalled | Undelivered) -> None:
+    def send(self, replica: str, delivery: Direct) -> None:
         """Tell one replica."""
         bus = self._network.replicas.get(replica)
         if bus is not None:
@@ -213,13 +225,16 @@ class MemoryBus:
         await trio.lowlevel.checkpoint()
         return self._network.profiles.get((room_id, user_id))
 
-    def remember_rooms(self, user_id: str, room_ids: Iterable[str]) -> None:
+    def remember_rooms(self, user_id: str, room_ids: Iterable[str], heard: float) -> None:
         """Keep for a minute that a user's connection was lost in these rooms."""
         now = trio.current_time()
         until, known = self._network.lost.get(user_id, (0.0, ()))
         rooms = dict.fromkeys([*(known if now < until else ()), *room_ids])
         self._network.lost[user_id] = now + RECALL_SECONDS, tuple(rooms)
         _trim(self._network.lost, user_id, LOST_CONNECTIONS)
+        for bus in self._network.replicas.values():
+            if bus is not self:
+                bus._take(RoomsKept(user_id, self.replica, heard))
 
     async def recall_rooms(self, user_id: str) -> tuple[str, ...]:
         """Those rooms, once: then they are forgotten."""
@@ -230,7 +245,7 @@ class MemoryBus:
 
 def _is_of_room(delivery: Delivery, room_id: str) -> bool:
     """Whether this is about a room, and not for one peer: that may have to be sent back."""
-    if isinstance(delivery, Undelivered):
+    if isinstance(delivery, Undelivered | Kicked | RoomsKept):
         return False
     if isinstance(delivery, Signalled) and delivery.target is not None:
         return False

@@ -13,12 +13,14 @@ from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from importlib import resources
 from typing import Any
+from weakref import WeakValueDictionary
 
 import msgspec
 import trio
 from msgspec.structs import replace
 
-from trio_signal.bus import Admit, Caps, Deliver, RoomCount, Undelivered
+from trio_signal.bus import Admit, Caps, Deliver, Direct, RoomCount, RoomsKept, Undelivered
+from trio_signal.bus.announcements import RedisBoard
 from trio_signal.clock import utc_now
 from trio_signal.errors import ConfigError, JoinRefusedError
 from trio_signal.messages import (
@@ -42,6 +44,7 @@ from trio_signal.redis import (
     Message,
     NotConnectedError,
     Overflow,
+    PubSubError,
     Redis,
     RedisError,
     Resumed,
@@ -74,7 +77,8 @@ _REFUSALS = {
 _encode = msgspec.json.Encoder().encode
 _decode_member = msgspec.json.Decoder(Member).decode
 _decode_change = msgspec.json.Decoder(Change).decode
-_decode_direct = msgspec.json.Decoder(Signalled | Undelivered).decode
+_decode_direct = msgspec.json.Decoder(Direct).decode
+_decode_kept = msgspec.json.Decoder(RoomsKept).decode
 _decode_chat = msgspec.json.Decoder(Chatted).decode
 _decode_profile = msgspec.json.Decoder(Profile).decode
 
@@ -105,6 +109,9 @@ class _Feed:
         self.mine: dict[str, Member] = {}
         #: How many joins are on their way.
         self.joining = 0
+        #: By peer id: whose turn it is to join. The last that Redis lets in is the last
+        #: that is let in here.
+        self.turns: WeakValueDictionary[str, trio.Lock] = WeakValueDictionary()
         #: How often `mine` was written whole; a join that overlaps looks at it.
         self.restores = 0
         #: The last change that came; the view may know of later ones by a snapshot.
@@ -130,6 +137,7 @@ class RedisBus:
     def __init__(self, redis: Redis, replica: str, *, prefix: str, lease: float) -> None:
         """Take an open connection, which the caller closes."""
         self.replica = replica
+        self.board = RedisBoard(redis, prefix)
         self._redis = redis
         self._prefix = prefix
         self._lease = lease
@@ -183,6 +191,7 @@ class RedisBus:
         """Follow Redis until cancelled; started also if Redis cannot be reached yet."""
         self._deliver = deliver
         self._redis.pubsub.subscribe(self._key("replica", self.replica))
+        self._redis.pubsub.subscribe(self._key("lost"))
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._follow)
             nursery.start_soon(self._mend)
@@ -200,8 +209,11 @@ class RedisBus:
     async def _forget_notes(self) -> None:
         """The last one clears the table: notes are for those who come back soon."""
         for kind in ("chats", "profiles", "lost"):
-            async for key in self._redis.scan_iter(match=self._key(kind, "*"), count=1000):
-                await self._redis.unlink(key)
+            cursor = None
+            while cursor != 0:
+                cursor, keys = await self._redis.scan(cursor or 0, self._key(kind, "*"), 1000)
+                if keys:
+                    await self._redis.unlink(*keys)
 
     # Leases
 
@@ -224,6 +236,8 @@ class RedisBus:
                 return
             _, expired = await self._scripts.lease(keys, [self.replica, milliseconds, 1])
             self._doubt_all()
+            if self._has_lease:  # perhaps somebody emptied Redis
+                self.board.doubt()
         now = trio.current_time()
         if self._has_lease and (not held or now > self._renewed + self._lease):
             logger.warning("the lease of this replica ran out: its peers are put back")
@@ -262,22 +276,34 @@ class RedisBus:
                     case Overflow():
                         logger.error("more came from Redis than could be taken: catching up")
                         self._doubt_all()
+                        self.board.doubt()
                     case Resumed():
                         logger.warning("Redis is back: catching up")
                         self._doubt_all()
+                        self.board.doubt()
 
     def _take(self, channel: str, payload: bytes) -> None:
         try:
-            if channel == self._key("replica", self.replica):
+            if channel == self.board.channel:
+                self.board.take(payload)
+            elif channel == self._key("replica", self.replica):
                 self._take_direct(_decode_direct(payload))
+            elif channel == self._key("lost"):
+                self._take_kept(_decode_kept(payload))
             else:
                 room_id = channel.removeprefix(self._key("room", ""))
                 self._take_change(room_id, _decode_change(payload))
         except msgspec.DecodeError:
             logger.exception("cannot read what came on %s", channel)
+        except RecursionError:  # the other replica could just read it, without our envelope
+            logger.warning("what came on %s is nested too deep", channel)
 
-    def _take_direct(self, delivery: Signalled | Undelivered) -> None:
+    def _take_direct(self, delivery: Direct) -> None:
         self._deliver(delivery)
+
+    def _take_kept(self, kept: RoomsKept) -> None:
+        if kept.replica != self.replica:
+            self._deliver(kept)
 
     def _take_change(self, room_id: str, change: Change) -> None:
         feed = self._feeds.get(room_id)
@@ -354,9 +380,8 @@ class RedisBus:
 
     async def _restore(self, room_id: str) -> None:
         """Write our members of a room, and put the view right."""
-        feed = self._feeds.get(room_id)
+        feed = await self._subscribed_feed(room_id)
         if feed is not None:
-            await self._redis.pubsub.wait_subscribed(self._room(room_id))
             feed.view.lose_step()
             losses = feed.view.losses
             feed.restores += 1
@@ -374,6 +399,14 @@ class RedisBus:
             feed.heard = max(feed.heard, seq)  # what has not come until now is lost
             self._catch_up(feed, losses, seq, members)
 
+    async def _subscribed_feed(self, room_id: str) -> _Feed | None:
+        """The feed of a room; while its channel is waited for, it may become another one."""
+        while room_id in self._feeds:
+            with suppress(PubSubError):  # it was dropped
+                await self._redis.pubsub.wait_subscribed(self._room(room_id))
+                return self._feeds.get(room_id)
+        return None
+
     def _catch_up(self, feed: _Feed, losses: int, seq: int, members: Iterable[bytes]) -> None:
         snapshot = Snapshot(seq, _decode_members(members))
         patient = self._patient_until is not None
@@ -390,15 +423,17 @@ class RedisBus:
             feed = self._feeds[room_id] = _Feed(room_id, self.replica)
             self._redis.pubsub.subscribe(self._room(room_id))
         feed.joining += 1
+        turn = feed.turns.setdefault(member.peer_id, trio.Lock())
         try:
-            with self._overlapping(feed, member.peer_id):
-                await self._enter(feed, member, caps)
-            taken_over = feed.view.claim(member.peer_id, utc_now())
-            if member.peer_id not in feed.view.own:
-                self._doubt_room(room_id)
-            feed.mine[member.peer_id] = member
-            admit(_in_order(feed.view.members.values()))
-            self._tell(feed, taken_over)
+            async with turn:
+                with self._overlapping(feed, member.peer_id):
+                    await self._enter(feed, member, caps)
+                taken_over = feed.view.claim(member.peer_id, utc_now())
+                if member.peer_id not in feed.view.own:
+                    self._doubt_room(room_id)
+                feed.mine[member.peer_id] = member
+                admit(_in_order(feed.view.members.values()))
+                self._tell(feed, taken_over)
         finally:
             feed.joining -= 1
             self._drop_if_empty(feed)
@@ -537,7 +572,7 @@ class RedisBus:
             self._redis.send_nowait("LTRIM", key, -CHATS_PER_ROOM, -1)
             self._redis.send_nowait("EXPIRE", key, CHATS_SECONDS)
 
-    def send(self, replica: str, delivery: Signalled | Undelivered) -> None:
+    def send(self, replica: str, delivery: Direct) -> None:
         """Tell one replica; a signal that nobody takes comes back."""
 
         def check(receivers: object) -> None:
@@ -548,7 +583,7 @@ class RedisBus:
         if not self._redis.send_nowait("PUBLISH", channel, _encode(delivery), on_reply=check):
             self._return(delivery)
 
-    def _return(self, delivery: Signalled | Undelivered) -> None:
+    def _return(self, delivery: Direct) -> None:
         if isinstance(delivery, Signalled):
             self._deliver(Undelivered(delivery))
 
@@ -610,11 +645,13 @@ class RedisBus:
             return None
         return _decode_profile(profile) if profile else None
 
-    def remember_rooms(self, user_id: str, room_ids: Iterable[str]) -> None:
+    def remember_rooms(self, user_id: str, room_ids: Iterable[str], heard: float) -> None:
         """Keep for a minute that a user's connection was lost in these rooms."""
         key = self._key("lost", user_id)
         self._redis.send_nowait("SADD", key, *room_ids)
         self._redis.send_nowait("EXPIRE", key, RECALL_SECONDS)
+        kept = RoomsKept(user_id, self.replica, heard)
+        self._redis.send_nowait("PUBLISH", self._key("lost"), _encode(kept))
 
     async def recall_rooms(self, user_id: str) -> tuple[str, ...]:
         """Those rooms, once: then they are forgotten."""

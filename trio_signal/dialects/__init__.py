@@ -7,20 +7,23 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol, Self
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+from trio_signal.dialects.announce import AnnounceDialect
 from trio_signal.dialects.live import LiveDialect
 from trio_signal.dialects.mesh import MeshDialect
 from trio_signal.dialects.room import RoomDialect
 from trio_signal.dialects.stream import StreamDialect
+from trio_signal.errors import AuthenticationError, IdTooLongError
 from trio_signal.messages import (
     Action,
     Answer,
     Close,
+    Event,
     Identity,
     Notice,
-    RoomEvent,
     Send,
     ServerInfo,
 )
+from trio_signal.names import MAX_ID
 
 
 class Dialect(Protocol):
@@ -37,15 +40,15 @@ class Dialect(Protocol):
         """A dialect for a new connection to this path, if it is one of this dialect's."""
         ...
 
-    def opened(self, peer_id: str, server: ServerInfo) -> Iterable[Action]:
+    def opened(self, peer_id: str) -> Iterable[Action]:
         """The WebSocket is open; `peer_id` is new, and nobody can guess it."""
         ...
 
-    def authenticated(self, identity: Identity, now: str) -> Iterable[Action]:
-        """The connection's `Authenticate` was granted."""
+    def authenticated(self, identity: Identity, server: ServerInfo, now: str) -> Iterable[Action]:
+        """The connection's `Authenticate` was granted; `server` may be told from here on."""
         ...
 
-    def authentication_failed(self, reason: str) -> Close:
+    def authentication_failed(self, error: AuthenticationError) -> Close:
         """The connection's `Authenticate` was refused, or did not come in time."""
         ...
 
@@ -62,8 +65,8 @@ class Dialect(Protocol):
         ...
 
     @staticmethod
-    def tell(event: RoomEvent) -> Iterable[Notice]:
-        """A room's event in this dialect's words.
+    def tell(event: Event) -> Iterable[Notice]:
+        """A room's event, or an announcement's, in this dialect's words.
 
         Called once an event, whatever the number of peers. A `Signalled` that
         has a target goes to that peer, whatever the notice's audience.
@@ -76,11 +79,15 @@ DIALECTS: dict[str, type[Dialect]] = {
     "live": LiveDialect,
     "stream": StreamDialect,
     "mesh": MeshDialect,
+    "announce": AnnounceDialect,
 }
 
 
 def dialect_at(target: str, enabled: Iterable[str]) -> Dialect | None:
-    """A new dialect for a connection to this request target; None if there is none."""
+    """A new dialect for a connection to this request target; None if there is none.
+
+    Raises IdTooLongError for ids that nobody could use.
+    """
     try:
         url = urlsplit(target)
     except ValueError:  # as of `//[`
@@ -92,5 +99,7 @@ def dialect_at(target: str, enabled: Iterable[str]) -> Dialect | None:
     for name in enabled:
         dialect = DIALECTS[name].at(path, query)
         if dialect is not None:
+            if any(len(id_) > MAX_ID for id_ in (*path, query.get("user_id", ""))):
+                raise IdTooLongError(f"An id has {MAX_ID} characters at most.")
             return dialect
     return None

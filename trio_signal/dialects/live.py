@@ -8,8 +8,8 @@ from typing import Self
 
 from msgspec import Raw, Struct
 
-from trio_signal.dialects.wire import Reader, UnreadableError, encode
-from trio_signal.errors import CloseCode
+from trio_signal.dialects.wire import Id, Reader, UnreadableError, encode
+from trio_signal.errors import AuthenticationError, CloseCode, IdentityMismatchError
 from trio_signal.messages import (
     Action,
     Answer,
@@ -21,6 +21,7 @@ from trio_signal.messages import (
     Chatted,
     Close,
     Entered,
+    Event,
     Exited,
     GoLive,
     Identity,
@@ -38,7 +39,6 @@ from trio_signal.messages import (
     RecallRooms,
     Refusal,
     Refused,
-    RoomEvent,
     Send,
     ServerInfo,
     SetTyping,
@@ -58,38 +58,38 @@ from trio_signal.messages import (
 class JoinRoom(Struct, tag="join_room"):
     """Enters a room."""
 
-    room_id: str | None = None
+    room_id: Id | None = None
 
 
 class LeaveRoom(Struct, tag="leave_room"):
     """Leaves a room."""
 
-    room_id: str | None = None
+    room_id: Id | None = None
 
 
 class LiveStart(Struct, tag="live_start"):
     """Goes live."""
 
-    room_id: str | None = None
+    room_id: Id | None = None
     media_type: MediaType = "video"
 
 
 class LiveStop(Struct, tag="live_stop"):
     """Is live no longer."""
 
-    room_id: str | None = None
+    room_id: Id | None = None
 
 
 class LiveStatus(Struct, tag="live_status"):
     """Asks who is live."""
 
-    room_id: str | None = None
+    room_id: Id | None = None
 
 
 class _Addressed(Struct):
-    target_user_id: str
+    target_user_id: Id
     payload: Raw
-    room_id: str | None = None
+    room_id: Id | None = None
 
 
 class LiveOffer(_Addressed, tag="live_offer"):
@@ -107,14 +107,14 @@ class LiveIce(_Addressed, tag="live_ice"):
 class SendMessage(Struct, tag="send_message"):
     """Chat."""
 
-    room_id: str | None = None
+    room_id: Id | None = None
     content: str | None = None
 
 
 class TypingState(Struct, tag="typing"):
     """Begins or ceases to type."""
 
-    room_id: str | None = None
+    room_id: Id | None = None
     is_typing: bool = True
 
 
@@ -285,18 +285,18 @@ class LiveDialect:
             return None
         return cls(query)
 
-    def opened(self, peer_id: str, server: ServerInfo) -> Iterable[Action]:
+    def opened(self, peer_id: str) -> Iterable[Action]:
         """Who it is stands in the query; who is nobody there is a guest."""
         return [
             Authenticate(
                 user_id=self._query.get("user_id") or peer_id,
-                token=self._query.get("token"),
+                claimed=self._query.get("user_id") or None,
                 username=self._query.get("username") or None,
                 guest_name=f"Guest-{peer_id[:4]}",
             )
         ]
 
-    def authenticated(self, identity: Identity, now: str) -> Iterable[Action]:
+    def authenticated(self, identity: Identity, server: ServerInfo, now: str) -> Iterable[Action]:
         """Greet, and put a user that was away for a moment into its rooms again."""
         greeting = Connected(
             identity.user_id, identity.username or "", now, "Connected to live updates"
@@ -307,8 +307,10 @@ class LiveDialect:
         """The client does not join again by itself."""
         return [Join(room_id) for room_id in room_ids]
 
-    def authentication_failed(self, reason: str) -> Close:
+    def authentication_failed(self, error: AuthenticationError) -> Close:
         """The code that this dialect's clients know."""
+        if isinstance(error, IdentityMismatchError):
+            return Close(CloseCode.POLICY, str(error))
         return Close(CloseCode.AUTHENTICATION_FAILED, "Authentication failed")
 
     def received(self, text: bytes, now: str) -> Iterable[Action]:
@@ -366,7 +368,7 @@ class LiveDialect:
         return []
 
     @staticmethod
-    def tell(event: RoomEvent) -> Iterable[Notice]:
+    def tell(event: Event) -> Iterable[Notice]:
         """A room's event; a user is told nothing of itself, in none of its tabs."""
         match event:
             case Signalled():
@@ -409,6 +411,10 @@ def _refused(refused: Refused) -> Iterable[Send | Close]:
     command = refused.command
     if refused.reason is Refusal.ROOM_FULL:
         return [Send(encode(Error("Room is full")))]
+    if refused.reason is Refusal.TOO_MANY_ROOMS:
+        return [Send(encode(Error("Too many rooms on one connection")))]
+    if refused.reason is Refusal.NOT_ALLOWED and isinstance(command, GoLive):
+        return [Send(encode(Error("Not allowed to go live")))]
     if refused.reason is Refusal.NOT_ALLOWED:
         return [Send(encode(Error("Not allowed in this room")))]
     if refused.reason is Refusal.NOT_IN_ROOM:

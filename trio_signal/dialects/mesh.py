@@ -9,8 +9,8 @@ from typing import Self
 
 from msgspec import UNSET, Raw, Struct, UnsetType, field
 
-from trio_signal.dialects.wire import Reader, UnreadableError, encode
-from trio_signal.errors import CloseCode
+from trio_signal.dialects.wire import Id, Reader, UnreadableError, encode
+from trio_signal.errors import AuthenticationError, CloseCode
 from trio_signal.messages import (
     Action,
     Answer,
@@ -18,10 +18,13 @@ from trio_signal.messages import (
     Authenticate,
     Close,
     Entered,
+    Event,
+    Expiring,
     GoLive,
     Identity,
     Join,
     Joined,
+    Kick,
     Left,
     Malformed,
     MediaType,
@@ -30,7 +33,8 @@ from trio_signal.messages import (
     Notice,
     Refusal,
     Refused,
-    RoomEvent,
+    Renew,
+    Renewed,
     Send,
     ServerInfo,
     Signal,
@@ -56,33 +60,37 @@ class AuthToken(Struct, tag="auth_token", rename={"client_id": "clientId"}):
     client_id: str | None = None
     username: str | None = None
 
+    def __repr__(self) -> str:
+        """Without the token, which is a secret."""
+        return "AuthToken(...)"
+
 
 class Offer(Struct, tag="offer"):
     """An offer for one peer, or for all."""
 
     offer: Raw
-    to: str | None = None
+    to: Id | None = None
 
 
 class AnswerTo(Struct, tag="answer"):
     """An answer for one peer, or for all."""
 
     answer: Raw
-    to: str | None = None
+    to: Id | None = None
 
 
 class IceCandidate(Struct, tag="ice_candidate"):
     """A candidate for one peer, or for all."""
 
     candidate: Raw
-    to: str | None = None
+    to: Id | None = None
 
 
 class Message(Struct, tag="message"):
     """The application's own data for one peer, or for all."""
 
     data: Raw
-    to: str | None = None
+    to: Id | None = None
 
 
 class BroadcastStart(Struct, tag="broadcast_start"):
@@ -95,10 +103,10 @@ class BroadcastStop(Struct, tag="broadcast_stop"):
     """Is live no longer."""
 
 
-class Kick(Struct, tag="kick"):
+class KickPeer(Struct, tag="kick"):
     """Ends another's connection; for moderators, of whom open mode has none."""
 
-    client_id: str
+    client_id: Id
     reason: str | None = None
 
 
@@ -109,7 +117,10 @@ class Ping(Struct, tag="ping"):
 
 
 _reader = Reader(
-    (AuthToken, Offer, AnswerTo, IceCandidate, Message, BroadcastStart, BroadcastStop, Kick, Ping)
+    (
+        *(AuthToken, Offer, AnswerTo, IceCandidate, Message),
+        *(BroadcastStart, BroadcastStop, KickPeer, Ping),
+    )
 )
 
 # What we say
@@ -162,12 +173,21 @@ class ActiveBroadcasts(Struct, tag="active_broadcasts"):
     broadcasters: list[Broadcaster]
 
 
-class UserMoved(Struct, rename={"from_": "from"}):
-    """A peer came or went."""
+class UserJoined(Struct, tag="user_joined"):
+    """A peer came."""
 
-    type: str
     room_id: str
-    from_: str
+    from_: str = field(name="from")
+    client_id: str
+    username: str
+    connected_users: int
+
+
+class UserLeft(Struct, tag="user_left"):
+    """A peer went."""
+
+    room_id: str
+    from_: str = field(name="from")
     client_id: str
     username: str
     connected_users: int
@@ -223,6 +243,18 @@ class BroadcastStopped(Struct, tag="broadcast_stopped"):
     username: str
 
 
+class TokenExpiring(Struct, tag="token_expiring"):
+    """The token expires in so many seconds; send another."""
+
+    expires_in: int
+
+
+class TokenRenewed(Struct, tag="token_renewed"):
+    """The new token is good for so many seconds."""
+
+    expires_in: int
+
+
 class Pong(Struct, tag="pong"):
     """Answers `ping`."""
 
@@ -265,20 +297,20 @@ class MeshDialect:
                 return cls(room_id)
         return None
 
-    def opened(self, peer_id: str, server: ServerInfo) -> Iterable[Action]:
+    def opened(self, peer_id: str) -> Iterable[Action]:
         """Ask who it is."""
         self._peer_id = peer_id
-        self._server = server
         return [Send(encode(AuthRequired()))]
 
-    def authenticated(self, identity: Identity, now: str) -> Iterable[Action]:
+    def authenticated(self, identity: Identity, server: ServerInfo, now: str) -> Iterable[Action]:
         """Enter the one room."""
         self._identity = identity
+        self._server = server
         return [Join(self._room_id, self._peer_id)]
 
-    def authentication_failed(self, reason: str) -> Close:
+    def authentication_failed(self, error: AuthenticationError) -> Close:
         """With the reason in words."""
-        return Close(CloseCode.POLICY, reason)
+        return Close(CloseCode.POLICY, str(error))
 
     def recalled(self, room_ids: Sequence[str]) -> Iterable[Action]:
         """The client joins again by itself."""
@@ -309,7 +341,7 @@ class MeshDialect:
         )
 
     def _not_authenticated(self) -> Close:
-        return self.authentication_failed("Authentication required")
+        return self.authentication_failed(AuthenticationError("Authentication required"))
 
     def _commands(self, message: Struct) -> Iterable[Action]:
         match message:
@@ -325,11 +357,13 @@ class MeshDialect:
                 return [GoLive(self._room_id, media_type)]
             case BroadcastStop():
                 return [StopLive(self._room_id)]
-            case Kick():
-                return [Send(encode(Error("Only a moderator may kick", "not_allowed")))]
+            case KickPeer(client_id=client_id, reason=reason):
+                return [Kick(self._room_id, client_id, reason or "Kicked")]
             case Ping(id=id_):
                 return [Send(encode(Pong(id_)))]
-        return []  # a new token, which open mode does not look at
+            case AuthToken(token=token):
+                return [Renew(token)]
+        return []
 
     def _signal(self, kind: SignalKind, payload: Raw, to: str | None) -> Signal:
         return Signal(self._room_id, kind, payload, To.PEER if to else To.OTHERS, to or "")
@@ -339,11 +373,20 @@ class MeshDialect:
         match answer:
             case Entered():
                 return self._entered(answer)
-            case Refused(command=Signal(target=target)):
+            case (
+                Refused(command=Signal(target=target))
+                | Refused(command=Kick(peer_id=target), reason=Refusal.TARGET_NOT_FOUND)
+            ):
                 error = Error(f"Target client {target} not found", "target_not_found", target)
                 return [Send(encode(error))]
             case Refused(command=Join(), reason=reason):
                 return [_join_refused(reason)]
+            case Refused(command=Renew()):
+                return [Send(encode(Error("Invalid token", "invalid_token")))]
+            case Renewed(expires_in=expires_in):
+                return [Send(encode(TokenRenewed(expires_in)))]
+            case Expiring(expires_in=expires_in):
+                return [Send(encode(TokenExpiring(expires_in)))]
             case Refused(reason=Refusal.NOT_ALLOWED):
                 return [Send(encode(Error("Not allowed", "not_allowed")))]
         return []
@@ -373,7 +416,7 @@ class MeshDialect:
         return sends
 
     @staticmethod
-    def tell(event: RoomEvent) -> Iterable[Notice]:
+    def tell(event: Event) -> Iterable[Notice]:
         """A room's event."""
         match event:
             case Signalled():
@@ -383,9 +426,9 @@ class MeshDialect:
                 sender = event.sender
                 out: Struct = struct(event.payload, sender.peer_id, sender.username)
             case Joined():
-                out = _moved("user_joined", event)
+                out = _moved(UserJoined, event)
             case Left():
-                out = _moved("user_left", event)
+                out = _moved(UserLeft, event)
             case WentLive(member=Member(live=live) as member) if live and event.news != News.AGAIN:
                 out = BroadcastStarted(
                     member.peer_id,
@@ -421,8 +464,6 @@ def _join_refused(reason: Refusal) -> Close:
             return Close(CloseCode.POLICY, "Not allowed in this room")
 
 
-def _moved(type_: str, event: Joined | Left) -> UserMoved:
+def _moved(struct: type[UserJoined | UserLeft], event: Joined | Left) -> UserJoined | UserLeft:
     member = event.member
-    return UserMoved(
-        type_, event.room_id, member.peer_id, member.peer_id, member.username, event.peers
-    )
+    return struct(event.room_id, member.peer_id, member.peer_id, member.username, event.peers)

@@ -10,8 +10,8 @@ from typing import Any, Self
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
-from trio_signal.dialects.wire import Reader, UnreadableError, encode
-from trio_signal.errors import CloseCode
+from trio_signal.dialects.wire import Id, Reader, UnreadableError, encode
+from trio_signal.errors import AuthenticationError, CloseCode
 from trio_signal.messages import (
     Action,
     Answer,
@@ -22,6 +22,7 @@ from trio_signal.messages import (
     Chatted,
     Close,
     Entered,
+    Event,
     GoLive,
     Identity,
     Join,
@@ -33,7 +34,6 @@ from trio_signal.messages import (
     ProfileChanged,
     Refusal,
     Refused,
-    RoomEvent,
     Send,
     ServerInfo,
     SetTyping,
@@ -89,7 +89,7 @@ class AvatarUpdated(ProfileUpdated, tag="avatar_updated"):
 class WebRtcSignal(Struct, tag="webrtc-signal"):
     """An offer, answer or candidate for a user."""
 
-    target_user_id: str
+    target_user_id: Id
     signal: Raw
 
 
@@ -275,26 +275,26 @@ class RoomDialect:
                 return cls(
                     room_id,
                     Authenticate(
-                        token=query.get("token"),
                         user_id=user_id,
+                        claimed=user_id,
                         username=query.get("username") or None,
                         avatar_url=query.get("avatar_url") or None,
                     ),
                 )
         return None
 
-    def opened(self, peer_id: str, server: ServerInfo) -> Iterable[Action]:
+    def opened(self, peer_id: str) -> Iterable[Action]:
         """Who it is stands in the path."""
         return [self._claims]
 
-    def authenticated(self, identity: Identity, now: str) -> Iterable[Action]:
+    def authenticated(self, identity: Identity, server: ServerInfo, now: str) -> Iterable[Action]:
         """Enter the one room at once."""
         self._user_id = identity.user_id
         return [Join(self._room_id, recall_profile=True)]
 
-    def authentication_failed(self, reason: str) -> Close:
+    def authentication_failed(self, error: AuthenticationError) -> Close:
         """A code that the client does not retry."""
-        return Close(CloseCode.NOT_ALLOWED_HERE, reason)
+        return Close(CloseCode.NOT_ALLOWED_HERE, str(error))
 
     def recalled(self, room_ids: Sequence[str]) -> Iterable[Action]:
         """The room stands in the path."""
@@ -362,6 +362,8 @@ class RoomDialect:
                 return _snapshot(answer)
             case Refused(reason=Refusal.ROOM_FULL):
                 return [Close(CloseCode.TRY_AGAIN_LATER, "Room is full")]
+            case Refused(command=GoLive(), reason=Refusal.NOT_ALLOWED):
+                return [Send(encode(Error("Not allowed to broadcast")))]
             case Refused(reason=Refusal.NOT_ALLOWED):
                 return [Close(CloseCode.NOT_ALLOWED_HERE, "Not allowed in this room")]
             case Refused(reason=Refusal.NOT_LIVE):
@@ -372,7 +374,7 @@ class RoomDialect:
         return []
 
     @staticmethod
-    def tell(event: RoomEvent) -> Iterable[Notice]:
+    def tell(event: Event) -> Iterable[Notice]:
         """A room's event; the others see one participant, however many tabs it has."""
         match event:
             case Signalled():

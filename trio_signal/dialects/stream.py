@@ -9,15 +9,17 @@ from typing import Self
 
 from msgspec import Raw, Struct
 
-from trio_signal.dialects.wire import Reader, UnreadableError, encode
-from trio_signal.errors import CloseCode
+from trio_signal.dialects.wire import Id, Reader, UnreadableError, encode
+from trio_signal.errors import AuthenticationError, CloseCode
 from trio_signal.messages import (
     Action,
+    AnnouncementEvent,
     Answer,
     Audience,
     Authenticate,
     Close,
     Displaced,
+    Event,
     GoLive,
     Identity,
     Join,
@@ -30,7 +32,6 @@ from trio_signal.messages import (
     Refusal,
     Refused,
     Rejoined,
-    RoomEvent,
     Send,
     ServerInfo,
     Signal,
@@ -48,7 +49,7 @@ from trio_signal.messages import (
 
 
 class _OfStream(Struct, rename="camel"):
-    stream_id: str
+    stream_id: Id
 
 
 class BroadcasterReady(_OfStream, tag="broadcaster-ready"):
@@ -63,7 +64,7 @@ class WebRtcOffer(_OfStream, tag="webrtc-offer"):
     """An offer for a viewer."""
 
     offer: Raw
-    viewer_id: str
+    viewer_id: Id
 
 
 class WebRtcAnswer(_OfStream, tag="webrtc-answer"):
@@ -76,7 +77,7 @@ class WebRtcIceCandidate(_OfStream, tag="webrtc-ice-candidate"):
     """A candidate, of either side; a viewer's `viewerId` does not count."""
 
     candidate: Raw
-    viewer_id: str | None = None
+    viewer_id: Id | None = None
 
 
 class IceCandidate(WebRtcIceCandidate, tag="ice-candidate"):
@@ -86,7 +87,7 @@ class IceCandidate(WebRtcIceCandidate, tag="ice-candidate"):
 class StreamStart(Struct, tag="start-streaming", rename="camel"):
     """Will go live soon."""
 
-    order_id: str
+    order_id: Id
 
 
 class EndStream(_OfStream, tag="end-stream"):
@@ -164,27 +165,36 @@ class Error(Struct, tag="error", rename="camel", omit_defaults=True):
     stream_id: str | None = None
 
 
+#: Why a stream cannot be entered or broadcast: code and words.
+_REFUSALS = {
+    Refusal.STREAM_FULL: ("stream_full", "The stream has no room for more viewers"),
+    Refusal.ROOM_FULL: ("stream_full", "The stream has no room for more viewers"),
+    Refusal.STREAM_TAKEN: ("stream_taken", "Somebody else broadcasts in this stream"),
+    Refusal.TOO_MANY_ROOMS: ("too_many_streams", "Too many streams on one connection"),
+    Refusal.NOT_ALLOWED: ("not_allowed", "Not allowed in this stream"),
+}
+
+
 class StreamDialect:
     """One connection that speaks `stream`."""
 
     name = "stream"
 
-    def __init__(self, token: str | None) -> None:
-        """Take the token, if there is one; nobody else says who they are."""
-        self._token = token
+    def __init__(self) -> None:
+        """Nobody says who they are, but by a token."""
         self._peer_id = ""
 
     @classmethod
     def at(cls, path: Sequence[str], query: Mapping[str, str]) -> Self | None:
         """The dialect of `/ws`, if this is that path."""
-        return cls(query.get("token")) if path == ["ws"] else None
+        return cls() if path == ["ws"] else None
 
-    def opened(self, peer_id: str, server: ServerInfo) -> Iterable[Action]:
+    def opened(self, peer_id: str) -> Iterable[Action]:
         """Everybody has an id that nobody can guess."""
         self._peer_id = f"client_{peer_id}"
-        return [Authenticate(self._peer_id, self._token)]
+        return [Authenticate(self._peer_id)]
 
-    def authenticated(self, identity: Identity, now: str) -> Iterable[Action]:
+    def authenticated(self, identity: Identity, server: ServerInfo, now: str) -> Iterable[Action]:
         """Nothing is said until the client says which stream."""
         return []
 
@@ -192,9 +202,9 @@ class StreamDialect:
         """Streams are joined anew."""
         return []
 
-    def authentication_failed(self, reason: str) -> Close:
+    def authentication_failed(self, error: AuthenticationError) -> Close:
         """With the reason in words."""
-        return Close(CloseCode.POLICY, reason)
+        return Close(CloseCode.POLICY, str(error))
 
     def received(self, text: bytes, now: str) -> Iterable[Action]:
         """The client's message as commands."""
@@ -219,7 +229,10 @@ class StreamDialect:
             case JoinStream(stream_id=stream):
                 return [Join(stream, self._peer_id, viewer=True)]
             case BroadcasterReady(stream_id=stream):
-                return [Join(stream, self._peer_id), GoLive(stream, exclusive=True)]
+                return [
+                    Join(stream, self._peer_id, broadcaster=True),
+                    GoLive(stream, exclusive=True),
+                ]
             case StreamStart(order_id=stream):
                 return [Join(stream, self._peer_id), StartStreaming(stream)]
             case EndStream(stream_id=stream):
@@ -233,8 +246,8 @@ class StreamDialect:
                 return [Send(_viewer("viewer-joined", stream, m)) for m in others if not m.live]
             case Displaced(room_id=stream):
                 return [_error("stream_taken", "A newer broadcaster took this stream", stream)]
-            case Refused(command=Join(room_id=stream)):
-                return [_error("stream_full", "The stream has no room for more viewers", stream)]
+            case Refused(command=Join(room_id=stream) | GoLive(room_id=stream), reason=reason):
+                return [_error(*_REFUSALS[reason], stream)] if reason in _REFUSALS else []
             case Refused(command=Signal(room_id=stream), reason=Refusal.TARGET_NOT_FOUND):
                 return [_error("not_allowed", "No such peer in this stream", stream)]
             case Refused(command=Signal(room_id=stream)):
@@ -244,8 +257,10 @@ class StreamDialect:
         return []
 
     @staticmethod
-    def tell(event: RoomEvent) -> Iterable[Notice]:
+    def tell(event: Event) -> Iterable[Notice]:
         """A room's event."""
+        if isinstance(event, AnnouncementEvent):
+            return []  # is of no room
         stream = event.room_id
         match event:
             case Signalled():

@@ -3,12 +3,16 @@
 from collections.abc import Sequence
 from functools import reduce
 from operator import or_
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
+
+from trio_signal.names import MAX_ID
 
 encode = msgspec.json.Encoder().encode
+
+Id = Annotated[str, Meta(max_length=MAX_ID)]
 
 
 class UnreadableError(Exception):

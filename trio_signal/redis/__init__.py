@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
 
 import trio
-from redis.exceptions import RedisError
+from redis.exceptions import PubSubError, RedisError
 
 from trio_signal.redis.address import parse_address
 from trio_signal.redis.commands import Redis, Script, Statistics
@@ -39,6 +39,7 @@ __all__ = [
     "OutcomeUnknownError",
     "Overflow",
     "PubSub",
+    "PubSubError",
     "Redis",
     "RedisError",
     "Resumed",

@@ -9,6 +9,8 @@ from prometheus_client.registry import Collector
 
 from trio_signal.config import Settings
 from trio_signal.hub import Hub
+from trio_signal.messages import LOBBY
+from trio_signal.metrics import Metrics
 
 
 class HubCollector(Collector):
@@ -29,7 +31,7 @@ class HubCollector(Collector):
         for dialect in self._dialects:
             connections.add_metric([dialect], counts[dialect])
         yield connections
-        rooms = self._hub.rooms.values()
+        rooms = [room for room in self._hub.rooms.values() if room.id != LOBBY]
         yield GaugeMetricFamily("trio_signal_rooms", "Rooms with peers here", len(rooms))
         live = sum(member.peer_id in room.peers for room in rooms for member in room.live)
         yield GaugeMetricFamily("trio_signal_live", "Broadcasts of peers here", live)
@@ -39,8 +41,8 @@ class HubCollector(Collector):
             yield GaugeMetricFamily("trio_signal_redis_up", text, int(up))
 
 
-def render_metrics(hub: Hub, settings: Settings) -> bytes:
+def render_metrics(hub: Hub, settings: Settings, metrics: Metrics) -> bytes:
     """The Prometheus text."""
     registry = CollectorRegistry()
     registry.register(HubCollector(hub, settings))
-    return generate_latest(registry)
+    return generate_latest(registry) + generate_latest(metrics.registry)

@@ -1,0 +1,238 @@
+"""Measure this server beside its peers: `make bench`, or `make bench ARGS='--quick'`."""
+
+import argparse
+import datetime
+import json
+import os
+import platform
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from bench.report import print_tables, write_plots
+from bench.servers import HERE, TARGETS, MissingError, Target, compile_c, versions
+from bench.workloads import (
+    Cores,
+    FailedError,
+    Phase,
+    Workload,
+    growth,
+    run,
+    run_replicas,
+    workloads,
+)
+
+OURS = TARGETS[0]
+QUICK_PEERS = ("trio-signal", "node ws", "fastapi", "C floor")
+EXTRAS = ("replicas", "growth")
+IMAGES = HERE.parent / "docs" / "img"
+
+
+def choose_cores() -> Cores:
+    """One core for the server, another for the load; the same if there is only one."""
+    cores = sorted(os.sched_getaffinity(0))
+    return Cores({cores[0]}, {cores[-1]})
+
+
+class Results:
+    """What has been measured so far."""
+
+    def __init__(self) -> None:
+        #: By workload, then by server: a run each.
+        self.runs: dict[str, dict[str, list[list[Phase]]]] = defaultdict(lambda: defaultdict(list))
+        self.replicas: dict[str, dict[str, list[list[Phase]]]] = defaultdict(
+            lambda: defaultdict(list)
+        )
+        self.growth: dict[str, dict[int, list[list[Phase]]]] = defaultdict(
+            lambda: defaultdict(list)
+        )
+        self.missing: dict[str, str] = {}
+        #: What came to nothing, and why; by server and workload.
+        self.failed: dict[tuple[str, str], str] = {}
+
+    def document(self) -> dict[str, Any]:
+        """All of it, for JSON."""
+        failed = [[*what, why] for what, why in self.failed.items()]
+        return {**vars(self), "failed": failed}
+
+
+def measure(options: argparse.Namespace, targets: list[Target], results: Results) -> None:
+    """Run everything, the servers in turn."""
+    cores = choose_cores()
+    there = [target for target in targets if is_there(target, results)]
+    steps = plan(options, there, results, cores)
+    with Progress(
+        TextColumn("{task.description:36}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=Console(stderr=True),
+    ) as progress:
+        bar = progress.add_task("", total=len(steps))
+        for server, workload, step in steps:
+            progress.update(bar, description=f"{server}: {workload}")
+            if (server, workload) not in results.failed:
+                try:
+                    step()
+                except (FailedError, MissingError) as error:
+                    results.failed[server, workload] = str(error)
+                    progress.console.print(f"{server}, {workload}: {error}", style="red")
+            progress.advance(bar)
+
+
+def is_there(target: Target, results: Results) -> bool:
+    """Whether a server can be had; installs it if need be."""
+    with Console(stderr=True).status(f"preparing {target.name}"):
+        try:
+            target.prepare()
+        except MissingError as error:
+            results.missing[target.name] = str(error)
+            return False
+    return True
+
+
+#: The server, the workload, and what runs the one under the other.
+Step = tuple[str, str, Callable[[], None]]
+
+
+def plan(
+    options: argparse.Namespace, targets: list[Target], results: Results, cores: Cores
+) -> list[Step]:
+    """All runs, in the order in which they are made."""
+    steps: list[Step] = []
+    for number in range(options.rounds):
+        for workload in workloads(options.quick).values():
+            if workload.name in options.only and number < workload.rounds:
+                steps += [
+                    one_run(results, target, workload, cores)
+                    for target in targets
+                    if target.protocol.speech or not workload.needs_rooms
+                ]
+        if "replicas" in options.only and number < 2:
+            steps += [replica_run(results, count, options.quick, cores) for count in (1, 2)]
+        if "growth" in options.only and number < 2:
+            steps += [
+                growth_run(results, what, count, workload, cores)
+                for what, sizes in growth(options.quick).items()
+                for count, workload in sizes.items()
+            ]
+    return steps
+
+
+def one_run(results: Results, target: Target, workload: Workload, cores: Cores) -> Step:
+    """One server under one workload."""
+
+    def step() -> None:
+        results.runs[workload.name][target.name].append(run(target, workload, cores))
+
+    return target.name, workload.name, step
+
+
+def replica_run(results: Results, count: int, quick: bool, cores: Cores) -> Step:
+    """Our server, one or two of it."""
+
+    def step() -> None:
+        for name, phases in run_replicas(OURS, count, quick, cores).items():
+            results.replicas[name][str(count)].append(phases)
+
+    return OURS.name, f"replicas: {count}", step
+
+
+def growth_run(results: Results, what: str, count: int, workload: Workload, cores: Cores) -> Step:
+    """Our server among more rooms or members."""
+
+    def step() -> None:
+        results.growth[what][count].append(run(OURS, workload, cores))
+
+    return OURS.name, workload.name, step
+
+
+def describe_machine() -> dict[str, Any]:
+    """Where this was measured, and of what."""
+    model = "unknown"
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            model = line.partition(":")[2].strip()
+            break
+    cores = choose_cores()
+    return {
+        "cpu": model,
+        "cores": len(os.sched_getaffinity(0)),
+        "shared_core": cores.server == cores.load,
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "load_average": os.getloadavg()[0],
+        "versions": versions(),
+    }
+
+
+def read_options() -> argparse.Namespace:
+    """The command line."""
+    names = (*workloads(quick=False), *EXTRAS)
+    targets = {target.name: target for target in TARGETS}
+    parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
+    parser.add_argument(
+        "--quick", action="store_true", help="one small round with the most telling peers"
+    )
+    parser.add_argument("--rounds", type=int, help="how often each is measured  [3]")
+    parser.add_argument("--only", help=f"some of {', '.join(names)}")
+    parser.add_argument("--peers", help=f"some of {', '.join(targets)}")
+    parser.add_argument("--json", type=Path, default=HERE / "results.json")
+    parser.add_argument(
+        "--plots", type=Path, help="a folder for plots  [docs/img after a whole run]"
+    )
+    parser.add_argument("--from-json", type=Path, help="measure nothing: show what was")
+    options = parser.parse_args()
+    if not (options.plots or options.quick or options.only or options.peers or options.from_json):
+        options.plots = IMAGES
+    options.rounds = options.rounds or (1 if options.quick else 3)
+    options.only = choose(parser, options.only, names, names)
+    options.peers = choose(
+        parser, options.peers, tuple(targets), QUICK_PEERS if options.quick else tuple(targets)
+    )
+    return options
+
+
+def choose(
+    parser: argparse.ArgumentParser, given: str | None, names: tuple[str, ...], default: Any
+) -> tuple[str, ...]:
+    """The names in a comma list; ends the program if one is not known."""
+    if given is None:
+        return tuple(default)
+    chosen = tuple(name.strip() for name in given.split(","))
+    for name in chosen:
+        if name not in names:
+            parser.error(f"{name!r} is none of {', '.join(names)}")
+    return chosen
+
+
+def main() -> None:
+    """Measure, and tell."""
+    options = read_options()
+    if options.from_json:
+        document = json.loads(options.from_json.read_text())
+    else:
+        compile_c("load")
+        results = Results()
+        machine = describe_machine()
+        if machine["shared_core"]:
+            Console(stderr=True).print("one core only: the load shares it with the server")
+        measure(options, [t for t in TARGETS if t.name in options.peers], results)
+        document = {
+            "machine": machine,
+            "quick": options.quick,
+            "order": [t.name for t in TARGETS],
+            **results.document(),
+        }
+        options.json.write_text(json.dumps(document, indent=1))
+    print_tables(document)
+    if options.plots:
+        write_plots(document, options.plots)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,905 @@
+/* The load: many WebSocket clients in one loop, much cheaper than any server.
+ *
+ * It reads what to do from standard input, a setting a line, `#` for remarks:
+ *
+ *     port 8000                  where the server listens; several are shared out
+ *     pid 4711                   a process of the server, whose CPU and memory count
+ *     connections 100
+ *     room_size 2                client i is in room i / room_size; 1 for no rooms
+ *     pace 2000                  connections begun a second; 0: as fast as they are taken
+ *     path /ws/{room}
+ *     expect "auth_required"     wait for a text that contains this...
+ *     say {"type":"auth_token","clientId":"{me}"}     ...and answer; an `expect` without
+ *                                `say` is the last: then the client has joined
+ *     signal {"to":"{to}","sdp":"{mark}{filler}"}     one signal, of `size` bytes in all
+ *     speech {"data":"{mark}{filler}"}                the same, to the room
+ *     post POST /announce ...    a request that makes the server tell all, by HTTP
+ *     filler ...                 what to fill up with, again and again
+ *     text_ping 2                a text that wants another one as its answer
+ *     text_pong 3
+ *     joins "user_joined"        what tells of those who come...
+ *     leaves "user_left"         ...and go
+ *     phase relay pairs=50 window=4 size=2048 warmup=1 seconds=3
+ *     phase relay pairs=50 rate=1000 size=2048 seconds=3
+ *     phase fanout window=2 size=200 warmup=1 seconds=3
+ *     phase churn seconds=3
+ *     phase idle seconds=10
+ *
+ * First all clients join, and wait until each knows all others of its room. Then come
+ * the phases, in their order. Each message carries a mark: who sent it, for whom, its
+ * number, when. So what is lost, doubled, overtaken or misrouted is found, and ends the
+ * program with 1. What was measured is printed as a line of JSON at the end of each phase.
+ */
+#define _GNU_SOURCE
+#include "ws.h"
+
+#include <arpa/inet.h>
+#include <fcntl.h>
+#include <netinet/tcp.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <sys/epoll.h>
+#include <sys/resource.h>
+#include <sys/timerfd.h>
+#include <unistd.h>
+
+enum {
+    MAX_STEPS = 8,
+    MAX_PORTS = 16,
+    MAX_PHASES = 8,
+    BUFFER = 1 << 20,
+    /* How many clients may be joining at a time, if they are not paced. */
+    AT_A_TIME = 64,
+    /* "@@", sender, target, number, time */
+    MARK = 2 + 6 + 6 + 8 + 16,
+};
+
+static const char ID[] = "peer";
+enum { ID_DIGITS = 6, IDS = 1000000 };
+
+/* Settings */
+
+static int ports[MAX_PORTS], port_count;
+static pid_t pids[MAX_PORTS];
+static int pid_count;
+static int connections = 100, room_size = 2, pace;
+static double give_up = 60;
+static char *path = "/", *signal_text, *speech_text, *post_text, *filler = "x";
+static char *text_ping, *text_pong, *joins, *leaves;
+static char *expects[MAX_STEPS], *says[MAX_STEPS];
+static int steps;
+
+struct phase {
+    char kind[16];
+    int pairs, window, rate, size;
+    double warmup, seconds;
+};
+static struct phase phases[MAX_PHASES];
+static int phase_count;
+
+/* Clients */
+
+enum state { NOWHERE, CONNECTING, UPGRADING, JOINING, JOINED, LEAVING };
+
+struct client {
+    int fd;
+    enum state state;
+    int index;
+    int id; /* as it is told to the server; when churning, a new one each time */
+    int room;
+    int step;
+    int known; /* how many of its room it knows, itself among them */
+    unsigned char *knows;
+    unsigned char *rest; /* the first part of a frame */
+    size_t rest_size, rest_room;
+    /* of the phase */
+    uint32_t sent, received, in_flight;
+    int to;
+    unsigned char *text;
+    size_t text_size, mark_at;
+    uint64_t joins, leaves;
+    bool cycling;
+};
+
+static struct client *clients;
+static int epoll, timer;
+static int started, joined_count;
+static uint64_t known_total;
+static uint32_t mask_state = 2463534242u;
+
+/* Of the phase that runs */
+static struct phase *phase;
+static bool sending; /* new messages may begin */
+static uint64_t phase_start, tick_count, received_total, cycles, pings, missing;
+static uint64_t *latencies;
+static size_t latency_count, latency_room;
+static int poster = -1, next_id;
+
+/* Measuring */
+
+struct usage {
+    uint64_t wall, server, load, received;
+};
+
+static struct usage usage_now(void)
+{
+    struct usage usage = {now_ns(), 0, clock_ns(CLOCK_PROCESS_CPUTIME_ID), received_total};
+    for (int i = 0; i < pid_count; i++) {
+        clockid_t clock;
+        if (clock_getcpuclockid(pids[i], &clock) != 0)
+            fail("process %d is gone", (int)pids[i]);
+        usage.server += clock_ns(clock);
+    }
+    return usage;
+}
+
+/* KiB of the server's memory: shared pages count in proportion. */
+static long memory_kib(void)
+{
+    long sum = 0;
+    for (int i = 0; i < pid_count; i++) {
+        char name[64], line[256];
+        snprintf(name, sizeof name, "/proc/%d/smaps_rollup", (int)pids[i]);
+        FILE *file = fopen(name, "r");
+        if (file == NULL)
+            fail("%s: %s", name, strerror(errno));
+        long kib;
+        while (fgets(line, sizeof line, file))
+            if (sscanf(line, "Pss: %ld kB", &kib) == 1)
+                sum += kib;
+        fclose(file);
+    }
+    return sum;
+}
+
+static int by_size(const void *a, const void *b)
+{
+    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+    return (x > y) - (x < y);
+}
+
+static double latency_ms(double part)
+{
+    if (latency_count == 0)
+        return 0;
+    size_t at = (size_t)(part * (double)latency_count);
+    return (double)latencies[at < latency_count ? at : latency_count - 1] / 1e6;
+}
+
+/* Templates */
+
+static void put(char **out, size_t *size, size_t *room, const char *data, size_t count)
+{
+    if (*size + count + 1 > *room) {
+        *room = (*size + count) * 2 + 64;
+        *out = allocate(*out, *room);
+    }
+    memcpy(*out + *size, data, count);
+    *size += count;
+    (*out)[*size] = 0;
+}
+
+/* A text with all filled in, to be freed. `whole` is how long it is to be, or 0. */
+static char *expand(const char *text, int id, int to, int room, size_t whole, size_t *mark_at)
+{
+    char *out = NULL, name[32];
+    size_t size = 0, space = 0, fill_at = SIZE_MAX;
+    put(&out, &size, &space, "", 0);
+    while (*text) {
+        const char *end = *text == '{' ? strchr(text, '}') : NULL;
+        size_t length = end ? (size_t)(end - text) + 1 : 0;
+        if (length == 4 && !memcmp(text, "{me}", 4)) {
+            snprintf(name, sizeof name, "%s%06d", ID, id);
+        } else if (length == 4 && !memcmp(text, "{to}", 4)) {
+            snprintf(name, sizeof name, "%s%06d", ID, to);
+        } else if (length == 6 && !memcmp(text, "{room}", 6)) {
+            snprintf(name, sizeof name, "room%06d", room);
+        } else if (length == 8 && !memcmp(text, "{number}", 8)) {
+            snprintf(name, sizeof name, "%d", id);
+        } else if (length == 6 && !memcmp(text, "{mark}", 6)) {
+            char blank[MARK];
+            memset(blank, '0', MARK);
+            memcpy(blank, "@@", 2);
+            *mark_at = size;
+            put(&out, &size, &space, blank, MARK);
+            text += length;
+            continue;
+        } else if (length == 8 && !memcmp(text, "{filler}", 8)) {
+            fill_at = size;
+            text += length;
+            continue;
+        } else {
+            put(&out, &size, &space, text++, 1);
+            continue;
+        }
+        put(&out, &size, &space, name, strlen(name));
+        text += length;
+    }
+    if (fill_at != SIZE_MAX && whole > size) {
+        size_t tail = size - fill_at, fill = whole - size, unit = strlen(filler);
+        out = allocate(out, whole + 1);
+        memmove(out + fill_at + fill, out + fill_at, tail + 1);
+        /* Whole units only, lest an escape is cut; `x` up to the end. */
+        for (size_t i = 0; i < fill; i++)
+            out[fill_at + i] = i < fill / unit * unit ? filler[i % unit] : 'x';
+    }
+    return out;
+}
+
+static void put_hex(unsigned char *out, uint64_t value, int digits)
+{
+    for (int i = digits - 1; i >= 0; i--, value >>= 4)
+        out[i] = (unsigned char)"0123456789abcdef"[value & 15];
+}
+
+static uint64_t take_hex(const unsigned char *in, int digits)
+{
+    uint64_t value = 0;
+    for (int i = 0; i < digits; i++) {
+        int digit = in[i] <= '9' ? in[i] - '0' : in[i] - 'a' + 10;
+        if (digit < 0 || digit > 15)
+            fail("a mark is broken: %.*s", MARK, (const char *)in);
+        value = value << 4 | (unsigned)digit;
+    }
+    return value;
+}
+
+static void put_mark(unsigned char *mark, int sender, int target, uint32_t number, uint64_t time)
+{
+    put_hex(mark + 2, (uint64_t)sender, 6);
+    put_hex(mark + 8, (uint64_t)target, 6);
+    put_hex(mark + 14, number, 8);
+    put_hex(mark + 22, time, 16);
+}
+
+/* Sending */
+
+static void send_all(int fd, const unsigned char *data, size_t size)
+{
+    while (size > 0) {
+        ssize_t sent = send(fd, data, size, MSG_NOSIGNAL);
+        if (sent < 0) {
+            struct pollfd wait = {.fd = fd, .events = POLLOUT};
+            if (errno != EAGAIN || poll(&wait, 1, 10000) != 1)
+                fail("the server does not take what is sent: %s", strerror(errno));
+            continue;
+        }
+        data += sent;
+        size -= (size_t)sent;
+    }
+}
+
+static void send_frame(struct client *client, int opcode, const unsigned char *text, size_t size)
+{
+    static unsigned char frame[BUFFER];
+    if (size + 14 > sizeof frame)
+        fail("message too long");
+    size_t head = frame_head(frame, opcode, size, 0x80);
+    mask_state ^= mask_state << 13;
+    mask_state ^= mask_state >> 17;
+    mask_state ^= mask_state << 5;
+    memcpy(frame + head, &mask_state, 4);
+    apply_mask(frame + head + 4, text, size, frame + head);
+    send_all(client->fd, frame, head + 4 + size);
+}
+
+static void say(struct client *client, const char *text)
+{
+    size_t mark;
+    char *whole = expand(text, client->id, 0, client->room, 0, &mark);
+    send_frame(client, TEXT, (unsigned char *)whole, strlen(whole));
+    free(whole);
+}
+
+/* Send this client's message of the phase, with a fresh mark. */
+static void send_message(struct client *client, int target, uint64_t time)
+{
+    put_mark(client->text + client->mark_at, client->index, target, client->sent++, time);
+    send_frame(client, TEXT, client->text, client->text_size);
+}
+
+static void send_signal(struct client *client, uint64_t time)
+{
+    client->in_flight++;
+    send_message(client, client->to, time);
+}
+
+static void post_announcement(uint64_t time)
+{
+    struct client *speaker = &clients[0];
+    put_mark(speaker->text + speaker->mark_at, 0, 0, speaker->sent++, time);
+    send_all(poster, speaker->text, speaker->text_size);
+    missing += (uint64_t)connections;
+}
+
+static void speak(void)
+{
+    if (poster >= 0) {
+        post_announcement(now_ns());
+        return;
+    }
+    struct client *speaker = &clients[0];
+    send_message(speaker, speaker->room, now_ns());
+    missing += (uint64_t)connections - 1;
+}
+
+/* Joining and leaving */
+
+static void watch(int fd, struct client *client, uint32_t events, int how)
+{
+    struct epoll_event event = {.events = events, .data.ptr = client};
+    if (epoll_ctl(epoll, how, fd, &event) != 0)
+        fail("epoll: %s", strerror(errno));
+}
+
+static struct sockaddr_in address_of(uint32_t host, int port)
+{
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port)};
+    address.sin_addr.s_addr = htonl(host);
+    return address;
+}
+
+static void start(struct client *client, int id)
+{
+    static uint32_t sources;
+    int on = 1;
+    /* The two of a pair are at different servers, if there are two. */
+    int port = ports[client->index % port_count];
+    client->id = id;
+    client->step = 0;
+    client->rest_size = 0;
+    client->state = CONNECTING;
+    client->fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
+    if (client->fd < 0)
+        fail("socket: %s; raise the limit of open files", strerror(errno));
+    setsockopt(client->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+    /* From many addresses: the ports of one are soon all in TIME_WAIT. */
+    setsockopt(client->fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &on, sizeof on);
+    sources++;
+    struct sockaddr_in from = address_of(0x7F010101u + (sources % 200) * 256 + sources / 200 % 200, 0);
+    if (bind(client->fd, (struct sockaddr *)&from, sizeof from) != 0)
+        fail("bind: %s", strerror(errno));
+    struct sockaddr_in to = address_of(INADDR_LOOPBACK, port);
+    if (connect(client->fd, (struct sockaddr *)&to, sizeof to) != 0 && errno != EINPROGRESS)
+        fail("connect: %s", strerror(errno));
+    watch(client->fd, client, EPOLLOUT, EPOLL_CTL_ADD);
+}
+
+static void upgrade(struct client *client)
+{
+    int error;
+    socklen_t size = sizeof error;
+    getsockopt(client->fd, SOL_SOCKET, SO_ERROR, &error, &size);
+    if (error)
+        fail("connect: %s", strerror(error));
+    char request[2048];
+    size_t mark;
+    char *target = expand(path, client->id, 0, client->room, 0, &mark);
+    int length = snprintf(request, sizeof request,
+                          "GET %s HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: Upgrade\r\n"
+                          "Upgrade: websocket\r\nUser-Agent: bench\r\n"
+                          "Sec-WebSocket-Version: 13\r\n"
+                          "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+                          target);
+    free(target);
+    client->state = UPGRADING;
+    watch(client->fd, client, EPOLLIN, EPOLL_CTL_MOD);
+    send_all(client->fd, (unsigned char *)request, (size_t)length);
+}
+
+static void leave(struct client *client)
+{
+    static const unsigned char code[2] = {1000 >> 8, 1000 & 255};
+    client->state = LEAVING;
+    client->cycling = true;
+    send_frame(client, CLOSE, code, 2);
+}
+
+static void left(struct client *client)
+{
+    close(client->fd);
+    client->fd = -1;
+    start(client, next_id++ % IDS);
+}
+
+/* Note which members of the room a text speaks of. */
+static void learn(struct client *client, const unsigned char *text, size_t size)
+{
+    const unsigned char *end = text + size;
+    while ((text = memmem(text, (size_t)(end - text), ID, sizeof ID - 1))) {
+        text += sizeof ID - 1;
+        if (end - text < ID_DIGITS)
+            return;
+        int id = 0, digits = 0;
+        for (; digits < ID_DIGITS && text[digits] >= '0' && text[digits] <= '9'; digits++)
+            id = id * 10 + text[digits] - '0';
+        if (digits < ID_DIGITS)
+            continue;
+        if (id / room_size != client->room)
+            fail("misrouted: client %d of room %d heard of %d", client->id, client->room, id);
+        unsigned char bit = (unsigned char)(1 << (id % room_size & 7));
+        unsigned char *byte = &client->knows[id % room_size / 8];
+        if (!(*byte & bit)) {
+            *byte |= bit;
+            client->known++;
+            known_total++;
+        }
+    }
+}
+
+static void joined(struct client *client)
+{
+    client->state = JOINED;
+    if (!client->cycling) {
+        char self[32]; /* not every server tells a client of itself */
+        int size = snprintf(self, sizeof self, "%s%06d", ID, client->id);
+        if (room_size > 1)
+            learn(client, (unsigned char *)self, (size_t)size);
+        joined_count++;
+        return;
+    }
+    client->cycling = false;
+    cycles++;
+    received_total++;
+    if (sending)
+        leave(client);
+}
+
+static void advance(struct client *client, const unsigned char *text, size_t size)
+{
+    const char *expected = expects[client->step];
+    if (!memmem(text, size, expected, strlen(expected)))
+        return;
+    const char *answer = says[client->step++];
+    if (answer)
+        say(client, answer);
+    if (client->step == steps)
+        joined(client);
+}
+
+/* Receiving */
+
+static void check_mark(struct client *client, const unsigned char *mark)
+{
+    int sender = (int)take_hex(mark + 2, 6), target = (int)take_hex(mark + 8, 6);
+    uint32_t number = (uint32_t)take_hex(mark + 14, 8);
+    bool to_room = !strcmp(phase->kind, "fanout") || !strcmp(phase->kind, "announce");
+    if (target != (to_room ? client->room : client->index) && poster < 0)
+        fail("misrouted: client %d got what %d sent to %d", client->index, sender, target);
+    if (number != client->received)
+        fail("lost or doubled: client %d got number %u of %d, not %u", client->index, number,
+             sender, client->received);
+    client->received++;
+    received_total++;
+    if (to_room) {
+        missing--;
+        uint64_t audience = (uint64_t)connections - (poster < 0);
+        if (sending && missing + audience <= (uint64_t)phase->window * audience)
+            speak();
+        return;
+    }
+    clients[sender].in_flight--;
+    missing--;
+    if (phase->rate == 0) {
+        if (sending) {
+            missing++;
+            send_signal(&clients[sender], now_ns());
+        }
+    } else if (latency_count < latency_room) {
+        latencies[latency_count++] = now_ns() - take_hex(mark + 22, 16);
+    }
+}
+
+static void count_moves(struct client *client, const unsigned char *text, size_t size)
+{
+    if (joins && memmem(text, size, joins, strlen(joins)))
+        client->joins++;
+    else if (leaves && memmem(text, size, leaves, strlen(leaves)))
+        client->leaves++;
+}
+
+static void on_text(struct client *client, const unsigned char *text, size_t size)
+{
+    if (text_ping && size == strlen(text_ping) && !memcmp(text, text_ping, size)) {
+        pings++;
+        say(client, text_pong);
+        return;
+    }
+    if (phase == NULL && room_size > 1)
+        learn(client, text, size);
+    if (client->state == JOINING) {
+        advance(client, text, size);
+        return;
+    }
+    if (phase == NULL)
+        return;
+    if (!strcmp(phase->kind, "churn")) {
+        count_moves(client, text, size);
+        return;
+    }
+    const unsigned char *mark = memmem(text, size, "@@", 2);
+    if (mark == NULL && joins && memmem(text, size, joins, strlen(joins)))
+        return; /* of one who was in the picture already */
+    if (mark == NULL || mark + MARK > text + size)
+        fail("client %d got what nobody sent: %.*s", client->index, (int)size, (const char *)text);
+    check_mark(client, mark);
+}
+
+static void on_frame(struct client *client, int opcode, const unsigned char *data, size_t size)
+{
+    switch (opcode) {
+    case TEXT:
+        on_text(client, data, size);
+        break;
+    case PING:
+        pings++;
+        send_frame(client, PONG, data, size);
+        break;
+    case PONG:
+        break;
+    case CLOSE:
+        if (client->state != LEAVING)
+            fail("client %d was closed: %d %.*s", client->index,
+                 size >= 2 ? data[0] << 8 | data[1] : 0, size >= 2 ? (int)size - 2 : 0, data + 2);
+        left(client);
+        break;
+    default:
+        fail("client %d got a frame that begins with %#x", client->index, opcode);
+    }
+}
+
+/* How many bytes of `data` are done with. */
+static size_t parse(struct client *client, const unsigned char *data, size_t size)
+{
+    size_t at = 0;
+    if (client->state == UPGRADING) {
+        const unsigned char *end = memmem(data, size, "\r\n\r\n", 4);
+        if (end == NULL)
+            return 0;
+        if (size < 12 || memcmp(data, "HTTP/1.1 101", 12) != 0)
+            fail("refused: %.*s", (int)(end - data), (const char *)data);
+        at = (size_t)(end - data) + 4;
+        client->state = JOINING;
+    }
+    int fd = client->fd;
+    while (client->fd == fd && client->state != CONNECTING) {
+        uint64_t length;
+        size_t head = read_head(data + at, size - at, &length);
+        if (head == 0 || size - at - head < length)
+            break;
+        size_t frame = at;
+        at += head + length;
+        on_frame(client, data[frame], data + frame + head, length);
+    }
+    return client->state == CONNECTING ? size : at;
+}
+
+static void receive(struct client *client)
+{
+    static unsigned char buffer[BUFFER];
+    size_t there = client->rest_size;
+    if (there)
+        memcpy(buffer, client->rest, there);
+    ssize_t got = recv(client->fd, buffer + there, sizeof buffer - there, 0);
+    if (got < 0 && errno == EAGAIN)
+        return;
+    if (got <= 0) {
+        if (client->state != LEAVING)
+            fail("client %d lost its connection: %s", client->index, got ? strerror(errno) : "end");
+        left(client);
+        return;
+    }
+    client->rest_size = 0;
+    there += (size_t)got;
+    size_t done = parse(client, buffer, there);
+    if (done == there)
+        return;
+    client->rest_size = there - done;
+    if (client->rest_room < client->rest_size) {
+        client->rest_room = client->rest_size;
+        client->rest = allocate(client->rest, client->rest_room);
+    }
+    memcpy(client->rest, buffer + done, client->rest_size);
+}
+
+static void drain_poster(void)
+{
+    static char answer[BUFFER];
+    if (recv(poster, answer, sizeof answer, MSG_DONTWAIT) == 0)
+        fail("the server closed the connection of the one who announces");
+}
+
+static void on_tick(void)
+{
+    uint64_t times, interval = 1000000000u / (uint64_t)(phase->rate ? phase->rate : 1);
+    if (read(timer, &times, sizeof times) != sizeof times || !sending)
+        return;
+    while (times--) { /* late ones as well: the time is when it should have been */
+        struct client *client = &clients[2 * (tick_count % (uint64_t)phase->pairs)];
+        missing++;
+        send_signal(client, phase_start + ++tick_count * interval);
+    }
+}
+
+static void turn(int milliseconds)
+{
+    static struct epoll_event events[512];
+    int count = epoll_wait(epoll, events, 512, milliseconds);
+    for (int i = 0; i < count; i++) {
+        struct client *client = events[i].data.ptr;
+        if (client == NULL)
+            on_tick();
+        else if (client == (void *)&poster)
+            drain_poster();
+        else if (client->state == CONNECTING)
+            upgrade(client);
+        else
+            receive(client);
+    }
+}
+
+/* The phases */
+
+static double seconds_since(uint64_t start) { return (double)(now_ns() - start) / 1e9; }
+
+static void join_all(void)
+{
+    uint64_t begin = now_ns();
+    long before = memory_kib();
+    uint64_t wanted = room_size > 1 ? (uint64_t)connections * (uint64_t)room_size : 0;
+    struct usage first = usage_now();
+    while (joined_count < connections || known_total < wanted) {
+        int due = pace ? (int)(seconds_since(begin) * pace) + 1 : joined_count + AT_A_TIME;
+        for (; started < connections && started < due; started++)
+            start(&clients[started], started);
+        turn(started < connections && pace ? 1 : 100);
+        if (seconds_since(begin) > give_up)
+            fail("after %.0f s %d of %d have joined, and know %.1f %% of each other", give_up,
+                 joined_count, connections, 100. * (double)known_total / (double)(wanted + !wanted));
+    }
+    struct usage last = usage_now();
+    printf("{\"phase\":\"join\",\"seconds\":%.6f,\"server_cpu\":%.6f,\"load_cpu\":%.6f,"
+           "\"count\":%d,\"memory_before\":%ld,\"memory\":%ld}\n",
+           (double)(last.wall - first.wall) / 1e9, (double)(last.server - first.server) / 1e9,
+           (double)(last.load - first.load) / 1e9, connections, before, memory_kib());
+    fflush(stdout);
+}
+
+static void prepare(struct client *client, const char *text, int to)
+{
+    client->to = to;
+    free(client->text);
+    client->text = (unsigned char *)expand(text, client->id, clients[to].id, client->room,
+                                           (size_t)phase->size, &client->mark_at);
+    client->text_size = strlen((char *)client->text);
+}
+
+/* Client 2k signals to 2k + 1, for each pair; the other clients are just there. */
+static void begin_relay(void)
+{
+    for (int k = 0; k < phase->pairs; k++)
+        prepare(&clients[2 * k], signal_text, 2 * k + 1);
+    phase_start = now_ns();
+    if (phase->rate) {
+        uint64_t interval = 1000000000u / (uint64_t)phase->rate;
+        struct itimerspec every = {{(time_t)(interval / 1000000000u), (long)(interval % 1000000000u)},
+                                   {(time_t)(interval / 1000000000u), (long)(interval % 1000000000u)}};
+        timerfd_settime(timer, 0, &every, NULL);
+        latency_room = (size_t)(phase->rate * (phase->seconds + phase->warmup)) + 1000;
+        latencies = allocate(latencies, latency_room * sizeof *latencies);
+        return;
+    }
+    for (int i = 0; i < phase->window; i++)
+        for (int k = 0; k < phase->pairs; k++) {
+            missing++;
+            send_signal(&clients[2 * k], now_ns());
+        }
+}
+
+static void begin_fanout(void)
+{
+    prepare(&clients[0], speech_text, 0);
+    for (int i = 0; i < phase->window; i++)
+        speak();
+}
+
+static void begin_announce(void)
+{
+    struct sockaddr_in to = address_of(INADDR_LOOPBACK, ports[0]);
+    poster = socket(AF_INET, SOCK_STREAM, 0);
+    if (connect(poster, (struct sockaddr *)&to, sizeof to) != 0)
+        fail("connect: %s", strerror(errno));
+    watch(poster, (void *)&poster, EPOLLIN, EPOLL_CTL_ADD);
+    prepare(&clients[0], post_text, 0);
+    for (int i = 0; i < phase->window; i++)
+        speak();
+}
+
+static void begin_churn(void)
+{
+    /* The first of each two stays, and counts who comes and goes. */
+    for (int i = 1; i < connections; i += 2)
+        leave(&clients[i]);
+}
+
+static void begin(void)
+{
+    for (int i = 0; i < connections; i++) {
+        struct client *client = &clients[i];
+        client->sent = client->received = client->in_flight = 0;
+        client->joins = client->leaves = 0;
+    }
+    received_total = cycles = pings = missing = tick_count = 0;
+    latency_count = 0;
+    sending = true;
+    phase_start = now_ns();
+    if (!strcmp(phase->kind, "relay"))
+        begin_relay();
+    else if (!strcmp(phase->kind, "fanout"))
+        begin_fanout();
+    else if (!strcmp(phase->kind, "announce"))
+        begin_announce();
+    else if (!strcmp(phase->kind, "churn"))
+        begin_churn();
+    else if (strcmp(phase->kind, "idle") != 0)
+        fail("no such phase: %s", phase->kind);
+}
+
+static bool is_settled(void)
+{
+    if (strcmp(phase->kind, "churn") != 0)
+        return missing == 0;
+    for (int i = 0; i < connections; i++)
+        if (clients[i].state != JOINED)
+            return false;
+    uint64_t came = 0, went = 0;
+    for (int i = 0; i < connections; i += 2) {
+        came += clients[i].joins;
+        went += clients[i].leaves;
+    }
+    return (!joins || came == cycles) && (!leaves || went == cycles);
+}
+
+/* Let all that is under way arrive. */
+static void settle(void)
+{
+    sending = false;
+    struct itimerspec never = {0};
+    timerfd_settime(timer, 0, &never, NULL);
+    uint64_t since = now_ns();
+    while (!is_settled()) {
+        turn(100);
+        if (seconds_since(since) > 10)
+            fail("lost: %s ended with %llu messages missing", phase->kind,
+                 (unsigned long long)missing);
+    }
+    if (poster >= 0) {
+        close(poster);
+        poster = -1;
+    }
+}
+
+static void run_phase(void)
+{
+    begin();
+    while (seconds_since(phase_start) < phase->warmup)
+        turn(1);
+    struct usage first = usage_now();
+    size_t warm = latency_count;
+    while ((double)(now_ns() - first.wall) / 1e9 < phase->seconds)
+        turn(20);
+    struct usage last = usage_now();
+    settle();
+    if (warm) {
+        latency_count -= warm;
+        memmove(latencies, latencies + warm, latency_count * sizeof *latencies);
+    }
+    qsort(latencies, latency_count, sizeof *latencies, by_size);
+    printf("{\"phase\":\"%s\",\"seconds\":%.6f,\"server_cpu\":%.6f,\"load_cpu\":%.6f,"
+           "\"count\":%llu,\"pings\":%llu,\"memory\":%ld",
+           phase->kind, (double)(last.wall - first.wall) / 1e9,
+           (double)(last.server - first.server) / 1e9, (double)(last.load - first.load) / 1e9,
+           (unsigned long long)(last.received - first.received), (unsigned long long)pings,
+           memory_kib());
+    if (latency_count)
+        printf(",\"p50_ms\":%.4f,\"p90_ms\":%.4f,\"p99_ms\":%.4f,\"p999_ms\":%.4f,\"max_ms\":%.4f",
+               latency_ms(.5), latency_ms(.9), latency_ms(.99), latency_ms(.999), latency_ms(1));
+    printf("}\n");
+    fflush(stdout);
+}
+
+/* Reading what to do */
+
+static void read_phase(char *line)
+{
+    if (phase_count == MAX_PHASES)
+        fail("too many phases");
+    struct phase *new = &phases[phase_count++];
+    *new = (struct phase){.pairs = 1, .window = 1, .size = 200, .seconds = 1};
+    snprintf(new->kind, sizeof new->kind, "%s", strtok(line, " "));
+    for (char *word; (word = strtok(NULL, " "));) {
+        char *value = strchr(word, '=');
+        if (value == NULL)
+            fail("a phase's setting without a value: %s", word);
+        *value++ = 0;
+        if (!strcmp(word, "pairs")) new->pairs = atoi(value);
+        else if (!strcmp(word, "window")) new->window = atoi(value);
+        else if (!strcmp(word, "rate")) new->rate = atoi(value);
+        else if (!strcmp(word, "size")) new->size = atoi(value);
+        else if (!strcmp(word, "warmup")) new->warmup = atof(value);
+        else if (!strcmp(word, "seconds")) new->seconds = atof(value);
+        else fail("no such setting of a phase: %s", word);
+    }
+}
+
+static void read_setting(const char *name, char *value)
+{
+    if (!strcmp(name, "port") && port_count < MAX_PORTS) ports[port_count++] = atoi(value);
+    else if (!strcmp(name, "pid") && pid_count < MAX_PORTS) pids[pid_count++] = atoi(value);
+    else if (!strcmp(name, "connections")) connections = atoi(value);
+    else if (!strcmp(name, "room_size")) room_size = atoi(value);
+    else if (!strcmp(name, "pace")) pace = atoi(value);
+    else if (!strcmp(name, "give_up")) give_up = atof(value);
+    else if (!strcmp(name, "path")) path = strdup(value);
+    else if (!strcmp(name, "expect") && steps < MAX_STEPS) expects[steps++] = strdup(value);
+    else if (!strcmp(name, "say") && steps) says[steps - 1] = strdup(value);
+    else if (!strcmp(name, "signal")) signal_text = strdup(value);
+    else if (!strcmp(name, "speech")) speech_text = strdup(value);
+    else if (!strcmp(name, "post")) post_text = strdup(value);
+    else if (!strcmp(name, "filler")) filler = strdup(value);
+    else if (!strcmp(name, "text_ping")) text_ping = strdup(value);
+    else if (!strcmp(name, "text_pong")) text_pong = strdup(value);
+    else if (!strcmp(name, "joins")) joins = strdup(value);
+    else if (!strcmp(name, "leaves")) leaves = strdup(value);
+    else if (!strcmp(name, "phase")) read_phase(value);
+    else fail("no such setting: %s", name);
+}
+
+static void read_settings(void)
+{
+    char *line = NULL;
+    size_t room = 0;
+    ssize_t length;
+    while ((length = getline(&line, &room, stdin)) > 0) {
+        if (line[length - 1] == '\n')
+            line[--length] = 0;
+        if (length == 0 || line[0] == '#')
+            continue;
+        char *value = strchr(line, ' ');
+        if (value == NULL)
+            fail("a setting without a value: %s", line);
+        *value++ = 0;
+        read_setting(line, value);
+    }
+    free(line);
+    if (port_count == 0 || steps == 0)
+        fail("port and expect are needed");
+}
+
+int main(void)
+{
+    signal(SIGPIPE, SIG_IGN);
+    read_settings();
+    struct rlimit files;
+    getrlimit(RLIMIT_NOFILE, &files);
+    files.rlim_cur = files.rlim_max;
+    setrlimit(RLIMIT_NOFILE, &files);
+    epoll = epoll_create1(0);
+    timer = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK);
+    watch(timer, NULL, EPOLLIN, EPOLL_CTL_ADD);
+    clients = allocate(NULL, (size_t)connections * sizeof *clients);
+    memset(clients, 0, (size_t)connections * sizeof *clients);
+    for (int i = 0; i < connections; i++) {
+        clients[i].index = i;
+        clients[i].room = i / room_size;
+        clients[i].knows = allocate(NULL, (size_t)room_size / 8 + 1);
+        memset(clients[i].knows, 0, (size_t)room_size / 8 + 1);
+    }
+    next_id = connections;
+    join_all();
+    for (int i = 0; i < phase_count; i++) {
+        phase = &phases[i];
+        run_phase();
+    }
+    return 0;
+}

@@ -1,0 +1,86 @@
+"""What a client says, protocol by protocol: the settings that load.c takes.
+
+`{me}`, `{to}`, `{room}`, `{number}`, `{mark}` and `{filler}` are filled in there.
+"""
+
+from typing import NamedTuple
+
+_LINES = (
+    "v=0",
+    "o=- 4611731400430051336 2 IN IP4 127.0.0.1",
+    "a=group:BUNDLE 0 1",
+    "m=audio 9 UDP/TLS/RTP/SAVPF 111 63 9 0 8 13 110 126",
+    "a=candidate:1467250027 1 udp 2122260223 192.168.0.196 46243 typ host generation 0",
+    "a=ice-options:trickle",
+    "a=fingerprint:sha-256 7B:8B:F0:65:5F:78:E2:51:3B:AC:6F:F3:3F:46:1B:35:DC:B8:5F:64",
+    "a=rtpmap:111 opus/48000/2",
+    "a=rtcp-fb:111 transport-cc",
+)
+#: As it looks inside of JSON: an offer has an escape every 40 characters or so.
+SDP = "".join(line + r"\r\n" for line in _LINES)
+
+
+class Protocol(NamedTuple):
+    """How to join, signal and speak; without `speech` there are no rooms."""
+
+    path: str
+    #: What to wait for, and what to answer; after the last one the client has joined.
+    steps: tuple[tuple[str, str | None], ...]
+    signal: str
+    speech: str | None = None
+    joins: str | None = None
+    leaves: str | None = None
+    text_ping: tuple[str, str] | None = None
+    #: An HTTP request that tells everybody something.
+    post: str | None = None
+
+    def settings(self) -> str:
+        """The lines for load.c."""
+        lines = [f"path {self.path}", f"signal {self.signal}", f"filler {SDP}"]
+        for expected, answer in self.steps:
+            lines.append(f"expect {expected}")
+            if answer is not None:
+                lines.append(f"say {answer}")
+        for name in ("speech", "joins", "leaves", "post"):
+            value = getattr(self, name)
+            if value is not None:
+                lines.append(f"{name} {value}")
+        if self.text_ping is not None:
+            lines += [f"text_ping {self.text_ping[0]}", f"text_pong {self.text_ping[1]}"]
+        return "\n".join(lines) + "\n"
+
+
+MESH = Protocol(
+    path="/ws/{room}",
+    steps=(
+        (
+            '"auth_required"',
+            '{"type":"auth_token","clientId":"{me}","username":"User {number}"}',
+        ),
+        ('"users_in_room"', None),
+    ),
+    signal='{"type":"offer","to":"{to}","offer":{"type":"offer","sdp":"{mark}{filler}"}}',
+    speech='{"type":"message","data":{"text":"{mark}{filler}"}}',
+    joins='"user_joined"',
+    leaves='"user_left"',
+)
+
+SOCKET_IO = Protocol(
+    path="/socket.io/?EIO=4&transport=websocket",
+    steps=(
+        ('0{"sid"', "40"),
+        ('40{"sid"', '42["join",{"room":"{room}","clientId":"{me}","username":"User {number}"}]'),
+        ('42["users_in_room"', None),
+    ),
+    signal='42["offer",{"to":"{to}","offer":{"type":"offer","sdp":"{mark}{filler}"}}]',
+    speech='42["message",{"data":{"text":"{mark}{filler}"}}]',
+    joins='"user_joined"',
+    leaves='"user_left"',
+    text_ping=("2", "3"),
+)
+
+PEERJS = Protocol(
+    path="/peerjs?key=peerjs&id={me}&token=t{number}&version=1.5.4",
+    steps=(('"OPEN"', None),),
+    signal='{"type":"OFFER","dst":"{to}","payload":{"sdp":{"type":"offer","sdp":"{mark}{filler}"}}}',
+)

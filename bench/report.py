@@ -1,0 +1,414 @@
+"""What was measured, as tables and plots."""
+
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rich.console import Console
+from rich.table import Table
+
+Phase = dict[str, Any]
+Run = list[Phase]
+Document = dict[str, Any]
+
+OURS = "trio-signal"
+
+
+class Figure(NamedTuple):
+    """One number of a run: which, how to read it, and whether more is better."""
+
+    name: str
+    workload: str
+    phase: int
+    read: Callable[[Phase, Run], float | None]
+    show: str
+    more_is_better: bool = False
+    #: Whether the server must have been the limit for it to count.
+    saturated: bool = False
+
+
+def _rate(phase: Phase, run: Run) -> float:
+    return float(phase["count"] / phase["seconds"])
+
+
+def _cpu(phase: Phase, run: Run) -> float:
+    return float(phase["server_cpu"] / max(phase["count"], 1) * 1e6)
+
+
+def _seconds(phase: Phase, run: Run) -> float:
+    return float(phase["seconds"])
+
+
+def _server_cpu(phase: Phase, run: Run) -> float:
+    return float(phase["server_cpu"])
+
+
+def _p50(phase: Phase, run: Run) -> float | None:
+    return phase.get("p50_ms")
+
+
+def _p99(phase: Phase, run: Run) -> float | None:
+    return phase.get("p99_ms")
+
+
+def _memory(phase: Phase, run: Run) -> float:
+    """KiB for each connection, a heartbeat later."""
+    joined = run[0]
+    return float((phase["memory"] - joined["memory_before"]) / joined["count"])
+
+
+def _idle_cpu(phase: Phase, run: Run) -> float:
+    """Parts in a million of a core for each connection."""
+    return float(phase["server_cpu"] / phase["seconds"] / run[0]["count"] * 1e6)
+
+
+FIGURES = (
+    Figure("relay, messages/s", "relay", 1, _rate, ",.0f", True, True),
+    Figure("relay, us of CPU each", "relay", 1, _cpu, ".1f"),
+    Figure("relay at 1,000/s, p50 ms", "relay", 2, _p50, ".2f"),
+    Figure("relay at 1,000/s, p99 ms", "relay", 2, _p99, ".2f"),
+    Figure("relay at 1,000/s, us of CPU each", "relay", 2, _cpu, ".0f"),
+    Figure("fan-out 500, deliveries/s", "fanout", 1, _rate, ",.0f", True, True),
+    Figure("fan-out 500, us of CPU each", "fanout", 1, _cpu, ".2f"),
+    Figure("fan-out 2,000, deliveries/s", "storm", 1, _rate, ",.0f", True, True),
+    Figure("fan-out 2,000, us of CPU each", "storm", 1, _cpu, ".2f"),
+    Figure("churn, connections/s", "churn", 1, _rate, ",.0f", True, True),
+    Figure("churn, us of CPU each", "churn", 1, _cpu, ".0f"),
+    Figure("idle, KiB each", "idle", 1, _memory, ".1f"),
+    Figure("idle, CPU ppm each", "idle", 1, _idle_cpu, ".1f"),
+    Figure("storm, s until all know all", "storm", 0, _seconds, ".2f"),
+    Figure("storm, s of CPU", "storm", 0, _server_cpu, ".2f"),
+)
+
+#: What is to be reached: figure, against whom, ratio of ours to theirs.
+TARGETS = (
+    ("relay, messages/s", "node ws", 1.2),
+    ("relay, messages/s", "fastapi", 2.0),
+    ("relay at 1,000/s, p99 ms", "node ws", 1.0),
+    ("relay at 1,000/s, p99 ms", "fastapi", 0.7),
+    ("fan-out 500, deliveries/s", "node ws", 1.25),
+    ("fan-out 500, deliveries/s", "fastapi", 2.0),
+    ("fan-out 500, deliveries/s", "C floor", 0.8),
+    ("fan-out 2,000, us of CPU each", "node ws", 0.8),
+    ("churn, connections/s", "node ws", 2.0),
+    ("churn, connections/s", "fastapi", 4.0),
+    ("idle, KiB each", "fastapi", 0.4),
+    ("storm, s until all know all", "node ws", 1.0),
+    ("storm, s until all know all", "fastapi", 0.5),
+)
+#: What part of a core a server must have had for its rate to be its own.
+FULL = 0.9
+#: The same by CPU, which a busy machine does not change much.
+BY_CPU = {
+    "relay, messages/s": "relay, us of CPU each",
+    "fan-out 500, deliveries/s": "fan-out 500, us of CPU each",
+    "churn, connections/s": "churn, us of CPU each",
+    "storm, s until all know all": "storm, s of CPU",
+}
+#: Of memory for an idle connection, whatever the others need.
+IDLE_KIB = 12.0
+
+
+def value(document: Document, figure: Figure, server: str) -> float | None:
+    """The median over the rounds; None if there is none."""
+    runs = document["runs"].get(figure.workload, {}).get(server, [])
+    values = [
+        number
+        for run in runs
+        if figure.phase < len(run) and (number := figure.read(run[figure.phase], run)) is not None
+    ]
+    return statistics.median(values) if values else None
+
+
+def shares(document: Document, figure: Figure, server: str) -> tuple[float, float]:
+    """How busy the server and the load were, of a core each."""
+    phases = [run[figure.phase] for run in document["runs"][figure.workload][server]]
+    return (
+        statistics.median(phase["server_cpu"] / phase["seconds"] for phase in phases),
+        statistics.median(phase["load_cpu"] / phase["seconds"] for phase in phases),
+    )
+
+
+def servers_in(document: Document) -> list[str]:
+    """All that were to be measured, in the order of the columns."""
+    measured = {server for runs in document["runs"].values() for server in runs}
+    return [name for name in document["order"] if name in measured]
+
+
+def print_tables(document: Document) -> None:
+    """Everything, on the screen."""
+    console = Console()
+    if document["runs"]:
+        console.print(_main_table(document))
+        console.print(_shares_table(document))
+        console.print(_targets_table(document))
+    if document["replicas"]:
+        console.print(_replicas_table(document))
+    if document["growth"]:
+        console.print(_growth_table(document))
+    for server, reason in document["missing"].items():
+        console.print(f"missing: {server}: {reason}", style="yellow")
+    for server, workload, reason in document["failed"]:
+        console.print(f"failed: {server} at {workload}: {reason}", style="red")
+
+
+def _title(document: Document) -> str:
+    machine = document["machine"]
+    versions = machine["versions"]
+    return (
+        f"{machine['cpu']}, {machine['cores']} cores, {machine['system']}, "
+        f"Python {versions['python']}, Trio {versions['trio']}, Node {versions.get('node', '-')}"
+    )
+
+
+def _show(figure: Figure, number: float | None) -> str:
+    return "-" if number is None else format(number, figure.show)
+
+
+def _main_table(document: Document) -> Table:
+    servers = servers_in(document)
+    table = Table(title=_title(document))
+    table.add_column("")
+    for server in [*servers, *document["missing"]]:
+        table.add_column(server, justify="right")
+    for figure in FIGURES:
+        if figure.workload in document["runs"]:
+            row = [_show(figure, value(document, figure, server)) for server in servers]
+            table.add_row(figure.name, *row, *("missing" for _ in document["missing"]))
+    return table
+
+
+def _shares_table(document: Document) -> Table:
+    table = Table(
+        title="who was the limit: CPU of the server / of the load",
+        caption="below 90 % the server was not, and its rate is too low; its CPU is right",
+    )
+    servers = servers_in(document)
+    table.add_column("")
+    for server in servers:
+        table.add_column(server, justify="right")
+    for figure in FIGURES:
+        runs = document["runs"].get(figure.workload, {})
+        if not figure.saturated or not runs:
+            continue
+        cells = []
+        for server in servers:
+            if not runs.get(server):
+                cells.append("-")
+                continue
+            ours, load = shares(document, figure, server)
+            style = "" if ours >= FULL else "[red]" if load > ours else "[yellow]"
+            cells.append(f"{style}{ours:.0%} / {load:.0%}")
+        table.add_row(
+            figure.name.partition(",")[0] if "fan" not in figure.name else figure.name, *cells
+        )
+    return table
+
+
+class Ratio(NamedTuple):
+    """Ours to theirs, and what it is to be."""
+
+    figure: str
+    against: str
+    wanted: float
+    found: float
+    #: The same as it would be if CPU were all that counts; None if it is not a rate.
+    by_cpu: float | None
+    reached: bool
+    #: Both servers had their core to themselves; if not, the CPU decides where there is one.
+    undisturbed: bool = True
+
+
+def ratios(document: Document) -> list[Ratio]:
+    """How far the targets are reached."""
+    by_name = {figure.name: figure for figure in FIGURES}
+    found = []
+    for name, server, wanted in TARGETS:
+        figure = by_name[name]
+        ratio = _ratio(document, figure, server)
+        if ratio is None:
+            continue
+        cpu = _ratio(document, by_name[BY_CPU[name]], server) if name in BY_CPU else None
+        if cpu and figure.more_is_better:
+            cpu = 1 / cpu
+        undisturbed = not figure.saturated or all(
+            shares(document, figure, name)[0] >= FULL for name in (OURS, server)
+        )
+        counts = ratio if undisturbed or cpu is None else cpu
+        reached = counts >= wanted if figure.more_is_better else counts <= wanted
+        found.append(Ratio(name, server, wanted, ratio, cpu, reached, undisturbed))
+    idle = value(document, by_name["idle, KiB each"], OURS)
+    if idle is not None:
+        found.append(Ratio("idle, KiB each", "-", IDLE_KIB, idle, None, idle <= IDLE_KIB))
+    return found
+
+
+def _ratio(document: Document, figure: Figure, server: str) -> float | None:
+    ours, theirs = value(document, figure, OURS), value(document, figure, server)
+    return ours / theirs if ours is not None and theirs else None
+
+
+def _targets_table(document: Document) -> Table:
+    table = Table(title=f"{OURS} against the others: ratios in this run")
+    for column in ("", "against", "target", "is", "by CPU", " "):
+        table.add_column(column, justify="left" if not column else "right")
+    more = {figure.name for figure in FIGURES if figure.more_is_better}
+    for ratio in ratios(document):
+        sign = "≥" if ratio.figure in more else "≤"
+        table.add_row(
+            ratio.figure,
+            ratio.against,
+            f"{sign} {ratio.wanted:g}",
+            f"{ratio.found:.2f}",
+            "" if ratio.by_cpu is None else f"{ratio.by_cpu:.2f}",
+            ("[green]reached" if ratio.reached else "[red]missed")
+            + ("" if ratio.undisturbed else " by CPU"),
+        )
+    return table
+
+
+def _replicas_table(document: Document) -> Table:
+    table = Table(title="through Redis: the two of a pair on one replica, and on two")
+    for column in ("", "one replica", "two replicas"):
+        table.add_column(column, justify="left" if not column else "right")
+    replicas = document["replicas"]
+
+    def row(
+        name: str, workload: str, read: Callable[[Phase, Run], float | None], show: str
+    ) -> None:
+        cells = []
+        for count in ("1", "2"):
+            values = [read(run[1], run) for run in replicas[workload].get(count, [])]
+            numbers = [number for number in values if number is not None]
+            cells.append(format(statistics.median(numbers), show) if numbers else "-")
+        table.add_row(name, *cells)
+
+    row("relay at 1,000/s, p50 ms", "relay", _p50, ".2f")
+    row("relay at 1,000/s, p99 ms", "relay", _p99, ".2f")
+    row("relay, us of CPU each", "relay", _cpu, ".0f")
+    row("fan-out, deliveries/s", "fanout", _rate, ",.0f")
+    row("fan-out, us of CPU each", "fanout", _cpu, ".2f")
+    return table
+
+
+def _growth_table(document: Document) -> Table:
+    table = Table(title="what a targeted signal costs as the server fills")
+    for column in ("", "us of CPU", "signals/s"):
+        table.add_column(column, justify="left" if not column else "right")
+    for what, sizes in document["growth"].items():
+        for count, runs in sizes.items():
+            cpu = statistics.median(_cpu(run[1], run) for run in runs)
+            rate = statistics.median(_rate(run[1], run) for run in runs)
+            table.add_row(f"{int(count):,} {what}", f"{cpu:.1f}", f"{rate:,.0f}")
+    return table
+
+
+# Plots
+
+#: CPU rather than rates: it says the same, and holds on a busy machine as well.
+_PANELS = (
+    ("relay, us of CPU each", "Relay of a 2 KB offer: CPU, µs"),
+    ("fan-out 500, us of CPU each", "Fan-out to 500: CPU of a delivery, µs"),
+    ("churn, us of CPU each", "Connect, join, leave: CPU, µs"),
+    ("idle, KiB each", "Memory of an idle connection, KiB"),
+    ("relay at 1,000/s, p99 ms", "Relay at 1,000/s: p99 latency, ms"),
+    ("storm, s until all know all", "2,000 join within a second: s until all know all"),
+)
+#: What says nothing where the servers had no core to themselves.
+_TIMED = ("relay at 1,000/s, p99 ms", "storm, s until all know all")
+_OURS_COLOR, _OTHERS_COLOR, _FLOOR_COLOR = "#0b6e4f", "#b8c4ce", "#e3e3e3"
+
+
+def write_plots(document: Document, folder: Path) -> None:
+    """Bars beside the peers, and lines of growth, as SVG."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    mpl.rcParams.update(
+        {
+            "svg.hashsalt": "bench",
+            "svg.fonttype": "none",
+            "font.size": 9,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.titlesize": 10,
+            "axes.titlelocation": "left",
+        }
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    if document["runs"]:
+        _plot_bars(document, folder / "bench.svg")
+    if document["growth"]:
+        _plot_growth(document, folder / "bench-growth.svg")
+
+
+def _is_undisturbed(document: Document) -> bool:
+    relay = FIGURES[0]
+    return all(
+        shares(document, relay, server)[0] >= FULL
+        for server in (OURS, "node ws")
+        if document["runs"].get(relay.workload, {}).get(server)
+    )
+
+
+def _plot_bars(document: Document, path: Path) -> None:
+    from matplotlib import pyplot as plt
+
+    by_name = {figure.name: figure for figure in FIGURES}
+    panels = [
+        (name, title)
+        for name, title in _PANELS
+        if by_name[name].workload in document["runs"]
+        and (name not in _TIMED or _is_undisturbed(document))
+    ]
+    figure, axes = plt.subplots(
+        -(-len(panels) // 2), 2, figsize=(10, 1.9 * len(panels)), squeeze=False
+    )
+    for axis, (name, title) in zip(axes.flat, panels, strict=False):
+        of = by_name[name]
+        bars = [
+            (server, number)
+            for server in servers_in(document)
+            if (number := value(document, of, server)) is not None
+        ]
+        bars.sort(key=lambda bar: bar[1], reverse=not of.more_is_better)
+        colors = [
+            _OURS_COLOR if s == OURS else _FLOOR_COLOR if s == "C floor" else _OTHERS_COLOR
+            for s, _ in bars
+        ]
+        drawn = axis.barh([s for s, _ in bars], [n for _, n in bars], color=colors)
+        axis.bar_label(drawn, [format(n, of.show) for _, n in bars], padding=3, fontsize=8)
+        axis.set_title(title)
+        axis.margins(x=0.15)
+        axis.xaxis.set_visible(False)
+        axis.spines["bottom"].set_visible(False)
+        axis.tick_params(left=False)
+    for axis in axes.flat[len(panels) :]:
+        axis.remove()
+    figure.text(0.01, 0.005, _title(document), fontsize=7, color="#666")
+    figure.tight_layout(rect=(0, 0.02, 1, 1))
+    figure.savefig(path, metadata={"Date": None})
+    plt.close(figure)
+
+
+def _plot_growth(document: Document, path: Path) -> None:
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(1, 2, figsize=(10, 3), sharey=True)
+    titles = {"rooms": "rooms on the server", "members": "members in the room"}
+    for axis, (what, sizes) in zip(axes, document["growth"].items(), strict=True):
+        counts = [int(count) for count in sizes]
+        costs = [statistics.median(_cpu(run[1], run) for run in runs) for runs in sizes.values()]
+        axis.plot(counts, costs, marker="o", color=_OURS_COLOR)
+        axis.set_xscale("log")
+        axis.set_ylim(0, max(costs) * 1.4)
+        axis.set_xticks(counts, [f"{count:,}" for count in counts])
+        axis.minorticks_off()
+        axis.set_xlabel(titles[what])
+        axis.grid(axis="y", color="#eee")
+    axes[0].set_ylabel("CPU of a signal to one peer, µs")
+    figure.text(0.01, 0.01, _title(document), fontsize=7, color="#666")
+    figure.tight_layout(rect=(0, 0.04, 1, 1))
+    figure.savefig(path, metadata={"Date": None})
+    plt.close(figure)

@@ -1,0 +1,228 @@
+"""The servers that are measured: how each is had, started and spoken to."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import sysconfig
+import venv
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import NamedTuple
+
+from bench.protocols import MESH, PEERJS, SOCKET_IO, Protocol
+
+HERE = Path(__file__).parent
+PEERS = HERE / "peers"
+#: What is built and installed; made again when what it is made from changes.
+CACHE = HERE / ".cache"
+#: What the servers say.
+LOG = CACHE / "servers.log"
+
+#: How our server is set up: as one would run it for real, with room for one machine's load.
+OURS: Mapping[str, str] = {
+    "LOG_LEVEL": "info",
+    "DATABASE_URL": f"sqlite:///{CACHE / 'announcements.db'}",
+    "TRIO_SIGNAL_MAX_CONNECTIONS": "20000",
+    # All limits are on. These a client of its own would never meet, and thousands from one
+    # machine do.
+    "TRIO_SIGNAL_MAX_CONNECTIONS_PER_IP": "20000",
+    "TRIO_SIGNAL_CONNECTS_PER_IP_PER_MINUTE": "10000000",
+    "TRIO_SIGNAL_MAX_UNAUTHENTICATED": "20000",
+    "TRIO_SIGNAL_MESSAGES_PER_SECOND": "1000000",
+    "TRIO_SIGNAL_MESSAGE_BURST": "1000000",
+}
+
+
+class MissingError(Exception):
+    """A server cannot be had on this machine; says why."""
+
+
+class Target(NamedTuple):
+    """A server to measure."""
+
+    name: str
+    #: Installs what it needs, if it is not there; the command that starts it, without options.
+    prepare: Callable[[], list[str]]
+    protocol: Protocol = MESH
+    environment: Mapping[str, str] = {}
+
+
+class Running(NamedTuple):
+    """A server that runs."""
+
+    pid: int
+    port: int
+
+
+# Having
+
+
+def _check(command: Sequence[str], cwd: Path | None = None) -> None:
+    """Run a command that installs something; MissingError has its last words if it fails."""
+    try:
+        done = subprocess.run(
+            command, cwd=cwd, capture_output=True, text=True, check=False, timeout=600
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise MissingError(str(error)) from None
+    if done.returncode:
+        words = (done.stderr.strip() or done.stdout.strip()).splitlines()
+        raise MissingError(f"{command[0]}: {words[-1] if words else done.returncode}")
+
+
+def _is_fresh(made: Path, *sources: Path) -> bool:
+    return made.exists() and all(
+        made.stat().st_mtime >= source.stat().st_mtime for source in sources
+    )
+
+
+def compile_c(name: str) -> Path:
+    """The program of a C file; raises MissingError."""
+    program, source = CACHE / name, HERE / f"{name}.c"
+    if not _is_fresh(program, source, HERE / "ws.h"):
+        compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc")
+        if compiler is None:
+            raise MissingError("there is no C compiler")
+        CACHE.mkdir(exist_ok=True)
+        _check([compiler, "-O2", "-std=gnu11", "-o", str(program), str(source)])
+    return program
+
+
+def _floor() -> list[str]:
+    return [str(compile_c("floor"))]
+
+
+def _ours() -> list[str]:
+    return [str(Path(sysconfig.get_path("scripts")) / "trio-signal"), "serve", "--port", "0"]
+
+
+def _node(folder: str) -> Callable[[], list[str]]:
+    """A peer on Node; its packages are installed into a copy, so that git sees none of them."""
+
+    def prepare() -> list[str]:
+        node, npm = shutil.which("node"), shutil.which("npm")
+        if node is None or npm is None:
+            raise MissingError("there is no Node with npm")
+        source, copy = PEERS / folder, CACHE / folder
+        done = copy / ".installed"
+        if not _is_fresh(done, source / "package-lock.json"):
+            shutil.rmtree(copy, ignore_errors=True)
+            copy.mkdir(parents=True)
+            for name in ("package.json", "package-lock.json"):
+                shutil.copy(source / name, copy)
+            _check([npm, "ci", "--no-audit", "--no-fund", "--omit=dev"], copy)
+            done.touch()
+        shutil.copy(source / "server.js", copy)
+        return [node, str(copy / "server.js")]
+
+    return prepare
+
+
+def _python(folder: str) -> Callable[[], list[str]]:
+    """A peer in Python, in an environment of its own."""
+
+    def prepare() -> list[str]:
+        requirements, environment = PEERS / folder / "requirements.txt", CACHE / folder
+        python, done = environment / "bin" / "python", environment / ".installed"
+        if not _is_fresh(done, requirements):
+            try:
+                venv.create(environment, clear=True, with_pip=True)
+            except (OSError, subprocess.CalledProcessError) as error:
+                raise MissingError(str(error)) from None
+            pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+            _check([*pip, "--requirement", str(requirements)])
+            done.touch()
+        return [str(python), str(PEERS / folder / "server.py")]
+
+    return prepare
+
+
+TARGETS = (
+    Target("trio-signal", _ours, environment=OURS),
+    Target("node ws", _node("ws")),
+    Target("socket.io", _node("socketio"), SOCKET_IO),
+    Target("peerjs", _node("peerjs"), PEERJS),
+    Target("fastapi", _python("fastapi")),
+    Target("starlette", _python("starlette")),
+    Target("python-socketio", _python("python_socketio"), SOCKET_IO),
+    Target("websockets trio", _python("websockets_trio")),
+    Target("trio-websocket", _python("trio_websocket")),
+    Target("C floor", _floor),
+)
+
+
+def versions() -> dict[str, str]:
+    """What the servers are made of."""
+    found = {"python": sys.version.split()[0], "trio": version("trio")}
+    node = shutil.which("node")
+    if node is not None:
+        said = subprocess.run([node, "--version"], capture_output=True, text=True, check=False)
+        found["node"] = said.stdout.strip()
+    for file in sorted(PEERS.glob("*/requirements.txt")):
+        found[file.parent.name] = ", ".join(file.read_text().split())
+    for file in sorted(PEERS.glob("*/package.json")):
+        found[file.parent.name] = ", ".join(
+            f"{name} {number}"
+            for name, number in re.findall(r'"(ws|socket\.io|peer)": "([\d.]+)"', file.read_text())
+        )
+    return found
+
+
+# Running
+
+
+@contextmanager
+def process(
+    command: Sequence[str], ready: str, cores: set[int], environment: Mapping[str, str]
+) -> Iterator[tuple[int, str]]:
+    """A process on some cores, from the line that says that it is ready; and that line."""
+    CACHE.mkdir(exist_ok=True)
+    with (
+        LOG.open("a") as log,
+        subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            env={**os.environ, **environment},
+            preexec_fn=lambda: os.sched_setaffinity(0, cores),
+        ) as started,
+    ):
+        try:
+            assert started.stdout is not None
+            for line in started.stdout:
+                if ready in line:
+                    break
+            else:
+                raise MissingError(f"{command[0]} does not start; see {LOG}")
+            yield started.pid, line
+        finally:
+            started.send_signal(signal.SIGTERM)
+            try:
+                started.wait(15)
+            except subprocess.TimeoutExpired:
+                started.kill()
+
+
+@contextmanager
+def running(
+    target: Target, cores: set[int], heartbeat: float, **environment: str
+) -> Iterator[Running]:
+    """A server that listens on a port of loopback."""
+    told = {
+        **target.environment,
+        "HEARTBEAT": f"{heartbeat:g}",
+        "TRIO_SIGNAL_HEARTBEAT": f"{heartbeat:g}",
+        "TRIO_SIGNAL_HEARTBEAT_TIMEOUT": f"{heartbeat:g}",
+        **environment,
+    }
+    command = target.prepare()
+    if target.name == "C floor":
+        command = [*command, f"{heartbeat:.0f}"]
+    with process(command, "listening on", cores, told) as (pid, line):
+        yield Running(pid, int(line.rpartition(":")[2]))

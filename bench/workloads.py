@@ -1,0 +1,188 @@
+"""The workloads, and one run of one of them against one server."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from bench.servers import MissingError, Running, Target, compile_c, process, running
+
+#: A phase of a run as load.c tells of it.
+Phase = dict[str, Any]
+
+
+class Cores(NamedTuple):
+    """Where the server runs, and where all else does."""
+
+    server: set[int]
+    load: set[int]
+
+
+class Workload(NamedTuple):
+    """A crowd of clients that join, and what they do then, phase after phase."""
+
+    name: str
+    connections: int
+    room_size: int
+    phases: tuple[str, ...]
+    #: Connections begun a second; 0: as fast as they are taken.
+    pace: int = 0
+    #: How many times it is run, of all rounds: some take long.
+    rounds: int = 99
+    heartbeat: float = 20
+    #: Seconds for all to join.
+    give_up: float = 90
+
+    @property
+    def needs_rooms(self) -> bool:
+        """Whether a server without rooms cannot do it."""
+        return self.room_size > 2
+
+
+SIGNAL = "size=2048"
+SPEECH = "fanout window=2 size=200"
+
+
+def workloads(quick: bool) -> dict[str, Workload]:
+    """All workloads by name; the quick ones are smaller and shorter."""
+    seconds = 2 if quick else 3
+    crowd = 500 if quick else 2000
+    idle = 2000 if quick else 10_000
+    found = (
+        Workload(
+            "relay",
+            100,
+            2,
+            (
+                f"relay pairs=50 window=4 {SIGNAL} warmup=0.7 seconds={seconds}",
+                f"relay pairs=50 rate=1000 {SIGNAL} warmup=0.5 seconds={seconds + 1}",
+            ),
+        ),
+        Workload("fanout", 500, 500, (f"{SPEECH} warmup=0.5 seconds={seconds}",)),
+        Workload(
+            "storm",
+            crowd,
+            crowd,
+            (f"{SPEECH} warmup=0.5 seconds={seconds}",),
+            pace=crowd,
+            rounds=2,
+        ),
+        Workload("churn", 100, 2, (f"churn warmup=0.5 seconds={seconds}",)),
+        Workload("idle", idle, 10, ("idle seconds=10",), rounds=1, heartbeat=5),
+    )
+    return {workload.name: workload for workload in found}
+
+
+class FailedError(Exception):
+    """A run that came to nothing: a server that cannot do it, or a message that was lost."""
+
+
+def run(target: Target, workload: Workload, cores: Cores) -> list[Phase]:
+    """Start a server, load it, stop it; raises MissingError or FailedError."""
+    with running(target, cores.server, workload.heartbeat) as server:
+        return load(target, workload, [server], cores)
+
+
+def load(target: Target, workload: Workload, servers: list[Running], cores: Cores) -> list[Phase]:
+    """One run of the load against servers that run."""
+    lines = [
+        *(f"port {server.port}" for server in servers),
+        *(f"pid {server.pid}" for server in servers),
+        f"connections {workload.connections}",
+        f"room_size {workload.room_size if target.protocol.speech else 1}",
+        f"pace {workload.pace}",
+        f"give_up {workload.give_up}",
+        *(f"phase {phase}" for phase in workload.phases),
+    ]
+    program = compile_c("load")
+    try:
+        done = subprocess.run(
+            [program],
+            input="\n".join(lines) + "\n" + target.protocol.settings(),
+            capture_output=True,
+            text=True,
+            timeout=workload.give_up + 60,
+            check=False,
+            preexec_fn=lambda: os.sched_setaffinity(0, cores.load),
+        )
+    except subprocess.TimeoutExpired:
+        raise FailedError("the run does not end") from None
+    if done.returncode:
+        raise FailedError(done.stderr.strip()[:200] or f"the load ended with {done.returncode}")
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+# Replicas
+
+
+RELAY_RATE = Workload("relay", 100, 2, (f"relay pairs=50 rate=1000 {SIGNAL} warmup=0.5 seconds=4",))
+
+
+def _crowd(quick: bool) -> Workload:
+    members = 300 if quick else 1000
+    return Workload("fanout", members, members, (f"{SPEECH} warmup=0.5 seconds=3",))
+
+
+@contextmanager
+def redis(cores: set[int]) -> Iterator[str]:
+    """A Redis of our own; its URL. Raises MissingError."""
+    program = shutil.which("redis-server")
+    if program is None:
+        raise MissingError("there is no redis-server")
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        port = sock.getsockname()[1]
+    with tempfile.TemporaryDirectory() as folder:
+        command = [program, "--port", str(port), "--save", "", "--dir", folder]
+        with process(command, "Ready to accept", cores, {}):
+            yield f"redis://127.0.0.1:{port}"
+
+
+def run_replicas(target: Target, count: int, quick: bool, cores: Cores) -> dict[str, list[Phase]]:
+    """The same through so many replicas: the two of a pair are on different ones."""
+    found: dict[str, list[Phase]] = {}
+    with redis(cores.load) as url:
+        for workload in (RELAY_RATE, _crowd(quick)):
+            found[workload.name] = _run_joined(target, workload, count, url, cores)
+    return found
+
+
+def _run_joined(
+    target: Target, workload: Workload, count: int, url: str, cores: Cores
+) -> list[Phase]:
+    settings: Mapping[str, str] = {"REDIS_URL": url}
+    if count == 1:
+        with running(target, cores.server, 20, **settings) as only:
+            return load(target, workload, [only], cores)
+    with (
+        running(target, cores.server, 20, **settings) as first,
+        running(target, cores.server, 20, **settings) as second,
+    ):
+        return load(target, workload, [first, second], cores)
+
+
+# Growth: what a signal costs among more rooms, and among more members
+
+
+def growth(quick: bool) -> dict[str, dict[int, Workload]]:
+    """Workloads by how many rooms there are, and by how many members one room has."""
+    phase = (f"relay pairs=50 window=4 {SIGNAL} warmup=0.7 seconds=2",)
+    rooms = (50, 250, 1000) if quick else (50, 150, 500, 1500, 5000)
+    members = (100, 200, 400) if quick else (100, 200, 500, 1000, 2000)
+    return {
+        "rooms": {count: Workload(f"{count} rooms", 2 * count, 2, phase) for count in rooms},
+        "members": {count: Workload(f"{count} members", count, count, phase) for count in members},
+    }
+
+
+def here(path: Path) -> str:
+    """A path as one would type it."""
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)

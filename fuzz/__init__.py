@@ -1,0 +1,1 @@
+"""Anything at all, given to what reads what clients send."""

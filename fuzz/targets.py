@@ -1,0 +1,147 @@
+"""What is fuzzed: functions of bytes that raise if something is wrong with us.
+
+The tests run them over the kept corpus; `make fuzz` looks for more.
+"""
+
+import json
+import socket
+from collections.abc import Callable
+from functools import partial
+from typing import cast
+
+import trio
+
+from tests.raw import split_frames
+from trio_signal.auth import OpenAuth, find_token
+from trio_signal.bus.memory import MemoryBus
+from trio_signal.config import load_settings
+from trio_signal.connection import Connection
+from trio_signal.dialects import DIALECTS, dialect_at
+from trio_signal.errors import IdTooLongError
+from trio_signal.hub import Hub
+from trio_signal.limits import Limits, client_address, network_of
+from trio_signal.listener import _token
+from trio_signal.metrics import Metrics
+from trio_signal.peer import INTERNAL_ERROR
+from trio_signal.websocket import FrameParser, Handshake, Message, Opcode, is_upgrade
+
+SETTINGS = load_settings(allowed_origins="https://app.example.com,https://*.example.org")
+#: Small, so that what is too big is found as well.
+MAX_SIZE = 1000
+PATHS = {
+    "room": "/ws/r/ann",
+    "live": "/api/v1/ws/connect?user_id=ann",
+    "stream": "/ws",
+    "mesh": "/ws/r",
+}
+
+
+def head(data: bytes) -> None:
+    """A request head gets an answer, and all that is read of it can be."""
+    first, found, _ = data.partition(b"\r\n\r\n")
+    is_upgrade(first + found)
+    handshake = Handshake(first + found)
+    accepted, answer = handshake.accept()
+    status = answer.split(b" ", 2)[1]
+    assert accepted == (status == b"101"), answer
+    request = handshake.request
+    if request is None:
+        assert status == b"400", answer
+        return
+    _token(request, SETTINGS)
+    find_token(request.headers.get_all, {})
+    for name in ("Origin", "Host"):
+        for value in request.headers.get_all(name):
+            SETTINGS.allows_origin(value, value)
+    for proxies in (0, 1, 2):
+        forwarded = request.headers.get_all("X-Forwarded-For")
+        network_of(client_address("192.0.2.1", forwarded, proxies))
+    try:
+        dialect_at(request.path, DIALECTS)
+    except IdTooLongError:
+        return
+
+
+def frames(data: bytes) -> None:
+    """Frames give the same messages however they are cut, and no memory is filled."""
+    whole, pieces = FrameParser(MAX_SIZE), FrameParser(MAX_SIZE)
+    expected = whole.feed(data)
+    found: list[Message] = []
+    for start in range(0, len(data), 7):
+        if any(message.opcode is Opcode.CLOSE for message in found):
+            break  # nobody reads on behind a close frame
+        found += pieces.feed(data[start : start + 7])
+        assert len(pieces._buffer) + pieces._fragments_size <= 2 * MAX_SIZE + 14 + 7
+    assert found == expected
+    assert repr(pieces.failure) == repr(whole.failure)
+    for message in found:
+        if message.opcode is Opcode.TEXT:
+            message.payload.decode()
+        assert len(message.payload) <= MAX_SIZE
+
+
+class _Socket:
+    """Takes all that is sent to it, and looks at it."""
+
+    def send(self, data: bytes) -> int:
+        frames, rest = split_frames(data)
+        assert not rest
+        for frame in frames:
+            if frame.opcode == Opcode.TEXT:
+                json.loads(frame.payload)
+        return len(data)
+
+
+def dialect(name: str, data: bytes) -> None:
+    """No conversation, of a text a line, makes us fail towards anybody in the room."""
+    texts = [line for line in data.split(b"\n") if _is_text(line)]
+    trio.run(_converse, name, texts)
+
+
+def _is_text(line: bytes) -> bool:
+    try:
+        line.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+async def _converse(name: str, texts: list[bytes]) -> None:
+    hub = Hub(MemoryBus("here"))
+    limits, metrics = Limits(SETTINGS), Metrics()
+    connections = []
+    for path in (*PATHS.values(), PATHS[name].replace("ann", "eva")):
+        dialect = dialect_at(path, DIALECTS)
+        assert dialect is not None
+        connection = Connection(
+            cast(socket.socket, _Socket()),
+            dialect,
+            hub=hub,
+            auth=OpenAuth(),
+            settings=SETTINGS,
+            place=limits.admit("192.0.2.1", 0),
+            metrics=metrics,
+        )
+        hub.arrive(connection.peer)
+        await connection._perform(dialect.opened(connection.peer.id))
+        connections.append(connection)
+    _, live, stream, mesh, speaker = connections
+    await live._take([Message(Opcode.TEXT, b'{"type":"join_room","room_id":"r"}')])
+    await stream._take([Message(Opcode.TEXT, b'{"type":"broadcaster-ready","streamId":"r"}')])
+    await mesh._take([Message(Opcode.TEXT, b'{"type":"auth_token","clientId":"mia"}')])
+    for text in texts:
+        await speaker._take([Message(Opcode.TEXT, text)])
+        if speaker.peer.closed_with is not None:
+            break
+    for connection in connections:
+        assert connection.peer.closed_with is not INTERNAL_ERROR
+        hub.depart(connection.peer)
+    assert not hub.rooms
+    assert not hub.peers
+
+
+TARGETS: dict[str, Callable[[bytes], None]] = {
+    "head": head,
+    "frames": frames,
+    **{name: partial(dialect, name) for name in PATHS},
+}

@@ -1,0 +1,77 @@
+"""The page of announcements: the creator's desk, and the banner of every user."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+from playwright.sync_api import Page, expect
+
+PAGE = "/demo/announcements"
+HTML = "<img src=x onerror=\"document.title='broken'\"><b>bold</b>"
+
+
+@pytest.fixture
+def desk(visit: Callable[..., Page]) -> Iterator[Page]:
+    """The creator's page; at the end nothing is announced any more."""
+    page = visit(f"{PAGE}?user_id=boss")
+    expect(page.locator("#state")).to_have_text("Connected")
+    yield page
+    page.click("#clear")
+    expect(page.locator("#banner")).to_be_hidden()
+
+
+def announce(desk: Page, text: str, type_: str = "info") -> None:
+    desk.fill("#message", text)
+    desk.check(f"input[value={type_}]")
+    desk.get_by_role("button", name="Announce").click()
+
+
+def test_a_banner_until_it_is_acknowledged(visit: Callable[..., Page], desk: Page) -> None:
+    ann = visit(f"{PAGE}?user_id=ann")
+    expect(ann.locator("#state")).to_have_text("Connected")
+    expect(desk.locator("#connected")).to_have_text("2")
+    announce(desk, "Back in five minutes", "warning")
+    expect(desk.locator("#outcome")).to_have_text(
+        "Broadcast sent successfully to 2 connected users."
+    )
+    for page in (desk, ann):
+        expect(page.locator("#banner-text")).to_have_text("Back in five minutes")
+        expect(page.locator("#banner")).to_have_attribute("data-type", "warning")
+    ann.click("#acknowledge")
+    expect(ann.locator("#banner")).to_be_hidden()
+    expect(desk.locator("#acknowledged")).to_have_text("1")
+    ann.reload()
+    expect(ann.locator("#state")).to_have_text("Connected")
+    bob = visit(f"{PAGE}?user_id=bob")
+    expect(bob.locator("#banner")).to_be_visible()
+    expect(ann.locator("#banner")).to_be_hidden()
+    desk.click("#clear")
+    expect(bob.locator("#banner")).to_be_hidden()
+
+
+def test_texts_and_names_are_never_html(visit: Callable[..., Page], desk: Page) -> None:
+    eve = visit(f"{PAGE}?user_id=%3Cb%3Eeve%3C/b%3E")
+    expect(eve.locator("#state")).to_have_text("Connected")
+    announce(eve, HTML)
+    for page in (desk, eve):
+        expect(page.locator("#banner-text")).to_have_text(HTML)
+        expect(page.locator("#banner-from")).to_contain_text("<b>eve</b>")
+        assert page.locator("#banner img, #banner b b").count() == 0
+        assert page.title() == "Announcements · trio-signal"
+
+
+def test_what_is_too_long_is_said(desk: Page, visitors: object) -> None:
+    visitors.tolerate("422")  # type: ignore[attr-defined]
+    desk.fill("#message", "👋" * 281)
+    expect(desk.locator("#left")).to_have_text("-1 characters left")
+    desk.get_by_role("button", name="Announce").click()
+    expect(desk.get_by_role("alert")).to_contain_text("Current: 281")
+
+
+def test_a_banner_fits_a_small_screen(visit: Callable[..., Page], desk: Page) -> None:
+    phone = visit(f"{PAGE}?user_id=ann", viewport={"width": 360, "height": 640})
+    announce(desk, "W" * 280, "alert")
+    expect(phone.locator("#banner")).to_be_visible()
+    assert phone.evaluate("document.documentElement.scrollWidth") <= 360
+    phone.click("#acknowledge")

@@ -1,0 +1,74 @@
+"""The client's page is what the code is."""
+
+import ast
+import re
+
+import pytest
+import trio
+
+from tests.client.bots import bot, wait_for
+from tests.clients import PATIENCE
+from tests.conftest import Serve
+from tools import print_client_api
+from trio_signal import client
+from trio_signal.client import Message, Timing
+
+PAGE = print_client_api.PAGE.read_text()
+CODE = re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+
+
+def test_the_reference_is_that_of_the_code() -> None:
+    assert print_client_api.printed(PAGE) == PAGE, "run: python -m tools.print_client_api"
+
+
+def test_a_page_without_markers_is_not_printed_into() -> None:
+    with pytest.raises(ValueError, match="no markers"):
+        print_client_api.printed("# The Python client\n")
+
+
+@pytest.mark.parametrize("name", client.__all__)
+def test_each_public_name_is_on_the_page(name: str) -> None:
+    assert re.search(rf"`{name}\b", print_client_api.reference() + PAGE)
+    if getattr(client, name).__class__ is type:
+        assert getattr(client, name).__doc__
+
+
+def test_nothing_else_is_public() -> None:
+    modules = {"client", "connection", "errors", "events", "view"}
+    public = {name for name in vars(client) if not name.startswith("_")}
+    assert public - modules == set(client.__all__)
+
+
+def test_the_figures_in_the_guide_are_the_defaults() -> None:
+    guide = " ".join(PAGE.partition("## Reference")[0].split())
+    timing = Timing()
+    assert f"it waits {timing.first_pause:g} seconds" in guide
+    assert f"up to {timing.longest_pause:g}, less" in guide
+    assert f"`Timing.slow_reader` seconds ({timing.slow_reader:g})" in guide
+    assert f"every {timing.heartbeat:g} seconds" in guide
+    assert f"within {timing.patience:g} more" in guide
+
+
+@pytest.mark.parametrize("code", CODE)
+def test_code_on_the_page_can_be_read(code: str) -> None:
+    compile(code, "page", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+
+
+async def test_the_first_example_does_what_it_says(
+    serve: Serve, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with serve() as service:
+        code = CODE[0].replace("127.0.0.1:8000", service.base).replace("trio.run(main)", "")
+        names: dict[str, object] = {}
+        exec(code, names)
+        main = names["main"]
+        assert callable(main)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(main)
+            async with bot(service.base, "bob", room="lobby") as bob:
+                assert (await wait_for(bob, Message)).data == "Hello Bob"
+                await bob.send("Thank you")
+                with trio.fail_after(PATIENCE):
+                    while capsys.readouterr().out != "Bob: Thank you\n":  # noqa: ASYNC110
+                        await trio.sleep(0.01)
+            nursery.cancel_scope.cancel()

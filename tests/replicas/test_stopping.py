@@ -1,0 +1,89 @@
+"""Replicas that stop: in time, and with everybody told."""
+
+import signal
+from itertools import cycle
+from pathlib import Path
+
+import trio
+
+from tests.raw import open_raw
+from tests.replicas.guests import Guest, Party, open_party
+from tests.replicas.processes import STARTING, Cluster, Replica, open_cluster
+from tests.replicas.test_workers import is_running, open_workers, workers
+
+#: A request that is not complete, and so holds up whoever waits for its answer.
+UNFINISHED = b"POST /auth/login HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n"
+
+
+async def restart(cluster: Cluster, replica: Replica, party: Party) -> None:
+    """Put a new replica in the place of one; its guests come back elsewhere, as browsers do."""
+    gone = party.forget_all(replica)
+    cluster.replicas.remove(replica)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(replica.stop)
+        others = cycle(cluster.replicas)
+        for guest in gone:
+            nursery.start_soon(come_back, party, guest, next(others))
+    await cluster.add()
+    await cluster.wait_status("ready")
+
+
+async def come_back(party: Party, guest: Guest, replica: Replica) -> None:
+    assert (await guest.wait_gone()).code == 1001
+    await party.join(f"{guest.name}-again", replica)
+
+
+async def chatter(party: Party) -> None:
+    """Everybody speaks all the time."""
+    for number in range(1_000_000):
+        for guest in list(party.guests.values()):
+            await guest.say("message", data=number)
+        await trio.sleep(0.02)
+
+
+async def test_rolling_restart_under_load(tmp_path: Path) -> None:
+    """Everybody is back, and nobody is seen who is not there."""
+    async with open_cluster(tmp_path, TRIO_SIGNAL_DRAIN=5) as cluster, open_party() as party:
+        for number, replica in enumerate(cluster.replicas * 6):
+            guest = await party.join(f"guest-{number}", replica)
+            if number % 3 == 0:
+                await guest.go_live()
+        await party.agree()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(chatter, party)
+            for replica in list(cluster.replicas):
+                with trio.fail_after(STARTING):
+                    await restart(cluster, replica, party)
+            nursery.cancel_scope.cancel()
+        await party.agree()
+        assert len(party.guests) == 18
+        assert {guest.closed.code for guest in party.lost if guest.closed} <= {1001}
+        party.lost.clear()
+
+
+async def test_stopping_does_not_wait_for_a_frozen_redis(tmp_path: Path) -> None:
+    async with open_cluster(tmp_path, 1, TRIO_SIGNAL_DRAIN=5) as cluster:
+        (replica,) = cluster.replicas
+        async with open_party() as party:
+            guest = await party.join("guest", replica)
+            party.forget(guest)
+            cluster.redis.freeze()
+            began = trio.current_time()
+            assert await replica.end(signal.SIGTERM) == 0
+            print(f"stopped after {trio.current_time() - began:.2f} s")
+            assert (await guest.wait_gone()).code == 1001
+            cluster.redis.thaw()
+        cluster.replicas.clear()
+        await cluster.redis.ask("FLUSHALL")
+
+
+async def test_a_second_sigint_to_the_parent_stops_at_once(tmp_path: Path) -> None:
+    async with open_workers(tmp_path, TRIO_SIGNAL_DRAIN=1000) as (parent, _):
+        processes = workers(parent).values()
+        async with open_raw(parent.base) as slow:
+            await slow.send(UNFINISHED)
+            parent.send(signal.SIGINT)
+            await parent.wait_logged("SIGINT: stopping")
+            assert await parent.end(signal.SIGINT) == 0
+        await parent.wait_all_gone()
+        assert not any(map(is_running, processes))

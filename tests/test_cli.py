@@ -1,0 +1,186 @@
+"""The commands: what they print, and with what they end."""
+
+import json
+import os
+from pathlib import Path
+
+import argon2
+import jwt
+import pytest
+from typer.testing import CliRunner, Result
+
+from tests.tokens import SECRET
+from trio_signal.cli import app
+from trio_signal.cli.serve import _warn_if_open
+from trio_signal.config import load_settings
+from trio_signal.users import read_users
+
+
+def run(*arguments: str, given: str = "", **variables: str) -> Result:
+    """Run a command with these variables, and none of ours besides."""
+    ours = {name: None for name in os.environ if name.startswith("TRIO_SIGNAL_")}
+    return CliRunner().invoke(app, arguments, input=given, env={**ours, **variables})
+
+
+def read(token: str, **options: str) -> dict[str, object]:
+    said: dict[str, object] = jwt.decode(token, SECRET, ["HS256"], **options)  # type: ignore[arg-type]
+    return said
+
+
+def test_token_prints_a_token() -> None:
+    done = run("token", "--sub", "ann", TRIO_SIGNAL_JWT_SECRET=SECRET)
+    assert (done.exit_code, done.stderr) == (0, "")
+    said = read(done.stdout.strip())
+    assert said == {"sub": "ann", "iat": said["iat"], "exp": said["exp"]}
+    assert int(str(said["exp"])) - int(str(said["iat"])) == 3600
+
+
+def test_token_says_what_is_granted() -> None:
+    command = "token --sub ann --name Ann --room a --room b-* --no-publish --moderator --creator"
+    done = run(
+        *command.split(),
+        *("--team-of", "cyd", "--ttl", "2d"),
+        TRIO_SIGNAL_JWT_SECRET=SECRET,
+        TRIO_SIGNAL_JWT_ISSUER="us",
+        TRIO_SIGNAL_JWT_AUDIENCE="signal",
+    )
+    said = read(done.stdout.strip(), audience="signal")
+    assert int(str(said.pop("exp"))) - int(str(said.pop("iat"))) == 2 * 86400
+    assert said == {
+        "sub": "ann",
+        "name": "Ann",
+        "iss": "us",
+        "aud": "signal",
+        "rooms": ["a", "b-*"],
+        "publish": False,
+        "moderator": True,
+        "creator": True,
+        "team_of": "cyd",
+    }
+
+
+@pytest.mark.parametrize("ttl", ["", "1", "h", "0s", "-1h", "1.5h", "1w", "²h"])
+def test_token_takes_no_other_time(ttl: str) -> None:
+    done = run("token", "--sub", "ann", "--ttl", ttl, TRIO_SIGNAL_JWT_SECRET=SECRET)
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "--ttl" in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [[], ["--sub", ""], ["--sub", "x" * 257]])
+def test_token_wants_a_user_id(arguments: list[str]) -> None:
+    done = run("token", *arguments, TRIO_SIGNAL_JWT_SECRET=SECRET)
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "--sub" in done.stderr
+
+
+def test_token_wants_a_secret_and_does_not_repeat_a_bad_one() -> None:
+    done = run("token", "--sub", "ann")
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert "TRIO_SIGNAL_JWT_SECRET" in done.stderr
+    done = run("token", "--sub", "ann", TRIO_SIGNAL_JWT_SECRET="hunter2")
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert "TRIO_SIGNAL_JWT_SECRET" in done.stderr
+    assert "hunter2" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("given", "warned"),
+    [
+        ({"host": "0.0.0.0"}, True),
+        ({"host": "signal.example.com"}, True),
+        ({"host": "0.0.0.0", "jwt_secret": SECRET}, False),
+        ({"host": "0.0.0.0", "jwt_secret": SECRET, "auth": "open"}, True),
+        ({"host": "127.0.0.1"}, False),
+        ({"host": "::1"}, False),
+        ({"host": "localhost"}, False),
+    ],
+)
+def test_open_mode_beyond_loopback_is_warned_of(
+    given: dict[str, str], warned: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    _warn_if_open(load_settings(**given))
+    assert ("open mode" in caplog.text) is warned
+
+
+def users(path: Path, *arguments: str, given: str = "") -> Result:
+    variables = {"TRIO_SIGNAL_JWT_SECRET": SECRET, "TRIO_SIGNAL_USERS_FILE": str(path)}
+    return run("user", *arguments, given=given, **variables)
+
+
+def test_users_are_added_listed_and_removed(tmp_path: Path) -> None:
+    path = tmp_path / "users.json"
+    assert users(path, "list").stdout == ""
+    added = users(path, "add", "bob", given="battery staple\n")
+    assert (added.exit_code, added.stdout, added.stderr) == (0, "", "")
+    command = "add ann --name Ann --room a --room b-* --no-publish --moderator --creator"
+    added = users(path, *command.split(), "--team-of", "cyd", given="correct horse")
+    assert added.exit_code == 0
+    assert "correct horse" not in path.read_text()
+    assert users(path, "list").stdout.splitlines() == [
+        "ann  (Ann)  rooms=a,b-*  publish=false  moderator=true  creator=true  team_of=cyd",
+        "bob",
+    ]
+    listed = json.loads(users(path, "list", "--json").stdout)
+    assert listed[0] == {
+        "user_id": "ann",
+        "name": "Ann",
+        "rooms": ["a", "b-*"],
+        "publish": False,
+        "moderator": True,
+        "creator": True,
+        "team_of": "cyd",
+    }
+    assert users(path, "remove", "ann").exit_code == 0
+    assert users(path, "list").stdout == "bob\n"
+    removed = users(path, "remove", "ann")
+    assert (removed.exit_code, removed.stderr.count("\n")) == (1, 1)
+    assert "ann" in removed.stderr
+
+
+def test_a_password_is_as_it_was_given(tmp_path: Path) -> None:
+    path = tmp_path / "users.json"
+    users(path, "add", "ann", given=" zwölf Boxkämpfer \r\n")
+    hashed = read_users(path)["ann"].password_hash
+    assert argon2.PasswordHasher().verify(hashed, " zwölf Boxkämpfer ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "given", "code"),
+    [
+        (["add", "ann"], "", 1),
+        (["add", "ann"], "\n", 1),
+        (["add", ""], "x\n", 2),
+        (["add", "a\nb"], "x\n", 2),
+        (["add"], "x\n", 2),
+        (["remove"], "", 2),
+    ],
+)
+def test_a_user_needs_a_name_and_a_password(
+    arguments: list[str], given: str, code: int, tmp_path: Path
+) -> None:
+    path = tmp_path / "users.json"
+    assert users(path, *arguments, given=given).exit_code == code
+    assert not path.exists()
+
+
+def test_without_a_users_file_there_are_no_users() -> None:
+    done = run("user", "list", TRIO_SIGNAL_JWT_SECRET=SECRET)
+    assert (done.exit_code, done.stderr.count("\n")) == (1, 1)
+    assert "TRIO_SIGNAL_USERS_FILE" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "said"),
+    [
+        ("TRIO_SIGNAL_AUTH", "token", "TRIO_SIGNAL_JWT_SECRET"),
+        ("TRIO_SIGNAL_USERS_FILE", "users.json", "TRIO_SIGNAL_JWT_SECRET"),
+        ("TRIO_SIGNAL_JWT_PUBLIC_KEY", "/nowhere.pem", "No such file"),
+    ],
+)
+def test_serve_does_not_start_without_a_key(
+    variable: str, value: str, said: str, tmp_path: Path
+) -> None:
+    done = run("serve", **{variable: value, "PORT": "0"})
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert done.stderr.count("\n") == 1
+    assert said in done.stderr

@@ -1,0 +1,47 @@
+"""What fuzzing has found, and a little more of it; `make fuzz` takes ten minutes."""
+
+import logging
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from fuzz.targets import TARGETS
+
+CORPUS = Path(__file__).resolve().parent.parent / "fuzz" / "corpus"
+#: Lines of a conversation: words of the dialects among anything.
+WORDS = [
+    *(b'{"type":"', b'"}', b'","', b'":"', b'":', b"null", b"{", b"}", b"[", b"]", b",", b"\n"),
+    *(b"message", b"offer", b"join_room", b"room_id", b"streamId", b"viewerId", b"content"),
+    *(b"broadcaster-ready", b"join-stream", b"auth_token", b"to", b"r", b"mia", b"ann", b"\\u0000"),
+]
+pieces = st.lists(st.sampled_from(WORDS) | st.binary(max_size=8), max_size=60).map(b"".join)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_the_corpus(target: str, caplog: pytest.LogCaptureFixture) -> None:
+    files = sorted((CORPUS / target).iterdir())
+    assert files
+    for file in files:
+        TARGETS[target](file.read_bytes())
+    assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@settings(deadline=None)
+@given(pieces)
+@example(b"")
+@example(b"\xff\n\x00")
+def test_anything(target: str, data: bytes) -> None:
+    TARGETS[target](data)
+
+
+def test_the_targets_see_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("trio_signal.dialects.room.chat_message", fail)
+    monkeypatch.setattr("trio_signal.peer.logger.exception", lambda *args: None)
+    with pytest.raises(AssertionError):
+        TARGETS["room"](b'{"type":"message","content":"x"}')

@@ -1,0 +1,68 @@
+"""The OpenAPI document is of the routes that there are, and the server does what it says."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import trio
+
+from tests.conftest import Serve
+from trio_signal.announcements import Announcements
+from trio_signal.auth import OpenAuth
+from trio_signal.bus.memory import MemoryBus
+from trio_signal.config import load_settings
+from trio_signal.hub import Hub
+from trio_signal.limits import Limits
+from trio_signal.metrics import Metrics
+from trio_signal.store import Store
+from trio_signal.web.app import create_app
+from trio_signal.web.openapi import NOT_DESCRIBED, OPERATIONS, routes
+
+#: Seconds for some hundred requests.
+PATIENCE = 120.0
+EXAMPLES = 8
+
+
+def test_each_route_is_described_and_there_are_no_others() -> None:
+    settings = load_settings()
+    announcements = Announcements(Store(settings.database_url.get_secret_value()), None)
+    hub = Hub(MemoryBus("docs"), announcements=announcements)
+    app = create_app(hub, OpenAuth(), settings, Limits(settings), Metrics())
+    assert set(routes(app)) == set(OPERATIONS)
+    assert {rule.rule for rule in app.url_map.iter_rules()} >= NOT_DESCRIBED
+
+
+async def test_the_document_is_complete(serve: Serve) -> None:
+    async with serve() as service, httpx.AsyncClient() as http:
+        document = (await http.get(f"http://{service.base}/openapi.json")).json()
+    schemas = document["components"]["schemas"]
+    assert schemas["BroadcastRequest"]["properties"]["message"] == {"type": "string", "default": ""}
+    assert document["paths"]["/rooms/{room_id}"]["get"]["parameters"][0]["name"] == "room_id"
+    text = str(document)
+    assert all(f"#/components/schemas/{name}" in text for name in schemas)
+
+
+async def test_the_server_does_what_it_says(serve: Serve, tmp_path: Path) -> None:
+    """Schemathesis: whatever is sent, status, type and body are those of the document.
+
+    It takes no notice of what JSON Schema cannot say of a valid request, and a 503
+    that is documented is an error to it.
+    """
+    command = [
+        *(sys.executable, "-m", "schemathesis.cli", "run", "--no-color"),
+        *("--checks", "all", "--exclude-checks", "positive_data_acceptance"),
+        *("--exclude-path", "/auth/turn-credentials"),
+        *("--phases", "coverage,fuzzing", "--max-examples", str(EXAMPLES)),
+        "--generation-deterministic",
+    ]
+    async with serve() as service:
+        with trio.fail_after(PATIENCE):
+            ended = await trio.run_process(
+                [*command, f"http://{service.base}/openapi.json"],
+                cwd=tmp_path,
+                check=False,
+                capture_stdout=True,
+                stderr=subprocess.STDOUT,
+            )
+    assert ended.returncode == 0, ended.stdout.decode()

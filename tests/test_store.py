@@ -1,0 +1,281 @@
+"""The store, on SQLite and on a real PostgreSQL."""
+
+import threading
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import trio
+from sqlalchemy import Connection, create_engine, text
+
+from tests.postgres import Postgres
+from trio_signal.clock import utc_now
+from trio_signal.errors import ConfigError, StoreError
+from trio_signal.messages import Announcement, Edition
+from trio_signal.store import Database, Store, database, stamp, upgrade
+from trio_signal.store.database import read_url
+from trio_signal.store.tables import VERSION, metadata
+
+
+@pytest.fixture(params=["SQLite", "PostgreSQL"])
+def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A database without tables."""
+    if request.param == "SQLite":
+        return f"sqlite:///{tmp_path}/new.db"
+    postgres: Postgres = request.getfixturevalue("postgres")
+    return postgres.make_database()
+
+
+@pytest.fixture
+async def store(empty_url: str) -> AsyncIterator[Store]:
+    store = Store(empty_url)
+    await store.upgrade()
+    yield store
+    store.close()
+
+
+def announcement(id_: str, message: str = "Hello", user_id: str = "boss") -> Announcement:
+    return Announcement(id_, message, "info", user_id, user_id.title(), utc_now())
+
+
+async def test_nothing_is_there_at_first(store: Store) -> None:
+    assert await store.newest() is None
+    assert await store.clear(None) is None
+
+
+async def test_what_was_announced_is_the_newest(store: Store) -> None:
+    made = await store.announce(announcement("a", "Grüße 👋"), None)
+    assert made.active
+    assert await store.newest() == made
+    other = await store.announce(announcement("b"), None)
+    assert stamp(other) > stamp(made)
+    assert await store.newest() == other
+
+
+async def test_cleared(store: Store) -> None:
+    made = await store.announce(announcement("a"), None)
+    cleared = await store.clear(made)
+    assert cleared == Edition(cleared.revision if cleared else 0, made.announcement, active=False)
+    assert stamp(cleared) > stamp(made)
+    assert await store.newest() == cleared
+    assert await store.clear(cleared) is None
+
+
+async def test_a_revision_is_greater_than_all_that_are_known(store: Store) -> None:
+    future = Edition(2**50, announcement("elsewhere"), active=True)
+    made = await store.announce(announcement("a"), future)
+    assert made.revision == 2**50 + 1
+    again = await store.announce(announcement("b"), None)
+    assert again.revision == 2**50 + 2
+
+
+async def test_what_another_replica_made_is_kept_if_it_is_newer(store: Store) -> None:
+    made = await store.announce(announcement("a"), None)
+    newer = Edition(made.revision + 5, announcement("b"), active=True)
+    await store.keep(newer)
+    await store.keep(newer)
+    await store.keep(Edition(made.revision + 1, announcement("c"), active=True))
+    assert await store.newest() == newer
+    cleared = Edition(made.revision + 9, newer.announcement, active=False)
+    await store.keep(cleared)
+    assert await store.newest() == cleared
+
+
+async def test_what_is_known_can_be_cleared_before_it_is_kept(store: Store) -> None:
+    known = Edition(5, announcement("elsewhere"), active=True)
+    cleared = await store.clear(known)
+    assert cleared is not None
+    assert (cleared.announcement, cleared.active) == (known.announcement, False)
+
+
+async def test_acknowledgements(store: Store) -> None:
+    made = await store.announce(announcement("a"), None)
+    assert await store.acknowledge(made, ["ann", "bob"]) == 2
+    assert await store.acknowledge(made, ["bob", "eve"]) == 3
+    assert await store.acknowledged("a", ["ann", "eve", "zoe"]) == {"ann", "eve"}
+    assert await store.acknowledged("b", ["ann"]) == set()
+    assert await store.acknowledgers("a", "") == ["ann", "bob", "eve"]
+    assert await store.acknowledgers("a", "bob") == ["eve"]
+
+
+async def test_many_acknowledgements(store: Store) -> None:
+    made = await store.announce(announcement("a"), None)
+    users = {f"user{number}" for number in range(1000)}
+    assert await store.acknowledge(made, users) == 1000
+    assert await store.acknowledged("a", users | {"nobody"}) == users
+    found, last = set[str](), ""
+    while chunk := await store.acknowledgers("a", last):
+        found.update(chunk)
+        last = chunk[-1]
+    assert found == users
+
+
+async def test_an_acknowledgement_may_come_before_what_it_is_of(store: Store) -> None:
+    edition = Edition(5, announcement("elsewhere"), active=True)
+    assert await store.acknowledge(edition, ["ann"]) == 1
+    assert await store.newest() == edition
+
+
+@pytest.mark.parametrize("user_id", ["a\0b", "x" * 5000, "\ud800", "a\nb"])
+async def test_a_user_id_that_the_database_would_not_take(store: Store, user_id: str) -> None:
+    made = await store.announce(announcement("a"), None)
+    assert await store.acknowledge(made, [user_id]) == 1
+    assert await store.acknowledged("a", [user_id, "b"]) == {user_id}
+
+
+async def test_made_since(store: Store) -> None:
+    for number in range(3):
+        await store.announce(announcement(f"{number}"), None)
+    await store.announce(announcement("other", user_id="rival"), None)
+    assert await store.made_since("boss", "2020-01-01T00:00:00.000Z") == 3
+    assert await store.made_since("boss", "2099-01-01T00:00:00.000Z") == 0
+
+
+async def test_writers_take_turns(store: Store) -> None:
+    made: list[Edition] = []
+
+    async def announce(id_: str) -> None:
+        made.append(await store.announce(announcement(id_), None))
+
+    async with trio.open_nursery() as nursery:
+        for number in range(12):
+            nursery.start_soon(announce, f"{number}")
+    assert len({edition.revision for edition in made}) == 12
+    assert await store.newest() == max(made, key=stamp)
+
+
+# Giving up
+
+
+class Obstacle:
+    """Work in a transaction that goes on only when it is told to."""
+
+    def __init__(self) -> None:
+        self.begun = threading.Event()
+        self.go_on = threading.Event()
+        self.ended = threading.Event()
+
+    def __call__(self, connection: Connection) -> None:
+        connection.execute(text("CREATE TABLE proof (x INT)"))
+        self.begun.set()
+        self.go_on.wait(10)
+        self.ended.set()
+
+
+async def has_proof(database: Database) -> bool:
+    def look(connection: Connection) -> bool:
+        return connection.dialect.has_table(connection, "proof")
+
+    return await database.read(look)
+
+
+@pytest.mark.parametrize("how", ["too slow", "cancelled"])
+async def test_what_was_given_up_is_rolled_back(
+    how: str, empty_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, obstacle = Database(empty_url), Obstacle()
+    if how == "too slow":
+        monkeypatch.setattr(database, "PATIENCE", 0.2)
+        with pytest.raises(StoreError, match="does not answer"):
+            await data.write(obstacle)
+    else:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(data.write, obstacle)
+            await trio.to_thread.run_sync(obstacle.begun.wait, 10)
+            nursery.cancel_scope.cancel()
+    monkeypatch.undo()
+    obstacle.go_on.set()
+    await trio.to_thread.run_sync(obstacle.ended.wait, 10)
+
+    def nothing(connection: Connection) -> None:
+        """The next writer waits for the lock, until that one is rolled back."""
+
+    await data.write(nothing)
+    assert not await has_proof(data)
+    data.close()
+
+
+def test_a_commit_that_has_begun_is_not_given_up() -> None:
+    attempt = database.Attempt()
+    attempt.begin_commit()
+    assert not attempt.give_up()
+    attempt = database.Attempt()
+    assert attempt.give_up()
+    with pytest.raises(database.GivenUpError):
+        attempt.begin_commit()
+
+
+# The tables
+
+
+def test_migrations_make_the_tables_that_the_code_knows(empty_url: str) -> None:
+    from alembic.autogenerate import compare_metadata
+    from alembic.migration import MigrationContext
+
+    assert upgrade(empty_url)
+    assert not upgrade(empty_url)
+    engine = create_engine(read_url(empty_url))
+    with engine.connect() as connection:
+        context = MigrationContext.configure(connection)
+        assert context.get_current_revision() == VERSION
+        assert compare_metadata(context, metadata) == []
+    engine.dispose()
+
+
+async def test_replicas_that_start_together_take_turns(empty_url: str) -> None:
+    stores = [Store(empty_url) for _ in range(4)]
+    async with trio.open_nursery() as nursery:
+        for store in stores:
+            nursery.start_soon(store.upgrade)
+    for store in stores:
+        assert await store.newest() is None
+        store.close()
+
+
+async def test_a_newer_version_is_left_alone(empty_url: str) -> None:
+    upgrade(empty_url)
+    engine = create_engine(read_url(empty_url))
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    engine.dispose()
+    store = Store(empty_url)
+    with pytest.raises(StoreError, match="9999"):
+        await store.upgrade()
+    store.close()
+
+
+# Addresses
+
+
+@pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg"])
+def test_addresses_of_postgresql(scheme: str) -> None:
+    url = read_url(f"{scheme}://me:secret@db.example.com:5433/signal?sslmode=require")
+    assert url.drivername == "postgresql+psycopg"
+    assert (url.host, url.port, url.database) == ("db.example.com", 5433, "signal")
+    assert url.query["sslmode"] == "require"
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["mysql://me:secret@host/x", "sqlite://", "sqlite:///:memory:", "secret", ""],
+)
+def test_addresses_that_will_not_do(url: str) -> None:
+    with pytest.raises(ConfigError, match="DATABASE_URL") as caught:
+        Store(url)
+    assert "secret" not in str(caught.value)
+
+
+async def test_a_password_is_in_no_error(unused_port: int) -> None:
+    store = Store(f"postgresql://me:secret@127.0.0.1:{unused_port}/signal")
+    with pytest.raises(StoreError) as caught:
+        await store.newest()
+    assert "secret" not in str(caught.value)
+    store.close()
+
+
+@pytest.fixture
+async def unused_port() -> int:
+    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    port: int = listener.socket.getsockname()[1]
+    await listener.aclose()
+    return port

@@ -1,0 +1,479 @@
+"""Announcements of one replica: what holds, who is told, who has seen it.
+
+An announcement is made in the database: with its commit it is, and everybody is
+told; without, it never was. Editions are numbered there, and the greatest
+holds, in whatever order they come. What was told to nobody, since a process died
+or Redis was away, is found by looking again.
+"""
+
+import logging
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, closing
+from itertools import islice
+from typing import Protocol
+from uuid import uuid4
+
+import trio
+
+from trio_signal.announcements.receipts import Receipts
+from trio_signal.bus import Board, Counted, Posted
+from trio_signal.clock import utc_now
+from trio_signal.errors import BoardError, StoreError, UnknownAnnouncementError
+from trio_signal.messages import (
+    Acknowledged,
+    ActiveAnnouncement,
+    Announced,
+    Announcement,
+    AnnouncementCleared,
+    AnnouncementEvent,
+    AnnouncementType,
+    Edition,
+    Identity,
+)
+from trio_signal.peer import Peer
+from trio_signal.store import Store, stamp
+
+logger = logging.getLogger(__name__)
+
+#: Seconds for a call to be stored, waiting for its turn included.
+DEADLINE = 4.0
+#: Seconds that a client waits for its answer, before its other messages are read.
+ASKING = 1.0
+#: Seconds after which we look again: if all is well, if Redis is away, and at first
+#: and at most if the database is.
+LOOKING = 30.0
+LOOKING_ALONE = 5.0
+FIRST_PAUSE = 0.25
+LONGEST_PAUSE = 5.0
+#: Seconds in which an announcement is new, when it is found and not heard of.
+FRESH = 5.0
+#: Seconds at the end for acknowledgements to be written.
+LAST_WORDS = 1.0
+#: How many peers are looked up at once, and how many users are remembered.
+BATCH = 500
+MAX_REMEMBERED = 100_000
+
+
+class Lobby(Protocol):
+    """Those here who hear announcements: the hub."""
+
+    @property
+    def attending(self) -> Mapping[str, Peer]:
+        """The peers, by their ids."""
+        ...
+
+    def tell_announcement(self, event: AnnouncementEvent) -> None:
+        """Tell them; does not block."""
+        ...
+
+
+class Announcements:
+    """One replica's end; made by `open_announcements`. The hub tells it who attends."""
+
+    def __init__(self, store: Store, board: Board | None) -> None:
+        """Take an open store, and what is shared with other replicas."""
+        self._store = store
+        self._board = board
+        self._lobby: Lobby | None = None
+        self._edition: Edition | None = None
+        #: Users of whom we know that they have acknowledged the active one.
+        self._seen: set[str] = set()
+        self._receipts = Receipts(store, board, self._tell_count)
+        #: Peers that want to know what is active, as of which edition.
+        self._asking: dict[Peer, tuple[Edition | None, trio.Event]] = {}
+        self._asked = trio.Event()
+        self._looking = trio.Event()
+        #: The tables are there; we know what holds.
+        self._prepared = trio.Event()
+        self._loaded = trio.Event()
+        #: The store, the board and we have agreed once.
+        self._agreed = trio.Event()
+        #: Revisions are told in their order where they are made by one replica.
+        self._making = trio.Lock()
+        #: The board may lack acknowledgements that the store has.
+        self._unmerged = False
+        self._failure: str | None = None
+        if board is not None:
+            board.listen(self._hear, self._doubt)
+
+    def serve(self, lobby: Lobby) -> None:
+        """From now on tell these."""
+        self._lobby = lobby
+
+    @property
+    def degraded(self) -> str | None:
+        """Why announcements cannot be made; None if they can."""
+        return self._failure
+
+    @property
+    def active(self) -> Announcement | None:
+        """The one that is to be shown, as far as this replica knows."""
+        edition = self._edition
+        return edition.announcement if edition is not None and edition.active else None
+
+    async def run(self) -> None:
+        """Serve until cancelled. What cannot be reached is tried again."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._keep_looking)
+            nursery.start_soon(self._answer)
+            nursery.start_soon(self._receipts.run)
+
+    async def wait_agreed(self) -> None:
+        """Wait until the database, Redis and this replica have agreed for the first time."""
+        await self._agreed.wait()
+
+    async def finish(self) -> None:
+        """Wait until all acknowledgements are written."""
+        await self._receipts.wait_written()
+
+    # Creators
+
+    async def announce(
+        self, message: str, type_: AnnouncementType, creator: Identity
+    ) -> Announcement:
+        """Store an announcement and tell it; raises StoreError, then it is neither."""
+        announcement = Announcement(
+            id=str(uuid4()),
+            message=message,
+            type=type_,
+            created_by=creator.user_id,
+            created_by_name=creator.username or creator.user_id,
+            created_at=utc_now(),
+        )
+        await self._make(announcement)
+        return announcement
+
+    async def clear(self) -> Announcement | None:
+        """Let nothing be shown any more; what was. Raises StoreError, then it still is."""
+        return await self._make(None)
+
+    async def _make(self, announcement: Announcement | None) -> Announcement | None:
+        try:
+            with trio.fail_after(DEADLINE):
+                await self._prepared.wait()
+                await self._loaded.wait()
+                async with self._making:
+                    edition = await self._store_next(announcement)
+                    if edition is None:
+                        return None
+                    self._adopt(edition)
+        except trio.TooSlowError:
+            self._look_again()
+            raise StoreError("the database does not answer") from None
+        except BaseException:
+            self._look_again()  # it may have been stored all the same
+            raise
+        if self._board is not None:
+            try:
+                await self._board.post(edition)
+            except BoardError:
+                self._doubt()
+        return edition.announcement
+
+    async def _store_next(self, announcement: Announcement | None) -> Edition | None:
+        if announcement is None:
+            return await self._store.clear(self._edition)
+        return await self._store.announce(announcement, self._edition)
+
+    async def made_since(self, creator: Identity, moment: str) -> int:
+        """How many announcements a creator made; raises StoreError."""
+        await self._wait_prepared()
+        return await self._store.made_since(creator.user_id, moment)
+
+    # Users
+
+    async def active_for(self, user_id: str | None) -> Announcement | None:
+        """What a user is to see; raises StoreError."""
+        await self.refresh()
+        announcement = self.active
+        if announcement is None or user_id is None:
+            return announcement
+        seen = await self._who_has_seen(announcement, {user_id})
+        return announcement if user_id not in seen else None
+
+    async def acknowledge(self, announcement_id: str, user_id: str) -> None:
+        """Store that a user has seen the active announcement, and need not see it again.
+
+        Raises UnknownAnnouncementError, and StoreError: then it may still be stored later.
+        """
+        if self.active is None or self.active.id != announcement_id:
+            await self.refresh()
+        edition = self._edition
+        if edition is None or not edition.active or edition.announcement.id != announcement_id:
+            raise UnknownAnnouncementError(announcement_id)
+        receipt = self._receipts.add(edition, user_id)
+        self._remember(user_id)
+        with trio.move_on_after(DEADLINE):
+            await receipt.stored.wait()
+            return
+        raise StoreError("the database does not answer")
+
+    def note(self, peer: Peer, announcement_id: str) -> None:
+        """The same for a peer, without waiting; of no other announcement. Does not block."""
+        edition, identity = self._edition, peer.identity
+        if edition is None or not edition.active or identity is None:
+            return
+        if edition.announcement.id != announcement_id or identity.user_id in self._seen:
+            return
+        try:
+            self._receipts.add(edition, identity.user_id)
+        except StoreError as error:
+            logger.warning("an acknowledgement is lost: %s", error)
+        else:
+            self._remember(identity.user_id)
+
+    async def show(self, peer: Peer) -> None:
+        """Tell a peer what is active, unless its user has acknowledged it.
+
+        Waits for the answer, but not for long: while the database is away it comes later.
+        """
+        _, told = self._asking.get(peer, (None, trio.Event()))
+        self._ask(peer, told)
+        with trio.move_on_after(ASKING):
+            await told.wait()
+
+    def _ask(self, peer: Peer, told: trio.Event) -> None:
+        self._asking[peer] = self._edition, told
+        self._asked.set()
+
+    async def _answer(self) -> None:
+        """Look up those who ask, many at a time."""
+        while True:
+            await self._asked.wait()
+            await self._loaded.wait()
+            batch = dict(islice(self._asking.items(), BATCH))
+            if not batch:
+                self._asked = trio.Event()
+                continue
+            edition, announcement = self._edition, self.active
+            seen: set[str] = set()
+            if announcement is not None:
+                users = {peer.identity.user_id for peer in batch if peer.identity is not None}
+                try:
+                    seen = await self._who_has_seen(announcement, users)
+                except StoreError:
+                    self._drop_absent()
+                    await trio.sleep(FIRST_PAUSE)
+                    continue
+            for peer, asked in batch.items():
+                if self._asking.get(peer) != asked:
+                    continue  # it asks anew
+                del self._asking[peer]
+                if announcement is not None and self._edition is edition is asked[0]:
+                    self._show(peer, announcement, seen)
+                asked[1].set()
+
+    def _drop_absent(self) -> None:
+        attending = self._lobby.attending if self._lobby is not None else {}
+        for peer in [peer for peer in self._asking if peer.id not in attending]:
+            del self._asking[peer]
+
+    def _show(self, peer: Peer, announcement: Announcement, seen: set[str]) -> None:
+        if self._lobby is None or peer.id not in self._lobby.attending or peer.identity is None:
+            return
+        if peer.identity.user_id not in seen | self._seen:
+            peer.tell(ActiveAnnouncement(announcement))
+
+    def _remember(self, user_id: str) -> None:
+        if len(self._seen) < MAX_REMEMBERED:
+            self._seen.add(user_id)
+
+    async def _who_has_seen(self, announcement: Announcement, users: set[str]) -> set[str]:
+        """Which of these users: first the board says it, and of the others the store."""
+        seen = {u for u in users if u in self._seen or (announcement.id, u) in self._receipts}
+        trusted = False
+        if self._board is not None and users - seen:
+            try:
+                seen |= await self._board.acknowledged(announcement.id, users - seen)
+                trusted = not self._unmerged
+            except BoardError:
+                pass
+        if users - seen and not (trusted and self._failure):
+            try:
+                seen |= await self._store.acknowledged(announcement.id, users - seen)
+            except StoreError:
+                self._look_again()
+                if not trusted:
+                    raise
+        if self.active == announcement:
+            for user_id in seen:
+                self._remember(user_id)
+        return seen
+
+    # What holds
+
+    async def refresh(self) -> None:
+        """See what holds now: the board says it, else the store; raises StoreError."""
+        if self._board is not None:
+            try:
+                edition = await self._board.holding()
+            except BoardError:
+                pass
+            else:
+                if edition is not None:
+                    self._adopt(edition)
+                    return
+        await self._wait_prepared()
+        self._adopt_found(await self._store.newest())
+
+    async def _wait_prepared(self) -> None:
+        """Right after the start there may be no tables yet; raises StoreError."""
+        with trio.move_on_after(ASKING):
+            await self._prepared.wait()
+            return
+        raise StoreError("the database does not answer")
+
+    def _adopt(self, edition: Edition) -> bool:
+        """Take in what was made just now, and tell it; whether it was news."""
+        if not self._take(edition):
+            return False
+        if self._lobby is not None:
+            event = Announced if edition.active else AnnouncementCleared
+            self._lobby.tell_announcement(event(edition.announcement))
+        return True
+
+    def _adopt_found(self, edition: Edition | None) -> None:
+        """Take in what was found: it may be so new that we are only faster than the news."""
+        age = time.time() * 1000 - edition.revision if edition is not None else 0
+        if edition is not None and self._loaded.is_set() and age < FRESH * 1000:
+            self._adopt(edition)
+        else:
+            self._adopt_late(edition)
+
+    def _adopt_late(self, edition: Edition | None) -> None:
+        """Take in what was made some time ago: some may have acknowledged it already."""
+        was_active = self.active is not None
+        if edition is None or not self._take(edition) or self._lobby is None:
+            return
+        if edition.active:
+            for peer in self._lobby.attending.values():
+                _, told = self._asking.get(peer, (None, trio.Event()))
+                self._ask(peer, told)
+        elif was_active:
+            self._lobby.tell_announcement(AnnouncementCleared(edition.announcement))
+
+    def _take(self, edition: Edition) -> bool:
+        old = self._edition
+        if old is not None and stamp(edition) <= stamp(old):
+            return False
+        if old is None or old.announcement.id != edition.announcement.id:
+            self._seen.clear()
+        self._edition = edition
+        return True
+
+    def _hear(self, news: Posted | Counted) -> None:
+        """Another replica made something, or users acknowledged, here or there."""
+        if isinstance(news, Counted):
+            if self.active is not None and self.active.id == news.announcement_id:
+                self._tell_count(self.active, news.acknowledged)
+            return
+        if news.late:
+            self._adopt_late(news.edition)
+            self._look_again()
+        elif self._adopt(news.edition):
+            self._look_again()  # so that a database of our own has it as well
+
+    def _tell_count(self, announcement: Announcement, acknowledged: int) -> None:
+        if self._lobby is not None:
+            self._lobby.tell_announcement(Acknowledged(announcement, acknowledged))
+
+    # Looking again
+
+    def _look_again(self) -> None:
+        self._looking.set()
+
+    def _doubt(self) -> None:
+        """The board may have missed or forgotten something."""
+        self._unmerged = True
+        self._looking.set()
+
+    async def _keep_looking(self) -> None:
+        """See to it that the store, the board and this replica agree."""
+        pause = FIRST_PAUSE
+        while True:
+            self._looking = trio.Event()
+            try:
+                await self._look()
+            except StoreError as error:
+                self._note_failure(str(error))
+                await trio.sleep(pause)
+                pause = min(2 * pause, LONGEST_PAUSE)
+                continue
+            self._note_failure(None)
+            self._agreed.set()
+            pause = FIRST_PAUSE
+            alone = self._board is not None and not self._board.reachable
+            with trio.move_on_after(LOOKING_ALONE if alone else LOOKING):
+                await self._looking.wait()
+
+    def _note_failure(self, failure: str | None) -> None:
+        if failure is not None and self._failure is None:
+            logger.error("announcements cannot be made: %s", failure)
+        elif failure is None and self._failure is not None:
+            logger.warning("the database is back: announcements can be made")
+        self._failure = f"the database fails: {failure}" if failure is not None else None
+
+    async def _look(self) -> None:
+        if self._board is not None and not self._loaded.is_set():
+            await self._load_from_board(self._board)
+        if not self._prepared.is_set():
+            await self._store.upgrade()
+            self._prepared.set()
+        stored = await self._store.newest()
+        self._adopt_found(stored)
+        self._loaded.set()
+        if self._board is not None:
+            await self._agree(self._board)
+        edition = self._edition
+        if edition is not None and (stored is None or stamp(stored) < stamp(edition)):
+            await self._store.keep(edition)
+
+    async def _load_from_board(self, board: Board) -> None:
+        """At the start the board may know what holds, and be faster than the database."""
+        try:
+            edition = await board.holding()
+        except BoardError:
+            return
+        if edition is not None:
+            self._adopt_late(edition)
+            self._loaded.set()
+
+    async def _agree(self, board: Board) -> None:
+        """Tell the board what it lacks; acknowledgements first, so that nobody sees it again."""
+        unmerged, self._unmerged = self._unmerged, False
+        try:
+            if unmerged and self.active is not None:
+                await self._merge(board, self.active)
+            edition = self._edition
+            held = await (board.post(edition, late=unmerged) if edition else board.holding())
+            self._adopt_found(held)
+        except BoardError:
+            self._unmerged = True
+        except BaseException:
+            self._unmerged = True
+            raise
+
+    async def _merge(self, board: Board, announcement: Announcement) -> None:
+        users = await self._store.acknowledgers(announcement.id, "")
+        while users:
+            await board.acknowledge(announcement.id, users)
+            users = await self._store.acknowledgers(announcement.id, users[-1])
+
+
+@asynccontextmanager
+async def open_announcements(url: str, board: Board | None) -> AsyncIterator[Announcements]:
+    """Announcements that are kept in the database at `url`, while the block runs.
+
+    Begins at once; a database that cannot be reached is tried again. At the end
+    what users acknowledged is written, if that is possible in a second. Raises ConfigError.
+    """
+    store = Store(url)
+    with closing(store):
+        announcements = Announcements(store, board)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(announcements.run)
+            yield announcements
+            with trio.move_on_after(LAST_WORDS):
+                await announcements.finish()
+            nursery.cancel_scope.cancel()

@@ -1,0 +1,36 @@
+"""What may be announced. Pure."""
+
+import unicodedata
+from typing import get_args
+
+from trio_signal.errors import AnnouncementError
+from trio_signal.messages import AnnouncementType
+
+#: In characters, not bytes.
+MAX_CHARACTERS = 280
+TYPES: tuple[AnnouncementType, ...] = get_args(AnnouncementType)
+#: Control characters, and what ends a line or a paragraph: a banner is one line.
+_REFUSED = frozenset({"Cc", "Zl", "Zp", "Cs"})
+
+
+def check_message(text: str) -> str:
+    """The message without the space around it; raises AnnouncementError."""
+    message = text.strip()
+    if not message:
+        raise AnnouncementError("Broadcast message cannot be empty")
+    if len(message) > MAX_CHARACTERS:
+        raise AnnouncementError(
+            f"Broadcast message too long. Maximum {MAX_CHARACTERS} characters allowed. "
+            f"Current: {len(message)}"
+        )
+    if any(unicodedata.category(character) in _REFUSED for character in message):
+        raise AnnouncementError("Broadcast message cannot have control characters or line breaks")
+    return message
+
+
+def check_type(text: str) -> AnnouncementType:
+    """One of the types; raises AnnouncementError."""
+    for type_ in TYPES:
+        if text == type_:
+            return type_
+    raise AnnouncementError(f"Unknown broadcast type. Allowed: {', '.join(TYPES)}")

@@ -1,0 +1,147 @@
+"""Receipts: acknowledgements on their way to where they last."""
+
+import logging
+from collections.abc import Callable, Iterable
+from itertools import islice
+
+import trio
+
+from trio_signal.bus import Board
+from trio_signal.errors import BoardError, StoreError
+from trio_signal.messages import Announcement, Edition
+from trio_signal.store import Store
+
+logger = logging.getLogger(__name__)
+
+#: How many are written at once.
+BATCH = 1000
+#: How many may wait while the database is away; what comes then is refused.
+MAX_WAITING = 100_000
+#: Seconds until what could not be written is tried again.
+PAUSE = 1.0
+
+Key = tuple[str, str]
+
+
+class Receipt:
+    """That one user has seen one announcement."""
+
+    __slots__ = ("edition", "stored", "user_id")
+
+    def __init__(self, edition: Edition, user_id: str) -> None:
+        """It is not stored anywhere yet."""
+        self.edition = edition
+        self.user_id = user_id
+        #: It is kept in one place at least.
+        self.stored = trio.Event()
+
+    @property
+    def key(self) -> Key:
+        """What makes it the same as another."""
+        return self.edition.announcement.id, self.user_id
+
+
+class Receipts:
+    """Writes acknowledgements in batches: to the store, and to the board if there is one.
+
+    What comes while a batch is written goes with the next, and so does the number
+    that is told: however many acknowledge, it is told a few times a second.
+    """
+
+    def __init__(
+        self, store: Store, board: Board | None, count: Callable[[Announcement, int], None]
+    ) -> None:
+        """`count` is told how many there are, where the board does not tell it."""
+        self._store = store
+        self._board = board
+        self._count = count
+        self._unshared: dict[Key, Receipt] = {}
+        self._unsaved: dict[Key, Receipt] = {}
+        self._added = trio.Event()
+        self._moved = trio.lowlevel.ParkingLot()
+
+    def __contains__(self, key: Key) -> bool:
+        """Whether it is on its way."""
+        return key in self._unsaved
+
+    def add(self, edition: Edition, user_id: str) -> Receipt:
+        """Begin to write one; raises StoreError if too many wait already. Does not block."""
+        receipt = Receipt(edition, user_id)
+        known = self._unsaved.get(receipt.key)
+        if known is not None:
+            return known
+        if len(self._unsaved) >= MAX_WAITING:
+            raise StoreError("too many acknowledgements wait for the database")
+        self._unsaved[receipt.key] = receipt
+        if self._board is not None:
+            self._unshared[receipt.key] = receipt
+        self._added.set()
+        self._added = trio.Event()
+        return receipt
+
+    async def run(self) -> None:
+        """Write until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._save)
+            if self._board is not None:
+                nursery.start_soon(self._share, self._board)
+
+    async def wait_written(self) -> None:
+        """Wait until none is on its way."""
+        while self._unsaved or self._unshared:
+            await self._moved.park()
+
+    async def _share(self, board: Board) -> None:
+        while True:
+            while not self._unshared:
+                await self._added.wait()
+            batch = _one_batch(self._unshared)
+            try:
+                await board.acknowledge(*_address(batch))
+            except BoardError:
+                pass  # the store has them, and from there they are shared again
+            else:
+                _mark_stored(batch)
+            self._forget(self._unshared, batch)
+
+    async def _save(self) -> None:
+        while True:
+            while not self._unsaved:
+                await self._added.wait()
+            batch = _one_batch(self._unsaved)
+            edition = batch[0].edition
+            try:
+                total = await self._store.acknowledge(edition, _users(batch))
+            except StoreError as error:
+                logger.warning("%d acknowledgements wait: %s", len(self._unsaved), error)
+                await trio.sleep(PAUSE)
+                continue
+            _mark_stored(batch)
+            self._forget(self._unsaved, batch)
+            if self._board is None or not self._board.reachable:
+                self._count(edition.announcement, total)
+
+    def _forget(self, waiting: dict[Key, Receipt], batch: Iterable[Receipt]) -> None:
+        for receipt in batch:
+            del waiting[receipt.key]
+        self._moved.unpark_all()
+
+
+def _one_batch(waiting: dict[Key, Receipt]) -> list[Receipt]:
+    """The oldest of those that wait, all of one announcement."""
+    some = list(islice(waiting.values(), BATCH))
+    first = some[0].edition.announcement.id
+    return [receipt for receipt in some if receipt.edition.announcement.id == first]
+
+
+def _users(batch: Iterable[Receipt]) -> list[str]:
+    return [receipt.user_id for receipt in batch]
+
+
+def _address(batch: list[Receipt]) -> tuple[str, list[str]]:
+    return batch[0].edition.announcement.id, _users(batch)
+
+
+def _mark_stored(batch: Iterable[Receipt]) -> None:
+    for receipt in batch:
+        receipt.stored.set()

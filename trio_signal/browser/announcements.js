@@ -1,0 +1,150 @@
+// The page of announcements: a banner for everybody, and the desk of a creator.
+// Texts and names go into the page by textContent only: they are never HTML.
+
+import { $, notify, showState } from './page.js';
+
+const PATH = '/api/creator/broadcast';
+const MOST = 280; // characters
+
+let socket;
+let shown; // the announcement in the banner
+let pause = 500;
+let reconnecting;
+
+function credentials() {
+  const token = $('token').value.trim(); // says who one is, if there is one
+  const query = new URLSearchParams(token ? {} : { user_id: $('user').value.trim() });
+  return { query, token };
+}
+
+async function call(method, name, body) {
+  const { query, token } = credentials();
+  const answer = await fetch(`${PATH}${name}?${query}`, {
+    method,
+    headers: {
+      ...(body && { 'Content-Type': 'application/json' }),
+      ...(token && { Authorization: `Bearer ${token}` }),
+    },
+    body: body && JSON.stringify(body),
+  });
+  const fields = await answer.json().catch(() => ({}));
+  if (!answer.ok) throw new Error(fields.message ?? fields.detail ?? `Failed (${answer.status})`);
+  return fields;
+}
+
+// The user's side
+
+function connect() {
+  clearTimeout(reconnecting);
+  if (socket) socket.onclose = socket.onmessage = null;
+  socket?.close();
+  show(null);
+  const { query, token } = credentials();
+  const url = new URL(`${PATH}/ws?${query}`, location.href);
+  url.protocol = url.protocol.replace('http', 'ws');
+  socket = token ? new WebSocket(url, ['bearer', token]) : new WebSocket(url);
+  showState('connecting');
+  socket.onmessage = ({ data }) => hear(data);
+  socket.onclose = ({ code, reason }) => {
+    if (code === 1008) return showState('closed', reason);
+    showState('waiting');
+    reconnecting = setTimeout(connect, pause * (0.5 + Math.random() / 2));
+    pause = Math.min(2 * pause, 10_000);
+  };
+}
+
+function hear(data) {
+  if (data === 'ping') return socket.send('pong');
+  if (data === 'pong') return;
+  const message = JSON.parse(data);
+  switch (message.type) {
+    case 'connected':
+      pause = 500;
+      showState('joined');
+      count();
+      break;
+    case 'new_broadcast':
+      $('acknowledged').textContent = '0';
+      show(message.broadcast);
+      count();
+      break;
+    case 'active_broadcast':
+      show(message.broadcast);
+      break;
+    case 'broadcast_cleared':
+      $('acknowledged').textContent = '–';
+      show(null);
+      break;
+    case 'broadcast_acknowledged':
+      $('acknowledged').textContent = message.acknowledged;
+      break;
+  }
+}
+
+function show(broadcast) {
+  shown = broadcast;
+  $('banner').hidden = !broadcast;
+  if (!broadcast) return;
+  $('banner').dataset.type = broadcast.message_type;
+  $('banner-text').textContent = broadcast.message;
+  $('banner-from').textContent = `${broadcast.created_by}, ${new Date(broadcast.created_at).toLocaleTimeString()}`;
+}
+
+$('acknowledge').onclick = () => {
+  socket.send(JSON.stringify({ type: 'acknowledge_broadcast', broadcast_id: shown.id }));
+  show(null);
+};
+
+// The creator's side
+
+async function count() {
+  try {
+    const { stats } = await call('GET', '/stats');
+    $('connected').textContent = stats.connected_users_total;
+    $('today').textContent = stats.broadcasts_today;
+  } catch {
+    $('connected').textContent = $('today').textContent = '–'; // no creator, or no answer
+  }
+}
+
+async function attempt(button, action) {
+  button.disabled = true;
+  $('outcome').textContent = '';
+  notify('');
+  try {
+    $('outcome').textContent = (await action()).message;
+  } catch (error) {
+    notify(error.message);
+  } finally {
+    button.disabled = false;
+    count();
+  }
+}
+
+function measure() {
+  const left = MOST - [...$('message').value.trim()].length;
+  $('left').textContent = `${left} characters left`;
+}
+
+$('message').oninput = measure;
+$('write').onsubmit = (event) => {
+  event.preventDefault();
+  const type = new FormData($('write')).get('type');
+  attempt(event.submitter ?? $('write').querySelector('.primary'), async () => {
+    const answer = await call('POST', '', { message: $('message').value, type });
+    $('message').value = '';
+    measure();
+    return answer;
+  });
+};
+$('clear').onclick = () => attempt($('clear'), () => call('POST', '/clear'));
+$('who').onsubmit = (event) => {
+  event.preventDefault();
+  pause = 500;
+  connect();
+};
+
+$('user').value = new URLSearchParams(location.search).get('user_id') ?? 'boss';
+measure();
+connect();
+setInterval(() => document.hidden || socket.readyState !== WebSocket.OPEN || count(), 2000);

@@ -1,0 +1,31 @@
+-- Let an edition of the announcements hold, unless a newer one does.
+--
+-- KEYS  1 current_broadcast  string: the active announcement (JSON), for all to read
+--       2 edition            hash: revision, id, edition (JSON); of what holds
+-- ARGV  1 revision  2 id of the announcement  3 edition (JSON)
+--       4 current_broadcast, or "" if nothing is active
+--       5 channel  6 what to tell there
+--
+-- Of two with the same revision the one with the greater id is newer. What holds
+-- already is written once more: somebody may have deleted the key.
+-- Returns the edition that holds.
+
+local held = redis.call('HMGET', KEYS[2], 'revision', 'id', 'edition')
+local revision = tonumber(ARGV[1])
+if held[1] then
+  local other = tonumber(held[1])
+  if other > revision or (other == revision and held[2] > ARGV[2]) then
+    return held[3]
+  end
+end
+
+if ARGV[4] == '' then
+  redis.call('DEL', KEYS[1])
+else
+  redis.call('SET', KEYS[1], ARGV[4])
+end
+if held[1] ~= ARGV[1] or held[2] ~= ARGV[2] then
+  redis.call('HSET', KEYS[2], 'revision', ARGV[1], 'id', ARGV[2], 'edition', ARGV[3])
+  redis.call('PUBLISH', ARGV[5], ARGV[6])
+end
+return ARGV[3]

@@ -1,0 +1,76 @@
+"""A running server, asked through its REST."""
+
+from typing import Annotated, TypeVar
+from urllib.parse import urlsplit
+
+import httpx
+import msgspec
+import typer
+from msgspec import Struct
+
+from trio_signal.cli.failing import fail
+
+T = TypeVar("T")
+
+LOCAL = "http://127.0.0.1:8000"
+#: Seconds for the server to answer.
+_TIMEOUT = 10.0
+
+
+def _check_url(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        valid = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        valid = False
+    if not valid:
+        raise typer.BadParameter(f"{url!r} is no address of a server; like {LOCAL}")
+    return url.rstrip("/")
+
+
+Url = Annotated[
+    str, typer.Option(help="The server.", envvar="TRIO_SIGNAL_URL", callback=_check_url)
+]
+Token = Annotated[
+    str | None,
+    typer.Option(
+        help="Who you are. In the variable nobody else on the machine can read it.",
+        envvar="TRIO_SIGNAL_TOKEN",
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+
+
+class _Refusal(Struct):
+    message: str = ""
+    detail: str = ""
+
+
+def ask(url: str, token: str | None, type_: type[T], body: object = None) -> T:
+    """What the server answers: to a GET, or with a body to a POST. Blocks.
+
+    Ends the command if it refuses, or is not there.
+    """
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    method = "GET"
+    if body is not None:
+        method, headers["Content-Type"] = "POST", "application/json"
+    try:
+        content = msgspec.json.encode(body) if body is not None else None
+        answer = httpx.request(method, url, headers=headers, content=content, timeout=_TIMEOUT)
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
+        fail(f"{url}: {error}")
+    if answer.is_error:
+        fail(f"{url}: {answer.status_code} {_reason(answer.content) or answer.reason_phrase}")
+    try:
+        return msgspec.json.decode(answer.content, type=type_)
+    except msgspec.DecodeError:
+        fail(f"{url} does not answer as a trio-signal server does")
+
+
+def _reason(body: bytes) -> str:
+    try:
+        refusal = msgspec.json.decode(body, type=_Refusal)
+    except msgspec.DecodeError:
+        return ""
+    return refusal.message or refusal.detail

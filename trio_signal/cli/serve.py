@@ -1,0 +1,127 @@
+"""Running the server."""
+
+import gc
+import logging
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from typing import Annotated
+
+import trio
+import typer
+
+from trio_signal.cli.failing import fail, failing, first_of
+from trio_signal.config import Settings, is_loopback, load_settings
+from trio_signal.errors import ConfigError, WorkerError
+from trio_signal.logs import configure_logging
+from trio_signal.server import open_server
+from trio_signal.workers import open_workers
+
+logger = logging.getLogger(__name__)
+
+
+def serve(
+    host: Annotated[
+        str | None, typer.Option(help="Address to listen on.  [TRIO_SIGNAL_HOST, 127.0.0.1]")
+    ] = None,
+    port: Annotated[
+        int | None, typer.Option(help="Port to listen on; 0 picks one.  [PORT, 8000]")
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(help="How many replicas to run on the port.  [WEB_CONCURRENCY, 1]"),
+    ] = None,
+    redis_url: Annotated[
+        str | None, typer.Option(help="Redis that joins replicas into one service.  [REDIS_URL]")
+    ] = None,
+    database_url: Annotated[
+        str | None,
+        typer.Option(
+            help="Where announcements are kept.  [DATABASE_URL, sqlite:///trio-signal.db]"
+        ),
+    ] = None,
+) -> None:
+    """Run the server until SIGTERM or SIGINT."""
+    with failing():
+        settings = load_settings(
+            host=host,
+            port=port,
+            workers=workers,
+            redis_url=redis_url,
+            database_url=database_url,
+        )
+    configure_logging(settings)
+    try:
+        trio.run(_serve, settings)
+    except* (OSError, ConfigError, WorkerError) as errors:
+        fail(f"cannot serve on {settings.host}:{settings.port}: {first_of(errors)}")
+
+
+async def _serve(settings: Settings) -> None:
+    """Serve, and print where, until a signal comes; or until the parent goes, as a worker.
+
+    A second SIGINT does not wait for what is on its way.
+    """
+    hurry = trio.Event()
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async with trio.open_nursery() as nursery:
+            server = (
+                open_workers(settings, hurry) if settings.workers > 1 else open_server(settings)
+            )
+            async with server as (host, port, *_):
+                _tune_gc()
+                _warn_if_open(settings)
+                typer.echo(f"listening on http://{f'[{host}]' if ':' in host else host}:{port}")
+                interrupts = await _until_stopped(signals, settings)
+                nursery.start_soon(_until_interrupted, signals, 2 - interrupts, hurry, nursery)
+            nursery.cancel_scope.cancel()
+
+
+async def _until_stopped(signals: AsyncIterator[int], settings: Settings) -> int:
+    """Wait for a signal; whether it is SIGINT, as a number."""
+    number = 0
+    async with trio.open_nursery() as reasons:
+        if settings.worker:
+            reasons.start_soon(_until_parent_goes, reasons.cancel_scope)
+        number = await anext(signals)
+        logger.info("%s: stopping", signal.Signals(number).name)
+        reasons.cancel_scope.cancel()
+    return int(number == signal.SIGINT)
+
+
+async def _until_interrupted(
+    signals: AsyncIterator[int], times: int, hurry: trio.Event, nursery: trio.Nursery
+) -> None:
+    """Stop at once when so many more SIGINTs have come; another SIGTERM changes nothing."""
+    while times:
+        times -= await anext(signals) == signal.SIGINT
+    logger.warning("interrupted again: stopping at once")
+    hurry.set()
+    nursery.cancel_scope.cancel()
+
+
+def _tune_gc() -> None:
+    """Collect less often: nearly all that is made here is freed by its reference count.
+
+    What was imported stays, so it need not be looked at again.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 20, 100)
+
+
+async def _until_parent_goes(scope: trio.CancelScope) -> None:
+    """A worker's standard input is a pipe that ends with its parent."""
+    async with trio.lowlevel.FdStream(os.dup(sys.stdin.fileno())) as pipe:
+        async for _ in pipe:
+            pass
+    scope.cancel()
+
+
+def _warn_if_open(settings: Settings) -> None:
+    if not settings.wants_tokens and not is_loopback(settings.host):
+        logger.warning(
+            "open mode beyond loopback: anybody who reaches %s may be anybody here",
+            settings.host,
+        )

@@ -1,0 +1,188 @@
+"""A running server seen from outside: its rooms, and what happens in one of them."""
+
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from datetime import datetime
+from typing import Annotated
+
+import msgspec
+import trio
+import typer
+from msgspec import Struct
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from trio_signal.cli.failing import fail, first_of, printable
+from trio_signal.cli.remote import LOCAL, AsJson, Token, Url, ask
+from trio_signal.client import (
+    Answer,
+    Candidate,
+    Error,
+    Event,
+    Live,
+    Message,
+    Offer,
+    Peer,
+    PeerJoined,
+    PeerLeft,
+    Pong,
+    StateChanged,
+    Stopped,
+    TokenExpiring,
+    TokenRenewed,
+    WentLive,
+    open_client,
+)
+from trio_signal.clock import utc_now
+from trio_signal.errors import TrioSignalError
+
+#: How much of a payload is shown on a line.
+_SHOWN = 200
+
+
+class RoomCount(Struct):
+    """How many are in a room."""
+
+    room_id: str
+    users: int
+    peers: int
+    broadcasters: int
+
+
+class _Rooms(Struct):
+    rooms: list[RoomCount]
+
+
+def rooms(url: Url = LOCAL, token: Token = None, as_json: AsJson = False) -> None:
+    """List the rooms in which somebody is."""
+    found = ask(f"{url}/rooms", token, _Rooms)
+    if as_json:
+        _write(msgspec.json.encode(found).decode())
+    elif not found.rooms:
+        _write("Nobody is in any room.")
+    else:
+        _write(_render(_table(found.rooms)))
+
+
+def _table(counts: list[RoomCount]) -> Table:
+    table = Table("room", box=None, pad_edge=False, header_style="bold")
+    for heading in ("users", "peers", "live"):
+        table.add_column(heading, justify="right")
+    for count in counts:
+        live = Text(str(count.broadcasters), style="red" if count.broadcasters else "")
+        table.add_row(Text(printable(count.room_id)), str(count.users), str(count.peers), live)
+    return table
+
+
+def tail(
+    room: Annotated[str, typer.Argument(help="The room's id.")],
+    url: Url = LOCAL,
+    token: Token = None,
+    username: Annotated[
+        str, typer.Option(help="What the others see, where the token does not say it.")
+    ] = "tail",
+    as_json: AsJson = False,
+) -> None:
+    """Join a room, and print what happens in it as it happens, until Ctrl-C.
+
+    The others see it as a peer. What two of them send to each other goes past it.
+    """
+    if not room:
+        raise typer.BadParameter("a room must have a name", param_hint="ROOM")
+    try:
+        trio.run(_tail, url, room, token, username, as_json)
+    except* BrokenPipeError:
+        # Whoever read has enough, and Python would complain once more when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except* TrioSignalError as errors:
+        fail(f"{url}: {first_of(errors)}")
+
+
+async def _tail(url: str, room: str, token: str | None, username: str, as_json: bool) -> None:
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_until_signal, signals, nursery.cancel_scope)
+            async with open_client(url, room=room, token=token, username=username) as client:
+                async for event in client:
+                    _write(_as_json(event) if as_json else _render(line(event, datetime.now())))
+
+
+async def _until_signal(signals: AsyncIterator[int], scope: trio.CancelScope) -> None:
+    await anext(signals)
+    scope.cancel()
+
+
+def _as_json(event: Event) -> str:
+    return msgspec.json.encode({"at": utc_now(), **msgspec.to_builtins(event)}).decode()
+
+
+def line(event: Event, at: datetime) -> Text:
+    """An event in words, for people; names and data of others cannot do anything to a terminal."""
+    word, style, words = _describe(event)
+    text = Text.assemble((f"{at:%H:%M:%S}", "dim"), "  ", (word, style))
+    if words:
+        text.append(" " * (10 - len(word)) + printable(words))
+    return text
+
+
+def _describe(event: Event) -> tuple[str, str, str]:
+    match event:
+        case StateChanged(state="joined"):
+            return "connected", "green", ""
+        case StateChanged(reason=reason, code=code):
+            return "waiting", "yellow", f"{reason} ({code})" if code else reason
+        case PeerJoined(peer=peer):
+            return "joined", "green", _name(peer)
+        case PeerLeft(peer=peer):
+            return "left", "dim", _name(peer)
+        case WentLive(peer=Peer(live=Live(media_type=media_type)) as peer):
+            return "live", "bold red", f"{_name(peer)}  {media_type}"
+        case Stopped(peer=peer):
+            return "stopped", "red", _name(peer)
+        case Error(message=message):
+            return "error", "yellow", message
+        case TokenExpiring(expires_in=seconds):
+            return "token", "yellow", f"expires in {seconds} s"
+        case TokenRenewed(expires_in=seconds):
+            return "token", "", f"good for {seconds} s"
+        case Offer(offer=payload):
+            return "offer", "cyan", f"{_sender(event)}  {_short(payload)}"
+        case Answer(answer=payload):
+            return "answer", "cyan", f"{_sender(event)}  {_short(payload)}"
+        case Candidate(candidate=payload):
+            return "candidate", "cyan", f"{_sender(event)}  {_short(payload)}"
+        case Message(data=payload):
+            return "message", "", f"{_sender(event)}  {_short(payload)}"
+        case Pong(id=id_):
+            return "pong", "", _short(id_)
+        case _:
+            return type(event).__name__, "", ""
+
+
+def _name(peer: Peer) -> str:
+    return f"{peer.username} ({peer.id})"
+
+
+def _sender(event: Offer | Answer | Candidate | Message) -> str:
+    return f"{event.username} ({event.sender})"
+
+
+def _short(payload: object) -> str:
+    text = msgspec.json.encode(payload).decode()
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+
+
+def _render(shown: Text | Table) -> str:
+    """As much colour as standard output takes; long lines stay lines."""
+    console = Console(highlight=False, soft_wrap=True)
+    with console.capture() as captured:
+        console.print(shown, soft_wrap=True)
+    return captured.get().rstrip("\n")
+
+
+def _write(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()

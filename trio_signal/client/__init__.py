@@ -1,0 +1,61 @@
+"""A client for programs: a place in one room, and what happens there as typed events.
+
+    async with open_client("http://127.0.0.1:8000", room="lobby", username="Bot") as client:
+        async for event in client:
+            match event:
+                case PeerJoined(peer=peer):
+                    await client.send({"hello": peer.username}, to=peer.id)
+
+It speaks the dialect `mesh`, comes back when its connection is lost, and tells what it missed.
+docs/clients/python.md is its guide.
+"""
+
+from trio_signal.client.client import Client, Timing, TokenSource, open_client
+from trio_signal.client.errors import ClosedError, NotConnectedError, SlowReaderError
+from trio_signal.client.events import (
+    Answer,
+    Candidate,
+    Error,
+    Event,
+    Message,
+    Offer,
+    Peer,
+    PeerJoined,
+    PeerLeft,
+    Pong,
+    State,
+    StateChanged,
+    Stopped,
+    TokenExpiring,
+    TokenRenewed,
+    WentLive,
+)
+from trio_signal.messages import Live, MediaType
+
+__all__ = [
+    "Answer",
+    "Candidate",
+    "Client",
+    "ClosedError",
+    "Error",
+    "Event",
+    "Live",
+    "MediaType",
+    "Message",
+    "NotConnectedError",
+    "Offer",
+    "Peer",
+    "PeerJoined",
+    "PeerLeft",
+    "Pong",
+    "SlowReaderError",
+    "State",
+    "StateChanged",
+    "Stopped",
+    "Timing",
+    "TokenExpiring",
+    "TokenRenewed",
+    "TokenSource",
+    "WentLive",
+    "open_client",
+]

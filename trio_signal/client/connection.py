@@ -1,0 +1,251 @@
+"""One WebSocket of a client, on trio-websocket.
+
+What is mended here: trio-websocket waits for ever when the server goes in the middle of the
+handshake, and leaves the socket open when it is cancelled then.
+"""
+
+import ssl
+from collections.abc import Iterable
+from typing import NamedTuple, Self, cast
+from urllib.parse import quote, urlsplit
+
+import h11
+import trio
+from msgspec import Struct
+from trio_websocket import (
+    ConnectionClosed,
+    ConnectionRejected,
+    HandshakeError,
+    WebSocketConnection,
+    wrap_client_stream,
+)
+from wsproto.utilities import ProtocolError
+
+from trio_signal.client.errors import ClosedError, NotConnectedError
+from trio_signal.dialects import mesh
+from trio_signal.dialects.wire import Reader, UnreadableError, encode
+from trio_signal.errors import TrioSignalError
+
+#: Room for the picture of a very large room.
+_MAX_MESSAGE = 64 * 1024 * 1024
+#: Messages between trio-websocket's task and ours: a burst costs few task switches.
+_QUEUE = 64
+_SCHEMES = {"http": False, "ws": False, "https": True, "wss": True}
+
+_reader = Reader(
+    (
+        *(mesh.AuthRequired, mesh.AuthSuccess, mesh.UsersInRoom, mesh.ActiveBroadcasts),
+        *(mesh.UserJoined, mesh.UserLeft, mesh.BroadcastStarted, mesh.BroadcastStopped),
+        *(mesh.OfferFrom, mesh.AnswerFrom, mesh.IceCandidateFrom, mesh.MessageFrom),
+        *(mesh.TokenExpiring, mesh.TokenRenewed, mesh.Pong, mesh.Error),
+    )
+)
+
+
+class Address(NamedTuple):
+    """Where a room is."""
+
+    host: str
+    port: int
+    secure: bool
+    #: As the `Host` header has it.
+    netloc: str
+    path: str
+
+    @classmethod
+    def of_room(cls, url: str, room: str) -> Self:
+        """The room's address at a server's: `https://signal.example.com`, also with a path.
+
+        Raises ValueError if the URL is none that can be connected to.
+        """
+        if not room:
+            raise ValueError("a room must have a name")
+        parts = urlsplit(url)
+        secure = _SCHEMES.get(parts.scheme)
+        if secure is None or not parts.hostname:
+            raise ValueError(f"{url!r} is no address of a server; like http://127.0.0.1:8000")
+        port = parts.port or (443 if secure else 80)
+        netloc = parts.netloc.rpartition("@")[2]
+        path = f"{parts.path.rstrip('/')}/ws/{quote(room, safe='')}"
+        return cls(parts.hostname, port, secure, netloc, path)
+
+
+class _Wire(trio.abc.Stream):
+    """A stream that knows when something came last, and complains if it ends too early."""
+
+    def __init__(self, stream: trio.SocketStream) -> None:
+        self._socket = stream
+        self._stream: trio.SocketStream | trio.SSLStream[trio.SocketStream] = stream
+        #: When something came last; Trio's clock.
+        self.heard = trio.current_time()
+        #: Whether the WebSocket is open: from then on its end is told by trio-websocket.
+        self.open = False
+
+    async def secure(self, context: ssl.SSLContext, host: str) -> None:
+        """Speak TLS; raises NotConnectedError."""
+        self._stream = trio.SSLStream(
+            self._socket, context, server_hostname=host, https_compatible=True
+        )
+        try:
+            await self._stream.do_handshake()
+        except trio.BrokenResourceError as error:
+            raise NotConnectedError(f"TLS: {error.__cause__ or 'no handshake'}") from error
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        try:
+            await self._stream.send_all(data)
+        except trio.BrokenResourceError:
+            self._check_open()
+            raise
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await self._stream.wait_send_all_might_not_block()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+        try:
+            data = await self._stream.receive_some(max_bytes)
+        except trio.BrokenResourceError:
+            self._check_open()
+            raise
+        if data:
+            self.heard = trio.current_time()
+        else:
+            self._check_open()
+        return data
+
+    def _check_open(self) -> None:
+        if not self.open:
+            raise NotConnectedError("the server hung up before it answered")
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+    def close(self) -> None:
+        """Close at once; does not block. Whoever waits for the stream gets an exception."""
+        self._socket.socket.close()
+
+
+class Connection:
+    """A WebSocket of dialect `mesh`: structs in, structs out.
+
+    Not safe to be cancelled while it sends: half a frame may be out. Then close it.
+    """
+
+    def __init__(self, wire: _Wire) -> None:
+        """Take a wire; see `dial`."""
+        self._wire = wire
+        self._websocket: WebSocketConnection | None = None
+
+    @classmethod
+    async def dial(cls, address: Address) -> Self:
+        """Connect to a server by TCP. The caller closes the connection, whatever comes next."""
+        return cls(_Wire(await trio.open_tcp_stream(address.host, address.port)))
+
+    async def open(
+        self, nursery: trio.Nursery, address: Address, context: ssl.SSLContext | None
+    ) -> None:
+        """Do the handshakes. What is wrong later, on reading, is raised in the nursery."""
+        if address.secure:
+            await self._wire.secure(context or ssl.create_default_context(), address.host)
+        self._websocket = await wrap_client_stream(
+            nursery,
+            cast(trio.SocketStream, self._wire),  # any stream will do
+            address.netloc,
+            address.path,
+            message_queue_size=_QUEUE,
+            max_message_size=_MAX_MESSAGE,
+        )
+        self._wire.open = True
+
+    @property
+    def heard(self) -> float:
+        """When something came last from the server; Trio's clock."""
+        return self._wire.heard
+
+    async def send(self, message: Struct) -> None:
+        """Send a message; raises ClosedError."""
+        assert self._websocket is not None  # noqa: S101  it is open
+        try:
+            await self._websocket.send_message(encode(message).decode())
+        except ConnectionClosed as error:
+            raise _closed(error) from None
+
+    async def receive(self) -> Struct:
+        """The next message that is of a known kind; raises ClosedError."""
+        assert self._websocket is not None  # noqa: S101  it is open
+        while True:
+            try:
+                text = await self._websocket.get_message()
+            except ConnectionClosed as error:
+                raise _closed(error) from None
+            try:
+                message: Struct = _reader.read(text if isinstance(text, bytes) else text.encode())
+            except UnreadableError:
+                continue  # newer servers say more
+            return message
+
+    async def say_goodbye(self) -> None:
+        """The closing handshake."""
+        assert self._websocket is not None  # noqa: S101  it is open
+        await self._websocket.aclose()
+
+    def close(self) -> None:
+        """Close at once; does not block."""
+        self._wire.close()
+
+
+def _closed(closed: ConnectionClosed) -> ClosedError:
+    if closed.reason is None:
+        return ClosedError(1006, "")
+    return ClosedError(closed.reason.code, closed.reason.reason or "")
+
+
+#: How a connection fails, apart from bugs.
+FAILURES = (
+    ClosedError,
+    NotConnectedError,
+    OSError,
+    trio.TooSlowError,
+    trio.BrokenResourceError,
+    trio.ClosedResourceError,
+    HandshakeError,
+    ConnectionClosed,
+    ProtocolError,
+    # trio-websocket answers nonsense in a way that h11 does not let a client answer.
+    h11.ProtocolError,
+)
+
+
+def explain(errors: BaseExceptionGroup[Exception]) -> TrioSignalError:
+    """The one of these failures that says most, in our words."""
+    leaves = list(_leaves(errors))
+    for error in leaves:
+        if isinstance(error, ClosedError):
+            return error
+    return _explain(leaves[0])
+
+
+def _leaves(group: BaseExceptionGroup[Exception]) -> Iterable[Exception]:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error
+
+
+def _explain(error: Exception) -> TrioSignalError:
+    match error:
+        case NotConnectedError():
+            return error
+        case ConnectionRejected():
+            body = (error.body or b"").decode("utf-8", "replace").strip()
+            reason = f"the server refused: {error.status_code} {body[:200]}".rstrip()
+            return NotConnectedError(reason, error.status_code)
+        case ConnectionClosed():
+            return _closed(error)
+        case OSError(strerror=str(words)):
+            return NotConnectedError(words)
+        case trio.TooSlowError():
+            return NotConnectedError("the server took too long")
+        case _:
+            return NotConnectedError(str(error) or type(error).__name__)

@@ -1,0 +1,56 @@
+"""What a client's user may have to catch."""
+
+from http import HTTPStatus
+
+from trio_signal.errors import CLOSE_CODES, CloseCode, TrioSignalError
+
+
+class ClosedError(TrioSignalError):
+    """The server has closed the connection; `code` and `reason` are those of its close frame."""
+
+    def __init__(self, code: int, reason: str) -> None:
+        """Take what the close frame said; 1006 if there was none."""
+        super().__init__(f"{reason or 'closed'} ({code})")
+        self.code = code
+        self.reason = reason
+
+
+class NotConnectedError(TrioSignalError):
+    """No connection could be made. `reason` is in words, `status` HTTP's, if there was one."""
+
+    def __init__(self, reason: str, status: int | None = None) -> None:
+        """Take the reason in words."""
+        super().__init__(reason)
+        self.reason = reason
+        self.status = status
+
+
+class SlowReaderError(TrioSignalError):
+    """Too many events were waiting for too long, and nobody read them."""
+
+
+#: Refusals that may be over soon.
+_PASSING = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS}
+
+
+def is_final(error: TrioSignalError, *, new_token: bool = False) -> bool:
+    """Whether another try would end the same way; `new_token`: it would bring a fresh one."""
+    match error:
+        case ClosedError(code=code) if code in CLOSE_CODES:
+            again = CLOSE_CODES[CloseCode(code)].reconnect
+            return again == "no" or (again == "with a new token" and not new_token)
+        case NotConnectedError(status=int(status)):
+            return 400 <= status < 500 and status not in _PASSING
+        case ClosedError() | NotConnectedError():
+            return False
+        case _:
+            return True
+
+
+def is_at_once(error: TrioSignalError) -> bool:
+    """Whether the first try to come back need not wait."""
+    return (
+        isinstance(error, ClosedError)
+        and error.code in CLOSE_CODES
+        and CLOSE_CODES[CloseCode(error.code)].reconnect == "at once"
+    )

@@ -1,0 +1,184 @@
+"""Dialect `announce`: banners from creators to every user.
+
+One user may have many connections. See docs/protocols/announce.md.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Self
+
+from msgspec import Struct
+
+from trio_signal.dialects.wire import Reader, UnreadableError, encode
+from trio_signal.errors import AuthenticationError, CloseCode, IdentityMismatchError
+from trio_signal.messages import (
+    Acknowledge,
+    Acknowledged,
+    Action,
+    ActiveAnnouncement,
+    Announced,
+    Announcement,
+    AnnouncementCleared,
+    Answer,
+    AskAnnouncement,
+    Attend,
+    Audience,
+    Authenticate,
+    Close,
+    Event,
+    Identity,
+    Notice,
+    Nudge,
+    Send,
+    ServerInfo,
+)
+
+#: Seconds in which a client says nothing, until it is sent `ping`.
+IDLE = 30.0
+
+# What clients say, besides the bare texts `ping` and `pong`
+
+
+class GetActiveBroadcast(Struct, tag="get_active_broadcast"):
+    """Asks for what is to be shown."""
+
+
+class AcknowledgeBroadcast(Struct, tag="acknowledge_broadcast"):
+    """The user has seen it."""
+
+    broadcast_id: str
+
+
+_reader = Reader((GetActiveBroadcast, AcknowledgeBroadcast))
+
+# What we say, besides the same bare texts
+
+
+class Broadcast(Struct):
+    """An announcement, as a banner shows it."""
+
+    id: str
+    message: str
+    message_type: str
+    created_by: str
+    created_at: str
+
+
+class Connected(Struct, tag="connected"):
+    """The first message."""
+
+    message: str = "Connected to broadcast live updates"
+
+
+class NewBroadcast(Struct, tag="new_broadcast"):
+    """It was made just now; `created_by` is a name."""
+
+    broadcast: Broadcast
+
+
+class ActiveBroadcast(Struct, tag="active_broadcast"):
+    """It was made before; `created_by` is a user id."""
+
+    broadcast: Broadcast
+
+
+class BroadcastCleared(Struct, tag="broadcast_cleared"):
+    """It is not to be shown any more."""
+
+    message: str = "Active broadcast has been cleared"
+
+
+class BroadcastAcknowledged(Struct, tag="broadcast_acknowledged"):
+    """So many users have seen it; for its creator, and the creator's team."""
+
+    broadcast_id: str
+    acknowledged: int
+
+
+_CONNECTED = Send(encode(Connected()))
+_CLEARED = Notice(Audience.EVERYONE, encode(BroadcastCleared()))
+_NUDGE = Nudge(b"ping", IDLE)
+_NOBODY = Close(CloseCode.POLICY, "User not found")
+
+
+class AnnounceDialect:
+    """One connection that speaks `announce`."""
+
+    name = "announce"
+
+    def __init__(self, user_id: str | None) -> None:
+        """Take who the client says it is."""
+        self._user_id = user_id
+        self._is_known = False
+
+    @classmethod
+    def at(cls, path: Sequence[str], query: Mapping[str, str]) -> Self | None:
+        """The dialect of `/api/creator/broadcast/ws`, if this is the path."""
+        match path:
+            case ["api", "creator", "broadcast", "ws"]:
+                return cls(query.get("user_id") or None)
+        return None
+
+    def opened(self, peer_id: str) -> Iterable[Action]:
+        """Who it is stands in the query, or in the token."""
+        return [Authenticate(self._user_id or "", claimed=self._user_id)]
+
+    def authenticated(self, identity: Identity, server: ServerInfo, now: str) -> Iterable[Action]:
+        """From here on it hears what is announced; and what was announced before."""
+        if not identity.user_id:
+            return [_NOBODY]
+        self._is_known = True
+        return [Attend(), _CONNECTED, _NUDGE, AskAnnouncement()]
+
+    def authentication_failed(self, error: AuthenticationError) -> Close:
+        """Clients know one reason; ours are for those who look."""
+        if isinstance(error, IdentityMismatchError):
+            return Close(CloseCode.POLICY, "Identity mismatch")
+        return Close(CloseCode.POLICY, str(error)) if self._is_known else _NOBODY
+
+    def recalled(self, room_ids: Sequence[str]) -> Iterable[Action]:
+        """There are no rooms here."""
+        return []
+
+    def received(self, text: bytes, now: str) -> Iterable[Action]:
+        """The client's message as commands; what is none is ignored."""
+        if text == b"ping":
+            return [Send(b"pong")]
+        try:
+            message = _reader.read(text)
+        except UnreadableError:
+            return []
+        if isinstance(message, AcknowledgeBroadcast):
+            return [Acknowledge(message.broadcast_id)]
+        return [AskAnnouncement()]
+
+    def answered(self, answer: Answer) -> Iterable[Send | Close]:
+        """What is to be shown."""
+        match answer:
+            case ActiveAnnouncement(announcement=announcement):
+                broadcast = _broadcast(announcement, announcement.created_by)
+                return [Send(encode(ActiveBroadcast(broadcast)))]
+        return []
+
+    @staticmethod
+    def tell(event: Event) -> Iterable[Notice]:
+        """What was announced; who else is connected is nobody's business."""
+        match event:
+            case Announced(announcement=announcement):
+                broadcast = _broadcast(announcement, announcement.created_by_name)
+                return [Notice(Audience.EVERYONE, encode(NewBroadcast(broadcast)))]
+            case AnnouncementCleared():
+                return [_CLEARED]
+            case Acknowledged(announcement=announcement):
+                seen = BroadcastAcknowledged(announcement.id, event.acknowledged)
+                return [Notice(Audience.TEAM, encode(seen))]
+        return []
+
+
+def _broadcast(announcement: Announcement, created_by: str) -> Broadcast:
+    return Broadcast(
+        announcement.id,
+        announcement.message,
+        announcement.type,
+        created_by,
+        announcement.created_at,
+    )

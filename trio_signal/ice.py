@@ -1,0 +1,56 @@
+"""The STUN and TURN servers that clients are told to use, and credentials for them.
+
+TURN credentials are coturn's `use-auth-secret`: they say when they run out and for whom they
+were made, and the TURN server, which has the same secret, checks that by itself.
+"""
+
+import base64
+import hashlib
+import hmac
+import re
+import time
+from typing import NamedTuple
+
+from trio_signal.config import Settings
+
+#: What stands in a TURN username as it is. The name goes over the network in the clear and is
+#: prepared by rules of its own (RFC 8265) where it is not ASCII, so all else becomes a hash.
+_PLAIN = re.compile(r"[A-Za-z0-9._@-]{1,128}")
+
+
+class TurnCredentials(NamedTuple):
+    """A name and a password for TURN servers."""
+
+    username: str
+    credential: str
+
+
+def has_turn(settings: Settings) -> bool:
+    """Whether there is a TURN server to have credentials for."""
+    return bool(settings.turn_urls) and settings.turn_secret is not None
+
+
+def turn_credentials(settings: Settings, user_id: str) -> TurnCredentials:
+    """What this user may use TURN with, for `turn_ttl` seconds from now on."""
+    assert settings.turn_secret is not None  # noqa: S101  has_turn says so
+    username = f"{int(time.time()) + settings.turn_ttl}:{_turn_name(user_id)}"
+    secret = settings.turn_secret.get_secret_value().encode()
+    digest = hmac.digest(secret, username.encode(), hashlib.sha1)
+    return TurnCredentials(username, base64.b64encode(digest).decode())
+
+
+def ice_servers(settings: Settings, user_id: str) -> tuple[dict[str, object], ...]:
+    """What goes into a browser's `RTCPeerConnection`; for one who is authenticated."""
+    servers: list[dict[str, object]] = []
+    if settings.stun_urls:
+        servers.append({"urls": settings.stun_urls})
+    if has_turn(settings):
+        credentials = turn_credentials(settings, user_id)
+        servers.append({"urls": settings.turn_urls, **credentials._asdict()})
+    return tuple(servers)
+
+
+def _turn_name(user_id: str) -> str:
+    if _PLAIN.fullmatch(user_id):
+        return user_id
+    return hashlib.sha256(user_id.encode(errors="replace")).hexdigest()

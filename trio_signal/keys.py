@@ -1,0 +1,197 @@
+"""The keys that tokens are signed with: a secret, a public key, a set behind a URL.
+
+Each key has one algorithm. A token never chooses: a public key is no HS256 secret, whatever
+the token's head says.
+"""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, NamedTuple
+
+import httpx
+import jwt
+import msgspec
+import trio
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+from cryptography.hazmat.primitives.serialization import load_pem_public_key
+
+logger = logging.getLogger(__name__)
+
+#: Bytes that an HS256 secret must have (RFC 7518 section 3.2), and bits of an RSA key (3.3).
+MIN_SECRET = 32
+MIN_RSA = 2048
+#: Seconds after which a key set is read again, and between two attempts at least.
+REFRESH = 600.0
+PAUSE = 60.0
+#: Seconds for the whole key set to arrive, and its bytes at most.
+FETCH_TIMEOUT = 5.0
+MAX_KEY_SET = 1 << 20
+
+PublicKey = RSAPublicKey | EllipticCurvePublicKey | Ed25519PublicKey
+
+
+class Key(NamedTuple):
+    """A key, and the one algorithm that it is for."""
+
+    algorithm: str
+    material: bytes | PublicKey
+    id: str | None = None
+
+    def __repr__(self) -> str:
+        """Without the key, which may be a secret."""
+        return f"Key({self.algorithm!r})"
+
+
+def secret_key(secret: str) -> Key:
+    """The key of HS256; raises ValueError if it could be guessed."""
+    material = secret.encode()
+    if len(material) < MIN_SECRET:
+        raise ValueError(f"must have {MIN_SECRET} bytes or more; try: openssl rand -base64 48")
+    return Key("HS256", material)
+
+
+def read_public_key(text: str) -> Key:
+    """A public key from PEM, or from the file that has it.
+
+    Raises ValueError, which does not say what was given: it may be a private key by mistake.
+    """
+    try:
+        pem = text.encode() if "-----BEGIN" in text else Path(text).read_bytes()
+        return _public_key(load_pem_public_key(pem))
+    except OSError as error:
+        raise ValueError(f"no PEM, and no file that can be read: {error.strerror}") from None
+    except UnsupportedAlgorithm:
+        raise ValueError(_WANTED) from None
+
+
+_WANTED = f"wanted is a public key of RSA ({MIN_RSA} bits or more), EC on P-256, or Ed25519"
+
+
+def _public_key(key: object, id_: str | None = None) -> Key:
+    match key:
+        case RSAPublicKey() if key.key_size >= MIN_RSA:
+            return Key("RS256", key, id_)
+        case EllipticCurvePublicKey() if isinstance(key.curve, SECP256R1):
+            return Key("ES256", key, id_)
+        case Ed25519PublicKey():
+            return Key("EdDSA", key, id_)
+    raise ValueError(_WANTED)
+
+
+class KeySet:
+    """The keys behind a URL. Whoever makes one runs `run`; nothing is read without it."""
+
+    def __init__(self, url: str) -> None:
+        """Know no key yet."""
+        self._url = url
+        self._keys: tuple[Key, ...] = ()
+        #: Somebody asks for a key that we do not know.
+        self._wanted = trio.Event()
+        #: The end of the attempt that is under way, else of the next.
+        self._next = trio.Event()
+        self._not_before = -float("inf")
+
+    async def find(self, id_: str | None) -> Sequence[Key]:
+        """The keys that a token with this `kid` may be signed with.
+
+        For an unknown one the set is read once more, if that was not done within the last
+        minute; this blocks for as long as that takes, a few seconds at most.
+        """
+        found = self._known(id_)
+        if found or trio.current_time() < self._not_before:
+            await trio.lowlevel.checkpoint()
+            return found
+        self._wanted.set()
+        await self._next.wait()
+        return self._known(id_)
+
+    def _known(self, id_: str | None) -> Sequence[Key]:
+        if id_ is None and len(self._keys) == 1:
+            return self._keys
+        return [key for key in self._keys if key.id == id_]
+
+    async def run(self) -> None:
+        """Keep the keys fresh, until cancelled. While the URL does not answer, they stay."""
+        reachable = True
+        # Made once: it loads all the certificates that it trusts.
+        async with httpx.AsyncClient(timeout=None) as client:  # noqa: S113  _fetch has a deadline
+            while True:
+                problem = await self._refresh(client)
+                if problem is not None and reachable:
+                    logger.error("key set cannot be read, known keys go on: %s", problem)
+                elif problem is None and not reachable:
+                    logger.warning("key set can be read again")
+                reachable = problem is None
+                self._not_before = trio.current_time() + PAUSE
+                self._wanted = trio.Event()
+                ended, self._next = self._next, trio.Event()
+                ended.set()
+                with trio.move_on_after(REFRESH if reachable else PAUSE):
+                    await self._wanted.wait()
+
+    async def _refresh(self, client: httpx.AsyncClient) -> str | None:
+        """Read the set; what went wrong, if it did. Not the URL, which may have a password."""
+        try:
+            with trio.fail_after(FETCH_TIMEOUT):
+                self._keys = _read_key_set(await _fetch(client, self._url))
+        except httpx.HTTPStatusError as error:
+            return f"status {error.response.status_code}"
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            return type(error).__name__
+        except trio.TooSlowError:
+            return f"no answer within {FETCH_TIMEOUT} s"
+        except ValueError as error:
+            return str(error)
+        return None
+
+
+async def _fetch(client: httpx.AsyncClient, url: str) -> bytes:
+    async with client.stream("GET", url) as response:
+        response.raise_for_status()
+        body = b""
+        # Read to its end, or httpx would leave generators behind; the deadline bounds that.
+        async for chunk in response.aiter_bytes():
+            if len(body) <= MAX_KEY_SET:
+                body += chunk
+    if len(body) > MAX_KEY_SET:
+        raise ValueError(f"it is over {MAX_KEY_SET} bytes")
+    return body
+
+
+class _JWKS(msgspec.Struct):
+    keys: list[dict[str, object]]
+
+
+def _read_key_set(body: bytes) -> tuple[Key, ...]:
+    """The keys of a set that are for us; raises ValueError if there is none.
+
+    A set may have keys of other kinds, and for other uses (RFC 7517 section 5).
+    """
+    try:
+        jwks = msgspec.json.decode(body, type=_JWKS).keys
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise ValueError("it is no JSON of a key set") from None
+    keys = tuple(key for jwk in jwks if (key := _read_jwk(jwk)) is not None)
+    if not keys:
+        raise ValueError("it has no key of RS256, ES256 or EdDSA")
+    return keys
+
+
+class _JWKHead(msgspec.Struct):
+    kty: Annotated[str, msgspec.Meta(pattern="^(RSA|EC|OKP)$")]
+    kid: str | None = None
+    use: str = "sig"
+    alg: str | None = None
+
+
+def _read_jwk(jwk: dict[str, object]) -> Key | None:
+    try:
+        head = msgspec.convert(jwk, _JWKHead)
+        key = _public_key(jwt.PyJWK(jwk).key, head.kid)
+    except (msgspec.ValidationError, jwt.PyJWTError, UnsupportedAlgorithm, ValueError, TypeError):
+        return None
+    return key if head.use == "sig" and head.alg in (None, key.algorithm) else None

@@ -1,0 +1,288 @@
+"""How much one connection, one address and all of them together may do.
+
+Without I/O: the time is given, in seconds of a clock that only goes forward.
+Whatever is asked costs the same however many addresses there are, and memory
+is bounded. Each replica counts for itself.
+"""
+
+from collections.abc import Iterable
+from http import HTTPStatus
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from types import TracebackType
+from typing import Self
+
+from trio_signal.config import Settings
+from trio_signal.errors import Reason, RequestRefusedError
+
+#: Addresses that a tally keeps in mind; the one that would be forgiven first is forgotten first.
+MAX_ADDRESSES = 65_536
+#: Seconds of a tally of connects, and of one of failed authentications.
+MINUTE = 60.0
+PENALTY = 300.0
+#: Seconds after which to try again, where nobody knows when there will be room.
+_SOME_SECONDS = 5.0
+
+
+# Addresses
+
+
+def client_address(peer: str, forwarded: Iterable[str], trusted_proxies: int) -> str:
+    """Where a client is, when its connection comes from `peer`.
+
+    `forwarded` are the values of `X-Forwarded-For`, in the order of the request. Each trusted
+    proxy has appended whom it heard, so the client stands as many places from the end as there
+    are proxies; what stands before that, anybody may have written. With fewer entries than
+    proxies the first one counts. An entry that is no address is passed over, towards us.
+    """
+    entries = [entry for value in forwarded for entry in value.split(",") if entry.strip()]
+    trusted = entries[-trusted_proxies:] if trusted_proxies else []
+    for entry in (*trusted, peer):
+        address = _parse(entry)
+        if address is not None:
+            return str(address)
+    return peer
+
+
+def _parse(entry: str) -> IPv4Address | IPv6Address | None:
+    """An address, also with brackets, a port or a zone; None for anything else."""
+    text = entry.strip().strip('"')
+    if text.startswith("["):
+        text = text[1:].partition("]")[0]
+    elif text.count(":") == 1:
+        text = text.partition(":")[0]
+    try:
+        address = ip_address(text.partition("%")[0])
+    except ValueError:
+        return None
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return mapped or address
+
+
+def network_of(address: str) -> str:
+    """What counts as one address: of IPv6 the /64, since that is what one household has."""
+    if ":" not in address:
+        return address
+    parsed = _parse(address)
+    if not isinstance(parsed, IPv6Address):
+        return str(parsed or address)
+    return f"{IPv6Address(int(parsed) >> 64 << 64)}/64"
+
+
+# Counting
+
+
+class Tally:
+    """How often each address did something, from the first time on for a period.
+
+    An address that has reached the limit is held off until its period is over. With `penalty`
+    the period begins anew when the limit is reached.
+    """
+
+    def __init__(self, limit: int, period: float, *, penalty: bool = False) -> None:
+        """Begin with nobody; `period` is in seconds."""
+        self._limit = limit
+        self._period = period
+        self._penalty = penalty
+        #: By address: when its period ends, and how often so far. The first to end stands first,
+        #: since all periods are of one length.
+        self._counts: dict[str, tuple[float, int]] = {}
+
+    def __len__(self) -> int:
+        """How many addresses are kept in mind."""
+        return len(self._counts)
+
+    def count(self, address: str, now: float) -> None:
+        """It did it once more."""
+        self._forget(now)
+        end, number = self._counts.get(address, (now + self._period, 0))
+        number += 1
+        if number == self._limit and self._penalty:
+            self._counts.pop(address, None)
+            end = now + self._period
+        self._counts[address] = (end, number)
+
+    def wait(self, address: str, now: float) -> float:
+        """Seconds until it may do it again; 0 if it may now."""
+        end, number = self._counts.get(address, (now, 0))
+        return max(0.0, end - now) if number >= self._limit else 0.0
+
+    def _forget(self, now: float) -> None:
+        counts = self._counts
+        while counts:
+            oldest = next(iter(counts))
+            if counts[oldest][0] > now and len(counts) < MAX_ADDRESSES:
+                return
+            del counts[oldest]
+
+
+class Crowd:
+    """How many there are at this moment, in all and at each address."""
+
+    def __init__(self, most: int, most_each: int | None) -> None:
+        """Begin with nobody; None is no limit for each."""
+        self._most = most
+        self._most_each = most_each
+        self._at: dict[str, int] = {}
+        self.size = 0
+
+    def check(self, address: str) -> None:
+        """Raise RequestRefusedError if there is no room for one more."""
+        if self._most_each is not None and self._at.get(address, 0) >= self._most_each:
+            raise _too_many(Reason.CONNECTIONS_PER_IP, "Too many connections of your address.")
+        if self.size >= self._most:
+            raise _overload(Reason.CONNECTIONS, "Too many connections.")
+
+    def enter(self, address: str) -> None:
+        """There is one more."""
+        self.size += 1
+        self._at[address] = self._at.get(address, 0) + 1
+
+    def leave(self, address: str) -> None:
+        """There is one less."""
+        self.size -= 1
+        self._at[address] -= 1
+        if not self._at[address]:
+            del self._at[address]
+
+
+def _too_many(reason: Reason, text: str, wait: float = _SOME_SECONDS) -> RequestRefusedError:
+    return RequestRefusedError(HTTPStatus.TOO_MANY_REQUESTS, reason, text, wait)
+
+
+def _overload(reason: Reason, text: str) -> RequestRefusedError:
+    return RequestRefusedError(HTTPStatus.SERVICE_UNAVAILABLE, reason, text, _SOME_SECONDS)
+
+
+class Place:
+    """One WebSocket's place among the others; leaving the `with` gives it back.
+
+    It counts as unauthenticated until it is known who is there.
+    """
+
+    def __init__(self, limits: "Limits", address: str) -> None:
+        """Take the place."""
+        self._limits = limits
+        self._address = address
+        self._known = self._left = False
+        limits.websockets.enter(address)
+        limits.unauthenticated += 1
+
+    def __enter__(self) -> Self:
+        """The place is taken already."""
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Give it back, if that has not been done."""
+        self.leave()
+
+    def authenticated(self) -> None:
+        """It is known who is there."""
+        if not self._known:
+            self._known = True
+            self._limits.unauthenticated -= 1
+
+    def failed(self, now: float) -> None:
+        """Its client failed to say who it is."""
+        self._limits.count_failure(self._address, now)
+
+    def leave(self) -> None:
+        """Give it back; more than once is as good as once."""
+        if not self._left:
+            self._left = True
+            self.authenticated()
+            self._limits.websockets.leave(self._address)
+
+
+class Visit:
+    """One connection that is no WebSocket, or not yet; a plain context manager."""
+
+    def __init__(self, crowd: Crowd, address: str) -> None:
+        """Prepare it."""
+        self._crowd = crowd
+        self._address = address
+
+    def __enter__(self) -> None:
+        """Be counted; raises RequestRefusedError if there is no room."""
+        self._crowd.check(self._address)
+        self._crowd.enter(self._address)
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Be counted no more."""
+        self._crowd.leave(self._address)
+
+
+class Limits:
+    """Who may connect to this replica. Nothing here blocks."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Begin with nobody."""
+        most, most_each = settings.max_connections, settings.max_connections_per_ip
+        self.websockets = Crowd(most, most_each)
+        #: Behind a proxy all of these come from one address.
+        self.others = Crowd(most, None if settings.trusted_proxies else most_each)
+        self.unauthenticated = 0
+        self._max_unauthenticated = settings.max_unauthenticated
+        self._connects = Tally(settings.connects_per_ip_per_minute, MINUTE)
+        self._failures = Tally(settings.auth_failures_per_ip, PENALTY, penalty=True)
+
+    def visit(self, peer: str) -> Visit:
+        """A connection from `peer`, from its beginning on and as long as it is no WebSocket."""
+        return Visit(self.others, network_of(peer))
+
+    def admit(self, address: str, now: float) -> Place:
+        """A place for one more WebSocket of the client at `address`.
+
+        Raises RequestRefusedError if there is none for it.
+        """
+        self.check_failures(address, now)
+        network = network_of(address)
+        wait = self._connects.wait(network, now)
+        if wait:
+            raise _too_many(Reason.CONNECTS_PER_IP, "Your address connects too often.", wait)
+        self.websockets.check(network)
+        if self.unauthenticated >= self._max_unauthenticated:
+            raise _overload(Reason.UNAUTHENTICATED, "Too many have not said yet who they are.")
+        self._connects.count(network, now)
+        return Place(self, network)
+
+    def check_failures(self, address: str, now: float) -> None:
+        """Raise RequestRefusedError if this address failed to authenticate too often."""
+        wait = self._failures.wait(network_of(address), now)
+        if wait:
+            text = "Your address failed to authenticate too often."
+            raise _too_many(Reason.AUTH_FAILURES_PER_IP, text, wait)
+
+    def count_failure(self, address: str, now: float) -> None:
+        """An authentication from this address failed."""
+        self._failures.count(network_of(address), now)
+
+
+class TokenBucket:
+    """Tokens that come back at a steady rate; a full bucket holds a burst of them.
+
+    It may be overdrawn: what has been read has been read. Then one waits.
+    """
+
+    def __init__(self, rate: float, burst: int) -> None:
+        """Begin full; `rate` is in tokens a second."""
+        self._cost = 1 / rate
+        self._patience = burst / rate
+        self._full_at = float("-inf")
+
+    def spend(self, tokens: int, now: float) -> float:
+        """Take some. Until when the bucket is overdrawn: not after `now`, if it is not."""
+        full_at = self._full_at
+        if full_at < now:
+            full_at = now
+        self._full_at = full_at = full_at + tokens * self._cost
+        return full_at - self._patience

@@ -1,0 +1,26 @@
+"""Names from clients: they are shown to people and written to logs, so they are made harmless."""
+
+import unicodedata
+
+#: Characters of a name; the rest is cut off.
+MAX_NAME = 64
+#: Characters of a user's id. An id is compared, so it is taken as it is or not at all.
+MAX_ID = 256
+
+#: Zero-width joiner and non-joiner: emoji and some scripts are written with them.
+_JOINERS = "\u200c\u200d"
+#: Control, format (the bidirectional overrides among them), surrogate.
+_UNSHOWN = frozenset({"Cc", "Cf", "Cs"})
+
+
+def clean_name(text: str | None) -> str | None:
+    """A name as it may be shown: one line, as it reads, not long; None if nothing is left."""
+    if text is None:
+        return None
+    words = " ".join(text[: 16 * MAX_NAME].split())
+    shown = "".join(character for character in words if _is_shown(character))[:MAX_NAME].strip()
+    return shown if shown.strip(_JOINERS) else None
+
+
+def _is_shown(character: str) -> bool:
+    return character in _JOINERS or unicodedata.category(character) not in _UNSHOWN

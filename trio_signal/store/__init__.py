@@ -1,0 +1,11 @@
+"""Store: announcements and their acknowledgements in an SQL database.
+
+SQLite or PostgreSQL, through SQLAlchemy in worker threads. The rest of the package
+sees `Store` only; docs/announcements.md says what is kept, and what happens when the
+database is slow or away.
+"""
+
+from trio_signal.store.database import Database, upgrade
+from trio_signal.store.store import Store, stamp
+
+__all__ = ["Database", "Store", "stamp", "upgrade"]

@@ -1,0 +1,220 @@
+"""What is asked of the database, and what is written."""
+
+import hashlib
+import time
+from collections.abc import Collection, Sequence
+from functools import partial
+
+from sqlalchemy import Connection, RowMapping, func, insert, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from trio_signal.clock import utc_now
+from trio_signal.messages import Announcement, Edition
+from trio_signal.store.database import Database
+from trio_signal.store.tables import acknowledgements, announcements
+
+#: How many values one statement takes; SQLite's bound is 999 in old versions.
+CHUNK = 300
+#: The longest user id that is stored as it is: PostgreSQL's indices have a bound.
+MAX_USER_ID = 255
+
+
+class Store:
+    """Announcements and acknowledgements. Its methods block, and raise StoreError.
+
+    Each of them is one transaction: all of it is stored, or nothing.
+    """
+
+    def __init__(self, url: str) -> None:
+        """Take a `DATABASE_URL`; connects to nothing yet. Raises ConfigError."""
+        self._database = Database(url)
+
+    def close(self) -> None:
+        """Close what is idle; does not block."""
+        self._database.close()
+
+    async def upgrade(self) -> None:
+        """Make the tables, or bring them up to date."""
+        await self._database.upgrade()
+
+    async def newest(self) -> Edition | None:
+        """The edition that holds."""
+        return await self._database.read(_newest)
+
+    async def announce(self, announcement: Announcement, known: Edition | None) -> Edition:
+        """Make an announcement the active one; `known` is what holds as far as one knows."""
+        return await self._database.write(partial(_announce, announcement, known))
+
+    async def clear(self, known: Edition | None) -> Edition | None:
+        """Let no announcement be active; None if none was."""
+        return await self._database.write(partial(_clear, known))
+
+    async def keep(self, edition: Edition) -> None:
+        """Store what another replica made, unless something newer is here."""
+        await self._database.write(partial(_keep, edition))
+
+    async def acknowledge(self, edition: Edition, user_ids: Collection[str]) -> int:
+        """Store that users have acknowledged; how many have by now. Twice is once."""
+        return await self._database.write(partial(_acknowledge, edition, user_ids))
+
+    async def acknowledged(self, announcement_id: str, user_ids: Collection[str]) -> set[str]:
+        """Which of these users have acknowledged."""
+        return await self._database.read(partial(_acknowledged, announcement_id, user_ids))
+
+    async def acknowledgers(self, announcement_id: str, after: str) -> list[str]:
+        """Who has acknowledged, in the order of their ids: the next of them after one."""
+        return await self._database.read(partial(_acknowledgers, announcement_id, after))
+
+    async def made_since(self, user_id: str, moment: str) -> int:
+        """How many announcements a user made."""
+        return await self._database.read(partial(_made_since, user_id, moment))
+
+
+# Each runs in a thread, within a transaction.
+
+
+def _newest(connection: Connection) -> Edition | None:
+    order = (announcements.c.revision.desc(), announcements.c.id.desc())
+    row = connection.execute(select(announcements).order_by(*order).limit(1)).mappings().first()
+    return _edition(row) if row is not None else None
+
+
+def _edition(row: RowMapping) -> Edition:
+    announcement = Announcement(
+        id=row["id"],
+        message=row["message"],
+        type=row["type"],
+        created_by=row["created_by_id"],
+        created_by_name=row["created_by_name"],
+        created_at=row["created_at"],
+    )
+    return Edition(row["revision"], announcement, row["is_active"])
+
+
+def _announce(announcement: Announcement, known: Edition | None, connection: Connection) -> Edition:
+    edition = Edition(_next_revision(connection, known), announcement, active=True)
+    _put(connection, edition)
+    return edition
+
+
+def _clear(known: Edition | None, connection: Connection) -> Edition | None:
+    newest = _newest(connection)
+    if known is not None and (newest is None or stamp(known) > stamp(newest)):
+        newest = known
+    if newest is None or not newest.active:
+        return None
+    edition = Edition(_next_revision(connection, known), newest.announcement, active=False)
+    _put(connection, edition)
+    return edition
+
+
+def _keep(edition: Edition, connection: Connection) -> None:
+    newest = _newest(connection)
+    if newest is None or stamp(newest) < stamp(edition):
+        _put(connection, edition)
+
+
+def stamp(edition: Edition) -> tuple[int, str]:
+    """What says which of two editions holds: the one with the greater stamp."""
+    return edition.revision, edition.announcement.id
+
+
+def _next_revision(connection: Connection, known: Edition | None) -> int:
+    """Greater than all that are known, and about the time in milliseconds.
+
+    So what happens later is greater also where it is counted in another database.
+    """
+    stored = connection.execute(select(func.max(announcements.c.revision))).scalar() or 0
+    last = max(stored, known.revision if known is not None else 0)
+    return max(last + 1, time.time_ns() // 1_000_000)
+
+
+def _put(connection: Connection, edition: Edition) -> None:
+    """Write an edition; whatever was active before it is so no longer."""
+    now = utc_now()
+    announcement = edition.announcement
+    ended = update(announcements).where(announcements.c.is_active)
+    connection.execute(ended.values(is_active=False, updated_at=now))
+    changes = {"is_active": edition.active, "revision": edition.revision, "updated_at": now}
+    same = announcements.c.id == announcement.id
+    if connection.execute(update(announcements).where(same).values(changes)).rowcount == 0:
+        values = {
+            "id": announcement.id,
+            "created_by_id": _user(announcement.created_by),
+            "created_by_name": _name(announcement.created_by_name),
+            "message": announcement.message,
+            "type": announcement.type,
+            "created_at": announcement.created_at,
+        }
+        connection.execute(insert(announcements).values(values | changes))
+
+
+def _acknowledge(edition: Edition, user_ids: Collection[str], connection: Connection) -> int:
+    announcement_id = edition.announcement.id
+    _keep(edition, connection)  # in a database of this replica alone it may not be yet
+    known = select(announcements.c.id).where(announcements.c.id == announcement_id)
+    if connection.execute(known).first() is None:
+        return 0  # something newer came first, so nobody will ask
+    at = utc_now()
+    rows = [
+        {"announcement_id": announcement_id, "user_id": _user(user_id), "at": at}
+        for user_id in user_ids
+    ]
+    make = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
+    connection.execute(make(acknowledgements).on_conflict_do_nothing(), rows)
+    count = select(func.count()).where(acknowledgements.c.announcement_id == announcement_id)
+    return connection.execute(count).scalar_one()
+
+
+def _acknowledged(
+    announcement_id: str, user_ids: Collection[str], connection: Connection
+) -> set[str]:
+    stored = {_user(user_id): user_id for user_id in user_ids}
+    found: set[str] = set()
+    for chunk in _chunks(list(stored)):
+        rows = connection.execute(
+            select(acknowledgements.c.user_id).where(
+                acknowledgements.c.announcement_id == announcement_id,
+                acknowledgements.c.user_id.in_(chunk),
+            )
+        )
+        found.update(stored[user_id] for user_id in rows.scalars())
+    return found
+
+
+def _chunks(values: Sequence[str]) -> list[Sequence[str]]:
+    return [values[i : i + CHUNK] for i in range(0, len(values), CHUNK)]
+
+
+def _acknowledgers(announcement_id: str, after: str, connection: Connection) -> list[str]:
+    rows = connection.execute(
+        select(acknowledgements.c.user_id)
+        .where(
+            acknowledgements.c.announcement_id == announcement_id,
+            acknowledgements.c.user_id > after,
+        )
+        .order_by(acknowledgements.c.user_id)
+        .limit(CHUNK)
+    )
+    return list(rows.scalars())
+
+
+def _made_since(user_id: str, moment: str, connection: Connection) -> int:
+    return connection.execute(
+        select(func.count()).where(
+            announcements.c.created_by_id == _user(user_id), announcements.c.created_at >= moment
+        )
+    ).scalar_one()
+
+
+def _user(user_id: str) -> str:
+    """A user id as it is stored; what the database would refuse, by its digest."""
+    text = user_id.encode(errors="surrogatepass")
+    if len(text) <= MAX_USER_ID and b"\0" not in text and user_id.isprintable():
+        return user_id
+    return "sha256:" + hashlib.sha256(text).hexdigest()
+
+
+def _name(name: str) -> str:
+    """A name without what the database would refuse."""
+    return name.encode(errors="replace").decode().replace("\0", "")

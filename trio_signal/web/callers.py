@@ -1,0 +1,100 @@
+"""Whose request this is, and whether it may be made."""
+
+from hmac import compare_digest
+
+import trio
+from quart import request
+from werkzeug.datastructures import WWWAuthenticate
+from werkzeug.exceptions import Forbidden, Unauthorized
+
+from trio_signal.auth import Auth, find_token, may_enter, read_login_token
+from trio_signal.config import Settings
+from trio_signal.errors import AuthenticationError, IdentityMismatchError, Reason
+from trio_signal.limits import Limits
+from trio_signal.messages import Authenticate, Identity
+from trio_signal.metrics import Metrics
+from trio_signal.web.addresses import request_address
+
+
+class Callers:
+    """Finds out who sends the current request. Addresses that fail at it too often are refused."""
+
+    def __init__(self, auth: Auth, settings: Settings, limits: Limits, metrics: Metrics) -> None:
+        """Take what is needed; nothing is asked yet."""
+        self._auth = auth
+        self._settings = settings
+        self._limits = limits
+        self._metrics = metrics
+
+    async def find(self) -> Identity | None:
+        """Who it is; None if it does not say.
+
+        Aborts with 401 if the token is not valid, with 403 where another site may have made a
+        browser send its cookie; raises RequestRefusedError for an address that failed too often.
+        """
+        found = find_token(request.headers.getlist, request.args)
+        claimed = request.args.get("user_id") or None
+        if found is None and claimed is None:
+            return None
+        if found is not None and found.from_cookie and request.method == "POST":
+            _check_origin(self._settings)
+        token = found.text if found is not None else None
+        login = read_login_token(token)
+        user_id = claimed or (login.sub if login is not None else "")
+        self.check_address()
+        try:
+            identity = await self._auth.authenticate(Authenticate(user_id, token, claimed=claimed))
+        except IdentityMismatchError as error:
+            self.count_failure()
+            raise Forbidden(str(error)) from None
+        except AuthenticationError as error:
+            self.count_failure()
+            raise _unauthorized(str(error)) from None
+        return identity if identity.user_id else None
+
+    async def require(self) -> Identity:
+        """Who it is; aborts with 401 if it does not say."""
+        identity = await self.find()
+        if identity is None:
+            raise _unauthorized("Authentication required")
+        return identity
+
+    async def find_entrant(self, room_id: str) -> Identity | None:
+        """Who asks about a room; None in open mode, where anybody may.
+
+        In token mode it aborts with 401 if nobody does, and with 403 if the token is not for this
+        room, whether there is one or not.
+        """
+        if not self._settings.wants_tokens:
+            return None
+        caller = await self.require()
+        if not may_enter(caller, room_id):
+            raise Forbidden("Not allowed in this room")
+        return caller
+
+    def check_address(self) -> None:
+        """Raise RequestRefusedError if the sender's address failed too often."""
+        self._limits.check_failures(request_address(self._settings), trio.current_time())
+
+    def count_failure(self) -> None:
+        """The sender failed to say who it is."""
+        self._metrics.count_refused(Reason.AUTHENTICATION)
+        self._limits.count_failure(request_address(self._settings), trio.current_time())
+
+
+def require_bearer(token: str) -> None:
+    """Abort with 401 unless the current request has this very bearer token."""
+    found = find_token(request.headers.getlist, {})
+    given = found.text if found is not None and not found.from_cookie else ""
+    if not compare_digest(given.encode(errors="replace"), token.encode()):
+        raise _unauthorized("Authentication required")
+
+
+def _unauthorized(detail: str) -> Unauthorized:
+    return Unauthorized(detail, www_authenticate=WWWAuthenticate("bearer"))
+
+
+def _check_origin(settings: Settings) -> None:
+    origin = request.headers.get("Origin")
+    if origin is None or not settings.trusts_origin(origin, request.headers.get("Host")):
+        raise Forbidden("Pages of this origin may not do this")
