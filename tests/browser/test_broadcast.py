@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from playwright.sync_api import Locator, Page, Playwright, expect
@@ -18,10 +19,10 @@ from tests.browser.visitors import (
 Visit = Callable[..., Page]
 
 
-def broadcast(visit: Visit, room: str, name: str = "Ada", button: str = "camera") -> Page:
-    page = visit("/demo/broadcast")
+def broadcast(visit: Visit, room: str, button: str = "camera", **options: Any) -> Page:
+    page = visit("/demo/broadcast", **options)
     page.get_by_label("Room").fill(room)
-    page.get_by_label("Your name").fill(name)
+    page.get_by_label("Your name").fill("Ada")
     page.get_by_role("button", name="Join").click()
     expect(page.get_by_role("status")).to_have_text("Connected")
     page.get_by_role("button", name=button).click()
@@ -101,7 +102,7 @@ UNTOUCHED = """
 def test_a_browser_that_blocks_sound_offers_a_play_button(
     visit: Visit, visitors: Visitors, playwright: Playwright
 ) -> None:
-    broadcast(visit, "autoplay")
+    broadcast(visit, "autoplay", sound=True)
     with open_chromium(playwright) as careful:
         page = visitors.page(careful)
         page.add_init_script(UNTOUCHED)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -262,7 +263,9 @@ def test_a_page_that_is_loaded_again_takes_its_place(visit: Visit) -> None:
 
 
 def test_another_stream_replaces_the_tracks_without_another_offer(visit: Visit) -> None:
-    ada, bob = enter(visit, "switch", "Ada"), enter(visit, "switch", "Bob")
+    ada = visit("/tests/client.html", sound=True)
+    enter_again(ada, "switch", "Ada")
+    bob = enter(visit, "switch", "Bob")
     publish(ada)
     expect_watching(bob)
     count_offers = """() => {
@@ -322,7 +325,7 @@ def test_both_sides_renegotiate_at_the_same_moment_fifty_times(visit: Visit) -> 
     glare = Glare()
     pages: list[Page] = []
     for name in ("Ada", "Bob"):
-        page = visit("/tests/client.html")
+        page = visit("/tests/client.html", sound=True)
         page.route_web_socket("**/ws/*", glare.route)
         enter_again(page, "glare", name)
         page.evaluate("async () => { window.both = await camera(); }")
@@ -345,6 +348,30 @@ def test_both_sides_renegotiate_at_the_same_moment_fifty_times(visit: Visit) -> 
     for page in pages:
         expect_watching(page)
         assert told(page, "error") == told(page, "left") == told(page, "stopped") == []
+
+
+@pytest.mark.parametrize("polite", [True, False])
+def test_a_page_may_publish_at_the_moment_an_offer_comes(visit: Visit, polite: bool) -> None:
+    """Its own offer is not made yet then, and need not be."""
+    bob = visit("/tests/client.html")
+    bob.wait_for_function("'enter' in window")
+    bob.evaluate(
+        """async (options) => {
+            const stream = await camera();
+            window.requests = 0;
+            const trace = ({ type, offer }, sent) => {
+                window.requests += sent && offer?.type === 'request';
+                if (!sent && type === 'offer' && !room.published) room.publish(stream);
+            };
+            await enter('moment', { username: 'Bob', trace, ...options });
+        }""",
+        {"clientId": "a" if polite else "z"},
+    )
+    ada = enter(visit, "moment", "Ada", clientId="m")
+    publish(ada)
+    expect_watching(bob)
+    expect_watching(ada)
+    assert bob.evaluate("requests") == 0
 
 
 def test_the_connection_finds_another_way_when_it_fails(visit: Visit) -> None:
@@ -396,14 +423,27 @@ def test_signals_that_were_lost_are_said_again(visit: Visit) -> None:
     pages = []
     for name in ("Bob", "Ada"):  # of two, the one with the lesser id is polite
         page = visit("/tests/client.html")
+        page.clock.install()
         page.route_web_socket("**/ws/*", lose)
         enter_again(page, "lost", name, clientId=name)
         pages.append(page)
-    publish(pages[0])
-    expect_watching(pages[1])
-    publish(pages[1])
-    expect_watching(pages[0])
-    assert lost == ["offer", "answer", "request"]
+    bob, ada = pages
+    publish(bob)
+    for signal in ("offer", "answer"):
+        say_again(bob, lost, signal)
+    expect_watching(ada)
+    publish(ada)
+    say_again(ada, lost, "request")
+    expect_watching(bob)
+
+
+def say_again(page: Page, lost: list[str], signal: str) -> None:
+    """Once it was lost, let the time pass after which the page that waits repeats itself."""
+    deadline = time.monotonic() + PATIENCE / 1000
+    while signal not in lost and time.monotonic() < deadline:
+        page.wait_for_timeout(10)
+    assert lost[-1] == signal
+    page.clock.run_for(3000)
 
 
 @contextmanager

@@ -40,8 +40,8 @@ AUTOPLAY = "--autoplay-policy=no-user-gesture-required"
 PATIENCE = 60_000
 expect.set_options(timeout=PATIENCE)
 
-# Every page encodes and decodes on the same few cores, so the picture is small and slow; and how
-# many peer connections a page ever made tells whether one had to be made again.
+# Every page encodes and decodes on the same few cores, so the picture is small and slow. How many
+# peer connections a page ever made tells whether one had to be made again.
 SMALL_PICTURES = """
     const small = { width: 160, height: 120, frameRate: 5 };
     for (const name of ['getUserMedia', 'getDisplayMedia']) {
@@ -57,6 +57,11 @@ SMALL_PICTURES = """
             window.connectionsMade += 1;
         }
     };
+"""
+# Sound costs four times as much as such a picture.
+SILENT = """
+    const openAll = navigator.mediaDevices?.getUserMedia.bind(navigator.mediaDevices);
+    if (openAll) navigator.mediaDevices.getUserMedia = ({ video }) => openAll({ video });
 """
 LOOK = "video => [video.currentTime, video.getVideoPlaybackQuality().totalVideoFrames]"
 MOVED = """([video, time, frames]) =>
@@ -129,10 +134,13 @@ class Visitors:
         self.tolerated: list[str] = []
         self.pages: list[Page] = []
 
-    def page(self, browser: Browser, **options: Any) -> Page:
+    def page(self, browser: Browser, *, sound: bool = False, **options: Any) -> Page:
+        """An empty page, whose camera has no microphone unless there is to be `sound`."""
         context = browser.new_context(base_url=self.server.url, **options)
         context.set_default_timeout(PATIENCE)
         context.add_init_script(SMALL_PICTURES)
+        if not sound:
+            context.add_init_script(SILENT)
         context.route("**/tests/*", serve_test_page)
         page = context.new_page()
         page.on("console", lambda message: self.logged(message.type, message.text))

@@ -751,7 +751,7 @@ class Link {
     if (n !== undefined && n === this.#heard) return this.#tellAnswer();
     const ready = !this.#making && (this.#pc.signalingState === 'stable' || this.#settingAnswer);
     if (!ready && !this.#polite && session !== undefined) return;
-    if (!ready && !this.#pc.currentRemoteDescription) this.#begin();
+    if (this.#hasUnheardWishes()) this.#begin();
     this.#theirs = session;
     this.#heard = n;
     this.#answer = this.#asked = null;
@@ -766,6 +766,12 @@ class Link {
     await this.#pc.setLocalDescription();
     this.#answer = { type: 'answer', sdp: this.#pc.localDescription.sdp, n };
     this.#tellAnswer();
+  }
+
+  /** Transceivers of our own, that no offer of theirs can ever be for. */
+  #hasUnheardWishes() {
+    if (this.#settingAnswer || this.#pc.currentRemoteDescription) return false;
+    return this.#transceivers.size > 0;
   }
 
   #tellAnswer() {
