@@ -112,8 +112,8 @@ class _Feed:
         #: By peer id: whose turn it is to join. The last that Redis lets in is the last
         #: that is let in here.
         self.turns: WeakValueDictionary[str, trio.Lock] = WeakValueDictionary()
-        #: How often `mine` was written whole; a join that overlaps looks at it.
-        self.restores = 0
+        #: Members of ours on their way: the directory may have them, or not yet.
+        self.entering: dict[str, Member] = {}
         #: The last change that came; the view may know of later ones by a snapshot.
         self.heard = 0
         self._moved = trio.lowlevel.ParkingLot()
@@ -384,10 +384,12 @@ class RedisBus:
         if feed is not None:
             feed.view.lose_step()
             losses = feed.view.losses
-            feed.restores += 1
         args: list[Argument] = [self.replica, room_id, self._room(room_id)]
-        for member in feed.mine.values() if feed else ():
-            args += _entry(member)
+        if feed is not None:
+            for member in feed.entering.values():
+                args += (member.peer_id, _encode(member), "?")
+            for member in feed.mine.values():
+                args += _entry(member)
         # What becomes doubtful from here on is so anew.
         del self._doubtful[room_id]
         try:
@@ -426,10 +428,10 @@ class RedisBus:
         turn = feed.turns.setdefault(member.peer_id, trio.Lock())
         try:
             async with turn:
-                with self._overlapping(feed, member.peer_id):
+                with self._on_its_way(feed, member):
                     await self._enter(feed, member, caps)
                 taken_over = feed.view.claim(member.peer_id, utc_now())
-                if member.peer_id not in feed.view.own:
+                if not taken_over and member.peer_id not in feed.view.own:
                     self._doubt_room(room_id)
                 feed.mine[member.peer_id] = member
                 admit(_in_order(feed.view.members.values()))
@@ -439,18 +441,17 @@ class RedisBus:
             self._drop_if_empty(feed)
 
     @contextmanager
-    def _overlapping(self, feed: _Feed, peer_id: str) -> Iterator[None]:
-        """While a join is on its way, of which a restore does not know, and may undo it."""
-        restores = feed.restores
+    def _on_its_way(self, feed: _Feed, member: Member) -> Iterator[None]:
+        """While a member enters, a restore leaves it in the directory if it is there."""
+        feed.entering[member.peer_id] = member
         try:
             yield
         except trio.Cancelled:
-            if peer_id in feed.mine:  # nobody knows whether it has been replaced
+            if member.peer_id in feed.mine:  # nobody knows whether it has been replaced
                 self._doubt_room(feed.view.room_id)
             raise
         finally:
-            if feed.restores != restores:
-                self._doubt_room(feed.view.room_id)
+            del feed.entering[member.peer_id]
 
     async def _enter(self, feed: _Feed, member: Member, caps: Caps) -> None:
         """Ask Redis; without it the peers of one replica go on, and it is told when it is back."""
