@@ -234,8 +234,12 @@ class RedisBus:
         if not held:
             if self._retired:
                 return
-            _, expired = await self._scripts.lease(keys, [self.replica, milliseconds, 1])
+            # Before the new lease: with it a room is restored first of all. To the other
+            # replicas we are back in a room as soon as it has any member of ours.
             self._doubt_all()
+            if self._has_lease:
+                self._patient_until = trio.current_time() + PATIENCE
+            _, expired = await self._scripts.lease(keys, [self.replica, milliseconds, 1])
             if self._has_lease:  # perhaps somebody emptied Redis
                 self.board.doubt()
         now = trio.current_time()
@@ -367,8 +371,7 @@ class RedisBus:
             self._doubt = trio.Event()
             await self._redis.wait_connected()
             try:
-                # First, as it says whether Redis has forgotten us; and what is restored
-                # without a lease would stay for ever if we died now.
+                # First, as it says whether Redis has forgotten us.
                 await self._renew_lease()
                 for room_id in list(self._doubtful):
                     with trio.fail_after(RESTORE_TIMEOUT):
@@ -379,8 +382,10 @@ class RedisBus:
                 self._doubt.set()
 
     async def _restore(self, room_id: str) -> None:
-        """Write our members of a room, and put the view right."""
+        """Write our members of a doubtful room, and put the view right."""
         feed = await self._subscribed_feed(room_id)
+        if room_id not in self._doubtful:
+            return  # another task was faster
         if feed is not None:
             feed.view.lose_step()
             losses = feed.view.losses
@@ -393,13 +398,21 @@ class RedisBus:
         # What becomes doubtful from here on is so anew.
         del self._doubtful[room_id]
         try:
-            seq, members = await self._scripts.restore(self._room_keys(room_id), args)
+            seq, members = await self._ask_to_restore(room_id, args)
         except BaseException:
-            self._doubtful[room_id] = None
+            self._doubt_room(room_id)
             raise
         if feed is not None:
             feed.heard = max(feed.heard, seq)  # what has not come until now is lost
             self._catch_up(feed, losses, seq, members)
+
+    async def _ask_to_restore(self, room_id: str, args: list[Argument]) -> tuple[int, list[bytes]]:
+        keys = [*self._room_keys(room_id), self._key("replicas")]
+        status, *rest = await self._scripts.restore(keys, args)
+        if status == b"lease":
+            raise NotConnectedError("the lease of this replica ran out")
+        seq, members = rest
+        return seq, members
 
     async def _subscribed_feed(self, room_id: str) -> _Feed | None:
         """The feed of a room; while its channel is waited for, it may become another one."""
@@ -467,6 +480,8 @@ class RedisBus:
         if not self._redis.connected:
             raise NotConnectedError("Redis cannot be reached")
         await self._redis.pubsub.wait_subscribed(self._room(feed.view.room_id))
+        if feed.view.room_id in self._doubtful:
+            await self._restore(feed.view.room_id)
         losses = feed.view.losses
         status, *rest = await self._ask_to_join(feed, member, caps)
         if status == b"later":

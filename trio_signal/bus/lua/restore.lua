@@ -3,7 +3,7 @@
 -- Idempotent. What changed is not told one by one: a change without an event
 -- makes every replica fetch a snapshot and tell its peers the difference.
 --
--- KEYS  1 members  2 live  3 seq  4 rooms  5 owned  (see join.lua)
+-- KEYS  1 members  2 live  3 seq  4 rooms  5 owned  6 replicas  (see join.lua)
 -- ARGV  1 replica  2 room id  3 channel of the room
 --       then, for each member: peer id, member (JSON), "1" if live, "0" if not, or
 --         "?" if it is on its way: it stays if it is here, and is not written if not.
@@ -11,7 +11,12 @@
 --
 -- A peer id that another replica holds stays with it, unless its connection is an
 -- older one of the same subject: a stale socket takes down no newer one.
--- Returns {seq, snapshot}.
+-- What is restored without a lease would stay for ever if its replica died now.
+-- Returns {"ok", seq, snapshot}, or {"lease"}: this replica has none.
+
+if not redis.call('ZSCORE', KEYS[6], ARGV[1]) then
+  return {'lease'}
+end
 
 local function may_write(old, new)
   if not old then
@@ -76,4 +81,4 @@ if redis.call('EXISTS', KEYS[1]) == 0 then
 else
   redis.call('SADD', KEYS[4], ARGV[2])
 end
-return {tonumber(seq), redis.call('HVALS', KEYS[1])}
+return {'ok', tonumber(seq), redis.call('HVALS', KEYS[1])}
