@@ -110,6 +110,8 @@ class Connection:
         self._outbox = Outbox(sock, settings.outbox_bytes)
         self.peer = Peer(uuid4().hex, dialect, self._outbox)
         self.peer.count_refused = metrics.count_refused
+        self.peer.told = metrics.messages_out[dialect.name]
+        self._messages_in = metrics.messages_in[dialect.name]
         self._authentication = trio.CancelScope()
         #: Wakes the heartbeat.
         self._alarm = trio.CancelScope()
@@ -228,9 +230,12 @@ class Connection:
             match message.opcode:
                 case Opcode.TEXT:
                     self._put_off_nudge()
-                    await self._perform(self._dialect.received(message.payload, utc_now()))
+                    actions = self._dialect.received(message.payload, utc_now())
+                    self._messages_in[self._dialect.heard] += 1
+                    self.peer.received += 1
+                    await self._perform(actions)
                 case Opcode.PING:
-                    self.peer.send_frame(control_frame(Opcode.PONG, message.payload))
+                    self.peer.send_control(control_frame(Opcode.PONG, message.payload))
                 case Opcode.BINARY:
                     self._end(Close(CloseCode.UNSUPPORTED_DATA, "Only text is spoken here"))
                 case Opcode.CLOSE:
@@ -370,7 +375,7 @@ class Connection:
                 return
             if now >= next_ping:
                 next_ping = now + interval
-                self.peer.send_frame(_PING)
+                self.peer.send_control(_PING)
                 if deadline == _NEVER:
                     pinged, deadline = now, now + patience
 
