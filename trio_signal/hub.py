@@ -256,7 +256,7 @@ class Hub:
     def depart(self, peer: Peer) -> None:
         """Take a peer out of all its rooms, and tell them."""
         self.peers.discard(peer)
-        room_ids = tuple(peer.memberships)
+        peer.left = room_ids = tuple(peer.memberships)
         for room_id in room_ids:
             self._leave(peer, room_id)
         if peer.identity is not None and peer in self._returning.get(peer.identity.user_id, ()):

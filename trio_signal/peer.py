@@ -153,6 +153,8 @@ class Peer:
         self.told: Counter[bytes] = Counter()
         #: How many messages came, and how many were told to it.
         self.received = self.sent = 0
+        #: The rooms in which it was when it ended.
+        self.left: tuple[str, ...] = ()
         self._scope = trio.CancelScope()
 
     @property
