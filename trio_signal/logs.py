@@ -25,6 +25,8 @@ def configure_logging(settings: Settings) -> None:
 
     What a logger is given as `extra` becomes fields of the line.
     """
+    # Nobody is told these, and to ask for them is two system calls an entry.
+    logging.logProcesses = logging.logThreads = logging.logMultiprocessing = False
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(make_formatter(settings))
     for library in ("httpx", "httpcore"):  # they tell of each request, with its URL
