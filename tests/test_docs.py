@@ -30,6 +30,7 @@ from trio_signal.bus.redis import open_redis_bus
 from trio_signal.cli import app
 from trio_signal.config import Settings, load_settings
 from trio_signal.dialects import DIALECTS, dialect_at
+from trio_signal.doctor.checks import CHECKS
 from trio_signal.errors import ConfigError, Reason
 from trio_signal.hub import Hub
 from trio_signal.limits import Limits
@@ -497,6 +498,11 @@ def test_runbook_has_each_alert() -> None:
     alerts = re.findall(r"- alert: (\w+)", (OPS / "alerts.yml").read_text())
     sections = re.findall(r"(?m)^## (\w+)$", (OPS / "runbook.md").read_text())
     assert sections == alerts
+
+
+def test_page_of_the_doctor_has_each_finding() -> None:
+    named = [words(first)[0] for first, *_ in rows((OPS / "doctor.md").read_text())]
+    assert named == ["settings", *(check.__name__ for check in CHECKS)]
 
 
 def test_dashboard_can_be_read() -> None:
