@@ -5,7 +5,7 @@ and what Prometheus wants is made of them when it asks.
 """
 
 from bisect import bisect_left
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Final
 
@@ -66,7 +66,9 @@ class Metrics:
             for name, dialect in DIALECTS.items()
         }
         #: By dialect, what they were told. The types are those that its encoder writes.
-        self.messages_out: dict[str, Counter[bytes]] = {name: Counter() for name in DIALECTS}
+        self.messages_out: dict[str, defaultdict[bytes, int]] = {
+            name: defaultdict(int) for name in DIALECTS
+        }
         #: How many peers of this replica heard the same event in the same words.
         self.fan_out: Final = Histogram(_PEERS)
         self.loop_lag: Final = Histogram()

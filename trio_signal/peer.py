@@ -2,7 +2,7 @@
 
 import logging
 import socket
-from collections import Counter, deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Collection, Sequence
 from itertools import islice
 
@@ -150,7 +150,7 @@ class Peer:
         #: Counts what it is refused; set by its own as well.
         self.count_refused: Callable[[Refusal], None] = _ignore
         #: What all peers of its dialect were told, by type; that of the server, set likewise.
-        self.told: Counter[bytes] = Counter()
+        self.told: defaultdict[bytes, int] = defaultdict(int)
         #: How many messages came, and how many were told to it.
         self.received = self.sent = 0
         #: The rooms in which it was when it ended.

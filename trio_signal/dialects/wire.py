@@ -12,6 +12,8 @@ from trio_signal.names import MAX_ID
 
 encode = msgspec.json.Encoder().encode
 
+_QUOTE = ord('"')
+
 #: The type of a text whose own type the dialect does not know, or that cannot be read.
 OTHER = "other"
 
@@ -72,6 +74,4 @@ class Reader:
 
 def type_of(text: bytes) -> bytes:
     """The type of a text that is ours: the encoder writes it first. A bare word is its own."""
-    if text[:9] != b'{"type":"':
-        return text
-    return text[9 : text.index(b'"', 9)]
+    return text[9 : text.find(_QUOTE, 9)] or text  # behind `{"type":"`
