@@ -183,7 +183,6 @@ async def test_what_goes_between_replicas_is_measured(service: Service) -> None:
             if metrics["trio_signal_delivery_seconds_count"] >= 3:
                 break
     assert series(metrics, "trio_signal_redis_connected") == {("commands",): 3, ("events",): 3}
-    assert metrics["trio_signal_redis_losses_total"] == 0
     assert metrics["trio_signal_lease_age_seconds"] < 3 * PATIENCE
     assert series(metrics, "trio_signal_redis_gaps_total") == {}
 
