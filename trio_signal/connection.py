@@ -10,7 +10,8 @@ import logging
 import random
 import socket
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from uuid import uuid4
 
@@ -27,6 +28,7 @@ from trio_signal.hub import Hub
 from trio_signal.ice import ice_servers
 from trio_signal.limits import Place, TokenBucket
 from trio_signal.messages import (
+    LOBBY,
     Acknowledge,
     Action,
     AskAnnouncement,
@@ -74,6 +76,8 @@ _SPREAD = 1.1
 _GOODBYE = 2.0
 #: Seconds before its token expires that a client is told so.
 _WARNING = 60.0
+#: Rooms that are named in the log.
+_ROOMS_LOGGED = 20
 _EXPIRED = AuthenticationError("Token expired")
 _NEVER = float("inf")
 
@@ -92,11 +96,12 @@ class Connection:
         place: Place,
         metrics: Metrics,
         token: str | None = None,
+        request_id: str | None = None,
     ) -> None:
         """Take a non-blocking socket, which the caller closes.
 
         `place` is given back when the rooms have been left. `token` came with the handshake; one
-        in a message counts more.
+        in a message counts more. `request_id` is what a platform in front calls the handshake.
         """
         self._sock = sock
         self._hub = hub
@@ -105,11 +110,14 @@ class Connection:
         self._place = place
         self._metrics = metrics
         self._token = token
+        self._request_id = request_id
         self._dialect = dialect
         self._parser = FrameParser(settings.max_message_bytes)
         self._outbox = Outbox(sock, settings.outbox_bytes)
         self.peer = Peer(uuid4().hex, dialect, self._outbox)
         self.peer.count_refused = metrics.count_refused
+        self.peer.told = metrics.messages_out[dialect.name]
+        self._messages_in = metrics.messages_in[dialect.name]
         self._authentication = trio.CancelScope()
         #: Wakes the heartbeat.
         self._alarm = trio.CancelScope()
@@ -131,14 +139,43 @@ class Connection:
 
         `early` is what it sent right behind the handshake and was read with that.
         """
-        with self._hub.visit(self.peer), self.peer.scope:
+        with self._recorded(), self._hub.visit(self.peer), self.peer.scope:
             async with trio.open_nursery() as nursery:
                 self.peer.inherit = partial(nursery.start_soon, self._guarded, self._rejoin)
                 for task in (partial(self._receive, early), self._heartbeat, self._outbox.drain):
                     nursery.start_soon(self._first_to_end, task)
         self._place.leave()
-        self._metrics.count_closed(self._close_code)
         await self._say_goodbye()
+
+    @contextmanager
+    def _recorded(self) -> Iterator[None]:
+        """Count and log the end, whatever ends it; the rooms know by then."""
+        try:
+            yield
+        finally:
+            peer = self.peer
+            self._metrics.count_closed(self._close_code)
+            logger.info(
+                "connection closed",
+                extra=self._names()
+                | {
+                    "rooms": [room for room in peer.left if room != LOBBY][:_ROOMS_LOGGED],
+                    "seconds": round(trio.current_time() - peer.arrived, 3),
+                    "received": peer.received,
+                    "sent": peer.sent,
+                    "code": self._close_code,
+                },
+            )
+
+    def _names(self) -> dict[str, object]:
+        """Which connection this is, for the log."""
+        identity = self.peer.identity
+        return {
+            "connection": self.peer.id,
+            "dialect": self._dialect.name,
+            "user": identity.user_id if identity is not None else None,
+            "request_id": self._request_id,
+        }
 
     @property
     def _close_code(self) -> int:
@@ -228,9 +265,12 @@ class Connection:
             match message.opcode:
                 case Opcode.TEXT:
                     self._put_off_nudge()
-                    await self._perform(self._dialect.received(message.payload, utc_now()))
+                    actions = self._dialect.received(message.payload, utc_now())
+                    self._messages_in[self._dialect.heard] += 1
+                    self.peer.received += 1
+                    await self._perform(actions)
                 case Opcode.PING:
-                    self.peer.send_frame(control_frame(Opcode.PONG, message.payload))
+                    self.peer.send_control(control_frame(Opcode.PONG, message.payload))
                 case Opcode.BINARY:
                     self._end(Close(CloseCode.UNSUPPORTED_DATA, "Only text is spoken here"))
                 case Opcode.CLOSE:
@@ -307,6 +347,7 @@ class Connection:
         self._place.authenticated()
         self._authentication.deadline = _NEVER
         self.peer.identity = identity
+        logger.info("connection opened", extra=self._names())
         self._watch_expiry(identity)
         server = ServerInfo(ice_servers(self._settings, identity.user_id), self._settings.heartbeat)
         await self._perform(self._dialect.authenticated(identity, server, utc_now()))
@@ -370,7 +411,7 @@ class Connection:
                 return
             if now >= next_ping:
                 next_ping = now + interval
-                self.peer.send_frame(_PING)
+                self.peer.send_control(_PING)
                 if deadline == _NEVER:
                     pinged, deadline = now, now + patience
 

@@ -23,6 +23,7 @@ from trio_signal.dialects import Dialect, dialect_at
 from trio_signal.errors import IdTooLongError, Reason, RequestRefusedError
 from trio_signal.hub import Hub
 from trio_signal.limits import Limits, client_address
+from trio_signal.logs import find_request_id
 from trio_signal.metrics import Metrics
 from trio_signal.web.server import HttpServer
 from trio_signal.websocket import Handshake, is_upgrade
@@ -151,6 +152,7 @@ class Listener:
                     place=place,
                     metrics=self._metrics,
                     token=_token(request, self._settings),
+                    request_id=find_request_id(request.headers.get_all),
                 )
                 await connection.run(early)
 

@@ -2,7 +2,7 @@
 
 import logging
 import socket
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Collection, Sequence
 from itertools import islice
 
@@ -10,6 +10,7 @@ import trio
 from msgspec import Struct
 
 from trio_signal.dialects import Dialect
+from trio_signal.dialects.wire import type_of
 from trio_signal.errors import CloseCode
 from trio_signal.messages import Answer, Close, Identity, Refusal, Refused, Send, Signalled
 from trio_signal.websocket import text_frame
@@ -148,6 +149,12 @@ class Peer:
         self.inherit: Callable[[Sequence[str]], None] = _ignore
         #: Counts what it is refused; set by its own as well.
         self.count_refused: Callable[[Refusal], None] = _ignore
+        #: What all peers of its dialect were told, by type; that of the server, set likewise.
+        self.told: defaultdict[bytes, int] = defaultdict(int)
+        #: How many messages came, and how many were told to it.
+        self.received = self.sent = 0
+        #: The rooms in which it was when it ended.
+        self.left: tuple[str, ...] = ()
         self._scope = trio.CancelScope()
 
     @property
@@ -157,13 +164,19 @@ class Peer:
 
     def send(self, text: bytes) -> None:
         """Send a text to this peer alone; does not block."""
+        self.told[type_of(text)] += 1
         self.send_frame(text_frame(text))
 
     def send_frame(self, frame: bytes) -> None:
-        """Send a frame that others get as well; does not block.
+        """Send a message's frame that others get as well; does not block.
 
         A peer whose outbox is full is closed as too slow.
         """
+        self.sent += 1
+        self.send_control(frame)
+
+    def send_control(self, frame: bytes) -> None:
+        """The same for a frame that is no message: it is not counted."""
         if not self.outbox.put(frame) and self.outbox.overflowed:
             self.close(Close(CloseCode.TRY_AGAIN_LATER, "Reads too slowly"))
 

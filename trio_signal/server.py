@@ -93,8 +93,10 @@ async def open_server(settings: Settings) -> AsyncIterator[Server]:
             max_viewers=settings.max_viewers,
             max_rooms=settings.max_rooms_per_connection,
             announcements=announcements,
+            metrics=metrics,
         )
         await bus_tasks.start(bus.run, hub.deliver)
+        bus_tasks.start_soon(metrics.watch_loop)
         async with (
             open_auth(settings) as auth,
             open_http_server(create_app(hub, auth, settings, limits, metrics)) as http,

@@ -17,9 +17,19 @@ from weakref import WeakValueDictionary
 
 import msgspec
 import trio
+from msgspec import Struct
 from msgspec.structs import replace
 
-from trio_signal.bus import Admit, Caps, Deliver, Direct, RoomCount, RoomsKept, Undelivered
+from trio_signal.bus import (
+    Admit,
+    BusStatistics,
+    Caps,
+    Deliver,
+    Direct,
+    RoomCount,
+    RoomsKept,
+    Undelivered,
+)
 from trio_signal.bus.announcements import RedisBoard
 from trio_signal.clock import utc_now
 from trio_signal.errors import ConfigError, JoinRefusedError
@@ -36,6 +46,7 @@ from trio_signal.messages import (
     StoppedLive,
     WentLive,
 )
+from trio_signal.metrics import Histogram
 from trio_signal.presence import Change, Snapshot, View, by_peer
 from trio_signal.redis import (
     Argument,
@@ -74,10 +85,17 @@ _REFUSALS = {
     b"stream_full": Refusal.STREAM_FULL,
 }
 
+
+class Echo(Struct, frozen=True, tag=True):
+    """What a replica publishes to itself, to see how long that takes; by Trio's clock."""
+
+    sent: float
+
+
 _encode = msgspec.json.Encoder().encode
 _decode_member = msgspec.json.Decoder(Member).decode
 _decode_change = msgspec.json.Decoder(Change).decode
-_decode_direct = msgspec.json.Decoder(Direct).decode
+_decode_direct = msgspec.json.Decoder(Direct | Echo).decode
 _decode_kept = msgspec.json.Decoder(RoomsKept).decode
 _decode_chat = msgspec.json.Decoder(Chatted).decode
 _decode_profile = msgspec.json.Decoder(Profile).decode
@@ -152,6 +170,9 @@ class RedisBus:
         #: Until when a replica that is missing may be about to come back.
         self._patient_until: float | None = None
         self._retired = False
+        #: Changes that did not come, as their numbers say.
+        self._missing = 0
+        self._delivery = Histogram()
         self._deliver: Deliver = lambda delivery: None
 
     @property
@@ -162,6 +183,24 @@ class RedisBus:
         if not self._has_lease or self._doubtful or self._patient_until is not None:
             return "catching up with Redis"
         return None
+
+    def statistics(self) -> BusStatistics:
+        """How it is doing."""
+        redis = self._redis.statistics()
+        return BusStatistics(
+            commands_connected=redis.commands.connected,
+            events_connected=redis.pubsub.connected,
+            losses=redis.commands.losses + redis.pubsub.losses,
+            round_trip=redis.commands.round_trip,
+            lease_age=trio.current_time() - self._renewed if self._has_lease else None,
+            send_bytes=redis.waiting_bytes,
+            receive_bytes=redis.inbox_bytes,
+            missing=self._missing,
+            overflows=redis.overflows,
+            dropped=redis.dropped,
+            doubtful_rooms=len(self._doubtful),
+            delivery=self._delivery,
+        )
 
     # Names
 
@@ -224,6 +263,9 @@ class RedisBus:
             with suppress(RedisError):
                 await self._renew_lease()
             self._end_patience()
+            if self._redis.connected:
+                echo = _encode(Echo(trio.current_time()))
+                self._redis.send_nowait("PUBLISH", self._key("replica", self.replica), echo)
             task_status.started()
             task_status = trio.TASK_STATUS_IGNORED
             await trio.sleep(pause * random.uniform(0.9, 1.1))  # noqa: S311
@@ -302,8 +344,11 @@ class RedisBus:
         except RecursionError:  # the other replica could just read it, without our envelope
             logger.warning("what came on %s is nested too deep", channel)
 
-    def _take_direct(self, delivery: Direct) -> None:
-        self._deliver(delivery)
+    def _take_direct(self, delivery: Direct | Echo) -> None:
+        if isinstance(delivery, Echo):
+            self._delivery.observe(trio.current_time() - delivery.sent)
+        else:
+            self._deliver(delivery)
 
     def _take_kept(self, kept: RoomsKept) -> None:
         if kept.replica != self.replica:
@@ -322,7 +367,9 @@ class RedisBus:
         self._tell(feed, feed.view.follow(change))
         # It may be a newer connection that left, before it was let in.
         ours_left = isinstance(change.event, Left) and change.event.member.peer_id in feed.mine
-        if ours_left or (in_step and not feed.view.in_step):
+        missed = in_step and not feed.view.in_step
+        self._missing += missed and change.event is not None
+        if ours_left or missed:
             self._doubt_room(room_id)
 
     def _tell(self, feed: _Feed, events: Iterable[RoomEvent]) -> None:

@@ -9,7 +9,7 @@ from typing import Self
 
 from msgspec import UNSET, Raw, Struct, UnsetType, field
 
-from trio_signal.dialects.wire import Id, Reader, UnreadableError, encode
+from trio_signal.dialects.wire import OTHER, Id, Reader, UnreadableError, encode
 from trio_signal.errors import AuthenticationError, CloseCode
 from trio_signal.messages import (
     Action,
@@ -281,6 +281,8 @@ class MeshDialect:
     """One connection that speaks `mesh`."""
 
     name = "mesh"
+    types = frozenset(_reader.names.values())
+    heard = OTHER
 
     def __init__(self, room_id: str) -> None:
         """Take the room; who the client is, it says in its first message."""
@@ -321,7 +323,9 @@ class MeshDialect:
         try:
             message = _reader.read(text)
         except UnreadableError as error:
+            self.heard = OTHER
             return [_explain(error) if self._identity else self._not_authenticated()]
+        self.heard = _reader.names[type(message)]
         if self._identity is None:
             return [self._authenticate(message)]
         return self._commands(message)

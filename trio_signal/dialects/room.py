@@ -10,7 +10,7 @@ from typing import Any, Self
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
-from trio_signal.dialects.wire import Id, Reader, UnreadableError, encode
+from trio_signal.dialects.wire import OTHER, Id, Reader, UnreadableError, encode
 from trio_signal.errors import AuthenticationError, CloseCode
 from trio_signal.messages import (
     Action,
@@ -259,6 +259,8 @@ class RoomDialect:
     """One connection that speaks `room`."""
 
     name = "room"
+    types = frozenset(_reader.names.values())
+    heard = OTHER
 
     def __init__(self, room_id: str, claims: Authenticate) -> None:
         """Take the room and who the client says it is."""
@@ -305,7 +307,9 @@ class RoomDialect:
         try:
             message = _reader.read(text)
         except UnreadableError as error:
+            self.heard = OTHER
             return self._other(text, error)
+        self.heard = _reader.names[type(message)]
         return self._commands(message, now)
 
     def _commands(self, message: Struct, now: str) -> Iterable[Action]:
