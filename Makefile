@@ -6,14 +6,19 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
 
 # What the tests need besides Python packages: names that tools/system-deps knows.
-SYSTEM_DEPS := chromium coturn postgresql redis-server
+SYSTEM_DEPS := chromium coturn nginx postgresql redis-server
 
-.PHONY: serve test check format lint types docs bench floods fuzz venv clean
+.PHONY: serve test check format lint types docs bench cluster floods fuzz venv clean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
 serve: $(VENV)/.installed
 	@exec $(BIN)/trio-signal serve $(ARGS)
+
+# Three replicas behind nginx, with Redis and PostgreSQL: make cluster ARGS='--port 9000'
+cluster: $(VENV)/.installed
+	@tools/system-deps nginx postgresql redis-server
+	@exec $(BIN)/python deploy/cluster.py $(ARGS)
 
 test: venv
 	@tools/system-deps $(SYSTEM_DEPS)
