@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
 # What the tests need besides Python packages: names that tools/system-deps knows.
 SYSTEM_DEPS := chromium coturn nginx postgresql redis-server
 
-.PHONY: serve test check format lint types docs bench cluster floods fuzz venv clean
+.PHONY: serve test check format lint types docs bench cluster soak floods fuzz venv clean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -52,6 +52,11 @@ bench: $(VENV)/.installed-bench
 floods: venv
 	@tools/system-deps slowhttptest
 	$(BIN)/python -m tests.floods.measure $(ARGS)
+
+# Twenty minutes of use, with everything killed in turn.
+soak: venv
+	@tools/system-deps nginx postgresql redis-server
+	$(BIN)/python -m tests.soak $(ARGS)
 
 # Ten minutes of anything; what it finds new is kept in fuzz/corpus.
 fuzz: venv

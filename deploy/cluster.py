@@ -212,7 +212,7 @@ async def _running(*programs: Program) -> AsyncIterator[None]:
 def _redis(directory: Path, port: int, on_line: OnLine) -> Program:
     options = {"bind": HOST, "port": str(port), "dir": str(directory), "save": ""}
     arguments = [part for name, value in options.items() for part in (f"--{name}", value)]
-    command = [_program("redis-server"), *arguments]
+    command: list[str | Path] = [_program("redis-server"), *arguments]
     ready = "Ready to accept connections"
     return Program("redis", command, ready=ready, on_line=on_line, **_UNPRIVILEGED)
 

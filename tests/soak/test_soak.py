@@ -1,0 +1,18 @@
+"""The soak, made short: everything is killed once, and all is well each time."""
+
+import trio
+
+from tests.soak.soak import Plan, soak
+
+#: Seconds; it takes less than a minute when the machine has nothing else to do.
+PATIENCE = 600.0
+SHORT = Plan(connections=300, hall=30, size=8, readers=6, gap=0.5, turmoil=0, endurance=0)
+
+
+async def test_everything_is_killed_in_turn() -> None:
+    with trio.fail_after(PATIENCE):
+        report = await soak(SHORT, print)
+    print(report)
+    assert report.wrong == []
+    assert report.faults >= 9
+    assert report.happened.lost
