@@ -6,7 +6,7 @@ from tests.soak.soak import Plan, soak
 
 #: Seconds; it takes less than a minute when the machine has nothing else to do.
 PATIENCE = 600.0
-SHORT = Plan(connections=300, hall=30, size=8, readers=6, gap=0.5, turmoil=0, endurance=0)
+SHORT = Plan(connections=150, hall=15, size=5, readers=6, pace=2, gap=0.5, turmoil=0, endurance=0)
 
 
 async def test_everything_is_killed_in_turn() -> None:
