@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
 # What the tests need besides Python packages: names that tools/system-deps knows.
 SYSTEM_DEPS := chromium coturn nginx postgresql redis-server
 
-.PHONY: serve test check format lint types docs bench cluster soak floods fuzz venv clean
+.PHONY: serve test check format lint types docs bench cluster soak floods fuzz lock audit check-pythons venv clean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -62,6 +62,22 @@ soak: venv
 fuzz: venv
 	$(PIP) install --group fuzz
 	$(BIN)/python -m fuzz $(ARGS)
+
+# The versions that are deployed, with their hashes: requirements.txt is what platforms look for.
+lock: venv
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+		--no-annotate --custom-compile-command 'make lock' \
+		pyproject.toml --output-file requirements.txt $(ARGS)
+
+# Asks a database of vulnerabilities, which may know more today than yesterday.
+audit: venv
+	$(PIP) install --group audit
+	$(BIN)/python tools/check_licences.py
+	$(BIN)/pip-audit --strict --disable-pip --require-hashes --requirement requirements.txt
+
+# The quick tests with each Python that is found.
+check-pythons: venv
+	@tools/check-pythons $(ARGS)
 
 venv: $(VENV)/.installed-dev
 

@@ -201,8 +201,8 @@ class Seat:
                 await self._party.admit(guest)
             else:
                 await self._party.enter(guest)
-        except GONE as error:
-            self._refuse(f"broken off: {error}")
+        except (trio.TooSlowError, *GONE) as error:
+            self._refuse(f"not answered: {error!r}")
             return None
         if guest.closed is not None:
             self._refuse(str(guest.closed))
