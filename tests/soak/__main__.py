@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 
 import trio
 
+from tests.soak.faults import FAULTS
 from tests.soak.soak import Plan, soak
 
 #: KiB a minute that a replica may grow by: less than the noise of 2,000 visitors who come and go.
@@ -32,6 +33,7 @@ def main() -> None:
         readers=20,
         pace=given.connections / PER_SECOND,
         gap=10,
+        faults=FAULTS,
         turmoil=given.minutes * 60 * 0.4,
         endurance=given.minutes * 60 * 0.6,
     )

@@ -90,15 +90,19 @@ async def restart_nginx(cluster: Cluster) -> None:
     await cluster.nginx.start()
 
 
-FAULTS = (
+#: Those of the short soak; in the long one there are more.
+ONCE = (
     Fault("replica killed", kill(0), f"{_REPLICA}|{_UPSTREAM}", cuts=True, deadly=True),
     Fault("Redis restarted", restart_redis, _REDIS),
     Fault("replica stopped", terminate(1), _UPSTREAM, cuts=True, deadly=True),
-    Fault("PostgreSQL restarted", restart_postgres, f"{_DATABASE}|{_STORE}"),
+    Fault("PostgreSQL killed", kill_postgres, f"{_DATABASE}|{_STORE}"),
     Fault("nginx restarted", restart_nginx, _UPSTREAM, cuts=True),
     Fault("Redis frozen", freeze_redis, _REDIS),
+)
+FAULTS = (
+    *ONCE,
     Fault("replica killed", kill(2), f"{_REPLICA}|{_UPSTREAM}", cuts=True, deadly=True),
-    Fault("PostgreSQL killed", kill_postgres, f"{_DATABASE}|{_STORE}"),
+    Fault("PostgreSQL restarted", restart_postgres, f"{_DATABASE}|{_STORE}"),
     Fault("Redis killed", kill_redis, _REDIS),
 )
 
