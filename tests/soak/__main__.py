@@ -1,6 +1,7 @@
 """`make soak`: twenty minutes, 2,000 connections; exits 1 if anything is not as promised."""
 
 import argparse
+import signal
 import sys
 from datetime import UTC, datetime
 
@@ -37,6 +38,7 @@ def main() -> None:
         turmoil=given.minutes * 60 * 0.4,
         endurance=given.minutes * 60 * 0.6,
     )
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: all is stopped
     report = trio.run(soak, plan, say)
     happened = report.happened
     say(

@@ -28,7 +28,7 @@ from tests.soak.visitors import (
 )
 
 #: Seconds for all to be as it should be after a fault.
-RECOVERY = 120.0
+RECOVERY = 600.0
 SETTINGS = {
     "LOG_FORMAT": "json",
     "TRIO_SIGNAL_AUTH": "open",

@@ -6,7 +6,7 @@ from tests.soak.faults import ONCE
 from tests.soak.soak import Plan, soak
 
 #: Seconds; it takes less than a minute when the machine has nothing else to do.
-PATIENCE = 600.0
+PATIENCE = 900.0
 SHORT = Plan(
     connections=150,
     hall=15,

@@ -16,7 +16,7 @@ from tests.raw import PING, PONG, RawClient, client_frame, split_frames, upgrade
 from tests.replicas.guests import Guest, Party
 
 #: Seconds for a visitor to be let in, and for all to know the same, on a slow machine.
-PATIENCE = 60.0
+PATIENCE = 300.0
 #: Seconds after which who was refused, or lost its connection, comes again; up to that.
 AWAY = 2.0
 #: How many share an address. The limits are those that a server has by default.
