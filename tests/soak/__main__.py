@@ -15,6 +15,8 @@ FLAT = 512
 
 #: What all visitors do in a second.
 PER_SECOND = 200
+#: Seconds between two things that one visitor does, at most.
+SLOWEST = 20
 
 
 def say(text: str) -> None:
@@ -32,7 +34,7 @@ def main() -> None:
         hall=given.connections // 20,
         size=8,
         readers=20,
-        pace=given.connections / PER_SECOND,
+        pace=min(given.connections / PER_SECOND, SLOWEST),
         gap=10,
         faults=FAULTS,
         turmoil=given.minutes * 60 * 0.4,

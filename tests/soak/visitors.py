@@ -195,7 +195,7 @@ class Seat:
                 self._refuse(f"HTTP {answer.status}")
                 return None
             guest = Guest(self._party, name, self._entrance, client)
-            guest.on_signal = self._listener(name)
+            guest.on_signal = Listener(name, self._room, self._happened)
             if other:
                 guest.picture = RoomPicture(self._party.room_id, name)
                 guest.peer_id = ""
@@ -210,16 +210,13 @@ class Seat:
             return None
         return guest
 
-    def _listener(self, name: str) -> "Listener":
-        return Listener(name, self._room, self._happened)
-
     async def _act(self, guest: Guest) -> None:
         if guest.closed is not None:
             raise trio.ClosedResourceError
-        self._happened.said += 1
-        word = {"by": guest.name, "number": next(self._words)}
         if isinstance(guest.picture, RoomPicture):
             return
+        self._happened.said += 1
+        word = {"by": guest.name, "number": next(self._words)}
         match self._random.choice(("signal", "signal", "signal", "message", "message", "live")):
             case "signal":
                 others = [other.peer_id for other in self._room.talkers if other is not guest]
