@@ -9,6 +9,7 @@ the environment, as `trio-signal serve` does.
 
 import argparse
 import os
+import pwd
 import random
 import shutil
 import signal
@@ -33,7 +34,9 @@ PAUSE = 0.5
 
 #: Root starts those that refuse to be root, or need not be, as somebody who may do little.
 _UNPRIVILEGED: Mapping[str, Any] = (
-    {"user": "nobody", "group": "nogroup", "extra_groups": []} if os.getuid() == 0 else {}
+    {"user": "nobody", "group": pwd.getpwnam("nobody").pw_gid, "extra_groups": []}
+    if os.getuid() == 0
+    else {}
 )
 _POSTGRES = "/usr/lib/postgresql/*/bin"
 _NGINX_CONF = Path(__file__).parent / "nginx.conf.template"
