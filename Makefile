@@ -6,14 +6,19 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
 
 # What the tests need besides Python packages: names that tools/system-deps knows.
-SYSTEM_DEPS := chromium coturn postgresql redis-server
+SYSTEM_DEPS := chromium coturn nginx postgresql redis-server
 
-.PHONY: serve test check format lint types docs bench floods fuzz venv clean
+.PHONY: serve test check format lint types docs bench cluster soak floods fuzz lock audit check-pythons venv clean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
 serve: $(VENV)/.installed
 	@exec $(BIN)/trio-signal serve $(ARGS)
+
+# Three replicas behind nginx, with Redis and PostgreSQL: make cluster ARGS='--port 9000'
+cluster: $(VENV)/.installed
+	@tools/system-deps nginx postgresql redis-server
+	@exec $(BIN)/python deploy/cluster.py $(ARGS)
 
 test: venv
 	@tools/system-deps $(SYSTEM_DEPS)
@@ -48,10 +53,31 @@ floods: venv
 	@tools/system-deps slowhttptest
 	$(BIN)/python -m tests.floods.measure $(ARGS)
 
+# Twenty minutes of use, with everything killed in turn.
+soak: venv
+	@tools/system-deps nginx postgresql redis-server
+	$(BIN)/python -m tests.soak $(ARGS)
+
 # Ten minutes of anything; what it finds new is kept in fuzz/corpus.
 fuzz: venv
 	$(PIP) install --group fuzz
 	$(BIN)/python -m fuzz $(ARGS)
+
+# The versions that are deployed, with their hashes: requirements.txt is what platforms look for.
+lock: venv
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+		--no-annotate --custom-compile-command 'make lock' \
+		pyproject.toml --output-file requirements.txt $(ARGS)
+
+# Asks a database of vulnerabilities, which may know more today than yesterday.
+audit: venv
+	$(PIP) install --group audit
+	$(BIN)/python tools/check_licences.py
+	$(BIN)/pip-audit --strict --disable-pip --require-hashes --requirement requirements.txt
+
+# The quick tests with each Python that is found.
+check-pythons: venv
+	@tools/check-pythons $(ARGS)
 
 venv: $(VENV)/.installed-dev
 

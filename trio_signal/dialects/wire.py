@@ -45,6 +45,7 @@ class Reader:
 
     def __init__(self, structs: Sequence[type[Struct]]) -> None:
         """Take tagged structs."""
+        self.structs = tuple(structs)
         self._decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(reduce(or_, structs))
         #: What `type` says of each struct.
         self.names = {struct: str(struct.__struct_config__.tag) for struct in structs}

@@ -19,6 +19,7 @@ from trio_signal.metrics import Metrics
 from trio_signal.names import MAX_ID
 from trio_signal.web import announcements
 from trio_signal.web.accounts import add_accounts
+from trio_signal.web.asyncapi import add_asyncapi
 from trio_signal.web.bodies import json_answer
 from trio_signal.web.callers import Callers, require_bearer
 from trio_signal.web.ice import add_ice
@@ -49,6 +50,7 @@ def create_app(
     _add_request_ids(app)
     _add_id_limit(app)
     add_openapi(app)
+    add_asyncapi(app, settings)
     _add_errors(app, settings)
     _add_refusals(app, metrics)
     _add_cors(app, settings)

@@ -180,7 +180,12 @@ OPERATIONS: dict[str, Operation] = {
     ),
 }
 #: What is no JSON, or is this document.
-NOT_DESCRIBED = frozenset({"/", "/demo/<name>", "/demo/announcements", "/metrics", "/openapi.json"})
+NOT_DESCRIBED = frozenset(
+    {
+        *("/", "/demo/<name>", "/demo/announcements", "/metrics"),
+        *("/openapi.json", "/asyncapi.json"),
+    }
+)
 
 
 def add_openapi(app: QuartTrio) -> None:
