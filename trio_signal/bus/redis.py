@@ -165,6 +165,7 @@ class RedisBus:
         self._doubtful: dict[str, None] = {}
         self._doubt = trio.Event()
         self._has_lease = False
+        self._renewing = trio.Lock()
         #: When the lease was last renewed.
         self._renewed = 0.0
         #: Until when a replica that is missing may be about to come back.
@@ -271,11 +272,19 @@ class RedisBus:
             await trio.sleep(pause * random.uniform(0.9, 1.1))  # noqa: S311
 
     async def _renew_lease(self) -> None:
+        async with self._renewing:  # who looks next sees what was done about a lost one
+            expired = await self._hold_lease()
+        if self._patient_until is None:
+            for replica in expired:
+                await self._reap(replica.decode())
+
+    async def _hold_lease(self) -> list[bytes]:
+        """Renew the lease, or take a new one; the replicas whose leases ran out."""
         keys, milliseconds = [self._key("replicas")], int(self._lease * 1000)
         held, expired = await self._scripts.lease(keys, [self.replica, milliseconds, 0])
         if not held:
             if self._retired:
-                return
+                return []
             # Before the new lease: with it a room is restored first of all. To the other
             # replicas we are back in a room as soon as it has any member of ours.
             self._doubt_all()
@@ -290,9 +299,7 @@ class RedisBus:
             self._patient_until = now + PATIENCE
         self._has_lease = True
         self._renewed = now
-        if self._patient_until is None:
-            for replica in expired:
-                await self._reap(replica.decode())
+        return list(expired)
 
     def _end_patience(self) -> None:
         """Whoever has not come back after an outage is gone."""
