@@ -8,7 +8,7 @@ from tests.tokens import SECRET
 from trio_signal.config import load_settings
 from trio_signal.doctor import Facts, examine, wrong_settings
 from trio_signal.doctor.checks import CHECKS
-from trio_signal.doctor.facts import RedisFacts, UsersFacts
+from trio_signal.doctor.facts import PublicFacts, RedisFacts, UsersFacts
 from trio_signal.store import Tables
 
 REDIS = RedisFacts(
@@ -46,6 +46,7 @@ AROUND: dict[str, object] = {
     "database": Tables("0001", "0001", 0.1),
     "turn": {"turn:turn.example.com": None},
     "users": UsersFacts(2, (), readable=False),
+    "public": PublicFacts("https://signal.example.com", 101),
 }
 
 
@@ -93,6 +94,10 @@ MISTAKES: list[tuple[dict[str, Any], dict[str, object], str, str]] = [
     ({}, {"files": 10_000}, "files", "warning"),
     ({}, {"cores": 2}, "workers", "warning"),
     ({"trusted_proxies": 0}, {}, "proxies", "failed"),
+    ({}, {"public": PublicFacts("http://s.example.com", 101)}, "public_address", "warning"),
+    ({}, {"public": PublicFacts("https://s.example.com", 503)}, "public_address", "warning"),
+    ({}, {"public": PublicFacts("https://s.example.com", 426)}, "public_address", "failed"),
+    ({}, {"public": "https://s.example.com: no such name"}, "public_address", "failed"),
     ({"heartbeat": 60}, {}, "heartbeat", "failed"),
     ({"heartbeat": 60}, {"platform": None}, "heartbeat", "warning"),
     ({"drain": 30}, {}, "drain", "failed"),

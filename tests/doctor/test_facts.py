@@ -12,8 +12,9 @@ from tests.coturn import run_coturn
 from tests.postgres import Postgres
 from tests.redis.server import free_port, open_redis_server
 from tests.tokens import jwk, private_key, run_key_server
+from trio_signal.dialects import DIALECTS
 from trio_signal.doctor import Facts, facts, gather
-from trio_signal.doctor.facts import RedisFacts, UsersFacts
+from trio_signal.doctor.facts import PublicFacts, RedisFacts, UsersFacts
 from trio_signal.messages import Grants
 from trio_signal.store import Tables, upgrade
 from trio_signal.users import User, hash_password, write_users
@@ -24,9 +25,11 @@ def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(facts, "PATIENCE", PATIENCE)
 
 
-async def look(environment: dict[str, str] | None = None, **given: object) -> Facts:
+async def look(
+    environment: dict[str, str] | None = None, *, url: str | None = None, **given: object
+) -> Facts:
     with trio.fail_after(2 * PATIENCE):
-        return await gather(settings(**given), environment or {})
+        return await gather(settings(**given), environment or {}, url)
 
 
 async def test_redis_as_it_is(tmp_path: Path) -> None:
@@ -95,6 +98,21 @@ async def test_the_port_is_free_or_ours_or_another_s(serve: Serve) -> None:
         other.bind(("127.0.0.1", 0))
         other.listen()
         assert (await look(port=other.getsockname()[1])).port not in ("free", "ours")
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+async def test_the_public_address_is_asked_for_a_websocket(serve: Serve, dialect: str) -> None:
+    async with serve() as service:
+        url = f"http://{service.base}"
+        assert (await look(url=url, dialects=dialect)).public == PublicFacts(url, 101)
+
+
+async def test_a_public_address_without_websockets() -> None:
+    async with run_key_server() as pages:
+        public = (await look(url=pages.url.rpartition("/")[0])).public
+        assert isinstance(public, PublicFacts)
+        assert public.status != 101
+    assert isinstance((await look(url=f"http://127.0.0.1:{free_port()}")).public, str)
 
 
 async def test_key_sets() -> None:

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from trio_signal.cli.failing import printable
+from trio_signal.cli.remote import check_url
 from trio_signal.config import load_settings
 from trio_signal.doctor import Finding, examine, gather, wrong_settings
 from trio_signal.errors import ConfigError
@@ -20,13 +21,17 @@ _MARKS = {"ok": ("ok", "green"), "warning": ("warning", "yellow"), "failed": ("F
 
 
 def doctor(
+    url: Annotated[
+        str | None,
+        typer.Option(help="Where clients reach the server; tried too.", envvar="TRIO_SIGNAL_URL"),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
 ) -> None:
     """Find the usual mistakes in settings, Redis, database, TURN and machine; and say what to do.
 
     Run it with the server's environment, where the server runs. It changes nothing.
     """
-    findings = _find()
+    findings = _find(check_url(url) if url else None)
     failed = sum(finding.level == "failed" for finding in findings)
     if as_json:
         answer = {"failed": failed, "findings": findings}
@@ -36,12 +41,12 @@ def doctor(
     raise typer.Exit(1 if failed else 0)
 
 
-def _find() -> list[Finding]:
+def _find(url: str | None) -> list[Finding]:
     try:
         settings = load_settings()
     except ConfigError as error:
         return wrong_settings(str(error))
-    return examine(trio.run(gather, settings, os.environ))
+    return examine(trio.run(gather, settings, os.environ, url))
 
 
 def _table(findings: list[Finding]) -> Table:

@@ -20,6 +20,7 @@ CHECKS: tuple[Check, ...] = (
     *(admission.mode, admission.secret, admission.audience, admission.key_set),
     *(admission.users, admission.passwords, admission.origins, admission.metrics_token),
     *(machine.port, machine.files, machine.workers, machine.replicas, machine.proxies),
+    machine.public_address,
     *(machine.heartbeat, machine.drain, machine.log_level, machine.turn),
     *(neighbours.redis, neighbours.redis_role, neighbours.eviction, neighbours.redis_memory),
     *(neighbours.redis_connections, neighbours.redis_distance, neighbours.redis_encryption),

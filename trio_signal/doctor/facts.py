@@ -35,6 +35,20 @@ PLATFORMS = {
 #: Passwords that are tried besides the user's id, and for how many seconds.
 GUESSES = ("password", "secret", "demo", "changeme", "123456", "test")
 _GUESSING = 3.0
+#: Where each dialect answers; those first where one is in no room by that alone.
+_PATHS = {
+    "stream": "/ws",
+    "mesh": "/ws/doctor",
+    "live": "/api/v1/ws/connect",
+    "announce": "/api/creator/broadcast/ws",
+    "room": "/ws/doctor/doctor",
+}
+_UPGRADE = {
+    "Connection": "Upgrade",
+    "Upgrade": "websocket",
+    "Sec-WebSocket-Version": "13",
+    "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+}
 #: RFC 8489 section 5: a binding request, its length, and the magic cookie.
 _BINDING = b"\x00\x01\x00\x00\x21\x12\xa4\x42"
 
@@ -54,6 +68,13 @@ class RedisFacts(Struct, frozen=True):
     #: Seconds by which its clock is ahead of ours, and that it took to answer.
     ahead: float
     round_trip: float
+
+
+class PublicFacts(Struct, frozen=True):
+    """What the address under which clients come answered to a request for a WebSocket."""
+
+    url: str
+    status: int
 
 
 class UsersFacts(Struct, frozen=True):
@@ -83,10 +104,16 @@ class Facts(Struct, frozen=True):
     #: Why the key set cannot be used; None if it can, or if there is none.
     key_set: str | None = None
     users: UsersFacts | str | None = None
+    public: PublicFacts | str | None = None
 
 
-async def gather(settings: Settings, environment: Mapping[str, str]) -> Facts:
-    """Ask everybody; takes some seconds at most, and raises nothing for what it finds."""
+async def gather(
+    settings: Settings, environment: Mapping[str, str], url: str | None = None
+) -> Facts:
+    """Ask everybody; takes some seconds at most, and raises nothing for what it finds.
+
+    `url` is where clients reach the server, if that is to be tried.
+    """
     found: dict[str, Any] = {}
 
     async def note(name: str, ask: Callable[[Settings], Awaitable[object]]) -> None:
@@ -106,6 +133,8 @@ async def gather(settings: Settings, environment: Mapping[str, str]) -> Facts:
             nursery.start_soon(note, "key_set", ask_key_set)
         if settings.users_file is not None:
             nursery.start_soon(note, "users", look_at_users)
+        if url is not None:
+            nursery.start_soon(note, "public", partial(ask_for_websocket, url))
     return Facts(
         settings=settings,
         platform=next((name for key, name in PLATFORMS.items() if key in environment), None),
@@ -141,6 +170,19 @@ async def _is_ours(settings: Settings) -> bool:
     except (httpx.HTTPError, httpx.InvalidURL):
         return False
     return answer.is_success and answer.content.startswith(b'{"status"')
+
+
+async def ask_for_websocket(url: str, settings: Settings) -> PublicFacts | str:
+    """What the server's public address, and so the proxy in front, makes of a WebSocket."""
+    path = next(path for name, path in _PATHS.items() if name in settings.dialects)
+    try:
+        async with (
+            httpx.AsyncClient(timeout=PATIENCE) as client,
+            client.stream("GET", f"{url.rstrip('/')}{path}", headers=_UPGRADE) as answer,
+        ):
+            return PublicFacts(url, answer.status_code)
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        return f"{url}: {error or type(error).__name__}"
 
 
 async def ask_redis(settings: Settings) -> RedisFacts | str:

@@ -1,6 +1,9 @@
 """Mistakes in the machine, the platform, and what stands in front."""
 
-from trio_signal.doctor.facts import Facts
+from urllib.parse import urlsplit
+
+from trio_signal.config import is_loopback
+from trio_signal.doctor.facts import Facts, PublicFacts
 from trio_signal.doctor.verdicts import Verdict, fail, is_public, ok, warn
 
 #: Seconds after which common proxies end an idle connection: Heroku 55, nginx and others 60.
@@ -74,6 +77,32 @@ def proxies(facts: Facts) -> Verdict | None:
     if trusted:
         return ok(f"{trusted} proxies say who the client is")
     return None
+
+
+def public_address(facts: Facts) -> Verdict | None:
+    """A proxy that does not pass WebSockets on, or that does not encrypt."""
+    match facts.public:
+        case None:
+            return None
+        case PublicFacts(status=101, url=url):
+            parts = urlsplit(url)
+            if parts.scheme == "https" or is_loopback(parts.hostname or ""):
+                return ok(f"{url} speaks WebSocket")
+            return warn(
+                f"{url} is not encrypted: tokens can be read on the way, and browsers give no "
+                "camera to its pages",
+                "let the proxy speak https",
+            )
+        case PublicFacts(status=429 | 503 as status, url=url):
+            return warn(f"{url} has no place for us: {status}", "try again later")
+        case PublicFacts(status=status, url=url):
+            return fail(
+                f"{url} answers {status} to a request for a WebSocket",
+                "let the proxy pass Upgrade and Connection on (nginx: proxy_http_version 1.1; "
+                'proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection "upgrade")',
+            )
+        case problem:
+            return fail(f"{problem}", "is the name right, the certificate valid, the proxy up?")
 
 
 def heartbeat(facts: Facts) -> Verdict:
