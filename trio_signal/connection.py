@@ -307,9 +307,10 @@ class Connection:
         self._place.authenticated()
         self._authentication.deadline = _NEVER
         self.peer.identity = identity
-        self._watch_expiry(identity)
         server = ServerInfo(ice_servers(self._settings, identity.user_id), self._settings.heartbeat)
         await self._perform(self._dialect.authenticated(identity, server, utc_now()))
+        # Not before the client has heard that it is in: it may be warned at once.
+        self._watch_expiry(identity)
 
     async def _renew(self, command: Renew) -> None:
         """Go on with a new token; one that will not do changes nothing."""
