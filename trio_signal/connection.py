@@ -1,6 +1,6 @@
-"""One socket's life: receive, heartbeat, subscription.
+"""One socket's life: receive, heartbeat, and flush while something waits.
 
-The three run in one nursery; the first to end cancels the others. Leaving the
+They run in one nursery; the first of the two to end cancels all. Leaving the
 nursery leaves the rooms, by a plain context manager that awaits nothing. Only
 then, when nobody depends on this connection any more, is time spent on a
 goodbye.
@@ -75,11 +75,39 @@ _GOODBYE = 2.0
 #: Seconds before its token expires that a client is told so.
 _WARNING = 60.0
 _EXPIRED = AuthenticationError("Token expired")
+_TOO_LATE = AuthenticationError("Authentication timeout")
 _NEVER = float("inf")
 
 
 class Connection:
     """A WebSocket after its opening handshake."""
+
+    __slots__ = (
+        "_alarm",
+        "_auth",
+        "_authenticate_by",
+        "_bucket",
+        "_close_received",
+        "_dialect",
+        "_ended",
+        "_expires_at",
+        "_held_until",
+        "_hub",
+        "_malformed",
+        "_metrics",
+        "_nudge",
+        "_nudge_at",
+        "_nursery",
+        "_outbox",
+        "_parser",
+        "_place",
+        "_pressing_since",
+        "_settings",
+        "_sock",
+        "_token",
+        "_warn_at",
+        "peer",
+    )
 
     def __init__(
         self,
@@ -110,7 +138,8 @@ class Connection:
         self._outbox = Outbox(sock, settings.outbox_bytes)
         self.peer = Peer(uuid4().hex, dialect, self._outbox)
         self.peer.count_refused = metrics.count_refused
-        self._authentication = trio.CancelScope()
+        #: By when the client has to say who it is.
+        self._authenticate_by = _NEVER
         #: Wakes the heartbeat.
         self._alarm = trio.CancelScope()
         #: When the token expires, and when to say so; Trio's clock.
@@ -131,12 +160,11 @@ class Connection:
 
         `early` is what it sent right behind the handshake and was read with that.
         """
-        with self._hub.visit(self.peer), self.peer.scope:
+        with self._place, self._hub.visit(self.peer):
             async with trio.open_nursery() as nursery:
-                self.peer.inherit = partial(nursery.start_soon, self._guarded, self._rejoin)
-                for task in (partial(self._receive, early), self._heartbeat, self._outbox.drain):
-                    nursery.start_soon(self._first_to_end, task)
-        self._place.leave()
+                self._serve_in(nursery)
+                nursery.start_soon(self._first_to_end, self._heartbeat)
+                await self._first_to_end(partial(self._receive, early))
         self._metrics.count_closed(self._close_code)
         await self._say_goodbye()
 
@@ -147,9 +175,25 @@ class Connection:
             return int.from_bytes(self._close_received[:2]) or NO_CODE
         return self.peer.closed_with.code if self.peer.closed_with is not None else BROKEN_OFF
 
+    def _serve_in(self, nursery: trio.Nursery) -> None:
+        """Let the nursery have all that this connection does, and its end be the nursery's."""
+        self._nursery = nursery
+        self.peer.live_in(nursery.cancel_scope)
+        self.peer.inherit = self._inherit
+        self._outbox.begins_to_wait = self._drain
+        # Not all at the same moment, though they came so: others would wait for their end.
+        patience = self._settings.auth_timeout * random.uniform(1, _SPREAD)  # noqa: S311
+        self._authenticate_by = trio.current_time() + patience
+
+    def _inherit(self, room_ids: Sequence[str]) -> None:
+        self._nursery.start_soon(self._guarded, self._rejoin, room_ids)
+
+    def _drain(self) -> None:
+        self._nursery.start_soon(self._guarded, self._outbox.flush)
+
     async def _first_to_end(self, task: Callable[[], Awaitable[None]]) -> None:
         await self._guarded(task)
-        self.peer.scope.cancel()
+        self._nursery.cancel_scope.cancel()
 
     async def _guarded(self, task: Callable[..., Awaitable[None]], *args: object) -> None:
         """An error ends this connection, and no other."""
@@ -163,24 +207,16 @@ class Connection:
 
     async def _receive(self, early: bytes) -> None:
         """Socket to frames to dialect to commands to hub, until the client is gone."""
-        with self._authentication:
-            # Not all at the same moment, though they came so: others would wait for their end.
-            patience = self._settings.auth_timeout * random.uniform(1, _SPREAD)  # noqa: S311
-            self._authentication.deadline = trio.current_time() + patience
-            await self._perform(self._dialect.opened(self.peer.id))
-            if early:
-                await self._take(self._parse(early))
-            while not self._ended:
-                if self._held_until > self.peer.heard:
-                    await self._hold_back()
-                else:
-                    self._pressing_since = _NEVER
-                await trio.lowlevel.wait_readable(self._sock)
-                await self._take(self._read())
-        if self._authentication.cancelled_caught:
-            self._metrics.count_refused(Reason.AUTHENTICATION_TIMEOUT)
-            timeout = AuthenticationError("Authentication timeout")
-            self.peer.close(self._dialect.authentication_failed(timeout))
+        await self._perform(self._dialect.opened(self.peer.id))
+        if early:
+            await self._take(self._parse(early))
+        while not self._ended:
+            if self._held_until > self.peer.heard:
+                await self._hold_back()
+            else:
+                self._pressing_since = _NEVER
+            await trio.lowlevel.wait_readable(self._sock)
+            await self._take(self._read())
 
     def _read(self) -> list[Message]:
         try:
@@ -305,7 +341,7 @@ class Connection:
             self._end(self._dialect.authentication_failed(error))
             return
         self._place.authenticated()
-        self._authentication.deadline = _NEVER
+        self._authenticate_by = _NEVER
         self.peer.identity = identity
         server = ServerInfo(ice_servers(self._settings, identity.user_id), self._settings.heartbeat)
         await self._perform(self._dialect.authenticated(identity, server, utc_now()))
@@ -344,7 +380,7 @@ class Connection:
     # heartbeat
 
     async def _heartbeat(self) -> None:
-        """Ping, and end when nothing comes back, or when the token has expired.
+        """Ping, and end when nothing comes back, or when it is too late to go on.
 
         A dead client's TCP can look alive.
         """
@@ -352,13 +388,15 @@ class Connection:
         next_ping = trio.current_time() + interval
         pinged, deadline = 0.0, _NEVER
         while True:
-            self._alarm = trio.CancelScope(
-                deadline=min(next_ping, deadline, self._warn_at, self._expires_at, self._nudge_at)
-            )
-            with self._alarm:
+            with trio.CancelScope(
+                deadline=min(
+                    *(next_ping, deadline, self._nudge_at),
+                    *(self._authenticate_by, self._warn_at, self._expires_at),
+                )
+            ) as self._alarm:
                 await trio.sleep_forever()
             now = trio.current_time()
-            if not self._check_expiry(now):
+            if not self._check_time(now):
                 return
             if self._nudge is not None and now >= self._nudge_at:
                 self.peer.send(self._nudge.text)
@@ -392,8 +430,12 @@ class Connection:
     def _seconds_left(self) -> int:
         return max(0, round(self._expires_at - trio.current_time()))
 
-    def _check_expiry(self, now: float) -> bool:
+    def _check_time(self, now: float) -> bool:
         """Whether the client may go on; it is warned once."""
+        if now >= self._authenticate_by:
+            self._metrics.count_refused(Reason.AUTHENTICATION_TIMEOUT)
+            self.peer.close(self._dialect.authentication_failed(_TOO_LATE))
+            return False
         if now >= self._expires_at:
             self.peer.close(self._dialect.authentication_failed(_EXPIRED))
             return False

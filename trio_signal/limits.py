@@ -159,6 +159,8 @@ class Place:
     It counts as unauthenticated until it is known who is there.
     """
 
+    __slots__ = ("_address", "_known", "_left", "_limits")
+
     def __init__(self, limits: "Limits", address: str) -> None:
         """Take the place."""
         self._limits = limits
@@ -272,6 +274,8 @@ class TokenBucket:
 
     It may be overdrawn: what has been read has been read. Then one waits.
     """
+
+    __slots__ = ("_cost", "_full_at", "_patience")
 
     def __init__(self, rate: float, burst: int) -> None:
         """Begin full; `rate` is in tokens a second."""

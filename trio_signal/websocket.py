@@ -104,6 +104,18 @@ class FrameParser:
     Holds at most one message of `max_size` bytes, and the frame that is coming in.
     """
 
+    __slots__ = (
+        "_buffer",
+        "_decoder",
+        "_fragments",
+        "_fragments_opcode",
+        "_fragments_size",
+        "_max_size",
+        "_unfinished",
+        "_wanted",
+        "failure",
+    )
+
     def __init__(self, max_size: int) -> None:
         self._max_size = max_size
         self._buffer = bytearray()
@@ -114,7 +126,8 @@ class FrameParser:
         self._fragments_opcode: Opcode | None = None
         #: How many came that completed no message.
         self._unfinished = 0
-        self._decoder = _Utf8Decoder()
+        #: Made for the first message that comes in fragments.
+        self._decoder: codecs.IncrementalDecoder | None = None
         #: Set once the client broke the protocol or the limit; nothing follows it.
         self.failure: WebSocketError | None = None
 
@@ -221,6 +234,8 @@ class FrameParser:
         assert opcode is not None  # noqa: S101  _check_head has seen to it
         if opcode is Opcode.TEXT:
             # Checked as it comes in, so that a client hears of it at once.
+            if self._decoder is None:
+                self._decoder = _Utf8Decoder()
             try:
                 self._decoder.decode(payload, final)
             except UnicodeDecodeError:
@@ -235,7 +250,7 @@ class FrameParser:
         self._fragments.clear()
         self._fragments_size = 0
         self._fragments_opcode = None
-        self._decoder.reset()
+        self._decoder = None
         return message
 
 
