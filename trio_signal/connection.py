@@ -11,7 +11,6 @@ import random
 import socket
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from functools import partial
 from uuid import uuid4
 
 import trio
@@ -89,6 +88,7 @@ class Connection:
         "_bucket",
         "_close_received",
         "_dialect",
+        "_early",
         "_ended",
         "_expires_at",
         "_held_until",
@@ -98,6 +98,7 @@ class Connection:
         "_nudge",
         "_nudge_at",
         "_nursery",
+        "_opening",
         "_outbox",
         "_parser",
         "_place",
@@ -120,11 +121,14 @@ class Connection:
         place: Place,
         metrics: Metrics,
         token: str | None = None,
+        opening: bytes = b"",
+        early: bytes = b"",
     ) -> None:
         """Take a non-blocking socket, which the caller closes.
 
         `place` is given back when the rooms have been left. `token` came with the handshake; one
-        in a message counts more.
+        in a message counts more. `opening` goes out first; `early` is what came right behind the
+        handshake and was read with that.
         """
         self._sock = sock
         self._hub = hub
@@ -154,17 +158,15 @@ class Connection:
         #: What the client gave as its reason, once it began the closing handshake.
         self._close_received: bytes | None = None
         self._ended = False
+        self._opening, self._early = opening, early
 
-    async def run(self, early: bytes = b"") -> None:
-        """Serve the client until it is gone; the goodbye takes two seconds at most.
-
-        `early` is what it sent right behind the handshake and was read with that.
-        """
+    async def run(self) -> None:
+        """Serve the client until it is gone; the goodbye takes two seconds at most."""
         with self._place, self._hub.visit(self.peer):
             async with trio.open_nursery() as nursery:
                 self._serve_in(nursery)
                 nursery.start_soon(self._first_to_end, self._heartbeat)
-                await self._first_to_end(partial(self._receive, early))
+                await self._first_to_end(self._receive)
         self._metrics.count_closed(self._close_code)
         await self._say_goodbye()
 
@@ -205,11 +207,13 @@ class Connection:
 
     # receive
 
-    async def _receive(self, early: bytes) -> None:
+    async def _receive(self) -> None:
         """Socket to frames to dialect to commands to hub, until the client is gone."""
+        self._outbox.put(self._opening)
         await self._perform(self._dialect.opened(self.peer.id))
-        if early:
-            await self._take(self._parse(early))
+        if self._early:
+            await self._take(self._parse(self._early))
+        self._opening = self._early = b""
         while not self._ended:
             if self._held_until > self.peer.heard:
                 await self._hold_back()

@@ -34,6 +34,8 @@ def client_address(peer: str, forwarded: Iterable[str], trusted_proxies: int) ->
     are proxies; what stands before that, anybody may have written. With fewer entries than
     proxies the first one counts. An entry that is no address is passed over, towards us.
     """
+    if not trusted_proxies and ":" not in peer:
+        return peer
     entries = [entry for value in forwarded for entry in value.split(",") if entry.strip()]
     trusted = entries[-trusted_proxies:] if trusted_proxies else []
     for entry in (*trusted, peer):
