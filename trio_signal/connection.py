@@ -145,7 +145,7 @@ class Connection:
         #: By when the client has to say who it is.
         self._authenticate_by = _NEVER
         #: Wakes the heartbeat.
-        self._alarm = trio.CancelScope()
+        self._alarm: trio.CancelScope | None = None
         #: When the token expires, and when to say so; Trio's clock.
         self._expires_at = self._warn_at = _NEVER
         self._bucket = TokenBucket(settings.messages_per_second, settings.message_burst)
@@ -209,11 +209,7 @@ class Connection:
 
     async def _receive(self) -> None:
         """Socket to frames to dialect to commands to hub, until the client is gone."""
-        self._outbox.put(self._opening)
-        await self._perform(self._dialect.opened(self.peer.id))
-        if self._early:
-            await self._take(self._parse(self._early))
-        self._opening = self._early = b""
+        await self._open()
         while not self._ended:
             if self._held_until > self.peer.heard:
                 await self._hold_back()
@@ -221,6 +217,15 @@ class Connection:
                 self._pressing_since = _NEVER
             await trio.lowlevel.wait_readable(self._sock)
             await self._take(self._read())
+
+    async def _open(self) -> None:
+        """Answer the handshake, with what the dialect says first in the same packet."""
+        self._outbox.put_last(self._opening)
+        await self._perform(self._dialect.opened(self.peer.id))
+        await self._outbox.flush()
+        if self._early:
+            await self._take(self._parse(self._early))
+        self._opening = self._early = b""
 
     def _read(self) -> list[Message]:
         try:
@@ -421,7 +426,7 @@ class Connection:
         """The client is to say nothing for a while, before it is sent its nudge (again)."""
         if self._nudge is not None:
             self._nudge_at = trio.current_time() + self._nudge.after
-            self._alarm.deadline = min(self._alarm.deadline, self._nudge_at)
+            self._wake_heartbeat(self._nudge_at)
 
     def _watch_expiry(self, identity: Identity) -> None:
         """Let the heartbeat look at when this identity ends."""
@@ -429,7 +434,12 @@ class Connection:
         if identity.expires is not None:
             self._expires_at = trio.current_time() + identity.expires - time.time()
             self._warn_at = self._expires_at - _WARNING
-        self._alarm.deadline = min(self._alarm.deadline, self._warn_at)
+            self._wake_heartbeat(self._warn_at)
+
+    def _wake_heartbeat(self, at: float) -> None:
+        """Let the heartbeat look at the time then, if it would not do so before."""
+        if self._alarm is not None:
+            self._alarm.deadline = min(self._alarm.deadline, at)
 
     def _seconds_left(self) -> int:
         return max(0, round(self._expires_at - trio.current_time()))
@@ -464,6 +474,7 @@ class Connection:
 
         RFC 6455 section 7.1.1: the server closes TCP first. What the client
         still sends is read and forgotten, lest a reset overtakes the close frame.
+        Behind its own close frame it sends nothing, so then there is nothing to wait for.
         """
         if self._close_received is not None:
             frame = close_reply(self._close_received)
@@ -472,6 +483,8 @@ class Connection:
         else:
             return
         self._outbox.put_last(frame)
+        if self._outbox.flush_nowait() and self._close_received is not None and not self._peek():
+            return
         with trio.move_on_after(_GOODBYE):
             await self._outbox.flush()
             await shut_down(self._sock)

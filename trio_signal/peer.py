@@ -96,22 +96,27 @@ class Outbox:
         self._size = sum(map(len, self._waiting))
 
     def put_last(self, frame: bytes) -> None:
-        """Let `flush` send a close frame behind all that waits, also when the outbox is full."""
+        """Let `flush` send this behind all that waits, also when the outbox is full."""
         self._waiting.append(frame)
         self._size += len(frame)
 
     async def flush(self) -> None:
         """Send what waits. Blocks until all of it is out, or the socket is dead."""
+        while not self.flush_nowait():
+            await trio.lowlevel.wait_writable(self._sock)
+
+    def flush_nowait(self) -> bool:
+        """Send of what waits what the socket takes; whether that was all, or the socket is dead."""
         while self._waiting and not self._broken:
             try:
                 sent = self._sock.sendmsg(self._waiting[:_BATCH])
             except BlockingIOError:
-                await trio.lowlevel.wait_writable(self._sock)
-                continue
+                return False
             except OSError:
                 self._broken = True
-                return
-            self._forget(sent)
+            else:
+                self._forget(sent)
+        return True
 
     def _forget(self, sent: int) -> None:
         self._size -= sent
@@ -186,6 +191,11 @@ class Peer:
             self._scope is not None and self._scope.cancel_called
         )
 
+    def send_all(self, texts: Sequence[bytes]) -> None:
+        """Send texts to this peer alone, in one system call; does not block."""
+        if texts:
+            self.send_frame(b"".join(map(text_frame, texts)))
+
     def send(self, text: bytes) -> None:
         """Send a text to this peer alone; does not block."""
         self.send_frame(text_frame(text))
@@ -207,10 +217,9 @@ class Peer:
         except Exception:
             close_untold([self], answer)
             return
+        self.send_all([action.text for action in actions if isinstance(action, Send)])
         for action in actions:
-            if isinstance(action, Send):
-                self.send(action.text)
-            else:
+            if isinstance(action, Close):
                 self.close(action)
 
     def hear(self, signal: Signalled) -> None:
