@@ -11,6 +11,7 @@ import random
 import socket
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from functools import partial
 from uuid import uuid4
 
 import trio
@@ -165,7 +166,7 @@ class Connection:
         with self._place, self._hub.visit(self.peer):
             async with trio.open_nursery() as nursery:
                 self._serve_in(nursery)
-                nursery.start_soon(self._first_to_end, self._heartbeat)
+                nursery.start_soon(self._first_to_end, self._heartbeat, name="heartbeat")
                 await self._first_to_end(self._receive)
         self._metrics.count_closed(self._close_code)
         await self._say_goodbye()
@@ -188,22 +189,28 @@ class Connection:
         self._authenticate_by = trio.current_time() + patience
 
     def _inherit(self, room_ids: Sequence[str]) -> None:
-        self._nursery.start_soon(self._guarded, self._rejoin, room_ids)
+        self._nursery.start_soon(self._guarded, partial(self._rejoin, room_ids))
 
     def _drain(self) -> None:
         self._nursery.start_soon(self._guarded, self._outbox.flush)
 
     async def _first_to_end(self, task: Callable[[], Awaitable[None]]) -> None:
-        await self._guarded(task)
+        try:
+            await task()
+        except Exception:
+            self._fail()
         self._nursery.cancel_scope.cancel()
 
-    async def _guarded(self, task: Callable[..., Awaitable[None]], *args: object) -> None:
-        """An error ends this connection, and no other."""
+    async def _guarded(self, task: Callable[[], Awaitable[None]]) -> None:
         try:
-            await task(*args)
+            await task()
         except Exception:
-            logger.exception("connection %s (%s) failed", self.peer.id, self._dialect.name)
-            self.peer.close(INTERNAL_ERROR)
+            self._fail()
+
+    def _fail(self) -> None:
+        """An error ends this connection, and no other; called in its `except`."""
+        logger.exception("connection %s (%s) failed", self.peer.id, self._dialect.name)
+        self.peer.close(INTERNAL_ERROR)
 
     # receive
 

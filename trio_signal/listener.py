@@ -94,7 +94,7 @@ class Listener:
                 try:
                     for _ in range(_HEADS_AT_ONCE):
                         sock, address = listening.accept()
-                        connections.start_soon(self.serve, sock, address[0])
+                        connections.start_soon(self.serve, sock, address[0], name="connection")
                 except BlockingIOError:
                     continue
                 except OSError as error:

@@ -103,6 +103,8 @@ _NOBODY = Close(CloseCode.POLICY, "User not found")
 class AnnounceDialect:
     """One connection that speaks `announce`."""
 
+    __slots__ = ("_is_known", "_user_id")
+
     name = "announce"
 
     def __init__(self, user_id: str | None) -> None:

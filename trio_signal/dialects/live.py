@@ -272,6 +272,8 @@ _ROOM_ID_REQUIRED = {
 class LiveDialect:
     """One connection that speaks `live`."""
 
+    __slots__ = ("_query",)
+
     name = "live"
 
     def __init__(self, query: Mapping[str, str]) -> None:

@@ -280,6 +280,8 @@ _SIGNALS: dict[SignalKind, type[OfferFrom | AnswerFrom | IceCandidateFrom | Mess
 class MeshDialect:
     """One connection that speaks `mesh`."""
 
+    __slots__ = ("_identity", "_peer_id", "_room_id", "_server")
+
     name = "mesh"
 
     def __init__(self, room_id: str) -> None:

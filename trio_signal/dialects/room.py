@@ -258,6 +258,8 @@ _INVALID = Malformed(encode(Error("Invalid message format")))
 class RoomDialect:
     """One connection that speaks `room`."""
 
+    __slots__ = ("_claims", "_room_id", "_user_id", "_username")
+
     name = "room"
 
     def __init__(self, room_id: str, claims: Authenticate) -> None:
