@@ -16,8 +16,6 @@ from typing import NoReturn
 from urllib.parse import parse_qsl, urlsplit
 
 import trio
-from websockets.datastructures import Headers
-from websockets.http11 import Request
 
 from trio_signal.auth import Auth, find_token
 from trio_signal.config import Settings
@@ -29,7 +27,7 @@ from trio_signal.limits import Limits, client_address
 from trio_signal.metrics import Metrics
 from trio_signal.peer import Outbox
 from trio_signal.web.server import HttpServer
-from trio_signal.websocket import Handshake, is_upgrade
+from trio_signal.websocket import Handshake, Head, is_upgrade
 
 logger = logging.getLogger(__name__)
 
@@ -197,7 +195,7 @@ class Listener:
             early=early,
         )
 
-    def _dialect(self, request: Request) -> Dialect:
+    def _dialect(self, request: Head) -> Dialect:
         """The dialect that is asked for; raises RequestRefusedError."""
         try:
             dialect = dialect_at(request.path, self._settings.dialects)
@@ -208,11 +206,10 @@ class Listener:
             raise _refusal(HTTPStatus.NOT_FOUND, Reason.UNKNOWN_PATH, text)
         return dialect
 
-    def _check_origin(self, request: Request) -> None:
+    def _check_origin(self, request: Head) -> None:
         """Raise RequestRefusedError for pages that may not connect."""
-        headers = request.headers
-        if len(headers.get_all("Origin")) > 1 or not self._settings.allows_origin(
-            _only(headers, "Origin"), _only(headers, "Host")
+        if len(request.get_all("Origin")) > 1 or not self._settings.allows_origin(
+            request.get_only("Origin"), request.get_only("Host")
         ):
             text = "Pages of this origin may not connect."
             raise _refusal(HTTPStatus.FORBIDDEN, Reason.ORIGIN, text)
@@ -297,21 +294,15 @@ def _has_ended(fileno: int) -> bool:
     return bool(poll.poll(0))
 
 
-def _token(request: Request, settings: Settings) -> str | None:
+def _token(request: Head, settings: Settings) -> str | None:
     query = dict(parse_qsl(urlsplit(request.path).query))
-    found = find_token(request.headers.get_all, query)
+    found = find_token(request.get_all, query)
     if found is None:
         return None
-    origin, host = _only(request.headers, "Origin"), _only(request.headers, "Host")
+    origin, host = request.get_only("Origin"), request.get_only("Host")
     if found.from_cookie and origin is not None and not settings.trusts_origin(origin, host):
         return None
     return found.text
-
-
-def _only(headers: Headers, name: str) -> str | None:
-    """The value of a header that came once."""
-    values = headers.get_all(name)
-    return values[0] if len(values) == 1 else None
 
 
 def _refusal(status: HTTPStatus, reason: Reason, text: str | None = None) -> RequestRefusedError:
