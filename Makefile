@@ -45,8 +45,7 @@ docs: venv
 # bench/.cache; one that cannot be had is named in the table.
 bench: $(VENV)/.installed-bench
 	@tools/system-deps gcc redis-server
-	$(BIN)/python -m bench --plots docs/img $(ARGS)
-	$(BIN)/python bench/announcements.py
+	$(BIN)/python -m bench $(ARGS)
 
 # What floods cost those who mean well.
 floods: venv

@@ -566,10 +566,10 @@ async def test_the_goodbye_takes_two_seconds_at_most(
         if not reads:
             for _ in range(40):
                 await ann.send(client_text({"type": "message", "content": "x" * 100_000}))
-        await ann.send(client_close(1000))
+        await ann.send(client_frame(BINARY, b"") if reads else client_close(1000))
         start = trio.current_time()
         if reads:
-            assert await ann.expect_close(1000) == []
+            assert await ann.expect_close(1003) == []
     assert trio.current_time() - start == pytest.approx(GOODBYE)
 
 
@@ -577,6 +577,15 @@ async def test_the_goodbye_takes_two_seconds_at_most(
 def _long_goodbye(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make waiting for a client that is gone already fail the test."""
     monkeypatch.setattr("trio_signal.connection._GOODBYE", PATIENCE * 2)
+
+
+@pytest.mark.usefixtures("_long_goodbye")
+async def test_who_closes_is_answered_and_not_waited_for(world: World) -> None:
+    async with open_bounded_nursery() as nursery:
+        ann, _ = world.connect(nursery=nursery)
+        await ann.wait_for("room_state")
+        await ann.send(client_close(1000))
+        assert await ann.expect_close(1000) == []
 
 
 @pytest.mark.usefixtures("_long_goodbye")
@@ -601,7 +610,7 @@ async def test_a_client_that_talks_on_cannot_prolong_the_goodbye(
     async with open_bounded_nursery() as nursery:
         ann, _ = world.connect(nursery=nursery)
         await ann.wait_for("room_state")
-        await ann.send(client_close(1000))
+        await ann.send(client_frame(BINARY, b""))
         start = trio.current_time()
         with pytest.raises(trio.BrokenResourceError):
             await keep_talking(ann)

@@ -282,7 +282,7 @@ class Hub:
     def _heir(self, user_id: str, heard: float) -> Peer | None:
         """One that came after another of the user was last heard of, and is not about to go."""
         for peer in self._returning.get(user_id, ()):
-            if peer.arrived > heard and not peer.scope.cancel_called:
+            if peer.arrived > heard and not peer.is_leaving:
                 return peer
         return None
 

@@ -103,12 +103,14 @@ _NOBODY = Close(CloseCode.POLICY, "User not found")
 class AnnounceDialect:
     """One connection that speaks `announce`."""
 
+    __slots__ = ("_is_known", "_user_id", "heard")
+
     name = "announce"
     types = frozenset({*_reader.names.values(), "ping", "pong"})
-    heard = OTHER
 
     def __init__(self, user_id: str | None) -> None:
         """Take who the client says it is."""
+        self.heard = OTHER
         self._user_id = user_id
         self._is_known = False
 

@@ -272,12 +272,14 @@ _ROOM_ID_REQUIRED = {
 class LiveDialect:
     """One connection that speaks `live`."""
 
+    __slots__ = ("_query", "heard")
+
     name = "live"
     types = frozenset(_reader.names.values())
-    heard = OTHER
 
     def __init__(self, query: Mapping[str, str]) -> None:
         """Take who the client says it is."""
+        self.heard = OTHER
         self._query = query
 
     @classmethod

@@ -280,12 +280,14 @@ _SIGNALS: dict[SignalKind, type[OfferFrom | AnswerFrom | IceCandidateFrom | Mess
 class MeshDialect:
     """One connection that speaks `mesh`."""
 
+    __slots__ = ("_identity", "_peer_id", "_room_id", "_server", "heard")
+
     name = "mesh"
     types = frozenset(_reader.names.values())
-    heard = OTHER
 
     def __init__(self, room_id: str) -> None:
         """Take the room; who the client is, it says in its first message."""
+        self.heard = OTHER
         self._room_id = room_id
         self._peer_id = ""
         self._server = ServerInfo()

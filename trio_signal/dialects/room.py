@@ -258,12 +258,14 @@ _INVALID = Malformed(encode(Error("Invalid message format")))
 class RoomDialect:
     """One connection that speaks `room`."""
 
+    __slots__ = ("_claims", "_room_id", "_user_id", "_username", "heard")
+
     name = "room"
     types = frozenset(_reader.names.values())
-    heard = OTHER
 
     def __init__(self, room_id: str, claims: Authenticate) -> None:
         """Take the room and who the client says it is."""
+        self.heard = OTHER
         self._room_id = room_id
         self._claims = claims
         self._user_id = ""
