@@ -105,10 +105,10 @@ class AnnounceDialect:
 
     name = "announce"
     types = frozenset({*_reader.names.values(), "ping", "pong"})
-    heard = OTHER
 
     def __init__(self, user_id: str | None) -> None:
         """Take who the client says it is."""
+        self.heard = OTHER
         self._user_id = user_id
         self._is_known = False
 

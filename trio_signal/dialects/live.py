@@ -274,10 +274,10 @@ class LiveDialect:
 
     name = "live"
     types = frozenset(_reader.names.values())
-    heard = OTHER
 
     def __init__(self, query: Mapping[str, str]) -> None:
         """Take who the client says it is."""
+        self.heard = OTHER
         self._query = query
 
     @classmethod

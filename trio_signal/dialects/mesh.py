@@ -282,10 +282,10 @@ class MeshDialect:
 
     name = "mesh"
     types = frozenset(_reader.names.values())
-    heard = OTHER
 
     def __init__(self, room_id: str) -> None:
         """Take the room; who the client is, it says in its first message."""
+        self.heard = OTHER
         self._room_id = room_id
         self._peer_id = ""
         self._server = ServerInfo()

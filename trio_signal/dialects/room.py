@@ -260,10 +260,10 @@ class RoomDialect:
 
     name = "room"
     types = frozenset(_reader.names.values())
-    heard = OTHER
 
     def __init__(self, room_id: str, claims: Authenticate) -> None:
         """Take the room and who the client says it is."""
+        self.heard = OTHER
         self._room_id = room_id
         self._claims = claims
         self._user_id = ""
