@@ -180,10 +180,10 @@ class StreamDialect:
 
     name = "stream"
     types = frozenset(_reader.names.values())
-    heard = OTHER
 
     def __init__(self) -> None:
         """Nobody says who they are, but by a token."""
+        self.heard = OTHER
         self._peer_id = ""
 
     @classmethod
