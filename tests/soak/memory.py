@@ -1,51 +1,42 @@
 """How much memory processes take, and whether it grows."""
 
-from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import linear_regression
-
-import trio
+from typing import NamedTuple
 
 from deploy.cluster import Program
 
-#: Seconds between two looks.
-RHYTHM = 1.0
+#: What part of the samples does not count: at first memory grows to what the work takes.
+WARM_UP = 1 / 3
 
 
-class Memory:
-    """Resident memory of programs over time; a program that is started again begins anew."""
+class Sample(NamedTuple):
+    """The resident memory of some programs at one time."""
 
-    def __init__(self) -> None:
-        #: By name and process: when, in seconds, and how many KiB.
-        self.samples: dict[tuple[str, int], list[tuple[float, int]]] = defaultdict(list)
-
-    async def watch(self, *programs: Program) -> None:
-        """Until cancelled."""
-        while True:
-            for program in programs:
-                resident = resident_of(program.pid)
-                if resident:
-                    sample = trio.current_time(), resident
-                    self.samples[program.name, program.pid].append(sample)
-            await trio.sleep(RHYTHM)
-
-    def slope(self, name: str, pid: int, since: float) -> float:
-        """KiB a minute, by least squares, of what was seen since then; 0 if that is too little."""
-        samples = [sample for sample in self.samples[name, pid] if sample[0] >= since]
-        if len(samples) < 2:
-            return 0
-        times, sizes = zip(*samples, strict=True)
-        return linear_regression(times, sizes).slope * 60
+    #: Seconds.
+    at: float
+    kib: int
 
 
-def resident_of(pid: int) -> int:
-    """KiB; 0 if there is no such process."""
-    try:
-        status = Path(f"/proc/{pid}/status").read_text()
-    except OSError:
+def slope(samples: Sequence[Sample]) -> float:
+    """KiB a minute, by least squares, after the warm-up; 0 if there are too few."""
+    warm = samples[int(len(samples) * WARM_UP) :]
+    if len(warm) < 2:
         return 0
-    sizes = [line.split()[1] for line in status.splitlines() if line.startswith("VmRSS:")]
-    return int(sizes[0]) if sizes else 0
+    times, sizes = zip(*warm, strict=True)
+    return linear_regression(times, sizes).slope * 60
+
+
+def resident(programs: Sequence[Program]) -> int:
+    """KiB of all of them together."""
+    return sum(_resident(program.pid) for program in programs)
+
+
+def _resident(pid: int) -> int:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    (size,) = [line.split()[1] for line in lines if line.startswith("VmRSS:")]
+    return int(size)
 
 
 def files_of(pid: int) -> int:

@@ -15,7 +15,7 @@ import trio
 from deploy.cluster import Cluster, Program, open_cluster
 from tests.replicas.guests import Party
 from tests.soak.faults import Fault, Log, Window
-from tests.soak.memory import Memory, files_of
+from tests.soak.memory import Sample, files_of, resident
 from tests.soak.visitors import (
     PATIENCE,
     Entrance,
@@ -29,6 +29,8 @@ from tests.soak.visitors import (
 
 #: Seconds for all to be as it should be after a fault.
 RECOVERY = 600.0
+#: What a replica without clients has open at most: its stores, and connections that nginx keeps.
+FILES = 80
 SETTINGS = {
     "LOG_FORMAT": "json",
     "TRIO_SIGNAL_AUTH": "open",
@@ -67,8 +69,8 @@ class Report:
 
     happened: Happened
     faults: int = 0
-    #: By replica: KiB a minute, from how many KiB, to how many.
-    memory: dict[str, tuple[float, int, int]] = field(default_factory=dict)
+    #: Of all replicas together, with all visitors there, while no replica ends.
+    memory: list[Sample] = field(default_factory=list, repr=False)
     #: What is not as promised, in words.
     wrong: list[str] = field(default_factory=list)
 
@@ -112,7 +114,8 @@ class Soak:
         window.end = trio.current_time()
         self.report.faults += 1
         self._say(
-            f"{fault.name}: {done - began:.1f} s, all is well {window.end - done:.1f} s later"
+            f"{fault.name}: {done - began:.1f} s, all is well {window.end - done:.1f} s later; "
+            f"{self.report.memory[-1].kib / 1024:.1f} MiB"
         )
 
     async def check(self) -> None:
@@ -126,6 +129,8 @@ class Soak:
                 self._checks += 1
                 await self._compare()
                 await self._announce()
+                memory = resident(self._cluster.replicas)
+                self.report.memory.append(Sample(trio.current_time(), memory))
 
     def _present(self) -> int:
         return sum(len(room.party.guests) for room in self._rooms.values())
@@ -175,30 +180,24 @@ async def wait_ready(base: str) -> None:
 
 async def soak(plan: Plan, say: Say) -> Report:
     """Run a plan; raises an AssertionError, in a group, at once if a view is wrong."""
-    log, memory = Log(), Memory()
+    log = Log()
     async with open_cluster(log.take, environment=SETTINGS) as cluster:
         run = Soak(cluster, plan, log, say)
-        files = {program.name: files_of(program.pid) for program in cluster.replicas}
-        async with trio.open_nursery() as watching:
-            watching.start_soon(memory.watch, *cluster.replicas)
-            async with trio.open_nursery() as visitors:
-                run.start_visitors(visitors)
-                await run.check()
-                say(f"{plan.connections} visitors are in")
-                await inflict_for(run, plan.faults, plan.turmoil, plan.gap, len(plan.faults))
-                calm = trio.current_time()
-                spared = [fault for fault in plan.faults if not fault.deadly]
-                await inflict_for(run, spared, plan.endurance, plan.gap)
-                await run.check()
-                visitors.cancel_scope.cancel()
-            watching.cancel_scope.cancel()
-        for program in cluster.replicas:
-            run.report.memory[program.name] = measured(memory, program, calm)
-        run.report.wrong += await remains(cluster, files)
-    happened = run.report.happened
-    run.report.wrong += log.unexplained()
-    run.report.wrong += log.uncaused(happened.lost + happened.refused)
-    return run.report
+        report = run.report
+        async with trio.open_nursery() as visitors:
+            run.start_visitors(visitors)
+            await run.check()
+            say(f"{plan.connections} visitors are in")
+            await inflict_for(run, plan.faults, plan.turmoil, plan.gap, len(plan.faults))
+            report.memory.clear()
+            spared = [fault for fault in plan.faults if not fault.deadly]
+            await inflict_for(run, spared, plan.endurance, plan.gap)
+            await run.check()
+            visitors.cancel_scope.cancel()
+        report.wrong += await remains(cluster)
+    report.wrong += log.unexplained()
+    report.wrong += log.uncaused(report.happened.lost + report.happened.refused)
+    return report
 
 
 async def inflict_for(
@@ -213,13 +212,7 @@ async def inflict_for(
         done += 1
 
 
-def measured(memory: Memory, program: Program, since: float) -> tuple[float, int, int]:
-    samples = memory.samples[program.name, program.pid]
-    seen = [size for at, size in samples if at >= since] or [samples[-1][1]]
-    return memory.slope(program.name, program.pid, since), seen[0], seen[-1]
-
-
-async def remains(cluster: Cluster, files: dict[str, int]) -> list[str]:
+async def remains(cluster: Cluster) -> list[str]:
     """What is left of visitors who are all gone; empty if nothing is."""
     found: list[str] = []
     with trio.move_on_after(PATIENCE):
@@ -227,7 +220,7 @@ async def remains(cluster: Cluster, files: dict[str, int]) -> list[str]:
             found = [
                 f"{program.name} has {what}"
                 for program, base in zip(cluster.replicas, cluster.replica_bases, strict=True)
-                for what in await left_in(program, base, files[program.name])
+                for what in await left_in(program, base)
             ]
             if not found:
                 return []
@@ -235,9 +228,8 @@ async def remains(cluster: Cluster, files: dict[str, int]) -> list[str]:
     return found
 
 
-async def left_in(program: Program, base: str, files: int) -> list[str]:
+async def left_in(program: Program, base: str) -> list[str]:
     health = await ask(base, "/health")
     left = [f"{health[what]} {what}" for what in ("active_connections", "rooms") if health[what]]
-    # A few of its own: connections to the stores, kept ones from nginx.
-    more = files_of(program.pid) - files
-    return left + ([f"{more} more files open"] if more > 64 else [])
+    files = files_of(program.pid)
+    return left + ([f"{files} files open"] if files > FILES else [])
