@@ -5,6 +5,7 @@ what one end has sent is there at the other, so the clock cannot jump over
 anything that is under way.
 """
 
+import gc
 import logging
 import socket
 import time
@@ -53,6 +54,7 @@ from trio_signal.messages import (
     Typing,
 )
 from trio_signal.metrics import Metrics
+from trio_signal.peer import Peer
 
 #: Seconds, short enough for the patience of the clients.
 HEARTBEAT, HEARTBEAT_TIMEOUT, AUTH_TIMEOUT = 3.0, 2.0, 4.0
@@ -602,6 +604,20 @@ async def keep_talking(client: RawClient) -> None:
     while True:
         await client.send(KEEP_ALIVE)
         await trio.sleep(0.1)
+
+
+async def test_a_connection_that_is_over_is_no_garbage(world: World) -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        async with open_bounded_nursery() as nursery:
+            ann = world.connect(nursery=nursery)[0]
+            await ann.wait_for("room_state")
+            await ann.send(client_close(1000))
+            await ann.expect_close(1000)
+        assert not [each for each in gc.get_objects() if type(each) in (Connection, Peer)]
+    finally:
+        gc.enable()
 
 
 async def test_a_client_that_talks_on_cannot_prolong_the_goodbye(

@@ -49,7 +49,7 @@ from trio_signal.messages import (
     ServerInfo,
 )
 from trio_signal.metrics import BROKEN_OFF, NO_CODE, Metrics
-from trio_signal.peer import INTERNAL_ERROR, Outbox, Peer
+from trio_signal.peer import INTERNAL_ERROR, Outbox, Peer, ignore
 from trio_signal.websocket import (
     FrameParser,
     Message,
@@ -181,6 +181,7 @@ class Connection:
                     await self._first_to_end(self._receive)
         finally:
             self._record()
+            self._let_go()
         await self._say_goodbye()
 
     def _record(self) -> None:
@@ -226,6 +227,10 @@ class Connection:
         # Not all at the same moment, though they came so: others would wait for their end.
         patience = self._settings.auth_timeout * random.uniform(1, _SPREAD)  # noqa: S311
         self._authenticate_by = trio.current_time() + patience
+
+    def _let_go(self) -> None:
+        """Have nothing lead back here, so that nobody need find this among the garbage."""
+        self.peer.inherit = self._outbox.begins_to_wait = ignore
 
     def _inherit(self, room_ids: Sequence[str]) -> None:
         self._nursery.start_soon(self._guarded, partial(self._rejoin, room_ids))

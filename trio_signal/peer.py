@@ -55,7 +55,7 @@ class Outbox:
         self._broken = False
         self.overflowed = False
         #: Called when there is something to `flush` again; set by the connection.
-        self.begins_to_wait: Callable[[], None] = _nothing
+        self.begins_to_wait: Callable[[], None] = ignore
 
     def put(self, frame: bytes) -> bool:
         """Send `frame`, now or as soon as the client reads; does not block.
@@ -141,8 +141,8 @@ class Outbox:
         return self._size
 
 
-def _nothing(*what: object) -> None:
-    """Before its connection runs, a peer inherits nothing, and nothing is sent or counted."""
+def ignore(*what: object) -> None:
+    """What a peer inherits, sends and counts while its connection does not run."""
 
 
 class Peer:
@@ -179,9 +179,9 @@ class Peer:
         self.arrived = trio.current_time()
         self.heard = self.arrived
         #: Takes over rooms from a connection that is found dead; set by its own.
-        self.inherit: Callable[[Sequence[str]], None] = _nothing
+        self.inherit: Callable[[Sequence[str]], None] = ignore
         #: Counts what it is refused; set by its own as well.
-        self.count_refused: Callable[[Refusal], None] = _nothing
+        self.count_refused: Callable[[Refusal], None] = ignore
         #: What all peers of its dialect were told, by type; that of the server, set likewise.
         self.told: defaultdict[bytes, int] = defaultdict(int)
         #: How many messages came, and how many were told to it.
