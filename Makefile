@@ -6,9 +6,9 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
 
 # What the tests need besides Python packages: names that tools/system-deps knows.
-SYSTEM_DEPS := chromium coturn nginx postgresql redis-server
+SYSTEM_DEPS := chromium coturn nginx npm postgresql redis-server
 
-.PHONY: serve test check format lint types docs bench cluster soak floods fuzz lock audit check-pythons venv clean
+.PHONY: serve test check format lint types docs site bench cluster soak floods fuzz lock audit check-pythons venv clean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -40,6 +40,12 @@ types: venv
 
 docs: venv
 	$(BIN)/python tools/check_links.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	@! grep -rE --include='*.html' '(src=|<link [^>]*href=)"?https?:' site
+
+# The pages of docs/ in site/, to be read in a browser.
+site: docs
+	@echo "Look at it: python3 -m http.server --directory site 8001"
 
 # This server beside its peers: make bench ARGS='--quick'. What a peer needs is installed into
 # bench/.cache; one that cannot be had is named in the table.
@@ -81,7 +87,7 @@ check-pythons: venv
 venv: $(VENV)/.installed-dev
 
 clean:
-	rm -rf $(VENV) dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) dist site .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 $(BIN)/python:
@@ -94,7 +100,7 @@ $(VENV)/.installed: pyproject.toml $(BIN)/python
 # pip has known dependency groups since 25.1, which is more than most Pythons bring.
 $(VENV)/.installed-dev: pyproject.toml $(BIN)/python
 	$(PIP) install 'pip>=25.1'
-	$(PIP) install --editable . --group lint --group test
+	$(PIP) install --editable . --group lint --group test --group docs
 	@touch $(VENV)/.installed $@
 
 $(VENV)/.installed-bench: pyproject.toml $(BIN)/python

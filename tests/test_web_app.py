@@ -3,6 +3,7 @@
 import re
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import quote
 
@@ -663,16 +664,21 @@ async def test_programs_that_are_no_browsers_need_no_origin(http: httpx.AsyncCli
 # Pages
 
 
-async def test_the_page_leads_to_what_it_needs(http: httpx.AsyncClient) -> None:
-    page = await http.get("/")
+DEMOS = ["broadcast", "watch", "call", "announcements", "inspect"]
+KINDS = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+
+
+@pytest.mark.parametrize("path", ["/", *(f"/demo/{name}" for name in DEMOS)])
+async def test_a_page_leads_to_what_it_needs(http: httpx.AsyncClient, path: str) -> None:
+    page = await http.get(path)
     assert page.status_code == 200
     assert page.headers["content-type"] == "text/html; charset=utf-8"
     needed = re.findall(r'(?:src|href)="(/[^"]*\.\w+)"', page.text)
     assert needed
-    for path in needed:
-        answer = await http.get(path)
-        assert answer.status_code == 200, path
-        kind = "text/css" if path.endswith(".css") else "text/javascript"
+    for file in [*needed, "/client/trio-signal.js"]:
+        answer = await http.get(file)
+        assert answer.status_code == 200, file
+        kind = KINDS[PurePosixPath(file).suffix]
         assert answer.headers["content-type"] == f"{kind}; charset=utf-8"
 
 

@@ -1,4 +1,4 @@
-"""One server and one browser for each module; for each test, visitors without complaints."""
+"""One server and one browser for all of them; for each test, visitors without complaints."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from playwright.sync_api import Browser, Page, Playwright, sync_playwright
 from tests.browser.visitors import AUTOPLAY, Server, Visitors, open_chromium
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def server() -> Iterator[Server]:
     server = Server()
     server.start()
@@ -28,13 +28,13 @@ def own_server() -> Iterator[Server]:
     assert server.stop() == 0
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def playwright() -> Iterator[Playwright]:
     with sync_playwright() as playwright:
         yield playwright
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def browser(playwright: Playwright) -> Iterator[Browser]:
     with open_chromium(playwright, AUTOPLAY) as browser:
         yield browser

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page
 
-from tests.browser.test_demo_page import expect_watching, go_live, join
+from tests.browser.test_broadcast import broadcast, expect_watching, watch
 from tests.browser.visitors import Server, Visitors
 from tests.coturn import SECRET, run_coturn
 
@@ -48,18 +48,17 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         assert server.stop() == 0
 
 
-def relayed(visitors: Visitors, browser: Browser, name: str) -> Page:
-    page = visitors.page(browser)
-    page.add_init_script(RELAY_ONLY)
-    page.goto("/")
-    return join(page, "relay", name)
+def test_a_viewer_sees_the_broadcaster_through_the_relay(
+    visitors: Visitors, browser: Browser
+) -> None:
+    def visit(path: str) -> Page:
+        page = visitors.page(browser)
+        page.add_init_script(RELAY_ONLY)
+        page.goto(path)
+        return page
 
-
-def test_two_pages_see_each_other_through_the_relay(visitors: Visitors, browser: Browser) -> None:
-    ada, bob = (relayed(visitors, browser, name) for name in ("Ada", "Bob"))
-    go_live(ada)
-    go_live(bob)
-    expect_watching(ada, "Bob")
-    expect_watching(bob, "Ada")
+    ada = broadcast(visit, "relay")
+    bob = watch(visit, "relay")
+    expect_watching(bob)
     for page in (ada, bob):
-        assert page.evaluate(LOCAL_CANDIDATES) == ["relay", "relay"]
+        assert page.evaluate(LOCAL_CANDIDATES) == ["relay"]

@@ -28,7 +28,8 @@ def test_late_joiners_watch_until_the_tab_dies(
     ada.click("#live")
     expect(ada.locator("#state")).to_have_text("live")
 
-    ada.wait_for_timeout(3000)  # late is the case under test
+    is_live = "async path => (await (await fetch(path)).json()).broadcasters.length === 1"
+    ada.wait_for_function(is_live, arg=f"/rooms/late-{kill.__name__}")
     viewers = [visit(f"{room}&user={name}") for name in ("bob", "cyd")]
     for viewer in viewers:
         expect(viewer.locator("#state")).to_have_text("watching ada")

@@ -28,7 +28,7 @@ CHROMIUM_ARGS = [
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
-    "--use-fake-device-for-media-stream",
+    "--use-fake-device-for-media-stream=device-count=3",
     "--use-fake-ui-for-media-stream",
     # Host candidates as addresses, since a test machine need not resolve mDNS names; and a page
     # that a route fulfilled has no address, so Chromium would keep it away from loopback.
@@ -40,6 +40,29 @@ AUTOPLAY = "--autoplay-policy=no-user-gesture-required"
 PATIENCE = 60_000
 expect.set_options(timeout=PATIENCE)
 
+# Every page encodes and decodes on the same few cores, so the picture is small and slow. How many
+# peer connections a page ever made tells whether one had to be made again.
+SMALL_PICTURES = """
+    const small = { width: 160, height: 120, frameRate: 5 };
+    for (const name of ['getUserMedia', 'getDisplayMedia']) {
+        const open = navigator.mediaDevices?.[name].bind(navigator.mediaDevices);
+        if (!open) continue;
+        navigator.mediaDevices[name] = ({ video, ...others }) =>
+            open({ ...others, video: video && { ...(video === true ? {} : video), ...small } });
+    }
+    window.connectionsMade = 0;
+    window.RTCPeerConnection = class extends RTCPeerConnection {
+        constructor(...given) {
+            super(...given);
+            window.connectionsMade += 1;
+        }
+    };
+"""
+# Sound costs four times as much as such a picture.
+SILENT = """
+    const openAll = navigator.mediaDevices?.getUserMedia.bind(navigator.mediaDevices);
+    if (openAll) navigator.mediaDevices.getUserMedia = ({ video }) => openAll({ video });
+"""
 LOOK = "video => [video.currentTime, video.getVideoPlaybackQuality().totalVideoFrames]"
 MOVED = """([video, time, frames]) =>
     video.currentTime > time && video.getVideoPlaybackQuality().totalVideoFrames > frames"""
@@ -111,9 +134,13 @@ class Visitors:
         self.tolerated: list[str] = []
         self.pages: list[Page] = []
 
-    def page(self, browser: Browser, **options: Any) -> Page:
+    def page(self, browser: Browser, *, sound: bool = False, **options: Any) -> Page:
+        """An empty page, whose camera has no microphone unless there is to be `sound`."""
         context = browser.new_context(base_url=self.server.url, **options)
         context.set_default_timeout(PATIENCE)
+        context.add_init_script(SMALL_PICTURES)
+        if not sound:
+            context.add_init_script(SILENT)
         context.route("**/tests/*", serve_test_page)
         page = context.new_page()
         page.on("console", lambda message: self.logged(message.type, message.text))
@@ -130,8 +157,10 @@ class Visitors:
             self.complaints.append(text)
 
     def close(self) -> None:
+        """Close all pages; what comes next may be another browser."""
         for page in self.pages:
             page.context.close()
+        self.pages.clear()
 
 
 def expect_playing(video: Locator) -> None:
@@ -140,6 +169,26 @@ def expect_playing(video: Locator) -> None:
     page.wait_for_function(MOVED, arg=[element, 0, 0])
     time, frames = element.evaluate(LOOK)
     page.wait_for_function(MOVED, arg=[element, time, frames])
+
+
+LOOK_AT_ALL = """selector => [...document.querySelectorAll(selector)].map(
+    video => [video.currentTime, video.getVideoPlaybackQuality().totalVideoFrames])"""
+ALL_MOVED = """([selector, before]) => {
+    const videos = [...document.querySelectorAll(selector)];
+    return videos.length === before.length && videos.every((video, i) =>
+        video.currentTime > before[i][0]
+        && video.getVideoPlaybackQuality().totalVideoFrames > before[i][1]);
+}"""
+
+
+def expect_all_playing(page: Page, count: int, selector: str = ".tile video") -> None:
+    """`count` videos, each of which goes on from where it is now."""
+    for _ in range(2):
+        page.wait_for_function(
+            "([s, n]) => document.querySelectorAll(s).length === n", arg=[selector, count]
+        )
+        before = page.evaluate(LOOK_AT_ALL, selector)
+        page.wait_for_function(ALL_MOVED, arg=[selector, before])
 
 
 def close_tab(page: Page) -> None:

@@ -1,18 +1,20 @@
 // The page of announcements: a banner for everybody, and the desk of a creator.
 // Texts and names go into the page by textContent only: they are never HTML.
 
+import { $, notify, showState } from './page.js';
+
 const PATH = '/api/creator/broadcast';
-const $ = (id) => document.getElementById(id);
+const MOST = 280; // characters
 
 let socket;
 let shown; // the announcement in the banner
 let pause = 500;
 let reconnecting;
-let limit = 280;
 
 function credentials() {
-  const query = new URLSearchParams({ user_id: $('user').value.trim() });
-  return { query, token: $('token').value.trim() };
+  const token = $('token').value.trim(); // says who one is, if there is one
+  const query = new URLSearchParams(token ? {} : { user_id: $('user').value.trim() });
+  return { query, token };
 }
 
 async function call(method, name, body) {
@@ -41,11 +43,11 @@ function connect() {
   const url = new URL(`${PATH}/ws?${query}`, location.href);
   url.protocol = url.protocol.replace('http', 'ws');
   socket = token ? new WebSocket(url, ['bearer', token]) : new WebSocket(url);
-  say('Connecting', 'waiting');
+  showState('connecting');
   socket.onmessage = ({ data }) => hear(data);
   socket.onclose = ({ code, reason }) => {
-    if (code === 1008) return say(reason || 'Refused', 'waiting');
-    say('Connecting again', 'waiting');
+    if (code === 1008) return showState('closed', reason);
+    showState('waiting');
     reconnecting = setTimeout(connect, pause * (0.5 + Math.random() / 2));
     pause = Math.min(2 * pause, 10_000);
   };
@@ -58,7 +60,7 @@ function hear(data) {
   switch (message.type) {
     case 'connected':
       pause = 500;
-      say('Connected', 'joined');
+      showState('joined');
       count();
       break;
     case 'new_broadcast':
@@ -77,11 +79,6 @@ function hear(data) {
       $('acknowledged').textContent = message.acknowledged;
       break;
   }
-}
-
-function say(text, state) {
-  $('state').textContent = text;
-  $('state').dataset.state = state;
 }
 
 function show(broadcast) {
@@ -110,17 +107,14 @@ async function count() {
   }
 }
 
-function finish(text, failed = false) {
-  $('outcome').textContent = text;
-  $('outcome').toggleAttribute('data-failed', failed);
-}
-
 async function attempt(button, action) {
   button.disabled = true;
+  $('outcome').textContent = '';
+  notify('');
   try {
-    finish((await action()).message);
+    $('outcome').textContent = (await action()).message;
   } catch (error) {
-    finish(error.message, true);
+    notify(error.message);
   } finally {
     button.disabled = false;
     count();
@@ -128,7 +122,7 @@ async function attempt(button, action) {
 }
 
 function measure() {
-  const left = limit - [...$('message').value.trim()].length;
+  const left = MOST - [...$('message').value.trim()].length;
   $('left').textContent = `${left} characters left`;
 }
 
@@ -153,4 +147,4 @@ $('who').onsubmit = (event) => {
 $('user').value = new URLSearchParams(location.search).get('user_id') ?? 'boss';
 measure();
 connect();
-setInterval(() => document.hidden || count(), 2000);
+setInterval(() => document.hidden || socket.readyState !== WebSocket.OPEN || count(), 2000);

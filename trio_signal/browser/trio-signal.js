@@ -1,76 +1,911 @@
 /**
- * The browser client of trio-signal: who is in a room, who is live, and their video.
+ * The browser client of trio-signal: a room, who is in it, and their sound and picture.
  *
- *     const room = new Room('lobby', { username: 'Ada' });
- *     room.addEventListener('change', () => draw(room));
- *     room.join();
- *     room.goLive(await navigator.mediaDevices.getUserMedia({ video: true }), 'camera');
+ *     const room = await join(location.origin, { room: 'lobby', username: 'Ada' });
+ *     room.on('stream', (stream, peer) => show(stream, peer.name));
+ *     room.on('stopped', (peer) => hide(peer));
+ *     room.publish(await navigator.mediaDevices.getUserMedia({ video: true, audio: true }));
  *
  * It speaks the `mesh` dialect. The server only introduces the browsers: sound and picture go
- * from browser to browser, over one RTCPeerConnection per broadcaster and viewer. The viewer
- * makes the offer, so whoever does not want to watch costs the broadcaster nothing.
+ * from browser to browser, over one RTCPeerConnection for each two of them, and go on while the
+ * server is away.
+ *
+ * From top to bottom: what comes in and out (types), `join`, Room (who is here, who is live),
+ * Link (one peer connection), Signaling (the WebSocket that comes back).
  */
 
-/** After these close codes another try would end the same way: the server has said no. */
-const FINAL_CODES = new Set([1000, 1002, 1003, 1007, 1008, 1009, 4001, 4004, 4409]);
 const FIRST_DELAY = 500; // ms, doubled with each attempt
-const LONGEST_DELAY = 15_000;
+const LONGEST_DELAY = 5_000;
+const CONNECT_WITHIN = 10_000; // ms; a network that swallows everything refuses nothing
 const HEARTBEAT = 20_000; // ms, until the server has told its own
-const WATCH_AGAIN = 2_000; // ms after a media connection failed
-const COUNT_EVERY = 500; // ms; a hundred viewers who come at once are told as one number
+const ANSWER_WITHIN = 3_000; // ms until an offer is sent again: signals may have been lost
+const OFFER_TIMES = 5; // a peer that never answers does not want to
+const ASK_AFTER = 1_000; // ms that a live peer has for its offer before we make one
+const STOP_AFTER = 2_000; // ms; one that is live again within this never stopped
+const RETURN_WITHIN = 30_000; // ms for a peer whose media flow, while the server has lost it
+const SILENT_AFTER = 2_000; // ms without a packet, and such a peer is gone
+const MOST_EARLY = 100; // candidates that wait for a description
 
-/** How long to wait before attempt `n`; random, so that a restarted server is not stormed. */
-export function backoff(n, random = Math.random) {
-  return Math.min(LONGEST_DELAY, FIRST_DELAY * 2 ** n) * (0.5 + random() / 2);
+/** These close codes say no: another try would end the same way. docs/close-codes.md has them all. */
+const FINAL_CODES = new Set([1000, 1002, 1003, 1007, 1008, 1009, 4001, 4004, 4409]);
+const GOING_AWAY = 1001;
+const LOST = 1006;
+
+/**
+ * What {@link join} may be told.
+ *
+ * @typedef {object} JoinOptions
+ * @property {string} room - The name of the room.
+ * @property {string} [username] - How the others see you; else `Guest-` and four characters.
+ * @property {string | (() => string | Promise<string>)} [token] - Says who you are, where the
+ *   server wants to know. A function is asked for a fresh one at each connection, and before one expires.
+ * @property {string} [clientId] - The id under which others reach you, `[A-Za-z0-9_-]{1,64}`.
+ *   Give one to keep it when the page is loaded again; without it each page gets its own.
+ * @property {boolean} [media] - `false` makes no peer connections: for chat, presence and tools.
+ * @property {(message: object, sent: boolean) => void} [trace] - Sees each message of the protocol.
+ */
+
+/**
+ * Another one in the room. Read it, never write it.
+ *
+ * @typedef {object} Peer
+ * @property {string} id - Its client id.
+ * @property {string} name - How it calls itself. It comes from a stranger: show it as text, not as HTML.
+ * @property {Live | null} live - Whether it is live, and since when.
+ * @property {MediaStream | null} stream - What it sends us, for `srcObject` of a video element.
+ * @property {LinkState} connection - The state of the peer connection.
+ * @property {boolean} away - The server has lost it, and its media still flow. It has half a
+ *   minute to come back.
+ */
+
+/**
+ * A broadcast.
+ *
+ * @typedef {object} Live
+ * @property {'audio' | 'video'} media - What it shows.
+ * @property {string} since - When it went live, RFC 3339.
+ */
+
+/**
+ * `none`: nobody has anything to send yet. `interrupted`: nothing comes, and it may recover by itself.
+ * `failed`: a new way is being looked for.
+ *
+ * @typedef {'none' | 'connecting' | 'connected' | 'interrupted' | 'failed'} LinkState
+ */
+
+/**
+ * `connecting`: an attempt runs. `joined`: in the room. `waiting`: lost, and the next attempt is due
+ * soon. `closed`: for good, by you or by the server.
+ *
+ * @typedef {'connecting' | 'joined' | 'waiting' | 'closed'} RoomState
+ */
+
+/**
+ * What {@link Room.on} can tell you.
+ *
+ * @typedef {object} Events
+ * @property {(peer: Peer) => void} peer - Somebody came. Who was here before you is in `room.peers`.
+ * @property {(peer: Peer) => void} left - Somebody left.
+ * @property {(peer: Peer) => void} live - A peer went live, or changed what it shows. Those that were
+ *   live before you joined are told right after it.
+ * @property {(peer: Peer) => void} stopped - Its broadcast is over, and `peer.stream` is null.
+ * @property {(stream: MediaStream, peer: Peer) => void} stream - Sound and picture of a peer arrive.
+ *   Told again if the stream is replaced by another.
+ * @property {(data: any, peer: Peer) => void} message - What a peer gave to `room.send`.
+ * @property {(state: RoomState, reason: string) => void} state - The connection to the server changed.
+ *   The reason is the server's, in words, or empty.
+ * @property {(peer: Peer) => void} connection - `peer.connection` or `peer.away` changed.
+ * @property {(error: Error) => void} error - Something went wrong that does not end the room: a
+ *   `RoomError` with the server's code, or what the browser threw.
+ */
+
+/** What the server refused. */
+export class RoomError extends Error {
+  /**
+   * @param {string} message - The server's words.
+   * @param {number | string} code - A close code (number), or the code of an error (string).
+   */
+  constructor(message, code) {
+    super(message);
+    this.name = 'RoomError';
+    /**
+     * A close code of docs/close-codes.md, or an error's code of docs/protocols/mesh.md.
+     *
+     * @type {number | string}
+     */
+    this.code = code;
+  }
 }
 
 /**
- * A WebSocket that authenticates, notices silence, and comes back when it is lost.
+ * How long to wait before connecting again. Random, so that a restarted server is not stormed.
  *
- * `onMessage(message)` gets every message of the server. `onState(state, words)` gets
- * `connecting`, `waiting` (for the next attempt) or `closed` (for good).
+ * @param {number} code - The close code.
+ * @param {number} attempt - How many attempts have failed since the last success.
+ * @param {() => number} [random] - Gives numbers from 0 to 1.
+ * @returns {number | null} Milliseconds; null if the code is final.
  */
-class Connection {
+export function retryDelay(code, attempt, random = Math.random) {
+  if (FINAL_CODES.has(code)) return null;
+  if (code === GOING_AWAY && attempt === 0) return FIRST_DELAY * random();
+  return Math.min(LONGEST_DELAY, FIRST_DELAY * 2 ** attempt) * (0.5 + random() / 2);
+}
+
+/**
+ * Joins a room. From then on the connection is kept: when it breaks, it comes back, takes over its
+ * client id, and is live again if it was.
+ *
+ * @param {string | URL} url - Where the server is: `https://signal.example.com`, or `location.origin`.
+ * @param {JoinOptions} options - The room, and who you are.
+ * @returns {Promise<Room>} Rejects with a `RoomError` if the first attempt fails.
+ */
+export function join(url, options) {
+  return new Promise((resolve, reject) => {
+    new Room(url, options, resolve, reject);
+  });
+}
+
+/** A room that you have joined; `join` makes it. */
+export class Room {
+  /**
+   * The name of the room.
+   *
+   * @type {string}
+   */
+  name;
+  /**
+   * You: the client id and the name that the others see.
+   *
+   * @type {{ id: string, name: string }}
+   */
+  me;
+  /**
+   * The others, by client id.
+   *
+   * @type {ReadonlyMap<string, Peer>}
+   */
+  peers = new Map();
+  /**
+   * The state of the connection to the server.
+   *
+   * @type {RoomState}
+   */
+  state = 'connecting';
+  /**
+   * What you publish, or null.
+   *
+   * @type {MediaStream | null}
+   */
+  published = null;
+
+  #signaling;
+  #listeners = new Map(); // type -> Set of functions
+  #links = new Map(); // peer's id -> Link
+  #timers = new Map(); // peer's id -> what is going to happen to it, by name
+  #addressees = new Set(); // whom the application wrote to
+  #outgoing = new MediaStream(); // what goes out; one object, so that its id never changes
+  #iceServers = [];
+  #wantsMedia;
+  #settle; // of the promise that `join` gave, until it is settled
+
+  /** @private */
+  constructor(url, { room, username, token, clientId, media = true, trace }, resolve, reject) {
+    this.name = room;
+    this.#wantsMedia = media;
+    this.#settle = { resolve: () => resolve(this), reject };
+    // In open mode a token of our own keeps others from taking over our id.
+    const secret = token ?? (clientId ? undefined : randomId());
+    const id = clientId ?? randomId();
+    this.me = { id, name: username ?? '' };
+    this.#signaling = new Signaling(socketUrl(url, room), {
+      hello: async () => ({ token: await askFor(secret), clientId: id, username }),
+      onMessage: (message) => this.#received(message),
+      onState: (state, reason, code) => this.#stateChanged(state, reason, code),
+      trace,
+    });
+    this.#signaling.open();
+  }
+
+  /**
+   * Calls `listener` whenever something happens. Listen right after `join`, before you wait for
+   * anything else, and you miss nothing.
+   *
+   * @template {keyof Events} T
+   * @param {T} type - What to listen for.
+   * @param {Events[T]} listener - What to call. If it throws, the others are called all the same.
+   * @returns {() => void} Stops listening.
+   */
+  on(type, listener) {
+    if (!this.#listeners.has(type)) this.#listeners.set(type, new Set());
+    this.#listeners.get(type).add(listener);
+    return () => this.#listeners.get(type).delete(listener);
+  }
+
+  /**
+   * Goes live: sends `stream` to everybody in the room, and to all who come. Called again, it
+   * switches to another stream (camera, screen) without interruption: the tracks are replaced.
+   * The stream stays yours; mute with `track.enabled = false`.
+   *
+   * @param {MediaStream} stream - At most one track of sound and one of picture.
+   * @returns {void}
+   */
+  publish(stream) {
+    this.published = stream;
+    for (const track of this.#outgoing.getTracks()) this.#outgoing.removeTrack(track);
+    for (const track of stream.getTracks()) this.#outgoing.addTrack(track);
+    this.#tellLive();
+    for (const id of this.peers.keys()) this.#serve(id);
+  }
+
+  /**
+   * Is live no longer. The tracks are not stopped; they are yours.
+   *
+   * @returns {void}
+   */
+  unpublish() {
+    if (!this.published) return;
+    this.published = null;
+    for (const track of this.#outgoing.getTracks()) this.#outgoing.removeTrack(track);
+    for (const link of this.#links.values()) link.send();
+    this.#signaling.send({ type: 'broadcast_stop' });
+  }
+
+  /**
+   * Sends data of your own: chat, mute state, anything.
+   *
+   * @param {any} data - What JSON can hold.
+   * @param {{ to?: string }} [options] - `to` is one peer's id; without it all the others get it.
+   * @returns {boolean} False if there is no connection now; then nothing was sent, nor will be.
+   */
+  send(data, { to } = {}) {
+    if (to) this.#addressees.add(to);
+    return this.#signaling.send({ type: 'message', data, to });
+  }
+
+  /**
+   * Leaves: closes all connections. The state is `closed` then.
+   *
+   * @returns {void}
+   */
+  leave() {
+    this.#signaling.close();
+  }
+
+  #emit(type, ...details) {
+    for (const listener of this.#listeners.get(type) ?? []) {
+      try {
+        listener(...details);
+      } catch (error) {
+        reportError(error);
+      }
+    }
+  }
+
+  #stateChanged(state, reason = '', code = undefined) {
+    this.state = state;
+    if (this.#settle && code !== undefined) {
+      // Nobody has the room yet, so nobody could stop it: no second attempt.
+      this.#settle.reject(new RoomError(reason || `Not connected (${code})`, code));
+      this.#settle = null;
+      this.#signaling.close();
+      return;
+    }
+    if (state === 'closed') for (const id of [...this.peers.keys()]) this.#drop(id, false);
+    if (state !== 'joined') this.#emit('state', state, reason);
+  }
+
+  /** What is unknown is ignored: newer servers say more, and other clients say other things. */
+  #received(message) {
+    const { type, from, client_id: id } = message;
+    if (type === 'auth_success') this.#joined(message);
+    else if (type === 'users_in_room') this.#pictured(message.users);
+    else if (type === 'active_broadcasts') message.broadcasters.forEach((b) => this.#wentLive(b));
+    else if (type === 'user_joined') this.#arrived(message, true);
+    else if (type === 'user_left') this.#departed(id);
+    else if (type === 'broadcast_started') this.#wentLive(message);
+    else if (type === 'broadcast_stopped') this.#stoppedLive(id);
+    else if (type === 'offer') this.#offered(from, message.offer);
+    else if (type === 'answer') this.#links.get(from)?.answered(message.answer);
+    else if (type === 'ice_candidate') this.#candidate(from, message.candidate);
+    else if (type === 'message') this.#told(from, message.data);
+    else if (type === 'error') this.#refused(message);
+  }
+
+  // Who is here
+
+  #joined({ client_id, user, ice_servers }) {
+    this.me = { id: client_id, name: user };
+    this.#iceServers = ice_servers ?? [];
+  }
+
+  /** The picture of the room: the first one, or after a lost connection one to compare with. */
+  #pictured(users) {
+    const present = new Set(users.map((user) => user.client_id));
+    for (const [id, peer] of this.peers) {
+      if (!present.has(id)) this.#departed(id);
+      else if (peer.live) this.#soon(id, 'stop', STOP_AFTER, () => this.#ended(id));
+    }
+    const first = this.#settle;
+    for (const user of users) this.#arrived(user, !first);
+    this.#settle = null;
+    this.state = 'joined';
+    if (this.published) this.#tellLive();
+    first?.resolve();
+    this.#emit('state', 'joined', '');
+  }
+
+  #arrived({ client_id: id, username: name }, tell) {
+    const known = this.peers.get(id);
+    if (known) return this.#returned(known);
+    const peer = { id, name, live: null, stream: null, connection: 'none', away: false };
+    this.peers.set(id, peer);
+    this.#timers.set(id, {});
+    if (tell) this.#emit('peer', peer);
+    this.#serve(id);
+  }
+
+  /** It is the one we know, and its media may never have stopped. */
+  #returned(peer) {
+    this.#never(peer.id, 'drop');
+    this.#never(peer.id, 'listen');
+    if (peer.away) {
+      peer.away = false;
+      this.#emit('connection', peer);
+      if (peer.live) this.#soon(peer.id, 'stop', STOP_AFTER, () => this.#ended(peer.id));
+    }
+    if (this.#links.has(peer.id)) this.#links.get(peer.id).resume();
+    else this.#serve(peer.id);
+  }
+
+  /**
+   * The server has lost it. That may be the end of a tab, or of a connection to the server alone:
+   * the media tell. As long as they flow, the peer may come back.
+   */
+  #departed(id) {
+    const peer = this.peers.get(id);
+    if (!peer || peer.away) return;
+    if (peer.connection !== 'connected') return this.#drop(id);
+    peer.away = true;
+    this.#never(id, 'stop');
+    this.#soon(id, 'drop', RETURN_WITHIN, () => this.#drop(id));
+    this.#listenTo(id, this.#links.get(id));
+    this.#emit('connection', peer);
+  }
+
+  async #listenTo(id, link, before = -1) {
+    const packets = await link.packetsReceived();
+    if (!this.peers.get(id)?.away || this.#links.get(id) !== link) return;
+    if (packets === before) this.#drop(id);
+    else this.#soon(id, 'listen', SILENT_AFTER, () => this.#listenTo(id, link, packets));
+  }
+
+  #drop(id, tell = true) {
+    const peer = this.peers.get(id);
+    if (!peer) return;
+    for (const timer of Object.values(this.#timers.get(id))) clearTimeout(timer);
+    this.#links.get(id)?.close();
+    this.#links.delete(id);
+    this.#addressees.delete(id);
+    peer.connection = 'none';
+    if (tell) this.#ended(id);
+    this.peers.delete(id);
+    this.#timers.delete(id);
+    if (tell) this.#emit('left', peer);
+  }
+
+  // Who is live
+
+  #tellLive() {
+    const media_type = this.#outgoing.getVideoTracks().length > 0 ? 'video' : 'audio';
+    this.#signaling.send({ type: 'broadcast_start', media_type });
+  }
+
+  #wentLive({ client_id: id, media_type: media, started_at: since }) {
+    const peer = this.peers.get(id);
+    if (!peer) return;
+    this.#never(id, 'stop');
+    const news = peer.live?.media !== media;
+    peer.live = { media, since };
+    if (news) this.#emit('live', peer);
+    if (!this.#links.has(id)) this.#soon(id, 'ask', ASK_AFTER, () => this.#ask(id));
+  }
+
+  /** A peer that reconnects stops and is live again at once. Nobody need see that. */
+  #stoppedLive(id) {
+    const peer = this.peers.get(id);
+    if (!peer?.live || peer.away) return;
+    if (hasTracks(peer.stream)) this.#soon(id, 'stop', STOP_AFTER, () => this.#ended(id));
+    else this.#ended(id);
+  }
+
+  #ended(id) {
+    const peer = this.peers.get(id);
+    this.#never(id, 'stop');
+    this.#never(id, 'ask');
+    if (!peer?.live && !peer?.stream) return;
+    peer.live = peer.stream = null;
+    this.#emit('stopped', peer);
+  }
+
+  #soon(id, what, delay, step) {
+    const timers = this.#timers.get(id);
+    clearTimeout(timers[what]);
+    timers[what] = setTimeout(step, delay);
+  }
+
+  #never(id, what) {
+    const timers = this.#timers.get(id) ?? {};
+    clearTimeout(timers[what]);
+    delete timers[what];
+  }
+
+  // Sound and picture
+
+  /** Who publishes makes the offer. */
+  #serve(id) {
+    if (!this.published || !this.#wantsMedia) return;
+    if (this.#links.has(id)) this.#links.get(id).open();
+    else this.#link(id).open();
+  }
+
+  /** No offer came: it was lost, or it is a client that waits for ours. */
+  #ask(id) {
+    if (this.#wantsMedia && !this.#links.has(id)) this.#link(id).open();
+  }
+
+  #link(id) {
+    this.#links.get(id)?.close();
+    const link = new Link({
+      iceServers: this.#iceServers,
+      outgoing: this.#outgoing,
+      polite: this.me.id < id,
+      tell: (type, field, value) => this.#signaling.send({ type, to: id, [field]: value }),
+      onState: () => this.#linkChanged(id, link),
+      onStream: (stream) => this.#streamed(id, stream),
+      onSilence: () => this.#silenced(id),
+      onError: (error) => this.#emit('error', error),
+    });
+    this.#links.set(id, link);
+    this.#linkChanged(id, link);
+    return link;
+  }
+
+  #linkChanged(id, link) {
+    const peer = this.peers.get(id);
+    if (this.#links.get(id) !== link || !peer) return;
+    if (peer.away && link.state !== 'connected') return this.#drop(id);
+    if (peer.connection === link.state) return;
+    peer.connection = link.state;
+    this.#emit('connection', peer);
+    if (link.state === 'failed' && !link.restart()) this.#link(id).open();
+  }
+
+  #unlink(id, link, error) {
+    if (this.#links.get(id) !== link) return;
+    link.close();
+    this.#links.delete(id);
+    this.peers.get(id).connection = 'none';
+    this.#emit('connection', this.peers.get(id));
+    this.#emit('error', error);
+  }
+
+  #streamed(id, stream) {
+    const peer = this.peers.get(id);
+    this.#never(id, 'ask');
+    if (!peer || peer.stream === stream) return;
+    peer.stream = stream;
+    this.#emit('stream', stream, peer);
+  }
+
+  /** A track is gone. If it was the last, and the server does not say that it is live, that is the end. */
+  #silenced(id) {
+    const peer = this.peers.get(id);
+    if (!peer || hasTracks(peer.stream)) return;
+    if (!peer.live || this.#timers.get(id).stop) this.#ended(id);
+    else peer.stream = null;
+  }
+
+  #offered(from, offer) {
+    const peer = this.peers.get(from);
+    if (!peer || !this.#wantsMedia || !offer) return;
+    const link = this.#links.get(from);
+    if (offer.re !== undefined && offer.re !== link?.session) {
+      // It means a connection that we had before. Ours, or the new one, tells it.
+      if (!link) this.#ask(from);
+    } else if (link?.isWith(offer.session)) {
+      this.#take(from, link, offer);
+    } else {
+      this.#take(from, this.#link(from), offer, true);
+    }
+  }
+
+  /** A page that was loaded again may come with an offer that fits no old connection: then a new one. */
+  async #take(from, link, offer, isNew = false) {
+    try {
+      await link.offered(offer);
+    } catch (error) {
+      if (isNew) this.#unlink(from, link, error);
+      else if (this.#links.get(from) === link) this.#take(from, this.#link(from), offer, true);
+    }
+  }
+
+  /** It may come before the offer, if the two went different ways. */
+  #candidate(from, candidate) {
+    if (!this.peers.has(from) || !this.#wantsMedia || !candidate) return;
+    const link = this.#links.get(from);
+    if (candidate.re !== undefined && candidate.re !== link?.session) return;
+    (link ?? this.#link(from)).candidate(candidate);
+  }
+
+  #told(from, data) {
+    const peer = this.peers.get(from);
+    if (peer) this.#emit('message', data, peer);
+  }
+
+  /** Signals to one who has just left are nothing to tell about. */
+  #refused({ message, code, to }) {
+    if (code === 'target_not_found' && !this.#addressees.delete(to)) return;
+    this.#emit('error', new RoomError(message, code));
+  }
+}
+
+/**
+ * One RTCPeerConnection with one peer. It is the W3C's "perfect negotiation": either side may
+ * make an offer at any time, and if both do, the polite one takes its own back.
+ * https://www.w3.org/TR/webrtc/#perfect-negotiation-example
+ *
+ * Signals may be lost while a connection to the server is, and a peer may come back as another
+ * page. So, beyond the example, what we send carries three fields:
+ *
+ * - `session` names this RTCPeerConnection, and `re` the one of the other side, once it is known.
+ *   A description for another connection than the present one is not applied.
+ * - `n` counts our offers. One is sent again until its answer comes; one that comes twice gets
+ *   the same answer twice.
+ *
+ * Each has one transceiver for sound and one for picture, from the first offer on and always ready
+ * to receive. Taking an offer back is what browsers do worst: Chromium leaves received tracks muted, or
+ * without a picture (https://github.com/w3c/webrtc-pc/issues/3081). So it is avoided. If the very first
+ * offers cross, the polite side begins anew; later it does not offer, but asks for an offer, in which
+ * its own changes are the answer. The `restart` of such a request is for ICE.
+ *
+ * A client that does not know these fields is understood as well, and towards it we are polite.
+ */
+class Link {
+  session;
+  #iceServers;
+  #outgoing; // MediaStream
+  #polite;
+  #tell;
+  #onState;
+  #onStream;
+  #onSilence;
+  #onError;
+  #pc = null;
+  #transceivers; // kind -> one RTCRtpTransceiver, that always receives
+  #theirs; // the other side's session
+  #making = false; // an offer
+  #taking = false; // theirs
+  #asked = null; // what we asked for, until their offer comes
+  #requested = false; // they asked, while we could not
+  #settingAnswer = false;
+  #offers = 0; // how many we made
+  #sent = 0; // how often the last one was sent
+  #again = 0; // timer
+  #heard; // number of their last offer
+  #answer = null; // what we said to it
+  #early = []; // candidates that came before the description
+  #restarted = false;
+
+  constructor({ iceServers, outgoing, polite, tell, onState, onStream, onSilence, onError }) {
+    this.#iceServers = iceServers;
+    this.#outgoing = outgoing;
+    this.#polite = polite;
+    this.#tell = tell;
+    this.#onState = onState;
+    this.#onStream = onStream;
+    this.#onSilence = onSilence;
+    this.#onError = onError;
+    this.#begin();
+  }
+
+  #begin() {
+    this.#stop();
+    this.session = randomId();
+    this.#transceivers = new Map();
+    this.#making = false;
+    const nameless = new MediaStream(); // for tracks that say no stream
+    const pc = new RTCPeerConnection({ iceServers: this.#iceServers, bundlePolicy: 'max-bundle' });
+    pc.onnegotiationneeded = () => this.#offer();
+    pc.onconnectionstatechange = () => {
+      if (pc.connectionState === 'connected') this.#restarted = false;
+      this.#onState();
+    };
+    pc.onicecandidate = ({ candidate }) => {
+      if (candidate) this.#tell('ice_candidate', 'candidate', this.#signed(candidate.toJSON()));
+    };
+    pc.ontrack = ({ track, streams: [stream = nameless] }) => {
+      if (stream === nameless) stream.addTrack(track);
+      stream.onremovetrack = () => this.#onSilence();
+      this.#onStream(stream);
+    };
+    this.#pc = pc;
+  }
+
+  /** @returns {LinkState} */
+  get state() {
+    const state = this.#pc.connectionState;
+    if (state === 'new') return 'connecting';
+    if (state === 'disconnected' || (state === 'connected' && this.#hungUp())) return 'interrupted';
+    return state;
+  }
+
+  /** The other side closed its connection: told at once here, by `connectionState` after seconds. */
+  #hungUp() {
+    const [receiver] = this.#pc.getReceivers();
+    return ['closed', 'failed'].includes(receiver?.transport?.state);
+  }
+
+  /** Whether an offer of `session` is for this connection. */
+  isWith(session) {
+    return this.#theirs === undefined || this.#theirs === session;
+  }
+
+  /** Makes an offer: sends what there is to send, and is ready to receive. */
+  open() {
+    if (this.#taking) return; // their offer brings the transceivers
+    for (const kind of ['audio', 'video']) this.#ensure(kind);
+    this.send();
+  }
+
+  #ensure(kind) {
+    if (this.#transceivers.has(kind)) return;
+    const init = { direction: 'recvonly', streams: [this.#outgoing] };
+    this.#transceivers.set(kind, this.#pc.addTransceiver(kind, init));
+  }
+
+  /** Sends what is in the outgoing stream now; a new offer only if it is needed. */
+  send() {
+    for (const [kind, { sender }] of this.#transceivers) {
+      const track = this.#outgoing.getTracks().find((t) => t.kind === kind) ?? null;
+      if (sender.track !== track) sender.replaceTrack(track).catch((error) => this.#onError(error));
+      this.#transceivers.get(kind).direction = track ? 'sendrecv' : 'recvonly';
+    }
+  }
+
+  /** The other side's offer made transceivers: they are for what we send, too. */
+  #adopt() {
+    for (const transceiver of this.#pc.getTransceivers()) {
+      const { kind } = transceiver.receiver.track;
+      if (this.#transceivers.has(kind)) continue;
+      transceiver.sender.setStreams(this.#outgoing);
+      this.#transceivers.set(kind, transceiver);
+    }
+    for (const { kind } of this.#outgoing.getTracks()) this.#ensure(kind);
+    this.send();
+  }
+
+  async #offer() {
+    if (this.#polite && this.#theirs !== undefined) return this.#ask(false);
+    const pc = this.#pc;
+    this.#requested = false;
+    try {
+      this.#making = true;
+      await pc.setLocalDescription();
+      if (pc !== this.#pc) return; // we began anew meanwhile
+      this.#offers += 1;
+      this.#sent = 0;
+      this.#tellOffer();
+    } catch (error) {
+      if (pc === this.#pc) this.#onError(error);
+    } finally {
+      if (pc === this.#pc) this.#making = false;
+    }
+  }
+
+  #tellOffer() {
+    clearTimeout(this.#again);
+    if (this.#pc.signalingState !== 'have-local-offer' || this.#sent === OFFER_TIMES) return;
+    this.#sent += 1;
+    this.#again = setTimeout(() => this.#tellOffer(), ANSWER_WITHIN);
+    const { type, sdp } = this.#pc.localDescription;
+    this.#tell('offer', 'offer', this.#signed({ type, sdp, n: this.#offers }));
+  }
+
+  /** The polite side asks the other one for an offer, again and again until it comes. */
+  #ask(restart) {
+    this.#asked = { type: 'request', restart: restart || Boolean(this.#asked?.restart) };
+    this.#sent = 0;
+    this.#tellRequest();
+  }
+
+  #tellRequest() {
+    clearTimeout(this.#again);
+    if (this.#sent === OFFER_TIMES) return;
+    this.#sent += 1;
+    this.#again = setTimeout(() => this.#tellRequest(), ANSWER_WITHIN);
+    this.#tell('offer', 'offer', this.#signed(this.#asked));
+  }
+
+  /** While an offer of ours is on its way, nothing need be done: its answer holds their changes. */
+  #takeRequest(restart) {
+    if (restart) this.#pc.restartIce();
+    else if (this.#settingAnswer) this.#requested = true;
+    else if (!this.#making && this.#pc.signalingState === 'stable') this.#offer();
+  }
+
+  /** The peer or the server is back: what was lost is said again, candidates by new ones. */
+  resume() {
+    this.#sent = 0;
+    if (this.#asked) this.#tellRequest();
+    else this.#tellOffer();
+    if (this.state !== 'connected') this.#restartIce();
+  }
+
+  #restartIce() {
+    if (this.#polite && this.#theirs !== undefined) this.#ask(true);
+    else this.#pc.restartIce();
+  }
+
+  async offered({ type, sdp, session, n, restart }) {
+    if (type === 'request') return this.#takeRequest(restart);
+    if (n !== undefined && n === this.#heard) return this.#tellAnswer();
+    const ready = !this.#making && (this.#pc.signalingState === 'stable' || this.#settingAnswer);
+    if (!ready && !this.#polite && session !== undefined) return;
+    if (this.#hasUnheardWishes()) this.#begin();
+    this.#theirs = session;
+    this.#heard = n;
+    this.#answer = this.#asked = null;
+    clearTimeout(this.#again);
+    this.#taking = true;
+    try {
+      await this.#describe({ type, sdp });
+    } finally {
+      this.#taking = false;
+    }
+    this.#adopt();
+    await this.#pc.setLocalDescription();
+    this.#answer = { type: 'answer', sdp: this.#pc.localDescription.sdp, n };
+    this.#tellAnswer();
+  }
+
+  /** Transceivers of our own, that no offer of theirs can ever be for. */
+  #hasUnheardWishes() {
+    if (this.#settingAnswer || this.#pc.currentRemoteDescription) return false;
+    return this.#transceivers.size > 0;
+  }
+
+  #tellAnswer() {
+    if (this.#answer) this.#tell('answer', 'answer', this.#signed(this.#answer));
+  }
+
+  async answered(answer) {
+    if (this.#settingAnswer || this.#pc.signalingState !== 'have-local-offer') return;
+    if (answer?.re !== undefined && answer.re !== this.session) return;
+    if (answer?.n !== undefined && answer.n !== this.#offers) return;
+    try {
+      this.#settingAnswer = true;
+      this.#theirs = answer?.session;
+      clearTimeout(this.#again);
+      await this.#describe({ type: 'answer', sdp: answer?.sdp });
+    } catch (error) {
+      this.#onError(error);
+    } finally {
+      this.#settingAnswer = false;
+    }
+    if (this.#requested) this.#offer();
+  }
+
+  async #describe(description) {
+    const described = this.#pc.setRemoteDescription(description);
+    const early = this.#early ?? [];
+    this.#early = null; // from now on the browser keeps the order
+    for (const candidate of early) this.#add(candidate);
+    await described;
+    const [receiver] = this.#pc.getReceivers(); // all are in one bundle
+    if (receiver?.transport) receiver.transport.onstatechange = () => this.#onState();
+  }
+
+  candidate(candidate) {
+    if (!this.#early) this.#add(candidate);
+    else if (this.#early.length < MOST_EARLY) this.#early.push(candidate);
+  }
+
+  /** A bad candidate costs one way of several, so nobody need hear of it. */
+  #add(candidate) {
+    if (this.#theirs === candidate.session) this.#pc.addIceCandidate(candidate).catch(() => {});
+  }
+
+  /** Looks for another way. False if that was tried, and did not help. */
+  restart() {
+    if (this.#restarted || this.#hungUp()) return false;
+    this.#restarted = true;
+    this.#restartIce();
+    return true;
+  }
+
+  /** How many packets have come, of whatever kind; NaN if the browser does not count them. */
+  async packetsReceived() {
+    const stats = [...(await this.#pc.getStats()).values()];
+    return stats.find((s) => s.type === 'transport')?.packetsReceived ?? NaN;
+  }
+
+  close() {
+    this.#onState = this.#onError = () => {};
+    this.#stop();
+  }
+
+  #stop() {
+    clearTimeout(this.#again);
+    if (!this.#pc) return;
+    this.#pc.onconnectionstatechange = this.#pc.onnegotiationneeded = this.#pc.ontrack = null;
+    this.#pc.close();
+  }
+
+  #signed(value) {
+    return { ...value, session: this.session, re: this.#theirs };
+  }
+}
+
+/** A WebSocket that says who we are, notices silence, and comes back when it is lost. */
+class Signaling {
   #url;
   #hello;
   #onMessage;
   #onState;
+  #trace;
   #socket = null;
   #attempt = 0;
   #retry = 0;
-  #heartbeat = 0;
+  #watchdog = 0;
   #heard = false;
+  #hurry = () => this.#waiting() && this.open();
 
-  constructor(url, hello, { onMessage, onState }) {
+  constructor(url, { hello, onMessage, onState, trace = () => {} }) {
     this.#url = url;
     this.#hello = hello;
     this.#onMessage = onMessage;
     this.#onState = onState;
+    this.#trace = trace;
+    addEventListener('online', this.#hurry);
   }
 
   open() {
-    this.#onState('connecting', 'Connecting…');
+    clearTimeout(this.#retry);
+    this.#retry = 0;
     const socket = new WebSocket(this.#url);
-    socket.onmessage = ({ data }) => this.#receive(JSON.parse(data));
+    socket.onmessage = ({ data }) => this.#receive(socket, JSON.parse(data));
     socket.onclose = ({ code, reason }) => this.#lost(code, reason);
     this.#socket = socket;
-    this.#beatEvery(HEARTBEAT);
+    this.#watchdog = setTimeout(() => this.#lost(LOST, 'No answer'), CONNECT_WITHIN);
+    this.#onState('connecting');
   }
 
   /** Sends at once, or not at all: what a lost connection missed, the next join tells anew. */
   send(message) {
-    if (this.#socket?.readyState === WebSocket.OPEN) this.#socket.send(JSON.stringify(message));
+    if (this.#socket?.readyState !== WebSocket.OPEN) return false;
+    this.#socket.send(JSON.stringify(message));
+    this.#trace(message, true);
+    return true;
   }
 
-  close(words = 'Not in a room') {
+  close() {
+    removeEventListener('online', this.#hurry);
+    const open = this.#socket || this.#waiting();
     this.#drop();
     clearTimeout(this.#retry);
-    this.#onState('closed', words);
+    this.#retry = 0;
+    if (open) this.#onState('closed');
   }
 
-  #receive(message) {
+  #waiting() {
+    return this.#retry !== 0;
+  }
+
+  async #receive(socket, message) {
     this.#heard = true;
-    if (message.type === 'auth_required') this.send({ type: 'auth_token', ...this.#hello });
+    this.#trace(message, false);
+    if (message.type === 'auth_required') await this.#sayHello(socket);
+    if (message.type === 'token_expiring') await this.#sayHello(socket);
     if (message.type === 'auth_success') {
       this.#attempt = 0;
       this.#beatEvery(message.heartbeat * 1000 || HEARTBEAT);
@@ -78,27 +913,40 @@ class Connection {
     this.#onMessage(message);
   }
 
+  async #sayHello(socket) {
+    try {
+      const hello = await this.#hello();
+      if (socket === this.#socket) this.send({ type: 'auth_token', ...hello });
+    } catch (error) {
+      // The application could not get a token. That may be the network, so it is tried again.
+      if (socket === this.#socket) this.#lost(LOST, String(error?.message ?? error));
+    }
+  }
+
   #lost(code, reason) {
-    if (FINAL_CODES.has(code)) return this.close(`Disconnected: ${reason || `code ${code}`}`);
     this.#drop();
-    const delay = backoff(this.#attempt++);
+    const delay = retryDelay(code, this.#attempt++);
+    if (delay === null) {
+      removeEventListener('online', this.#hurry);
+      return this.#onState('closed', reason, code);
+    }
     this.#retry = setTimeout(() => this.open(), delay);
-    this.#onState('waiting', `Connection lost. Trying again in ${Math.ceil(delay / 1000)} s.`);
+    this.#onState('waiting', reason, code);
   }
 
   /** A dead network closes no socket. Whoever is silent for a whole beat is taken for gone. */
   #beatEvery(interval) {
-    clearInterval(this.#heartbeat);
-    this.#heartbeat = setInterval(() => {
-      if (!this.#heard) return this.#lost(1006, 'silence');
-      this.#heard = false;
-      this.send({ type: 'ping' });
+    clearTimeout(this.#watchdog);
+    this.#heard = false;
+    this.send({ type: 'ping' });
+    this.#watchdog = setTimeout(() => {
+      if (this.#heard) this.#beatEvery(interval);
+      else this.#lost(LOST, 'No sign of life');
     }, interval);
   }
 
   #drop() {
-    clearInterval(this.#heartbeat);
-    this.#heard = false;
+    clearTimeout(this.#watchdog);
     if (!this.#socket) return;
     this.#socket.onmessage = this.#socket.onclose = null;
     this.#socket.close(1000);
@@ -106,298 +954,24 @@ class Connection {
   }
 }
 
-/**
- * One peer connection between a broadcaster and a viewer.
- *
- * Two peers that watch each other have two calls. The call's id travels inside the offer, the
- * answer and the candidates, so a late candidate never reaches the wrong connection.
- */
-class Call {
-  /** What arrives from the broadcaster. */
-  stream = new MediaStream();
-  #pc;
-  #send;
-  #early = []; // candidates that came before the description
-
-  constructor(id, iceServers, { send, onChange }) {
-    this.id = id;
-    this.#send = send;
-    this.#pc = new RTCPeerConnection({ iceServers, bundlePolicy: 'max-bundle' });
-    this.#pc.onconnectionstatechange = onChange;
-    this.#pc.ontrack = ({ track }) => this.stream.addTrack(track);
-    this.#pc.onicecandidate = ({ candidate }) => {
-      if (candidate) this.#tell('ice_candidate', 'candidate', candidate);
-    };
-  }
-
-  /** new, connecting, connected, disconnected, failed or closed. */
-  get state() {
-    return this.#pc.connectionState;
-  }
-
-  /** The viewer's side: asks for sound and picture. */
-  async offer() {
-    this.#pc.addTransceiver('audio', { direction: 'recvonly' });
-    this.#pc.addTransceiver('video', { direction: 'recvonly' });
-    await this.#pc.setLocalDescription();
-    this.#tell('offer', 'offer', this.#pc.localDescription);
-  }
-
-  /** The broadcaster's side: gives what it has. */
-  async answer(offer, stream) {
-    await this.describe(offer);
-    for (const track of stream.getTracks()) this.#pc.addTrack(track, stream);
-    await this.#pc.setLocalDescription();
-    this.#tell('answer', 'answer', this.#pc.localDescription);
-  }
-
-  async describe(description) {
-    await this.#pc.setRemoteDescription(description);
-    for (const candidate of this.#early.splice(0)) await this.#pc.addIceCandidate(candidate);
-  }
-
-  async addCandidate(candidate) {
-    if (this.#pc.remoteDescription) await this.#pc.addIceCandidate(candidate);
-    else this.#early.push(candidate);
-  }
-
-  close() {
-    this.#pc.onconnectionstatechange = null;
-    this.#pc.close();
-  }
-
-  #tell(type, field, value) {
-    this.#send({ type, [field]: { ...value.toJSON(), call: this.id } });
-  }
+function socketUrl(base, room) {
+  const url = new URL(base, location.href);
+  url.protocol = url.protocol.replace('http', 'ws');
+  url.pathname = `${url.pathname.replace(/\/$/, '')}/ws/${encodeURIComponent(room)}`;
+  url.search = url.hash = '';
+  return url;
 }
 
-/**
- * One room, as this browser sees it. Every change dispatches one `change` event.
- *
- * Read `state`, `words`, `me`, `people`, `broadcasters` and `broadcast`; never write them.
- */
-export class Room extends EventTarget {
-  /** `closed`, `connecting`, `joined` or `waiting`; `words` says the same to a human. */
-  state = 'closed';
-  words = 'Not in a room';
-  /** `{id, name}` once joined. */
-  me = null;
-  /** Everybody else: id -> `{id, name}`. */
-  people = new Map();
-  /** Who of them is live: id -> `{id, name, source, viewers, stream, state}`. */
-  broadcasters = new Map();
-  /** Our own broadcast: `{source, viewers, stream}`, or null. */
-  broadcast = null;
-
-  #connection;
-  #iceServers = [];
-  #watching = new Map(); // broadcaster's id -> Call
-  #serving = new Map(); // viewer's id -> Call
-  #countTimer = 0;
-
-  /** `server` is where the room is; by default, where the page came from. */
-  constructor(name, { username, token, server = location.origin } = {}) {
-    super();
-    const url = new URL(`/ws/${encodeURIComponent(name)}`, server);
-    url.protocol = url.protocol.replace('http', 'ws');
-    this.#connection = new Connection(url, { token, username }, {
-      onMessage: (message) => this.#receive(message),
-      onState: (state, words) => this.#connectionChanged(state, words),
-    });
-  }
-
-  join() {
-    this.#connection.open();
-  }
-
-  leave() {
-    this.#connection.close();
-  }
-
-  /**
-   * Shows `stream` to the room; `source` says in a word what it is. From now on the stream is
-   * ours: its end stops the broadcast.
-   */
-  goLive(stream, source) {
-    this.stopLive();
-    this.broadcast = { source, viewers: 0, stream };
-    for (const track of stream.getVideoTracks()) track.onended = () => this.stopLive();
-    this.#tellLive();
-    this.#changed();
-  }
-
-  /** Ends our broadcast and releases the camera or the screen. */
-  stopLive() {
-    if (!this.broadcast) return;
-    for (const track of this.broadcast.stream.getTracks()) track.stop();
-    this.broadcast = null;
-    for (const id of [...this.#serving.keys()]) this.#hangUp(this.#serving, id);
-    this.#connection.send({ type: 'broadcast_stop' });
-    this.#changed();
-  }
-
-  #connectionChanged(state, words) {
-    this.state = state;
-    this.words = words;
-    if (state === 'closed') {
-      this.stopLive();
-      this.#forgetEverybody();
-    }
-    this.#changed();
-  }
-
-  /** What is unknown is ignored: newer servers say more, and other clients say other things. */
-  #receive(message) {
-    const { type, from, client_id: id, username: name } = message;
-    if (type === 'auth_success') this.#joined(message);
-    else if (type === 'users_in_room') message.users.forEach((user) => this.#arrived(user));
-    else if (type === 'active_broadcasts') message.broadcasters.forEach((b) => this.#wentLive(b));
-    else if (type === 'user_joined') this.#arrived({ client_id: id, username: name });
-    else if (type === 'user_left') this.#departed(id);
-    else if (type === 'broadcast_started') this.#wentLive(message);
-    else if (type === 'broadcast_stopped') this.#stoppedLive(id);
-    else if (type === 'offer') this.#offered(from, message.offer);
-    else if (type === 'answer') this.#answered(from, message.answer);
-    else if (type === 'ice_candidate') this.#candidate(from, message.candidate);
-    else if (type === 'message') this.#told(from, message.data);
-    this.#changed();
-  }
-
-  // Who is here, and who is live.
-
-  /** Also after a lost connection: the server knows us under a new id, so all begins anew. */
-  #joined({ client_id, user, ice_servers }) {
-    this.#forgetEverybody();
-    this.state = 'joined';
-    this.words = 'Connected';
-    this.me = { id: client_id, name: user };
-    this.#iceServers = ice_servers ?? [];
-    if (this.broadcast) this.#tellLive();
-  }
-
-  #tellLive() {
-    const seen = this.broadcast.stream.getVideoTracks().length > 0;
-    this.#connection.send({ type: 'broadcast_start', media_type: seen ? 'video' : 'audio' });
-  }
-
-  #arrived({ client_id: id, username: name }) {
-    this.people.set(id, { id, name });
-  }
-
-  #departed(id) {
-    this.#stoppedLive(id);
-    this.#hangUp(this.#serving, id);
-    this.people.delete(id);
-  }
-
-  #wentLive({ client_id: id, username: name }) {
-    this.broadcasters.set(id, { id, name, source: '', viewers: null, stream: null, state: 'new' });
-    this.#watch(id);
-  }
-
-  #stoppedLive(id) {
-    this.broadcasters.delete(id);
-    this.#hangUp(this.#watching, id);
-  }
-
-  #forgetEverybody() {
-    for (const id of [...this.#watching.keys()]) this.#hangUp(this.#watching, id);
-    for (const id of [...this.#serving.keys()]) this.#hangUp(this.#serving, id);
-    this.people.clear();
-    this.broadcasters.clear();
-  }
-
-  // Calls: we watch others, others watch us.
-
-  #watch(id) {
-    const call = this.#call(this.#watching, id, randomId(), () => this.#watchChanged(id, call));
-    this.broadcasters.get(id).stream = call.stream;
-    this.#attempt(this.#watching, id, call.offer());
-  }
-
-  #watchChanged(id, call) {
-    this.broadcasters.get(id).state = call.state;
-    if (call.state === 'failed') setTimeout(() => this.#watchAgain(id, call), WATCH_AGAIN);
-    this.#changed();
-  }
-
-  #watchAgain(id, failed) {
-    if (this.#watching.get(id) === failed) this.#watch(id);
-  }
-
-  #offered(from, offer) {
-    if (!this.broadcast) return;
-    const call = this.#call(this.#serving, from, offer?.call, () => this.#serveChanged(from, call));
-    this.#attempt(this.#serving, from, call.answer(offer, this.broadcast.stream));
-  }
-
-  #serveChanged(id, call) {
-    if (call.state === 'failed') this.#hangUp(this.#serving, id);
-    this.#countViewers();
-  }
-
-  #answered(from, answer) {
-    const call = this.#watching.get(from);
-    if (!call || call.id !== answer?.call) return;
-    this.#attempt(this.#watching, from, call.describe(answer));
-  }
-
-  #candidate(from, candidate) {
-    for (const calls of [this.#watching, this.#serving]) {
-      const call = calls.get(from);
-      // A bad candidate costs one path of several, so it does not end the call.
-      if (call && call.id === candidate?.call) call.addCandidate(candidate).catch(() => {});
-    }
-  }
-
-  #call(calls, id, callId, onChange) {
-    this.#hangUp(calls, id);
-    const send = (message) => this.#connection.send({ ...message, to: id });
-    const call = new Call(callId, this.#iceServers, { send, onChange });
-    calls.set(id, call);
-    return call;
-  }
-
-  /** What another client sends may be nonsense: then that call ends, and nothing else. */
-  #attempt(calls, id, step) {
-    const call = calls.get(id);
-    step.catch(() => calls.get(id) === call && this.#hangUp(calls, id));
-  }
-
-  #hangUp(calls, id) {
-    calls.get(id)?.close();
-    if (calls.delete(id) && calls === this.#serving) this.#countViewers();
-  }
-
-  // What the server need not know: the broadcaster counts its calls, and tells the room.
-
-  #countViewers() {
-    if (!this.#countTimer) this.#countTimer = setTimeout(() => this.#tellViewers(), COUNT_EVERY);
-  }
-
-  #tellViewers() {
-    this.#countTimer = 0;
-    if (!this.broadcast) return;
-    const viewers = [...this.#serving.values()].filter((c) => c.state === 'connected').length;
-    this.broadcast.viewers = viewers;
-    const { source } = this.broadcast;
-    this.#connection.send({ type: 'message', data: { source, viewers } });
-    this.#changed();
-  }
-
-  #told(from, data) {
-    const broadcaster = this.broadcasters.get(from);
-    if (!broadcaster || !Number.isInteger(data?.viewers)) return;
-    broadcaster.viewers = data.viewers;
-    broadcaster.source = String(data.source ?? '');
-  }
-
-  #changed() {
-    this.dispatchEvent(new Event('change'));
-  }
+async function askFor(token) {
+  return typeof token === 'function' ? token() : token;
 }
 
-/** Not crypto.randomUUID(), which a page without https does not have; it guards nothing. */
+function hasTracks(stream) {
+  return Boolean(stream?.getTracks().length);
+}
+
+/** Not crypto.randomUUID(), which a page without https does not have. */
 function randomId() {
-  return Math.random().toString(36).slice(2);
+  const bytes = crypto.getRandomValues(new Uint8Array(16));
+  return Array.from(bytes, (byte) => byte.toString(16).padStart(2, '0')).join('');
 }

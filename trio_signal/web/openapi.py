@@ -182,7 +182,7 @@ OPERATIONS: dict[str, Operation] = {
 #: What is no JSON, or is this document.
 NOT_DESCRIBED = frozenset(
     {
-        *("/", "/demo/<name>", "/demo/announcements", "/metrics"),
+        *("/", "/client/trio-signal.js", "/demo/<name>", "/metrics"),
         *("/openapi.json", "/asyncapi.json"),
     }
 )

@@ -26,10 +26,10 @@ def add_pages(app: QuartTrio) -> None:
     async def index() -> Response:
         return page("index.html")
 
-    @app.get("/demo/announcements")
-    async def announcements() -> Response:
-        return page("announcements.html")
-
     @app.get("/demo/<name>")
     async def demo(name: str) -> Response:
-        return page(name)
+        return page(name if name in files else f"{name}.html")
+
+    @app.get("/client/trio-signal.js")
+    async def client() -> Response:
+        return page("trio-signal.js")

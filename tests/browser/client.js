@@ -1,0 +1,29 @@
+/** A page around the client alone: tests do the rest from outside, and read `told`. */
+
+import * as client from '/client/trio-signal.js';
+
+Object.assign(window, client);
+
+/** What happened, as `[event, peer's name or state, ...]`. */
+window.told = [];
+
+/** Joins, and keeps the room in `window.room`. */
+window.enter = async (room, options = {}) => {
+  window.room = await client.join(location.origin, { room, ...options });
+  for (const event of ['peer', 'left', 'live', 'stopped']) {
+    window.room.on(event, (peer) => window.told.push([event, peer.name]));
+  }
+  window.room.on('connection', (peer) => window.told.push(['connection', peer.name, peer.connection]));
+  window.room.on('state', (state, reason) => window.told.push(['state', state, reason]));
+  window.room.on('message', (data, peer) => window.told.push(['message', peer.name, data]));
+  window.room.on('error', (error) => window.told.push(['error', String(error.code), error.message]));
+  window.room.on('stream', (stream, peer) => {
+    window.told.push(['stream', peer.name]);
+    document.getElementById('video').srcObject = stream;
+  });
+};
+
+window.camera = (audio = true) => navigator.mediaDevices.getUserMedia({ video: true, audio });
+
+/** The peer of that name. */
+window.peer = (name) => [...window.room.peers.values()].find((peer) => peer.name === name);

@@ -1,0 +1,130 @@
+"""The pages to broadcast and to watch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from playwright.sync_api import Locator, Page, Playwright, expect
+
+from tests.browser.visitors import (
+    Visitors,
+    close_tab,
+    crash_tab,
+    expect_playing,
+    open_chromium,
+)
+
+Visit = Callable[..., Page]
+
+
+def broadcast(visit: Visit, room: str, button: str = "camera", **options: Any) -> Page:
+    page = visit("/demo/broadcast", **options)
+    page.get_by_label("Room").fill(room)
+    page.get_by_label("Your name").fill("Ada")
+    page.get_by_role("button", name="Join").click()
+    expect(page.get_by_role("status")).to_have_text("Connected")
+    page.get_by_role("button", name=button).click()
+    expect_playing(page.locator(".tile video"))
+    return page
+
+
+def watch(visit: Visit, room: str) -> Page:
+    """By a link: it needs no click."""
+    page = visit(f"/demo/watch?room={room}")
+    expect(page.get_by_role("status")).to_have_text("Connected")
+    return page
+
+
+def tile(page: Page, name: str) -> Locator:
+    return page.get_by_role("figure").filter(has=page.get_by_text(name, exact=True))
+
+
+def expect_watching(page: Page, name: str = "Ada") -> None:
+    expect_playing(tile(page, name).locator("video"))
+
+
+def test_ten_watch_five_of_them_late_and_the_camera_is_switched(visit: Visit) -> None:
+    viewers = [watch(visit, "ten") for _ in range(5)]
+    expect(viewers[0].get_by_text("Nobody is live.")).to_be_visible()
+    ada = broadcast(visit, "ten")
+    for viewer in viewers:
+        expect_watching(viewer)
+    viewers += [watch(visit, "ten") for _ in range(5)]
+    for viewer in viewers[5:]:
+        expect_watching(viewer)
+    expect(ada.get_by_text("camera · 10 viewers")).to_be_visible()
+    expect(ada.get_by_role("listitem").filter(has_text="Connected")).to_have_count(10)
+
+    for camera in ("fake_device_1", "fake_device_2"):  # Chromium encodes nothing of the former
+        ada.get_by_role("button", name="Switch camera").click()
+        ada.wait_for_function(
+            """label => document.querySelector('.tile video').srcObject.getVideoTracks()[0].label
+                === label""",
+            arg=camera,
+        )
+        expect_playing(ada.locator(".tile video"))
+    for viewer in viewers:
+        expect_watching(viewer)
+        assert viewer.evaluate("connectionsMade") == 1
+
+    ada.get_by_role("button", name="Stop").click()
+    for viewer in viewers:
+        expect(viewer.get_by_text("Nobody is live.")).to_be_visible()
+    expect(ada.get_by_role("button", name="Go live with camera")).to_be_focused()
+
+
+@pytest.mark.parametrize("kill", [close_tab, crash_tab])
+def test_a_broadcaster_whose_tab_dies_is_gone(visit: Visit, kill: Callable[[Page], None]) -> None:
+    room = f"dies-{kill.__name__}"
+    ada = broadcast(visit, room, button="Share screen")
+    bob = watch(visit, room)
+    expect_watching(bob)
+    kill(ada)
+    expect(bob.get_by_text("Nobody is live.")).to_be_visible()
+    expect(bob.get_by_role("figure")).to_have_count(0)
+    expect(bob.get_by_text("You and 0 others")).to_be_visible()
+
+
+# Says when play() was refused: whatever playwright does in a page counts as the user's doing, and
+# then the browser would allow sound.
+UNTOUCHED = """
+    const play = HTMLMediaElement.prototype.play;
+    HTMLMediaElement.prototype.play = function () {
+        const playing = play.call(this);
+        playing.catch((error) => console.log(error.name));
+        return playing;
+    };
+"""
+
+
+def test_a_browser_that_blocks_sound_offers_a_play_button(
+    visit: Visit, visitors: Visitors, playwright: Playwright
+) -> None:
+    broadcast(visit, "autoplay", sound=True)
+    with open_chromium(playwright) as careful:
+        page = visitors.page(careful)
+        page.add_init_script(UNTOUCHED)
+        with page.expect_console_message(lambda message: message.text == "NotAllowedError"):
+            page.goto("/demo/watch?room=autoplay")
+        button = tile(page, "Ada").get_by_role("button", name="Play")
+        button.click()
+        expect(button).to_be_hidden()
+        expect_watching(page)
+
+
+def test_a_link_leads_viewers_into_the_room(visit: Visit) -> None:
+    permissions = ["clipboard-read", "clipboard-write"]
+    page = visit("/demo/broadcast?room=a+%26+b", permissions=permissions)
+    page.get_by_label("Your name").fill("<img src=x onerror=alert(1)>")
+    page.get_by_role("button", name="Join").click()
+    page.get_by_role("button", name="camera").click()
+    page.get_by_role("button", name="Copy").click()
+    expect(page.get_by_role("button", name="Copied")).to_be_visible()
+    viewer = visit(page.evaluate("navigator.clipboard.readText()"))
+    expect(viewer.get_by_role("heading", name="a & b")).to_be_visible()
+    expect_watching(viewer, "<img src=x onerror=alert(1)>")
+    expect(viewer.locator("img")).to_have_count(0)
+    close_tab(viewer)
+    expect(page.get_by_text("Nobody yet.")).to_be_visible()

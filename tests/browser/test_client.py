@@ -1,0 +1,537 @@
+"""The browser client by itself: joining, coming back, and perfect negotiation."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from playwright.sync_api import Page, WebSocketRoute, expect
+from websockets.sync.client import ClientConnection, connect
+
+from tests.browser.visitors import PATIENCE, Server, Visitors, expect_playing
+from trio_signal.errors import CLOSE_CODES
+
+Visit = Callable[..., Page]
+
+
+def enter(visit: Visit, room: str, name: str, **options: Any) -> Page:
+    page = visit("/tests/client.html")
+    enter_again(page, room, name, **options)
+    return page
+
+
+def enter_again(page: Page, room: str, name: str, **options: Any) -> None:
+    page.wait_for_function("'enter' in window")
+    page.evaluate(
+        "([room, options]) => enter(room, options)", [room, {"username": name, **options}]
+    )
+
+
+def publish(page: Page) -> None:
+    page.evaluate("async () => room.publish(await camera())")
+
+
+def expect_told(page: Page, *event: Any) -> None:
+    """That this happened; a state without its reason."""
+    page.wait_for_function(
+        "event => told.some(one => event.every((word, i) => one[i] === word))", arg=list(event)
+    )
+
+
+def told(page: Page, event: str) -> list[list[Any]]:
+    found: list[list[Any]] = page.evaluate("event => told.filter(one => one[0] === event)", event)
+    return found
+
+
+def expect_watching(page: Page) -> None:
+    expect_playing(page.locator("#video"))
+
+
+# Close codes
+
+
+def test_the_table_of_close_codes_is_obeyed(visit: Visit) -> None:
+    page = visit("/tests/client.html")
+    page.wait_for_function("'enter' in window")
+    delays = page.evaluate(
+        "codes => codes.map(code => [retryDelay(code, 0, () => 0), retryDelay(code, 0, () => 1)])",
+        [int(code) for code in CLOSE_CODES] + [1006],
+    )
+    expected = {"at once": [0, 500], "with backoff": [250, 500]}
+    # `mesh` is never asked for another token by a close code, and so does not try again.
+    assert delays == [
+        *(expected.get(meaning.reconnect, [None, None]) for meaning in CLOSE_CODES.values()),
+        [250, 500],
+    ]
+
+
+def test_attempts_spread_out_and_one_begins_at_least_every_five_seconds(visit: Visit) -> None:
+    page = visit("/tests/client.html")
+    page.wait_for_function("'enter' in window")
+    delays = page.evaluate(
+        """() => [0, 1, 2, 3, 50].map(
+            n => [retryDelay(1011, n, () => 0), retryDelay(1011, n, () => 1)])"""
+    )
+    assert delays == [[250, 500], [500, 1000], [1000, 2000], [2000, 4000], [2500, 5000]]
+
+
+def pass_through(sockets: list[WebSocketRoute]) -> Callable[[WebSocketRoute], None]:
+    def route(socket: WebSocketRoute) -> None:
+        sockets.append(socket)
+        socket.connect_to_server()
+
+    return route
+
+
+def test_a_final_close_is_not_retried_and_a_lost_connection_is(visit: Visit) -> None:
+    page = visit("/tests/client.html")
+    page.clock.install()
+    sockets: list[WebSocketRoute] = []
+    page.route_web_socket("**/ws/*", pass_through(sockets))
+    enter_again(page, "final", "Ada")
+
+    sockets[0].close(code=1011, reason="No sign of life")
+    expect_told(page, "state", "waiting", "No sign of life")
+    page.clock.run_for(1000)
+    expect_told(page, "state", "joined")
+
+    sockets[1].close(code=1008, reason="Removed by a moderator")
+    expect_told(page, "state", "closed", "Removed by a moderator")
+    page.clock.run_for(60_000)
+    assert len(sockets) == 2
+
+
+def test_a_first_attempt_that_fails_is_told_and_not_retried(visit: Visit) -> None:
+    page = visit("/tests/client.html")
+    sockets: list[WebSocketRoute] = []
+    page.route_web_socket("**/ws/*", pass_through(sockets))
+    enter_again(page, "taken", "Ada", clientId="one")
+    other = visit("/tests/client.html")
+    other.wait_for_function("'enter' in window")
+    failing = """options => join(location.origin, { room: 'taken', ...options })
+        .then(() => 'joined', error => [error.name, error.message, error.code])"""
+    assert other.evaluate(failing, {"username": "Bob", "clientId": "one"}) == [
+        "RoomError",
+        "Client id in use",
+        1008,
+    ]
+    page.evaluate("room.send('still here')")
+    assert len(sockets) == 1
+
+
+def test_a_quiet_room_stays_connected(visit: Visit) -> None:
+    page = visit("/tests/client.html")
+    page.clock.install()
+    sockets: list[WebSocketRoute] = []
+    page.route_web_socket("**/ws/*", pass_through(sockets))
+    page.wait_for_function("'enter' in window")
+    page.evaluate(
+        """() => {
+            window.pongs = 0;
+            const trace = ({ type }) => { window.pongs += type === 'pong'; };
+            return enter('quiet', { trace });
+        }"""
+    )
+    for pongs in range(1, 5):
+        page.wait_for_function("pongs => window.pongs === pongs", arg=pongs)
+        page.clock.run_for(20_000)
+    assert page.evaluate("room.state") == "joined"
+    assert len(sockets) == 1
+
+
+def test_a_silent_server_is_taken_for_gone(visit: Visit, visitors: Visitors) -> None:
+    visitors.tolerate("closed before the connection is established")
+    page = visit("/tests/client.html")
+    page.clock.install()
+    silent = False
+
+    def silence(socket: WebSocketRoute) -> None:
+        server = socket.connect_to_server()
+        server.on_message(lambda message: None if silent else socket.send(message))
+
+    page.route_web_socket("**/ws/*", silence)
+    enter_again(page, "silent", "Ada")
+    silent = True
+    page.clock.run_for(45_000)
+    expect_told(page, "state", "waiting", "No sign of life")
+    # An attempt that is not answered ends as well.
+    page.clock.run_for(11_000)
+    expect_told(page, "state", "waiting", "No answer")
+    silent = False
+    page.clock.run_for(30_000)
+    expect_told(page, "state", "joined")
+
+
+# Rooms
+
+
+def test_who_is_here_who_is_live_and_what_they_say(visit: Visit) -> None:
+    ada = enter(visit, "people", "Ada")
+    bob = enter(visit, "people", "Bob")
+    expect_told(ada, "peer", "Bob")
+    assert bob.evaluate("[...room.peers.values()].map(peer => peer.name)") == ["Ada"]
+    assert told(bob, "peer") == []
+
+    ada.evaluate("room.send({ hello: 'all' })")
+    expect_told(bob, "message", "Ada")
+    assert told(bob, "message") == [["message", "Ada", {"hello": "all"}]]
+    bob.evaluate("room.send('you', { to: peer('Ada').id })")
+    expect_told(ada, "message", "Bob", "you")
+    bob.evaluate("room.send('who?', { to: 'nobody' })")
+    expect_told(bob, "error", "target_not_found")
+
+    publish(ada)
+    expect_told(bob, "live", "Ada")
+    cyd = enter(visit, "people", "Cyd")
+    expect_told(cyd, "live", "Ada")
+    assert cyd.evaluate("peer('Ada').live.media") == "video"
+    expect_watching(cyd)
+    ada.evaluate("room.unpublish()")
+    for page in (bob, cyd):
+        expect_told(page, "stopped", "Ada")
+        assert page.evaluate("[peer('Ada').live, peer('Ada').stream]") == [None, None]
+    publish(ada)
+    expect_watching(bob)
+
+    ada.evaluate("room.leave()")
+    for page in (bob, cyd):
+        expect_told(page, "left", "Ada")
+    assert ada.evaluate("[room.state, room.peers.size]") == ["closed", 0]
+    assert told(ada, "error") == told(cyd, "error") == []
+
+
+def test_a_listener_that_throws_or_is_gone_disturbs_nobody(
+    visit: Visit, visitors: Visitors
+) -> None:
+    ada = enter(visit, "throws", "Ada")
+    ada.evaluate(
+        """() => {
+            window.calls = [];
+            room.on('message', () => calls.push('gone'))();
+            room.on('message', () => { throw new Error('of the application'); });
+            room.on('message', (data) => calls.push(data));
+        }"""
+    )
+    bob = enter(visit, "throws", "Bob")
+    bob.evaluate("room.send('hello')")
+    ada.wait_for_function("calls.length === 1")
+    assert ada.evaluate("calls") == ["hello"]
+    assert visitors.complaints == ["of the application"]
+    visitors.complaints.clear()
+
+
+def test_a_token_is_asked_for_at_each_connection(visit: Visit) -> None:
+    page = visit("/tests/client.html")
+    sockets: list[WebSocketRoute] = []
+    page.route_web_socket("**/ws/*", pass_through(sockets))
+    page.wait_for_function("'enter' in window")
+    page.evaluate(
+        """() => {
+            let asked = 0;
+            window.hellos = [];
+            return enter('tokens', {
+                token: async () => `token ${++asked}`,
+                trace: (message, sent) => sent && hellos.push(message.token),
+            });
+        }"""
+    )
+    sockets[0].close(code=1001)
+    expect_told(page, "state", "joined")
+    page.wait_for_function("hellos.includes('token 2')")
+
+
+def test_a_page_that_is_loaded_again_takes_its_place(visit: Visit) -> None:
+    ada, bob = enter(visit, "reload", "Ada"), enter(visit, "reload", "Bob", clientId="bob")
+    publish(ada)
+    expect_watching(bob)
+    publish(bob)
+    expect_watching(ada)
+    again = enter(visit, "reload", "Bob", clientId="bob")
+    expect_told(bob, "state", "closed", "Replaced by a newer connection")
+    expect_watching(again)
+    publish(again)
+    expect_watching(ada)
+    expect_told(again, "connection", "Ada", "connected")
+    assert told(ada, "left") == []
+
+
+# Sound and picture
+
+
+def test_another_stream_replaces_the_tracks_without_another_offer(visit: Visit) -> None:
+    ada = visit("/tests/client.html", sound=True)
+    enter_again(ada, "switch", "Ada")
+    bob = enter(visit, "switch", "Bob")
+    publish(ada)
+    expect_watching(bob)
+    count_offers = """() => {
+        window.offers = 0;
+        const description = RTCPeerConnection.prototype.setRemoteDescription;
+        RTCPeerConnection.prototype.setRemoteDescription = function (given) {
+            if (given.type === 'offer') window.offers += 1;
+            return description.call(this, given);
+        };
+    }"""
+    bob.evaluate(count_offers)
+    stream = bob.evaluate("peer('Ada').stream.id")
+    publish(ada)
+    expect_watching(bob)
+    ada.evaluate(
+        """async () => room.publish(new MediaStream([
+            ...(await navigator.mediaDevices.getDisplayMedia({ video: true })).getVideoTracks(),
+            ...room.published.getAudioTracks(),
+        ]))"""
+    )
+    expect_watching(bob)
+    assert bob.evaluate("[offers, connectionsMade]") == [0, 1]
+    assert bob.evaluate("peer('Ada').stream.id") == stream
+    assert told(bob, "stream") == [["stream", "Ada"]]
+
+
+class Glare:
+    """Holds back what two pages send to negotiate, until both have: then it goes out at once."""
+
+    def __init__(self) -> None:
+        self.held: dict[int, Callable[[], None]] = {}
+        self.rounds = 0
+        self.holding = False
+
+    def route(self, socket: WebSocketRoute) -> None:
+        server = socket.connect_to_server()
+
+        def pass_on(message: str | bytes) -> None:
+            if self.holding and json.loads(message)["type"] == "offer":
+                self.held[id(socket)] = lambda: server.send(message)
+                self.release()
+            else:
+                server.send(message)
+
+        socket.on_message(pass_on)
+
+    def release(self) -> None:
+        if len(self.held) == 2:
+            self.holding = False
+            self.rounds += 1
+            for send in self.held.values():
+                send()
+            self.held.clear()
+
+
+def test_both_sides_renegotiate_at_the_same_moment_fifty_times(visit: Visit) -> None:
+    glare = Glare()
+    pages: list[Page] = []
+    for name in ("Ada", "Bob"):
+        page = visit("/tests/client.html", sound=True)
+        page.route_web_socket("**/ws/*", glare.route)
+        enter_again(page, "glare", name)
+        page.evaluate("async () => { window.both = await camera(); }")
+        page.evaluate("() => { window.silent = new MediaStream(both.getVideoTracks()); }")
+        pages.append(page)
+    for round_ in range(50):
+        glare.holding = True
+        sound = round_ % 2
+        for page in pages:
+            page.evaluate("sound => { room.publish(sound ? both : silent); }", sound)
+        for page in pages:
+            page.wait_for_function(
+                """sound => [...room.peers.values()].every(peer => peer.connection === 'connected'
+                    && peer.stream?.getAudioTracks().length === sound)""",
+                arg=sound,
+            )
+    assert glare.rounds == 50
+    # The first time nothing flowed yet, and the polite one began anew; never again.
+    assert sorted(page.evaluate("connectionsMade") for page in pages) == [1, 2]
+    for page in pages:
+        expect_watching(page)
+        assert told(page, "error") == told(page, "left") == told(page, "stopped") == []
+
+
+@pytest.mark.parametrize("polite", [True, False])
+def test_a_page_may_publish_at_the_moment_an_offer_comes(visit: Visit, polite: bool) -> None:
+    """Its own offer is not made yet then, and need not be."""
+    bob = visit("/tests/client.html")
+    bob.wait_for_function("'enter' in window")
+    bob.evaluate(
+        """async (options) => {
+            const stream = await camera();
+            window.requests = 0;
+            const trace = ({ type, offer }, sent) => {
+                window.requests += sent && offer?.type === 'request';
+                if (!sent && type === 'offer' && !room.published) room.publish(stream);
+            };
+            await enter('moment', { username: 'Bob', trace, ...options });
+        }""",
+        {"clientId": "a" if polite else "z"},
+    )
+    ada = enter(visit, "moment", "Ada", clientId="m")
+    publish(ada)
+    expect_watching(bob)
+    expect_watching(ada)
+    assert bob.evaluate("requests") == 0
+
+
+def test_the_connection_finds_another_way_when_it_fails(visit: Visit) -> None:
+    ada, bob = enter(visit, "restart", "Ada"), enter(visit, "restart", "Bob")
+    keep = """() => {
+        window.connections = [];
+        window.RTCPeerConnection = class extends RTCPeerConnection {
+            constructor(...given) { super(...given); connections.push(this); }
+        };
+    }"""
+    ada.evaluate(keep)
+    publish(ada)
+    expect_watching(bob)
+    # What the browser does when ICE has failed, without the half minute until it has.
+    credentials = "connections[0].localDescription.sdp.match(/ice-ufrag:(.*)/)[1]"
+    before = ada.evaluate(credentials)
+    ada.evaluate(
+        """() => {
+            const value = 'failed';
+            const state = { value, configurable: true };
+            Object.defineProperty(connections[0], 'connectionState', state);
+            connections[0].onconnectionstatechange();
+            delete connections[0].connectionState;
+            connections[0].onconnectionstatechange();
+        }"""
+    )
+    ada.wait_for_function(f"before => {credentials} !== before", arg=before)
+    expect_told(ada, "connection", "Bob", "failed")
+    expect_watching(bob)
+    assert bob.evaluate("connectionsMade") == 1
+
+
+def test_signals_that_were_lost_are_said_again(visit: Visit) -> None:
+    lost: list[str] = []
+
+    def lose(socket: WebSocketRoute) -> None:
+        server = socket.connect_to_server()
+
+        def pass_on(message: str | bytes) -> None:
+            content = json.loads(message)
+            signal = content.get("offer", content.get("answer", {})).get("type")
+            if signal and signal not in lost:
+                lost.append(signal)
+            else:
+                server.send(message)
+
+        socket.on_message(pass_on)
+
+    pages = []
+    for name in ("Bob", "Ada"):  # of two, the one with the lesser id is polite
+        page = visit("/tests/client.html")
+        page.clock.install()
+        page.route_web_socket("**/ws/*", lose)
+        enter_again(page, "lost", name, clientId=name)
+        pages.append(page)
+    bob, ada = pages
+    publish(bob)
+    for signal in ("offer", "answer"):
+        say_again(bob, lost, signal)
+    expect_watching(ada)
+    publish(ada)
+    say_again(ada, lost, "request")
+    expect_watching(bob)
+
+
+def say_again(page: Page, lost: list[str], signal: str) -> None:
+    """Once it was lost, let the time pass after which the page that waits repeats itself."""
+    deadline = time.monotonic() + PATIENCE / 1000
+    while signal not in lost and time.monotonic() < deadline:
+        page.wait_for_timeout(10)
+    assert lost[-1] == signal
+    page.clock.run_for(3000)
+
+
+@contextmanager
+def open_mesh(server: Server, room: str, name: str) -> Iterator[ClientConnection]:
+    with connect(f"ws://127.0.0.1:{server.port}/ws/{room}") as socket:
+        socket.recv(timeout=PATIENCE / 1000)
+        socket.send(json.dumps({"type": "auth_token", "username": name, "clientId": name}))
+        for _ in range(2):
+            socket.recv(timeout=PATIENCE / 1000)
+        yield socket
+
+
+NONSENSE: list[Any] = [None, 7, "?", {}, {"type": "offer", "sdp": "?"}, {"type": "answer"}]
+
+
+def test_nonsense_from_another_client_does_no_harm(visit: Visit, server: Server) -> None:
+    ada, bob = enter(visit, "nonsense", "Ada"), enter(visit, "nonsense", "Bob")
+    publish(ada)
+    with open_mesh(server, "nonsense", "dora") as dora:
+        for field in ("offer", "answer", "candidate"):
+            for value in NONSENSE:
+                type_ = "ice_candidate" if field == "candidate" else field
+                dora.send(json.dumps({"type": type_, field: value}))
+        dora.send(json.dumps({"type": "broadcast_start"}))
+        dora.send(json.dumps({"type": "message", "data": "done"}))
+        for page in (ada, bob):
+            expect_told(page, "message", "dora", "done")
+        expect_watching(bob)
+    expect_told(bob, "left", "dora")
+    expect_watching(bob)
+
+
+PLAIN_CLIENT = """async (room) => {
+    const pc = new RTCPeerConnection();
+    const candidates = [];
+    pc.onicecandidate = ({ candidate }) => candidate && candidates.push(candidate);
+    pc.ontrack = ({ streams }) => { document.getElementById('video').srcObject = streams[0]; };
+    pc.addTransceiver('video', { direction: 'recvonly' });
+    await pc.setLocalDescription();
+    while (pc.iceGatheringState !== 'complete') await new Promise((r) => setTimeout(r, 20));
+    const { type, sdp } = pc.localDescription;
+    const offer = { type, sdp: sdp.replace(/a=candidate.*\\r\\n/g, '') };
+    const socket = new WebSocket(`ws://${location.host}/ws/${room}`);
+    const send = (message) => socket.send(JSON.stringify(message));
+    socket.onmessage = async ({ data }) => {
+        const message = JSON.parse(data);
+        if (message.type === 'auth_required') send({ type: 'auth_token', username: 'Plain' });
+        if (message.type === 'users_in_room') {
+            const to = message.users[0].client_id;
+            for (const candidate of candidates) send({ type: 'ice_candidate', candidate, to });
+            send({ type: 'offer', offer, to });
+        }
+        if (message.type === 'answer') await pc.setRemoteDescription(message.answer);
+        // Those of the offer that it did not take fit nothing.
+        if (message.type === 'ice_candidate') pc.addIceCandidate(message.candidate).catch(() => {});
+    };
+}"""
+
+
+def test_candidates_may_come_first_and_the_other_client_may_be_a_plain_one(visit: Visit) -> None:
+    ada = enter(visit, "plain", "Ada")
+    publish(ada)
+    plain = visit("/tests/client.html")
+    plain.evaluate(PLAIN_CLIENT, "plain")
+    expect_watching(plain)
+    expect_told(ada, "connection", "Plain", "connected")
+
+
+def test_without_media_there_are_no_peer_connections(visit: Visit) -> None:
+    ada, bob = enter(visit, "tools", "Ada"), enter(visit, "tools", "Bob", media=False)
+    publish(ada)
+    expect_told(bob, "live", "Ada")
+    bob.evaluate("room.send('seen')")
+    expect_told(ada, "message", "Bob", "seen")
+    assert bob.evaluate("connectionsMade") == 0
+
+
+def test_names_are_as_they_were_said(visit: Visit) -> None:
+    ada = enter(visit, "names", "<b>Ada</b>")
+    bob = enter(visit, "names", "Bob")
+    assert bob.evaluate("[...room.peers.values()][0].name") == "<b>Ada</b>"
+    expect(ada.locator("b")).to_have_count(0)
+
+
+@pytest.mark.parametrize("base", ["location.origin", "'/'", "`ws://${location.host}/?x#y`"])
+def test_the_server_may_be_named_in_several_ways(visit: Visit, base: str) -> None:
+    page = visit("/tests/client.html")
+    page.wait_for_function("'enter' in window")
+    page.evaluate(f"async () => {{ window.room = await join({base}, {{ room: 'a/b c' }}); }}")
+    assert page.evaluate("[room.name, room.state]") == ["a/b c", "joined"]
+    assert page.evaluate("room.me.name").startswith("Guest-")

@@ -1,0 +1,97 @@
+"""The client as a package of npm, and the code of the tutorial, in a browser."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import tarfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, Route, expect
+
+from tests.browser.visitors import Server, Visitors, expect_all_playing
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+PACKAGE = ROOT / "trio_signal" / "browser"
+TUTORIAL = (ROOT / "docs" / "tutorial.md").read_text()
+ELSEWHERE = "http://127.0.0.1:8080"
+
+Visit = Callable[..., Page]
+
+
+def npm(*arguments: str, folder: Path) -> str:
+    command = ["npm", "--no-audit", "--no-fund", "--no-update-notifier", "--offline", *arguments]
+    return subprocess.run(
+        command, cwd=folder, check=True, capture_output=True, text=True, timeout=60
+    ).stdout
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that `npm install` made of what `npm pack` packed."""
+    folder = Path(tmp_path_factory.mktemp("npm"))
+    npm("pack", "--pack-destination", str(folder), folder=PACKAGE)
+    (tarball,) = folder.glob("*.tgz")
+    (folder / "package.json").write_text('{"name": "page", "private": true}')
+    npm("install", str(tarball), folder=folder)
+    with tarfile.open(tarball) as tar:
+        assert {Path(name).name for name in tar.getnames()} == {
+            "package.json",
+            "trio-signal.js",
+            "trio-signal.d.ts",
+        }
+    return folder / "node_modules" / "trio-signal"
+
+
+def test_the_installed_package_joins_a_room(installed: Path, visit: Visit) -> None:
+    package = json.loads((installed / "package.json").read_text())
+    entry = package["exports"]["."]
+    assert (installed / entry["types"]).is_file()
+
+    def serve(route: Route) -> None:
+        route.fulfill(path=installed / entry["default"], content_type="text/javascript")
+
+    page = visit("/tests/client.html")
+    page.route("**/installed.js", serve)
+    joined = """async () => {
+        const { join } = await import('/installed.js');
+        const room = await join(location.origin, { room: 'npm', username: 'Ada' });
+        return [room.state, room.me.name];
+    }"""
+    assert page.evaluate(joined) == ["joined", "Ada"]
+
+
+@pytest.fixture(scope="module")
+def trusting_server() -> Iterator[Server]:
+    """As the tutorial starts it."""
+    name, _, value = re.findall(r"^(TRIO_SIGNAL_\w+)(=)(\S+) make serve", TUTORIAL, re.MULTILINE)[0]
+    server = Server(environment={name: value})
+    server.start()
+    yield server
+    assert server.stop() == 0
+
+
+def test_the_tutorial_is_a_call(trusting_server: Server, visit: Visit, visitors: Visitors) -> None:
+    (code,) = re.findall(r"^```html\n(.*?)^```", TUTORIAL, re.MULTILINE | re.DOTALL)
+    assert len(code.splitlines()) <= 30
+    code = code.replace("http://127.0.0.1:8000", trusting_server.url)
+
+    def serve(route: Route) -> None:
+        route.fulfill(body=code, content_type="text/html")
+
+    pages = []
+    for _ in range(3):
+        page = visit("about:blank")
+        page.route(f"{ELSEWHERE}/**", serve)
+        page.goto(f"{ELSEWHERE}/call.html")
+        pages.append(page)
+    for page in pages:
+        expect(page.locator("video")).to_have_count(3)
+        expect_all_playing(page, 3, "video")
+    pages[2].close()
+    for page in pages[:2]:
+        expect(page.locator("video")).to_have_count(2)
+        expect_all_playing(page, 2, "video")

@@ -1,0 +1,168 @@
+"""All pages: small screens, keyboards, labels, nothing that jumps; and what `inspect` shows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.browser.visitors import expect_playing
+
+Visit = Callable[..., Page]
+ROOMS = ["/demo/broadcast", "/demo/watch", "/demo/call", "/demo/inspect"]
+DEMOS = [*ROOMS, "/demo/announcements"]
+PAGES = ["/", *DEMOS]
+FITS = "document.documentElement.scrollWidth <= innerWidth"
+
+# What moved without the user's doing, as Chromium measures it.
+WATCH_SHIFTS = """
+    window.shifted = 0;
+    new PerformanceObserver((list) => {
+        for (const entry of list.getEntries()) {
+            if (!entry.hadRecentInput) window.shifted += entry.value;
+        }
+    }).observe({ type: 'layout-shift', buffered: true });
+"""
+UNNAMED = """() => [...document.querySelectorAll('a, button, input, video, textarea, select')]
+    .filter(e => e.checkVisibility())
+    .filter(e => !(e.innerText?.trim() || e.getAttribute('aria-label') || e.labels?.length))
+    .map(e => e.outerHTML)"""
+TOO_SMALL = """() => [...document.querySelectorAll('button, input, nav a')]
+    .filter(e => e.checkVisibility() && e.getBoundingClientRect().height < 24)
+    .map(e => e.outerHTML)"""
+
+# Words with less than the contrast of 4.5 to 1 that WCAG 2 asks for. Those on video have their own.
+PALE = """() => {
+    const parts = (colour) => colour.match(/[\\d.]+/g).map(Number);
+    const shine = ([r, g, b]) => [r, g, b]
+        .map(part => part / 255)
+        .map(part => part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4)
+        .reduce((sum, part, i) => sum + part * [0.2126, 0.7152, 0.0722][i], 0);
+    const behind = (element) => {
+        for (; element; element = element.parentElement) {
+            const colour = parts(getComputedStyle(element).backgroundColor);
+            if (colour.length === 3) return colour;
+        }
+    };
+    return [...document.querySelectorAll('body *')]
+        .filter(e => e.checkVisibility() && !e.closest('.tile'))
+        .filter(e => [...e.childNodes].some(n => n.nodeType === 3 && n.data.trim()))
+        .filter(e => {
+            const shines = [parts(getComputedStyle(e).color), behind(e)].map(shine);
+            return (Math.max(...shines) + 0.05) / (Math.min(...shines) + 0.05) < 4.5;
+        })
+        .map(e => e.outerHTML);
+}"""
+
+
+def enter(page: Page, room: str, name: str = "Ada") -> None:
+    page.get_by_label("Room").fill(room)
+    if page.get_by_label("Your name").count():
+        page.get_by_label("Your name").fill(name)
+    page.locator("#join button").click()
+    expect(page.get_by_role("status")).to_have_text("Connected")
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_a_page_fits_a_narrow_screen_and_nothing_jumps(visit: Visit, path: str) -> None:
+    page = visit("about:blank", viewport={"width": 360, "height": 740})
+    page.add_init_script(WATCH_SHIFTS)
+    page.goto(path)
+    assert page.evaluate(FITS)
+    expect(page.get_by_role("heading", level=1)).to_have_count(1)
+    expect(page.get_by_role("navigation", name="Demos")).to_be_visible()
+    if path in ROOMS:
+        enter(page, "narrow" + "-room" * 10, "A" * 60)
+        if path in {"/demo/broadcast", "/demo/call"}:
+            page.get_by_role("button", name="camera").first.click()
+            expect_playing(page.locator(".tile video").first)
+        assert page.evaluate(FITS)
+    assert page.evaluate(UNNAMED) == []
+    assert page.evaluate(TOO_SMALL) == []
+    assert page.evaluate("shifted") < 0.01
+    assert page.evaluate(PALE) == []
+    page.emulate_media(color_scheme="dark")
+    assert page.evaluate(PALE) == []
+
+
+def test_the_first_page_leads_to_the_others(visit: Visit) -> None:
+    page = visit("/")
+    for path in DEMOS:
+        expect(page.locator(f".choices a[href='{path}']")).to_be_visible()
+        page.goto(path)
+        expect(page.locator("nav a[aria-current='page']")).to_have_attribute("href", path)
+        page.get_by_role("link", name="trio-signal").click()
+        expect(page).to_have_title("trio-signal")
+
+
+def test_a_broadcast_can_be_made_with_the_keyboard(visit: Visit) -> None:
+    page = visit("/demo/broadcast")
+    for keys in ("keyboard", "Tab", "Ada", "Enter"):
+        type_or_press = page.keyboard.press if keys in {"Tab", "Enter"} else page.keyboard.type
+        type_or_press(keys)
+    expect(page.get_by_role("status")).to_have_text("Connected")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("button", name="Stop")).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("button", name="Go live with camera")).to_be_focused()
+    for _ in range(2):
+        page.keyboard.press("Tab")
+    expect(page.get_by_role("button", name="Leave")).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(page.get_by_label("Room")).to_be_focused()
+
+
+@pytest.mark.parametrize("path", ["/demo/call", "/demo/watch", "/demo/inspect"])
+def test_the_other_pages_as_well(visit: Visit, path: str) -> None:
+    page = visit(path)
+    page.keyboard.type("keys")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("status")).to_have_text("Connected")
+    expect(page.get_by_role("heading", name="keys")).to_be_focused()
+    for _ in range(10):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.id") == "leave":
+            break
+    expect(page.get_by_role("button", name="Leave")).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(page.get_by_label("Room")).to_be_focused()
+
+
+def test_a_room_that_cannot_be_joined_is_told_in_words(visit: Visit) -> None:
+    page = visit("/demo/watch")
+    page.route_web_socket("**/ws/*", lambda socket: socket.close(code=1013, reason="Room is full"))
+    page.get_by_label("Room").fill("full")
+    page.get_by_role("button", name="Watch").click()
+    expect(page.get_by_role("alert")).to_have_text("Could not join. Room is full")
+    expect(page.get_by_role("status")).to_have_text("Disconnected")
+    expect(page.get_by_role("button", name="Watch")).to_be_enabled()
+
+
+def test_inspect_shows_the_messages_as_they_come(visit: Visit) -> None:
+    page, bob = visit("/demo/inspect"), visit("/demo/inspect")
+    enter(page, "inspected")
+    log = page.get_by_role("list", name="Messages")
+    expect(log.locator("summary").filter(has_text="auth_required")).to_be_visible()
+    expect(log.locator("summary").filter(has_text="users_in_room")).to_be_visible()
+    enter(bob, "inspected", "Bob")
+    expect(log.get_by_text("user_joined · Bob")).to_be_visible()
+    expect(page.get_by_role("complementary").get_by_text("Bob")).to_be_visible()
+
+    bob.get_by_label("Say to all").fill('{"from the other": 7}')
+    bob.get_by_role("button", name="Send").click()
+    page.get_by_label("Show only").fill("from the other")
+    expect(log.get_by_text("message · Bob")).to_be_visible()
+    expect(log.get_by_text("user_joined · Bob")).to_be_hidden()
+    log.get_by_text("message · Bob").click()
+    expect(log.get_by_text('"from the other": 7')).to_be_visible()
+
+    page.get_by_label("Say to all").fill("{")
+    page.get_by_role("button", name="Send").click()
+    expect(page.get_by_role("alert")).to_contain_text("That is not JSON.")
+    page.get_by_role("button", name="Pause").click()
+    page.get_by_role("button", name="Clear").click()
+    bob.get_by_role("button", name="Leave").click()
+    expect(page.get_by_text("Nobody but you.")).to_be_visible()
+    expect(log.locator("li")).to_have_count(0)

@@ -1,0 +1,111 @@
+"""The browser client's types and reference are those of its comments, and name what is there."""
+
+import json
+import re
+
+import pytest
+
+from tools import print_browser_api
+from trio_signal import __version__
+
+SOURCE = print_browser_api.SOURCE.read_text()
+
+
+def test_the_types_are_those_of_the_comments() -> None:
+    types = print_browser_api.TYPES.read_text()
+    assert types == print_browser_api.types(SOURCE), "run: python -m tools.print_browser_api"
+
+
+def test_the_reference_is_that_of_the_comments() -> None:
+    page = print_browser_api.PAGE.read_text()
+    assert print_browser_api.printed(page) == page, "run: python -m tools.print_browser_api"
+
+
+def test_a_page_without_markers_is_not_printed_into() -> None:
+    with pytest.raises(ValueError, match="no markers"):
+        print_browser_api.printed("# The browser client\n")
+
+
+def test_each_event_that_is_told_is_in_the_types() -> None:
+    told = set(re.findall(r"#emit\('(\w+)'", SOURCE))
+    (events,) = (e for e in print_browser_api.read(SOURCE) if e.name == "Events")
+    assert {print_browser_api.named(text).name for text in events.all("property")} == told
+
+
+def test_each_parameter_in_the_comments_is_one_of_the_code() -> None:
+    for entry in print_browser_api.read(SOURCE):
+        if entry.all("param") and "(" in entry.code:
+            names = {print_browser_api.named(text).name for text in entry.all("param")}
+            assert names <= {*re.findall(r"\w+", entry.code), "options"}
+
+
+def test_the_package_has_the_version_of_the_server() -> None:
+    package = json.loads(print_browser_api.SOURCE.with_name("package.json").read_text())
+    assert package["version"] == __version__
+
+
+SMALL = """
+/**
+ * What it is.
+ *
+ * @typedef {object} Thing
+ * @property {number} [size] - How big, in {@link Unit}s.
+ */
+
+/** @typedef {'a' | 'b'} Unit */
+
+/** Holds things. */
+export class Box {
+  /** How many. @type is in a line of its own. */
+  #count = 0;
+  /**
+   * All of them.
+   *
+   * @type {Thing[]}
+   */
+  things = [];
+
+  /**
+   * Puts one in.
+   *
+   * @template {Thing} T
+   * @param {T} thing - What.
+   * @returns {T} The same.
+   */
+  put(thing) {}
+
+  /** Of no concern. */
+  #hidden() {}
+}
+
+/** Of no concern. */
+class Inner {
+  /** Of no concern. */
+  method() {}
+}
+"""
+
+SMALL_TYPES = """\
+// Printed by python -m tools.print_browser_api, from trio-signal.js.
+
+/** What it is. */
+export interface Thing {
+  /** How big, in `Unit`s. */
+  size?: number;
+}
+
+export type Unit = 'a' | 'b';
+
+/** Holds things. */
+export class Box {
+  private constructor();
+  /** All of them. */
+  readonly things: Thing[];
+  /** Puts one in. */
+  put<T extends Thing>(thing: T): T;
+}
+"""
+
+
+def test_comments_become_types() -> None:
+    assert print_browser_api.types(SMALL) == SMALL_TYPES

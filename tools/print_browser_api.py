@@ -1,0 +1,237 @@
+"""Print what the browser client's JSDoc says: its types, and its reference page.
+
+    python -m tools.print_browser_api
+
+Writes trio_signal/browser/trio-signal.d.ts, and the reference in docs/clients/browser.md.
+The comments in trio-signal.js are what counts.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+SOURCE = ROOT / "trio_signal" / "browser" / "trio-signal.js"
+TYPES = SOURCE.with_suffix(".d.ts")
+PAGE = ROOT / "docs" / "clients" / "browser.md"
+BEGIN = "<!-- begin: printed by python -m tools.print_browser_api -->\n"
+END = "<!-- end -->\n"
+
+COMMENT = re.compile(r"^( *)/\*\*(.*?)\*/\n *([^\n]*)", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"{@link ([\w.]+)}")
+
+
+@dataclass
+class Named:
+    """A parameter or a property."""
+
+    name: str
+    type: str
+    text: str
+    optional: bool
+
+
+@dataclass
+class Entry:
+    """One comment, and what it stands before."""
+
+    text: str
+    code: str
+    inside: str  # the class, or nothing
+    tags: list[tuple[str, str]] = field(default_factory=list)
+
+    def all(self, tag: str) -> list[str]:
+        """What follows each `@tag`."""
+        return [rest for name, rest in self.tags if name == tag]
+
+    def first(self, tag: str) -> str | None:
+        """What follows the only `@tag`, if there is one."""
+        return next(iter(self.all(tag)), None)
+
+    @property
+    def name(self) -> str:
+        """Of the function, class, method, field or type."""
+        typedef = self.first("typedef")
+        if typedef is not None:
+            return typedef.rpartition(" ")[2]
+        found = re.match(r"(?:export |class |function |this\.)*(\w+)", self.code)
+        return found[1] if found else ""
+
+
+def read(source: str) -> list[Entry]:
+    """Entries for what other modules can see, in the order of the source."""
+    return [entry for entry in entries(source) if is_public(entry)]
+
+
+def is_public(entry: Entry) -> bool:
+    if entry.first("private") is not None:
+        return False
+    if entry.first("typedef") or entry.code.startswith("export "):
+        return True
+    return entry.inside != "" and re.match(r"(?!async #)\w", entry.code) is not None
+
+
+def entries(source: str) -> Iterator[Entry]:
+    for match in COMMENT.finditer(source):
+        before = source[: match.start()]
+        open_class = re.findall(r"^(?:export )?class (\w+)|^(})", before, re.MULTILINE)
+        inside = open_class[-1][0] if open_class and match[1] else ""
+        exported = f"export class {inside}" in before
+        lines = [re.sub(r"^ *(\* ?)?", "", line) for line in match[2].splitlines()]
+        text, *tagged = re.split(r"^@", "\n".join(lines), flags=re.MULTILINE)
+        entry = Entry(joined(text), match[3], inside if exported else "")
+        for tag in tagged:
+            name, _, rest = tag.partition(" ")
+            entry.tags.append((name.strip(), joined(rest)))
+        yield entry
+
+
+def joined(text: str) -> str:
+    """One line a paragraph; what is indented is code, and stays."""
+    blocks = re.split(r"\n\s*\n", text.strip("\n"))
+    return "\n\n".join(b if b.startswith("    ") else " ".join(b.split()) for b in blocks).strip()
+
+
+def named(text: str) -> Named:
+    """`{type} [name] - text`."""
+    depth, end = 1, 0
+    while depth:
+        end += 1
+        depth += {"{": 1, "}": -1}.get(text[end], 0)
+    name, _, rest = text[end + 1 :].strip().partition(" - ")
+    return Named(name.strip("[]"), text[1:end], rest, name.startswith("["))
+
+
+def type_of(text: str) -> str:
+    """The type of `@returns {type} text` or `@type {type}`."""
+    return named(text).type
+
+
+# The types
+
+
+def types(source: str) -> str:
+    """The declarations of a `.d.ts` file."""
+    lines = ["// Printed by python -m tools.print_browser_api, from trio-signal.js.", ""]
+    entries = read(source)
+    for entry in entries:
+        if not entry.inside:
+            lines += [*declaration(entry, entries), ""]
+    return "\n".join(lines)
+
+
+def declaration(entry: Entry, entries: list[Entry]) -> list[str]:
+    typedef = entry.first("typedef")
+    if typedef is not None:
+        kind = typedef.rpartition(" ")[0].strip()[1:-1]
+        if kind != "object":
+            return [*comment(entry.text), f"export type {entry.name} = {kind};"]
+        members = [line for p in map(named, entry.all("property")) for line in member(p)]
+        return [*comment(entry.text), f"export interface {entry.name} {{", *members, "}"]
+    if entry.code.startswith("export class"):
+        members = [line for e in entries if e.inside == entry.name for line in class_member(e)]
+        if not any("constructor(" in line for line in members):
+            members.insert(0, "  private constructor();")
+        return [*comment(entry.text), f"{entry.code} ".rstrip(" {") + " {", *members, "}"]
+    return [*comment(entry.text), f"export function {signature(entry)};"]
+
+
+def member(value: Named) -> list[str]:
+    mark = "?" if value.optional else ""
+    return [*comment(value.text, "  "), f"  {value.name}{mark}: {value.type};"]
+
+
+def class_member(entry: Entry) -> list[str]:
+    kind = entry.first("type")
+    code = signature(entry) if kind is None else f"readonly {entry.name}: {type_of(kind)}"
+    return [*comment(entry.text, "  "), f"  {code};"]
+
+
+def signature(entry: Entry) -> str:
+    parameters = [
+        f"{value.name}{'?' if value.optional else ''}: {value.type}"
+        for value in map(named, entry.all("param"))
+    ]
+    generic = ""
+    template = entry.first("template")
+    if template is not None:
+        value = named(template)
+        generic = f"<{value.name} extends {value.type}>"
+    returns = entry.first("returns")
+    result = "" if returns is None else f": {type_of(returns)}"
+    return f"{entry.name}{generic}({', '.join(parameters)}){result}"
+
+
+def comment(text: str, indent: str = "") -> list[str]:
+    return [f"{indent}/** {' '.join(words(text).split())} */"] if text else []
+
+
+# The page
+
+
+def page(source: str) -> str:
+    """The reference, in Markdown."""
+    entries = read(source)
+    order = sorted(entries, key=lambda entry: entry.first("typedef") is not None)
+    lines: list[str] = []
+    for entry in order:
+        if entry.inside:
+            continue
+        lines += section(entry)
+        for inner in entries:
+            if inner.inside == entry.name and inner.name != "constructor":
+                lines += paragraph(inner)
+    return "\n".join(lines)
+
+
+def section(entry: Entry) -> list[str]:
+    typedef = entry.first("typedef")
+    heading = entry.name if typedef or "class" in entry.code else signature(entry)
+    lines = [f"### `{heading}`", "", words(entry.text), ""]
+    if typedef is not None and not typedef.startswith("{object}"):
+        kind = typedef.rpartition(" ")[0].strip()[1:-1]
+        lines += [f"One of {', '.join(f'`{one.strip()}`' for one in kind.split('|'))}.", ""]
+    return lines + table(entry) + result(entry)
+
+
+def paragraph(entry: Entry) -> list[str]:
+    kind = entry.first("type")
+    heading = f"{entry.name}: {type_of(kind)}" if kind else signature(entry)
+    lines = [f"#### `{entry.inside.lower()}.{heading}`", "", words(entry.text), ""]
+    return lines + table(entry) + result(entry)
+
+
+def table(entry: Entry) -> list[str]:
+    values = [named(text) for text in (*entry.all("property"), *entry.all("param"))]
+    if not values:
+        return []
+    lines = ["| name | type | meaning |", "|---|---|---|"]
+    for value in values:
+        mark = "?" if value.optional else ""
+        kind = value.type.replace("|", "\\|")
+        lines.append(f"| `{value.name}{mark}` | `{kind}` | {words(value.text)} |")
+    return [*lines, ""]
+
+
+def result(entry: Entry) -> list[str]:
+    text = entry.first("returns")
+    return ["Returns: " + words(named(text).name), ""] if text and named(text).name else []
+
+
+def words(text: str) -> str:
+    return LINK.sub(r"`\1`", text)
+
+
+def printed(text: str) -> str:
+    """The page with the reference between its two markers."""
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end):
+        raise ValueError(f"{PAGE} has no markers")
+    return f"{before}{begin}\n{page(SOURCE.read_text())}{end}{after}"
+
+
+if __name__ == "__main__":
+    TYPES.write_text(types(SOURCE.read_text()))
+    PAGE.write_text(printed(PAGE.read_text()))

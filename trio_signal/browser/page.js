@@ -1,0 +1,204 @@
+/** What the pages have in common: joining, words for states, cameras, and tiles of video. */
+
+import { join } from '/client/trio-signal.js';
+
+export const $ = (id) => document.getElementById(id);
+
+const ROOM_WORDS = {
+  connecting: 'Connecting…',
+  joined: 'Connected',
+  waiting: 'Connection to the server lost. Trying again…',
+  closed: 'Disconnected',
+};
+const PEER_WORDS = {
+  none: 'Not connected',
+  connecting: 'Connecting…',
+  connected: 'Connected',
+  interrupted: 'Interrupted. Waiting…',
+  failed: 'No way found. Trying again…',
+};
+const TROUBLE_WORDS = {
+  NotAllowedError: 'The browser was not allowed to use it.',
+  NotFoundError: 'No camera was found.',
+  NotReadableError: 'Another program is using it.',
+  TypeError: 'The browser gives cameras and screens only to pages on https or localhost.',
+};
+
+/** The state of a peer connection in words. */
+export function connectionWords({ connection, away }) {
+  return away ? 'Connected, but the server has lost it' : PEER_WORDS[connection];
+}
+
+export function notify(words) {
+  $('notice').textContent = words;
+}
+
+/**
+ * Makes the form `join` work, and shows the state of the connection. `onJoined(room)` is called
+ * each time a room is joined, `onClosed()` when it is over. A link with `?room=` fills the form;
+ * with `{ atOnce: true }` it joins by itself.
+ */
+export function enter(options, onJoined, onClosed = () => {}) {
+  const form = $('join');
+  const { atOnce, ...joinOptions } = options;
+  form.room.value = new URLSearchParams(location.search).get('room') ?? '';
+  form.onsubmit = async (event) => {
+    event.preventDefault();
+    notify('');
+    showState('connecting');
+    form.querySelector('button').disabled = true;
+    const room = await attempt(form, joinOptions);
+    form.querySelector('button').disabled = false;
+    if (room) entered(form, room, onJoined, onClosed);
+  };
+  if (atOnce && form.room.value) form.requestSubmit();
+  else (form.room.value ? form.username ?? form.room : form.room).focus();
+}
+
+async function attempt(form, options) {
+  const room = form.room.value.trim();
+  const username = form.username?.value.trim() || undefined;
+  try {
+    return await join(location.origin, { ...options, room, username });
+  } catch (error) {
+    showState('closed');
+    notify(`Could not join. ${error.message}`);
+  }
+}
+
+function entered(form, room, onJoined, onClosed) {
+  history.replaceState(null, '', `${location.pathname}?room=${encodeURIComponent(room.name)}`);
+  $('room-name').textContent = room.name;
+  form.hidden = true;
+  $('room').hidden = false;
+  showState('joined');
+  $('room-name').focus();
+  room.on('state', (state, reason) => {
+    showState(state, reason);
+    if (state !== 'closed') return;
+    form.hidden = false;
+    $('room').hidden = true;
+    onClosed();
+    form.room.focus();
+  });
+  $('leave').onclick = () => room.leave();
+  onJoined(room);
+}
+
+/** Shows the state of the connection to the server, in words. */
+export function showState(state, reason = '') {
+  $('state').dataset.state = state;
+  const words = ROOM_WORDS[state];
+  $('state').textContent = state === 'closed' && reason ? `${words}: ${reason}` : words;
+}
+
+// Cameras
+
+/** Camera and microphone; without a microphone, a silent picture. */
+export async function openCamera(deviceId) {
+  const video = { width: { ideal: 1280 }, height: { ideal: 720 }, deviceId };
+  try {
+    return await navigator.mediaDevices.getUserMedia({ video, audio: true });
+  } catch (error) {
+    if (error.name !== 'NotFoundError') throw error;
+    return navigator.mediaDevices.getUserMedia({ video });
+  }
+}
+
+export async function openScreen() {
+  return navigator.mediaDevices.getDisplayMedia({ video: true, audio: true });
+}
+
+/** The camera after the one in use, or undefined if there is no other. */
+export async function nextCamera(current) {
+  const devices = await navigator.mediaDevices.enumerateDevices();
+  const cameras = devices.filter((device) => device.kind === 'videoinput');
+  const index = cameras.findIndex((camera) => camera.deviceId === current);
+  return cameras.length > 1 ? cameras[(index + 1) % cameras.length].deviceId : undefined;
+}
+
+export function close(stream) {
+  for (const track of stream?.getTracks() ?? []) track.stop();
+}
+
+export function explain(error) {
+  notify(`That did not work. ${TROUBLE_WORDS[error.name] ?? error.message}`);
+}
+
+// Tiles
+
+/** A tile in `stage` for `id`; the one that is there, or a new one from the template. */
+export function tileOf(stage, id) {
+  const tile = [...stage.querySelectorAll('.tile')].find((t) => t.dataset.id === id);
+  return tile ?? addTile(stage, id);
+}
+
+function addTile(stage, id) {
+  const tile = $('tile').content.firstElementChild.cloneNode(true);
+  tile.dataset.id = id;
+  tile.querySelector('.play').onclick = () => play(tile);
+  stage.append(tile);
+  return tile;
+}
+
+export function removeTile(stage, id) {
+  for (const tile of stage.querySelectorAll('.tile')) if (tile.dataset.id === id) tile.remove();
+}
+
+/** Names come from strangers: they are text, never HTML. */
+export function drawTile(tile, { name, detail = '', wait = '', stream, mine = false, mirrored = false }) {
+  tile.querySelector('.name').textContent = name;
+  tile.querySelector('.detail').textContent = detail;
+  tile.querySelector('.wait').textContent = wait;
+  const video = tile.querySelector('video');
+  video.setAttribute('aria-label', `Video of ${name}`);
+  video.classList.toggle('mirrored', mirrored);
+  if (video.srcObject === stream) return;
+  video.muted = mine; // nobody wants to hear himself
+  video.srcObject = stream;
+  if (stream) play(tile);
+}
+
+/** A browser may refuse to play sound before the first click: then it asks for that click. */
+async function play(tile) {
+  const button = tile.querySelector('.play');
+  try {
+    await tile.querySelector('video').play();
+    button.hidden = true;
+  } catch (error) {
+    // Any other error means that a newer stream took over, and plays.
+    if (error.name === 'NotAllowedError') button.hidden = false;
+  }
+}
+
+/** Fills the list `people`: of each the name, and something about it. */
+export function drawPeople(rows) {
+  $('people').replaceChildren(...rows.map(([name, detail]) => {
+    const row = document.createElement('li');
+    row.append(name, ' ', span('soft', detail));
+    return row;
+  }));
+}
+
+export function span(className, content) {
+  const element = document.createElement('span');
+  element.className = className;
+  element.textContent = content;
+  return element;
+}
+
+/** The form `invite` shows a link, and copies it. */
+export function invite(path, room) {
+  const form = $('invite');
+  form.link.value = `${location.origin}${path}?room=${encodeURIComponent(room.name)}`;
+  form.onsubmit = async (event) => {
+    event.preventDefault();
+    form.link.select();
+    try {
+      await navigator.clipboard.writeText(form.link.value);
+      form.querySelector('button').textContent = 'Copied';
+    } catch {
+      notify('The link is selected. Copy it with the keyboard.');
+    }
+  };
+}

@@ -1,0 +1,107 @@
+// Printed by python -m tools.print_browser_api, from trio-signal.js.
+
+/** What `join` may be told. */
+export interface JoinOptions {
+  /** The name of the room. */
+  room: string;
+  /** How the others see you; else `Guest-` and four characters. */
+  username?: string;
+  /** Says who you are, where the server wants to know. A function is asked for a fresh one at each connection, and before one expires. */
+  token?: string | (() => string | Promise<string>);
+  /** The id under which others reach you, `[A-Za-z0-9_-]{1,64}`. Give one to keep it when the page is loaded again; without it each page gets its own. */
+  clientId?: string;
+  /** `false` makes no peer connections: for chat, presence and tools. */
+  media?: boolean;
+  /** Sees each message of the protocol. */
+  trace?: (message: object, sent: boolean) => void;
+}
+
+/** Another one in the room. Read it, never write it. */
+export interface Peer {
+  /** Its client id. */
+  id: string;
+  /** How it calls itself. It comes from a stranger: show it as text, not as HTML. */
+  name: string;
+  /** Whether it is live, and since when. */
+  live: Live | null;
+  /** What it sends us, for `srcObject` of a video element. */
+  stream: MediaStream | null;
+  /** The state of the peer connection. */
+  connection: LinkState;
+  /** The server has lost it, and its media still flow. It has half a minute to come back. */
+  away: boolean;
+}
+
+/** A broadcast. */
+export interface Live {
+  /** What it shows. */
+  media: 'audio' | 'video';
+  /** When it went live, RFC 3339. */
+  since: string;
+}
+
+/** `none`: nobody has anything to send yet. `interrupted`: nothing comes, and it may recover by itself. `failed`: a new way is being looked for. */
+export type LinkState = 'none' | 'connecting' | 'connected' | 'interrupted' | 'failed';
+
+/** `connecting`: an attempt runs. `joined`: in the room. `waiting`: lost, and the next attempt is due soon. `closed`: for good, by you or by the server. */
+export type RoomState = 'connecting' | 'joined' | 'waiting' | 'closed';
+
+/** What `Room.on` can tell you. */
+export interface Events {
+  /** Somebody came. Who was here before you is in `room.peers`. */
+  peer: (peer: Peer) => void;
+  /** Somebody left. */
+  left: (peer: Peer) => void;
+  /** A peer went live, or changed what it shows. Those that were live before you joined are told right after it. */
+  live: (peer: Peer) => void;
+  /** Its broadcast is over, and `peer.stream` is null. */
+  stopped: (peer: Peer) => void;
+  /** Sound and picture of a peer arrive. Told again if the stream is replaced by another. */
+  stream: (stream: MediaStream, peer: Peer) => void;
+  /** What a peer gave to `room.send`. */
+  message: (data: any, peer: Peer) => void;
+  /** The connection to the server changed. The reason is the server's, in words, or empty. */
+  state: (state: RoomState, reason: string) => void;
+  /** `peer.connection` or `peer.away` changed. */
+  connection: (peer: Peer) => void;
+  /** Something went wrong that does not end the room: a `RoomError` with the server's code, or what the browser threw. */
+  error: (error: Error) => void;
+}
+
+/** What the server refused. */
+export class RoomError extends Error {
+  constructor(message: string, code: number | string);
+  /** A close code of docs/close-codes.md, or an error's code of docs/protocols/mesh.md. */
+  readonly code: number | string;
+}
+
+/** How long to wait before connecting again. Random, so that a restarted server is not stormed. */
+export function retryDelay(code: number, attempt: number, random?: () => number): number | null;
+
+/** Joins a room. From then on the connection is kept: when it breaks, it comes back, takes over its client id, and is live again if it was. */
+export function join(url: string | URL, options: JoinOptions): Promise<Room>;
+
+/** A room that you have joined; `join` makes it. */
+export class Room {
+  private constructor();
+  /** The name of the room. */
+  readonly name: string;
+  /** You: the client id and the name that the others see. */
+  readonly me: { id: string, name: string };
+  /** The others, by client id. */
+  readonly peers: ReadonlyMap<string, Peer>;
+  /** The state of the connection to the server. */
+  readonly state: RoomState;
+  /** What you publish, or null. */
+  readonly published: MediaStream | null;
+  /** Calls `listener` whenever something happens. Listen right after `join`, before you wait for anything else, and you miss nothing. */
+  on<T extends keyof Events>(type: T, listener: Events[T]): () => void;
+  /** Goes live: sends `stream` to everybody in the room, and to all who come. Called again, it switches to another stream (camera, screen) without interruption: the tracks are replaced. The stream stays yours; mute with `track.enabled = false`. */
+  publish(stream: MediaStream): void;
+  /** Is live no longer. The tracks are not stopped; they are yours. */
+  unpublish(): void;
+  /** Sends data of your own: chat, mute state, anything. */
+  send(data: any, options?: { to?: string }): boolean;
+  /** Leaves: closes all connections. The state is `closed` then. */
+  leave(): void;
+}
