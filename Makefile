@@ -6,14 +6,19 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
 
 # What the tests need besides Python packages: names that tools/system-deps knows.
-SYSTEM_DEPS := chromium coturn npm postgresql redis-server
+SYSTEM_DEPS := chromium coturn nginx npm postgresql redis-server
 
-.PHONY: serve test check format lint types docs site bench floods fuzz venv clean
+.PHONY: serve test check format lint types docs site bench cluster soak floods fuzz lock audit check-pythons venv clean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
 serve: $(VENV)/.installed
 	@exec $(BIN)/trio-signal serve $(ARGS)
+
+# Three replicas behind nginx, with Redis and PostgreSQL: make cluster ARGS='--port 9000'
+cluster: $(VENV)/.installed
+	@tools/system-deps nginx postgresql redis-server
+	@exec $(BIN)/python deploy/cluster.py $(ARGS)
 
 test: venv
 	@tools/system-deps $(SYSTEM_DEPS)
@@ -46,18 +51,38 @@ site: docs
 # bench/.cache; one that cannot be had is named in the table.
 bench: $(VENV)/.installed-bench
 	@tools/system-deps gcc redis-server
-	$(BIN)/python -m bench --plots docs/img $(ARGS)
-	$(BIN)/python bench/announcements.py
+	$(BIN)/python -m bench $(ARGS)
 
 # What floods cost those who mean well.
 floods: venv
 	@tools/system-deps slowhttptest
 	$(BIN)/python -m tests.floods.measure $(ARGS)
 
+# Twenty minutes of use, with everything killed in turn.
+soak: venv
+	@tools/system-deps nginx postgresql redis-server
+	$(BIN)/python -m tests.soak $(ARGS)
+
 # Ten minutes of anything; what it finds new is kept in fuzz/corpus.
 fuzz: venv
 	$(PIP) install --group fuzz
 	$(BIN)/python -m fuzz $(ARGS)
+
+# The versions that are deployed, with their hashes: requirements.txt is what platforms look for.
+lock: venv
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+		--no-annotate --custom-compile-command 'make lock' \
+		pyproject.toml --output-file requirements.txt $(ARGS)
+
+# Asks a database of vulnerabilities, which may know more today than yesterday.
+audit: venv
+	$(PIP) install --group audit
+	$(BIN)/python tools/check_licences.py
+	$(BIN)/pip-audit --strict --disable-pip --require-hashes --requirement requirements.txt
+
+# The quick tests with each Python that is found.
+check-pythons: venv
+	@tools/check-pythons $(ARGS)
 
 venv: $(VENV)/.installed-dev
 

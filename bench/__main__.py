@@ -5,15 +5,16 @@ import datetime
 import json
 import os
 import platform
+import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from bench.report import print_tables, write_plots
+from bench.report import print_tables, write_page, write_plots
 from bench.servers import HERE, TARGETS, MissingError, Target, compile_c, versions
 from bench.workloads import (
     Cores,
@@ -30,6 +31,11 @@ OURS = TARGETS[0]
 QUICK_PEERS = ("trio-signal", "node ws", "fastapi", "C floor")
 EXTRAS = ("replicas", "growth")
 IMAGES = HERE.parent / "docs" / "img"
+PAGE = HERE.parent / "docs" / "performance.md"
+
+
+#: The server, the workload, and what runs the one under the other.
+Step = tuple[str, str, Callable[[], None]]
 
 
 def choose_cores() -> Cores:
@@ -61,10 +67,10 @@ class Results:
 
 
 def measure(options: argparse.Namespace, targets: list[Target], results: Results) -> None:
-    """Run everything, the servers in turn."""
+    """Run everything once, the servers in turn, and then again what can be, while there is time."""
     cores = choose_cores()
     there = [target for target in targets if is_there(target, results)]
-    steps = plan(options, there, results, cores)
+    first, further = plan(options, there, results, cores)
     with Progress(
         TextColumn("{task.description:36}"),
         BarColumn(),
@@ -72,16 +78,29 @@ def measure(options: argparse.Namespace, targets: list[Target], results: Results
         TimeElapsedColumn(),
         console=Console(stderr=True),
     ) as progress:
-        bar = progress.add_task("", total=len(steps))
-        for server, workload, step in steps:
-            progress.update(bar, description=f"{server}: {workload}")
-            if (server, workload) not in results.failed:
-                try:
-                    step()
-                except (FailedError, MissingError) as error:
-                    results.failed[server, workload] = str(error)
-                    progress.console.print(f"{server}, {workload}: {error}", style="red")
-            progress.advance(bar)
+        planned = 0
+        bar = progress.add_task("", total=planned)
+        for steps in in_time(first, further, options.minutes * 60):
+            planned += len(steps)
+            progress.update(bar, total=planned)
+            for server, workload, step in steps:
+                progress.update(bar, description=f"{server}: {workload}")
+                if (server, workload) not in results.failed:
+                    try:
+                        step()
+                    except (FailedError, MissingError) as error:
+                        results.failed[server, workload] = str(error)
+                        progress.console.print(f"{server}, {workload}: {error}", style="red")
+                progress.advance(bar)
+
+
+def in_time(first: list[Step], further: list[Step], seconds: float) -> Iterator[list[Step]]:
+    """The first round, however long it takes, and further ones while they fit."""
+    began = time.monotonic()
+    yield first
+    took = (time.monotonic() - began) * len(further) / max(1, len(first))
+    while further and time.monotonic() + took < began + seconds:
+        yield further
 
 
 def is_there(target: Target, results: Results) -> bool:
@@ -95,32 +114,30 @@ def is_there(target: Target, results: Results) -> bool:
     return True
 
 
-#: The server, the workload, and what runs the one under the other.
-Step = tuple[str, str, Callable[[], None]]
-
-
 def plan(
     options: argparse.Namespace, targets: list[Target], results: Results, cores: Cores
-) -> list[Step]:
-    """All runs, in the order in which they are made."""
-    steps: list[Step] = []
-    for number in range(options.rounds):
-        for workload in workloads(options.quick).values():
-            if workload.name in options.only and number < workload.rounds:
-                steps += [
-                    one_run(results, target, workload, cores)
-                    for target in targets
-                    if target.protocol.speech or not workload.needs_rooms
-                ]
-        if "replicas" in options.only and number < 2:
-            steps += [replica_run(results, count, options.quick, cores) for count in (1, 2)]
-        if "growth" in options.only and number < 2:
-            steps += [
-                growth_run(results, what, count, workload, cores)
-                for what, sizes in growth(options.quick).items()
-                for count, workload in sizes.items()
-            ]
-    return steps
+) -> tuple[list[Step], list[Step]]:
+    """The first round, of everything, and a further one, in the order in which they are made."""
+    chosen = [each for each in workloads(options.quick).values() if each.name in options.only]
+    first, further = (
+        [
+            one_run(results, target, workload, cores)
+            for workload in chosen
+            if workload.again or not again
+            for target in targets
+            if target.protocol.speech or not workload.needs_rooms
+        ]
+        for again in (False, True)
+    )
+    if "replicas" in options.only:
+        first += [replica_run(results, count, options.quick, cores) for count in (1, 2)]
+    if "growth" in options.only:
+        first += [
+            growth_run(results, what, count, workload, cores)
+            for what, sizes in growth(options.quick).items()
+            for count, workload in sizes.items()
+        ]
+    return first, further
 
 
 def one_run(results: Results, target: Target, workload: Workload, cores: Cores) -> Step:
@@ -178,18 +195,24 @@ def read_options() -> argparse.Namespace:
     parser.add_argument(
         "--quick", action="store_true", help="one small round with the most telling peers"
     )
-    parser.add_argument("--rounds", type=int, help="how often each is measured  [3]")
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        default=11,
+        help="go on with further rounds while they are done in this time  [11]",
+    )
     parser.add_argument("--only", help=f"some of {', '.join(names)}")
     parser.add_argument("--peers", help=f"some of {', '.join(targets)}")
     parser.add_argument("--json", type=Path, default=HERE / "results.json")
     parser.add_argument(
-        "--plots", type=Path, help="a folder for plots  [docs/img after a whole run]"
+        "--publish",
+        action="store_true",
+        help="put the tables into docs/performance.md, and the plots into docs/img",
     )
     parser.add_argument("--from-json", type=Path, help="measure nothing: show what was")
     options = parser.parse_args()
-    if not (options.plots or options.quick or options.only or options.peers or options.from_json):
-        options.plots = IMAGES
-    options.rounds = options.rounds or (1 if options.quick else 3)
+    if options.quick:
+        options.minutes = 0
     options.only = choose(parser, options.only, names, names)
     options.peers = choose(
         parser, options.peers, tuple(targets), QUICK_PEERS if options.quick else tuple(targets)
@@ -230,8 +253,9 @@ def main() -> None:
         }
         options.json.write_text(json.dumps(document, indent=1))
     print_tables(document)
-    if options.plots:
-        write_plots(document, options.plots)
+    if options.publish:
+        write_page(document, PAGE)
+        write_plots(document, IMAGES)
 
 
 if __name__ == "__main__":

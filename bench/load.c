@@ -14,6 +14,7 @@
  *     signal {"to":"{to}","sdp":"{mark}{filler}"}     one signal, of `size` bytes in all
  *     speech {"data":"{mark}{filler}"}                the same, to the room
  *     post POST /announce ...    a request that makes the server tell all, by HTTP
+ *     token ...                  a client's token, as `{token}`; several are shared out
  *     filler ...                 what to fill up with, again and again
  *     text_ping 2                a text that wants another one as its answer
  *     text_pong 3
@@ -47,6 +48,7 @@ enum {
     MAX_STEPS = 8,
     MAX_PORTS = 16,
     MAX_PHASES = 8,
+    MAX_TOKENS = 1000,
     BUFFER = 1 << 20,
     /* How many clients may be joining at a time, if they are not paced. */
     AT_A_TIME = 64,
@@ -66,6 +68,8 @@ static int connections = 100, room_size = 2, pace;
 static double give_up = 60;
 static char *path = "/", *signal_text, *speech_text, *post_text, *filler = "x";
 static char *text_ping, *text_pong, *joins, *leaves;
+static char *tokens[MAX_TOKENS];
+static int token_count;
 static char *expects[MAX_STEPS], *says[MAX_STEPS];
 static int steps;
 
@@ -133,7 +137,7 @@ static struct usage usage_now(void)
     return usage;
 }
 
-/* KiB of the server's memory: shared pages count in proportion. */
+/* KiB of the server's memory, in swap as well; shared pages count in proportion. */
 static long memory_kib(void)
 {
     long sum = 0;
@@ -145,7 +149,7 @@ static long memory_kib(void)
             fail("%s: %s", name, strerror(errno));
         long kib;
         while (fgets(line, sizeof line, file))
-            if (sscanf(line, "Pss: %ld kB", &kib) == 1)
+            if (sscanf(line, "Pss: %ld kB", &kib) == 1 || sscanf(line, "SwapPss: %ld kB", &kib) == 1)
                 sum += kib;
         fclose(file);
     }
@@ -196,6 +200,15 @@ static char *expand(const char *text, int id, int to, int room, size_t whole, si
             snprintf(name, sizeof name, "room%06d", room);
         } else if (length == 8 && !memcmp(text, "{number}", 8)) {
             snprintf(name, sizeof name, "%d", id);
+        } else if (length == 6 && !memcmp(text, "{crlf}", 6)) {
+            put(&out, &size, &space, "\r\n", 2);
+            text += length;
+            continue;
+        } else if (length == 7 && !memcmp(text, "{token}", 7)) {
+            const char *token = token_count ? tokens[id % token_count] : "";
+            put(&out, &size, &space, token, strlen(token));
+            text += length;
+            continue;
         } else if (length == 6 && !memcmp(text, "{mark}", 6)) {
             char blank[MARK];
             memset(blank, '0', MARK);
@@ -372,7 +385,7 @@ static void upgrade(struct client *client)
     getsockopt(client->fd, SOL_SOCKET, SO_ERROR, &error, &size);
     if (error)
         fail("connect: %s", strerror(error));
-    char request[2048];
+    char request[4096];
     size_t mark;
     char *target = expand(path, client->id, 0, client->room, 0, &mark);
     int length = snprintf(request, sizeof request,
@@ -459,6 +472,12 @@ static void advance(struct client *client, const unsigned char *text, size_t siz
 
 /* Receiving */
 
+static void note_latency(const unsigned char *mark)
+{
+    if (latency_count < latency_room)
+        latencies[latency_count++] = now_ns() - take_hex(mark + 22, 16);
+}
+
 static void check_mark(struct client *client, const unsigned char *mark)
 {
     int sender = (int)take_hex(mark + 2, 6), target = (int)take_hex(mark + 8, 6);
@@ -473,6 +492,8 @@ static void check_mark(struct client *client, const unsigned char *mark)
     received_total++;
     if (to_room) {
         missing--;
+        if (poster >= 0)
+            note_latency(mark);
         uint64_t audience = (uint64_t)connections - (poster < 0);
         if (sending && missing + audience <= (uint64_t)phase->window * audience)
             speak();
@@ -485,8 +506,8 @@ static void check_mark(struct client *client, const unsigned char *mark)
             missing++;
             send_signal(&clients[sender], now_ns());
         }
-    } else if (latency_count < latency_room) {
-        latencies[latency_count++] = now_ns() - take_hex(mark + 22, 16);
+    } else {
+        note_latency(mark);
     }
 }
 
@@ -602,11 +623,15 @@ static void receive(struct client *client)
     memcpy(client->rest, buffer + done, client->rest_size);
 }
 
-static void drain_poster(void)
+static void read_answer(void)
 {
     static char answer[BUFFER];
-    if (recv(poster, answer, sizeof answer, MSG_DONTWAIT) == 0)
+    ssize_t got = recv(poster, answer, sizeof answer - 1, MSG_DONTWAIT);
+    if (got <= 0)
         fail("the server closed the connection of the one who announces");
+    answer[got] = 0;
+    if (!strncmp(answer, "HTTP/1.1 ", 9) && answer[9] != '2')
+        fail("it could not be announced: %.*s", (int)got, answer);
 }
 
 static void on_tick(void)
@@ -630,7 +655,7 @@ static void turn(int milliseconds)
         if (client == NULL)
             on_tick();
         else if (client == (void *)&poster)
-            drain_poster();
+            read_answer();
         else if (client->state == CONNECTING)
             upgrade(client);
         else
@@ -711,6 +736,8 @@ static void begin_announce(void)
         fail("connect: %s", strerror(errno));
     watch(poster, (void *)&poster, EPOLLIN, EPOLL_CTL_ADD);
     prepare(&clients[0], post_text, 0);
+    latency_room = 1 << 21;
+    latencies = allocate(latencies, latency_room * sizeof *latencies);
     for (int i = 0; i < phase->window; i++)
         speak();
 }
@@ -846,6 +873,7 @@ static void read_setting(const char *name, char *value)
     else if (!strcmp(name, "signal")) signal_text = strdup(value);
     else if (!strcmp(name, "speech")) speech_text = strdup(value);
     else if (!strcmp(name, "post")) post_text = strdup(value);
+    else if (!strcmp(name, "token") && token_count < MAX_TOKENS) tokens[token_count++] = strdup(value);
     else if (!strcmp(name, "filler")) filler = strdup(value);
     else if (!strcmp(name, "text_ping")) text_ping = strdup(value);
     else if (!strcmp(name, "text_pong")) text_pong = strdup(value);

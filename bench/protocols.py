@@ -1,9 +1,13 @@
 """What a client says, protocol by protocol: the settings that load.c takes.
 
-`{me}`, `{to}`, `{room}`, `{number}`, `{mark}` and `{filler}` are filled in there.
+`{me}`, `{to}`, `{room}`, `{number}`, `{token}`, `{mark}` and `{filler}` are filled in there.
 """
 
+import time
+from functools import cache
 from typing import NamedTuple
+
+import jwt
 
 _LINES = (
     "v=0",
@@ -20,6 +24,24 @@ _LINES = (
 SDP = "".join(line + r"\r\n" for line in _LINES)
 
 
+#: Signs the tokens of our clients; of this benchmark only.
+SECRET = "a-secret-of-the-benchmark-that-protects-nothing"
+#: How many users there are, each with a token; load.c shares them out among its clients.
+_USERS = 1000
+
+
+def make_token(user_id: str, **grants: object) -> str:
+    """A token that our server believes."""
+    said = {"sub": user_id, "exp": int(time.time()) + 86400, **grants}
+    return jwt.encode(said, SECRET, algorithm="HS256")
+
+
+@cache
+def tokens() -> tuple[str, ...]:
+    """Those of the users."""
+    return tuple(make_token(f"user{number}") for number in range(_USERS))
+
+
 class Protocol(NamedTuple):
     """How to join, signal and speak; without `speech` there are no rooms."""
 
@@ -31,12 +53,15 @@ class Protocol(NamedTuple):
     joins: str | None = None
     leaves: str | None = None
     text_ping: tuple[str, str] | None = None
+    filler: str = SDP
     #: An HTTP request that tells everybody something.
     post: str | None = None
+    #: Whether clients have tokens.
+    has_tokens: bool = False
 
     def settings(self) -> str:
         """The lines for load.c."""
-        lines = [f"path {self.path}", f"signal {self.signal}", f"filler {SDP}"]
+        lines = [f"path {self.path}", f"signal {self.signal}", f"filler {self.filler}"]
         for expected, answer in self.steps:
             lines.append(f"expect {expected}")
             if answer is not None:
@@ -45,6 +70,8 @@ class Protocol(NamedTuple):
             value = getattr(self, name)
             if value is not None:
                 lines.append(f"{name} {value}")
+        if self.has_tokens:
+            lines += [f"token {token}" for token in tokens()]
         if self.text_ping is not None:
             lines += [f"text_ping {self.text_ping[0]}", f"text_pong {self.text_ping[1]}"]
         return "\n".join(lines) + "\n"
@@ -64,6 +91,42 @@ MESH = Protocol(
     joins='"user_joined"',
     leaves='"user_left"',
 )
+
+#: The same with a token, as our clients have it.
+MESH_WITH_TOKEN = MESH._replace(
+    steps=(
+        (
+            '"auth_required"',
+            '{"type":"auth_token","token":"{token}","clientId":"{me}","username":"User {number}"}',
+        ),
+        ('"users_in_room"', None),
+    ),
+    has_tokens=True,
+)
+
+#: Bytes of the call that announces: its body has to be as long as its head says.
+ANNOUNCEMENT_CALL = 500
+_BODY = '{"message":"{mark} {filler}"}'
+
+
+def announcements() -> Protocol:
+    """Users that hear announcements, and a creator who makes them."""
+    token = make_token("creator", creator=True)
+    head = (
+        "POST /api/creator/broadcast HTTP/1.1{crlf}Host: 127.0.0.1{crlf}"
+        f"Authorization: Bearer {token}{{crlf}}Content-Type: application/json{{crlf}}"
+        "Content-Length: %d{crlf}{crlf}"
+    )
+    size = len((head % 100).replace("{crlf}", "__"))  # the length has three digits
+    return Protocol(
+        path="/api/creator/broadcast/ws?token={token}",
+        steps=(("live updates", None),),
+        signal="-",
+        filler="words ",
+        post=head % (ANNOUNCEMENT_CALL - size) + _BODY,
+        has_tokens=True,
+    )
+
 
 SOCKET_IO = Protocol(
     path="/socket.io/?EIO=4&transport=websocket",

@@ -268,27 +268,39 @@ def _targets_table(document: Document) -> Table:
     return table
 
 
+#: Of runs through Redis, always the second phase.
+_REPLICA_FIGURES = (
+    Figure("relay at 1,000/s, p50 ms", "relay", 1, _p50, ".2f"),
+    Figure("relay at 1,000/s, p99 ms", "relay", 1, _p99, ".2f"),
+    Figure("relay, us of CPU each", "relay", 1, _cpu, ".0f"),
+    Figure("fan-out, deliveries/s", "fanout", 1, _rate, ",.0f", True),
+    Figure("fan-out, us of CPU each", "fanout", 1, _cpu, ".2f"),
+    Figure("announcement, p50 ms", "announce", 1, _p50, ".1f"),
+    Figure("announcement, p99 ms", "announce", 1, _p99, ".1f"),
+    Figure("announcement, us of CPU a user", "announce", 1, _cpu, ".1f"),
+)
+
+
+def _replica_rows(document: Document) -> list[list[str]]:
+    """A figure, for one replica and for two."""
+    rows = []
+    for figure in _REPLICA_FIGURES:
+        by_count = document["replicas"].get(figure.workload, {})
+        cells = []
+        for count in ("1", "2"):
+            values = [figure.read(run[1], run) for run in by_count.get(count, [])]
+            numbers = [number for number in values if number is not None]
+            cells.append(format(statistics.median(numbers), figure.show) if numbers else "-")
+        rows.append([figure.name, *cells])
+    return rows
+
+
 def _replicas_table(document: Document) -> Table:
     table = Table(title="through Redis: the two of a pair on one replica, and on two")
     for column in ("", "one replica", "two replicas"):
         table.add_column(column, justify="left" if not column else "right")
-    replicas = document["replicas"]
-
-    def row(
-        name: str, workload: str, read: Callable[[Phase, Run], float | None], show: str
-    ) -> None:
-        cells = []
-        for count in ("1", "2"):
-            values = [read(run[1], run) for run in replicas[workload].get(count, [])]
-            numbers = [number for number in values if number is not None]
-            cells.append(format(statistics.median(numbers), show) if numbers else "-")
-        table.add_row(name, *cells)
-
-    row("relay at 1,000/s, p50 ms", "relay", _p50, ".2f")
-    row("relay at 1,000/s, p99 ms", "relay", _p99, ".2f")
-    row("relay, us of CPU each", "relay", _cpu, ".0f")
-    row("fan-out, deliveries/s", "fanout", _rate, ",.0f")
-    row("fan-out, us of CPU each", "fanout", _cpu, ".2f")
+    for row in _replica_rows(document):
+        table.add_row(*row)
     return table
 
 
@@ -302,6 +314,85 @@ def _growth_table(document: Document) -> Table:
             rate = statistics.median(_rate(run[1], run) for run in runs)
             table.add_row(f"{int(count):,} {what}", f"{cpu:.1f}", f"{rate:,.0f}")
     return table
+
+
+# The page
+
+#: Between these two, a page has what was measured last.
+_BEGIN, _END = "<!-- measured -->", "<!-- end of measured -->"
+
+
+def write_page(document: Document, page: Path) -> None:
+    """Put the tables where the page has its marks."""
+    before, _, rest = page.read_text().partition(_BEGIN)
+    _, _, after = rest.partition(_END)
+    page.write_text(f"{before}{_BEGIN}\n\n{_markdown(document)}\n{_END}{after}")
+
+
+def _markdown(document: Document) -> str:
+    machine = document["machine"]
+    rounds = max(
+        (len(runs) for each in document["runs"].values() for runs in each.values()), default=0
+    )
+    shares_had = [
+        shares(document, figure, server)[0]
+        for figure in FIGURES
+        if figure.saturated
+        for server, runs in document["runs"].get(figure.workload, {}).items()
+        if runs
+    ]
+    parts = [
+        f"{machine['date']}. {_title(document)}. Medians of up to {rounds} rounds. "
+        f"While the load was to be the limit of nobody, the servers had {min(shares_had):.0%} "
+        f"to {max(shares_had):.0%} of a core.\n"
+        if shares_had
+        else f"{_title(document)}\n",
+        _markdown_servers(document),
+        "### The targets\n",
+        _markdown_targets(document),
+    ]
+    if document["replicas"]:
+        parts += [
+            "### Through Redis\n",
+            _rows_of(["", "one replica", "two replicas"], _replica_rows(document)),
+        ]
+    absent = [f"- {name} is missing: {why}" for name, why in document["missing"].items()]
+    absent += [
+        f"- {name} failed at {workload}: {why}" for name, workload, why in document["failed"]
+    ]
+    if absent:
+        parts.append("\n".join(absent) + "\n")
+    return "\n".join(parts)
+
+
+def _markdown_servers(document: Document) -> str:
+    figures = [figure for figure in FIGURES if figure.workload in document["runs"]]
+    rows = [
+        [
+            f"**{server}**" if server == OURS else server,
+            *(_show(figure, value(document, figure, server)) for figure in figures),
+        ]
+        for server in servers_in(document)
+    ]
+    return _rows_of(["server", *(figure.name for figure in figures)], rows)
+
+
+def _markdown_targets(document: Document) -> str:
+    rows = []
+    more = {figure.name for figure in FIGURES if figure.more_is_better}
+    for ratio in ratios(document):
+        sign = "at least" if ratio.figure in more else "at most"
+        by_cpu = "" if ratio.by_cpu is None else f"{ratio.by_cpu:.2f}"
+        how = "" if ratio.undisturbed else ", by CPU"
+        reached = ("reached" if ratio.reached else "**missed**") + how
+        wanted = f"{sign} {ratio.wanted:g}"
+        rows.append([ratio.figure, ratio.against, wanted, f"{ratio.found:.2f}", by_cpu, reached])
+    return _rows_of(["", "against", "target", "is", "by CPU", ""], rows)
+
+
+def _rows_of(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 # Plots

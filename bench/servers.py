@@ -14,7 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
-from bench.protocols import MESH, PEERJS, SOCKET_IO, Protocol
+from bench.protocols import MESH, MESH_WITH_TOKEN, PEERJS, SECRET, SOCKET_IO, Protocol
 
 HERE = Path(__file__).parent
 PEERS = HERE / "peers"
@@ -26,6 +26,8 @@ LOG = CACHE / "servers.log"
 #: How our server is set up: as one would run it for real, with room for one machine's load.
 OURS: Mapping[str, str] = {
     "LOG_LEVEL": "info",
+    "TRIO_SIGNAL_AUTH": "token",
+    "TRIO_SIGNAL_JWT_SECRET": SECRET,
     "DATABASE_URL": f"sqlite:///{CACHE / 'announcements.db'}",
     "TRIO_SIGNAL_MAX_CONNECTIONS": "20000",
     # All limits are on. These a client of its own would never meet, and thousands from one
@@ -143,7 +145,7 @@ def _python(folder: str) -> Callable[[], list[str]]:
 
 
 TARGETS = (
-    Target("trio-signal", _ours, environment=OURS),
+    Target("trio-signal", _ours, MESH_WITH_TOKEN, environment=OURS),
     Target("node ws", _node("ws")),
     Target("socket.io", _node("socketio"), SOCKET_IO),
     Target("peerjs", _node("peerjs"), PEERJS),

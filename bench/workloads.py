@@ -6,11 +6,12 @@ import shutil
 import socket
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from bench.protocols import ANNOUNCEMENT_CALL, announcements
 from bench.servers import MissingError, Running, Target, compile_c, process, running
 
 #: A phase of a run as load.c tells of it.
@@ -33,8 +34,8 @@ class Workload(NamedTuple):
     phases: tuple[str, ...]
     #: Connections begun a second; 0: as fast as they are taken.
     pace: int = 0
-    #: How many times it is run, of all rounds: some take long.
-    rounds: int = 99
+    #: Whether it is run in further rounds: some take long.
+    again: bool = True
     heartbeat: float = 20
     #: Seconds for all to join.
     give_up: float = 90
@@ -71,10 +72,10 @@ def workloads(quick: bool) -> dict[str, Workload]:
             crowd,
             (f"{SPEECH} warmup=0.5 seconds={seconds}",),
             pace=crowd,
-            rounds=2,
+            again=False,
         ),
         Workload("churn", 100, 2, (f"churn warmup=0.5 seconds={seconds}",)),
-        Workload("idle", idle, 10, ("idle seconds=10",), rounds=1, heartbeat=5),
+        Workload("idle", idle, 10, ("idle seconds=10",), again=False, heartbeat=5),
     )
     return {workload.name: workload for workload in found}
 
@@ -114,7 +115,7 @@ def load(target: Target, workload: Workload, servers: list[Running], cores: Core
     except subprocess.TimeoutExpired:
         raise FailedError("the run does not end") from None
     if done.returncode:
-        raise FailedError(done.stderr.strip()[:200] or f"the load ended with {done.returncode}")
+        raise FailedError(done.stderr.strip()[:800] or f"the load ended with {done.returncode}")
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
@@ -145,25 +146,34 @@ def redis(cores: set[int]) -> Iterator[str]:
 
 def run_replicas(target: Target, count: int, quick: bool, cores: Cores) -> dict[str, list[Phase]]:
     """The same through so many replicas: the two of a pair are on different ones."""
-    found: dict[str, list[Phase]] = {}
-    with redis(cores.load) as url:
-        for workload in (RELAY_RATE, _crowd(quick)):
-            found[workload.name] = _run_joined(target, workload, count, url, cores)
-    return found
+    speaking = (target, RELAY_RATE), (target, _crowd(quick))
+    announcing = target._replace(protocol=announcements()), _announce(quick)
+    return {
+        workload.name: _run_joined(each, workload, count, cores)
+        for each, workload in (*speaking, announcing)
+    }
 
 
-def _run_joined(
-    target: Target, workload: Workload, count: int, url: str, cores: Cores
-) -> list[Phase]:
-    settings: Mapping[str, str] = {"REDIS_URL": url}
-    if count == 1:
-        with running(target, cores.server, 20, **settings) as only:
-            return load(target, workload, [only], cores)
+def _announce(quick: bool) -> Workload:
+    users = 500 if quick else 2000
+    return Workload(
+        "announce", users, 1, (f"announce size={ANNOUNCEMENT_CALL} warmup=0.5 seconds=3",)
+    )
+
+
+def _run_joined(target: Target, workload: Workload, count: int, cores: Cores) -> list[Phase]:
+    """One run on so many replicas that share a Redis and a database."""
     with (
-        running(target, cores.server, 20, **settings) as first,
-        running(target, cores.server, 20, **settings) as second,
+        redis(cores.load) as url,
+        tempfile.TemporaryDirectory() as folder,
+        ExitStack() as replicas,
     ):
-        return load(target, workload, [first, second], cores)
+        settings = {"REDIS_URL": url, "DATABASE_URL": f"sqlite:///{folder}/announcements.db"}
+        servers = [
+            replicas.enter_context(running(target, cores.server, 20, **settings))
+            for _ in range(count)
+        ]
+        return load(target, workload, servers, cores)
 
 
 # Growth: what a signal costs among more rooms, and among more members

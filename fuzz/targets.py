@@ -49,12 +49,12 @@ def head(data: bytes) -> None:
         assert status == b"400", answer
         return
     _token(request, SETTINGS)
-    find_token(request.headers.get_all, {})
+    find_token(request.get_all, {})
     for name in ("Origin", "Host"):
-        for value in request.headers.get_all(name):
+        for value in request.get_all(name):
             SETTINGS.allows_origin(value, value)
     for proxies in (0, 1, 2):
-        forwarded = request.headers.get_all("X-Forwarded-For")
+        forwarded = request.get_all("X-Forwarded-For")
         network_of(client_address("192.0.2.1", forwarded, proxies))
     try:
         dialect_at(request.path, DIALECTS)

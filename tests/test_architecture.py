@@ -24,7 +24,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"connection"}),
     frozenset({"listener", "web"}),
     frozenset({"server"}),
-    frozenset({"client"}),
+    frozenset({"client", "doctor"}),
     frozenset({"cli", "__main__"}),
 )
 
@@ -40,7 +40,10 @@ WEBSOCKET_CLIENTS = ("trio_websocket", "wsproto")
 HTTP_SERVERS = ("hypercorn", "quart", "quart_trio")
 KNOW_HTTP = (f"{NAME}.web", f"{NAME}.listener", f"{NAME}.server", f"{NAME}.cli")
 REDIS = ("redis", "hiredis", f"{NAME}.redis")
-KNOW_REDIS = (f"{NAME}.redis", f"{NAME}.bus.redis", f"{NAME}.bus.announcements")
+KNOW_REDIS = (
+    *(f"{NAME}.redis", f"{NAME}.bus.redis", f"{NAME}.bus.announcements"),
+    f"{NAME}.doctor.facts",
+)
 SQL = ("sqlalchemy", "alembic", "psycopg", "sqlite3")
 KNOW_SQL = (f"{NAME}.store",)
 #: These do no I/O; nor do the dialects, whose rule is narrower still.
@@ -188,6 +191,8 @@ BAD_IMPORTS: list[tuple[ImportRule, str, str]] = [
     (imports_redis, "announcements.receipts", "from trio_signal.redis import Redis"),
     (imports_sql, "announcements.receipts", "from sqlalchemy import select"),
     (imports_sql, "web.announcements", "import sqlite3"),
+    (imports_redis, "doctor.checks", "from trio_signal.redis import open_redis"),
+    (imports_upwards, "server", "from trio_signal.doctor import gather"),
 ]
 
 GOOD_IMPORTS: list[tuple[ImportRule, str, str]] = [
@@ -212,6 +217,7 @@ GOOD_IMPORTS: list[tuple[ImportRule, str, str]] = [
     (imports_a_websocket_client, "client.connection", "import trio_websocket"),
     (imports_redis, "bus.announcements", "from trio_signal.redis import Redis"),
     (imports_sql, "store.tables", "from sqlalchemy import Table"),
+    (imports_redis, "doctor.facts", "from trio_signal.redis import open_redis"),
 ]
 IMPORT_RULES = list(dict.fromkeys(rule for rule, _, _ in BAD_IMPORTS))
 

@@ -13,6 +13,7 @@ from tests.tokens import SECRET
 from trio_signal.cli import app
 from trio_signal.cli.serve import _warn_if_open
 from trio_signal.config import load_settings
+from trio_signal.doctor.facts import PLATFORMS
 from trio_signal.users import read_users
 
 
@@ -184,3 +185,26 @@ def test_serve_does_not_start_without_a_key(
     assert (done.exit_code, done.stdout) == (1, "")
     assert done.stderr.count("\n") == 1
     assert said in done.stderr
+
+
+def test_doctor_says_what_is_wrong_and_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in PLATFORMS:  # the tests may run on one
+        monkeypatch.delenv(variable, raising=False)
+    done = run("doctor", PORT="0", TRIO_SIGNAL_HEARTBEAT="60")
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert "TRIO_SIGNAL_HEARTBEAT=20" in done.stdout
+    done = run("doctor", "--json", PORT="0", TRIO_SIGNAL_HOST="0.0.0.0")
+    assert (done.exit_code, done.stderr) == (1, "")
+    answer = json.loads(done.stdout)
+    failed = [finding for finding in answer["findings"] if finding["level"] == "failed"]
+    assert answer["failed"] == len(failed)
+    (mode,) = [finding for finding in failed if finding["name"] == "mode"]
+    assert "TRIO_SIGNAL_JWT_SECRET" in mode["mend"]
+
+
+def test_doctor_tells_of_settings_that_cannot_be_read() -> None:
+    done = run("doctor", "--json", TRIO_SIGNAL_JWT_SECRET="hunter2")
+    (finding,) = json.loads(done.stdout)["findings"]
+    assert (done.exit_code, finding["name"], finding["level"]) == (1, "settings", "failed")
+    assert "openssl rand" in finding["mend"]
+    assert "hunter2" not in done.output

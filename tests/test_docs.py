@@ -26,9 +26,11 @@ from tools import print_close_codes
 from trio_signal.announcements import Announcements
 from trio_signal.auth import OpenAuth
 from trio_signal.bus.memory import MemoryBus
+from trio_signal.bus.redis import open_redis_bus
 from trio_signal.cli import app
 from trio_signal.config import Settings, load_settings
 from trio_signal.dialects import DIALECTS, dialect_at
+from trio_signal.doctor.checks import CHECKS
 from trio_signal.errors import ConfigError, Reason
 from trio_signal.hub import Hub
 from trio_signal.limits import Limits
@@ -456,15 +458,57 @@ def unindented(text: str) -> str:
 # Limits and metrics
 
 
-def test_page_has_each_metric_and_each_label() -> None:
+async def metrics_of_the_code(redis_url: str) -> set[str]:
+    """The names on the lines `# TYPE`, but for those of the process."""
+    settings = load_settings(redis_url=redis_url)
+    async with open_redis_bus(redis_url, "docs") as bus:
+        text = render_metrics(Hub(bus), settings, Metrics()).decode()
+    told = {line.split()[2] for line in text.splitlines() if line.startswith("# TYPE")}
+    return {name for name in told if name.startswith("trio_signal")}
+
+
+async def test_page_has_each_metric_and_each_label(redis_url: str) -> None:
     page = (ROOT / "docs" / "metrics.md").read_text()
     reasons = {words(first)[0] for first, _ in rows(section(page, "`trio_signal_refused_total`"))}
     assert reasons == {label_of(reason) for reason in (*Reason, *Refusal)}
-    settings = load_settings(redis_url="redis://redis.example.com")
-    text = render_metrics(Hub(MemoryBus("docs")), settings, Metrics()).decode()
-    told = {line.split()[2] for line in text.splitlines() if line.startswith("# TYPE")}
     documented = {words(first)[0] for first, *_ in rows(page) if "trio_signal" in first}
-    assert documented == {name for name in told if not name.endswith("_created")}
+    assert documented == await metrics_of_the_code(redis_url)
+
+
+OPS = ROOT / "docs" / "ops"
+
+
+@pytest.mark.parametrize("name", ["alerts.yml", "grafana.json"])
+async def test_rules_and_dashboard_ask_for_metrics_that_are_there(
+    name: str, redis_url: str
+) -> None:
+    text = (OPS / name).read_text()
+    asked = set(re.findall(r"\btrio_signal_[a-z_]+", text))
+    known = await metrics_of_the_code(redis_url)
+    assert asked
+    assert {re.sub("_(bucket|sum|count)$", "", metric) for metric in asked} <= known
+    reasons = {label_of(reason) for reason in (*Reason, *Refusal)}
+    for values in re.findall(r'reason=~?"([^"]*)"', text):
+        assert set(values.split("|")) <= reasons
+    for code in re.findall(r'code="(\d+)"', text):
+        assert int(code) in Metrics().closed
+
+
+def test_runbook_has_each_alert() -> None:
+    alerts = re.findall(r"- alert: (\w+)", (OPS / "alerts.yml").read_text())
+    sections = re.findall(r"(?m)^## (\w+)$", (OPS / "runbook.md").read_text())
+    assert sections == alerts
+
+
+def test_page_of_the_doctor_has_each_finding() -> None:
+    named = [words(first)[0] for first, *_ in rows((OPS / "doctor.md").read_text())]
+    assert named == ["settings", *(check.__name__ for check in CHECKS)]
+
+
+def test_dashboard_can_be_read() -> None:
+    panels = json.loads((OPS / "grafana.json").read_text())["panels"]
+    places = [tuple(panel["gridPos"].values()) for panel in panels]
+    assert len(set(places)) == len(places) == len({panel["id"] for panel in panels})
 
 
 def test_page_of_limits_names_settings_and_reasons_that_are_there() -> None:

@@ -967,7 +967,8 @@ async def test_one_peer_id_at_many_places_at_once_is_one_peer(
     async def stay(tab: Tab) -> None:
         with tab.hub.visit(tab.peer):
             await tab.join()
-            with tab.peer.scope:
+            with trio.CancelScope() as scope:
+                tab.peer.live_in(scope)
                 await trio.sleep_forever()
 
     async with trio.open_nursery() as nursery:

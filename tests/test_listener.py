@@ -1,6 +1,7 @@
 """One port for WebSocket and HTTP, seen by clients that do not behave."""
 
 import os
+import resource
 import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -22,6 +23,7 @@ from tests.raw import (
     parse_answer,
     upgrade_head,
 )
+from tests.test_leaving import open_process
 from trio_signal.listener import MAX_HEAD
 
 GET = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
@@ -320,6 +322,21 @@ async def test_a_connection_without_a_head_does_not_hold_up_the_end(
                     client = await clients.enter_async_context(open_raw(service.base))
                     await client.send(begin)
                 await wait_all_tasks_blocked()
+
+
+async def test_without_descriptors_clients_wait_until_there_are_some() -> None:
+    async with open_process(TRIO_SIGNAL_DIALECTS="room") as (process, service):
+        assert process.stderr is not None
+        _, most = resource.prlimit(process.pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (3, most))
+        async with open_raw(service.base) as client:
+            await client.send(GET)
+            logged = b""
+            with trio.fail_after(PATIENCE):
+                while b"cannot accept" not in logged:
+                    logged += await process.stderr.receive_some()
+            resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (most, most))
+            assert (await client.receive_answer()).status == 200
 
 
 # What is refused

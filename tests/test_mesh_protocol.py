@@ -369,10 +369,10 @@ async def test_of_many_at_once_one_has_the_id(service: Service) -> None:
 
     with trio.fail_after(PATIENCE):
         async with enter(service, "bob") as bob, trio.open_nursery() as nursery:
-            for _ in range(10):
+            for _ in range(20):
                 nursery.start_soon(take_over)
             await bob.expect("user_joined", client_id="ann", connected_users=2)
-            for _ in range(9):
+            for _ in range(19):
                 await taken_over.acquire()
             async with enter(service, "ann") as last:
                 await taken_over.acquire()

@@ -4,6 +4,7 @@ import socket
 import tracemalloc
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import NamedTuple
 
 import pytest
@@ -100,11 +101,10 @@ async def test_the_rest_is_sent_when_the_client_reads() -> None:
         received = b""
         with trio.fail_after(PATIENCE):
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(outbox.drain)
+                nursery.start_soon(outbox.flush)
                 while len(received) < sum(map(len, frames)):
                     await wait_all_tasks_blocked()
                     received += read_what_is_there(client, 5000)
-                nursery.cancel_scope.cancel()
         assert received == b"".join(frames)
         assert outbox.size == 0
 
@@ -133,7 +133,7 @@ async def test_after_waiting_it_sends_at_once_again() -> None:
     with socket_pair() as (server, client), trio.fail_after(PATIENCE):
         outbox = Outbox(server, LIMIT)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(outbox.drain)
+            outbox.begins_to_wait = partial(nursery.start_soon, outbox.flush)
             for _ in range(3):
                 received = b""
                 outbox.put(text_frame(numbered(1, 50_000)))
@@ -247,7 +247,7 @@ async def test_a_client_gets_whole_frames_in_order_and_then_the_close_frame(
         received = b""
         taken = []
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(outbox.drain)
+            outbox.begins_to_wait = partial(nursery.start_soon, outbox.flush)
             for number, step in enumerate(steps):
                 match step:
                     case Step("put", size):
@@ -283,13 +283,15 @@ def make_peer(sock: socket.socket, limit: int = LIMIT) -> Peer:
 async def test_a_peer_that_reads_too_slowly_is_closed() -> None:
     with socket_pair() as (server, _client):
         peer = make_peer(server)
-        with peer.scope:
+        with trio.fail_after(PATIENCE), trio.CancelScope() as scope:
+            peer.live_in(scope)
             while peer.closed_with is None:
                 peer.send(b"x" * 1000)
             # It is still the connection's to say so, when it comes to that.
             peer.send(b"more")
             await trio.sleep_forever()
-        assert peer.scope.cancelled_caught
+        assert scope.cancelled_caught
+        assert peer.is_leaving
         assert peer.closed_with == Close(CloseCode.TRY_AGAIN_LATER, "Reads too slowly")
 
 
@@ -313,8 +315,11 @@ async def test_closing_before_the_connection_runs_ends_it_as_well() -> None:
     with socket_pair() as (server, _client):
         peer = make_peer(server)
         peer.close(Close(CloseCode.GOING_AWAY))
-        with trio.fail_after(PATIENCE), peer.scope:
+        assert peer.is_leaving
+        with trio.fail_after(PATIENCE), trio.CancelScope() as scope:
+            peer.live_in(scope)
             await trio.sleep_forever()
+        assert scope.cancelled_caught
 
 
 async def test_an_answer_goes_to_the_peer_in_its_dialect() -> None:

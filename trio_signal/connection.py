@@ -1,6 +1,6 @@
-"""One socket's life: receive, heartbeat, subscription.
+"""One socket's life: receive, heartbeat, and flush while something waits.
 
-The three run in one nursery; the first to end cancels the others. Leaving the
+They run in one nursery; the first of the two to end cancels all. Leaving the
 nursery leaves the rooms, by a plain context manager that awaits nothing. Only
 then, when nobody depends on this connection any more, is time spent on a
 goodbye.
@@ -27,6 +27,7 @@ from trio_signal.hub import Hub
 from trio_signal.ice import ice_servers
 from trio_signal.limits import Place, TokenBucket
 from trio_signal.messages import (
+    LOBBY,
     Acknowledge,
     Action,
     AskAnnouncement,
@@ -48,7 +49,7 @@ from trio_signal.messages import (
     ServerInfo,
 )
 from trio_signal.metrics import BROKEN_OFF, NO_CODE, Metrics
-from trio_signal.peer import INTERNAL_ERROR, Outbox, Peer
+from trio_signal.peer import INTERNAL_ERROR, Outbox, Peer, ignore
 from trio_signal.websocket import (
     FrameParser,
     Message,
@@ -74,12 +75,46 @@ _SPREAD = 1.1
 _GOODBYE = 2.0
 #: Seconds before its token expires that a client is told so.
 _WARNING = 60.0
+#: Rooms that are named in the log.
+_ROOMS_LOGGED = 20
 _EXPIRED = AuthenticationError("Token expired")
+_TOO_LATE = AuthenticationError("Authentication timeout")
 _NEVER = float("inf")
 
 
 class Connection:
     """A WebSocket after its opening handshake."""
+
+    __slots__ = (
+        "_alarm",
+        "_auth",
+        "_authenticate_by",
+        "_bucket",
+        "_close_received",
+        "_dialect",
+        "_early",
+        "_ended",
+        "_expires_at",
+        "_held_until",
+        "_hub",
+        "_malformed",
+        "_messages_in",
+        "_metrics",
+        "_nudge",
+        "_nudge_at",
+        "_nursery",
+        "_opening",
+        "_outbox",
+        "_parser",
+        "_place",
+        "_pressing_since",
+        "_request_id",
+        "_settings",
+        "_sock",
+        "_token",
+        "_warn_at",
+        "peer",
+    )
 
     def __init__(
         self,
@@ -92,11 +127,16 @@ class Connection:
         place: Place,
         metrics: Metrics,
         token: str | None = None,
+        request_id: str | None = None,
+        opening: bytes = b"",
+        early: bytes = b"",
     ) -> None:
         """Take a non-blocking socket, which the caller closes.
 
         `place` is given back when the rooms have been left. `token` came with the handshake; one
-        in a message counts more.
+        in a message counts more. `opening` goes out first; `early` is what came right behind the
+        handshake and was read with that. `request_id` is what a platform in front calls the
+        handshake.
         """
         self._sock = sock
         self._hub = hub
@@ -105,14 +145,18 @@ class Connection:
         self._place = place
         self._metrics = metrics
         self._token = token
+        self._request_id = request_id
         self._dialect = dialect
         self._parser = FrameParser(settings.max_message_bytes)
         self._outbox = Outbox(sock, settings.outbox_bytes)
         self.peer = Peer(uuid4().hex, dialect, self._outbox)
         self.peer.count_refused = metrics.count_refused
-        self._authentication = trio.CancelScope()
+        self.peer.told = metrics.messages_out[dialect.name]
+        self._messages_in = metrics.messages_in[dialect.name]
+        #: By when the client has to say who it is.
+        self._authenticate_by = _NEVER
         #: Wakes the heartbeat.
-        self._alarm = trio.CancelScope()
+        self._alarm: trio.CancelScope | None = None
         #: When the token expires, and when to say so; Trio's clock.
         self._expires_at = self._warn_at = _NEVER
         self._bucket = TokenBucket(settings.messages_per_second, settings.message_burst)
@@ -125,20 +169,47 @@ class Connection:
         #: What the client gave as its reason, once it began the closing handshake.
         self._close_received: bytes | None = None
         self._ended = False
+        self._opening, self._early = opening, early
 
-    async def run(self, early: bytes = b"") -> None:
-        """Serve the client until it is gone; the goodbye takes two seconds at most.
-
-        `early` is what it sent right behind the handshake and was read with that.
-        """
-        with self._hub.visit(self.peer), self.peer.scope:
-            async with trio.open_nursery() as nursery:
-                self.peer.inherit = partial(nursery.start_soon, self._guarded, self._rejoin)
-                for task in (partial(self._receive, early), self._heartbeat, self._outbox.drain):
-                    nursery.start_soon(self._first_to_end, task)
-        self._place.leave()
-        self._metrics.count_closed(self._close_code)
+    async def run(self) -> None:
+        """Serve the client until it is gone; the goodbye takes two seconds at most."""
+        try:
+            with self._place, self._hub.visit(self.peer):
+                async with trio.open_nursery() as nursery:
+                    self._serve_in(nursery)
+                    nursery.start_soon(self._first_to_end, self._heartbeat, name="heartbeat")
+                    await self._first_to_end(self._receive)
+        finally:
+            self._record()
+            self._let_go()
         await self._say_goodbye()
+
+    def _record(self) -> None:
+        """Count and log the end, whatever it is; the rooms know by then."""
+        peer = self.peer
+        self._metrics.count_closed(self._close_code)
+        rooms = [room for room in peer.left if room != LOBBY]
+        logger.info(
+            "connection closed",
+            extra=self._names()
+            | {
+                "rooms": rooms[:_ROOMS_LOGGED],
+                "seconds": round(trio.current_time() - peer.arrived, 3),
+                "received": peer.received,
+                "sent": peer.sent,
+                "code": self._close_code,
+            },
+        )
+
+    def _names(self) -> dict[str, object]:
+        """Which connection this is, for the log."""
+        identity = self.peer.identity
+        return {
+            "connection": self.peer.id,
+            "dialect": self._dialect.name,
+            "user": identity.user_id if identity is not None else None,
+            "request_id": self._request_id,
+        }
 
     @property
     def _close_code(self) -> int:
@@ -147,40 +218,65 @@ class Connection:
             return int.from_bytes(self._close_received[:2]) or NO_CODE
         return self.peer.closed_with.code if self.peer.closed_with is not None else BROKEN_OFF
 
-    async def _first_to_end(self, task: Callable[[], Awaitable[None]]) -> None:
-        await self._guarded(task)
-        self.peer.scope.cancel()
+    def _serve_in(self, nursery: trio.Nursery) -> None:
+        """Let the nursery have all that this connection does, and its end be the nursery's."""
+        self._nursery = nursery
+        self.peer.live_in(nursery.cancel_scope)
+        self.peer.inherit = self._inherit
+        self._outbox.begins_to_wait = self._drain
+        # Not all at the same moment, though they came so: others would wait for their end.
+        patience = self._settings.auth_timeout * random.uniform(1, _SPREAD)  # noqa: S311
+        self._authenticate_by = trio.current_time() + patience
 
-    async def _guarded(self, task: Callable[..., Awaitable[None]], *args: object) -> None:
-        """An error ends this connection, and no other."""
+    def _let_go(self) -> None:
+        """Have nothing lead back here, so that nobody need find this among the garbage."""
+        self.peer.inherit = self._outbox.begins_to_wait = ignore
+
+    def _inherit(self, room_ids: Sequence[str]) -> None:
+        self._nursery.start_soon(self._guarded, partial(self._rejoin, room_ids))
+
+    def _drain(self) -> None:
+        self._nursery.start_soon(self._guarded, self._outbox.flush)
+
+    async def _first_to_end(self, task: Callable[[], Awaitable[None]]) -> None:
         try:
-            await task(*args)
+            await task()
         except Exception:
-            logger.exception("connection %s (%s) failed", self.peer.id, self._dialect.name)
-            self.peer.close(INTERNAL_ERROR)
+            self._fail()
+        self._nursery.cancel_scope.cancel()
+
+    async def _guarded(self, task: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await task()
+        except Exception:
+            self._fail()
+
+    def _fail(self) -> None:
+        """An error ends this connection, and no other; called in its `except`."""
+        logger.exception("connection %s (%s) failed", self.peer.id, self._dialect.name)
+        self.peer.close(INTERNAL_ERROR)
 
     # receive
 
-    async def _receive(self, early: bytes) -> None:
+    async def _receive(self) -> None:
         """Socket to frames to dialect to commands to hub, until the client is gone."""
-        with self._authentication:
-            # Not all at the same moment, though they came so: others would wait for their end.
-            patience = self._settings.auth_timeout * random.uniform(1, _SPREAD)  # noqa: S311
-            self._authentication.deadline = trio.current_time() + patience
-            await self._perform(self._dialect.opened(self.peer.id))
-            if early:
-                await self._take(self._parse(early))
-            while not self._ended:
-                if self._held_until > self.peer.heard:
-                    await self._hold_back()
-                else:
-                    self._pressing_since = _NEVER
-                await trio.lowlevel.wait_readable(self._sock)
-                await self._take(self._read())
-        if self._authentication.cancelled_caught:
-            self._metrics.count_refused(Reason.AUTHENTICATION_TIMEOUT)
-            timeout = AuthenticationError("Authentication timeout")
-            self.peer.close(self._dialect.authentication_failed(timeout))
+        await self._open()
+        while not self._ended:
+            if self._held_until > self.peer.heard:
+                await self._hold_back()
+            else:
+                self._pressing_since = _NEVER
+            await trio.lowlevel.wait_readable(self._sock)
+            await self._take(self._read())
+
+    async def _open(self) -> None:
+        """Answer the handshake, with what the dialect says first in the same packet."""
+        self._outbox.put_last(self._opening)
+        await self._perform(self._dialect.opened(self.peer.id))
+        await self._outbox.flush()
+        if self._early:
+            await self._take(self._parse(self._early))
+        self._opening = self._early = b""
 
     def _read(self) -> list[Message]:
         try:
@@ -228,9 +324,12 @@ class Connection:
             match message.opcode:
                 case Opcode.TEXT:
                     self._put_off_nudge()
-                    await self._perform(self._dialect.received(message.payload, utc_now()))
+                    actions = self._dialect.received(message.payload, utc_now())
+                    self._messages_in[self._dialect.heard] += 1
+                    self.peer.received += 1
+                    await self._perform(actions)
                 case Opcode.PING:
-                    self.peer.send_frame(control_frame(Opcode.PONG, message.payload))
+                    self.peer.put(control_frame(Opcode.PONG, message.payload))
                 case Opcode.BINARY:
                     self._end(Close(CloseCode.UNSUPPORTED_DATA, "Only text is spoken here"))
                 case Opcode.CLOSE:
@@ -305,11 +404,13 @@ class Connection:
             self._end(self._dialect.authentication_failed(error))
             return
         self._place.authenticated()
-        self._authentication.deadline = _NEVER
+        self._authenticate_by = _NEVER
         self.peer.identity = identity
-        self._watch_expiry(identity)
+        logger.info("connection opened", extra=self._names())
         server = ServerInfo(ice_servers(self._settings, identity.user_id), self._settings.heartbeat)
         await self._perform(self._dialect.authenticated(identity, server, utc_now()))
+        # Not before the client has heard that it is in: it may be warned at once.
+        self._watch_expiry(identity)
 
     async def _renew(self, command: Renew) -> None:
         """Go on with a new token; one that will not do changes nothing."""
@@ -343,7 +444,7 @@ class Connection:
     # heartbeat
 
     async def _heartbeat(self) -> None:
-        """Ping, and end when nothing comes back, or when the token has expired.
+        """Ping, and end when nothing comes back, or when it is too late to go on.
 
         A dead client's TCP can look alive.
         """
@@ -351,13 +452,15 @@ class Connection:
         next_ping = trio.current_time() + interval
         pinged, deadline = 0.0, _NEVER
         while True:
-            self._alarm = trio.CancelScope(
-                deadline=min(next_ping, deadline, self._warn_at, self._expires_at, self._nudge_at)
-            )
-            with self._alarm:
+            with trio.CancelScope(
+                deadline=min(
+                    *(next_ping, deadline, self._nudge_at),
+                    *(self._authenticate_by, self._warn_at, self._expires_at),
+                )
+            ) as self._alarm:
                 await trio.sleep_forever()
             now = trio.current_time()
-            if not self._check_expiry(now):
+            if not self._check_time(now):
                 return
             if self._nudge is not None and now >= self._nudge_at:
                 self.peer.send(self._nudge.text)
@@ -370,7 +473,7 @@ class Connection:
                 return
             if now >= next_ping:
                 next_ping = now + interval
-                self.peer.send_frame(_PING)
+                self.peer.put(_PING)
                 if deadline == _NEVER:
                     pinged, deadline = now, now + patience
 
@@ -378,7 +481,7 @@ class Connection:
         """The client is to say nothing for a while, before it is sent its nudge (again)."""
         if self._nudge is not None:
             self._nudge_at = trio.current_time() + self._nudge.after
-            self._alarm.deadline = min(self._alarm.deadline, self._nudge_at)
+            self._wake_heartbeat(self._nudge_at)
 
     def _watch_expiry(self, identity: Identity) -> None:
         """Let the heartbeat look at when this identity ends."""
@@ -386,13 +489,22 @@ class Connection:
         if identity.expires is not None:
             self._expires_at = trio.current_time() + identity.expires - time.time()
             self._warn_at = self._expires_at - _WARNING
-        self._alarm.deadline = min(self._alarm.deadline, self._warn_at)
+            self._wake_heartbeat(self._warn_at)
+
+    def _wake_heartbeat(self, at: float) -> None:
+        """Let the heartbeat look at the time then, if it would not do so before."""
+        if self._alarm is not None:
+            self._alarm.deadline = min(self._alarm.deadline, at)
 
     def _seconds_left(self) -> int:
         return max(0, round(self._expires_at - trio.current_time()))
 
-    def _check_expiry(self, now: float) -> bool:
+    def _check_time(self, now: float) -> bool:
         """Whether the client may go on; it is warned once."""
+        if now >= self._authenticate_by:
+            self._metrics.count_refused(Reason.AUTHENTICATION_TIMEOUT)
+            self.peer.close(self._dialect.authentication_failed(_TOO_LATE))
+            return False
         if now >= self._expires_at:
             self.peer.close(self._dialect.authentication_failed(_EXPIRED))
             return False
@@ -417,6 +529,7 @@ class Connection:
 
         RFC 6455 section 7.1.1: the server closes TCP first. What the client
         still sends is read and forgotten, lest a reset overtakes the close frame.
+        Behind its own close frame it sends nothing, so then there is nothing to wait for.
         """
         if self._close_received is not None:
             frame = close_reply(self._close_received)
@@ -425,6 +538,8 @@ class Connection:
         else:
             return
         self._outbox.put_last(frame)
+        if self._outbox.flush_nowait() and self._close_received is not None and not self._peek():
+            return
         with trio.move_on_after(_GOODBYE):
             await self._outbox.flush()
             await shut_down(self._sock)

@@ -5,7 +5,7 @@ telling of it to the peers of this replica, and its hand-over to the bus are
 one step that nothing can interrupt, neither a cancellation nor a shutdown.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import partial
 from types import TracebackType
 from typing import assert_never
@@ -19,6 +19,7 @@ from trio_signal.auth import may_enter
 from trio_signal.bus import Bus, Caps, Delivery, Kicked, RoomCount, RoomsKept, Undelivered
 from trio_signal.clock import just_after, trio_time, unique_now, utc_now, wall_time
 from trio_signal.dialects import Dialect
+from trio_signal.dialects.wire import type_of
 from trio_signal.errors import CloseCode, JoinRefusedError
 from trio_signal.messages import (
     LOBBY,
@@ -66,6 +67,7 @@ from trio_signal.messages import (
     Typing,
     WentLive,
 )
+from trio_signal.metrics import Metrics
 from trio_signal.names import clean_name
 from trio_signal.peer import Peer, close_untold
 from trio_signal.room import Room
@@ -83,9 +85,10 @@ _COUNTING = 0.4
 class LocalRoom(Room):
     """A room with peers on this replica, and how to reach these."""
 
-    def __init__(self, room_id: str) -> None:
+    def __init__(self, room_id: str, metrics: Metrics) -> None:
         """Make an empty room."""
         super().__init__(room_id)
+        self._metrics = metrics
         self.peers: dict[str, Peer] = {}
         #: The same by dialect, so that each event is put into words once.
         self._speakers: dict[type[Dialect], dict[str, Peer]] = {}
@@ -109,21 +112,32 @@ class LocalRoom(Room):
 
     def tell(self, event: RoomEvent, origin: Member) -> None:
         """Tell an event to the peers on this replica; encoded once a dialect."""
-        for peers, notice in self._in_words(event):
+        for dialect, peers, notice in self._in_words(event):
             frame = text_frame(notice.text)
-            for peer in self._audience(notice.audience, peers, origin):
+            audience = self._audience(notice.audience, peers, origin)
+            for peer in audience:
                 peer.send_frame(frame)
+            self._count(dialect, notice, len(audience))
 
     def announce(self, event: AnnouncementEvent) -> None:
         """The same for an announcement's."""
-        for peers, notice in self._in_words(event):
+        for dialect, peers, notice in self._in_words(event):
             frame = text_frame(notice.text)
             creator = event.announcement.created_by
-            for peer in list(peers.values()):
-                if notice.audience is not Audience.TEAM or _is_of_team(peer, creator):
-                    peer.send_frame(frame)
+            audience = list(peers.values())
+            if notice.audience is Audience.TEAM:
+                audience = [peer for peer in audience if _is_of_team(peer, creator)]
+            for peer in audience:
+                peer.send_frame(frame)
+            self._count(dialect, notice, len(audience))
 
-    def _in_words(self, event: Event) -> Iterator[tuple[dict[str, Peer], Notice]]:
+    def _count(self, dialect: type[Dialect], notice: Notice, peers: int) -> None:
+        """Once for all who heard it."""
+        if peers:
+            self._metrics.messages_out[dialect.name][type_of(notice.text)] += peers
+            self._metrics.fan_out.observe(peers)
+
+    def _in_words(self, event: Event) -> Iterator[tuple[type[Dialect], dict[str, Peer], Notice]]:
         for dialect, peers in list(self._speakers.items()):
             try:
                 notices = list(dialect.tell(event))
@@ -131,11 +145,11 @@ class LocalRoom(Room):
                 close_untold(peers.values(), event)
                 continue
             for notice in notices:
-                yield peers, notice
+                yield dialect, peers, notice
 
     def _audience(
         self, audience: Audience, peers: dict[str, Peer], origin: Member
-    ) -> Iterable[Peer]:
+    ) -> Collection[Peer]:
         match audience:
             case Audience.EVERYONE:
                 return peers.values()
@@ -204,9 +218,11 @@ class Hub:
         max_viewers: int = 50,
         max_rooms: int = 100,
         announcements: Announcements | None = None,
+        metrics: Metrics | None = None,
     ) -> None:
-        """Make a hub without peers."""
+        """Make a hub without peers. It counts what they are told in `metrics`."""
         self.bus = bus
+        self._metrics = metrics if metrics is not None else Metrics()
         self.announcements = announcements
         if announcements is not None:
             announcements.serve(self)
@@ -240,7 +256,7 @@ class Hub:
     def depart(self, peer: Peer) -> None:
         """Take a peer out of all its rooms, and tell them."""
         self.peers.discard(peer)
-        room_ids = tuple(peer.memberships)
+        peer.left = room_ids = tuple(peer.memberships)
         for room_id in room_ids:
             self._leave(peer, room_id)
         if peer.identity is not None and peer in self._returning.get(peer.identity.user_id, ()):
@@ -266,7 +282,7 @@ class Hub:
     def _heir(self, user_id: str, heard: float) -> Peer | None:
         """One that came after another of the user was last heard of, and is not about to go."""
         for peer in self._returning.get(user_id, ()):
-            if peer.arrived > heard and not peer.scope.cancel_called:
+            if peer.arrived > heard and not peer.is_leaving:
                 return peer
         return None
 
@@ -367,7 +383,7 @@ class Hub:
         at = utc_now()
         room = self.rooms.get(room_id)
         if room is None:
-            room = self.rooms[room_id] = LocalRoom(room_id)
+            room = self.rooms[room_id] = LocalRoom(room_id, self._metrics)
             room.restore(others)
         elif room.peers.get(member.peer_id) is peer:
             self._tell_entered(peer, room, member)  # it asked twice, and waited for both

@@ -82,6 +82,13 @@ def _public_key(key: object, id_: str | None = None) -> Key:
     raise ValueError(_WANTED)
 
 
+async def check_key_set(url: str) -> str | None:
+    """Why the key set at `url` cannot be used; None if it can. Takes some seconds at most."""
+    async with httpx.AsyncClient(timeout=None) as client:  # noqa: S113  _read has a deadline
+        found = await _read(client, url)
+    return found if isinstance(found, str) else None
+
+
 class KeySet:
     """The keys behind a URL. Whoever makes one runs `run`; nothing is read without it."""
 
@@ -118,7 +125,7 @@ class KeySet:
         """Keep the keys fresh, until cancelled. While the URL does not answer, they stay."""
         reachable = True
         # Made once: it loads all the certificates that it trusts.
-        async with httpx.AsyncClient(timeout=None) as client:  # noqa: S113  _fetch has a deadline
+        async with httpx.AsyncClient(timeout=None) as client:  # noqa: S113  _read has a deadline
             while True:
                 problem = await self._refresh(client)
                 if problem is not None and reachable:
@@ -134,19 +141,27 @@ class KeySet:
                     await self._wanted.wait()
 
     async def _refresh(self, client: httpx.AsyncClient) -> str | None:
-        """Read the set; what went wrong, if it did. Not the URL, which may have a password."""
-        try:
-            with trio.fail_after(FETCH_TIMEOUT):
-                self._keys = _read_key_set(await _fetch(client, self._url))
-        except httpx.HTTPStatusError as error:
-            return f"status {error.response.status_code}"
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            return type(error).__name__
-        except trio.TooSlowError:
-            return f"no answer within {FETCH_TIMEOUT} s"
-        except ValueError as error:
-            return str(error)
+        """Read the set; what went wrong, if it did."""
+        found = await _read(client, self._url)
+        if isinstance(found, str):
+            return found
+        self._keys = found
         return None
+
+
+async def _read(client: httpx.AsyncClient, url: str) -> tuple[Key, ...] | str:
+    """The keys of a set, or what went wrong. Not the URL, which may have a password."""
+    try:
+        with trio.fail_after(FETCH_TIMEOUT):
+            return _read_key_set(await _fetch(client, url))
+    except httpx.HTTPStatusError as error:
+        return f"status {error.response.status_code}"
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        return type(error).__name__
+    except trio.TooSlowError:
+        return f"no answer within {FETCH_TIMEOUT} s"
+    except ValueError as error:
+        return str(error)
 
 
 async def _fetch(client: httpx.AsyncClient, url: str) -> bytes:

@@ -34,6 +34,8 @@ def client_address(peer: str, forwarded: Iterable[str], trusted_proxies: int) ->
     are proxies; what stands before that, anybody may have written. With fewer entries than
     proxies the first one counts. An entry that is no address is passed over, towards us.
     """
+    if not trusted_proxies and ":" not in peer:
+        return peer
     entries = [entry for value in forwarded for entry in value.split(",") if entry.strip()]
     trusted = entries[-trusted_proxies:] if trusted_proxies else []
     for entry in (*trusted, peer):
@@ -159,6 +161,8 @@ class Place:
     It counts as unauthenticated until it is known who is there.
     """
 
+    __slots__ = ("_address", "_known", "_left", "_limits")
+
     def __init__(self, limits: "Limits", address: str) -> None:
         """Take the place."""
         self._limits = limits
@@ -272,6 +276,8 @@ class TokenBucket:
 
     It may be overdrawn: what has been read has been read. Then one waits.
     """
+
+    __slots__ = ("_cost", "_full_at", "_patience")
 
     def __init__(self, rate: float, burst: int) -> None:
         """Begin full; `rate` is in tokens a second."""

@@ -4,28 +4,31 @@ The head is peeked at, not read: nothing is consumed, so HTTP gets its stream
 untouched and nothing need be replayed.
 """
 
+import errno
 import logging
 import math
 import re
 import select
 import socket
+from contextlib import ExitStack
 from http import HTTPStatus
+from typing import NoReturn
 from urllib.parse import parse_qsl, urlsplit
 
 import trio
-from websockets.datastructures import Headers
-from websockets.http11 import Request
 
 from trio_signal.auth import Auth, find_token
 from trio_signal.config import Settings
-from trio_signal.connection import Connection
+from trio_signal.connection import Connection, shut_down
 from trio_signal.dialects import Dialect, dialect_at
 from trio_signal.errors import IdTooLongError, Reason, RequestRefusedError
 from trio_signal.hub import Hub
 from trio_signal.limits import Limits, client_address
+from trio_signal.logs import find_request_id
 from trio_signal.metrics import Metrics
+from trio_signal.peer import Outbox
 from trio_signal.web.server import HttpServer
-from trio_signal.websocket import Handshake, is_upgrade
+from trio_signal.websocket import Handshake, Head, is_upgrade
 
 logger = logging.getLogger(__name__)
 
@@ -40,11 +43,19 @@ _REFUSAL_TIMEOUT = 2.0
 _MAX_REFUSALS = 500
 #: How many heads are read in one round of the loop; peers wait for no more than these.
 _HEADS_AT_ONCE = 8
+#: Errors of `accept` that are the new connection's, as accept(2) has them, and the firewall's.
+_NOT_OURS = {
+    *(errno.ECONNABORTED, errno.ENETDOWN, errno.EPROTO, errno.ENOPROTOOPT, errno.EHOSTDOWN),
+    *(errno.EHOSTUNREACH, errno.EOPNOTSUPP, errno.ENETUNREACH, errno.EPERM),
+}
+#: Those of a machine that has no room for one more, and seconds until it may have.
+_PASSING = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+_RECOVERY = 0.1
 _FORWARDED = re.compile(rb"^X-Forwarded-For:(.*)$", re.IGNORECASE | re.MULTILINE)
 
 
 class Listener:
-    """Serves accepted streams; `trio.serve_tcp` runs `serve` for each."""
+    """Serves those who connect, each in a task of its own."""
 
     def __init__(
         self,
@@ -69,13 +80,36 @@ class Listener:
         self._refusals = 0
         self._turns = trio.Semaphore(_HEADS_AT_ONCE)
 
-    async def serve(self, stream: trio.SocketStream) -> None:
-        """Serve one connection until it is over, and close it; raises nothing of its own."""
+    async def accept(self, listening: socket.socket, connections: trio.Nursery) -> NoReturn:
+        """Serve all who connect, in tasks of `connections`; until cancelled. Closes `listening`.
+
+        Not by `trio.serve_listeners`: its streams cost a connection more than its handshake does,
+        and a WebSocket has no use for them.
+        """
+        with listening:
+            listening.setblocking(False)
+            while True:
+                await trio.lowlevel.wait_readable(listening)
+                try:
+                    for _ in range(_HEADS_AT_ONCE):
+                        sock, address = listening.accept()
+                        connections.start_soon(self.serve, sock, address[0], name="connection")
+                except BlockingIOError:
+                    continue
+                except OSError as error:
+                    await _let_pass(error)
+
+    async def serve(self, sock: socket.socket, peer: str) -> None:
+        """Serve one connection until it is over, and close it; raises nothing of its own.
+
+        `peer` is its address.
+        """
         try:
-            async with stream:
-                await self._serve(stream)
-        except trio.BrokenResourceError:
-            return  # it was gone before it was anybody
+            with sock:
+                sock.setblocking(False)
+                connection = await self._open(sock, peer)
+                if connection is not None:
+                    await connection.run()
         except Exception:
             logger.exception("connection failed")
 
@@ -84,45 +118,59 @@ class Listener:
         for scope in self._waiting:
             scope.cancel()
 
-    async def _serve(self, stream: trio.SocketStream) -> None:
-        try:
-            peer, *_ = stream.socket.getpeername()
-        except OSError:
-            return  # it was gone before it was looked at
+    async def _open(self, sock: socket.socket, peer: str) -> Connection | None:
+        """Serve whatever comes before a WebSocket; that, if one is opened.
+
+        It ends before the connection begins, so that nothing of the handshake is kept.
+        """
         try:
             with self._limits.visit(peer):
-                received = await self._converse(stream)
-            if received is not None:
-                await self._upgrade(stream, received, peer)
+                received = await self._converse(sock)
+            opened = None if received is None else self._upgrade(sock, received, peer)
         except RequestRefusedError as refusal:
             self._metrics.count_refused(refusal.reason)
-            await self._refuse(stream, _answer(refusal))
+            opened = _answer(refusal)
+        if isinstance(opened, bytes):
+            await self._refuse(sock, opened)
+            return None
+        return opened
 
-    async def _converse(self, stream: trio.SocketStream) -> bytes | None:
+    async def _converse(self, sock: socket.socket) -> bytes | None:
         """Speak HTTP up to a request for a WebSocket; what was read of that, if one came."""
+        try:
+            head = _whole(_peek(sock)) or await self._wait_for_head(sock)
+            if head is None:
+                return None
+            if len(head) > MAX_HEAD:
+                raise _refusal(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, Reason.HEAD_TOO_BIG)
+            if is_upgrade(head):
+                return sock.recv(len(head))
+        except OSError:
+            return None  # it was gone before it was anybody
+        stream = trio.SocketStream(trio.socket.from_stdlib_socket(sock))
+        return await self._http.serve_connection(stream)
+
+    async def _wait_for_head(self, sock: socket.socket) -> bytes | None:
         with trio.move_on_after(HEAD_TIMEOUT) as scope:
             self._waiting.add(scope)
             try:
-                head = await peek_head(stream, self._turns)
+                return await peek_head(sock, self._turns)
             finally:
                 self._waiting.discard(scope)
-        if scope.cancelled_caught:
-            raise _refusal(HTTPStatus.REQUEST_TIMEOUT, Reason.HEAD_TIMEOUT)
-        if head is None:
-            return None
-        if len(head) > MAX_HEAD:
-            raise _refusal(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, Reason.HEAD_TOO_BIG)
-        if is_upgrade(head):
-            return bytes(await stream.receive_some(len(head)))
-        return await self._http.serve_connection(stream)
+        raise _refusal(HTTPStatus.REQUEST_TIMEOUT, Reason.HEAD_TIMEOUT)
 
-    async def _upgrade(self, stream: trio.SocketStream, received: bytes, peer: str) -> None:
-        """Open a WebSocket; `received` may go on after the request's head."""
+    def _upgrade(self, sock: socket.socket, received: bytes, peer: str) -> Connection | bytes:
+        """Open a WebSocket; the answer that refuses it, if it cannot be one.
+
+        `received` may go on after the request's head. Raises RequestRefusedError.
+        """
         head, blank_line, early = received.partition(b"\r\n\r\n")
         forwarded = [value.decode("latin-1") for value in _FORWARDED.findall(head)]
         address = client_address(peer, forwarded, self._settings.trusted_proxies)
         # First of all: in a flood, to refuse has to be cheap.
-        with self._limits.admit(address, trio.current_time()) as place:
+        with ExitStack() as unless_opened:
+            place = self._limits.admit(address, trio.current_time())
+            unless_opened.enter_context(place)
             handshake = Handshake(head + blank_line)
             request = handshake.request
             if request is None:
@@ -133,28 +181,23 @@ class Listener:
             accepted, answer = handshake.accept()
             if not accepted:
                 self._metrics.count_refused(Reason.BAD_REQUEST)
-                await self._refuse(stream, answer)
-                return
-            with trio.move_on_after(HEAD_TIMEOUT) as scope:
-                await stream.send_all(answer)
-            if scope.cancelled_caught:
-                return
-            # From here on without Trio's layers: a delivery is one call of send.
-            with socket.socket(fileno=stream.socket.detach()) as sock:
-                sock.setblocking(False)
-                connection = Connection(
-                    sock,
-                    dialect,
-                    hub=self._hub,
-                    auth=self._auth,
-                    settings=self._settings,
-                    place=place,
-                    metrics=self._metrics,
-                    token=_token(request, self._settings),
-                )
-                await connection.run(early)
+                return answer
+            unless_opened.pop_all()
+        return Connection(
+            sock,
+            dialect,
+            hub=self._hub,
+            auth=self._auth,
+            settings=self._settings,
+            place=place,
+            metrics=self._metrics,
+            token=_token(request, self._settings),
+            request_id=find_request_id(request.get_all),
+            opening=answer,
+            early=early,
+        )
 
-    def _dialect(self, request: Request) -> Dialect:
+    def _dialect(self, request: Head) -> Dialect:
         """The dialect that is asked for; raises RequestRefusedError."""
         try:
             dialect = dialect_at(request.path, self._settings.dialects)
@@ -165,65 +208,85 @@ class Listener:
             raise _refusal(HTTPStatus.NOT_FOUND, Reason.UNKNOWN_PATH, text)
         return dialect
 
-    def _check_origin(self, request: Request) -> None:
+    def _check_origin(self, request: Head) -> None:
         """Raise RequestRefusedError for pages that may not connect."""
-        headers = request.headers
-        if len(headers.get_all("Origin")) > 1 or not self._settings.allows_origin(
-            _only(headers, "Origin"), _only(headers, "Host")
+        if len(request.get_all("Origin")) > 1 or not self._settings.allows_origin(
+            request.get_only("Origin"), request.get_only("Host")
         ):
             text = "Pages of this origin may not connect."
             raise _refusal(HTTPStatus.FORBIDDEN, Reason.ORIGIN, text)
 
-    async def _refuse(self, stream: trio.SocketStream, answer: bytes) -> None:
+    async def _refuse(self, sock: socket.socket, answer: bytes) -> None:
         """Send an answer and end the connection, so that the answer arrives.
 
         In a flood of those, it ends at once: they may not cost more than those who are let in.
         """
         self._refusals += 1
         try:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
+            outbox = Outbox(sock, len(answer))
+            outbox.put_last(answer)
             with trio.move_on_after(_REFUSAL_TIMEOUT):
-                stream.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
-                await stream.send_all(answer)
-                await stream.send_eof()
+                await outbox.flush()
                 if self._refusals <= _MAX_REFUSALS:
-                    async for _ in stream:  # a reset for unread bytes would overtake the answer
-                        pass
-        except (OSError, trio.BrokenResourceError):
+                    await shut_down(sock)  # a reset for unread bytes would overtake the answer
+        except OSError:
             return
         finally:
             self._refusals -= 1
 
 
-async def peek_head(stream: trio.SocketStream, turns: trio.Semaphore) -> bytes | None:
+async def _let_pass(error: OSError) -> None:
+    """Go on after an error of `accept`, if it is one of a connection or will pass."""
+    if error.errno in _NOT_OURS:
+        await trio.lowlevel.checkpoint()
+    elif error.errno in _PASSING:
+        logger.error("cannot accept: %s; trying again in %s s", error, _RECOVERY)
+        await trio.sleep(_RECOVERY)
+    else:
+        raise error
+
+
+def _peek(sock: socket.socket) -> bytes:
+    """What there is to read; nothing is consumed."""
+    try:
+        return sock.recv(MAX_HEAD + 1, socket.MSG_PEEK)
+    except BlockingIOError:
+        return b""
+
+
+def _whole(begin: bytes) -> bytes | None:
+    """The request head that these bytes begin with, or too much of it; None if it goes on."""
+    end = begin.find(b"\r\n\r\n")
+    if 0 <= end <= MAX_HEAD - 4:
+        return begin[: end + 4]
+    return begin if len(begin) > MAX_HEAD else None
+
+
+async def peek_head(sock: socket.socket, turns: trio.Semaphore) -> bytes | None:
     """The first request head, which stays unread; None if the client left first.
 
     More than `MAX_HEAD` bytes come back if the head does not end by then. Those that come at the
-    same moment take turns.
+    same moment take turns. Raises OSError.
     """
-    sock = stream.socket
-    head = b""
-    try:
-        while True:
-            await trio.lowlevel.wait_readable(sock)
-            async with turns:
-                peeked = await sock.recv(MAX_HEAD + 1, socket.MSG_PEEK)
-            end = peeked.find(b"\r\n\r\n")
-            if 0 <= end <= MAX_HEAD - 4:
-                # Not before the next read is complete would anything wake us again.
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
-                return peeked[: end + 4]
-            if len(peeked) > MAX_HEAD:
-                return peeked
-            if len(peeked) == len(head):
-                if not peeked or _has_ended(sock.fileno()):
-                    return None
-                # Woken for nothing, and so it would go on: a peek stops before urgent data.
-                await trio.sleep(_PAUSE)
-            head = peeked
-            # Sleep until there is more, or the end: what is there would wake us at once.
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, len(head) + 1)
-    except OSError:
-        return None
+    before = b""
+    while True:
+        await trio.lowlevel.wait_readable(sock)
+        async with turns:
+            peeked = _peek(sock)
+        head = _whole(peeked)
+        if head is not None:
+            # Not before the next read is complete would anything wake us again.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
+            return head
+        if len(peeked) == len(before):
+            if not peeked or _has_ended(sock.fileno()):
+                return None
+            # Woken for nothing, and so it would go on: a peek stops before urgent data.
+            await trio.sleep(_PAUSE)
+        before = peeked
+        # Sleep until there is more, or the end: what is there would wake us at once.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, len(before) + 1)
 
 
 def _has_ended(fileno: int) -> bool:
@@ -233,21 +296,15 @@ def _has_ended(fileno: int) -> bool:
     return bool(poll.poll(0))
 
 
-def _token(request: Request, settings: Settings) -> str | None:
+def _token(request: Head, settings: Settings) -> str | None:
     query = dict(parse_qsl(urlsplit(request.path).query))
-    found = find_token(request.headers.get_all, query)
+    found = find_token(request.get_all, query)
     if found is None:
         return None
-    origin, host = _only(request.headers, "Origin"), _only(request.headers, "Host")
+    origin, host = request.get_only("Origin"), request.get_only("Host")
     if found.from_cookie and origin is not None and not settings.trusts_origin(origin, host):
         return None
     return found.text
-
-
-def _only(headers: Headers, name: str) -> str | None:
-    """The value of a header that came once."""
-    values = headers.get_all(name)
-    return values[0] if len(values) == 1 else None
 
 
 def _refusal(status: HTTPStatus, reason: Reason, text: str | None = None) -> RequestRefusedError:

@@ -1,40 +1,79 @@
 """How the log looks: for a person at a console, or as JSON for a machine."""
 
 import logging
+import re
 import sys
+from collections.abc import Callable, Iterable
 
+import msgspec
 import structlog
+from structlog.typing import Processor
 
 from trio_signal.config import Settings
 
+#: What platforms call the id that they give a request. The first that is there counts.
+REQUEST_ID_HEADERS = (
+    *("X-Request-ID", "X-Railway-Request-Id", "Fly-Request-Id", "CF-Ray"),
+    *("X-Amzn-Trace-Id", "X-Cloud-Trace-Context", "traceparent"),
+)
+#: Anybody can send such a header, so it has to look like an id.
+_REQUEST_ID = re.compile("[!-~]{1,128}")
+
 
 def configure_logging(settings: Settings) -> None:
-    """Send the whole process's log to standard error, one line an entry."""
-    renderer: structlog.typing.Processor
-    if settings.log_format == "json":
-        renderer = structlog.processors.JSONRenderer()
-        tracebacks: list[structlog.typing.Processor] = [structlog.processors.format_exc_info]
-    else:
-        renderer = structlog.dev.ConsoleRenderer(
-            colors=sys.stderr.isatty(),
-            # Not the one with the values of local variables: a password may be among them.
-            exception_formatter=structlog.dev.plain_traceback,
-        )
-        tracebacks = []
-    formatter = structlog.stdlib.ProcessorFormatter(
+    """Send the whole process's log to standard error, one line an entry.
+
+    What a logger is given as `extra` becomes fields of the line.
+    """
+    # Nobody is told these, and to ask for them is two system calls an entry.
+    logging.logProcesses = logging.logThreads = logging.logMultiprocessing = False
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(make_formatter(settings))
+    for library in ("httpx", "httpcore"):  # they tell of each request, with its URL
+        logging.getLogger(library).setLevel(logging.WARNING)
+    logging.basicConfig(handlers=[handler], level=settings.log_level.upper(), force=True)
+
+
+def make_formatter(settings: Settings) -> logging.Formatter:
+    """What turns an entry into its line."""
+    return structlog.stdlib.ProcessorFormatter(
         foreign_pre_chain=[
+            structlog.contextvars.merge_contextvars,
             structlog.stdlib.add_log_level,
             structlog.stdlib.add_logger_name,
+            structlog.stdlib.ExtraAdder(),
             structlog.processors.TimeStamper(fmt="iso", utc=True),
         ],
         processors=[
             structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-            *tracebacks,
-            renderer,
+            *_renderers(settings),
         ],
     )
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(formatter)
-    for library in ("httpx", "httpcore"):  # they tell of each request, with its URL
-        logging.getLogger(library).setLevel(logging.WARNING)
-    logging.basicConfig(handlers=[handler], level=settings.log_level.upper(), force=True)
+
+
+def _renderers(settings: Settings) -> list[Processor]:
+    if settings.log_format == "json":
+        return [structlog.processors.format_exc_info, _render_json]
+    return [
+        structlog.dev.ConsoleRenderer(
+            colors=sys.stderr.isatty(),
+            # Names and ids are others' words: no line may be begun by them.
+            repr_native_str=True,
+            # Not the one with the values of local variables: a password may be among them.
+            exception_formatter=structlog.dev.plain_traceback,
+        )
+    ]
+
+
+def _render_json(_: object, __: str, fields: structlog.typing.EventDict) -> str:
+    """The same as structlog's own, in a third of its time: each connection makes two lines."""
+    return msgspec.json.encode(fields, enc_hook=repr).decode()
+
+
+def find_request_id(get_all: Callable[[str], Iterable[str]]) -> str | None:
+    """The id that a platform in front gave a request, by its headers; None if it gave none."""
+    for name in REQUEST_ID_HEADERS:
+        for value in get_all(name):
+            if _REQUEST_ID.fullmatch(value):
+                return value
+    return None

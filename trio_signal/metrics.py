@@ -1,7 +1,17 @@
-"""What is counted as it happens; what can be looked up is read when metrics are asked for."""
+"""What is counted as it happens; what can be looked up is read when metrics are asked for.
 
-from prometheus_client import CollectorRegistry, Counter
+Plain ints in dictionaries that are made beforehand: a message costs an addition here,
+and what Prometheus wants is made of them when it asks.
+"""
 
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Final
+
+import trio
+
+from trio_signal.dialects import DIALECTS, OTHER
 from trio_signal.errors import CloseCode, Reason
 from trio_signal.messages import Refusal
 
@@ -9,38 +19,74 @@ from trio_signal.messages import Refusal
 NO_CODE = 1005
 BROKEN_OFF = 1006
 
+#: Seconds between two looks at whether the event loop keeps up.
+LAG_INTERVAL = 0.1
+
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+_PEERS = (1.0, 2.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1000.0, 2500.0, 5000.0)
+
+
+class Histogram:
+    """How many values were at most as great as each bound."""
+
+    def __init__(self, bounds: Sequence[float] = _SECONDS) -> None:
+        """Begin with zeros; the bounds ascend."""
+        self._bounds = bounds
+        #: One more than there are bounds: the last is for what is greater than all.
+        self._counts = [0] * (len(bounds) + 1)
+        self.sum = 0.0
+
+    def observe(self, value: float) -> None:
+        """Take a value in."""
+        self._counts[bisect_left(self._bounds, value)] += 1
+        self.sum += value
+
+    def buckets(self) -> list[tuple[str, float]]:
+        """Each bound as text, the last one `+Inf`, and how many were at most so great."""
+        counted, buckets = 0, []
+        for bound, count in zip((*self._bounds, "+Inf"), self._counts, strict=True):
+            counted += count
+            buckets.append((str(bound), float(counted)))
+        return buckets
+
 
 class Metrics:
     """The counters of one server. Labels come from fixed lists, whatever clients send."""
 
     def __init__(self) -> None:
         """Begin with zeros."""
-        self.registry = CollectorRegistry()
-        refused = Counter(
-            "trio_signal_refused",
-            "What clients asked for and did not get",
-            ["reason"],
-            registry=self.registry,
-        )
-        closed = Counter(
-            "trio_signal_closed",
-            "WebSockets that ended, by close code",
-            ["code"],
-            registry=self.registry,
-        )
-        self._refused = {reason: refused.labels(label_of(reason)) for reason in (*Reason, *Refusal)}
-        self._closed = {
-            int(code): closed.labels(f"{int(code)}") for code in (*CloseCode, NO_CODE, BROKEN_OFF)
+        self.refused: dict[Reason | Refusal, int] = dict.fromkeys((*Reason, *Refusal), 0)
+        self.closed: dict[int | str, int] = {
+            **dict.fromkeys(map(int, CloseCode), 0),
+            **{NO_CODE: 0, BROKEN_OFF: 0, OTHER: 0},
         }
-        self._closed_otherwise = closed.labels("other")
+        #: By dialect, what clients said by its type.
+        self.messages_in: dict[str, dict[str, int]] = {
+            name: dict.fromkeys((*sorted(dialect.types), OTHER), 0)
+            for name, dialect in DIALECTS.items()
+        }
+        #: By dialect, what they were told. The types are those that its encoder writes.
+        self.messages_out: dict[str, defaultdict[bytes, int]] = {
+            name: defaultdict(int) for name in DIALECTS
+        }
+        #: How many peers of this replica heard the same event in the same words.
+        self.fan_out: Final = Histogram(_PEERS)
+        self.loop_lag: Final = Histogram()
 
     def count_refused(self, reason: Reason | Refusal) -> None:
         """Somebody was refused something."""
-        self._refused[reason].inc()
+        self.refused[reason] += 1
 
     def count_closed(self, code: int) -> None:
         """A WebSocket ended; clients may close with codes of their own."""
-        self._closed.get(code, self._closed_otherwise).inc()
+        self.closed[code if code in self.closed else OTHER] += 1
+
+    async def watch_loop(self) -> None:
+        """Look ten times a second how late the event loop is; until cancelled."""
+        while True:
+            due = trio.current_time() + LAG_INTERVAL
+            await trio.sleep_until(due)
+            self.loop_lag.observe(trio.current_time() - due)
 
 
 def label_of(reason: Reason | Refusal) -> str:

@@ -17,8 +17,10 @@ def clean_name(text: str | None) -> str | None:
     """A name as it may be shown: one line, as it reads, not long; None if nothing is left."""
     if text is None:
         return None
-    words = " ".join(text[: 16 * MAX_NAME].split())
-    shown = "".join(character for character in words if _is_shown(character))[:MAX_NAME].strip()
+    shown = " ".join(text[: 16 * MAX_NAME].split())
+    if not shown.isascii() or not shown.isprintable():
+        shown = "".join(character for character in shown if _is_shown(character))
+    shown = shown[:MAX_NAME].strip()
     return shown if shown.strip(_JOINERS) else None
 
 

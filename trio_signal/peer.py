@@ -2,7 +2,7 @@
 
 import logging
 import socket
-from collections import deque
+from collections import defaultdict
 from collections.abc import Callable, Collection, Sequence
 from itertools import islice
 
@@ -10,6 +10,7 @@ import trio
 from msgspec import Struct
 
 from trio_signal.dialects import Dialect
+from trio_signal.dialects.wire import type_of
 from trio_signal.errors import CloseCode
 from trio_signal.messages import Answer, Close, Identity, Refusal, Refused, Send, Signalled
 from trio_signal.websocket import text_frame
@@ -26,22 +27,35 @@ class Outbox:
     """Frames on their way to one client.
 
     `put` sends at once what the socket takes; only the rest waits, at most
-    `limit` bytes of it, until `drain` finds the socket writable again. So a
+    `limit` bytes of it, until `flush` finds the socket writable again. So a
     delivery costs no task switch, and a client that does not read costs nobody
     else anything: it is closed when its outbox is full.
     """
+
+    __slots__ = (
+        "_broken",
+        "_limit",
+        "_size",
+        "_sock",
+        "_torn",
+        "_waiting",
+        "begins_to_wait",
+        "overflowed",
+    )
 
     def __init__(self, sock: socket.socket, limit: int) -> None:
         """Take a non-blocking socket, which somebody else closes."""
         self._sock = sock
         self._limit = limit
-        self._waiting: deque[bytes | memoryview] = deque()
+        #: A list, since it is nearly always empty: an empty deque has 700 bytes.
+        self._waiting: list[bytes | memoryview] = []
         self._size = 0
-        self._filled = trio.Event()
         #: The first waiting frame has been sent in part.
         self._torn = False
         self._broken = False
         self.overflowed = False
+        #: Called when there is something to `flush` again; set by the connection.
+        self.begins_to_wait: Callable[[], None] = ignore
 
     def put(self, frame: bytes) -> bool:
         """Send `frame`, now or as soon as the client reads; does not block.
@@ -73,47 +87,49 @@ class Outbox:
         if self._size > self._limit:
             self._overflow()
             return False
-        self._filled.set()
+        if len(self._waiting) == 1:
+            self.begins_to_wait()
         return True
 
     def _overflow(self) -> None:
         """Forget all but the rest of a frame that is half out: a close frame may follow it."""
         self.overflowed = True
-        kept = list(islice(self._waiting, 1 if self._torn else 0))
-        self._waiting.clear()
-        self._waiting.extend(kept)
-        self._size = sum(map(len, kept))
+        del self._waiting[1 if self._torn else 0 :]
+        self._size = sum(map(len, self._waiting))
 
     def put_last(self, frame: bytes) -> None:
-        """Send a close frame behind all that waits, also when the outbox is full."""
+        """Let `flush` send this behind all that waits, also when the outbox is full."""
         self._waiting.append(frame)
         self._size += len(frame)
-        self._filled.set()
-
-    async def drain(self) -> None:
-        """Send what waits, whenever the client reads; until cancelled."""
-        while True:
-            await self._filled.wait()
-            await self.flush()
-            self._filled = trio.Event()
 
     async def flush(self) -> None:
         """Send what waits. Blocks until all of it is out, or the socket is dead."""
-        while self._waiting and not self._broken:
+        while not self.flush_nowait():
             await trio.lowlevel.wait_writable(self._sock)
+
+    def flush_nowait(self) -> bool:
+        """Send of what waits what the socket takes; whether that was all, or the socket is dead."""
+        while self._waiting and not self._broken:
             try:
-                sent = self._sock.sendmsg(list(islice(self._waiting, _BATCH)))
+                sent = self._sock.sendmsg(self._waiting[:_BATCH])
             except BlockingIOError:
-                continue
+                return False
             except OSError:
                 self._broken = True
-                return
-            self._forget(sent)
+            else:
+                self._forget(sent)
+        return True
 
     def _forget(self, sent: int) -> None:
         self._size -= sent
-        while self._waiting and sent >= len(self._waiting[0]):
-            sent -= len(self._waiting.popleft())
+        whole = 0
+        for frame in self._waiting[:_BATCH]:
+            if sent < len(frame):
+                break
+            sent -= len(frame)
+            whole += 1
+        if whole:
+            del self._waiting[:whole]
             self._torn = False
         if sent:
             self._waiting[0] = memoryview(self._waiting[0])[sent:]
@@ -125,12 +141,30 @@ class Outbox:
         return self._size
 
 
-def _ignore(what: object) -> None:
-    """Before its connection runs, a peer inherits nothing, and nothing is counted."""
+def ignore(*what: object) -> None:
+    """What a peer inherits, sends and counts while its connection does not run."""
 
 
 class Peer:
     """One connection as the hub sees it: who it is, its rooms, its outbox."""
+
+    __slots__ = (
+        "_scope",
+        "arrived",
+        "closed_with",
+        "count_refused",
+        "dialect",
+        "heard",
+        "id",
+        "identity",
+        "inherit",
+        "left",
+        "memberships",
+        "outbox",
+        "received",
+        "sent",
+        "told",
+    )
 
     def __init__(self, peer_id: str, dialect: Dialect, outbox: Outbox) -> None:
         """Make a peer that is nobody yet."""
@@ -145,26 +179,54 @@ class Peer:
         self.arrived = trio.current_time()
         self.heard = self.arrived
         #: Takes over rooms from a connection that is found dead; set by its own.
-        self.inherit: Callable[[Sequence[str]], None] = _ignore
+        self.inherit: Callable[[Sequence[str]], None] = ignore
         #: Counts what it is refused; set by its own as well.
-        self.count_refused: Callable[[Refusal], None] = _ignore
-        self._scope = trio.CancelScope()
+        self.count_refused: Callable[[Refusal], None] = ignore
+        #: What all peers of its dialect were told, by type; that of the server, set likewise.
+        self.told: defaultdict[bytes, int] = defaultdict(int)
+        #: How many messages came, and how many were told to it.
+        self.received = self.sent = 0
+        #: The rooms in which it was when it ended.
+        self.left: tuple[str, ...] = ()
+        self._scope: trio.CancelScope | None = None
+
+    def live_in(self, scope: trio.CancelScope) -> None:
+        """Take the scope of the connection's nursery, which `close` cancels."""
+        self._scope = scope
+        if self.closed_with is not None:
+            self._cancel(self.closed_with)
 
     @property
-    def scope(self) -> trio.CancelScope:
-        """The cancel scope of the connection; `close` cancels it."""
-        return self._scope
+    def is_leaving(self) -> bool:
+        """Whether the connection is about to end."""
+        return self.closed_with is not None or (
+            self._scope is not None and self._scope.cancel_called
+        )
+
+    def send_all(self, texts: Sequence[bytes]) -> None:
+        """Send texts to this peer alone, in one system call; does not block."""
+        for text in texts:
+            self.told[type_of(text)] += 1
+        self.sent += len(texts)
+        if texts:
+            self.put(b"".join(map(text_frame, texts)))
 
     def send(self, text: bytes) -> None:
         """Send a text to this peer alone; does not block."""
+        self.told[type_of(text)] += 1
         self.send_frame(text_frame(text))
 
     def send_frame(self, frame: bytes) -> None:
-        """Send a frame that others get as well; does not block.
+        """Send a message's frame that others get as well; does not block.
 
         A peer whose outbox is full is closed as too slow.
         """
-        if not self.outbox.put(frame) and self.outbox.overflowed:
+        self.sent += 1
+        self.put(frame)
+
+    def put(self, frames: bytes) -> None:
+        """The same for what is no message, or was counted already."""
+        if not self.outbox.put(frames) and self.outbox.overflowed:
             self.close(Close(CloseCode.TRY_AGAIN_LATER, "Reads too slowly"))
 
     def tell(self, answer: Answer) -> None:
@@ -176,10 +238,9 @@ class Peer:
         except Exception:
             close_untold([self], answer)
             return
+        self.send_all([action.text for action in actions if isinstance(action, Send)])
         for action in actions:
-            if isinstance(action, Send):
-                self.send(action.text)
-            else:
+            if isinstance(action, Close):
                 self.close(action)
 
     def hear(self, signal: Signalled) -> None:
@@ -196,6 +257,10 @@ class Peer:
         """End the connection; does not block. The first reason counts."""
         if self.closed_with is None:
             self.closed_with = close
+            self._cancel(close)
+
+    def _cancel(self, close: Close) -> None:
+        if self._scope is not None:
             self._scope.cancel(reason=close.reason or None)
 
 

@@ -4,7 +4,6 @@ import logging
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from functools import partial
 from typing import NamedTuple
 from uuid import uuid4
 
@@ -93,8 +92,10 @@ async def open_server(settings: Settings) -> AsyncIterator[Server]:
             max_viewers=settings.max_viewers,
             max_rooms=settings.max_rooms_per_connection,
             announcements=announcements,
+            metrics=metrics,
         )
         await bus_tasks.start(bus.run, hub.deliver)
+        bus_tasks.start_soon(metrics.watch_loop)
         async with (
             open_auth(settings) as auth,
             open_http_server(create_app(hub, auth, settings, limits, metrics)) as http,
@@ -102,16 +103,10 @@ async def open_server(settings: Settings) -> AsyncIterator[Server]:
             listener = Listener(hub, http, auth, settings, limits=limits, metrics=metrics)
             async with trio.open_nursery() as connections:
                 async with trio.open_nursery() as accepting:
-                    sockets = await open_listeners(settings)
-                    host, port, *_ = sockets[0].socket.getsockname()
-                    await accepting.start(
-                        partial(
-                            trio.serve_listeners,
-                            listener.serve,
-                            sockets,
-                            handler_nursery=connections,
-                        )
-                    )
+                    sockets = await open_sockets(settings)
+                    host, port, *_ = sockets[0].getsockname()
+                    for sock in sockets:
+                        accepting.start_soon(listener.accept, sock, connections)
                     yield Server(host, port, hub)
                     accepting.cancel_scope.cancel()
                 connections.cancel_scope.deadline = trio.current_time() + settings.drain
@@ -124,13 +119,14 @@ async def open_server(settings: Settings) -> AsyncIterator[Server]:
         bus_tasks.cancel_scope.cancel()
 
 
-async def open_listeners(settings: Settings) -> list[trio.SocketListener]:
+async def open_sockets(settings: Settings) -> list[socket.socket]:
     """The listening sockets; workers share a port, and the kernel shares it out."""
     if not settings.worker:
-        return await trio.open_tcp_listeners(settings.port, host=settings.host)
-    sock = trio.socket.socket(socket.AF_INET6 if ":" in settings.host else socket.AF_INET)
+        listeners = await trio.open_tcp_listeners(settings.port, host=settings.host)
+        return [socket.socket(fileno=listener.socket.detach()) for listener in listeners]
+    sock = socket.socket(socket.AF_INET6 if ":" in settings.host else socket.AF_INET)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    await sock.bind((settings.host, settings.port))
+    sock.bind((settings.host, settings.port))
     sock.listen(BACKLOG)
-    return [trio.SocketListener(sock)]
+    return [sock]

@@ -89,6 +89,14 @@ def hash_password(password: str) -> str:
     return _hasher.hash(password)
 
 
+def is_password(password_hash: str, password: str) -> bool:
+    """Whether this is the password of which that is kept. Slow, and blocks the thread."""
+    try:
+        return _hasher.verify(password_hash, password)
+    except (VerificationError, InvalidHashError, UnicodeEncodeError):
+        return False
+
+
 class Login:
     """Checks passwords against a file of users."""
 
@@ -121,11 +129,8 @@ class Login:
 
     def _verify(self, user_id: str, password: str) -> User | None:
         user = self._read().get(user_id)
-        try:
-            _hasher.verify(user.password_hash if user is not None else _NOBODY, password)
-        except (VerificationError, InvalidHashError, UnicodeEncodeError):
-            return None
-        return user
+        matches = is_password(user.password_hash if user is not None else _NOBODY, password)
+        return user if matches else None
 
     def _read(self) -> dict[str, User]:
         """The users as the file has them now. Two threads may do the same work, and no harm."""

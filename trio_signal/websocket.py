@@ -15,7 +15,6 @@ from enum import IntEnum
 from http import HTTPStatus
 from typing import NamedTuple
 
-from websockets.datastructures import Headers
 from websockets.http11 import Request
 from websockets.server import ServerProtocol
 from websockets.speedups import apply_mask
@@ -104,6 +103,18 @@ class FrameParser:
     Holds at most one message of `max_size` bytes, and the frame that is coming in.
     """
 
+    __slots__ = (
+        "_buffer",
+        "_decoder",
+        "_fragments",
+        "_fragments_opcode",
+        "_fragments_size",
+        "_max_size",
+        "_unfinished",
+        "_wanted",
+        "failure",
+    )
+
     def __init__(self, max_size: int) -> None:
         self._max_size = max_size
         self._buffer = bytearray()
@@ -114,7 +125,8 @@ class FrameParser:
         self._fragments_opcode: Opcode | None = None
         #: How many came that completed no message.
         self._unfinished = 0
-        self._decoder = _Utf8Decoder()
+        #: Made for the first message that comes in fragments.
+        self._decoder: codecs.IncrementalDecoder | None = None
         #: Set once the client broke the protocol or the limit; nothing follows it.
         self.failure: WebSocketError | None = None
 
@@ -221,6 +233,8 @@ class FrameParser:
         assert opcode is not None  # noqa: S101  _check_head has seen to it
         if opcode is Opcode.TEXT:
             # Checked as it comes in, so that a client hears of it at once.
+            if self._decoder is None:
+                self._decoder = _Utf8Decoder()
             try:
                 self._decoder.decode(payload, final)
             except UnicodeDecodeError:
@@ -235,7 +249,7 @@ class FrameParser:
         self._fragments.clear()
         self._fragments_size = 0
         self._fragments_opcode = None
-        self._decoder.reset()
+        self._decoder = None
         return message
 
 
@@ -274,6 +288,24 @@ def _new_protocol() -> ServerProtocol:
     )
 
 
+class Head(NamedTuple):
+    """A request's head, as far as one has to decide about it."""
+
+    #: The request target.
+    path: str
+    #: The values of each field, by its name in lower case.
+    fields: dict[str, list[str]]
+
+    def get_all(self, name: str) -> list[str]:
+        """The values of the fields of this name."""
+        return self.fields.get(name.lower(), [])
+
+    def get_only(self, name: str) -> str | None:
+        """The value of a field that came once."""
+        values = self.get_all(name)
+        return values[0] if len(values) == 1 else None
+
+
 class Handshake:
     """One opening handshake, RFC 6455 section 4.2, around a head that is whole."""
 
@@ -281,17 +313,20 @@ class Handshake:
         """Parse `head`. Does not raise: a bad head leaves `request` None."""
         self._head = head
         self._protocol: ServerProtocol | None = None
+        self._request: Request | None = None
         self.request = _read_ordinary(head)
         if self.request is None:
-            self._protocol, self.request = _read(head)
+            self._protocol, self._request = _read(head)
+            self.request = _as_head(self._request) if self._request is not None else None
 
     def accept(self) -> tuple[bool, bytes]:
         """Whether the client may go on, and the answer to send."""
         if self.request is None:
             return False, self.reject(HTTPStatus.BAD_REQUEST, "Bad request.")
-        if self._protocol is None:
-            return True, _ACCEPTED % accept_key(self.request.headers["Sec-WebSocket-Key"]).encode()
-        response = self._protocol.accept(self.request)
+        if self._protocol is None or self._request is None:
+            (key,) = self.request.fields["sec-websocket-key"]
+            return True, _ACCEPTED % accept_key(key).encode()
+        response = self._protocol.accept(self._request)
         return response.status_code == HTTPStatus.SWITCHING_PROTOCOLS, response.serialize()
 
     def reject(self, status: HTTPStatus, text: str) -> bytes:
@@ -308,6 +343,13 @@ def _read(head: bytes) -> tuple[ServerProtocol, Request | None]:
     return protocol, events[0] if events and isinstance(events[0], Request) else None
 
 
+def _as_head(request: Request) -> Head:
+    fields: dict[str, list[str]] = {}
+    for name, value in request.headers.raw_items():
+        fields.setdefault(name.lower(), []).append(value)
+    return Head(request.path, fields)
+
+
 _ORDINARY = re.compile(
     r"GET (/[!-~]*) HTTP/1\.1\r\n((?:[A-Za-z0-9-]+: [!-~](?:[ -~]*[!-~])?\r\n){3,40})\r\n"
 )
@@ -320,14 +362,14 @@ _ACCEPTED = (
     b"Connection: Upgrade\r\n"
     b"Sec-WebSocket-Accept: %s\r\n\r\n"
 )
-_UNUSUAL = ("sec-websocket-protocol", "content-length", "transfer-encoding")
+_UNUSUAL = {"sec-websocket-protocol", "content-length", "transfer-encoding"}
 
 
-def _read_ordinary(head: bytes) -> Request | None:
+def _read_ordinary(head: bytes) -> Head | None:
     """A request that has nothing to decide about; None if the library must look at it.
 
     It says what nearly all clients say: once, in plain characters, and no more
-    than an upgrade needs. Reading it so takes a fifth of the time.
+    than an upgrade needs. Reading it so takes a tenth of the time.
     """
     if len(head) > _MAX_ORDINARY or not head.isascii():
         return None
@@ -335,20 +377,18 @@ def _read_ordinary(head: bytes) -> Request | None:
     if match is None:
         return None
     target, lines = match.groups()
-    fields = lines.split("\r\n")[:-1]
-    headers = Headers()
+    listed = lines.split("\r\n")[:-1]
     known: dict[str, str] = {}
-    for line in fields:
+    for line in listed:
         name, _, value = line.partition(": ")
-        headers.set_insecure(name, value)  # that is: checked above
         known[name.lower()] = value
     if (
-        len(known) < len(fields)  # something was said twice
+        len(known) < len(listed)  # something was said twice
         or known.get("upgrade", "").lower() != "websocket"
         or known.get("connection", "").lower() not in ("upgrade", "keep-alive, upgrade")
         or known.get("sec-websocket-version") != "13"
         or _KEY.fullmatch(known.get("sec-websocket-key", "")) is None
-        or any(name in known for name in _UNUSUAL)
+        or not _UNUSUAL.isdisjoint(known)
     ):
         return None
-    return Request(target, headers)
+    return Head(target, {name: [value] for name, value in known.items()})

@@ -7,7 +7,7 @@ guests did.
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack, asynccontextmanager
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import trio
 
@@ -24,7 +24,6 @@ from tests.raw import (
     client_text,
     split_frames,
 )
-from tests.replicas.processes import Replica
 
 #: Seconds for a guest to be let in, or to be answered, on a machine that is slow and has
 #: other things to do. A join may take a while when Redis has just fallen silent.
@@ -34,6 +33,12 @@ PATIENCE = 60.0
 _SIGNALS = frozenset(
     {"error", "pong", "offer", "answer", "ice_candidate", "message", "webrtc-signal"}
 )
+
+
+class Door(Protocol):
+    """Where guests come in: a replica, or what stands before several."""
+
+    base: str
 
 
 class Told(NamedTuple):
@@ -54,7 +59,7 @@ class Closed(NamedTuple):
 class Guest:
     """Somebody in the room, through one connection to one replica."""
 
-    def __init__(self, party: "Party", name: str, replica: Replica, client: RawClient) -> None:
+    def __init__(self, party: "Party", name: str, replica: Door, client: RawClient) -> None:
         self.name = name
         #: In dialect `room` nobody is told its own: others know it, by its name.
         self.peer_id = name
@@ -217,31 +222,31 @@ class Party:
         #: Whose connection ended without being asked to.
         self.lost: list[Guest] = []
 
-    async def join(self, name: str, replica: Replica) -> Guest:
+    async def join(self, name: str, replica: Door) -> Guest:
         """Enter; returns when the guest has its first picture. Dialect `mesh`."""
         guest = await self.connect(name, replica)
         await self.enter(guest)
         assert guest.closed is None, guest.closed
         return guest
 
-    async def connect(self, name: str, replica: Replica) -> Guest:
+    async def connect(self, name: str, replica: Door) -> Guest:
         """Do all but enter."""
         return await self._open(name, replica, f"/ws/{self.room_id}")
 
     async def enter(self, guest: Guest, token: str = "") -> None:
         """Returns when the guest has its first picture, or was refused."""
         await guest.say("auth_token", token=token, clientId=guest.name, username=guest.name)
-        await self._admit(guest)
+        await self.admit(guest)
 
-    async def watch(self, name: str, replica: Replica) -> Guest:
+    async def watch(self, name: str, replica: Door) -> Guest:
         """Enter as a user of dialect `room`."""
         guest = await self._open(name, replica, f"/ws/{self.room_id}/{name}?username={name}")
         guest.picture = RoomPicture(self.room_id, name)
         guest.peer_id = ""
-        await self._admit(guest)
+        await self.admit(guest)
         return guest
 
-    async def _open(self, name: str, replica: Replica, path: str) -> Guest:
+    async def _open(self, name: str, replica: Door, path: str) -> Guest:
         host, _, port = replica.base.rpartition(":")
         with trio.fail_after(PATIENCE):
             client = RawClient(await trio.open_tcp_stream(host, int(port)))
@@ -249,7 +254,8 @@ class Party:
             await client.upgrade(path)
         return Guest(self, name, replica, client)
 
-    async def _admit(self, guest: Guest) -> None:
+    async def admit(self, guest: Guest) -> None:
+        """Wait until a guest that has said who it is has its first picture, or was refused."""
         self._nursery.start_soon(guest.run)
         with trio.fail_after(PATIENCE):
             while guest.picture.told is None and guest.closed is None:
@@ -262,7 +268,7 @@ class Party:
         if self.guests.get(guest.name) is guest:
             del self.guests[guest.name]
 
-    def forget_all(self, replica: Replica) -> list[Guest]:
+    def forget_all(self, replica: Door) -> list[Guest]:
         """The same for all guests of a replica."""
         gone = self.at(replica)
         for guest in gone:
@@ -275,7 +281,7 @@ class Party:
             del self.guests[guest.name]
             self.lost.append(guest)
 
-    def at(self, replica: Replica) -> list[Guest]:
+    def at(self, replica: Door) -> list[Guest]:
         return [guest for guest in self.guests.values() if guest.replica is replica]
 
     def differences(self) -> str:

@@ -36,7 +36,7 @@ _SETTINGS = {
 }
 
 
-def _environment(given: dict[str, object]) -> dict[str, str]:
+def server_environment(given: dict[str, object]) -> dict[str, str]:
     """That of the tests, but no settings of a server except ours and those that are given."""
     ours = ("TRIO_SIGNAL_", "REDIS_URL", "WEB_CONCURRENCY", "PORT", "LOG_", "COVERAGE_")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
@@ -56,7 +56,7 @@ async def serve_to_end(*options: str, **environment: object) -> Ended:
     with trio.fail_after(STARTING):
         ended = await trio.run_process(
             [*_COMMAND, *options],
-            env=_environment(environment),
+            env=server_environment(environment),
             capture_stdout=True,
             capture_stderr=True,
             check=False,
@@ -151,7 +151,7 @@ async def start_replica(nursery: trio.Nursery, *options: str, **environment: obj
         partial(
             trio.run_process,
             [*_COMMAND, *options],
-            env=_environment(environment),
+            env=server_environment(environment),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             check=False,

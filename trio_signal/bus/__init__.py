@@ -33,6 +33,7 @@ import trio
 from msgspec import Struct
 
 from trio_signal.messages import Chatted, Edition, Member, Profile, RoomEvent, Signalled
+from trio_signal.metrics import Histogram
 
 
 class Caps(NamedTuple):
@@ -96,6 +97,32 @@ class Counted(NamedTuple):
     acknowledged: int
 
 
+class BusStatistics(NamedTuple):
+    """How the way to the other replicas is, for a metric; counted since the start."""
+
+    #: Whether there is a connection for commands, and one for what others publish.
+    commands_connected: bool
+    events_connected: bool
+    #: How often one of them was lost.
+    losses: int
+    #: Seconds that an answer took last; None if there was none yet.
+    round_trip: float | None
+    #: Seconds since the lease was renewed; None if there is none yet.
+    lease_age: float | None
+    #: Bytes that wait to be sent, and of what came that wait to be taken in.
+    send_bytes: int
+    receive_bytes: int
+    #: Messages that did not come, as their numbers say; that came and were too many; and
+    #: commands that found no room to wait.
+    missing: int
+    overflows: int
+    dropped: int
+    #: Rooms whose picture is being put right.
+    doubtful_rooms: int
+    #: Seconds from publishing to taking in, once a second by a message to oneself.
+    delivery: Histogram
+
+
 class Board(Protocol):
     """What replicas know together of announcements.
 
@@ -145,6 +172,10 @@ class Bus(Protocol):
     @property
     def degraded(self) -> str | None:
         """Why other replicas may not be seen as they are; None if all is well."""
+        ...
+
+    def statistics(self) -> BusStatistics | None:
+        """How it is doing; None where there is one replica only."""
         ...
 
     async def run(

@@ -81,6 +81,10 @@ class MemoryBus:
         """Nothing can come between replicas of one process."""
         return
 
+    def statistics(self) -> None:
+        """There is no way that one could measure."""
+        return
+
     async def run(
         self, deliver: Deliver, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:

@@ -17,9 +17,19 @@ from weakref import WeakValueDictionary
 
 import msgspec
 import trio
+from msgspec import Struct
 from msgspec.structs import replace
 
-from trio_signal.bus import Admit, Caps, Deliver, Direct, RoomCount, RoomsKept, Undelivered
+from trio_signal.bus import (
+    Admit,
+    BusStatistics,
+    Caps,
+    Deliver,
+    Direct,
+    RoomCount,
+    RoomsKept,
+    Undelivered,
+)
 from trio_signal.bus.announcements import RedisBoard
 from trio_signal.clock import utc_now
 from trio_signal.errors import ConfigError, JoinRefusedError
@@ -36,6 +46,7 @@ from trio_signal.messages import (
     StoppedLive,
     WentLive,
 )
+from trio_signal.metrics import Histogram
 from trio_signal.presence import Change, Snapshot, View, by_peer
 from trio_signal.redis import (
     Argument,
@@ -74,10 +85,17 @@ _REFUSALS = {
     b"stream_full": Refusal.STREAM_FULL,
 }
 
+
+class Echo(Struct, frozen=True, tag=True):
+    """What a replica publishes to itself, to see how long that takes; by Trio's clock."""
+
+    sent: float
+
+
 _encode = msgspec.json.Encoder().encode
 _decode_member = msgspec.json.Decoder(Member).decode
 _decode_change = msgspec.json.Decoder(Change).decode
-_decode_direct = msgspec.json.Decoder(Direct).decode
+_decode_direct = msgspec.json.Decoder(Direct | Echo).decode
 _decode_kept = msgspec.json.Decoder(RoomsKept).decode
 _decode_chat = msgspec.json.Decoder(Chatted).decode
 _decode_profile = msgspec.json.Decoder(Profile).decode
@@ -112,8 +130,8 @@ class _Feed:
         #: By peer id: whose turn it is to join. The last that Redis lets in is the last
         #: that is let in here.
         self.turns: WeakValueDictionary[str, trio.Lock] = WeakValueDictionary()
-        #: How often `mine` was written whole; a join that overlaps looks at it.
-        self.restores = 0
+        #: Members of ours on their way: the directory may have them, or not yet.
+        self.entering: dict[str, Member] = {}
         #: The last change that came; the view may know of later ones by a snapshot.
         self.heard = 0
         self._moved = trio.lowlevel.ParkingLot()
@@ -147,11 +165,15 @@ class RedisBus:
         self._doubtful: dict[str, None] = {}
         self._doubt = trio.Event()
         self._has_lease = False
+        self._renewing = trio.Lock()
         #: When the lease was last renewed.
         self._renewed = 0.0
         #: Until when a replica that is missing may be about to come back.
         self._patient_until: float | None = None
         self._retired = False
+        #: Changes that did not come, as their numbers say.
+        self._missing = 0
+        self._delivery = Histogram()
         self._deliver: Deliver = lambda delivery: None
 
     @property
@@ -162,6 +184,24 @@ class RedisBus:
         if not self._has_lease or self._doubtful or self._patient_until is not None:
             return "catching up with Redis"
         return None
+
+    def statistics(self) -> BusStatistics:
+        """How it is doing."""
+        redis = self._redis.statistics()
+        return BusStatistics(
+            commands_connected=redis.commands.connected,
+            events_connected=redis.pubsub.connected,
+            losses=redis.commands.losses + redis.pubsub.losses,
+            round_trip=redis.commands.round_trip,
+            lease_age=trio.current_time() - self._renewed if self._has_lease else None,
+            send_bytes=redis.waiting_bytes,
+            receive_bytes=redis.inbox_bytes,
+            missing=self._missing,
+            overflows=redis.overflows,
+            dropped=redis.dropped,
+            doubtful_rooms=len(self._doubtful),
+            delivery=self._delivery,
+        )
 
     # Names
 
@@ -224,18 +264,33 @@ class RedisBus:
             with suppress(RedisError):
                 await self._renew_lease()
             self._end_patience()
+            if self._redis.connected:
+                echo = _encode(Echo(trio.current_time()))
+                self._redis.send_nowait("PUBLISH", self._key("replica", self.replica), echo)
             task_status.started()
             task_status = trio.TASK_STATUS_IGNORED
             await trio.sleep(pause * random.uniform(0.9, 1.1))  # noqa: S311
 
     async def _renew_lease(self) -> None:
+        async with self._renewing:  # who looks next sees what was done about a lost one
+            expired = await self._hold_lease()
+        if self._patient_until is None:
+            for replica in expired:
+                await self._reap(replica.decode())
+
+    async def _hold_lease(self) -> list[bytes]:
+        """Renew the lease, or take a new one; the replicas whose leases ran out."""
         keys, milliseconds = [self._key("replicas")], int(self._lease * 1000)
         held, expired = await self._scripts.lease(keys, [self.replica, milliseconds, 0])
         if not held:
             if self._retired:
-                return
-            _, expired = await self._scripts.lease(keys, [self.replica, milliseconds, 1])
+                return []
+            # Before the new lease: with it a room is restored first of all. To the other
+            # replicas we are back in a room as soon as it has any member of ours.
             self._doubt_all()
+            if self._has_lease:
+                self._patient_until = trio.current_time() + PATIENCE
+            _, expired = await self._scripts.lease(keys, [self.replica, milliseconds, 1])
             if self._has_lease:  # perhaps somebody emptied Redis
                 self.board.doubt()
         now = trio.current_time()
@@ -244,9 +299,7 @@ class RedisBus:
             self._patient_until = now + PATIENCE
         self._has_lease = True
         self._renewed = now
-        if self._patient_until is None:
-            for replica in expired:
-                await self._reap(replica.decode())
+        return list(expired)
 
     def _end_patience(self) -> None:
         """Whoever has not come back after an outage is gone."""
@@ -298,8 +351,11 @@ class RedisBus:
         except RecursionError:  # the other replica could just read it, without our envelope
             logger.warning("what came on %s is nested too deep", channel)
 
-    def _take_direct(self, delivery: Direct) -> None:
-        self._deliver(delivery)
+    def _take_direct(self, delivery: Direct | Echo) -> None:
+        if isinstance(delivery, Echo):
+            self._delivery.observe(trio.current_time() - delivery.sent)
+        else:
+            self._deliver(delivery)
 
     def _take_kept(self, kept: RoomsKept) -> None:
         if kept.replica != self.replica:
@@ -318,7 +374,9 @@ class RedisBus:
         self._tell(feed, feed.view.follow(change))
         # It may be a newer connection that left, before it was let in.
         ours_left = isinstance(change.event, Left) and change.event.member.peer_id in feed.mine
-        if ours_left or (in_step and not feed.view.in_step):
+        missed = in_step and not feed.view.in_step
+        self._missing += missed and change.event is not None
+        if ours_left or missed:
             self._doubt_room(room_id)
 
     def _tell(self, feed: _Feed, events: Iterable[RoomEvent]) -> None:
@@ -367,8 +425,7 @@ class RedisBus:
             self._doubt = trio.Event()
             await self._redis.wait_connected()
             try:
-                # First, as it says whether Redis has forgotten us; and what is restored
-                # without a lease would stay for ever if we died now.
+                # First, as it says whether Redis has forgotten us.
                 await self._renew_lease()
                 for room_id in list(self._doubtful):
                     with trio.fail_after(RESTORE_TIMEOUT):
@@ -379,25 +436,37 @@ class RedisBus:
                 self._doubt.set()
 
     async def _restore(self, room_id: str) -> None:
-        """Write our members of a room, and put the view right."""
+        """Write our members of a doubtful room, and put the view right."""
         feed = await self._subscribed_feed(room_id)
+        if room_id not in self._doubtful:
+            return  # another task was faster
         if feed is not None:
             feed.view.lose_step()
             losses = feed.view.losses
-            feed.restores += 1
         args: list[Argument] = [self.replica, room_id, self._room(room_id)]
-        for member in feed.mine.values() if feed else ():
-            args += _entry(member)
+        if feed is not None:
+            for member in feed.entering.values():
+                args += (member.peer_id, _encode(member), "?")
+            for member in feed.mine.values():
+                args += _entry(member)
         # What becomes doubtful from here on is so anew.
         del self._doubtful[room_id]
         try:
-            seq, members = await self._scripts.restore(self._room_keys(room_id), args)
+            seq, members = await self._ask_to_restore(room_id, args)
         except BaseException:
-            self._doubtful[room_id] = None
+            self._doubt_room(room_id)
             raise
         if feed is not None:
             feed.heard = max(feed.heard, seq)  # what has not come until now is lost
             self._catch_up(feed, losses, seq, members)
+
+    async def _ask_to_restore(self, room_id: str, args: list[Argument]) -> tuple[int, list[bytes]]:
+        keys = [*self._room_keys(room_id), self._key("replicas")]
+        status, *rest = await self._scripts.restore(keys, args)
+        if status == b"lease":
+            raise NotConnectedError("the lease of this replica ran out")
+        seq, members = rest
+        return seq, members
 
     async def _subscribed_feed(self, room_id: str) -> _Feed | None:
         """The feed of a room; while its channel is waited for, it may become another one."""
@@ -426,10 +495,10 @@ class RedisBus:
         turn = feed.turns.setdefault(member.peer_id, trio.Lock())
         try:
             async with turn:
-                with self._overlapping(feed, member.peer_id):
+                with self._on_its_way(feed, member):
                     await self._enter(feed, member, caps)
                 taken_over = feed.view.claim(member.peer_id, utc_now())
-                if member.peer_id not in feed.view.own:
+                if not taken_over and member.peer_id not in feed.view.own:
                     self._doubt_room(room_id)
                 feed.mine[member.peer_id] = member
                 admit(_in_order(feed.view.members.values()))
@@ -439,18 +508,17 @@ class RedisBus:
             self._drop_if_empty(feed)
 
     @contextmanager
-    def _overlapping(self, feed: _Feed, peer_id: str) -> Iterator[None]:
-        """While a join is on its way, of which a restore does not know, and may undo it."""
-        restores = feed.restores
+    def _on_its_way(self, feed: _Feed, member: Member) -> Iterator[None]:
+        """While a member enters, a restore leaves it in the directory if it is there."""
+        feed.entering[member.peer_id] = member
         try:
             yield
         except trio.Cancelled:
-            if peer_id in feed.mine:  # nobody knows whether it has been replaced
+            if member.peer_id in feed.mine:  # nobody knows whether it has been replaced
                 self._doubt_room(feed.view.room_id)
             raise
         finally:
-            if feed.restores != restores:
-                self._doubt_room(feed.view.room_id)
+            del feed.entering[member.peer_id]
 
     async def _enter(self, feed: _Feed, member: Member, caps: Caps) -> None:
         """Ask Redis; without it the peers of one replica go on, and it is told when it is back."""
@@ -466,6 +534,8 @@ class RedisBus:
         if not self._redis.connected:
             raise NotConnectedError("Redis cannot be reached")
         await self._redis.pubsub.wait_subscribed(self._room(feed.view.room_id))
+        if feed.view.room_id in self._doubtful:
+            await self._restore(feed.view.room_id)
         losses = feed.view.losses
         status, *rest = await self._ask_to_join(feed, member, caps)
         if status == b"later":

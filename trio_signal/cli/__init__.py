@@ -7,6 +7,7 @@ import typer
 from trio_signal import __version__
 from trio_signal.cli.announce import announce
 from trio_signal.cli.database import db_app
+from trio_signal.cli.doctor import doctor
 from trio_signal.cli.serve import serve
 from trio_signal.cli.tokens import token, user_app
 from trio_signal.cli.watch import rooms, tail
@@ -43,3 +44,4 @@ app.command(epilog="Example: trio-signal announce 'Back in five minutes' --type 
 app.command(epilog="Example: trio-signal rooms --url https://signal.example.com")(rooms)
 app.command(epilog="Example: trio-signal tail lobby --json | jq .type")(tail)
 app.add_typer(db_app, name="db")
+app.command(epilog="Example: REDIS_URL=redis://localhost trio-signal doctor --json")(doctor)

@@ -17,7 +17,8 @@ LOCAL = "http://127.0.0.1:8000"
 _TIMEOUT = 10.0
 
 
-def _check_url(url: str) -> str:
+def check_url(url: str) -> str:
+    """An address of a server, without a slash at its end; ends the command if it is none."""
     try:
         parts = urlsplit(url)
         valid = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
@@ -28,9 +29,7 @@ def _check_url(url: str) -> str:
     return url.rstrip("/")
 
 
-Url = Annotated[
-    str, typer.Option(help="The server.", envvar="TRIO_SIGNAL_URL", callback=_check_url)
-]
+Url = Annotated[str, typer.Option(help="The server.", envvar="TRIO_SIGNAL_URL", callback=check_url)]
 Token = Annotated[
     str | None,
     typer.Option(

@@ -64,6 +64,8 @@ async def _serve(settings: Settings) -> None:
     A second SIGINT does not wait for what is on its way.
     """
     hurry = trio.Event()
+    # What is there again after the block: a late SIGTERM must not change the exit code.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with trio.open_nursery() as nursery:
             server = (

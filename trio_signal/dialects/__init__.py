@@ -12,6 +12,7 @@ from trio_signal.dialects.live import LiveDialect
 from trio_signal.dialects.mesh import MeshDialect
 from trio_signal.dialects.room import RoomDialect
 from trio_signal.dialects.stream import StreamDialect
+from trio_signal.dialects.wire import OTHER
 from trio_signal.errors import AuthenticationError, IdTooLongError
 from trio_signal.messages import (
     Action,
@@ -25,6 +26,8 @@ from trio_signal.messages import (
 )
 from trio_signal.names import MAX_ID
 
+__all__ = ["DIALECTS", "OTHER", "Dialect", "dialect_at"]
+
 
 class Dialect(Protocol):
     """What the core asks of a dialect.
@@ -34,6 +37,10 @@ class Dialect(Protocol):
     """
 
     name: str
+    #: The types of what clients may say.
+    types: frozenset[str]
+    #: The type of what `received` was given last: one of `types`, or `OTHER`.
+    heard: str
 
     @classmethod
     def at(cls, path: Sequence[str], query: Mapping[str, str]) -> Self | None:

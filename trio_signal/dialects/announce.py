@@ -8,7 +8,7 @@ from typing import Self
 
 from msgspec import Struct
 
-from trio_signal.dialects.wire import Reader, UnreadableError, encode
+from trio_signal.dialects.wire import OTHER, Reader, UnreadableError, encode
 from trio_signal.errors import AuthenticationError, CloseCode, IdentityMismatchError
 from trio_signal.messages import (
     Acknowledge,
@@ -103,10 +103,14 @@ _NOBODY = Close(CloseCode.POLICY, "User not found")
 class AnnounceDialect:
     """One connection that speaks `announce`."""
 
+    __slots__ = ("_is_known", "_user_id", "heard")
+
     name = "announce"
+    types = frozenset({*_reader.names.values(), "ping", "pong"})
 
     def __init__(self, user_id: str | None) -> None:
         """Take who the client says it is."""
+        self.heard = OTHER
         self._user_id = user_id
         self._is_known = False
 
@@ -141,12 +145,15 @@ class AnnounceDialect:
 
     def received(self, text: bytes, now: str) -> Iterable[Action]:
         """The client's message as commands; what is none is ignored."""
-        if text == b"ping":
-            return [Send(b"pong")]
+        if text in (b"ping", b"pong"):
+            self.heard = text.decode()
+            return [Send(b"pong")] if text == b"ping" else []
         try:
             message = _reader.read(text)
         except UnreadableError:
+            self.heard = OTHER
             return []
+        self.heard = _reader.names[type(message)]
         if isinstance(message, AcknowledgeBroadcast):
             return [Acknowledge(message.broadcast_id)]
         return [AskAnnouncement()]

@@ -8,7 +8,7 @@ from typing import Self
 
 from msgspec import Raw, Struct
 
-from trio_signal.dialects.wire import Id, Reader, UnreadableError, encode
+from trio_signal.dialects.wire import OTHER, Id, Reader, UnreadableError, encode
 from trio_signal.errors import AuthenticationError, CloseCode, IdentityMismatchError
 from trio_signal.messages import (
     Action,
@@ -272,10 +272,14 @@ _ROOM_ID_REQUIRED = {
 class LiveDialect:
     """One connection that speaks `live`."""
 
+    __slots__ = ("_query", "heard")
+
     name = "live"
+    types = frozenset(_reader.names.values())
 
     def __init__(self, query: Mapping[str, str]) -> None:
         """Take who the client says it is."""
+        self.heard = OTHER
         self._query = query
 
     @classmethod
@@ -318,7 +322,9 @@ class LiveDialect:
         try:
             message = _reader.read(text)
         except UnreadableError as error:
+            self.heard = OTHER
             return [_error(_explain(error))]
+        self.heard = _reader.names[type(message)]
         if isinstance(message, Ping):
             return [Send(encode(Pong(now)))]
         if not message.room_id:

@@ -9,7 +9,7 @@ from typing import Self
 
 from msgspec import UNSET, Raw, Struct, UnsetType, field
 
-from trio_signal.dialects.wire import Id, Reader, UnreadableError, encode
+from trio_signal.dialects.wire import OTHER, Id, Reader, UnreadableError, encode
 from trio_signal.errors import AuthenticationError, CloseCode
 from trio_signal.messages import (
     Action,
@@ -280,10 +280,14 @@ _SIGNALS: dict[SignalKind, type[OfferFrom | AnswerFrom | IceCandidateFrom | Mess
 class MeshDialect:
     """One connection that speaks `mesh`."""
 
+    __slots__ = ("_identity", "_peer_id", "_room_id", "_server", "heard")
+
     name = "mesh"
+    types = frozenset(_reader.names.values())
 
     def __init__(self, room_id: str) -> None:
         """Take the room; who the client is, it says in its first message."""
+        self.heard = OTHER
         self._room_id = room_id
         self._peer_id = ""
         self._server = ServerInfo()
@@ -321,7 +325,9 @@ class MeshDialect:
         try:
             message = _reader.read(text)
         except UnreadableError as error:
+            self.heard = OTHER
             return [_explain(error) if self._identity else self._not_authenticated()]
+        self.heard = _reader.names[type(message)]
         if self._identity is None:
             return [self._authenticate(message)]
         return self._commands(message)

@@ -10,7 +10,7 @@ from typing import Any, Self
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
-from trio_signal.dialects.wire import Id, Reader, UnreadableError, encode
+from trio_signal.dialects.wire import OTHER, Id, Reader, UnreadableError, encode
 from trio_signal.errors import AuthenticationError, CloseCode
 from trio_signal.messages import (
     Action,
@@ -258,10 +258,14 @@ _INVALID = Malformed(encode(Error("Invalid message format")))
 class RoomDialect:
     """One connection that speaks `room`."""
 
+    __slots__ = ("_claims", "_room_id", "_user_id", "_username", "heard")
+
     name = "room"
+    types = frozenset(_reader.names.values())
 
     def __init__(self, room_id: str, claims: Authenticate) -> None:
         """Take the room and who the client says it is."""
+        self.heard = OTHER
         self._room_id = room_id
         self._claims = claims
         self._user_id = ""
@@ -305,7 +309,9 @@ class RoomDialect:
         try:
             message = _reader.read(text)
         except UnreadableError as error:
+            self.heard = OTHER
             return self._other(text, error)
+        self.heard = _reader.names[type(message)]
         return self._commands(message, now)
 
     def _commands(self, message: Struct, now: str) -> Iterable[Action]:

@@ -9,7 +9,7 @@ from typing import Self
 
 from msgspec import Raw, Struct
 
-from trio_signal.dialects.wire import Id, Reader, UnreadableError, encode
+from trio_signal.dialects.wire import OTHER, Id, Reader, UnreadableError, encode
 from trio_signal.errors import AuthenticationError, CloseCode
 from trio_signal.messages import (
     Action,
@@ -179,9 +179,11 @@ class StreamDialect:
     """One connection that speaks `stream`."""
 
     name = "stream"
+    types = frozenset(_reader.names.values())
 
     def __init__(self) -> None:
         """Nobody says who they are, but by a token."""
+        self.heard = OTHER
         self._peer_id = ""
 
     @classmethod
@@ -211,8 +213,10 @@ class StreamDialect:
         try:
             message = _reader.read(text)
         except UnreadableError as error:
+            self.heard = OTHER
             code = "unknown_type" if error.problem == "type" else "invalid_message"
             return [Malformed(encode(Error(code, str(error))))]
+        self.heard = _reader.names[type(message)]
         return self._commands(message)
 
     def _commands(self, message: Struct) -> Iterable[Action]:

@@ -12,6 +12,11 @@ from trio_signal.names import MAX_ID
 
 encode = msgspec.json.Encoder().encode
 
+_QUOTE = ord('"')
+
+#: The type of a text whose own type the dialect does not know, or that cannot be read.
+OTHER = "other"
+
 Id = Annotated[str, Meta(max_length=MAX_ID)]
 
 
@@ -40,8 +45,10 @@ class Reader:
 
     def __init__(self, structs: Sequence[type[Struct]]) -> None:
         """Take tagged structs."""
+        self.structs = tuple(structs)
         self._decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(reduce(or_, structs))
-        self._types = {struct.__struct_config__.tag for struct in structs}
+        #: What `type` says of each struct.
+        self.names = {struct: str(struct.__struct_config__.tag) for struct in structs}
 
     def read(self, text: bytes) -> Any:
         """One of the structs; raises UnreadableError."""
@@ -62,5 +69,10 @@ class Reader:
             return UnreadableError("type", None, str(error))
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as broken:
             return UnreadableError("json", None, str(broken))
-        problem: Literal["type", "fields"] = "fields" if type_ in self._types else "type"
+        problem: Literal["type", "fields"] = "fields" if type_ in self.names.values() else "type"
         return UnreadableError(problem, type_, str(error))
+
+
+def type_of(text: bytes) -> bytes:
+    """The type of a text that is ours: the encoder writes it first. A bare word is its own."""
+    return text[9 : text.find(_QUOTE, 9)] or text  # behind `{"type":"`

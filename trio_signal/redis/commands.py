@@ -101,8 +101,10 @@ class Statistics:
 
     commands: LinkStatistics
     pubsub: LinkStatistics
-    #: Bytes of commands that are not yet in the socket.
+    #: Bytes of commands that are not yet in the socket, and about as many of messages that
+    #: nobody has received yet.
     waiting_bytes: int
+    inbox_bytes: int
     #: What `send_nowait` did not take.
     dropped: int
     #: What the server refused of that which it took.
@@ -229,6 +231,7 @@ class Redis(AsyncCoreCommands):
             commands=self.link.statistics(),
             pubsub=self.pubsub.link.statistics(),
             waiting_bytes=connection.waiting_bytes if connection else 0,
+            inbox_bytes=self.pubsub.inbox.size,
             dropped=self._dropped,
             refused=self._refused,
             channels=len(self.pubsub.channels),

@@ -57,7 +57,8 @@ class Inbox:
         self._limit = limit
         self._events: list[Event] = []
         self._filled = trio.Event()
-        self._size = 0
+        #: About how many bytes wait.
+        self.size = 0
         self._overflowed = False
         self.overflows = 0
 
@@ -65,8 +66,8 @@ class Inbox:
         """Add a message, or say once that it does not fit any more. Does not block."""
         if self._overflowed:
             return
-        self._size += len(message.payload) + MESSAGE_OVERHEAD
-        if self._size > self._limit:
+        self.size += len(message.payload) + MESSAGE_OVERHEAD
+        if self.size > self._limit:
             self._overflowed = True
             self.overflows += 1
             self._append(Overflow())
@@ -92,7 +93,7 @@ class Inbox:
             self._filled = trio.Event()
             if self._events:
                 events, self._events = self._events, []
-                self._size = 0
+                self.size = 0
                 self._overflowed = False
                 return events
 

@@ -5,7 +5,7 @@ sees `Store` only; docs/announcements.md says what is kept, and what happens whe
 database is slow or away.
 """
 
-from trio_signal.store.database import Database, upgrade
+from trio_signal.store.database import Database, Tables, inspect, upgrade
 from trio_signal.store.store import Store, stamp
 
-__all__ = ["Database", "Store", "stamp", "upgrade"]
+__all__ = ["Database", "Store", "Tables", "inspect", "stamp", "upgrade"]

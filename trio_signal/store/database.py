@@ -6,13 +6,15 @@ database wakes up. Only a commit that is on its way already is waited for.
 """
 
 import logging
+import os
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import trio
 from sqlalchemy import Connection, create_engine, event, text
@@ -66,6 +68,16 @@ class Attempt:
         with self._lock:
             self._given_up = not self._commits
             return self._given_up
+
+
+class Tables(NamedTuple):
+    """Which tables a database has, and which we want."""
+
+    #: None if there are none yet.
+    version: str | None
+    wanted: str
+    #: Seconds by which the clock of the database is ahead of ours; None if it is ours.
+    ahead: float | None
 
 
 class Database:
@@ -166,6 +178,16 @@ class Database:
         if not self.is_sqlite:
             connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
 
+    def inspect_now(self) -> Tables:
+        """Which tables there are. Blocks the thread."""
+        with self._connect("BEGIN") as connection:
+            version = _version(connection)
+            if self.is_sqlite:
+                return Tables(version, VERSION, None)
+            asked = time.time()
+            then = connection.scalar(text("SELECT EXTRACT(EPOCH FROM clock_timestamp())"))
+            return Tables(version, VERSION, float(then or 0) - (asked + time.time()) / 2)
+
     def upgrade_now(self) -> bool:
         """Make or change the tables; whether there was anything to do. Blocks the thread."""
         with self._connect("BEGIN") as connection:
@@ -193,6 +215,31 @@ def upgrade(url: str) -> bool:
         raise StoreError(_explain(error)) from error
     finally:
         database.close()
+
+
+def inspect(url: str) -> Tables:
+    """Look at the tables at `url`, and change nothing.
+
+    Blocks, outside of Trio as well. Raises ConfigError and StoreError.
+    """
+    file = sqlite_file(url)
+    if file is not None and not file.exists():  # to connect would make it
+        if not os.access(file.parent, os.W_OK):
+            raise StoreError(f"{file} cannot be made")
+        return Tables(None, VERSION, None)
+    database = Database(url)
+    try:
+        return database.inspect_now()
+    except _FAILURES as error:
+        raise StoreError(_explain(error)) from error
+    finally:
+        database.close()
+
+
+def sqlite_file(url: str) -> Path | None:
+    """The file that a `DATABASE_URL` names; None if it is PostgreSQL's. Raises ConfigError."""
+    parsed = read_url(url)
+    return Path(parsed.database or "") if parsed.get_backend_name() == "sqlite" else None
 
 
 def read_url(url: str) -> URL:

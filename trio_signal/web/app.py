@@ -5,6 +5,7 @@ import math
 from prometheus_client import CONTENT_TYPE_LATEST
 from quart import Response, request
 from quart_trio import QuartTrio
+from structlog.contextvars import bind_contextvars
 from werkzeug.exceptions import BadRequest, HTTPException
 
 from trio_signal.auth import Auth
@@ -13,10 +14,12 @@ from trio_signal.dialects import dialect_at
 from trio_signal.errors import IdTooLongError, RequestRefusedError
 from trio_signal.hub import Hub
 from trio_signal.limits import Limits
+from trio_signal.logs import find_request_id
 from trio_signal.metrics import Metrics
 from trio_signal.names import MAX_ID
 from trio_signal.web import announcements
 from trio_signal.web.accounts import add_accounts
+from trio_signal.web.asyncapi import add_asyncapi
 from trio_signal.web.bodies import json_answer
 from trio_signal.web.callers import Callers, require_bearer
 from trio_signal.web.ice import add_ice
@@ -44,8 +47,10 @@ def create_app(
     if hub.announcements is not None:
         announcements.add_announcements(app, hub, hub.announcements, callers, settings)
     add_pages(app)
+    _add_request_ids(app)
     _add_id_limit(app)
     add_openapi(app)
+    add_asyncapi(app, settings)
     _add_errors(app, settings)
     _add_refusals(app, metrics)
     _add_cors(app, settings)
@@ -81,6 +86,15 @@ def _add_metrics(app: QuartTrio, hub: Hub, settings: Settings, counted: Metrics)
             require_bearer(settings.metrics_token.get_secret_value())
         text = render_metrics(hub, settings, counted)
         return Response(text, content_type=CONTENT_TYPE_LATEST)
+
+
+def _add_request_ids(app: QuartTrio) -> None:
+    @app.before_request
+    async def bind() -> None:
+        """Whatever is logged in this request's task has the id that the platform gave it."""
+        request_id = find_request_id(request.headers.getlist)
+        if request_id is not None:
+            bind_contextvars(request_id=request_id)
 
 
 def _add_id_limit(app: QuartTrio) -> None:

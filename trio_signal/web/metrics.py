@@ -1,16 +1,28 @@
-"""What `/metrics` says: read from the hub when it is asked, so nothing is counted twice."""
+"""What `/metrics` says: read from the hub and the counters when it is asked for."""
 
+import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
-from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    Metric,
+)
 from prometheus_client.registry import Collector
 
+from trio_signal import __version__
+from trio_signal.bus import BusStatistics
 from trio_signal.config import Settings
 from trio_signal.hub import Hub
 from trio_signal.messages import LOBBY
-from trio_signal.metrics import Metrics
+from trio_signal.metrics import Histogram, Metrics, label_of
+
+#: The values of labels, and what was counted for them.
+Values = Iterable[tuple[Sequence[str], float]]
 
 
 class HubCollector(Collector):
@@ -20,29 +32,132 @@ class HubCollector(Collector):
         """Look at `hub` whenever metrics are asked for."""
         self._hub = hub
         self._dialects = settings.dialects
-        self._has_redis = settings.redis_url is not None
 
-    def collect(self) -> Iterator[GaugeMetricFamily]:
+    def collect(self) -> Iterator[Metric]:
         """The metrics, as they are now."""
-        counts = Counter(peer.dialect.name for peer in self._hub.peers)
-        connections = GaugeMetricFamily(
-            "trio_signal_connections", "WebSockets that are open here", labels=["dialect"]
+        hub = self._hub
+        yield InfoMetricFamily(
+            "trio_signal",
+            "Which version this is, and which replica",
+            {"version": __version__, "replica": hub.bus.replica},
         )
-        for dialect in self._dialects:
-            connections.add_metric([dialect], counts[dialect])
-        yield connections
-        rooms = [room for room in self._hub.rooms.values() if room.id != LOBBY]
-        yield GaugeMetricFamily("trio_signal_rooms", "Rooms with peers here", len(rooms))
+        counts = Counter(peer.dialect.name for peer in hub.peers)
+        connections = [([name], counts[name]) for name in self._dialects]
+        yield _gauges("connections", "WebSockets that are open here", ["dialect"], connections)
+        rooms = [room for room in hub.rooms.values() if room.id != LOBBY]
+        yield _gauge("rooms", "Rooms with peers here", len(rooms))
+        peers = sum(len(room.peers) for room in rooms)
+        yield _gauge("peers", "Peers here, each once for every room that it is in", peers)
         live = sum(member.peer_id in room.peers for room in rooms for member in room.live)
-        yield GaugeMetricFamily("trio_signal_live", "Broadcasts of peers here", live)
-        if self._has_redis:
-            up = self._hub.bus.degraded is None
+        yield _gauge("live", "Broadcasts of peers here", live)
+        waiting = [peer.outbox.size for peer in hub.peers if peer.outbox.size]
+        yield _gauge("outbox_bytes", "What waits for clients that read slowly", sum(waiting))
+        yield _gauge("outbox_clients", "Clients for which something waits", len(waiting))
+        yield _gauge("threads", "Threads of this process", threading.active_count())
+        degraded = hub.degraded is not None
+        yield _gauge("degraded", "1 while something that is needed is not there", int(degraded))
+        statistics = hub.bus.statistics()
+        if statistics is not None:
+            up = int(hub.bus.degraded is None)
             text = "1 if Redis is there and all pictures are right, 0 while degraded"
-            yield GaugeMetricFamily("trio_signal_redis_up", text, int(up))
+            yield _gauge("redis_up", text, up)
+            yield from _of_redis(statistics)
+
+
+def _of_redis(bus: BusStatistics) -> Iterator[Metric]:
+    connected = [(["commands"], bus.commands_connected), (["events"], bus.events_connected)]
+    yield _gauges(
+        "redis_connected", "Whether there is a connection to Redis", ["connection"], connected
+    )
+    yield _counters(
+        "redis_losses", "How often a connection to Redis was lost", [], [([], bus.losses)]
+    )
+    yield _gauge(
+        "redis_round_trip_seconds", "Seconds that Redis took to answer last", bus.round_trip
+    )
+    yield _gauge(
+        "lease_age_seconds", "Seconds since this replica's lease was renewed", bus.lease_age
+    )
+    waiting = [(["send"], bus.send_bytes), (["receive"], bus.receive_bytes)]
+    yield _gauges(
+        "redis_queue_bytes", "What waits to be sent, or to be taken in", ["queue"], waiting
+    )
+    yield _counters(
+        "redis_gaps",
+        "Messages that were lost between replicas",
+        ["cause"],
+        [(["missing"], bus.missing), (["overflow"], bus.overflows), (["dropped"], bus.dropped)],
+    )
+    yield _gauge(
+        "doubtful_rooms", "Rooms whose picture is being put right with Redis", bus.doubtful_rooms
+    )
+    yield _histogram(
+        "delivery_seconds", "Seconds that a message takes by way of Redis", bus.delivery
+    )
+
+
+class CountCollector(Collector):
+    """What was counted as it happened."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        """Look at `metrics` whenever they are asked for."""
+        self._metrics = metrics
+
+    def collect(self) -> Iterator[Metric]:
+        """The counters, as they are now."""
+        counted = self._metrics
+        labels = ["dialect", "type"]
+        came = [
+            ([dialect, type_], count)
+            for dialect, counts in counted.messages_in.items()
+            for type_, count in counts.items()
+        ]
+        yield _counters("messages_in", "Messages from clients", labels, came)
+        went = [
+            ([dialect, type_.decode()], count)
+            for dialect, counts in counted.messages_out.items()
+            for type_, count in counts.items()
+        ]
+        yield _counters("messages_out", "Messages to clients", labels, went)
+        refused = [([label_of(reason)], count) for reason, count in counted.refused.items()]
+        yield _counters("refused", "What clients asked for and did not get", ["reason"], refused)
+        closed = [([str(code)], count) for code, count in counted.closed.items()]
+        yield _counters("closed", "WebSockets that ended, by close code", ["code"], closed)
+        yield _histogram("fan_out_peers", "Peers here that heard the same event", counted.fan_out)
+        yield _histogram(
+            "loop_lag_seconds", "Seconds that the event loop was late", counted.loop_lag
+        )
+
+
+def _gauge(name: str, text: str, value: float | None) -> GaugeMetricFamily:
+    """One value, or none while it is not known."""
+    return GaugeMetricFamily(f"trio_signal_{name}", text, value)
+
+
+def _gauges(name: str, text: str, labels: list[str], values: Values) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(f"trio_signal_{name}", text, labels=labels)
+    for label, value in values:
+        family.add_metric(label, value)
+    return family
+
+
+def _counters(name: str, text: str, labels: list[str], values: Values) -> CounterMetricFamily:
+    family = CounterMetricFamily(f"trio_signal_{name}", text, labels=labels)
+    for label, value in values:
+        family.add_metric(label, value)
+    return family
+
+
+def _histogram(name: str, text: str, values: Histogram) -> HistogramMetricFamily:
+    return HistogramMetricFamily(
+        f"trio_signal_{name}", text, buckets=values.buckets(), sum_value=values.sum
+    )
 
 
 def render_metrics(hub: Hub, settings: Settings, metrics: Metrics) -> bytes:
     """The Prometheus text."""
     registry = CollectorRegistry()
-    registry.register(HubCollector(hub, settings))
-    return generate_latest(registry) + generate_latest(metrics.registry)
+    for collector in (HubCollector(hub, settings), CountCollector(metrics)):
+        registry.register(collector)
+    ProcessCollector(registry=registry)
+    return generate_latest(registry)

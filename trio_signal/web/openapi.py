@@ -181,7 +181,10 @@ OPERATIONS: dict[str, Operation] = {
 }
 #: What is no JSON, or is this document.
 NOT_DESCRIBED = frozenset(
-    {"/", "/client/trio-signal.js", "/demo/<name>", "/metrics", "/openapi.json"}
+    {
+        *("/", "/client/trio-signal.js", "/demo/<name>", "/metrics"),
+        *("/openapi.json", "/asyncapi.json"),
+    }
 )
 
 

@@ -89,14 +89,15 @@ class HttpServer:
 
 @asynccontextmanager
 async def open_http_server(
-    app: QuartTrio, *, keep_alive: float = 75.0, write_timeout: float = 30.0
+    app: QuartTrio, *, keep_alive: float = 95.0, write_timeout: float = 30.0
 ) -> AsyncIterator[HttpServer]:
     """Start the app, and stop it at the end, when no connection is being served any more.
 
     If the body raises or is cancelled, the app's ``after_serving`` functions do not run.
 
-    :param keep_alive: seconds from an answer to the end of the next request's head. Many load
-        balancers keep idle connections for 60 s; who closes before them loses requests.
+    :param keep_alive: seconds from an answer to the end of the next request's head. Load
+        balancers keep idle connections for 60 s, Heroku's router for 90; who closes before them
+        loses requests.
     :param write_timeout: seconds for a client to take 64 KiB of an answer; also for a request to
         be answered after its client has half-closed.
     """

@@ -3,13 +3,20 @@
 -- Idempotent. What changed is not told one by one: a change without an event
 -- makes every replica fetch a snapshot and tell its peers the difference.
 --
--- KEYS  1 members  2 live  3 seq  4 rooms  5 owned  (see join.lua)
+-- KEYS  1 members  2 live  3 seq  4 rooms  5 owned  6 replicas  (see join.lua)
 -- ARGV  1 replica  2 room id  3 channel of the room
---       then, for each member: peer id, member (JSON), "1" if live else "0"
+--       then, for each member: peer id, member (JSON), "1" if live, "0" if not, or
+--         "?" if it is on its way: it stays if it is here, and is not written if not.
+--         These come first
 --
 -- A peer id that another replica holds stays with it, unless its connection is an
 -- older one of the same subject: a stale socket takes down no newer one.
--- Returns {seq, snapshot}.
+-- What is restored without a lease would stay for ever if its replica died now.
+-- Returns {"ok", seq, snapshot}, or {"lease"}: this replica has none.
+
+if not redis.call('ZSCORE', KEYS[6], ARGV[1]) then
+  return {'lease'}
+end
 
 local function may_write(old, new)
   if not old then
@@ -20,7 +27,16 @@ local function may_write(old, new)
     or (old.subject == new.subject and old.joined_at < new.joined_at)
 end
 
+local function is_same(old, new)
+  if not old then
+    return false
+  end
+  old, new = cjson.decode(old), cjson.decode(new)
+  return old.replica == new.replica and old.joined_at == new.joined_at
+end
+
 local mine = {}
+local entering = {}
 local changed = false
 
 if redis.call('EXISTS', KEYS[3]) == 0 then
@@ -29,18 +45,24 @@ if redis.call('EXISTS', KEYS[3]) == 0 then
 end
 
 for i = 4, #ARGV, 3 do
-  mine[ARGV[i]] = true
-  local old = redis.call('HGET', KEYS[1], ARGV[i])
-  if old ~= ARGV[i + 1] and may_write(old, ARGV[i + 1]) then
-    redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1])
-    redis.call(ARGV[i + 2] == '1' and 'SADD' or 'SREM', KEYS[2], ARGV[i])
-    changed = true
+  local id, new, state = ARGV[i], ARGV[i + 1], ARGV[i + 2]
+  local old = redis.call('HGET', KEYS[1], id)
+  if state == '?' then
+    entering[id] = is_same(old, new)
+  else
+    mine[id] = true
+    if old ~= new and not entering[id] and may_write(old, new) then
+      redis.call('HSET', KEYS[1], id, new)
+      redis.call(state == '1' and 'SADD' or 'SREM', KEYS[2], id)
+      changed = true
+    end
   end
 end
 
 local members = redis.call('HGETALL', KEYS[1])
 for i = 1, #members, 2 do
-  if not mine[members[i]] and cjson.decode(members[i + 1]).replica == ARGV[1] then
+  local known = mine[members[i]] or entering[members[i]]
+  if not known and cjson.decode(members[i + 1]).replica == ARGV[1] then
     redis.call('HDEL', KEYS[1], members[i])
     redis.call('SREM', KEYS[2], members[i])
     changed = true
@@ -59,4 +81,4 @@ if redis.call('EXISTS', KEYS[1]) == 0 then
 else
   redis.call('SADD', KEYS[4], ARGV[2])
 end
-return {tonumber(seq), redis.call('HVALS', KEYS[1])}
+return {'ok', tonumber(seq), redis.call('HVALS', KEYS[1])}

@@ -1,0 +1,158 @@
+"""`make cluster`: replicas behind nginx, as visitors and as its owner see them."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, closing
+from functools import partial
+from pathlib import Path
+
+import trio
+
+from tests.clients import PATIENCE, Service
+from tests.raw import RawClient, open_raw, upgrade_head
+from tests.replicas.processes import STARTING, server_environment
+from tests.test_docs import EXAMPLE, page_of, play
+from trio_signal.dialects import DIALECTS
+
+CLUSTER = Path(__file__).parents[2] / "deploy" / "cluster.py"
+#: What one address may have on each replica.
+PER_IP = 10
+
+
+class Running:
+    """The cluster, run as its owner does, and what it says."""
+
+    def __init__(self, process: trio.Process) -> None:
+        self.process = process
+        self.output = ""
+        self._heard = trio.Event()
+
+    async def follow(self) -> None:
+        """Take in what it says, until it is gone."""
+        assert self.process.stdout is not None
+        async for chunk in self.process.stdout:
+            self.output += chunk.decode()
+            self._heard.set()
+            self._heard = trio.Event()
+
+    async def wait_said(self, pattern: str) -> re.Match[str]:
+        with trio.fail_after(STARTING):
+            while (found := re.search(pattern, self.output, re.MULTILINE)) is None:
+                await self._heard.wait()
+        return found
+
+
+async def _interrupt(process: trio.Process) -> None:
+    process.send_signal(signal.SIGINT)
+    await trio.sleep(STARTING)
+    process.kill()
+
+
+@asynccontextmanager
+async def run_cluster(**environment: object) -> AsyncIterator[Running]:
+    async with trio.open_nursery() as nursery:
+        process = await nursery.start(
+            partial(
+                trio.run_process,
+                [sys.executable, CLUSTER, "--port", "0"],
+                env=server_environment(environment),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                check=False,
+                deliver_cancel=_interrupt,
+            )
+        )
+        running = Running(process)
+        nursery.start_soon(running.follow)
+        yield running
+        nursery.cancel_scope.cancel()
+
+
+async def get(base: str, path: str) -> object:
+    async with open_raw(base) as client:
+        await client.send(
+            f"GET {path} HTTP/1.1\r\nHost: {base}\r\nConnection: close\r\n\r\n".encode()
+        )
+        answer = await client.receive_answer()
+    assert answer.status == 200, answer
+    return json.loads(answer.body)
+
+
+async def wait_empty(base: str) -> None:
+    """Wait until all who left have gone for every replica. It can only be polled."""
+    with trio.fail_after(PATIENCE):
+        while await get(base, "/rooms") != {"rooms": []}:  # noqa: ASYNC110
+            await trio.sleep(0.02)
+
+
+async def visit_all_dialects(base: str) -> None:
+    """What the clients on the protocols' pages do, one page after the other."""
+    for dialect in DIALECTS:
+        (example,) = EXAMPLE.findall(page_of(dialect))
+        await play(example, Service(base))
+        await wait_empty(base)
+
+
+async def connect_from(stack: AsyncExitStack, base: str, address: str, **headers: str) -> int:
+    """Open a WebSocket from an address of this machine; the status, and it stays open."""
+    host, _, port = base.rpartition(":")
+    stream = await trio.open_tcp_stream(host, int(port), local_address=address)
+    stack.enter_context(closing(stream.socket))
+    client = RawClient(stream)
+    await client.send(upgrade_head("/ws/lobby", Host=base, **headers))
+    return (await client.receive_head()).status
+
+
+async def check_addresses(base: str, replicas: Sequence[str]) -> None:
+    """Who has too many connections is refused, whoever it says it is; and nobody else."""
+    async with AsyncExitStack() as stack:
+        most = PER_IP * len(replicas)
+        forged = [
+            await connect_from(stack, base, "127.0.0.2", X_Forwarded_For=f"192.0.2.{number}")
+            for number in range(most + 1)
+        ]
+        assert set(forged) == {101, 429}
+        assert await connect_from(stack, base, "127.0.0.3") == 101
+        for replica in replicas:
+            health = await get(replica, "/health")
+            assert isinstance(health, dict)
+            assert 0 < health["active_connections"] <= PER_IP + 1
+
+
+async def check_origins(base: str) -> None:
+    """The replica knows by which host and port it was called."""
+    async with AsyncExitStack() as stack:
+        for origin, status in ((f"http://{base}", 101), ("http://127.0.0.1:1", 403)):
+            assert await connect_from(stack, base, "127.0.0.4", Origin=origin) == status
+
+
+async def is_served(base: str) -> bool:
+    host, _, port = base.rpartition(":")
+    try:
+        await (await trio.open_tcp_stream(host, int(port))).aclose()
+    except OSError:
+        return False
+    return True
+
+
+async def test_visitors_of_all_dialects_and_addresses() -> None:
+    async with run_cluster(TRIO_SIGNAL_MAX_CONNECTIONS_PER_IP=PER_IP) as cluster:
+        base = (await cluster.wait_said(r"^listening on http://(\S+)\n"))[1]
+        replicas = re.findall(r"^replica-\d is http://(\S+),", cluster.output, re.MULTILINE)
+        stores = re.findall(r"(127\.0\.0\.1:\d+)/postgres|redis://(\S+),", cluster.output)
+        await visit_all_dialects(base)
+        await check_addresses(base, replicas)
+        await check_origins(base)
+        cluster.process.send_signal(signal.SIGINT)
+        await cluster.wait_said(r"^stopped\n")
+        with trio.fail_after(STARTING):
+            assert await cluster.process.wait() == 0
+        stopped = [base, *replicas, *(address for pair in stores for address in pair if address)]
+        assert len(stopped) == 6
+        assert not any([await is_served(address) for address in stopped])
+    assert "Traceback" not in cluster.output
+    assert "is started again" not in cluster.output

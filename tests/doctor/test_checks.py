@@ -1,0 +1,173 @@
+"""Each mistake is found, and what is right is not called wrong."""
+
+from typing import Any
+
+import pytest
+
+from tests.tokens import SECRET
+from trio_signal.config import load_settings
+from trio_signal.doctor import Facts, examine, wrong_settings
+from trio_signal.doctor.checks import CHECKS
+from trio_signal.doctor.facts import PublicFacts, RedisFacts, UsersFacts
+from trio_signal.store import Tables
+
+REDIS = RedisFacts(
+    version="7.0.15",
+    role="master",
+    policy="noeviction",
+    max_memory=0,
+    used_memory=1_000_000,
+    clients=3,
+    max_clients=10_000,
+    ahead=0.01,
+    round_trip=0.001,
+)
+RANDOM = "s0M8vJ2Qn4Xw7Zr1Kt5Lp9Yb3Hd6Gf0Aa2Cc"
+HERE: dict[str, object] = {"platform": None, "cores": 4, "files": 65536, "port": "free"}
+PUBLIC = {"host": "0.0.0.0", "jwt_secret": RANDOM}
+#: What is right: a service of several replicas, on a platform.
+RIGHT = {
+    **PUBLIC,
+    "redis_url": "rediss://redis.example.com",
+    "database_url": "postgresql://db.example.com/signal",
+    "trusted_proxies": 1,
+    "metrics_token": "m" * 32,
+    "turn_urls": "turn:turn.example.com",
+    "turn_secret": "t",
+    "workers": 4,
+    "jwks_url": "https://id.example.com/keys.json",
+    "jwt_issuer": "us",
+    "jwt_audience": "signal",
+    "users_file": "users.json",
+}
+AROUND: dict[str, object] = {
+    "platform": "Heroku",
+    "redis": REDIS,
+    "database": Tables("0001", "0001", 0.1),
+    "turn": {"turn:turn.example.com": None},
+    "users": UsersFacts(2, (), readable=False),
+    "public": PublicFacts("https://signal.example.com", 101),
+}
+
+
+def redis(**given: Any) -> dict[str, object]:
+    """Facts of which only Redis's differ."""
+    facts = {name: getattr(REDIS, name) for name in REDIS.__struct_fields__}
+    return {"redis": RedisFacts(**{**facts, **given})}
+
+
+def found(settings: dict[str, Any], facts: dict[str, object]) -> dict[str, str]:
+    """The level of each finding that is not well."""
+    all_facts: dict[str, Any] = {**HERE, **facts}
+    findings = examine(Facts(settings=load_settings(**settings), **all_facts))
+    assert all(finding.mend for finding in findings if finding.level != "ok")
+    return {finding.name: finding.level for finding in findings if finding.level != "ok"}
+
+
+def test_what_is_right_is_not_called_wrong() -> None:
+    assert found(RIGHT, AROUND) == {}
+    facts: dict[str, Any] = {**HERE, **AROUND}
+    findings = examine(Facts(settings=load_settings(**RIGHT), **facts))
+    silent = {"log_level", "redis_role", "redis_memory"}
+    assert {finding.name for finding in findings} == {c.__name__ for c in CHECKS} - silent
+
+
+def test_on_ones_own_machine_little_is_needed() -> None:
+    assert found({}, {}) == {"turn": "warning"}
+
+
+#: Settings, facts, and what must be found beside what `RIGHT` has: the name and the level.
+MISTAKES: list[tuple[dict[str, Any], dict[str, object], str, str]] = [
+    ({"auth": "open"}, {}, "mode", "failed"),
+    ({"jwt_secret": "a" * 40}, {}, "secret", "failed"),
+    ({"jwt_secret": SECRET[:20] + "-change-me-please"}, {}, "secret", "failed"),
+    ({"jwt_audience": ""}, {}, "audience", "warning"),
+    ({}, {"key_set": "it has no key of RS256, ES256 or EdDSA"}, "key_set", "failed"),
+    ({}, {"users": "users.json: Permission denied"}, "users", "failed"),
+    ({}, {"users": UsersFacts(2, (), readable=True)}, "users", "warning"),
+    ({}, {"users": UsersFacts(0, (), readable=False)}, "users", "warning"),
+    ({}, {"users": UsersFacts(2, ("ann",), readable=False)}, "passwords", "failed"),
+    ({"allowed_origins": "*"}, {}, "origins", "warning"),
+    ({"metrics_token": ""}, {}, "metrics_token", "warning"),
+    ({}, {"port": "Address already in use"}, "port", "failed"),
+    ({}, {"files": 1024}, "files", "failed"),
+    ({}, {"files": 10_000}, "files", "warning"),
+    ({}, {"cores": 2}, "workers", "warning"),
+    ({"trusted_proxies": 0}, {}, "proxies", "failed"),
+    ({}, {"public": PublicFacts("http://s.example.com", 101)}, "public_address", "warning"),
+    ({}, {"public": PublicFacts("https://s.example.com", 503)}, "public_address", "warning"),
+    ({}, {"public": PublicFacts("https://s.example.com", 426)}, "public_address", "failed"),
+    ({}, {"public": "https://s.example.com: no such name"}, "public_address", "failed"),
+    ({"heartbeat": 60}, {}, "heartbeat", "failed"),
+    ({"heartbeat": 60}, {"platform": None}, "heartbeat", "warning"),
+    ({"drain": 30}, {}, "drain", "failed"),
+    ({"drain": 30}, {"platform": None}, "drain", "warning"),
+    ({"log_level": "debug"}, {}, "log_level", "warning"),
+    ({"turn_urls": ""}, {}, "turn", "warning"),
+    ({}, {"turn": {"turn:turn.example.com": "no answer"}}, "turn", "failed"),
+    ({}, {"redis": "Connection refused"}, "redis", "failed"),
+    ({}, redis(version="5.0.14"), "redis", "failed"),
+    ({}, redis(role="slave"), "redis_role", "failed"),
+    ({}, redis(policy="allkeys-lru"), "eviction", "failed"),
+    ({}, redis(max_memory=1_000_001), "redis_memory", "warning"),
+    ({}, redis(max_clients=20, clients=14), "redis_connections", "failed"),
+    ({}, redis(max_clients=20, clients=6), "redis_connections", "warning"),
+    ({}, redis(round_trip=0.08), "redis_distance", "warning"),
+    ({"redis_url": "redis://redis.example.com"}, {}, "redis_encryption", "warning"),
+    ({"redis_url": "rediss://r?ssl_cert_reqs=none"}, {}, "redis_encryption", "warning"),
+    ({}, {"database": "connection refused"}, "database", "failed"),
+    ({}, {"database": Tables(None, "0001", 0.0)}, "database", "warning"),
+    ({}, {"database": Tables("0001", "0002", 0.0)}, "database", "warning"),
+    ({}, {"database": Tables("0002", "0001", 0.0)}, "database", "failed"),
+    ({"database_url": "sqlite:///a.db"}, {}, "database_place", "warning"),
+    ({"database_url": "sqlite:///a.db"}, {"platform": None}, "database_place", "warning"),
+    ({}, redis(ahead=-5.0), "clocks", "warning"),
+    ({}, {"database": Tables("0001", "0001", 60.0)}, "clocks", "failed"),
+]
+
+
+@pytest.mark.parametrize(("settings", "facts", "name", "level"), MISTAKES)
+def test_a_mistake_is_found_and_nothing_else(
+    settings: dict[str, Any], facts: dict[str, object], name: str, level: str
+) -> None:
+    assert found({**RIGHT, **settings}, {**AROUND, **facts}) == {name: level}
+
+
+def test_replicas_without_redis() -> None:
+    alone = {**RIGHT, "redis_url": None, "workers": 1}
+    assert found(alone, {**AROUND, "redis": None}) == {"replicas": "warning"}
+
+
+def test_each_check_can_find_something() -> None:
+    tried = {name for _, _, name, _ in MISTAKES} | {"replicas"}
+    assert tried == {check.__name__ for check in CHECKS}
+
+
+@pytest.mark.parametrize(
+    ("problem", "mend"),
+    [
+        ("redis:6379: certificate verify failed: self-signed certificate", "REDIS_CA_FILE"),
+        ("redis:6379: WRONGPASS invalid username-password pair", "PASSWORD@"),
+        ("redis:6379: unknown command 'HELLO'", "Redis 6"),
+        ("redis:6379: Connection refused", "is it running"),
+    ],
+)
+def test_what_to_do_about_redis(problem: str, mend: str) -> None:
+    facts: dict[str, Any] = {**HERE, "redis": problem}
+    settings = load_settings(redis_url="redis://redis")
+    (finding,) = [f for f in examine(Facts(settings=settings, **facts)) if f.name == "redis"]
+    assert mend in finding.mend
+
+
+@pytest.mark.parametrize(
+    ("problem", "mend"),
+    [
+        ("TRIO_SIGNAL_JWT_SECRET: must have 32 bytes or more", "openssl rand"),
+        ("WEB_CONCURRENCY: more than one worker needs REDIS_URL", "WEB_CONCURRENCY=1"),
+        ("PORT='x': must be a number", "README"),
+    ],
+)
+def test_settings_that_cannot_be_read(problem: str, mend: str) -> None:
+    (finding,) = wrong_settings(problem)
+    assert (finding.level, finding.says) == ("failed", problem)
+    assert mend in finding.mend

@@ -1,0 +1,90 @@
+"""The AsyncAPI document is of the dialects that there are, and their examples are as it says."""
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import jsonschema_rs
+import pytest
+
+from tests.conftest import Serve
+from tests.test_docs import EXAMPLE, page_of
+from trio_signal.dialects import DIALECTS, dialect_at
+from trio_signal.web.asyncapi import ADDRESSES, make_document
+
+DOCUMENT = make_document(DIALECTS)
+
+
+def found_at(pointer: str) -> Any:
+    """What a reference means; KeyError if nothing is there."""
+    found: Any = DOCUMENT
+    for part in pointer.removeprefix("#/").split("/"):
+        found = found[part]
+    return found
+
+
+def references(value: object) -> Iterator[str]:
+    match value:
+        case {"$ref": str(pointer)}:
+            yield pointer
+        case dict():
+            for each in value.values():
+                yield from references(each)
+        case list():
+            for each in value:
+                yield from references(each)
+
+
+def test_all_references_lead_somewhere() -> None:
+    found = set(references(DOCUMENT))
+    assert found
+    for pointer in found:
+        assert found_at(pointer)
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_channel_of_each_dialect(dialect: str) -> None:
+    channel = DOCUMENT["channels"][dialect]
+    names = re.findall(r"{(\w+)}", channel["address"])
+    assert set(channel["parameters"]) == set(names)
+    found = dialect_at(re.sub(r"{\w+}", "x", channel["address"]), DIALECTS)
+    assert type(found) is DIALECTS[dialect]
+    assert set(ADDRESSES) == set(DIALECTS)
+
+
+def schemas(dialect: str, action: str) -> list[dict[str, Any]]:
+    """The payloads of a direction, each by itself."""
+    messages = [
+        found_at(found_at(message["$ref"])["$ref"])
+        for message in DOCUMENT["operations"][f"{dialect}.{action}"]["messages"]
+    ]
+    components = {"components": DOCUMENT["components"]}
+    return [message["payload"] | components for message in messages]
+
+
+def lines(dialect: str, sign: str) -> list[Any]:
+    """What is said, or told, in the page's example; but not the bare texts."""
+    (example,) = EXAMPLE.findall(page_of(dialect))
+    said = re.findall(rf"^\w+ +{sign}  ({{.*)$", example, re.MULTILINE)
+    assert said
+    return [json.loads(text) for text in said]
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+@pytest.mark.parametrize(("sign", "action"), [(">", "receive"), ("<", "send")])
+def test_the_example_is_as_the_document_says(dialect: str, sign: str, action: str) -> None:
+    """Each message fits one of those of its direction, and would not with a wrong `type`."""
+    validators = [jsonschema_rs.validator_for(schema) for schema in schemas(dialect, action)]
+    for message in lines(dialect, sign):
+        assert any(validator.is_valid(message) for validator in validators), message
+        for wrong in (message | {"type": 1}, {"type": message["type"] + "?"}):
+            assert not any(validator.is_valid(wrong) for validator in validators), wrong
+
+
+async def test_the_server_tells_what_it_speaks(serve: Serve) -> None:
+    async with serve(dialects=("mesh",)) as service, httpx.AsyncClient() as http:
+        document = (await http.get(f"http://{service.base}/asyncapi.json")).json()
+    assert document == make_document(["mesh"])
+    assert list(document["channels"]) == ["mesh"]

@@ -1,0 +1,131 @@
+"""The log: one line when a connection opens, one when it ends, and nothing that is secret."""
+
+import json
+import logging
+
+import pytest
+from quart_trio import QuartTrio
+
+from tests.clients import settle
+from tests.conftest import Serve
+from tests.raw import client_text, open_raw
+from tests.tokens import SECRET
+from trio_signal.auth import OpenAuth
+from trio_signal.bus.memory import MemoryBus
+from trio_signal.config import load_settings
+from trio_signal.hub import Hub
+from trio_signal.limits import Limits
+from trio_signal.logs import find_request_id, make_formatter
+from trio_signal.metrics import Metrics
+from trio_signal.web.app import create_app
+
+REQUEST_ID = "0242ac11-0002"
+
+
+@pytest.fixture
+def log(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    caplog.set_level(logging.INFO, "trio_signal.connection")
+    return caplog
+
+
+def fields(record: logging.LogRecord, *names: str) -> dict[str, object]:
+    """What the line says, as a machine reads it."""
+    line = make_formatter(load_settings(log_format="json")).format(record)
+    assert "\n" not in line
+    said = json.loads(line)
+    assert isinstance(said, dict)
+    return {name: said[name] for name in ("event", "user", "dialect", "request_id", *names)}
+
+
+async def test_a_connection_has_two_lines(serve: Serve, log: pytest.LogCaptureFixture) -> None:
+    async with serve() as service:
+        headers = [("X-Request-ID", REQUEST_ID)]
+        async with service.connect("/ws/hall/ann", headers=headers) as ann:
+            await ann.send("message", content="not for the log")
+            await settle(ann)
+            told = len(await ann.settle())
+    opened, closed = log.records
+    shared = {"user": "ann", "dialect": "room", "request_id": REQUEST_ID}
+    assert fields(opened) == {"event": "connection opened", **shared}
+    ended = fields(closed, "rooms", "received", "sent", "code", "connection", "seconds")
+    assert ended.pop("connection") == fields(opened, "connection")["connection"]
+    seconds = ended.pop("seconds")
+    assert isinstance(seconds, float)
+    assert ended == {
+        "event": "connection closed",
+        **shared,
+        "rooms": ["hall"],
+        "received": 1,
+        "sent": told,
+        "code": 1000,
+    }
+    assert "not for the log" not in "".join(map(repr, map(vars, log.records)))
+
+
+async def test_who_never_said_who_it_is_has_one_line(
+    serve: Serve, log: pytest.LogCaptureFixture
+) -> None:
+    async with serve(jwt_secret=SECRET) as service, open_raw(service.base) as client:
+        await client.upgrade("/ws/hall", client_text({"type": "auth_token", "token": "secret"}))
+        await client.read_to_end()
+    (closed,) = log.records
+    said = fields(closed, "rooms", "code")
+    assert (said["user"], said["rooms"], said["code"]) == (None, [], 1008)
+    assert "secret" not in repr(vars(closed))
+
+
+async def test_all_who_hear_announcements_are_in_no_room_that_has_a_name(
+    serve: Serve, log: pytest.LogCaptureFixture
+) -> None:
+    path = "/api/creator/broadcast/ws?user_id=hal"
+    async with serve() as service, service.connect(path) as hal:
+        await hal.expect("connected")
+    assert fields(log.records[-1], "rooms")["rooms"] == []
+
+
+@pytest.mark.parametrize("form", ["console", "json"])
+def test_nobody_begins_a_line_by_a_name(form: str) -> None:
+    record = logging.makeLogRecord(
+        {"msg": "connection opened", "user": "ann\nerror  all is lost\x1b[2J"}
+    )
+    line = make_formatter(load_settings(log_format=form)).format(record)
+    assert "\n" not in line
+    assert "\x1b[2J" not in line
+    assert "ann" in line
+
+
+async def test_what_a_request_logs_has_its_id(caplog: pytest.LogCaptureFixture) -> None:
+    settings = load_settings()
+    app: QuartTrio = create_app(
+        Hub(MemoryBus("a")), OpenAuth(), settings, Limits(settings), Metrics()
+    )
+    told: list[object] = []
+    formatter = make_formatter(load_settings(log_format="json"))
+
+    @app.get("/fails")
+    async def fails() -> str:
+        record = logging.makeLogRecord({"msg": "it fails"})
+        told.append(json.loads(formatter.format(record)).get("request_id"))
+        return ""
+
+    client = app.test_client()
+    await client.get("/fails", headers={"X-Request-ID": REQUEST_ID})
+    await client.get("/fails", headers={"X-Request-ID": "no id\tat all"})
+    await client.get("/fails")
+    assert told == [REQUEST_ID, None, None]
+
+
+@pytest.mark.parametrize(
+    ("headers", "found"),
+    [
+        ({}, None),
+        ({"X-Request-ID": "a"}, "a"),
+        ({"CF-Ray": "b", "traceparent": "c"}, "b"),
+        ({"X-Request-ID": "", "traceparent": "c"}, "c"),
+        ({"X-Request-ID": "x" * 129}, None),
+        ({"X-Request-ID": "a\nb"}, None),
+        ({"X-Request-ID": "é"}, None),
+    ],
+)
+def test_the_id_of_a_request_is_found(headers: dict[str, str], found: str | None) -> None:
+    assert find_request_id(lambda name: [headers[name]] if name in headers else []) == found

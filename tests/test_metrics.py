@@ -1,0 +1,217 @@
+"""The metrics of a session equal what its clients did and were told, number for number."""
+
+import json
+import re
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+import trio
+
+from tests.clients import PATIENCE, Client, Service
+from tests.test_docs import module_of, outgoing, tag
+from trio_signal.dialects import DIALECTS, OTHER
+from trio_signal.dialects.wire import encode, type_of
+from trio_signal.metrics import Histogram, Metrics
+
+PATHS = {
+    "room": "/ws/hall/{name}",
+    "live": "/api/v1/ws/connect?user_id={name}",
+    "stream": "/ws",
+    "mesh": "/ws/cellar",
+    "announce": "/api/creator/broadcast/ws?user_id={name}",
+}
+
+
+async def read_metrics(service: Service) -> Counter[str]:
+    """Each series, added up over the replicas."""
+    total: Counter[str] = Counter()
+    for base in service.bases:
+        async with httpx.AsyncClient(base_url=f"http://{base}", timeout=PATIENCE) as http:
+            lines = (await http.get("/metrics")).text.splitlines()
+        for line in lines:
+            if not line.startswith("#"):
+                name, value = line.rsplit(" ", 1)
+                total[name] += float(value)  # type: ignore[assignment]
+    return total
+
+
+def series(metrics: Counter[str], name: str) -> dict[tuple[str, ...], float]:
+    """The values of a metric that are not zero, by the values of its labels."""
+    found: dict[tuple[str, ...], float] = {}
+    for line, value in metrics.items():
+        if line.startswith(f"{name}{{") and value:
+            found[tuple(re.findall('="([^"]*)"', line))] = value
+    return found
+
+
+class Session:
+    """Clients of all dialects; what each says and hears is counted."""
+
+    def __init__(self, service: Service, stack: AsyncExitStack) -> None:
+        self.service = service
+        self.said: Counter[tuple[str, str]] = Counter()
+        self._stack = stack
+        self._clients: dict[Client, str] = {}
+        self.ended: list[Client] = []
+
+    async def connect(self, dialect: str, name: str) -> Client:
+        path = PATHS[dialect].format(name=name)
+        client = await self._stack.enter_async_context(self.service.connect(path))
+        self._clients[client] = dialect
+        return client
+
+    async def say(self, client: Client, type_: str, /, **fields: Any) -> None:
+        """Say something, and wait until the server has done what is asked for."""
+        await self.say_text(client, type_, json.dumps({"type": type_, **fields}))
+
+    async def say_text(self, client: Client, type_: str, text: str) -> None:
+        await client.send_text(text)
+        self.said[self._clients[client], type_] += 1
+        await self.settle()
+
+    async def settle(self) -> None:
+        for client in self._clients.keys() - self.ended:
+            await client.settle()
+
+    def heard(self) -> Counter[tuple[str, str]]:
+        return Counter(
+            (dialect, message["type"])
+            for client, dialect in self._clients.items()
+            for message in client.log
+        )
+
+
+@asynccontextmanager
+async def open_session(service: Service) -> AsyncIterator[Session]:
+    async with AsyncExitStack() as stack:
+        yield Session(service, stack)
+
+
+async def be_put_out(session: Session) -> None:
+    """Say something to a server that first wants to know who it is."""
+    client = await session.connect("mesh", "")
+    await client.send("message", data="too early")
+    session.said["mesh", "message"] += 1
+    await client.expect_close(1008)
+    session.ended.append(client)
+
+
+async def play(session: Session) -> None:
+    """All dialects, with mistakes."""
+    ann, bob, cyd = [await session.connect("room", name) for name in ("ann", "bob", "cyd")]
+    await session.settle()
+    await session.say(ann, "typing_start")
+    for content in ("one", "two"):
+        await session.say(bob, "message", content=content)
+    await session.say(ann, "webrtc-signal", target_user_id="cyd", signal={"type": "offer"})
+    await session.say(cyd, "webrtc-signal", target_user_id="nobody", signal={})
+    await session.say(cyd, "broadcast-started")
+    await session.say(ann, "keep_alive")
+    await session.say_text(ann, OTHER, "nonsense")
+    await session.say_text(ann, OTHER, '{"type": "never-heard-of-it"}')
+    await session.say_text(ann, OTHER, '{"type": "message", "content": 7}')
+    dan, eve = [await session.connect("live", name) for name in ("dan", "eve")]
+    for client in (dan, eve):
+        await session.say(client, "join_room", room_id="attic")
+    await session.say(dan, "live_start", room_id="attic")
+    await session.say(eve, "live_offer", room_id="attic", target_user_id="dan", payload={})
+    await session.say(dan, "send_message", room_id="attic", content="hi")
+    viewer, host = [await session.connect("stream", "") for _ in range(2)]
+    await session.say(viewer, "join-stream", streamId="show")
+    await session.say(host, "broadcaster-ready", streamId="show")
+    await session.say(viewer, "ice-candidate", streamId="show", candidate=None)
+    await session.say(viewer, "end-stream", streamId="show")
+    fay, gil = [await session.connect("mesh", name) for name in ("fay", "gil")]
+    for client, name in ((fay, "fay"), (gil, "gil")):
+        await session.say(client, "auth_token", token="t", clientId=name, username=name)
+    await session.say(fay, "message", data="to all")
+    await session.say(gil, "ping", id=1)
+    await be_put_out(session)
+    hal = await session.connect("announce", "hal")
+    await session.settle()
+    await session.say(hal, "get_active_broadcast")
+
+
+async def test_a_session_is_counted_number_for_number(service: Service) -> None:
+    async with open_session(service) as session:
+        await play(session)
+        during = await read_metrics(service)
+    after = await read_metrics(service)
+    for metrics in (during, after):
+        assert series(metrics, "trio_signal_messages_in_total") == session.said
+    assert series(during, "trio_signal_messages_out_total") == session.heard()
+    assert series(during, "trio_signal_refused_total") == {
+        ("malformed",): 2,
+        ("not_live",): 1,
+        ("target_not_found",): 1,
+    }
+    present = {("room",): 3, ("live",): 2, ("stream",): 2, ("mesh",): 2, ("announce",): 1}
+    assert series(during, "trio_signal_connections") == present
+    assert series(after, "trio_signal_connections") == {}
+    assert (during["trio_signal_peers"], after["trio_signal_peers"]) == (9, 0)
+    assert (during["trio_signal_live"], after["trio_signal_live"]) == (3, 0)
+    assert after["trio_signal_rooms"] == 0
+    if len(service.bases) == 1:
+        assert during["trio_signal_rooms"] == 4
+    assert series(during, "trio_signal_closed_total") == {("1008",): 1}
+    assert series(after, "trio_signal_closed_total") == {("1000",): 10, ("1008",): 1}
+
+
+async def test_a_fan_out_is_as_large_as_its_audience(service: Service) -> None:
+    async with open_session(service) as session:
+        ann, *_ = [await session.connect("room", name) for name in ("ann", "bob", "cyd")]
+        await session.settle()
+        before = await read_metrics(service)
+        await session.say(ann, "message", content="hi")
+        after = await read_metrics(service)
+        assert after["trio_signal_fan_out_peers_sum"] - before["trio_signal_fan_out_peers_sum"] == 3
+
+
+async def test_what_goes_between_replicas_is_measured(service: Service) -> None:
+    """Once a second by each of them, whether somebody is there or not."""
+    if len(service.bases) == 1:
+        assert not series(await read_metrics(service), "trio_signal_redis_connected")
+        return
+    with trio.fail_after(PATIENCE):
+        while True:
+            metrics = await read_metrics(service)
+            if metrics["trio_signal_delivery_seconds_count"] >= 3:
+                break
+    assert series(metrics, "trio_signal_redis_connected") == {("commands",): 3, ("events",): 3}
+    assert metrics["trio_signal_lease_age_seconds"] < 3 * PATIENCE
+    assert series(metrics, "trio_signal_redis_gaps_total") == {}
+
+
+def test_a_histogram_counts_up_to_each_bound() -> None:
+    histogram = Histogram((1, 2))
+    for value in (0.5, 1, 1.5, 7):
+        histogram.observe(value)
+    assert histogram.buckets() == [("1", 2), ("2", 3), ("+Inf", 4)]
+    assert histogram.sum == 10
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_the_type_of_each_text_is_found_where_it_is_looked_for(dialect: str) -> None:
+    for struct in outgoing(module_of(dialect)):
+        fields = [field.encode_name for field in msgspec.structs.fields(struct)]
+        if tag(struct) is None:  # it is a part of one, or several types have it
+            assert "type" not in fields[1:]
+        else:
+            blank = struct(**dict.fromkeys((f.name for f in msgspec.structs.fields(struct)), ""))
+            assert type_of(encode(blank)).decode() == tag(struct)
+
+
+def test_a_text_without_json_is_its_own_type() -> None:
+    assert [type_of(b"ping"), type_of(b"")] == [b"ping", b""]
+
+
+def test_codes_of_ones_own_count_together() -> None:
+    metrics = Metrics()
+    for code in (4000, 4999, 1000):
+        metrics.count_closed(code)
+    assert (metrics.closed[OTHER], metrics.closed[1000]) == (2, 1)

@@ -1,0 +1,120 @@
+"""Mistakes in who is let in, and who is believed."""
+
+from trio_signal.doctor.facts import Facts, UsersFacts
+from trio_signal.doctor.verdicts import Verdict, fail, is_public, ok, warn
+
+#: Different bytes that a random secret of 32 bytes has at least.
+_MIN_DISTINCT = 12
+
+
+def mode(facts: Facts) -> Verdict:
+    """Open mode where anybody gets."""
+    if facts.settings.wants_tokens:
+        return ok("only who has a token is let in")
+    if is_public(facts):
+        return fail(
+            "open mode in public: anybody may be anybody, in any room",
+            "set TRIO_SIGNAL_JWT_SECRET=$(openssl rand -base64 48), or TRIO_SIGNAL_USERS_FILE",
+        )
+    return ok(f"open mode, on {facts.settings.host} only")
+
+
+def secret(facts: Facts) -> Verdict | None:
+    """A secret that is long, and could be guessed."""
+    if facts.settings.jwt_secret is None:
+        return None
+    text = facts.settings.jwt_secret.get_secret_value()
+    words = [word for word in ("secret", "change", "example", "password") if word in text.lower()]
+    if len(set(text)) < _MIN_DISTINCT or words:
+        return fail(
+            "TRIO_SIGNAL_JWT_SECRET could be guessed, and with it anybody makes tokens",
+            "take a random one: openssl rand -base64 48",
+        )
+    return ok("the secret is long, and looks random")
+
+
+def audience(facts: Facts) -> Verdict | None:
+    """Keys that sign tokens for other services as well."""
+    settings = facts.settings
+    if settings.jwks_url is None and settings.jwt_public_key is None:
+        return None
+    if settings.jwt_issuer is None or settings.jwt_audience is None:
+        return warn(
+            "a token that was made for another service is good here too",
+            "set TRIO_SIGNAL_JWT_ISSUER and TRIO_SIGNAL_JWT_AUDIENCE",
+        )
+    return ok("tokens must be made for this service")
+
+
+def key_set(facts: Facts) -> Verdict | None:
+    """A key set that is not there, or has keys of unsupported algorithms only."""
+    if facts.settings.jwks_url is None:
+        return None
+    if facts.key_set is not None:
+        return fail(
+            f"TRIO_SIGNAL_JWKS_URL: {facts.key_set}",
+            "it must be reachable from here by https, and have a key of RS256, ES256 or EdDSA",
+        )
+    return ok("the key set can be read")
+
+
+def users(facts: Facts) -> Verdict | None:
+    """A users file that cannot be read, that everybody can read, or that is empty."""
+    match facts.users:
+        case None:
+            return None
+        case UsersFacts(readable=True):
+            return warn(
+                "others on this machine may read the users file",
+                f"chmod 600 {facts.settings.users_file}",
+            )
+        case UsersFacts(users=0):
+            return warn("there are no users yet", "trio-signal user add NAME")
+        case UsersFacts(users=number):
+            return ok(f"{number} users may log in")
+        case problem:
+            return fail(
+                f"TRIO_SIGNAL_USERS_FILE: {problem}", "let the server's user read and write it"
+            )
+
+
+def passwords(facts: Facts) -> Verdict | None:
+    """Passwords of a demonstration."""
+    if not isinstance(facts.users, UsersFacts) or not facts.users.users:
+        return None
+    if facts.users.guessed:
+        return fail(
+            f"the passwords of {', '.join(facts.users.guessed)} were guessed at once",
+            "trio-signal user add NAME gives a new one",
+        )
+    return ok("no password was guessed at once")
+
+
+def origins(facts: Facts) -> Verdict | None:
+    """`*` beside a login by cookie."""
+    settings = facts.settings
+    if "*" not in settings.allowed_origins:
+        return ok("pages of named origins, and of our own, may connect")
+    if settings.users_file is not None:
+        return warn(
+            "TRIO_SIGNAL_ALLOWED_ORIGINS=* does not hold for the login's cookie: "
+            "pages of other sites connect, and are nobody",
+            "name the origins instead: https://app.example.com,https://*.example.com",
+        )
+    if not settings.wants_tokens and is_public(facts):
+        return warn(
+            "pages of all sites may connect, and nobody needs a token",
+            "name the origins in TRIO_SIGNAL_ALLOWED_ORIGINS",
+        )
+    return ok("pages of all origins may connect, with a token")
+
+
+def metrics_token(facts: Facts) -> Verdict | None:
+    """Metrics that everybody can read."""
+    if facts.settings.metrics_token is not None:
+        return ok("/metrics wants its token")
+    if not is_public(facts):
+        return None
+    return warn(
+        "everybody can read /metrics", "set TRIO_SIGNAL_METRICS_TOKEN, or do not pass the path on"
+    )

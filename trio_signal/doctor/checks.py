@@ -1,0 +1,53 @@
+"""All checks, a function for each mistake, without I/O; and settings that cannot be read."""
+
+from msgspec import Struct
+
+from trio_signal.doctor import admission, machine, neighbours
+from trio_signal.doctor.facts import Facts
+from trio_signal.doctor.verdicts import Check, Level
+
+
+class Finding(Struct, frozen=True):
+    """What one check found, and what to do about it."""
+
+    name: str
+    level: Level
+    says: str
+    mend: str = ""
+
+
+CHECKS: tuple[Check, ...] = (
+    *(admission.mode, admission.secret, admission.audience, admission.key_set),
+    *(admission.users, admission.passwords, admission.origins, admission.metrics_token),
+    *(machine.port, machine.files, machine.workers, machine.replicas, machine.proxies),
+    machine.public_address,
+    *(machine.heartbeat, machine.drain, machine.log_level, machine.turn),
+    *(neighbours.redis, neighbours.redis_role, neighbours.eviction, neighbours.redis_memory),
+    *(neighbours.redis_connections, neighbours.redis_distance, neighbours.redis_encryption),
+    *(neighbours.database, neighbours.database_place, neighbours.clocks),
+)
+
+
+def examine(facts: Facts) -> list[Finding]:
+    """Run all checks."""
+    return [
+        Finding(check.__name__, verdict.level, verdict.says, verdict.mend)
+        for check in CHECKS
+        if (verdict := check(facts)) is not None
+    ]
+
+
+#: What to do about settings that are wrong, by a part of what is said of them.
+_MENDS = {
+    "JWT_SECRET": "take a random one: openssl rand -base64 48",
+    "WEB_CONCURRENCY": "set REDIS_URL, or WEB_CONCURRENCY=1",
+    "JWT_PUBLIC_KEY": "openssl pkey -in key.pem -pubout makes one from a private key",
+    "TURN_URLS": "set TRIO_SIGNAL_TURN_SECRET to coturn's static-auth-secret",
+}
+
+
+def wrong_settings(problem: str) -> list[Finding]:
+    """What is found where the settings cannot even be read."""
+    mends = (mend for name, mend in _MENDS.items() if name in problem)
+    mend = next(mends, "correct it; the README lists the settings")
+    return [Finding("settings", "failed", problem, mend)]

@@ -1,0 +1,297 @@
+"""What there is to know of a deployment: looked up once, by asking everybody at the same time."""
+
+import os
+import resource
+import secrets
+import stat
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import httpx
+import trio
+from msgspec import Struct
+
+from trio_signal.config import Settings
+from trio_signal.errors import ConfigError, StoreError
+from trio_signal.keys import check_key_set
+from trio_signal.redis import RedisError, open_redis
+from trio_signal.store import Tables, inspect
+from trio_signal.users import is_password, read_users
+
+#: Seconds for each who is asked.
+PATIENCE = 5.0
+#: By what each platform is known to its processes.
+PLATFORMS = {
+    "DYNO": "Heroku",
+    "RAILWAY_PROJECT_ID": "Railway",
+    "FLY_APP_NAME": "Fly.io",
+    "RENDER": "Render",
+    "K_SERVICE": "Cloud Run",
+    "KUBERNETES_SERVICE_HOST": "Kubernetes",
+}
+#: Passwords that are tried besides the user's id, and for how many seconds.
+GUESSES = ("password", "secret", "demo", "changeme", "123456", "test")
+_GUESSING = 3.0
+#: Where each dialect answers; those first where one is in no room by that alone.
+_PATHS = {
+    "stream": "/ws",
+    "mesh": "/ws/doctor",
+    "live": "/api/v1/ws/connect",
+    "announce": "/api/creator/broadcast/ws",
+    "room": "/ws/doctor/doctor",
+}
+_UPGRADE = {
+    "Connection": "Upgrade",
+    "Upgrade": "websocket",
+    "Sec-WebSocket-Version": "13",
+    "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+}
+#: RFC 8489 section 5: a binding request, its length, and the magic cookie.
+_BINDING = b"\x00\x01\x00\x00\x21\x12\xa4\x42"
+
+
+class RedisFacts(Struct, frozen=True):
+    """What Redis says of itself."""
+
+    version: str
+    role: str
+    #: What it does when its memory is full, how much that is (0: no limit), and how much is used.
+    policy: str
+    max_memory: int
+    used_memory: int
+    #: Connections, and how many there may be; None if it does not say.
+    clients: int
+    max_clients: int | None
+    #: Seconds by which its clock is ahead of ours, and that it took to answer.
+    ahead: float
+    round_trip: float
+
+
+class PublicFacts(Struct, frozen=True):
+    """What the address under which clients come answered to a request for a WebSocket."""
+
+    url: str
+    status: int
+
+
+class UsersFacts(Struct, frozen=True):
+    """What is in the file of the built-in login."""
+
+    users: int
+    #: Those whose password was guessed.
+    guessed: tuple[str, ...]
+    #: Others on this machine may read it.
+    readable: bool
+
+
+class Facts(Struct, frozen=True):
+    """All that is judged. A text in place of facts says why there are none."""
+
+    settings: Settings
+    platform: str | None
+    cores: int
+    #: How many files this process may open.
+    files: int
+    #: Whether the port is free, or has a server of ours; else why it cannot be had.
+    port: Literal["free", "ours"] | str
+    redis: RedisFacts | str | None = None
+    database: Tables | str | None = None
+    #: Why a TURN server does not answer, by its URL; None if it does.
+    turn: Mapping[str, str | None] = {}
+    #: Why the key set cannot be used; None if it can, or if there is none.
+    key_set: str | None = None
+    users: UsersFacts | str | None = None
+    public: PublicFacts | str | None = None
+
+
+async def gather(
+    settings: Settings, environment: Mapping[str, str], url: str | None = None
+) -> Facts:
+    """Ask everybody; takes some seconds at most, and raises nothing for what it finds.
+
+    `url` is where clients reach the server, if that is to be tried.
+    """
+    found: dict[str, Any] = {}
+
+    async def note(name: str, ask: Callable[[Settings], Awaitable[object]]) -> None:
+        with trio.move_on_after(PATIENCE) as scope:
+            found[name] = await ask(settings)
+        if scope.cancelled_caught:
+            found[name] = f"no answer within {PATIENCE:g} s"
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(note, "port", look_at_port)
+        nursery.start_soon(note, "turn", ask_turn)
+        if settings.redis_url is not None:
+            nursery.start_soon(note, "redis", ask_redis)
+        if "announce" in settings.dialects:
+            nursery.start_soon(note, "database", ask_database)
+        if settings.jwks_url is not None:
+            nursery.start_soon(note, "key_set", ask_key_set)
+        if settings.users_file is not None:
+            nursery.start_soon(note, "users", look_at_users)
+        if url is not None:
+            nursery.start_soon(note, "public", partial(ask_for_websocket, url))
+    return Facts(
+        settings=settings,
+        platform=next((name for key, name in PLATFORMS.items() if key in environment), None),
+        cores=_cores(),
+        files=resource.getrlimit(resource.RLIMIT_NOFILE)[0],
+        **found,
+    )
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+async def look_at_port(settings: Settings) -> str:
+    """Whether we could listen."""
+    try:
+        listeners = await trio.open_tcp_listeners(settings.port, host=settings.host)
+    except OSError as error:
+        return "ours" if await _is_ours(settings) else f"{error.strerror or error}"
+    for listener in listeners:
+        listener.socket.close()
+    return "free"
+
+
+async def _is_ours(settings: Settings) -> bool:
+    """Whether what listens there is a server that runs already."""
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    try:
+        async with httpx.AsyncClient(timeout=PATIENCE / 2) as client:
+            answer = await client.get(f"http://{host}:{settings.port}/healthz")
+    except (httpx.HTTPError, httpx.InvalidURL):
+        return False
+    return answer.is_success and answer.content.startswith(b'{"status"')
+
+
+async def ask_for_websocket(url: str, settings: Settings) -> PublicFacts | str:
+    """What the server's public address, and so the proxy in front, makes of a WebSocket."""
+    path = next(path for name, path in _PATHS.items() if name in settings.dialects)
+    try:
+        async with (
+            httpx.AsyncClient(timeout=PATIENCE) as client,
+            client.stream("GET", f"{url.rstrip('/')}{path}", headers=_UPGRADE) as answer,
+        ):
+            return PublicFacts(url, answer.status_code)
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        return f"{url}: {error or type(error).__name__}"
+
+
+async def ask_redis(settings: Settings) -> RedisFacts | str:
+    """What Redis says of itself, or why it says nothing."""
+    assert settings.redis_url is not None  # noqa: S101  else nobody asks
+    url, ca_file = settings.redis_url.get_secret_value(), settings.redis_ca_file
+    try:
+        async with open_redis(
+            url, ca_file=str(ca_file) if ca_file else None, name="trio-signal-doctor"
+        ) as redis:
+            info: Any = await redis.info()
+            asked = time.time()
+            seconds, microseconds = await redis.time()
+            answered = time.time()
+    except (RedisError, ValueError) as error:
+        return str(error)
+    return RedisFacts(
+        version=str(info["redis_version"]),
+        role=str(info["role"]),
+        policy=str(info.get("maxmemory_policy", "noeviction")),
+        max_memory=int(info.get("maxmemory", 0)),
+        used_memory=int(info["used_memory"]),
+        # Not the two by which we ask.
+        clients=int(info["connected_clients"]) - 2,
+        max_clients=int(info["maxclients"]) if "maxclients" in info else None,
+        ahead=seconds + microseconds / 1e6 - (asked + answered) / 2,
+        round_trip=answered - asked,
+    )
+
+
+async def ask_database(settings: Settings) -> Tables | str:
+    """Which tables the database has, or why it cannot be asked."""
+    url = settings.database_url.get_secret_value()
+    try:
+        return await trio.to_thread.run_sync(inspect, url, abandon_on_cancel=True)
+    except (ConfigError, StoreError) as error:
+        return str(error)
+
+
+async def ask_turn(settings: Settings) -> dict[str, str | None]:
+    """Why each TURN server does not answer, if it does not."""
+    problems: dict[str, str | None] = {}
+
+    async def ask(url: str) -> None:
+        problems[url] = "no answer"
+        with trio.move_on_after(PATIENCE - 1):
+            try:
+                await _reach_turn(url)
+            except (OSError, ValueError) as error:
+                problems[url] = getattr(error, "strerror", None) or str(error)
+            else:
+                problems[url] = None
+
+    async with trio.open_nursery() as nursery:
+        for url in settings.turn_urls:
+            nursery.start_soon(ask, url)
+    return problems
+
+
+async def _reach_turn(url: str) -> None:
+    """Get an answer from a TURN server; raises OSError, ValueError, or waits for ever."""
+    scheme, _, rest = url.partition(":")
+    address, _, query = rest.partition("?")
+    host, _, port = address.rpartition(":") if ":" in address else (address, "", "")
+    number = int(port or (5349 if scheme == "turns" else 3478))
+    if scheme == "turns" or query == "transport=tcp":
+        await (await trio.open_tcp_stream(host, number)).aclose()
+        return
+    (family, kind, protocol, _, target), *_ = await trio.socket.getaddrinfo(
+        host.strip("[]"), number, type=trio.socket.SOCK_DGRAM
+    )
+    with trio.socket.socket(family, kind, protocol) as sock:
+        await sock.connect(target)
+        transaction = secrets.token_bytes(12)
+        while True:  # a datagram may be lost
+            await sock.send(_BINDING + transaction)
+            with trio.move_on_after(0.5):
+                if (await sock.recv(1500))[8:20] == transaction:
+                    return
+
+
+async def ask_key_set(settings: Settings) -> str | None:
+    """Why the key set cannot be used, if it cannot."""
+    assert settings.jwks_url is not None  # noqa: S101  else nobody asks
+    return await check_key_set(settings.jwks_url)
+
+
+async def look_at_users(settings: Settings) -> UsersFacts | str:
+    """What is in the users file; some passwords are tried, which takes a while."""
+    assert settings.users_file is not None  # noqa: S101  else nobody asks
+    path = settings.users_file
+    look = partial(_look_at_users, path)
+    return await trio.to_thread.run_sync(look, abandon_on_cancel=True)
+
+
+def _look_at_users(path: Path) -> UsersFacts | str:
+    try:
+        users = read_users(path)
+    except ConfigError as error:
+        return str(error)
+    readable = path.exists() and bool(path.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH))
+    until = time.monotonic() + _GUESSING
+    guessed = [
+        user_id
+        for user_id, user in users.items()
+        if any(
+            is_password(user.password_hash, guess)
+            for guess in (user_id, *GUESSES)
+            if guess == user_id or time.monotonic() < until
+        )
+    ]
+    return UsersFacts(len(users), tuple(guessed), readable)

@@ -1,0 +1,146 @@
+"""Mistakes in the machine, the platform, and what stands in front."""
+
+from urllib.parse import urlsplit
+
+from trio_signal.config import is_loopback
+from trio_signal.doctor.facts import Facts, PublicFacts
+from trio_signal.doctor.verdicts import Verdict, fail, is_public, ok, warn
+
+#: Seconds after which common proxies end an idle connection: Heroku 55, nginx and others 60.
+IDLE_TIMEOUT = 55.0
+#: Seconds from SIGTERM to SIGKILL on Heroku and Kubernetes; ours ends two after `DRAIN` at most.
+KILL = 30.0
+_GRACE = 2.0
+#: Files that are open besides those of connections: database, Redis, threads, and HTTP.
+_OTHER_FILES = 256
+#: What a shell allows if nobody has raised it.
+_FEW_FILES = 1024
+
+
+def port(facts: Facts) -> Verdict:
+    """A port that another has, or that may not be had."""
+    where = f"{facts.settings.host}:{facts.settings.port}"
+    match facts.port:
+        case "free":
+            return ok(f"{where} is free")
+        case "ours":
+            return ok(f"a server runs on {where}")
+    return fail(f"{where}: {facts.port}", "stop what is there, or set PORT")
+
+
+def files(facts: Facts) -> Verdict:
+    """Too few file descriptors for the connections that are let in."""
+    connections = facts.settings.max_connections
+    if facts.files < 0 or facts.files >= connections + _OTHER_FILES:  # negative: no limit
+        return ok(f"{facts.files} files may be open, for {connections} connections")
+    says = f"{facts.files} files may be open, and TRIO_SIGNAL_MAX_CONNECTIONS is {connections}"
+    mend = (
+        f"ulimit -n {connections + _OTHER_FILES} (systemd: LimitNOFILE, Docker: --ulimit nofile), "
+        f"or TRIO_SIGNAL_MAX_CONNECTIONS={max(1, facts.files - _OTHER_FILES)}"
+    )
+    few = is_public(facts) and facts.files <= _FEW_FILES
+    return fail(says, mend) if few else warn(says, mend)
+
+
+def workers(facts: Facts) -> Verdict:
+    """More workers than cores."""
+    number = facts.settings.workers
+    if number > facts.cores:
+        return warn(
+            f"{number} workers on {facts.cores} cores take turns, and everybody waits longer",
+            f"set WEB_CONCURRENCY={facts.cores}",
+        )
+    return ok(f"workers: {number}, cores: {facts.cores}")
+
+
+def replicas(facts: Facts) -> Verdict | None:
+    """Instances that do not know of each other."""
+    if facts.settings.redis_url is not None:
+        return ok("any number of replicas are one service, by Redis")
+    if facts.platform is None:
+        return None
+    return warn(
+        "without REDIS_URL a second instance would not see the peers of the first",
+        f"run one instance, or add a Redis to {facts.platform}",
+    )
+
+
+def proxies(facts: Facts) -> Verdict | None:
+    """A proxy in front that is not believed: all clients count as one address."""
+    trusted = facts.settings.trusted_proxies
+    if facts.platform is not None and not trusted:
+        return fail(
+            f"{facts.platform} has a proxy in front, so all clients count as one address, "
+            "and the limits of one hold for all",
+            "set TRIO_SIGNAL_TRUSTED_PROXIES=1, and one more for each proxy before that",
+        )
+    if trusted:
+        return ok(f"{trusted} proxies say who the client is")
+    return None
+
+
+def public_address(facts: Facts) -> Verdict | None:
+    """A proxy that does not pass WebSockets on, or that does not encrypt."""
+    match facts.public:
+        case None:
+            return None
+        case PublicFacts(status=101, url=url):
+            parts = urlsplit(url)
+            if parts.scheme == "https" or is_loopback(parts.hostname or ""):
+                return ok(f"{url} speaks WebSocket")
+            return warn(
+                f"{url} is not encrypted: tokens can be read on the way, and browsers give no "
+                "camera to its pages",
+                "let the proxy speak https",
+            )
+        case PublicFacts(status=429 | 503 as status, url=url):
+            return warn(f"{url} has no place for us: {status}", "try again later")
+        case PublicFacts(status=status, url=url):
+            return fail(
+                f"{url} answers {status} to a request for a WebSocket",
+                "let the proxy pass Upgrade and Connection on (nginx: proxy_http_version 1.1; "
+                'proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection "upgrade")',
+            )
+        case problem:
+            return fail(f"{problem}", "is the name right, the certificate valid, the proxy up?")
+
+
+def heartbeat(facts: Facts) -> Verdict:
+    """Pings that come later than the proxy's patience lasts."""
+    seconds = facts.settings.heartbeat
+    if seconds < IDLE_TIMEOUT:
+        return ok(f"a ping every {seconds:g} s keeps idle connections open")
+    says = f"a ping every {seconds:g} s: proxies end what is idle for {IDLE_TIMEOUT:g} to 60 s"
+    mend = "set TRIO_SIGNAL_HEARTBEAT=20"
+    return fail(says, mend) if facts.platform is not None else warn(says, mend)
+
+
+def drain(facts: Facts) -> Verdict:
+    """A goodbye that takes longer than the platform waits."""
+    seconds = facts.settings.drain
+    if seconds + _GRACE < KILL:
+        return ok(f"it stops within {seconds + _GRACE:g} s")
+    says = f"to stop takes up to {seconds + _GRACE:g} s; platforms kill after {KILL:g} s"
+    mend = "set TRIO_SIGNAL_DRAIN=10, or let the platform wait longer"
+    return fail(says, mend) if facts.platform is not None else warn(says, mend)
+
+
+def log_level(facts: Facts) -> Verdict | None:
+    """A log that tells everything."""
+    if facts.settings.log_level != "debug":
+        return None
+    return warn("LOG_LEVEL=debug is slow on a busy server", "set LOG_LEVEL=info")
+
+
+def turn(facts: Facts) -> Verdict:
+    """No TURN server, or one that does not answer."""
+    if not facts.settings.turn_urls:
+        return warn(
+            "there is no TURN server: browsers behind strict firewalls cannot reach each other",
+            "run coturn, and set TRIO_SIGNAL_TURN_URLS and TRIO_SIGNAL_TURN_SECRET",
+        )
+    silent = {url: problem for url, problem in facts.turn.items() if problem is not None}
+    if silent:
+        listed = "; ".join(f"{url}: {problem}" for url, problem in silent.items())
+        return fail(listed, "start coturn, and open its ports (3478 UDP and TCP)")
+    return ok("the TURN servers answer")

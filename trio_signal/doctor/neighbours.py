@@ -1,0 +1,185 @@
+"""Mistakes in Redis and the database."""
+
+import ipaddress
+from urllib.parse import parse_qs, urlsplit
+
+from trio_signal.doctor.facts import Facts, RedisFacts
+from trio_signal.doctor.verdicts import Verdict, fail, ok, warn
+from trio_signal.store import Tables
+
+#: Connections to Redis of one replica.
+_PER_REPLICA = 2
+
+
+def redis(facts: Facts) -> Verdict | None:
+    """A Redis that cannot be reached, or is too old."""
+    match facts.redis:
+        case None:
+            return None
+        case RedisFacts(version=version) if int(version.partition(".")[0]) < 6:
+            return fail(f"Redis {version} does not speak RESP3", "take Redis 6 or newer")
+        case RedisFacts(version=version):
+            return ok(f"Redis {version} answers")
+        case problem:
+            return fail(f"REDIS_URL: {problem}", _mend_redis(str(problem)))
+
+
+def _mend_redis(problem: str) -> str:
+    text = problem.lower()
+    if "certificate" in text or "ssl" in text:
+        return (
+            "TRIO_SIGNAL_REDIS_CA_FILE names who signed the certificate; for a platform that "
+            "signs its own, add ?ssl_cert_reqs=none to the URL"
+        )
+    if any(word in text for word in ("password", "auth", "wrongpass")):
+        return "put user and password into the URL: redis://USER:PASSWORD@HOST:PORT"
+    if "hello" in text:
+        return "take Redis 6 or newer"
+    return "is it running, and may this machine reach its port?"
+
+
+def redis_role(facts: Facts) -> Verdict | None:
+    """A Redis that cannot be written to."""
+    if not isinstance(facts.redis, RedisFacts) or facts.redis.role == "master":
+        return None
+    return fail("this Redis is a replica of another, and cannot be written to", "name the primary")
+
+
+def eviction(facts: Facts) -> Verdict | None:
+    """A Redis that forgets who is there when its memory is full."""
+    if not isinstance(facts.redis, RedisFacts):
+        return None
+    policy = facts.redis.policy
+    if policy.startswith("allkeys"):
+        return fail(
+            f"maxmemory-policy {policy}: when memory is full, Redis forgets who is in a room",
+            "redis-cli config set maxmemory-policy noeviction",
+        )
+    return ok(f"maxmemory-policy {policy} keeps who is there")
+
+
+def redis_memory(facts: Facts) -> Verdict | None:
+    """A Redis that is nearly full."""
+    if not isinstance(facts.redis, RedisFacts) or not facts.redis.max_memory:
+        return None
+    part = facts.redis.used_memory / facts.redis.max_memory
+    if part > 0.9:
+        return warn(f"{part:.0%} of Redis's memory are used", "give it more, or clean it up")
+    return ok(f"{part:.0%} of Redis's memory are used")
+
+
+def redis_connections(facts: Facts) -> Verdict | None:
+    """A plan with too few connections: each replica takes two, twice as many in a restart."""
+    if not isinstance(facts.redis, RedisFacts) or facts.redis.max_clients is None:
+        return None
+    needed = _PER_REPLICA * facts.settings.workers
+    free = facts.redis.max_clients - facts.redis.clients
+    says = f"{free} of {facts.redis.max_clients} connections of Redis are free"
+    if free < needed:
+        return fail(
+            f"{says}, and {needed} are needed", "fewer workers, or a plan with more connections"
+        )
+    if free < 2 * needed:
+        return warn(
+            f"{says}: too few for the next ones to start before these have stopped",
+            "fewer workers, or a plan with more connections",
+        )
+    return ok(says)
+
+
+def redis_distance(facts: Facts) -> Verdict | None:
+    """A Redis that is far away."""
+    if not isinstance(facts.redis, RedisFacts):
+        return None
+    milliseconds = facts.redis.round_trip * 1000
+    if milliseconds > 20:
+        return warn(
+            f"Redis takes {milliseconds:.0f} ms to answer, and each join waits for it",
+            "put Redis and the replicas into the same region",
+        )
+    return ok(f"Redis answers in {milliseconds:.1f} ms")
+
+
+def redis_encryption(facts: Facts) -> Verdict | None:
+    """A way to Redis that others can read."""
+    if facts.settings.redis_url is None:
+        return None
+    url = urlsplit(facts.settings.redis_url.get_secret_value())
+    if parse_qs(url.query).get("ssl_cert_reqs") == ["none"]:
+        return warn(
+            "Redis's certificate is not checked: whoever is between can read and change all",
+            "TRIO_SIGNAL_REDIS_CA_FILE names who signed it, if the provider tells",
+        )
+    if url.scheme == "redis" and not _is_near(url.hostname or ""):
+        return warn("redis:// is not encrypted", "take rediss:// outside of a private network")
+    return ok("the way to Redis is private, or encrypted")
+
+
+def _is_near(host: str) -> bool:
+    """Whether a host is of this machine or of a private network, as far as its name tells."""
+    try:
+        return ipaddress.ip_address(host).is_private
+    except ValueError:
+        return "." not in host or host.endswith((".internal", ".local", ".lan"))
+
+
+def database(facts: Facts) -> Verdict | None:
+    """A database that cannot be reached, or whose tables are not ours."""
+    match facts.database:
+        case None:
+            return None
+        case Tables(version=None):
+            return warn("the database has no tables yet", "trio-signal db upgrade")
+        case Tables(version=str(version), wanted=wanted) if version < wanted:
+            return warn(
+                f"the tables are of version {version}, wanted is {wanted}", "trio-signal db upgrade"
+            )
+        case Tables(version=str(version), wanted=wanted) if version > wanted:
+            return fail(
+                f"the tables are of version {version}, newer than this program ({wanted})",
+                "take the program that made them, or a copy of the database from before",
+            )
+        case Tables(version=version):
+            return ok(f"the database has its tables, version {version}")
+        case problem:
+            return fail(
+                f"DATABASE_URL: {problem}", "is it running, and are user and password right?"
+            )
+
+
+def database_place(facts: Facts) -> Verdict | None:
+    """SQLite where several hosts would each have their own, or where files do not last."""
+    settings = facts.settings
+    if facts.database is None:
+        return None
+    if not settings.database_url.get_secret_value().startswith("sqlite"):
+        return ok("all replicas have one database")
+    mend = "set DATABASE_URL=postgresql://..."
+    if facts.platform is not None:
+        return warn(f"{facts.platform} takes the SQLite file away with each restart", mend)
+    if settings.redis_url is not None:
+        return warn(
+            "with SQLite each host has its own database: announcements are kept where they "
+            "were made",
+            mend,
+        )
+    return ok("one host, and SQLite")
+
+
+def clocks(facts: Facts) -> Verdict | None:
+    """A clock that differs from that of Redis or of the database."""
+    ahead: dict[str, float] = {}
+    if isinstance(facts.redis, RedisFacts):
+        ahead["Redis"] = facts.redis.ahead
+    if isinstance(facts.database, Tables) and facts.database.ahead is not None:
+        ahead["the database"] = facts.database.ahead
+    if not ahead:
+        return None
+    who, seconds = max(ahead.items(), key=lambda item: abs(item[1]))
+    says = (
+        f"the clock of {who} is {abs(seconds):.1f} s {'ahead of' if seconds > 0 else 'behind'} ours"
+    )
+    if abs(seconds) < 1:
+        return ok("the clocks agree")
+    mend = "run an NTP service (chrony, systemd-timesyncd) on both"
+    return fail(says, mend) if abs(seconds) > 30 else warn(says, mend)

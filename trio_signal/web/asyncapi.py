@@ -1,0 +1,137 @@
+"""The AsyncAPI document: made from the dialects, and from the structs that they read and write."""
+
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+from quart import Response
+from quart_trio import QuartTrio
+
+from trio_signal import __version__
+from trio_signal.config import Settings
+from trio_signal.dialects import DIALECTS
+from trio_signal.web.bodies import json_answer
+
+#: Where each dialect is spoken, and what may be in the query.
+ADDRESSES: dict[str, tuple[str, Sequence[str]]] = {
+    "room": ("/ws/{room_id}/{user_id}", ("username", "avatar_url", "token")),
+    "live": ("/api/v1/ws/connect", ("user_id", "username", "token")),
+    "stream": ("/ws", ("token",)),
+    "mesh": ("/ws/{room_id}", ("token",)),
+    "announce": ("/api/creator/broadcast/ws", ("user_id", "token")),
+}
+
+
+def add_asyncapi(app: QuartTrio, settings: Settings) -> None:
+    """Add the route: a document of the dialects that are spoken here."""
+    document = make_document(settings.dialects)
+
+    @app.get("/asyncapi.json")
+    async def asyncapi() -> Response:
+        return json_answer(document)
+
+
+def make_document(dialects: Iterable[str]) -> dict[str, Any]:
+    """The document of some dialects; the server receives what clients say, and sends the rest."""
+    channels: dict[str, Any] = {}
+    operations: dict[str, Any] = {}
+    messages: dict[str, Any] = {}
+    schemas: dict[str, Any] = {}
+    for dialect in dialects:
+        said, told = structs_of(dialect)
+        channels[dialect] = _channel(dialect, said, told)
+        for action, structs in (("receive", said), ("send", told)):
+            operations[f"{dialect}.{action}"] = _operation(dialect, action, structs)
+            messages |= {f"{dialect}.{struct.__name__}": _message(struct) for struct in structs}
+        payloads, components = msgspec.json.schema_components(
+            (*said, *told),
+            schema_hook=_anything,
+            ref_template=f"#/components/schemas/{dialect}.{{name}}",
+        )
+        for struct, payload in zip((*said, *told), payloads, strict=True):
+            messages[f"{dialect}.{struct.__name__}"]["payload"] = payload
+        schemas |= {f"{dialect}.{name}": schema for name, schema in components.items()}
+    return {
+        "asyncapi": "3.0.0",
+        "info": {
+            "title": "trio-signal",
+            "version": __version__,
+            "description": "The WebSocket dialects, all on one port. Each message is a text frame.",
+        },
+        "defaultContentType": "application/json",
+        "channels": channels,
+        "operations": operations,
+        "components": {"messages": messages, "schemas": schemas},
+    }
+
+
+def structs_of(dialect: str) -> tuple[Sequence[type[Struct]], Sequence[type[Struct]]]:
+    """What clients may say in a dialect, and what they are told.
+
+    All public structs of its module that have a `type` are messages; the others are parts.
+    """
+    module = sys.modules[DIALECTS[dialect].__module__]
+    said: Sequence[type[Struct]] = module._reader.structs
+    told = [
+        value
+        for name, value in vars(module).items()
+        if isinstance(value, type)
+        and issubclass(value, Struct)
+        and value.__module__ == module.__name__
+        and not name.startswith("_")
+        and value not in said
+        and (_type_of(value) or "type" in value.__struct_fields__)
+    ]
+    return said, told
+
+
+def _type_of(struct: type[Struct]) -> str:
+    """The `type` of its messages; empty if there are several."""
+    return str(struct.__struct_config__.tag or "")
+
+
+def _anything(_: type) -> dict[str, Any]:
+    """What JSON Schema says of `object`; nothing at all would count as not known."""
+    return {"description": "Anything."}
+
+
+def _channel(
+    dialect: str, said: Sequence[type[Struct]], told: Sequence[type[Struct]]
+) -> dict[str, Any]:
+    address, query = ADDRESSES[dialect]
+    text = {"type": "string"}
+    return {
+        "address": address,
+        "description": (DIALECTS[dialect].__doc__ or "").partition("\n")[0],
+        "parameters": {name: {} for name in re.findall(r"{(\w+)}", address)},
+        "messages": {
+            struct.__name__: {"$ref": f"#/components/messages/{dialect}.{struct.__name__}"}
+            for struct in (*said, *told)
+        },
+        "bindings": {
+            "ws": {
+                "method": "GET",
+                "query": {"type": "object", "properties": dict.fromkeys(query, text)},
+            }
+        },
+    }
+
+
+def _operation(dialect: str, action: str, structs: Sequence[type[Struct]]) -> dict[str, Any]:
+    return {
+        "action": action,
+        "channel": {"$ref": f"#/channels/{dialect}"},
+        "messages": [
+            {"$ref": f"#/channels/{dialect}/messages/{struct.__name__}"} for struct in structs
+        ],
+    }
+
+
+def _message(struct: type[Struct]) -> dict[str, Any]:
+    return {
+        "name": _type_of(struct) or struct.__name__,
+        "summary": (struct.__doc__ or "").partition("\n")[0],
+    }
