@@ -144,9 +144,9 @@ def test_the_video_goes_on_while_the_server_restarts(
 
 @pytest.fixture
 def quick_server() -> Iterator[Server]:
-    """One that notices a dead network in seconds."""
+    """One that notices a dead network in ten seconds."""
     server = Server(
-        environment={"TRIO_SIGNAL_HEARTBEAT": "2", "TRIO_SIGNAL_HEARTBEAT_TIMEOUT": "2"}
+        environment={"TRIO_SIGNAL_HEARTBEAT": "4", "TRIO_SIGNAL_HEARTBEAT_TIMEOUT": "6"}
     )
     server.start()
     yield server

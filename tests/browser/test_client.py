@@ -435,11 +435,49 @@ def test_signals_that_were_lost_are_said_again(visit: Visit) -> None:
 
 def say_again(page: Page, lost: list[str], signal: str) -> None:
     """Once it was lost, let the time pass after which the page that waits repeats itself."""
-    deadline = time.monotonic() + PATIENCE / 1000
-    while signal not in lost and time.monotonic() < deadline:
-        page.wait_for_timeout(10)
-    assert lost[-1] == signal
+    wait_until(page, lambda: signal in lost)
     page.clock.run_for(3000)
+
+
+def wait_until(page: Page, happened: Callable[[], bool]) -> None:
+    """Let the routes of the page run until this has happened."""
+    deadline = time.monotonic() + PATIENCE / 1000
+    while not happened() and time.monotonic() < deadline:
+        page.wait_for_timeout(10)
+    assert happened()
+
+
+def test_who_is_live_again_after_long_is_seen_again(visit: Visit) -> None:
+    """The media never ceased; only the server, and so the other one, thought so."""
+    sockets: list[WebSocketRoute] = []
+    held: list[Callable[[], None]] = []
+
+    def hold(socket: WebSocketRoute) -> None:
+        server = socket.connect_to_server()
+        sockets.append(socket)
+
+        def pass_on(message: str | bytes) -> None:
+            if len(sockets) > 1 and json.loads(message)["type"] == "broadcast_start":
+                held.append(lambda: server.send(message))
+            else:
+                server.send(message)
+
+        socket.on_message(pass_on)
+
+    ada = visit("/tests/client.html")
+    ada.route_web_socket("**/ws/*", hold)
+    enter_again(ada, "again", "Ada")
+    bob = enter(visit, "again", "Bob")
+    publish(ada)
+    expect_watching(bob)
+    sockets[0].close(code=1011)
+    expect_told(bob, "stopped", "Ada")
+    assert bob.evaluate("peer('Ada').stream") is None
+    wait_until(ada, lambda: bool(held))
+    held[0]()
+    bob.wait_for_function("peer('Ada').live && peer('Ada').stream")
+    expect_watching(bob)
+    assert bob.evaluate("connectionsMade") == 1
 
 
 @contextmanager
