@@ -92,7 +92,7 @@ def test_muting_and_sharing_the_screen_is_told(visit: Visit) -> None:
 
 
 def call_of_two(visit: Visit, url: str, room: str) -> list[Page]:
-    pages = [call(visit(f"{url}/demo/call"), room, name) for name in ("Ada", "Bob")]
+    pages = [call(visit(f"{url}/demo/call", sound=True), room, name) for name in ("Ada", "Bob")]
     for page in pages:
         expect_all_playing(page, 2)
         page.evaluate(
@@ -159,8 +159,8 @@ def test_the_video_goes_on_while_the_network_is_cut(
     visitors.tolerate("closed before the connection is established")
     with open_cut(quick_server.port) as network:
         both = call_of_two(visit, network.url, "cut")
-        near = call(visit(f"{quick_server.url}/demo/call"), "half", "Near")
-        far = call(visit(f"{network.url}/demo/call"), "half", "Far")
+        near = call(visit(f"{quick_server.url}/demo/call", sound=True), "half", "Near")
+        far = call(visit(f"{network.url}/demo/call", sound=True), "half", "Far")
         for page in (near, far):
             expect_all_playing(page, 2)
 

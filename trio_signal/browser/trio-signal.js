@@ -23,7 +23,7 @@ const OFFER_TIMES = 5; // a peer that never answers does not want to
 const ASK_AFTER = 1_000; // ms that a live peer has for its offer before we make one
 const STOP_AFTER = 2_000; // ms; one that is live again within this never stopped
 const RETURN_WITHIN = 30_000; // ms for a peer whose media flow, while the server has lost it
-const SILENT_AFTER = 2_000; // ms without a packet, and such a peer is gone
+const SILENT_AFTER = 4_000; // ms without a packet, and such a peer is gone
 const MOST_EARLY = 100; // candidates that wait for a description
 
 /** These close codes say no: another try would end the same way. docs/close-codes.md has them all. */
