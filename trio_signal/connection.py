@@ -136,6 +136,7 @@ class Connection:
                 self.peer.inherit = partial(nursery.start_soon, self._guarded, self._rejoin)
                 for task in (partial(self._receive, early), self._heartbeat, self._outbox.drain):
                     nursery.start_soon(self._first_to_end, task)
+        self.peer.inherit = _inherit_nothing  # what refers to us: we would be a cycle
         self._place.leave()
         self._metrics.count_closed(self._close_code)
         await self._say_goodbye()
@@ -443,3 +444,7 @@ async def shut_down(sock: socket.socket) -> None:
                 return
     except OSError:
         return  # the other side was faster, and harsher
+
+
+def _inherit_nothing(_: Sequence[str]) -> None:
+    """What a peer does with rooms that come when its connection has ended."""
