@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, Playwright, sync_playwright
 
-from tests.browser.visitors import AUTOPLAY, Server, Visitors, open_chromium
+from tests.browser.visitors import AUTOPLAY, ELSEWHERE, Server, Visitors, open_chromium
 
 
 @pytest.fixture(scope="package")
 def server() -> Iterator[Server]:
-    server = Server()
+    server = Server(environment={"TRIO_SIGNAL_ALLOWED_ORIGINS": ELSEWHERE})
     server.start()
     yield server
     assert server.stop() == 0

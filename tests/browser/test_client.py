@@ -67,11 +67,7 @@ def test_the_table_of_close_codes_is_obeyed(visit: Visit) -> None:
         *(expected.get(meaning.reconnect, [None, None]) for meaning in CLOSE_CODES.values()),
         [250, 500],
     ]
-
-
-def test_attempts_spread_out_and_one_begins_at_least_every_five_seconds(visit: Visit) -> None:
-    page = visit("/tests/client.html")
-    page.wait_for_function("'enter' in window")
+    # Attempts spread out, and one begins at least every five seconds.
     delays = page.evaluate(
         """() => [0, 1, 2, 3, 50].map(
             n => [retryDelay(1011, n, () => 0), retryDelay(1011, n, () => 1)])"""
@@ -439,11 +435,49 @@ def test_signals_that_were_lost_are_said_again(visit: Visit) -> None:
 
 def say_again(page: Page, lost: list[str], signal: str) -> None:
     """Once it was lost, let the time pass after which the page that waits repeats itself."""
-    deadline = time.monotonic() + PATIENCE / 1000
-    while signal not in lost and time.monotonic() < deadline:
-        page.wait_for_timeout(10)
-    assert lost[-1] == signal
+    wait_until(page, lambda: signal in lost)
     page.clock.run_for(3000)
+
+
+def wait_until(page: Page, happened: Callable[[], bool]) -> None:
+    """Let the routes of the page run until this has happened."""
+    deadline = time.monotonic() + PATIENCE / 1000
+    while not happened() and time.monotonic() < deadline:
+        page.wait_for_timeout(10)
+    assert happened()
+
+
+def test_who_is_live_again_after_long_is_seen_again(visit: Visit) -> None:
+    """The media never ceased; only the server, and so the other one, thought so."""
+    sockets: list[WebSocketRoute] = []
+    held: list[Callable[[], None]] = []
+
+    def hold(socket: WebSocketRoute) -> None:
+        server = socket.connect_to_server()
+        sockets.append(socket)
+
+        def pass_on(message: str | bytes) -> None:
+            if len(sockets) > 1 and json.loads(message)["type"] == "broadcast_start":
+                held.append(lambda: server.send(message))
+            else:
+                server.send(message)
+
+        socket.on_message(pass_on)
+
+    ada = visit("/tests/client.html")
+    ada.route_web_socket("**/ws/*", hold)
+    enter_again(ada, "again", "Ada")
+    bob = enter(visit, "again", "Bob")
+    publish(ada)
+    expect_watching(bob)
+    sockets[0].close(code=1011)
+    expect_told(bob, "stopped", "Ada")
+    assert bob.evaluate("peer('Ada').stream") is None
+    wait_until(ada, lambda: bool(held))
+    held[0]()
+    bob.wait_for_function("peer('Ada').live && peer('Ada').stream")
+    expect_watching(bob)
+    assert bob.evaluate("connectionsMade") == 1
 
 
 @contextmanager
@@ -528,10 +562,10 @@ def test_names_are_as_they_were_said(visit: Visit) -> None:
     expect(ada.locator("b")).to_have_count(0)
 
 
-@pytest.mark.parametrize("base", ["location.origin", "'/'", "`ws://${location.host}/?x#y`"])
-def test_the_server_may_be_named_in_several_ways(visit: Visit, base: str) -> None:
+def test_the_server_may_be_named_in_several_ways(visit: Visit) -> None:
     page = visit("/tests/client.html")
     page.wait_for_function("'enter' in window")
-    page.evaluate(f"async () => {{ window.room = await join({base}, {{ room: 'a/b c' }}); }}")
-    assert page.evaluate("[room.name, room.state]") == ["a/b c", "joined"]
-    assert page.evaluate("room.me.name").startswith("Guest-")
+    for base in ("location.origin", "'/'", "`ws://${location.host}/?x#y`"):
+        page.evaluate(f"async () => {{ window.room = await join({base}, {{ room: 'a/b c' }}); }}")
+        assert page.evaluate("[room.name, room.state]") == ["a/b c", "joined"]
+        assert page.evaluate("room.me.name").startswith("Guest-")

@@ -6,18 +6,17 @@ import json
 import re
 import subprocess
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Page, Route, expect
 
-from tests.browser.visitors import Server, Visitors, expect_all_playing
+from tests.browser.visitors import ELSEWHERE, Server, expect_all_playing
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PACKAGE = ROOT / "trio_signal" / "browser"
 TUTORIAL = (ROOT / "docs" / "tutorial.md").read_text()
-ELSEWHERE = "http://127.0.0.1:8080"
 
 Visit = Callable[..., Page]
 
@@ -64,20 +63,11 @@ def test_the_installed_package_joins_a_room(installed: Path, visit: Visit) -> No
     assert page.evaluate(joined) == ["joined", "Ada"]
 
 
-@pytest.fixture(scope="module")
-def trusting_server() -> Iterator[Server]:
-    """As the tutorial starts it."""
-    name, _, value = re.findall(r"^(TRIO_SIGNAL_\w+)(=)(\S+) make serve", TUTORIAL, re.MULTILINE)[0]
-    server = Server(environment={name: value})
-    server.start()
-    yield server
-    assert server.stop() == 0
-
-
-def test_the_tutorial_is_a_call(trusting_server: Server, visit: Visit, visitors: Visitors) -> None:
+def test_the_tutorial_is_a_call(server: Server, visit: Visit) -> None:
+    assert f"TRIO_SIGNAL_ALLOWED_ORIGINS={ELSEWHERE} make serve" in TUTORIAL
     (code,) = re.findall(r"^```html\n(.*?)^```", TUTORIAL, re.MULTILINE | re.DOTALL)
     assert len(code.splitlines()) <= 30
-    code = code.replace("http://127.0.0.1:8000", trusting_server.url)
+    code = code.replace("http://127.0.0.1:8000", server.url)
 
     def serve(route: Route) -> None:
         route.fulfill(body=code, content_type="text/html")

@@ -34,6 +34,8 @@ CHROMIUM_ARGS = [
     # that a route fulfilled has no address, so Chromium would keep it away from loopback.
     "--disable-features=WebRtcHideLocalIpsWithMdns,LocalNetworkAccessChecks",
 ]
+# Where the pages of the tutorial come from.
+ELSEWHERE = "http://127.0.0.1:8080"
 AUTOPLAY = "--autoplay-policy=no-user-gesture-required"
 
 # Milliseconds. Waiting is bounded, and generous: slow cores encode and decode every video.

@@ -14,7 +14,7 @@ from tests.client.bots import PATIENT, Sends, bot, bots, heard, receive, wait_fo
 from tests.clients import PATIENCE, Service
 from tests.clients import Client as RawClient
 from tests.conftest import Serve
-from trio_signal.auth import OpenAuth
+from tests.tokens import SECRET, make_token
 from trio_signal.client import (
     Answer,
     Candidate,
@@ -37,8 +37,6 @@ from trio_signal.client import (
 from trio_signal.client import connection as connection_module
 from trio_signal.client.connection import Address
 from trio_signal.dialects import mesh
-from trio_signal.errors import AuthenticationError
-from trio_signal.messages import Authenticate, Grants, Identity
 
 ANN, BOB = Peer("ann", "Ann"), Peer("bob", "Bob")
 
@@ -259,68 +257,47 @@ async def test_every_message_is_known() -> None:
     assert read == tagged - said
 
 
-# Tokens: how they are checked is not the matter here, so a token says what it is good for.
-
-
-class Tokens:
-    """`600 ann` is Ann's for ten minutes; `mod` after it makes a moderator, `mute` no publisher."""
-
-    def __init__(self) -> None:
-        self.seen: list[str] = []
-
-    async def authenticate(self, claims: Authenticate) -> Identity:
-        await trio.lowlevel.checkpoint()
-        self.seen.append(claims.token or "")
-        seconds, user_id, *words = (claims.token or "").split() or ("", "")
-        if not seconds or (claims.claimed or user_id) != user_id:
-            raise AuthenticationError("Invalid token")
-        return Identity(
-            user_id,
-            user_id,
-            user_id.title(),
-            grants=Grants(moderator="mod" in words, publish="mute" not in words),
-            expires=time.time() + float(seconds),
-            verified=True,
-        )
+# Tokens
 
 
 @pytest.fixture
-def tokens(monkeypatch: pytest.MonkeyPatch) -> Tokens:
-    tokens = Tokens()
-    monkeypatch.setattr(OpenAuth, "authenticate", lambda _, claims: tokens.authenticate(claims))
-    return tokens
+async def guarded(serve: Serve) -> AsyncIterator[Service]:
+    """A server that believes tokens only."""
+    async with serve(jwt_secret=SECRET) as service:
+        yield service
 
 
-async def test_a_token_says_who_it_is(service: Service, tokens: Tokens) -> None:
-    async with bot(service.base, "a-1", token="600 ann", username=None) as ann:
+def token_for(user_id: str, seconds: float = 600, **claims: Any) -> str:
+    return make_token(user_id, exp=time.time() + seconds, name=user_id.title(), **claims)
+
+
+async def test_a_token_says_who_it_is(guarded: Service) -> None:
+    async with bot(guarded.base, "a-1", token=token_for("ann"), username=None) as ann:
         assert (ann.id, ann.user_id, ann.username) == ("a-1", "ann", "Ann")
 
 
-async def test_a_bad_token_ends_it(service: Service, tokens: Tokens) -> None:
-    with pytest.raises(ClosedError) as closed:
-        async with bot(service.base, "ann", token=None):
-            raise AssertionError("no token was given")
-    assert (closed.value.code, closed.value.reason) == (1008, "Invalid token")
+async def test_a_bad_token_ends_it(guarded: Service) -> None:
+    for token in (None, "nonsense", token_for("ann", key="x" * 40)):
+        with pytest.raises(ClosedError) as closed:
+            async with bot(guarded.base, "ann", token=token):
+                raise AssertionError("that is no token")
+        assert (closed.value.code, closed.value.reason) == (1008, "Invalid token")
 
 
-async def test_a_token_that_is_fetched_is_fetched_again_when_it_expires(
-    service: Service, tokens: Tokens
-) -> None:
-    fetched = iter(["5 ann", "500 ann"])
+async def test_a_token_that_is_fetched_is_fetched_again_when_it_expires(guarded: Service) -> None:
+    lasting = iter([5, 500])
 
     async def fetch() -> str:
         await trio.lowlevel.checkpoint()
-        return next(fetched)
+        return token_for("ann", next(lasting))
 
-    async with bot(service.base, "ann", token=fetch) as ann:
-        assert (await wait_for(ann, TokenExpiring)).expires_in <= 5
+    async with bot(guarded.base, "ann", token=fetch) as ann:
+        await wait_for(ann, TokenExpiring)
         assert (await wait_for(ann, TokenRenewed)).expires_in > 400
-    assert tokens.seen == ["5 ann", "500 ann"]
+    assert [*lasting] == []
 
 
-async def test_a_token_that_cannot_be_fetched_is_tried_again(
-    service: Service, tokens: Tokens
-) -> None:
+async def test_a_token_that_cannot_be_fetched_is_tried_again(guarded: Service) -> None:
     tries = 0
 
     async def fetch() -> str:
@@ -329,26 +306,24 @@ async def test_a_token_that_cannot_be_fetched_is_tried_again(
         tries += 1
         if 1 < tries < 4:
             raise OSError("the token endpoint is away")
-        return "5 ann" if tries == 1 else "500 ann"
+        return token_for("ann", 5 if tries == 1 else 500)
 
-    async with bot(service.base, "ann", token=fetch) as ann:
+    async with bot(guarded.base, "ann", token=fetch) as ann:
         await wait_for(ann, TokenRenewed)
     assert tries == 4
 
 
-async def test_a_token_that_was_given_is_renewed_by_the_user(
-    service: Service, tokens: Tokens
-) -> None:
-    async with bot(service.base, "ann", token="5 ann") as ann:
-        await wait_for(ann, TokenExpiring)
-        await ann.renew("500 bob")
+async def test_a_token_that_was_given_is_renewed_by_the_user(guarded: Service) -> None:
+    async with bot(guarded.base, "ann", token=token_for("ann", 50)) as ann:
+        assert (await wait_for(ann, TokenExpiring)).expires_in <= 50
+        await ann.renew(token_for("bob"))
         assert (await wait_for(ann, Error)).code == "invalid_token"
-        await ann.renew("500 ann")
+        await ann.renew(token_for("ann"))
         assert (await wait_for(ann, TokenRenewed)).expires_in > 400
 
 
-async def test_an_expired_token_ends_it(service: Service, tokens: Tokens) -> None:
-    async with bot(service.base, "ann", token="0.1 ann") as ann:
+async def test_an_expired_token_ends_it(guarded: Service) -> None:
+    async with bot(guarded.base, "ann", token=token_for("ann", 3)) as ann:
         with pytest.raises(ClosedError) as closed:
             await wait_state(ann, "waiting")
         assert (closed.value.code, closed.value.reason) == (1008, "Token expired")
@@ -367,16 +342,16 @@ async def test_an_error_of_the_token_source_comes_out_as_it_is(service: Service)
             raise AssertionError("there is no token")
 
 
-async def test_who_may_not_publish(service: Service, tokens: Tokens) -> None:
-    async with bot(service.base, "ann", token="600 ann mute") as ann:
+async def test_who_may_not_publish(guarded: Service) -> None:
+    async with bot(guarded.base, "ann", token=token_for("ann", publish=False)) as ann:
         await ann.broadcast()
         assert await wait_for(ann, Error) == Error("Not allowed", "not_allowed")
 
 
-async def test_who_is_kicked_stays_away(service: Service, tokens: Tokens) -> None:
+async def test_who_is_kicked_stays_away(guarded: Service) -> None:
     async with (
-        bot(service.base, "ann", token="600 ann mod") as ann,
-        bot(service.base, "bob", token="600 bob") as bob,
+        bot(guarded.base, "ann", token=token_for("ann", moderator=True)) as ann,
+        bot(guarded.base, "bob", token=token_for("bob")) as bob,
     ):
         await wait_for(ann, PeerJoined)
         await ann.kick("bob", "enough")

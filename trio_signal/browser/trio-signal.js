@@ -407,6 +407,8 @@ export class Room {
     const news = peer.live?.media !== media;
     peer.live = { media, since };
     if (news) this.#emit('live', peer);
+    const arriving = this.#links.get(id)?.stream;
+    if (!peer.stream && hasTracks(arriving)) this.#streamed(id, arriving); // it never ceased
     if (!this.#links.has(id)) this.#soon(id, 'ask', ASK_AFTER, () => this.#ask(id));
   }
 
@@ -572,6 +574,7 @@ export class Room {
  */
 class Link {
   session;
+  stream = null; // what the other side sends
   #iceServers;
   #outgoing; // MediaStream
   #polite;
@@ -626,6 +629,7 @@ class Link {
     pc.ontrack = ({ track, streams: [stream = nameless] }) => {
       if (stream === nameless) stream.addTrack(track);
       stream.onremovetrack = () => this.#onSilence();
+      this.stream = stream;
       this.#onStream(stream);
     };
     this.#pc = pc;
