@@ -8,6 +8,9 @@ PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
 # What the tests need besides Python packages: names that tools/system-deps knows.
 SYSTEM_DEPS := chromium coturn nginx npm postgresql redis-server
 
+# How many tests run at the same time: most of them wait for something most of the time.
+JOBS := 3
+
 .PHONY: serve test check format lint types docs site bench cluster soak floods fuzz lock audit check-pythons venv clean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
@@ -22,7 +25,7 @@ cluster: $(VENV)/.installed
 
 test: venv
 	@tools/system-deps $(SYSTEM_DEPS)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup $(ARGS)
 
 # The tests come last, so that their summary ends the output.
 check: lint types docs test

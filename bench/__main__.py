@@ -126,6 +126,7 @@ def plan(
             if workload.again or not again
             for target in targets
             if target.protocol.speech or not workload.needs_rooms
+            if target.name in options.all_for or not workload.for_few
         ]
         for again in (False, True)
     )
@@ -213,6 +214,7 @@ def read_options() -> argparse.Namespace:
     options = parser.parse_args()
     if options.quick:
         options.minutes = 0
+    options.all_for = options.peers or QUICK_PEERS
     options.only = choose(parser, options.only, names, names)
     options.peers = choose(
         parser, options.peers, tuple(targets), QUICK_PEERS if options.quick else tuple(targets)

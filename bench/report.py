@@ -218,6 +218,29 @@ class Ratio(NamedTuple):
     reached: bool
     #: Both servers had their core to themselves; if not, the CPU decides where there is one.
     undisturbed: bool = True
+    #: It is about time, and the machine was busy: it says nothing.
+    open: bool = False
+
+    @property
+    def verdict(self) -> str:
+        """What came of it, in words."""
+        if self.open:
+            return "open: the machine was busy"
+        return ("reached" if self.reached else "missed") + ("" if self.undisturbed else " by CPU")
+
+
+#: What says nothing where the servers had no core to themselves.
+_TIMED = ("relay at 1,000/s, p99 ms", "storm, s until all know all")
+
+
+def _is_undisturbed(document: Document, server: str) -> bool:
+    """Whether we and this one had a core each, as far as the relay shows."""
+    relay = FIGURES[0]
+    return all(
+        shares(document, relay, name)[0] >= FULL
+        for name in (OURS, server)
+        if document["runs"].get(relay.workload, {}).get(name)
+    )
 
 
 def ratios(document: Document) -> list[Ratio]:
@@ -232,12 +255,11 @@ def ratios(document: Document) -> list[Ratio]:
         cpu = _ratio(document, by_name[BY_CPU[name]], server) if name in BY_CPU else None
         if cpu and figure.more_is_better:
             cpu = 1 / cpu
-        undisturbed = not figure.saturated or all(
-            shares(document, figure, name)[0] >= FULL for name in (OURS, server)
-        )
+        undisturbed = not (figure.saturated or name in _TIMED) or _is_undisturbed(document, server)
         counts = ratio if undisturbed or cpu is None else cpu
         reached = counts >= wanted if figure.more_is_better else counts <= wanted
-        found.append(Ratio(name, server, wanted, ratio, cpu, reached, undisturbed))
+        is_open = not undisturbed and cpu is None
+        found.append(Ratio(name, server, wanted, ratio, cpu, reached, undisturbed, is_open))
     idle = value(document, by_name["idle, KiB each"], OURS)
     if idle is not None:
         found.append(Ratio("idle, KiB each", "-", IDLE_KIB, idle, None, idle <= IDLE_KIB))
@@ -262,8 +284,7 @@ def _targets_table(document: Document) -> Table:
             f"{sign} {ratio.wanted:g}",
             f"{ratio.found:.2f}",
             "" if ratio.by_cpu is None else f"{ratio.by_cpu:.2f}",
-            ("[green]reached" if ratio.reached else "[red]missed")
-            + ("" if ratio.undisturbed else " by CPU"),
+            ("[yellow]" if ratio.open else "[green]" if ratio.reached else "[red]") + ratio.verdict,
         )
     return table
 
@@ -330,51 +351,51 @@ def write_page(document: Document, page: Path) -> None:
 
 
 def _markdown(document: Document) -> str:
-    machine = document["machine"]
-    rounds = max(
-        (len(runs) for each in document["runs"].values() for runs in each.values()), default=0
-    )
-    shares_had = [
+    runs = document["runs"].values()
+    rounds = max((len(of_one) for by_server in runs for of_one in by_server.values()), default=0)
+    parts = [
+        f"{document['machine']['date']}. {_title(document)}. "
+        + ("One round. " if rounds < 2 else f"Medians of up to {rounds} rounds. ")
+        + ("Smaller than a whole run: crowds of 500, 2,000 idle. " if document["quick"] else "")
+        + _say_shares(document)
+        + "\n",
+        _markdown_servers(document),
+        "### The targets\n",
+        _markdown_targets(document),
+    ]
+    if document["replicas"]:
+        table = _rows_of(["", "one replica", "two replicas"], _replica_rows(document))
+        parts += ["### Through Redis\n", table]
+    absent = [f"- {name} is missing: {why}" for name, why in document["missing"].items()]
+    absent += [f"- {name} failed at {what}: {why}" for name, what, why in document["failed"]]
+    if absent:
+        parts.append("\n".join(absent) + "\n")
+    return "\n".join(parts)
+
+
+def _say_shares(document: Document) -> str:
+    found = [
         shares(document, figure, server)[0]
         for figure in FIGURES
         if figure.saturated
         for server, runs in document["runs"].get(figure.workload, {}).items()
         if runs
     ]
-    parts = [
-        f"{machine['date']}. {_title(document)}. Medians of up to {rounds} rounds. "
-        f"While the load was to be the limit of nobody, the servers had {min(shares_had):.0%} "
-        f"to {max(shares_had):.0%} of a core.\n"
-        if shares_had
-        else f"{_title(document)}\n",
-        _markdown_servers(document),
-        "### The targets\n",
-        _markdown_targets(document),
-    ]
-    if document["replicas"]:
-        parts += [
-            "### Through Redis\n",
-            _rows_of(["", "one replica", "two replicas"], _replica_rows(document)),
-        ]
-    absent = [f"- {name} is missing: {why}" for name, why in document["missing"].items()]
-    absent += [
-        f"- {name} failed at {workload}: {why}" for name, workload, why in document["failed"]
-    ]
-    if absent:
-        parts.append("\n".join(absent) + "\n")
-    return "\n".join(parts)
+    if not found:
+        return ""
+    least, most = min(found), max(found)
+    return f"Where a server was to be the limit, it had {least:.0%} to {most:.0%} of a core."
 
 
 def _markdown_servers(document: Document) -> str:
-    figures = [figure for figure in FIGURES if figure.workload in document["runs"]]
+    servers = servers_in(document)
     rows = [
-        [
-            f"**{server}**" if server == OURS else server,
-            *(_show(figure, value(document, figure, server)) for figure in figures),
-        ]
-        for server in servers_in(document)
+        [figure.name, *(_show(figure, value(document, figure, server)) for server in servers)]
+        for figure in FIGURES
+        if figure.workload in document["runs"]
     ]
-    return _rows_of(["server", *(figure.name for figure in figures)], rows)
+    names = (f"**{server}**" if server == OURS else server for server in servers)
+    return _rows_of(["", *names], rows)
 
 
 def _markdown_targets(document: Document) -> str:
@@ -383,10 +404,9 @@ def _markdown_targets(document: Document) -> str:
     for ratio in ratios(document):
         sign = "at least" if ratio.figure in more else "at most"
         by_cpu = "" if ratio.by_cpu is None else f"{ratio.by_cpu:.2f}"
-        how = "" if ratio.undisturbed else ", by CPU"
-        reached = ("reached" if ratio.reached else "**missed**") + how
+        verdict = ratio.verdict.replace("missed", "**missed**")
         wanted = f"{sign} {ratio.wanted:g}"
-        rows.append([ratio.figure, ratio.against, wanted, f"{ratio.found:.2f}", by_cpu, reached])
+        rows.append([ratio.figure, ratio.against, wanted, f"{ratio.found:.2f}", by_cpu, verdict])
     return _rows_of(["", "against", "target", "is", "by CPU", ""], rows)
 
 
@@ -406,8 +426,6 @@ _PANELS = (
     ("relay at 1,000/s, p99 ms", "Relay at 1,000/s: p99 latency, ms"),
     ("storm, s until all know all", "2,000 join within a second: s until all know all"),
 )
-#: What says nothing where the servers had no core to themselves.
-_TIMED = ("relay at 1,000/s, p99 ms", "storm, s until all know all")
 _OURS_COLOR, _OTHERS_COLOR, _FLOOR_COLOR = "#0b6e4f", "#b8c4ce", "#e3e3e3"
 
 
@@ -434,15 +452,6 @@ def write_plots(document: Document, folder: Path) -> None:
         _plot_growth(document, folder / "bench-growth.svg")
 
 
-def _is_undisturbed(document: Document) -> bool:
-    relay = FIGURES[0]
-    return all(
-        shares(document, relay, server)[0] >= FULL
-        for server in (OURS, "node ws")
-        if document["runs"].get(relay.workload, {}).get(server)
-    )
-
-
 def _plot_bars(document: Document, path: Path) -> None:
     from matplotlib import pyplot as plt
 
@@ -451,7 +460,7 @@ def _plot_bars(document: Document, path: Path) -> None:
         (name, title)
         for name, title in _PANELS
         if by_name[name].workload in document["runs"]
-        and (name not in _TIMED or _is_undisturbed(document))
+        and (name not in _TIMED or _is_undisturbed(document, "node ws"))
     ]
     figure, axes = plt.subplots(
         -(-len(panels) // 2), 2, figsize=(10, 1.9 * len(panels)), squeeze=False

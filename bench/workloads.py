@@ -36,6 +36,8 @@ class Workload(NamedTuple):
     pace: int = 0
     #: Whether it is run in further rounds: some take long.
     again: bool = True
+    #: Whether it is only for the most telling servers: the others would need minutes.
+    for_few: bool = False
     heartbeat: float = 20
     #: Seconds for all to join.
     give_up: float = 90
@@ -73,9 +75,10 @@ def workloads(quick: bool) -> dict[str, Workload]:
             (f"{SPEECH} warmup=0.5 seconds={seconds}",),
             pace=crowd,
             again=False,
+            for_few=True,
         ),
         Workload("churn", 100, 2, (f"churn warmup=0.5 seconds={seconds}",)),
-        Workload("idle", idle, 10, ("idle seconds=10",), again=False, heartbeat=5),
+        Workload("idle", idle, 10, ("idle seconds=6",), again=False, heartbeat=5),
     )
     return {workload.name: workload for workload in found}
 

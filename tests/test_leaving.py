@@ -632,6 +632,23 @@ async def test_a_thousand_visits_leave_the_process_as_it_was(service: Service) -
     assert after - warm < 200_000
 
 
+async def test_a_connection_that_has_ended_is_freed_at_once(serve: Serve) -> None:
+    """It is no cycle: the collector looks at what has lived for long only now and then."""
+    gc.collect()
+    gc.disable()
+    try:
+        async with serve() as service:
+            for dialect in PARTS:
+                async with open_witnesses(service, dialect) as (witness,):
+                    await witness.client.send_json(witness.part.go_live)
+                    await witness.client.settle()
+            with trio.fail_after(PATIENCE):
+                while any(isinstance(each, Connection) for each in gc.get_objects()):  # noqa: ASYNC110
+                    await trio.sleep(0.01)
+    finally:
+        gc.enable()
+
+
 #: A request that is not complete, and so holds up whoever waits for its answer.
 _UNFINISHED = b"POST /auth/login HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n"
 

@@ -47,6 +47,7 @@ from trio_signal.messages import (
     Renewed,
     Send,
     ServerInfo,
+    Signal,
 )
 from trio_signal.metrics import BROKEN_OFF, NO_CODE, Metrics
 from trio_signal.peer import INTERNAL_ERROR, Outbox, Peer, ignore
@@ -351,6 +352,8 @@ class Connection:
         """Do what the dialect asks for; blocks where the bus or a key set is asked."""
         for action in actions:
             match action:
+                case Signal():  # first of all, since most are
+                    self._hub.handle(self.peer, action)
                 case Malformed(text=text):
                     self.peer.send(text)
                     self._count_malformed()
@@ -458,7 +461,7 @@ class Connection:
                     *(self._authenticate_by, self._warn_at, self._expires_at),
                 )
             ) as self._alarm:
-                await trio.sleep_forever()
+                await trio.lowlevel.wait_task_rescheduled(_may_be_woken)
             now = trio.current_time()
             if not self._check_time(now):
                 return
@@ -546,6 +549,11 @@ class Connection:
 
 
 _PING = control_frame(Opcode.PING)
+
+
+def _may_be_woken(raise_cancel: object) -> trio.lowlevel.Abort:
+    """With this a task sleeps as by `trio.sleep_forever`, in 300 bytes less: there are many."""
+    return trio.lowlevel.Abort.SUCCEEDED
 
 
 async def shut_down(sock: socket.socket) -> None:

@@ -183,6 +183,8 @@ class Visit:
     ended the connection.
     """
 
+    __slots__ = ("_hub", "_peer")
+
     def __init__(self, hub: "Hub", peer: Peer) -> None:
         """Prepare the stay; it begins on entering."""
         self._hub = hub
