@@ -177,11 +177,12 @@ def describe_machine() -> dict[str, Any]:
             model = line.partition(":")[2].strip()
             break
     cores = choose_cores()
+    kernel = platform.release().partition("-")[0]
     return {
         "cpu": model,
         "cores": len(os.sched_getaffinity(0)),
         "shared_core": cores.server == cores.load,
-        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "system": f"{platform.system()} {kernel} {platform.machine()}",
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "load_average": os.getloadavg()[0],
         "versions": versions(),
