@@ -107,7 +107,7 @@ async def _nonsense(stream: trio.SocketStream) -> None:
 
 
 @pytest.mark.parametrize("handler", [_something_else, _nonsense])
-@pytest.mark.parametrize("command", [("rooms",), ("tail", "lobby")])
+@pytest.mark.parametrize("command", [("rooms",), ("tail", "lobby"), ("bench",)])
 async def test_what_is_no_server_of_ours(command: tuple[str, ...], handler: object) -> None:
     assert callable(handler)
     async with listen(handler) as base:
@@ -116,14 +116,14 @@ async def test_what_is_no_server_of_ours(command: tuple[str, ...], handler: obje
     assert re.fullmatch(rf"trio-signal: http://{base}.*\n", failed.stderr.decode())
 
 
-@pytest.mark.parametrize("command", [("rooms",), ("tail", "lobby")])
+@pytest.mark.parametrize("command", [("rooms",), ("tail", "lobby"), ("bench",)])
 async def test_a_server_that_is_not_there(command: tuple[str, ...]) -> None:
     failed = await _run(*command, "--url", "http://127.0.0.1:1")
     assert failed.returncode == 1
     assert re.fullmatch(r"trio-signal: http://127.0.0.1:1.*\n", failed.stderr.decode())
 
 
-@pytest.mark.parametrize("command", [("rooms",), ("tail", "lobby")])
+@pytest.mark.parametrize("command", [("rooms",), ("tail", "lobby"), ("bench",)])
 @pytest.mark.parametrize("url", ["example.com", "ftp://example.com", "http://", "http://x:y"])
 def test_a_wrong_address_is_wrong_use(command: tuple[str, ...], url: str) -> None:
     result = CliRunner().invoke(app, [*command, "--url", url])

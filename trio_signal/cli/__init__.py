@@ -8,6 +8,7 @@ from trio_signal import __version__
 from trio_signal.cli.announce import announce
 from trio_signal.cli.database import db_app
 from trio_signal.cli.doctor import doctor
+from trio_signal.cli.load import bench
 from trio_signal.cli.serve import serve
 from trio_signal.cli.tokens import token, user_app
 from trio_signal.cli.watch import rooms, tail
@@ -43,5 +44,6 @@ app.add_typer(user_app, name="user")
 app.command(epilog="Example: trio-signal announce 'Back in five minutes' --type warning")(announce)
 app.command(epilog="Example: trio-signal rooms --url https://signal.example.com")(rooms)
 app.command(epilog="Example: trio-signal tail lobby --json | jq .type")(tail)
+app.command(epilog="Example: trio-signal bench --pairs 100 --rate 10 --seconds 30")(bench)
 app.add_typer(db_app, name="db")
 app.command(epilog="Example: REDIS_URL=redis://localhost trio-signal doctor --json")(doctor)

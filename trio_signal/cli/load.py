@@ -1,0 +1,229 @@
+"""Load on a running server: what it carries, and how long that takes.
+
+The clients are our Python client in one process, which ends up as busy as the server long before
+a server is at its limit: to see whether a deployment does what one needs, not what it can do.
+"""
+
+import math
+import sys
+from contextlib import AsyncExitStack
+from functools import partial
+from typing import Annotated
+from uuid import uuid4
+
+import msgspec
+import trio
+import typer
+from msgspec import Struct
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from trio_signal.cli.failing import fail, first_of
+from trio_signal.cli.remote import LOCAL, AsJson, Token, Url
+from trio_signal.client import Client, Message, StateChanged, open_client
+from trio_signal.errors import TrioSignalError
+
+#: Seconds for what is on its way when the last message has been sent.
+_LAST = 5.0
+#: How often a second the progress is shown.
+_SHOWN = 10
+
+
+class Load(Struct, frozen=True):
+    """What is asked of the server."""
+
+    url: str
+    token: str | None
+    pairs: int
+    #: Messages a second of each pair.
+    rate: float
+    seconds: float
+    #: Bytes of a message's payload, about.
+    size: int
+
+    @property
+    def messages(self) -> int:
+        """How many one pair sends."""
+        return max(1, round(self.rate * self.seconds))
+
+
+class Report(Struct):
+    """What came of it. Latencies are in milliseconds, from when a message was due."""
+
+    pairs: int
+    #: Seconds until all were in their rooms.
+    connecting: float
+    sent: int
+    received: int
+    messages_per_second: float
+    p50: float
+    p95: float
+    p99: float
+    slowest: float
+    #: How often a client lost its connection.
+    interruptions: int
+
+
+class _Measured:
+    """What the pairs have seen so far."""
+
+    def __init__(self) -> None:
+        self.sent = 0
+        self.latencies: list[float] = []
+        self.interruptions = 0
+        #: When the first message was due, and when the last one came.
+        self.began = self.last = 0.0
+
+    def report(self, load: Load, connecting: float) -> Report:
+        ascending = sorted(self.latencies)
+        return Report(
+            pairs=load.pairs,
+            connecting=round(connecting, 3),
+            sent=self.sent,
+            received=len(ascending),
+            messages_per_second=round(len(ascending) / max(self.last - self.began, 1e-9), 1),
+            p50=percentile(ascending, 0.5),
+            p95=percentile(ascending, 0.95),
+            p99=percentile(ascending, 0.99),
+            slowest=percentile(ascending, 1),
+            interruptions=self.interruptions,
+        )
+
+
+def percentile(ascending: list[float], part: float) -> float:
+    """The value that this part of all are not above, seconds as milliseconds; 0 of none."""
+    if not ascending:
+        return 0.0
+    return round(ascending[math.ceil(part * len(ascending)) - 1] * 1000, 2)
+
+
+def bench(
+    url: Url = LOCAL,
+    token: Token = None,
+    pairs: Annotated[
+        int, typer.Option(min=1, max=10_000, help="Rooms of two, of whom one speaks.")
+    ] = 20,
+    rate: Annotated[
+        float, typer.Option(min=0.1, max=1000, help="Messages a second of each pair.")
+    ] = 20.0,
+    seconds: Annotated[float, typer.Option(min=1, max=3600, help="For how long.")] = 10.0,
+    size: Annotated[int, typer.Option(min=0, max=60_000, help="Bytes of a message.")] = 2000,
+    as_json: AsJson = False,
+) -> None:
+    """Load a running server with pairs that signal, and say what arrived, and how fast.
+
+    Ends with 1 if a message was lost. A server limits connections and messages of one address.
+    """
+    load = Load(url, token, pairs, rate, seconds, size)
+    try:
+        report = trio.run(_measure, load)
+    except* TrioSignalError as errors:
+        fail(f"{url}: {first_of(errors)}")
+    if as_json:
+        sys.stdout.write(f"{msgspec.json.encode(report).decode()}\n")
+    else:
+        Console(highlight=False).print(_table(report))
+    if report.received < report.sent:
+        fail(f"{report.sent - report.received} of {report.sent} messages were lost")
+
+
+def _table(report: Report) -> Table:
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column()
+    table.add_column(justify="right")
+    for name, value in (
+        ("pairs", f"{report.pairs}"),
+        ("all in their rooms after", f"{report.connecting:.2f} s"),
+        ("messages sent", f"{report.sent:,}"),
+        ("messages received", f"{report.received:,}"),
+        ("received a second", f"{report.messages_per_second:,.0f}"),
+        ("latency, half of them", f"{report.p50:.2f} ms"),
+        ("latency, 95 %", f"{report.p95:.2f} ms"),
+        ("latency, 99 %", f"{report.p99:.2f} ms"),
+        ("latency, the slowest", f"{report.slowest:.2f} ms"),
+        ("connections lost", f"{report.interruptions}"),
+    ):
+        table.add_row(name, value)
+    return table
+
+
+async def _measure(load: Load) -> Report:
+    measured = _Measured()
+    progress = Progress(console=Console(stderr=True), disable=not sys.stderr.isatty())
+    with progress:
+        async with AsyncExitStack() as clients:
+            began = trio.current_time()
+            pairs = await _connect(load, clients, progress)
+            connecting = trio.current_time() - began
+            measured.began = trio.current_time()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_show, progress, measured, load.pairs * load.messages)
+                async with trio.open_nursery() as speaking:
+                    for speaker, listener in pairs:
+                        speaking.start_soon(_run_pair, load, measured, speaker, listener)
+                nursery.cancel_scope.cancel()
+    return measured.report(load, connecting)
+
+
+async def _connect(
+    load: Load, clients: AsyncExitStack, progress: Progress
+) -> list[tuple[Client, Client]]:
+    """One after the other; all stay until `clients` is closed."""
+    bar = progress.add_task("connecting", total=load.pairs)
+    prefix = f"bench-{uuid4().hex[:8]}"
+    pairs = []
+    for number in range(load.pairs):
+        enter = partial(open_client, load.url, room=f"{prefix}-{number}", token=load.token)
+        speaker = await clients.enter_async_context(enter(username="bench"))
+        listener = await clients.enter_async_context(enter(username="bench"))
+        pairs.append((speaker, listener))
+        progress.advance(bar)
+    return pairs
+
+
+async def _show(progress: Progress, measured: _Measured, total: int) -> None:
+    bar = progress.add_task("signaling", total=total)
+    while True:
+        progress.update(bar, completed=len(measured.latencies))
+        await trio.sleep(1 / _SHOWN)
+
+
+async def _run_pair(load: Load, measured: _Measured, speaker: Client, listener: Client) -> None:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_overhear, measured, speaker)
+        nursery.start_soon(_listen, load, measured, listener, nursery.cancel_scope)
+        await _speak(load, measured, speaker, listener.id)
+        nursery.cancel_scope.deadline = trio.current_time() + _LAST
+
+
+async def _speak(load: Load, measured: _Measured, speaker: Client, to: str) -> None:
+    filler = "x" * load.size
+    for number in range(load.messages):
+        due = measured.began + number / load.rate
+        await trio.sleep_until(due)
+        measured.sent += 1
+        await speaker.send([due, filler], to=to)
+
+
+async def _listen(
+    load: Load, measured: _Measured, listener: Client, scope: trio.CancelScope
+) -> None:
+    """Take what comes; when all has come, the pair is done."""
+    missing = load.messages
+    async for event in listener:
+        match event:
+            case Message(data=[float(due), *_]):
+                measured.last = trio.current_time()
+                measured.latencies.append(measured.last - due)
+                missing -= 1
+            case StateChanged(state="waiting"):
+                measured.interruptions += 1
+        if not missing:
+            scope.cancel()
+
+
+async def _overhear(measured: _Measured, speaker: Client) -> None:
+    """A client whose events nobody takes would end."""
+    async for event in speaker:
+        measured.interruptions += isinstance(event, StateChanged) and event.state == "waiting"
