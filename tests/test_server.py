@@ -1,6 +1,11 @@
+import socket
+
 import trio
 
 from tests.clients import PATIENCE, Service
+from tests.conftest import settings
+from tests.raw import open_raw
+from trio_signal.server import open_server
 
 
 async def test_a_peer_is_told_who_is_there(service: Service) -> None:
@@ -44,3 +49,16 @@ async def receive_until(stream: trio.SocketStream, end: bytes) -> bytes:
         assert chunk, received
         received += chunk
     return received
+
+
+async def test_small_frames_do_not_wait_for_each_other() -> None:
+    """Nagle's algorithm holds the second back until the first is acknowledged, up to 40 ms."""
+    with trio.fail_after(PATIENCE):
+        async with (
+            open_server(settings()) as server,
+            open_raw(f"{server.host}:{server.port}") as client,
+        ):
+            await client.upgrade("/ws/r")
+            (peer,) = server.hub.peers
+            sock = peer.outbox._sock
+            assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1

@@ -121,12 +121,17 @@ async def open_server(settings: Settings) -> AsyncIterator[Server]:
 
 async def open_sockets(settings: Settings) -> list[socket.socket]:
     """The listening sockets; workers share a port, and the kernel shares it out."""
-    if not settings.worker:
+    if settings.worker:
+        sock = socket.socket(socket.AF_INET6 if ":" in settings.host else socket.AF_INET)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        sock.bind((settings.host, settings.port))
+        sock.listen(BACKLOG)
+        sockets = [sock]
+    else:
         listeners = await trio.open_tcp_listeners(settings.port, host=settings.host)
-        return [socket.socket(fileno=listener.socket.detach()) for listener in listeners]
-    sock = socket.socket(socket.AF_INET6 if ":" in settings.host else socket.AF_INET)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    sock.bind((settings.host, settings.port))
-    sock.listen(BACKLOG)
-    return [sock]
+        sockets = [socket.socket(fileno=listener.socket.detach()) for listener in listeners]
+    for sock in sockets:
+        # Those that it accepts inherit it: a small frame waits for no answer to the last one.
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return sockets
