@@ -135,6 +135,7 @@ async def world() -> AsyncIterator[World]:
     hub = Hub(bus)
     async with trio.open_nursery() as nursery:
         await nursery.start(bus.run, hub.deliver)
+        nursery.start_soon(hub.courier.run)
         world = World(hub, nursery)
         yield world
         nursery.cancel_scope.cancel()

@@ -48,7 +48,8 @@ from trio_signal.messages import (
     To,
     WentLive,
 )
-from trio_signal.peer import Outbox, Peer
+from trio_signal.outbox import Outbox
+from trio_signal.peer import Peer
 
 
 class Tab:
@@ -62,7 +63,7 @@ class Tab:
         self._theirs = theirs
         for each in (self.socket, theirs):
             each.setblocking(False)
-        self.peer = Peer(peer_id, dialect, Outbox(theirs, 1 << 20))
+        self.peer = Peer(peer_id, dialect, Outbox(theirs, 1 << 20, hub.courier))
         user_id = user_id or peer_id
         self.peer.identity = Identity(user_id, user_id, user_id.title())
         self._buffer = b""
@@ -94,6 +95,7 @@ class Tab:
 
     def heard(self) -> list[Message]:
         """What this was told since it was last asked."""
+        self.hub.courier.deliver()
         try:
             while data := self.socket.recv(1 << 16):
                 self._buffer += data

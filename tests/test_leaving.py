@@ -26,7 +26,8 @@ from tests.raw import TEXT, RawClient, client_close, client_frame, open_raw, upg
 from trio_signal.connection import Connection
 from trio_signal.dialects import DIALECTS, Dialect
 from trio_signal.messages import Action, Notice, RoomEvent, WentLive
-from trio_signal.peer import Outbox, Peer
+from trio_signal.outbox import Outbox
+from trio_signal.peer import Peer
 from trio_signal.room import Room
 from trio_signal.websocket import FrameParser
 

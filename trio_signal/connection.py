@@ -50,7 +50,8 @@ from trio_signal.messages import (
     Signal,
 )
 from trio_signal.metrics import BROKEN_OFF, NO_CODE, Metrics
-from trio_signal.peer import INTERNAL_ERROR, Outbox, Peer, ignore
+from trio_signal.outbox import Outbox, ignore
+from trio_signal.peer import INTERNAL_ERROR, Peer
 from trio_signal.websocket import (
     FrameParser,
     Message,
@@ -149,7 +150,7 @@ class Connection:
         self._request_id = request_id
         self._dialect = dialect
         self._parser = FrameParser(settings.max_message_bytes)
-        self._outbox = Outbox(sock, settings.outbox_bytes)
+        self._outbox = Outbox(sock, settings.outbox_bytes, hub.courier)
         self.peer = Peer(uuid4().hex, dialect, self._outbox)
         self.peer.count_refused = metrics.count_refused
         self.peer.told = metrics.messages_out[dialect.name]
@@ -272,9 +273,8 @@ class Connection:
 
     async def _open(self) -> None:
         """Answer the handshake, with what the dialect says first in the same packet."""
-        self._outbox.put_last(self._opening)
+        self._outbox.put(self._opening)
         await self._perform(self._dialect.opened(self.peer.id))
-        await self._outbox.flush()
         if self._early:
             await self._take(self._parse(self._early))
         self._opening = self._early = b""

@@ -69,6 +69,7 @@ from trio_signal.messages import (
 )
 from trio_signal.metrics import Metrics
 from trio_signal.names import clean_name
+from trio_signal.outbox import Courier
 from trio_signal.peer import Peer, close_untold
 from trio_signal.room import Room
 from trio_signal.websocket import text_frame
@@ -230,6 +231,8 @@ class Hub:
             announcements.serve(self)
         self.rooms: dict[str, LocalRoom] = {}
         self.peers: set[Peer] = set()
+        #: Sends what they are told; whoever made the hub runs it as well.
+        self.courier = Courier()
         #: By user: peers whose rooms are kept for when the user comes back.
         self._returning: dict[str, set[Peer]] = {}
         #: With what new peers are sent away, once the server stops.

@@ -26,7 +26,7 @@ from trio_signal.hub import Hub
 from trio_signal.limits import Limits, client_address
 from trio_signal.logs import find_request_id
 from trio_signal.metrics import Metrics
-from trio_signal.peer import Outbox
+from trio_signal.outbox import Outbox
 from trio_signal.web.server import HttpServer
 from trio_signal.websocket import Handshake, Head, is_upgrade
 
@@ -224,7 +224,7 @@ class Listener:
         self._refusals += 1
         try:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
-            outbox = Outbox(sock, len(answer))
+            outbox = Outbox(sock, len(answer), self._hub.courier)
             outbox.put_last(answer)
             with trio.move_on_after(_REFUSAL_TIMEOUT):
                 await outbox.flush()

@@ -1,7 +1,6 @@
-"""Peer: one connection's identity and outbox."""
+"""Peer: one connection as the hub sees it."""
 
 import logging
-import socket
 from collections import defaultdict
 from collections.abc import Callable, Collection, Sequence
 from itertools import islice
@@ -13,136 +12,12 @@ from trio_signal.dialects import Dialect
 from trio_signal.dialects.wire import type_of
 from trio_signal.errors import CloseCode
 from trio_signal.messages import Answer, Close, Identity, Refusal, Refused, Send, Signalled
+from trio_signal.outbox import Outbox, ignore
 from trio_signal.websocket import text_frame
 
 logger = logging.getLogger(__name__)
 
 INTERNAL_ERROR = Close(CloseCode.INTERNAL_ERROR, "Internal error")
-
-#: How many waiting frames one system call takes; IOV_MAX is 1024.
-_BATCH = 64
-
-
-class Outbox:
-    """Frames on their way to one client.
-
-    `put` sends at once what the socket takes; only the rest waits, at most
-    `limit` bytes of it, until `flush` finds the socket writable again. So a
-    delivery costs no task switch, and a client that does not read costs nobody
-    else anything: it is closed when its outbox is full.
-    """
-
-    __slots__ = (
-        "_broken",
-        "_limit",
-        "_size",
-        "_sock",
-        "_torn",
-        "_waiting",
-        "begins_to_wait",
-        "overflowed",
-    )
-
-    def __init__(self, sock: socket.socket, limit: int) -> None:
-        """Take a non-blocking socket, which somebody else closes."""
-        self._sock = sock
-        self._limit = limit
-        #: A list, since it is nearly always empty: an empty deque has 700 bytes.
-        self._waiting: list[bytes | memoryview] = []
-        self._size = 0
-        #: The first waiting frame has been sent in part.
-        self._torn = False
-        self._broken = False
-        self.overflowed = False
-        #: Called when there is something to `flush` again; set by the connection.
-        self.begins_to_wait: Callable[[], None] = ignore
-
-    def put(self, frame: bytes) -> bool:
-        """Send `frame`, now or as soon as the client reads; does not block.
-
-        False if it will not be sent: the outbox is full, or the socket is dead.
-        """
-        if self._waiting or self._broken or self.overflowed:
-            return self._wait(frame)
-        try:
-            sent = self._sock.send(frame)
-        except BlockingIOError:
-            sent = 0
-        except OSError:
-            # The receiving task will see the same end, and why.
-            self._broken = True
-            return False
-        if sent == len(frame):
-            return True
-        if sent:
-            self._torn = True
-            return self._wait(memoryview(frame)[sent:])
-        return self._wait(frame)
-
-    def _wait(self, frame: bytes | memoryview) -> bool:
-        if self._broken or self.overflowed:
-            return False
-        self._waiting.append(frame)
-        self._size += len(frame)
-        if self._size > self._limit:
-            self._overflow()
-            return False
-        if len(self._waiting) == 1:
-            self.begins_to_wait()
-        return True
-
-    def _overflow(self) -> None:
-        """Forget all but the rest of a frame that is half out: a close frame may follow it."""
-        self.overflowed = True
-        del self._waiting[1 if self._torn else 0 :]
-        self._size = sum(map(len, self._waiting))
-
-    def put_last(self, frame: bytes) -> None:
-        """Let `flush` send this behind all that waits, also when the outbox is full."""
-        self._waiting.append(frame)
-        self._size += len(frame)
-
-    async def flush(self) -> None:
-        """Send what waits. Blocks until all of it is out, or the socket is dead."""
-        while not self.flush_nowait():
-            await trio.lowlevel.wait_writable(self._sock)
-
-    def flush_nowait(self) -> bool:
-        """Send of what waits what the socket takes; whether that was all, or the socket is dead."""
-        while self._waiting and not self._broken:
-            try:
-                sent = self._sock.sendmsg(self._waiting[:_BATCH])
-            except BlockingIOError:
-                return False
-            except OSError:
-                self._broken = True
-            else:
-                self._forget(sent)
-        return True
-
-    def _forget(self, sent: int) -> None:
-        self._size -= sent
-        whole = 0
-        for frame in self._waiting[:_BATCH]:
-            if sent < len(frame):
-                break
-            sent -= len(frame)
-            whole += 1
-        if whole:
-            del self._waiting[:whole]
-            self._torn = False
-        if sent:
-            self._waiting[0] = memoryview(self._waiting[0])[sent:]
-            self._torn = True
-
-    @property
-    def size(self) -> int:
-        """How many bytes wait."""
-        return self._size
-
-
-def ignore(*what: object) -> None:
-    """What a peer inherits, sends and counts while its connection does not run."""
 
 
 class Peer:
@@ -203,14 +78,6 @@ class Peer:
             self._scope is not None and self._scope.cancel_called
         )
 
-    def send_all(self, texts: Sequence[bytes]) -> None:
-        """Send texts to this peer alone, in one system call; does not block."""
-        for text in texts:
-            self.told[type_of(text)] += 1
-        self.sent += len(texts)
-        if texts:
-            self.put(b"".join(map(text_frame, texts)))
-
     def send(self, text: bytes) -> None:
         """Send a text to this peer alone; does not block."""
         self.told[type_of(text)] += 1
@@ -238,10 +105,12 @@ class Peer:
         except Exception:
             close_untold([self], answer)
             return
-        self.send_all([action.text for action in actions if isinstance(action, Send)])
         for action in actions:
-            if isinstance(action, Close):
-                self.close(action)
+            match action:
+                case Send(text=text):
+                    self.send(text)
+                case Close():
+                    self.close(action)
 
     def hear(self, signal: Signalled) -> None:
         """Tell this peer alone what another sent to it; does not block."""

@@ -83,7 +83,7 @@ async def open_server(settings: Settings) -> AsyncIterator[Server]:
     async with (
         open_bus(settings) as bus,
         open_board(settings, bus) as announcements,
-        trio.open_nursery() as bus_tasks,
+        trio.open_nursery() as background,
     ):
         limits, metrics = Limits(settings), Metrics()
         hub = Hub(
@@ -94,8 +94,9 @@ async def open_server(settings: Settings) -> AsyncIterator[Server]:
             announcements=announcements,
             metrics=metrics,
         )
-        await bus_tasks.start(bus.run, hub.deliver)
-        bus_tasks.start_soon(metrics.watch_loop)
+        await background.start(bus.run, hub.deliver)
+        background.start_soon(metrics.watch_loop)
+        background.start_soon(hub.courier.run)
         async with (
             open_auth(settings) as auth,
             open_http_server(create_app(hub, auth, settings, limits, metrics)) as http,
@@ -116,7 +117,7 @@ async def open_server(settings: Settings) -> AsyncIterator[Server]:
                 await hub.close_all(goodbye, within=settings.drain * SPREAD)
         with trio.move_on_after(RETIRE_TIMEOUT):
             await bus.retire()
-        bus_tasks.cancel_scope.cancel()
+        background.cancel_scope.cancel()
 
 
 async def open_sockets(settings: Settings) -> list[socket.socket]:

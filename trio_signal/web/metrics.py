@@ -50,7 +50,7 @@ class HubCollector(Collector):
         yield _gauge("peers", "Peers here, each once for every room that it is in", peers)
         live = sum(member.peer_id in room.peers for room in rooms for member in room.live)
         yield _gauge("live", "Broadcasts of peers here", live)
-        waiting = [peer.outbox.size for peer in hub.peers if peer.outbox.size]
+        waiting = [peer.outbox.size for peer in hub.peers if peer.outbox.behind]
         yield _gauge("outbox_bytes", "What waits for clients that read slowly", sum(waiting))
         yield _gauge("outbox_clients", "Clients for which something waits", len(waiting))
         yield _gauge("threads", "Threads of this process", threading.active_count())

@@ -1,0 +1,339 @@
+"""The outbox and its courier over a real pair of sockets."""
+
+import socket
+import tracemalloc
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import NamedTuple
+
+import pytest
+import trio
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from trio.testing import wait_all_tasks_blocked
+
+from tests.clients import PATIENCE
+from tests.raw import TEXT, Frame, RawClient, split_frames
+from trio_signal.outbox import Courier, Outbox
+from trio_signal.websocket import close_frame, text_frame
+
+LIMIT = 100_000
+CLOSE_FRAME = close_frame(1013, "Reads too slowly")
+
+
+@contextmanager
+def socket_pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """The server's end, which takes little before it would block, and the client's."""
+    server, client = socket.socketpair()
+    with server, client:
+        server.setblocking(False)
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        yield server, client
+
+
+def numbered(number: int, size: int = 0) -> bytes:
+    """A text by which its place in the order shows; at least eight bytes."""
+    return b"%08d" % number + b"." * (size - 8)
+
+
+def numbers(frames: list[Frame]) -> list[int]:
+    assert {frame.opcode for frame in frames} <= {TEXT}
+    assert all(frame.payload[8:].strip(b".") == b"" for frame in frames)
+    return [int(frame.payload[:8]) for frame in frames]
+
+
+def read_what_is_there(sock: socket.socket, size: int = 10_000_000) -> bytes:
+    try:
+        return sock.recv(size, socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return b""
+
+
+def fill(outbox: Outbox, *, size: int = 1000) -> int:
+    """Put frames until the outbox refuses one; how many it took."""
+    for number in range(1_000_000):
+        if not outbox.put(text_frame(numbered(number, size))):
+            return number
+    raise AssertionError("it never refuses")
+
+
+async def goodbye(outbox: Outbox, server: socket.socket, client: socket.socket) -> list[Frame]:
+    """Send a close frame as the last thing; all that the client gets."""
+    outbox.put_last(CLOSE_FRAME)
+    received = b""
+
+    async def read() -> None:
+        nonlocal received
+        received = await RawClient.of(client).read_to_end()
+
+    with trio.fail_after(PATIENCE):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(read)
+            await outbox.flush()
+            server.shutdown(socket.SHUT_WR)
+    frames, rest = split_frames(received)
+    assert rest == b""
+    return frames
+
+
+@pytest.fixture
+async def courier(nursery: trio.Nursery) -> Courier:
+    """At work."""
+    courier = Courier()
+    nursery.start_soon(courier.run)
+    return courier
+
+
+async def test_what_is_put_in_one_turn_goes_out_together(courier: Courier) -> None:
+    server, client = socket.socketpair(type=socket.SOCK_SEQPACKET)  # a send, a packet
+    with server, client:
+        server.setblocking(False)
+        outbox = Outbox(server, LIMIT, courier)
+        for _ in range(3):
+            assert outbox.put(b"one ")
+            assert outbox.put(b"two")
+            assert read_what_is_there(client) == b""
+            await wait_all_tasks_blocked()
+            assert (read_what_is_there(client), outbox.size) == (b"one two", 0)
+
+
+async def test_each_outbox_gets_its_own(courier: Courier) -> None:
+    with socket_pair() as (first, one), socket_pair() as (second, two):
+        outboxes = [Outbox(sock, LIMIT, courier) for sock in (first, second)]
+        for number in range(100):
+            outboxes[number % 2].put(text_frame(numbered(number)))
+        await wait_all_tasks_blocked()
+        for parity, client in enumerate((one, two)):
+            frames, rest = split_frames(read_what_is_there(client))
+            assert (numbers(frames), rest) == (list(range(parity, 100, 2)), b"")
+
+
+async def test_what_was_put_before_the_courier_works_is_not_forgotten() -> None:
+    courier = Courier()
+    with socket_pair() as (server, client):
+        outbox = Outbox(server, LIMIT, courier)
+        assert outbox.put(b"early")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(courier.run)
+            await wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+        assert read_what_is_there(client) == b"early"
+        # And what is put after it ended does no harm: a goodbye flushes.
+        assert outbox.put(b"late")
+        await outbox.flush()
+        assert read_what_is_there(client) == b"late"
+
+
+async def test_a_dead_outbox_does_not_keep_others_from_theirs(courier: Courier) -> None:
+    with socket_pair() as (server, client), socket_pair() as (dying, gone):
+        dead, outbox = Outbox(dying, LIMIT, courier), Outbox(server, LIMIT, courier)
+        dead.put(b"for nobody")
+        outbox.put(b"for somebody")
+        gone.close()
+        await wait_all_tasks_blocked()
+        assert read_what_is_there(client) == b"for somebody"
+        assert (dead.size, dead.overflowed) == (0, False)
+        assert not dead.put(b"anybody?")
+
+
+async def test_more_than_fits_in_one_turn_is_sent_before_the_limit_counts(courier: Courier) -> None:
+    server, client = socket.socketpair()
+    with server, client:
+        server.setblocking(False)
+        outbox = Outbox(server, 1000, courier)
+        for number in range(50):
+            assert outbox.put(text_frame(numbered(number, 100)))
+        await wait_all_tasks_blocked()
+        frames, rest = split_frames(read_what_is_there(client))
+        assert (numbers(frames), rest) == (list(range(50)), b"")
+
+
+async def test_the_rest_is_sent_when_the_client_reads(courier: Courier) -> None:
+    with socket_pair() as (server, client):
+        outbox = Outbox(server, 1_000_000, courier)
+        frames = [text_frame(numbered(i, size=(i * 997) % 20_000)) for i in range(60)]
+        for frame in frames:
+            assert outbox.put(frame)
+        await wait_all_tasks_blocked()
+        assert outbox.behind
+        assert outbox.size > 100_000
+        received = b""
+        with trio.fail_after(PATIENCE):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(outbox.flush)
+                while len(received) < sum(map(len, frames)):
+                    await wait_all_tasks_blocked()
+                    received += read_what_is_there(client, 5000)
+        assert received == b"".join(frames)
+        assert (outbox.size, outbox.behind) == (0, False)
+
+
+async def test_nothing_overtakes_what_waits(courier: Courier) -> None:
+    with socket_pair() as (server, client):
+        outbox = Outbox(server, LIMIT, courier)
+        assert outbox.put(text_frame(numbered(0, 30_000)))
+        await wait_all_tasks_blocked()
+        assert outbox.size > 0
+        received = read_what_is_there(client)
+        # Now the socket would take this one, but it has to wait its turn.
+        assert outbox.put(text_frame(numbered(1)))
+        await wait_all_tasks_blocked()
+        assert read_what_is_there(client) == b""
+        with trio.fail_after(PATIENCE):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(outbox.flush)
+                while outbox.size:
+                    await wait_all_tasks_blocked()
+                    received += read_what_is_there(client)
+        received += read_what_is_there(client)
+        frames, torn = split_frames(received)
+        assert (numbers(frames), torn) == ([0, 1], b"")
+
+
+async def test_after_waiting_the_courier_sends_again(courier: Courier) -> None:
+    with socket_pair() as (server, client), trio.fail_after(PATIENCE):
+        outbox = Outbox(server, LIMIT, courier)
+        async with trio.open_nursery() as nursery:
+            outbox.begins_to_wait = partial(nursery.start_soon, outbox.flush)
+            for _ in range(3):
+                received = b""
+                outbox.put(text_frame(numbered(1, 50_000)))
+                while outbox.size:
+                    await wait_all_tasks_blocked()
+                    received += read_what_is_there(client)
+                received += read_what_is_there(client)
+                assert outbox.put(text_frame(numbered(2)))
+                await wait_all_tasks_blocked()
+                received += read_what_is_there(client)
+                frames, rest = split_frames(received)
+                assert (numbers(frames), rest) == ([1, 2], b"")
+            nursery.cancel_scope.cancel()
+
+
+async def test_a_full_outbox_refuses_what_comes_and_forgets_what_waits(courier: Courier) -> None:
+    with socket_pair() as (server, client):
+        outbox = Outbox(server, LIMIT, courier)
+        taken = fill(outbox)
+        assert outbox.overflowed
+        # All but the rest of the frame that is half out.
+        assert outbox.size < 1004
+        assert not outbox.put(text_frame(b"late"))
+        assert outbox.size < 1004
+        *frames, last = await goodbye(outbox, server, client)
+        assert last.close_code == 1013
+        assert numbers(frames) == list(range(len(frames)))
+        assert 0 < len(frames) < taken
+
+
+@pytest.mark.parametrize("size", [500, 1000, 3000, 20_000, 90_000, 250_000])
+async def test_a_half_sent_frame_is_completed_before_the_close_frame(
+    size: int, courier: Courier
+) -> None:
+    with socket_pair() as (server, client):
+        outbox = Outbox(server, LIMIT, courier)
+        fill(outbox, size=size)
+        *frames, last = await goodbye(outbox, server, client)
+        assert last.close_code == 1013
+        assert numbers(frames) == list(range(len(frames)))
+        assert len(frames) > 0
+
+
+@pytest.mark.parametrize(
+    ("size", "factor"),
+    # What waits is counted in bytes of frames; Python's own share of a frame is
+    # 50 bytes or so, which shows when frames are small.
+    [(10_000, 1.5), (1000, 1.5), (8, 8)],
+)
+async def test_a_client_that_does_not_read_costs_little_more_than_the_limit(
+    size: int, factor: float, courier: Courier
+) -> None:
+    with socket_pair() as (server, _client):
+        outbox = Outbox(server, LIMIT, courier)
+        tracemalloc.start()
+        try:
+            for number in range(20_000):
+                outbox.put(text_frame(numbered(number, size)))
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert peak < factor * LIMIT
+
+
+async def test_nothing_is_sent_to_a_dead_socket(courier: Courier) -> None:
+    with socket_pair() as (server, client):
+        outbox = Outbox(server, LIMIT, courier)
+        client.close()
+        outbox.put(b"anybody?")
+        await wait_all_tasks_blocked()
+        assert not outbox.put(b"nobody.")
+        assert (outbox.size, outbox.overflowed) == (0, False)
+        outbox.put_last(CLOSE_FRAME)
+        with trio.fail_after(PATIENCE):
+            await outbox.flush()
+
+
+async def test_a_socket_that_dies_while_something_waits_ends_the_waiting(courier: Courier) -> None:
+    with socket_pair() as (server, client), trio.fail_after(PATIENCE):
+        outbox = Outbox(server, LIMIT, courier)
+        assert outbox.put(b"x" * 50_000)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(outbox.flush)
+            await wait_all_tasks_blocked()
+            client.close()
+        assert not outbox.put(b"anybody?")
+        assert not outbox.overflowed
+
+
+class Step(NamedTuple):
+    """Of a server and a client that act at random."""
+
+    action: str
+    size: int
+
+
+steps = st.lists(
+    st.one_of(
+        st.builds(Step, st.just("put"), st.sampled_from([8, 100, 1000, 5000, 30_000])),
+        st.builds(Step, st.just("read"), st.sampled_from([1, 100, 5000, 100_000])),
+        st.just(Step("drain", 0)),
+    ),
+    max_size=60,
+)
+
+
+@settings(max_examples=60)
+@given(steps)
+async def test_a_client_gets_whole_frames_in_order_and_then_the_close_frame(
+    steps: list[Step],
+) -> None:
+    with socket_pair() as (server, client), trio.fail_after(PATIENCE):
+        courier = Courier()
+        outbox = Outbox(server, LIMIT, courier)
+        received = b""
+        taken = []
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(courier.run)
+            outbox.begins_to_wait = partial(nursery.start_soon, outbox.flush)
+            for number, step in enumerate(steps):
+                match step:
+                    case Step("put", size):
+                        if outbox.put(text_frame(numbered(number, size))):
+                            taken.append(number)
+                        assert outbox.size <= LIMIT
+                    case Step("read", size):
+                        received += read_what_is_there(client, size)
+                    case _:
+                        await wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+        outbox.put_last(CLOSE_FRAME)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(outbox.flush)
+            while outbox.size:
+                await wait_all_tasks_blocked()
+                received += read_what_is_there(client)
+        received += read_what_is_there(client)
+        (*frames, last), rest = split_frames(received)
+        assert (rest, last.close_code) == (b"", 1013)
+        got = numbers(frames)
+        assert got == (taken[: len(got)] if outbox.overflowed else taken)

@@ -1,0 +1,174 @@
+"""Outbox: frames on their way to one client. Courier: who sends them."""
+
+import socket
+from collections.abc import Callable
+from typing import NoReturn
+
+import trio
+
+#: How many waiting frames one system call takes; IOV_MAX is 1024.
+_BATCH = 64
+
+
+class Courier:
+    """Sends what is put into outboxes, once in each turn of the loop.
+
+    So what a client is told by all that happens in one turn is one system call. The more
+    there is to do, the longer is a turn, and the less each frame costs.
+    """
+
+    def __init__(self) -> None:
+        """Make one that `run` sets to work."""
+        self._called: list[Outbox] = []
+        self._rest = trio.lowlevel.ParkingLot()
+
+    def call(self, outbox: "Outbox") -> None:
+        """Have an outbox emptied; does not block."""
+        self._called.append(outbox)
+        self._rest.unpark()
+
+    async def run(self) -> NoReturn:
+        """Empty the outboxes for which it is called, until cancelled."""
+        while True:
+            self.deliver()
+            await self._rest.park()
+
+    def deliver(self) -> None:
+        """Empty those for which it was called up to now; does not block."""
+        called, self._called = self._called, []
+        for outbox in called:
+            outbox.send()
+
+
+class Outbox:
+    """Frames on their way to one client.
+
+    The courier sends what the socket takes; only the rest waits, at most
+    `limit` bytes of it, until `flush` finds the socket writable again. So a
+    delivery costs no task switch, and a client that does not read costs nobody
+    else anything: it is closed when its outbox is full.
+    """
+
+    __slots__ = (
+        "_broken",
+        "_courier",
+        "_is_called",
+        "_limit",
+        "_size",
+        "_sock",
+        "_torn",
+        "_waiting",
+        "begins_to_wait",
+        "behind",
+        "overflowed",
+    )
+
+    def __init__(self, sock: socket.socket, limit: int, courier: Courier) -> None:
+        """Take a non-blocking socket, which somebody else closes."""
+        self._sock = sock
+        self._limit = limit
+        self._courier = courier
+        self._is_called = False
+        #: A list, since it is nearly always empty: an empty deque has 700 bytes.
+        self._waiting: list[bytes | memoryview] = []
+        self._size = 0
+        #: The first waiting frame has been sent in part.
+        self._torn = False
+        self._broken = False
+        #: The socket does not take all; `flush` sends the rest.
+        self.behind = False
+        self.overflowed = False
+        #: Called when there is something to `flush`; set by the connection.
+        self.begins_to_wait: Callable[[], None] = ignore
+
+    def put(self, frame: bytes) -> bool:
+        """Let the courier send `frame`; does not block.
+
+        False if it will not be sent: the outbox is full, or the socket is dead.
+        """
+        if self._broken or self.overflowed:
+            return False
+        self._waiting.append(frame)
+        self._size += len(frame)
+        if self._size > self._limit and not self._make_room():
+            return False
+        if not (self._is_called or self.behind):
+            self._is_called = True
+            self._courier.call(self)
+        return True
+
+    def _make_room(self) -> bool:
+        """Send something ahead of the courier; whether that was enough."""
+        self.flush_nowait()
+        if self._size > self._limit:
+            self._overflow()
+        return not (self.overflowed or self._broken)
+
+    def _overflow(self) -> None:
+        """Forget all but the rest of a frame that is half out: a close frame may follow it."""
+        self.overflowed = True
+        del self._waiting[1 if self._torn else 0 :]
+        self._size = sum(map(len, self._waiting))
+
+    def put_last(self, frame: bytes) -> None:
+        """Let `flush` send this behind all that waits, also when the outbox is full."""
+        self._waiting.append(frame)
+        self._size += len(frame)
+
+    def send(self) -> None:
+        """Send what the socket takes, and let the rest be flushed; for the courier."""
+        self._is_called = False
+        if not (self.behind or self.flush_nowait()):
+            self.behind = True
+            self.begins_to_wait()
+
+    async def flush(self) -> None:
+        """Send what waits. Blocks until all of it is out, or the socket is dead."""
+        while not self.flush_nowait():
+            await trio.lowlevel.wait_writable(self._sock)
+        self.behind = False
+
+    def flush_nowait(self) -> bool:
+        """Send of what waits what the socket takes; whether that was all, or the socket is dead."""
+        while self._waiting:
+            try:
+                sent = self._send_some()
+            except BlockingIOError:
+                return False
+            except OSError:
+                # The receiving task will see the same end, and why.
+                self._broken = True
+                self._waiting.clear()
+                self._size = 0
+            else:
+                self._forget(sent)
+        return True
+
+    def _send_some(self) -> int:
+        if len(self._waiting) == 1:
+            return self._sock.send(self._waiting[0])
+        return self._sock.sendmsg(self._waiting[:_BATCH])
+
+    def _forget(self, sent: int) -> None:
+        self._size -= sent
+        whole = 0
+        for frame in self._waiting[:_BATCH]:
+            if sent < len(frame):
+                break
+            sent -= len(frame)
+            whole += 1
+        if whole:
+            del self._waiting[:whole]
+            self._torn = False
+        if sent:
+            self._waiting[0] = memoryview(self._waiting[0])[sent:]
+            self._torn = True
+
+    @property
+    def size(self) -> int:
+        """How many bytes wait."""
+        return self._size
+
+
+def ignore(*what: object) -> None:
+    """What a peer inherits, sends and counts while its connection does not run."""
