@@ -174,6 +174,21 @@ async def test_messages_are_carried_out_in_order(world: World) -> None:
     assert await hears(ann) == ["ping"]
 
 
+async def test_who_says_much_at_once_lets_others_speak_in_between(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trio_signal.connection._TURN", 0)
+    ann, _ = await world.enter("/ws/r/ann")
+    bob, _ = await world.enter("/ws/r/bob")
+    for name, client in (("ann", ann), ("bob", bob)):
+        said = [client_text({"type": "message", "content": name}) for _ in range(20)]
+        client.send_nowait(*said)
+    heard = [(await ann.wait_for("message"))["content"] for _ in range(40)]
+    # Whoever came first, the other did not wait for the last of twenty.
+    assert heard.count("ann") == heard.count("bob") == 20
+    assert len(set(heard[:10])) == 2
+
+
 async def test_a_message_may_come_in_any_pieces(world: World) -> None:
     ann, _ = await world.enter()
     for byte in KEEP_ALIVE:

@@ -211,6 +211,21 @@ async def replicas() -> AsyncIterator[Replicas]:
 # Joining and leaving
 
 
+async def test_who_joins_twice_at_once_leaves_nothing_behind() -> None:
+    async with open_replicas() as replicas:
+        watcher = await replicas.mesh(replicas.b, "watcher")
+        tab = replicas.tab(replicas.a, MeshDialect("r"), "p")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(tab.join)
+            nursery.start_soon(tab.join)
+        await replicas.settle()
+        replicas.check()
+        tab.depart()
+        await replicas.settle()
+        replicas.check()
+        assert watcher.types().count("user_left") == 1
+
+
 async def test_a_newcomer_sees_and_is_seen_on_both_replicas(replicas: Replicas) -> None:
     ann = await replicas.mesh(replicas.a, "ann")
     bob = await replicas.mesh(replicas.b, "bob")

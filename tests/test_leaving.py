@@ -7,6 +7,7 @@ room, and each hears it in its own words.
 import gc
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tracemalloc
@@ -23,12 +24,14 @@ from tests.clients import PATIENCE, Client, Message, Service, open_client, settl
 from tests.conftest import Serve
 from tests.leaving import WAYS, Way
 from tests.raw import TEXT, RawClient, client_close, client_frame, open_raw, upgrade_head
+from trio_signal.config import Settings
 from trio_signal.connection import Connection
 from trio_signal.dialects import DIALECTS, Dialect
 from trio_signal.messages import Action, Notice, RoomEvent, WentLive
 from trio_signal.outbox import Outbox
 from trio_signal.peer import Peer
 from trio_signal.room import Room
+from trio_signal.server import open_sockets
 from trio_signal.websocket import FrameParser
 
 
@@ -329,6 +332,35 @@ async def test_one_that_does_not_read_is_closed_and_the_others_hear_everything(
         assert [type_ for type_ in heard if type_ != "message"] == [part.stopped, part.left]
         # What it did get are whole frames, and behind them is the reason.
         await ann.expect_close(1013, "Reads too slowly")
+
+
+async def test_all_hear_of_a_crowd_that_leaves_at_once_unread(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To each that leaves something is told while it does so, and its socket is full."""
+
+    async def open_narrow_sockets(settings: Settings) -> list[socket.socket]:
+        sockets = await open_sockets(settings)
+        for sock in sockets:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        return sockets
+
+    monkeypatch.setattr("trio_signal.server.open_sockets", open_narrow_sockets)
+    part, crowd = PARTS["mesh"], []
+    async with serve(dialects=("mesh",)) as service, AsyncExitStack() as clients:
+        for number in range(100):
+            client = await clients.enter_async_context(open_raw(service.base, receive_buffer=2048))
+            await enter(client, part, f"p{number}")
+            if number % 3 == 0:
+                await client.say(part.go_live)
+            crowd.append(client)
+        watcher = await clients.enter_async_context(open_raw(service.base))
+        await enter(watcher, part, "watcher")
+        for client in crowd:
+            client.send_nowait(client_close(1000))
+        with trio.fail_after(PATIENCE):
+            left = {(await watcher.wait_for(part.left))[part.who or ""] for _ in crowd}
+        assert left == {f"p{number}" for number in range(100)}
 
 
 def types(messages: Iterable[Message]) -> list[str]:

@@ -137,6 +137,26 @@ async def test_a_dead_outbox_does_not_keep_others_from_theirs(courier: Courier) 
         assert not dead.put(b"anybody?")
 
 
+async def test_an_error_with_one_outbox_ends_its_connection_and_no_other(
+    courier: Courier, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail() -> None:
+        raise RuntimeError("nobody thought of this")
+
+    with socket_pair() as (failing, one), socket_pair() as (server, two):
+        bad, good = Outbox(failing, LIMIT, courier), Outbox(server, LIMIT, courier)
+        bad.begins_to_wait = fail
+        bad.put(b"x" * 50_000)
+        good.put(b"for somebody")
+        await wait_all_tasks_blocked()
+        assert read_what_is_there(two) == b"for somebody"
+        assert failing.recv(1) == b""
+        while one.recv(65536):
+            pass
+        assert not bad.put(b"more")
+    assert [record.msg for record in caplog.records] == ["an outbox failed"]
+
+
 async def test_more_than_fits_in_one_turn_is_sent_before_the_limit_counts(courier: Courier) -> None:
     server, client = socket.socketpair()
     with server, client:

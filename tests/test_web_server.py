@@ -405,6 +405,7 @@ async def test_an_answer_given_before_the_body_came_ends_the_connection(site: Si
     with trio.fail_after(PATIENCE):
         received = await exchange(site, raw("POST", "/ignore", "Content-Length: 5") + b"1")
         assert received.endswith(b"\r\n\r\nnot read")
+        assert b"\r\nconnection: close\r\n" in received.lower()
 
 
 async def test_http_1_0(site: Site) -> None:

@@ -65,6 +65,8 @@ logger = logging.getLogger(__name__)
 
 #: How much is read at once: a burst of candidates, and no more than a fair share.
 _CHUNK = 16384
+#: Seconds for which messages are carried out until all others have had their turn.
+_TURN = 0.005
 #: A read that completes no frame counts as one, unless it brings this much.
 _CRUMB = 256
 #: How many malformed messages in a row end a connection.
@@ -183,7 +185,6 @@ class Connection:
                     await self._first_to_end(self._receive)
         finally:
             self._record()
-            self._let_go()
         await self._say_goodbye()
 
     def _record(self) -> None:
@@ -231,7 +232,7 @@ class Connection:
         self._authenticate_by = trio.current_time() + patience
 
     def _let_go(self) -> None:
-        """Have nothing lead back here, so that nobody need find this among the garbage."""
+        """Start nothing more, and have nothing lead back here: what is over is freed at once."""
         self.peer.inherit = self._outbox.begins_to_wait = ignore
 
     def _inherit(self, room_ids: Sequence[str]) -> None:
@@ -242,9 +243,10 @@ class Connection:
 
     async def _first_to_end(self, task: Callable[[], Awaitable[None]]) -> None:
         try:
-            await task()
-        except Exception:
-            self._fail()
+            await self._guarded(task)
+        finally:
+            # From its last task's end until it is left, a turn later, the nursery takes no more.
+            self._let_go()
         self._nursery.cancel_scope.cancel()
 
     async def _guarded(self, task: Callable[[], Awaitable[None]]) -> None:
@@ -321,7 +323,12 @@ class Connection:
                 return  # it is gone
 
     async def _take(self, messages: list[Message]) -> None:
+        """Carry out what these say; blocks where they do, and now and then for others' sake."""
+        until = time.perf_counter() + _TURN
         for message in messages:
+            if time.perf_counter() > until:
+                await trio.lowlevel.checkpoint()
+                until = time.perf_counter() + _TURN
             match message.opcode:
                 case Opcode.TEXT:
                     self._put_off_nudge()

@@ -391,7 +391,9 @@ class Hub:
             room = self.rooms[room_id] = LocalRoom(room_id, self._metrics)
             room.restore(others)
         elif room.peers.get(member.peer_id) is peer:
-            self._tell_entered(peer, room, member)  # it asked twice, and waited for both
+            # It asked twice, and waited for both: the directory has the newer.
+            self._tell_here(room, room.join(member, at))
+            self._tell_entered(peer, room, member)
             return
         self._replace(room, member.peer_id)
         events = room.join(member, at)

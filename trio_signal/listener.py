@@ -182,20 +182,21 @@ class Listener:
             if not accepted:
                 self._metrics.count_refused(Reason.BAD_REQUEST)
                 return answer
+            connection = Connection(
+                sock,
+                dialect,
+                hub=self._hub,
+                auth=self._auth,
+                settings=self._settings,
+                place=place,
+                metrics=self._metrics,
+                token=_token(request, self._settings),
+                request_id=find_request_id(request.get_all),
+                opening=answer,
+                early=early,
+            )
             unless_opened.pop_all()
-        return Connection(
-            sock,
-            dialect,
-            hub=self._hub,
-            auth=self._auth,
-            settings=self._settings,
-            place=place,
-            metrics=self._metrics,
-            token=_token(request, self._settings),
-            request_id=find_request_id(request.get_all),
-            opening=answer,
-            early=early,
-        )
+        return connection
 
     def _dialect(self, request: Head) -> Dialect:
         """The dialect that is asked for; raises RequestRefusedError."""

@@ -1,10 +1,14 @@
 """Outbox: frames on their way to one client. Courier: who sends them."""
 
+import logging
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from typing import NoReturn
 
 import trio
+
+logger = logging.getLogger(__name__)
 
 #: How many waiting frames one system call takes; IOV_MAX is 1024.
 _BATCH = 64
@@ -37,7 +41,11 @@ class Courier:
         """Empty those for which it was called up to now; does not block."""
         called, self._called = self._called, []
         for outbox in called:
-            outbox.send()
+            try:
+                outbox.send()
+            except Exception:
+                logger.exception("an outbox failed")
+                outbox.break_off()
 
 
 class Outbox:
@@ -122,6 +130,17 @@ class Outbox:
             self.behind = True
             self.begins_to_wait()
 
+    def break_off(self) -> None:
+        """Send no more; the receiving task sees the end."""
+        self._break()
+        with suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR)
+
+    def _break(self) -> None:
+        self._broken = True
+        self._waiting.clear()
+        self._size = 0
+
     async def flush(self) -> None:
         """Send what waits. Blocks until all of it is out, or the socket is dead."""
         while not self.flush_nowait():
@@ -137,9 +156,7 @@ class Outbox:
                 return False
             except OSError:
                 # The receiving task will see the same end, and why.
-                self._broken = True
-                self._waiting.clear()
-                self._size = 0
+                self._break()
             else:
                 self._forget(sent)
         return True

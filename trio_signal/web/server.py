@@ -6,7 +6,8 @@ What is mended, of Hypercorn 0.18 and Quart-Trio 0.12 on Trio:
   stream runs on after its reader is gone.
 - A connection is not closed after its last answer, and stays open for the keep-alive time after
   its client has closed it. A cancelled one is never closed.
-- An answer is lost to a reset when the request was not read to its end.
+- An answer is lost to a reset when the request was not read to its end, and the client is not told
+  that the connection ends, so its next request is lost as well.
 - HTTP/2 and WebSocket are spoken unasked, the latter with errors that end the process.
 
 None of what is overridden for this is documented, so the tests pin it.
@@ -27,7 +28,12 @@ from hypercorn.events import Closed, Event, RawData
 from hypercorn.protocol.h11 import H11Protocol
 from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
-from hypercorn.typing import ASGIFramework, ASGIReceiveCallable, ConnectionState
+from hypercorn.typing import (
+    ASGIFramework,
+    ASGIReceiveCallable,
+    ConnectionState,
+    H11SendableEvent,
+)
 from quart.asgi import ASGIHTTPConnection
 from quart.wrappers import Request
 from quart_trio import QuartTrio
@@ -211,6 +217,14 @@ class _PlainHTTP(H11Protocol):
             await super()._create_stream(request)
         else:
             await self._refuse(request, *refusal)
+
+    async def _send_h11_event(self, event: H11SendableEvent) -> None:
+        if isinstance(event, h11.Response) and self.connection.their_state is h11.SEND_BODY:
+            # Hypercorn will end the connection, since the body is not all there; a client that is
+            # not told so may send its next request into the void.
+            headers = [*event.headers, (b"connection", b"close")]
+            event = h11.Response(status_code=event.status_code, headers=headers)
+        await super()._send_h11_event(event)
 
     async def _refuse(self, request: h11.Request, status: HTTPStatus, reason: str) -> None:
         body = f"{reason}\n".encode()
