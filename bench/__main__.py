@@ -125,6 +125,7 @@ def plan(
             for workload in chosen
             if workload.again or not again
             for target in targets
+            if target.name in options.all_for or not again
             if target.protocol.speech or not workload.needs_rooms
             if target.name in options.all_for or not workload.for_few
         ]
@@ -201,7 +202,7 @@ def read_options() -> argparse.Namespace:
         "--minutes",
         type=float,
         default=11,
-        help="go on with further rounds while they are done in this time  [11]",
+        help="go on with further rounds of the most telling servers in this time  [11]",
     )
     parser.add_argument("--only", help=f"some of {', '.join(names)}")
     parser.add_argument("--peers", help=f"some of {', '.join(targets)}")

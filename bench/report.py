@@ -15,12 +15,17 @@ Document = dict[str, Any]
 OURS = "trio-signal"
 
 
+#: Phases of a run: the joining, what comes then, and the slices after that.
+_JOINING, _FIRST, _SLICES = slice(0, 1), slice(1, 2), slice(2, None)
+
+
 class Figure(NamedTuple):
     """One number of a run: which, how to read it, and whether more is better."""
 
     name: str
     workload: str
-    phase: int
+    #: Where it is measured; if in more than one, the median counts.
+    phases: slice
     read: Callable[[Phase, Run], float | None]
     show: str
     more_is_better: bool = False
@@ -64,21 +69,21 @@ def _idle_cpu(phase: Phase, run: Run) -> float:
 
 
 FIGURES = (
-    Figure("relay, messages/s", "relay", 1, _rate, ",.0f", True, True),
-    Figure("relay, us of CPU each", "relay", 1, _cpu, ".1f"),
-    Figure("relay at 1,000/s, p50 ms", "relay", 2, _p50, ".2f"),
-    Figure("relay at 1,000/s, p99 ms", "relay", 2, _p99, ".2f"),
-    Figure("relay at 1,000/s, us of CPU each", "relay", 2, _cpu, ".0f"),
-    Figure("fan-out 500, deliveries/s", "fanout", 1, _rate, ",.0f", True, True),
-    Figure("fan-out 500, us of CPU each", "fanout", 1, _cpu, ".2f"),
-    Figure("fan-out 2,000, deliveries/s", "storm", 1, _rate, ",.0f", True, True),
-    Figure("fan-out 2,000, us of CPU each", "storm", 1, _cpu, ".2f"),
-    Figure("churn, connections/s", "churn", 1, _rate, ",.0f", True, True),
-    Figure("churn, us of CPU each", "churn", 1, _cpu, ".0f"),
-    Figure("idle, KiB each", "idle", 1, _memory, ".1f"),
-    Figure("idle, CPU ppm each", "idle", 1, _idle_cpu, ".1f"),
-    Figure("storm, s until all know all", "storm", 0, _seconds, ".2f"),
-    Figure("storm, s of CPU", "storm", 0, _server_cpu, ".2f"),
+    Figure("relay, messages/s", "relay", _FIRST, _rate, ",.0f", True, True),
+    Figure("relay, us of CPU each", "relay", _FIRST, _cpu, ".1f"),
+    Figure("relay at 1,000/s, p50 ms", "relay", _SLICES, _p50, ".2f"),
+    Figure("relay at 1,000/s, p99 ms", "relay", _SLICES, _p99, ".2f"),
+    Figure("relay at 1,000/s, us of CPU each", "relay", _SLICES, _cpu, ".0f"),
+    Figure("fan-out 500, deliveries/s", "fanout", _FIRST, _rate, ",.0f", True, True),
+    Figure("fan-out 500, us of CPU each", "fanout", _FIRST, _cpu, ".2f"),
+    Figure("fan-out 2,000, deliveries/s", "storm", _FIRST, _rate, ",.0f", True, True),
+    Figure("fan-out 2,000, us of CPU each", "storm", _FIRST, _cpu, ".2f"),
+    Figure("churn, connections/s", "churn", _FIRST, _rate, ",.0f", True, True),
+    Figure("churn, us of CPU each", "churn", _FIRST, _cpu, ".0f"),
+    Figure("idle, KiB each", "idle", _FIRST, _memory, ".1f"),
+    Figure("idle, CPU ppm each", "idle", _FIRST, _idle_cpu, ".1f"),
+    Figure("storm, s until all know all", "storm", _JOINING, _seconds, ".2f"),
+    Figure("storm, s of CPU", "storm", _JOINING, _server_cpu, ".2f"),
 )
 
 #: What is to be reached: figure, against whom, ratio of ours to theirs.
@@ -111,19 +116,21 @@ IDLE_KIB = 12.0
 
 
 def value(document: Document, figure: Figure, server: str) -> float | None:
-    """The median over the rounds; None if there is none."""
+    """The median over rounds and slices; None if there is none."""
     runs = document["runs"].get(figure.workload, {}).get(server, [])
     values = [
         number
         for run in runs
-        if figure.phase < len(run) and (number := figure.read(run[figure.phase], run)) is not None
+        for phase in run[figure.phases]
+        if (number := figure.read(phase, run)) is not None
     ]
     return statistics.median(values) if values else None
 
 
 def shares(document: Document, figure: Figure, server: str) -> tuple[float, float]:
     """How busy the server and the load were, of a core each."""
-    phases = [run[figure.phase] for run in document["runs"][figure.workload][server]]
+    runs = document["runs"][figure.workload][server]
+    phases = [phase for run in runs for phase in run[figure.phases]]
     return (
         statistics.median(phase["server_cpu"] / phase["seconds"] for phase in phases),
         statistics.median(phase["load_cpu"] / phase["seconds"] for phase in phases),
@@ -291,14 +298,14 @@ def _targets_table(document: Document) -> Table:
 
 #: Of runs through Redis, always the second phase.
 _REPLICA_FIGURES = (
-    Figure("relay at 1,000/s, p50 ms", "relay", 1, _p50, ".2f"),
-    Figure("relay at 1,000/s, p99 ms", "relay", 1, _p99, ".2f"),
-    Figure("relay, us of CPU each", "relay", 1, _cpu, ".0f"),
-    Figure("fan-out, deliveries/s", "fanout", 1, _rate, ",.0f", True),
-    Figure("fan-out, us of CPU each", "fanout", 1, _cpu, ".2f"),
-    Figure("announcement, p50 ms", "announce", 1, _p50, ".1f"),
-    Figure("announcement, p99 ms", "announce", 1, _p99, ".1f"),
-    Figure("announcement, us of CPU a user", "announce", 1, _cpu, ".1f"),
+    Figure("relay at 1,000/s, p50 ms", "relay", _FIRST, _p50, ".2f"),
+    Figure("relay at 1,000/s, p99 ms", "relay", _FIRST, _p99, ".2f"),
+    Figure("relay, us of CPU each", "relay", _FIRST, _cpu, ".0f"),
+    Figure("fan-out, deliveries/s", "fanout", _FIRST, _rate, ",.0f", True),
+    Figure("fan-out, us of CPU each", "fanout", _FIRST, _cpu, ".2f"),
+    Figure("announcement, p50 ms", "announce", _FIRST, _p50, ".1f"),
+    Figure("announcement, p99 ms", "announce", _FIRST, _p99, ".1f"),
+    Figure("announcement, us of CPU a user", "announce", _FIRST, _cpu, ".1f"),
 )
 
 

@@ -26,6 +26,7 @@ LOG = CACHE / "servers.log"
 #: How our server is set up: as one would run it for real, with room for one machine's load.
 OURS: Mapping[str, str] = {
     "LOG_LEVEL": "info",
+    "LOG_FORMAT": "json",
     "TRIO_SIGNAL_AUTH": "token",
     "TRIO_SIGNAL_JWT_SECRET": SECRET,
     "DATABASE_URL": f"sqlite:///{CACHE / 'announcements.db'}",

@@ -64,7 +64,7 @@ def workloads(quick: bool) -> dict[str, Workload]:
             2,
             (
                 f"relay pairs=50 window=4 {SIGNAL} warmup=0.7 seconds={seconds}",
-                f"relay pairs=50 rate=1000 {SIGNAL} warmup=0.5 seconds={seconds + 1}",
+                *(f"relay pairs=50 rate=1000 {SIGNAL} warmup=0.3 seconds=1",) * (seconds + 1),
             ),
         ),
         Workload("fanout", 500, 500, (f"{SPEECH} warmup=0.5 seconds={seconds}",)),
