@@ -13,7 +13,7 @@ from pathlib import Path
 import trio
 
 from tests.clients import PATIENCE, Service
-from tests.raw import RawClient, open_raw, upgrade_head
+from tests.raw import RawClient, get, upgrade_head
 from tests.replicas.processes import STARTING, server_environment
 from tests.test_docs import EXAMPLE, page_of, play
 from trio_signal.dialects import DIALECTS
@@ -72,20 +72,10 @@ async def run_cluster(**environment: object) -> AsyncIterator[Running]:
         nursery.cancel_scope.cancel()
 
 
-async def get(base: str, path: str) -> object:
-    async with open_raw(base) as client:
-        await client.send(
-            f"GET {path} HTTP/1.1\r\nHost: {base}\r\nConnection: close\r\n\r\n".encode()
-        )
-        answer = await client.receive_answer()
-    assert answer.status == 200, answer
-    return json.loads(answer.body)
-
-
 async def wait_empty(base: str) -> None:
     """Wait until all who left have gone for every replica. It can only be polled."""
     with trio.fail_after(PATIENCE):
-        while await get(base, "/rooms") != {"rooms": []}:  # noqa: ASYNC110
+        while json.loads(await get(base, "/rooms")) != {"rooms": []}:  # noqa: ASYNC110
             await trio.sleep(0.02)
 
 
@@ -118,8 +108,7 @@ async def check_addresses(base: str, replicas: Sequence[str]) -> None:
         assert set(forged) == {101, 429}
         assert await connect_from(stack, base, "127.0.0.3") == 101
         for replica in replicas:
-            health = await get(replica, "/health")
-            assert isinstance(health, dict)
+            health = json.loads(await get(replica, "/health"))
             assert 0 < health["active_connections"] <= PER_IP + 1
 
 
