@@ -146,6 +146,30 @@ def test_a_wrong_value_is_named(name: str, monkeypatch: pytest.MonkeyPatch) -> N
         load_settings()
 
 
+@pytest.mark.parametrize(("name", "value"), [("port", 70_000), ("workers", 0), ("lease", 0)])
+def test_a_wrong_option_is_named_as_its_variable(name: str, value: int) -> None:
+    with pytest.raises(ConfigError, match=f"^{variable(name)}={value}: "):
+        load_settings(**{name: value})
+
+
+def test_a_platforms_variable_has_no_other_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRIO_SIGNAL_PORT", "nonsense")
+    assert load_settings().port == 8000
+
+
+def test_a_wrong_url_of_keys_is_not_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRIO_SIGNAL_JWKS_URL", "http://ann:hunter2@example.com")
+    with pytest.raises(ConfigError, match=r"^TRIO_SIGNAL_JWKS_URL: (?!.*hunter2)"):
+        load_settings()
+
+
+def test_an_empty_variable_is_as_if_it_were_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in Settings.model_fields:
+        monkeypatch.setenv(variable(name), "")
+    defaults = {name: field.default for name, field in Settings.model_fields.items()}
+    assert load_settings().model_dump() == defaults
+
+
 def test_readme_has_each_command_and_option() -> None:
     group = typer.main.get_command(app)
     commands = getattr(group, "commands")  # noqa: B009  of a class that Typer may change
