@@ -38,6 +38,7 @@ from trio_signal.messages import Refusal
 from trio_signal.metrics import Metrics, label_of
 from trio_signal.store import Store
 from trio_signal.web.app import create_app
+from trio_signal.web.asyncapi import public_structs
 from trio_signal.web.metrics import render_metrics
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -246,16 +247,8 @@ def incoming(module: ModuleType) -> set[type[Struct]]:
 
 
 def outgoing(module: ModuleType) -> set[type[Struct]]:
-    """The other structs of a dialect; those with an underscore stay inside."""
-    own = {
-        value
-        for name, value in vars(module).items()
-        if isinstance(value, type)
-        and issubclass(value, Struct)
-        and value.__module__ == module.__name__
-        and not name.startswith("_")
-    }
-    return own - incoming(module)
+    """The other structs of a dialect."""
+    return set(public_structs(module)) - incoming(module)
 
 
 def tag(struct: type[Struct]) -> str | None:
