@@ -7,7 +7,7 @@ import os
 import platform
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -190,7 +190,7 @@ def describe_machine() -> dict[str, Any]:
     }
 
 
-def read_options() -> argparse.Namespace:
+def read_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
     names = (*workloads(quick=False), *EXTRAS)
     targets = {target.name: target for target in TARGETS}
@@ -213,13 +213,16 @@ def read_options() -> argparse.Namespace:
         help="put the tables into docs/performance.md, and the plots into docs/img",
     )
     parser.add_argument("--from-json", type=Path, help="measure nothing: show what was")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
+    if options.publish and (options.quick or options.only or options.peers):
+        parser.error("--publish replaces the whole page: not with --quick, --only or --peers")
     if options.quick:
         options.minutes = 0
-    options.all_for = options.peers or QUICK_PEERS
     options.only = choose(parser, options.only, names, names)
+    everybody = tuple(targets)
+    options.all_for = choose(parser, options.peers, everybody, QUICK_PEERS)
     options.peers = choose(
-        parser, options.peers, tuple(targets), QUICK_PEERS if options.quick else tuple(targets)
+        parser, options.peers, everybody, QUICK_PEERS if options.quick else everybody
     )
     return options
 

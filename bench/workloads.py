@@ -8,7 +8,6 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from bench.protocols import ANNOUNCEMENT_CALL, announcements
@@ -191,11 +190,3 @@ def growth(quick: bool) -> dict[str, dict[int, Workload]]:
         "rooms": {count: Workload(f"{count} rooms", 2 * count, 2, phase) for count in rooms},
         "members": {count: Workload(f"{count} members", count, count, phase) for count in members},
     }
-
-
-def here(path: Path) -> str:
-    """A path as one would type it."""
-    try:
-        return str(path.relative_to(Path.cwd()))
-    except ValueError:
-        return str(path)

@@ -2,9 +2,9 @@
 
     python deploy/cluster.py --port 8000
 
-Ctrl-C stops all. Whatever ends by itself, or is killed, is started again. All is on
-loopback, and what it stores is gone when it ends. The replicas take their settings from
-the environment, as `trio-signal serve` does.
+Ctrl-C stops all, and so does closing the terminal. Whatever ends by itself, or is killed, is
+started again. All is on loopback, and what it stores is gone when it ends. The replicas take
+their settings from the environment, as `trio-signal serve` does.
 """
 
 import argparse
@@ -25,6 +25,8 @@ from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import trio
+
+from trio_signal.cli.failing import first_of
 
 HOST = "127.0.0.1"
 #: Seconds that a program has to stop, before it is killed.
@@ -306,10 +308,20 @@ def _print_line(name: str, line: str) -> None:
     print(f"{name:<9} | {line}", flush=True)
 
 
+def _stop_printing() -> None:
+    """The terminal is gone, and who writes to it would fail."""
+    with Path(os.devnull).open("wb") as nowhere:
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(nowhere.fileno(), stream.fileno())
+
+
 async def _until_told(port: int, count: int) -> None:
-    """Run it until SIGINT or SIGTERM; a second one does not wait for the order."""
+    """Run it until SIGINT, SIGTERM or SIGHUP; a second one does not wait for the order."""
     stopping = trio.Event()
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+    goodbyes = {signal.SIGINT, signal.SIGTERM}
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as of nohup
+        goodbyes.add(signal.SIGHUP)
+    with trio.open_signal_receiver(*goodbyes) as signals:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_heed, signals, stopping, nursery.cancel_scope)
             async with open_cluster(_print_line, port=port, count=count) as cluster:
@@ -323,7 +335,8 @@ async def _until_told(port: int, count: int) -> None:
 
 
 async def _heed(signals: AsyncIterator[int], stopping: trio.Event, scope: trio.CancelScope) -> None:
-    await anext(signals)
+    if await anext(signals) == signal.SIGHUP:
+        _stop_printing()
     stopping.set()
     await anext(signals)
     scope.cancel()
@@ -337,9 +350,8 @@ def main() -> None:
     given = parser.parse_args()
     try:
         trio.run(_until_told, given.port, given.replicas)
-    except* (ClusterError, OSError) as errors:
-        reasons = ", ".join(map(str, errors.exceptions))
-        sys.exit(f"cluster: {reasons}")
+    except* (ClusterError, OSError, subprocess.CalledProcessError) as errors:
+        sys.exit(f"cluster: {first_of(errors)}")
 
 
 if __name__ == "__main__":

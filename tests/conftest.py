@@ -35,7 +35,7 @@ hypothesis_settings.load_profile("any machine")
 Serve = Callable[..., AbstractAsyncContextManager[Service]]
 
 
-#: The tests' clients come from one address and are in a hurry; tests/test_floods.py has the limits.
+#: The tests' clients come from one address and are in a hurry; tests/test_limits.py has the limits.
 WIDE_LIMITS = {
     "messages_per_second": 100_000,
     "message_burst": 100_000,

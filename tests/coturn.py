@@ -10,6 +10,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests.redis.server import free_port
+
 SECRET = "shared with coturn"
 #: Seconds until it must serve.
 START = 15.0
@@ -36,7 +38,7 @@ userdb={folder}/users.sqlite
 def run_coturn(folder: Path) -> Iterator[int]:
     """Run coturn with a configuration of its own; gives its port, UDP and TCP."""
     program = shutil.which("turnserver") or "/usr/bin/turnserver"
-    port = _free_port()
+    port = free_port()
     config = folder / "turnserver.conf"
     config.write_text(CONFIG.format(port=port, secret=SECRET, folder=folder))
     with (folder / "log").open("wb") as log:
@@ -47,17 +49,6 @@ def run_coturn(folder: Path) -> Iterator[int]:
     finally:
         process.terminate()
         process.wait()
-
-
-def _free_port() -> int:
-    """A port that is free for both, UDP and TCP; coturn cannot pick one itself."""
-    while True:
-        with socket.socket() as tcp, socket.socket(type=socket.SOCK_DGRAM) as udp:
-            tcp.bind(("127.0.0.1", 0))
-            port = int(tcp.getsockname()[1])
-            with contextlib.suppress(OSError):
-                udp.bind(("127.0.0.1", port))
-                return port
 
 
 def _wait_until_it_serves(process: subprocess.Popen[bytes], port: int) -> None:

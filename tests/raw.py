@@ -257,3 +257,13 @@ async def open_raw(base: str, *, receive_buffer: int | None = None) -> AsyncIter
         yield RawClient(stream)
     finally:
         sock.close()
+
+
+async def get(base: str, path: str) -> bytes:
+    """The body of what HTTP answers, which must be 200."""
+    async with open_raw(base) as client:
+        head = f"GET {path} HTTP/1.1\r\nHost: {base}\r\nConnection: close\r\n\r\n"
+        await client.send(head.encode())
+        answer = await client.receive_answer()
+    assert answer.status == 200, answer
+    return answer.body

@@ -38,6 +38,7 @@ from trio_signal.messages import Refusal
 from trio_signal.metrics import Metrics, label_of
 from trio_signal.store import Store
 from trio_signal.web.app import create_app
+from trio_signal.web.asyncapi import public_structs
 from trio_signal.web.metrics import render_metrics
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -146,6 +147,30 @@ def test_a_wrong_value_is_named(name: str, monkeypatch: pytest.MonkeyPatch) -> N
         load_settings()
 
 
+@pytest.mark.parametrize(("name", "value"), [("port", 70_000), ("workers", 0), ("lease", 0)])
+def test_a_wrong_option_is_named_as_its_variable(name: str, value: int) -> None:
+    with pytest.raises(ConfigError, match=f"^{variable(name)}={value}: "):
+        load_settings(**{name: value})
+
+
+def test_a_platforms_variable_has_no_other_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRIO_SIGNAL_PORT", "nonsense")
+    assert load_settings().port == 8000
+
+
+def test_a_wrong_url_of_keys_is_not_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRIO_SIGNAL_JWKS_URL", "http://ann:hunter2@example.com")
+    with pytest.raises(ConfigError, match=r"^TRIO_SIGNAL_JWKS_URL: (?!.*hunter2)"):
+        load_settings()
+
+
+def test_an_empty_variable_is_as_if_it_were_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in Settings.model_fields:
+        monkeypatch.setenv(variable(name), "")
+    defaults = {name: field.default for name, field in Settings.model_fields.items()}
+    assert load_settings().model_dump() == defaults
+
+
 def test_readme_has_each_command_and_option() -> None:
     group = typer.main.get_command(app)
     commands = getattr(group, "commands")  # noqa: B009  of a class that Typer may change
@@ -222,16 +247,8 @@ def incoming(module: ModuleType) -> set[type[Struct]]:
 
 
 def outgoing(module: ModuleType) -> set[type[Struct]]:
-    """The other structs of a dialect; those with an underscore stay inside."""
-    own = {
-        value
-        for name, value in vars(module).items()
-        if isinstance(value, type)
-        and issubclass(value, Struct)
-        and value.__module__ == module.__name__
-        and not name.startswith("_")
-    }
-    return own - incoming(module)
+    """The other structs of a dialect."""
+    return set(public_structs(module)) - incoming(module)
 
 
 def tag(struct: type[Struct]) -> str | None:

@@ -111,14 +111,14 @@ async def _nonsense(stream: trio.SocketStream) -> None:
 async def test_what_is_no_server_of_ours(command: tuple[str, ...], handler: object) -> None:
     assert callable(handler)
     async with listen(handler) as base:
-        failed = await _run(*command, "--url", f"http://{base}")
+        failed = await run_command(*command, "--url", f"http://{base}")
     assert failed.returncode == 1
     assert re.fullmatch(rf"trio-signal: http://{base}.*\n", failed.stderr.decode())
 
 
 @pytest.mark.parametrize("command", [("rooms",), ("tail", "lobby"), ("bench",)])
 async def test_a_server_that_is_not_there(command: tuple[str, ...]) -> None:
-    failed = await _run(*command, "--url", "http://127.0.0.1:1")
+    failed = await run_command(*command, "--url", "http://127.0.0.1:1")
     assert failed.returncode == 1
     assert re.fullmatch(r"trio-signal: http://127.0.0.1:1.*\n", failed.stderr.decode())
 
@@ -138,7 +138,7 @@ def test_a_room_without_a_name_is_wrong_use() -> None:
 # Tail
 
 
-async def _run(*arguments: str) -> subprocess.CompletedProcess[bytes]:
+async def run_command(*arguments: str) -> subprocess.CompletedProcess[bytes]:
     with trio.fail_after(LONG):
         return await trio.run_process(
             [*COMMAND, *arguments], capture_stdout=True, capture_stderr=True, check=False
@@ -147,14 +147,20 @@ async def _run(*arguments: str) -> subprocess.CompletedProcess[bytes]:
 
 @asynccontextmanager
 async def tailing(service: Service, *arguments: str) -> AsyncIterator[trio.Process]:
-    """`tail r` in a process of its own, once it is in the room."""
-    command = [*COMMAND, "tail", "r", "--url", f"http://{service.base}", *arguments]
+    """`tail r` in a process of its own."""
+    async with running("tail", "r", "--url", f"http://{service.base}", *arguments) as process:
+        yield process
+
+
+@asynccontextmanager
+async def running(*arguments: str) -> AsyncIterator[trio.Process]:
+    """A command in a process of its own."""
     with trio.fail_after(LONG):
         async with trio.open_nursery() as nursery:
             process: trio.Process = await nursery.start(
                 partial(
                     trio.run_process,
-                    command,
+                    [*COMMAND, *arguments],
                     stdout=subprocess.PIPE,
                     stderr=subprocess.PIPE,
                     check=False,

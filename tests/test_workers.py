@@ -11,8 +11,8 @@ import pytest
 import trio
 
 from tests.conftest import settings
-from tests.raw import open_raw
-from tests.redis.server import open_redis_server
+from tests.raw import get
+from tests.redis.server import free_port, open_redis_server
 from tests.replicas.processes import serve_to_end
 from trio_signal import workers
 from trio_signal.config import Settings
@@ -50,13 +50,6 @@ def two(redis_url: str, port: int = 0) -> Settings:
     return settings(workers=2, redis_url=redis_url, port=port)
 
 
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
-
-
 def is_gone(process: int) -> bool:
     try:
         os.kill(process, 0)
@@ -72,9 +65,7 @@ async def test_block_begins_when_all_serve_and_ends_when_all_are_gone(
         async with open_workers(two(redis_url)) as (host, port):
             processes = {match[1]: int(match[2]) for match in found(SERVES)}
             assert set(processes) == {"0", "1"}
-            async with open_raw(f"{host}:{port}") as client:
-                await client.send(b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-                assert (await client.receive_answer()).status == 200
+            assert await get(f"{host}:{port}", "/healthz")
     assert all(map(is_gone, processes.values()))
     assert found(AGAIN) == []
 

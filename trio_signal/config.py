@@ -32,7 +32,10 @@ class Settings(BaseSettings):
     """
 
     model_config = SettingsConfigDict(
-        env_prefix="TRIO_SIGNAL_", populate_by_name=True, frozen=True, extra="ignore"
+        env_prefix="TRIO_SIGNAL_",
+        env_ignore_empty=True,  # platforms set what is missing to nothing
+        frozen=True,
+        extra="ignore",
     )
 
     port: int = Field(8000, ge=0, le=65535, validation_alias=AliasChoices("PORT"))
@@ -110,7 +113,7 @@ class Settings(BaseSettings):
     turn_secret: SecretStr | None = None
     #: Seconds that TURN credentials are good for.
     turn_ttl: int = Field(86400, ge=60)
-    #: What `GET /metrics` wants as its bearer token, in token mode.
+    #: What `GET /metrics` wants as its bearer token, in open mode too.
     metrics_token: SecretStr | None = None
 
     @field_validator("log_level", mode="before")
@@ -140,15 +143,6 @@ class Settings(BaseSettings):
             if name not in DIALECTS:
                 raise ValueError(f"{name!r} is no dialect; there are {', '.join(DIALECTS)}")
         return value
-
-    @field_validator(
-        *("redis_url", "auth", "jwt_secret", "jwt_public_key", "jwks_url", "jwt_issuer"),
-        *("jwt_audience", "users_file", "turn_secret", "metrics_token"),
-        mode="before",
-    )
-    @classmethod
-    def _nothing_is_none(cls, value: object) -> object:
-        return value or None  # platforms set what is missing to nothing
 
     @field_validator("jwt_secret")
     @classmethod
@@ -258,11 +252,11 @@ def _origin_matches(origin: str, allowed: str) -> bool:
 
 
 def load_settings(**overrides: object) -> Settings:
-    """Read the environment; an override that is None is as if it were not given.
+    """Read the environment; an override that is None or empty is as if it were not given.
 
     Raises ConfigError that names the setting, the value and what is allowed.
     """
-    given = {name: value for name, value in overrides.items() if value is not None}
+    given = {_key(name): value for name, value in overrides.items() if value not in (None, "")}
     try:
         return Settings(**given)  # type: ignore[arg-type]
     except ValidationError as error:
@@ -273,23 +267,27 @@ def _explain(error: object) -> str:
     assert isinstance(error, dict)  # noqa: S101
     if not error["loc"]:  # the settings do not go together
         return str(error["ctx"]["error"])
-    name = str(error["loc"][0])
-    variable = name if name.isupper() else "TRIO_SIGNAL_" + name.upper()
+    variable = _variable(str(error["loc"][0]))
     if variable in _UNSAID:
         return f"{variable}: {error['msg']}"
     return f"{variable}={error['input']!r}: {error['msg']}"
 
 
-def _variable(name: str) -> str:
+def _key(name: str) -> str:
+    """By what pydantic knows a setting: its variable, if that is a platform's; else its name."""
     alias = Settings.model_fields[name].validation_alias
-    return (
-        str(alias.choices[0]) if isinstance(alias, AliasChoices) else f"TRIO_SIGNAL_{name.upper()}"
-    )
+    return str(alias.choices[0]) if isinstance(alias, AliasChoices) else name
 
 
-#: Variables whose values are never said. A public key may be a private one by mistake.
+def _variable(key: str) -> str:
+    return key if key.isupper() else f"TRIO_SIGNAL_{key.upper()}"
+
+
+#: Variables whose values are never said. A public key may be a private one by mistake, and a URL
+#: may have a password.
 _UNSAID = {
-    _variable(name)
+    _variable(_key(name))
     for name, field in Settings.model_fields.items()
-    if SecretStr in (field.annotation, *get_args(field.annotation)) or name == "jwt_public_key"
+    if SecretStr in (field.annotation, *get_args(field.annotation))
+    or name in {"jwt_public_key", "jwks_url"}
 }

@@ -3,6 +3,7 @@
 import json
 import re
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Sequence
@@ -13,7 +14,7 @@ from pathlib import Path
 import trio
 
 from tests.clients import PATIENCE, Service
-from tests.raw import RawClient, open_raw, upgrade_head
+from tests.raw import RawClient, get, upgrade_head
 from tests.replicas.processes import STARTING, server_environment
 from tests.test_docs import EXAMPLE, page_of, play
 from trio_signal.dialects import DIALECTS
@@ -39,6 +40,10 @@ class Running:
             self._heard.set()
             self._heard = trio.Event()
 
+    async def wait_ended(self) -> int:
+        with trio.fail_after(STARTING):
+            return await self.process.wait()
+
     async def wait_said(self, pattern: str) -> re.Match[str]:
         with trio.fail_after(STARTING):
             while (found := re.search(pattern, self.output, re.MULTILINE)) is None:
@@ -47,18 +52,20 @@ class Running:
 
 
 async def _interrupt(process: trio.Process) -> None:
-    process.send_signal(signal.SIGINT)
-    await trio.sleep(STARTING)
+    """In its order, then at once; killed, it would leave all behind that it has started."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        process.send_signal(number)
+        await trio.sleep(STARTING)
     process.kill()
 
 
 @asynccontextmanager
-async def run_cluster(**environment: object) -> AsyncIterator[Running]:
+async def run_cluster(*options: str, **environment: object) -> AsyncIterator[Running]:
     async with trio.open_nursery() as nursery:
         process = await nursery.start(
             partial(
                 trio.run_process,
-                [sys.executable, CLUSTER, "--port", "0"],
+                [sys.executable, CLUSTER, "--port", "0", *options],
                 env=server_environment(environment),
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
@@ -72,20 +79,10 @@ async def run_cluster(**environment: object) -> AsyncIterator[Running]:
         nursery.cancel_scope.cancel()
 
 
-async def get(base: str, path: str) -> object:
-    async with open_raw(base) as client:
-        await client.send(
-            f"GET {path} HTTP/1.1\r\nHost: {base}\r\nConnection: close\r\n\r\n".encode()
-        )
-        answer = await client.receive_answer()
-    assert answer.status == 200, answer
-    return json.loads(answer.body)
-
-
 async def wait_empty(base: str) -> None:
     """Wait until all who left have gone for every replica. It can only be polled."""
     with trio.fail_after(PATIENCE):
-        while await get(base, "/rooms") != {"rooms": []}:  # noqa: ASYNC110
+        while json.loads(await get(base, "/rooms")) != {"rooms": []}:  # noqa: ASYNC110
             await trio.sleep(0.02)
 
 
@@ -118,8 +115,7 @@ async def check_addresses(base: str, replicas: Sequence[str]) -> None:
         assert set(forged) == {101, 429}
         assert await connect_from(stack, base, "127.0.0.3") == 101
         for replica in replicas:
-            health = await get(replica, "/health")
-            assert isinstance(health, dict)
+            health = json.loads(await get(replica, "/health"))
             assert 0 < health["active_connections"] <= PER_IP + 1
 
 
@@ -149,10 +145,33 @@ async def test_visitors_of_all_dialects_and_addresses() -> None:
         await check_origins(base)
         cluster.process.send_signal(signal.SIGINT)
         await cluster.wait_said(r"^stopped\n")
-        with trio.fail_after(STARTING):
-            assert await cluster.process.wait() == 0
+        assert await cluster.wait_ended() == 0
         stopped = [base, *replicas, *(address for pair in stores for address in pair if address)]
         assert len(stopped) == 6
         assert not any([await is_served(address) for address in stopped])
     assert "Traceback" not in cluster.output
     assert "is started again" not in cluster.output
+
+
+async def test_nothing_is_left_when_the_terminal_is_closed() -> None:
+    async with run_cluster("--replicas", "1") as cluster:
+        base = (await cluster.wait_said(r"^listening on http://(\S+)\n"))[1]
+        replica = (await cluster.wait_said(r"^replica-1 is http://(\S+),"))[1]
+        redis = (await cluster.wait_said(r"^redis is redis://(\S+),"))[1]
+        cluster.process.send_signal(signal.SIGHUP)
+        assert await cluster.wait_ended() == 0
+        assert not any([await is_served(address) for address in (base, replica, redis)])
+
+
+async def test_why_it_does_not_start() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        async with (
+            run_cluster("--replicas", "1", "--port", port) as without_port,
+            run_cluster("--replicas", "1", TRIO_SIGNAL_JWT_SECRET="short") as without_secret,
+        ):
+            await without_port.wait_said(r"^cluster: nginx did not start\n")
+            await without_secret.wait_said(r"^cluster: Command .*'upgrade'.* exit status 1\.\n")
+            for cluster in (without_port, without_secret):
+                assert await cluster.wait_ended() == 1
+                assert "Traceback" not in cluster.output

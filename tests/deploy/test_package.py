@@ -18,7 +18,7 @@ import pytest
 import trio
 from packaging.requirements import Requirement
 
-from tests.raw import open_raw
+from tests.raw import get
 from tests.replicas.processes import STARTING
 from tools import check_licences
 
@@ -55,15 +55,6 @@ async def install(folder: Path) -> Path:
     await run(*pip, "--require-hashes", "--requirements", LOCK)
     await run(*pip, "--no-deps", "--no-index", wheel)
     return environment / "bin"
-
-
-async def get(base: str, path: str) -> bytes:
-    async with open_raw(base) as client:
-        head = f"GET {path} HTTP/1.1\r\nHost: {base}\r\nConnection: close\r\n\r\n"
-        await client.send(head.encode())
-        answer = await client.receive_answer()
-    assert answer.status == 200, answer
-    return answer.body
 
 
 async def read_line(process: trio.Process) -> str:

@@ -138,6 +138,17 @@ async def test_users_whose_passwords_are_guessed(tmp_path: Path) -> None:
     assert isinstance(await found(), str)
 
 
+async def test_no_password_is_guessed_when_the_time_is_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also no id: with many users the doctor would take the file for one that cannot be read."""
+    monkeypatch.setattr(facts, "_GUESSING", 0.0)
+    path = tmp_path / "users.json"
+    write_users(path, {"demo": User(hash_password("demo"))})
+    found = await look(users_file=str(path), jwt_secret="x" * 32)
+    assert found.users == UsersFacts(1, (), readable=False)
+
+
 @pytest.mark.parametrize(
     ("environment", "platform"),
     [({}, None), ({"DYNO": "web.1"}, "Heroku"), ({"RAILWAY_PROJECT_ID": "x"}, "Railway")],

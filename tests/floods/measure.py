@@ -105,10 +105,12 @@ def running(command: list[str], *, priority: int, core: int) -> Iterator[subproc
         stderr=subprocess.DEVNULL,
     )
     with process:
-        prefer(process.pid, priority)
-        os.sched_setaffinity(process.pid, {CORES[core % len(CORES)]})
-        yield process
-        process.terminate()
+        try:
+            prefer(process.pid, priority)
+            os.sched_setaffinity(process.pid, {CORES[core % len(CORES)]})
+            yield process
+        finally:
+            process.terminate()
 
 
 def attacker(name: str, base: str) -> list[str]:

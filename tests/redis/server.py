@@ -20,14 +20,19 @@ HOST = "127.0.0.1"
 
 
 def free_port() -> int:
-    """A port for a server that will be down at times.
+    """A port, of TCP and UDP, for a server that will be down at times.
 
     Not one that the kernel gives to whoever connects: while the server is down, a
     client that tries to reach it could be given that port, and meet itself.
     """
     for port in random.sample(range(20_000, 32_000), 100):
-        with socket.socket() as sock, suppress(OSError):
-            sock.bind((HOST, port))
+        with (
+            socket.socket() as tcp,
+            socket.socket(type=socket.SOCK_DGRAM) as udp,
+            suppress(OSError),
+        ):
+            for sock in (tcp, udp):
+                sock.bind((HOST, port))
             return port
     raise AssertionError("no free port")
 

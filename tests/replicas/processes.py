@@ -20,6 +20,8 @@ from tests.redis.server import HOST, RedisServer, open_redis_server
 STARTING = 90.0
 #: The lease of the replicas, where a test does not say otherwise.
 LEASE = 2.0
+#: One that nothing outlasts that is over in a moment.
+LONG_LEASE = 8.0
 
 _COMMAND = (sys.executable, "-m", "trio_signal", "serve", "--port", "0")
 

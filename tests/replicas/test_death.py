@@ -6,7 +6,7 @@ from pathlib import Path
 import trio
 
 from tests.replicas.guests import Guest, Party, open_party
-from tests.replicas.processes import LEASE, Cluster, open_cluster
+from tests.replicas.processes import LEASE, LONG_LEASE, Cluster, open_cluster
 
 
 async def fill(party: Party, cluster: Cluster) -> None:
@@ -92,8 +92,11 @@ async def test_replica_that_was_stopped_comes_back(tmp_path: Path) -> None:
 
 
 async def test_replica_that_was_stopped_for_a_moment(tmp_path: Path) -> None:
-    """Less than its lease: nobody is told anything."""
-    async with open_cluster(tmp_path) as cluster, open_party() as party:
+    """For much less than its lease: nobody is told anything."""
+    async with (
+        open_cluster(tmp_path, TRIO_SIGNAL_LEASE=LONG_LEASE) as cluster,
+        open_party() as party,
+    ):
         await fill(party, cluster)
         for _ in range(3):
             cluster.replicas[0].send(signal.SIGSTOP)

@@ -15,7 +15,7 @@ import trio
 from tests.raw import open_raw
 from tests.replicas.crowd import Scene, open_scene
 from tests.replicas.guests import PATIENCE
-from tests.replicas.processes import LEASE, Cluster, open_cluster
+from tests.replicas.processes import LEASE, LONG_LEASE, Cluster, open_cluster
 
 #: Seconds for which Redis is frozen: longer than anything may take that does not wait for it.
 FROZEN = 15.0
@@ -109,8 +109,8 @@ async def test_one_replica_cut_off(tmp_path: Path) -> None:
 
 
 async def test_one_replica_cut_off_for_a_moment(tmp_path: Path) -> None:
-    """For less than its lease: nobody is told anything."""
-    async with open_cluster(tmp_path, 2) as cluster:
+    """For much less than its lease: nobody is told anything."""
+    async with open_cluster(tmp_path, 2, TRIO_SIGNAL_LEASE=LONG_LEASE) as cluster:
         wire = await cluster.add_wired()
         async with open_scene(cluster) as scene:
             for _ in range(3):

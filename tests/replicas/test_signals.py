@@ -6,7 +6,7 @@ import trio
 
 from tests.raw import PING, PONG, client_frame, client_text, open_raw
 from tests.replicas.guests import Guest, open_party
-from tests.replicas.processes import open_cluster
+from tests.replicas.processes import LONG_LEASE, open_cluster
 
 MANY = 300
 
@@ -72,7 +72,10 @@ async def leave_after(target: Guest, few: int) -> None:
 
 
 async def test_target_of_a_replica_just_killed_is_not_found(tmp_path: Path) -> None:
-    async with open_cluster(tmp_path, 2, TRIO_SIGNAL_LEASE=8) as cluster, open_party() as party:
+    async with (
+        open_cluster(tmp_path, 2, TRIO_SIGNAL_LEASE=LONG_LEASE) as cluster,
+        open_party() as party,
+    ):
         here, there = cluster.replicas
         sender = await party.join("sender", here)
         await party.join("target", there)

@@ -21,10 +21,11 @@ from rich.table import Table
 
 from trio_signal.cli.failing import fail, first_of
 from trio_signal.cli.remote import LOCAL, AsJson, Token, Url
+from trio_signal.cli.stopping import until_stopped
 from trio_signal.client import Client, Message, StateChanged, open_client
 from trio_signal.errors import TrioSignalError
 
-#: Seconds for what is on its way when the last message has been sent.
+#: Seconds for what is on its way when the last message was due; what is not there then is lost.
 _LAST = 5.0
 #: How often a second the progress is shown.
 _SHOWN = 10
@@ -46,6 +47,11 @@ class Load(Struct, frozen=True):
     def messages(self) -> int:
         """How many one pair sends."""
         return max(1, round(self.rate * self.seconds))
+
+    @property
+    def total(self) -> int:
+        """How many all pairs send."""
+        return self.pairs * self.messages
 
 
 class Report(Struct):
@@ -113,19 +119,22 @@ def bench(
 ) -> None:
     """Load a running server with pairs that signal, and say what arrived, and how fast.
 
-    Ends with 1 if a message was lost. A server limits connections and messages of one address.
+    Ends with 1 if a message did not arrive, or on Ctrl-C.
+    A server limits connections and messages of one address.
     """
     load = Load(url, token, pairs, rate, seconds, size)
     try:
-        report = trio.run(_measure, load)
+        report = trio.run(_measure_until_stopped, load)
     except* TrioSignalError as errors:
         fail(f"{url}: {first_of(errors)}")
+    if report is None:
+        fail("stopped before the end")
     if as_json:
         sys.stdout.write(f"{msgspec.json.encode(report).decode()}\n")
     else:
         Console(highlight=False).print(_table(report))
-    if report.received < report.sent:
-        fail(f"{report.sent - report.received} of {report.sent} messages were lost")
+    if report.received < load.total:
+        fail(f"{load.total - report.received} of {load.total} messages did not arrive")
 
 
 def _table(report: Report) -> Table:
@@ -148,6 +157,11 @@ def _table(report: Report) -> Table:
     return table
 
 
+async def _measure_until_stopped(load: Load) -> Report | None:
+    async with until_stopped():
+        return await _measure(load)
+
+
 async def _measure(load: Load) -> Report:
     measured = _Measured()
     progress = Progress(console=Console(stderr=True), disable=not sys.stderr.isatty())
@@ -158,7 +172,7 @@ async def _measure(load: Load) -> Report:
             connecting = trio.current_time() - began
             measured.began = trio.current_time()
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(_show, progress, measured, load.pairs * load.messages)
+                nursery.start_soon(_show, progress, measured, load.total)
                 async with trio.open_nursery() as speaking:
                     for speaker, listener in pairs:
                         speaking.start_soon(_run_pair, load, measured, speaker, listener)
@@ -192,9 +206,10 @@ async def _show(progress: Progress, measured: _Measured, total: int) -> None:
 async def _run_pair(load: Load, measured: _Measured, speaker: Client, listener: Client) -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_overhear, measured, speaker)
+        # Also for who speaks: while the server is away, a client waits for as long as it takes.
+        nursery.cancel_scope.deadline = measured.began + load.messages / load.rate + _LAST
         nursery.start_soon(_listen, load, measured, listener, nursery.cancel_scope)
         await _speak(load, measured, speaker, listener.id)
-        nursery.cancel_scope.deadline = trio.current_time() + _LAST
 
 
 async def _speak(load: Load, measured: _Measured, speaker: Client, to: str) -> None:

@@ -1,9 +1,7 @@
 """A running server seen from outside: its rooms, and what happens in one of them."""
 
 import os
-import signal
 import sys
-from collections.abc import AsyncIterator
 from datetime import datetime
 from typing import Annotated
 
@@ -17,6 +15,7 @@ from rich.text import Text
 
 from trio_signal.cli.failing import fail, first_of, printable
 from trio_signal.cli.remote import LOCAL, AsJson, Token, Url, ask
+from trio_signal.cli.stopping import until_stopped
 from trio_signal.client import (
     Answer,
     Candidate,
@@ -102,17 +101,12 @@ def tail(
 
 
 async def _tail(url: str, room: str, token: str | None, username: str, as_json: bool) -> None:
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(_until_signal, signals, nursery.cancel_scope)
-            async with open_client(url, room=room, token=token, username=username) as client:
-                async for event in client:
-                    _write(_as_json(event) if as_json else _render(line(event, datetime.now())))
-
-
-async def _until_signal(signals: AsyncIterator[int], scope: trio.CancelScope) -> None:
-    await anext(signals)
-    scope.cancel()
+    async with (
+        until_stopped(),
+        open_client(url, room=room, token=token, username=username) as client,
+    ):
+        async for event in client:
+            _write(_as_json(event) if as_json else _render(line(event, datetime.now())))
 
 
 def _as_json(event: Event) -> str:

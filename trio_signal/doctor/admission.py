@@ -14,7 +14,8 @@ def mode(facts: Facts) -> Verdict:
     if is_public(facts):
         return fail(
             "open mode in public: anybody may be anybody, in any room",
-            "set TRIO_SIGNAL_JWT_SECRET=$(openssl rand -base64 48), or TRIO_SIGNAL_USERS_FILE",
+            "set TRIO_SIGNAL_JWT_SECRET=$(openssl rand -base64 48), "
+            "and for a login of its own TRIO_SIGNAL_USERS_FILE as well",
         )
     return ok(f"open mode, on {facts.settings.host} only")
 

@@ -7,6 +7,7 @@ import stat
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +20,7 @@ from trio_signal.errors import ConfigError, StoreError
 from trio_signal.keys import check_key_set
 from trio_signal.redis import RedisError, open_redis
 from trio_signal.store import Tables, inspect
-from trio_signal.users import is_password, read_users
+from trio_signal.users import User, is_password, read_users
 
 #: Seconds for each who is asked.
 PATIENCE = 5.0
@@ -32,7 +33,8 @@ PLATFORMS = {
     "K_SERVICE": "Cloud Run",
     "KUBERNETES_SERVICE_HOST": "Kubernetes",
 }
-#: Passwords that are tried besides the user's id, and for how many seconds.
+#: Passwords that are tried besides the user's id, and for how many seconds: less than `PATIENCE`,
+#: since a try is made to be slow, and there may be thousands of users.
 GUESSES = ("password", "secret", "demo", "changeme", "123456", "test")
 _GUESSING = 3.0
 #: Where each dialect answers; those first where one is in no room by that alone.
@@ -284,14 +286,17 @@ def _look_at_users(path: Path) -> UsersFacts | str:
     except ConfigError as error:
         return str(error)
     readable = path.exists() and bool(path.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH))
+    return UsersFacts(len(users), _guess(users), readable)
+
+
+def _guess(users: Mapping[str, User]) -> tuple[str, ...]:
+    """Whose passwords are found by as many tries as there is time for; ids first."""
     until = time.monotonic() + _GUESSING
-    guessed = [
-        user_id
-        for user_id, user in users.items()
-        if any(
-            is_password(user.password_hash, guess)
-            for guess in (user_id, *GUESSES)
-            if guess == user_id or time.monotonic() < until
-        )
-    ]
-    return UsersFacts(len(users), tuple(guessed), readable)
+    guessed = set()
+    ids = ((user_id, user_id) for user_id in users)
+    for user_id, guess in chain(ids, ((user_id, each) for each in GUESSES for user_id in users)):
+        if time.monotonic() >= until:
+            break
+        if user_id not in guessed and is_password(users[user_id].password_hash, guess):
+            guessed.add(user_id)
+    return tuple(user_id for user_id in users if user_id in guessed)

@@ -3,6 +3,7 @@
 import re
 import sys
 from collections.abc import Iterable, Sequence
+from types import ModuleType
 from typing import Any
 
 import msgspec
@@ -76,16 +77,23 @@ def structs_of(dialect: str) -> tuple[Sequence[type[Struct]], Sequence[type[Stru
     module = sys.modules[DIALECTS[dialect].__module__]
     said: Sequence[type[Struct]] = module._reader.structs
     told = [
+        struct
+        for struct in public_structs(module)
+        if struct not in said and (_type_of(struct) or "type" in struct.__struct_fields__)
+    ]
+    return said, told
+
+
+def public_structs(module: ModuleType) -> list[type[Struct]]:
+    """The structs of a module's own; those with an underscore stay inside."""
+    return [
         value
         for name, value in vars(module).items()
         if isinstance(value, type)
         and issubclass(value, Struct)
         and value.__module__ == module.__name__
         and not name.startswith("_")
-        and value not in said
-        and (_type_of(value) or "type" in value.__struct_fields__)
     ]
-    return said, told
 
 
 def _type_of(struct: type[Struct]) -> str:
