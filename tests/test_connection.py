@@ -611,8 +611,8 @@ async def test_the_goodbye_is_over_when_the_client_ends_its_side(world: World) -
     async with open_bounded_nursery() as nursery:
         ann, _ = world.connect(nursery=nursery)
         await ann.wait_for("room_state")
-        await ann.send(client_close(1000))
-        await ann.expect_close(1000)
+        await ann.send(client_frame(BINARY, b""))
+        await ann.expect_close(1003)
         await ann.half_close()
 
 
