@@ -203,7 +203,10 @@ class TokenAuth:
             leeway=LEEWAY,
             options={"require": ["exp", "sub"], "verify_aud": self._audience is not None},
         )
-        return msgspec.convert(payload, _Claims)
+        said = msgspec.convert(payload, _Claims)
+        # JSON may name half a surrogate pair, which could be told to nobody.
+        msgspec.json.encode(said)
+        return said
 
 
 def _key_id(token: str) -> str | None:
