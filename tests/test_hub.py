@@ -526,6 +526,26 @@ async def test_an_exclusive_broadcast_leaves_those_of_other_dialects(replicas: R
     assert {m.peer_id for m in replicas.a.rooms["r"].live} == {"ann", "caster"}
 
 
+async def test_a_viewers_answer_goes_to_the_broadcaster_of_its_own_dialect(
+    replicas: Replicas,
+) -> None:
+    caster = await replicas.caster(replicas.a, "caster")
+    viewer = await replicas.viewer(replicas.b, "viewer")
+    ann = await replicas.mesh(replicas.b, "ann")
+    ann.do(GoLive("r"))
+    await replicas.settle()
+    replicas.forget()
+    viewer.signal("", kind="answer", addressed=To.BROADCASTER)
+    viewer.signal("", kind="candidate", addressed=To.COUNTERPART)
+    await replicas.settle()
+    assert caster.types() == ["webrtc-answer", "webrtc-ice-candidate"]
+    caster.depart()
+    await replicas.settle()
+    replicas.forget()
+    viewer.signal("", kind="answer", addressed=To.BROADCASTER)
+    assert ann.types() == ["answer"]
+
+
 async def test_viewers_come_and_go_on_both_replicas(replicas: Replicas) -> None:
     caster = await replicas.caster(replicas.a, "caster")
     near = await replicas.viewer(replicas.a, "near")

@@ -749,7 +749,7 @@ def _resolve(room: Room, sender: Member, command: Signal) -> Member | Refusal | 
         case To.BROADCASTER:
             if sender.live:
                 return Refusal.NOT_ALLOWED
-            target = room.broadcaster
+            target = room.broadcaster_for(sender.dialect)
         case To.VIEWER if not sender.live:
             return Refusal.NOT_ALLOWED
         case _:

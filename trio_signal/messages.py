@@ -194,7 +194,7 @@ class To(Enum):
     OTHERS = auto()
     #: A viewer; only the room's broadcaster may.
     VIEWER = auto()
-    #: The room's broadcaster; the broadcaster itself may not.
+    #: The room's broadcaster, of the sender's dialect if there is one; it itself may not.
     BROADCASTER = auto()
     #: VIEWER from the broadcaster, BROADCASTER from anybody else.
     COUNTERPART = auto()
