@@ -308,14 +308,13 @@ class Hub:
 
     async def join(self, peer: Peer, command: Join) -> None:
         """Enter a room, and tell the peer and the room of it."""
-        identity = peer.identity
-        if identity is None or not _may_join(identity, command):
-            peer.tell(Refused(command, Refusal.NOT_ALLOWED, utc_now()))
-            return
-        room_id = command.room_id
+        identity, room_id = peer.identity, command.room_id
         found = self._find(peer, room_id)
         if found is not None:
-            self._join_again(peer, *found, viewer=command.viewer)
+            self._join_again(peer, *found, command)
+            return
+        if identity is None or not _may_join(identity, command):
+            peer.tell(Refused(command, Refusal.NOT_ALLOWED, utc_now()))
             return
         if len(peer.memberships) >= self._max_rooms:
             peer.tell(Refused(command, Refusal.TOO_MANY_ROOMS, utc_now()))
@@ -352,8 +351,8 @@ class Hub:
             _is_rival(member, other) and other.subject != member.subject for other in members
         )
 
-    def _join_again(self, peer: Peer, room: LocalRoom, me: Member, *, viewer: bool) -> None:
-        if viewer:
+    def _join_again(self, peer: Peer, room: LocalRoom, me: Member, command: Join) -> None:
+        if command.viewer and not command.broadcaster:
             self._tell(room, [Rejoined(room.id, me, len(room), utc_now())])
         self._tell_entered(peer, room, me)
 
@@ -496,7 +495,7 @@ class Hub:
             case SetTyping():
                 self._tell(room, [Typing(room.id, member, command.typing, utc_now())])
             case StartStreaming():
-                self._tell(room, [StreamStarting(room.id, member, utc_now())])
+                self._start_streaming(peer, room, member, command)
             case Kick():
                 self._kick(peer, room, command)
             case ChangeProfile():
@@ -522,8 +521,18 @@ class Hub:
         if not room.peers:
             self.rooms.pop(room.id, None)
 
+    def _start_streaming(
+        self, peer: Peer, room: LocalRoom, member: Member, command: StartStreaming
+    ) -> None:
+        at = utc_now()
+        refusal = _why_not_live(peer, room, member, exclusive=True)
+        if refusal is not None:
+            peer.tell(Refused(command, refusal, at))
+        else:
+            self._tell(room, [StreamStarting(room.id, member, at)])
+
     def _go_live(self, peer: Peer, room: LocalRoom, member: Member, command: GoLive) -> None:
-        refusal = _why_not_live(peer, room, member, command)
+        refusal = _why_not_live(peer, room, member, exclusive=command.exclusive)
         if refusal is not None:
             peer.tell(Refused(command, refusal, utc_now()))
             return
@@ -722,14 +731,14 @@ def _is_of_team(peer: Peer, creator: str) -> bool:
     return identity is not None and creator in (identity.user_id, identity.grants.team_of)
 
 
-def _why_not_live(peer: Peer, room: Room, member: Member, command: GoLive) -> Refusal | None:
+def _why_not_live(peer: Peer, room: Room, member: Member, *, exclusive: bool) -> Refusal | None:
     """What keeps a peer from broadcasting.
 
     Where nobody can prove to be the same as before, the newest has an exclusive broadcast.
     """
     if peer.identity is None or not peer.identity.grants.publish:
         return Refusal.NOT_ALLOWED
-    if command.exclusive and peer.identity.verified:
+    if exclusive and peer.identity.verified:
         rivals = (room.members[peer_id] for peer_id in _rivals(room, member))
         if any(rival.subject != member.subject for rival in rivals):
             return Refusal.STREAM_TAKEN
