@@ -413,6 +413,34 @@ async def test_who_came_back_before_the_loss_was_noticed_gets_the_rooms(
     assert called == ["heir"]
 
 
+async def test_rooms_that_a_lost_connection_had_not_come_to_are_the_next_ones(
+    replicas: Replicas,
+) -> None:
+    """Neither those that it inherited nor those that it recalled; but what it was refused."""
+    lost = await replicas.live(replicas.a, "a1", "ann")
+    await replicas.a.recall_rooms(lost.peer)
+    for room in "stuv":
+        await lost.join(room)
+    lost.depart()
+    second = replicas.tab(replicas.b, LiveDialect({}), "a2", "ann")
+    assert set(await replicas.b.recall_rooms(second.peer)) == set("rstuv")
+    second.grant(rooms=("r", "s", "t", "v"))
+    for room in "rsu":
+        await second.join(room)
+    second.do(Leave("s"))
+    third = replicas.tab(replicas.b, LiveDialect({}), "a3", "ann")
+    third.peer.arrived = second.peer.heard + 1
+    await replicas.b.recall_rooms(third.peer)
+    inherited: list[str] = []
+    third.peer.inherit = inherited.extend
+    second.depart()
+    assert set(inherited) == set("rtv")
+    await third.join("t")
+    third.depart()
+    fourth = replicas.tab(replicas.a, LiveDialect({}), "a4", "ann")
+    assert set(await replicas.a.recall_rooms(fourth.peer)) == set("rtv")
+
+
 # Broadcasts
 
 

@@ -265,7 +265,8 @@ class Hub:
         for room_id in room_ids:
             self._leave(peer, room_id)
         if peer.identity is not None and peer in self._returning.get(peer.identity.user_id, ()):
-            self._bequeath(peer, peer.identity.user_id, room_ids)
+            rooms = dict.fromkeys([*room_ids, *peer.recalled])
+            self._bequeath(peer, peer.identity.user_id, tuple(rooms))
 
     def _bequeath(self, peer: Peer, user_id: str, room_ids: Sequence[str]) -> None:
         """Keep rooms for the user's next connection, which may have come already.
@@ -280,6 +281,7 @@ class Hub:
             del self._returning[user_id]
         heir = self._heir(user_id, peer.heard)
         if heir is not None:
+            heir.recalled += tuple(room_ids)
             heir.inherit(room_ids)
         elif room_ids:
             self.bus.remember_rooms(user_id, room_ids, wall_time(peer.heard))
@@ -308,6 +310,12 @@ class Hub:
 
     async def join(self, peer: Peer, command: Join) -> None:
         """Enter a room, and tell the peer and the room of it."""
+        await self._join(peer, command)
+        # If this was cancelled, the user's next connection has to do it.
+        if peer.recalled:
+            peer.recalled = tuple(room for room in peer.recalled if room != command.room_id)
+
+    async def _join(self, peer: Peer, command: Join) -> None:
         identity, room_id = peer.identity, command.room_id
         found = self._find(peer, room_id)
         if found is not None:
@@ -430,7 +438,9 @@ class Hub:
             return ()
         user_id = peer.identity.user_id
         self._returning.setdefault(user_id, set()).add(peer)
-        return await self.bus.recall_rooms(user_id)
+        room_ids = await self.bus.recall_rooms(user_id)
+        peer.recalled += room_ids
+        return room_ids
 
     # Announcements
 
