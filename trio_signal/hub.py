@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from trio_signal.announcements import Announcements
 from trio_signal.auth import may_enter
-from trio_signal.bus import Bus, Caps, Delivery, Kicked, RoomCount, RoomsKept, Undelivered
+from trio_signal.bus import Bus, Caps, Delivery, Kicked, RoomsKept, Undelivered
 from trio_signal.clock import just_after, trio_time, unique_now, utc_now, wall_time
 from trio_signal.dialects import Dialect
 from trio_signal.dialects.wire import type_of
@@ -472,10 +472,6 @@ class Hub:
         return 0
 
     # What everybody may know of the rooms
-
-    async def room_counts(self) -> list[RoomCount]:
-        """The rooms of all replicas that have members."""
-        return [count for count in await self.bus.rooms() if count.room_id != LOBBY]
 
     async def members(self, room_id: str) -> tuple[Member, ...]:
         """All members of a room on all replicas, in the order of joining."""

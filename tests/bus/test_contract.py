@@ -26,6 +26,7 @@ from trio_signal.bus.memory import MemoryBus, MemoryNetwork
 from trio_signal.bus.redis import RedisBus, open_redis_bus
 from trio_signal.errors import JoinRefusedError
 from trio_signal.messages import (
+    LOBBY,
     Chatted,
     Joined,
     Left,
@@ -558,6 +559,7 @@ async def test_whoever_is_refused_was_never_there(a: Replica, b: Replica) -> Non
 async def test_a_room_that_nobody_could_enter_is_no_room(a: Replica) -> None:
     assert await a.refusal("ann", caps=Caps(peers=1, viewers=0)) is Refusal.STREAM_FULL
     assert await a.bus.rooms() == []
+    assert await a.bus.count_rooms() == 0
 
 
 # Joining: peer ids
@@ -895,6 +897,16 @@ async def test_rooms_are_listed_by_their_ids_with_what_they_hold(a: Replica, b: 
         RoomCount("ant", peers=3, users=2, live=2),
         RoomCount("zebra", peers=1, users=1, live=0),
     ]
+    assert await a.bus.count_rooms() == 2
+
+
+async def test_the_lobby_is_not_among_the_rooms(a: Replica, b: Replica) -> None:
+    await b.join("bob", room=LOBBY)
+    assert await a.bus.rooms() == []
+    assert await a.bus.count_rooms() == 0
+    await a.join("ann")
+    assert [count.room_id for count in await b.bus.rooms()] == ["r"]
+    assert await b.bus.count_rooms() == 1
 
 
 # Sending to one replica

@@ -212,7 +212,11 @@ class Bus(Protocol):
         ...
 
     async def rooms(self) -> list[RoomCount]:
-        """The rooms that have members, by their ids."""
+        """The rooms that have members, by their ids; without the lobby. Reads all members."""
+        ...
+
+    async def count_rooms(self) -> int:
+        """How many those are, which is found out at little cost."""
         ...
 
     async def chats(self, room_id: str, limit: int) -> list[Chatted]:

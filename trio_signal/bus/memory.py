@@ -21,6 +21,7 @@ from trio_signal.bus import (
 from trio_signal.clock import utc_now
 from trio_signal.errors import JoinRefusedError
 from trio_signal.messages import (
+    LOBBY,
     Chatted,
     Joined,
     Left,
@@ -197,12 +198,18 @@ class MemoryBus:
         return tuple(room.members.values()) if room else ()
 
     async def rooms(self) -> list[RoomCount]:
-        """The rooms that have members, by their ids."""
+        """The rooms that have members, by their ids; without the lobby."""
         await trio.lowlevel.checkpoint()
         return [
             RoomCount(room.id, len(room), room.users, room.live_users)
-            for _, room in sorted(self._network.rooms.items())
+            for room_id, room in sorted(self._network.rooms.items())
+            if room_id != LOBBY
         ]
+
+    async def count_rooms(self) -> int:
+        """How many those are."""
+        await trio.lowlevel.checkpoint()
+        return len(self._network.rooms.keys() - {LOBBY})
 
     def _keep_chat(self, chat: Chatted) -> None:
         chats = self._network.chats.setdefault(chat.room_id, deque(maxlen=CHATS_PER_ROOM))

@@ -34,6 +34,7 @@ from trio_signal.bus.announcements import RedisBoard
 from trio_signal.clock import utc_now
 from trio_signal.errors import ConfigError, JoinRefusedError
 from trio_signal.messages import (
+    LOBBY,
     Chatted,
     Joined,
     Left,
@@ -678,12 +679,21 @@ class RedisBus:
     async def rooms(self) -> list[RoomCount]:
         """The rooms that have members, by their ids; without Redis, this replica's."""
         try:
-            room_ids = _texts(await self._redis.smembers(self._key("rooms")))
+            room_ids = {*_texts(await self._redis.smembers(self._key("rooms")))} - {LOBBY}
         except RedisError:
-            rooms = {room_id: await self.members(room_id) for room_id in list(self._feeds)}
+            room_ids = self._feeds.keys() - {LOBBY}
+            rooms = {room_id: await self.members(room_id) for room_id in room_ids}
         else:
             rooms = {room_id: await self._snapshot(room_id) for room_id in room_ids}
         return [_count(room_id, members) for room_id, members in sorted(rooms.items()) if members]
+
+    async def count_rooms(self) -> int:
+        """How many those are."""
+        key = self._key("rooms")
+        try:
+            return await self._redis.scard(key) - await self._redis.sismember(key, LOBBY)
+        except RedisError:
+            return len(self._feeds.keys() - {LOBBY})
 
     async def chats(self, room_id: str, limit: int) -> list[Chatted]:
         """The last messages that were published in a room, oldest first."""

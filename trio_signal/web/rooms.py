@@ -51,7 +51,7 @@ def add_rooms(app: QuartTrio, hub: Hub, callers: Callers, settings: Settings) ->
                 "peers": count.peers,
                 "broadcasters": count.live,
             }
-            for count in await hub.room_counts()
+            for count in await hub.bus.rooms()
             if caller is None or may_enter(caller, count.room_id)
         ]
         return json_answer({"rooms": counts})
