@@ -261,6 +261,8 @@ class Hub:
     def depart(self, peer: Peer) -> None:
         """Take a peer out of all its rooms, and tell them."""
         self.peers.discard(peer)
+        if self.announcements is not None:
+            self.announcements.forget(peer)
         peer.left = room_ids = tuple(peer.memberships)
         for room_id in room_ids:
             self._leave(peer, room_id)
