@@ -68,7 +68,7 @@ from trio_signal.messages import (
     WentLive,
 )
 from trio_signal.metrics import Metrics
-from trio_signal.names import clean_name
+from trio_signal.names import clean_name, clean_picture
 from trio_signal.outbox import Courier
 from trio_signal.peer import Peer, close_untold
 from trio_signal.room import Room
@@ -575,7 +575,8 @@ class Hub:
             peer.tell(Refused(command, Refusal.NOT_LIVE, at))
 
     def _chat(self, peer: Peer, room: LocalRoom, member: Member, command: Chat) -> None:
-        avatar = command.avatar if command.avatar is not None else member.avatar_url
+        avatar = clean_picture(command.avatar)
+        avatar = member.avatar_url if avatar is None else avatar
         chat = Chatted(room.id, member, str(uuid4()), command.content, avatar, utc_now())
         self._tell(room, [chat])
         peer.tell(ChatSent(room.id, chat.id, chat.at))
@@ -584,6 +585,7 @@ class Hub:
         command = replace(
             command,
             username=clean_name(command.username),
+            avatar_url=clean_picture(command.avatar_url),
             previous_username=clean_name(command.previous_username),
         )
         self._tell(room, room.change_profile(member.peer_id, command, utc_now()))
