@@ -982,6 +982,53 @@ async def test_the_oldest_chat_is_forgotten_first(a: Replica) -> None:
     assert 100 <= len(kept) < 1000
 
 
+async def test_long_chat_is_forgotten_sooner(a: Replica) -> None:
+    """A room's history takes a mebibyte at most, and does so again when it is short."""
+    await a.join("ann")
+    for n in range(30):
+        a.say(f"{n} {100_000 * 'x'}")
+    await a.settle()
+    kept = [int(chat.content.split()[0]) for chat in await a.bus.chats("r", 10_000)]
+    assert kept == list(range(20, 30))
+    for n in range(30):
+        a.say(str(n))
+    await a.settle()
+    kept = [int(chat.content.split()[0]) for chat in await a.bus.chats("r", 10_000)]
+    assert kept == [*range(20, 30), *range(30)]
+    a.say("x" * (1 << 20))
+    await a.settle()
+    assert await a.bus.chats("r", 10_000) == []
+    a.say("hello")
+    await a.settle()
+    assert [chat.content for chat in await a.bus.chats("r", 10_000)] == ["hello"]
+
+
+async def test_the_oldest_profile_is_forgotten_first(
+    a: Replica, b: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trio_signal.bus.memory.PROFILES", 3)
+    monkeypatch.setattr("trio_signal.bus.redis.PROFILES", 3)
+    for room, user in ("ra", "rb", "sa", "ra", "sb"):
+        await a.bus.remember_profile(room, user, Profile(f"{room}{user}"))
+    known = [
+        (await b.bus.profile(room, user) or Profile("")).username for room in "rs" for user in "ab"
+    ]
+    assert known == ["ra", "", "sa", "sb"]
+
+
+async def test_chat_of_all_rooms_of_a_process_is_bounded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("trio_signal.bus.memory.CHAT_BYTES", 1_000_000)
+    async with deploy_memory(1) as deployment:
+        (a,) = deployment.replicas
+        for room in ("q", "r", "s", "q"):
+            await a.join("ann", room=room)
+            a.say("x" * 300_000, room=room)
+        kept = {room: len(await a.bus.chats(room, 10)) for room in "qrs"}
+        assert kept == {"q": 2, "r": 0, "s": 1}
+
+
 async def test_a_profile_is_remembered_by_room_and_user(a: Replica, b: Replica) -> None:
     assert await a.bus.profile("r", "ann") is None
     await a.bus.remember_profile("r", "ann", Profile("Ann", "pic"))

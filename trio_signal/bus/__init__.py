@@ -35,6 +35,12 @@ from msgspec import Struct
 from trio_signal.messages import Chatted, Edition, Member, Profile, RoomEvent, Signalled
 from trio_signal.metrics import Histogram
 
+#: What is remembered at most; the oldest goes first. Of a room's chat so many messages, and
+#: bytes; of what users are called so many in all rooms.
+CHATS_PER_ROOM = 200
+CHAT_BYTES_PER_ROOM = 1 << 20
+PROFILES = 50_000
+
 
 class Caps(NamedTuple):
     """How many peers a room takes; `viewers` are those that are not live."""

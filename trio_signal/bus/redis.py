@@ -21,6 +21,9 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from trio_signal.bus import (
+    CHAT_BYTES_PER_ROOM,
+    CHATS_PER_ROOM,
+    PROFILES,
     Admit,
     BusStatistics,
     Caps,
@@ -66,7 +69,6 @@ from trio_signal.redis import (
 
 logger = logging.getLogger(__name__)
 
-CHATS_PER_ROOM = 200
 #: Seconds for which notes on a room or a user are kept after their last use.
 CHATS_SECONDS = 3600
 PROFILE_SECONDS = 86400
@@ -118,6 +120,8 @@ class _Scripts:
         self.snapshot = register("snapshot")
         self.lease = register("lease")
         self.reap = register("reap")
+        self.chat = register("chat")
+        self.profile = register("profile")
 
 
 class _Feed:
@@ -638,10 +642,9 @@ class RedisBus:
             "PUBLISH", self._room(event.room_id), _encode(Change(0, self.replica, event))
         )
         if isinstance(event, Chatted):
-            key = self._key("chats", event.room_id)
-            self._redis.send_nowait("RPUSH", key, _encode(event))
-            self._redis.send_nowait("LTRIM", key, -CHATS_PER_ROOM, -1)
-            self._redis.send_nowait("EXPIRE", key, CHATS_SECONDS)
+            keys = [self._key("chats", event.room_id), self._key("chat_bytes", event.room_id)]
+            limits = [CHATS_PER_ROOM, CHAT_BYTES_PER_ROOM, CHATS_SECONDS]
+            self._scripts.chat.send_nowait(keys, [_encode(event), *limits])
 
     def send(self, replica: str, delivery: Direct) -> None:
         """Tell one replica; a signal that nobody takes comes back."""
@@ -713,9 +716,10 @@ class RedisBus:
             await self._redis.ping()  # so that who asks next, anywhere, gets it
 
     def _note_profile(self, room_id: str, user_id: str, profile: Profile) -> None:
-        key = self._key("profiles", room_id)
-        self._redis.send_nowait("HSET", key, user_id, _encode(profile))
-        self._redis.send_nowait("EXPIRE", key, PROFILE_SECONDS)
+        keys = [self._key("profiles", room_id), self._key("profile_order")]
+        args: list[Argument] = [room_id, user_id, _encode(profile)]
+        limits = [PROFILES, PROFILE_SECONDS]
+        self._scripts.profile.send_nowait(keys, [*args, *limits, self._key("profiles", "")])
 
     async def profile(self, room_id: str, user_id: str) -> Profile | None:
         """What a user was last called in a room."""
