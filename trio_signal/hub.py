@@ -111,23 +111,14 @@ class LocalRoom(Room):
             del peer.memberships[self.id]
         return peer
 
-    def tell(self, event: RoomEvent, origin: Member) -> None:
-        """Tell an event to the peers on this replica; encoded once a dialect."""
-        for dialect, peers, notice in self._in_words(event):
-            frame = text_frame(notice.text)
-            audience = self._audience(notice.audience, peers, origin)
-            for peer in audience:
-                peer.send_frame(frame)
-            self._count(dialect, notice, len(audience))
+    def tell(self, event: Event, user_id: str, peer_id: str = "") -> None:
+        """Tell an event of this user, or of one peer of it, to the peers on this replica.
 
-    def announce(self, event: AnnouncementEvent) -> None:
-        """The same for an announcement's."""
+        It is encoded once a dialect.
+        """
         for dialect, peers, notice in self._in_words(event):
             frame = text_frame(notice.text)
-            creator = event.announcement.created_by
-            audience = list(peers.values())
-            if notice.audience is Audience.TEAM:
-                audience = [peer for peer in audience if _is_of_team(peer, creator)]
+            audience = self._audience(notice.audience, peers, user_id, peer_id)
             for peer in audience:
                 peer.send_frame(frame)
             self._count(dialect, notice, len(audience))
@@ -149,30 +140,28 @@ class LocalRoom(Room):
                 yield dialect, peers, notice
 
     def _audience(
-        self, audience: Audience, peers: dict[str, Peer], origin: Member
+        self, audience: Audience, peers: dict[str, Peer], user_id: str, own_id: str
     ) -> Collection[Peer]:
         match audience:
             case Audience.EVERYONE:
                 return peers.values()
             case Audience.ITSELF:
-                return [peers[origin.peer_id]] if origin.peer_id in peers else []
+                return [peers[own_id]] if own_id in peers else []
             case Audience.OTHER_PEERS:
-                return [peer for peer_id, peer in peers.items() if peer_id != origin.peer_id]
+                return [peer for peer_id, peer in peers.items() if peer_id != own_id]
             case Audience.OTHER_USERS:
                 members = self.members
                 return [
-                    peer
-                    for peer_id, peer in peers.items()
-                    if members[peer_id].user_id != origin.user_id
+                    peer for peer_id, peer in peers.items() if members[peer_id].user_id != user_id
                 ]
             case Audience.BROADCASTERS:
                 return [
                     peers[member.peer_id]
                     for member in self.live
-                    if member.peer_id in peers and member.peer_id != origin.peer_id
+                    if member.peer_id in peers and member.peer_id != own_id
                 ]
             case Audience.TEAM:
-                return [peer for peer in peers.values() if _is_of_team(peer, origin.user_id)]
+                return [peer for peer in peers.values() if _is_of_team(peer, user_id)]
             case _:
                 assert_never(audience)
 
@@ -450,7 +439,7 @@ class Hub:
         """Tell the peers here that attend."""
         lobby = self.rooms.get(LOBBY)
         if lobby is not None:
-            lobby.announce(event)
+            lobby.tell(event, event.announcement.created_by)
 
     @property
     def attending(self) -> dict[str, Peer]:
@@ -709,7 +698,7 @@ class Hub:
 
     def _tell_one(self, room: LocalRoom, event: RoomEvent) -> None:
         origin = event.sender if isinstance(event, Signalled) else event.member
-        room.tell(event, origin)
+        room.tell(event, origin.user_id, origin.peer_id)
 
 
 def _rivals(room: Room, newest: Member) -> dict[str, Live]:
