@@ -30,6 +30,7 @@ from trio_signal.config import Settings
 from trio_signal.dialects.mesh import AuthToken
 from trio_signal.errors import AuthenticationError, ConfigError, IdentityMismatchError
 from trio_signal.messages import Authenticate, Grants, Identity, Renew
+from trio_signal.names import MAX_PICTURE
 
 
 async def identify(token: str | None, *, claimed: str | None = None, **given: Any) -> Identity:
@@ -103,7 +104,10 @@ async def test_the_tokens_name_counts_more_than_the_clients() -> None:
         assert (await auth.authenticate(claims)).username == "Guest"
 
 
-@pytest.mark.parametrize("picture", ["javascript:alert(1)", "data:text/html,x", "", "a.png"])
+@pytest.mark.parametrize(
+    "picture",
+    ["javascript:alert(1)", "data:text/html,x", "", "a.png", "https://x/" + "x" * MAX_PICTURE],
+)
 async def test_a_picture_is_on_the_web_or_none(picture: str) -> None:
     assert (await identify(make_token("ann", picture=picture))).avatar_url is None
 
@@ -247,6 +251,12 @@ BAD_TOKENS: dict[str, Callable[[], str | None]] = {
     "creator is a text": lambda: make_token(creator="yes"),
     "team_of is a list": lambda: make_token(team_of=["ann"]),
     "name is a number": lambda: make_token(name=5),
+    "picture is no UTF-8": lambda: make_token(picture="https://x.example/\ud800"),
+    "sub is no UTF-8": lambda: make_token("\udfff"),
+    "iss is no UTF-8": lambda: make_token(iss="\ud800"),
+    "name is no UTF-8": lambda: make_token(name="Ann\udc00"),
+    "rooms are no UTF-8": lambda: make_token(rooms=["\ud800"]),
+    "team_of is no UTF-8": lambda: make_token(team_of="\ud800"),
     "another secret": lambda: make_token(key="x" * 40),
     "alg none": lambda: make_token(key=None, algorithm="none"),
     "alg NONE by hand": lambda: f"{encoded({'alg': 'NONE'})}.{encoded(GOOD)}.",

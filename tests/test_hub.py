@@ -428,6 +428,34 @@ async def test_who_came_back_before_the_loss_was_noticed_gets_the_rooms(
     assert called == ["heir"]
 
 
+async def test_rooms_that_a_lost_connection_had_not_come_to_are_the_next_ones(
+    replicas: Replicas,
+) -> None:
+    """Neither those that it inherited nor those that it recalled; but what it was refused."""
+    lost = await replicas.live(replicas.a, "a1", "ann")
+    await replicas.a.recall_rooms(lost.peer)
+    for room in "stuv":
+        await lost.join(room)
+    lost.depart()
+    second = replicas.tab(replicas.b, LiveDialect({}), "a2", "ann")
+    assert set(await replicas.b.recall_rooms(second.peer)) == set("rstuv")
+    second.grant(rooms=("r", "s", "t", "v"))
+    for room in "rsu":
+        await second.join(room)
+    second.do(Leave("s"))
+    third = replicas.tab(replicas.b, LiveDialect({}), "a3", "ann")
+    third.peer.arrived = second.peer.heard + 1
+    await replicas.b.recall_rooms(third.peer)
+    inherited: list[str] = []
+    third.peer.inherit = inherited.extend
+    second.depart()
+    assert set(inherited) == set("rtv")
+    await third.join("t")
+    third.depart()
+    fourth = replicas.tab(replicas.a, LiveDialect({}), "a4", "ann")
+    assert set(await replicas.a.recall_rooms(fourth.peer)) == set("rtv")
+
+
 # Broadcasts
 
 
@@ -539,6 +567,26 @@ async def test_an_exclusive_broadcast_leaves_those_of_other_dialects(replicas: R
     await replicas.settle()
     assert ann.peer.memberships == {"r": "ann"}
     assert {m.peer_id for m in replicas.a.rooms["r"].live} == {"ann", "caster"}
+
+
+async def test_a_viewers_answer_goes_to_the_broadcaster_of_its_own_dialect(
+    replicas: Replicas,
+) -> None:
+    caster = await replicas.caster(replicas.a, "caster")
+    viewer = await replicas.viewer(replicas.b, "viewer")
+    ann = await replicas.mesh(replicas.b, "ann")
+    ann.do(GoLive("r"))
+    await replicas.settle()
+    replicas.forget()
+    viewer.signal("", kind="answer", addressed=To.BROADCASTER)
+    viewer.signal("", kind="candidate", addressed=To.COUNTERPART)
+    await replicas.settle()
+    assert caster.types() == ["webrtc-answer", "webrtc-ice-candidate"]
+    caster.depart()
+    await replicas.settle()
+    replicas.forget()
+    viewer.signal("", kind="answer", addressed=To.BROADCASTER)
+    assert ann.types() == ["answer"]
 
 
 async def test_viewers_come_and_go_on_both_replicas(replicas: Replicas) -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trio_signal.names import MAX_NAME, clean_name
+from trio_signal.names import MAX_NAME, MAX_PICTURE, clean_name, clean_picture
 
 NAMES = [
     ("Ann", "Ann"),
@@ -49,3 +49,9 @@ def test_no_name_breaks_a_line_or_turns_it_around(said: str) -> None:
 def test_forging_needs_a_line_break(caplog: pytest.LogCaptureFixture) -> None:
     logging.getLogger("names").warning("%s came", clean_name("Ann\nERROR the server is down"))
     assert caplog.text.count("\n") == 1
+
+
+def test_a_picture_is_taken_as_it_is_or_not_at_all() -> None:
+    for url in (None, "", "a.png", "x" * MAX_PICTURE):
+        assert clean_picture(url) == url
+    assert clean_picture("x" * (MAX_PICTURE + 1)) is None

@@ -51,7 +51,7 @@ def on_air(who: Member, live: Live = VIDEO) -> Member:
 def test_a_room_begins_empty() -> None:
     room = Room("r")
     assert (room.id, len(room), room.users, room.viewers, room.live) == ("r", 0, 0, 0, ())
-    assert room.broadcaster is None
+    assert room.broadcaster_for("mesh") is None
     assert room.peer_of("ann", but="") is None
 
 
@@ -170,11 +170,22 @@ def test_the_broadcaster_is_the_peer_that_went_live_last() -> None:
     room = room_of(ANN, BOB_1, CARL)
     for peer_id in ("carl", "ann"):
         room.go_live(peer_id, VIDEO, AT)
-    assert room.broadcaster == on_air(ANN)
+    assert room.broadcaster_for("mesh") == on_air(ANN)
     room.go_live("carl", AUDIO, LATER)  # it is live already
-    assert room.broadcaster == on_air(ANN)
+    assert room.broadcaster_for("mesh") == on_air(ANN)
     room.stop_live("ann", LATER)
-    assert room.broadcaster == on_air(CARL, AUDIO)
+    assert room.broadcaster_for("mesh") == on_air(CARL, AUDIO)
+
+
+def test_the_broadcaster_is_of_ones_own_dialect_if_there_is_one() -> None:
+    caster = member("caster", dialect="stream")
+    room = room_of(caster, ANN, CARL)
+    for peer_id in ("caster", "carl", "ann"):
+        room.go_live(peer_id, VIDEO, AT)
+    assert room.broadcaster_for("stream") == on_air(caster)
+    assert room.broadcaster_for("live") == on_air(ANN)
+    room.stop_live("caster", LATER)
+    assert room.broadcaster_for("stream") == on_air(ANN)
 
 
 def test_those_who_are_not_there_change_nothing() -> None:
@@ -198,7 +209,7 @@ def test_a_picture_is_in_the_order_of_joining_and_who_went_live_last_is_the_broa
     room.restore(members)
     assert tuple(room.members.values()) == members
     assert [m.peer_id for m in room.live] == ["bob-2", "carl", "ann"]
-    assert room.broadcaster == members[0]
+    assert room.broadcaster_for("mesh") == members[0]
     assert (room.users, room.viewers) == (3, 1)
 
 
@@ -374,7 +385,7 @@ class AnyRoom(RuleBasedStateMachine):
         members = self.room.members
         assert self.room.live == tuple(members[peer_id] for peer_id in self.live)
         assert {p: m.live.media_type for p, m in members.items() if m.live} == self.live
-        assert self.room.broadcaster == (self.room.live or (None,))[-1]
+        assert self.room.broadcaster_for("mesh") == (self.room.live or (None,))[-1]
         assert self.room.live_users == len({PEERS[peer_id] for peer_id in self.live})
         assert self.room.viewers == len(self.here) - len(self.live)
 

@@ -287,6 +287,20 @@ async def test_typing_is_told_to_the_others(service: Service, type_: str) -> Non
         await expect_silence(ann, bob)
 
 
+async def test_a_picture_that_is_too_long_changes_nothing(service: Service) -> None:
+    """By every way that leads in: newcomers are told the pictures of all."""
+    long = "https://x.example/" + 2048 * "a"
+    await register(service, user_id="ann", avatar_url="a.png")
+    await register(service, user_id="ann", avatar_url=long)
+    async with enter(service, "ann", avatar_url=long) as ann:
+        assert ann.log[0]["users"][0]["avatar_url"] == "a.png"
+        for type_ in ("profile_updated", "avatar_updated"):
+            await ann.send(type_, username="Ann", avatar=long)
+            await ann.expect(type_, username="Ann", avatar_url="a.png", avatar="a.png")
+        await ann.send("message", content="hi", avatar=long)
+        await ann.expect("message", avatar="a.png")
+
+
 @pytest.mark.parametrize("type_", ["profile_updated", "avatar_updated"])
 async def test_a_new_profile_goes_to_everyone_and_into_later_events(
     service: Service, type_: str

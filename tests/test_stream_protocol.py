@@ -16,6 +16,7 @@ from tests.clients import PATIENCE, Client, Message, Service
 from tests.conftest import Serve
 from tests.leaving import WAYS, Way
 from tests.raw import RawClient, open_raw
+from tests.tokens import SECRET, make_token
 
 STREAM = "9c23f06d-2f69-46d6-8a81-3057e5d90a32"
 
@@ -614,6 +615,46 @@ async def test_a_broadcaster_has_a_place_in_a_full_stream(serve: Serve) -> None:
         await expect_count(2, viewer, caster)
         await viewer.expect("broadcaster-ready-signal")
         await expect_viewer(caster)
+
+
+async def test_who_is_about_to_broadcast_passes_no_full_stream(serve: Serve) -> None:
+    async with (
+        serve(max_viewers=1) as service,
+        watched(service, 1) as stream,
+        service.connect("/ws") as late,
+    ):
+        await late.send("start-streaming", orderId=STREAM)
+        await expect_error(late, "stream_full")
+        await late.send("join-stream", streamId=STREAM)
+        await expect_error(late, "stream_full")
+        await late.expect_nothing()
+        await fence(stream.caster, *stream.viewers)
+
+
+async def test_who_may_not_broadcast_cannot_say_that_it_is_about_to(serve: Serve) -> None:
+    mute, other = make_token("eve", publish=False), make_token("bob")
+    async with (
+        serve(jwt_secret=SECRET) as service,
+        service.connect(f"/ws?token={make_token('ann')}") as caster,
+        service.connect(f"/ws?token={mute}") as eve,
+        service.connect(f"/ws?token={other}") as bob,
+    ):
+        await caster.send("broadcaster-ready", streamId=STREAM)
+        await expect_count(1, caster)
+        for client, code in ((eve, "not_allowed"), (bob, "stream_taken")):
+            await client.send("start-streaming", orderId=STREAM)
+            await expect_error(client, code)
+        for count, client, code in ((2, eve, "not_allowed"), (3, bob, "stream_taken")):
+            await client.send("join-stream", streamId=STREAM)
+            await expect_count(count, client, caster)
+            await expect_viewer(caster)
+            for type_, field in (("start-streaming", "orderId"), ("broadcaster-ready", "streamId")):
+                await client.send(type_, **{field: STREAM})
+                await expect_error(client, code)
+            await client.expect_nothing()
+        await caster.expect_nothing()
+        await expect_count(3, eve)  # of bob
+        await fence(caster, eve, bob)
 
 
 async def test_fifty_may_watch_unless_it_is_set_otherwise(service: Service) -> None:

@@ -4,6 +4,7 @@ import os
 import re
 import signal
 import socket
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -96,6 +97,27 @@ async def test_worker_that_lived_long_is_started_again_soon(
                 os.kill(int(found(SERVES)[-1][2]), signal.SIGKILL)
                 await wait_found(found, SERVES, 2 + times)
             assert [match[1] for match in found(AGAIN)] == ["0.1", "0.1"]
+
+
+async def test_worker_that_cannot_be_started_is_tried_again(
+    redis_url: str, found: Found, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As when there is no memory for a process; here the program is not there."""
+    program = tmp_path / "python"
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+    monkeypatch.setattr(workers, "BACKOFF", 0.1)
+    failed = re.compile(r"worker (\d) cannot be started: .*No such file.*")
+    with trio.fail_after(PATIENCE):
+        async with open_workers(two(redis_url)):
+            victim, other = found(SERVES)
+            program.rename(tmp_path / "away")
+            os.kill(int(victim[2]), signal.SIGKILL)
+            assert (await wait_found(found, failed, 2))[0][1] == victim[1]
+            (tmp_path / "away").rename(program)
+            assert (await wait_found(found, SERVES, 3))[2][1] == victim[1]
+            assert not is_gone(int(other[2]))
 
 
 async def test_worker_that_does_not_come_up_at_first(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from trio_signal.config import Settings
 from trio_signal.errors import AuthenticationError, ConfigError, IdentityMismatchError
 from trio_signal.keys import Key, KeySet, read_public_key, secret_key
 from trio_signal.messages import Authenticate, Grants, Identity
-from trio_signal.names import MAX_ID, clean_name
+from trio_signal.names import MAX_ID, clean_name, clean_picture
 
 _PREFIX = "open."
 
@@ -121,7 +121,7 @@ class OpenAuth:
             subject=sha256(said.encode(errors="replace")).hexdigest(),
             user_id=claims.user_id,
             username=clean_name(username) or claims.guest_name,
-            avatar_url=claims.avatar_url,
+            avatar_url=clean_picture(claims.avatar_url),
             grants=OPEN_GRANTS,
         )
 
@@ -172,7 +172,7 @@ class TokenAuth:
             subject=f"{said.iss or ''}\0{said.sub}",
             user_id=said.sub,
             username=clean_name(said.name) or clean_name(claims.username) or claims.guest_name,
-            avatar_url=_web_url(said.picture) or claims.avatar_url,
+            avatar_url=_web_url(clean_picture(said.picture)) or clean_picture(claims.avatar_url),
             grants=Grants(said.rooms, said.publish, said.moderator, said.creator, said.team_of),
             expires=said.exp if said.exp > now else said.exp + LEEWAY,
             verified=True,
@@ -203,7 +203,10 @@ class TokenAuth:
             leeway=LEEWAY,
             options={"require": ["exp", "sub"], "verify_aud": self._audience is not None},
         )
-        return msgspec.convert(payload, _Claims)
+        said = msgspec.convert(payload, _Claims)
+        # JSON may name half a surrogate pair, which could be told to nobody.
+        msgspec.json.encode(said)
+        return said
 
 
 def _key_id(token: str) -> str | None:

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from trio_signal.announcements import Announcements
 from trio_signal.auth import may_enter
-from trio_signal.bus import Bus, Caps, Delivery, Kicked, RoomCount, RoomsKept, Undelivered
+from trio_signal.bus import Bus, Caps, Delivery, Kicked, RoomsKept, Undelivered
 from trio_signal.clock import just_after, trio_time, unique_now, utc_now, wall_time
 from trio_signal.dialects import Dialect
 from trio_signal.dialects.wire import type_of
@@ -68,7 +68,7 @@ from trio_signal.messages import (
     WentLive,
 )
 from trio_signal.metrics import Metrics
-from trio_signal.names import clean_name
+from trio_signal.names import clean_name, clean_picture
 from trio_signal.outbox import Courier
 from trio_signal.peer import Peer, close_untold
 from trio_signal.room import Room
@@ -111,23 +111,14 @@ class LocalRoom(Room):
             del peer.memberships[self.id]
         return peer
 
-    def tell(self, event: RoomEvent, origin: Member) -> None:
-        """Tell an event to the peers on this replica; encoded once a dialect."""
-        for dialect, peers, notice in self._in_words(event):
-            frame = text_frame(notice.text)
-            audience = self._audience(notice.audience, peers, origin)
-            for peer in audience:
-                peer.send_frame(frame)
-            self._count(dialect, notice, len(audience))
+    def tell(self, event: Event, user_id: str, peer_id: str = "") -> None:
+        """Tell an event of this user, or of one peer of it, to the peers on this replica.
 
-    def announce(self, event: AnnouncementEvent) -> None:
-        """The same for an announcement's."""
+        It is encoded once a dialect.
+        """
         for dialect, peers, notice in self._in_words(event):
             frame = text_frame(notice.text)
-            creator = event.announcement.created_by
-            audience = list(peers.values())
-            if notice.audience is Audience.TEAM:
-                audience = [peer for peer in audience if _is_of_team(peer, creator)]
+            audience = self._audience(notice.audience, peers, user_id, peer_id)
             for peer in audience:
                 peer.send_frame(frame)
             self._count(dialect, notice, len(audience))
@@ -149,30 +140,28 @@ class LocalRoom(Room):
                 yield dialect, peers, notice
 
     def _audience(
-        self, audience: Audience, peers: dict[str, Peer], origin: Member
+        self, audience: Audience, peers: dict[str, Peer], user_id: str, own_id: str
     ) -> Collection[Peer]:
         match audience:
             case Audience.EVERYONE:
                 return peers.values()
             case Audience.ITSELF:
-                return [peers[origin.peer_id]] if origin.peer_id in peers else []
+                return [peers[own_id]] if own_id in peers else []
             case Audience.OTHER_PEERS:
-                return [peer for peer_id, peer in peers.items() if peer_id != origin.peer_id]
+                return [peer for peer_id, peer in peers.items() if peer_id != own_id]
             case Audience.OTHER_USERS:
                 members = self.members
                 return [
-                    peer
-                    for peer_id, peer in peers.items()
-                    if members[peer_id].user_id != origin.user_id
+                    peer for peer_id, peer in peers.items() if members[peer_id].user_id != user_id
                 ]
             case Audience.BROADCASTERS:
                 return [
                     peers[member.peer_id]
                     for member in self.live
-                    if member.peer_id in peers and member.peer_id != origin.peer_id
+                    if member.peer_id in peers and member.peer_id != own_id
                 ]
             case Audience.TEAM:
-                return [peer for peer in peers.values() if _is_of_team(peer, origin.user_id)]
+                return [peer for peer in peers.values() if _is_of_team(peer, user_id)]
             case _:
                 assert_never(audience)
 
@@ -261,11 +250,14 @@ class Hub:
     def depart(self, peer: Peer) -> None:
         """Take a peer out of all its rooms, and tell them."""
         self.peers.discard(peer)
+        if self.announcements is not None:
+            self.announcements.forget(peer)
         peer.left = room_ids = tuple(peer.memberships)
         for room_id in room_ids:
             self._leave(peer, room_id)
         if peer.identity is not None and peer in self._returning.get(peer.identity.user_id, ()):
-            self._bequeath(peer, peer.identity.user_id, room_ids)
+            rooms = dict.fromkeys([*room_ids, *peer.recalled])
+            self._bequeath(peer, peer.identity.user_id, tuple(rooms))
 
     def _bequeath(self, peer: Peer, user_id: str, room_ids: Sequence[str]) -> None:
         """Keep rooms for the user's next connection, which may have come already.
@@ -280,6 +272,7 @@ class Hub:
             del self._returning[user_id]
         heir = self._heir(user_id, peer.heard)
         if heir is not None:
+            heir.recalled += tuple(room_ids)
             heir.inherit(room_ids)
         elif room_ids:
             self.bus.remember_rooms(user_id, room_ids, wall_time(peer.heard))
@@ -308,14 +301,19 @@ class Hub:
 
     async def join(self, peer: Peer, command: Join) -> None:
         """Enter a room, and tell the peer and the room of it."""
-        identity = peer.identity
-        if identity is None or not _may_join(identity, command):
-            peer.tell(Refused(command, Refusal.NOT_ALLOWED, utc_now()))
-            return
-        room_id = command.room_id
+        await self._join(peer, command)
+        # If this was cancelled, the user's next connection has to do it.
+        if peer.recalled:
+            peer.recalled = tuple(room for room in peer.recalled if room != command.room_id)
+
+    async def _join(self, peer: Peer, command: Join) -> None:
+        identity, room_id = peer.identity, command.room_id
         found = self._find(peer, room_id)
         if found is not None:
-            self._join_again(peer, *found, viewer=command.viewer)
+            self._join_again(peer, *found, command)
+            return
+        if identity is None or not _may_join(identity, command):
+            peer.tell(Refused(command, Refusal.NOT_ALLOWED, utc_now()))
             return
         if len(peer.memberships) >= self._max_rooms:
             peer.tell(Refused(command, Refusal.TOO_MANY_ROOMS, utc_now()))
@@ -352,8 +350,8 @@ class Hub:
             _is_rival(member, other) and other.subject != member.subject for other in members
         )
 
-    def _join_again(self, peer: Peer, room: LocalRoom, me: Member, *, viewer: bool) -> None:
-        if viewer:
+    def _join_again(self, peer: Peer, room: LocalRoom, me: Member, command: Join) -> None:
+        if command.viewer and not command.broadcaster:
             self._tell(room, [Rejoined(room.id, me, len(room), utc_now())])
         self._tell_entered(peer, room, me)
 
@@ -433,7 +431,9 @@ class Hub:
             return ()
         user_id = peer.identity.user_id
         self._returning.setdefault(user_id, set()).add(peer)
-        return await self.bus.recall_rooms(user_id)
+        room_ids = await self.bus.recall_rooms(user_id)
+        peer.recalled += room_ids
+        return room_ids
 
     # Announcements
 
@@ -441,7 +441,7 @@ class Hub:
         """Tell the peers here that attend."""
         lobby = self.rooms.get(LOBBY)
         if lobby is not None:
-            lobby.announce(event)
+            lobby.tell(event, event.announcement.created_by)
 
     @property
     def attending(self) -> dict[str, Peer]:
@@ -465,10 +465,6 @@ class Hub:
         return 0
 
     # What everybody may know of the rooms
-
-    async def room_counts(self) -> list[RoomCount]:
-        """The rooms of all replicas that have members."""
-        return [count for count in await self.bus.rooms() if count.room_id != LOBBY]
 
     async def members(self, room_id: str) -> tuple[Member, ...]:
         """All members of a room on all replicas, in the order of joining."""
@@ -498,7 +494,7 @@ class Hub:
             case SetTyping():
                 self._tell(room, [Typing(room.id, member, command.typing, utc_now())])
             case StartStreaming():
-                self._tell(room, [StreamStarting(room.id, member, utc_now())])
+                self._start_streaming(peer, room, member, command)
             case Kick():
                 self._kick(peer, room, command)
             case ChangeProfile():
@@ -524,8 +520,18 @@ class Hub:
         if not room.peers:
             self.rooms.pop(room.id, None)
 
+    def _start_streaming(
+        self, peer: Peer, room: LocalRoom, member: Member, command: StartStreaming
+    ) -> None:
+        at = utc_now()
+        refusal = _why_not_live(peer, room, member, exclusive=True)
+        if refusal is not None:
+            peer.tell(Refused(command, refusal, at))
+        else:
+            self._tell(room, [StreamStarting(room.id, member, at)])
+
     def _go_live(self, peer: Peer, room: LocalRoom, member: Member, command: GoLive) -> None:
-        refusal = _why_not_live(peer, room, member, command)
+        refusal = _why_not_live(peer, room, member, exclusive=command.exclusive)
         if refusal is not None:
             peer.tell(Refused(command, refusal, utc_now()))
             return
@@ -560,7 +566,8 @@ class Hub:
             peer.tell(Refused(command, Refusal.NOT_LIVE, at))
 
     def _chat(self, peer: Peer, room: LocalRoom, member: Member, command: Chat) -> None:
-        avatar = command.avatar if command.avatar is not None else member.avatar_url
+        avatar = clean_picture(command.avatar)
+        avatar = member.avatar_url if avatar is None else avatar
         chat = Chatted(room.id, member, str(uuid4()), command.content, avatar, utc_now())
         self._tell(room, [chat])
         peer.tell(ChatSent(room.id, chat.id, chat.at))
@@ -569,6 +576,7 @@ class Hub:
         command = replace(
             command,
             username=clean_name(command.username),
+            avatar_url=clean_picture(command.avatar_url),
             previous_username=clean_name(command.previous_username),
         )
         self._tell(room, room.change_profile(member.peer_id, command, utc_now()))
@@ -692,7 +700,7 @@ class Hub:
 
     def _tell_one(self, room: LocalRoom, event: RoomEvent) -> None:
         origin = event.sender if isinstance(event, Signalled) else event.member
-        room.tell(event, origin)
+        room.tell(event, origin.user_id, origin.peer_id)
 
 
 def _rivals(room: Room, newest: Member) -> dict[str, Live]:
@@ -724,14 +732,14 @@ def _is_of_team(peer: Peer, creator: str) -> bool:
     return identity is not None and creator in (identity.user_id, identity.grants.team_of)
 
 
-def _why_not_live(peer: Peer, room: Room, member: Member, command: GoLive) -> Refusal | None:
+def _why_not_live(peer: Peer, room: Room, member: Member, *, exclusive: bool) -> Refusal | None:
     """What keeps a peer from broadcasting.
 
     Where nobody can prove to be the same as before, the newest has an exclusive broadcast.
     """
     if peer.identity is None or not peer.identity.grants.publish:
         return Refusal.NOT_ALLOWED
-    if command.exclusive and peer.identity.verified:
+    if exclusive and peer.identity.verified:
         rivals = (room.members[peer_id] for peer_id in _rivals(room, member))
         if any(rival.subject != member.subject for rival in rivals):
             return Refusal.STREAM_TAKEN
@@ -751,7 +759,7 @@ def _resolve(room: Room, sender: Member, command: Signal) -> Member | Refusal | 
         case To.BROADCASTER:
             if sender.live:
                 return Refusal.NOT_ALLOWED
-            target = room.broadcaster
+            target = room.broadcaster_for(sender.dialect)
         case To.VIEWER if not sender.live:
             return Refusal.NOT_ALLOWED
         case _:

@@ -153,7 +153,8 @@ class Join(Struct, frozen=True):
     """Enter a room, as `peer_id` if the client chose one.
 
     A `viewer` counts towards the room's cap of viewers; a `broadcaster` is about
-    to have the room for its own exclusive broadcast. `recall_profile` gives a
+    to have the room for its own exclusive broadcast; one that is both takes a
+    viewer's place until it is live. `recall_profile` gives a
     user without a name the one that it had in the room before.
     """
 
@@ -194,7 +195,7 @@ class To(Enum):
     OTHERS = auto()
     #: A viewer; only the room's broadcaster may.
     VIEWER = auto()
-    #: The room's broadcaster; the broadcaster itself may not.
+    #: The room's broadcaster, of the sender's dialect if there is one; it itself may not.
     BROADCASTER = auto()
     #: VIEWER from the broadcaster, BROADCASTER from anybody else.
     COUNTERPART = auto()

@@ -1,9 +1,11 @@
-"""Names from clients: they are shown to people and written to logs, so they are made harmless."""
+"""Names and pictures from clients: shown to people and written to logs, so made harmless."""
 
 import unicodedata
 
 #: Characters of a name; the rest is cut off.
 MAX_NAME = 64
+#: Characters of a picture's address. Each newcomer is told those of all who are there.
+MAX_PICTURE = 2048
 #: Characters of a user's id. An id is compared, so it is taken as it is or not at all.
 MAX_ID = 256
 
@@ -22,6 +24,11 @@ def clean_name(text: str | None) -> str | None:
         shown = "".join(character for character in shown if _is_shown(character))
     shown = shown[:MAX_NAME].strip()
     return shown if shown.strip(_JOINERS) else None
+
+
+def clean_picture(url: str | None) -> str | None:
+    """A picture's address as it is; None if it is too long, since a part of it shows nothing."""
+    return url if url is not None and len(url) <= MAX_PICTURE else None
 
 
 def _is_shown(character: str) -> bool:

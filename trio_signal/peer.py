@@ -36,6 +36,7 @@ class Peer:
         "left",
         "memberships",
         "outbox",
+        "recalled",
         "received",
         "sent",
         "told",
@@ -55,6 +56,8 @@ class Peer:
         self.heard = self.arrived
         #: Takes over rooms from a connection that is found dead; set by its own.
         self.inherit: Callable[[Sequence[str]], None] = ignore
+        #: The rooms of a lost connection that it is to enter and has not yet.
+        self.recalled: tuple[str, ...] = ()
         #: Counts what it is refused; set by its own as well.
         self.count_refused: Callable[[Refusal], None] = ignore
         #: What all peers of its dialect were told, by type; that of the server, set likewise.

@@ -49,10 +49,14 @@ class Room:
         """The members that are live, the newest last."""
         return tuple(self._live.values())
 
-    @property
-    def broadcaster(self) -> Member | None:
-        """The member that went live last."""
-        return next(reversed(self._live.values()), None)
+    def broadcaster_for(self, dialect: str) -> Member | None:
+        """The member that went live last, of those that speak this dialect if there are any."""
+        newest = None
+        for member in reversed(self._live.values()):
+            if member.dialect == dialect:
+                return member
+            newest = newest or member
+        return newest
 
     @property
     def viewers(self) -> int:

@@ -311,36 +311,29 @@ class Handshake:
 
     def __init__(self, head: bytes) -> None:
         """Parse `head`. Does not raise: a bad head leaves `request` None."""
-        self._head = head
-        self._protocol: ServerProtocol | None = None
-        self._request: Request | None = None
+        #: What the library read, where it has something to decide about.
+        self._unusual: tuple[ServerProtocol, Request] | None = None
         self.request = _read_ordinary(head)
         if self.request is None:
-            self._protocol, self._request = _read(head)
-            self.request = _as_head(self._request) if self._request is not None else None
+            self._unusual = _read(head)
+            self.request = _as_head(self._unusual[1]) if self._unusual is not None else None
 
     def accept(self) -> tuple[bool, bytes]:
-        """Whether the client may go on, and the answer to send."""
-        if self.request is None:
-            return False, self.reject(HTTPStatus.BAD_REQUEST, "Bad request.")
-        if self._protocol is None or self._request is None:
-            (key,) = self.request.fields["sec-websocket-key"]
-            return True, _ACCEPTED % accept_key(key).encode()
-        response = self._protocol.accept(self._request)
-        return response.status_code == HTTPStatus.SWITCHING_PROTOCOLS, response.serialize()
-
-    def reject(self, status: HTTPStatus, text: str) -> bytes:
-        """The answer that refuses the upgrade."""
-        protocol = self._protocol or _read(self._head)[0]
-        # Not by way of `send_response`: for a bad head the library has ended its side already.
-        return protocol.reject(status, text + "\n").serialize()
+        """Whether the client may go on, and the answer to send; there has to be a `request`."""
+        if self._unusual is not None:
+            protocol, request = self._unusual
+            response = protocol.accept(request)
+            return response.status_code == HTTPStatus.SWITCHING_PROTOCOLS, response.serialize()
+        assert self.request is not None  # noqa: S101
+        (key,) = self.request.fields["sec-websocket-key"]
+        return True, _ACCEPTED % accept_key(key).encode()
 
 
-def _read(head: bytes) -> tuple[ServerProtocol, Request | None]:
+def _read(head: bytes) -> tuple[ServerProtocol, Request] | None:
     protocol = _new_protocol()
     protocol.receive_data(head)
     events = protocol.events_received()
-    return protocol, events[0] if events and isinstance(events[0], Request) else None
+    return (protocol, events[0]) if events and isinstance(events[0], Request) else None
 
 
 def _as_head(request: Request) -> Head:

@@ -13,7 +13,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from functools import partial
 
 import trio
@@ -40,8 +40,8 @@ async def open_workers(
 
     Begins when all of them serve. Leaving the block stops them gracefully, and
     takes the drain time and a little at most; `hurry` kills them before. Raises
-    OSError if the port cannot be had, and WorkerError if a worker does not come
-    up at first.
+    OSError if the port or a process cannot be had, and WorkerError if a worker
+    does not come up at first.
     """
     with _reserve(settings) as reserved:
         host, port, *_ = reserved.getsockname()
@@ -100,8 +100,12 @@ class _Worker:
             logger.error("worker %d is started again in %.1f s", number, backoff)
             await trio.sleep(backoff * random.uniform(0.8, 1.2))  # noqa: S311
             began = trio.current_time()
-            with suppress(WorkerError):
+            try:
                 await self._run(number, trio.TASK_STATUS_IGNORED)
+            except* OSError as errors:  # there may be no memory for a process at the moment
+                logger.warning("worker %d cannot be started: %s", number, errors.exceptions[0])
+            except* WorkerError:
+                pass
             healthy = trio.current_time() - began > HEALTHY
             backoff = BACKOFF if healthy else min(2 * backoff, MAX_BACKOFF)
 

@@ -1,5 +1,6 @@
 """What happens when something fails: the database, Redis, or two creators at once."""
 
+import gc
 import json
 import signal
 import sqlite3
@@ -20,6 +21,7 @@ from tests.redis.server import RedisServer, open_redis_server
 from tests.replicas.processes import open_replica
 from trio_signal.announcements import announcements as core
 from trio_signal.bus import announcements as board
+from trio_signal.peer import Peer
 
 UNAVAILABLE = (
     503,
@@ -216,6 +218,18 @@ async def test_a_server_that_starts_without_its_database(tmp_path: Path) -> None
             await wait_until(partial(office.call, "GET", "/active"), (200, {"broadcast": None}))
             await office.announce("Hello")
             await ann.expect("new_broadcast")
+
+
+async def test_who_leaves_while_there_is_no_database_is_forgotten() -> None:
+    """It asked what is active, and nobody knows."""
+    url = "postgresql://nobody@127.0.0.1:1/nothing"
+    async with serve_once(database_url=url) as service, open_office(service) as office:
+        async with office.attend("hasty"), office.attend("patient") as patient:
+            await patient.send_text("ping")  # is read when it is not waited for the database
+            assert await patient.receive_text() == "pong"
+        with trio.fail_after(PATIENCE):
+            while any(type(each) is Peer for each in gc.get_objects()):  # noqa: ASYNC110
+                await trio.sleep(0.02)
 
 
 # Redis

@@ -26,6 +26,7 @@ from trio_signal.bus.memory import MemoryBus, MemoryNetwork
 from trio_signal.bus.redis import RedisBus, open_redis_bus
 from trio_signal.errors import JoinRefusedError
 from trio_signal.messages import (
+    LOBBY,
     Chatted,
     Joined,
     Left,
@@ -558,6 +559,7 @@ async def test_whoever_is_refused_was_never_there(a: Replica, b: Replica) -> Non
 async def test_a_room_that_nobody_could_enter_is_no_room(a: Replica) -> None:
     assert await a.refusal("ann", caps=Caps(peers=1, viewers=0)) is Refusal.STREAM_FULL
     assert await a.bus.rooms() == []
+    assert await a.bus.count_rooms() == 0
 
 
 # Joining: peer ids
@@ -895,6 +897,16 @@ async def test_rooms_are_listed_by_their_ids_with_what_they_hold(a: Replica, b: 
         RoomCount("ant", peers=3, users=2, live=2),
         RoomCount("zebra", peers=1, users=1, live=0),
     ]
+    assert await a.bus.count_rooms() == 2
+
+
+async def test_the_lobby_is_not_among_the_rooms(a: Replica, b: Replica) -> None:
+    await b.join("bob", room=LOBBY)
+    assert await a.bus.rooms() == []
+    assert await a.bus.count_rooms() == 0
+    await a.join("ann")
+    assert [count.room_id for count in await b.bus.rooms()] == ["r"]
+    assert await b.bus.count_rooms() == 1
 
 
 # Sending to one replica
@@ -968,6 +980,53 @@ async def test_the_oldest_chat_is_forgotten_first(a: Replica) -> None:
     kept = [chat.content for chat in await a.bus.chats("r", 10_000)]
     assert kept == contents[-len(kept) :]
     assert 100 <= len(kept) < 1000
+
+
+async def test_long_chat_is_forgotten_sooner(a: Replica) -> None:
+    """A room's history takes a mebibyte at most, and does so again when it is short."""
+    await a.join("ann")
+    for n in range(30):
+        a.say(f"{n} {100_000 * 'x'}")
+    await a.settle()
+    kept = [int(chat.content.split()[0]) for chat in await a.bus.chats("r", 10_000)]
+    assert kept == list(range(20, 30))
+    for n in range(30):
+        a.say(str(n))
+    await a.settle()
+    kept = [int(chat.content.split()[0]) for chat in await a.bus.chats("r", 10_000)]
+    assert kept == [*range(20, 30), *range(30)]
+    a.say("x" * (1 << 20))
+    await a.settle()
+    assert await a.bus.chats("r", 10_000) == []
+    a.say("hello")
+    await a.settle()
+    assert [chat.content for chat in await a.bus.chats("r", 10_000)] == ["hello"]
+
+
+async def test_the_oldest_profile_is_forgotten_first(
+    a: Replica, b: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trio_signal.bus.memory.PROFILES", 3)
+    monkeypatch.setattr("trio_signal.bus.redis.PROFILES", 3)
+    for room, user in ("ra", "rb", "sa", "ra", "sb"):
+        await a.bus.remember_profile(room, user, Profile(f"{room}{user}"))
+    known = [
+        (await b.bus.profile(room, user) or Profile("")).username for room in "rs" for user in "ab"
+    ]
+    assert known == ["ra", "", "sa", "sb"]
+
+
+async def test_chat_of_all_rooms_of_a_process_is_bounded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("trio_signal.bus.memory.CHAT_BYTES", 1_000_000)
+    async with deploy_memory(1) as deployment:
+        (a,) = deployment.replicas
+        for room in ("q", "r", "s", "q"):
+            await a.join("ann", room=room)
+            a.say("x" * 300_000, room=room)
+        kept = {room: len(await a.bus.chats(room, 10)) for room in "qrs"}
+        assert kept == {"q": 2, "r": 0, "s": 1}
 
 
 async def test_a_profile_is_remembered_by_room_and_user(a: Replica, b: Replica) -> None:

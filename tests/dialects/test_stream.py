@@ -159,7 +159,10 @@ def test_whoever_is_refused_is_told_why() -> None:
             '{"type": "ice-candidate", "candidate": null, "streamId": "s", "viewerId": null}',
             [Signal("s", "candidate", Raw(b"null"), To.COUNTERPART, "", "ice-candidate")],
         ),
-        ('{"type": "start-streaming", "orderId": "s"}', [Join("s", ME), StartStreaming("s")]),
+        (
+            '{"type": "start-streaming", "orderId": "s"}',
+            [Join("s", ME, viewer=True, broadcaster=True), StartStreaming("s")],
+        ),
         ('{"type": "end-stream", "streamId": "s"}', [StopLive("s")]),
         ('{"type": "end-stream", "streamId": "s", "more": [{}]}', [StopLive("s")]),
         ('{"type": "end-stream", "streamId": "Straße ☃"}', [StopLive("Straße ☃")]),

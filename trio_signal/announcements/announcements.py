@@ -233,6 +233,10 @@ class Announcements:
         with trio.move_on_after(ASKING):
             await told.wait()
 
+    def forget(self, peer: Peer) -> None:
+        """A peer has left, and gets no answer any more; does not block."""
+        self._asking.pop(peer, None)
+
     def _ask(self, peer: Peer, told: trio.Event) -> None:
         self._asking[peer] = self._edition, told
         self._asked.set()
@@ -253,7 +257,6 @@ class Announcements:
                 try:
                     seen = await self._who_has_seen(announcement, users)
                 except StoreError:
-                    self._drop_absent()
                     await trio.sleep(FIRST_PAUSE)
                     continue
             for peer, asked in batch.items():
@@ -263,11 +266,6 @@ class Announcements:
                 if announcement is not None and self._edition is edition is asked[0]:
                     self._show(peer, announcement, seen)
                 asked[1].set()
-
-    def _drop_absent(self) -> None:
-        attending = self._lobby.attending if self._lobby is not None else {}
-        for peer in [peer for peer in self._asking if peer.id not in attending]:
-            del self._asking[peer]
 
     def _show(self, peer: Peer, announcement: Announcement, seen: set[str]) -> None:
         if self._lobby is None or peer.id not in self._lobby.attending or peer.identity is None:

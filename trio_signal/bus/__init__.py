@@ -35,6 +35,12 @@ from msgspec import Struct
 from trio_signal.messages import Chatted, Edition, Member, Profile, RoomEvent, Signalled
 from trio_signal.metrics import Histogram
 
+#: What is remembered at most; the oldest goes first. Of a room's chat so many messages, and
+#: bytes; of what users are called so many in all rooms.
+CHATS_PER_ROOM = 200
+CHAT_BYTES_PER_ROOM = 1 << 20
+PROFILES = 50_000
+
 
 class Caps(NamedTuple):
     """How many peers a room takes; `viewers` are those that are not live."""
@@ -212,7 +218,11 @@ class Bus(Protocol):
         ...
 
     async def rooms(self) -> list[RoomCount]:
-        """The rooms that have members, by their ids."""
+        """The rooms that have members, by their ids; without the lobby. Reads all members."""
+        ...
+
+    async def count_rooms(self) -> int:
+        """How many those are, which is found out at little cost."""
         ...
 
     async def chats(self, room_id: str, limit: int) -> list[Chatted]:

@@ -7,6 +7,9 @@ from typing import TypeVar
 import trio
 
 from trio_signal.bus import (
+    CHAT_BYTES_PER_ROOM,
+    CHATS_PER_ROOM,
+    PROFILES,
     Admit,
     Board,
     Caps,
@@ -21,6 +24,7 @@ from trio_signal.bus import (
 from trio_signal.clock import utc_now
 from trio_signal.errors import JoinRefusedError
 from trio_signal.messages import (
+    LOBBY,
     Chatted,
     Joined,
     Left,
@@ -36,16 +40,36 @@ from trio_signal.messages import (
 )
 from trio_signal.room import Room
 
-#: What is kept at most; the oldest goes first.
-CHATS_PER_ROOM = 200
+#: What else is kept at most; the oldest goes first.
 ROOMS_WITH_CHATS = 2_000
-PROFILES = 50_000
+CHAT_BYTES = 64 << 20
 LOST_CONNECTIONS = 50_000
+#: What a message takes besides its words.
+_OVERHEAD = 500
 #: How long a user may be away and be put into its rooms again, in seconds.
 RECALL_SECONDS = 60.0
 
 K = TypeVar("K")
 V = TypeVar("V")
+
+
+class RoomChats:
+    """The last messages of a room."""
+
+    __slots__ = ("messages", "size")
+
+    def __init__(self) -> None:
+        """Begin without any."""
+        self.messages: deque[Chatted] = deque()
+        #: In bytes, roughly.
+        self.size = 0
+
+    def add(self, chat: Chatted) -> None:
+        """Keep one more, and forget the oldest that are too many."""
+        self.messages.append(chat)
+        self.size += _size(chat)
+        while len(self.messages) > CHATS_PER_ROOM or self.size > CHAT_BYTES_PER_ROOM:
+            self.size -= _size(self.messages.popleft())
 
 
 class MemoryNetwork:
@@ -55,7 +79,9 @@ class MemoryNetwork:
         """Make an empty directory."""
         self.rooms: dict[str, Room] = {}
         self.replicas: dict[str, MemoryBus] = {}
-        self.chats: OrderedDict[str, deque[Chatted]] = OrderedDict()
+        self.chats: OrderedDict[str, RoomChats] = OrderedDict()
+        #: Of all of them.
+        self.chat_size = 0
         self.profiles: OrderedDict[tuple[str, str], Profile] = OrderedDict()
         #: By user: until when to remember, and what.
         self.lost: OrderedDict[str, tuple[float, tuple[str, ...]]] = OrderedDict()
@@ -197,23 +223,35 @@ class MemoryBus:
         return tuple(room.members.values()) if room else ()
 
     async def rooms(self) -> list[RoomCount]:
-        """The rooms that have members, by their ids."""
+        """The rooms that have members, by their ids; without the lobby."""
         await trio.lowlevel.checkpoint()
         return [
             RoomCount(room.id, len(room), room.users, room.live_users)
-            for _, room in sorted(self._network.rooms.items())
+            for room_id, room in sorted(self._network.rooms.items())
+            if room_id != LOBBY
         ]
 
+    async def count_rooms(self) -> int:
+        """How many those are."""
+        await trio.lowlevel.checkpoint()
+        return len(self._network.rooms.keys() - {LOBBY})
+
     def _keep_chat(self, chat: Chatted) -> None:
-        chats = self._network.chats.setdefault(chat.room_id, deque(maxlen=CHATS_PER_ROOM))
-        chats.append(chat)
-        _trim(self._network.chats, chat.room_id, ROOMS_WITH_CHATS)
+        network = self._network
+        chats = network.chats.setdefault(chat.room_id, RoomChats())
+        network.chats.move_to_end(chat.room_id)
+        network.chat_size -= chats.size
+        chats.add(chat)
+        network.chat_size += chats.size
+        while len(network.chats) > ROOMS_WITH_CHATS or network.chat_size > CHAT_BYTES:
+            _, oldest = network.chats.popitem(last=False)
+            network.chat_size -= oldest.size
 
     async def chats(self, room_id: str, limit: int) -> list[Chatted]:
         """The last messages that were published in a room, oldest first."""
         await trio.lowlevel.checkpoint()
-        chats = self._network.chats.get(room_id, ())
-        return list(chats)[-limit:] if limit > 0 else []
+        chats = self._network.chats.get(room_id)
+        return list(chats.messages)[-limit:] if chats is not None and limit > 0 else []
 
     async def remember_profile(self, room_id: str, user_id: str, profile: Profile) -> None:
         """Keep what a user is called in a room."""
@@ -245,6 +283,12 @@ class MemoryBus:
         await trio.lowlevel.checkpoint()
         until, room_ids = self._network.lost.pop(user_id, (0.0, ()))
         return room_ids if trio.current_time() < until else ()
+
+
+def _size(chat: Chatted) -> int:
+    """The bytes that a message takes, rather too many. What `sys.getsizeof` says may change."""
+    texts = (chat.content, chat.avatar or "")
+    return _OVERHEAD + sum(len(text) * (1 if text.isascii() else 4) for text in texts)
 
 
 def _is_of_room(delivery: Delivery, room_id: str) -> bool:

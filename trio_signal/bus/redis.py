@@ -21,6 +21,9 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from trio_signal.bus import (
+    CHAT_BYTES_PER_ROOM,
+    CHATS_PER_ROOM,
+    PROFILES,
     Admit,
     BusStatistics,
     Caps,
@@ -34,6 +37,7 @@ from trio_signal.bus.announcements import RedisBoard
 from trio_signal.clock import utc_now
 from trio_signal.errors import ConfigError, JoinRefusedError
 from trio_signal.messages import (
+    LOBBY,
     Chatted,
     Joined,
     Left,
@@ -65,7 +69,6 @@ from trio_signal.redis import (
 
 logger = logging.getLogger(__name__)
 
-CHATS_PER_ROOM = 200
 #: Seconds for which notes on a room or a user are kept after their last use.
 CHATS_SECONDS = 3600
 PROFILE_SECONDS = 86400
@@ -117,6 +120,8 @@ class _Scripts:
         self.snapshot = register("snapshot")
         self.lease = register("lease")
         self.reap = register("reap")
+        self.chat = register("chat")
+        self.profile = register("profile")
 
 
 class _Feed:
@@ -637,10 +642,9 @@ class RedisBus:
             "PUBLISH", self._room(event.room_id), _encode(Change(0, self.replica, event))
         )
         if isinstance(event, Chatted):
-            key = self._key("chats", event.room_id)
-            self._redis.send_nowait("RPUSH", key, _encode(event))
-            self._redis.send_nowait("LTRIM", key, -CHATS_PER_ROOM, -1)
-            self._redis.send_nowait("EXPIRE", key, CHATS_SECONDS)
+            keys = [self._key("chats", event.room_id), self._key("chat_bytes", event.room_id)]
+            limits = [CHATS_PER_ROOM, CHAT_BYTES_PER_ROOM, CHATS_SECONDS]
+            self._scripts.chat.send_nowait(keys, [_encode(event), *limits])
 
     def send(self, replica: str, delivery: Direct) -> None:
         """Tell one replica; a signal that nobody takes comes back."""
@@ -678,12 +682,21 @@ class RedisBus:
     async def rooms(self) -> list[RoomCount]:
         """The rooms that have members, by their ids; without Redis, this replica's."""
         try:
-            room_ids = _texts(await self._redis.smembers(self._key("rooms")))
+            room_ids = {*_texts(await self._redis.smembers(self._key("rooms")))} - {LOBBY}
         except RedisError:
-            rooms = {room_id: await self.members(room_id) for room_id in list(self._feeds)}
+            room_ids = self._feeds.keys() - {LOBBY}
+            rooms = {room_id: await self.members(room_id) for room_id in room_ids}
         else:
             rooms = {room_id: await self._snapshot(room_id) for room_id in room_ids}
         return [_count(room_id, members) for room_id, members in sorted(rooms.items()) if members]
+
+    async def count_rooms(self) -> int:
+        """How many those are."""
+        key = self._key("rooms")
+        try:
+            return await self._redis.scard(key) - await self._redis.sismember(key, LOBBY)
+        except RedisError:
+            return len(self._feeds.keys() - {LOBBY})
 
     async def chats(self, room_id: str, limit: int) -> list[Chatted]:
         """The last messages that were published in a room, oldest first."""
@@ -703,9 +716,10 @@ class RedisBus:
             await self._redis.ping()  # so that who asks next, anywhere, gets it
 
     def _note_profile(self, room_id: str, user_id: str, profile: Profile) -> None:
-        key = self._key("profiles", room_id)
-        self._redis.send_nowait("HSET", key, user_id, _encode(profile))
-        self._redis.send_nowait("EXPIRE", key, PROFILE_SECONDS)
+        keys = [self._key("profiles", room_id), self._key("profile_order")]
+        args: list[Argument] = [room_id, user_id, _encode(profile)]
+        limits = [PROFILES, PROFILE_SECONDS]
+        self._scripts.profile.send_nowait(keys, [*args, *limits, self._key("profiles", "")])
 
     async def profile(self, room_id: str, user_id: str) -> Profile | None:
         """What a user was last called in a room."""

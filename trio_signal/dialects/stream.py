@@ -238,7 +238,9 @@ class StreamDialect:
                     GoLive(stream, exclusive=True),
                 ]
             case StreamStart(order_id=stream):
-                return [Join(stream, self._peer_id), StartStreaming(stream)]
+                # Until it is live it is one more that waits, lest it pass the cap of viewers.
+                join = Join(stream, self._peer_id, viewer=True, broadcaster=True)
+                return [join, StartStreaming(stream)]
             case EndStream(stream_id=stream):
                 return [StopLive(stream)]
         return []
@@ -250,8 +252,9 @@ class StreamDialect:
                 return [Send(_viewer("viewer-joined", stream, m)) for m in others if not m.live]
             case Displaced(room_id=stream):
                 return [_error("stream_taken", "A newer broadcaster took this stream", stream)]
-            case Refused(command=Join(room_id=stream) | GoLive(room_id=stream), reason=reason):
-                return [_error(*_REFUSALS[reason], stream)] if reason in _REFUSALS else []
+            case Refused(command=Join() | GoLive() | StartStreaming() as command, reason=reason):
+                known = reason in _REFUSALS
+                return [_error(*_REFUSALS[reason], command.room_id)] if known else []
             case Refused(command=Signal(room_id=stream), reason=Refusal.TARGET_NOT_FOUND):
                 return [_error("not_allowed", "No such peer in this stream", stream)]
             case Refused(command=Signal(room_id=stream)):

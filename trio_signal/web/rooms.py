@@ -11,7 +11,7 @@ from trio_signal.dialects.room import chat_message, live_broadcasters
 from trio_signal.dialects.wire import Id
 from trio_signal.hub import ANONYMOUS, Hub
 from trio_signal.messages import Profile
-from trio_signal.names import clean_name
+from trio_signal.names import clean_name, clean_picture
 from trio_signal.web.bodies import json_answer, read_body
 from trio_signal.web.callers import Callers
 
@@ -34,8 +34,8 @@ def add_rooms(app: QuartTrio, hub: Hub, callers: Callers, settings: Settings) ->
         if entrant is not None and body.user_id != entrant.user_id:
             raise Forbidden("Identity mismatch")
         known = await hub.bus.profile(room_id, body.user_id) or Profile(ANONYMOUS)
-        username = clean_name(body.username)
-        profile = Profile(username or known.username, body.avatar_url or known.avatar_url)
+        username, avatar_url = clean_name(body.username), clean_picture(body.avatar_url)
+        profile = Profile(username or known.username, avatar_url or known.avatar_url)
         await hub.bus.remember_profile(room_id, body.user_id, profile)
         return json_answer({"status": "success", "room_id": room_id, "user_id": body.user_id})
 
@@ -51,7 +51,7 @@ def add_rooms(app: QuartTrio, hub: Hub, callers: Callers, settings: Settings) ->
                 "peers": count.peers,
                 "broadcasters": count.live,
             }
-            for count in await hub.room_counts()
+            for count in await hub.bus.rooms()
             if caller is None or may_enter(caller, count.room_id)
         ]
         return json_answer({"rooms": counts})
