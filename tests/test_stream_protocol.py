@@ -617,18 +617,17 @@ async def test_a_broadcaster_has_a_place_in_a_full_stream(serve: Serve) -> None:
         await expect_viewer(caster)
 
 
-async def test_who_is_about_to_broadcast_passes_no_full_stream(serve: Serve) -> None:
+async def test_who_is_about_to_broadcast_has_a_place_as_well(serve: Serve) -> None:
     async with (
         serve(max_viewers=1) as service,
         watched(service, 1) as stream,
         service.connect("/ws") as late,
     ):
         await late.send("start-streaming", orderId=STREAM)
-        await expect_error(late, "stream_full")
-        await late.send("join-stream", streamId=STREAM)
-        await expect_error(late, "stream_full")
-        await late.expect_nothing()
-        await fence(stream.caster, *stream.viewers)
+        others = (stream.caster, *stream.viewers)
+        await expect_count(3, late, *others)
+        for other in others:
+            await other.expect("stream-started", streamId=STREAM)
 
 
 async def test_who_may_not_broadcast_cannot_say_that_it_is_about_to(serve: Serve) -> None:

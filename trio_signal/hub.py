@@ -310,7 +310,7 @@ class Hub:
         identity, room_id = peer.identity, command.room_id
         found = self._find(peer, room_id)
         if found is not None:
-            self._join_again(peer, *found, command)
+            self._join_again(peer, *found, viewer=command.viewer)
             return
         if identity is None or not _may_join(identity, command):
             peer.tell(Refused(command, Refusal.NOT_ALLOWED, utc_now()))
@@ -350,8 +350,8 @@ class Hub:
             _is_rival(member, other) and other.subject != member.subject for other in members
         )
 
-    def _join_again(self, peer: Peer, room: LocalRoom, me: Member, command: Join) -> None:
-        if command.viewer and not command.broadcaster:
+    def _join_again(self, peer: Peer, room: LocalRoom, me: Member, *, viewer: bool) -> None:
+        if viewer:
             self._tell(room, [Rejoined(room.id, me, len(room), utc_now())])
         self._tell_entered(peer, room, me)
 

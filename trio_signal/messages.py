@@ -153,8 +153,7 @@ class Join(Struct, frozen=True):
     """Enter a room, as `peer_id` if the client chose one.
 
     A `viewer` counts towards the room's cap of viewers; a `broadcaster` is about
-    to have the room for its own exclusive broadcast; one that is both takes a
-    viewer's place until it is live. `recall_profile` gives a
+    to have the room for its own exclusive broadcast. `recall_profile` gives a
     user without a name the one that it had in the room before.
     """
 

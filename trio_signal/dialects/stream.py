@@ -238,9 +238,7 @@ class StreamDialect:
                     GoLive(stream, exclusive=True),
                 ]
             case StreamStart(order_id=stream):
-                # Until it is live it is one more that waits, lest it pass the cap of viewers.
-                join = Join(stream, self._peer_id, viewer=True, broadcaster=True)
-                return [join, StartStreaming(stream)]
+                return [Join(stream, self._peer_id, broadcaster=True), StartStreaming(stream)]
             case EndStream(stream_id=stream):
                 return [StopLive(stream)]
         return []
