@@ -447,6 +447,47 @@ def wait_until(page: Page, happened: Callable[[], bool]) -> None:
     assert happened()
 
 
+def test_a_pair_whose_ends_know_different_connections_begins_anew(visit: Visit) -> None:
+    """Dan comes back while Bob's answer is on its way, and both have made new connections since."""
+    held: list[tuple[str, Callable[[], None]]] = []
+    holding = False
+
+    def hold(socket: WebSocketRoute) -> None:
+        server = socket.connect_to_server()
+
+        def pass_on(message: str | bytes) -> None:
+            nonlocal holding
+            kind = json.loads(message)["type"]
+            holding = holding or (kind == "answer" and not held)
+            if holding and kind in {"offer", "answer", "ice_candidate"}:
+                held.append((kind, lambda: server.send(message)))
+            else:
+                server.send(message)
+
+        socket.on_message(pass_on)
+
+    def answers() -> int:
+        return [kind for kind, _ in held].count("answer")
+
+    sockets: list[WebSocketRoute] = []
+    bob, dan = visit("/tests/client.html"), visit("/tests/client.html")
+    bob.route_web_socket("**/ws/*", hold)
+    dan.route_web_socket("**/ws/*", pass_through(sockets))
+    for page, name in ((bob, "Bob"), (dan, "Dan")):
+        enter_again(page, "apart", name, clientId=name)
+    publish(dan)
+    wait_until(bob, lambda: answers() == 1)
+    publish(bob)
+    sockets[0].close(code=1011)
+    wait_until(bob, lambda: answers() == 2)
+    holding = False
+    for kind, send in held:
+        if kind != "ice_candidate":  # those are lost
+            send()
+    for page in (bob, dan):
+        expect_watching(page)
+
+
 def test_who_is_live_again_after_long_is_seen_again(visit: Visit) -> None:
     """The media never ceased; only the server, and so the other one, thought so."""
     sockets: list[WebSocketRoute] = []

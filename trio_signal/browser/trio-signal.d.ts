@@ -40,7 +40,7 @@ export interface Live {
   since: string;
 }
 
-/** `none`: nobody has anything to send yet. `interrupted`: nothing comes, and it may recover by itself. `failed`: a new way is being looked for. */
+/** `none`: nobody has anything to send yet, or the peer does not answer. `interrupted`: nothing comes, and it may recover by itself. `failed`: a new way is being looked for. */
 export type LinkState = 'none' | 'connecting' | 'connected' | 'interrupted' | 'failed';
 
 /** `connecting`: an attempt runs. `joined`: in the room. `waiting`: lost, and the next attempt is due soon. `closed`: for good, by you or by the server. */

@@ -20,6 +20,7 @@ const CONNECT_WITHIN = 10_000; // ms; a network that swallows everything refuses
 const HEARTBEAT = 20_000; // ms, until the server has told its own
 const ANSWER_WITHIN = 3_000; // ms until an offer is sent again: signals may have been lost
 const OFFER_TIMES = 5; // a peer that never answers does not want to
+const KEEP_EVERY = 30_000; // ms; of most signals that are lost nobody is told
 const ASK_AFTER = 1_000; // ms that a live peer has for its offer before we make one
 const STOP_AFTER = 2_000; // ms; one that is live again within this never stopped
 const RETURN_WITHIN = 30_000; // ms for a peer whose media flow, while the server has lost it
@@ -67,8 +68,8 @@ const LOST = 1006;
  */
 
 /**
- * `none`: nobody has anything to send yet. `interrupted`: nothing comes, and it may recover by itself.
- * `failed`: a new way is being looked for.
+ * `none`: nobody has anything to send yet, or the peer does not answer. `interrupted`: nothing comes,
+ * and it may recover by itself. `failed`: a new way is being looked for.
  *
  * @typedef {'none' | 'connecting' | 'connected' | 'interrupted' | 'failed'} LinkState
  */
@@ -305,7 +306,7 @@ export class Room {
     else if (type === 'broadcast_started') this.#wentLive(message);
     else if (type === 'broadcast_stopped') this.#stoppedLive(id);
     else if (type === 'offer') this.#offered(from, message.offer);
-    else if (type === 'answer') this.#links.get(from)?.answered(message.answer);
+    else if (type === 'answer') this.#answered(from, message.answer);
     else if (type === 'ice_candidate') this.#candidate(from, message.candidate);
     else if (type === 'message') this.#told(from, message.data);
     else if (type === 'error') this.#refused(message);
@@ -512,13 +513,21 @@ export class Room {
     if (!peer || !this.#wantsMedia || !offer) return;
     const link = this.#links.get(from);
     if (offer.re !== undefined && offer.re !== link?.session) {
-      // It means a connection that we had before. Ours, or the new one, tells it.
-      if (!link) this.#ask(from);
+      // It means a connection that we had before. An offer of ours, on its way or made now, tells it.
+      if (!link || link.isPaired) this.#link(from).open();
     } else if (link?.isWith(offer.session)) {
       this.#take(from, link, offer);
     } else {
       this.#take(from, this.#link(from), offer, true);
     }
+  }
+
+  /** One for an earlier connection of ours, from another of theirs than the present one is with: they are apart. */
+  #answered(from, answer) {
+    const link = this.#links.get(from);
+    const isAstray = answer?.re !== undefined && answer.re !== link?.session;
+    if (!isAstray) link?.answered(answer);
+    else if (link?.isPaired && !link.isWith(answer.session)) this.#link(from).open();
   }
 
   /** A page that was loaded again may come with an offer that fits no old connection: then a new one. */
@@ -592,8 +601,9 @@ class Link {
   #requested = false; // they asked, while we could not
   #settingAnswer = false;
   #offers = 0; // how many we made
-  #sent = 0; // how often the last one was sent
+  #left = 0; // how often the last one may still be sent
   #again = 0; // timer
+  #keeper; // timer
   #heard; // number of their last offer
   #answer = null; // what we said to it
   #early = []; // candidates that came before the description
@@ -609,6 +619,7 @@ class Link {
     this.#onSilence = onSilence;
     this.#onError = onError;
     this.#begin();
+    this.#keeper = setInterval(() => this.#isSettled() || this.resume(1), KEEP_EVERY);
   }
 
   #begin() {
@@ -638,9 +649,14 @@ class Link {
   /** @returns {LinkState} */
   get state() {
     const state = this.#pc.connectionState;
-    if (state === 'new') return 'connecting';
+    if (state === 'new') return this.#isUnanswered() ? 'none' : 'connecting';
     if (state === 'disconnected' || (state === 'connected' && this.#hungUp())) return 'interrupted';
     return state;
+  }
+
+  /** It may not want to, or not know how. */
+  #isUnanswered() {
+    return !this.isPaired && this.#offers > 0 && this.#left === 0;
   }
 
   /** The other side closed its connection: told at once here, by `connectionState` after seconds. */
@@ -652,6 +668,11 @@ class Link {
   /** Whether an offer of `session` is for this connection. */
   isWith(session) {
     return this.#theirs === undefined || this.#theirs === session;
+  }
+
+  /** Whether the other side's connection is known. */
+  get isPaired() {
+    return this.#theirs !== undefined;
   }
 
   /** Makes an offer: sends what there is to send, and is ready to receive. */
@@ -697,7 +718,7 @@ class Link {
       await pc.setLocalDescription();
       if (pc !== this.#pc) return; // we began anew meanwhile
       this.#offers += 1;
-      this.#sent = 0;
+      this.#left = OFFER_TIMES;
       this.#tellOffer();
     } catch (error) {
       if (pc === this.#pc) this.#onError(error);
@@ -708,8 +729,9 @@ class Link {
 
   #tellOffer() {
     clearTimeout(this.#again);
-    if (this.#pc.signalingState !== 'have-local-offer' || this.#sent === OFFER_TIMES) return;
-    this.#sent += 1;
+    if (this.#pc.signalingState !== 'have-local-offer') return;
+    if (this.#left === 0) return this.#onState(); // for now
+    this.#left -= 1;
     this.#again = setTimeout(() => this.#tellOffer(), ANSWER_WITHIN);
     const { type, sdp } = this.#pc.localDescription;
     this.#tell('offer', 'offer', this.#signed({ type, sdp, n: this.#offers }));
@@ -718,14 +740,14 @@ class Link {
   /** The polite side asks the other one for an offer, again and again until it comes. */
   #ask(restart) {
     this.#asked = { type: 'request', restart: restart || Boolean(this.#asked?.restart) };
-    this.#sent = 0;
+    this.#left = OFFER_TIMES;
     this.#tellRequest();
   }
 
   #tellRequest() {
     clearTimeout(this.#again);
-    if (this.#sent === OFFER_TIMES) return;
-    this.#sent += 1;
+    if (this.#left === 0) return;
+    this.#left -= 1;
     this.#again = setTimeout(() => this.#tellRequest(), ANSWER_WITHIN);
     this.#tell('offer', 'offer', this.#signed(this.#asked));
   }
@@ -738,11 +760,15 @@ class Link {
   }
 
   /** The peer or the server is back: what was lost is said again, candidates by new ones. */
-  resume() {
-    this.#sent = 0;
+  resume(times = OFFER_TIMES) {
+    this.#left = times;
     if (this.#asked) this.#tellRequest();
     else this.#tellOffer();
     if (this.state !== 'connected') this.#restartIce();
+  }
+
+  #isSettled() {
+    return this.#pc.signalingState === 'stable' && !this.#asked && this.state === 'connected';
   }
 
   #restartIce() {
@@ -835,6 +861,7 @@ class Link {
 
   close() {
     this.#onState = this.#onError = () => {};
+    clearInterval(this.#keeper);
     this.#stop();
   }
 
