@@ -522,13 +522,55 @@ def test_who_is_live_again_after_long_is_seen_again(visit: Visit) -> None:
 
 
 @contextmanager
-def open_mesh(server: Server, room: str, name: str) -> Iterator[ClientConnection]:
+def open_mesh(
+    server: Server, room: str, name: str, client_id: str = ""
+) -> Iterator[ClientConnection]:
     with connect(f"ws://127.0.0.1:{server.port}/ws/{room}") as socket:
         socket.recv(timeout=PATIENCE / 1000)
-        socket.send(json.dumps({"type": "auth_token", "username": name, "clientId": name}))
+        hello = {"type": "auth_token", "username": name, "clientId": client_id or name}
+        socket.send(json.dumps(hello))
         for _ in range(2):
             socket.recv(timeout=PATIENCE / 1000)
         yield socket
+
+
+def lose_server(page: Page, sockets: list[WebSocketRoute]) -> None:
+    """Until the page's clock runs on, it does not connect again."""
+    sockets[-1].close(code=1011)
+    expect_told(page, "state", "waiting")
+
+
+def test_a_room_that_a_listener_leaves_is_over(visit: Visit, server: Server) -> None:
+    page = visit("/tests/client.html")
+    page.clock.install()
+    sockets: list[WebSocketRoute] = []
+    page.route_web_socket("**/ws/*", pass_through(sockets))
+    enter_again(page, "over", "Ada")
+    publish(page)
+    page.evaluate("() => { room.on('left', () => room.leave()); }")
+    with open_mesh(server, "over", "bob"):
+        expect_told(page, "peer", "bob")
+        lose_server(page, sockets)
+    with open_mesh(server, "over", "cyd"):
+        page.clock.run_for(1000)
+        expect_told(page, "state", "closed")
+        assert page.evaluate("[room.state, room.peers.size]") == ["closed", 0]
+    assert page.evaluate("connectionsMade") == 1
+
+
+def test_a_peer_that_comes_back_may_have_another_name(visit: Visit, server: Server) -> None:
+    page = visit("/tests/client.html")
+    page.clock.install()
+    sockets: list[WebSocketRoute] = []
+    page.route_web_socket("**/ws/*", pass_through(sockets))
+    enter_again(page, "renamed", "Ada")
+    with open_mesh(server, "renamed", "Dora", client_id="d"):
+        expect_told(page, "peer", "Dora")
+        lose_server(page, sockets)
+    with open_mesh(server, "renamed", "Dolly", client_id="d"):
+        page.clock.run_for(1000)
+        expect_told(page, "connection", "Dolly")
+        assert page.evaluate("[...room.peers.values()].map(peer => peer.name)") == ["Dolly"]
 
 
 NONSENSE: list[Any] = [None, 7, "?", {}, {"type": "offer", "sdp": "?"}, {"type": "answer"}]

@@ -62,7 +62,7 @@ export interface Events {
   message: (data: any, peer: Peer) => void;
   /** The connection to the server changed. The reason is the server's, in words, or empty. */
   state: (state: RoomState, reason: string) => void;
-  /** `peer.connection` or `peer.away` changed. */
+  /** `peer.connection`, `peer.away` or `peer.name` changed. */
   connection: (peer: Peer) => void;
   /** Something went wrong that does not end the room: a `RoomError` with the server's code, or what the browser threw. */
   error: (error: Error) => void;

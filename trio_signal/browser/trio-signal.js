@@ -95,7 +95,7 @@ const LOST = 1006;
  * @property {(data: any, peer: Peer) => void} message - What a peer gave to `room.send`.
  * @property {(state: RoomState, reason: string) => void} state - The connection to the server changed.
  *   The reason is the server's, in words, or empty.
- * @property {(peer: Peer) => void} connection - `peer.connection` or `peer.away` changed.
+ * @property {(peer: Peer) => void} connection - `peer.connection`, `peer.away` or `peer.name` changed.
  * @property {(error: Error) => void} error - Something went wrong that does not end the room: a
  *   `RoomError` with the server's code, or what the browser threw.
  */
@@ -328,6 +328,7 @@ export class Room {
     }
     const first = this.#settle;
     for (const user of users) this.#arrived(user, !first);
+    if (this.state === 'closed') return;
     this.#settle = null;
     this.state = 'joined';
     if (this.published) this.#tellLive();
@@ -336,26 +337,26 @@ export class Room {
   }
 
   #arrived({ client_id: id, username: name }, tell) {
+    if (this.state === 'closed') return; // by a listener that was told of another peer
     const known = this.peers.get(id);
-    if (known) return this.#returned(known);
+    if (known) return this.#returned(known, name);
     const peer = { id, name, live: null, stream: null, connection: 'none', away: false };
     this.peers.set(id, peer);
     this.#timers.set(id, {});
     if (tell) this.#emit('peer', peer);
-    this.#serve(id);
+    if (this.peers.has(id)) this.#serve(id);
   }
 
   /** It is the one we know, and its media may never have stopped. */
-  #returned(peer) {
+  #returned(peer, name) {
     this.#never(peer.id, 'drop');
     this.#never(peer.id, 'listen');
-    if (peer.away) {
-      peer.away = false;
-      this.#emit('connection', peer);
-      if (peer.live) this.#soon(peer.id, 'stop', STOP_AFTER, () => this.#ended(peer.id));
-    }
+    const { away, name: before } = peer;
+    Object.assign(peer, { away: false, name });
+    if (away && peer.live) this.#soon(peer.id, 'stop', STOP_AFTER, () => this.#ended(peer.id));
     if (this.#links.has(peer.id)) this.#links.get(peer.id).resume();
     else this.#serve(peer.id);
+    if (away || name !== before) this.#emit('connection', peer);
   }
 
   /**
@@ -389,7 +390,7 @@ export class Room {
     this.#addressees.delete(id);
     peer.connection = 'none';
     if (tell) this.#ended(id);
-    this.peers.delete(id);
+    if (!this.peers.delete(id)) return; // a listener left the room
     this.#timers.delete(id);
     if (tell) this.#emit('left', peer);
   }
@@ -408,6 +409,7 @@ export class Room {
     const news = peer.live?.media !== media;
     peer.live = { media, since };
     if (news) this.#emit('live', peer);
+    if (!this.peers.has(id)) return; // a listener left the room
     const arriving = this.#links.get(id)?.stream;
     if (!peer.stream && hasTracks(arriving)) this.#streamed(id, arriving); // it never ceased
     if (!this.#links.has(id)) this.#soon(id, 'ask', ASK_AFTER, () => this.#ask(id));
@@ -678,6 +680,7 @@ class Link {
   /** Makes an offer: sends what there is to send, and is ready to receive. */
   open() {
     if (this.#taking) return; // their offer brings the transceivers
+    if (this.#pc.signalingState === 'closed') return; // by a listener, that was told of it
     for (const kind of ['audio', 'video']) this.#ensure(kind);
     this.send();
   }
