@@ -630,9 +630,15 @@ def test_candidates_may_come_first_and_the_other_client_may_be_a_plain_one(visit
 
 
 def test_without_media_there_are_no_peer_connections(visit: Visit) -> None:
-    ada, bob = enter(visit, "tools", "Ada"), enter(visit, "tools", "Bob", media=False)
+    ada = visit("/tests/client.html")
+    ada.clock.install()
+    enter_again(ada, "tools", "Ada")
+    bob = enter(visit, "tools", "Bob", media=False)
     publish(ada)
     expect_told(bob, "live", "Ada")
+    expect_told(ada, "connection", "Bob", "connecting")
+    ada.clock.run_for(16_000)
+    expect_told(ada, "connection", "Bob", "none")
     bob.evaluate("room.send('seen')")
     expect_told(ada, "message", "Bob", "seen")
     assert bob.evaluate("connectionsMade") == 0
