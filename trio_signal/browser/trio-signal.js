@@ -779,12 +779,15 @@ class Link {
     else this.#pc.restartIce();
   }
 
-  async offered({ type, sdp, session, n, restart }) {
+  async offered({ type, sdp, session, re, n, restart }) {
     if (type === 'request') return this.#takeRequest(restart);
     if (n !== undefined && n === this.#heard) return this.#tellAnswer();
     const ready = !this.#making && (this.#pc.signalingState === 'stable' || this.#settingAnswer);
     if (!ready && !this.#polite && session !== undefined) return;
-    if (this.#hasUnheardWishes()) this.#begin();
+    if (this.#hasUnheardWishes()) {
+      if (re !== undefined) return this.resume(); // they took our offer: the answer was lost
+      this.#begin();
+    }
     this.#theirs = session;
     this.#heard = n;
     this.#answer = this.#asked = null;
