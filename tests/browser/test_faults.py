@@ -1,4 +1,4 @@
-"""The browser client in a simulated world, in which everything goes wrong that can: see faults.mjs."""
+"""The browser client in a simulated world, where whatever can go wrong does: see faults.mjs."""
 
 from __future__ import annotations
 

@@ -721,13 +721,18 @@ class Link {
       await pc.setLocalDescription();
       if (pc !== this.#pc) return; // we began anew meanwhile
       this.#offers += 1;
-      this.#left = OFFER_TIMES;
-      this.#tellOffer();
+      this.#sayOffer();
     } catch (error) {
       if (pc === this.#pc) this.#onError(error);
     } finally {
       if (pc === this.#pc) this.#making = false;
     }
+  }
+
+  /** Again and again, until its answer comes. */
+  #sayOffer() {
+    this.#left = OFFER_TIMES;
+    this.#tellOffer();
   }
 
   #tellOffer() {
@@ -785,7 +790,7 @@ class Link {
     const ready = !this.#making && (this.#pc.signalingState === 'stable' || this.#settingAnswer);
     if (!ready && !this.#polite && session !== undefined) return;
     if (this.#hasUnheardWishes()) {
-      if (re !== undefined) return this.resume(); // they took our offer: the answer was lost
+      if (re !== undefined) return this.#sayOffer(); // they took ours: the answer was lost
       this.#begin();
     }
     this.#theirs = session;
