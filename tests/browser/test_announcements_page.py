@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 import pytest
 from playwright.sync_api import Page, WebSocketRoute, expect
 
+from tests.browser.visitors import Visitors
+
 PAGE = "/demo/announcements"
 HTML = "<img src=x onerror=\"document.title='broken'\"><b>bold</b>"
 
@@ -61,7 +63,8 @@ def test_texts_and_names_are_never_html(visit: Callable[..., Page], desk: Page) 
         assert page.title() == "Announcements · trio-signal"
 
 
-def test_a_silent_server_is_taken_for_gone(visit: Callable[..., Page]) -> None:
+def test_a_silent_server_is_taken_for_gone(visit: Callable[..., Page], visitors: Visitors) -> None:
+    visitors.tolerate("closed before the connection is established")
     is_silent = False
 
     def route(socket: WebSocketRoute) -> None:
@@ -87,8 +90,8 @@ def test_a_silent_server_is_taken_for_gone(visit: Callable[..., Page]) -> None:
     expect(state).to_have_text("Connected")
 
 
-def test_what_is_too_long_is_said(desk: Page, visitors: object) -> None:
-    visitors.tolerate("422")  # type: ignore[attr-defined]
+def test_what_is_too_long_is_said(desk: Page, visitors: Visitors) -> None:
+    visitors.tolerate("422")
     desk.fill("#message", "👋" * 281)
     expect(desk.locator("#left")).to_have_text("-1 characters left")
     desk.get_by_role("button", name="Announce").click()
