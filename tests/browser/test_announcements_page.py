@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, WebSocketRoute, expect
+
+from tests.browser.visitors import Visitors
 
 PAGE = "/demo/announcements"
 HTML = "<img src=x onerror=\"document.title='broken'\"><b>bold</b>"
@@ -61,8 +63,35 @@ def test_texts_and_names_are_never_html(visit: Callable[..., Page], desk: Page) 
         assert page.title() == "Announcements · trio-signal"
 
 
-def test_what_is_too_long_is_said(desk: Page, visitors: object) -> None:
-    visitors.tolerate("422")  # type: ignore[attr-defined]
+def test_a_silent_server_is_taken_for_gone(visit: Callable[..., Page], visitors: Visitors) -> None:
+    visitors.tolerate("closed before the connection is established")
+    is_silent = False
+
+    def route(socket: WebSocketRoute) -> None:
+        server = socket.connect_to_server()
+        server.on_message(lambda message: None if is_silent else socket.send(message))
+
+    page = visit("about:blank")
+    page.clock.install()
+    page.route_web_socket("**/broadcast/ws*", route)
+    page.goto(f"{PAGE}?user_id=ann")
+    state = page.locator("#state")
+    expect(state).to_have_text("Connected")
+    is_silent = True
+    page.clock.fast_forward(76_000)
+    expect(state).to_contain_text("Trying again")
+    # An attempt that is not answered ends as well.
+    page.clock.fast_forward(1000)
+    expect(state).to_contain_text("Connecting")
+    page.clock.fast_forward(16_000)
+    expect(state).to_contain_text("Trying again")
+    is_silent = False
+    page.clock.fast_forward(2000)
+    expect(state).to_have_text("Connected")
+
+
+def test_what_is_too_long_is_said(desk: Page, visitors: Visitors) -> None:
+    visitors.tolerate("422")
     desk.fill("#message", "👋" * 281)
     expect(desk.locator("#left")).to_have_text("-1 characters left")
     desk.get_by_role("button", name="Announce").click()

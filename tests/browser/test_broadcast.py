@@ -10,9 +10,13 @@ from playwright.sync_api import Locator, Page, Playwright, expect
 
 from tests.browser.visitors import (
     Visitors,
+    allow,
+    ask_the_user,
     close_tab,
     crash_tab,
+    expect_closed,
     expect_playing,
+    expect_prompts,
     open_chromium,
 )
 
@@ -73,6 +77,23 @@ def test_ten_watch_five_of_them_late_and_the_camera_is_switched(visit: Visit) ->
     for viewer in viewers:
         expect(viewer.get_by_text("Nobody is live.")).to_be_visible()
     expect(ada.get_by_role("button", name="Go live with camera")).to_be_focused()
+
+
+def test_a_camera_that_is_allowed_too_late_is_closed(visit: Visit) -> None:
+    ada = broadcast(visit, "too-late")
+    ask_the_user(ada)
+    ada.get_by_role("button", name="Switch camera").click()
+    expect_prompts(ada, 1)
+    ada.get_by_role("button", name="Stop").click()
+    allow(ada)
+    expect_closed(ada)
+    expect(ada.get_by_text("You are not live")).to_be_visible()
+
+    ada.get_by_role("button", name="Go live with camera").click()
+    expect_prompts(ada, 2)
+    ada.get_by_role("button", name="Leave").click()
+    allow(ada)
+    expect_closed(ada)
 
 
 @pytest.mark.parametrize("kill", [close_tab, crash_tab])

@@ -6,15 +6,19 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
-from playwright.sync_api import Browser, Locator, Page, Playwright, expect
+from playwright.sync_api import Browser, Locator, Page, Playwright, WebSocketRoute, expect
 
 from tests.browser.cut import Cut, open_cut
 from tests.browser.visitors import (
     AUTOPLAY,
     Server,
     Visitors,
+    allow,
+    ask_the_user,
     crash_tab,
     expect_all_playing,
+    expect_closed,
+    expect_prompts,
     open_chromium,
 )
 
@@ -86,6 +90,64 @@ def test_muting_and_sharing_the_screen_is_told(visit: Visit) -> None:
     expect(ada.get_by_role("button", name="Join")).to_be_visible()
     for page in (bob, cyd):
         expect(tile(page, "Ada")).to_have_count(0)
+
+
+def test_who_is_muted_before_the_camera_opens_is_muted(visit: Visit) -> None:
+    page = visit("/demo/call", sound=True)
+    ask_the_user(page)
+    call(page, "prompt", "Ada")
+    expect_prompts(page, 1)
+    for name in ("Mute", "Camera off"):
+        page.get_by_role("button", name=name).click()
+    allow(page)
+    page.wait_for_function("document.querySelector('.tile video').srcObject")
+    assert page.evaluate("streams[0].getTracks().map(track => track.enabled)") == [False, False]
+    page.get_by_role("button", name="Mute").click()
+    enabled = page.evaluate("streams[0].getTracks().map(track => [track.kind, track.enabled])")
+    assert dict(enabled) == {"audio": True, "video": False}
+
+
+def test_a_screen_that_is_shared_twice_is_closed_at_the_end(visit: Visit) -> None:
+    page = visit("/demo/call")
+    ask_the_user(page)
+    call(page, "twice", "Ada")
+    expect_prompts(page, 1)
+    allow(page)
+    share = page.get_by_role("button", name="Share screen")
+    share.click()
+    share.click()
+    expect_prompts(page, 3)
+    allow(page)
+    expect(share).to_have_attribute("aria-pressed", "true")
+    share.click()
+    expect_closed(page, "streams.slice(1)")
+
+
+def test_what_was_muted_while_the_server_was_away_is_told(visit: Visit) -> None:
+    sockets: list[WebSocketRoute] = []
+    is_away = False
+
+    def route(socket: WebSocketRoute) -> None:
+        sockets.append(socket)
+        if is_away:
+            socket.close(code=1011)
+        else:
+            socket.connect_to_server()
+
+    ada, bob = visit("/demo/call"), visit("/demo/call")
+    ada.route_web_socket("**/ws/*", route)
+    for page, name in ((ada, "Ada"), (bob, "Bob")):
+        call(page, "marks", name)
+    expect(tile(bob, "Ada")).to_be_visible()
+    is_away = True
+    sockets[0].close(code=1011)
+    expect(ada.get_by_role("status")).to_contain_text("Trying again")
+    ada.get_by_role("button", name="Mute").click()
+    bob.get_by_role("button", name="Camera off").click()
+    is_away = False
+    expect(ada.get_by_role("status")).to_have_text("Connected")
+    expect(tile(bob, "Ada")).to_contain_text("muted")
+    expect(tile(ada, "Bob")).to_contain_text("camera off")
 
 
 # A call of two, and a newcomer afterwards. Their video must go on, over the same connections.

@@ -447,6 +447,47 @@ def wait_until(page: Page, happened: Callable[[], bool]) -> None:
     assert happened()
 
 
+def test_a_pair_whose_ends_know_different_connections_begins_anew(visit: Visit) -> None:
+    """Dan comes back while Bob's answer is on its way, and both have made new connections since."""
+    held: list[tuple[str, Callable[[], None]]] = []
+    holding = False
+
+    def hold(socket: WebSocketRoute) -> None:
+        server = socket.connect_to_server()
+
+        def pass_on(message: str | bytes) -> None:
+            nonlocal holding
+            kind = json.loads(message)["type"]
+            holding = holding or (kind == "answer" and not held)
+            if holding and kind in {"offer", "answer", "ice_candidate"}:
+                held.append((kind, lambda: server.send(message)))
+            else:
+                server.send(message)
+
+        socket.on_message(pass_on)
+
+    def answers() -> int:
+        return [kind for kind, _ in held].count("answer")
+
+    sockets: list[WebSocketRoute] = []
+    bob, dan = visit("/tests/client.html"), visit("/tests/client.html")
+    bob.route_web_socket("**/ws/*", hold)
+    dan.route_web_socket("**/ws/*", pass_through(sockets))
+    for page, name in ((bob, "Bob"), (dan, "Dan")):
+        enter_again(page, "apart", name, clientId=name)
+    publish(dan)
+    wait_until(bob, lambda: answers() == 1)
+    publish(bob)
+    sockets[0].close(code=1011)
+    wait_until(bob, lambda: answers() == 2)
+    holding = False
+    for kind, send in held:
+        if kind != "ice_candidate":  # those are lost
+            send()
+    for page in (bob, dan):
+        expect_watching(page)
+
+
 def test_who_is_live_again_after_long_is_seen_again(visit: Visit) -> None:
     """The media never ceased; only the server, and so the other one, thought so."""
     sockets: list[WebSocketRoute] = []
@@ -481,13 +522,55 @@ def test_who_is_live_again_after_long_is_seen_again(visit: Visit) -> None:
 
 
 @contextmanager
-def open_mesh(server: Server, room: str, name: str) -> Iterator[ClientConnection]:
+def open_mesh(
+    server: Server, room: str, name: str, client_id: str = ""
+) -> Iterator[ClientConnection]:
     with connect(f"ws://127.0.0.1:{server.port}/ws/{room}") as socket:
         socket.recv(timeout=PATIENCE / 1000)
-        socket.send(json.dumps({"type": "auth_token", "username": name, "clientId": name}))
+        hello = {"type": "auth_token", "username": name, "clientId": client_id or name}
+        socket.send(json.dumps(hello))
         for _ in range(2):
             socket.recv(timeout=PATIENCE / 1000)
         yield socket
+
+
+def lose_server(page: Page, sockets: list[WebSocketRoute]) -> None:
+    """Until the page's clock runs on, it does not connect again."""
+    sockets[-1].close(code=1011)
+    expect_told(page, "state", "waiting")
+
+
+def test_a_room_that_a_listener_leaves_is_over(visit: Visit, server: Server) -> None:
+    page = visit("/tests/client.html")
+    page.clock.install()
+    sockets: list[WebSocketRoute] = []
+    page.route_web_socket("**/ws/*", pass_through(sockets))
+    enter_again(page, "over", "Ada")
+    publish(page)
+    page.evaluate("() => { room.on('left', () => room.leave()); }")
+    with open_mesh(server, "over", "bob"):
+        expect_told(page, "peer", "bob")
+        lose_server(page, sockets)
+    with open_mesh(server, "over", "cyd"):
+        page.clock.run_for(1000)
+        expect_told(page, "state", "closed")
+        assert page.evaluate("[room.state, room.peers.size]") == ["closed", 0]
+    assert page.evaluate("connectionsMade") == 1
+
+
+def test_a_peer_that_comes_back_may_have_another_name(visit: Visit, server: Server) -> None:
+    page = visit("/tests/client.html")
+    page.clock.install()
+    sockets: list[WebSocketRoute] = []
+    page.route_web_socket("**/ws/*", pass_through(sockets))
+    enter_again(page, "renamed", "Ada")
+    with open_mesh(server, "renamed", "Dora", client_id="d"):
+        expect_told(page, "peer", "Dora")
+        lose_server(page, sockets)
+    with open_mesh(server, "renamed", "Dolly", client_id="d"):
+        page.clock.run_for(1000)
+        expect_told(page, "connection", "Dolly")
+        assert page.evaluate("[...room.peers.values()].map(peer => peer.name)") == ["Dolly"]
 
 
 NONSENSE: list[Any] = [None, 7, "?", {}, {"type": "offer", "sdp": "?"}, {"type": "answer"}]
@@ -547,9 +630,15 @@ def test_candidates_may_come_first_and_the_other_client_may_be_a_plain_one(visit
 
 
 def test_without_media_there_are_no_peer_connections(visit: Visit) -> None:
-    ada, bob = enter(visit, "tools", "Ada"), enter(visit, "tools", "Bob", media=False)
+    ada = visit("/tests/client.html")
+    ada.clock.install()
+    enter_again(ada, "tools", "Ada")
+    bob = enter(visit, "tools", "Bob", media=False)
     publish(ada)
     expect_told(bob, "live", "Ada")
+    expect_told(ada, "connection", "Bob", "connecting")
+    ada.clock.run_for(16_000)
+    expect_told(ada, "connection", "Bob", "none")
     bob.evaluate("room.send('seen')")
     expect_told(ada, "message", "Bob", "seen")
     assert bob.evaluate("connectionsMade") == 0

@@ -193,6 +193,44 @@ def expect_all_playing(page: Page, count: int, selector: str = ".tile video") ->
         page.wait_for_function(ALL_MOVED, arg=[selector, before])
 
 
+# The browser asks for a camera or a screen, and waits for the user.
+PROMPT = """() => {
+    window.prompts = []; // call one to allow it
+    window.streams = []; // that were opened
+    for (const name of ['getUserMedia', 'getDisplayMedia']) {
+        const open = navigator.mediaDevices[name].bind(navigator.mediaDevices);
+        navigator.mediaDevices[name] = async (wanted) => {
+            await new Promise((allow) => { prompts.push(allow); });
+            const stream = await open(wanted);
+            streams.push(stream);
+            return stream;
+        };
+    }
+}"""
+
+
+def ask_the_user(page: Page) -> None:
+    """From now on cameras and screens open only when `allow` is called."""
+    page.evaluate(PROMPT)
+
+
+def expect_prompts(page: Page, count: int) -> None:
+    page.wait_for_function("count => prompts.length === count", arg=count)
+
+
+def allow(page: Page) -> None:
+    """All that was asked for so far, in this order."""
+    page.evaluate("() => { for (const allow of prompts) allow(); }")
+    page.wait_for_function("streams.length === prompts.length")
+
+
+def expect_closed(page: Page, streams: str = "streams") -> None:
+    """That nothing films or listens any more."""
+    page.wait_for_function(
+        f"{streams}.every(s => s.getTracks().every(track => track.readyState === 'ended'))"
+    )
+
+
 def close_tab(page: Page) -> None:
     """Close without asking the page: no beforeunload, no goodbye."""
     page.close(run_before_unload=False)

@@ -5,11 +5,14 @@ import { $, notify, showState } from './page.js';
 
 const PATH = '/api/creator/broadcast';
 const MOST = 280; // characters
+const OPEN_WITHIN = 15_000; // ms; a network that swallows everything refuses nothing
+const SILENT_AFTER = 75_000; // ms; the server says `ping` every 30 s
 
 let socket;
 let shown; // the announcement in the banner
 let pause = 500;
 let reconnecting;
+let watchdog;
 
 function credentials() {
   const token = $('token').value.trim(); // says who one is, if there is one
@@ -35,9 +38,7 @@ async function call(method, name, body) {
 // The user's side
 
 function connect() {
-  clearTimeout(reconnecting);
-  if (socket) socket.onclose = socket.onmessage = null;
-  socket?.close();
+  drop();
   show(null);
   const { query, token } = credentials();
   const url = new URL(`${PATH}/ws?${query}`, location.href);
@@ -46,14 +47,30 @@ function connect() {
   showState('connecting');
   socket.onmessage = ({ data }) => hear(data);
   socket.onclose = ({ code, reason }) => {
-    if (code === 1008) return showState('closed', reason);
-    showState('waiting');
-    reconnecting = setTimeout(connect, pause * (0.5 + Math.random() / 2));
-    pause = Math.min(2 * pause, 10_000);
+    if (code !== 1008) return lost();
+    drop();
+    showState('closed', reason);
   };
+  watchdog = setTimeout(lost, OPEN_WITHIN);
+}
+
+function drop() {
+  clearTimeout(reconnecting);
+  clearTimeout(watchdog);
+  if (socket) socket.onclose = socket.onmessage = null;
+  socket?.close();
+}
+
+function lost() {
+  drop();
+  showState('waiting');
+  reconnecting = setTimeout(connect, pause * (0.5 + Math.random() / 2));
+  pause = Math.min(2 * pause, 10_000);
 }
 
 function hear(data) {
+  clearTimeout(watchdog);
+  watchdog = setTimeout(lost, SILENT_AFTER);
   if (data === 'ping') return socket.send('pong');
   if (data === 'pong') return;
   const message = JSON.parse(data);

@@ -19,16 +19,18 @@ function joined(newRoom) {
 async function show(source, open) {
   notify('');
   const asked = room;
+  const wasLive = Boolean(shown.stream);
   const stream = await open().catch(explain);
   if (!stream) return;
-  if (room !== asked) return close(stream);
+  const hasStopped = wasLive && !shown.stream; // while the browser asked
+  if (!asked || room !== asked || hasStopped) return close(stream);
   const before = shown.stream;
   shown = { stream, source };
+  mute(isMuted());
   room.publish(stream);
   close(before);
   // The browser's own button, or a cable that was pulled.
   stream.getVideoTracks()[0].onended = () => shown.stream === stream && stop();
-  mute(false);
   draw();
   $('stop').focus();
 }
@@ -45,6 +47,10 @@ function mute(muted) {
   $('mute').setAttribute('aria-pressed', String(muted));
 }
 
+function isMuted() {
+  return $('mute').getAttribute('aria-pressed') === 'true';
+}
+
 function stop() {
   room.unpublish();
   release();
@@ -55,6 +61,12 @@ function stop() {
 function release() {
   close(shown.stream);
   shown = { stream: null, source: '' };
+  mute(false);
+}
+
+function closed() {
+  room = null;
+  release();
 }
 
 function draw() {
@@ -78,9 +90,9 @@ function draw() {
   $('nobody').hidden = peers.length > 0;
 }
 
-enter({}, joined, release);
+enter({}, joined, closed);
 $('camera').onclick = () => show('camera', openCamera);
 $('screen').onclick = () => show('screen', openScreen);
 $('switch').onclick = switchCamera;
-$('mute').onclick = () => mute($('mute').getAttribute('aria-pressed') === 'false');
+$('mute').onclick = () => mute(!isMuted());
 $('stop').onclick = stop;

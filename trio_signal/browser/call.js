@@ -22,6 +22,9 @@ async function joined(newRoom) {
     return;
   }
   invite('/demo/call', room);
+  room.on('state', (state) => {
+    if (state === 'joined') room.send({ ...mine, asks: true }); // who knows what was lost meanwhile
+  });
   room.on('peer', (peer) => {
     room.send(mine, { to: peer.id });
     draw(peer);
@@ -32,6 +35,7 @@ async function joined(newRoom) {
     count();
   });
   room.on('message', (data, peer) => {
+    if (data?.asks) room.send(mine, { to: peer.id });
     told.set(peer.id, data);
     draw(peer);
   });
@@ -48,6 +52,7 @@ async function openMine(asked) {
   if (!stream) return;
   if (room !== asked) return close(stream);
   camera = stream;
+  obey();
   send();
 }
 
@@ -67,6 +72,7 @@ async function shareScreen() {
   const stream = await openScreen().catch(explain);
   if (!stream) return;
   if (room !== asked) return close(stream);
+  close(screen); // the button was pressed twice
   screen = stream;
   screen.getVideoTracks()[0].onended = () => screen === stream && stopSharing();
   send();
@@ -78,11 +84,17 @@ function stopSharing() {
   send();
 }
 
-function toggle(what, tracks) {
+function toggle(what) {
   mine[what] = !mine[what];
-  for (const track of tracks) track.enabled = !mine[what];
+  obey();
   room.send(mine);
   drawMe();
+}
+
+/** The buttons count also while the browser still asks for the camera. */
+function obey() {
+  for (const track of camera?.getAudioTracks() ?? []) track.enabled = !mine.muted;
+  for (const track of camera?.getVideoTracks() ?? []) track.enabled = !mine.dark;
 }
 
 function closed() {
@@ -129,6 +141,6 @@ function count() {
 }
 
 enter({}, joined, closed);
-$('mute').onclick = () => toggle('muted', camera?.getAudioTracks() ?? []);
-$('dark').onclick = () => toggle('dark', camera?.getVideoTracks() ?? []);
+$('mute').onclick = () => toggle('muted');
+$('dark').onclick = () => toggle('dark');
 $('screen').onclick = shareScreen;

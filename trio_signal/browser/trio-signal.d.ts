@@ -40,7 +40,7 @@ export interface Live {
   since: string;
 }
 
-/** `none`: nobody has anything to send yet. `interrupted`: nothing comes, and it may recover by itself. `failed`: a new way is being looked for. */
+/** `none`: nobody has anything to send yet, or the peer does not answer. `interrupted`: nothing comes, and it may recover by itself. `failed`: a new way is being looked for. */
 export type LinkState = 'none' | 'connecting' | 'connected' | 'interrupted' | 'failed';
 
 /** `connecting`: an attempt runs. `joined`: in the room. `waiting`: lost, and the next attempt is due soon. `closed`: for good, by you or by the server. */
@@ -62,7 +62,7 @@ export interface Events {
   message: (data: any, peer: Peer) => void;
   /** The connection to the server changed. The reason is the server's, in words, or empty. */
   state: (state: RoomState, reason: string) => void;
-  /** `peer.connection` or `peer.away` changed. */
+  /** `peer.connection`, `peer.away` or `peer.name` changed. */
   connection: (peer: Peer) => void;
   /** Something went wrong that does not end the room: a `RoomError` with the server's code, or what the browser threw. */
   error: (error: Error) => void;

@@ -20,6 +20,7 @@ const CONNECT_WITHIN = 10_000; // ms; a network that swallows everything refuses
 const HEARTBEAT = 20_000; // ms, until the server has told its own
 const ANSWER_WITHIN = 3_000; // ms until an offer is sent again: signals may have been lost
 const OFFER_TIMES = 5; // a peer that never answers does not want to
+const KEEP_EVERY = 30_000; // ms; of most signals that are lost nobody is told
 const ASK_AFTER = 1_000; // ms that a live peer has for its offer before we make one
 const STOP_AFTER = 2_000; // ms; one that is live again within this never stopped
 const RETURN_WITHIN = 30_000; // ms for a peer whose media flow, while the server has lost it
@@ -67,8 +68,8 @@ const LOST = 1006;
  */
 
 /**
- * `none`: nobody has anything to send yet. `interrupted`: nothing comes, and it may recover by itself.
- * `failed`: a new way is being looked for.
+ * `none`: nobody has anything to send yet, or the peer does not answer. `interrupted`: nothing comes,
+ * and it may recover by itself. `failed`: a new way is being looked for.
  *
  * @typedef {'none' | 'connecting' | 'connected' | 'interrupted' | 'failed'} LinkState
  */
@@ -94,7 +95,7 @@ const LOST = 1006;
  * @property {(data: any, peer: Peer) => void} message - What a peer gave to `room.send`.
  * @property {(state: RoomState, reason: string) => void} state - The connection to the server changed.
  *   The reason is the server's, in words, or empty.
- * @property {(peer: Peer) => void} connection - `peer.connection` or `peer.away` changed.
+ * @property {(peer: Peer) => void} connection - `peer.connection`, `peer.away` or `peer.name` changed.
  * @property {(error: Error) => void} error - Something went wrong that does not end the room: a
  *   `RoomError` with the server's code, or what the browser threw.
  */
@@ -305,7 +306,7 @@ export class Room {
     else if (type === 'broadcast_started') this.#wentLive(message);
     else if (type === 'broadcast_stopped') this.#stoppedLive(id);
     else if (type === 'offer') this.#offered(from, message.offer);
-    else if (type === 'answer') this.#links.get(from)?.answered(message.answer);
+    else if (type === 'answer') this.#answered(from, message.answer);
     else if (type === 'ice_candidate') this.#candidate(from, message.candidate);
     else if (type === 'message') this.#told(from, message.data);
     else if (type === 'error') this.#refused(message);
@@ -327,6 +328,7 @@ export class Room {
     }
     const first = this.#settle;
     for (const user of users) this.#arrived(user, !first);
+    if (this.state === 'closed') return;
     this.#settle = null;
     this.state = 'joined';
     if (this.published) this.#tellLive();
@@ -335,26 +337,26 @@ export class Room {
   }
 
   #arrived({ client_id: id, username: name }, tell) {
+    if (this.state === 'closed') return; // by a listener that was told of another peer
     const known = this.peers.get(id);
-    if (known) return this.#returned(known);
+    if (known) return this.#returned(known, name);
     const peer = { id, name, live: null, stream: null, connection: 'none', away: false };
     this.peers.set(id, peer);
     this.#timers.set(id, {});
     if (tell) this.#emit('peer', peer);
-    this.#serve(id);
+    if (this.peers.has(id)) this.#serve(id);
   }
 
   /** It is the one we know, and its media may never have stopped. */
-  #returned(peer) {
+  #returned(peer, name) {
     this.#never(peer.id, 'drop');
     this.#never(peer.id, 'listen');
-    if (peer.away) {
-      peer.away = false;
-      this.#emit('connection', peer);
-      if (peer.live) this.#soon(peer.id, 'stop', STOP_AFTER, () => this.#ended(peer.id));
-    }
+    const { away, name: before } = peer;
+    Object.assign(peer, { away: false, name });
+    if (away && peer.live) this.#soon(peer.id, 'stop', STOP_AFTER, () => this.#ended(peer.id));
     if (this.#links.has(peer.id)) this.#links.get(peer.id).resume();
     else this.#serve(peer.id);
+    if (away || name !== before) this.#emit('connection', peer);
   }
 
   /**
@@ -388,7 +390,7 @@ export class Room {
     this.#addressees.delete(id);
     peer.connection = 'none';
     if (tell) this.#ended(id);
-    this.peers.delete(id);
+    if (!this.peers.delete(id)) return; // a listener left the room
     this.#timers.delete(id);
     if (tell) this.#emit('left', peer);
   }
@@ -407,6 +409,7 @@ export class Room {
     const news = peer.live?.media !== media;
     peer.live = { media, since };
     if (news) this.#emit('live', peer);
+    if (!this.peers.has(id)) return; // a listener left the room
     const arriving = this.#links.get(id)?.stream;
     if (!peer.stream && hasTracks(arriving)) this.#streamed(id, arriving); // it never ceased
     if (!this.#links.has(id)) this.#soon(id, 'ask', ASK_AFTER, () => this.#ask(id));
@@ -512,13 +515,21 @@ export class Room {
     if (!peer || !this.#wantsMedia || !offer) return;
     const link = this.#links.get(from);
     if (offer.re !== undefined && offer.re !== link?.session) {
-      // It means a connection that we had before. Ours, or the new one, tells it.
-      if (!link) this.#ask(from);
+      // It means a connection that we had before. An offer of ours, on its way or made now, tells it.
+      if (!link || link.isPaired) this.#link(from).open();
     } else if (link?.isWith(offer.session)) {
       this.#take(from, link, offer);
     } else {
       this.#take(from, this.#link(from), offer, true);
     }
+  }
+
+  /** One for an earlier connection of ours, from another of theirs than the present one is with: they are apart. */
+  #answered(from, answer) {
+    const link = this.#links.get(from);
+    const isAstray = answer?.re !== undefined && answer.re !== link?.session;
+    if (!isAstray) link?.answered(answer);
+    else if (link?.isPaired && !link.isWith(answer.session)) this.#link(from).open();
   }
 
   /** A page that was loaded again may come with an offer that fits no old connection: then a new one. */
@@ -592,8 +603,9 @@ class Link {
   #requested = false; // they asked, while we could not
   #settingAnswer = false;
   #offers = 0; // how many we made
-  #sent = 0; // how often the last one was sent
+  #left = 0; // how often the last one may still be sent
   #again = 0; // timer
+  #keeper; // timer
   #heard; // number of their last offer
   #answer = null; // what we said to it
   #early = []; // candidates that came before the description
@@ -609,6 +621,7 @@ class Link {
     this.#onSilence = onSilence;
     this.#onError = onError;
     this.#begin();
+    this.#keeper = setInterval(() => this.#isSettled() || this.resume(1), KEEP_EVERY);
   }
 
   #begin() {
@@ -638,9 +651,14 @@ class Link {
   /** @returns {LinkState} */
   get state() {
     const state = this.#pc.connectionState;
-    if (state === 'new') return 'connecting';
+    if (state === 'new') return this.#isUnanswered() ? 'none' : 'connecting';
     if (state === 'disconnected' || (state === 'connected' && this.#hungUp())) return 'interrupted';
     return state;
+  }
+
+  /** It may not want to, or not know how. */
+  #isUnanswered() {
+    return !this.isPaired && this.#offers > 0 && this.#left === 0;
   }
 
   /** The other side closed its connection: told at once here, by `connectionState` after seconds. */
@@ -654,9 +672,15 @@ class Link {
     return this.#theirs === undefined || this.#theirs === session;
   }
 
+  /** Whether the other side's connection is known. */
+  get isPaired() {
+    return this.#theirs !== undefined;
+  }
+
   /** Makes an offer: sends what there is to send, and is ready to receive. */
   open() {
     if (this.#taking) return; // their offer brings the transceivers
+    if (this.#pc.signalingState === 'closed') return; // by a listener, that was told of it
     for (const kind of ['audio', 'video']) this.#ensure(kind);
     this.send();
   }
@@ -697,8 +721,7 @@ class Link {
       await pc.setLocalDescription();
       if (pc !== this.#pc) return; // we began anew meanwhile
       this.#offers += 1;
-      this.#sent = 0;
-      this.#tellOffer();
+      this.#sayOffer();
     } catch (error) {
       if (pc === this.#pc) this.#onError(error);
     } finally {
@@ -706,10 +729,17 @@ class Link {
     }
   }
 
+  /** Again and again, until its answer comes. */
+  #sayOffer() {
+    this.#left = OFFER_TIMES;
+    this.#tellOffer();
+  }
+
   #tellOffer() {
     clearTimeout(this.#again);
-    if (this.#pc.signalingState !== 'have-local-offer' || this.#sent === OFFER_TIMES) return;
-    this.#sent += 1;
+    if (this.#pc.signalingState !== 'have-local-offer') return;
+    if (this.#left === 0) return this.#onState(); // for now
+    this.#left -= 1;
     this.#again = setTimeout(() => this.#tellOffer(), ANSWER_WITHIN);
     const { type, sdp } = this.#pc.localDescription;
     this.#tell('offer', 'offer', this.#signed({ type, sdp, n: this.#offers }));
@@ -718,14 +748,14 @@ class Link {
   /** The polite side asks the other one for an offer, again and again until it comes. */
   #ask(restart) {
     this.#asked = { type: 'request', restart: restart || Boolean(this.#asked?.restart) };
-    this.#sent = 0;
+    this.#left = OFFER_TIMES;
     this.#tellRequest();
   }
 
   #tellRequest() {
     clearTimeout(this.#again);
-    if (this.#sent === OFFER_TIMES) return;
-    this.#sent += 1;
+    if (this.#left === 0) return;
+    this.#left -= 1;
     this.#again = setTimeout(() => this.#tellRequest(), ANSWER_WITHIN);
     this.#tell('offer', 'offer', this.#signed(this.#asked));
   }
@@ -738,11 +768,15 @@ class Link {
   }
 
   /** The peer or the server is back: what was lost is said again, candidates by new ones. */
-  resume() {
-    this.#sent = 0;
+  resume(times = OFFER_TIMES) {
+    this.#left = times;
     if (this.#asked) this.#tellRequest();
     else this.#tellOffer();
     if (this.state !== 'connected') this.#restartIce();
+  }
+
+  #isSettled() {
+    return this.#pc.signalingState === 'stable' && !this.#asked && this.state === 'connected';
   }
 
   #restartIce() {
@@ -750,12 +784,15 @@ class Link {
     else this.#pc.restartIce();
   }
 
-  async offered({ type, sdp, session, n, restart }) {
+  async offered({ type, sdp, session, re, n, restart }) {
     if (type === 'request') return this.#takeRequest(restart);
     if (n !== undefined && n === this.#heard) return this.#tellAnswer();
     const ready = !this.#making && (this.#pc.signalingState === 'stable' || this.#settingAnswer);
     if (!ready && !this.#polite && session !== undefined) return;
-    if (this.#hasUnheardWishes()) this.#begin();
+    if (this.#hasUnheardWishes()) {
+      if (re !== undefined) return this.#sayOffer(); // they took ours: the answer was lost
+      this.#begin();
+    }
     this.#theirs = session;
     this.#heard = n;
     this.#answer = this.#asked = null;
@@ -835,6 +872,7 @@ class Link {
 
   close() {
     this.#onState = this.#onError = () => {};
+    clearInterval(this.#keeper);
     this.#stop();
   }
 

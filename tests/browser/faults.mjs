@@ -1,0 +1,101 @@
+/**
+ * Four pages meet while this and that goes wrong; at the end everybody must see all who publish,
+ * and when they have left, nothing may be left open.
+ *
+ *     node faults.mjs trio-signal.js 50            # seeds 1 to 50 of each fault
+ *     node faults.mjs trio-signal.js 1 17 replicas # seed 17 of those whose name has this word
+ */
+
+import { pathToFileURL } from 'node:url';
+
+import { after, begin, connections, cut, drop, network, random, runUntil, trouble } from './simulated.mjs';
+
+const [client, count, first = '1', wanted = ''] = process.argv.slice(2);
+const { join } = await import(pathToFileURL(client));
+
+const END = 200_000; // ms
+const PAGES = ['a', 'b', 'c', 'd'];
+
+const anyone = () => PAGES[Math.floor(random() * PAGES.length)];
+const isApart = (x, y) => PAGES.indexOf(x) % 2 !== PAGES.indexOf(y) % 2; // on two replicas
+
+/** From a moment on, for `length` ms, `loses` says which signals get lost. */
+function lose(from, length, loses) {
+  after(from, () => { network.loses = loses; });
+  after(from + length, () => { network.loses = () => false; });
+}
+
+const FAULTS = {
+  'nothing goes wrong': () => {},
+  'a page is cut off, and the server notices': () => {
+    after(5000 + random() * 20_000, () => cut('d', { length: 20_000, noticed: 6000 }));
+  },
+  'a page is cut off, and takes its place again': () => {
+    network.heartbeat = 8;
+    after(5000 + random() * 6000, () => cut('d', { length: 20_000, noticed: Infinity }));
+  },
+  'the server drops the connections of slow browsers': () => {
+    after(5000, () => Object.assign(network, { latency: 3000, slowness: 2500 }));
+    for (let i = 0; i < 20; i++) after(10_000 + random() * 50_000, () => drop(anyone()));
+    after(70_000, () => Object.assign(network, { latency: 40, slowness: 10 }));
+  },
+  'two replicas lose each other': () => {
+    lose(random() * 5000, 20_000, ({ to }, from) => isApart(to, from));
+  },
+  'candidates are lost': () => {
+    lose(0, 10_000, ({ type }) => type === 'ice_candidate');
+  },
+  '30 % of the signals are lost': () => {
+    lose(0, 20_000, () => random() < 0.3);
+  },
+  'a listener leaves the room': (rooms) => {
+    const event = ['peer', 'left', 'live', 'stopped', 'stream', 'connection'][Math.floor(random() * 6)];
+    after(4000, () => rooms.get('d').on(event, () => rooms.get('d').leave()));
+    for (let i = 0; i < 5; i++) after(5000 + random() * 20_000, () => drop(anyone()));
+  },
+};
+
+/** Everybody publishes, or with an odd seed only one of them. */
+async function meet(seed, fault) {
+  begin(seed, { heartbeat: 3 });
+  const publishers = seed % 2 ? [anyone()] : PAGES;
+  const rooms = new Map();
+  for (const id of PAGES) {
+    after(random() * 3000, async () => {
+      const room = await join(`http://server/${id}`, { room: 'r', username: id, clientId: id });
+      rooms.set(id, room);
+      room.on('error', (error) => trouble.push(error.stack));
+      if (publishers.includes(id)) {
+        after(random() * 15_000, () => room.publish(new MediaStream([{ kind: 'video' }])));
+      }
+    });
+  }
+  fault(rooms);
+  await runUntil(END);
+  const stuck = [...unseen(rooms, publishers)];
+  for (const room of rooms.values()) room.leave();
+  const open = [...connections.values()].filter((one) => one.connectionState !== 'closed').length;
+  return [...stuck, ...trouble, ...(open ? [`${open} connections are left open`] : [])];
+}
+
+function* unseen(rooms, publishers) {
+  const isHere = (id) => rooms.get(id)?.state !== 'closed';
+  for (const from of PAGES.filter(isHere)) {
+    for (const to of publishers.filter((id) => id !== from && isHere(id))) {
+      const peer = rooms.get(from)?.peers.get(to);
+      const sees = peer?.connection === 'connected' && peer.stream?.getTracks().length && !peer.away;
+      if (!sees) yield `${from} does not see ${to}: ${peer?.connection}`;
+    }
+  }
+}
+
+let failures = 0;
+for (const [name, fault] of Object.entries(FAULTS)) {
+  if (!name.includes(wanted)) continue;
+  for (let seed = Number(first); seed < Number(first) + Number(count); seed++) {
+    const found = await meet(seed, fault);
+    if (found.length > 0) console.log(`${name}, seed ${seed}: ${found.join('; ')}`);
+    failures += found.length > 0;
+  }
+}
+process.exit(failures > 0 ? 1 : 0);

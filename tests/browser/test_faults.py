@@ -1,0 +1,17 @@
+"""The browser client in a simulated world, where whatever can go wrong does: see faults.mjs."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+HERE = Path(__file__).parent
+CLIENT = HERE.parent.parent / "trio_signal" / "browser" / "trio-signal.js"
+SEEDS = "20"
+
+
+def test_nobody_stays_stuck_whatever_goes_wrong() -> None:
+    command = ["node", str(HERE / "faults.mjs"), str(CLIENT), SEEDS]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert run.stdout + run.stderr == ""
+    assert run.returncode == 0
