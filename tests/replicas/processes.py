@@ -270,7 +270,8 @@ class Cluster:
         with trio.move_on_after(STARTING):  # Redis may still have to read the last words
             while await self.keys():  # noqa: ASYNC110
                 await trio.sleep(0.02)
-        assert await self.keys() == []
+        left = await self.keys()
+        assert not left, left
 
 
 @asynccontextmanager

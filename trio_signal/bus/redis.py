@@ -253,7 +253,8 @@ class RedisBus:
 
     async def _forget_notes(self) -> None:
         """The last one clears the table: notes are for those who come back soon."""
-        for kind in ("chats", "profiles", "lost"):
+        await self._redis.unlink(self._key("profile_order"))
+        for kind in ("chats", "chat_bytes", "profiles", "lost"):
             cursor = None
             while cursor != 0:
                 cursor, keys = await self._redis.scan(cursor or 0, self._key(kind, "*"), 1000)
