@@ -626,6 +626,7 @@ async def test_who_is_about_to_broadcast_has_a_place_as_well(serve: Serve) -> No
         await late.send("start-streaming", orderId=STREAM)
         others = (stream.caster, *stream.viewers)
         await expect_count(3, late, *others)
+        await expect_viewer(stream.caster)
         for other in others:
             await other.expect("stream-started", streamId=STREAM)
 
