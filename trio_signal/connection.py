@@ -243,7 +243,9 @@ class Connection:
 
     async def _first_to_end(self, task: Callable[[], Awaitable[None]]) -> None:
         try:
-            await self._guarded(task)
+            await task()
+        except Exception:
+            self._fail()
         finally:
             # From its last task's end until it is left, a turn later, the nursery takes no more.
             self._let_go()
