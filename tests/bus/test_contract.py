@@ -613,6 +613,7 @@ async def test_a_peer_id_in_use_is_refused_also_in_a_full_room(a: Replica, b: Re
 async def test_a_peer_id_is_taken_over_also_in_a_full_room(a: Replica, b: Replica) -> None:
     await a.join("ann")
     assert await b.refusal("ann", caps=Caps(peers=1, viewers=1)) is None
+    await a.expect(Joined)
     assert await a.bus.members("r") == (b.member("ann"),)
 
 
