@@ -50,6 +50,17 @@ def read_what_is_there(sock: socket.socket, size: int = 10_000_000) -> bytes:
         return b""
 
 
+async def flush_and_read(outbox: Outbox, client: socket.socket) -> bytes:
+    """Read until nothing waits any more; what came."""
+    received = b""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(outbox.flush)
+        while outbox.size:
+            await wait_all_tasks_blocked()
+            received += read_what_is_there(client)
+    return received + read_what_is_there(client)
+
+
 def fill(outbox: Outbox, *, size: int = 1000) -> int:
     """Put frames until the outbox refuses one; how many it took."""
     for number in range(1_000_000):
@@ -201,12 +212,7 @@ async def test_nothing_overtakes_what_waits(courier: Courier) -> None:
         await wait_all_tasks_blocked()
         assert read_what_is_there(client) == b""
         with trio.fail_after(PATIENCE):
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(outbox.flush)
-                while outbox.size:
-                    await wait_all_tasks_blocked()
-                    received += read_what_is_there(client)
-        received += read_what_is_there(client)
+            received += await flush_and_read(outbox, client)
         frames, torn = split_frames(received)
         assert (numbers(frames), torn) == ([0, 1], b"")
 
@@ -347,12 +353,7 @@ async def test_a_client_gets_whole_frames_in_order_and_then_the_close_frame(
                         await wait_all_tasks_blocked()
             nursery.cancel_scope.cancel()
         outbox.put_last(CLOSE_FRAME)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(outbox.flush)
-            while outbox.size:
-                await wait_all_tasks_blocked()
-                received += read_what_is_there(client)
-        received += read_what_is_there(client)
+        received += await flush_and_read(outbox, client)
         (*frames, last), rest = split_frames(received)
         assert (rest, last.close_code) == (b"", 1013)
         got = numbers(frames)

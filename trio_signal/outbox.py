@@ -28,8 +28,9 @@ class Courier:
 
     def call(self, outbox: "Outbox") -> None:
         """Have an outbox emptied; does not block."""
+        if not self._called:
+            self._rest.unpark()
         self._called.append(outbox)
-        self._rest.unpark()
 
     async def run(self) -> NoReturn:
         """Empty the outboxes for which it is called, until cancelled."""

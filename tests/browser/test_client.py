@@ -75,19 +75,22 @@ def test_the_table_of_close_codes_is_obeyed(visit: Visit) -> None:
     assert delays == [[250, 500], [500, 1000], [1000, 2000], [2000, 4000], [2500, 5000]]
 
 
-def pass_through(sockets: list[WebSocketRoute]) -> Callable[[WebSocketRoute], None]:
+def pass_through(page: Page) -> list[WebSocketRoute]:
+    """The page's sockets as it opens them, so that a test can close them."""
+    sockets: list[WebSocketRoute] = []
+
     def route(socket: WebSocketRoute) -> None:
         sockets.append(socket)
         socket.connect_to_server()
 
-    return route
+    page.route_web_socket("**/ws/*", route)
+    return sockets
 
 
 def test_a_final_close_is_not_retried_and_a_lost_connection_is(visit: Visit) -> None:
     page = visit("/tests/client.html")
     page.clock.install()
-    sockets: list[WebSocketRoute] = []
-    page.route_web_socket("**/ws/*", pass_through(sockets))
+    sockets = pass_through(page)
     enter_again(page, "final", "Ada")
 
     sockets[0].close(code=1011, reason="No sign of life")
@@ -103,8 +106,7 @@ def test_a_final_close_is_not_retried_and_a_lost_connection_is(visit: Visit) -> 
 
 def test_a_first_attempt_that_fails_is_told_and_not_retried(visit: Visit) -> None:
     page = visit("/tests/client.html")
-    sockets: list[WebSocketRoute] = []
-    page.route_web_socket("**/ws/*", pass_through(sockets))
+    sockets = pass_through(page)
     enter_again(page, "taken", "Ada", clientId="one")
     other = visit("/tests/client.html")
     other.wait_for_function("'enter' in window")
@@ -122,8 +124,7 @@ def test_a_first_attempt_that_fails_is_told_and_not_retried(visit: Visit) -> Non
 def test_a_quiet_room_stays_connected(visit: Visit) -> None:
     page = visit("/tests/client.html")
     page.clock.install()
-    sockets: list[WebSocketRoute] = []
-    page.route_web_socket("**/ws/*", pass_through(sockets))
+    sockets = pass_through(page)
     page.wait_for_function("'enter' in window")
     page.evaluate(
         """() => {
@@ -222,8 +223,7 @@ def test_a_listener_that_throws_or_is_gone_disturbs_nobody(
 
 def test_a_token_is_asked_for_at_each_connection(visit: Visit) -> None:
     page = visit("/tests/client.html")
-    sockets: list[WebSocketRoute] = []
-    page.route_web_socket("**/ws/*", pass_through(sockets))
+    sockets = pass_through(page)
     page.wait_for_function("'enter' in window")
     page.evaluate(
         """() => {
@@ -469,10 +469,9 @@ def test_a_pair_whose_ends_know_different_connections_begins_anew(visit: Visit) 
     def answers() -> int:
         return [kind for kind, _ in held].count("answer")
 
-    sockets: list[WebSocketRoute] = []
     bob, dan = visit("/tests/client.html"), visit("/tests/client.html")
     bob.route_web_socket("**/ws/*", hold)
-    dan.route_web_socket("**/ws/*", pass_through(sockets))
+    sockets = pass_through(dan)
     for page, name in ((bob, "Bob"), (dan, "Dan")):
         enter_again(page, "apart", name, clientId=name)
     publish(dan)
@@ -543,8 +542,7 @@ def lose_server(page: Page, sockets: list[WebSocketRoute]) -> None:
 def test_a_room_that_a_listener_leaves_is_over(visit: Visit, server: Server) -> None:
     page = visit("/tests/client.html")
     page.clock.install()
-    sockets: list[WebSocketRoute] = []
-    page.route_web_socket("**/ws/*", pass_through(sockets))
+    sockets = pass_through(page)
     enter_again(page, "over", "Ada")
     publish(page)
     page.evaluate("() => { room.on('left', () => room.leave()); }")
@@ -561,8 +559,7 @@ def test_a_room_that_a_listener_leaves_is_over(visit: Visit, server: Server) -> 
 def test_a_peer_that_comes_back_may_have_another_name(visit: Visit, server: Server) -> None:
     page = visit("/tests/client.html")
     page.clock.install()
-    sockets: list[WebSocketRoute] = []
-    page.route_web_socket("**/ws/*", pass_through(sockets))
+    sockets = pass_through(page)
     enter_again(page, "renamed", "Ada")
     with open_mesh(server, "renamed", "Dora", client_id="d"):
         expect_told(page, "peer", "Dora")
