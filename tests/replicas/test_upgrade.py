@@ -1,0 +1,177 @@
+"""A rolling upgrade: the version before this one, and this one, side by side.
+
+They share one Redis and one database, and each reads what the other writes. The old one
+is taken out of the history, and runs with the packages of this environment.
+"""
+
+import io
+import subprocess
+import sys
+import tarfile
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.raw import RawClient, open_raw
+from tests.replicas.guests import Guest, Party, open_party
+from tests.replicas.processes import Cluster, Replica, open_cluster, server_environment
+
+#: What was landed before: version 0.1. Both versions are in use while a service is upgraded.
+OLD = "1ef009cf256ccbfe2a8b3defa34558335c9cca81"
+ROOT = Path(__file__).parents[2]
+BROADCAST = "/api/creator/broadcast"
+
+
+@pytest.fixture(scope="module")
+def old(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
+    """The settings with which a replica is of the old version."""
+    known = subprocess.run(
+        ["git", "cat-file", "-e", f"{OLD}^{{commit}}"], cwd=ROOT, capture_output=True, check=False
+    )
+    if known.returncode != 0:
+        pytest.fail(
+            f"commit {OLD} is not in this clone, so there is no old version to run: "
+            "fetch the whole history (git fetch --unshallow)"
+        )
+    directory = tmp_path_factory.mktemp("old")
+    command = ["git", "archive", "--format=tar", OLD, "trio_signal"]
+    archive = subprocess.run(command, cwd=ROOT, capture_output=True, check=True).stdout
+    with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+        tar.extractall(directory, filter="data")
+    # Without a safe path the working directory, which has the new one, would come first.
+    return {"PYTHONPATH": directory, "PYTHONSAFEPATH": 1}
+
+
+def test_the_old_version_is_not_this_one(old: dict[str, object]) -> None:
+    command = [sys.executable, "-c", "import trio_signal; print(trio_signal.__file__)"]
+    found = subprocess.run(
+        command, env=server_environment(old), capture_output=True, text=True, check=True
+    )
+    assert Path(found.stdout).is_relative_to(str(old["PYTHONPATH"]))
+
+
+async def test_each_reads_what_the_other_writes(tmp_path: Path, old: dict[str, object]) -> None:
+    database = f"sqlite:///{tmp_path / 'announcements.db'}"
+    async with open_cluster(tmp_path, 0, DATABASE_URL=database) as cluster:
+        before = await cluster.add(**old)
+        await before.wait_status("ready")
+        now = await cluster.add()
+        await now.wait_status("ready")
+        for here, there in ((before, now), (now, before)):
+            await check_presence_and_signals(here, there)
+            await check_room(here, there)
+            await check_announcements(here, there)
+        await check_kill(cluster, before, survivor=now)
+        again = await cluster.add(**old)
+        await again.wait_status("ready")
+        await check_kill(cluster, now, survivor=again)
+        # Announcements stay on purpose; nothing else may.
+        names = ("broadcast:", "trio_signal:acknowledged:", "trio_signal:edition")
+        kept = [key for key in await cluster.keys() if key.startswith(names)]
+        await cluster.redis.ask("DEL", *kept)
+
+
+async def check_presence_and_signals(here: Replica, there: Replica) -> None:
+    """What a guest here does is seen by those there, also by one that comes later."""
+    async with open_party() as party:
+        witness = await party.join("witness", there)
+        await party.watch("user", there)
+        actor = await party.join("actor", here)
+        await party.agree()
+        await actor.go_live()
+        await party.agree()
+        await party.join("late", there)
+        await party.agree()
+        await actor.say("offer", offer={"sdp": "o"}, to="witness")
+        assert (await witness.wait_received("offer"))["offer"] == {"sdp": "o"}
+        await witness.say("answer", answer="a", to="actor")
+        assert (await actor.wait_received("answer"))["answer"] == "a"
+        await actor.say("message", data="to all")
+        assert (await witness.wait_received("message"))["data"] == "to all"
+        await actor.stop()
+        await party.agree()
+        await check_taken_over(party, there)
+        await party.guests["actor"].leave()
+        await party.agree()
+
+
+async def check_taken_over(party: Party, there: Replica) -> None:
+    """The newer connection of a guest replaces the older one, which is at the other version."""
+    older = party.guests["actor"]
+    party.forget(older)
+    await party.join("actor", there)
+    assert (await older.wait_gone()).code == 4409
+    await party.agree()
+
+
+async def check_room(here: Replica, there: Replica) -> None:
+    """Chat, names, and rooms that are come back to."""
+    room = f"room-{here.base.rpartition(':')[2]}"
+    async with AsyncExitStack() as stack:
+        bob = await open_client(stack, there, f"/ws/{room}/bob?username=Bob")
+        await bob.wait_for("room_state")
+        ann = await open_client(stack, here, f"/ws/{room}/ann?username=Ann")
+        assert (await bob.wait_for("user_joined"))["username"] == "Ann"
+        await ann.say({"type": "message", "content": "Hello"})
+        assert (await bob.wait_for("message"))["content"] == "Hello"
+        await ann.say({"type": "typing_start"})
+        await bob.wait_for("typing_start")
+        await ann.say({"type": "profile_updated", "username": "Anna", "prevUsername": "Ann"})
+        assert (await bob.wait_for("profile_updated"))["username"] == "Anna"
+        signal = {"type": "offer", "sdp": "o"}
+        await ann.say({"type": "webrtc-signal", "target_user_id": "bob", "signal": signal})
+        assert (await bob.wait_for("webrtc-signal"))["signal"] == signal
+        for replica in (here, there):
+            (kept,) = await replica.get(f"/rooms/{room}/messages")
+            assert (kept["content"], kept["username"]) == ("Hello", "Ann")
+            (listed,) = (await replica.get("/rooms"))["rooms"]
+            assert (listed["room_id"], listed["peers"]) == (room, 2)
+        ann.reset()
+        assert (await bob.wait_for("user_left"))["username"] == "Anna"
+        await open_client(stack, there, f"/ws/{room}/ann")
+        assert (await bob.wait_for("user_joined"))["username"] == "Anna", "its name is kept"
+
+
+async def open_client(stack: AsyncExitStack, replica: Replica, path: str) -> RawClient:
+    client = await stack.enter_async_context(open_raw(replica.base))
+    await client.upgrade(path)
+    return client
+
+
+async def check_announcements(here: Replica, there: Replica) -> None:
+    async with AsyncExitStack() as stack:
+        http = await stack.enter_async_context(httpx.AsyncClient(timeout=30))
+        boss = await open_client(stack, here, f"{BROADCAST}/ws?user_id=boss")
+        await boss.wait_for("connected")
+        ann = await open_client(stack, there, f"{BROADCAST}/ws?user_id=ann")
+        await ann.wait_for("connected")
+        url = f"http://{here.base}{BROADCAST}"
+        made = await http.post(url, params={"user_id": "boss"}, json={"message": "Hello"})
+        id_ = made.json()["id"]
+        assert (await ann.wait_for("new_broadcast"))["broadcast"]["id"] == id_
+        bob = await open_client(stack, there, f"{BROADCAST}/ws?user_id=bob")
+        assert (await bob.wait_for("active_broadcast"))["broadcast"]["id"] == id_
+        await ann.say({"type": "acknowledge_broadcast", "broadcast_id": id_})
+        assert (await boss.wait_for("broadcast_acknowledged"))["acknowledged"] == 1
+        url = f"http://{there.base}{BROADCAST}/clear"
+        (await http.post(url, params={"user_id": "boss"})).raise_for_status()
+        await boss.wait_for("broadcast_cleared")
+
+
+async def check_kill(cluster: Cluster, victim: Replica, survivor: Replica) -> None:
+    """Its peers leave, as the replica of the other version tells."""
+    async with open_party() as party:
+        witness = await party.join("witness", survivor)
+        lost = [await party.join(f"lost-{number}", victim) for number in range(3)]
+        await lost[0].go_live()
+        await party.agree()
+        party.forget_all(victim)
+        await cluster.kill(victim)
+        await party.agree()
+        assert departures(witness, lost[0]) == ["broadcast_stopped", "user_left"]
+
+
+def departures(witness: Guest, guest: Guest) -> list[str]:
+    return witness.told_of(guest.name)[-2:]
