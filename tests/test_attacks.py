@@ -438,6 +438,19 @@ async def test_who_may_not_publish_does_not_go_live(service: Service) -> None:
         assert told == {"user_joined"}
 
 
+async def test_a_broadcaster_is_called_as_its_token_says(service: Service) -> None:
+    async with enter(service, "room", "ann") as ann, enter(service, "room", "bob") as bob:
+        await ann.expect("user_joined")
+        await ann.send("broadcast-started", username="Somebody Else")
+        await bob.expect("broadcast-started", username="Ann")
+        async with enter(service, "room", "late") as late:
+            active = await late.expect("active-broadcasts")
+            assert active["broadcasters"][0]["username"] == "Ann"
+        await bob.wait_for("user_left")
+        await ann.send("broadcast-stopped", username="Somebody Else")
+        await bob.expect("broadcast-stopped", username="Ann")
+
+
 async def test_who_is_no_moderator_does_not_kick(service: Service) -> None:
     async with enter(service, "mesh", "bob") as bob, enter(service, "mesh", "eve") as eve:
         await bob.expect("user_joined")
@@ -511,6 +524,7 @@ async def test_a_token_is_not_renewed_with_anothers(service: Service) -> None:
             make_token("eve"),
             make_token("ann", exp=1),
             make_token("ann", rooms=["else"]),
+            make_token("ann", iss="another"),  # whose ann is somebody else
             None,
         ):
             await ann.send("auth_token", token=token)

@@ -239,7 +239,6 @@ async def test_the_settings_for_clients_are_told(serve: Serve) -> None:
         '{"type": "offer", "offer": {}, "to": "ann"}',
         '{"type": "broadcast_start"}',
         '{"type": "nonsense"}',
-        '{"type": "auth_token", "token": 7}',
         '{"type": "auth_token", "clientId": {}}',
         "{}",
         "[]",
@@ -252,6 +251,16 @@ async def test_the_first_message_must_say_who_it_is(service: Service, first: str
         await client.expect("auth_required")
         await client.send_text(first)
         assert await client.expect_close(1008, "Authentication required") == []
+        await ann.expect_nothing()
+
+
+async def test_a_token_that_is_no_text_is_not_valid(service: Service) -> None:
+    async with enter(service, "ann") as ann, service.connect(path()) as client:
+        await client.expect("auth_required")
+        await client.send("auth_token", token=7, clientId="bob")
+        assert await client.expect_close(1008, "Invalid token") == []
+        await ann.send("auth_token", token={})
+        await ann.expect("error", code="invalid_token", message="Invalid token")
         await ann.expect_nothing()
 
 

@@ -13,6 +13,7 @@ import pytest
 import trio
 
 from tests.clients import PATIENCE, Client, Service
+from tests.conftest import Serve
 from tests.test_docs import module_of, outgoing, tag
 from trio_signal.dialects import DIALECTS, OTHER
 from trio_signal.dialects.wire import encode, type_of
@@ -215,3 +216,11 @@ def test_codes_of_ones_own_count_together() -> None:
     for code in (4000, 4999, 1000):
         metrics.count_closed(code)
     assert (metrics.closed[OTHER], metrics.closed[1000]) == (2, 1)
+
+
+async def test_a_dialect_that_is_named_twice_is_measured_once(serve: Serve) -> None:
+    async with serve(dialects="mesh, room,mesh") as service, httpx.AsyncClient() as http:
+        text = (await http.get(f"http://{service.base}/metrics")).text
+        lines = [line for line in text.splitlines() if not line.startswith("#")]
+        names = [line.rsplit(" ", 1)[0] for line in lines]
+        assert len(names) == len(set(names))

@@ -358,13 +358,60 @@ async def test_what_a_new_profile_does_not_name_stays(service: Service) -> None:
 
 async def test_a_broadcast_is_told_to_the_others(service: Service) -> None:
     async with enter_all(service, "ann", "bob") as (ann, bob):
-        await ann.send("broadcast-started", username="Somebody Else")
+        await ann.send("broadcast-started")
         assert without_time(await bob.receive()) == {
             "type": "broadcast-started",
             "user_id": "ann",
             "username": "Anonymous",
         }
         await expect_silence(ann, bob)
+
+
+async def test_a_broadcaster_is_called_as_its_message_says(service: Service) -> None:
+    async with enter_all(service, "ann", "bob") as (ann, bob):
+        await ann.send("broadcast-started", username=" On\u202e Air ")
+        await bob.expect("broadcast-started", user_id="ann", username="On Air")
+        async with enter(service, "late") as late:
+            assert {user["username"] for user in late.log[0]["users"]} == {"Anonymous"}
+            first = (await late.expect("active-broadcasts"))["broadcasters"][0]
+            assert (first["user_id"], first["username"]) == ("ann", "On Air")
+        await bob.wait_for("user_left")
+        # Once more, by another name: the broadcast is the same.
+        await ann.send("broadcast-started", username="Still On Air")
+        await bob.expect("broadcast-started", username="Still On Air")
+        async with enter(service, "late") as late:
+            again = (await late.expect("active-broadcasts"))["broadcasters"][0]
+            assert again == first | {"username": "Still On Air"}
+        await bob.wait_for("user_left")
+        await ann.wait_for("user_left")
+        await ann.wait_for("user_left")
+        await ann.send("broadcast-stopped", username="Somebody Else")
+        for client in (ann, bob):
+            await client.expect("broadcast-stopped", user_id="ann", username="Still On Air")
+        await expect_silence(ann, bob)
+
+
+async def test_a_broadcaster_with_a_new_name_is_called_so(service: Service) -> None:
+    async with enter_all(service, "ann", "bob") as (ann, bob):
+        await ann.send("broadcast-started", username="On Air")
+        await bob.expect("broadcast-started", username="On Air")
+        await ann.send("profile_updated", username="Anna")
+        await bob.expect("profile_updated", username="Anna")
+        async with enter(service, "late") as late:
+            active = await late.expect("active-broadcasts")
+            assert active["broadcasters"][0]["username"] == "Anna"
+        await bob.wait_for("user_left")
+        await ann.close()
+        await bob.expect("broadcast-stopped", username="Anna")
+
+
+async def test_whoever_is_lost_while_on_air_is_named_as_it_was(service: Service) -> None:
+    async with enter_all(service, "ann", "bob") as (ann, bob):
+        await ann.send("broadcast-started", username="On Air")
+        await bob.expect("broadcast-started", username="On Air")
+        ann.reset()
+        await bob.expect("broadcast-stopped", user_id="ann", username="On Air")
+        await bob.expect("user_left", user_id="ann", username="Anonymous")
 
 
 async def test_a_broadcast_started_again_is_told_again_and_keeps_its_beginning(

@@ -617,18 +617,43 @@ async def test_a_broadcaster_has_a_place_in_a_full_stream(serve: Serve) -> None:
         await expect_viewer(caster)
 
 
-async def test_who_is_about_to_broadcast_has_a_place_as_well(serve: Serve) -> None:
+async def test_who_announces_a_stream_gets_no_viewer_past_the_cap(serve: Serve) -> None:
     async with (
         serve(max_viewers=1) as service,
         watched(service, 1) as stream,
         service.connect("/ws") as late,
     ):
         await late.send("start-streaming", orderId=STREAM)
-        others = (stream.caster, *stream.viewers)
-        await expect_count(3, late, *others)
+        await expect_error(late, "stream_full")
+        await late.expect_nothing()
+        await fence(stream.caster, *stream.viewers)
+
+
+async def test_who_announces_a_stream_that_it_is_in_is_owed_no_offer(serve: Serve) -> None:
+    async with serve(max_viewers=1) as service, watched(service, 1) as stream:
+        await stream.viewers[0].send("start-streaming", orderId=STREAM)
+        await stream.caster.expect("stream-started", streamId=STREAM)
+        await fence(stream.caster, *stream.viewers)
+
+
+async def test_who_was_a_broadcaster_is_no_viewer_past_the_cap(serve: Serve) -> None:
+    async with (
+        serve(max_viewers=1) as service,
+        watched(service, 1) as stream,
+        service.connect("/ws") as late,
+    ):
+        (viewer,) = stream.viewers
+        await stream.caster.send("end-stream", streamId=STREAM)
+        await stream.caster.expect("stream-end-confirmed")
+        await viewer.expect("stream-ended")
+        await expect_count(1, viewer)
+        await stream.caster.expect_nothing()
+        await late.send("join-stream", streamId=STREAM)
+        await expect_error(late, "stream_full")
+        await stream.caster.send("broadcaster-ready", streamId=STREAM)
+        await expect_count(2, viewer, stream.caster)
+        await viewer.expect("broadcaster-ready-signal")
         await expect_viewer(stream.caster)
-        for other in others:
-            await other.expect("stream-started", streamId=STREAM)
 
 
 async def test_who_may_not_broadcast_cannot_say_that_it_is_about_to(serve: Serve) -> None:

@@ -142,7 +142,7 @@ class Settings(BaseSettings):
         for name in value:
             if name not in DIALECTS:
                 raise ValueError(f"{name!r} is no dialect; there are {', '.join(DIALECTS)}")
-        return value
+        return tuple(dict.fromkeys(value))
 
     @field_validator("jwt_secret")
     @classmethod

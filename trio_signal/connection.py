@@ -22,7 +22,7 @@ from trio_signal.auth import Auth, may_enter
 from trio_signal.clock import utc_now
 from trio_signal.config import Settings
 from trio_signal.dialects import Dialect
-from trio_signal.errors import AuthenticationError, CloseCode, Reason
+from trio_signal.errors import AuthenticationError, CloseCode, IdentityMismatchError, Reason
 from trio_signal.hub import Hub
 from trio_signal.ice import ice_servers
 from trio_signal.limits import Place, TokenBucket
@@ -433,6 +433,9 @@ class Connection:
             identity = await self._auth.authenticate(
                 Authenticate(old.user_id, command.token, claimed=old.user_id)
             )
+            # The same `sub` of another issuer is somebody else.
+            if identity.subject != old.subject:
+                raise IdentityMismatchError("Identity mismatch")
         except AuthenticationError:
             self._count_failure()
             self.peer.tell(Refused(command, Refusal.INVALID_TOKEN, utc_now()))

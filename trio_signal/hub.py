@@ -310,7 +310,7 @@ class Hub:
         identity, room_id = peer.identity, command.room_id
         found = self._find(peer, room_id)
         if found is not None:
-            self._join_again(peer, *found, viewer=command.viewer)
+            self._join_again(peer, *found, viewer=command.viewer and not command.broadcaster)
             return
         if identity is None or not _may_join(identity, command):
             peer.tell(Refused(command, Refusal.NOT_ALLOWED, utc_now()))
@@ -538,7 +538,7 @@ class Hub:
         at = utc_now()
         if command.exclusive:
             at = max([at, *(just_after(old.started_at) for old in _rivals(room, member).values())])
-        live = Live(command.media_type, at, command.exclusive)
+        live = Live(command.media_type, at, command.exclusive, _own_name(peer, command))
         if command.exclusive:
             self._end_older_broadcasts(room, member, live)
         self._tell(room, room.go_live(member.peer_id, live, at, exclusive=command.exclusive))
@@ -564,6 +564,9 @@ class Hub:
         self._tell(room, events)
         if not events:
             peer.tell(Refused(command, Refusal.NOT_LIVE, at))
+        elif member.live is not None and member.live.exclusive and room.viewers > self._max_viewers:
+            # It was let in past the cap to broadcast, and would now only watch.
+            self._leave(peer, room.id)
 
     def _chat(self, peer: Peer, room: LocalRoom, member: Member, command: Chat) -> None:
         avatar = clean_picture(command.avatar)
@@ -701,6 +704,12 @@ class Hub:
     def _tell_one(self, room: LocalRoom, event: RoomEvent) -> None:
         origin = event.sender if isinstance(event, Signalled) else event.member
         room.tell(event, origin.user_id, origin.peer_id)
+
+
+def _own_name(peer: Peer, command: GoLive) -> str | None:
+    """What a broadcaster calls itself, where nobody knows better."""
+    known = peer.identity is not None and peer.identity.verified
+    return None if known else clean_name(command.username)
 
 
 def _rivals(room: Room, newest: Member) -> dict[str, Live]:

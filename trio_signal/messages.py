@@ -62,11 +62,15 @@ class ServerInfo(Struct, frozen=True):
 
 
 class Live(Struct, frozen=True):
-    """A broadcast that is running; an `exclusive` one ends older ones of the same dialect."""
+    """A broadcast that is running; an `exclusive` one ends older ones of the same dialect.
+
+    `username` is what the broadcaster calls itself in it, if not as in the room.
+    """
 
     media_type: MediaType
     started_at: str
     exclusive: bool = False
+    username: str | None = None
 
 
 class Profile(Struct, frozen=True):
@@ -153,7 +157,8 @@ class Join(Struct, frozen=True):
     """Enter a room, as `peer_id` if the client chose one.
 
     A `viewer` counts towards the room's cap of viewers; a `broadcaster` is about
-    to have the room for its own exclusive broadcast. `recall_profile` gives a
+    to have the room for its own exclusive broadcast. Who is both has announced one:
+    nobody owes it a new offer if it is there already. `recall_profile` gives a
     user without a name the one that it had in the room before.
     """
 
@@ -171,11 +176,15 @@ class Leave(Struct, frozen=True):
 
 
 class GoLive(Struct, frozen=True):
-    """Start to broadcast; an `exclusive` broadcast replaces a running one."""
+    """Start to broadcast; an `exclusive` broadcast replaces a running one.
+
+    `username` is what the broadcaster is called in this broadcast, where that can be believed.
+    """
 
     room_id: str
     media_type: MediaType = "video"
     exclusive: bool = False
+    username: str | None = None
 
 
 class StopLive(Struct, frozen=True):
@@ -397,13 +406,17 @@ class StopCause(Enum):
 
 
 class StoppedLive(Struct, frozen=True, tag=True):
-    """A peer broadcasts no longer; `last` if its user has no other live."""
+    """A peer broadcasts no longer; `last` if its user has no other live.
+
+    `username` is what it called itself in the broadcast, if not as in the room.
+    """
 
     room_id: str
     member: Member
     last: bool
     cause: StopCause
     at: str
+    username: str | None = None
 
 
 class Signalled(Struct, frozen=True, tag=True):

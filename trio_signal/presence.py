@@ -21,6 +21,7 @@ from trio_signal.messages import (
     StoppedLive,
     WentLive,
 )
+from trio_signal.room import renamed
 
 #: How many changes wait for a snapshot that is on its way; then another is fetched.
 MAX_WAITING = 10_000
@@ -259,9 +260,7 @@ class View:
         """A user is called something else, in all its peers."""
         for peer_id, member in self.members.items():
             if member.user_id == named.user_id:
-                self.members[peer_id] = replace(
-                    member, username=named.username, avatar_url=named.avatar_url
-                )
+                self.members[peer_id] = renamed(member, named.username, named.avatar_url)
 
 
 def by_peer(members: Iterable[Member]) -> dict[str, Member]:

@@ -22,6 +22,14 @@ from trio_signal.messages import (
 )
 
 
+def renamed(member: Member, username: str, avatar_url: str | None) -> Member:
+    """A member that is called something else; so it is in its broadcast."""
+    live = member.live
+    if live is not None and live.username is not None and username != member.username:
+        live = replace(live, username=None)
+    return replace(member, username=username, avatar_url=avatar_url, live=live)
+
+
 class Room:
     """The participants of one room, on whichever replica their peers are.
 
@@ -155,10 +163,11 @@ class Room:
         member = self._live.get(peer_id)
         if member is None:
             return []
+        username = member.live.username if member.live is not None else None
         member = replace(member, live=None)
         self._put(member)
         last = not self._is_live(member.user_id)
-        return [StoppedLive(self.id, member, last, cause, at)]
+        return [StoppedLive(self.id, member, last, cause, at, username)]
 
     def change_profile(self, peer_id: str, change: ChangeProfile, at: str) -> list[RoomEvent]:
         """Give a peer's user another name and picture."""
@@ -169,7 +178,7 @@ class Room:
         avatar_url = member.avatar_url if change.avatar_url is None else change.avatar_url
         event = ProfileChanged(
             self.id,
-            replace(member, username=username, avatar_url=avatar_url),
+            renamed(member, username, avatar_url),
             change.wire_type,
             change.previous_username,
             change.email,
@@ -183,7 +192,7 @@ class Room:
         """The same, for a change that was made elsewhere: in all the user's peers."""
         named = event.member
         for member in list(self._users.get(named.user_id, {}).values()):
-            self._put(replace(member, username=named.username, avatar_url=named.avatar_url))
+            self._put(renamed(member, named.username, named.avatar_url))
 
     def _put(self, member: Member) -> None:
         self.members[member.peer_id] = member

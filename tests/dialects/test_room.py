@@ -173,7 +173,10 @@ RECEIVED: list[tuple[str, list[Action]]] = [
     ),
     # broadcasts: the name is the server's to say
     ('{"type":"broadcast-started"}', [GoLive("r")]),
-    ('{"type":"broadcast-started","username":"Eve","media_type":"x"}', [GoLive("r")]),
+    (
+        '{"type":"broadcast-started","username":"Eve","media_type":"x"}',
+        [GoLive("r", username="Eve")],
+    ),
     ('{"type":"broadcast-stopped","username":5}', [StopLive("r")]),
     # other types: chat with content, else nothing
     ('{"type":"shout","content":"hi"}', [Chat("r", "hi")]),

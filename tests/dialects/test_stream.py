@@ -161,7 +161,7 @@ def test_whoever_is_refused_is_told_why() -> None:
         ),
         (
             '{"type": "start-streaming", "orderId": "s"}',
-            [Join("s", ME, broadcaster=True), StartStreaming("s")],
+            [Join("s", ME, viewer=True, broadcaster=True), StartStreaming("s")],
         ),
         ('{"type": "end-stream", "streamId": "s"}', [StopLive("s")]),
         ('{"type": "end-stream", "streamId": "s", "more": [{}]}', [StopLive("s")]),

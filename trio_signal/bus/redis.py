@@ -66,6 +66,7 @@ from trio_signal.redis import (
     Script,
     open_redis,
 )
+from trio_signal.room import renamed
 
 logger = logging.getLogger(__name__)
 
@@ -403,7 +404,7 @@ class RedisBus:
         args: list[Argument] = [self.replica, self._room(feed.view.room_id), ""]
         for peer_id, member in feed.mine.items():
             if member.user_id == named.user_id:
-                member = replace(member, username=named.username, avatar_url=named.avatar_url)
+                member = renamed(member, named.username, named.avatar_url)
                 feed.mine[peer_id] = member
                 args += _entry(member)
         if len(args) > 3:
@@ -611,7 +612,7 @@ class RedisBus:
     def _publish_profile(self, feed: _Feed, event: ProfileChanged) -> None:
         named = event.member
         members = [
-            replace(member, username=named.username, avatar_url=named.avatar_url)
+            renamed(member, named.username, named.avatar_url)
             for member in feed.mine.values()
             if member.user_id == named.user_id
         ]

@@ -277,6 +277,9 @@ _SIGNALS: dict[SignalKind, type[OfferFrom | AnswerFrom | IceCandidateFrom | Mess
 }
 
 
+_INVALID_TOKEN = Error("Invalid token", "invalid_token")
+
+
 class MeshDialect:
     """One connection that speaks `mesh`."""
 
@@ -326,6 +329,8 @@ class MeshDialect:
             message = _reader.read(text)
         except UnreadableError as error:
             self.heard = OTHER
+            if _is_about_token(error):
+                return [self._no_token()]
             return [_explain(error) if self._identity else self._not_authenticated()]
         self.heard = _reader.names[type(message)]
         if self._identity is None:
@@ -348,6 +353,12 @@ class MeshDialect:
 
     def _not_authenticated(self) -> Close:
         return self.authentication_failed(AuthenticationError("Authentication required"))
+
+    def _no_token(self) -> Action:
+        """The client's token is no text, so it cannot be valid, in no mode."""
+        if self._identity is not None:
+            return Malformed(encode(_INVALID_TOKEN))
+        return self.authentication_failed(AuthenticationError(_INVALID_TOKEN.message))
 
     def _commands(self, message: Struct) -> Iterable[Action]:
         match message:
@@ -388,7 +399,7 @@ class MeshDialect:
             case Refused(command=Join(), reason=reason):
                 return [_join_refused(reason)]
             case Refused(command=Renew()):
-                return [Send(encode(Error("Invalid token", "invalid_token")))]
+                return [Send(encode(_INVALID_TOKEN))]
             case Renewed(expires_in=expires_in):
                 return [Send(encode(TokenRenewed(expires_in)))]
             case Expiring(expires_in=expires_in):
@@ -448,6 +459,11 @@ class MeshDialect:
             case _:
                 return []
         return [Notice(Audience.OTHER_PEERS, encode(out))]
+
+
+def _is_about_token(error: UnreadableError) -> bool:
+    """Whether it is only the token of an `auth_token` that is of a wrong type."""
+    return error.type == "auth_token" and str(error).endswith("`$.token`")
 
 
 def _explain(error: UnreadableError) -> Malformed:

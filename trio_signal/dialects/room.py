@@ -94,7 +94,9 @@ class WebRtcSignal(Struct, tag="webrtc-signal"):
 
 
 class BroadcastStarted(Struct, tag="broadcast-started"):
-    """Goes live. The name is the server's to say; a client's is not believed."""
+    """Goes live; its name counts in open mode, where nobody knows better."""
+
+    username: str | None = None
 
 
 class BroadcastStopped(Struct, tag="broadcast-stopped"):
@@ -327,8 +329,8 @@ class RoomDialect:
                 return [SetTyping(room_id, isinstance(message, TypingStart))]
             case ProfileUpdated():
                 return [self._change(message)]
-            case BroadcastStarted():
-                return [GoLive(room_id)]
+            case BroadcastStarted(username=username):
+                return [GoLive(room_id, username=username)]
             case BroadcastStopped():
                 return [StopLive(room_id)]
         return []  # a pong
@@ -394,12 +396,13 @@ class RoomDialect:
                 left = UserLeft(event.room_id, member.user_id, member.username, event.at)
                 return [Notice(Audience.OTHER_USERS, encode(left))]
             case WentLive(member=member):
-                return [
-                    Notice(Audience.OTHER_PEERS, _broadcast("broadcast-started", member, event.at))
-                ]
+                name = member.live.username if member.live is not None else None
+                started = _broadcast("broadcast-started", member, name, event.at)
+                return [Notice(Audience.OTHER_PEERS, started)]
             case StoppedLive(member=member):
                 audience = Audience.EVERYONE if event.last else Audience.ITSELF
-                return [Notice(audience, _broadcast("broadcast-stopped", member, event.at))]
+                stopped = _broadcast("broadcast-stopped", member, event.username, event.at)
+                return [Notice(audience, stopped)]
             case Typing(member=member):
                 typing = UserTyping(
                     "typing_start" if event.typing else "typing_stop",
@@ -436,7 +439,8 @@ def live_broadcasters(members: Iterable[Member]) -> list[Broadcaster]:
     live: dict[str, Broadcaster] = {}
     for member in members:
         if member.live is not None:
-            broadcaster = Broadcaster(member.user_id, member.username, member.live.started_at)
+            username = member.live.username or member.username
+            broadcaster = Broadcaster(member.user_id, username, member.live.started_at)
             live.setdefault(member.user_id, broadcaster)
     return list(live.values())
 
@@ -455,8 +459,9 @@ def chat_message(chat: Chatted) -> RoomMessage:
     )
 
 
-def _broadcast(type_: str, member: Member, at: str) -> bytes:
-    return encode(UserBroadcast(type_, member.user_id, member.username, at))
+def _broadcast(type_: str, member: Member, username: str | None, at: str) -> bytes:
+    """`username` is what the broadcaster calls itself in this broadcast, if it does."""
+    return encode(UserBroadcast(type_, member.user_id, username or member.username, at))
 
 
 def _profile(event: ProfileChanged) -> Profile:

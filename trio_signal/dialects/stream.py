@@ -238,7 +238,11 @@ class StreamDialect:
                     GoLive(stream, exclusive=True),
                 ]
             case StreamStart(order_id=stream):
-                return [Join(stream, self._peer_id, broadcaster=True), StartStreaming(stream)]
+                # Who has only announced a broadcast is one of those that the cap holds for.
+                return [
+                    Join(stream, self._peer_id, viewer=True, broadcaster=True),
+                    StartStreaming(stream),
+                ]
             case EndStream(stream_id=stream):
                 return [StopLive(stream)]
         return []
