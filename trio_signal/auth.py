@@ -78,12 +78,12 @@ def find_token(
         return FoundToken(offered[1])
     if query.get("token"):
         return FoundToken(query["token"])
-    cookies = _cookies(get_all("Cookie"))
+    cookies = read_cookies(get_all("Cookie"))
     session = cookies.get("session_id") or cookies.get("session")
     return FoundToken(session, from_cookie=True) if session else None
 
 
-def _cookies(headers: Iterable[str]) -> dict[str, str]:
+def read_cookies(headers: Iterable[str]) -> dict[str, str]:
     """Cookies by name. Not by http.cookies, which drops all for one that it does not like."""
     cookies: dict[str, str] = {}
     for header in headers:

@@ -20,6 +20,7 @@ import trio
 from trio_signal.auth import Auth, find_token
 from trio_signal.config import Settings
 from trio_signal.connection import Connection, shut_down
+from trio_signal.cookies import set_user
 from trio_signal.dialects import Dialect, dialect_at
 from trio_signal.errors import IdTooLongError, Reason, RequestRefusedError
 from trio_signal.hub import Hub
@@ -178,7 +179,7 @@ class Listener:
                 raise _refusal(HTTPStatus.BAD_REQUEST, Reason.BAD_REQUEST, text)
             dialect = self._dialect(request)
             self._check_origin(request)
-            accepted, answer = handshake.accept()
+            accepted, answer = handshake.accept(self._cookie(request, dialect))
             if not accepted:
                 self._metrics.count_refused(Reason.BAD_REQUEST)
                 return answer
@@ -216,6 +217,21 @@ class Listener:
         ):
             text = "Pages of this origin may not connect."
             raise _refusal(HTTPStatus.FORBIDDEN, Reason.ORIGIN, text)
+
+    def _cookie(self, request: Head, dialect: Dialect) -> str | None:
+        """What tells the dialect's HTTP calls who this is, where no token does.
+
+        Pages of other sites may set none, and thereby make a browser somebody else.
+        """
+        settings = self._settings
+        if dialect.cookie_path is None or settings.wants_tokens:
+            return None
+        user_id = dict(parse_qsl(urlsplit(request.path).query)).get("user_id")
+        origin, host = request.get_only("Origin"), request.get_only("Host")
+        if not user_id or (origin is not None and not settings.trusts_origin(origin, host)):
+            return None
+        schemes = request.get_all("X-Forwarded-Proto") if settings.trusted_proxies else []
+        return set_user(user_id, dialect.cookie_path, secure="https" in schemes)
 
     async def _refuse(self, sock: socket.socket, answer: bytes) -> None:
         """Send an answer and end the connection, so that the answer arrives.

@@ -67,7 +67,8 @@ async def open_board(settings: Settings, bus: Bus) -> AsyncIterator[Announcement
         yield None
     else:
         url = settings.database_url.get_secret_value()
-        async with open_announcements(url, bus.board) as announcements:
+        anybody = not settings.wants_tokens
+        async with open_announcements(url, bus.board, from_anybody=anybody) as announcements:
             yield announcements
 
 

@@ -318,15 +318,21 @@ class Handshake:
             self._unusual = _read(head)
             self.request = _as_head(self._unusual[1]) if self._unusual is not None else None
 
-    def accept(self) -> tuple[bool, bytes]:
-        """Whether the client may go on, and the answer to send; there has to be a `request`."""
+    def accept(self, cookie: str | None = None) -> tuple[bool, bytes]:
+        """Whether the client may go on, and the answer to send; there has to be a `request`.
+
+        `cookie` is a value of `Set-Cookie`.
+        """
         if self._unusual is not None:
             protocol, request = self._unusual
             response = protocol.accept(request)
+            if cookie is not None:
+                response.headers["Set-Cookie"] = cookie
             return response.status_code == HTTPStatus.SWITCHING_PROTOCOLS, response.serialize()
         assert self.request is not None  # noqa: S101
         (key,) = self.request.fields["sec-websocket-key"]
-        return True, _ACCEPTED % accept_key(key).encode()
+        setting = b"" if cookie is None else b"Set-Cookie: %s\r\n" % cookie.encode("ascii")
+        return True, _ACCEPTED % (accept_key(key).encode(), setting)
 
 
 def _read(head: bytes) -> tuple[ServerProtocol, Request] | None:
@@ -353,7 +359,7 @@ _ACCEPTED = (
     b"HTTP/1.1 101 Switching Protocols\r\n"
     b"Upgrade: websocket\r\n"
     b"Connection: Upgrade\r\n"
-    b"Sec-WebSocket-Accept: %s\r\n\r\n"
+    b"Sec-WebSocket-Accept: %s\r\n%s\r\n"
 )
 _UNUSUAL = {"sec-websocket-protocol", "content-length", "transfer-encoding"}
 

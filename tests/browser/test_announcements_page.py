@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterator
 import pytest
 from playwright.sync_api import Page, WebSocketRoute, expect
 
-from tests.browser.visitors import Visitors
+from tests.browser.visitors import HERE, Server, Visitors
 
 PAGE = "/demo/announcements"
 HTML = "<img src=x onerror=\"document.title='broken'\"><b>bold</b>"
+HARMLESS = HTML.translate(str.maketrans("<>", "＜＞"))
 
 
 @pytest.fixture
@@ -57,10 +58,35 @@ def test_texts_and_names_are_never_html(visit: Callable[..., Page], desk: Page) 
     expect(eve.locator("#state")).to_have_text("Connected")
     announce(eve, HTML)
     for page in (desk, eve):
-        expect(page.locator("#banner-text")).to_have_text(HTML)
-        expect(page.locator("#banner-from")).to_contain_text("<b>eve</b>")
+        expect(page.locator("#banner-text")).to_have_text(HARMLESS)
+        expect(page.locator("#banner-from")).to_contain_text("＜b＞eve＜/b＞")
         assert page.locator("#banner img, #banner b b").count() == 0
         assert page.title() == "Announcements · trio-signal"
+
+
+@pytest.mark.parametrize("origin", [""], ids=["own origin"])
+def test_an_old_page_that_names_itself_to_the_websocket_only(
+    visit: Callable[..., Page], desk: Page, origin: str, server: Server
+) -> None:
+    """Its HTTP calls say nothing but what the browser adds; and it believes every text."""
+    page = visit("about:blank")
+    page.route("**/old.html*", lambda route: route.fulfill(path=HERE / "old_announcements.html"))
+    address = f"{origin or server.url}/old.html?server={server.url.removeprefix('http://')}"
+    page.goto(address)
+    expect(page.locator("#state")).to_have_text("ready")
+    announce(desk, HTML)
+    expect(page.locator("#banner")).to_have_text(HARMLESS)
+    assert page.locator("#banner *").count() == 0
+    page.reload()
+    expect(page.locator("#banner")).to_have_text(HARMLESS)
+    page.click("#acknowledge")
+    expect(page.locator("#state")).to_have_text("acknowledged")
+    page.reload()
+    expect(page.locator("#state")).to_have_text("ready")
+    expect(page.locator("#banner")).to_be_empty()
+    page.goto(f"{address}&user_id=another")
+    expect(page.locator("#banner")).to_have_text(HARMLESS)
+    page.goto("about:blank")
 
 
 def test_a_silent_server_is_taken_for_gone(visit: Callable[..., Page], visitors: Visitors) -> None:

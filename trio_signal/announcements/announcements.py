@@ -8,14 +8,16 @@ or Redis was away, is found by looking again.
 
 import logging
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, closing
 from itertools import islice
 from typing import Protocol
 from uuid import uuid4
 
 import trio
+from msgspec.structs import replace
 
+from trio_signal.announcements.draft import to_harmless
 from trio_signal.announcements.receipts import Receipts
 from trio_signal.bus import Board, Counted, Posted
 from trio_signal.clock import utc_now
@@ -71,8 +73,13 @@ class Lobby(Protocol):
 class Announcements:
     """One replica's end; made by `open_announcements`. The hub tells it who attends."""
 
-    def __init__(self, store: Store, board: Board | None) -> None:
-        """Take an open store, and what is shared with other replicas."""
+    def __init__(self, store: Store, board: Board | None, *, from_anybody: bool = False) -> None:
+        """Take an open store, and what is shared with other replicas.
+
+        Where announcements may be `from_anybody`, nothing in them can become HTML: neither in what
+        is stored, so that this outlasts a change of the mode, nor in what was stored before.
+        """
+        self._clean: Callable[[str], str] = to_harmless if from_anybody else str
         self._store = store
         self._board = board
         self._lobby: Lobby | None = None
@@ -141,6 +148,7 @@ class Announcements:
             created_by_name=creator.username or creator.user_id,
             created_at=utc_now(),
         )
+        announcement = self._cleaned(announcement)
         await self._make(announcement)
         return announcement
 
@@ -179,7 +187,7 @@ class Announcements:
     async def made_since(self, creator: Identity, moment: str) -> int:
         """How many announcements a creator made; raises StoreError."""
         await self._wait_prepared()
-        return await self._store.made_since(creator.user_id, moment)
+        return await self._store.made_since(self._clean(creator.user_id), moment)
 
     # Users
 
@@ -324,6 +332,7 @@ class Announcements:
 
     def _adopt(self, edition: Edition) -> bool:
         """Take in what was made just now, and tell it; whether it was news."""
+        edition = self._clean_edition(edition)
         if not self._take(edition):
             return False
         if self._lobby is not None:
@@ -342,6 +351,7 @@ class Announcements:
     def _adopt_late(self, edition: Edition | None) -> None:
         """Take in what was made some time ago: some may have acknowledged it already."""
         was_active = self.active is not None
+        edition = self._clean_edition(edition) if edition is not None else None
         if edition is None or not self._take(edition) or self._lobby is None:
             return
         if edition.active:
@@ -350,6 +360,17 @@ class Announcements:
                 self._ask(peer, told)
         elif was_active:
             self._lobby.tell_announcement(AnnouncementCleared(edition.announcement))
+
+    def _clean_edition(self, edition: Edition) -> Edition:
+        return replace(edition, announcement=self._cleaned(edition.announcement))
+
+    def _cleaned(self, announcement: Announcement) -> Announcement:
+        return replace(
+            announcement,
+            message=self._clean(announcement.message),
+            created_by=self._clean(announcement.created_by),
+            created_by_name=self._clean(announcement.created_by_name),
+        )
 
     def _take(self, edition: Edition) -> bool:
         old = self._edition
@@ -460,15 +481,19 @@ class Announcements:
 
 
 @asynccontextmanager
-async def open_announcements(url: str, board: Board | None) -> AsyncIterator[Announcements]:
+async def open_announcements(
+    url: str, board: Board | None, *, from_anybody: bool = False
+) -> AsyncIterator[Announcements]:
     """Announcements that are kept in the database at `url`, while the block runs.
+
+    Those that may be `from_anybody` cannot become HTML.
 
     Begins at once; a database that cannot be reached is tried again. At the end
     what users acknowledged is written, if that is possible in a second. Raises ConfigError.
     """
     store = Store(url)
     with closing(store):
-        announcements = Announcements(store, board)
+        announcements = Announcements(store, board, from_anybody=from_anybody)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(announcements.run)
             yield announcements

@@ -9,6 +9,7 @@ from trio_signal.messages import AnnouncementType
 #: In characters, not bytes.
 MAX_CHARACTERS = 280
 TYPES: tuple[AnnouncementType, ...] = get_args(AnnouncementType)
+_FULL_WIDTH = str.maketrans("<>&", "＜＞＆")
 #: Control characters, and what ends a line or a paragraph: a banner is one line.
 _REFUSED = frozenset({"Cc", "Zl", "Zp", "Cs"})
 
@@ -26,6 +27,14 @@ def check_message(text: str) -> str:
     if any(unicodedata.category(character) in _REFUSED for character in message):
         raise AnnouncementError("Broadcast message cannot have control characters or line breaks")
     return message
+
+
+def to_harmless(text: str) -> str:
+    """The text without what can begin HTML: old clients put it into their pages as it is.
+
+    `<`, `>` and `&` become their full-width forms, so its length stays the same.
+    """
+    return text.translate(_FULL_WIDTH)
 
 
 def check_type(text: str) -> AnnouncementType:

@@ -39,6 +39,9 @@ class Dialect(Protocol):
     name: str
     #: The types of what clients may say.
     types: frozenset[str]
+    #: Below it are HTTP calls whose clients do not say who they are: in open mode a cookie tells
+    #: them the `user_id` in the handshake's query. None if there are no such calls.
+    cookie_path: str | None
     #: The type of what `received` was given last: one of `types`, or `OTHER`.
     heard: str
 

@@ -180,6 +180,7 @@ class StreamDialect:
 
     name = "stream"
     types = frozenset(_reader.names.values())
+    cookie_path: str | None = None
 
     def __init__(self) -> None:
         """Nobody says who they are, but by a token."""

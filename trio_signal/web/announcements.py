@@ -26,7 +26,7 @@ from trio_signal.errors import (
     StoreError,
     UnknownAnnouncementError,
 )
-from trio_signal.hub import ANONYMOUS, Hub
+from trio_signal.hub import Hub
 from trio_signal.messages import Announcement, Identity
 from trio_signal.web.bodies import json_answer
 from trio_signal.web.callers import Callers
@@ -49,6 +49,8 @@ class AcknowledgeRequest(Struct):
     """The body of `POST /api/creator/broadcast/acknowledge`."""
 
     broadcast_id: str = ""
+    #: Who has seen it. Believed in open mode only.
+    user_id: str | int = ""
 
 
 class Sent(Struct):
@@ -156,8 +158,12 @@ def add_announcements(
 
     @app.post(f"{PREFIX}/broadcast/acknowledge")
     async def acknowledge() -> Response:
-        user = await require_user()
-        body = await _read(AcknowledgeRequest)
+        if settings.wants_tokens:
+            user = await require_user()
+            body = await _read(AcknowledgeRequest)
+        else:
+            body = await _read(AcknowledgeRequest)
+            user = await require_user(str(body.user_id))
         if not body.broadcast_id:
             raise UnprocessableEntity("Broadcast ID is required")
         try:
@@ -193,15 +199,20 @@ def add_announcements(
             )
         )
 
-    async def find_user() -> Identity | None:
-        """Who asks; None for nobody in open mode. Aborts with 401 where a token is needed."""
+    async def find_user(said: str | None = None) -> Identity | None:
+        """Who asks; None for nobody in open mode. Aborts with 401 where a token is needed.
+
+        `said` is who the body says it is.
+        """
         try:
-            return await (callers.require() if settings.wants_tokens else callers.find())
+            if settings.wants_tokens:
+                return await callers.require()
+            return await callers.find(said) or await callers.find_remembered()
         except Unauthorized:
             raise Unauthorized("Authentication required") from None
 
-    async def require_user() -> Identity:
-        user = await find_user()
+    async def require_user(said: str | None = None) -> Identity:
+        user = await find_user(said)
         if user is None:
             raise Unauthorized("Authentication required")
         return user
@@ -219,7 +230,7 @@ def add_announcements(
 
 
 #: Whoever calls in open mode without saying who it is.
-_NOBODY = Identity("", "anonymous", ANONYMOUS, grants=OPEN_GRANTS)
+_NOBODY = Identity("", "anonymous", "anonymous", grants=OPEN_GRANTS)
 
 
 def describe(problem: HTTPException) -> Response:

@@ -5,14 +5,16 @@ from hmac import compare_digest
 import trio
 from quart import request
 from werkzeug.datastructures import WWWAuthenticate
-from werkzeug.exceptions import Forbidden, Unauthorized
+from werkzeug.exceptions import BadRequest, Forbidden, Unauthorized
 
 from trio_signal.auth import Auth, find_token, may_enter, read_login_token
 from trio_signal.config import Settings
+from trio_signal.cookies import find_user
 from trio_signal.errors import AuthenticationError, IdentityMismatchError, Reason
 from trio_signal.limits import Limits
 from trio_signal.messages import Authenticate, Identity
 from trio_signal.metrics import Metrics
+from trio_signal.names import MAX_ID
 from trio_signal.web.addresses import request_address
 
 
@@ -26,14 +28,16 @@ class Callers:
         self._limits = limits
         self._metrics = metrics
 
-    async def find(self) -> Identity | None:
-        """Who it is; None if it does not say.
+    async def find(self, said: str | None = None) -> Identity | None:
+        """Who it is; None if it does not say. `said` is what it says elsewhere than in the query.
 
         Aborts with 401 if the token is not valid, with 403 where another site may have made a
         browser send its cookie; raises RequestRefusedError for an address that failed too often.
         """
         found = find_token(request.headers.getlist, request.args)
-        claimed = request.args.get("user_id") or None
+        claimed = request.args.get("user_id") or said or None
+        if claimed is not None and len(claimed) > MAX_ID:
+            raise BadRequest(f"An id has {MAX_ID} characters at most.")
         if found is None and claimed is None:
             return None
         if found is not None and found.from_cookie and request.method == "POST":
@@ -71,6 +75,19 @@ class Callers:
         if not may_enter(caller, room_id):
             raise Forbidden("Not allowed in this room")
         return caller
+
+    async def find_remembered(self) -> Identity | None:
+        """Whose browser it is, as a handshake's cookie says; None with tokens, or without it.
+
+        From a page of another site it does not count.
+        """
+        origin, host = request.headers.get("Origin"), request.headers.get("Host")
+        if self._settings.wants_tokens or (
+            origin is not None and not self._settings.trusts_origin(origin, host)
+        ):
+            return None
+        user_id = find_user(request.headers.getlist)
+        return await self.find(user_id) if user_id is not None else None
 
     def check_address(self) -> None:
         """Raise RequestRefusedError if the sender's address failed too often."""
