@@ -47,7 +47,10 @@ KNOW_REDIS = (
 SQL = ("sqlalchemy", "alembic", "psycopg", "sqlite3")
 KNOW_SQL = (f"{NAME}.store",)
 #: These do no I/O; nor do the dialects, whose rule is narrower still.
-PURE = (f"{NAME}.messages", f"{NAME}.errors", f"{NAME}.room", f"{NAME}.websocket")
+PURE = (
+    *(f"{NAME}.messages", f"{NAME}.errors", f"{NAME}.room", f"{NAME}.websocket"),
+    f"{NAME}.negotiations",
+)
 #: What pure code does not import: I/O, tasks, and the clock and chance, which it is given.
 IMPURE = (
     *("trio", "asyncio", "threading", "multiprocessing", "subprocess", "signal"),

@@ -342,6 +342,7 @@ async def test_answer_and_candidate_need_no_viewer_id(service: Service) -> None:
 
 
 async def test_signals_arrive_in_the_order_in_which_they_were_sent(service: Service) -> None:
+    """Descriptions as well as candidates, and no candidate before its description."""
     async with watched(service, 2) as stream:
         target = {"streamId": STREAM, "viewerId": stream.ids[0]}
         for n in range(100):
@@ -349,11 +350,108 @@ async def test_signals_arrive_in_the_order_in_which_they_were_sent(service: Serv
             await stream.caster.send("ice-candidate", candidate=n, **target)
             await stream.viewers[0].send("webrtc-answer", streamId=STREAM, answer=n)
             await stream.viewers[0].send("ice-candidate", streamId=STREAM, candidate=n)
-        for n in range(100):
-            await stream.viewers[0].expect("webrtc-offer", offer=n)
-            await stream.viewers[0].expect("ice-candidate", candidate=n)
-            await stream.caster.expect("webrtc-answer", answer=n)
-            await stream.caster.expect("ice-candidate", candidate=n)
+        for client, kind in ((stream.viewers[0], "offer"), (stream.caster, "answer")):
+            heard = [await client.receive() for _ in range(200)]
+            assert [m[kind] for m in heard if kind in m] == [*range(100)]
+            assert [m["candidate"] for m in heard if "candidate" in m] == [*range(100)]
+            places = {(m["type"], m.get(kind, m.get("candidate"))): i for i, m in enumerate(heard)}
+            for n in range(100):
+                assert places["ice-candidate", n] > places[f"webrtc-{kind}", n]
+
+
+# Clients drop candidates that come before they have applied the description
+
+
+async def test_candidates_for_a_viewer_wait_for_its_answer(service: Service) -> None:
+    async with watched(service, 2) as stream:
+        caster, viewer = stream.caster, stream.viewers[0]
+        target = {"streamId": STREAM, "viewerId": stream.ids[0]}
+        await caster.send("webrtc-offer", offer=1, **target)
+        for type_, candidate in (("ice-candidate", 1), ("webrtc-ice-candidate", None)):
+            await caster.send(type_, candidate=candidate, **target)
+        await viewer.expect("webrtc-offer", offer=1)
+        await fence(caster, viewer, stream.viewers[1])
+        await viewer.send("webrtc-answer", streamId=STREAM, answer=1)
+        await viewer.expect("ice-candidate", candidate=1, viewerId=stream.ids[0])
+        await viewer.expect("webrtc-ice-candidate", candidate=None, viewerId=stream.ids[0])
+        await caster.expect("webrtc-answer", answer=1)
+        await caster.send("ice-candidate", candidate=2, **target)
+        await viewer.expect("ice-candidate", candidate=2)
+        await fence(viewer, caster)
+
+
+async def test_candidates_for_the_broadcaster_follow_the_answer(service: Service) -> None:
+    async with watched(service, 2) as stream:
+        caster, viewer = stream.caster, stream.viewers[0]
+        await caster.send("webrtc-offer", streamId=STREAM, viewerId=stream.ids[0], offer=1)
+        await viewer.expect("webrtc-offer")
+        for candidate in (1, 2, None):
+            await viewer.send("ice-candidate", streamId=STREAM, candidate=candidate)
+        await fence(viewer, caster)
+        await stream.viewers[1].send("ice-candidate", streamId=STREAM, candidate="of another")
+        await caster.expect("ice-candidate", candidate="of another")
+        await viewer.send("webrtc-answer", streamId=STREAM, answer=1)
+        await viewer.send("ice-candidate", streamId=STREAM, candidate="late")
+        await caster.expect("webrtc-answer", answer=1)
+        answered = trio.current_time()
+        for each in (1, 2, None, "late"):
+            await caster.expect("ice-candidate", candidate=each, viewerId=stream.ids[0])
+            assert trio.current_time() - answered > 0.05
+
+
+async def test_an_offer_that_has_no_answer_is_asked_for_again(service: Service) -> None:
+    """And candidates wait for so long as well, but no longer."""
+    async with watched(service, 1) as stream:
+        caster, viewer = stream.caster, stream.viewers[0]
+        target = {"streamId": STREAM, "viewerId": stream.ids[0]}
+        await caster.send("webrtc-offer", offer=1, **target)
+        began = trio.current_time()
+        await caster.send("ice-candidate", candidate=1, **target)
+        await viewer.send("ice-candidate", streamId=STREAM, candidate=2)
+        await viewer.expect("webrtc-offer", offer=1)
+        told = sorted([await caster.receive(), await caster.receive()], key=lambda m: m["type"])
+        assert [m["type"] for m in told] == ["ice-candidate", "viewer-joined"]
+        assert [m["viewerId"] for m in told] == stream.ids * 2
+        await viewer.expect("ice-candidate", candidate=1)
+        assert trio.current_time() - began > 2.5
+        await caster.send("webrtc-offer", offer=2, **target)
+        await viewer.expect("webrtc-offer", offer=2)
+        await viewer.send("webrtc-answer", streamId=STREAM, answer=2)
+        await caster.expect("webrtc-answer", answer=2)
+        await trio.sleep_until(began + 6.2)  # when it would be asked for again
+        await fence(viewer, caster)
+
+
+async def test_nothing_is_asked_of_nor_carried_from_a_viewer_that_has_left(
+    service: Service,
+) -> None:
+    async with watched(service, 2) as stream:
+        caster, viewer = stream.caster, stream.viewers[0]
+        await caster.send("webrtc-offer", streamId=STREAM, viewerId=stream.ids[0], offer=1)
+        began = trio.current_time()
+        await viewer.expect("webrtc-offer", offer=1)
+        await viewer.send("ice-candidate", streamId=STREAM, candidate=2)
+        await viewer.close()
+        await caster.expect("viewer-left", viewerId=stream.ids[0])
+        await expect_count(2, caster)
+        await trio.sleep_until(began + 3.5)
+        await fence(stream.viewers[1], caster)
+
+
+async def test_peers_of_other_dialects_wait_for_nothing(service: Service) -> None:
+    async with watched(service, 0) as stream, service.connect(f"/ws/{STREAM}") as mesh:
+        caster = stream.caster
+        await mesh.expect("auth_required")
+        await mesh.send("auth_token", clientId="bob")
+        await mesh.wait_for("users_in_room")
+        await expect_count(2, caster)
+        target = {"streamId": STREAM, "viewerId": await expect_viewer(caster)}
+        await caster.send("webrtc-offer", offer=1, **target)
+        await caster.send("ice-candidate", candidate=1, **target)
+        offer = await mesh.wait_for("offer", offer=1)
+        await mesh.expect("ice_candidate", candidate=1)
+        await mesh.send("ice_candidate", to=offer["from"], candidate=2)
+        await caster.expect("webrtc-ice-candidate", candidate=2, viewerId="bob")
 
 
 @pytest.mark.parametrize("type_", ["webrtc-offer", *CANDIDATES])

@@ -51,7 +51,7 @@ from trio_signal.messages import (
 )
 from trio_signal.metrics import BROKEN_OFF, NO_CODE, Metrics
 from trio_signal.outbox import Outbox, ignore
-from trio_signal.peer import INTERNAL_ERROR, Peer
+from trio_signal.peer import INTERNAL_ERROR, PatientPeer, Peer
 from trio_signal.websocket import (
     FrameParser,
     Message,
@@ -153,7 +153,8 @@ class Connection:
         self._dialect = dialect
         self._parser = FrameParser(settings.max_message_bytes)
         self._outbox = Outbox(sock, settings.outbox_bytes, hub.courier)
-        self.peer = Peer(uuid4().hex, dialect, self._outbox)
+        make = PatientPeer if dialect.holds_candidates else Peer
+        self.peer = make(uuid4().hex, dialect, self._outbox)
         self.peer.count_refused = metrics.count_refused
         self.peer.told = metrics.messages_out[dialect.name]
         self._messages_in = metrics.messages_in[dialect.name]
@@ -227,6 +228,8 @@ class Connection:
         self.peer.live_in(nursery.cancel_scope)
         self.peer.inherit = self._inherit
         self._outbox.begins_to_wait = self._drain
+        if isinstance(self.peer, PatientPeer):
+            self.peer.wake_at = self._wake_heartbeat
         # Not all at the same moment, though they came so: others would wait for their end.
         patience = self._settings.auth_timeout * random.uniform(1, _SPREAD)  # noqa: S311
         self._authenticate_by = trio.current_time() + patience
@@ -234,6 +237,8 @@ class Connection:
     def _let_go(self) -> None:
         """Start nothing more, and have nothing lead back here: what is over is freed at once."""
         self.peer.inherit = self._outbox.begins_to_wait = ignore
+        if isinstance(self.peer, PatientPeer):
+            self.peer.wake_at = ignore
 
     def _inherit(self, room_ids: Sequence[str]) -> None:
         self._nursery.start_soon(self._guarded, partial(self._rejoin, room_ids))
@@ -469,7 +474,7 @@ class Connection:
         while True:
             with trio.CancelScope(
                 deadline=min(
-                    *(next_ping, deadline, self._nudge_at),
+                    *(next_ping, deadline, self._nudge_at, self.peer.due),
                     *(self._authenticate_by, self._warn_at, self._expires_at),
                 )
             ) as self._alarm:
@@ -480,6 +485,8 @@ class Connection:
             if self._nudge is not None and now >= self._nudge_at:
                 self.peer.send(self._nudge.text)
                 self._put_off_nudge()
+            if isinstance(self.peer, PatientPeer) and now >= self.peer.due:
+                self._hub.pass_time(self.peer, now)
             if self.peer.heard >= pinged or self._peek():
                 # Or it did say something: we were busy, or hold it back.
                 deadline = _NEVER

@@ -70,7 +70,7 @@ from trio_signal.messages import (
 from trio_signal.metrics import Metrics
 from trio_signal.names import clean_name, clean_picture
 from trio_signal.outbox import Courier
-from trio_signal.peer import Peer, close_untold
+from trio_signal.peer import PatientPeer, Peer, close_untold
 from trio_signal.room import Room
 from trio_signal.websocket import text_frame
 
@@ -78,6 +78,8 @@ from trio_signal.websocket import text_frame
 ANONYMOUS = "Anonymous"
 #: How many peers are sent away in a second when the server stops.
 LEAVE_RATE = 100.0
+#: The signals with which two peers come to know each other. Candidates are the most by far.
+_DESCRIPTIONS = frozenset({"offer", "answer"})
 _NO_CAP = Caps(2**31 - 1)
 #: Seconds to ask the directory how many users are connected.
 _COUNTING = 0.4
@@ -620,6 +622,28 @@ class Hub:
             local.hear(signal)
         else:
             self.bus.send(target.replica, signal)
+        if command.kind in _DESCRIPTIONS:
+            peer.said(signal)
+
+    def pass_time(self, peer: PatientPeer, now: float) -> None:
+        """Tell a peer what has waited long enough; for its connection, when it is `due`."""
+        signals, unanswered = peer.take_due(now)
+        for signal in signals:
+            if self._find(peer, signal.room_id) and self._is_here(signal.sender, signal.room_id):
+                peer.tell_late(signal)
+        for offer in unanswered:
+            found = self._find(peer, offer.room_id)
+            viewer = found[0].members.get(offer.peer_id) if found is not None else None
+            if found is not None and found[1].live and viewer is not None and not viewer.live:
+                peer.tell(LiveNow(offer.room_id, found[1], (viewer,)))
+            else:
+                peer.forget(offer)
+
+    def _is_here(self, member: Member, room_id: str) -> bool:
+        """Whether this very peer is still in the room, on whichever replica."""
+        room = self.rooms.get(room_id)
+        known = room.members.get(member.peer_id) if room is not None else None
+        return known is not None and known.joined_at == member.joined_at
 
     # What other replicas tell
 

@@ -2,7 +2,7 @@
 
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from itertools import islice
 
 import trio
@@ -12,6 +12,7 @@ from trio_signal.dialects import Dialect
 from trio_signal.dialects.wire import type_of
 from trio_signal.errors import CloseCode
 from trio_signal.messages import Answer, Close, Identity, Refusal, Refused, Send, Signalled
+from trio_signal.negotiations import NEVER, Negotiations, Unanswered
 from trio_signal.outbox import Outbox, ignore
 from trio_signal.websocket import text_frame
 
@@ -125,6 +126,14 @@ class Peer:
         for notice in notices:
             self.send(notice.text)
 
+    @property
+    def due(self) -> float:
+        """When the hub is to look after this peer, by Trio's clock; it has nothing to wait for."""
+        return NEVER
+
+    def said(self, signal: Signalled) -> None:
+        """Its own offer or answer is on its way to another; does not block."""
+
     def close(self, close: Close) -> None:
         """End the connection; does not block. The first reason counts."""
         if self.closed_with is None:
@@ -134,6 +143,61 @@ class Peer:
     def _cancel(self, close: Close) -> None:
         if self._scope is not None:
             self._scope.cancel(reason=close.reason or None)
+
+
+class PatientPeer(Peer):
+    """A peer whose client can use candidates at certain times only.
+
+    `due` is when `Hub.pass_time` has something to do for it.
+    """
+
+    __slots__ = ("_negotiations", "wake_at")
+
+    def __init__(self, peer_id: str, dialect: Dialect, outbox: Outbox) -> None:
+        """Make a peer that is nobody yet."""
+        super().__init__(peer_id, dialect, outbox)
+        self._negotiations = Negotiations()
+        #: Has the connection look at `due` then; set by it.
+        self.wake_at: Callable[[float], None] = ignore
+
+    @property
+    def due(self) -> float:
+        """When there is something to do, by Trio's clock."""
+        return self._negotiations.due
+
+    def hear(self, signal: Signalled) -> None:
+        """Tell this peer what another sent to it, now or a little later; does not block."""
+        if not _is_among_equals(signal):
+            super().hear(signal)
+            return
+        self._tell(self._negotiations.hear(signal, trio.current_time()))
+
+    def said(self, signal: Signalled) -> None:
+        """Its own offer or answer is on its way: tell it what waited for that; does not block."""
+        if _is_among_equals(signal):
+            self._tell(self._negotiations.say(signal, trio.current_time()))
+
+    def _tell(self, signals: Iterable[Signalled]) -> None:
+        for signal in signals:
+            super().hear(signal)
+        self.wake_at(self.due)
+
+    def take_due(self, now: float) -> tuple[list[Signalled], list[Unanswered]]:
+        """What has waited long enough, and which offers had no answer; see `Negotiations`."""
+        return self._negotiations.take_due(now)
+
+    def tell_late(self, signal: Signalled) -> None:
+        """Tell this peer a signal that has waited; does not block."""
+        super().hear(signal)
+
+    def forget(self, unanswered: Unanswered) -> None:
+        """That counterpart is gone."""
+        self._negotiations.forget(unanswered)
+
+
+def _is_among_equals(signal: Signalled) -> bool:
+    """Whether both sides speak one dialect: others know themselves what to do and when."""
+    return signal.target is not None and signal.target.dialect == signal.sender.dialect
 
 
 def close_untold(peers: Collection[Peer], untold: Struct) -> None:

@@ -42,6 +42,8 @@ class Dialect(Protocol):
     #: Below it are HTTP calls whose clients do not say who they are: in open mode a cookie tells
     #: them the `user_id` in the handshake's query. None if there are no such calls.
     cookie_path: str | None
+    #: Whether its clients drop candidates that come before they have applied the description.
+    holds_candidates: bool
     #: The type of what `received` was given last: one of `types`, or `OTHER`.
     heard: str
 

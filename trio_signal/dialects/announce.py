@@ -108,6 +108,7 @@ class AnnounceDialect:
     name = "announce"
     types = frozenset({*_reader.names.values(), "ping", "pong"})
     cookie_path: str | None = "/api/creator/broadcast"
+    holds_candidates = False
 
     def __init__(self, user_id: str | None) -> None:
         """Take who the client says it is."""

@@ -277,6 +277,7 @@ class LiveDialect:
     name = "live"
     types = frozenset(_reader.names.values())
     cookie_path: str | None = None
+    holds_candidates = False
 
     def __init__(self, query: Mapping[str, str]) -> None:
         """Take who the client says it is."""

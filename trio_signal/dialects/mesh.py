@@ -288,6 +288,7 @@ class MeshDialect:
     name = "mesh"
     types = frozenset(_reader.names.values())
     cookie_path: str | None = None
+    holds_candidates = False
 
     def __init__(self, room_id: str) -> None:
         """Take the room; who the client is, it says in its first message."""

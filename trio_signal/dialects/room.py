@@ -265,6 +265,7 @@ class RoomDialect:
     name = "room"
     types = frozenset(_reader.names.values())
     cookie_path: str | None = None
+    holds_candidates = False
 
     def __init__(self, room_id: str, claims: Authenticate) -> None:
         """Take the room and who the client says it is."""

@@ -181,6 +181,7 @@ class StreamDialect:
     name = "stream"
     types = frozenset(_reader.names.values())
     cookie_path: str | None = None
+    holds_candidates = True
 
     def __init__(self) -> None:
         """Nobody says who they are, but by a token."""

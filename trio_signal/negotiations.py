@@ -1,0 +1,172 @@
+"""Negotiations: what one client and each of its counterparts have still to settle. No I/O.
+
+Clients of the `stream` dialect drop candidates that come before they have applied the
+description, and viewers ignore offers while they hold on to a connection that has not failed
+yet. So candidates are held back until they can be used, and a broadcaster is asked for another
+offer when a viewer gave no answer. Times are given, in seconds of any clock.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from trio_signal.messages import Signalled
+
+#: Seconds that candidates wait for an answer, and behind one until it has been applied.
+ANSWER_WAIT = 3.0
+SETTLE = 0.1
+#: Seconds after an offer without an answer when another one is asked for.
+ASK_AFTER = (3.0, 6.0, 12.0, 24.0)
+#: How often that series is gone through: with the last offer that was asked for it begins again.
+ROUNDS = 2
+#: An offer that comes so soon after it was asked for is the one that was asked for.
+_PROVOKED = 3.0
+#: What waits for one client at most; what would be more is told at once, as is all that waited.
+MAX_HELD = 256
+MAX_HELD_BYTES = 1 << 16
+#: What a candidate takes besides its text.
+_OVERHEAD = 200
+NEVER = float("inf")
+
+
+class Unanswered(NamedTuple):
+    """An offer to this peer has had no answer so far."""
+
+    room_id: str
+    peer_id: str
+
+
+class _Pair:
+    """The client and one counterpart."""
+
+    __slots__ = ("ask_at", "asked", "asked_at", "began", "held", "held_until", "rounds")
+
+    def __init__(self) -> None:
+        self.held: list[Signalled] = []
+        #: Until when candidates are held back; `NEVER` if they are not.
+        self.held_until = NEVER
+        #: When the series of unanswered offers began, and how often one was asked for in it.
+        self.began, self.asked, self.rounds = 0.0, 0, 0
+        #: When one was asked for last, and when the next is to be.
+        self.asked_at, self.ask_at = -NEVER, NEVER
+
+    def offered(self, now: float) -> None:
+        """An offer went out: expect an answer."""
+        if now - self.asked_at > _PROVOKED:
+            self.rounds = 0
+        elif self.asked < len(ASK_AFTER):
+            return  # it was asked for, and the series goes on
+        self.asked_at = -NEVER
+        self.began, self.asked = now, 0
+        self.rounds += 1
+        self.ask_at = now + ASK_AFTER[0] if self.rounds <= ROUNDS else NEVER
+
+    def ask(self, now: float) -> None:
+        """Another offer is asked for."""
+        self.asked += 1
+        self.asked_at = now
+        more = self.asked < len(ASK_AFTER)
+        self.ask_at = self.began + ASK_AFTER[self.asked] if more else NEVER
+
+    @property
+    def due(self) -> float:
+        return min(self.held_until, self.ask_at)
+
+    def is_over(self, now: float) -> bool:
+        """Whether nothing is waited for: not even that a new offer is the one asked for."""
+        return self.due == NEVER and now - self.asked_at > _PROVOKED
+
+
+class Negotiations:
+    """All those of one client, which is the broadcaster or a viewer.
+
+    What it gives back to be told is in the order in which it came from each counterpart.
+    """
+
+    __slots__ = ("_held", "_held_bytes", "_pairs", "due")
+
+    def __init__(self) -> None:
+        """Begin with none."""
+        self._pairs: dict[Unanswered, _Pair] = {}
+        self._held = self._held_bytes = 0
+        #: When `take_due` has something to do.
+        self.due = NEVER
+
+    def hear(self, signal: Signalled, now: float) -> list[Signalled]:
+        """A counterpart's signal for this client: what is to be told to it now."""
+        key = Unanswered(signal.room_id, signal.sender.peer_id)
+        match signal.kind:
+            case "offer":
+                self._hold(self._pair(key), now + ANSWER_WAIT)
+            case "answer":
+                pair = self._pairs.get(key)
+                if pair is not None:
+                    pair.ask_at, pair.asked_at = NEVER, -NEVER
+                    self._hold(pair, now + SETTLE)
+            case "candidate":
+                pair = self._pairs.get(key)
+                if pair is not None and pair.held_until != NEVER:
+                    return self._keep(pair, signal)
+        return [signal]
+
+    def say(self, signal: Signalled, now: float) -> list[Signalled]:
+        """An offer or an answer of this client went out: what is to be told to it now."""
+        if signal.target is None:
+            return []
+        key = Unanswered(signal.room_id, signal.target.peer_id)
+        if signal.kind == "offer":
+            pair = self._pair(key)
+            pair.offered(now)
+            self._hold(pair, now + ANSWER_WAIT)
+        elif signal.kind == "answer" and key in self._pairs:
+            return self._release(self._pairs[key])
+        return []
+
+    def take_due(self, now: float) -> tuple[list[Signalled], list[Unanswered]]:
+        """What has waited long enough, and the offers that are to be asked for again."""
+        signals: list[Signalled] = []
+        unanswered: list[Unanswered] = []
+        for key, pair in list(self._pairs.items()):
+            if now >= pair.held_until:
+                signals += self._release(pair)
+            if now >= pair.ask_at:
+                pair.ask(now)
+                unanswered.append(key)
+            if pair.is_over(now):
+                del self._pairs[key]
+        self.due = min(self._dues(), default=NEVER)
+        return signals, unanswered
+
+    def forget(self, key: Unanswered) -> None:
+        """A counterpart is gone, and what waits from it goes with it."""
+        pair = self._pairs.pop(key, None)
+        if pair is not None:
+            self._release(pair)
+
+    def _dues(self) -> Iterator[float]:
+        for pair in self._pairs.values():
+            # One that asked last has to be looked at again, to be forgotten.
+            yield pair.due if pair.due != NEVER else pair.asked_at + 2 * _PROVOKED
+
+    def _pair(self, key: Unanswered) -> _Pair:
+        return self._pairs.setdefault(key, _Pair())
+
+    def _hold(self, pair: _Pair, until: float) -> None:
+        pair.held_until = until
+        self.due = min(self.due, pair.due)
+
+    def _keep(self, pair: _Pair, signal: Signalled) -> list[Signalled]:
+        pair.held.append(signal)
+        self._held += 1
+        self._held_bytes += _size(signal)
+        full = self._held > MAX_HELD or self._held_bytes > MAX_HELD_BYTES
+        return self._release(pair) if full else []
+
+    def _release(self, pair: _Pair) -> list[Signalled]:
+        held, pair.held, pair.held_until = pair.held, [], NEVER
+        self._held -= len(held)
+        self._held_bytes -= sum(map(_size, held))
+        return held
+
+
+def _size(signal: Signalled) -> int:
+    return len(signal.payload) + _OVERHEAD
