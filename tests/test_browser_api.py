@@ -5,10 +5,30 @@ import re
 
 import pytest
 
-from tools import print_browser_api
+from tools import bundle_browser_client, print_browser_api
 from trio_signal import __version__
 
 SOURCE = print_browser_api.SOURCE.read_text()
+
+
+def test_the_bundle_is_that_of_the_modules() -> None:
+    modules = {path.stem: path.read_text() for path in bundle_browser_client.SOURCE.glob("*.js")}
+    assert bundle_browser_client.bundle(modules) == SOURCE, (
+        "run: python -m tools.bundle_browser_client"
+    )
+
+
+def test_a_bundle_has_each_module_once_behind_those_that_it_needs() -> None:
+    modules = {
+        "index": "/** All. */\n\nexport { a } from './a.js';\nexport { c } from './c.js';\n",
+        "a": "import { b } from './b.js';\n\nexport function a() { return b + c; }\n",
+        "b": "import { c } from './c.js';\n\nexport const b = c;\n",
+        "c": "export const c = 1;\n",
+    }
+    assert bundle_browser_client.bundle(modules) == bundle_browser_client.NOTE + (
+        "/** All. */\n\n"
+        "export const c = 1;\n\nconst b = c;\n\nexport function a() { return b + c; }\n"
+    )
 
 
 def test_the_types_are_those_of_the_comments() -> None:

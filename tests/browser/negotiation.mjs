@@ -1,0 +1,151 @@
+/**
+ * Walks through the table by which two peers negotiate.
+ *
+ *     node negotiation.mjs
+ */
+
+import assert from 'node:assert/strict';
+
+import { inputOf, NEGOTIATION } from '../../trio_signal/browser/src/link.js';
+
+const STATES = Object.keys(NEGOTIATION);
+const LOCAL = ['change', 'wish', 'made', 'failed', 'applied', 'refused', 'taken', 'answered'];
+const REMOTE = ['request', 'answer', 'answerLost', 'offer', 'yield'];
+
+// The table is whole: what it names is there, and each state leads back to rest.
+
+for (const [state, row] of Object.entries(NEGOTIATION)) {
+  for (const [input, [next]] of Object.entries(row)) {
+    assert(LOCAL.includes(input) || REMOTE.includes(input), `${state}: ${input}`);
+    assert(STATES.includes(next), `${state}: ${next}`);
+  }
+}
+
+function reachable(from) {
+  const found = new Set([from]);
+  for (const state of found) for (const [next] of Object.values(NEGOTIATION[state])) found.add(next);
+  return found;
+}
+
+assert.deepEqual([...reachable('idle')].sort(), [...STATES].sort());
+for (const state of STATES) assert(reachable(state).has('idle'), `${state} never ends`);
+
+// Where offers cross, the impolite side's stands and the polite side's goes.
+
+for (const state of ['making', 'offering']) {
+  assert.equal(NEGOTIATION[state].offer, undefined);
+  assert.equal(NEGOTIATION[state].yield[0], 'taking');
+}
+
+// Which input an offer is: [offer, link, input]
+
+for (const [offer, link, input] of [
+  [{ session: 'a' }, { polite: false, isFirst: true }, 'offer'],
+  [{ session: 'a', re: 'b' }, { polite: false, isFirst: true }, 'offer'],
+  [{ session: 'a' }, { polite: true, isFirst: true }, 'yield'],
+  [{ session: 'a', re: 'b' }, { polite: true, isFirst: false }, 'yield'],
+  [{ session: 'a', re: 'b' }, { polite: true, isFirst: true }, 'answerLost'],
+  [{}, { polite: false, isFirst: false }, 'yield'],
+  [{}, { polite: true, isFirst: true }, 'yield'],
+]) {
+  assert.equal(inputOf(offer, link), input, JSON.stringify([offer, link]));
+}
+
+// Two sides, whose signals may be lost, are never stuck: whatever has happened, both can still come to
+// rest with all changes negotiated. A world is [polite side, impolite side, signals to each].
+
+const CHANGES = 2; // of each side
+const MOST = 2; // signals on their way to one side
+
+const newSide = (polite) => ({
+  polite, state: 'idle', changes: CHANGES, unsaid: false, wish: false, isFirst: true, isPaired: false,
+  offers: 0, taken: 0,
+});
+
+/** What a side sends again and again, if anything. */
+function unanswered({ state, offers, isPaired }) {
+  if (state === 'asking') return { type: 'request' };
+  return state === 'offering' ? { type: 'offer', n: offers, knows: isPaired } : null;
+}
+
+/** Lets a side go on by the table; what it sends. */
+function go(side, input, signal) {
+  const entry = NEGOTIATION[side.state][input];
+  if (!entry) return [];
+  const [next, action] = entry;
+  side.state = next;
+  if (action === 'offer') side.unsaid = false;
+  if (action === 'take') Object.assign(side, { taken: signal.n, wish: false, isPaired: true, isFirst: false });
+  if (action === 'answer') side.unsaid = false;
+  if (action === 'apply') Object.assign(side, { isPaired: true, isFirst: false });
+  if (action === 'settle' && side.wish) return go(side, 'wish');
+  if (action === 'ask' || action === 'sendOffer') return [unanswered(side)];
+  return [];
+}
+
+function* steps(world) {
+  for (const me of [0, 1]) {
+    const fork = () => structuredClone(world);
+    const act = (change) => {
+      const next = fork();
+      const sent = change(next.sides[me], next) ?? [];
+      const room = MOST - next.signals[1 - me].length;
+      next.signals[1 - me].push(...sent.slice(0, Math.max(0, room))); // else they are lost
+      return next;
+    };
+    const side = world.sides[me];
+    if (side.changes > 0) {
+      yield act((mine) => { Object.assign(mine, { changes: mine.changes - 1, unsaid: true }); });
+    }
+    if (side.polite && side.isPaired && side.changes > 0) { // ICE has to begin anew
+      yield act((mine) => {
+        Object.assign(mine, { changes: mine.changes - 1, wish: true });
+        return go(mine, 'wish');
+      });
+    }
+    if (side.unsaid && ['idle', 'asking'].includes(side.state) && !side.wish) {
+      yield act((mine) => {
+        mine.wish = mine.polite && mine.isPaired;
+        return go(mine, mine.wish ? 'wish' : 'change');
+      });
+    }
+    if (side.state === 'making') yield act((mine) => { mine.offers += 1; return go(mine, 'made'); });
+    if (['applying', 'owing'].includes(side.state)) yield act((mine) => go(mine, 'applied'));
+    if (side.state === 'taking') yield act((mine) => go(mine, 'taken'));
+    if (side.state === 'answering') {
+      yield act((mine) => { const sent = { type: 'answer', n: mine.taken }; return [sent, ...go(mine, 'answered')]; });
+    }
+    if (unanswered(side)) yield act((mine) => [unanswered(mine)]);
+    if (world.signals[me].length > 0) {
+      yield act((_, next) => { next.signals[me].shift(); }); // lost
+      yield act((mine, next) => {
+        const signal = next.signals[me].shift();
+        if (signal.type === 'request') return go(mine, 'request');
+        if (signal.type === 'answer') return signal.n === mine.offers ? go(mine, 'answer') : [];
+        if (signal.n === mine.taken) return mine.state === 'taking' ? [] : [{ type: 'answer', n: mine.taken }];
+        const offer = { session: 'x', re: signal.knows ? 'y' : undefined };
+        return go(mine, inputOf(offer, { polite: mine.polite, isFirst: mine.isFirst && mine.offers > 0 }), signal);
+      });
+    }
+  }
+}
+
+const start = { sides: [newSide(true), newSide(false)], signals: [[], []] };
+const worlds = new Map([[JSON.stringify(start), start]]);
+const before = new Map(); // a world's key -> keys of those that lead to it
+for (const [key, world] of worlds) {
+  for (const next of steps(world)) {
+    const name = JSON.stringify(next);
+    if (!worlds.has(name)) worlds.set(name, next);
+    if (!before.has(name)) before.set(name, []);
+    before.get(name).push(key);
+  }
+}
+
+const isAtRest = ({ sides, signals }) => signals.every((to) => to.length === 0)
+  && sides.every(({ state, unsaid, changes, wish }) => state === 'idle' && !unsaid && !wish && changes === 0);
+const safe = new Set([...worlds].filter(([, world]) => isAtRest(world)).map(([key]) => key));
+assert(safe.size > 0);
+for (const key of safe) for (const earlier of before.get(key) ?? []) safe.add(earlier);
+const stuck = [...worlds.keys()].find((key) => !safe.has(key));
+assert.equal(stuck, undefined, `${worlds.size} worlds; stuck: ${stuck}`);

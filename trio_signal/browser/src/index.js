@@ -1,0 +1,19 @@
+/**
+ * The browser client of trio-signal: a room, who is in it, and their sound and picture.
+ *
+ *     const room = await join(location.origin, { room: 'lobby', username: 'Ada' });
+ *     room.on('stream', (stream, peer) => show(stream, peer.name));
+ *     room.on('stopped', (peer) => hide(peer));
+ *     room.publish(await navigator.mediaDevices.getUserMedia({ video: true, audio: true }));
+ *
+ * It speaks the `mesh` dialect. The server only introduces the browsers: sound and picture go
+ * from browser to browser, over one RTCPeerConnection for each two of them, and go on while the
+ * server is away.
+ *
+ * From top to bottom: what comes in and out (types), Signaling (the WebSocket that comes back), Link
+ * (one peer connection), `join` and Room (who is here, who is live).
+ */
+
+export { RoomError } from './types.js';
+export { retryDelay } from './signaling.js';
+export { join, Room } from './room.js';

@@ -1,0 +1,448 @@
+// A room: who is here, who is live, and a link to each of them.
+
+import { Link, randomId } from './link.js';
+import { Signaling, socketUrl } from './signaling.js';
+import { RoomError } from './types.js';
+
+const ASK_AFTER = 1_000; // ms that a live peer has for its offer before we make one
+const STOP_AFTER = 2_000; // ms; one that is live again within this never stopped
+const RETURN_WITHIN = 30_000; // ms for a peer whose media flow, while the server has lost it
+const SILENT_AFTER = 4_000; // ms without a packet, and such a peer is gone
+
+/**
+ * Joins a room. From then on the connection is kept: when it breaks, it comes back, takes over its
+ * client id, and is live again if it was.
+ *
+ * @param {string | URL} url - Where the server is: `https://signal.example.com`, or `location.origin`.
+ * @param {JoinOptions} options - The room, and who you are.
+ * @returns {Promise<Room>} Rejects with a `RoomError` if the first attempt fails.
+ */
+export function join(url, options) {
+  return new Promise((resolve, reject) => {
+    new Room(url, options, resolve, reject);
+  });
+}
+
+/** A room that you have joined; `join` makes it. */
+export class Room {
+  /**
+   * The name of the room.
+   *
+   * @type {string}
+   */
+  name;
+  /**
+   * You: the client id and the name that the others see.
+   *
+   * @type {{ id: string, name: string }}
+   */
+  me;
+  /**
+   * The others, by client id.
+   *
+   * @type {ReadonlyMap<string, Peer>}
+   */
+  peers = new Map();
+  /**
+   * The state of the connection to the server.
+   *
+   * @type {RoomState}
+   */
+  state = 'connecting';
+  /**
+   * What you publish, or null.
+   *
+   * @type {MediaStream | null}
+   */
+  published = null;
+
+  #signaling;
+  #listeners = new Map(); // type -> Set of functions
+  #links = new Map(); // peer's id -> Link
+  #timers = new Map(); // peer's id -> what is going to happen to it, by name
+  #addressees = new Set(); // whom the application wrote to
+  #outgoing = new MediaStream(); // what goes out; one object, so that its id never changes
+  #iceServers = [];
+  #wantsMedia;
+  #settle; // of the promise that `join` gave, until it is settled
+
+  /** @private */
+  constructor(url, { room, username, token, clientId, media = true, trace }, resolve, reject) {
+    this.name = room;
+    this.#wantsMedia = media;
+    this.#settle = { resolve: () => resolve(this), reject };
+    // In open mode a token of our own keeps others from taking over our id.
+    const secret = token ?? (clientId ? undefined : randomId());
+    const id = clientId ?? randomId();
+    this.me = { id, name: username ?? '' };
+    this.#signaling = new Signaling(socketUrl(url, room), {
+      hello: async () => ({ token: await askFor(secret), clientId: id, username }),
+      onMessage: (message) => this.#received(message),
+      onState: (state, reason, code) => this.#stateChanged(state, reason, code),
+      trace,
+    });
+    this.#signaling.open();
+  }
+
+  /**
+   * Calls `listener` whenever something happens. Listen right after `join`, before you wait for
+   * anything else, and you miss nothing.
+   *
+   * @template {keyof Events} T
+   * @param {T} type - What to listen for.
+   * @param {Events[T]} listener - What to call. If it throws, the others are called all the same.
+   * @returns {() => void} Stops listening.
+   */
+  on(type, listener) {
+    if (!this.#listeners.has(type)) this.#listeners.set(type, new Set());
+    this.#listeners.get(type).add(listener);
+    return () => this.#listeners.get(type).delete(listener);
+  }
+
+  /**
+   * Goes live: sends `stream` to everybody in the room, and to all who come. Called again, it
+   * switches to another stream (camera, screen) without interruption: the tracks are replaced.
+   * The stream stays yours; mute with `track.enabled = false`.
+   *
+   * @param {MediaStream} stream - At most one track of sound and one of picture.
+   * @returns {void}
+   */
+  publish(stream) {
+    this.published = stream;
+    for (const track of this.#outgoing.getTracks()) this.#outgoing.removeTrack(track);
+    for (const track of stream.getTracks()) this.#outgoing.addTrack(track);
+    this.#tellLive();
+    for (const id of this.peers.keys()) this.#serve(id);
+  }
+
+  /**
+   * Is live no longer. The tracks are not stopped; they are yours.
+   *
+   * @returns {void}
+   */
+  unpublish() {
+    if (!this.published) return;
+    this.published = null;
+    for (const track of this.#outgoing.getTracks()) this.#outgoing.removeTrack(track);
+    for (const link of this.#links.values()) link.send();
+    this.#signaling.send({ type: 'broadcast_stop' });
+  }
+
+  /**
+   * Sends data of your own: chat, mute state, anything.
+   *
+   * @param {any} data - What JSON can hold.
+   * @param {{ to?: string }} [options] - `to` is one peer's id; without it all the others get it.
+   * @returns {boolean} False if there is no connection now; then nothing was sent, nor will be.
+   */
+  send(data, { to } = {}) {
+    if (to) this.#addressees.add(to);
+    return this.#signaling.send({ type: 'message', data, to });
+  }
+
+  /**
+   * Leaves: closes all connections. The state is `closed` then.
+   *
+   * @returns {void}
+   */
+  leave() {
+    this.#signaling.close();
+  }
+
+  #emit(type, ...details) {
+    for (const listener of this.#listeners.get(type) ?? []) {
+      try {
+        listener(...details);
+      } catch (error) {
+        reportError(error);
+      }
+    }
+  }
+
+  #stateChanged(state, reason = '', code = undefined) {
+    this.state = state;
+    if (this.#settle && code !== undefined) {
+      // Nobody has the room yet, so nobody could stop it: no second attempt.
+      this.#settle.reject(new RoomError(reason || `Not connected (${code})`, code));
+      this.#settle = null;
+      this.#signaling.close();
+      return;
+    }
+    if (state === 'closed') for (const id of [...this.peers.keys()]) this.#drop(id, false);
+    if (state !== 'joined') this.#emit('state', state, reason);
+  }
+
+  /** What is unknown is ignored: newer servers say more, and other clients say other things. */
+  #received(message) {
+    const { type, from, client_id: id } = message;
+    if (type === 'auth_success') this.#joined(message);
+    else if (type === 'users_in_room') this.#pictured(message.users);
+    else if (type === 'active_broadcasts') message.broadcasters.forEach((b) => this.#wentLive(b));
+    else if (type === 'user_joined') this.#arrived(message, true);
+    else if (type === 'user_left') this.#departed(id);
+    else if (type === 'broadcast_started') this.#wentLive(message);
+    else if (type === 'broadcast_stopped') this.#stoppedLive(id);
+    else if (type === 'offer') this.#offered(from, message.offer);
+    else if (type === 'answer') this.#answered(from, message.answer);
+    else if (type === 'ice_candidate') this.#candidate(from, message.candidate);
+    else if (type === 'message') this.#told(from, message.data);
+    else if (type === 'error') this.#refused(message);
+  }
+
+  // Who is here
+
+  #joined({ client_id, user, ice_servers }) {
+    this.me = { id: client_id, name: user };
+    this.#iceServers = ice_servers ?? [];
+  }
+
+  /** The picture of the room: the first one, or after a lost connection one to compare with. */
+  #pictured(users) {
+    const present = new Set(users.map((user) => user.client_id));
+    for (const [id, peer] of this.peers) {
+      if (!present.has(id)) this.#departed(id);
+      else if (peer.live) this.#soon(id, 'stop', STOP_AFTER, () => this.#ended(id));
+    }
+    const first = this.#settle;
+    for (const user of users) this.#arrived(user, !first);
+    if (this.state === 'closed') return;
+    this.#settle = null;
+    this.state = 'joined';
+    if (this.published) this.#tellLive();
+    first?.resolve();
+    this.#emit('state', 'joined', '');
+  }
+
+  #arrived({ client_id: id, username: name }, tell) {
+    if (this.state === 'closed') return; // by a listener that was told of another peer
+    const known = this.peers.get(id);
+    if (known) return this.#returned(known, name);
+    const peer = { id, name, live: null, stream: null, connection: 'none', away: false };
+    this.peers.set(id, peer);
+    this.#timers.set(id, {});
+    if (tell) this.#emit('peer', peer);
+    if (this.peers.has(id)) this.#serve(id);
+  }
+
+  /** It is the one we know, and its media may never have stopped. */
+  #returned(peer, name) {
+    this.#never(peer.id, 'drop');
+    this.#never(peer.id, 'listen');
+    const { away, name: before } = peer;
+    Object.assign(peer, { away: false, name });
+    if (away && peer.live) this.#soon(peer.id, 'stop', STOP_AFTER, () => this.#ended(peer.id));
+    if (this.#links.has(peer.id)) this.#links.get(peer.id).resume();
+    else this.#serve(peer.id);
+    if (away || name !== before) this.#emit('connection', peer);
+  }
+
+  /**
+   * The server has lost it. That may be the end of a tab, or of a connection to the server alone:
+   * the media tell. As long as they flow, the peer may come back.
+   */
+  #departed(id) {
+    const peer = this.peers.get(id);
+    if (!peer || peer.away) return;
+    if (peer.connection !== 'connected') return this.#drop(id);
+    peer.away = true;
+    this.#never(id, 'stop');
+    this.#soon(id, 'drop', RETURN_WITHIN, () => this.#drop(id));
+    this.#listenTo(id, this.#links.get(id));
+    this.#emit('connection', peer);
+  }
+
+  async #listenTo(id, link, before = -1) {
+    const packets = await link.packetsReceived();
+    if (!this.peers.get(id)?.away || this.#links.get(id) !== link) return;
+    if (packets === before) this.#drop(id);
+    else this.#soon(id, 'listen', SILENT_AFTER, () => this.#listenTo(id, link, packets));
+  }
+
+  #drop(id, tell = true) {
+    const peer = this.peers.get(id);
+    if (!peer) return;
+    for (const timer of Object.values(this.#timers.get(id))) clearTimeout(timer);
+    this.#links.get(id)?.close();
+    this.#links.delete(id);
+    this.#addressees.delete(id);
+    peer.connection = 'none';
+    if (tell) this.#ended(id);
+    if (!this.peers.delete(id)) return; // a listener left the room
+    this.#timers.delete(id);
+    if (tell) this.#emit('left', peer);
+  }
+
+  // Who is live
+
+  #tellLive() {
+    const media_type = this.#outgoing.getVideoTracks().length > 0 ? 'video' : 'audio';
+    this.#signaling.send({ type: 'broadcast_start', media_type });
+  }
+
+  #wentLive({ client_id: id, media_type: media, started_at: since }) {
+    const peer = this.peers.get(id);
+    if (!peer) return;
+    this.#never(id, 'stop');
+    const news = peer.live?.media !== media;
+    peer.live = { media, since };
+    if (news) this.#emit('live', peer);
+    if (!this.peers.has(id)) return; // a listener left the room
+    const arriving = this.#links.get(id)?.stream;
+    if (!peer.stream && hasTracks(arriving)) this.#streamed(id, arriving); // it never ceased
+    if (!this.#links.has(id)) this.#soon(id, 'ask', ASK_AFTER, () => this.#ask(id));
+  }
+
+  /** A peer that reconnects stops and is live again at once. Nobody need see that. */
+  #stoppedLive(id) {
+    const peer = this.peers.get(id);
+    if (!peer?.live || peer.away) return;
+    if (hasTracks(peer.stream)) this.#soon(id, 'stop', STOP_AFTER, () => this.#ended(id));
+    else this.#ended(id);
+  }
+
+  #ended(id) {
+    const peer = this.peers.get(id);
+    this.#never(id, 'stop');
+    this.#never(id, 'ask');
+    if (!peer?.live && !peer?.stream) return;
+    peer.live = peer.stream = null;
+    this.#emit('stopped', peer);
+  }
+
+  #soon(id, what, delay, step) {
+    const timers = this.#timers.get(id);
+    clearTimeout(timers[what]);
+    timers[what] = setTimeout(step, delay);
+  }
+
+  #never(id, what) {
+    const timers = this.#timers.get(id) ?? {};
+    clearTimeout(timers[what]);
+    delete timers[what];
+  }
+
+  // Sound and picture
+
+  /** Who publishes makes the offer. */
+  #serve(id) {
+    if (!this.published || !this.#wantsMedia) return;
+    if (this.#links.has(id)) this.#links.get(id).open();
+    else this.#link(id).open();
+  }
+
+  /** No offer came: it was lost, or it is a client that waits for ours. */
+  #ask(id) {
+    if (this.#wantsMedia && !this.#links.has(id)) this.#link(id).open();
+  }
+
+  #link(id) {
+    this.#links.get(id)?.close();
+    const link = new Link({
+      iceServers: this.#iceServers,
+      outgoing: this.#outgoing,
+      polite: this.me.id < id,
+      tell: (type, field, value) => this.#signaling.send({ type, to: id, [field]: value }),
+      onState: () => this.#linkChanged(id, link),
+      onStream: (stream) => this.#streamed(id, stream),
+      onSilence: () => this.#silenced(id),
+      onError: (error) => this.#emit('error', error),
+    });
+    this.#links.set(id, link);
+    this.#linkChanged(id, link);
+    return link;
+  }
+
+  #linkChanged(id, link) {
+    const peer = this.peers.get(id);
+    if (this.#links.get(id) !== link || !peer) return;
+    if (peer.away && link.state !== 'connected') return this.#drop(id);
+    if (peer.connection === link.state) return;
+    peer.connection = link.state;
+    this.#emit('connection', peer);
+    if (link.state === 'failed' && !link.restart()) this.#link(id).open();
+  }
+
+  #unlink(id, link, error) {
+    if (this.#links.get(id) !== link) return;
+    link.close();
+    this.#links.delete(id);
+    this.peers.get(id).connection = 'none';
+    this.#emit('connection', this.peers.get(id));
+    this.#emit('error', error);
+  }
+
+  #streamed(id, stream) {
+    const peer = this.peers.get(id);
+    this.#never(id, 'ask');
+    if (!peer || peer.stream === stream) return;
+    peer.stream = stream;
+    this.#emit('stream', stream, peer);
+  }
+
+  /** A track is gone. If it was the last, and the server does not say that it is live, that is the end. */
+  #silenced(id) {
+    const peer = this.peers.get(id);
+    if (!peer || hasTracks(peer.stream)) return;
+    if (!peer.live || this.#timers.get(id).stop) this.#ended(id);
+    else peer.stream = null;
+  }
+
+  #offered(from, offer) {
+    const peer = this.peers.get(from);
+    if (!peer || !this.#wantsMedia || !offer) return;
+    const link = this.#links.get(from);
+    if (offer.re !== undefined && offer.re !== link?.session) {
+      // It means a connection that we had before. An offer of ours, on its way or made now, tells it.
+      if (!link || link.isPaired) this.#link(from).open();
+    } else if (link?.isWith(offer.session)) {
+      this.#take(from, link, offer);
+    } else {
+      this.#take(from, this.#link(from), offer, true);
+    }
+  }
+
+  /** One for an earlier connection of ours, from another of theirs than the present one is with: they are apart. */
+  #answered(from, answer) {
+    const link = this.#links.get(from);
+    const isAstray = answer?.re !== undefined && answer.re !== link?.session;
+    if (!isAstray) link?.answered(answer);
+    else if (link?.isPaired && !link.isWith(answer.session)) this.#link(from).open();
+  }
+
+  /** A page that was loaded again may come with an offer that fits no old connection: then a new one. */
+  async #take(from, link, offer, isNew = false) {
+    try {
+      await link.offered(offer);
+    } catch (error) {
+      if (isNew) this.#unlink(from, link, error);
+      else if (this.#links.get(from) === link) this.#take(from, this.#link(from), offer, true);
+    }
+  }
+
+  /** It may come before the offer, if the two went different ways. */
+  #candidate(from, candidate) {
+    if (!this.peers.has(from) || !this.#wantsMedia || !candidate) return;
+    const link = this.#links.get(from);
+    if (candidate.re !== undefined && candidate.re !== link?.session) return;
+    (link ?? this.#link(from)).candidate(candidate);
+  }
+
+  #told(from, data) {
+    const peer = this.peers.get(from);
+    if (peer) this.#emit('message', data, peer);
+  }
+
+  /** Signals to one who has just left are nothing to tell about. */
+  #refused({ message, code, to }) {
+    if (code === 'target_not_found' && !this.#addressees.delete(to)) return;
+    this.#emit('error', new RoomError(message, code));
+  }
+}
+
+async function askFor(token) {
+  return typeof token === 'function' ? token() : token;
+}
+
+function hasTracks(stream) {
+  return Boolean(stream?.getTracks().length);
+}

@@ -1,0 +1,141 @@
+// The WebSocket to the server, and when it is opened again.
+
+const FIRST_DELAY = 500; // ms, doubled with each attempt
+const LONGEST_DELAY = 5_000;
+const CONNECT_WITHIN = 10_000; // ms; a network that swallows everything refuses nothing
+const HEARTBEAT = 20_000; // ms, until the server has told its own
+
+/** These close codes say no: another try would end the same way. docs/close-codes.md has them all. */
+const FINAL_CODES = new Set([1000, 1002, 1003, 1007, 1008, 1009, 4001, 4004, 4409]);
+const GOING_AWAY = 1001;
+const LOST = 1006;
+
+/**
+ * How long to wait before connecting again. Random, so that a restarted server is not stormed.
+ *
+ * @param {number} code - The close code.
+ * @param {number} attempt - How many attempts have failed since the last success.
+ * @param {() => number} [random] - Gives numbers from 0 to 1.
+ * @returns {number | null} Milliseconds; null if the code is final.
+ */
+export function retryDelay(code, attempt, random = Math.random) {
+  if (FINAL_CODES.has(code)) return null;
+  if (code === GOING_AWAY && attempt === 0) return FIRST_DELAY * random();
+  return Math.min(LONGEST_DELAY, FIRST_DELAY * 2 ** attempt) * (0.5 + random() / 2);
+}
+
+/** A WebSocket that says who we are, notices silence, and comes back when it is lost. */
+export class Signaling {
+  #url;
+  #hello;
+  #onMessage;
+  #onState;
+  #trace;
+  #socket = null;
+  #attempt = 0;
+  #retry = 0;
+  #watchdog = 0;
+  #heard = false;
+  #hurry = () => this.#waiting() && this.open();
+
+  constructor(url, { hello, onMessage, onState, trace = () => {} }) {
+    this.#url = url;
+    this.#hello = hello;
+    this.#onMessage = onMessage;
+    this.#onState = onState;
+    this.#trace = trace;
+    addEventListener('online', this.#hurry);
+  }
+
+  open() {
+    clearTimeout(this.#retry);
+    this.#retry = 0;
+    const socket = new WebSocket(this.#url);
+    socket.onmessage = ({ data }) => this.#receive(socket, JSON.parse(data));
+    socket.onclose = ({ code, reason }) => this.#lost(code, reason);
+    this.#socket = socket;
+    this.#watchdog = setTimeout(() => this.#lost(LOST, 'No answer'), CONNECT_WITHIN);
+    this.#onState('connecting');
+  }
+
+  /** Sends at once, or not at all: what a lost connection missed, the next join tells anew. */
+  send(message) {
+    if (this.#socket?.readyState !== WebSocket.OPEN) return false;
+    this.#socket.send(JSON.stringify(message));
+    this.#trace(message, true);
+    return true;
+  }
+
+  close() {
+    removeEventListener('online', this.#hurry);
+    const open = this.#socket || this.#waiting();
+    this.#drop();
+    clearTimeout(this.#retry);
+    this.#retry = 0;
+    if (open) this.#onState('closed');
+  }
+
+  #waiting() {
+    return this.#retry !== 0;
+  }
+
+  async #receive(socket, message) {
+    this.#heard = true;
+    this.#trace(message, false);
+    if (message.type === 'auth_required') await this.#sayHello(socket);
+    if (message.type === 'token_expiring') await this.#sayHello(socket);
+    if (message.type === 'auth_success') {
+      this.#attempt = 0;
+      this.#beatEvery(message.heartbeat * 1000 || HEARTBEAT);
+    }
+    this.#onMessage(message);
+  }
+
+  async #sayHello(socket) {
+    try {
+      const hello = await this.#hello();
+      if (socket === this.#socket) this.send({ type: 'auth_token', ...hello });
+    } catch (error) {
+      // The application could not get a token. That may be the network, so it is tried again.
+      if (socket === this.#socket) this.#lost(LOST, String(error?.message ?? error));
+    }
+  }
+
+  #lost(code, reason) {
+    this.#drop();
+    const delay = retryDelay(code, this.#attempt++);
+    if (delay === null) {
+      removeEventListener('online', this.#hurry);
+      return this.#onState('closed', reason, code);
+    }
+    this.#retry = setTimeout(() => this.open(), delay);
+    this.#onState('waiting', reason, code);
+  }
+
+  /** A dead network closes no socket. Whoever is silent for a whole beat is taken for gone. */
+  #beatEvery(interval) {
+    clearTimeout(this.#watchdog);
+    this.#heard = false;
+    this.send({ type: 'ping' });
+    this.#watchdog = setTimeout(() => {
+      if (this.#heard) this.#beatEvery(interval);
+      else this.#lost(LOST, 'No sign of life');
+    }, interval);
+  }
+
+  #drop() {
+    clearTimeout(this.#watchdog);
+    if (!this.#socket) return;
+    this.#socket.onmessage = this.#socket.onclose = null;
+    this.#socket.close(1000);
+    this.#socket = null;
+  }
+}
+
+export function socketUrl(base, room) {
+  const url = new URL(base, location.href);
+  url.protocol = url.protocol.replace('http', 'ws');
+  url.pathname = `${url.pathname.replace(/\/$/, '')}/ws/${encodeURIComponent(room)}`;
+  url.search = url.hash = '';
+  return url;
+}

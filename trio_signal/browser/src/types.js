@@ -1,0 +1,87 @@
+// What goes into the client and comes out of it.
+
+/**
+ * What {@link join} may be told.
+ *
+ * @typedef {object} JoinOptions
+ * @property {string} room - The name of the room.
+ * @property {string} [username] - How the others see you; else `Guest-` and four characters.
+ * @property {string | (() => string | Promise<string>)} [token] - Says who you are, where the
+ *   server wants to know. A function is asked for a fresh one at each connection, and before one expires.
+ * @property {string} [clientId] - The id under which others reach you, `[A-Za-z0-9_-]{1,64}`.
+ *   Give one to keep it when the page is loaded again; without it each page gets its own.
+ * @property {boolean} [media] - `false` makes no peer connections: for chat, presence and tools.
+ * @property {(message: object, sent: boolean) => void} [trace] - Sees each message of the protocol.
+ */
+
+/**
+ * Another one in the room. Read it, never write it.
+ *
+ * @typedef {object} Peer
+ * @property {string} id - Its client id.
+ * @property {string} name - How it calls itself. It comes from a stranger: show it as text, not as HTML.
+ * @property {Live | null} live - Whether it is live, and since when.
+ * @property {MediaStream | null} stream - What it sends us, for `srcObject` of a video element.
+ * @property {LinkState} connection - The state of the peer connection.
+ * @property {boolean} away - The server has lost it, and its media still flow. It has half a
+ *   minute to come back.
+ */
+
+/**
+ * A broadcast.
+ *
+ * @typedef {object} Live
+ * @property {'audio' | 'video'} media - What it shows.
+ * @property {string} since - When it went live, RFC 3339.
+ */
+
+/**
+ * `none`: nobody has anything to send yet, or the peer does not answer. `interrupted`: nothing comes,
+ * and it may recover by itself. `failed`: a new way is being looked for.
+ *
+ * @typedef {'none' | 'connecting' | 'connected' | 'interrupted' | 'failed'} LinkState
+ */
+
+/**
+ * `connecting`: an attempt runs. `joined`: in the room. `waiting`: lost, and the next attempt is due
+ * soon. `closed`: for good, by you or by the server.
+ *
+ * @typedef {'connecting' | 'joined' | 'waiting' | 'closed'} RoomState
+ */
+
+/**
+ * What {@link Room.on} can tell you.
+ *
+ * @typedef {object} Events
+ * @property {(peer: Peer) => void} peer - Somebody came. Who was here before you is in `room.peers`.
+ * @property {(peer: Peer) => void} left - Somebody left.
+ * @property {(peer: Peer) => void} live - A peer went live, or changed what it shows. Those that were
+ *   live before you joined are told right after it.
+ * @property {(peer: Peer) => void} stopped - Its broadcast is over, and `peer.stream` is null.
+ * @property {(stream: MediaStream, peer: Peer) => void} stream - Sound and picture of a peer arrive.
+ *   Told again if the stream is replaced by another.
+ * @property {(data: any, peer: Peer) => void} message - What a peer gave to `room.send`.
+ * @property {(state: RoomState, reason: string) => void} state - The connection to the server changed.
+ *   The reason is the server's, in words, or empty.
+ * @property {(peer: Peer) => void} connection - `peer.connection`, `peer.away` or `peer.name` changed.
+ * @property {(error: Error) => void} error - Something went wrong that does not end the room: a
+ *   `RoomError` with the server's code, or what the browser threw.
+ */
+
+/** What the server refused. */
+export class RoomError extends Error {
+  /**
+   * @param {string} message - The server's words.
+   * @param {number | string} code - A close code (number), or the code of an error (string).
+   */
+  constructor(message, code) {
+    super(message);
+    this.name = 'RoomError';
+    /**
+     * A close code of docs/close-codes.md, or an error's code of docs/protocols/mesh.md.
+     *
+     * @type {number | string}
+     */
+    this.code = code;
+  }
+}
