@@ -9,8 +9,10 @@ from typing import Any, get_args
 import msgspec
 import pytest
 import trio
+from trio.testing import wait_all_tasks_blocked
 
 from tests.client.bots import PATIENT, Sends, bot, bots, heard, receive, wait_for, wait_state
+from tests.client.lines import open_line
 from tests.clients import PATIENCE, Service
 from tests.clients import Client as RawClient
 from tests.conftest import Serve
@@ -422,10 +424,30 @@ async def test_a_cancelled_block_is_cancelled(service: Service) -> None:
 async def test_after_the_block_there_is_nothing(service: Service) -> None:
     async with bot(service.base, "ann") as ann:
         pass
-    with pytest.raises(trio.ClosedResourceError):
+    with pytest.raises(NotConnectedError, match="the client was closed"):
         await anext(ann)
-    with pytest.raises(trio.ClosedResourceError):
+    with pytest.raises(NotConnectedError, match="the client was closed"):
         await ann.send("too late")
+    with pytest.raises(NotConnectedError, match="the client was closed"):
+        await ann.broadcast()
+
+
+async def test_who_waits_to_say_something_is_told_that_the_block_is_over(serve: Serve) -> None:
+    async with serve() as service, open_line(service.base) as line, trio.open_nursery() as nursery:
+        ended = trio.Event()
+
+        async def say(ann: Client) -> None:
+            with pytest.raises(NotConnectedError, match="the client was closed"):
+                await ann.send("x")
+            ended.set()
+
+        async with bot(line.base, "ann") as ann:
+            line.break_down()
+            await wait_state(ann, "waiting")
+            nursery.start_soon(say, ann)
+            await wait_all_tasks_blocked()
+        with trio.fail_after(PATIENCE):
+            await ended.wait()
 
 
 # The same id twice

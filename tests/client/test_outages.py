@@ -264,7 +264,7 @@ async def test_the_differences_are_told(serve: Serve) -> None:
 async def leave(client: Client) -> None:
     """Before the end of its block."""
     with trio.fail_after(PATIENCE):
-        await client._leave()
+        await client._session.leave()
 
 
 def kinds(events: list[Event]) -> list[tuple[str, str]]:
@@ -455,7 +455,7 @@ async def test_a_slow_reader_holds_the_server_back_and_loses_nothing(serve: Serv
         for number in range(150):
             await bob.send(number, to="ann")
         await heard(bob)
-        await until(lambda: ann._stalled)
+        await until(lambda: ann._session.stalled)
         events = [(await wait_for(ann, Message)).data for _ in range(150)]
         assert events == list(range(150))
 

@@ -10,7 +10,7 @@ It speaks the dialect `mesh`, comes back when its connection is lost, and tells 
 docs/clients/python.md is its guide.
 """
 
-from trio_signal.client.client import Client, Timing, TokenSource, open_client
+from trio_signal.client.client import Client, open_client
 from trio_signal.client.errors import ClosedError, NotConnectedError, SlowReaderError
 from trio_signal.client.events import (
     Answer,
@@ -30,6 +30,7 @@ from trio_signal.client.events import (
     TokenRenewed,
     WentLive,
 )
+from trio_signal.client.session import Timing, TokenSource
 from trio_signal.messages import Live, MediaType
 
 __all__ = [

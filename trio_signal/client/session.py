@@ -1,0 +1,182 @@
+"""Session: what the user of a client wants, and what is known of the room.
+
+It outlives its connections, which `trio_signal.client.run` makes one after the other.
+"""
+
+import random
+import ssl
+from collections.abc import Awaitable, Callable, Mapping
+
+import trio
+from msgspec import Struct
+
+from trio_signal.client.connection import Address
+from trio_signal.client.errors import ClosedError, NotConnectedError, SlowReaderError
+from trio_signal.client.events import Event, State, StateChanged
+from trio_signal.client.view import View
+from trio_signal.dialects import mesh
+from trio_signal.errors import TrioSignalError
+from trio_signal.messages import MediaType
+
+TokenSource = Callable[[], Awaitable[str]]
+
+
+class Timing(Struct, frozen=True):
+    """How patient a client is; all in seconds."""
+
+    #: From the first packet until we are in the room.
+    connect: float = 10.0
+    #: Between two questions for a sign of life.
+    heartbeat: float = 10.0
+    #: After such a question something must come back.
+    patience: float = 10.0
+    #: Before the first try to come back; doubled with each further one.
+    first_pause: float = 0.5
+    #: At most between two tries. A connection that lasted so long counts as a success.
+    longest_pause: float = 15.0
+    #: How long events wait for a reader when the queue is full.
+    slow_reader: float = 10.0
+    #: For the closing handshake.
+    goodbye: float = 2.0
+
+    def pause(self, attempt: int) -> float:
+        """How long to wait before an attempt; random, so that a server is not stormed."""
+        longest = min(self.longest_pause, self.first_pause * 2 ** min(attempt, 32))
+        return random.uniform(longest / 2, longest)  # noqa: S311  not for secrets
+
+
+class Session:
+    """A place in one room, with a connection or without."""
+
+    def __init__(
+        self,
+        address: Address,
+        *,
+        token: str | TokenSource | None,
+        client_id: str | None,
+        username: str | None,
+        ssl_context: ssl.SSLContext | None,
+        max_events: int,
+        timing: Timing,
+    ) -> None:
+        """Make a session that has no connection yet."""
+        self.address = address
+        self.token = token
+        self.asked_username = username
+        self.ssl_context = ssl_context
+        self.timing = timing
+        #: What the user wants to be live as.
+        self.broadcasting: MediaType | None = None
+        #: The user has left, and what was said before is being sent.
+        self.leaving = False
+
+        # What the server said last
+        self.view = View()
+        self.client_id = client_id or ""
+        self.user_id = ""
+        self.username = username or ""
+        self.ice_servers: tuple[Mapping[str, object], ...] = ()
+        self.state: State = "waiting"
+
+        self._event_sender, self.events = trio.open_memory_channel[Event](max_events)
+        # Without a buffer: what is sent has a connection that is about to write it.
+        self._outgoing, self.outgoing = trio.open_memory_channel[Struct](0)
+        self._reported = ""
+        #: Whether an event waits for a slow reader, since nothing is read from the server then;
+        #: and when the last one did.
+        self.stalled = False
+        self.stalled_until = 0.0
+        self._end: TrioSignalError | None = None
+        self._over = trio.Event()
+
+    @property
+    def ended(self) -> bool:
+        """Whether no connection will be made any more."""
+        return self._end is not None
+
+    def why_ended(self) -> TrioSignalError:
+        """A fresh exception that says why it is over."""
+        match self._end:
+            case ClosedError(code=code, reason=reason):
+                return ClosedError(code, reason)
+            case NotConnectedError(reason=reason, status=status):
+                return NotConnectedError(reason, status)
+            case SlowReaderError():
+                return SlowReaderError(*self._end.args)
+            case None:
+                return _closed()
+            case error:
+                return error
+
+    def end(self, error: TrioSignalError) -> None:
+        """No connection will be made any more, because of this. Does not block."""
+        self._end = _closed() if self.leaving else error
+        self._over.set()
+
+    def close(self) -> None:
+        """Tell whoever waits to read or to say something that it is over. Does not block."""
+        self._end = self._end or _closed()
+        self._event_sender.close()
+        self._outgoing.close()
+        self.outgoing.close()
+
+    async def leave(self) -> None:
+        """Send what was said so far, and a goodbye; waits for both, `timing.goodbye` at most."""
+        self.leaving = True
+        self._outgoing.close()
+        if self.state == "joined":
+            with trio.move_on_after(self.timing.goodbye):
+                await self._over.wait()
+
+    async def say(self, message: Struct) -> None:
+        """Hand a message to the connection; waits for one. Raises what ended the session."""
+        try:
+            await self._outgoing.send(message)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            raise self.why_ended() from None
+
+    async def tell(self, event: Event) -> None:
+        """Put an event into the queue; while that is full, nothing is read from the server.
+
+        Raises SlowReaderError.
+        """
+        try:
+            self._event_sender.send_nowait(event)
+        except trio.WouldBlock:
+            self.stalled = True
+            with trio.move_on_after(self.timing.slow_reader) as patience:
+                await self._event_sender.send(event)
+            self.stalled, self.stalled_until = False, trio.current_time()
+            if patience.cancelled_caught:
+                raise SlowReaderError("nobody read the events") from None
+
+    async def tell_waiting(self, error: TrioSignalError) -> None:
+        """Report that the connection was lost, once for each new reason."""
+        if self._reported != str(error):
+            self._reported = str(error)
+            match error:
+                case ClosedError(code=code, reason=reason):
+                    await self.tell(StateChanged("waiting", reason, code))
+                case _:
+                    await self.tell(StateChanged("waiting", str(error)))
+
+    def joined(self) -> None:
+        """A connection has got us into the room."""
+        self.state, self._reported = "joined", ""
+
+    def welcome(self, success: mesh.AuthSuccess) -> None:
+        """Keep what the server says of us."""
+        self.client_id = success.client_id
+        self.user_id = success.user_id
+        self.username = success.user
+        self.ice_servers = tuple(success.ice_servers)
+
+    async def fetch_token(self) -> str | None:
+        """Who we are, to be said to the server; raises what the user's function raises."""
+        if callable(self.token):
+            return await self.token()
+        return self.token
+
+
+def _closed() -> NotConnectedError:
+    return NotConnectedError("the client was closed")
