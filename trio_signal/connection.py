@@ -27,7 +27,6 @@ from trio_signal.hub import Hub
 from trio_signal.ice import ice_servers
 from trio_signal.limits import Place, TokenBucket
 from trio_signal.messages import (
-    LOBBY,
     Acknowledge,
     Action,
     AskAnnouncement,
@@ -40,14 +39,19 @@ from trio_signal.messages import (
     Join,
     Malformed,
     Nudge,
+    OpenInbox,
     RecallRooms,
     Refusal,
     Refused,
     Renew,
     Renewed,
     Send,
+    SendPrivate,
+    SendReceipt,
     ServerInfo,
+    SetPrivateTyping,
     Signal,
+    is_internal,
 )
 from trio_signal.metrics import BROKEN_OFF, NO_CODE, Metrics
 from trio_signal.outbox import Outbox, ignore
@@ -192,7 +196,7 @@ class Connection:
         """Count and log the end, whatever it is; the rooms know by then."""
         peer = self.peer
         self._metrics.count_closed(self._close_code)
-        rooms = [room for room in peer.left if room != LOBBY]
+        rooms = [room for room in peer.left if not is_internal(room)]
         logger.info(
             "connection closed",
             extra=self._names()
@@ -386,6 +390,10 @@ class Connection:
                     await self._rejoin()
                 case Attend():
                     await self._hub.attend(self.peer, action)
+                case OpenInbox():
+                    await self._hub.open_inbox(self.peer, action)
+                case SendPrivate() | SetPrivateTyping() | SendReceipt():
+                    await self._hub.tell_user(self.peer, action)
                 case AskAnnouncement():
                     await self._announcements.show(self.peer)
                 case Acknowledge():
@@ -445,7 +453,8 @@ class Connection:
             self._count_failure()
             self.peer.tell(Refused(command, Refusal.INVALID_TOKEN, utc_now()))
             return
-        if not all(may_enter(identity, room_id) for room_id in self.peer.memberships):
+        entered = (room_id for room_id in self.peer.memberships if not is_internal(room_id))
+        if not all(may_enter(identity, room_id) for room_id in entered):
             self.peer.tell(Refused(command, Refusal.INVALID_TOKEN, utc_now()))
             return
         self.peer.identity = identity

@@ -48,13 +48,22 @@ from trio_signal.messages import (
     LivePeers,
     Member,
     Notice,
+    OpenInbox,
+    PrivateCommand,
+    PrivateEvent,
+    PrivateMessage,
+    PrivateTyping,
     Profile,
     ProfileChanged,
+    ReadReceipt,
     Refusal,
     Refused,
     Rejoined,
     RoomCommand,
     RoomEvent,
+    SendPrivate,
+    SendReceipt,
+    SetPrivateTyping,
     SetTyping,
     Signal,
     Signalled,
@@ -66,6 +75,8 @@ from trio_signal.messages import (
     To,
     Typing,
     WentLive,
+    inbox_of,
+    is_internal,
 )
 from trio_signal.metrics import Metrics
 from trio_signal.names import clean_name, clean_picture
@@ -81,6 +92,8 @@ LEAVE_RATE = 100.0
 #: The signals with which two peers come to know each other. Candidates are the most by far.
 _DESCRIPTIONS = frozenset({"offer", "answer"})
 _NO_CAP = Caps(2**31 - 1)
+#: How many connections hear what is for one user alone.
+_INBOX_CAP = Caps(50)
 #: Seconds to ask the directory how many users are connected.
 _COUNTING = 0.4
 
@@ -226,6 +239,8 @@ class Hub:
         self.courier = Courier()
         #: By user: peers whose rooms are kept for when the user comes back.
         self._returning: dict[str, set[Peer]] = {}
+        #: By user: peers that hear what is for the user alone, if it has no inbox.
+        self._reachable: dict[str, set[Peer]] = {}
         #: With what new peers are sent away, once the server stops.
         self.closing: Close | None = None
         self._max_room_peers = max_room_peers
@@ -260,6 +275,15 @@ class Hub:
         if peer.identity is not None and peer in self._returning.get(peer.identity.user_id, ()):
             rooms = dict.fromkeys([*room_ids, *peer.recalled])
             self._bequeath(peer, peer.identity.user_id, tuple(rooms))
+        self._lose_reach(peer)
+
+    def _lose_reach(self, peer: Peer) -> None:
+        user_id = peer.identity.user_id if peer.identity is not None else ""
+        reachable = self._reachable.get(user_id)
+        if reachable is not None:
+            reachable.discard(peer)
+            if not reachable:
+                del self._reachable[user_id]
 
     def _bequeath(self, peer: Peer, user_id: str, room_ids: Sequence[str]) -> None:
         """Keep rooms for the user's next connection, which may have come already.
@@ -322,6 +346,8 @@ class Hub:
             return
         caps = Caps(self._max_room_peers, self._max_viewers if command.viewer else None)
         await self._enter(peer, identity, command, caps)
+        if command.reachable and room_id in peer.memberships:
+            self._reachable.setdefault(identity.user_id, set()).add(peer)
 
     async def attend(self, peer: Peer, command: Attend) -> None:
         """Let a peer hear announcements, however many do."""
@@ -329,6 +355,80 @@ class Hub:
             peer.tell(Refused(command, Refusal.NOT_ALLOWED, utc_now()))
             return
         await self._enter(peer, peer.identity, Join(LOBBY), _NO_CAP)
+
+    async def open_inbox(self, peer: Peer, command: OpenInbox) -> None:
+        """Let a peer hear what is for its user alone."""
+        if peer.identity is None:
+            peer.tell(Refused(command, Refusal.NOT_ALLOWED, utc_now()))
+            return
+        inbox = inbox_of(peer.identity.user_id)
+        await self._enter(peer, peer.identity, Join(inbox), _INBOX_CAP)
+
+    async def tell_user(self, peer: Peer, command: PrivateCommand) -> None:
+        """Tell one user alone, on whichever replica: by its inboxes, else where it is in rooms.
+
+        One that is not there is not told; nothing is kept.
+        """
+        identity = peer.identity
+        if identity is None:
+            peer.tell(Refused(command, Refusal.NOT_ALLOWED, utc_now()))
+            return
+        event = self._private_event(peer, identity, command)
+        members = await self.bus.members(inbox_of(event.receiver_id))
+        replicas = {member.replica for member in members}
+        if not replicas:
+            self._tell_user_here(event)
+            self.bus.broadcast(event)
+        for replica in replicas:
+            if replica == self.bus.replica:
+                self._tell_user_here(event)
+            else:
+                self.bus.send(replica, event)
+
+    def _private_event(
+        self, peer: Peer, identity: Identity, command: PrivateCommand
+    ) -> PrivateEvent:
+        match command:
+            case SendPrivate():
+                username, avatar_url = self._sender(peer, identity, command)
+                return PrivateMessage(
+                    command.receiver_id,
+                    str(uuid4()),
+                    identity.user_id,
+                    username,
+                    avatar_url,
+                    command.content,
+                    utc_now(),
+                )
+            case SetPrivateTyping():
+                return PrivateTyping(command.receiver_id, identity.user_id, command.typing)
+            case SendReceipt():
+                return ReadReceipt(command.receiver_id, identity.user_id, utc_now())
+            case _:
+                assert_never(command)
+
+    def _sender(
+        self, peer: Peer, identity: Identity, command: SendPrivate
+    ) -> tuple[str, str | None]:
+        """What to call a sender: in open mode as it says, else as its room or its token does."""
+        username, avatar_url = identity.username, identity.avatar_url
+        for room_id, peer_id in peer.memberships.items():
+            if not is_internal(room_id):
+                member = self.rooms[room_id].members[peer_id]
+                username, avatar_url = member.username, member.avatar_url
+        if not identity.verified:
+            username = clean_name(command.username) or username
+            avatar_url = clean_picture(command.avatar_url) or avatar_url
+        return username or ANONYMOUS, avatar_url
+
+    def _tell_user_here(self, event: PrivateEvent) -> None:
+        """Tell the user's peers on this replica, if it has any."""
+        inbox = self.rooms.get(inbox_of(event.receiver_id))
+        if inbox is not None:
+            inbox.tell(event, event.receiver_id)
+        else:
+            for peer in list(self._reachable.get(event.receiver_id, ())):
+                peer.hear(event)
 
     async def _enter(self, peer: Peer, identity: Identity, command: Join, caps: Caps) -> None:
         room_id = command.room_id
@@ -470,7 +570,7 @@ class Hub:
 
     async def members(self, room_id: str) -> tuple[Member, ...]:
         """All members of a room on all replicas, in the order of joining."""
-        return await self.bus.members(room_id) if room_id != LOBBY else ()
+        return () if is_internal(room_id) else await self.bus.members(room_id)
 
     # Commands that are carried out at once
 
@@ -660,6 +760,9 @@ class Hub:
             if heir is not None:
                 heir.inherit(())
             return
+        if isinstance(delivery, PrivateEvent):
+            self._tell_user_here(delivery)
+            return
         room = self.rooms.get(delivery.room_id)
         if isinstance(delivery, Signalled) and delivery.target is not None:
             self._deliver_signal(room, delivery, delivery.target)
@@ -756,7 +859,7 @@ def _may_join(identity: Identity, command: Join) -> bool:
 
 
 def _may_see(identity: Identity, room_id: str) -> bool:
-    return room_id != LOBBY and may_enter(identity, room_id)
+    return not is_internal(room_id) and may_enter(identity, room_id)
 
 
 def _is_of_team(peer: Peer, creator: str) -> bool:

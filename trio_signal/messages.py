@@ -17,8 +17,28 @@ MediaType = Literal["audio", "video"]
 SignalKind = Literal["offer", "answer", "candidate", "signal", "message"]
 AnnouncementType = Literal["info", "warning", "alert"]
 
-#: The room of all who hear announcements. Clients cannot enter it by its name.
-LOBBY = "\0lobby"
+#: How the ids of rooms begin that are the server's own. Clients cannot enter them by their names.
+_INTERNAL = "\0"
+#: The room of all who hear announcements.
+LOBBY = f"{_INTERNAL}lobby"
+_INBOX = f"{_INTERNAL}inbox:"
+#: The id that is no room, since the path of users' inboxes has it in a room's place.
+NO_ROOM = "dm"
+
+
+def inbox_of(user_id: str) -> str:
+    """The room of all connections that hear what is for this user alone."""
+    return _INBOX + user_id
+
+
+def is_inbox(room_id: str) -> bool:
+    """Whether that is such a room."""
+    return room_id.startswith(_INBOX)
+
+
+def is_internal(room_id: str) -> bool:
+    """Whether a room is the server's own, and not to be shown to anybody."""
+    return room_id.startswith(_INTERNAL)
 
 
 class Grants(Struct, frozen=True):
@@ -159,7 +179,8 @@ class Join(Struct, frozen=True):
     A `viewer` counts towards the room's cap of viewers; a `broadcaster` is about
     to have the room for its own exclusive broadcast. Who is both has announced one:
     nobody owes it a new offer if it is there already. `recall_profile` gives a
-    user without a name the one that it had in the room before.
+    user without a name the one that it had in the room before. `reachable` lets the
+    connection hear what is for its user alone, where the user has no inbox.
     """
 
     room_id: str
@@ -167,6 +188,7 @@ class Join(Struct, frozen=True):
     viewer: bool = False
     broadcaster: bool = False
     recall_profile: bool = False
+    reachable: bool = False
 
 
 class Leave(Struct, frozen=True):
@@ -279,6 +301,32 @@ class Attend(Struct, frozen=True):
     """Hear announcements from now on."""
 
 
+class OpenInbox(Struct, frozen=True):
+    """Hear what is for this user alone from now on."""
+
+
+class SendPrivate(Struct, frozen=True):
+    """Say something to one user alone; in open mode the client may say what it is called."""
+
+    receiver_id: str
+    content: str
+    username: str | None = None
+    avatar_url: str | None = None
+
+
+class SetPrivateTyping(Struct, frozen=True):
+    """Begin or cease to type to one user alone."""
+
+    receiver_id: str
+    typing: bool
+
+
+class SendReceipt(Struct, frozen=True):
+    """Let a user know that what it sent to this one has been read."""
+
+    receiver_id: str
+
+
 class AskAnnouncement(Struct, frozen=True):
     """Ask for the active announcement, unless this user has acknowledged it."""
 
@@ -293,6 +341,8 @@ class Acknowledge(Struct, frozen=True):
 RoomCommand = (
     Leave | GoLive | StopLive | Signal | Chat | SetTyping | ChangeProfile | StartStreaming | Kick
 )
+#: Commands that tell one user something, whether they share a room or not.
+PrivateCommand = SendPrivate | SetPrivateTyping | SendReceipt
 Command = (
     Authenticate
     | Renew
@@ -300,6 +350,8 @@ Command = (
     | AskLive
     | RecallRooms
     | Attend
+    | OpenInbox
+    | PrivateCommand
     | AskAnnouncement
     | Acknowledge
     | RoomCommand
@@ -485,6 +537,40 @@ RoomEvent = (
 )
 
 
+# Events for one user alone, on whichever replica it is. They are on the bus as well.
+
+
+class PrivateMessage(Struct, frozen=True, tag=True):
+    """A user says something to another one."""
+
+    receiver_id: str
+    id: str
+    sender_id: str
+    sender_username: str
+    sender_avatar: str | None
+    content: str
+    at: str
+
+
+class PrivateTyping(Struct, frozen=True, tag=True):
+    """A user begins or ceases to type to another one."""
+
+    receiver_id: str
+    sender_id: str
+    typing: bool
+
+
+class ReadReceipt(Struct, frozen=True, tag=True):
+    """A user has read what the receiver of this sent to it."""
+
+    receiver_id: str
+    reader_id: str
+    at: str
+
+
+PrivateEvent = PrivateMessage | PrivateTyping | ReadReceipt
+
+
 # Events of announcements: told to all who attend.
 
 
@@ -508,7 +594,7 @@ class Acknowledged(Struct, frozen=True):
 
 
 AnnouncementEvent = Announced | AnnouncementCleared | Acknowledged
-Event = RoomEvent | AnnouncementEvent
+Event = RoomEvent | PrivateEvent | AnnouncementEvent
 
 
 # Answers: told to the peer whose command it was, and to nobody else.

@@ -11,7 +11,16 @@ from msgspec import Struct
 from trio_signal.dialects import Dialect
 from trio_signal.dialects.wire import type_of
 from trio_signal.errors import CloseCode
-from trio_signal.messages import Answer, Close, Identity, Refusal, Refused, Send, Signalled
+from trio_signal.messages import (
+    Answer,
+    Close,
+    Identity,
+    PrivateEvent,
+    Refusal,
+    Refused,
+    Send,
+    Signalled,
+)
 from trio_signal.negotiations import NEVER, Negotiations, Unanswered
 from trio_signal.outbox import Outbox, ignore
 from trio_signal.websocket import text_frame
@@ -116,12 +125,12 @@ class Peer:
                 case Close():
                     self.close(action)
 
-    def hear(self, signal: Signalled) -> None:
+    def hear(self, event: Signalled | PrivateEvent) -> None:
         """Tell this peer alone what another sent to it; does not block."""
         try:
-            notices = list(self.dialect.tell(signal))
+            notices = list(self.dialect.tell(event))
         except Exception:
-            close_untold([self], signal)
+            close_untold([self], event)
             return
         for notice in notices:
             self.send(notice.text)
@@ -165,12 +174,12 @@ class PatientPeer(Peer):
         """When there is something to do, by Trio's clock."""
         return self._negotiations.due
 
-    def hear(self, signal: Signalled) -> None:
+    def hear(self, event: Signalled | PrivateEvent) -> None:
         """Tell this peer what another sent to it, now or a little later; does not block."""
-        if not _is_among_equals(signal):
-            super().hear(signal)
+        if not isinstance(event, Signalled) or not _is_among_equals(event):
+            super().hear(event)
             return
-        self._tell(self._negotiations.hear(signal, trio.current_time()))
+        self._tell(self._negotiations.hear(event, trio.current_time()))
 
     def said(self, signal: Signalled) -> None:
         """Its own offer or answer is on its way: tell it what waited for that; does not block."""

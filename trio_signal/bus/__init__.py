@@ -19,6 +19,7 @@ The contract, for every implementation:
   change the directory as well.
 - `send` goes to one replica only, and keeps the same order. A signal that finds
   no replica comes back as `Undelivered`.
+- `broadcast` goes to all other replicas; it may be lost where one cannot be reached.
 - What a replica published itself never comes back to it.
 - `deliver` is never called from inside `publish`. It and `admit` do not block.
 - Publishing `Chatted` and `ProfileChanged` also remembers what they say.
@@ -32,7 +33,15 @@ from typing import NamedTuple, Protocol
 import trio
 from msgspec import Struct
 
-from trio_signal.messages import Chatted, Edition, Member, Profile, RoomEvent, Signalled
+from trio_signal.messages import (
+    Chatted,
+    Edition,
+    Member,
+    PrivateEvent,
+    Profile,
+    RoomEvent,
+    Signalled,
+)
 from trio_signal.metrics import Histogram
 
 #: What is remembered at most; the oldest goes first. Of a room's chat so many messages, and
@@ -83,8 +92,8 @@ class RoomCount(NamedTuple):
     live: int
 
 
-Direct = Signalled | Undelivered | Kicked
-Delivery = RoomEvent | Undelivered | Kicked | RoomsKept
+Direct = Signalled | Undelivered | Kicked | PrivateEvent
+Delivery = RoomEvent | Undelivered | Kicked | RoomsKept | PrivateEvent
 Deliver = Callable[[Delivery], None]
 Admit = Callable[[tuple[Member, ...]], None]
 
@@ -213,12 +222,16 @@ class Bus(Protocol):
         """Tell one replica."""
         ...
 
+    def broadcast(self, event: PrivateEvent) -> None:
+        """Tell all other replicas. Never blocks."""
+        ...
+
     async def members(self, room_id: str) -> tuple[Member, ...]:
         """All members of a room on all replicas, in the order of joining."""
         ...
 
     async def rooms(self) -> list[RoomCount]:
-        """The rooms that have members, by their ids; without the lobby. Reads all members."""
+        """The rooms that have members, but the server's own, by their ids. Reads all members."""
         ...
 
     async def count_rooms(self) -> int:

@@ -24,12 +24,12 @@ from trio_signal.bus import (
 from trio_signal.clock import utc_now
 from trio_signal.errors import JoinRefusedError
 from trio_signal.messages import (
-    LOBBY,
     Chatted,
     Joined,
     Left,
     Live,
     Member,
+    PrivateEvent,
     Profile,
     ProfileChanged,
     Refusal,
@@ -37,6 +37,7 @@ from trio_signal.messages import (
     Signalled,
     StoppedLive,
     WentLive,
+    is_internal,
 )
 from trio_signal.room import Room
 
@@ -216,6 +217,12 @@ class MemoryBus:
         elif isinstance(delivery, Signalled):
             self._take(Undelivered(delivery))
 
+    def broadcast(self, event: PrivateEvent) -> None:
+        """Tell all other replicas."""
+        for bus in self._network.replicas.values():
+            if bus is not self:
+                bus._take(event)
+
     async def members(self, room_id: str) -> tuple[Member, ...]:
         """All members of a room, in the order of joining."""
         await trio.lowlevel.checkpoint()
@@ -223,18 +230,18 @@ class MemoryBus:
         return tuple(room.members.values()) if room else ()
 
     async def rooms(self) -> list[RoomCount]:
-        """The rooms that have members, by their ids; without the lobby."""
+        """The rooms that have members, but the server's own, by their ids."""
         await trio.lowlevel.checkpoint()
         return [
             RoomCount(room.id, len(room), room.users, room.live_users)
             for room_id, room in sorted(self._network.rooms.items())
-            if room_id != LOBBY
+            if not is_internal(room_id)
         ]
 
     async def count_rooms(self) -> int:
         """How many those are."""
         await trio.lowlevel.checkpoint()
-        return len(self._network.rooms.keys() - {LOBBY})
+        return sum(not is_internal(room_id) for room_id in self._network.rooms)
 
     def _keep_chat(self, chat: Chatted) -> None:
         network = self._network
@@ -293,7 +300,7 @@ def _size(chat: Chatted) -> int:
 
 def _is_of_room(delivery: Delivery, room_id: str) -> bool:
     """Whether this is about a room, and not for one peer: that may have to be sent back."""
-    if isinstance(delivery, Undelivered | Kicked | RoomsKept):
+    if isinstance(delivery, Undelivered | Kicked | RoomsKept | PrivateEvent):
         return False
     if isinstance(delivery, Signalled) and delivery.target is not None:
         return False

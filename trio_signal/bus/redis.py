@@ -42,6 +42,7 @@ from trio_signal.messages import (
     Joined,
     Left,
     Member,
+    PrivateEvent,
     Profile,
     ProfileChanged,
     Refusal,
@@ -49,6 +50,8 @@ from trio_signal.messages import (
     Signalled,
     StoppedLive,
     WentLive,
+    is_inbox,
+    is_internal,
 )
 from trio_signal.metrics import Histogram
 from trio_signal.presence import Change, Snapshot, View, by_peer
@@ -96,11 +99,19 @@ class Echo(Struct, frozen=True, tag=True):
     sent: float
 
 
+class ForAll(Struct, frozen=True):
+    """What a replica tells all others."""
+
+    origin: str
+    event: PrivateEvent
+
+
 _encode = msgspec.json.Encoder().encode
 _decode_member = msgspec.json.Decoder(Member).decode
 _decode_change = msgspec.json.Decoder(Change).decode
 _decode_direct = msgspec.json.Decoder(Direct | Echo).decode
 _decode_kept = msgspec.json.Decoder(RoomsKept).decode
+_decode_for_all = msgspec.json.Decoder(ForAll).decode
 _decode_chat = msgspec.json.Decoder(Chatted).decode
 _decode_profile = msgspec.json.Decoder(Profile).decode
 
@@ -220,14 +231,10 @@ class RedisBus:
 
     def _room_keys(self, room_id: str) -> list[str]:
         """The first five keys of most scripts; see join.lua."""
-        room = self._room(room_id)
-        return [
-            f"{room}:members",
-            f"{room}:live",
-            f"{room}:seq",
-            self._key("rooms"),
-            self._key("owned", self.replica),
-        ]
+        room, owned = self._room(room_id), self._key("owned", self.replica)
+        # An inbox is on no list but that of who has to be reaped.
+        listed = owned if is_inbox(room_id) else self._key("rooms")
+        return [f"{room}:members", f"{room}:live", f"{room}:seq", listed, owned]
 
     # Life
 
@@ -238,6 +245,7 @@ class RedisBus:
         self._deliver = deliver
         self._redis.pubsub.subscribe(self._key("replica", self.replica))
         self._redis.pubsub.subscribe(self._key("lost"))
+        self._redis.pubsub.subscribe(self._key("all"))
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._follow)
             nursery.start_soon(self._mend)
@@ -350,6 +358,8 @@ class RedisBus:
                 self._take_direct(_decode_direct(payload))
             elif channel == self._key("lost"):
                 self._take_kept(_decode_kept(payload))
+            elif channel == self._key("all"):
+                self._take_for_all(_decode_for_all(payload))
             else:
                 room_id = channel.removeprefix(self._key("room", ""))
                 self._take_change(room_id, _decode_change(payload))
@@ -367,6 +377,10 @@ class RedisBus:
     def _take_kept(self, kept: RoomsKept) -> None:
         if kept.replica != self.replica:
             self._deliver(kept)
+
+    def _take_for_all(self, told: ForAll) -> None:
+        if told.origin != self.replica:
+            self._deliver(told.event)
 
     def _take_change(self, room_id: str, change: Change) -> None:
         feed = self._feeds.get(room_id)
@@ -659,6 +673,11 @@ class RedisBus:
         if not self._redis.send_nowait("PUBLISH", channel, _encode(delivery), on_reply=check):
             self._return(delivery)
 
+    def broadcast(self, event: PrivateEvent) -> None:
+        """Tell all other replicas that can be reached."""
+        told = _encode(ForAll(self.replica, event))
+        self._redis.send_nowait("PUBLISH", self._key("all"), told)
+
     def _return(self, delivery: Direct) -> None:
         if isinstance(delivery, Signalled):
             self._deliver(Undelivered(delivery))
@@ -686,7 +705,7 @@ class RedisBus:
         try:
             room_ids = {*_texts(await self._redis.smembers(self._key("rooms")))} - {LOBBY}
         except RedisError:
-            room_ids = self._feeds.keys() - {LOBBY}
+            room_ids = {room_id for room_id in self._feeds if not is_internal(room_id)}
             rooms = {room_id: await self.members(room_id) for room_id in room_ids}
         else:
             rooms = {room_id: await self._snapshot(room_id) for room_id in room_ids}
@@ -698,7 +717,7 @@ class RedisBus:
         try:
             return await self._redis.scard(key) - await self._redis.sismember(key, LOBBY)
         except RedisError:
-            return len(self._feeds.keys() - {LOBBY})
+            return sum(not is_internal(room_id) for room_id in self._feeds)
 
     async def chats(self, room_id: str, limit: int) -> list[Chatted]:
         """The last messages that were published in a room, oldest first."""

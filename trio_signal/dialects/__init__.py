@@ -4,7 +4,7 @@ A further dialect is a module like the others and a line in `DIALECTS`.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Protocol, Self
+from typing import Protocol
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from trio_signal.dialects.announce import AnnounceDialect
@@ -48,7 +48,7 @@ class Dialect(Protocol):
     heard: str
 
     @classmethod
-    def at(cls, path: Sequence[str], query: Mapping[str, str]) -> Self | None:
+    def at(cls, path: Sequence[str], query: Mapping[str, str]) -> "Dialect | None":
         """A dialect for a new connection to this path, if it is one of this dialect's."""
         ...
 

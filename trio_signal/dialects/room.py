@@ -5,7 +5,7 @@ See docs/protocols/room.md.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Self
+from typing import Any
 
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
@@ -13,6 +13,7 @@ from msgspec import UNSET, Raw, Struct, UnsetType
 from trio_signal.dialects.wire import OTHER, Id, Reader, UnreadableError, encode
 from trio_signal.errors import AuthenticationError, CloseCode
 from trio_signal.messages import (
+    NO_ROOM,
     Action,
     Answer,
     Audience,
@@ -31,11 +32,18 @@ from trio_signal.messages import (
     Malformed,
     Member,
     Notice,
+    OpenInbox,
+    PrivateMessage,
+    PrivateTyping,
     ProfileChanged,
+    ReadReceipt,
     Refusal,
     Refused,
     Send,
+    SendPrivate,
+    SendReceipt,
     ServerInfo,
+    SetPrivateTyping,
     SetTyping,
     Signal,
     Signalled,
@@ -103,6 +111,28 @@ class BroadcastStopped(Struct, tag="broadcast-stopped"):
     """Is live no longer."""
 
 
+class DmMessage(Struct, tag="dm_message"):
+    """Says something to one user alone. Who says it, and when, is the server's to say."""
+
+    receiver_id: Id
+    content: str
+    sender_username: str | None = None
+    sender_avatar: str | None = None
+
+
+class DmTyping(Struct, tag="dm_typing"):
+    """Begins or ceases to type to one user alone."""
+
+    receiver_id: Id
+    is_typing: bool
+
+
+class DmRead(Struct, tag="dm_read"):
+    """Has read what this user sent."""
+
+    sender_id: Id
+
+
 _reader = Reader(
     (
         KeepAlive,
@@ -115,8 +145,13 @@ _reader = Reader(
         WebRtcSignal,
         BroadcastStarted,
         BroadcastStopped,
+        DmMessage,
+        DmTyping,
+        DmRead,
     )
 )
+#: How the types of private messages begin, known or not: none of them is chat.
+_PRIVATE = "dm_"
 
 
 class _Other(Struct):
@@ -242,6 +277,39 @@ class UserBroadcast(Struct):
     timestamp: str
 
 
+class Private(Struct):
+    """What one user said to another."""
+
+    id: str
+    sender_id: str
+    sender_username: str
+    sender_avatar: str | None
+    receiver_id: str
+    content: str
+    timestamp: str
+
+
+class PrivateSaid(Struct, tag="dm_message"):
+    """A user says something to you alone."""
+
+    message: Private
+
+
+class PrivatelyTyping(Struct, tag="dm_typing"):
+    """A user types to you alone, or does not."""
+
+    sender_id: str
+    is_typing: bool
+
+
+class PrivateRead(Struct, tag="dm_read"):
+    """A user has read what you sent to it; you are the sender."""
+
+    reader_id: str
+    sender_id: str
+    timestamp: str
+
+
 class Ping(Struct, tag="ping"):
     """Answers `keep_alive`."""
 
@@ -276,11 +344,12 @@ class RoomDialect:
         self._username = ""
 
     @classmethod
-    def at(cls, path: Sequence[str], query: Mapping[str, str]) -> Self | None:
-        """The dialect of `/ws/{room_id}/{user_id}`, if this is such a path."""
+    def at(cls, path: Sequence[str], query: Mapping[str, str]) -> "RoomDialect | None":
+        """The dialect of `/ws/{room_id}/{user_id}`, or of a user's inbox at `/ws/dm/{user_id}`."""
         match path:
             case ["ws", room_id, user_id]:
-                return cls(
+                dialect = InboxDialect if room_id == NO_ROOM else RoomDialect
+                return dialect(
                     room_id,
                     Authenticate(
                         user_id=user_id,
@@ -298,7 +367,7 @@ class RoomDialect:
     def authenticated(self, identity: Identity, server: ServerInfo, now: str) -> Iterable[Action]:
         """Enter the one room at once."""
         self._user_id = identity.user_id
-        return [Join(self._room_id, recall_profile=True)]
+        return [Join(self._room_id, recall_profile=True, reachable=True)]
 
     def authentication_failed(self, error: AuthenticationError) -> Close:
         """A code that the client does not retry."""
@@ -335,6 +404,8 @@ class RoomDialect:
                 return [GoLive(room_id, username=username)]
             case BroadcastStopped():
                 return [StopLive(room_id)]
+            case DmMessage() | DmTyping() | DmRead():
+                return _private(message)
         return []  # a pong
 
     def _change(self, message: ProfileUpdated) -> ChangeProfile:
@@ -351,13 +422,15 @@ class RoomDialect:
         )
 
     def _other(self, text: bytes, error: UnreadableError) -> Iterable[Action]:
-        """A message of another type is chat if it has content, else it is ignored."""
+        """A message of another type is chat if it has content and is not private; else ignored."""
         if error.problem != "type":
             return [_INVALID]
         try:
             other = msgspec.json.decode(text, type=_Other)
         except (msgspec.DecodeError, RecursionError):
             return [_INVALID]
+        if other.type is not UNSET and other.type.startswith(_PRIVATE):
+            return []
         if not other.content:
             return [_INVALID] if other.type is UNSET else []
         if not isinstance(other.content, str):
@@ -416,7 +489,77 @@ class RoomDialect:
                 return [Notice(Audience.OTHER_USERS, encode(typing))]
             case ProfileChanged():
                 return [Notice(Audience.EVERYONE, encode(_profile(event)))]
+            case PrivateMessage() | PrivateTyping() | ReadReceipt():
+                return [Notice(Audience.EVERYONE, encode(_said_privately(event)))]
         return []
+
+
+class InboxDialect(RoomDialect):
+    """One connection that hears what is for its user alone, and is in no room."""
+
+    __slots__ = ()
+
+    def authenticated(self, identity: Identity, server: ServerInfo, now: str) -> Iterable[Action]:
+        """Hear from now on what is for this user."""
+        return [OpenInbox()]
+
+    def _commands(self, message: Struct, now: str) -> Iterable[Action]:
+        match message:
+            case KeepAlive() | DmMessage() | DmTyping() | DmRead():
+                return super()._commands(message, now)
+        return []  # there is no room that it could be said to
+
+    def _other(self, text: bytes, error: UnreadableError) -> Iterable[Action]:
+        return [] if error.problem == "type" else [_INVALID]
+
+    def answered(self, answer: Answer) -> Iterable[Send | Close]:
+        """Nothing, but that it may not be here."""
+        match answer:
+            case Refused(reason=Refusal.ROOM_FULL):
+                return [Close(CloseCode.TRY_AGAIN_LATER, "Too many connections of this user")]
+        return []
+
+    @staticmethod
+    def tell(event: Event) -> Iterable[Notice]:
+        """What is for the user alone; who else hears it is not shown."""
+        match event:
+            case PrivateMessage() | PrivateTyping() | ReadReceipt():
+                return RoomDialect.tell(event)
+        return []
+
+
+def _private(message: DmMessage | DmTyping | DmRead) -> Iterable[Action]:
+    match message:
+        case DmMessage(receiver_id=receiver_id, content=content):
+            if not content:
+                return []
+            return [
+                SendPrivate(receiver_id, content, message.sender_username, message.sender_avatar)
+            ]
+        case DmTyping(receiver_id=receiver_id, is_typing=typing):
+            return [SetPrivateTyping(receiver_id, typing)]
+        case DmRead(sender_id=sender_id):
+            return [SendReceipt(sender_id)]
+
+
+def _said_privately(event: PrivateMessage | PrivateTyping | ReadReceipt) -> Struct:
+    match event:
+        case PrivateMessage():
+            return PrivateSaid(
+                Private(
+                    event.id,
+                    event.sender_id,
+                    event.sender_username,
+                    event.sender_avatar,
+                    event.receiver_id,
+                    event.content,
+                    event.at,
+                )
+            )
+        case PrivateTyping():
+            return PrivatelyTyping(event.sender_id, event.typing)
+        case ReadReceipt():
+            return PrivateRead(event.reader_id, event.receiver_id, event.at)
 
 
 def _user(member: Member) -> tuple[str, str, str | None]:

@@ -29,6 +29,7 @@ from trio_signal.messages import (
     Malformed,
     Member,
     Notice,
+    PrivateEvent,
     Refusal,
     Refused,
     Rejoined,
@@ -175,6 +176,9 @@ _REFUSALS = {
 }
 
 
+_OfNoRoom = AnnouncementEvent | PrivateEvent
+
+
 class StreamDialect:
     """One connection that speaks `stream`."""
 
@@ -270,8 +274,8 @@ class StreamDialect:
     @staticmethod
     def tell(event: Event) -> Iterable[Notice]:
         """A room's event."""
-        if isinstance(event, AnnouncementEvent):
-            return []  # is of no room
+        if isinstance(event, _OfNoRoom):
+            return []
         stream = event.room_id
         match event:
             case Signalled():

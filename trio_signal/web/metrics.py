@@ -18,7 +18,7 @@ from trio_signal import __version__
 from trio_signal.bus import BusStatistics
 from trio_signal.config import Settings
 from trio_signal.hub import Hub
-from trio_signal.messages import LOBBY
+from trio_signal.messages import is_internal
 from trio_signal.metrics import Histogram, Metrics, label_of
 
 #: The values of labels, and what was counted for them.
@@ -44,7 +44,7 @@ class HubCollector(Collector):
         counts = Counter(peer.dialect.name for peer in hub.peers)
         connections = [([name], counts[name]) for name in self._dialects]
         yield _gauges("connections", "WebSockets that are open here", ["dialect"], connections)
-        rooms = [room for room in hub.rooms.values() if room.id != LOBBY]
+        rooms = [room for room in hub.rooms.values() if not is_internal(room.id)]
         yield _gauge("rooms", "Rooms with peers here", len(rooms))
         peers = sum(len(room.peers) for room in rooms)
         yield _gauge("peers", "Peers here, each once for every room that it is in", peers)

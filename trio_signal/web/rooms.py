@@ -3,14 +3,14 @@
 from msgspec import Struct
 from quart import Response, request
 from quart_trio import QuartTrio
-from werkzeug.exceptions import Forbidden, UnprocessableEntity
+from werkzeug.exceptions import Forbidden, NotFound, UnprocessableEntity
 
 from trio_signal.auth import may_enter
 from trio_signal.config import Settings
 from trio_signal.dialects.room import chat_message, live_broadcasters
 from trio_signal.dialects.wire import Id
 from trio_signal.hub import ANONYMOUS, Hub
-from trio_signal.messages import Profile
+from trio_signal.messages import NO_ROOM, Profile
 from trio_signal.names import clean_name, clean_picture
 from trio_signal.web.bodies import json_answer, read_body
 from trio_signal.web.callers import Callers
@@ -26,6 +26,13 @@ class JoinRequest(Struct):
 
 def add_rooms(app: QuartTrio, hub: Hub, callers: Callers, settings: Settings) -> None:
     """Add the routes."""
+
+    @app.before_request
+    async def check() -> None:
+        """Private messages have the path of a room, and none of a room's calls."""
+        room_id = (request.view_args or {}).get("room_id")
+        if room_id == NO_ROOM and request.path.startswith("/rooms/"):
+            raise NotFound("This is no room")
 
     @app.post("/rooms/<room_id>/join")
     async def join(room_id: str) -> Response:
@@ -52,7 +59,7 @@ def add_rooms(app: QuartTrio, hub: Hub, callers: Callers, settings: Settings) ->
                 "broadcasters": count.live,
             }
             for count in await hub.bus.rooms()
-            if caller is None or may_enter(caller, count.room_id)
+            if count.room_id != NO_ROOM and (caller is None or may_enter(caller, count.room_id))
         ]
         return json_answer({"rooms": counts})
 
