@@ -20,7 +20,7 @@ NAME = trio_signal.__name__
 #: From the bottom up; a part may import its own layer and those below. A part
 #: that is not named stands below them all, with messages and errors.
 LAYERS: tuple[frozenset[str], ...] = (
-    frozenset({"peer", "room", "presence", "hub", "announcements", "bus"}),
+    frozenset({"peer", "room", "presence", "hub", "announcements", "bus", "notes"}),
     frozenset({"connection"}),
     frozenset({"listener", "web"}),
     frozenset({"server"}),
@@ -42,6 +42,7 @@ KNOW_HTTP = (f"{NAME}.web", f"{NAME}.listener", f"{NAME}.server", f"{NAME}.cli")
 REDIS = ("redis", "hiredis", f"{NAME}.redis")
 KNOW_REDIS = (
     *(f"{NAME}.redis", f"{NAME}.bus.redis", f"{NAME}.bus.announcements"),
+    *(f"{NAME}.notes.redis",),
     f"{NAME}.doctor.facts",
 )
 SQL = ("sqlalchemy", "alembic", "psycopg", "sqlite3")

@@ -48,6 +48,7 @@ from trio_signal.messages import (
     To,
     WentLive,
 )
+from trio_signal.notes.memory import MemoryNotes
 from trio_signal.outbox import Outbox
 from trio_signal.peer import Peer
 
@@ -189,7 +190,8 @@ class Replicas:
 @asynccontextmanager
 async def open_replicas(**caps: Any) -> AsyncIterator[Replicas]:
     network = MemoryNetwork()
-    hubs = [Hub(MemoryBus(name, network), **caps) for name in ("a", "b")]
+    notes = MemoryNotes()
+    hubs = [Hub(MemoryBus(name, network), notes, **caps) for name in ("a", "b")]
     replicas = Replicas(hubs, network)
     async with trio.open_nursery() as nursery:
         for hub in hubs:
@@ -1061,7 +1063,7 @@ async def test_chat_is_told_on_both_replicas_with_one_id(replicas: Replicas) -> 
     await replicas.settle()
     (here,), (there,) = ann.heard(), bob.heard()
     assert here == there
-    (kept,) = await replicas.b.bus.chats("r", 10)
+    (kept,) = await replicas.b.notes.chats("r", 10)
     assert (kept.id, kept.content) == (here["id"], "hello")
 
 

@@ -80,6 +80,8 @@ from trio_signal.messages import (
 )
 from trio_signal.metrics import Metrics
 from trio_signal.names import clean_name, clean_picture
+from trio_signal.notes import Notes
+from trio_signal.notes.memory import MemoryNotes
 from trio_signal.outbox import Courier
 from trio_signal.peer import PatientPeer, Peer, close_untold
 from trio_signal.room import Room
@@ -220,6 +222,7 @@ class Hub:
     def __init__(
         self,
         bus: Bus,
+        notes: Notes | None = None,
         *,
         max_room_peers: int = 5000,
         max_viewers: int = 50,
@@ -227,8 +230,12 @@ class Hub:
         announcements: Announcements | None = None,
         metrics: Metrics | None = None,
     ) -> None:
-        """Make a hub without peers. It counts what they are told in `metrics`."""
+        """Make a hub without peers. It counts what they are told in `metrics`.
+
+        Without `notes` it has some of its own, in memory. Whoever made them runs them.
+        """
         self.bus = bus
+        self.notes = notes if notes is not None else MemoryNotes()
         self._metrics = metrics if metrics is not None else Metrics()
         self.announcements = announcements
         if announcements is not None:
@@ -301,7 +308,8 @@ class Hub:
             heir.recalled += tuple(room_ids)
             heir.inherit(room_ids)
         elif room_ids:
-            self.bus.remember_rooms(user_id, room_ids, wall_time(peer.heard))
+            self.notes.remember_rooms(user_id, room_ids)
+            self.bus.tell_rooms_kept(user_id, wall_time(peer.heard))
 
     def _heir(self, user_id: str, heard: float) -> Peer | None:
         """One that came after another of the user was last heard of, and is not about to go."""
@@ -476,12 +484,12 @@ class Hub:
     async def _recall(self, room_id: str, identity: Identity) -> tuple[str, str | None]:
         """What to call a user: as it says now, else as it said before."""
         user_id = identity.user_id
-        known = await self.bus.profile(room_id, user_id) or Profile(ANONYMOUS)
+        known = await self.notes.profile(room_id, user_id) or Profile(ANONYMOUS)
         profile = Profile(
             identity.username or known.username, identity.avatar_url or known.avatar_url
         )
         if profile != known:
-            await self.bus.remember_profile(room_id, user_id, profile)
+            await self.notes.remember_profile(room_id, user_id, profile)
         return profile.username, profile.avatar_url
 
     def _admit(self, peer: Peer, room_id: str, member: Member, others: Sequence[Member]) -> None:
@@ -533,7 +541,7 @@ class Hub:
             return ()
         user_id = peer.identity.user_id
         self._returning.setdefault(user_id, set()).add(peer)
-        room_ids = await self.bus.recall_rooms(user_id)
+        room_ids = await self.notes.recall_rooms(user_id)
         peer.recalled += room_ids
         return room_ids
 
@@ -674,6 +682,7 @@ class Hub:
         avatar = clean_picture(command.avatar)
         avatar = member.avatar_url if avatar is None else avatar
         chat = Chatted(room.id, member, str(uuid4()), command.content, avatar, utc_now())
+        self.notes.keep_chat(chat)
         self._tell(room, [chat])
         peer.tell(ChatSent(room.id, chat.id, chat.at))
 
@@ -684,7 +693,12 @@ class Hub:
             avatar_url=clean_picture(command.avatar_url),
             previous_username=clean_name(command.previous_username),
         )
-        self._tell(room, room.change_profile(member.peer_id, command, utc_now()))
+        events = room.change_profile(member.peer_id, command, utc_now())
+        for event in events:
+            named = event.member
+            profile = Profile(named.username, named.avatar_url)
+            self.notes.keep_profile(room.id, named.user_id, profile)
+        self._tell(room, events)
 
     def _kick(self, peer: Peer, room: LocalRoom, command: Kick) -> None:
         if peer.identity is None or not peer.identity.grants.moderator:

@@ -169,7 +169,7 @@ class Room:
         last = not self._is_live(member.user_id)
         return [StoppedLive(self.id, member, last, cause, at, username)]
 
-    def change_profile(self, peer_id: str, change: ChangeProfile, at: str) -> list[RoomEvent]:
+    def change_profile(self, peer_id: str, change: ChangeProfile, at: str) -> list[ProfileChanged]:
         """Give a peer's user another name and picture."""
         member = self.members.get(peer_id)
         if member is None:

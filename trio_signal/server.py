@@ -21,6 +21,9 @@ from trio_signal.limits import Limits
 from trio_signal.listener import Listener
 from trio_signal.messages import Close
 from trio_signal.metrics import Metrics
+from trio_signal.notes import Notes
+from trio_signal.notes.memory import MemoryNotes
+from trio_signal.notes.redis import RedisNotes
 from trio_signal.web.app import create_app
 from trio_signal.web.server import open_http_server
 
@@ -44,11 +47,11 @@ class Server(NamedTuple):
 
 
 @asynccontextmanager
-async def open_bus(settings: Settings) -> AsyncIterator[Bus]:
-    """The bus that the settings ask for."""
+async def open_bus(settings: Settings) -> AsyncIterator[tuple[Bus, Notes]]:
+    """The bus that the settings ask for, and the notes beside it."""
     replica = uuid4().hex
     if settings.redis_url is None:
-        yield MemoryBus(replica)
+        yield MemoryBus(replica), MemoryNotes()
     else:
         async with open_redis_bus(
             settings.redis_url.get_secret_value(),
@@ -57,7 +60,7 @@ async def open_bus(settings: Settings) -> AsyncIterator[Bus]:
             ca_file=str(settings.redis_ca_file) if settings.redis_ca_file else None,
             lease=settings.lease,
         ) as bus:
-            yield bus
+            yield bus, RedisNotes(bus.redis, settings.redis_prefix)
 
 
 @asynccontextmanager
@@ -82,13 +85,14 @@ async def open_server(settings: Settings) -> AsyncIterator[Server]:
     ConfigError if Redis refuses us, or if there can be no such database.
     """
     async with (
-        open_bus(settings) as bus,
+        open_bus(settings) as (bus, notes),
         open_board(settings, bus) as announcements,
         trio.open_nursery() as background,
     ):
         limits, metrics = Limits(settings), Metrics()
         hub = Hub(
             bus,
+            notes,
             max_room_peers=settings.max_room_peers,
             max_viewers=settings.max_viewers,
             max_rooms=settings.max_rooms_per_connection,
@@ -96,6 +100,7 @@ async def open_server(settings: Settings) -> AsyncIterator[Server]:
             metrics=metrics,
         )
         await background.start(bus.run, hub.deliver)
+        background.start_soon(notes.run)
         background.start_soon(metrics.watch_loop)
         background.start_soon(hub.courier.run)
         async with (

@@ -6,7 +6,7 @@ is not coming.
 """
 
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import TypeVar
@@ -34,7 +34,6 @@ from trio_signal.messages import (
     MediaType,
     Member,
     News,
-    Profile,
     ProfileChanged,
     Refusal,
     Rejoined,
@@ -46,7 +45,6 @@ from trio_signal.messages import (
     Typing,
     WentLive,
 )
-from trio_signal.redis import Redis, open_redis
 from trio_signal.room import Room
 
 NO_CAPS = Caps(peers=1000)
@@ -160,13 +158,10 @@ class Replica:
 
 
 class Deployment:
-    """A set of replicas, and how time passes for what they remember."""
+    """A set of replicas."""
 
-    def __init__(
-        self, replicas: Sequence[Replica], let_pass: Callable[[float], Awaitable[None]]
-    ) -> None:
+    def __init__(self, replicas: Sequence[Replica]) -> None:
         self.replicas = replicas
-        self.let_pass = let_pass
 
 
 Deploy = Callable[[int], AbstractAsyncContextManager[Deployment]]
@@ -180,7 +175,7 @@ async def deploy_memory(count: int) -> AsyncIterator[Deployment]:
     async with trio.open_nursery() as nursery:
         for replica in replicas:
             await nursery.start(replica.bus.run, replica.deliver)
-        yield Deployment(replicas, jump)
+        yield Deployment(replicas)
         nursery.cancel_scope.cancel()
 
 
@@ -208,7 +203,6 @@ async def deploy_redis(count: int, url: str) -> AsyncIterator[Deployment]:
     prefix = f"{uuid4()}:"
     buses: list[Bus] = []
     async with AsyncExitStack() as stack:
-        redis = await stack.enter_async_context(open_redis(url))
         opened = [
             await stack.enter_async_context(open_redis_bus(url, f"replica-{n}", prefix=prefix))
             for n in range(count)
@@ -217,23 +211,8 @@ async def deploy_redis(count: int, url: str) -> AsyncIterator[Deployment]:
         async with trio.open_nursery() as nursery:
             for replica in replicas:
                 await nursery.start(replica.bus.run, replica.deliver)
-            yield Deployment(replicas, partial(age, redis, f"{prefix}trio_signal:*"))
+            yield Deployment(replicas)
             nursery.cancel_scope.cancel()
-
-
-async def age(redis: Redis, pattern: str, seconds: float) -> None:
-    """Let time pass for what is in Redis: its keys expire so much sooner."""
-    async for key in redis.scan_iter(match=pattern):
-        left = await redis.pttl(key)
-        if left > 0:
-            await redis.pexpire(key, left - int(seconds * 1000))
-
-
-async def jump(seconds: float) -> None:
-    """Let time pass for what is in this process."""
-    clock = trio.lowlevel.current_clock()
-    assert isinstance(clock, trio.testing.MockClock)
-    clock.jump(seconds)
 
 
 @pytest.fixture(params=["memory", "redis"])
@@ -945,179 +924,16 @@ async def test_sending_to_nobody_does_nothing(a: Replica, b: Replica) -> None:
     await b.expect_chats("fence")
 
 
-# What is remembered
-
-
-async def test_chat_is_remembered_for_every_replica(a: Replica, b: Replica) -> None:
-    await a.meet(b)
-    for content in ("one", "two"):
-        a.say(content)
-    await b.expect_chats("one", "two")
-    b.say("three")
-    await b.settle()
-    chats = await a.bus.chats("r", 10)
-    assert [chat.content for chat in chats] == ["one", "two", "three"]
-    assert chats[0] == Chatted("r", a.me, "id", "one", None, AT)
-    assert [chat.content for chat in await b.bus.chats("r", 2)] == ["two", "three"]
-    assert await b.bus.chats("r", 0) == []
-    assert await b.bus.chats("another", 10) == []
-
-
-async def test_chat_outlives_its_room(a: Replica) -> None:
-    await a.join("ann")
-    a.say("hello")
-    a.leave("ann")
-    await a.settle()
-    assert await a.bus.rooms() == []
-    assert [chat.content for chat in await a.bus.chats("r", 10)] == ["hello"]
-
-
-async def test_the_oldest_chat_is_forgotten_first(a: Replica) -> None:
-    await a.join("ann")
-    contents = [str(n) for n in range(1000)]
-    for content in contents:
-        a.say(content)
-    await a.settle()
-    kept = [chat.content for chat in await a.bus.chats("r", 10_000)]
-    assert kept == contents[-len(kept) :]
-    assert 100 <= len(kept) < 1000
-
-
-async def test_long_chat_is_forgotten_sooner(a: Replica) -> None:
-    """A room's history takes a mebibyte at most, and does so again when it is short."""
-    await a.join("ann")
-    for n in range(30):
-        a.say(f"{n} {100_000 * 'x'}")
-    await a.settle()
-    kept = [int(chat.content.split()[0]) for chat in await a.bus.chats("r", 10_000)]
-    assert kept == list(range(20, 30))
-    for n in range(30):
-        a.say(str(n))
-    await a.settle()
-    kept = [int(chat.content.split()[0]) for chat in await a.bus.chats("r", 10_000)]
-    assert kept == [*range(20, 30), *range(30)]
-    a.say("x" * (1 << 20))
-    await a.settle()
-    assert await a.bus.chats("r", 10_000) == []
-    a.say("hello")
-    await a.settle()
-    assert [chat.content for chat in await a.bus.chats("r", 10_000)] == ["hello"]
-
-
-async def test_the_oldest_profile_is_forgotten_first(
-    a: Replica, b: Replica, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("trio_signal.bus.memory.PROFILES", 3)
-    monkeypatch.setattr("trio_signal.bus.redis.PROFILES", 3)
-    for room, user in ("ra", "rb", "sa", "ra", "sb"):
-        await a.bus.remember_profile(room, user, Profile(f"{room}{user}"))
-    known = [
-        (await b.bus.profile(room, user) or Profile("")).username for room in "rs" for user in "ab"
-    ]
-    assert known == ["ra", "", "sa", "sb"]
-
-
-async def test_chat_of_all_rooms_of_a_process_is_bounded(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("trio_signal.bus.memory.CHAT_BYTES", 1_000_000)
-    async with deploy_memory(1) as deployment:
-        (a,) = deployment.replicas
-        for room in ("q", "r", "s", "q"):
-            await a.join("ann", room=room)
-            a.say("x" * 300_000, room=room)
-        kept = {room: len(await a.bus.chats(room, 10)) for room in "qrs"}
-        assert kept == {"q": 2, "r": 0, "s": 1}
-
-
-async def test_a_profile_is_remembered_by_room_and_user(a: Replica, b: Replica) -> None:
-    assert await a.bus.profile("r", "ann") is None
-    await a.bus.remember_profile("r", "ann", Profile("Ann", "pic"))
-    assert await b.bus.profile("r", "ann") == Profile("Ann", "pic")
-    assert await b.bus.profile("another", "ann") is None
-    assert await b.bus.profile("r", "bob") is None
-
-
-async def test_the_last_profile_wins(a: Replica, b: Replica) -> None:
-    await a.bus.remember_profile("r", "ann", Profile("Ann", "pic"))
-    await b.bus.remember_profile("r", "ann", Profile("Anna"))
-    assert await a.bus.profile("r", "ann") == Profile("Anna")
-
-
-async def test_a_profile_that_is_told_is_remembered(a: Replica, b: Replica) -> None:
-    await a.join("ann")
-    await a.bus.remember_profile("r", "ann", Profile("Ann", "pic"))
-    a.rename("ann", "ann", "Anna", "new pic")
-    await a.settle()
-    assert await b.bus.profile("r", "ann") == Profile("Anna", "new pic")
-
-
-async def test_rooms_are_recalled_once_and_on_any_replica(a: Replica, b: Replica) -> None:
-    a.bus.remember_rooms("ann", ["r", "q"], 0.0)
-    a.bus.remember_rooms("bob", ["s"], 0.0)
-    await a.settle()
-    assert set(await b.bus.recall_rooms("ann")) == {"q", "r"}
-    assert await b.bus.recall_rooms("ann") == ()
-    assert await a.bus.recall_rooms("ann") == ()
-    assert await a.bus.recall_rooms("bob") == ("s",)
-
-
-async def test_rooms_of_several_lost_connections_are_recalled_together(
-    a: Replica, b: Replica
-) -> None:
-    a.bus.remember_rooms("ann", ["r", "q"], 0.0)
-    await a.settle()
-    b.bus.remember_rooms("ann", ["q", "s"], 0.0)
-    await b.settle()
-    assert sorted(await a.bus.recall_rooms("ann")) == ["q", "r", "s"]
-
-
 async def test_that_rooms_are_kept_is_told_to_the_other_replicas(
     a: Replica, b: Replica, c: Replica
 ) -> None:
     """Where the user may have come back already; also those without any peer are told."""
     await a.meet(b)
-    a.bus.remember_rooms("ann", ["r"], 1.5)
+    a.bus.tell_rooms_kept("ann", 1.5)
     a.say("fence")
     for replica in (b, c):
         kept = await replica.expect(RoomsKept)
         assert (kept.user_id, kept.heard) == ("ann", 1.5)
     await b.expect_chats("fence")
-    assert await c.bus.recall_rooms("ann") == ("r",)
     b.say("fence")
     await a.expect_chats("fence")
-
-
-async def test_rooms_are_recalled_for_a_minute(
-    deployment: Deployment, a: Replica, mock_clock: trio.testing.MockClock
-) -> None:
-    a.bus.remember_rooms("ann", ["r"], 0.0)
-    a.bus.remember_rooms("bob", ["r"], 0.0)
-    await a.settle()
-    await deployment.let_pass(55)
-    assert await a.bus.recall_rooms("ann") == ("r",)
-    await deployment.let_pass(10)
-    assert await a.bus.recall_rooms("bob") == ()
-
-
-async def test_each_lost_connection_begins_the_minute_anew(
-    deployment: Deployment, a: Replica, mock_clock: trio.testing.MockClock
-) -> None:
-    a.bus.remember_rooms("ann", ["r"], 0.0)
-    await a.settle()
-    await deployment.let_pass(55)
-    a.bus.remember_rooms("ann", ["q"], 0.0)
-    await a.settle()
-    await deployment.let_pass(55)
-    assert set(await a.bus.recall_rooms("ann")) == {"q", "r"}
-
-
-async def test_a_room_that_was_forgotten_stays_forgotten(
-    deployment: Deployment, a: Replica, mock_clock: trio.testing.MockClock
-) -> None:
-    a.bus.remember_rooms("ann", ["r"], 0.0)
-    await a.settle()
-    await deployment.let_pass(65)
-    a.bus.remember_rooms("ann", ["q"], 0.0)
-    await a.settle()
-    assert await a.bus.recall_rooms("ann") == ("q",)

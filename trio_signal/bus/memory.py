@@ -1,15 +1,10 @@
 """The bus of replicas that share one process: one replica alone, or tests."""
 
-from collections import OrderedDict, deque
-from collections.abc import Iterable
-from typing import TypeVar
+from collections import deque
 
 import trio
 
 from trio_signal.bus import (
-    CHAT_BYTES_PER_ROOM,
-    CHATS_PER_ROOM,
-    PROFILES,
     Admit,
     Board,
     Caps,
@@ -24,13 +19,11 @@ from trio_signal.bus import (
 from trio_signal.clock import utc_now
 from trio_signal.errors import JoinRefusedError
 from trio_signal.messages import (
-    Chatted,
     Joined,
     Left,
     Live,
     Member,
     PrivateEvent,
-    Profile,
     ProfileChanged,
     Refusal,
     RoomEvent,
@@ -41,37 +34,6 @@ from trio_signal.messages import (
 )
 from trio_signal.room import Room
 
-#: What else is kept at most; the oldest goes first.
-ROOMS_WITH_CHATS = 2_000
-CHAT_BYTES = 64 << 20
-LOST_CONNECTIONS = 50_000
-#: What a message takes besides its words.
-_OVERHEAD = 500
-#: How long a user may be away and be put into its rooms again, in seconds.
-RECALL_SECONDS = 60.0
-
-K = TypeVar("K")
-V = TypeVar("V")
-
-
-class RoomChats:
-    """The last messages of a room."""
-
-    __slots__ = ("messages", "size")
-
-    def __init__(self) -> None:
-        """Begin without any."""
-        self.messages: deque[Chatted] = deque()
-        #: In bytes, roughly.
-        self.size = 0
-
-    def add(self, chat: Chatted) -> None:
-        """Keep one more, and forget the oldest that are too many."""
-        self.messages.append(chat)
-        self.size += _size(chat)
-        while len(self.messages) > CHATS_PER_ROOM or self.size > CHAT_BYTES_PER_ROOM:
-            self.size -= _size(self.messages.popleft())
-
 
 class MemoryNetwork:
     """The directory that the replicas of one process share."""
@@ -80,12 +42,6 @@ class MemoryNetwork:
         """Make an empty directory."""
         self.rooms: dict[str, Room] = {}
         self.replicas: dict[str, MemoryBus] = {}
-        self.chats: OrderedDict[str, RoomChats] = OrderedDict()
-        #: Of all of them.
-        self.chat_size = 0
-        self.profiles: OrderedDict[tuple[str, str], Profile] = OrderedDict()
-        #: By user: until when to remember, and what.
-        self.lost: OrderedDict[str, tuple[float, tuple[str, ...]]] = OrderedDict()
 
 
 class MemoryBus:
@@ -189,13 +145,6 @@ class MemoryBus:
                 room.stop_live(member.peer_id, event.at)
             case ProfileChanged():
                 room.apply_profile(event)
-                self._keep_profile(
-                    event.room_id,
-                    event.member.user_id,
-                    Profile(event.member.username, event.member.avatar_url),
-                )
-            case Chatted():
-                self._keep_chat(event)
         if not room:
             del self._network.rooms[event.room_id]
         self._tell(event)
@@ -243,59 +192,11 @@ class MemoryBus:
         await trio.lowlevel.checkpoint()
         return sum(not is_internal(room_id) for room_id in self._network.rooms)
 
-    def _keep_chat(self, chat: Chatted) -> None:
-        network = self._network
-        chats = network.chats.setdefault(chat.room_id, RoomChats())
-        network.chats.move_to_end(chat.room_id)
-        network.chat_size -= chats.size
-        chats.add(chat)
-        network.chat_size += chats.size
-        while len(network.chats) > ROOMS_WITH_CHATS or network.chat_size > CHAT_BYTES:
-            _, oldest = network.chats.popitem(last=False)
-            network.chat_size -= oldest.size
-
-    async def chats(self, room_id: str, limit: int) -> list[Chatted]:
-        """The last messages that were published in a room, oldest first."""
-        await trio.lowlevel.checkpoint()
-        chats = self._network.chats.get(room_id)
-        return list(chats.messages)[-limit:] if chats is not None and limit > 0 else []
-
-    async def remember_profile(self, room_id: str, user_id: str, profile: Profile) -> None:
-        """Keep what a user is called in a room."""
-        await trio.lowlevel.checkpoint()
-        self._keep_profile(room_id, user_id, profile)
-
-    def _keep_profile(self, room_id: str, user_id: str, profile: Profile) -> None:
-        self._network.profiles[room_id, user_id] = profile
-        _trim(self._network.profiles, (room_id, user_id), PROFILES)
-
-    async def profile(self, room_id: str, user_id: str) -> Profile | None:
-        """What a user was last called in a room."""
-        await trio.lowlevel.checkpoint()
-        return self._network.profiles.get((room_id, user_id))
-
-    def remember_rooms(self, user_id: str, room_ids: Iterable[str], heard: float) -> None:
-        """Keep for a minute that a user's connection was lost in these rooms."""
-        now = trio.current_time()
-        until, known = self._network.lost.get(user_id, (0.0, ()))
-        rooms = dict.fromkeys([*(known if now < until else ()), *room_ids])
-        self._network.lost[user_id] = now + RECALL_SECONDS, tuple(rooms)
-        _trim(self._network.lost, user_id, LOST_CONNECTIONS)
+    def tell_rooms_kept(self, user_id: str, heard: float) -> None:
+        """Tell all other replicas that a user's rooms are kept."""
         for bus in self._network.replicas.values():
             if bus is not self:
                 bus._take(RoomsKept(user_id, self.replica, heard))
-
-    async def recall_rooms(self, user_id: str) -> tuple[str, ...]:
-        """Those rooms, once: then they are forgotten."""
-        await trio.lowlevel.checkpoint()
-        until, room_ids = self._network.lost.pop(user_id, (0.0, ()))
-        return room_ids if trio.current_time() < until else ()
-
-
-def _size(chat: Chatted) -> int:
-    """The bytes that a message takes, rather too many. What `sys.getsizeof` says may change."""
-    texts = (chat.content, chat.avatar or "")
-    return _OVERHEAD + sum(len(text) * (1 if text.isascii() else 4) for text in texts)
 
 
 def _is_of_room(delivery: Delivery, room_id: str) -> bool:
@@ -321,10 +222,3 @@ def _check_caps(room: Room, caps: Caps) -> None:
         raise JoinRefusedError(Refusal.ROOM_FULL)
     if caps.viewers is not None and room.viewers >= caps.viewers:
         raise JoinRefusedError(Refusal.STREAM_FULL)
-
-
-def _trim(kept: OrderedDict[K, V], newest: K, limit: int) -> None:
-    """Make `newest` the newest, and forget the oldest over `limit`."""
-    kept.move_to_end(newest)
-    while len(kept) > limit:
-        kept.popitem(last=False)

@@ -21,9 +21,6 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from trio_signal.bus import (
-    CHAT_BYTES_PER_ROOM,
-    CHATS_PER_ROOM,
-    PROFILES,
     Admit,
     BusStatistics,
     Caps,
@@ -38,12 +35,10 @@ from trio_signal.clock import utc_now
 from trio_signal.errors import ConfigError, JoinRefusedError
 from trio_signal.messages import (
     LOBBY,
-    Chatted,
     Joined,
     Left,
     Member,
     PrivateEvent,
-    Profile,
     ProfileChanged,
     Refusal,
     RoomEvent,
@@ -73,11 +68,6 @@ from trio_signal.room import renamed
 
 logger = logging.getLogger(__name__)
 
-#: Seconds for which notes on a room or a user are kept after their last use.
-CHATS_SECONDS = 3600
-PROFILE_SECONDS = 86400
-RECALL_SECONDS = 60
-MAX_RECALLED = 1000
 #: Seconds for a room to be restored, and for a join before it is made without Redis.
 RESTORE_TIMEOUT = 5.0
 JOIN_TIMEOUT = 3.0
@@ -112,8 +102,6 @@ _decode_change = msgspec.json.Decoder(Change).decode
 _decode_direct = msgspec.json.Decoder(Direct | Echo).decode
 _decode_kept = msgspec.json.Decoder(RoomsKept).decode
 _decode_for_all = msgspec.json.Decoder(ForAll).decode
-_decode_chat = msgspec.json.Decoder(Chatted).decode
-_decode_profile = msgspec.json.Decoder(Profile).decode
 
 
 class _Scripts:
@@ -132,8 +120,6 @@ class _Scripts:
         self.snapshot = register("snapshot")
         self.lease = register("lease")
         self.reap = register("reap")
-        self.chat = register("chat")
-        self.profile = register("profile")
 
 
 class _Feed:
@@ -173,6 +159,8 @@ class RedisBus:
         """Take an open connection, which the caller closes."""
         self.replica = replica
         self.board = RedisBoard(redis, prefix)
+        #: For what else is kept there: one connection is to do for a replica.
+        self.redis = redis
         self._redis = redis
         self._prefix = prefix
         self._lease = lease
@@ -257,18 +245,6 @@ class RedisBus:
         self._retired = True
         with suppress(RedisError):
             await self._reap(self.replica, goodbye=True)
-            if not await self._redis.exists(self._key("replicas")):
-                await self._forget_notes()
-
-    async def _forget_notes(self) -> None:
-        """The last one clears the table: notes are for those who come back soon."""
-        await self._redis.unlink(self._key("profile_order"))
-        for kind in ("chats", "chat_bytes", "profiles", "lost"):
-            cursor = None
-            while cursor != 0:
-                cursor, keys = await self._redis.scan(cursor or 0, self._key(kind, "*"), 1000)
-                if keys:
-                    await self._redis.unlink(*keys)
 
     # Leases
 
@@ -633,8 +609,6 @@ class RedisBus:
         feed.mine |= by_peer(members)
         feed.view.rename(named)
         self._change(event, members)
-        profile = Profile(named.username, named.avatar_url)
-        self._note_profile(event.room_id, named.user_id, profile)
 
     def _change(self, event: RoomEvent, members: Iterable[Member]) -> None:
         args: list[Argument] = [self.replica, self._room(event.room_id), _encode(event)]
@@ -657,10 +631,6 @@ class RedisBus:
         self._redis.send_nowait(
             "PUBLISH", self._room(event.room_id), _encode(Change(0, self.replica, event))
         )
-        if isinstance(event, Chatted):
-            keys = [self._key("chats", event.room_id), self._key("chat_bytes", event.room_id)]
-            limits = [CHATS_PER_ROOM, CHAT_BYTES_PER_ROOM, CHATS_SECONDS]
-            self._scripts.chat.send_nowait(keys, [_encode(event), *limits])
 
     def send(self, replica: str, delivery: Direct) -> None:
         """Tell one replica; a signal that nobody takes comes back."""
@@ -682,7 +652,7 @@ class RedisBus:
         if isinstance(delivery, Signalled):
             self._deliver(Undelivered(delivery))
 
-    # Questions and notes
+    # Questions
 
     async def members(self, room_id: str) -> tuple[Member, ...]:
         """All members of a room on all replicas."""
@@ -719,52 +689,10 @@ class RedisBus:
         except RedisError:
             return sum(not is_internal(room_id) for room_id in self._feeds)
 
-    async def chats(self, room_id: str, limit: int) -> list[Chatted]:
-        """The last messages that were published in a room, oldest first."""
-        if limit <= 0:
-            await trio.lowlevel.checkpoint()
-            return []
-        try:
-            chats = await self._redis.lrange(self._key("chats", room_id), -limit, -1)
-        except RedisError:
-            return []
-        return list(map(_decode_chat, chats))
-
-    async def remember_profile(self, room_id: str, user_id: str, profile: Profile) -> None:
-        """Keep what a user is called in a room; without Redis, nobody does."""
-        self._note_profile(room_id, user_id, profile)
-        with suppress(RedisError):
-            await self._redis.ping()  # so that who asks next, anywhere, gets it
-
-    def _note_profile(self, room_id: str, user_id: str, profile: Profile) -> None:
-        keys = [self._key("profiles", room_id), self._key("profile_order")]
-        args: list[Argument] = [room_id, user_id, _encode(profile)]
-        limits = [PROFILES, PROFILE_SECONDS]
-        self._scripts.profile.send_nowait(keys, [*args, *limits, self._key("profiles", "")])
-
-    async def profile(self, room_id: str, user_id: str) -> Profile | None:
-        """What a user was last called in a room."""
-        try:
-            profile = await self._redis.hget(self._key("profiles", room_id), user_id)
-        except RedisError:
-            return None
-        return _decode_profile(profile) if profile else None
-
-    def remember_rooms(self, user_id: str, room_ids: Iterable[str], heard: float) -> None:
-        """Keep for a minute that a user's connection was lost in these rooms."""
-        key = self._key("lost", user_id)
-        self._redis.send_nowait("SADD", key, *room_ids)
-        self._redis.send_nowait("EXPIRE", key, RECALL_SECONDS)
+    def tell_rooms_kept(self, user_id: str, heard: float) -> None:
+        """Tell all other replicas that a user's rooms are kept."""
         kept = RoomsKept(user_id, self.replica, heard)
         self._redis.send_nowait("PUBLISH", self._key("lost"), _encode(kept))
-
-    async def recall_rooms(self, user_id: str) -> tuple[str, ...]:
-        """Those rooms, once: then they are forgotten."""
-        try:
-            rooms = await self._redis.spop(self._key("lost", user_id), MAX_RECALLED)
-        except RedisError:
-            return ()
-        return tuple(sorted(_texts(rooms)))
 
 
 def _in_order(members: Iterable[Member]) -> tuple[Member, ...]:

@@ -40,10 +40,10 @@ def add_rooms(app: QuartTrio, hub: Hub, callers: Callers, settings: Settings) ->
         body = await read_body(JoinRequest)
         if entrant is not None and body.user_id != entrant.user_id:
             raise Forbidden("Identity mismatch")
-        known = await hub.bus.profile(room_id, body.user_id) or Profile(ANONYMOUS)
+        known = await hub.notes.profile(room_id, body.user_id) or Profile(ANONYMOUS)
         username, avatar_url = clean_name(body.username), clean_picture(body.avatar_url)
         profile = Profile(username or known.username, avatar_url or known.avatar_url)
-        await hub.bus.remember_profile(room_id, body.user_id, profile)
+        await hub.notes.remember_profile(room_id, body.user_id, profile)
         return json_answer({"status": "success", "room_id": room_id, "user_id": body.user_id})
 
     @app.get("/rooms")
@@ -89,7 +89,7 @@ def add_rooms(app: QuartTrio, hub: Hub, callers: Callers, settings: Settings) ->
         limit = request.args.get("limit", "100")
         if not limit.isdecimal() or len(limit) > 9:
             raise UnprocessableEntity("limit must be a whole number")
-        chats = await hub.bus.chats(room_id, int(limit))
+        chats = await hub.notes.chats(room_id, int(limit))
         return json_answer([chat_message(chat) for chat in chats])
 
     @app.post("/api/rooms/<room_id>/info")

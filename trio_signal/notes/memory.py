@@ -1,0 +1,209 @@
+"""Notes in this process: of one replica alone, or of several in tests."""
+
+from collections import OrderedDict, deque
+from collections.abc import Iterable, Sequence
+from typing import Generic, NamedTuple, TypeVar
+
+import msgspec
+import trio
+
+from trio_signal import notes
+from trio_signal.messages import Chatted, Profile
+from trio_signal.notes import Bounds, GuestUser, RoomInfo
+
+#: Seconds between two looks for what is over.
+SWEEP_INTERVAL = 5.0
+
+V = TypeVar("V")
+
+_encode = msgspec.json.Encoder().encode
+_decode_chat = msgspec.json.Decoder(Chatted).decode
+_decode_profile = msgspec.json.Decoder(Profile).decode
+_decode_user = msgspec.json.Decoder(GuestUser).decode
+_decode_room = msgspec.json.Decoder(RoomInfo).decode
+
+
+class _Entry(NamedTuple, Generic[V]):
+    value: V
+    size: int
+    until: float
+
+
+class Table(Generic[V]):
+    """The notes of one kind, in the order in which they were kept."""
+
+    def __init__(self, bounds: Bounds) -> None:
+        """Begin without any."""
+        self._bounds = bounds
+        self._entries: OrderedDict[str, _Entry[V]] = OrderedDict()
+        #: In bytes, with what they take besides their values.
+        self.size = 0
+
+    def __len__(self) -> int:
+        """How many there are, those that are over and not yet swept among them."""
+        return len(self._entries)
+
+    def keep(self, key: str, value: V, size: int) -> None:
+        """Keep a value of so many bytes as the newest; forgets the oldest that are too many."""
+        self.pop(key)
+        if size > self._bounds.each:
+            return
+        size += notes.OVERHEAD + notes.KEY_COPIES * len(key.encode())
+        now = trio.current_time()
+        self._entries[key] = _Entry(value, size, now + self._bounds.seconds)
+        self.size += size
+        self.sweep(now)
+        while self.size > self._bounds.total:
+            self._forget_oldest()
+
+    def get(self, key: str) -> V | None:
+        """The value that is kept, unless its time is over."""
+        entry = self._entries.get(key)
+        return entry.value if entry and trio.current_time() < entry.until else None
+
+    def pop(self, key: str) -> V | None:
+        """The same, and forget it."""
+        value = self.get(key)
+        entry = self._entries.pop(key, None)
+        if entry is not None:
+            self.size -= entry.size
+        return value
+
+    def sweep(self, now: float) -> None:
+        """Forget what is over: of one kind all are kept equally long."""
+        while self._entries and next(iter(self._entries.values())).until <= now:
+            self._forget_oldest()
+
+    def _forget_oldest(self) -> None:
+        _, entry = self._entries.popitem(last=False)
+        self.size -= entry.size
+
+
+class _RoomChats:
+    """The last messages of a room, encoded."""
+
+    __slots__ = ("messages", "size")
+
+    def __init__(self) -> None:
+        self.messages: deque[bytes] = deque()
+        self.size = 0
+
+    def add(self, message: bytes) -> None:
+        """Keep one more, and forget the oldest that are too many."""
+        self.messages.append(message)
+        self.size += len(message)
+        while len(self.messages) > notes.CHATS_PER_ROOM or self.size > notes.CHATS.each:
+            self.size -= len(self.messages.popleft())
+
+
+class MemoryNotes:
+    """See `trio_signal.notes`. Values are kept encoded: so their bytes are known."""
+
+    def __init__(self) -> None:
+        """Begin without any."""
+        self.chat_table: Table[_RoomChats] = Table(notes.CHATS)
+        self.profile_table: Table[bytes] = Table(notes.PROFILES)
+        self.lost_table: Table[tuple[str, ...]] = Table(notes.LOST_ROOMS)
+        self.user_table: Table[bytes] = Table(notes.USERS)
+        #: By name, whatever its case: the id.
+        self.name_table: Table[str] = Table(notes.USERS)
+        self.room_table: Table[bytes] = Table(notes.ROOMS)
+
+    async def run(self) -> None:
+        """Forget what is over, until cancelled."""
+        tables: tuple[Table[object], ...] = (
+            *(self.chat_table, self.profile_table, self.lost_table),  # type: ignore[assignment]
+            *(self.user_table, self.name_table, self.room_table),
+        )
+        while True:
+            await trio.sleep(SWEEP_INTERVAL)
+            for table in tables:
+                table.sweep(trio.current_time())
+
+    def keep_chat(self, chat: Chatted) -> None:
+        """Keep a message of a room."""
+        chats = self.chat_table.get(chat.room_id) or _RoomChats()
+        chats.add(_encode(chat))
+        self.chat_table.keep(chat.room_id, chats, chats.size)
+
+    async def chats(self, room_id: str, limit: int) -> list[Chatted]:
+        """The last messages of a room, oldest first."""
+        await trio.lowlevel.checkpoint()
+        chats = self.chat_table.get(room_id)
+        last = list(chats.messages)[-limit:] if chats is not None and limit > 0 else []
+        return list(map(_decode_chat, last))
+
+    def keep_profile(self, room_id: str, user_id: str, profile: Profile) -> None:
+        """Keep what a user is called in a room."""
+        value = _encode(profile)
+        self.profile_table.keep(_pair(room_id, user_id), value, len(value))
+
+    async def remember_profile(self, room_id: str, user_id: str, profile: Profile) -> None:
+        """The same."""
+        await trio.lowlevel.checkpoint()
+        self.keep_profile(room_id, user_id, profile)
+
+    async def profile(self, room_id: str, user_id: str) -> Profile | None:
+        """What a user was last called in a room."""
+        await trio.lowlevel.checkpoint()
+        value = self.profile_table.get(_pair(room_id, user_id))
+        return _decode_profile(value) if value else None
+
+    def remember_rooms(self, user_id: str, room_ids: Iterable[str]) -> None:
+        """Keep for a minute that a user's connection was lost in these rooms."""
+        kept: list[str] = []
+        size = 0
+        for room_id in dict.fromkeys([*(self.lost_table.get(user_id) or ()), *room_ids]):
+            cost = notes.room_size(room_id)
+            if size + cost <= notes.LOST_ROOMS.each:
+                kept.append(room_id)
+                size += cost
+        self.lost_table.keep(user_id, tuple(kept), size)
+
+    async def recall_rooms(self, user_id: str) -> tuple[str, ...]:
+        """Those rooms, once: then they are forgotten."""
+        await trio.lowlevel.checkpoint()
+        return self.lost_table.pop(user_id) or ()
+
+    async def keep_user(self, user: GuestUser) -> None:
+        """Keep a guest under its id and under its name."""
+        await trio.lowlevel.checkpoint()
+        value = _encode(user)
+        self.user_table.keep(user.id, value, len(value))
+        self.name_table.keep(user.username.casefold(), user.id, len(user.id.encode()))
+
+    async def user(self, user_id: str) -> GuestUser | None:
+        """The guest with this id."""
+        await trio.lowlevel.checkpoint()
+        value = self.user_table.get(user_id)
+        return _decode_user(value) if value else None
+
+    async def user_named(self, name: str) -> GuestUser | None:
+        """The guest that is called so now, whatever the case."""
+        user_id = self.name_table.get(name.casefold())
+        user = await self.user(user_id or "")
+        return user if user and user.username.casefold() == name.casefold() else None
+
+    async def keep_room(self, room: RoomInfo) -> None:
+        """Keep what a room is called."""
+        await trio.lowlevel.checkpoint()
+        value = _encode(room)
+        self.room_table.keep(room.id, value, len(value))
+
+    async def room_infos(self, room_ids: Sequence[str]) -> dict[str, RoomInfo]:
+        """What these rooms are called, by their ids."""
+        await trio.lowlevel.checkpoint()
+        values = ((room_id, self.room_table.get(room_id)) for room_id in room_ids)
+        return {room_id: _decode_room(value) for room_id, value in values if value}
+
+    def touch_rooms(self, room_ids: Iterable[str]) -> None:
+        """Somebody is in these rooms: keep on keeping what they are called."""
+        for room_id in room_ids:
+            value = self.room_table.get(room_id)
+            if value is not None:
+                self.room_table.keep(room_id, value, len(value))
+
+
+def _pair(room_id: str, user_id: str) -> str:
+    """One key of two: JSON keeps them apart, whatever is in them."""
+    return _encode((room_id, user_id)).decode()

@@ -1,0 +1,212 @@
+"""Notes that many replicas share in Redis.
+
+What Redis holds is in docs/scaling.md. Chat, profiles and lost rooms are written as
+version 0.1 wrote them: replicas of both read both.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from importlib import resources
+from typing import TypeVar
+
+import msgspec
+import trio
+
+from trio_signal import notes
+from trio_signal.messages import Chatted, Profile
+from trio_signal.notes import Bounds, GuestUser, RoomInfo
+from trio_signal.redis import Argument, Redis, RedisError, Script
+
+#: How many rooms of lost connections a user is put into again.
+MAX_RECALLED = 1000
+#: Redis does nothing else while a script runs.
+_TOUCHED_AT_ONCE = 200
+
+T = TypeVar("T")
+
+_encode = msgspec.json.Encoder().encode
+_decode_chat = msgspec.json.Decoder(Chatted).decode
+_decode_profile = msgspec.json.Decoder(Profile).decode
+_decode_user = msgspec.json.Decoder(GuestUser).decode
+_decode_room = msgspec.json.Decoder(RoomInfo).decode
+
+
+class _Scripts:
+    """The Lua scripts, each in a file of its own."""
+
+    def __init__(self, redis: Redis) -> None:
+        folder = resources.files("trio_signal.notes") / "lua"
+        account = (folder / "account.lua").read_text()
+
+        def register(name: str) -> Script:
+            return redis.register_script(account + (folder / f"{name}.lua").read_text())
+
+        self.chat = register("chat")
+        self.profile = register("profile")
+        self.lost = register("lost")
+        self.recall = register("recall")
+        self.keep = register("keep")
+        self.touch = register("touch")
+
+
+class RedisNotes:
+    """See `trio_signal.notes`."""
+
+    def __init__(self, redis: Redis, prefix: str) -> None:
+        """Take an open connection, which the caller closes."""
+        self._redis = redis
+        self._prefix = prefix
+        self._scripts = _Scripts(redis)
+
+    async def run(self) -> None:
+        """Wait until cancelled: it is Redis that forgets what is over."""
+        await trio.sleep_forever()
+
+    def _key(self, *parts: str) -> str:
+        return f"{self._prefix}trio_signal:" + ":".join(parts)
+
+    def _accounts(self, kind: str) -> list[str]:
+        """Where the entries of a kind are counted; see account.lua."""
+        return [self._key("notes", kind, "order"), self._key("notes", kind, "sizes")]
+
+    def keep_chat(self, chat: Chatted) -> None:
+        """Keep a message of a room."""
+        room_id, bounds = chat.room_id, notes.CHATS
+        self._scripts.chat.send_nowait(
+            [
+                *(self._key("chats", room_id), self._key("chat_bytes", room_id)),
+                *self._accounts("chats"),
+            ],
+            [
+                *(room_id, _encode(chat), notes.CHATS_PER_ROOM),
+                *(bounds.each, bounds.total, bounds.seconds, _size(room_id)),
+                *(self._key("chats", ""), self._key("chat_bytes", "")),
+            ],
+        )
+
+    async def chats(self, room_id: str, limit: int) -> list[Chatted]:
+        """The last messages of a room, oldest first."""
+        if limit <= 0:
+            await trio.lowlevel.checkpoint()
+            return []
+        try:
+            chats = await self._redis.lrange(self._key("chats", room_id), -limit, -1)
+        except RedisError:
+            return []
+        return list(map(_decode_chat, chats))
+
+    def keep_profile(self, room_id: str, user_id: str, profile: Profile) -> None:
+        """Keep what a user is called in a room."""
+        self._scripts.profile.send_nowait(*self._profile_arguments(room_id, user_id, profile))
+
+    async def remember_profile(self, room_id: str, user_id: str, profile: Profile) -> None:
+        """The same, and wait until it is kept; without Redis, nobody keeps it."""
+        with suppress(RedisError):
+            await self._scripts.profile(*self._profile_arguments(room_id, user_id, profile))
+
+    def _profile_arguments(
+        self, room_id: str, user_id: str, profile: Profile
+    ) -> tuple[list[str], list[Argument]]:
+        value, bounds = _encode(profile), notes.PROFILES
+        return (
+            [self._key("profiles", room_id), *self._accounts("profiles")],
+            [
+                *(room_id, user_id, value, _size(room_id, user_id) + len(value)),
+                *(bounds.total, bounds.seconds, self._key("profiles", "")),
+            ],
+        )
+
+    async def profile(self, room_id: str, user_id: str) -> Profile | None:
+        """What a user was last called in a room."""
+        try:
+            value = await self._redis.hget(self._key("profiles", room_id), user_id)
+        except RedisError:
+            return None
+        return _decode_profile(value) if value else None
+
+    def remember_rooms(self, user_id: str, room_ids: Iterable[str]) -> None:
+        """Keep for a minute that a user's connection was lost in these rooms."""
+        bounds = notes.LOST_ROOMS
+        args: list[Argument] = [
+            *(user_id, bounds.each, bounds.total, bounds.seconds),
+            *(_size(user_id), self._key("lost", "")),
+        ]
+        for room_id in room_ids:
+            args += (room_id, notes.room_size(room_id))
+        self._scripts.lost.send_nowait([self._key("lost", user_id), *self._accounts("lost")], args)
+
+    async def recall_rooms(self, user_id: str) -> tuple[str, ...]:
+        """Those rooms, once: then they are forgotten."""
+        keys = [self._key("lost", user_id), *self._accounts("lost")]
+        try:
+            rooms = await self._scripts.recall(keys, [user_id, MAX_RECALLED])
+        except RedisError:
+            return ()
+        return tuple(sorted(map(bytes.decode, rooms)))
+
+    async def keep_user(self, user: GuestUser) -> None:
+        """Keep a guest under its id and under its name, and wait until it is kept."""
+        await self._keep("users", notes.USERS, user.id, _encode(user))
+        await self._keep("names", notes.USERS, user.username.casefold(), user.id.encode())
+
+    async def user(self, user_id: str) -> GuestUser | None:
+        """The guest with this id."""
+        return (await self._read("users", [user_id], _decode_user)).get(user_id)
+
+    async def user_named(self, name: str) -> GuestUser | None:
+        """The guest that is called so now, whatever the case."""
+        name = name.casefold()
+        user_id = (await self._read("names", [name], bytes.decode)).get(name)
+        user = await self.user(user_id) if user_id else None
+        return user if user and user.username.casefold() == name else None
+
+    async def keep_room(self, room: RoomInfo) -> None:
+        """Keep what a room is called, and wait until it is kept."""
+        await self._keep("rooms", notes.ROOMS, room.id, _encode(room))
+
+    async def room_infos(self, room_ids: Sequence[str]) -> dict[str, RoomInfo]:
+        """What these rooms are called, by their ids."""
+        return await self._read("rooms", room_ids, _decode_room)
+
+    def touch_rooms(self, room_ids: Iterable[str]) -> None:
+        """Somebody is in these rooms: keep on keeping what they are called."""
+        rooms = list(room_ids)
+        for begin in range(0, len(rooms), _TOUCHED_AT_ONCE):
+            some = rooms[begin : begin + _TOUCHED_AT_ONCE]
+            values = [self._key("notes", "rooms", "of", room_id) for room_id in some]
+            keys = [*self._accounts("rooms"), *values]
+            self._scripts.touch.send_nowait(keys, [notes.ROOMS.seconds, *some])
+
+    # Kinds that have a key for each entry
+
+    async def _keep(self, kind: str, bounds: Bounds, entry: str, value: bytes) -> None:
+        if len(value) > bounds.each:
+            await trio.lowlevel.checkpoint()
+            return
+        with suppress(RedisError):
+            await self._scripts.keep(
+                [self._key("notes", kind, "of", entry), *self._accounts(kind)],
+                [
+                    *(entry, value, _size(entry) + len(value), bounds.total, bounds.seconds),
+                    self._key("notes", kind, "of", ""),
+                ],
+            )
+
+    async def _read(
+        self, kind: str, entries: Sequence[str], decode: Callable[[bytes], T]
+    ) -> dict[str, T]:
+        if not entries:
+            await trio.lowlevel.checkpoint()
+            return {}
+        try:
+            values = await self._redis.execute_command(
+                "MGET", *(self._key("notes", kind, "of", entry) for entry in entries)
+            )
+        except RedisError:
+            return {}
+        return {entry: decode(value) for entry, value in zip(entries, values, strict=True) if value}
+
+
+def _size(*keys: str) -> int:
+    """What an entry takes besides its value."""
+    return notes.OVERHEAD + notes.KEY_COPIES * sum(len(key.encode()) for key in keys)
