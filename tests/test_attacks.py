@@ -463,7 +463,7 @@ async def test_who_is_no_moderator_does_not_kick(service: Service) -> None:
 
 
 @every_dialect_with_rooms
-async def test_a_moderator_ends_a_connection_of_any_dialect(service: Service, dialect: str) -> None:
+async def test_a_moderator_throws_out_a_peer_of_any_dialect(service: Service, dialect: str) -> None:
     async with (
         enter(service, dialect, "eve") as eve,
         enter(service, "mesh", "mod", moderator=True) as mod,
@@ -474,6 +474,98 @@ async def test_a_moderator_ends_a_connection_of_any_dialect(service: Service, di
         await mod.expect("user_left", client_id=her)
         await mod.send("kick", client_id=her)
         await mod.expect("error", code="target_not_found")
+
+
+async def test_a_kick_takes_a_peer_out_of_one_room_only(service: Service) -> None:
+    token = make_token("eve")
+    async with AsyncExitStack() as stack:
+        enter_context = stack.enter_async_context
+        eve = await enter_context(enter(service, "live", "eve", room="r"))
+        await eve.send("join_room", room_id="s")
+        await eve.expect("joined_room", room_id="s")
+        await eve.send("live_start", room_id="r")
+        await eve.expect("live_peers")
+        bob = await enter_context(enter(service, "live", "bob", room="r"))
+        mod = await enter_context(enter(service, "mesh", "mod", moderator=True))
+        witness = await enter_context(enter(service, "live", "cat", room="s"))
+        for client in (eve, bob):
+            await client.settle()
+        (her,) = [user["client_id"] for user in mod.log[-1]["users"] if user["username"] == "Eve"]
+        await mod.expect("active_broadcasts")
+        await mod.send("kick", client_id=her, reason="Be kind")
+        await eve.expect("left_room", room_id="r")
+        await eve.expect("error", message="Be kind")
+        assert [(await bob.receive())["type"] for _ in range(2)] == ["live_peer_left", "user_left"]
+        await mod.wait_for("broadcast_stopped", client_id=her)
+        await mod.expect("user_left", client_id=her)
+        for client in (eve, bob, mod, witness):
+            await client.expect_nothing()
+        # It is in the other room as before, and does not get back into this one.
+        await eve.send("send_message", room_id="s", content="still here")
+        await witness.expect("message", content="still here")
+        await eve.wait_for("message_sent")
+        await eve.send("join_room", room_id="r")
+        await eve.expect("error", message="Not allowed in this room")
+        # Nor is it put back when it comes back.
+        await eve.close()
+        await witness.expect("user_left", user_id="eve")
+        async with knock(service, "live", token) as again:
+            await again.expect("connected")
+            await again.expect("joined_room", room_id="s")
+            await again.expect_nothing()
+        for client in (bob, mod):
+            await client.expect_nothing()
+
+
+async def test_who_was_kicked_is_kept_out_wherever_it_comes(service: Service) -> None:
+    async with enter(service, "mesh", "mod", moderator=True) as mod:
+        async with enter(service, "mesh", "eve") as eve:
+            joined = await mod.expect("user_joined")
+            await mod.send("kick", client_id=joined["client_id"])
+            await eve.expect_close(1008, "Kicked")
+            await mod.expect("user_left", client_id=joined["client_id"])
+        token = make_token("eve")
+        for dialect in [*PATHS] * 2:  # on one replica and on another
+            async with knock(service, dialect, token, user="eve") as eve:
+                match dialect:
+                    case "mesh":
+                        await eve.expect_close(1008, "Not allowed in this room")
+                    case "room":
+                        await eve.expect_close(4004, "Not allowed in this room")
+                    case "live":
+                        await eve.expect("connected")
+                        await eve.send("join_room", room_id="r")
+                        await eve.expect("error", message="Not allowed in this room")
+                    case "stream":
+                        await eve.send("join-stream", streamId="r")
+                        await eve.expect("error", code="not_allowed")
+        await mod.expect_nothing()
+        async with enter(service, "mesh", "eve", room="s"), enter(service, "mesh", "bob"):
+            await mod.expect("user_joined", username="Bob")
+
+
+async def test_a_peer_that_was_lost_is_nobody_else(service: Service) -> None:
+    """Its signals would go to whoever took its id; and it could not come back."""
+    me, her = make_token("ann", name="Ann"), make_token("eve")
+    async with enter(service, "mesh", "bob") as bob:
+        async with knock(service, "mesh", me, clientId="ann-1") as ann:
+            await ann.expect("auth_success", client_id="ann-1")
+            await bob.expect("user_joined", client_id="ann-1")
+            ann.reset()
+            await bob.expect("user_left", client_id="ann-1")
+        for _ in range(3):
+            async with knock(service, "mesh", her, clientId="ann-1") as eve:
+                await eve.expect_close(1008, "Client id in use")
+        await bob.expect_nothing()
+        async with (
+            knock(service, "mesh", her, room="s", clientId="ann-1") as eve,
+            knock(service, "mesh", me, clientId="ann-1") as ann,
+        ):
+            await eve.expect("auth_success", client_id="ann-1")
+            await ann.expect("auth_success", client_id="ann-1")
+            await bob.expect("user_joined", client_id="ann-1")
+            await bob.send("offer", offer=1, to_="ann-1")
+            await ann.wait_for("offer", offer=1)
 
 
 async def test_a_moderator_of_one_room_is_none_in_another(service: Service) -> None:

@@ -714,7 +714,7 @@ async def test_a_viewer_that_is_somebody_else_does_not_become_the_broadcaster(
 
 
 @pytest.mark.parametrize("where", ["a", "b"])
-async def test_a_moderator_ends_a_connection_wherever_it_is(replicas: Replicas, where: str) -> None:
+async def test_a_moderator_throws_out_a_peer_wherever_it_is(replicas: Replicas, where: str) -> None:
     ann = await replicas.mesh(replicas.a, "ann")
     bob = await replicas.mesh(getattr(replicas, where), "bob")
     ann.do(Kick("r", "bob", "Spam"))
@@ -725,7 +725,11 @@ async def test_a_moderator_ends_a_connection_wherever_it_is(replicas: Replicas, 
     ann.do(Kick("r", "bob", "Spam"))
     await replicas.settle()
     assert bob.peer.closed_with == Close(1008, "Spam")
+    assert ann.types() == ["user_left"]
+    bob.depart()
+    await replicas.settle()
     assert ann.types() == []
+    replicas.check()
 
 
 async def test_to_kick_somebody_who_is_not_there_is_an_error(replicas: Replicas) -> None:

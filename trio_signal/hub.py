@@ -59,6 +59,7 @@ from trio_signal.messages import (
     Refusal,
     Refused,
     Rejoined,
+    Removed,
     RoomCommand,
     RoomEvent,
     SendPrivate,
@@ -96,6 +97,10 @@ _DESCRIPTIONS = frozenset({"offer", "answer"})
 _NO_CAP = Caps(2**31 - 1)
 #: How many connections hear what is for one user alone.
 _INBOX_CAP = Caps(50)
+#: Seconds for which who was kicked is kept out of the room.
+BAN_SECONDS = 60.0
+#: Characters of the reason for it that are told.
+_MAX_REASON = 120
 #: Seconds to ask the directory how many users are connected.
 _COUNTING = 0.4
 
@@ -479,6 +484,7 @@ class Hub:
             # Peer ids are seen by all dialects, and are taken over within one only.
             subject=f"{peer.dialect.name} {identity.subject}",
             joined_at=unique_now(),
+            reserved=command.reserve and identity.verified,
         )
 
     async def _recall(self, room_id: str, identity: Identity) -> tuple[str, str | None]:
@@ -708,7 +714,9 @@ class Hub:
         if target is None:
             peer.tell(Refused(command, Refusal.TARGET_NOT_FOUND, utc_now()))
             return
-        kicked = Kicked(room.id, target, command.reason)
+        kicked = Kicked(room.id, target, command.reason[:_MAX_REASON])
+        # First of all: who is thrown out may be back at once, wherever it was.
+        self.bus.ban(room.id, target, BAN_SECONDS)
         if target.replica == self.bus.replica:
             self._throw_out(kicked)
         else:
@@ -717,7 +725,11 @@ class Hub:
     def _throw_out(self, kicked: Kicked) -> None:
         room = self.rooms.get(kicked.room_id)
         peer = room.peers.get(kicked.target.peer_id) if room is not None else None
-        if peer is not None:
+        if peer is None:
+            return
+        self._leave(peer, kicked.room_id)
+        peer.tell(Removed(kicked.room_id, kicked.reason, utc_now()))
+        if not peer.memberships:
             peer.close(Close(CloseCode.POLICY, kicked.reason))
 
     # Signals: the hot path

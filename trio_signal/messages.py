@@ -104,7 +104,8 @@ class Member(Struct, frozen=True):
     """One peer in one room, as every replica knows it.
 
     `peer_id` is unique in the room. A user with two tabs has two members. Which of
-    two connections has a peer id, `replica` and `joined_at` tell.
+    two connections has a peer id, `replica` and `joined_at` tell. A `reserved` peer id
+    is for its subject alone, also for a while after it has left.
     """
 
     peer_id: str
@@ -116,6 +117,7 @@ class Member(Struct, frozen=True):
     avatar_url: str | None = None
     live: Live | None = None
     joined_at: str = ""
+    reserved: bool = False
 
 
 class Announcement(Struct, frozen=True):
@@ -180,7 +182,8 @@ class Join(Struct, frozen=True):
     to have the room for its own exclusive broadcast. Who is both has announced one:
     nobody owes it a new offer if it is there already. `recall_profile` gives a
     user without a name the one that it had in the room before. `reachable` lets the
-    connection hear what is for its user alone, where the user has no inbox.
+    connection hear what is for its user alone, where the user has no inbox. `reserve` keeps
+    the peer id for its identity, if that is verified, for a while after it has left.
     """
 
     room_id: str
@@ -189,6 +192,7 @@ class Join(Struct, frozen=True):
     broadcaster: bool = False
     recall_profile: bool = False
     reachable: bool = False
+    reserve: bool = False
 
 
 class Leave(Struct, frozen=True):
@@ -280,7 +284,7 @@ class StartStreaming(Struct, frozen=True):
 
 
 class Kick(Struct, frozen=True):
-    """End another peer's connection; for moderators."""
+    """Take another peer out of a room, and keep its identity out for a while; for moderators."""
 
     room_id: str
     peer_id: str
@@ -616,6 +620,14 @@ class Exited(Struct, frozen=True):
     at: str
 
 
+class Removed(Struct, frozen=True):
+    """A moderator has taken you out of the room; the connection ends if it is in no other."""
+
+    room_id: str
+    reason: str
+    at: str
+
+
 class Displaced(Struct, frozen=True):
     """A newer broadcaster has taken your place; you are no longer in the room."""
 
@@ -689,6 +701,7 @@ class ActiveAnnouncement(Struct, frozen=True):
 Answer = (
     Entered
     | Exited
+    | Removed
     | Displaced
     | LiveNow
     | LivePeers

@@ -38,6 +38,7 @@ from trio_signal.messages import (
     Refusal,
     Refused,
     Rejoined,
+    Removed,
     RoomEvent,
     Send,
     ServerInfo,
@@ -279,6 +280,13 @@ ANSWERED: list[tuple[Answer, list[Any]]] = [
         ],
     ),
     (Exited("r", AT), [{"type": "left_room", "room_id": "r", "timestamp": AT}]),
+    (
+        Removed("r", "Spam", AT),
+        [
+            {"type": "left_room", "room_id": "r", "timestamp": AT},
+            {"type": "error", "message": "Spam"},
+        ],
+    ),
     (LiveNow("r", ANN_LIVE, (BOB,)), [live_peers()]),
     (
         # neither oneself nor one's other tabs, and each user once

@@ -35,6 +35,7 @@ from trio_signal.messages import (
     Refusal,
     Refused,
     Rejoined,
+    Removed,
     Renew,
     RoomEvent,
     Send,
@@ -141,7 +142,7 @@ def test_the_first_message_says_who_it_is(fields: dict[str, Any], claims: Authen
     made.opened("0123456789")
     text = json.dumps({"type": "auth_token", **fields}).encode()
     assert list(made.received(text, AT)) == [claims]
-    join = Join("r", claims.user_id)
+    join = Join("r", claims.user_id, reserve=True)
     assert list(made.authenticated(Identity("subject", "u", "n"), SERVER, AT)) == [join]
     assert list(made.recalled(["r"])) == []
 
@@ -348,6 +349,7 @@ def test_whoever_enters_is_told_who_is_there_and_who_is_live() -> None:
         (ChatSent("r", "id", AT), []),
         (Exited("r", AT), []),
         (Displaced("r"), []),
+        (Removed("r", "Spam", AT), []),
     ],
 )
 def test_what_became_of_a_command(answer: Answer, sent: list[Any]) -> None:
@@ -441,7 +443,7 @@ def test_a_conversation_as_one_who_is_called_has_it() -> None:
             '{"type":"auth_token","token":"t"}',
             [Authenticate("0123456789", "t", guest_name="Guest-0123")],
         ),
-        (Identity("subject", "0123456789", "Guest-0123"), [Join("r", "0123456789")]),
+        (Identity("subject", "0123456789", "Guest-0123"), [Join("r", "0123456789", reserve=True)]),
         (
             Entered("r", me, (ANN, me), AT),
             [

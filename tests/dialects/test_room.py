@@ -39,6 +39,7 @@ from trio_signal.messages import (
     Refusal,
     Refused,
     Rejoined,
+    Removed,
     RoomEvent,
     Send,
     ServerInfo,
@@ -272,6 +273,7 @@ ANSWERED: list[tuple[Answer, list[Any]]] = [
     (LivePeers("r", (BOB_LIVE,)), []),
     (ChatSent("r", "id", AT), []),
     (Exited("r", AT), []),
+    (Removed("r", "Spam", AT), []),
 ]
 
 

@@ -36,6 +36,7 @@ from trio_signal.messages import (
     Refusal,
     Refused,
     Rejoined,
+    Removed,
     RoomEvent,
     Send,
     ServerInfo,
@@ -253,6 +254,7 @@ def test_what_became_of_a_command(answer: Answer, sent: list[Any]) -> None:
         (Refused(StopLive("s"), Refusal.NOT_LIVE, AT), "not_allowed"),
         (Refused(StopLive("s"), Refusal.NOT_IN_ROOM, AT), "not_allowed"),
         (Displaced("s"), "stream_taken"),
+        (Removed("s", "Spam", AT), "kicked"),
     ],
 )
 def test_an_error_says_which_stream_it_is_about(answer: Answer, code: str) -> None:

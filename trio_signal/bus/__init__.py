@@ -21,6 +21,9 @@ The contract, for every implementation:
   no replica comes back as `Undelivered`.
 - `broadcast` goes to all other replicas; it may be lost where one cannot be reached.
 - What a replica published itself never comes back to it.
+- A peer id that is `reserved` and has left, however it did, is for its subject alone
+  for `RESERVED_SECONDS` more. Who is banned is not let in. Both are bounded in number:
+  of those of one room that are too many, the one that would end first does.
 - `deliver` is never called from inside `publish`. It and `admit` do not block.
 """
 
@@ -48,7 +51,7 @@ class Undelivered(Struct, frozen=True, tag=True):
 
 
 class Kicked(Struct, frozen=True, tag=True):
-    """A moderator ends the connection of another replica's peer."""
+    """A moderator takes another replica's peer out of a room."""
 
     room_id: str
     target: Member
@@ -207,6 +210,13 @@ class Bus(Protocol):
 
     def broadcast(self, event: PrivateEvent) -> None:
         """Tell all other replicas. Never blocks."""
+        ...
+
+    def ban(self, room_id: str, member: Member, seconds: float) -> None:
+        """Let who this member is not enter a room for so long, in no dialect.
+
+        Before anything that this replica sends after it arrives.
+        """
         ...
 
     async def members(self, room_id: str) -> tuple[Member, ...]:

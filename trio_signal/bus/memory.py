@@ -16,6 +16,7 @@ from trio_signal.bus import (
     RoomsKept,
     Undelivered,
 )
+from trio_signal.bus.holds import Holds, identity_of
 from trio_signal.clock import utc_now
 from trio_signal.errors import JoinRefusedError
 from trio_signal.messages import (
@@ -42,6 +43,7 @@ class MemoryNetwork:
         """Make an empty directory."""
         self.rooms: dict[str, Room] = {}
         self.replicas: dict[str, MemoryBus] = {}
+        self.holds = Holds()
 
 
 class MemoryBus:
@@ -111,8 +113,13 @@ class MemoryBus:
         """Enter a room; raises JoinRefusedError."""
         await trio.lowlevel.checkpoint()
         room = self._network.rooms.get(room_id) or Room(room_id)
+        now = trio.current_time()
+        if self._network.holds.is_banned(room_id, member, now):
+            raise JoinRefusedError(Refusal.NOT_ALLOWED)
         old = room.members.get(member.peer_id)
         if old is not None and old.subject != member.subject:
+            raise JoinRefusedError(Refusal.PEER_ID_IN_USE)
+        if old is None and self._network.holds.is_reserved(room_id, member, now):
             raise JoinRefusedError(Refusal.PEER_ID_IN_USE)
         if old is None:
             _check_caps(room, caps)
@@ -138,6 +145,7 @@ class MemoryBus:
             return  # it was taken over meanwhile
         match event:
             case Left(member=member):
+                self._network.holds.reserve(event.room_id, member, trio.current_time())
                 room.leave(member.peer_id, event.at)
             case WentLive(member=Member(live=Live() as live) as member):
                 room.go_live(member.peer_id, live, event.at)
@@ -171,6 +179,11 @@ class MemoryBus:
         for bus in self._network.replicas.values():
             if bus is not self:
                 bus._take(event)
+
+    def ban(self, room_id: str, member: Member, seconds: float) -> None:
+        """Let who this member is not enter a room for so long."""
+        now = trio.current_time()
+        self._network.holds.ban(room_id, identity_of(member), now + seconds, now)
 
     async def members(self, room_id: str) -> tuple[Member, ...]:
         """All members of a room, in the order of joining."""

@@ -31,6 +31,7 @@ from trio_signal.bus import (
     Undelivered,
 )
 from trio_signal.bus.announcements import RedisBoard
+from trio_signal.bus.holds import MOST_OF_ROOM, Holds, identity_of
 from trio_signal.clock import utc_now
 from trio_signal.errors import ConfigError, JoinRefusedError
 from trio_signal.messages import (
@@ -77,6 +78,7 @@ PAUSE = 0.5
 PATIENCE = 2.0
 
 _REFUSALS = {
+    b"banned": Refusal.NOT_ALLOWED,
     b"in_use": Refusal.PEER_ID_IN_USE,
     b"room_full": Refusal.ROOM_FULL,
     b"stream_full": Refusal.STREAM_FULL,
@@ -110,16 +112,18 @@ class _Scripts:
     def __init__(self, redis: Redis) -> None:
         folder = resources.files("trio_signal.bus") / "lua"
 
-        def register(name: str) -> Script:
-            return redis.register_script((folder / f"{name}.lua").read_text())
+        def register(name: str, *before: str) -> Script:
+            files = [folder / f"{part}.lua" for part in (*before, name)]
+            return redis.register_script("".join(file.read_text() for file in files))
 
         self.join = register("join")
-        self.leave = register("leave")
+        self.leave = register("leave", "reserve")
+        self.ban = register("ban")
         self.change = register("change")
-        self.restore = register("restore")
+        self.restore = register("restore", "reserve")
         self.snapshot = register("snapshot")
         self.lease = register("lease")
-        self.reap = register("reap")
+        self.reap = register("reap", "reserve")
 
 
 class _Feed:
@@ -176,6 +180,8 @@ class RedisBus:
         #: Until when a replica that is missing may be about to come back.
         self._patient_until: float | None = None
         self._retired = False
+        #: What rooms keep, as far as it began here: for when Redis cannot be asked.
+        self._holds = Holds()
         #: Changes that did not come, as their numbers say.
         self._missing = 0
         self._delivery = Histogram()
@@ -523,9 +529,18 @@ class RedisBus:
             with trio.fail_after(JOIN_TIMEOUT):
                 await self._join(feed, member, caps)
         except (RedisError, trio.TooSlowError):
+            self._check_holds(feed, member)
             _check_caps(feed, member, caps)
             feed.view.claim_unasked(member.peer_id)
             self._doubt_room(feed.view.room_id)
+
+    def _check_holds(self, feed: _Feed, member: Member) -> None:
+        """Who has to stay out, as far as this replica can tell, while Redis cannot."""
+        room_id, now = feed.view.room_id, trio.current_time()
+        if self._holds.is_banned(room_id, member, now):
+            raise JoinRefusedError(Refusal.NOT_ALLOWED)
+        if self._holds.is_reserved(room_id, member, now):
+            raise JoinRefusedError(Refusal.PEER_ID_IN_USE)
 
     async def _join(self, feed: _Feed, member: Member, caps: Caps) -> None:
         if not self._redis.connected:
@@ -561,6 +576,7 @@ class RedisBus:
                 *(_encode(member), _encode(joined)),
                 *(caps.peers, -1 if caps.viewers is None else caps.viewers),
                 *(self._room(room_id), int(not feed.view.in_step), int(insist)),
+                identity_of(member),
             ],
         )
 
@@ -594,6 +610,7 @@ class RedisBus:
         room_id, peer_id = event.room_id, event.member.peer_id
         if feed is not None:
             feed.mine.pop(peer_id, None)
+        self._holds.reserve(room_id, event.member, trio.current_time())
         args: list[Argument] = [self.replica, room_id, peer_id, _encode(event), self._room(room_id)]
         self._run(self._scripts.leave, room_id, args)
         if feed is not None:
@@ -651,6 +668,13 @@ class RedisBus:
     def _return(self, delivery: Direct) -> None:
         if isinstance(delivery, Signalled):
             self._deliver(Undelivered(delivery))
+
+    def ban(self, room_id: str, member: Member, seconds: float) -> None:
+        """Let who this member is not enter a room for so long; without Redis, not here."""
+        identity, now = identity_of(member), trio.current_time()
+        self._holds.ban(room_id, identity, now + seconds, now)
+        args: list[Argument] = [identity, int(seconds * 1000), MOST_OF_ROOM]
+        self._scripts.ban.send_nowait([f"{self._room(room_id)}:banned"], args)
 
     # Questions
 

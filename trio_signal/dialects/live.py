@@ -39,6 +39,7 @@ from trio_signal.messages import (
     RecallRooms,
     Refusal,
     Refused,
+    Removed,
     Send,
     ServerInfo,
     SetTyping,
@@ -364,6 +365,8 @@ class LiveDialect:
                 return [Send(encode(JoinedRoom(room_id, room_id, list(users), at)))]
             case Exited(room_id=room_id, at=at):
                 return [Send(encode(LeftRoom(room_id, at)))]
+            case Removed(room_id=room_id, reason=reason, at=at):
+                return [Send(encode(LeftRoom(room_id, at))), Send(encode(Error(reason)))]
             case LiveNow(room_id=room_id, me=me, others=others):
                 live = [m for m in others if m.live and m.user_id != me.user_id]
                 return [Send(encode(_live_peers(room_id, live)))]

@@ -315,7 +315,7 @@ class MeshDialect:
         """Enter the one room."""
         self._identity = identity
         self._server = server
-        return [Join(self._room_id, self._peer_id)]
+        return [Join(self._room_id, self._peer_id, reserve=True)]
 
     def authentication_failed(self, error: AuthenticationError) -> Close:
         """With the reason in words."""

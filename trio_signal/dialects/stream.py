@@ -33,6 +33,7 @@ from trio_signal.messages import (
     Refusal,
     Refused,
     Rejoined,
+    Removed,
     Send,
     ServerInfo,
     Signal,
@@ -258,6 +259,8 @@ class StreamDialect:
         match answer:
             case LiveNow(room_id=stream, others=others):
                 return [Send(_viewer("viewer-joined", stream, m)) for m in others if not m.live]
+            case Removed(room_id=stream, reason=reason):
+                return [_error("kicked", reason, stream)]
             case Displaced(room_id=stream):
                 return [_error("stream_taken", "A newer broadcaster took this stream", stream)]
             case Refused(command=Join() | GoLive() | StartStreaming() as command, reason=reason):

@@ -11,12 +11,27 @@
 --       10 "1" if the reply shall have a snapshot
 --       11 "1" to take the peer id over also from one that joined later
 --
+--       12 identity: the subject, whatever the dialect
+--
 -- Returns {"ok", seq, snapshot or false}, or one of {"lease"}: this replica's lease
--- was reaped; {"in_use"}; {"later"}: another replica has one that joined later, so
--- this may have been under way for long; {"room_full"}; {"stream_full"}.
+-- was reaped; {"banned"}; {"in_use"}, or kept for another subject (reserve.lua);
+-- {"later"}: another replica has one that joined later, so this may have been under
+-- way for long; {"room_full"}; {"stream_full"}.
 
 if not redis.call('ZSCORE', KEYS[6], ARGV[1]) then
   return {'lease'}
+end
+
+local function is_ahead(score)
+  if not score then
+    return false
+  end
+  local time = redis.call('TIME')
+  return tonumber(score) > tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+end
+
+if is_ahead(redis.call('ZSCORE', ARGV[9] .. ':banned', redis.sha1hex(ARGV[12]))) then
+  return {'banned'}
 end
 
 local old = redis.call('HGET', KEYS[1], ARGV[3])
@@ -30,6 +45,11 @@ if old then
     return {'later'}
   end
 else
+  local owner = redis.call('HGET', ARGV[9] .. ':reserved', ARGV[3])
+  if owner and owner ~= redis.sha1hex(ARGV[4])
+      and is_ahead(redis.call('ZSCORE', ARGV[9] .. ':reserved_until', ARGV[3])) then
+    return {'in_use'}
+  end
   local peers = redis.call('HLEN', KEYS[1])
   if peers >= tonumber(ARGV[7]) then
     return {'room_full'}

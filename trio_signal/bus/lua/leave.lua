@@ -14,6 +14,7 @@ if old.replica ~= ARGV[1] or old.joined_at ~= cjson.decode(ARGV[4]).member.joine
   return 0
 end
 redis.call('HDEL', KEYS[1], ARGV[3])
+reserve(ARGV[5], ARGV[3], old)
 redis.call('SREM', KEYS[2], ARGV[3])
 local seq = redis.call('INCR', KEYS[3])
 redis.call('PUBLISH', ARGV[5], string.format(

@@ -62,8 +62,10 @@ end
 local members = redis.call('HGETALL', KEYS[1])
 for i = 1, #members, 2 do
   local known = mine[members[i]] or entering[members[i]]
-  if not known and cjson.decode(members[i + 1]).replica == ARGV[1] then
+  local member = not known and cjson.decode(members[i + 1])
+  if member and member.replica == ARGV[1] then
     redis.call('HDEL', KEYS[1], members[i])
+    reserve(ARGV[3], members[i], member)
     redis.call('SREM', KEYS[2], members[i])
     changed = true
   end

@@ -1,0 +1,156 @@
+"""What a room keeps for a while: for each bus, and what it is bounded by."""
+
+from functools import partial
+
+import pytest
+import trio.testing
+from msgspec.structs import replace
+
+from tests.bus.test_contract import (  # noqa: F401  fixtures
+    NO_CAPS,
+    Replica,
+    a,
+    b,
+    c,
+    deploy,
+    deploy_redis,
+    deployment,
+)
+from tests.clients import PATIENCE
+from tests.members import AT, member
+from tests.notes.test_contract import age
+from trio_signal.bus import holds as holds_module
+from trio_signal.bus.holds import MOST_OF_ROOM, Holds
+from trio_signal.bus.redis import RedisBus
+from trio_signal.errors import JoinRefusedError
+from trio_signal.messages import Left, Member, Refusal
+
+
+async def refusal(replica: Replica, who: Member, room: str = "r") -> Refusal | None:
+    """Why this member is not let in; None if it is."""
+    try:
+        with trio.fail_after(PATIENCE):
+            await replica.bus.join(
+                room, replace(who, replica=replica.name), NO_CAPS, lambda others: None
+            )
+    except JoinRefusedError as error:
+        return error.reason
+    return None
+
+
+def ann(subject: str = "mesh ann", dialect: str = "mesh") -> Member:
+    return replace(member("ann-1", "ann", subject=subject, dialect=dialect), reserved=True)
+
+
+async def come_and_go(replica: Replica, who: Member, room: str = "r") -> None:
+    assert await refusal(replica, who, room) is None
+    who = replace(who, replica=replica.name)
+    replica.bus.publish(Left(room, who, last=True, peers=0, at=AT))
+    await replica.settle()
+
+
+async def let_pass(replica: Replica, seconds: float) -> None:
+    """Let time pass for what is kept."""
+    bus = replica.bus
+    if isinstance(bus, RedisBus):
+        for kind in ("reserved*", "banned"):
+            await age(bus._redis, f"{bus._prefix}trio_signal:room:*:{kind}", seconds)
+    else:
+        clock = trio.lowlevel.current_clock()
+        assert isinstance(clock, trio.testing.MockClock)
+        clock.jump(seconds)
+
+
+async def test_a_reserved_peer_id_is_for_its_subject_alone(
+    a: Replica,  # noqa: F811
+    b: Replica,  # noqa: F811
+) -> None:
+    await come_and_go(a, ann())
+    for replica in (a, b):
+        assert await refusal(replica, ann("mesh eve")) is Refusal.PEER_ID_IN_USE
+        assert await refusal(replica, ann("room ann")) is Refusal.PEER_ID_IN_USE
+    assert await refusal(b, ann("mesh eve"), "another") is None
+    await come_and_go(b, ann())  # and again it is reserved
+    assert await refusal(a, ann("mesh eve")) is Refusal.PEER_ID_IN_USE
+    assert await refusal(a, ann()) is None
+
+
+async def test_a_peer_id_is_reserved_for_a_minute(
+    a: Replica,  # noqa: F811
+    b: Replica,  # noqa: F811
+    mock_clock: trio.testing.MockClock,
+) -> None:
+    await come_and_go(a, ann())
+    await let_pass(a, 55)
+    assert await refusal(b, ann("mesh eve")) is Refusal.PEER_ID_IN_USE
+    await let_pass(a, 10)
+    assert await refusal(b, ann("mesh eve")) is None
+
+
+async def test_of_too_many_reserved_ids_the_oldest_is_free(a: Replica, b: Replica) -> None:  # noqa: F811
+    for number in range(MOST_OF_ROOM + 1):
+        who = replace(member(f"ann-{number}", subject="mesh ann"), reserved=True)
+        assert await refusal(a, who) is None
+        left = Left("r", replace(who, replica=a.name), last=True, peers=0, at=AT)
+        a.bus.publish(left)
+    await a.settle()
+    for number, expected in ((1, Refusal.PEER_ID_IN_USE), (0, None)):
+        who = member(f"ann-{number}", subject="mesh eve")
+        assert await refusal(b, who) is expected
+
+
+async def test_a_replica_that_is_gone_leaves_its_peer_ids_reserved(redis_url: str) -> None:
+    async with deploy_redis(2, redis_url) as deployed:
+        gone, other = deployed.replicas
+        assert await refusal(gone, ann()) is None
+        assert await refusal(other, member("fence")) is None
+        await gone.bus.retire()
+        assert await other.peers() == ["fence"]
+        assert await refusal(other, ann("mesh eve")) is Refusal.PEER_ID_IN_USE
+        assert await refusal(other, ann()) is None
+
+
+async def test_who_is_banned_is_kept_out_in_every_dialect(
+    a: Replica,  # noqa: F811
+    b: Replica,  # noqa: F811
+    c: Replica,  # noqa: F811
+    mock_clock: trio.testing.MockClock,
+) -> None:
+    a.bus.ban("r", ann(), 60)
+    a.bus.ban("r", ann(), 5)  # the longer one holds
+    await a.settle()
+    enter = partial(member, "ann-2", "ann")
+    for replica in (a, b, c):
+        for dialect in ("mesh", "live"):
+            assert await refusal(replica, enter(subject=f"{dialect} ann")) is Refusal.NOT_ALLOWED
+    assert await refusal(b, enter(subject="mesh ann"), "another") is None
+    assert await refusal(b, member("bob", subject="mesh bob")) is None
+    await let_pass(a, 55)
+    assert await refusal(c, enter(subject="mesh ann")) is Refusal.NOT_ALLOWED
+    await let_pass(a, 10)
+    assert await refusal(c, enter(subject="mesh ann")) is None
+
+
+async def test_so_many_are_banned_from_a_room_and_no_more(a: Replica, b: Replica) -> None:  # noqa: F811
+    for number in range(MOST_OF_ROOM + 1):
+        a.bus.ban("r", member(f"x{number}", subject=f"mesh x{number}"), 60 + number)
+    await a.settle()
+    for number, expected in ((0, None), (1, Refusal.NOT_ALLOWED)):
+        who = member(f"x{number}", subject=f"mesh x{number}")
+        assert await refusal(b, who) is expected
+
+
+def test_rooms_that_keep_something_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(holds_module, "MOST_ROOMS", 2)
+    holds = Holds()
+    for now, room in enumerate("abc"):
+        holds.reserve(room, ann(), now)
+    eve = ann("mesh eve")
+    assert [holds.is_reserved(room, eve, 3) for room in "abc"] == [False, True, True]
+
+
+def test_what_is_over_is_forgotten() -> None:
+    holds = Holds()
+    holds.reserve("a", ann(), 0)
+    holds.reserve("b", ann(), 100)
+    assert list(holds._reserved._rooms) == ["b"]

@@ -1,0 +1,88 @@
+"""What a room keeps for a while: peer ids for those who lost them, and who is kept out.
+
+Pure: the time is given, in seconds of a clock that only goes forward. What Redis keeps of
+the same is in reserve.lua and ban.lua.
+"""
+
+from collections import OrderedDict
+from hashlib import sha256
+
+from trio_signal.messages import Member
+
+#: Seconds for which a peer id stays reserved for its subject after it was lost.
+RESERVED_SECONDS = 60.0
+#: Of one room, and rooms that have any.
+MOST_OF_ROOM = 1000
+MOST_ROOMS = 10_000
+
+
+def identity_of(member: Member) -> str:
+    """Who a member is, in whatever dialect; see `Member.subject`."""
+    return member.subject.partition(" ")[2] or member.subject
+
+
+class _Until:
+    """What is kept of one kind, by room and by key; bounded in both."""
+
+    def __init__(self) -> None:
+        self._rooms: OrderedDict[str, dict[str, tuple[float, bytes]]] = OrderedDict()
+
+    def put(self, room_id: str, key: str, value: bytes, until: float, now: float) -> None:
+        """Keep a value; what is over goes, and what would be over first if there is too much."""
+        entries = self._rooms.setdefault(room_id, {})
+        self._rooms.move_to_end(room_id)
+        entries.pop(key, None)
+        entries[key] = (until, value)
+        self._forget(now)
+        if len(entries) > MOST_OF_ROOM:
+            for over in [k for k, (end, _) in entries.items() if end <= now]:
+                del entries[over]
+        if len(entries) > MOST_OF_ROOM:
+            del entries[min(entries, key=lambda key: entries[key][0])]
+
+    def get(self, room_id: str, key: str, now: float) -> tuple[float, bytes] | None:
+        """Until when, and the value; None if there is none any more."""
+        found = self._rooms.get(room_id, {}).get(key)
+        return found if found is not None and found[0] > now else None
+
+    def _forget(self, now: float) -> None:
+        while self._rooms:
+            entries = next(iter(self._rooms.values()))
+            if len(self._rooms) <= MOST_ROOMS and any(end > now for end, _ in entries.values()):
+                return
+            self._rooms.popitem(last=False)
+
+
+class Holds:
+    """What the rooms of one directory keep for a while."""
+
+    def __init__(self) -> None:
+        """Begin with nothing."""
+        self._reserved = _Until()
+        self._banned = _Until()
+
+    def reserve(self, room_id: str, member: Member, now: float) -> None:
+        """A member has left: keep its peer id for its subject, if that is to be."""
+        if member.reserved:
+            until = now + RESERVED_SECONDS
+            self._reserved.put(room_id, member.peer_id, _digest(member.subject), until, now)
+
+    def is_reserved(self, room_id: str, member: Member, now: float) -> bool:
+        """Whether a newcomer's peer id is kept for another subject."""
+        found = self._reserved.get(room_id, member.peer_id, now)
+        return found is not None and found[1] != _digest(member.subject)
+
+    def ban(self, room_id: str, identity: str, until: float, now: float) -> None:
+        """Keep somebody out of a room; a ban that is longer already stays."""
+        key = _digest(identity).hex()
+        found = self._banned.get(room_id, key, now)
+        self._banned.put(room_id, key, b"", max(until, found[0] if found else until), now)
+
+    def is_banned(self, room_id: str, member: Member, now: float) -> bool:
+        """Whether a newcomer is kept out."""
+        return self._banned.get(room_id, _digest(identity_of(member)).hex(), now) is not None
+
+
+def _digest(text: str) -> bytes:
+    """A subject is as long as its token lets it be; this is not."""
+    return sha256(text.encode()).digest()
