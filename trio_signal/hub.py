@@ -81,7 +81,7 @@ from trio_signal.messages import (
 )
 from trio_signal.metrics import Metrics
 from trio_signal.names import clean_name, clean_picture
-from trio_signal.notes import Notes
+from trio_signal.notes import TOUCH_INTERVAL, Notes
 from trio_signal.notes.memory import MemoryNotes
 from trio_signal.outbox import Courier
 from trio_signal.peer import PatientPeer, Peer, close_untold
@@ -335,6 +335,12 @@ class Hub:
         for number, peer in enumerate(leaving):
             peer.close(close)
             await trio.sleep_until(began + seconds * (number + 1) / len(leaving))
+
+    async def keep_rooms(self) -> None:
+        """Say to the notes which rooms are in use, again and again; until cancelled."""
+        while True:
+            await trio.sleep(TOUCH_INTERVAL)
+            self.notes.touch_rooms(self.rooms)
 
     # Commands that wait for the bus
 

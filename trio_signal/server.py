@@ -101,6 +101,7 @@ async def open_server(settings: Settings) -> AsyncIterator[Server]:
         )
         await background.start(bus.run, hub.deliver)
         background.start_soon(notes.run)
+        background.start_soon(hub.keep_rooms)
         background.start_soon(metrics.watch_loop)
         background.start_soon(hub.courier.run)
         async with (

@@ -305,7 +305,7 @@ async def test_what_is_greater_than_its_bound_is_not_kept(a: Notes) -> None:
     assert await a.room_infos(["r"]) == {}
 
 
-@pytest.mark.parametrize(("seconds", "kept"), [(3500, True), (3700, False)])
+@pytest.mark.parametrize(("seconds", "kept"), [(4400, True), (4600, False)])
 async def test_a_room_is_called_so_for_an_hour_after_it_was_in_use(
     shared: Shared, a: Notes, mock_clock: trio.testing.MockClock, seconds: int, kept: bool
 ) -> None:

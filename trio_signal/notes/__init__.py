@@ -52,8 +52,10 @@ PROFILES = Bounds(32 << 20, 16 << 10, 86400)
 LOST_ROOMS = Bounds(16 << 20, 64 << 10, 60)
 #: For each guest.
 USERS = Bounds(16 << 20, 16 << 10, 86400)
-#: For each room: what it is called.
-ROOMS = Bounds(16 << 20, 16 << 10, 3600)
+#: For each room: what it is called; an hour after somebody was there.
+ROOMS = Bounds(16 << 20, 16 << 10, 4500)
+#: Seconds after which a room that is in use is kept anew, at most.
+TOUCH_INTERVAL = 900.0
 
 
 class GuestUser(Struct, frozen=True):
