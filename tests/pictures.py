@@ -184,6 +184,8 @@ class LivePicture:
                 self.told.join(user_id)
             case "user_left":
                 self.told.leave(user_id)
+            case "live_peer_joined" if message.get("listener"):
+                pass  # it waits for an offer, and is not live
             case "live_peer_joined":
                 if self.told.live.get(user_id) == message["media_type"]:
                     self._twice.add(user_id)

@@ -114,6 +114,7 @@ OTHER_VALUES = {
     "allowed_origins": "https://app.example.com",
     "dialects": "mesh",
     "list_rooms": "false",
+    "live_listeners": "false",
     "redis_ca_file": "README.md",
     "redis_url": "redis://redis.example.com",
     "worker": "true",

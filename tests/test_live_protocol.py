@@ -237,6 +237,9 @@ async def test_live_status_never_lists_the_one_that_asks(service: Service) -> No
         await go_live(bob, ann, cat)
         ann_live = {"user_id": "ann", "username": "Ann", "media_type": "audio"}
         bob_live = {"user_id": "bob", "username": "Bob", "media_type": "video"}
+        assert await ask_who_is_live(cat) == [ann_live, bob_live]
+        for broadcaster in (ann, bob):
+            await broadcaster.expect("live_peer_joined", user_id="cat", listener=True)
         for _ in range(3):
             assert await ask_who_is_live(ann) == [bob_live]
             assert await ask_who_is_live(bob) == [ann_live]
@@ -720,6 +723,8 @@ async def test_a_user_live_in_two_tabs_is_live_once(service: Service) -> None:
         assert (await go_live(tab))["peers"] == []
         await expect_silence(tab, ann, bob)
         assert [peer["user_id"] for peer in await ask_who_is_live(bob)] == ["ann"]
+        # Of a listener only that tab is told that hears of it further on.
+        await tab.expect("live_peer_joined", user_id="bob", listener=True)
         await ann.send("live_stop", room_id="r")
         await expect_silence(ann, tab, bob)
         assert [peer["user_id"] for peer in await ask_who_is_live(bob)] == ["ann"]
@@ -873,3 +878,106 @@ async def test_a_client_that_changes_networks_is_in_its_rooms_before_and_after(
             await back.expect("connected")
             await back.expect("joined_room", room_id="r", members=["ann"])
             await back.expect_nothing()
+
+
+# Listeners that are not live: their clients never offer
+
+
+async def ask_as_listener(listener: Client) -> None:
+    await listener.send("live_status", room_id="r")
+    await listener.expect("live_peers")
+
+
+async def expect_listener(caster: Client, user_id: str) -> None:
+    assert without_time(await caster.receive()) == {
+        "type": "live_peer_joined",
+        "room_id": "r",
+        "user_id": user_id,
+        "username": user_id.title(),
+        "media_type": "audio",
+        "listener": True,
+    }
+
+
+async def test_each_broadcaster_is_told_of_a_listener_once(service: Service) -> None:
+    async with enter_all(service, "ann", "bob", "eve") as (ann, bob, eve):
+        await go_live(ann, bob, eve)
+        await go_live(bob, ann, eve)
+        for _ in range(3):
+            await ask_as_listener(eve)
+        for caster in (ann, bob):
+            await expect_listener(caster, "eve")
+            await caster.expect_nothing()
+        await eve.expect_nothing()
+
+
+@pytest.mark.parametrize("type_", ["live_offer", "live_answer"])
+@pytest.mark.parametrize("offerer", ["ann", "eve"])
+async def test_who_has_exchanged_signals_with_a_listener_is_not_told_of_it(
+    service: Service, type_: str, offerer: str
+) -> None:
+    async with enter_all(service, "ann", "eve") as (ann, eve):
+        await go_live(ann, eve)
+        sender, target = (ann, eve) if offerer == "ann" else (eve, ann)
+        target_id = "eve" if offerer == "ann" else "ann"
+        await sender.send(type_, room_id="r", target_user_id=target_id, payload=1)
+        await target.expect(type_)
+        await ask_as_listener(eve)
+        await ann.expect_nothing()
+
+
+async def test_a_broadcast_a_membership_and_what_follows_begin_anew(service: Service) -> None:
+    async with enter_all(service, "ann", "eve") as (ann, eve):
+        await go_live(ann, eve)
+        await ask_as_listener(eve)
+        await expect_listener(ann, "eve")
+        await ann.send("live_stop", room_id="r")
+        await eve.expect("live_peer_left")
+        await go_live(ann, eve)
+        await ask_as_listener(eve)
+        await expect_listener(ann, "eve")
+        await eve.send("leave_room", room_id="r")
+        await ann.expect("user_left")
+        await eve.expect("left_room")
+        await join(eve)
+        await ann.expect("user_joined")
+        await ask_as_listener(eve)
+        await expect_listener(ann, "eve")
+        await ann.expect_nothing()
+
+
+async def test_nobody_is_told_of_who_is_live_or_not_there(service: Service) -> None:
+    async with (
+        enter_all(service, "ann", "bob") as (ann, bob),
+        sign_in(service, "eve") as eve,
+    ):
+        await go_live(ann, bob)
+        await go_live(bob, ann)
+        for asking in (bob, eve):
+            await ask_as_listener(asking)
+        async with enter(service, "bob") as other_tab:
+            await ask_as_listener(other_tab)
+            await ann.expect_nothing()
+            await bob.expect_nothing()
+
+
+async def test_broadcasters_of_other_dialects_are_not_told_of_listeners(service: Service) -> None:
+    async with service.connect("/ws/r/ann") as ann:
+        await ann.wait_for("room_state")
+        await ann.send("broadcast-started")
+        await ann.settle()
+        async with enter(service, "eve") as eve:
+            await ann.wait_for("user_joined", user_id="eve")
+            await ann.settle()
+            assert [peer["user_id"] for peer in await ask_who_is_live(eve)] == ["ann"]
+            await ann.expect_nothing()
+
+
+async def test_listeners_are_not_told_of_if_a_site_does_not_want_it(serve: Serve) -> None:
+    async with (
+        serve(live_listeners=False) as service,
+        enter_all(service, "ann", "eve") as (ann, eve),
+    ):
+        await go_live(ann, eve)
+        await ask_as_listener(eve)
+        await ann.expect_nothing()

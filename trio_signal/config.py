@@ -81,6 +81,8 @@ class Settings(BaseSettings):
 
     #: Whether `GET /rooms` tells anybody which rooms there are.
     list_rooms: bool = True
+    #: Whether who is live in `live` is told of listeners that wait for its offer.
+    live_listeners: bool = True
 
     max_message_bytes: int = Field(131072, ge=1024)
     #: Per connection; a client may save up a burst.

@@ -43,6 +43,7 @@ from trio_signal.messages import (
     Kick,
     Leave,
     Left,
+    Listening,
     Live,
     LiveNow,
     LivePeers,
@@ -92,6 +93,8 @@ from trio_signal.websocket import text_frame
 ANONYMOUS = "Anonymous"
 #: How many peers are sent away in a second when the server stops.
 LEAVE_RATE = 100.0
+#: Users that one broadcast knows to have signalled with. No browser sends to so many.
+MAX_MET = 1000
 #: The signals with which two peers come to know each other. Candidates are the most by far.
 _DESCRIPTIONS = frozenset({"offer", "answer"})
 _NO_CAP = Caps(2**31 - 1)
@@ -115,6 +118,31 @@ class LocalRoom(Room):
         self.peers: dict[str, Peer] = {}
         #: The same by dialect, so that each event is put into words once.
         self._speakers: dict[type[Dialect], dict[str, Peer]] = {}
+        #: By the peer id of a broadcaster here: the users of the room that it has exchanged
+        #: signals with in this broadcast, or that it was told of as listeners.
+        self._met: dict[str, set[str]] = {}
+
+    def meet(self, broadcaster: str, user_id: str) -> bool:
+        """Note that a broadcaster here and a user know each other; whether that is new."""
+        if broadcaster not in self._live or broadcaster not in self.peers:
+            return False
+        met = self._met.setdefault(broadcaster, set())
+        if user_id in met or len(met) >= MAX_MET:
+            return False
+        if user_id in self._users:
+            met.add(user_id)
+        return True
+
+    def _put(self, member: Member) -> None:
+        super()._put(member)
+        if self._met and member.live is None:
+            self._met.pop(member.peer_id, None)  # the next broadcast begins anew
+
+    def _drop(self, member: Member) -> None:
+        super()._drop(member)
+        if self._met and member.user_id not in self._users:
+            for met in self._met.values():
+                met.discard(member.user_id)
 
     def admit(self, peer_id: str, peer: Peer) -> None:
         """Let a peer hear what goes on."""
@@ -131,6 +159,7 @@ class LocalRoom(Room):
             if not speakers:
                 del self._speakers[type(peer.dialect)]
             del peer.memberships[self.id]
+            self._met.pop(peer_id, None)
         return peer
 
     def tell(self, event: Event, user_id: str, peer_id: str = "") -> None:
@@ -234,6 +263,7 @@ class Hub:
         max_rooms: int = 100,
         announcements: Announcements | None = None,
         metrics: Metrics | None = None,
+        live_listeners: bool = True,
     ) -> None:
         """Make a hub without peers. It counts what they are told in `metrics`.
 
@@ -259,6 +289,8 @@ class Hub:
         self._max_viewers = max_viewers
         #: Of one connection.
         self._max_rooms = max_rooms
+        #: Whether broadcasters are told of listeners that wait for their offer.
+        self._live_listeners = live_listeners
 
     @property
     def degraded(self) -> str | None:
@@ -546,6 +578,33 @@ class Hub:
         user_id = peer.identity.user_id
         others = tuple(m for m in members if m.live and m.user_id != user_id)
         peer.tell(LivePeers(command.room_id, others))
+        found = self._find(peer, command.room_id)
+        if found is not None and command.listens and self._live_listeners:
+            self._introduce(*found)
+
+    def _introduce(self, room: LocalRoom, listener: Member) -> None:
+        """Tell the broadcasters of its dialect of a listener, if its user is not live itself.
+
+        Of each user it is the peer to which its signals will go.
+        """
+        users = dict.fromkeys(member.user_id for member in room.live)
+        if listener.user_id in users:
+            return
+        for user_id in users:
+            target = room.peer_of(user_id, but=listener.peer_id)
+            if target is None or target.dialect != listener.dialect:
+                continue
+            listening = Listening(room.id, listener, target, utc_now())
+            if target.peer_id in room.peers:
+                self._tell_of_listener(listening)
+            else:
+                self.bus.send(target.replica, listening)
+
+    def _tell_of_listener(self, listening: Listening) -> None:
+        """Tell the broadcaster, which is here, unless the two know each other."""
+        room, target = self.rooms.get(listening.room_id), listening.target.peer_id
+        if room is not None and room.meet(target, listening.listener.user_id):
+            room.peers[target].tell(listening)
 
     async def recall_rooms(self, peer: Peer) -> tuple[str, ...]:
         """Where this user was when it lost its last connection; keeps this one's for the next."""
@@ -756,6 +815,9 @@ class Hub:
             self.bus.send(target.replica, signal)
         if command.kind in _DESCRIPTIONS:
             peer.said(signal)
+            if target is not None:
+                room.meet(sender.peer_id, target.user_id)
+                room.meet(target.peer_id, sender.user_id)
 
     def pass_time(self, peer: PatientPeer, now: float) -> None:
         """Tell a peer what has waited long enough; for its connection, when it is `due`."""
@@ -787,6 +849,9 @@ class Hub:
         if isinstance(delivery, Kicked):
             self._throw_out(delivery)
             return
+        if isinstance(delivery, Listening):
+            self._tell_of_listener(delivery)
+            return
         if isinstance(delivery, RoomsKept):
             heir = self._heir(delivery.user_id, trio_time(delivery.heard))
             if heir is not None:
@@ -804,10 +869,12 @@ class Hub:
 
     def _deliver_signal(self, room: LocalRoom | None, signal: Signalled, target: Member) -> None:
         peer = room.peers.get(target.peer_id) if room is not None else None
-        if peer is None:
+        if room is None or peer is None:
             self.bus.send(signal.sender.replica, Undelivered(signal))
-        else:
-            peer.hear(signal)
+            return
+        peer.hear(signal)
+        if signal.kind in _DESCRIPTIONS:
+            room.meet(target.peer_id, signal.sender.user_id)
 
     def _bounce(self, signal: Signalled) -> None:
         """Tell the sender that its target is gone."""

@@ -292,9 +292,13 @@ class Kick(Struct, frozen=True):
 
 
 class AskLive(Struct, frozen=True):
-    """Ask who is live in a room, joined or not."""
+    """Ask who is live in a room, joined or not.
+
+    Who `listens` does not offer: the broadcasters of its dialect are to do so, and are told.
+    """
 
     room_id: str
+    listens: bool = False
 
 
 class RecallRooms(Struct, frozen=True):
@@ -657,6 +661,15 @@ class ChatSent(Struct, frozen=True):
     at: str
 
 
+class Listening(Struct, frozen=True, tag=True):
+    """A member that is not live waits for your offer, since you are live."""
+
+    room_id: str
+    listener: Member
+    target: Member
+    at: str
+
+
 class Refusal(Enum):
     """Why a command was not carried out."""
 
@@ -705,6 +718,7 @@ Answer = (
     | Displaced
     | LiveNow
     | LivePeers
+    | Listening
     | ChatSent
     | ActiveAnnouncement
     | Refused

@@ -98,6 +98,7 @@ async def open_server(settings: Settings) -> AsyncIterator[Server]:
             max_rooms=settings.max_rooms_per_connection,
             announcements=announcements,
             metrics=metrics,
+            live_listeners=settings.live_listeners,
         )
         await background.start(bus.run, hub.deliver)
         background.start_soon(notes.run)

@@ -155,7 +155,7 @@ RECEIVED: list[tuple[str, list[Action]]] = [
     ('{"type":"live_start","room_id":"r","media_type":"video"}', [GoLive("r", "video")]),
     ('{"type":"live_start","room_id":"r","media_type":"audio"}', [GoLive("r", "audio")]),
     ('{"type":"live_stop","room_id":"r"}', [StopLive("r")]),
-    ('{"type":"live_status","room_id":"r"}', [AskLive("r")]),
+    ('{"type":"live_status","room_id":"r"}', [AskLive("r", listens=True)]),
     ('{"type":"send_message","room_id":"r","content":"hi"}', [Chat("r", "hi")]),
     ('{"type":"typing","room_id":"r"}', [SetTyping("r", typing=True)]),
     ('{"type":"typing","room_id":"r","is_typing":true}', [SetTyping("r", typing=True)]),
@@ -431,7 +431,9 @@ def test_a_recorded_conversation() -> None:
     (joined,) = wire(bea.answered(Entered("r", bea_here, (ANN_LIVE, bea_here), AT)))
     assert (joined["type"], joined["members"]) == ("joined_room", ["ann", "bea"])
 
-    assert list(bea.received(b'{"type":"live_status","room_id":"r"}', AT)) == [AskLive("r")]
+    assert list(bea.received(b'{"type":"live_status","room_id":"r"}', AT)) == [
+        AskLive("r", listens=True)
+    ]
     assert wire(bea.answered(LivePeers("r", (ANN_LIVE,)))) == [live_peers(("ann", "Ann", "audio"))]
 
     # she listens before she speaks, and is offered the other direction when she does

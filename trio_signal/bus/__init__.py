@@ -33,7 +33,7 @@ from typing import NamedTuple, Protocol
 import trio
 from msgspec import Struct
 
-from trio_signal.messages import Edition, Member, PrivateEvent, RoomEvent, Signalled
+from trio_signal.messages import Edition, Listening, Member, PrivateEvent, RoomEvent, Signalled
 from trio_signal.metrics import Histogram
 
 
@@ -78,8 +78,8 @@ class RoomCount(NamedTuple):
     live: int
 
 
-Direct = Signalled | Undelivered | Kicked | PrivateEvent
-Delivery = RoomEvent | Undelivered | Kicked | RoomsKept | PrivateEvent
+Direct = Signalled | Undelivered | Kicked | PrivateEvent | Listening
+Delivery = RoomEvent | Undelivered | Kicked | RoomsKept | PrivateEvent | Listening
 Deliver = Callable[[Delivery], None]
 Admit = Callable[[tuple[Member, ...]], None]
 

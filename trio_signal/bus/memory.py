@@ -22,6 +22,7 @@ from trio_signal.errors import JoinRefusedError
 from trio_signal.messages import (
     Joined,
     Left,
+    Listening,
     Live,
     Member,
     PrivateEvent,
@@ -214,7 +215,7 @@ class MemoryBus:
 
 def _is_of_room(delivery: Delivery, room_id: str) -> bool:
     """Whether this is about a room, and not for one peer: that may have to be sent back."""
-    if isinstance(delivery, Undelivered | Kicked | RoomsKept | PrivateEvent):
+    if isinstance(delivery, Undelivered | Kicked | RoomsKept | PrivateEvent | Listening):
         return False
     if isinstance(delivery, Signalled) and delivery.target is not None:
         return False

@@ -29,6 +29,7 @@ from trio_signal.messages import (
     Joined,
     Leave,
     Left,
+    Listening,
     LiveNow,
     LivePeers,
     Malformed,
@@ -187,14 +188,15 @@ class UserMoved(Struct):
     timestamp: str
 
 
-class LivePeerJoined(Struct, tag="live_peer_joined"):
-    """A user went live."""
+class LivePeerJoined(Struct, tag="live_peer_joined", omit_defaults=True):
+    """A user went live, or is a `listener` that waits for an offer and is not live."""
 
     room_id: str
     user_id: str
     username: str
     media_type: MediaType
     timestamp: str
+    listener: bool = False
 
 
 class LivePeer(Struct):
@@ -348,7 +350,7 @@ class LiveDialect:
             case LiveStop():
                 return [StopLive(room_id)]
             case LiveStatus():
-                return [AskLive(room_id)]
+                return [AskLive(room_id, listens=True)]
             case SendMessage(content=content):
                 if not content:
                     return [_error("room_id and content required")]
@@ -372,6 +374,11 @@ class LiveDialect:
                 return [Send(encode(_live_peers(room_id, live)))]
             case LivePeers(room_id=room_id, live=members):
                 return [Send(encode(_live_peers(room_id, members)))]
+            case Listening(room_id=room_id, listener=listener, at=at):
+                joined = LivePeerJoined(
+                    room_id, listener.user_id, listener.username, "audio", at, listener=True
+                )
+                return [Send(encode(joined))]
             case ChatSent(room_id=room_id, id=message_id, at=at):
                 return [Send(encode(MessageSent(message_id, room_id, at)))]
             case Refused():
