@@ -246,9 +246,9 @@ class Limits:
     def admit(self, address: str, now: float) -> Place:
         """A place for one more WebSocket of the client at `address`.
 
-        Raises RequestRefusedError if there is none for it.
+        Raises RequestRefusedError if there is none for it. Whether the address failed to
+        authenticate too often is not asked: see `check_failures`.
         """
-        self.check_failures(address, now)
         network = network_of(address)
         wait = self._connects.wait(network, now)
         if wait:
@@ -260,7 +260,10 @@ class Limits:
         return Place(self, network)
 
     def check_failures(self, address: str, now: float) -> None:
-        """Raise RequestRefusedError if this address failed to authenticate too often."""
+        """Raise RequestRefusedError if this address failed to authenticate too often.
+
+        Not for who has a token that verifies: others there may have failed.
+        """
         wait = self._failures.wait(network_of(address), now)
         if wait:
             text = "Your address failed to authenticate too often."

@@ -39,6 +39,8 @@ class Dialect(Protocol):
     name: str
     #: The types of what clients may say.
     types: frozenset[str]
+    #: Whether it asks its clients who they are; else they say so in the handshake.
+    asks_who: bool
     #: Below it are HTTP calls whose clients do not say who they are: in open mode a cookie tells
     #: them the `user_id` in the handshake's query. None if there are no such calls.
     cookie_path: str | None

@@ -107,6 +107,7 @@ class AnnounceDialect:
 
     name = "announce"
     types = frozenset({*_reader.names.values(), "ping", "pong"})
+    asks_who = False
     cookie_path: str | None = "/api/creator/broadcast"
     holds_candidates = False
 

@@ -279,6 +279,7 @@ class LiveDialect:
 
     name = "live"
     types = frozenset(_reader.names.values())
+    asks_who = False
     cookie_path: str | None = None
     holds_candidates = False
 

@@ -277,9 +277,6 @@ _SIGNALS: dict[SignalKind, type[OfferFrom | AnswerFrom | IceCandidateFrom | Mess
 }
 
 
-_INVALID_TOKEN = Error("Invalid token", "invalid_token")
-
-
 class MeshDialect:
     """One connection that speaks `mesh`."""
 
@@ -287,6 +284,7 @@ class MeshDialect:
 
     name = "mesh"
     types = frozenset(_reader.names.values())
+    asks_who = True
     cookie_path: str | None = None
     holds_candidates = False
 
@@ -331,9 +329,11 @@ class MeshDialect:
             message = _reader.read(text)
         except UnreadableError as error:
             self.heard = OTHER
-            if _is_about_token(error):
-                return [self._no_token()]
-            return [_explain(error) if self._identity else self._not_authenticated()]
+            if self._identity is not None:
+                return [_explain(error)]
+            if _is_about_token(error):  # it is no text, so it cannot be valid, in no mode
+                return [self.authentication_failed(AuthenticationError("Invalid token"))]
+            return [self._not_authenticated()]
         self.heard = _reader.names[type(message)]
         if self._identity is None:
             return [self._authenticate(message)]
@@ -355,12 +355,6 @@ class MeshDialect:
 
     def _not_authenticated(self) -> Close:
         return self.authentication_failed(AuthenticationError("Authentication required"))
-
-    def _no_token(self) -> Action:
-        """The client's token is no text, so it cannot be valid, in no mode."""
-        if self._identity is not None:
-            return Malformed(encode(_INVALID_TOKEN))
-        return self.authentication_failed(AuthenticationError(_INVALID_TOKEN.message))
 
     def _commands(self, message: Struct) -> Iterable[Action]:
         match message:
@@ -401,7 +395,7 @@ class MeshDialect:
             case Refused(command=Join(), reason=reason):
                 return [_join_refused(reason)]
             case Refused(command=Renew()):
-                return [Send(encode(_INVALID_TOKEN))]
+                return [Send(encode(Error("Invalid token", "invalid_token")))]
             case Renewed(expires_in=expires_in):
                 return [Send(encode(TokenRenewed(expires_in)))]
             case Expiring(expires_in=expires_in):

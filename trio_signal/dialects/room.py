@@ -332,6 +332,7 @@ class RoomDialect:
 
     name = "room"
     types = frozenset(_reader.names.values())
+    asks_who = False
     cookie_path: str | None = None
     holds_candidates = False
 

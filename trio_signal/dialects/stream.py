@@ -185,6 +185,7 @@ class StreamDialect:
 
     name = "stream"
     types = frozenset(_reader.names.values())
+    asks_who = False
     cookie_path: str | None = None
     holds_candidates = True
 

@@ -32,7 +32,8 @@ class Callers:
         """Who it is; None if it does not say. `said` is what it says elsewhere than in the query.
 
         Aborts with 401 if the token is not valid, with 403 where another site may have made a
-        browser send its cookie; raises RequestRefusedError for an address that failed too often.
+        browser send its cookie; raises RequestRefusedError instead of these for an address that
+        failed too often.
         """
         found = find_token(request.headers.getlist, request.args)
         claimed = request.args.get("user_id") or said or None
@@ -45,14 +46,13 @@ class Callers:
         token = found.text if found is not None else None
         login = read_login_token(token)
         user_id = claimed or (login.sub if login is not None else "")
-        self.check_address()
         try:
             identity = await self._auth.authenticate(Authenticate(user_id, token, claimed=claimed))
         except IdentityMismatchError as error:
-            self.count_failure()
+            self._fail()
             raise Forbidden(str(error)) from None
         except AuthenticationError as error:
-            self.count_failure()
+            self._fail()
             raise _unauthorized(str(error)) from None
         return identity if identity.user_id else None
 
@@ -88,6 +88,11 @@ class Callers:
             return None
         user_id = find_user(request.headers.getlist)
         return await self.find(user_id) if user_id is not None else None
+
+    def _fail(self) -> None:
+        """It cannot say who it is: count it, or refuse its address if that failed too often."""
+        self.check_address()
+        self.count_failure()
 
     def check_address(self) -> None:
         """Raise RequestRefusedError if the sender's address failed too often."""
