@@ -717,7 +717,9 @@ async def test_one_address_has_so_many_other_connections_at_most(serve: Serve) -
         # One that becomes a WebSocket is none of those any more.
         await idle[2].upgrade("/ws/r/ann")
         async with open_raw(service.base) as next_one:
-            await next_one.send(b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            await next_one.send(
+                b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+            )
             assert (await next_one.receive_answer()).status == 200
 
 

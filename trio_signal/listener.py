@@ -34,6 +34,7 @@ from trio_signal.logs import find_request_id
 from trio_signal.messages import Authenticate
 from trio_signal.metrics import Metrics
 from trio_signal.outbox import Outbox
+from trio_signal.web.gate import HOST_TEXT
 from trio_signal.web.server import HttpServer
 from trio_signal.websocket import Handshake, Head, is_upgrade
 
@@ -176,16 +177,20 @@ class Listener:
         forwarded = [value.decode("latin-1") for value in _FORWARDED.findall(head)]
         address = client_address(peer, forwarded, self._settings.trusted_proxies)
         # First of all: in a flood, to refuse has to be cheap.
+        self._limits.check(address, trio.current_time())
+        handshake = Handshake(head + blank_line)
+        request = handshake.request
+        if request is not None:
+            # Before it counts: any site may have its visitors' browsers try.
+            self._check_host(request)
+            self._check_origin(request)
         with ExitStack() as unless_opened:
             place = self._limits.admit(address, trio.current_time())
             unless_opened.enter_context(place)
-            handshake = Handshake(head + blank_line)
-            request = handshake.request
             if request is None:
                 text = "The request cannot be read."
                 raise _refusal(HTTPStatus.BAD_REQUEST, Reason.BAD_REQUEST, text)
             dialect = self._dialect(request)
-            self._check_origin(request)
             token = _token(request, self._settings)
             await self._check_failures(address, dialect, token)
             accepted, answer = handshake.accept(self._cookie(request, dialect))
@@ -239,6 +244,11 @@ class Listener:
         except AuthenticationError:
             return False
         return True
+
+    def _check_host(self, request: Head) -> None:
+        """Raise RequestRefusedError for a name that is not ours."""
+        if not self._settings.allows_host(request.get_only("Host")):
+            raise _refusal(HTTPStatus.MISDIRECTED_REQUEST, Reason.HOST, HOST_TEXT)
 
     def _check_origin(self, request: Head) -> None:
         """Raise RequestRefusedError for pages that may not connect."""

@@ -25,6 +25,7 @@ from trio_signal.notes import Notes
 from trio_signal.notes.memory import MemoryNotes
 from trio_signal.notes.redis import RedisNotes
 from trio_signal.web.app import create_app
+from trio_signal.web.gate import Gate
 from trio_signal.web.server import open_http_server
 
 logger = logging.getLogger(__name__)
@@ -105,9 +106,10 @@ async def open_server(settings: Settings) -> AsyncIterator[Server]:
         background.start_soon(hub.keep_rooms)
         background.start_soon(metrics.watch_loop)
         background.start_soon(hub.courier.run)
+        gate = Gate(hub, settings, limits, metrics)
         async with (
             open_auth(settings) as auth,
-            open_http_server(create_app(hub, auth, settings, limits, metrics)) as http,
+            open_http_server(create_app(hub, auth, settings, limits, metrics), gate) as http,
         ):
             listener = Listener(hub, http, auth, settings, limits=limits, metrics=metrics)
             async with trio.open_nursery() as connections:

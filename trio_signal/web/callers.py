@@ -17,6 +17,9 @@ from trio_signal.metrics import Metrics
 from trio_signal.names import MAX_ID
 from trio_signal.web.addresses import request_address
 
+#: Methods that change nothing.
+_READING = frozenset({"GET", "HEAD", "OPTIONS"})
+
 
 class Callers:
     """Finds out who sends the current request. Addresses that fail at it too often are refused."""
@@ -41,7 +44,7 @@ class Callers:
             raise BadRequest(f"An id has {MAX_ID} characters at most.")
         if found is None and claimed is None:
             return None
-        if found is not None and found.from_cookie and request.method == "POST":
+        if found is not None and found.from_cookie and request.method not in _READING:
             _check_origin(self._settings)
         token = found.text if found is not None else None
         login = read_login_token(token)

@@ -14,18 +14,21 @@ None of what is overridden for this is documented, so the tests pin it.
 """
 
 import logging
-from collections.abc import AsyncIterator, Callable
+import math
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from http import HTTPStatus
 from typing import cast
 from urllib.parse import urlsplit
 
 import h11
+import msgspec
 import trio
 from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.config import Config
 from hypercorn.events import Closed, Event, RawData
-from hypercorn.protocol.h11 import H11Protocol
+from hypercorn.protocol.events import Body, EndBody, Response, StreamClosed
+from hypercorn.protocol.h11 import STREAM_ID, H11Protocol
 from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import (
@@ -39,10 +42,15 @@ from quart.wrappers import Request
 from quart_trio import QuartTrio
 from quart_trio.asgi import TrioASGIHTTPConnection
 
+from trio_signal.errors import RequestRefusedError
+from trio_signal.web.gate import Gate
+
 logger = logging.getLogger("trio_signal.web")
 
 #: Seconds to wait for the client to close after we have.
 LINGER = 2.0
+#: Refusals of calls whose callers read JSON.
+_OF_CALLS = frozenset({HTTPStatus.FORBIDDEN, HTTPStatus.TOO_MANY_REQUESTS})
 #: Bytes of an answer that a client must take within the write timeout.
 _PIECE = 65536
 
@@ -56,12 +64,14 @@ class HttpServer:
         config: Config,
         nursery: trio.Nursery,
         write_timeout: float,
+        gate: Gate | None,
     ) -> None:
         self.app = ASGIWrapper(cast(ASGIFramework, app))
         self.config = config
         self.context = WorkerContext(max_requests=None)
         self.state = ConnectionState({})
         self.write_timeout = write_timeout
+        self.gate = gate
         self._nursery = nursery
 
     async def serve_connection(self, stream: trio.SocketStream) -> bytes | None:
@@ -95,12 +105,17 @@ class HttpServer:
 
 @asynccontextmanager
 async def open_http_server(
-    app: QuartTrio, *, keep_alive: float = 95.0, write_timeout: float = 30.0
+    app: QuartTrio,
+    gate: Gate | None = None,
+    *,
+    keep_alive: float = 95.0,
+    write_timeout: float = 30.0,
 ) -> AsyncIterator[HttpServer]:
     """Start the app, and stop it at the end, when no connection is being served any more.
 
     If the body raises or is cancelled, the app's ``after_serving`` functions do not run.
 
+    :param gate: lets requests in, or not; without one all are.
     :param keep_alive: seconds from an answer to the end of the next request's head. Load
         balancers keep idle connections for 60 s, Heroku's router for 90; who closes before them
         loses requests.
@@ -117,7 +132,7 @@ async def open_http_server(
         # after the server has been told to go on.
         app.nursery = nursery
         await app.startup()
-        yield HttpServer(app, config, nursery, write_timeout)
+        yield HttpServer(app, config, nursery, write_timeout, gate)
         await app.shutdown()
 
 
@@ -128,8 +143,11 @@ class _Connection(TCPServer):
     def __init__(self, server: HttpServer, stream: trio.SocketStream) -> None:
         super().__init__(server.app, server.config, server.context, server.state, stream)  # type: ignore[arg-type]
         self._write_timeout = server.write_timeout
+        self._gate = server.gate
         self._scope = trio.CancelScope()
         self._closing = False
+        #: What still comes is not read: it costs us nothing, and holds up who sends it.
+        self._held = False
         #: The request that is none of ours, and what was read after it.
         self.upgrade: bytes | None = None
 
@@ -141,6 +159,10 @@ class _Connection(TCPServer):
         """End without closing, at a request for a WebSocket."""
         self.upgrade = received
         self._scope.cancel()
+
+    def hold(self) -> None:
+        """Read little of what still comes, and close after a while; the answer says so."""
+        self._held = True
 
     async def protocol_send(self, event: Event) -> None:
         match event:
@@ -186,10 +208,14 @@ class _Connection(TCPServer):
             self.protocol_send,
         )
         wrapper.protocol.hand_back = self.hand_back
+        wrapper.protocol.hold = self.hold
+        wrapper.protocol.gate = self._gate
         try:
             async for data in self.stream:
                 if not self._closing:
                     await wrapper.handle(RawData(bytes(data)))
+                elif self._held:
+                    await trio.sleep_forever()  # until the time to linger is over
             # The client may have closed its side only: a running request can still be answered.
             self._scope.deadline = trio.current_time() + self._write_timeout
             await wrapper.handle(RawData(b""))
@@ -204,6 +230,8 @@ class _PlainHTTP(H11Protocol):
     """HTTP/1; where Hypercorn would go over to WebSocket, the connection is handed back."""
 
     hand_back: Callable[[bytes], None]
+    hold: Callable[[], None]
+    gate: Gate | None
 
     async def _check_protocol(self, event: h11.Request) -> None:
         """Stay: this is where Hypercorn goes over to HTTP/2."""
@@ -213,10 +241,33 @@ class _PlainHTTP(H11Protocol):
             self.hand_back(_as_received(request) + self.connection.trailing_data[0])
             return
         refusal = _refusal(request)
-        if refusal is None:
-            await super()._create_stream(request)
-        else:
+        if refusal is not None:
             await self._refuse(request, *refusal)
+        elif self.gate is None or await self._pass(request, self.gate):
+            await super()._create_stream(request)
+
+    async def _pass(self, request: h11.Request, gate: Gate) -> bool:
+        """Whether the app is to hear of it; else it has been answered."""
+        try:
+            gate.admit(request, self.client[0] if self.client else "")
+        except RequestRefusedError as refusal:
+            headers = gate.sharing(request)
+            if refusal.retry_after is not None:
+                headers.append((b"retry-after", b"%d" % math.ceil(refusal.retry_after)))
+                self.hold()
+            await self._refuse(request, refusal.status, str(refusal), headers)
+            return False
+        answer = gate.probe(request)
+        if answer is None:
+            return True
+        status, body = answer
+        self.connection.next_event()  # the end of the request, which has no body
+        headers = [*_plain(b"application/json", body), *gate.sharing(request)]
+        await self.stream_send(Response(STREAM_ID, headers, status))
+        await self.stream_send(Body(STREAM_ID, body))
+        await self.stream_send(EndBody(STREAM_ID))
+        await self.stream_send(StreamClosed(STREAM_ID))
+        return False
 
     async def _send_h11_event(self, event: H11SendableEvent) -> None:
         if isinstance(event, h11.Response) and self.connection.their_state is h11.SEND_BODY:
@@ -226,12 +277,21 @@ class _PlainHTTP(H11Protocol):
             event = h11.Response(status_code=event.status_code, headers=headers)
         await super()._send_h11_event(event)
 
-    async def _refuse(self, request: h11.Request, status: HTTPStatus, reason: str) -> None:
-        body = f"{reason}\n".encode()
+    async def _refuse(
+        self,
+        request: h11.Request,
+        status: HTTPStatus,
+        reason: str,
+        more: Iterable[tuple[bytes, bytes]] = (),
+    ) -> None:
+        if status in _OF_CALLS:  # as the app says it
+            kind, body = b"application/json", msgspec.json.encode({"detail": reason})
+        else:
+            kind, body = b"text/plain; charset=utf-8", f"{reason}\n".encode()
         headers = [
-            (b"content-type", b"text/plain; charset=utf-8"),
-            (b"content-length", b"%d" % len(body)),
+            *_plain(kind, body),
             (b"connection", b"close"),
+            *more,
             *self.config.response_headers("h11"),
         ]
         await self._send_h11_event(h11.Response(status_code=status, headers=headers))
@@ -239,6 +299,14 @@ class _PlainHTTP(H11Protocol):
             await self._send_h11_event(h11.Data(data=body))
         await self._send_h11_event(h11.EndOfMessage())
         await self.send(Closed())
+
+
+def _plain(kind: bytes, body: bytes) -> list[tuple[bytes, bytes]]:
+    return [
+        (b"content-type", kind),
+        (b"content-length", b"%d" % len(body)),
+        (b"x-content-type-options", b"nosniff"),
+    ]
 
 
 def _is_upgrade(request: h11.Request) -> bool:
