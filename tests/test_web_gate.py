@@ -155,7 +155,7 @@ async def test_a_preflight_of_another_origin_is_answered_and_allows_nothing(
 
 # Names
 
-HOSTS: list[tuple[dict[str, object], str, bool]] = [
+HOSTS: list[tuple[Mapping[str, object], str, bool]] = [
     # (settings, host, whether it is ours)
     ({}, "localhost", True),
     ({}, "LOCALHOST:8000", True),
@@ -181,7 +181,7 @@ HOSTS: list[tuple[dict[str, object], str, bool]] = [
 
 @pytest.mark.parametrize(("given", "host", "ours"), HOSTS)
 async def test_an_open_server_on_loopback_answers_to_its_own_names(
-    serve: Serve, given: dict[str, object], host: str, *, ours: bool
+    serve: Serve, given: Mapping[str, object], host: str, *, ours: bool
 ) -> None:
     async with serve(**given) as service:
         answer = await ask(service, "GET", "/rooms", {"Host": host})

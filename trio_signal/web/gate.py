@@ -14,7 +14,7 @@ import trio
 from trio_signal.config import Settings
 from trio_signal.errors import Reason, RequestRefusedError
 from trio_signal.hub import Hub
-from trio_signal.limits import Limits, client_address
+from trio_signal.limits import Limits, client_address, network_of
 from trio_signal.metrics import Metrics
 
 #: What platforms and load balancers ask all the time; it is answered without the app.
@@ -54,30 +54,31 @@ class Gate:
         self._limits = limits
         self._metrics = metrics
 
-    def admit(self, request: h11.Request, peer: str) -> None:
-        """Let a request from a connection of `peer` in; raises RequestRefusedError.
+    def admit(self, request: h11.Request, peer: str) -> str:
+        """Let a request from a connection of `peer` in; the address that it is from.
 
-        Does not block, and counts what it refuses.
+        Does not block. Raises RequestRefusedError, and counts what it refuses.
         """
         try:
-            self._check(request, peer)
+            return self._check(request, peer)
         except RequestRefusedError as refusal:
             self._metrics.count_refused(refusal.reason)
             raise
 
-    def _check(self, request: h11.Request, peer: str) -> None:
+    def _check(self, request: h11.Request, peer: str) -> str:
         fields = _Fields(request)
         if fields.ends_twice:
             text = "A request has a Content-Length, or is chunked."
             raise RequestRefusedError(HTTPStatus.BAD_REQUEST, Reason.BAD_REQUEST, text)
+        address = client_address(peer, fields.forwarded, self._settings.trusted_proxies)
         if fields.path in PROBES:
-            return
+            return network_of(address)
         if not self._settings.allows_host(fields.host):
             raise RequestRefusedError(HTTPStatus.MISDIRECTED_REQUEST, Reason.HOST, HOST_TEXT)
         if not fields.is_public and not self._allows_sender(fields):
             raise RequestRefusedError(HTTPStatus.FORBIDDEN, Reason.ORIGIN, ORIGIN_TEXT)
-        address = client_address(peer, fields.forwarded, self._settings.trusted_proxies)
         self._limits.count_request(address, trio.current_time())
+        return network_of(address)
 
     def _allows_sender(self, fields: "_Fields") -> bool:
         if fields.site in ("same-origin", "none"):
