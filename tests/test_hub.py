@@ -25,7 +25,7 @@ from trio_signal.dialects.live import LiveDialect
 from trio_signal.dialects.mesh import MeshDialect
 from trio_signal.dialects.room import RoomDialect
 from trio_signal.dialects.stream import StreamDialect
-from trio_signal.hub import LEAVE_RATE, Hub
+from trio_signal.hub import LEAVE_RATE, Hub, LocalRoom
 from trio_signal.messages import (
     AskLive,
     ChangeProfile,
@@ -36,15 +36,20 @@ from trio_signal.messages import (
     Grants,
     Identity,
     Join,
+    Joined,
     Kick,
     Leave,
+    Left,
     Notice,
     RoomCommand,
+    RoomEvent,
     SetTyping,
     Signal,
     SignalKind,
     StartStreaming,
+    StopCause,
     StopLive,
+    StoppedLive,
     To,
     WentLive,
 )
@@ -339,6 +344,68 @@ async def test_departing_is_told_also_when_an_error_ends_the_connection(
         await fail()
     await replicas.settle()
     assert bob.types() == ["user_joined", "user_left"]
+
+
+async def test_every_room_is_left_also_when_telling_one_of_them_fails(
+    replicas: Replicas, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub = replicas.a
+    ann = await replicas.live(hub, "a1", "ann")
+    bob = await replicas.mesh(replicas.b, "bob")
+    await ann.join("another")
+    publish = hub.bus.publish
+
+    def fail(event: RoomEvent) -> None:
+        publish(event)
+        raise LookupError
+
+    monkeypatch.setattr(hub.bus, "publish", fail)
+    monkeypatch.setattr(hub.rooms["r"], "tell", fail)
+    replicas.forget()
+    ann.depart()
+    monkeypatch.undo()
+    await replicas.settle()
+    assert bob.types() == ["user_left"]
+    assert hub.rooms == {}
+    assert replicas.network.rooms.keys() == {"r"}
+
+
+async def test_what_another_says_of_a_peer_here_is_not_believed(replicas: Replicas) -> None:
+    ann = await replicas.mesh(replicas.a, "ann")
+    bob = await replicas.mesh(replicas.b, "bob")
+    bob.do(GoLive("r"))
+    await replicas.settle()
+    replicas.forget()
+    member = replicas.b.rooms["r"].members["bob"]
+    replicas.b.deliver(StoppedLive("r", member, last=True, cause=StopCause.LEFT, at=""))
+    replicas.b.deliver(Left("r", member, last=True, peers=0, at=""))
+    assert bob.heard() == []
+    bob.signal("ann")
+    await replicas.settle()
+    assert ann.types() == ["offer"]
+
+
+async def test_a_delivery_that_fails_does_not_stop_the_next(
+    replicas: Replicas, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Who was not told is told by who is there then."""
+    ann = await replicas.mesh(replicas.a, "ann")
+    tell = LocalRoom.tell
+
+    def fail(room: LocalRoom, event: Event, user_id: str, peer_id: str = "") -> None:
+        if isinstance(event, Joined) and peer_id == "bob" and room is replicas.a.rooms["r"]:
+            monkeypatch.undo()
+            del room.members["bob"]
+            raise LookupError("this once")
+        tell(room, event, user_id, peer_id)
+
+    monkeypatch.setattr(LocalRoom, "tell", fail)
+    replicas.forget()
+    await replicas.mesh(replicas.b, "bob")
+    await replicas.mesh(replicas.b, "carl")
+    assert [message["client_id"] for message in ann.heard()] == ["bob", "carl"]
+    (record,) = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert record.exc_info is not None
 
 
 @pytest.mark.parametrize("steps", range(3))

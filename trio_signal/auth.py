@@ -19,6 +19,7 @@ from trio_signal.errors import AuthenticationError, ConfigError, IdentityMismatc
 from trio_signal.keys import Key, KeySet, read_public_key, secret_key
 from trio_signal.messages import Authenticate, Grants, Identity
 from trio_signal.names import MAX_ID, clean_name, clean_picture
+from trio_signal.supervision import supervise
 
 _PREFIX = "open."
 
@@ -239,7 +240,7 @@ async def open_auth(settings: Settings) -> AsyncIterator[Auth]:
     key_set = KeySet(settings.jwks_url) if settings.jwks_url is not None else None
     async with trio.open_nursery() as nursery:
         if key_set is not None:
-            nursery.start_soon(key_set.run)
+            nursery.start_soon(supervise, "reading the key set", key_set.run)
         yield TokenAuth(keys, key_set, issuer=settings.jwt_issuer, audience=settings.jwt_audience)
         nursery.cancel_scope.cancel()
 

@@ -33,8 +33,11 @@ def unique_now() -> str:
 
 
 def just_after(moment: str) -> str:
-    """A millisecond later than such a text says."""
-    return _text(datetime.fromisoformat(moment) + timedelta(milliseconds=1))
+    """A millisecond later than such a text says; now, if it is none: another wrote it."""
+    try:
+        return _text(datetime.fromisoformat(moment) + timedelta(milliseconds=1))
+    except (ValueError, OverflowError):
+        return utc_now()
 
 
 def wall_time(moment: float) -> float:

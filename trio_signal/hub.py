@@ -5,6 +5,7 @@ telling of it to the peers of this replica, and its hand-over to the bus are
 one step that nothing can interrupt, neither a cancellation nor a shutdown.
 """
 
+import logging
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import partial
 from types import TracebackType
@@ -16,7 +17,7 @@ from msgspec.structs import replace
 
 from trio_signal.announcements import Announcements
 from trio_signal.auth import may_enter
-from trio_signal.bus import Bus, Caps, Delivery, Kicked, RoomsKept, Undelivered
+from trio_signal.bus import Bus, Caps, Delivery, Kicked, RoomMembers, RoomsKept, Undelivered
 from trio_signal.clock import just_after, trio_time, unique_now, utc_now, wall_time
 from trio_signal.dialects import Dialect
 from trio_signal.dialects.wire import type_of
@@ -86,8 +87,11 @@ from trio_signal.notes import TOUCH_INTERVAL, Notes
 from trio_signal.notes.memory import MemoryNotes
 from trio_signal.outbox import Courier
 from trio_signal.peer import PatientPeer, Peer, close_untold
+from trio_signal.presence import reconcile
 from trio_signal.room import Room
 from trio_signal.websocket import text_frame
+
+logger = logging.getLogger(__name__)
 
 #: What a user without any name is called.
 ANONYMOUS = "Anonymous"
@@ -315,7 +319,10 @@ class Hub:
             self.announcements.forget(peer)
         peer.left = room_ids = tuple(peer.memberships)
         for room_id in room_ids:
-            self._leave(peer, room_id)
+            try:
+                self._leave(peer, room_id)
+            except Exception:
+                logger.exception("a peer has left room %s, and not all were told", ascii(room_id))
         if peer.identity is not None and peer in self._returning.get(peer.identity.user_id, ()):
             rooms = dict.fromkeys([*room_ids, *peer.recalled])
             self._bequeath(peer, peer.identity.user_id, tuple(rooms))
@@ -694,8 +701,14 @@ class Hub:
         room = self.rooms[room_id]
         peer_id = peer.memberships[room_id]
         room.dismiss(peer_id)
-        self._tell(room, room.leave(peer_id, utc_now()))
+        events = room.leave(peer_id, utc_now())
         self._drop_if_empty(room)
+        for event in events:
+            for tell in (self.bus.publish, partial(self._tell_one, room)):
+                try:
+                    tell(event)
+                except Exception:  # it has left all the same, and the others are told
+                    logger.exception("cannot tell that a peer has left")
 
     def _drop_if_empty(self, room: LocalRoom) -> None:
         if not room.peers:
@@ -861,11 +874,21 @@ class Hub:
             self._tell_user_here(delivery)
             return
         room = self.rooms.get(delivery.room_id)
-        if isinstance(delivery, Signalled) and delivery.target is not None:
+        if isinstance(delivery, RoomMembers):
+            if room is not None:
+                self._bring_in_line(room, delivery.members)
+        elif isinstance(delivery, Signalled) and delivery.target is not None:
             self._deliver_signal(room, delivery, delivery.target)
         elif room is not None:
             self._tell_here(room, self._applied(room, delivery))
             self._drop_if_empty(room)
+
+    def _bring_in_line(self, room: LocalRoom, members: Iterable[Member]) -> None:
+        """Tell what differs from who is on other replicas."""
+        known = {p: member for p, member in room.members.items() if p not in room.peers}
+        others = {m.peer_id: m for m in members if m.peer_id not in room.peers}
+        for event in reconcile(room.id, known, others, utc_now()):
+            self._tell_here(room, self._applied(room, event))
 
     def _deliver_signal(self, room: LocalRoom | None, signal: Signalled, target: Member) -> None:
         peer = room.peers.get(target.peer_id) if room is not None else None
@@ -893,7 +916,13 @@ class Hub:
         sender.tell(Refused(command, Refusal.TARGET_NOT_FOUND, utc_now()))
 
     def _applied(self, room: LocalRoom, event: RoomEvent) -> Sequence[RoomEvent]:
-        """Make another replica's change here; the events as they are seen from here."""
+        """Make another replica's change here; the events as they are seen from here.
+
+        What another says of our own peers is not believed. That one has joined elsewhere
+        in place of ours, the directory has let it.
+        """
+        if isinstance(event, Left | WentLive | StoppedLive) and event.member.peer_id in room.peers:
+            return []
         match event:
             case Joined(member=member):
                 self._replace(room, member.peer_id)

@@ -9,13 +9,25 @@ Times are RFC 3339 strings, UTC, milliseconds, ``Z``: made once per event.
 """
 
 from enum import Enum, auto
-from typing import Literal
+from typing import Annotated, Literal
 
-from msgspec import Raw, Struct
+from msgspec import Meta, Raw, Struct
 
 MediaType = Literal["audio", "video"]
 SignalKind = Literal["offer", "answer", "candidate", "signal", "message"]
 AnnouncementType = Literal["info", "warning", "alert"]
+
+#: What another replica may have written at most, when it is read. Wider than what clients
+#: may say, so that a version with other limits is understood.
+Name = Annotated[str, Meta(max_length=1024)]
+Address = Annotated[str, Meta(max_length=8192)]
+Subject = Annotated[str, Meta(max_length=65536)]
+Moment = Annotated[str, Meta(max_length=64)]
+#: Whole numbers that Lua and JavaScript know exactly, and every database.
+Number = Annotated[int, Meta(ge=0, le=2**53 - 1)]
+#: What a database takes: PostgreSQL has no NUL in a text.
+Line = Annotated[str, Meta(max_length=4096, pattern=r"\A[^\x00]*\Z")]
+Key = Annotated[str, Meta(max_length=36, pattern=r"\A[^\x00]*\Z")]
 
 #: How the ids of rooms begin that are the server's own. Clients cannot enter them by their names.
 _INTERNAL = "\0"
@@ -88,7 +100,7 @@ class Live(Struct, frozen=True):
     """
 
     media_type: MediaType
-    started_at: str
+    started_at: Moment
     exclusive: bool = False
     username: str | None = None
 
@@ -96,8 +108,8 @@ class Live(Struct, frozen=True):
 class Profile(Struct, frozen=True):
     """What a user was last called in a room."""
 
-    username: str
-    avatar_url: str | None = None
+    username: Name
+    avatar_url: Address | None = None
 
 
 class Member(Struct, frozen=True):
@@ -108,28 +120,28 @@ class Member(Struct, frozen=True):
     is for its subject alone, also for a while after it has left.
     """
 
-    peer_id: str
-    user_id: str
-    username: str
-    dialect: str
-    replica: str
-    subject: str
-    avatar_url: str | None = None
+    peer_id: Name
+    user_id: Name
+    username: Name
+    dialect: Name
+    replica: Name
+    subject: Subject
+    avatar_url: Address | None = None
     live: Live | None = None
-    joined_at: str = ""
+    joined_at: Moment = ""
     reserved: bool = False
 
 
 class Announcement(Struct, frozen=True):
     """A short message from a creator to every user."""
 
-    id: str
-    message: str
+    id: Key
+    message: Line
     type: AnnouncementType
     #: The creator's user id, and its name.
-    created_by: str
-    created_by_name: str
-    created_at: str
+    created_by: Line
+    created_by_name: Line
+    created_at: Moment
 
 
 class Edition(Struct, frozen=True):
@@ -139,7 +151,7 @@ class Edition(Struct, frozen=True):
     of two with the same, that with the greater id.
     """
 
-    revision: int
+    revision: Number
     announcement: Announcement
     active: bool
 
@@ -405,30 +417,30 @@ Action = Command | Send | Malformed | Nudge | Close
 class Joined(Struct, frozen=True, tag=True):
     """A peer entered; `first` if its user had no other there."""
 
-    room_id: str
+    room_id: Name
     member: Member
     first: bool
-    peers: int
-    at: str
+    peers: Number
+    at: Moment
 
 
 class Rejoined(Struct, frozen=True, tag=True):
     """A viewer that is here asked to be let in once more: it wants a new offer."""
 
-    room_id: str
+    room_id: Name
     member: Member
-    peers: int
-    at: str
+    peers: Number
+    at: Moment
 
 
 class Left(Struct, frozen=True, tag=True):
     """A peer left; `last` if its user has no other there."""
 
-    room_id: str
+    room_id: Name
     member: Member
     last: bool
-    peers: int
-    at: str
+    peers: Number
+    at: Moment
 
 
 class News(Enum):
@@ -450,11 +462,11 @@ class WentLive(Struct, frozen=True, tag=True):
     An `exclusive` broadcast ends the others of the same dialect.
     """
 
-    room_id: str
+    room_id: Name
     member: Member
     news: News
     exclusive: bool
-    at: str
+    at: Moment
 
 
 class StopCause(Enum):
@@ -471,64 +483,64 @@ class StoppedLive(Struct, frozen=True, tag=True):
     `username` is what it called itself in the broadcast, if not as in the room.
     """
 
-    room_id: str
+    room_id: Name
     member: Member
     last: bool
     cause: StopCause
-    at: str
+    at: Moment
     username: str | None = None
 
 
 class Signalled(Struct, frozen=True, tag=True):
     """An opaque payload from a member, for one other or for all others."""
 
-    room_id: str
+    room_id: Name
     kind: SignalKind
     payload: Raw
     sender: Member
     target: Member | None
-    wire_type: str
-    at: str
+    wire_type: Name
+    at: Moment
 
 
 class Chatted(Struct, frozen=True, tag=True):
     """A member said something."""
 
-    room_id: str
+    room_id: Name
     member: Member
-    id: str
+    id: Name
     content: str
-    avatar: str | None
-    at: str
+    avatar: Address | None
+    at: Moment
 
 
 class Typing(Struct, frozen=True, tag=True):
     """A member began or ceased to type."""
 
-    room_id: str
+    room_id: Name
     member: Member
     typing: bool
-    at: str
+    at: Moment
 
 
 class ProfileChanged(Struct, frozen=True, tag=True):
     """A user is called something else from now on."""
 
-    room_id: str
+    room_id: Name
     member: Member
-    wire_type: str
-    previous_username: str | None
+    wire_type: Name
+    previous_username: Name | None
     email: str | None
     bio: str | None
-    at: str
+    at: Moment
 
 
 class StreamStarting(Struct, frozen=True, tag=True):
     """A stream is about to start."""
 
-    room_id: str
+    room_id: Name
     member: Member
-    at: str
+    at: Moment
 
 
 RoomEvent = (

@@ -14,7 +14,9 @@ from trio_signal.messages import (
     Joined,
     Left,
     Member,
+    Name,
     News,
+    Number,
     ProfileChanged,
     RoomEvent,
     StopCause,
@@ -33,8 +35,8 @@ class Change(Struct, frozen=True):
     Without an event it says only that the room changed: fetch a snapshot.
     """
 
-    seq: int
-    origin: str
+    seq: Number
+    origin: Name
     event: RoomEvent | None = None
 
 
@@ -250,7 +252,8 @@ class View:
                 self.own.discard(member.peer_id)
                 self.members[member.peer_id] = member
             case WentLive(member=member) | StoppedLive(member=member):
-                self.members[member.peer_id] = member
+                if member.peer_id in self.members:  # as the room has it
+                    self.members[member.peer_id] = member
             case Left(member=member):
                 self.members.pop(member.peer_id, None)
             case ProfileChanged(member=named):

@@ -35,6 +35,7 @@ from trio_signal.messages import (
 )
 from trio_signal.peer import Peer
 from trio_signal.store import Store, stamp
+from trio_signal.supervision import supervise
 
 logger = logging.getLogger(__name__)
 
@@ -122,9 +123,12 @@ class Announcements:
     async def run(self) -> None:
         """Serve until cancelled. What cannot be reached is tried again."""
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._keep_looking)
-            nursery.start_soon(self._answer)
-            nursery.start_soon(self._receipts.run)
+            for name, task in (
+                ("looking for announcements", self._keep_looking),
+                ("telling who asks for announcements", self._answer),
+                ("writing acknowledgements", self._receipts.run),
+            ):
+                nursery.start_soon(supervise, name, task, self._doubt)
 
     async def wait_agreed(self) -> None:
         """Wait until the database, Redis and this replica have agreed for the first time."""

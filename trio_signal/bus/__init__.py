@@ -25,15 +25,25 @@ The contract, for every implementation:
   for `RESERVED_SECONDS` more. Who is banned is not let in. Both are bounded in number:
   of those of one room that are too many, the one that would end first does.
 - `deliver` is never called from inside `publish`. It and `admit` do not block.
+- If `deliver` raises, that is logged, and the following is delivered all the same. Who is
+  in that room is then told by `RoomMembers`.
 """
 
-from collections.abc import Callable, Collection
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Collection, Mapping
+from typing import Annotated, NamedTuple, Protocol
 
 import trio
-from msgspec import Struct
+from msgspec import Meta, Struct
 
-from trio_signal.messages import Edition, Listening, Member, PrivateEvent, RoomEvent, Signalled
+from trio_signal.messages import (
+    Edition,
+    Listening,
+    Member,
+    Name,
+    PrivateEvent,
+    RoomEvent,
+    Signalled,
+)
 from trio_signal.metrics import Histogram
 
 
@@ -53,7 +63,7 @@ class Undelivered(Struct, frozen=True, tag=True):
 class Kicked(Struct, frozen=True, tag=True):
     """A moderator takes another replica's peer out of a room."""
 
-    room_id: str
+    room_id: Name
     target: Member
     reason: str
 
@@ -64,9 +74,19 @@ class RoomsKept(Struct, frozen=True, tag=True):
     `heard` is when the lost one was last heard of, in seconds since 1970.
     """
 
-    user_id: str
-    replica: str
-    heard: float
+    user_id: Name
+    replica: Name
+    heard: Annotated[float, Meta(ge=0, le=1e11)]
+
+
+class RoomMembers(Struct, frozen=True, tag=True):
+    """All members of a room on other replicas, where what was told before may be wrong.
+
+    What this replica's peers know of the room is brought in line with it.
+    """
+
+    room_id: str
+    members: tuple[Member, ...]
 
 
 class RoomCount(NamedTuple):
@@ -79,7 +99,7 @@ class RoomCount(NamedTuple):
 
 
 Direct = Signalled | Undelivered | Kicked | PrivateEvent | Listening
-Delivery = RoomEvent | Undelivered | Kicked | RoomsKept | PrivateEvent | Listening
+Delivery = RoomEvent | Undelivered | Kicked | RoomsKept | RoomMembers | PrivateEvent | Listening
 Deliver = Callable[[Delivery], None]
 Admit = Callable[[tuple[Member, ...]], None]
 
@@ -118,6 +138,8 @@ class BusStatistics(NamedTuple):
     missing: int
     overflows: int
     dropped: int
+    #: What was in Redis and could not be read, by what it should have been.
+    unreadable: Mapping[str, int]
     #: Rooms whose picture is being put right.
     doubtful_rooms: int
     #: Seconds from publishing to taking in, once a second by a message to oneself.

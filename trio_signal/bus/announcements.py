@@ -6,8 +6,10 @@ forget all of it: the database does not.
 """
 
 import logging
+import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from importlib import resources
 from typing import Any
 
@@ -17,7 +19,7 @@ from msgspec import Struct
 
 from trio_signal.bus import Counted, Posted
 from trio_signal.errors import BoardError
-from trio_signal.messages import Announcement, Edition
+from trio_signal.messages import Announcement, Edition, Name, Number
 from trio_signal.redis import NotConnectedError, Redis, RedisError
 
 logger = logging.getLogger(__name__)
@@ -26,6 +28,9 @@ logger = logging.getLogger(__name__)
 KEPT = 30 * 86400
 #: Seconds for an answer; who asks has other places to look.
 TIMEOUT = 1.0
+#: Milliseconds by which a revision may be ahead of our clock. One that is further ahead was
+#: not made from any clock, and nothing newer could follow it for as long.
+AHEAD = 366 * 86400 * 1000
 #: How many acknowledgements one script writes: it holds up all of Redis.
 CHUNK = 500
 
@@ -47,13 +52,15 @@ class BroadcastCleared(Struct, tag="broadcast_cleared"):
 class BroadcastAcknowledged(Struct, tag="broadcast_acknowledged"):
     """How many users have acknowledged by now."""
 
-    broadcast_id: str
-    acknowledged: int
+    broadcast_id: Name
+    acknowledged: Number
 
+
+News = NewBroadcast | BroadcastCleared | BroadcastAcknowledged
 
 _encode = msgspec.json.Encoder().encode
-_decode_edition = msgspec.json.Decoder(Edition).decode
-_decode_news = msgspec.json.Decoder(NewBroadcast | BroadcastCleared | BroadcastAcknowledged).decode
+_decode_any_edition = msgspec.json.Decoder(Edition).decode
+_decode_any_news = msgspec.json.Decoder(News).decode
 
 
 class RedisBoard:
@@ -65,9 +72,9 @@ class RedisBoard:
         self._prefix = prefix
         self.channel = f"{prefix}broadcasts"
         self._edition_key = f"{prefix}trio_signal:edition"
-        folder = resources.files("trio_signal.bus") / "lua"
-        self._post = redis.register_script((folder / "post.lua").read_text())
-        self._acknowledge = redis.register_script((folder / "acknowledge.lua").read_text())
+        reading = read_script("reading")
+        self._post = redis.register_script(reading + read_script("post"))
+        self._acknowledge = redis.register_script(reading + read_script("acknowledge"))
         self._hear: Callable[[Posted | Counted], None] = lambda news: None
         self._doubt: Callable[[], None] = lambda: None
 
@@ -82,9 +89,11 @@ class RedisBoard:
         self._redis.pubsub.subscribe(self.channel)
 
     def take(self, payload: bytes) -> None:
-        """Something came by the channel; raises DecodeError."""
-        news = _decode_news(payload)
-        if isinstance(news, BroadcastAcknowledged):
+        """Something came by the channel."""
+        news = self._redis.reader.read("announcement", _decode_news, payload, self.channel)
+        if news is None:
+            self._doubt()  # it may have been news
+        elif isinstance(news, BroadcastAcknowledged):
             self._hear(Counted(news.broadcast_id, news.acknowledged))
         else:
             self._hear(Posted(news.edition, news.late))
@@ -95,6 +104,16 @@ class RedisBoard:
 
     async def post(self, edition: Edition, *, late: bool = False) -> Edition:
         """Let an edition hold, and tell it, unless a newer one does; the one that holds."""
+        held = await self._ask_to_post(edition, late=late)
+        found = self._read(held)
+        if found is None:  # what cannot be read holds nothing
+            held = await self._ask_to_post(edition, late=late, unreadable=held)
+            found = self._read(held)
+        if found is None:
+            raise BoardError("the edition in Redis cannot be read")
+        return found
+
+    async def _ask_to_post(self, edition: Edition, *, late: bool, unreadable: bytes = b"") -> bytes:
         news = (NewBroadcast if edition.active else BroadcastCleared)(edition, late)
         announcement = edition.announcement
         with self._within_time():
@@ -103,16 +122,19 @@ class RedisBoard:
                 [
                     *(edition.revision, announcement.id, _encode(edition)),
                     _encode(_current(announcement)) if edition.active else b"",
-                    *(self.channel, _encode(news)),
+                    *(self.channel, _encode(news), _greatest_revision(), unreadable),
                 ],
             )
-        return _read_edition(held)
+        return held
 
     async def holding(self) -> Edition | None:
         """The edition that holds."""
         with self._within_time():
             held: Any = await self._redis.hget(self._edition_key, "edition")
-        return _read_edition(held) if held is not None else None
+        return self._read(held) if held is not None else None
+
+    def _read(self, held: bytes) -> Edition | None:
+        return self._redis.reader.read("announcement", _decode_edition, held, self._edition_key)
 
     async def acknowledge(self, announcement_id: str, user_ids: Collection[str]) -> None:
         """Keep that users have acknowledged, and tell how many have."""
@@ -156,8 +178,29 @@ def _current(announcement: Announcement) -> dict[str, str]:
     }
 
 
-def _read_edition(held: bytes) -> Edition:
-    try:
-        return _decode_edition(held)
-    except msgspec.DecodeError as error:  # of another version, or of another hand
-        raise BoardError(f"the edition in Redis cannot be read: {error}") from error
+def _decode_edition(text: bytes) -> Edition:
+    return _checked(_decode_any_edition(text))
+
+
+def _decode_news(text: bytes) -> News:
+    news: News = _decode_any_news(text)
+    if not isinstance(news, BroadcastAcknowledged):
+        _checked(news.edition)
+    return news
+
+
+def _checked(edition: Edition) -> Edition:
+    """What a decoder cannot say of it; raises ValueError."""
+    if edition.revision > _greatest_revision():
+        raise ValueError(f"revision {edition.revision} is too far ahead")
+    datetime.fromisoformat(edition.announcement.created_at)
+    return edition
+
+
+def _greatest_revision() -> int:
+    return time.time_ns() // 1_000_000 + AHEAD
+
+
+def read_script(name: str) -> str:
+    """A Lua script of ours, or what stands before some."""
+    return (resources.files("trio_signal.bus") / "lua" / f"{name}.lua").read_text()

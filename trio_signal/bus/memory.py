@@ -1,5 +1,6 @@
 """The bus of replicas that share one process: one replica alone, or tests."""
 
+import logging
 from collections import deque
 
 import trio
@@ -13,6 +14,7 @@ from trio_signal.bus import (
     Direct,
     Kicked,
     RoomCount,
+    RoomMembers,
     RoomsKept,
     Undelivered,
 )
@@ -35,6 +37,8 @@ from trio_signal.messages import (
     is_internal,
 )
 from trio_signal.room import Room
+
+logger = logging.getLogger(__name__)
 
 
 class MemoryNetwork:
@@ -84,7 +88,18 @@ class MemoryBus:
             delivery = self._told.popleft()
             if isinstance(delivery, Joined):  # perhaps in place of a peer of ours
                 self._forget_peer(delivery.room_id, delivery.member.peer_id)
-            deliver(delivery)
+            try:
+                deliver(delivery)
+            except Exception:
+                logger.exception("cannot deliver a %s", type(delivery).__name__)
+                self._look_again(delivery)
+
+    def _look_again(self, delivery: Delivery) -> None:
+        """What was not taken in is told once more, by who is in the room now."""
+        room = self._network.rooms.get(getattr(delivery, "room_id", ""))
+        if room is not None and room.id in self._peers and not isinstance(delivery, RoomMembers):
+            others = (m for m in room.members.values() if m.replica != self.replica)
+            self._take(RoomMembers(room.id, tuple(others)))
 
     async def retire(self) -> None:
         """Take leave; its members are gone already, and there is no lease."""

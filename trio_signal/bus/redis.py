@@ -5,19 +5,23 @@ only. Whatever may have gone wrong between it and Redis, a lost connection, a
 command of unknown outcome, a lease that ran out, is mended in one way: the
 room is *doubtful*, its members are written again, and a snapshot puts the view
 right (`restore.lua`, `trio_signal.presence`).
+
+Redis may be written to by anybody. What comes is read in one place (`Redis.reader`), and
+what cannot be is dropped; a room that it may have been of is doubtful. Each second some
+rooms are compared with the directory: so what nobody told, or what was told and is not
+true, is found as well.
 """
 
 import logging
 import random
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
-from importlib import resources
-from typing import Any
+from typing import Annotated, Any, NamedTuple
 from weakref import WeakValueDictionary
 
 import msgspec
 import trio
-from msgspec import Struct
+from msgspec import Meta, Struct
 from msgspec.structs import replace
 
 from trio_signal.bus import (
@@ -25,12 +29,14 @@ from trio_signal.bus import (
     BusStatistics,
     Caps,
     Deliver,
+    Delivery,
     Direct,
     RoomCount,
+    RoomMembers,
     RoomsKept,
     Undelivered,
 )
-from trio_signal.bus.announcements import RedisBoard
+from trio_signal.bus.announcements import RedisBoard, read_script
 from trio_signal.bus.holds import MOST_OF_ROOM, Holds, identity_of
 from trio_signal.clock import utc_now
 from trio_signal.errors import ConfigError, JoinRefusedError
@@ -39,6 +45,7 @@ from trio_signal.messages import (
     Joined,
     Left,
     Member,
+    Name,
     PrivateEvent,
     ProfileChanged,
     Refusal,
@@ -61,11 +68,14 @@ from trio_signal.redis import (
     PubSubError,
     Redis,
     RedisError,
+    ResponseError,
     Resumed,
     Script,
     open_redis,
+    read_text,
 )
 from trio_signal.room import renamed
+from trio_signal.supervision import supervise
 
 logger = logging.getLogger(__name__)
 
@@ -74,6 +84,15 @@ RESTORE_TIMEOUT = 5.0
 JOIN_TIMEOUT = 3.0
 #: Seconds between tries to catch up.
 PAUSE = 0.5
+#: Seconds between two comparisons with the directory, and how much is compared each time:
+#: each member counts for one, and each room for some.
+COMPARING = 1.0
+COMPARED = 500
+_ROOM_COST = 10
+#: How many rooms in which this replica has nobody are compared each time.
+_STRANGE_ROOMS = 5
+#: How many rooms are to be compared ahead of the others, at most.
+_MAX_SUSPECTS = 1000
 #: Seconds after an outage for the other replicas to come back, before they count as gone.
 PATIENCE = 2.0
 
@@ -88,15 +107,24 @@ _REFUSALS = {
 class Echo(Struct, frozen=True, tag=True):
     """What a replica publishes to itself, to see how long that takes; by Trio's clock."""
 
-    sent: float
+    sent: Annotated[float, Meta(ge=0, le=2**53)]
 
 
 class ForAll(Struct, frozen=True):
     """What a replica tells all others."""
 
-    origin: str
+    origin: Name
     event: PrivateEvent
 
+
+#: What is counted when it cannot be read, by what it should have been.
+KINDS = (
+    *("member", "change", "direct", "lost", "private", "announcement"),
+    *("chat", "profile", "user", "room", "name"),
+)
+
+#: What changes who is in a room, or who is live: these are numbered.
+_NUMBERED = (Joined, Left, WentLive, StoppedLive, ProfileChanged)
 
 _encode = msgspec.json.Encoder().encode
 _decode_member = msgspec.json.Decoder(Member).decode
@@ -110,20 +138,17 @@ class _Scripts:
     """The Lua scripts, each in a file of its own."""
 
     def __init__(self, redis: Redis) -> None:
-        folder = resources.files("trio_signal.bus") / "lua"
-
-        def register(name: str, *before: str) -> Script:
-            files = [folder / f"{part}.lua" for part in (*before, name)]
-            return redis.register_script("".join(file.read_text() for file in files))
+        def register(*names: str) -> Script:
+            return redis.register_script("".join(map(read_script, ("reading", *names))))
 
         self.join = register("join")
-        self.leave = register("leave", "reserve")
+        self.leave = register("reserve", "leave")
         self.ban = register("ban")
         self.change = register("change")
-        self.restore = register("restore", "reserve")
+        self.restore = register("reserve", "restore")
         self.snapshot = register("snapshot")
         self.lease = register("lease")
-        self.reap = register("reap", "reserve")
+        self.reap = register("reserve", "reap")
 
 
 class _Feed:
@@ -141,6 +166,10 @@ class _Feed:
         self.entering: dict[str, Member] = {}
         #: The last change that came; the view may know of later ones by a snapshot.
         self.heard = 0
+        #: Not all that the view has taken in was taken in by the hub.
+        self.untold = False
+        #: The last number that was seen by asking, and when (Trio's clock).
+        self.seen = (0, 0.0)
         self._moved = trio.lowlevel.ParkingLot()
 
     def note_progress(self) -> None:
@@ -182,6 +211,11 @@ class RedisBus:
         self._retired = False
         #: What rooms keep, as far as it began here: for when Redis cannot be asked.
         self._holds = Holds()
+        #: Rooms that are to be compared ahead of the others.
+        self._suspects: dict[str, None] = {}
+        self._leased = trio.Event()
+        #: When was sent what came back last: all that was published before has come.
+        self._echoed = 0.0
         #: Changes that did not come, as their numbers say.
         self._missing = 0
         self._delivery = Histogram()
@@ -210,6 +244,7 @@ class RedisBus:
             missing=self._missing,
             overflows=redis.overflows,
             dropped=redis.dropped,
+            unreadable={kind: self._redis.reader.unreadable[kind] for kind in KINDS},
             doubtful_rooms=len(self._doubtful),
             delivery=self._delivery,
         )
@@ -241,10 +276,23 @@ class RedisBus:
         self._redis.pubsub.subscribe(self._key("lost"))
         self._redis.pubsub.subscribe(self._key("all"))
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._follow)
-            nursery.start_soon(self._mend)
-            await nursery.start(self._keep_lease)
+            for name, task in (
+                ("following Redis", self._follow),
+                ("catching up with Redis", self._mend),
+                ("keeping the lease", self._keep_lease),
+                ("comparing rooms with Redis", self._keep_comparing),
+            ):
+                nursery.start_soon(supervise, name, task, self._recover)
+            await self._leased.wait()
             task_status.started()
+
+    def _recover(self) -> None:
+        """One of our tasks failed: nothing that it knew is to be relied on."""
+        self._leased.set()
+        for feed in self._feeds.values():
+            feed.untold = True
+        self._doubt_all()
+        self.board.doubt()
 
     async def retire(self) -> None:
         """Take leave: nothing of this replica stays in Redis."""
@@ -254,7 +302,7 @@ class RedisBus:
 
     # Leases
 
-    async def _keep_lease(self, *, task_status: trio.TaskStatus[None]) -> None:
+    async def _keep_lease(self) -> None:
         """Say once a second that we are alive, and look who is not."""
         pause = min(self._lease / 3, 1.0)
         while True:
@@ -264,16 +312,19 @@ class RedisBus:
             if self._redis.connected:
                 echo = _encode(Echo(trio.current_time()))
                 self._redis.send_nowait("PUBLISH", self._key("replica", self.replica), echo)
-            task_status.started()
-            task_status = trio.TASK_STATUS_IGNORED
+            self._leased.set()
             await trio.sleep(pause * random.uniform(0.9, 1.1))  # noqa: S311
 
     async def _renew_lease(self) -> None:
         async with self._renewing:  # who looks next sees what was done about a lost one
             expired = await self._hold_lease()
         if self._patient_until is None:
-            for replica in expired:
-                await self._reap(replica.decode())
+            for name in expired:
+                replica = self._redis.reader.read("name", read_text, name, self._key("replicas"))
+                if replica is None:
+                    await self._redis.zrem(self._key("replicas"), name)
+                else:
+                    await self._reap(replica)
 
     async def _hold_lease(self) -> list[bytes]:
         """Renew the lease, or take a new one; the replicas whose leases ran out."""
@@ -333,44 +384,83 @@ class RedisBus:
                         self.board.doubt()
 
     def _take(self, channel: str, payload: bytes) -> None:
+        """Take in a message, which may be of anybody; does not raise."""
         try:
             if channel == self.board.channel:
                 self.board.take(payload)
             elif channel == self._key("replica", self.replica):
-                self._take_direct(_decode_direct(payload))
+                self._take_direct(channel, payload)
             elif channel == self._key("lost"):
-                self._take_kept(_decode_kept(payload))
+                self._take_kept(channel, payload)
             elif channel == self._key("all"):
-                self._take_for_all(_decode_for_all(payload))
+                self._take_for_all(channel, payload)
             else:
                 room_id = channel.removeprefix(self._key("room", ""))
-                self._take_change(room_id, _decode_change(payload))
-        except msgspec.DecodeError:
-            logger.exception("cannot read what came on %s", channel)
-        except RecursionError:  # the other replica could just read it, without our envelope
-            logger.warning("what came on %s is nested too deep", channel)
+                self._take_change(room_id, channel, payload)
+        except Exception:
+            logger.exception("cannot take in what came on %s", ascii(channel))
+            self._recover()
 
-    def _take_direct(self, delivery: Direct | Echo) -> None:
+    def _take_direct(self, channel: str, payload: bytes) -> None:
+        delivery = self._redis.reader.read("direct", _decode_direct, payload, channel)
         if isinstance(delivery, Echo):
-            self._delivery.observe(trio.current_time() - delivery.sent)
-        else:
-            self._deliver(delivery)
+            self._take_echo(delivery.sent)
+        elif delivery is not None:
+            self._hand_over(delivery)
 
-    def _take_kept(self, kept: RoomsKept) -> None:
-        if kept.replica != self.replica:
-            self._deliver(kept)
+    def _take_echo(self, sent: float) -> None:
+        now = trio.current_time()
+        if self._echoed < sent <= now:
+            self._echoed = sent
+            self._delivery.observe(now - sent)
 
-    def _take_for_all(self, told: ForAll) -> None:
-        if told.origin != self.replica:
-            self._deliver(told.event)
+    def _take_for_all(self, channel: str, payload: bytes) -> None:
+        told = self._redis.reader.read("private", _decode_for_all, payload, channel)
+        if told is not None and told.origin != self.replica:
+            self._hand_over(told.event)
 
-    def _take_change(self, room_id: str, change: Change) -> None:
+    def _take_kept(self, channel: str, payload: bytes) -> None:
+        kept = self._redis.reader.read("lost", _decode_kept, payload, channel)
+        if kept is not None and kept.replica != self.replica:
+            self._hand_over(kept)
+
+    def _take_change(self, room_id: str, channel: str, payload: bytes) -> None:
         feed = self._feeds.get(room_id)
         if feed is None:
             return  # the last of us has left
+        change = self._redis.reader.read("change", _decode_change, payload, channel)
+        if change is None:
+            # If it was numbered, the number is missed now, or by the next comparison: a
+            # room is not to be restored for each message that another replica lets through.
+            self._suspect(room_id)
+        elif self._is_believed(feed, change):
+            self._follow_change(feed, change)
+        else:
+            self._redis.reader.drop("change", channel, "it is not for its sender to say")
+            feed.view.lose_step()
+            self._doubt_room(room_id)
+
+    def _is_believed(self, feed: _Feed, change: Change) -> bool:
+        """Whether this may be, as far as one sees: of our own peers nobody else tells."""
+        event = change.event
+        if event is None:
+            return change.seq > 0
+        if event.room_id != feed.view.room_id:
+            return False
+        if not change.seq:
+            return not isinstance(event, _NUMBERED)
+        if isinstance(event, ProfileChanged):
+            return True
+        if not isinstance(event, _NUMBERED) or event.member.replica != change.origin:
+            return False
+        # Somebody may have joined in place of a peer of ours; the directory has let it.
+        is_ours = event.member.peer_id in feed.mine and change.origin != self.replica
+        return isinstance(event, Joined) or not is_ours
+
+    def _follow_change(self, feed: _Feed, change: Change) -> None:
         if not change.seq:
             if feed.mine and change.event is not None and change.origin != self.replica:
-                self._deliver(change.event)
+                self._hand_over(change.event)
             return
         feed.heard = max(feed.heard, change.seq)
         in_step = feed.view.in_step
@@ -380,7 +470,7 @@ class RedisBus:
         missed = in_step and not feed.view.in_step
         self._missing += missed and change.event is not None
         if ours_left or missed:
-            self._doubt_room(room_id)
+            self._doubt_room(feed.view.room_id)
 
     def _tell(self, feed: _Feed, events: Iterable[RoomEvent]) -> None:
         """Deliver what happened on other replicas, and what it does to our own members."""
@@ -391,9 +481,20 @@ class RedisBus:
             elif isinstance(event, ProfileChanged):
                 self._rename(feed, event.member)
             if here:  # else there is nobody to be told; who comes gets a picture
-                self._deliver(event)
+                self._hand_over(event)
         feed.note_progress()
         self._drop_if_empty(feed)
+
+    def _hand_over(self, delivery: Delivery) -> None:
+        """Deliver one thing; if that fails, it is told by what the room is then."""
+        try:
+            self._deliver(delivery)
+        except Exception:
+            logger.exception("cannot deliver a %s", type(delivery).__name__)
+            feed = self._feeds.get(getattr(delivery, "room_id", ""))
+            if feed is not None and not isinstance(delivery, RoomMembers):
+                feed.untold = True
+                self._doubt_room(feed.view.room_id)
 
     def _rename(self, feed: _Feed, named: Member) -> None:
         """A user with peers here as well is called something else, by another replica."""
@@ -444,7 +545,9 @@ class RedisBus:
         if room_id not in self._doubtful:
             return  # another task was faster
         if feed is not None:
-            feed.view.lose_step()
+            # What has come until now the snapshot has, or it is not true.
+            feed.view.start_over()
+            feed.heard = 0
             losses = feed.view.losses
         args: list[Argument] = [self.replica, room_id, self._room(room_id)]
         if feed is not None:
@@ -480,11 +583,126 @@ class RedisBus:
         return None
 
     def _catch_up(self, feed: _Feed, losses: int, seq: int, members: Iterable[bytes]) -> None:
-        snapshot = Snapshot(seq, _decode_members(members))
+        snapshot = Snapshot(seq, self._read_members(feed.view.room_id, members))
         patient = self._patient_until is not None
         self._tell(feed, feed.view.catch_up(snapshot, losses, utc_now(), patient=patient))
         if not feed.view.in_step or feed.mine.keys() - feed.view.own:
             self._doubt_room(feed.view.room_id)
+        elif feed.untold and feed.mine:
+            feed.untold = False
+            self._hand_over(RoomMembers(feed.view.room_id, (*feed.view.members.values(),)))
+
+    def _read_members(self, room_id: str, records: Iterable[bytes]) -> tuple[Member, ...]:
+        """Those of them that can be read."""
+        key = f"{self._room(room_id)}:members"
+        read = self._redis.reader.read
+        found = [read("member", _decode_member, record, key) for record in records]
+        members = [member for member in found if member is not None]
+        if len(members) < len(found):
+            self._suspect(room_id)
+        return _in_order(members)
+
+    # Comparing with the directory
+
+    def _suspect(self, room_id: str) -> None:
+        """Compare this room soon; does not block."""
+        if len(self._suspects) < _MAX_SUSPECTS:
+            self._suspects[room_id] = None
+
+    async def _keep_comparing(self) -> None:
+        """See to it that rooms are as the directory has them, and it as it should be."""
+        credit = 0
+        turn: list[str] = []
+        while True:
+            await trio.sleep(COMPARING * random.uniform(0.9, 1.1))  # noqa: S311
+            await self._redis.wait_connected()
+            credit = min(credit, 0) + COMPARED
+            if not turn:
+                turn = [*self._feeds]
+            with suppress(RedisError):
+                rooms = [*self._suspects, *await self._strange_rooms()]
+                self._suspects.clear()
+                while credit > 0 and (rooms or turn):
+                    credit -= _ROOM_COST + await self._compare((rooms or turn).pop())
+
+    async def _strange_rooms(self) -> list[str]:
+        """Some of the rooms in which this replica has nobody, perhaps no replica has."""
+        key = self._key("rooms")
+        try:
+            names: Any = await self._redis.srandmember(key, _STRANGE_ROOMS)
+        except ResponseError:  # it is of another type
+            await self._redis.unlink(key)
+            self._doubt_all()
+            return []
+        rooms = await self._read_rooms(names)
+        return [room_id for room_id in rooms if room_id not in self._feeds]
+
+    async def _read_rooms(self, names: Iterable[bytes]) -> list[str]:
+        """Those of them that can be read; the others are no rooms of ours."""
+        key = self._key("rooms")
+        rooms = []
+        for name in names:
+            room_id = self._redis.reader.read("name", read_text, name, key)
+            if room_id is None:
+                await self._redis.srem(key, name)
+            else:
+                rooms.append(room_id)
+        return rooms
+
+    async def _compare(self, room_id: str) -> int:
+        """Doubt a room that is not as the directory has it; how many members that has."""
+        feed = self._feeds.get(room_id)
+        if self._patient_until is not None or room_id in self._doubtful:
+            return 0
+        if feed is not None and not feed.view.in_step:
+            return 0
+        before = _Ours(feed) if feed is not None else None
+        asked = trio.current_time()
+        try:
+            directory = await self._ask_directory(room_id)
+        except ResponseError:
+            self._doubt_room(room_id)
+            return 0
+        if self._patient_until is not None or self._feeds.get(room_id) is not feed:
+            return directory.size
+        if not directory.is_sound or self._differs(feed, before, directory, asked):
+            logger.warning("room %s is not as Redis has it: it is restored", ascii(room_id[:200]))
+            self._doubt_room(room_id)
+        return directory.size
+
+    def _differs(
+        self, feed: _Feed | None, before: "_Ours | None", directory: "_Directory", asked: float
+    ) -> bool:
+        if feed is None or before is None:
+            return any(member.replica == self.replica for member in directory.members)
+        view, (seen, when) = feed.view, feed.seen
+        if not view.in_step:
+            return False
+        feed.seen = (directory.seq, asked)
+        if directory.seq < before.seq:  # it was set back
+            return True
+        if view.seq < seen and when < self._echoed:  # one should have come
+            return True
+        if directory.seq != view.seq:
+            return False  # changes are on their way, here or there
+        others = {m.peer_id: m for m in directory.members if m.replica != self.replica}
+        own = {m.peer_id: m for m in directory.members if m.replica == self.replica}
+        known = {p: m for p, m in view.members.items() if p not in view.own}
+        return (
+            _essence(others) != _essence(known)
+            or not own.keys() <= before.members.keys() | before.entering
+            or any(own.get(p) != m for p, m in before.members.items() if feed.mine.get(p) is m)
+        )
+
+    async def _ask_directory(self, room_id: str) -> "_Directory":
+        room = self._room(room_id)
+        keys = [f"{room}:members", f"{room}:seq", self._key("replicas")]
+        seq, records, names = await self._scripts.snapshot(keys)
+        members = self._read_members(room_id, records)
+        replicas = {*names}
+        answered = tuple(m for m in members if m.replica.encode() in replicas)
+        is_sound = len(answered) == len(records)
+        return _Directory(seq, answered, len(records), is_sound)
 
     # Joining
 
@@ -687,17 +905,19 @@ class RedisBus:
         return _in_order((feed.view.members | feed.mine).values())
 
     async def _snapshot(self, room_id: str) -> tuple[Member, ...]:
-        room = self._room(room_id)
         try:
-            _, members = await self._scripts.snapshot([f"{room}:members", f"{room}:seq"])
-        except RedisError:
+            directory = await self._ask_directory(room_id)
+        except RedisError as error:
+            if isinstance(error, ResponseError):
+                self._suspect(room_id)
             return ()
-        return _decode_members(members)
+        return directory.members
 
     async def rooms(self) -> list[RoomCount]:
         """The rooms that have members, by their ids; without Redis, this replica's."""
         try:
-            room_ids = {*_texts(await self._redis.smembers(self._key("rooms")))} - {LOBBY}
+            names: Any = await self._redis.smembers(self._key("rooms"))
+            room_ids = {*await self._read_rooms(names)} - {LOBBY}
         except RedisError:
             room_ids = {room_id for room_id in self._feeds if not is_internal(room_id)}
             rooms = {room_id: await self.members(room_id) for room_id in room_ids}
@@ -724,13 +944,32 @@ def _in_order(members: Iterable[Member]) -> tuple[Member, ...]:
     return tuple(sorted(members, key=lambda member: (member.joined_at, member.peer_id)))
 
 
-def _decode_members(members: Iterable[bytes]) -> tuple[Member, ...]:
-    return _in_order(map(_decode_member, members))
+class _Directory(NamedTuple):
+    """A room as Redis has it: its number, and the members for which a replica answers."""
+
+    seq: int
+    members: tuple[Member, ...]
+    #: How many records there are.
+    size: int
+    #: All of them are such members.
+    is_sound: bool
 
 
-def _texts(replies: Any) -> list[str]:
-    """Replies that are bytes; redis-py's annotations allow for more."""
-    return [reply.decode() for reply in replies]
+class _Ours:
+    """What this replica says of its own members of a room, at one moment."""
+
+    def __init__(self, feed: _Feed) -> None:
+        self.seq = feed.view.seq
+        self.members = dict(feed.mine)
+        self.entering = feed.entering.keys() | set()
+
+
+def _essence(members: Mapping[str, Member]) -> dict[str, tuple[object, ...]]:
+    """What of members is told."""
+    return {
+        peer_id: (m.replica, m.joined_at, m.live, m.user_id, m.username, m.avatar_url)
+        for peer_id, m in members.items()
+    }
 
 
 def _entry(member: Member) -> tuple[str, bytes, int]:

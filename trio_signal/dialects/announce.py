@@ -4,12 +4,11 @@ One user may have many connections. See docs/protocols/announce.md.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Self
+from typing import Self
 
 from msgspec import Struct
 
-from trio_signal.dialects.base import Dialect
-from trio_signal.dialects.wire import Reader, UnreadableError, encode
+from trio_signal.dialects.wire import OTHER, Reader, UnreadableError, encode
 from trio_signal.errors import AuthenticationError, CloseCode, IdentityMismatchError
 from trio_signal.messages import (
     Acknowledge,
@@ -101,21 +100,19 @@ _NUDGE = Nudge(b"ping", IDLE)
 _NOBODY = Close(CloseCode.POLICY, "User not found")
 
 
-class AnnounceDialect(Dialect):
+class AnnounceDialect:
     """One connection that speaks `announce`."""
 
-    __slots__ = ("_is_known", "_user_id")
+    __slots__ = ("_is_known", "_user_id", "heard")
 
     name = "announce"
-    address = "/api/creator/broadcast/ws"
-    query = ("user_id", "token")
-    reader = _reader
-    words = frozenset({"ping", "pong"})
-    cookie_path = "/api/creator/broadcast"
+    types = frozenset({*_reader.names.values(), "ping", "pong"})
+    cookie_path: str | None = "/api/creator/broadcast"
+    holds_candidates = False
 
     def __init__(self, user_id: str | None) -> None:
         """Take who the client says it is."""
-        super().__init__()
+        self.heard = OTHER
         self._user_id = user_id
         self._is_known = False
 
@@ -144,19 +141,21 @@ class AnnounceDialect(Dialect):
             return Close(CloseCode.POLICY, "Identity mismatch")
         return Close(CloseCode.POLICY, str(error)) if self._is_known else _NOBODY
 
+    def recalled(self, room_ids: Sequence[str]) -> Iterable[Action]:
+        """There are no rooms here."""
+        return []
+
     def received(self, text: bytes, now: str) -> Iterable[Action]:
-        """Also the bare words, which are no JSON."""
+        """The client's message as commands; what is none is ignored."""
         if text in (b"ping", b"pong"):
             self.heard = text.decode()
             return [Send(b"pong")] if text == b"ping" else []
-        return super().received(text, now)
-
-    def unreadable(self, text: bytes, error: UnreadableError) -> Iterable[Action]:
-        """What is no message is ignored."""
-        return []
-
-    def commands(self, message: Any, now: str) -> Iterable[Action]:
-        """The client's message as commands."""
+        try:
+            message = _reader.read(text)
+        except UnreadableError:
+            self.heard = OTHER
+            return []
+        self.heard = _reader.names[type(message)]
         if isinstance(message, AcknowledgeBroadcast):
             return [Acknowledge(message.broadcast_id)]
         return [AskAnnouncement()]

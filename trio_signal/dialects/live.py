@@ -4,12 +4,11 @@ Keyed by user. See docs/protocols/live.md.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Self
+from typing import Self
 
 from msgspec import Raw, Struct
 
-from trio_signal.dialects.base import Dialect
-from trio_signal.dialects.wire import Id, Reader, UnreadableError, encode
+from trio_signal.dialects.wire import OTHER, Id, Reader, UnreadableError, encode
 from trio_signal.errors import AuthenticationError, CloseCode, IdentityMismatchError
 from trio_signal.messages import (
     Action,
@@ -273,19 +272,19 @@ _ROOM_ID_REQUIRED = {
 }
 
 
-class LiveDialect(Dialect):
+class LiveDialect:
     """One connection that speaks `live`."""
 
-    __slots__ = ("_query",)
+    __slots__ = ("_query", "heard")
 
     name = "live"
-    address = "/api/v1/ws/connect"
-    query = ("user_id", "username", "token")
-    reader = _reader
+    types = frozenset(_reader.names.values())
+    cookie_path: str | None = None
+    holds_candidates = False
 
     def __init__(self, query: Mapping[str, str]) -> None:
         """Take who the client says it is."""
-        super().__init__()
+        self.heard = OTHER
         self._query = query
 
     @classmethod
@@ -323,20 +322,22 @@ class LiveDialect(Dialect):
             return Close(CloseCode.POLICY, str(error))
         return Close(CloseCode.AUTHENTICATION_FAILED, "Authentication failed")
 
-    def unreadable(self, text: bytes, error: UnreadableError) -> Iterable[Action]:
-        """The error says what is wrong."""
-        return [_error(_explain(error))]
-
-    def commands(self, message: Any, now: str) -> Iterable[Action]:
-        """All but a ping is about one room."""
+    def received(self, text: bytes, now: str) -> Iterable[Action]:
+        """The client's message as commands."""
+        try:
+            message = _reader.read(text)
+        except UnreadableError as error:
+            self.heard = OTHER
+            return [_error(_explain(error))]
+        self.heard = _reader.names[type(message)]
         if isinstance(message, Ping):
             return [Send(encode(Pong(now)))]
         if not message.room_id:
             tag = message.__struct_config__.tag
             return [_error(_ROOM_ID_REQUIRED.get(str(tag), "room_id required"))]
-        return self._in_room(message, message.room_id)
+        return self._commands(message, message.room_id)
 
-    def _in_room(self, message: Struct, room_id: str) -> Iterable[Action]:
+    def _commands(self, message: Struct, room_id: str) -> Iterable[Action]:
         match message:
             case _Addressed(target_user_id=target, payload=payload):
                 return [Signal(room_id, _KINDS[type(message)], payload, To.USER, target)]

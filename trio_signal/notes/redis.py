@@ -7,7 +7,7 @@ version 0.1 wrote them: replicas of both read both.
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from importlib import resources
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 import trio
@@ -15,7 +15,7 @@ import trio
 from trio_signal import notes
 from trio_signal.messages import Chatted, Profile
 from trio_signal.notes import Bounds, GuestUser, RoomInfo
-from trio_signal.redis import Argument, Redis, RedisError, Script
+from trio_signal.redis import Argument, Redis, RedisError, Script, read_text
 
 #: How many rooms of lost connections a user is put into again.
 MAX_RECALLED = 1000
@@ -93,7 +93,7 @@ class RedisNotes:
             chats = await self._redis.lrange(self._key("chats", room_id), -limit, -1)
         except RedisError:
             return []
-        return list(map(_decode_chat, chats))
+        return self._read_all("chat", _decode_chat, chats, self._key("chats", room_id))
 
     def keep_profile(self, room_id: str, user_id: str, profile: Profile) -> None:
         """Keep what a user is called in a room."""
@@ -119,10 +119,13 @@ class RedisNotes:
     async def profile(self, room_id: str, user_id: str) -> Profile | None:
         """What a user was last called in a room."""
         try:
-            value = await self._redis.hget(self._key("profiles", room_id), user_id)
+            value: Any = await self._redis.hget(self._key("profiles", room_id), user_id)
         except RedisError:
             return None
-        return _decode_profile(value) if value else None
+        if value is None:
+            return None
+        key = self._key("profiles", room_id)
+        return self._redis.reader.read("profile", _decode_profile, value, key)
 
     def remember_rooms(self, user_id: str, room_ids: Iterable[str]) -> None:
         """Keep for a minute that a user's connection was lost in these rooms."""
@@ -142,7 +145,7 @@ class RedisNotes:
             rooms = await self._scripts.recall(keys, [user_id, MAX_RECALLED])
         except RedisError:
             return ()
-        return tuple(sorted(map(bytes.decode, rooms)))
+        return tuple(sorted(self._read_all("name", read_text, rooms, self._key("lost", user_id))))
 
     async def keep_user(self, user: GuestUser) -> None:
         """Keep a guest under its id and under its name, and wait until it is kept."""
@@ -151,12 +154,12 @@ class RedisNotes:
 
     async def user(self, user_id: str) -> GuestUser | None:
         """The guest with this id."""
-        return (await self._read("users", [user_id], _decode_user)).get(user_id)
+        return (await self._read("users", "user", [user_id], _decode_user)).get(user_id)
 
     async def user_named(self, name: str) -> GuestUser | None:
         """The guest that is called so now, whatever the case."""
         name = name.casefold()
-        user_id = (await self._read("names", [name], bytes.decode)).get(name)
+        user_id = (await self._read("names", "name", [name], read_text)).get(name)
         user = await self.user(user_id) if user_id else None
         return user if user and user.username.casefold() == name else None
 
@@ -166,7 +169,7 @@ class RedisNotes:
 
     async def room_infos(self, room_ids: Sequence[str]) -> dict[str, RoomInfo]:
         """What these rooms are called, by their ids."""
-        return await self._read("rooms", room_ids, _decode_room)
+        return await self._read("rooms", "room", room_ids, _decode_room)
 
     def touch_rooms(self, room_ids: Iterable[str]) -> None:
         """Somebody is in these rooms: keep on keeping what they are called."""
@@ -193,7 +196,7 @@ class RedisNotes:
             )
 
     async def _read(
-        self, kind: str, entries: Sequence[str], decode: Callable[[bytes], T]
+        self, kind: str, what: str, entries: Sequence[str], decode: Callable[[bytes], T]
     ) -> dict[str, T]:
         if not entries:
             await trio.lowlevel.checkpoint()
@@ -204,7 +207,17 @@ class RedisNotes:
             )
         except RedisError:
             return {}
-        return {entry: decode(value) for entry, value in zip(entries, values, strict=True) if value}
+        found = {}
+        for entry, value in zip(entries, values, strict=True):
+            if value is not None:
+                key = self._key("notes", kind, "of", entry)
+                found[entry] = self._redis.reader.read(what, decode, value, key)
+        return {entry: value for entry, value in found.items() if value is not None}
+
+    def _read_all(self, what: str, decode: Callable[[bytes], T], values: Any, key: str) -> list[T]:
+        """Those that can be read."""
+        found = [self._redis.reader.read(what, decode, value, key) for value in values]
+        return [value for value in found if value is not None]
 
 
 def _size(*keys: str) -> int:

@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
 
 import trio
-from redis.exceptions import PubSubError, RedisError
+from redis.exceptions import PubSubError, RedisError, ResponseError
 
 from trio_signal.redis.address import parse_address
 from trio_signal.redis.commands import Redis, Script, Statistics
@@ -27,6 +27,7 @@ from trio_signal.redis.connection import (
 )
 from trio_signal.redis.link import LinkStatistics
 from trio_signal.redis.pubsub import Event, Lost, Message, Overflow, PubSub, Resumed
+from trio_signal.redis.reading import Reader, read_text
 
 __all__ = [
     "Argument",
@@ -40,12 +41,15 @@ __all__ = [
     "Overflow",
     "PubSub",
     "PubSubError",
+    "Reader",
     "Redis",
     "RedisError",
+    "ResponseError",
     "Resumed",
     "Script",
     "Statistics",
     "open_redis",
+    "read_text",
 ]
 
 

@@ -23,6 +23,7 @@ from trio_signal.redis.connection import (
 )
 from trio_signal.redis.link import Link, LinkStatistics
 from trio_signal.redis.pubsub import Lost, PubSub, Resumed
+from trio_signal.redis.reading import Reader
 
 logger = logging.getLogger(__name__)
 
@@ -148,6 +149,8 @@ class Redis(AsyncCoreCommands):
         self.pubsub = PubSub(
             address, f"{name}-pubsub", timing, limit=receive_limit, changed=self._update
         )
+        #: Reads what others wrote.
+        self.reader = Reader()
         self._send_limit = send_limit
         self._scripts: dict[str, Script] = {}
         self._dropped = 0

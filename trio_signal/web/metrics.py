@@ -88,6 +88,9 @@ def _of_redis(bus: BusStatistics) -> Iterator[Metric]:
         ["cause"],
         [(["missing"], bus.missing), (["overflow"], bus.overflows), (["dropped"], bus.dropped)],
     )
+    unreadable = [([kind], count) for kind, count in bus.unreadable.items()]
+    text = "What was in Redis and could not be read, by what it should have been"
+    yield _counters("redis_unreadable", text, ["kind"], unreadable)
     yield _gauge(
         "doubtful_rooms", "Rooms whose picture is being put right with Redis", bus.doubtful_rooms
     )

@@ -5,6 +5,11 @@
 --
 -- Once is enough: a user that has acknowledged before is not counted again.
 
+expect(KEYS[1], 'string')
+if not string.match(redis.call('GET', KEYS[1]) or '0', '^%d%d?%d?%d?%d?%d?%d?%d?%d?%d?%d?%d?$') then
+  redis.call('DEL', KEYS[1])
+end
+
 local news = 0
 for i = 2, #KEYS do
   if redis.call('SET', KEYS[i], '1', 'NX', 'EX', ARGV[2]) then

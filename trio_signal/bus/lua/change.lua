@@ -7,14 +7,18 @@
 --       then, for each member: peer id, member (JSON), "1" if live else "0"
 --
 -- A newer connection may have the peer id, here or on another replica: then it is
--- not ours to write. Returns how many were.
+-- not ours to write. Returns how many were. A record that cannot be read is an error, after
+-- all else is done: then the room is restored.
+
+local unreadable = false
 
 local function is_ours(old, new)
   if not old then
     return false
   end
-  old, new = cjson.decode(old), cjson.decode(new)
-  return old.replica == ARGV[1] and old.joined_at == new.joined_at
+  old, new = read_member(old), cjson.decode(new)
+  unreadable = unreadable or not old
+  return old and old.replica == ARGV[1] and old.joined_at == new.joined_at
 end
 
 local written = 0
@@ -30,5 +34,8 @@ if written > 0 then
   local seq = redis.call('INCR', KEYS[3])
   redis.call('PUBLISH', ARGV[2], string.format(
     '{"seq":%d,"origin":%s,"event":%s}', seq, cjson.encode(ARGV[1]), event))
+end
+if unreadable then
+  return redis.error_reply('UNREADABLE the record of a member that changes')
 end
 return written

@@ -13,6 +13,7 @@
 --
 --       12 identity: the subject, whatever the dialect
 --
+-- A record that cannot be read is nobody's.
 -- Returns {"ok", seq, snapshot or false}, or one of {"lease"}: this replica's lease
 -- was reaped; {"banned"}; {"in_use"}, or kept for another subject (reserve.lua);
 -- {"later"}: another replica has one that joined later, so this may have been under
@@ -35,8 +36,8 @@ if is_ahead(redis.call('ZSCORE', ARGV[9] .. ':banned', redis.sha1hex(ARGV[12])))
 end
 
 local old = redis.call('HGET', KEYS[1], ARGV[3])
-if old then
-  local holder = cjson.decode(old)
+local holder = old and read_member(old)
+if holder then
   if holder.subject ~= ARGV[4] then
     return {'in_use'}
   end
@@ -44,7 +45,7 @@ if old then
   if later and holder.replica ~= ARGV[1] and ARGV[11] ~= '1' then
     return {'later'}
   end
-else
+elseif not old then
   local owner = redis.call('HGET', ARGV[9] .. ':reserved', ARGV[3])
   if owner and owner ~= redis.sha1hex(ARGV[4])
       and is_ahead(redis.call('ZSCORE', ARGV[9] .. ':reserved_until', ARGV[3])) then

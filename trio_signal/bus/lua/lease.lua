@@ -3,13 +3,19 @@
 -- KEYS  1 replicas  sorted set: replica -> when its lease runs out, in ms
 -- ARGV  1 replica  2 lease in ms  3 "1" to take a new one if there is none
 --
--- Returns {1 if it is held, the replicas whose leases ran out}. The clock is
+-- A lease of over a day was written by somebody else: it is removed.
+-- Returns {1 if it is held, the replicas whose leases ran out, 100 at most}. The clock is
 -- Redis's own: those of the replicas need not agree.
+
+expect(KEYS[1], 'zset')
 
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+local longest = now + math.max(86400000, tonumber(ARGV[2]))
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '(' .. string.format('%d', longest), '+inf')
 local held = redis.call('ZSCORE', KEYS[1], ARGV[1]) or ARGV[3] == '1'
 if held then
   redis.call('ZADD', KEYS[1], string.format('%d', now + tonumber(ARGV[2])), ARGV[1])
 end
-return {held and 1 or 0, redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', '(' .. string.format('%d', now))}
+return {held and 1 or 0, redis.call(
+  'ZRANGEBYSCORE', KEYS[1], '-inf', '(' .. string.format('%d', now), 'LIMIT', 0, 100)}

@@ -3,13 +3,17 @@
 -- KEYS  1 members  2 live  3 seq  4 rooms  (see join.lua)
 -- ARGV  1 replica  2 room id  3 peer id  4 event (JSON)  5 channel of the room
 --
--- Returns 1, or 0 if there was nothing to take out.
+-- Returns 1, or 0 if there was nothing to take out. A record that cannot be read is an
+-- error: then the room is restored.
 
 local old = redis.call('HGET', KEYS[1], ARGV[3])
 if not old then
   return 0
 end
-old = cjson.decode(old)
+old = read_member(old)
+if not old then
+  return redis.error_reply('UNREADABLE the record of a member that leaves')
+end
 if old.replica ~= ARGV[1] or old.joined_at ~= cjson.decode(ARGV[4]).member.joined_at then
   return 0
 end

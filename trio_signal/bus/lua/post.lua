@@ -5,14 +5,29 @@
 -- ARGV  1 revision  2 id of the announcement  3 edition (JSON)
 --       4 current_broadcast, or "" if nothing is active
 --       5 channel  6 what to tell there
+--       7 the greatest revision that may be  8 an edition that cannot be read, or ""
 --
 -- Of two with the same revision the one with the greater id is newer. What holds
 -- already is written once more: somebody may have deleted the key.
+-- What holds does so only if it can be read, is what its fields say, and may be.
 -- Returns the edition that holds.
+
+expect(KEYS[2], 'hash')
 
 local held = redis.call('HMGET', KEYS[2], 'revision', 'id', 'edition')
 local revision = tonumber(ARGV[1])
-if held[1] then
+
+local function is_valid()
+  local ok, edition = pcall(cjson.decode, held[3])
+  return ok and held[3] ~= ARGV[8] and type(edition) == 'table'
+    and type(edition.announcement) == 'table' and edition.announcement.id == held[2]
+    and type(edition.revision) == 'number' and edition.revision == tonumber(held[1])
+    and edition.revision <= tonumber(ARGV[7])
+end
+
+if not is_valid() then
+  held = {}
+else
   local other = tonumber(held[1])
   if other > revision or (other == revision and held[2] > ARGV[2]) then
     return held[3]

@@ -10,6 +10,9 @@
 --
 -- Returns how many members were taken out.
 
+expect(KEYS[2], 'set')
+expect(KEYS[3], 'set')
+
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
 local score = redis.call('ZSCORE', KEYS[1], ARGV[1])
@@ -23,18 +26,27 @@ local at = cjson.encode(ARGV[3])
 local origin = cjson.encode(ARGV[1])
 
 local function tell(channel, seq, event)
+  local number = redis.pcall('INCR', seq)
+  if type(number) ~= 'number' then
+    -- It is none. Who hears of no number looks for itself.
+    redis.call('DEL', seq)
+    number = redis.call('INCR', seq)
+  end
   redis.call('PUBLISH', channel, string.format(
-    '{"seq":%d,"origin":%s,"event":%s}', redis.call('INCR', seq), origin, event))
+    '{"seq":%d,"origin":%s,"event":%s}', number, origin, event))
 end
 
 for _, room in ipairs(redis.call('SMEMBERS', KEYS[3])) do
   local channel = ARGV[2] .. room
   local members, live, seq = channel .. ':members', channel .. ':live', channel .. ':seq'
+  expect(members, 'hash')
+  expect(live, 'set')
+  expect(seq, 'string')
   local entries = redis.call('HGETALL', members)
   local name = cjson.encode(room)
   for i = 1, #entries, 2 do
-    local member = cjson.decode(entries[i + 1])
-    if member.replica == ARGV[1] then
+    local member = read_member(entries[i + 1])
+    if member and member.replica == ARGV[1] then
       redis.call('HDEL', members, entries[i])
       reserve(channel, entries[i], member)
       -- The member as it is told has no "live"; the JSON itself stays opaque.

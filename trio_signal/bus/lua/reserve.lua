@@ -14,6 +14,8 @@ local function reserve(room, id, member)
     return
   end
   local owners, ends = room .. ':reserved', room .. ':reserved_until'
+  expect(owners, 'hash')
+  expect(ends, 'zset')
   local time = redis.call('TIME')
   local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
   for _, over in ipairs(redis.call('ZRANGEBYSCORE', ends, '-inf', string.format('%d', now))) do

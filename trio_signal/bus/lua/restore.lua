@@ -11,6 +11,8 @@
 --
 -- A peer id that another replica holds stays with it, unless its connection is an
 -- older one of the same subject: a stale socket takes down no newer one.
+-- A record that cannot be read, or whose replica has no lease, is removed, since nobody
+-- answers for it; so is a key of another type, and a number that is none.
 -- What is restored without a lease would stay for ever if its replica died now.
 -- Returns {"ok", seq, snapshot}, or {"lease"}: this replica has none.
 
@@ -18,28 +20,38 @@ if not redis.call('ZSCORE', KEYS[6], ARGV[1]) then
   return {'lease'}
 end
 
+local changed = false
+for i, kind in ipairs({'hash', 'set', 'string', 'set', 'set'}) do
+  changed = expect(KEYS[i], kind) or changed
+end
+expect(ARGV[3] .. ':reserved', 'hash')
+expect(ARGV[3] .. ':reserved_until', 'zset')
+expect(ARGV[3] .. ':banned', 'zset')
+
 local function may_write(old, new)
+  old, new = old and read_member(old), cjson.decode(new)
   if not old then
     return true
   end
-  old, new = cjson.decode(old), cjson.decode(new)
   return old.replica == ARGV[1]
     or (old.subject == new.subject and old.joined_at < new.joined_at)
 end
 
 local function is_same(old, new)
+  old, new = old and read_member(old), cjson.decode(new)
   if not old then
     return false
   end
-  old, new = cjson.decode(old), cjson.decode(new)
   return old.replica == new.replica and old.joined_at == new.joined_at
 end
 
 local mine = {}
 local entering = {}
-local changed = false
 
-if redis.call('EXISTS', KEYS[3]) == 0 then
+-- Of a room that was here before the number was lost, others believe the old one.
+local number = redis.call('GET', KEYS[3])
+if not number or not string.match(number, '^[1-9]%d*$') or tonumber(number) >= 2 ^ 52 then
+  changed = changed or redis.call('EXISTS', KEYS[1]) == 1
   local now = redis.call('TIME')
   redis.call('SET', KEYS[3], now[1] .. string.format('%06d', tonumber(now[2])))
 end
@@ -53,8 +65,11 @@ for i = 4, #ARGV, 3 do
     mine[id] = true
     if old ~= new and not entering[id] and may_write(old, new) then
       redis.call('HSET', KEYS[1], id, new)
-      redis.call(state == '1' and 'SADD' or 'SREM', KEYS[2], id)
       changed = true
+    end
+    local held = redis.call('HGET', KEYS[1], id)
+    if held == new then
+      redis.call(state == '1' and 'SADD' or 'SREM', KEYS[2], id)
     end
   end
 end
@@ -62,12 +77,21 @@ end
 local members = redis.call('HGETALL', KEYS[1])
 for i = 1, #members, 2 do
   local known = mine[members[i]] or entering[members[i]]
-  local member = not known and cjson.decode(members[i + 1])
-  if member and member.replica == ARGV[1] then
+  local member = read_member(members[i + 1])
+  local is_left = member and member.replica == ARGV[1] and not known
+  if not member or is_left or not redis.call('ZSCORE', KEYS[6], member.replica) then
     redis.call('HDEL', KEYS[1], members[i])
-    reserve(ARGV[3], members[i], member)
+    if member then
+      reserve(ARGV[3], members[i], member)
+    end
     redis.call('SREM', KEYS[2], members[i])
     changed = true
+  end
+end
+
+for _, id in ipairs(redis.call('SMEMBERS', KEYS[2])) do
+  if redis.call('HEXISTS', KEYS[1], id) == 0 then
+    redis.call('SREM', KEYS[2], id)
   end
 end
 

@@ -1,0 +1,158 @@
+"""What somebody else writes into Redis: no replica ends, and soon all pictures are right.
+
+Each case ended every replica that read it, and each again that was started.
+"""
+
+import json
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import trio
+
+from tests.replicas.guests import Party, open_party
+from tests.replicas.processes import Cluster, open_cluster
+
+ROOM = "trio_signal:room:room"
+MEMBERS = f"{ROOM}:members"
+EDITION = {
+    "revision": 2**63,
+    "announcement": {
+        "id": "x",
+        "message": "Hello",
+        "type": "info",
+        "created_by": "boss",
+        "created_by_name": "Boss",
+        "created_at": "2026-11-20T10:15:30.123Z",
+    },
+    "active": True,
+}
+
+Attack = Callable[[Cluster], Awaitable[None]]
+
+
+async def publish_everywhere(cluster: Cluster, payload: str | bytes) -> None:
+    """On each channel that anybody hears."""
+    for channel in await cluster.redis.ask("PUBSUB", "CHANNELS"):
+        await cluster.redis.ask("PUBLISH", channel, payload)
+
+
+async def other_record(cluster: Cluster) -> None:
+    await cluster.redis.ask("HSET", MEMBERS, "stranger", '{"name": "of another program"}')
+    await cluster.redis.ask("HSET", MEMBERS, "noise", b"\xff\xfe")
+
+
+async def record_of_no_replica(cluster: Cluster) -> None:
+    """One that can be read; nobody answers for it."""
+    (text, *_) = await cluster.redis.ask("HVALS", MEMBERS)
+    ghost = json.loads(text) | {"peer_id": "ghost", "user_id": "ghost", "replica": "nobody"}
+    await cluster.redis.ask("HSET", MEMBERS, "ghost", json.dumps(ghost))
+
+
+async def overwritten_records(cluster: Cluster) -> None:
+    for peer_id in await cluster.redis.ask("HKEYS", MEMBERS):
+        await cluster.redis.ask("HSET", MEMBERS, peer_id, "[]")
+
+
+async def deleted_records(cluster: Cluster) -> None:
+    await cluster.redis.ask("DEL", MEMBERS)
+
+
+async def great_revision(cluster: Cluster) -> None:
+    text = json.dumps(EDITION)
+    await cluster.redis.ask("DEL", "trio_signal:edition")
+    await cluster.redis.ask("HSET", "trio_signal:edition", "revision", str(2**63), "id", "x")
+    await cluster.redis.ask("HSET", "trio_signal:edition", "edition", text)
+    news = {"type": "new_broadcast", "edition": EDITION, "late": False}
+    await cluster.redis.ask("PUBLISH", "broadcasts", json.dumps(news))
+
+
+async def replica_without_a_name(cluster: Cluster) -> None:
+    await cluster.redis.ask("ZADD", "trio_signal:replicas", 1, b"\xff\xfe")
+
+
+async def foreign_departure(cluster: Cluster) -> None:
+    """Of every member, by somebody who is not its replica; numbered, and not."""
+    for text in await cluster.redis.ask("HVALS", MEMBERS):
+        left = {"type": "Left", "room_id": "room", "last": True, "peers": 0, "at": "now"}
+        event = left | {"member": json.loads(text)}
+        for seq in (0, int(await cluster.redis.ask("INCR", f"{ROOM}:seq"))):
+            change = {"seq": seq, "origin": "nobody", "event": event}
+            await cluster.redis.ask("PUBLISH", ROOM, json.dumps(change))
+
+
+async def great_number(cluster: Cluster) -> None:
+    for seq in (2**63, 2**53 - 1, 10**400):
+        await publish_everywhere(cluster, f'{{"seq": {seq}, "origin": "nobody"}}')
+
+
+async def noise_on_channels(cluster: Cluster) -> None:
+    for payload in (b"\xff", "", "null", "[]", "{}", "[" * 5000, '{"type": "Left"}', b"\0"):
+        await publish_everywhere(cluster, payload)
+
+
+async def keys_of_another_type(cluster: Cluster) -> None:
+    for key in await cluster.keys():
+        await cluster.redis.ask("SET", key, "a text")
+
+
+ATTACKS = [
+    *(other_record, record_of_no_replica, overwritten_records, deleted_records, great_revision),
+    *(replica_without_a_name, foreign_departure, great_number, noise_on_channels),
+    keys_of_another_type,
+]
+
+
+async def test_no_replica_ends(tmp_path: Path) -> None:
+    async with open_cluster(tmp_path, 2) as cluster, open_party() as party:
+        for i, replica in enumerate(cluster.replicas):
+            broadcaster = await party.join(f"guest-{i}", replica)
+            await broadcaster.go_live()
+            await party.watch(f"user-{i}", replica)
+        await party.agree()
+        for attack in ATTACKS:
+            print(attack.__name__)
+            await attack(cluster)
+            await check_service(cluster, party)
+        await great_revision(cluster)
+        await replica_without_a_name(cluster)
+        await cluster.add()  # one that finds what was written
+        await check_service(cluster, party)
+        await clear_announcements(cluster)
+
+
+async def check_service(cluster: Cluster, party: Party) -> None:
+    """People come and go, and all that is seen by anybody soon is the truth."""
+    for replica in cluster.replicas:
+        visitor = await party.join("visitor", replica)
+        await party.agree(within=30)
+        await visitor.leave()
+        await party.agree(within=30)
+    await cluster.wait_status("ready")
+    with trio.fail_after(30):
+        while not await is_clean(cluster, party):  # noqa: ASYNC110
+            await trio.sleep(0.05)
+    for replica in cluster.replicas:
+        assert replica.process.returncode is None, replica.log
+        assert replica.logged("Traceback") == []
+
+
+async def is_clean(cluster: Cluster, party: Party) -> bool:
+    """Whether Redis has those who are there, and nothing besides; as all replicas say."""
+    if await cluster.redis.ask("TYPE", MEMBERS) != b"hash":
+        return False
+    records = await cluster.redis.ask("HGETALL", MEMBERS)
+    names = {name.decode(errors="replace") for name in records[::2]}
+    found = sum(record.startswith(b'{"peer_id"') for record in records[1::2])
+    others = await listed(cluster)
+    return len(names) == found == len(party.guests) and {*others} == {found}
+
+
+async def listed(cluster: Cluster) -> list[int]:
+    """How many peers each replica says there are."""
+    answers = [await replica.get("/rooms") for replica in cluster.replicas]
+    return [sum(room["peers"] for room in answer["rooms"]) for answer in answers]
+
+
+async def clear_announcements(cluster: Cluster) -> None:
+    """They stay on purpose."""
+    await cluster.redis.ask("DEL", "trio_signal:edition", "current_broadcast")

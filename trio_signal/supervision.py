@@ -1,0 +1,39 @@
+"""Supervision: a task that is to run for as long as the server does goes on after an error."""
+
+import logging
+from collections.abc import Awaitable, Callable
+
+import trio
+
+logger = logging.getLogger(__name__)
+
+#: Seconds until a task that failed begins again: at first, and at most. After as long
+#: without a failure it is the first again.
+FIRST_PAUSE = 0.1
+LONGEST_PAUSE = 30.0
+
+
+async def supervise(
+    name: str, task: Callable[[], Awaitable[object]], recover: Callable[[], object] | None = None
+) -> None:
+    """Run `task` until it returns or is cancelled, again and again if it fails.
+
+    What it raises is a defect: it is logged with its traceback. `recover` then says that
+    nothing that the task knew is to be relied on, and must not block. Each pause is twice
+    as long as the one before.
+    """
+    pause = FIRST_PAUSE
+    while True:
+        began = trio.current_time()
+        try:
+            await task()
+        except Exception:
+            if trio.current_time() - began > LONGEST_PAUSE:
+                pause = FIRST_PAUSE
+            logger.exception("%s failed, and begins again in %.1f s", name, pause)
+        else:
+            return
+        if recover is not None:
+            recover()
+        await trio.sleep(pause)
+        pause = min(2 * pause, LONGEST_PAUSE)
