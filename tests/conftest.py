@@ -41,6 +41,8 @@ WIDE_LIMITS = {
     "message_burst": 100_000,
     "max_connections_per_ip": 20_000,
     "connects_per_ip_per_minute": 1_000_000,
+    "http_requests_per_second": 100_000,
+    "http_burst": 100_000,
 }
 
 

@@ -240,13 +240,18 @@ class RawClient:
 
 
 @asynccontextmanager
-async def open_raw(base: str, *, receive_buffer: int | None = None) -> AsyncIterator[RawClient]:
+async def open_raw(
+    base: str, *, receive_buffer: int | None = None, source: str | None = None
+) -> AsyncIterator[RawClient]:
     """A TCP connection to `base` (`127.0.0.1:8000`); closed without ado at the end.
 
-    A small `receive_buffer` makes a client that does not read one that is soon full.
+    A small `receive_buffer` makes a client that does not read one that is soon full. It comes
+    from the address `source`.
     """
     host, _, port = base.rpartition(":")
     sock = trio.socket.socket()
+    if source is not None:
+        await sock.bind((source, 0))
     if receive_buffer is not None:
         # Before it connects: later the window has been agreed on.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)

@@ -369,15 +369,78 @@ async def test_who_fails_to_authenticate_too_often_is_refused(serve: Serve, path
                 await eva.upgrade(path, X_Forwarded_For="198.51.100.1")
                 await GUESSES[path](eva)  # type: ignore[misc]
                 assert (await eva.receive_until(lambda frame: frame.opcode == 8)).close_code
-        answer = await ask(service, path, X_Forwarded_For="198.51.100.1")
-        assert answer.status == 429
-        assert 290 <= int(answer.headers["retry-after"]) <= 300
-        assert await refused(service, Reason.AUTHENTICATION) == 3
-        assert await refused(service, Reason.AUTH_FAILURES_PER_IP) == 1
+        async with open_raw(service.base) as eva:
+            if path == "/ws/r":  # it says who it is only now
+                await eva.upgrade(path, X_Forwarded_For="198.51.100.1")
+                await GUESSES[path](eva)  # type: ignore[misc]
+                assert (await eva.receive_until(lambda frame: frame.opcode == 8)).close_code
+                assert await refused(service, Reason.AUTHENTICATION) == 4
+            else:
+                for bad in (path, with_token(path, "guessed")):
+                    answer = await ask(service, bad, X_Forwarded_For="198.51.100.1")
+                    assert answer.status == 429
+                    assert 290 <= int(answer.headers["retry-after"]) <= 300
+                assert await refused(service, Reason.AUTHENTICATION) == 3
+                assert await refused(service, Reason.AUTH_FAILURES_PER_IP) == 2
         # A neighbour may, and who was there before stays.
         assert (await ask(service, X_Forwarded_For="198.51.100.2")).status == 101
         await ann.send(ASK)
         await ann.wait_for(ANSWER)
+
+
+def with_token(path: str, token: str) -> str:
+    return f"{path}{'&' if '?' in path else '?'}token={token}"
+
+
+@pytest.mark.parametrize("way", ["query", "header", "subprotocol", "cookie", "message"])
+async def test_a_token_that_verifies_is_let_in_where_others_failed(serve: Serve, way: str) -> None:
+    token = make_token("ann")
+    async with serve(auth_failures_per_ip=2, jwt_secret=SECRET) as service:
+        async with httpx.AsyncClient(base_url=f"http://{service.base}") as http:
+            for status in (401, 401, 429, 429):
+                answer = await http.get("/auth/me?token=x")
+                assert answer.status_code == status
+            answer = await http.get("/auth/me", headers={"Authorization": f"Bearer {token}"})
+            assert answer.json()["user_id"] == "ann"
+            answer = await http.get("/auth/me", headers={"Authorization": f"Bearer {token}x"})
+            assert answer.status_code == 429
+        if way == "message":
+            for said, code in ((token, None), ("x", 1008), (token, None)):
+                async with service.connect("/ws/r") as client:
+                    await client.expect("auth_required")
+                    await client.send("auth_token", token=said)
+                    if code is None:
+                        await client.expect("auth_success", user_id="ann")
+                    else:
+                        await client.expect_close(code, "Invalid token")
+            return
+
+        def door(token: str) -> tuple[str, dict[str, str]]:
+            match way:
+                case "query":
+                    return with_token("/ws/r/ann", token), {}
+                case "header":
+                    return "/ws/r/ann", {"Authorization": f"Bearer {token}"}
+                case "subprotocol":
+                    return "/ws/r/ann", {"Sec_WebSocket_Protocol": f"bearer, {token}"}
+            return "/ws/r/ann", {"Cookie": f"session={token}"}
+
+        for said, status in ((token, 101), (f"{token}x", 429), (token, 101)):
+            path, headers = door(said)
+            assert (await ask(service, path, **headers)).status == status
+
+
+async def test_a_token_that_verifies_does_not_lift_the_limit_of_connects(serve: Serve) -> None:
+    given = {"auth_failures_per_ip": 1, "connects_per_ip_per_minute": 5, "jwt_secret": SECRET}
+    async with serve(**given) as service:
+        good, bad = with_token("/ws/r/ann", make_token("ann")), with_token("/ws/r/ann", "x")
+        async with open_raw(service.base) as eva:
+            await eva.upgrade(bad)
+            await eva.receive_until(lambda frame: frame.opcode == 8)
+        paths = (good, bad, good, bad, good)
+        statuses = [(await ask(service, path)).status for path in paths]
+        assert statuses == [101, 429, 101, 429, 429]
+        assert await refused(service, Reason.CONNECTS_PER_IP) == 1
 
 
 async def test_who_says_nothing_is_sent_away(serve: Serve) -> None:
@@ -654,7 +717,9 @@ async def test_one_address_has_so_many_other_connections_at_most(serve: Serve) -
         # One that becomes a WebSocket is none of those any more.
         await idle[2].upgrade("/ws/r/ann")
         async with open_raw(service.base) as next_one:
-            await next_one.send(b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            await next_one.send(
+                b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+            )
             assert (await next_one.receive_answer()).status == 200
 
 

@@ -27,13 +27,13 @@ async def test_a_websocket_may_follow_http_on_a_kept_connection(service: Service
     """As through a proxy that keeps its connections to us."""
     host, _, port = service.base.rpartition(":")
     upgrade = (
-        b"GET /ws/r HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+        b"GET /ws/r HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
         b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
     )
     masked_ping = b"\x89\x82\x00\x00\x00\x00hi"
     with trio.fail_after(PATIENCE):
         async with await trio.open_tcp_stream(host, int(port)) as stream:
-            await stream.send_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+            await stream.send_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
             answer = await receive_until(stream, b'{"status":"ok"}')
             await stream.send_all(upgrade + masked_ping)
             received = await receive_until(stream, b"\x8a\x02hi")

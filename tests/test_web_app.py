@@ -558,18 +558,18 @@ SOME_ORIGINS = {"allowed_origins": "https://app.example.com, https://*.example.o
 ORIGINS: list[tuple[dict[str, str], str | None, bool]] = [
     # (settings, origin, whether it may)
     ({}, None, True),  # no browser
-    ({}, "http://signal.example", True),
-    ({}, "https://signal.example", True),  # a proxy in front ends TLS
-    ({}, "HTTP://SIGNAL.EXAMPLE", True),
-    ({}, "http://signal.example:8080", False),
-    ({}, "http://evil.signal.example", False),
-    ({}, "http://signal.example.evil", False),
+    ({}, "http://signal.localhost", True),
+    ({}, "https://signal.localhost", True),  # a proxy in front ends TLS
+    ({}, "HTTP://SIGNAL.LOCALHOST", True),
+    ({}, "http://signal.localhost:8080", False),
+    ({}, "http://evil.signal.localhost", False),
+    ({}, "http://signal.localhost.evil", False),
     ({}, "https://app.example.com", False),
     ({}, "null", False),
     ({}, "http://[", False),
-    ({}, "http://[signal.example", False),
+    ({}, "http://[signal.localhost", False),
     ({}, "", False),
-    (SOME_ORIGINS, "http://signal.example", True),
+    (SOME_ORIGINS, "http://signal.localhost", True),
     (SOME_ORIGINS, "https://app.example.com", True),
     (SOME_ORIGINS, "http://app.example.com", False),
     (SOME_ORIGINS, "https://app.example.com:8443", False),
@@ -592,7 +592,7 @@ async def test_a_page_may_open_a_websocket_only_from_an_allowed_origin(
 ) -> None:
     async with serve(**given) as service:
         for path in WEBSOCKET_PATHS:
-            answer = await upgrade(service, path, Host="signal.example", Origin=origin)
+            answer = await upgrade(service, path, Host="signal.localhost", Origin=origin)
             assert answer.status == (101 if may else 403)
 
 
@@ -618,7 +618,7 @@ async def test_two_origins_are_none(service: Service) -> None:
 async def test_a_page_may_read_answers_only_from_an_allowed_origin(
     serve: Serve, given: dict[str, str], origin: str, *, may: bool
 ) -> None:
-    headers = {"Host": "signal.example", "Origin": origin}
+    headers = {"Host": "signal.localhost", "Origin": origin}
     async with serve(**given) as service, browse(service) as http:
         for answer in (
             await http.get("/rooms", headers=headers),

@@ -10,7 +10,7 @@ import os
 import socket
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -29,7 +29,9 @@ from quart_trio import QuartTrio
 from quart_trio.asgi import TrioASGIHTTPConnection
 
 from tests.clients import PATIENCE
+from tests.floods.resident import resident
 from trio_signal.web.server import HttpServer, open_http_server
+from trio_signal.web.unsent import MOST_EACH, Unsent
 
 MEGABYTE = 1_000_000
 BODY_LIMIT = 100_000
@@ -117,6 +119,10 @@ def make_app(site: Callable[[], Site]) -> QuartTrio:
     async def big(megabytes: int) -> bytes:
         return bytes(megabytes * MEGABYTE)
 
+    @app.get("/filled/<int:megabytes>")
+    async def filled(megabytes: int) -> bytes:
+        return b"x" * (megabytes * MEGABYTE)
+
     @app.route("/forever", methods=["GET", "POST"])
     async def forever() -> Response:
         async def pieces() -> AsyncIterator[bytes]:
@@ -157,10 +163,14 @@ def make_app(site: Callable[[], Site]) -> QuartTrio:
 
 
 @asynccontextmanager
-async def open_site(*, keep_alive: float = 60, write_timeout: float = 60) -> AsyncIterator[Site]:
+async def open_site(
+    *, keep_alive: float = 60, write_timeout: float = 60, unsent: Unsent | None = None
+) -> AsyncIterator[Site]:
     app = make_app(lambda: site)
     async with (
-        open_http_server(app, keep_alive=keep_alive, write_timeout=write_timeout) as http,
+        open_http_server(
+            app, unsent=unsent, keep_alive=keep_alive, write_timeout=write_timeout
+        ) as http,
         trio.open_nursery() as handlers,
         trio.open_nursery() as accepting,
     ):
@@ -617,6 +627,46 @@ async def test_a_client_that_stops_reading_is_timed_out(target: str) -> None:
             await assert_healthy(site)
 
 
+async def test_answers_that_nobody_reads_take_no_more_memory() -> None:
+    given_up: list[str] = []
+    unsent = Unsent(lambda: given_up.append("one"))
+    async with AsyncExitStack() as stack, open_site(unsent=unsent) as site:
+        before = resident(os.getpid())
+        streams = [await stack.enter_async_context(await site.connect()) for _ in range(190)]
+        most = 0
+        with trio.fail_after(PATIENCE):
+            for stream in streams:
+                await stream.send_all(raw("GET", "/filled/5"))
+            while len(given_up) < 188:
+                await trio.sleep(0.01)
+                most = max(most, unsent.size)
+            # Who reads is served all the same, and one of those who do not is closed for it.
+            async with await site.connect() as stream:
+                await stream.send_all(raw("GET", "/filled/5", "Connection: close"))
+                answer = b"".join([piece async for piece in stream])
+        assert len(answer) > 5 * MEGABYTE
+        assert most <= 2 * MOST_EACH
+        assert resident(os.getpid()) - before < 64 * MEGABYTE
+        assert len(given_up) in (189, 190)
+        site.cancel_connections()
+        await site.wait_no_connections()
+        assert unsent.size == 0
+
+
+async def test_an_answer_that_no_bound_allows_is_refused(site: Site) -> None:
+    given_up: list[str] = []
+    unsent = Unsent(lambda: given_up.append("one"), most_each=MEGABYTE)
+    async with open_site(unsent=unsent) as site, await site.connect() as stream:
+        client = Client(stream)
+        await client.send("GET", "/big/2")
+        answer = await client.answer()
+        assert answer.status == 503
+        assert answer.headers["retry-after"] == "1"
+        assert given_up == ["one"]
+        await client.send("GET", "/big/0")
+        assert (await client.answer()).status == 200
+
+
 async def test_a_client_that_reads_slowly_is_served() -> None:
     with trio.fail_after(PATIENCE):
         async with open_site(write_timeout=1.5) as site, await site.connect() as stream:
@@ -881,6 +931,8 @@ def test_the_internals_that_we_override_or_call() -> None:
     assert parameters(H11Protocol._check_protocol) == ["self", "event"]
     assert parameters(H11Protocol._create_stream) == ["self", "request"]
     assert parameters(H11Protocol._send_h11_event) == ["self", "event"]
+    assert parameters(H11Protocol.stream_send) == ["self", "event"]
+    assert parameters(TrioASGIHTTPConnection._send_response) == ["self", "send", "response"]
     messages = TrioASGIHTTPConnection.handle_messages
     assert parameters(messages) == ["self", "nursery", "request", "receive"]
     assert QuartTrio.asgi_http_class is TrioASGIHTTPConnection

@@ -93,6 +93,9 @@ class Settings(BaseSettings):
     connects_per_ip_per_minute: int = Field(600, ge=1)
     #: Sockets that have not said yet who they are.
     max_unauthenticated: int = Field(1000, ge=1)
+    #: Of an address; it may save up a burst. Health checks are not counted.
+    http_requests_per_second: float = Field(50, gt=0)
+    http_burst: int = Field(200, ge=1)
     #: In 300 s; then the address is refused for 300 s.
     auth_failures_per_ip: int = Field(20, ge=1)
     max_rooms_per_connection: int = Field(100, ge=1)
@@ -225,10 +228,37 @@ class Settings(BaseSettings):
 
         For that an origin has to be named: `*` is for those that bring a token on purpose.
         """
-        origin = origin.lower()
-        if host and _host_of(origin) == host.lower():
+        if host and _host_of(origin.lower()) == host.lower():
             return True
-        return any(_origin_matches(origin, allowed) for allowed in self.allowed_origins)
+        return self.names_origin(origin)
+
+    def names_origin(self, origin: str) -> bool:
+        """Whether this origin is one of those that are allowed by name, or by `*.` and a name."""
+        return any(_origin_matches(origin.lower(), allowed) for allowed in self.allowed_origins)
+
+    def allows_host(self, host: str | None) -> bool:
+        """Whether a request may be for a server that is called so.
+
+        In open mode on loopback, only this machine can ask, and whoever asks may do everything.
+        A page could ask as well that has the name of its own site point here (DNS rebinding): it
+        comes from its own origin then, but with that name. An address cannot be made to point
+        elsewhere. Behind a proxy names are known to the proxy.
+        """
+        if host is None or not self._guards_host or "*" in self.allowed_origins:
+            return True
+        name = _name_of(host)
+        if name is None:
+            return False
+        return _is_of_this_machine(name) or any(
+            self.names_origin(f"{scheme}://{known}")
+            for scheme in ("http", "https")
+            for known in (host, name)
+        )
+
+    @property
+    def _guards_host(self) -> bool:
+        open_on_loopback = not self.wants_tokens and is_loopback(self.host)
+        return open_on_loopback and not self.trusted_proxies
 
 
 def is_loopback(host: str) -> bool:
@@ -237,6 +267,23 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def _name_of(host: str) -> str | None:
+    """The name or address in a `Host`, without the port; None if it cannot be read."""
+    try:
+        return urlsplit(f"//{host}").hostname
+    except ValueError:  # as of `[`
+        return None
+
+
+def _is_of_this_machine(name: str) -> bool:
+    """Whether it is an address, or a name that browsers resolve to loopback themselves."""
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return name == "localhost" or name.endswith(".localhost")
+    return True
 
 
 def _host_of(origin: str) -> str | None:

@@ -87,6 +87,10 @@ class Reason(Enum):
     CONNECTS_PER_IP = auto()
     UNAUTHENTICATED = auto()
     AUTH_FAILURES_PER_IP = auto()
+    HOST = auto()
+    # Of requests that are for no WebSocket.
+    HTTP_RATE = auto()
+    HTTP_BYTES = auto()
     # After that.
     AUTHENTICATION = auto()
     AUTHENTICATION_TIMEOUT = auto()

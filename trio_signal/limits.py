@@ -147,6 +147,36 @@ class Crowd:
             del self._at[address]
 
 
+class Buckets:
+    """A bucket of tokens for each address: they come back at a steady rate, up to a burst."""
+
+    def __init__(self, rate: float, burst: int) -> None:
+        """Begin with nobody; `rate` is in tokens a second."""
+        self._cost = 1 / rate
+        self._patience = burst / rate
+        #: By address, when its bucket is full again. The last one used stands last.
+        self._full_at: dict[str, float] = {}
+
+    def __len__(self) -> int:
+        """How many addresses are kept in mind: those whose buckets are not full, and a few."""
+        return len(self._full_at)
+
+    def spend(self, address: str, now: float) -> float:
+        """Take a token. If there is none, take nothing: seconds until there is one."""
+        full_at = max(self._full_at.pop(address, now), now)
+        wait = full_at + self._cost - self._patience - now
+        self._full_at[address] = full_at if wait > 0 else full_at + self._cost
+        self._forget(now)
+        return max(0.0, wait)
+
+    def _forget(self, now: float) -> None:
+        full_at = self._full_at
+        while (oldest := next(iter(full_at))) and (
+            full_at[oldest] <= now or len(full_at) > MAX_ADDRESSES
+        ):
+            del full_at[oldest]
+
+
 def _too_many(reason: Reason, text: str, wait: float = _SOME_SECONDS) -> RequestRefusedError:
     return RequestRefusedError(HTTPStatus.TOO_MANY_REQUESTS, reason, text, wait)
 
@@ -237,6 +267,7 @@ class Limits:
         self.unauthenticated = 0
         self._max_unauthenticated = settings.max_unauthenticated
         self._connects = Tally(settings.connects_per_ip_per_minute, MINUTE)
+        self._requests = Buckets(settings.http_requests_per_second, settings.http_burst)
         self._failures = Tally(settings.auth_failures_per_ip, PENALTY, penalty=True)
 
     def visit(self, peer: str) -> Visit:
@@ -244,11 +275,18 @@ class Limits:
         return Visit(self.others, network_of(peer))
 
     def admit(self, address: str, now: float) -> Place:
-        """A place for one more WebSocket of the client at `address`.
+        """A place for one more WebSocket of the client at `address`, which counts from now on.
 
-        Raises RequestRefusedError if there is none for it.
+        Raises RequestRefusedError if there is none for it. Whether the address failed to
+        authenticate too often is not asked: see `check_failures`.
         """
-        self.check_failures(address, now)
+        self.check(address, now)
+        network = network_of(address)
+        self._connects.count(network, now)
+        return Place(self, network)
+
+    def check(self, address: str, now: float) -> None:
+        """Raise RequestRefusedError if there is no place, as `admit` does; nothing is counted."""
         network = network_of(address)
         wait = self._connects.wait(network, now)
         if wait:
@@ -256,11 +294,19 @@ class Limits:
         self.websockets.check(network)
         if self.unauthenticated >= self._max_unauthenticated:
             raise _overload(Reason.UNAUTHENTICATED, "Too many have not said yet who they are.")
-        self._connects.count(network, now)
-        return Place(self, network)
+
+    def count_request(self, address: str, now: float) -> None:
+        """A request that is for no WebSocket; raises RequestRefusedError if there are too many."""
+        wait = self._requests.spend(network_of(address), now)
+        if wait:
+            text = "Your address sends too many requests."
+            raise _too_many(Reason.HTTP_RATE, text, wait)
 
     def check_failures(self, address: str, now: float) -> None:
-        """Raise RequestRefusedError if this address failed to authenticate too often."""
+        """Raise RequestRefusedError if this address failed to authenticate too often.
+
+        Not for who has a token that verifies: others there may have failed.
+        """
         wait = self._failures.wait(network_of(address), now)
         if wait:
             text = "Your address failed to authenticate too often."

@@ -22,12 +22,19 @@ from trio_signal.config import Settings
 from trio_signal.connection import Connection, shut_down
 from trio_signal.cookies import set_user
 from trio_signal.dialects import Dialect, dialect_at
-from trio_signal.errors import IdTooLongError, Reason, RequestRefusedError
+from trio_signal.errors import (
+    AuthenticationError,
+    IdTooLongError,
+    Reason,
+    RequestRefusedError,
+)
 from trio_signal.hub import Hub
 from trio_signal.limits import Limits, client_address
 from trio_signal.logs import find_request_id
+from trio_signal.messages import Authenticate
 from trio_signal.metrics import Metrics
 from trio_signal.outbox import Outbox
+from trio_signal.web.gate import HOST_TEXT
 from trio_signal.web.server import HttpServer
 from trio_signal.websocket import Handshake, Head, is_upgrade
 
@@ -127,7 +134,7 @@ class Listener:
         try:
             with self._limits.visit(peer):
                 received = await self._converse(sock)
-            opened = None if received is None else self._upgrade(sock, received, peer)
+            opened = None if received is None else await self._upgrade(sock, received, peer)
         except RequestRefusedError as refusal:
             self._metrics.count_refused(refusal.reason)
             opened = _answer(refusal)
@@ -160,25 +167,32 @@ class Listener:
                 self._waiting.discard(scope)
         raise _refusal(HTTPStatus.REQUEST_TIMEOUT, Reason.HEAD_TIMEOUT)
 
-    def _upgrade(self, sock: socket.socket, received: bytes, peer: str) -> Connection | bytes:
+    async def _upgrade(self, sock: socket.socket, received: bytes, peer: str) -> Connection | bytes:
         """Open a WebSocket; the answer that refuses it, if it cannot be one.
 
-        `received` may go on after the request's head. Raises RequestRefusedError.
+        `received` may go on after the request's head. Raises RequestRefusedError. Blocks only
+        for a client whose address is refused, while a key set is asked.
         """
         head, blank_line, early = received.partition(b"\r\n\r\n")
         forwarded = [value.decode("latin-1") for value in _FORWARDED.findall(head)]
         address = client_address(peer, forwarded, self._settings.trusted_proxies)
         # First of all: in a flood, to refuse has to be cheap.
+        self._limits.check(address, trio.current_time())
+        handshake = Handshake(head + blank_line)
+        request = handshake.request
+        if request is not None:
+            # Before it counts: any site may have its visitors' browsers try.
+            self._check_host(request)
+            self._check_origin(request)
         with ExitStack() as unless_opened:
             place = self._limits.admit(address, trio.current_time())
             unless_opened.enter_context(place)
-            handshake = Handshake(head + blank_line)
-            request = handshake.request
             if request is None:
                 text = "The request cannot be read."
                 raise _refusal(HTTPStatus.BAD_REQUEST, Reason.BAD_REQUEST, text)
             dialect = self._dialect(request)
-            self._check_origin(request)
+            token = _token(request, self._settings)
+            await self._check_failures(address, dialect, token)
             accepted, answer = handshake.accept(self._cookie(request, dialect))
             if not accepted:
                 self._metrics.count_refused(Reason.BAD_REQUEST)
@@ -191,7 +205,7 @@ class Listener:
                 settings=self._settings,
                 place=place,
                 metrics=self._metrics,
-                token=_token(request, self._settings),
+                token=token,
                 request_id=find_request_id(request.get_all),
                 opening=answer,
                 early=early,
@@ -209,6 +223,32 @@ class Listener:
             text = "Nothing is spoken at this path."
             raise _refusal(HTTPStatus.NOT_FOUND, Reason.UNKNOWN_PATH, text)
         return dialect
+
+    async def _check_failures(self, address: str, dialect: Dialect, token: str | None) -> None:
+        """Raise RequestRefusedError for an address that failed too often.
+
+        But not for who has a token that verifies, nor where that comes only with the first
+        message: there it is decided then.
+        """
+        try:
+            self._limits.check_failures(address, trio.current_time())
+        except RequestRefusedError:
+            if not dialect.asks_who and not await self._verifies(token):
+                raise
+
+    async def _verifies(self, token: str | None) -> bool:
+        if token is None:
+            return False
+        try:
+            await self._auth.authenticate(Authenticate("", token))
+        except AuthenticationError:
+            return False
+        return True
+
+    def _check_host(self, request: Head) -> None:
+        """Raise RequestRefusedError for a name that is not ours."""
+        if not self._settings.allows_host(request.get_only("Host")):
+            raise _refusal(HTTPStatus.MISDIRECTED_REQUEST, Reason.HOST, HOST_TEXT)
 
     def _check_origin(self, request: Head) -> None:
         """Raise RequestRefusedError for pages that may not connect."""

@@ -11,7 +11,7 @@ from typing import Final
 
 import trio
 
-from trio_signal.dialects import DIALECTS, OTHER
+from trio_signal.dialects import DIALECTS, OTHER, Dialect
 from trio_signal.errors import CloseCode, Reason
 from trio_signal.messages import Refusal
 
@@ -62,7 +62,7 @@ class Metrics:
         }
         #: By dialect, what clients said by its type.
         self.messages_in: dict[str, dict[str, int]] = {
-            name: dict.fromkeys((*sorted(dialect.types), OTHER), 0)
+            name: dict.fromkeys((*sorted(_types(dialect)), OTHER), 0)
             for name, dialect in DIALECTS.items()
         }
         #: By dialect, what they were told. The types are those that its encoder writes.
@@ -92,3 +92,8 @@ class Metrics:
 def label_of(reason: Reason | Refusal) -> str:
     """The label of a reason: `room_full`."""
     return reason.name.lower()
+
+
+def _types(dialect: type[Dialect]) -> set[str]:
+    """What clients may say in it."""
+    return {*dialect.reader.names.values(), *dialect.words}

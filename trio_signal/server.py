@@ -4,6 +4,7 @@ import logging
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import NamedTuple
 from uuid import uuid4
 
@@ -15,7 +16,7 @@ from trio_signal.bus import Bus
 from trio_signal.bus.memory import MemoryBus
 from trio_signal.bus.redis import open_redis_bus
 from trio_signal.config import Settings
-from trio_signal.errors import CloseCode
+from trio_signal.errors import CloseCode, Reason
 from trio_signal.hub import Hub
 from trio_signal.limits import Limits
 from trio_signal.listener import Listener
@@ -26,7 +27,9 @@ from trio_signal.notes.memory import MemoryNotes
 from trio_signal.notes.redis import RedisNotes
 from trio_signal.supervision import supervise
 from trio_signal.web.app import create_app
+from trio_signal.web.gate import Gate
 from trio_signal.web.server import open_http_server
+from trio_signal.web.unsent import Unsent
 
 logger = logging.getLogger(__name__)
 
@@ -109,9 +112,13 @@ async def open_server(settings: Settings) -> AsyncIterator[Server]:
             ("sending what waits", hub.courier.run),
         ):
             background.start_soon(supervise, name, task)
+        gate = Gate(hub, settings, limits, metrics)
+        unsent = Unsent(partial(metrics.count_refused, Reason.HTTP_BYTES))
         async with (
             open_auth(settings) as auth,
-            open_http_server(create_app(hub, auth, settings, limits, metrics)) as http,
+            open_http_server(
+                create_app(hub, auth, settings, limits, metrics), gate, unsent=unsent
+            ) as http,
         ):
             listener = Listener(hub, http, auth, settings, limits=limits, metrics=metrics)
             async with trio.open_nursery() as connections:

@@ -91,7 +91,7 @@ async def _trickle(host: str, port: int, number: int) -> None:
         with suppress(OSError, trio.BrokenResourceError):
             stream = await connect(host, port, number)
             with closing(stream.socket):
-                await stream.send_all(b"GET / HTTP/1.1\r\nHost: flood\r\n")
+                await stream.send_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n")
                 while True:
                     await trio.sleep(1)
                     await stream.send_all(b"X-More: x\r\n")

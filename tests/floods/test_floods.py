@@ -42,7 +42,7 @@ async def converse(ann: RawClient, bob: RawClient) -> None:
 
 async def read_counter(replica: Replica, name: str) -> float:
     async with open_raw(replica.base) as client:
-        await client.send(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        await client.send(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
         lines = (await client.receive_answer()).body.decode().splitlines()
     return next(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name))
 

@@ -4,11 +4,12 @@ One user may have many connections. See docs/protocols/announce.md.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Self
+from typing import Any, Self
 
 from msgspec import Struct
 
-from trio_signal.dialects.wire import OTHER, Reader, UnreadableError, encode
+from trio_signal.dialects.base import Dialect
+from trio_signal.dialects.wire import Reader, UnreadableError, encode
 from trio_signal.errors import AuthenticationError, CloseCode, IdentityMismatchError
 from trio_signal.messages import (
     Acknowledge,
@@ -100,19 +101,21 @@ _NUDGE = Nudge(b"ping", IDLE)
 _NOBODY = Close(CloseCode.POLICY, "User not found")
 
 
-class AnnounceDialect:
+class AnnounceDialect(Dialect):
     """One connection that speaks `announce`."""
 
-    __slots__ = ("_is_known", "_user_id", "heard")
+    __slots__ = ("_is_known", "_user_id")
 
     name = "announce"
-    types = frozenset({*_reader.names.values(), "ping", "pong"})
-    cookie_path: str | None = "/api/creator/broadcast"
-    holds_candidates = False
+    address = "/api/creator/broadcast/ws"
+    query = ("user_id", "token")
+    reader = _reader
+    words = frozenset({"ping", "pong"})
+    cookie_path = "/api/creator/broadcast"
 
     def __init__(self, user_id: str | None) -> None:
         """Take who the client says it is."""
-        self.heard = OTHER
+        super().__init__()
         self._user_id = user_id
         self._is_known = False
 
@@ -141,21 +144,19 @@ class AnnounceDialect:
             return Close(CloseCode.POLICY, "Identity mismatch")
         return Close(CloseCode.POLICY, str(error)) if self._is_known else _NOBODY
 
-    def recalled(self, room_ids: Sequence[str]) -> Iterable[Action]:
-        """There are no rooms here."""
-        return []
-
     def received(self, text: bytes, now: str) -> Iterable[Action]:
-        """The client's message as commands; what is none is ignored."""
+        """Also the bare words, which are no JSON."""
         if text in (b"ping", b"pong"):
             self.heard = text.decode()
             return [Send(b"pong")] if text == b"ping" else []
-        try:
-            message = _reader.read(text)
-        except UnreadableError:
-            self.heard = OTHER
-            return []
-        self.heard = _reader.names[type(message)]
+        return super().received(text, now)
+
+    def unreadable(self, text: bytes, error: UnreadableError) -> Iterable[Action]:
+        """What is no message is ignored."""
+        return []
+
+    def commands(self, message: Any, now: str) -> Iterable[Action]:
+        """The client's message as commands."""
         if isinstance(message, AcknowledgeBroadcast):
             return [Acknowledge(message.broadcast_id)]
         return [AskAnnouncement()]

@@ -4,11 +4,12 @@ Keyed by user. See docs/protocols/live.md.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Self
+from typing import Any, Self
 
 from msgspec import Raw, Struct
 
-from trio_signal.dialects.wire import OTHER, Id, Reader, UnreadableError, encode
+from trio_signal.dialects.base import Dialect
+from trio_signal.dialects.wire import Id, Reader, UnreadableError, encode
 from trio_signal.errors import AuthenticationError, CloseCode, IdentityMismatchError
 from trio_signal.messages import (
     Action,
@@ -272,19 +273,19 @@ _ROOM_ID_REQUIRED = {
 }
 
 
-class LiveDialect:
+class LiveDialect(Dialect):
     """One connection that speaks `live`."""
 
-    __slots__ = ("_query", "heard")
+    __slots__ = ("_query",)
 
     name = "live"
-    types = frozenset(_reader.names.values())
-    cookie_path: str | None = None
-    holds_candidates = False
+    address = "/api/v1/ws/connect"
+    query = ("user_id", "username", "token")
+    reader = _reader
 
     def __init__(self, query: Mapping[str, str]) -> None:
         """Take who the client says it is."""
-        self.heard = OTHER
+        super().__init__()
         self._query = query
 
     @classmethod
@@ -322,22 +323,20 @@ class LiveDialect:
             return Close(CloseCode.POLICY, str(error))
         return Close(CloseCode.AUTHENTICATION_FAILED, "Authentication failed")
 
-    def received(self, text: bytes, now: str) -> Iterable[Action]:
-        """The client's message as commands."""
-        try:
-            message = _reader.read(text)
-        except UnreadableError as error:
-            self.heard = OTHER
-            return [_error(_explain(error))]
-        self.heard = _reader.names[type(message)]
+    def unreadable(self, text: bytes, error: UnreadableError) -> Iterable[Action]:
+        """The error says what is wrong."""
+        return [_error(_explain(error))]
+
+    def commands(self, message: Any, now: str) -> Iterable[Action]:
+        """All but a ping is about one room."""
         if isinstance(message, Ping):
             return [Send(encode(Pong(now)))]
         if not message.room_id:
             tag = message.__struct_config__.tag
             return [_error(_ROOM_ID_REQUIRED.get(str(tag), "room_id required"))]
-        return self._commands(message, message.room_id)
+        return self._in_room(message, message.room_id)
 
-    def _commands(self, message: Struct, room_id: str) -> Iterable[Action]:
+    def _in_room(self, message: Struct, room_id: str) -> Iterable[Action]:
         match message:
             case _Addressed(target_user_id=target, payload=payload):
                 return [Signal(room_id, _KINDS[type(message)], payload, To.USER, target)]

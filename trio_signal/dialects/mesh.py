@@ -5,11 +5,12 @@ Keyed by peer. See docs/protocols/mesh.md.
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Self
+from typing import Any, Self
 
 from msgspec import UNSET, Raw, Struct, UnsetType, field
 
-from trio_signal.dialects.wire import OTHER, Id, Reader, UnreadableError, encode
+from trio_signal.dialects.base import Dialect
+from trio_signal.dialects.wire import Id, Reader, UnreadableError, encode
 from trio_signal.errors import AuthenticationError, CloseCode
 from trio_signal.messages import (
     Action,
@@ -277,22 +278,19 @@ _SIGNALS: dict[SignalKind, type[OfferFrom | AnswerFrom | IceCandidateFrom | Mess
 }
 
 
-_INVALID_TOKEN = Error("Invalid token", "invalid_token")
-
-
-class MeshDialect:
+class MeshDialect(Dialect):
     """One connection that speaks `mesh`."""
 
-    __slots__ = ("_identity", "_peer_id", "_room_id", "_server", "heard")
+    __slots__ = ("_identity", "_peer_id", "_room_id", "_server")
 
     name = "mesh"
-    types = frozenset(_reader.names.values())
-    cookie_path: str | None = None
-    holds_candidates = False
+    address = "/ws/{room_id}"
+    reader = _reader
+    asks_who = True
 
     def __init__(self, room_id: str) -> None:
         """Take the room; who the client is, it says in its first message."""
-        self.heard = OTHER
+        super().__init__()
         self._room_id = room_id
         self._peer_id = ""
         self._server = ServerInfo()
@@ -317,27 +315,13 @@ class MeshDialect:
         self._server = server
         return [Join(self._room_id, self._peer_id, reserve=True)]
 
-    def authentication_failed(self, error: AuthenticationError) -> Close:
-        """With the reason in words."""
-        return Close(CloseCode.POLICY, str(error))
-
-    def recalled(self, room_ids: Sequence[str]) -> Iterable[Action]:
-        """The client joins again by itself."""
-        return []
-
-    def received(self, text: bytes, now: str) -> Iterable[Action]:
-        """The client's message as commands."""
-        try:
-            message = _reader.read(text)
-        except UnreadableError as error:
-            self.heard = OTHER
-            if _is_about_token(error):
-                return [self._no_token()]
-            return [_explain(error) if self._identity else self._not_authenticated()]
-        self.heard = _reader.names[type(message)]
-        if self._identity is None:
-            return [self._authenticate(message)]
-        return self._commands(message)
+    def unreadable(self, text: bytes, error: UnreadableError) -> Iterable[Action]:
+        """The error says what is wrong; as the first message it ends the connection."""
+        if self._identity is not None:
+            return [_explain(error)]
+        if _is_about_token(error):  # it is no text, so it cannot be valid, in no mode
+            return [self.authentication_failed(AuthenticationError("Invalid token"))]
+        return [self._not_authenticated()]
 
     def _authenticate(self, message: Struct) -> Action:
         if not isinstance(message, AuthToken):
@@ -356,13 +340,10 @@ class MeshDialect:
     def _not_authenticated(self) -> Close:
         return self.authentication_failed(AuthenticationError("Authentication required"))
 
-    def _no_token(self) -> Action:
-        """The client's token is no text, so it cannot be valid, in no mode."""
-        if self._identity is not None:
-            return Malformed(encode(_INVALID_TOKEN))
-        return self.authentication_failed(AuthenticationError(_INVALID_TOKEN.message))
-
-    def _commands(self, message: Struct) -> Iterable[Action]:
+    def commands(self, message: Any, now: str) -> Iterable[Action]:
+        """The first message says who the client is."""
+        if self._identity is None:
+            return [self._authenticate(message)]
         match message:
             case IceCandidate(candidate=payload, to=to):
                 return [self._signal("candidate", payload, to)]
@@ -401,7 +382,7 @@ class MeshDialect:
             case Refused(command=Join(), reason=reason):
                 return [_join_refused(reason)]
             case Refused(command=Renew()):
-                return [Send(encode(_INVALID_TOKEN))]
+                return [Send(encode(Error("Invalid token", "invalid_token")))]
             case Renewed(expires_in=expires_in):
                 return [Send(encode(TokenRenewed(expires_in)))]
             case Expiring(expires_in=expires_in):

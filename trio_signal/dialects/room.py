@@ -10,7 +10,8 @@ from typing import Any
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
-from trio_signal.dialects.wire import OTHER, Id, Reader, UnreadableError, encode
+from trio_signal.dialects.base import Dialect
+from trio_signal.dialects.wire import Id, Reader, UnreadableError, encode
 from trio_signal.errors import AuthenticationError, CloseCode
 from trio_signal.messages import (
     NO_ROOM,
@@ -325,19 +326,19 @@ class Error(Struct, tag="error"):
 _INVALID = Malformed(encode(Error("Invalid message format")))
 
 
-class RoomDialect:
+class RoomDialect(Dialect):
     """One connection that speaks `room`."""
 
-    __slots__ = ("_claims", "_room_id", "_user_id", "_username", "heard")
+    __slots__ = ("_claims", "_room_id", "_user_id", "_username")
 
     name = "room"
-    types = frozenset(_reader.names.values())
-    cookie_path: str | None = None
-    holds_candidates = False
+    address = "/ws/{room_id}/{user_id}"
+    query = ("username", "avatar_url", "token")
+    reader = _reader
 
     def __init__(self, room_id: str, claims: Authenticate) -> None:
         """Take the room and who the client says it is."""
-        self.heard = OTHER
+        super().__init__()
         self._room_id = room_id
         self._claims = claims
         self._user_id = ""
@@ -373,21 +374,8 @@ class RoomDialect:
         """A code that the client does not retry."""
         return Close(CloseCode.NOT_ALLOWED_HERE, str(error))
 
-    def recalled(self, room_ids: Sequence[str]) -> Iterable[Action]:
-        """The room stands in the path."""
-        return []
-
-    def received(self, text: bytes, now: str) -> Iterable[Action]:
+    def commands(self, message: Any, now: str) -> Iterable[Action]:
         """The client's message as commands."""
-        try:
-            message = _reader.read(text)
-        except UnreadableError as error:
-            self.heard = OTHER
-            return self._other(text, error)
-        self.heard = _reader.names[type(message)]
-        return self._commands(message, now)
-
-    def _commands(self, message: Struct, now: str) -> Iterable[Action]:
         room_id = self._room_id
         match message:
             case WebRtcSignal(target_user_id=target, signal=signal):
@@ -421,7 +409,7 @@ class RoomDialect:
             bio=message.bio,
         )
 
-    def _other(self, text: bytes, error: UnreadableError) -> Iterable[Action]:
+    def unreadable(self, text: bytes, error: UnreadableError) -> Iterable[Action]:
         """A message of another type is chat if it has content and is not private; else ignored."""
         if error.problem != "type":
             return [_INVALID]
@@ -503,13 +491,15 @@ class InboxDialect(RoomDialect):
         """Hear from now on what is for this user."""
         return [OpenInbox()]
 
-    def _commands(self, message: Struct, now: str) -> Iterable[Action]:
+    def commands(self, message: Any, now: str) -> Iterable[Action]:
+        """A message to somebody; there is no room that anything could be said to."""
         match message:
             case KeepAlive() | DmMessage() | DmTyping() | DmRead():
-                return super()._commands(message, now)
+                return super().commands(message, now)
         return []  # there is no room that it could be said to
 
-    def _other(self, text: bytes, error: UnreadableError) -> Iterable[Action]:
+    def unreadable(self, text: bytes, error: UnreadableError) -> Iterable[Action]:
+        """Another type is ignored."""
         return [] if error.problem == "type" else [_INVALID]
 
     def answered(self, answer: Answer) -> Iterable[Send | Close]:

@@ -5,12 +5,12 @@ the offers. See docs/protocols/stream.md.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Self
+from typing import Any, Self
 
 from msgspec import Raw, Struct
 
-from trio_signal.dialects.wire import OTHER, Id, Reader, UnreadableError, encode
-from trio_signal.errors import AuthenticationError, CloseCode
+from trio_signal.dialects.base import Dialect
+from trio_signal.dialects.wire import Id, Reader, UnreadableError, encode
 from trio_signal.messages import (
     Action,
     AnnouncementEvent,
@@ -180,17 +180,17 @@ _REFUSALS = {
 _OfNoRoom = AnnouncementEvent | PrivateEvent
 
 
-class StreamDialect:
+class StreamDialect(Dialect):
     """One connection that speaks `stream`."""
 
     name = "stream"
-    types = frozenset(_reader.names.values())
-    cookie_path: str | None = None
+    address = "/ws"
+    reader = _reader
     holds_candidates = True
 
     def __init__(self) -> None:
         """Nobody says who they are, but by a token."""
-        self.heard = OTHER
+        super().__init__()
         self._peer_id = ""
 
     @classmethod
@@ -207,26 +207,13 @@ class StreamDialect:
         """Nothing is said until the client says which stream."""
         return []
 
-    def recalled(self, room_ids: Sequence[str]) -> Iterable[Action]:
-        """Streams are joined anew."""
-        return []
+    def unreadable(self, text: bytes, error: UnreadableError) -> Iterable[Action]:
+        """The old server said nothing; its clients ignore types that they do not know."""
+        code = "unknown_type" if error.problem == "type" else "invalid_message"
+        return [Malformed(encode(Error(code, str(error))))]
 
-    def authentication_failed(self, error: AuthenticationError) -> Close:
-        """With the reason in words."""
-        return Close(CloseCode.POLICY, str(error))
-
-    def received(self, text: bytes, now: str) -> Iterable[Action]:
+    def commands(self, message: Any, now: str) -> Iterable[Action]:
         """The client's message as commands."""
-        try:
-            message = _reader.read(text)
-        except UnreadableError as error:
-            self.heard = OTHER
-            code = "unknown_type" if error.problem == "type" else "invalid_message"
-            return [Malformed(encode(Error(code, str(error))))]
-        self.heard = _reader.names[type(message)]
-        return self._commands(message)
-
-    def _commands(self, message: Struct) -> Iterable[Action]:
         match message:
             case WebRtcIceCandidate(stream_id=stream, candidate=candidate, viewer_id=viewer):
                 wire_type = str(message.__struct_config__.tag)

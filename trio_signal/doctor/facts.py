@@ -1,6 +1,7 @@
 """What there is to know of a deployment: looked up once, by asking everybody at the same time."""
 
 import os
+import re
 import resource
 import secrets
 import stat
@@ -16,6 +17,7 @@ import trio
 from msgspec import Struct
 
 from trio_signal.config import Settings
+from trio_signal.dialects import DIALECTS
 from trio_signal.errors import ConfigError, StoreError
 from trio_signal.keys import check_key_set
 from trio_signal.redis import RedisError, open_redis
@@ -37,14 +39,6 @@ PLATFORMS = {
 #: since a try is made to be slow, and there may be thousands of users.
 GUESSES = ("password", "secret", "demo", "changeme", "123456", "test")
 _GUESSING = 3.0
-#: Where each dialect answers; those first where one is in no room by that alone.
-_PATHS = {
-    "stream": "/ws",
-    "mesh": "/ws/doctor",
-    "live": "/api/v1/ws/connect",
-    "announce": "/api/creator/broadcast/ws",
-    "room": "/ws/doctor/doctor",
-}
 _UPGRADE = {
     "Connection": "Upgrade",
     "Upgrade": "websocket",
@@ -174,9 +168,15 @@ async def _is_ours(settings: Settings) -> bool:
     return answer.is_success and answer.content.startswith(b'{"status"')
 
 
+def _rooms_named(address: str) -> int:
+    return address.count("{")
+
+
 async def ask_for_websocket(url: str, settings: Settings) -> PublicFacts | str:
     """What the server's public address, and so the proxy in front, makes of a WebSocket."""
-    path = next(path for name, path in _PATHS.items() if name in settings.dialects)
+    # One where no room is entered by that alone, if there is one.
+    address = min((DIALECTS[name].address for name in settings.dialects), key=_rooms_named)
+    path = re.sub(r"{\w+}", "doctor", address)
     try:
         async with (
             httpx.AsyncClient(timeout=PATIENCE) as client,

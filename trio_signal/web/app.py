@@ -22,6 +22,7 @@ from trio_signal.web.accounts import add_accounts
 from trio_signal.web.asyncapi import add_asyncapi
 from trio_signal.web.bodies import json_answer
 from trio_signal.web.callers import Callers, require_bearer
+from trio_signal.web.gate import ALIVE, readiness, sharing_headers
 from trio_signal.web.ice import add_ice
 from trio_signal.web.metrics import render_metrics
 from trio_signal.web.openapi import add_openapi
@@ -60,16 +61,12 @@ def create_app(
 def _add_health(app: QuartTrio, hub: Hub) -> None:
     @app.get("/healthz")
     async def healthz() -> Response:
-        return json_answer({"status": "ok"})
+        return json_answer(ALIVE)
 
     @app.get("/readyz")
     async def readyz() -> Response:
-        if hub.closing is not None:
-            return json_answer({"status": "stopping"}, 503)
-        reason = hub.degraded
-        if reason is not None:
-            return json_answer({"status": "degraded", "reason": reason})
-        return json_answer({"status": "ready"})
+        status, answer = readiness(hub)
+        return json_answer(answer, status)
 
     @app.get("/health")
     async def health() -> Response:
@@ -144,13 +141,13 @@ def _is_for_websockets(settings: Settings) -> bool:
 def _add_cors(app: QuartTrio, settings: Settings) -> None:
     @app.after_request
     async def allow(answer: Response) -> Response:
-        headers, origin = answer.headers, request.headers.get("Origin")
-        headers["Vary"] = "Origin"  # of every answer, or caches would give one site another's
-        if origin is not None and settings.allows_origin(origin, request.headers.get("Host")):
-            headers["Access-Control-Allow-Origin"] = origin
-            headers["Access-Control-Expose-Headers"] = "Retry-After"
-            if request.method == "OPTIONS":
-                headers["Access-Control-Allow-Methods"] = headers.get("Allow", "GET, POST")
-                headers["Access-Control-Allow-Headers"] = "Authorization, Content-Type"
-                headers["Access-Control-Max-Age"] = "600"
+        headers, asked = answer.headers, request.headers
+        sharing = sharing_headers(settings, asked.get("Origin"), asked.get("Host"))
+        for name, value in sharing.items():
+            headers[name] = value
+        if request.method == "OPTIONS" and "Access-Control-Allow-Origin" in sharing:
+            headers["Access-Control-Allow-Methods"] = headers.get("Allow", "GET, POST")
+            headers["Access-Control-Allow-Headers"] = "Authorization, Content-Type"
+            headers["Access-Control-Max-Age"] = "600"
+        headers["X-Content-Type-Options"] = "nosniff"
         return answer

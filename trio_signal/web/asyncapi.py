@@ -16,15 +16,6 @@ from trio_signal.config import Settings
 from trio_signal.dialects import DIALECTS
 from trio_signal.web.bodies import json_answer
 
-#: Where each dialect is spoken, and what may be in the query.
-ADDRESSES: dict[str, tuple[str, Sequence[str]]] = {
-    "room": ("/ws/{room_id}/{user_id}", ("username", "avatar_url", "token")),
-    "live": ("/api/v1/ws/connect", ("user_id", "username", "token")),
-    "stream": ("/ws", ("token",)),
-    "mesh": ("/ws/{room_id}", ("token",)),
-    "announce": ("/api/creator/broadcast/ws", ("user_id", "token")),
-}
-
 
 def add_asyncapi(app: QuartTrio, settings: Settings) -> None:
     """Add the route: a document of the dialects that are spoken here."""
@@ -74,8 +65,8 @@ def structs_of(dialect: str) -> tuple[Sequence[type[Struct]], Sequence[type[Stru
 
     All public structs of its module that have a `type` are messages; the others are parts.
     """
+    said = DIALECTS[dialect].reader.structs
     module = sys.modules[DIALECTS[dialect].__module__]
-    said: Sequence[type[Struct]] = module._reader.structs
     told = [
         struct
         for struct in public_structs(module)
@@ -109,8 +100,8 @@ def _anything(_: type) -> dict[str, Any]:
 def _channel(
     dialect: str, said: Sequence[type[Struct]], told: Sequence[type[Struct]]
 ) -> dict[str, Any]:
-    address, query = ADDRESSES[dialect]
-    text = {"type": "string"}
+    address = DIALECTS[dialect].address
+    query = {name: {"type": "string"} for name in DIALECTS[dialect].query}
     return {
         "address": address,
         "description": (DIALECTS[dialect].__doc__ or "").partition("\n")[0],
@@ -122,7 +113,7 @@ def _channel(
         "bindings": {
             "ws": {
                 "method": "GET",
-                "query": {"type": "object", "properties": dict.fromkeys(query, text)},
+                "query": {"type": "object", "properties": query},
             }
         },
     }

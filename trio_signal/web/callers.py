@@ -17,6 +17,9 @@ from trio_signal.metrics import Metrics
 from trio_signal.names import MAX_ID
 from trio_signal.web.addresses import request_address
 
+#: Methods that change nothing.
+_READING = frozenset({"GET", "HEAD", "OPTIONS"})
+
 
 class Callers:
     """Finds out who sends the current request. Addresses that fail at it too often are refused."""
@@ -32,7 +35,8 @@ class Callers:
         """Who it is; None if it does not say. `said` is what it says elsewhere than in the query.
 
         Aborts with 401 if the token is not valid, with 403 where another site may have made a
-        browser send its cookie; raises RequestRefusedError for an address that failed too often.
+        browser send its cookie; raises RequestRefusedError instead of these for an address that
+        failed too often.
         """
         found = find_token(request.headers.getlist, request.args)
         claimed = request.args.get("user_id") or said or None
@@ -40,19 +44,18 @@ class Callers:
             raise BadRequest(f"An id has {MAX_ID} characters at most.")
         if found is None and claimed is None:
             return None
-        if found is not None and found.from_cookie and request.method == "POST":
+        if found is not None and found.from_cookie and request.method not in _READING:
             _check_origin(self._settings)
         token = found.text if found is not None else None
         login = read_login_token(token)
         user_id = claimed or (login.sub if login is not None else "")
-        self.check_address()
         try:
             identity = await self._auth.authenticate(Authenticate(user_id, token, claimed=claimed))
         except IdentityMismatchError as error:
-            self.count_failure()
+            self._fail()
             raise Forbidden(str(error)) from None
         except AuthenticationError as error:
-            self.count_failure()
+            self._fail()
             raise _unauthorized(str(error)) from None
         return identity if identity.user_id else None
 
@@ -88,6 +91,11 @@ class Callers:
             return None
         user_id = find_user(request.headers.getlist)
         return await self.find(user_id) if user_id is not None else None
+
+    def _fail(self) -> None:
+        """It cannot say who it is: count it, or refuse its address if that failed too often."""
+        self.check_address()
+        self.count_failure()
 
     def check_address(self) -> None:
         """Raise RequestRefusedError if the sender's address failed too often."""

@@ -14,35 +14,51 @@ None of what is overridden for this is documented, so the tests pin it.
 """
 
 import logging
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+import math
+import socket
+import struct
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager, suppress
 from http import HTTPStatus
 from typing import cast
 from urllib.parse import urlsplit
 
 import h11
+import msgspec
 import trio
 from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.config import Config
-from hypercorn.events import Closed, Event, RawData
-from hypercorn.protocol.h11 import H11Protocol
+from hypercorn.events import Closed, Event, RawData, Updated
+from hypercorn.protocol.events import Body, EndBody, StreamClosed
+from hypercorn.protocol.events import Response as AnswerHead
+from hypercorn.protocol.h11 import STREAM_ID, H11Protocol
 from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import (
     ASGIFramework,
     ASGIReceiveCallable,
+    ASGISendCallable,
     ConnectionState,
     H11SendableEvent,
 )
 from quart.asgi import ASGIHTTPConnection
-from quart.wrappers import Request
+from quart.typing import ResponseTypes
+from quart.wrappers import Request, Response
 from quart_trio import QuartTrio
 from quart_trio.asgi import TrioASGIHTTPConnection
+
+from trio_signal.errors import RequestRefusedError
+from trio_signal.web.gate import Gate
+from trio_signal.web.unsent import Answer, Unsent
 
 logger = logging.getLogger("trio_signal.web")
 
 #: Seconds to wait for the client to close after we have.
 LINGER = 2.0
+#: Where a request's scope has its connection.
+_OURS = "trio_signal.connection"
+#: Refusals of calls whose callers read JSON.
+_OF_CALLS = frozenset({HTTPStatus.FORBIDDEN, HTTPStatus.TOO_MANY_REQUESTS})
 #: Bytes of an answer that a client must take within the write timeout.
 _PIECE = 65536
 
@@ -56,12 +72,16 @@ class HttpServer:
         config: Config,
         nursery: trio.Nursery,
         write_timeout: float,
+        gate: Gate | None,
+        unsent: Unsent,
     ) -> None:
         self.app = ASGIWrapper(cast(ASGIFramework, app))
         self.config = config
         self.context = WorkerContext(max_requests=None)
         self.state = ConnectionState({})
         self.write_timeout = write_timeout
+        self.gate = gate
+        self.unsent = unsent
         self._nursery = nursery
 
     async def serve_connection(self, stream: trio.SocketStream) -> bytes | None:
@@ -95,12 +115,19 @@ class HttpServer:
 
 @asynccontextmanager
 async def open_http_server(
-    app: QuartTrio, *, keep_alive: float = 95.0, write_timeout: float = 30.0
+    app: QuartTrio,
+    gate: Gate | None = None,
+    *,
+    unsent: Unsent | None = None,
+    keep_alive: float = 95.0,
+    write_timeout: float = 30.0,
 ) -> AsyncIterator[HttpServer]:
     """Start the app, and stop it at the end, when no connection is being served any more.
 
     If the body raises or is cancelled, the app's ``after_serving`` functions do not run.
 
+    :param gate: lets requests in, or not; without one all are.
+    :param unsent: bounds what waits to be sent; without it there is no bound.
     :param keep_alive: seconds from an answer to the end of the next request's head. Load
         balancers keep idle connections for 60 s, Heroku's router for 90; who closes before them
         loses requests.
@@ -117,7 +144,14 @@ async def open_http_server(
         # after the server has been told to go on.
         app.nursery = nursery
         await app.startup()
-        yield HttpServer(app, config, nursery, write_timeout)
+        yield HttpServer(
+            app,
+            config,
+            nursery,
+            write_timeout,
+            gate,
+            unsent or Unsent(most=math.inf, most_each=math.inf),
+        )
         await app.shutdown()
 
 
@@ -128,8 +162,18 @@ class _Connection(TCPServer):
     def __init__(self, server: HttpServer, stream: trio.SocketStream) -> None:
         super().__init__(server.app, server.config, server.context, server.state, stream)  # type: ignore[arg-type]
         self._write_timeout = server.write_timeout
+        self.gate = server.gate
+        self._unsent = server.unsent
+        self._answer: Answer | None = None
+        #: The answer cannot be sent, so nothing more is; its end is the connection's.
+        self._broken = False
+        self._writing = trio.CancelScope()
+        #: Where the client is whose request is being answered.
+        self.address = ""
         self._scope = trio.CancelScope()
         self._closing = False
+        #: What still comes is not read: it costs us nothing, and holds up who sends it.
+        self._held = False
         #: The request that is none of ours, and what was read after it.
         self.upgrade: bytes | None = None
 
@@ -142,10 +186,40 @@ class _Connection(TCPServer):
         self.upgrade = received
         self._scope.cancel()
 
+    def hold(self) -> None:
+        """Read little of what still comes, and close after a while; the answer says so."""
+        self._held = True
+
+    @contextmanager
+    def sending(self, size: int) -> Iterator[None]:
+        """Count an answer of so many bytes while it is sent; raises RequestRefusedError."""
+        now = trio.current_time()
+        self._answer = answer = self._unsent.hold(self.address, size, now, self._cut_off)
+        try:
+            yield
+        finally:
+            self._unsent.release(answer)
+            self._answer = None
+
+    def _cut_off(self) -> None:
+        """Send no more of this answer, and end with it.
+
+        Not by cancelling all: an answer would be kept by the traceback of each function that it
+        has passed through, until the garbage collector comes.
+        """
+        self._broken = True
+        self._writing.cancel()
+
     async def protocol_send(self, event: Event) -> None:
         match event:
             case RawData(data=data):
                 await self._write(data)
+            case Updated() | Closed() if self._broken:
+                # By a reset, so that the kernel as well forgets what it was to send.
+                linger = struct.pack("ii", 1, 0)
+                with suppress(OSError):
+                    self.stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+                self._scope.cancel()
             case Closed():
                 await self._half_close()
             case _:
@@ -158,9 +232,21 @@ class _Connection(TCPServer):
         try:
             async with self.send_lock:
                 for start in range(0, len(view), _PIECE):
-                    with trio.fail_after(self._write_timeout):
+                    if self._broken:
+                        return
+                    with trio.move_on_after(self._write_timeout) as self._writing:
                         await self.stream.send_all(view[start : start + _PIECE])
-        except (trio.TooSlowError, trio.BrokenResourceError, trio.ClosedResourceError):
+                    if self._answer is not None:
+                        self._answer.sent += _PIECE
+                    if self._writing.cancelled_caught:
+                        self._break_off()
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            self._break_off()
+
+    def _break_off(self) -> None:
+        if self._answer is not None:
+            self._broken = True  # the end of the answer is near
+        else:
             self._scope.cancel()
 
     async def _half_close(self) -> None:
@@ -179,17 +265,19 @@ class _Connection(TCPServer):
             self.config,
             self.context,
             self._task_group,
-            wrapper.state,
+            ConnectionState({_OURS: self}),  # comes back in the scope of its requests
             wrapper.ssl,
             wrapper.client,
             wrapper.server,
             self.protocol_send,
         )
-        wrapper.protocol.hand_back = self.hand_back
+        wrapper.protocol.owner = self
         try:
             async for data in self.stream:
                 if not self._closing:
                     await wrapper.handle(RawData(bytes(data)))
+                elif self._held:
+                    await trio.sleep_forever()  # until the time to linger is over
             # The client may have closed its side only: a running request can still be answered.
             self._scope.deadline = trio.current_time() + self._write_timeout
             await wrapper.handle(RawData(b""))
@@ -203,20 +291,48 @@ class _Connection(TCPServer):
 class _PlainHTTP(H11Protocol):
     """HTTP/1; where Hypercorn would go over to WebSocket, the connection is handed back."""
 
-    hand_back: Callable[[bytes], None]
+    owner: _Connection
 
     async def _check_protocol(self, event: h11.Request) -> None:
         """Stay: this is where Hypercorn goes over to HTTP/2."""
 
     async def _create_stream(self, request: h11.Request) -> None:
         if _is_upgrade(request):
-            self.hand_back(_as_received(request) + self.connection.trailing_data[0])
+            self.owner.hand_back(_as_received(request) + self.connection.trailing_data[0])
             return
         refusal = _refusal(request)
-        if refusal is None:
-            await super()._create_stream(request)
-        else:
+        if refusal is not None:
             await self._refuse(request, *refusal)
+        elif await self._admit(request):
+            await super()._create_stream(request)
+
+    async def _admit(self, request: h11.Request) -> bool:
+        """Whether the app is to hear of it; else it has been answered."""
+        peer = self.client[0] if self.client else ""
+        gate = self.owner.gate
+        if gate is None:
+            self.owner.address = peer
+            return True
+        try:
+            self.owner.address = gate.admit(request, peer)
+        except RequestRefusedError as refusal:
+            headers = gate.sharing(request)
+            if refusal.retry_after is not None:
+                headers.append((b"retry-after", b"%d" % math.ceil(refusal.retry_after)))
+                self.owner.hold()
+            await self._refuse(request, refusal.status, str(refusal), headers)
+            return False
+        answer = gate.probe(request)
+        if answer is None:
+            return True
+        status, body = answer
+        self.connection.next_event()  # the end of the request, which has no body
+        headers = [*_plain(b"application/json", body), *gate.sharing(request)]
+        await self.stream_send(AnswerHead(STREAM_ID, headers, status))
+        await self.stream_send(Body(STREAM_ID, body))
+        await self.stream_send(EndBody(STREAM_ID))
+        await self.stream_send(StreamClosed(STREAM_ID))
+        return False
 
     async def _send_h11_event(self, event: H11SendableEvent) -> None:
         if isinstance(event, h11.Response) and self.connection.their_state is h11.SEND_BODY:
@@ -226,12 +342,21 @@ class _PlainHTTP(H11Protocol):
             event = h11.Response(status_code=event.status_code, headers=headers)
         await super()._send_h11_event(event)
 
-    async def _refuse(self, request: h11.Request, status: HTTPStatus, reason: str) -> None:
-        body = f"{reason}\n".encode()
+    async def _refuse(
+        self,
+        request: h11.Request,
+        status: HTTPStatus,
+        reason: str,
+        more: Iterable[tuple[bytes, bytes]] = (),
+    ) -> None:
+        if status in _OF_CALLS:  # as the app says it
+            kind, body = b"application/json", msgspec.json.encode({"detail": reason})
+        else:
+            kind, body = b"text/plain; charset=utf-8", f"{reason}\n".encode()
         headers = [
-            (b"content-type", b"text/plain; charset=utf-8"),
-            (b"content-length", b"%d" % len(body)),
+            *_plain(kind, body),
             (b"connection", b"close"),
+            *more,
             *self.config.response_headers("h11"),
         ]
         await self._send_h11_event(h11.Response(status_code=status, headers=headers))
@@ -239,6 +364,14 @@ class _PlainHTTP(H11Protocol):
             await self._send_h11_event(h11.Data(data=body))
         await self._send_h11_event(h11.EndOfMessage())
         await self.send(Closed())
+
+
+def _plain(kind: bytes, body: bytes) -> list[tuple[bytes, bytes]]:
+    return [
+        (b"content-type", kind),
+        (b"content-length", b"%d" % len(body)),
+        (b"x-content-type-options", b"nosniff"),
+    ]
 
 
 def _is_upgrade(request: h11.Request) -> bool:
@@ -276,3 +409,26 @@ class _HTTPConnection(TrioASGIHTTPConnection):
         # Hypercorn says "disconnect" at the end of each answer, just before it closes or recycles
         # the connection. Quart-Trio would then cancel the task that is about to do so.
         await ASGIHTTPConnection.handle_messages(self, request, receive)
+
+    async def _send_response(self, send: ASGISendCallable, response: ResponseTypes) -> None:
+        connection: _Connection = self.scope["state"][_OURS]
+        size = response.content_length
+        with ExitStack() as sent:
+            if size:  # else it is a stream, which is made as it is sent
+                try:
+                    # Right after the answer was made, with no checkpoint between: all are counted.
+                    sent.enter_context(connection.sending(size))
+                except RequestRefusedError as refusal:
+                    response = _excuse(response, refusal)
+            await super()._send_response(send, response)
+
+
+def _excuse(response: ResponseTypes, refusal: RequestRefusedError) -> Response:
+    """What is said instead of an answer, with the same leave for pages to read it."""
+    body = msgspec.json.encode({"detail": str(refusal)})
+    excuse = Response(body, refusal.status, content_type="application/json")
+    excuse.headers["Retry-After"] = f"{math.ceil(refusal.retry_after or 0)}"
+    for name, value in response.headers:
+        if name.lower().startswith(("access-control-", "vary", "x-content-type")):
+            excuse.headers[name] = value
+    return excuse

@@ -1,0 +1,301 @@
+"""Who may ask what by HTTP, and how often, before the app hears of it."""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import NoReturn
+
+import pytest
+import trio
+
+from tests.clients import PATIENCE, Service
+from tests.conftest import Serve
+from tests.raw import Answer, RawClient, open_raw, upgrade_head
+from tests.tokens import SECRET
+
+EVIL = "https://evil.example"
+APP = "https://app.example.com"
+NAMED = {"allowed_origins": f"{APP}, https://*.example.org"}
+#: What a browser adds to a request for an image or a script of a page elsewhere.
+IMAGE = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors", "Sec-Fetch-Dest": "image"}
+
+
+def request(method: str, path: str, headers: Mapping[str, str] = {}, body: bytes = b"") -> bytes:
+    fields = {"Host": "localhost", **headers}
+    if body:
+        fields["Content-Length"] = str(len(body))
+    lines = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
+    return f"{method} {path} HTTP/1.1\r\n{lines}\r\n".encode() + body
+
+
+async def ask(
+    service: Service, method: str, path: str, headers: Mapping[str, str] = {}, body: bytes = b""
+) -> Answer:
+    """One request on a connection of its own."""
+    async with open_raw(service.base) as client:
+        await client.send(request(method, path, {"Connection": "close", **headers}, body))
+        return await client.receive_answer()
+
+
+async def ask_again(client: RawClient, sent: bytes) -> Answer:
+    """One request on a connection that stays."""
+    await client.send(sent)
+    head = await client.receive_head()
+    size = int(head.headers["content-length"])
+    with trio.fail_after(PATIENCE):
+        while len(client.buffer) < size:
+            assert await client.read_more()
+    body, client.buffer = client.buffer[:size], client.buffer[size:]
+    return head._replace(body=body)
+
+
+async def refused(service: Service, reason: str) -> int:
+    text = (await ask(service, "GET", "/metrics")).body.decode()
+    label = f'trio_signal_refused_total{{reason="{reason}"}} '
+    return int(float(next(x for x in text.splitlines() if x.startswith(label)).split()[-1]))
+
+
+# Pages of other sites
+
+
+async def test_images_elsewhere_do_not_lock_their_visitors_out(serve: Serve) -> None:
+    async with serve(jwt_secret=SECRET, auth_failures_per_ip=3) as service:
+        for number in range(10):
+            answer = await ask(service, "GET", f"/auth/me?token={number}", IMAGE)
+            assert answer.status == 403
+        for _ in range(5):
+            answer = await ask(service, "GET", "/auth/me?token=x", {"Origin": EVIL})
+            assert answer.status == 403
+        assert (await ask(service, "GET", "/auth/me?token=x")).status == 401
+        assert await refused(service, "origin") == 15
+        assert await refused(service, "authentication") == 1
+
+
+async def test_sockets_of_pages_elsewhere_do_not_use_up_the_connects(serve: Serve) -> None:
+    async with serve(connects_per_ip_per_minute=3) as service:
+        for _ in range(5):
+            async with open_raw(service.base) as client:
+                await client.send(upgrade_head("/ws/r/ann", Origin=EVIL))
+                assert (await client.receive_answer()).status == 403
+        async with open_raw(service.base) as client:
+            await client.upgrade("/ws/r/ann")
+
+
+@pytest.mark.parametrize("headers", [{"Origin": EVIL}, {"Origin": "null"}, IMAGE])
+async def test_a_page_elsewhere_clears_no_announcement_of_an_open_server(
+    service: Service, headers: dict[str, str]
+) -> None:
+    said = b'{"message": "still here"}'
+    kind = {"Content-Type": "application/json"}
+    assert (await ask(service, "POST", "/api/creator/broadcast", kind, said)).status == 200
+    answer = await ask(service, "POST", "/api/creator/broadcast/clear", headers)
+    assert answer.status == 403
+    assert b"origin" in answer.body
+    shown = await ask(service, "GET", "/api/creator/broadcast/active")
+    assert b"still here" in shown.body
+
+
+SENDERS: list[tuple[dict[str, str], dict[str, str], bool]] = [
+    # (settings, headers, whether it may)
+    ({}, {}, True),  # no browser
+    ({}, {"Origin": "http://localhost"}, True),
+    ({}, {"Sec-Fetch-Site": "same-origin"}, True),
+    # A proxy has changed the host; the browser knows.
+    ({}, {"Sec-Fetch-Site": "same-origin", "Origin": "https://signal.example.com"}, True),
+    ({}, {"Sec-Fetch-Site": "none", "Sec-Fetch-Mode": "navigate"}, True),  # typed by the user
+    ({}, {"Sec-Fetch-Site": "same-site"}, False),
+    ({}, {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}, False),
+    ({}, {"Origin": "http://localhost:3000"}, False),
+    (NAMED, {"Origin": APP, "Sec-Fetch-Site": "cross-site"}, True),
+    (NAMED, {"Origin": "https://a.example.org"}, True),
+    (NAMED, {"Origin": EVIL}, False),
+    (NAMED, IMAGE, False),
+    ({"allowed_origins": "*"}, {"Origin": EVIL}, True),
+    ({"allowed_origins": "*"}, IMAGE, True),
+]
+
+
+@pytest.mark.parametrize(("given", "headers", "may"), SENDERS)
+async def test_which_pages_may_call(
+    serve: Serve, given: dict[str, str], headers: dict[str, str], *, may: bool
+) -> None:
+    async with serve(**given) as service:
+        assert (await ask(service, "GET", "/rooms", headers)).status == (200 if may else 403)
+
+
+async def test_two_origins_are_none(service: Service) -> None:
+    twice = request("GET", "/rooms", {"Origin": "http://localhost", "Connection": "close"})
+    twice = twice.replace(b"Origin:", b"Origin: http://localhost\r\nOrigin:")
+    async with open_raw(service.base) as client:
+        await client.send(twice)
+        assert (await client.receive_answer()).status == 403
+
+
+PUBLIC = [
+    *("/", "/demo/call", "/demo/app.css", "/client/trio-signal.js"),
+    *("/healthz", "/readyz", "/openapi.json", "/asyncapi.json"),
+]
+
+
+@pytest.mark.parametrize("path", PUBLIC)
+async def test_what_is_public_may_be_shown_and_loaded_by_any_site(
+    service: Service, path: str
+) -> None:
+    for headers in ({"Origin": EVIL}, IMAGE):
+        assert (await ask(service, "GET", path, headers)).status == 200
+
+
+async def test_a_preflight_of_another_origin_is_answered_and_allows_nothing(
+    service: Service,
+) -> None:
+    headers = {"Origin": EVIL, "Access-Control-Request-Method": "POST"}
+    answer = await ask(service, "OPTIONS", "/rooms/r/join", headers)
+    assert answer.status == 200
+    assert not any(name.startswith("access-control") for name in answer.headers)
+
+
+# Names
+
+HOSTS: list[tuple[Mapping[str, object], str, bool]] = [
+    # (settings, host, whether it is ours)
+    ({}, "localhost", True),
+    ({}, "LOCALHOST:8000", True),
+    ({}, "127.0.0.1:8000", True),
+    ({}, "[::1]:8000", True),
+    ({}, "app.localhost:8000", True),
+    ({}, "192.0.2.1", True),  # nobody can make an address point here
+    ({}, "evil.example", False),
+    ({}, "evil.example:8000", False),
+    ({}, "localhost.evil.example", False),
+    ({}, "evillocalhost", False),
+    ({}, "[", False),
+    (NAMED, "app.example.com", True),
+    (NAMED, "app.example.com:443", True),
+    (NAMED, "a.example.org", True),
+    (NAMED, "evil.example", False),
+    ({"allowed_origins": "*"}, "anything.example", True),
+    ({"trusted_proxies": 1}, "signal.example.com", True),
+    ({"jwt_secret": SECRET}, "signal.example.com", True),
+    ({"host": "0.0.0.0"}, "signal.example.com", True),
+]
+
+
+@pytest.mark.parametrize(("given", "host", "ours"), HOSTS)
+async def test_an_open_server_on_loopback_answers_to_its_own_names(
+    serve: Serve, given: Mapping[str, object], host: str, *, ours: bool
+) -> None:
+    async with serve(**given) as service:
+        answer = await ask(service, "GET", "/rooms", {"Host": host})
+        assert answer.status in ((200, 401) if ours else (421,))
+        async with open_raw(service.base.replace("0.0.0.0", "127.0.0.1")) as client:
+            await client.send(upgrade_head("/ws/r", Host=host))
+            answer = await client.receive_head()
+            assert answer.status == (101 if ours else 421)
+        if not ours:
+            assert answer.headers["content-type"] == "text/plain; charset=utf-8"
+            assert await refused(service, "host") == 2
+        # Load balancers ask by whatever name they like.
+        assert (await ask(service, "GET", "/healthz", {"Host": host})).status == 200
+
+
+# Framing
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"POST /rooms/r/join HTTP/1.1\r\nTransfer-Encoding: chunked\r\nContent-Length: 4\r\n",
+        b"POST /rooms/r/join HTTP/1.1\r\ncontent-length: 4\r\ntransfer-encoding: chunked\r\n",
+        b"POST /rooms/r/join HTTP/1.0\r\nTransfer-Encoding: chunked\r\n",
+    ],
+)
+async def test_a_request_that_ends_twice_is_refused(service: Service, head: bytes) -> None:
+    smuggled = request("GET", "/healthz")
+    async with open_raw(service.base) as client:
+        await client.send(head, b"Host: localhost\r\n\r\n0\r\n\r\n", smuggled)
+        answer = await client.receive_answer()
+    assert answer.status == 400
+    assert answer.headers["connection"] == "close"
+    assert b"HTTP/1.1" not in answer.body  # nothing more is answered
+
+
+# How often
+
+SLOW = {"http_requests_per_second": 0.1, "http_burst": 5}
+
+
+@asynccontextmanager
+async def exhausted(serve: Serve, **given: object) -> AsyncIterator[Service]:
+    """A server for whose tests 127.0.0.1 has asked all that it may."""
+    async with serve(**SLOW, **given) as service:
+        async with open_raw(service.base) as client:
+            for _ in range(5):
+                assert (await ask_again(client, request("GET", "/rooms"))).status == 200
+        yield service
+
+
+async def test_an_address_that_asks_too_often_is_told_when_to_come_again(serve: Serve) -> None:
+    async with exhausted(serve) as service:
+        answer = await ask(service, "GET", "/rooms")
+        assert answer.status == 429
+        assert 1 <= int(answer.headers["retry-after"]) <= 10
+        assert answer.headers["connection"] == "close"
+        assert b"too many requests" in answer.body
+        assert (await ask(service, "GET", "/openapi.json")).status == 429
+        # What keeps the server in its place, and who speaks WebSocket, are not counted.
+        for path in ("/healthz", "/readyz"):
+            assert (await ask(service, "GET", path)).status == 200
+        async with open_raw(service.base) as client:
+            await client.upgrade("/ws/r/ann")
+
+
+async def test_an_allowed_page_may_read_that_it_asks_too_often(serve: Serve) -> None:
+    async with exhausted(serve, **NAMED) as service:
+        answer = await ask(service, "GET", "/rooms", {"Origin": APP})
+        assert answer.status == 429
+        assert answer.headers["access-control-allow-origin"] == APP
+        assert answer.headers["access-control-expose-headers"] == "Retry-After"
+        assert answer.headers["vary"] == "Origin"
+
+
+async def test_who_goes_on_is_not_read(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trio_signal.web.server.LINGER", 0.3)
+    async with exhausted(serve) as service, open_raw(service.base) as client:
+        more = request("GET", "/rooms") * 1000
+        with pytest.raises(trio.BrokenResourceError):
+            await press(client, more)
+        assert await refused_rate(service) == 1
+
+
+async def press(client: RawClient, sent: bytes) -> NoReturn:
+    """Send it over and over, and read nothing."""
+    with trio.fail_after(PATIENCE):
+        while True:
+            await client.stream.send_all(sent)
+
+
+async def refused_rate(service: Service) -> int:
+    """How many were refused; asked by somebody else."""
+    async with open_raw(service.base, source="127.0.0.2") as client:
+        await client.send(request("GET", "/metrics", {"Connection": "close"}))
+        text = (await client.receive_answer()).body.decode()
+    label = 'trio_signal_refused_total{reason="http_rate"} '
+    return int(float(next(x for x in text.splitlines() if x.startswith(label)).split()[-1]))
+
+
+async def test_each_client_of_a_proxy_has_a_rate_of_its_own(serve: Serve) -> None:
+    async with serve(**SLOW, trusted_proxies=1) as service, open_raw(service.base) as client:
+        for address in ("192.0.2.1", "192.0.2.2"):
+            sent = request("GET", "/rooms", {"X-Forwarded-For": f"10.0.0.1, {address}"})
+            for _ in range(5):
+                assert (await ask_again(client, sent)).status == 200
+        sent = request("GET", "/rooms", {"X-Forwarded-For": "192.0.2.1"})
+        assert (await ask_again(client, sent)).status == 429
+
+
+async def test_probes_are_answered_one_behind_the_other(service: Service) -> None:
+    async with open_raw(service.base) as client:
+        await client.send(request("GET", "/healthz") * 3 + request("GET", "/readyz"))
+        for body in (b'{"status":"ok"}',) * 3 + (b'{"status":"ready"}',):
+            assert (await ask_again(client, b"")).body == body
+        await client.send(request("HEAD", "/healthz"))
+        assert (await client.receive_head()).status == 200

@@ -1,0 +1,92 @@
+"""What the core asks of a dialect."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar, Self
+
+from trio_signal.dialects.wire import OTHER, Reader, UnreadableError
+from trio_signal.errors import AuthenticationError, CloseCode
+from trio_signal.messages import Action, Answer, Close, Event, Identity, Notice, Send, ServerInfo
+
+
+class Dialect(ABC):
+    """Translates between one family of clients and the core.
+
+    One object serves one connection. It does no I/O and never blocks: text in,
+    actions out; events in, text out. Ids and times are in what it is given.
+    """
+
+    __slots__ = ("heard",)
+
+    name: ClassVar[str]
+    #: Where it is spoken, as `/ws/{room_id}`, and what may be in the query.
+    address: ClassVar[str]
+    query: ClassVar[tuple[str, ...]] = ("token",)
+    #: Reads what clients say. The other public structs of the module are what they are told.
+    reader: ClassVar[Reader]
+    #: What clients may say besides, as it is: texts that are no JSON.
+    words: ClassVar[frozenset[str]] = frozenset()
+    #: Whether it asks its clients who they are; else they say so in the handshake.
+    asks_who: ClassVar[bool] = False
+    #: Below it are HTTP calls whose clients do not say who they are: in open mode a cookie tells
+    #: them the `user_id` in the handshake's query. None if there are no such calls.
+    cookie_path: ClassVar[str | None] = None
+    #: Whether its clients drop candidates that come before they have applied the description.
+    holds_candidates: ClassVar[bool] = False
+
+    def __init__(self) -> None:
+        """Begin a connection that has not said anything."""
+        #: The type of what `received` was given last; `OTHER` if it could not be read.
+        self.heard = OTHER
+
+    @classmethod
+    @abstractmethod
+    def at(cls, path: Sequence[str], query: Mapping[str, str]) -> Self | None:
+        """A dialect for a new connection to this path, if it is one of this dialect's."""
+
+    @abstractmethod
+    def opened(self, peer_id: str) -> Iterable[Action]:
+        """The WebSocket is open; `peer_id` is new, and nobody can guess it."""
+
+    @abstractmethod
+    def authenticated(self, identity: Identity, server: ServerInfo, now: str) -> Iterable[Action]:
+        """The connection's `Authenticate` was granted; `server` may be told from here on."""
+
+    def authentication_failed(self, error: AuthenticationError) -> Close:
+        """The connection's `Authenticate` was refused, or did not come in time."""
+        return Close(CloseCode.POLICY, str(error))
+
+    def recalled(self, room_ids: Sequence[str]) -> Iterable[Action]:
+        """The answer to `RecallRooms`: where this user was a moment ago."""
+        return []
+
+    def received(self, text: bytes, now: str) -> Iterable[Action]:
+        """The client sent this at `now`; it is UTF-8, and of any content."""
+        try:
+            message = self.reader.read(text)
+        except UnreadableError as error:
+            self.heard = OTHER
+            return self.unreadable(text, error)
+        self.heard = self.reader.names[type(message)]
+        return self.commands(message, now)
+
+    @abstractmethod
+    def commands(self, message: Any, now: str) -> Iterable[Action]:
+        """What the client wants with a message, which is one of the reader's structs."""
+
+    @abstractmethod
+    def unreadable(self, text: bytes, error: UnreadableError) -> Iterable[Action]:
+        """The client sent something that is no message of this dialect."""
+
+    @abstractmethod
+    def answered(self, answer: Answer) -> Iterable[Send | Close]:
+        """What became of the client's command."""
+
+    @staticmethod
+    @abstractmethod
+    def tell(event: Event) -> Iterable[Notice]:
+        """A room's event, or an announcement's, in this dialect's words.
+
+        Called once an event, whatever the number of peers. A `Signalled` that
+        has a target goes to that peer, whatever the notice's audience.
+        """

@@ -1,0 +1,121 @@
+"""The bytes of HTTP answers that clients have not taken yet: bounded, in all and for each address.
+
+Without I/O. An answer is held as a whole until its last byte is out, so all of it counts until
+then. If there is no room for one more, those that are taken slowest are given up, and their
+connections cut off.
+"""
+
+from collections.abc import Callable
+from http import HTTPStatus
+
+from trio_signal.errors import Reason, RequestRefusedError
+
+#: Bytes of the answers to all, and to one address.
+MOST = 64 << 20
+MOST_EACH = 8 << 20
+
+
+class Answer:
+    """One answer that is being sent."""
+
+    __slots__ = ("address", "begun", "cut_off", "given_up", "sent", "size")
+
+    def __init__(self, address: str, size: int, begun: float, cut_off: Callable[[], None]) -> None:
+        """`size` is in bytes; `cut_off` ends its connection, and does not block."""
+        self.address = address
+        self.size = size
+        self.begun = begun
+        self.cut_off = cut_off
+        self.given_up = False
+        #: Bytes that the client's side has taken.
+        self.sent = 0
+
+    def pace(self, now: float) -> tuple[float, int]:
+        """How fast it is taken; of those that are not taken at all, the greatest is slowest."""
+        return self.sent / (now - self.begun + 1), -self.size
+
+
+class _Share:
+    """Answers that have one bound together."""
+
+    def __init__(self, most: float) -> None:
+        self.most = most
+        self.answers: set[Answer] = set()
+        self.size = 0
+        #: Of that, what is given up and not gone yet.
+        self.going = 0
+
+    def excess(self, size: int) -> bool:
+        """Whether so many bytes more are too many."""
+        return self.size - self.going + size > self.most
+
+    def slowest(self, now: float) -> Answer:
+        return min(
+            (answer for answer in self.answers if not answer.given_up),
+            key=lambda answer: answer.pace(now),
+        )
+
+
+class Unsent:
+    """All answers of one server that are being sent. Nothing here blocks."""
+
+    def __init__(
+        self,
+        count: Callable[[], None] = lambda: None,
+        *,
+        most: float = MOST,
+        most_each: float = MOST_EACH,
+    ) -> None:
+        """Begin with none; `count` is called for each that is given up or refused."""
+        self._count = count
+        self._most_each = most_each
+        self._all = _Share(most)
+        self._at: dict[str, _Share] = {}
+
+    @property
+    def size(self) -> int:
+        """Bytes of all answers."""
+        return self._all.size
+
+    def hold(self, address: str, size: int, now: float, cut_off: Callable[[], None]) -> Answer:
+        """Count an answer until it is released.
+
+        Raises RequestRefusedError if it is too big for its address, or if so much is given up
+        already that has yet to go: what is here never exceeds twice the bound.
+        """
+        shares = (self._at.get(address) or _Share(self._most_each), self._all)
+        for share in shares:
+            if size > share.most:
+                self._refuse()
+            while share.excess(size):
+                self._give_up(share.slowest(now))
+            if share.size + size > 2 * share.most:
+                self._refuse()
+        answer = Answer(address, size, now, cut_off)
+        self._at[address] = shares[0]
+        for share in shares:
+            share.answers.add(answer)
+            share.size += size
+        return answer
+
+    def release(self, answer: Answer) -> None:
+        """It has been sent, or is gone."""
+        own = self._at[answer.address]
+        for share in (own, self._all):
+            share.answers.discard(answer)
+            share.size -= answer.size
+            share.going -= answer.size if answer.given_up else 0
+        if not own.answers:
+            del self._at[answer.address]
+
+    def _give_up(self, answer: Answer) -> None:
+        answer.given_up = True
+        for share in (self._at[answer.address], self._all):
+            share.going += answer.size
+        self._count()
+        answer.cut_off()
+
+    def _refuse(self) -> None:
+        self._count()
+        text = "Too much waits to be sent."
+        raise RequestRefusedError(HTTPStatus.SERVICE_UNAVAILABLE, Reason.HTTP_BYTES, text, 1)
