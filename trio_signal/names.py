@@ -22,6 +22,7 @@ def clean_name(text: str | None) -> str | None:
     shown = " ".join(text[: 16 * MAX_NAME].split())
     if not shown.isascii() or not shown.isprintable():
         shown = "".join(character for character in shown if _is_shown(character))
+        shown = " ".join(shown.split())  # there may have been space on both sides of one
     shown = shown[:MAX_NAME].strip()
     return shown if shown.strip(_JOINERS) else None
 
