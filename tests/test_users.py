@@ -8,6 +8,7 @@ import argon2
 import httpx
 import pytest
 import trio
+import trio.testing
 
 from tests.clients import PATIENCE
 from tests.conftest import Serve
@@ -22,6 +23,7 @@ from trio_signal.users import (
     MAX_NAMES,
     Failures,
     Login,
+    Turns,
     User,
     hash_password,
     is_user_id,
@@ -210,6 +212,13 @@ def test_only_so_many_names_are_kept_in_mind() -> None:
     assert failures.wait("ann", 0) == 0
 
 
+def test_of_a_name_a_digest_is_kept() -> None:
+    failures = Failures()
+    failures.count("x" * 60_000, 0)
+    failures.count("\ud800", 0)
+    assert {len(key) for key in failures._names} == {32}
+
+
 async def test_many_guesses_at_once_are_many_guesses(path: Path) -> None:
     """They are counted as they come, and not only when they have failed."""
     login, waits = Login(path), []
@@ -305,6 +314,121 @@ async def test_a_wrong_login_is_401_and_too_many_are_429(
             "/auth/login", json={"username": "bob", "password": "battery staple"}
         )
         assert answer.json()["user"] == {"user_id": "bob", "username": "bob"}
+
+
+async def log_in(
+    http: httpx.AsyncClient, name: str, password: str, address: str = "192.0.2.1"
+) -> httpx.Response:
+    """Try, from this address, as the proxy says."""
+    body = {"username": name, "password": password}
+    headers = {"X-Forwarded-For": address}
+    return await http.post("/auth/login", json=body, headers=headers)
+
+
+async def test_who_polls_keeps_nobody_out_and_gains_nothing(
+    serve: Serve, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("FIRST_WAIT", "LONGEST_WAIT"):
+        monkeypatch.setattr(users_module, name, 60.0)
+    given = {"jwt_secret": SECRET, "users_file": path, "trusted_proxies": 1}
+    async with serve(auth_failures_per_ip=8, **given) as service, browse(service.base) as http:
+        answers = [await log_in(http, "ann", "x") for _ in range(10)]
+        said = [(answer.status_code, answer.json()["detail"]) for answer in answers]
+        assert said == [
+            *[(401, "Incorrect username or password")] * FREE_FAILURES,
+            *[(429, "Too many failed logins")] * 3,
+            *[(429, "Your address failed to authenticate too often.")] * 2,
+        ]
+        assert (await log_in(http, "ann", "correct horse", "192.0.2.2")).status_code == 200
+
+
+async def test_many_logins_of_one_user_keep_no_other_out(serve: Serve, path: Path) -> None:
+    given = {"jwt_secret": SECRET, "users_file": path, "trusted_proxies": 1}
+    answers: list[int] = []
+    async with serve(**given) as service, browse(service.base) as http:
+
+        async def ann() -> None:
+            answers.append((await log_in(http, "ann", "correct horse")).status_code)
+
+        with trio.fail_after(3 * PATIENCE):
+            async with trio.open_nursery() as nursery:
+                for _ in range(60):
+                    nursery.start_soon(ann)
+                await trio.testing.wait_all_tasks_blocked()
+                async with browse(service.base) as another:
+                    for address in ("192.0.2.1", "192.0.2.2"):
+                        answer = await log_in(another, "bob", "battery staple", address)
+                        assert answer.status_code == 200
+    assert answers == [200] * 60
+
+
+async def test_who_floods_the_queue_is_told_to_come_later(
+    serve: Serve, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(users_module, "MAX_WAITING", 3)
+    given = {"jwt_secret": SECRET, "users_file": path, "trusted_proxies": 1}
+    async with serve(**given) as service, browse(service.base) as http:
+        answers: list[httpx.Response] = []
+
+        async def ann() -> None:
+            answers.append(await log_in(http, "ann", "correct horse"))
+
+        with trio.fail_after(3 * PATIENCE):
+            async with trio.open_nursery() as nursery:
+                for _ in range(20):
+                    nursery.start_soon(ann)
+                async with browse(service.base) as another:
+                    answer = await log_in(another, "bob", "battery staple", "192.0.2.2")
+                    assert answer.status_code == 200
+    busy = [answer for answer in answers if answer.status_code != 200]
+    assert 0 < len(busy) < 20
+    for answer in busy:
+        assert (answer.status_code, answer.json()) == (503, {"detail": "Too many logins at once"})
+        assert int(answer.headers["retry-after"]) == 1
+
+
+async def test_addresses_take_turns() -> None:
+    turns, begun, gate = Turns(), list[str](), trio.Event()
+
+    async def wait(address: str, name: str) -> None:
+        async with turns.take(address, name):
+            begun.append(address)
+            await gate.wait()
+
+    rounds = []
+    async with trio.open_nursery() as nursery:
+        for address, times in (("1", 5), ("2", 3), ("3", 3)):
+            for number in range(times):
+                nursery.start_soon(wait, address, f"{address}-{number}")
+            await trio.testing.wait_all_tasks_blocked()
+        while begun:
+            rounds.append("".join(sorted(begun)))
+            begun.clear()
+            old, gate = gate, trio.Event()
+            old.set()
+            await trio.testing.wait_all_tasks_blocked()
+    assert rounds == ["112", "123", "123", "13"]
+
+
+async def test_of_a_name_at_many_addresses_two_are_checked_at_a_time() -> None:
+    turns, begun, gate = Turns(), list[str](), trio.Event()
+
+    async def wait(address: str, name: str) -> None:
+        async with turns.take(address, name):
+            begun.append(name)
+            await gate.wait()
+
+    async with trio.open_nursery() as nursery:
+        for number in range(10):
+            nursery.start_soon(wait, str(number), "ann")
+        await trio.testing.wait_all_tasks_blocked()
+        assert begun == ["ann", "ann"]
+        nursery.start_soon(wait, "another", "bob")
+        await trio.testing.wait_all_tasks_blocked()
+        assert begun == ["ann", "ann", "bob"]
+        nursery.cancel_scope.cancel()
+    assert not turns._queues
+    assert not turns._running
 
 
 async def test_an_address_that_guesses_is_refused(serve: Serve, path: Path) -> None:

@@ -31,6 +31,10 @@ class LoginError(TrioSignalError):
         self.wait = wait
 
 
+class LoginBusyError(LoginError):
+    """Too many logins wait to be checked; nothing is said of this one."""
+
+
 class JoinRefusedError(TrioSignalError):
     """The directory did not let a peer into a room."""
 

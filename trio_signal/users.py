@@ -6,7 +6,10 @@ It is read again when it has changed.
 
 import os
 import tempfile
-from collections import OrderedDict
+from collections import Counter, OrderedDict, deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +18,7 @@ import trio
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 
-from trio_signal.errors import ConfigError, LoginError
+from trio_signal.errors import ConfigError, LoginBusyError, LoginError
 from trio_signal.messages import Grants
 from trio_signal.names import MAX_ID
 
@@ -23,15 +26,19 @@ from trio_signal.names import MAX_ID
 _hasher = PasswordHasher(time_cost=2, memory_cost=19456, parallelism=1)
 #: A hash of the same cost that no password has: who is unknown takes as long as who is known.
 _NOBODY = f"$argon2id$v=19$m=19456,t=2,p=1${22 * 'A'}${43 * 'A'}"
-#: How many passwords are checked at a time, and how many may wait for that.
-_AT_A_TIME = 2
-MAX_WAITING = 50
+#: How many passwords are checked at a time, and how many of one address and of one name: so
+#: there is a place that neither can take.
+_AT_A_TIME = 3
+_AT_A_TIME_EACH = 2
+#: How many may wait for that; each has its turn within seconds.
+MAX_WAITING = 100
 
 #: Failures of a name until it has to wait, seconds of the first wait and of the longest.
 FREE_FAILURES = 5
 FIRST_WAIT = 1.0
 LONGEST_WAIT = 30.0
-#: Names that are kept in mind; the one that failed longest ago is forgotten first.
+#: Names, each at an address, that are kept in mind, by digests; the one that failed longest ago
+#: is forgotten first.
 MAX_NAMES = 10_000
 
 
@@ -106,26 +113,37 @@ class Login:
         self._version: object = None
         self._users: dict[str, User] = {}
         self._limiter = trio.CapacityLimiter(_AT_A_TIME)
+        self._turns = Turns()
         self._failures = Failures()
 
-    async def check(self, user_id: str, password: str) -> User:
+    async def check(self, user_id: str, password: str, address: str = "") -> User:
         """The user, if that is their password. Blocks while it is checked, in a thread.
 
-        Raises LoginError, without saying which of both is wrong, nor faster for either, or if it
-        is too early to try again; and ConfigError if the file cannot be read.
+        `address` is where it is tried from: who fails there makes nobody wait elsewhere. Raises
+        LoginError, without saying which of both is wrong, nor faster for either, or if it is too
+        early to try again, which counts as another failure; LoginBusyError, if too many wait; and
+        ConfigError if the file cannot be read.
         """
-        wait = self._failures.wait(user_id, trio.current_time())
-        if self._limiter.statistics().tasks_waiting >= MAX_WAITING:
-            wait = max(wait, FIRST_WAIT)
+        name = f"{address}\0{user_id}"
+        self._check_wait(name)
+        async with self._turns.take(address, user_id):
+            self._check_wait(name)  # others may have failed meanwhile
+            # Before it is known that it failed: two at once are two attempts.
+            self._failures.count(name, trio.current_time())
+            user = await trio.to_thread.run_sync(
+                self._verify, user_id, password, limiter=self._limiter
+            )
+            if user is None:
+                raise LoginError(0)
+            self._failures.forgive(name)
+            return user
+
+    def _check_wait(self, name: str) -> None:
+        now = trio.current_time()
+        wait = self._failures.wait(name, now)
         if wait > 0:
-            raise LoginError(wait)
-        # Before it is known that it failed: many at once are many attempts.
-        self._failures.count(user_id, trio.current_time())
-        user = await trio.to_thread.run_sync(self._verify, user_id, password, limiter=self._limiter)
-        if user is None:
-            raise LoginError(0)
-        self._failures.forgive(user_id)
-        return user
+            self._failures.count(name, now)
+            raise LoginError(max(wait, self._failures.wait(name, now)))
 
     def _verify(self, user_id: str, password: str) -> User | None:
         user = self._read().get(user_id)
@@ -145,6 +163,92 @@ class Login:
         return self._users
 
 
+class _Waiter:
+    """Somebody who waits for a turn: whose it is, and what came of it."""
+
+    def __init__(self, address: str, name: str) -> None:
+        self.address = address
+        self.name = name
+        self.decided = trio.Event()
+        #: Whether it is its turn; False once it is decided that it will have none.
+        self.has_turn: bool | None = None
+
+    def decide(self, *, has_turn: bool) -> None:
+        self.has_turn = has_turn
+        self.decided.set()
+
+
+class Turns:
+    """A queue that is fair to addresses: they take turns, however many wait at each.
+
+    No address and no name has all the places. If too many wait, the last one of the address
+    with the most is sent away, so who floods the queue fills it for nobody else.
+    """
+
+    def __init__(self) -> None:
+        """Begin with nobody."""
+        #: By address; the one whose turn was longest ago stands first. None is empty.
+        self._queues: OrderedDict[str, deque[_Waiter]] = OrderedDict()
+        #: Of whom a password is being checked.
+        self._running: list[_Waiter] = []
+
+    @asynccontextmanager
+    async def take(self, address: str, name: str) -> AsyncIterator[None]:
+        """Wait for a turn, which lasts as long as the block. Raises LoginBusyError."""
+        waiter = _Waiter(address, name)
+        self._queues.setdefault(address, deque()).append(waiter)
+        self._begin()
+        if sum(map(len, self._queues.values())) > MAX_WAITING:
+            self._send_away(address)
+        try:
+            await waiter.decided.wait()
+            if not waiter.has_turn:
+                raise LoginBusyError(FIRST_WAIT)
+            yield
+        finally:
+            self._end(waiter)
+
+    def _begin(self) -> None:
+        """Let those begin whose turn it is."""
+        while len(self._running) < _AT_A_TIME and (waiter := self._next()) is not None:
+            self._drop(waiter)
+            if waiter.address in self._queues:
+                self._queues.move_to_end(waiter.address)
+            self._running.append(waiter)
+            waiter.decide(has_turn=True)
+
+    def _next(self) -> _Waiter | None:
+        addresses = Counter(waiter.address for waiter in self._running)
+        names = Counter(waiter.name for waiter in self._running)
+        for address, queue in self._queues.items():
+            if addresses[address] < _AT_A_TIME_EACH:
+                for waiter in queue:
+                    if names[waiter.name] < _AT_A_TIME_EACH:
+                        return waiter
+        return None
+
+    def _send_away(self, newest: str) -> None:
+        """The last one of the address with the most; of several, of the one that came now."""
+        _, _, most = max((len(q), a == newest, a) for a, q in self._queues.items())
+        waiter = self._queues[most][-1]
+        self._drop(waiter)
+        waiter.decide(has_turn=False)
+
+    def _drop(self, waiter: _Waiter) -> None:
+        queue = self._queues[waiter.address]
+        queue.remove(waiter)
+        if not queue:
+            del self._queues[waiter.address]
+
+    def _end(self, waiter: _Waiter) -> None:
+        """It has had its turn, or does not wait any more."""
+        if waiter.has_turn is None:
+            self._drop(waiter)
+        elif waiter.has_turn:
+            self._running.remove(waiter)
+            self._begin()
+
+
 class _Failed(NamedTuple):
     times: int
     until: float
@@ -159,26 +263,32 @@ class Failures:
 
     def __init__(self) -> None:
         """Begin with nobody."""
-        self._names: OrderedDict[str, _Failed] = OrderedDict()
+        self._names: OrderedDict[bytes, _Failed] = OrderedDict()
 
     def wait(self, name: str, now: float) -> float:
         """Seconds until this name may be tried again; 0 if it may now."""
-        failed = self._names.get(name)
+        failed = self._names.get(_digest(name))
         return max(0.0, failed.until - now) if failed is not None else 0.0
 
     def count(self, name: str, now: float) -> None:
         """It failed once more."""
-        failed = self._names.pop(name, None)
+        key = _digest(name)
+        failed = self._names.pop(key, None)
         times = failed.times + 1 if failed is not None else 1
         excess = times - FREE_FAILURES
         wait = min(LONGEST_WAIT, FIRST_WAIT * 2 ** min(excess, 10)) if excess >= 0 else 0.0
-        self._names[name] = _Failed(times, now + wait)
+        self._names[key] = _Failed(times, now + wait)
         while len(self._names) > MAX_NAMES:
             self._names.popitem(last=False)
 
     def forgive(self, name: str) -> None:
         """It succeeded."""
-        self._names.pop(name, None)
+        self._names.pop(_digest(name), None)
+
+
+def _digest(name: str) -> bytes:
+    """A name is as long as who tries it likes; this is not."""
+    return sha256(name.encode(errors="surrogatepass")).digest()
 
 
 def is_user_id(text: str) -> bool:

@@ -6,11 +6,11 @@ from msgspec import Struct
 from quart import Response, request
 from quart_trio import QuartTrio
 from werkzeug.datastructures import WWWAuthenticate
-from werkzeug.exceptions import NotFound, TooManyRequests, Unauthorized
+from werkzeug.exceptions import NotFound, ServiceUnavailable, TooManyRequests, Unauthorized
 
 from trio_signal.auth import make_login_token, mint_token
 from trio_signal.config import Settings
-from trio_signal.errors import LoginError
+from trio_signal.errors import LoginBusyError, LoginError
 from trio_signal.users import Login
 from trio_signal.web.bodies import json_answer, read_body, read_form
 from trio_signal.web.callers import Callers
@@ -53,12 +53,15 @@ async def _check(
     users: Login, body: LoginRequest, callers: Callers, settings: Settings
 ) -> Response:
     try:
-        user = await users.check(body.username, body.password)
+        user = await users.check(body.username, body.password, callers.network)
+    except LoginBusyError as error:
+        wait = math.ceil(error.wait)
+        raise ServiceUnavailable("Too many logins at once", retry_after=wait) from None
     except LoginError as error:
+        callers.count_failure()
         if error.wait > 0:
             wait = math.ceil(error.wait)
             raise TooManyRequests("Too many failed logins", retry_after=wait) from None
-        callers.count_failure()
         raise Unauthorized(str(error), www_authenticate=WWWAuthenticate("bearer")) from None
     token = mint_token(settings, body.username, name=user.name, grants=user.grants, ttl=SESSION)
     return _logged_in(token, body.username, user.name or body.username)

@@ -11,7 +11,7 @@ from trio_signal.auth import Auth, find_token, may_enter, read_login_token
 from trio_signal.config import Settings
 from trio_signal.cookies import find_user
 from trio_signal.errors import AuthenticationError, IdentityMismatchError, Reason
-from trio_signal.limits import Limits
+from trio_signal.limits import Limits, network_of
 from trio_signal.messages import Authenticate, Identity
 from trio_signal.metrics import Metrics
 from trio_signal.names import MAX_ID
@@ -100,6 +100,11 @@ class Callers:
     def check_address(self) -> None:
         """Raise RequestRefusedError if the sender's address failed too often."""
         self._limits.check_failures(request_address(self._settings), trio.current_time())
+
+    @property
+    def network(self) -> str:
+        """What counts as the sender's address."""
+        return network_of(request_address(self._settings))
 
     def count_failure(self) -> None:
         """The sender failed to say who it is."""

@@ -142,7 +142,7 @@ OPERATIONS: dict[str, Operation] = {
     "POST /auth/login": Operation(
         "Get a token",
         LoggedIn,
-        {401: Detail, 404: Detail, 429: Detail} | _BODY,
+        {401: Detail, 404: Detail, 429: Detail, 503: Detail} | _BODY,
         LoginRequest,
     ),
     "GET /auth/me": Operation("Who one is", Me, _SIGNED_IN, query=_CALLER),
