@@ -23,6 +23,7 @@ from trio_signal.limits import Limits, client_address, network_of
 from trio_signal.listener import _token
 from trio_signal.metrics import Metrics
 from trio_signal.peer import INTERNAL_ERROR
+from trio_signal.rounds import Rounds
 from trio_signal.websocket import FrameParser, Handshake, Message, Opcode, is_upgrade
 
 SETTINGS = load_settings(allowed_origins="https://app.example.com,https://*.example.org")
@@ -119,6 +120,7 @@ async def _converse(name: str, texts: list[bytes]) -> None:
             settings=SETTINGS,
             place=limits.admit("192.0.2.1", 0),
             metrics=metrics,
+            rounds=Rounds(),
         )
         hub.arrive(connection.peer)
         await connection._perform(dialect.opened(connection.peer.id))

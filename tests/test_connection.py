@@ -55,6 +55,7 @@ from trio_signal.messages import (
 )
 from trio_signal.metrics import Metrics
 from trio_signal.peer import Peer
+from trio_signal.rounds import Rounds
 
 #: Seconds, short enough for the patience of the clients.
 HEARTBEAT, HEARTBEAT_TIMEOUT, AUTH_TIMEOUT = 3.0, 2.0, 4.0
@@ -72,6 +73,7 @@ class World:
         self.nursery = nursery
         self.limits = Limits(settings(connects_per_ip_per_minute=10_000))
         self.metrics = Metrics()
+        self.rounds = Rounds()
         self._clients: list[socket.socket] = []
 
     def connect(
@@ -101,6 +103,7 @@ class World:
             token=token,
             place=self.limits.admit("192.0.2.1", trio.current_time()),
             metrics=self.metrics,
+            rounds=self.rounds,
         )
         (nursery or self.nursery).start_soon(_run, connection, server)
         return RawClient.of(client), connection
@@ -137,6 +140,7 @@ async def world() -> AsyncIterator[World]:
         await nursery.start(bus.run, hub.deliver)
         nursery.start_soon(hub.courier.run)
         world = World(hub, nursery)
+        nursery.start_soon(world.rounds.run)
         yield world
         nursery.cancel_scope.cancel()
     world.close()
@@ -177,7 +181,7 @@ async def test_messages_are_carried_out_in_order(world: World) -> None:
 async def test_who_says_much_at_once_lets_others_speak_in_between(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trio_signal.connection._TURN", 0)
+    monkeypatch.setattr("trio_signal.rounds.BUDGET", 0)
     ann, _ = await world.enter("/ws/r/ann")
     bob, _ = await world.enter("/ws/r/bob")
     for name, client in (("ann", ann), ("bob", bob)):

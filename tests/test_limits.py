@@ -30,7 +30,6 @@ from trio_signal.limits import (
     MAX_ADDRESSES,
     Limits,
     Tally,
-    TokenBucket,
     client_address,
     network_of,
 )
@@ -152,27 +151,6 @@ def test_no_number_of_addresses_takes_more_memory() -> None:
     assert len(tally) == MAX_ADDRESSES
     assert tally.wait("999", now=1) == 0  # it would have been forgiven first
     assert tally.wait("1000", now=1) == 59
-
-
-def test_a_bucket_is_full_at_first_and_fills_again() -> None:
-    bucket = TokenBucket(rate=10, burst=20)
-    assert bucket.spend(20, now=100) <= 100
-    assert bucket.spend(1, now=100) == pytest.approx(100.1)
-    assert bucket.spend(9, now=100) == pytest.approx(101)
-    assert bucket.spend(10, now=102) <= 102 + 1e-9
-    assert bucket.spend(1, now=102) == pytest.approx(102.1)
-    assert bucket.spend(20, now=1000) <= 1000
-    assert bucket.spend(1, now=1000) > 1000
-
-
-@given(st.lists(st.tuples(st.integers(1, 50), st.floats(0, 3)), max_size=50))
-def test_who_waits_never_gets_more_than_burst_and_rate(steps: list[tuple[int, float]]) -> None:
-    bucket, now, spent = TokenBucket(rate=10, burst=20), 0.0, 0
-    for tokens, pause in steps:
-        now += pause
-        now = max(now, bucket.spend(tokens, now))
-        spent += tokens
-        assert spent <= 20 + 10 * now + 1e-6
 
 
 async def test_places_are_given_back_whatever_happens() -> None:
@@ -524,7 +502,8 @@ async def test_one_byte_at_a_time_is_limited_too(serve: Serve) -> None:
         began = trio.current_time()
         for byte in ASK:
             await client.send(bytes((byte,)))
-            await trio.testing.wait_all_tasks_blocked()
+            # Also where a hundredth of a second is missing, for what it was told on joining.
+            await trio.testing.wait_all_tasks_blocked(0.02)
         await client.wait_for(ANSWER)
         # Ten reads were a burst; after the next one there was a second for the rest to come.
         assert trio.current_time() - began > 0.9

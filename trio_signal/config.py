@@ -22,6 +22,8 @@ from trio_signal.errors import ConfigError
 from trio_signal.keys import read_public_key, secret_key
 
 CommaList = Annotated[tuple[str, ...], NoDecode]
+#: How many connections an address may use to the full, if nothing else is set.
+ADDRESS_FACTOR = 20
 _ORIGIN = re.compile(r"\*|https?://(\*\.)?[^/*\s]+")
 
 
@@ -88,6 +90,9 @@ class Settings(BaseSettings):
     #: Per connection; a client may save up a burst.
     messages_per_second: float = Field(50, gt=0)
     message_burst: int = Field(200, ge=1)
+    #: The same for all connections of an address; 20 times as much, if not given.
+    messages_per_ip_per_second: float | None = Field(None, gt=0)
+    message_burst_per_ip: int | None = Field(None, ge=1)
     max_connections: int = Field(20000, ge=1)
     max_connections_per_ip: int = Field(200, ge=1)
     connects_per_ip_per_minute: int = Field(600, ge=1)
@@ -202,6 +207,18 @@ class Settings(BaseSettings):
         if self.turn_urls and self.turn_secret is None:
             raise ValueError("TRIO_SIGNAL_TURN_URLS: needs TRIO_SIGNAL_TURN_SECRET as well")
         return self
+
+    @property
+    def messages_of_address_per_second(self) -> float:
+        """What all connections of an address may send together."""
+        given = self.messages_per_ip_per_second
+        return self.messages_per_second * ADDRESS_FACTOR if given is None else given
+
+    @property
+    def message_burst_of_address(self) -> int:
+        """What they may send together at once."""
+        given = self.message_burst_per_ip
+        return self.message_burst * ADDRESS_FACTOR if given is None else given
 
     @property
     def wants_tokens(self) -> bool:

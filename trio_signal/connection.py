@@ -25,7 +25,7 @@ from trio_signal.dialects import Dialect
 from trio_signal.errors import AuthenticationError, CloseCode, IdentityMismatchError, Reason
 from trio_signal.hub import Hub
 from trio_signal.ice import ice_servers
-from trio_signal.limits import Place, TokenBucket
+from trio_signal.limits import Place
 from trio_signal.messages import (
     Acknowledge,
     Action,
@@ -56,6 +56,7 @@ from trio_signal.messages import (
 from trio_signal.metrics import BROKEN_OFF, NO_CODE, Metrics
 from trio_signal.outbox import Outbox, ignore
 from trio_signal.peer import INTERNAL_ERROR, PatientPeer, Peer
+from trio_signal.rounds import Rounds
 from trio_signal.websocket import (
     FrameParser,
     Message,
@@ -69,8 +70,6 @@ logger = logging.getLogger(__name__)
 
 #: How much is read at once: a burst of candidates, and no more than a fair share.
 _CHUNK = 16384
-#: Seconds for which messages are carried out until all others have had their turn.
-_TURN = 0.005
 #: A read that completes no frame counts as one, unless it brings this much.
 _CRUMB = 256
 #: How many malformed messages in a row end a connection.
@@ -97,7 +96,6 @@ class Connection:
         "_alarm",
         "_auth",
         "_authenticate_by",
-        "_bucket",
         "_close_received",
         "_dialect",
         "_early",
@@ -114,9 +112,11 @@ class Connection:
         "_opening",
         "_outbox",
         "_parser",
+        "_payer",
         "_place",
         "_pressing_since",
         "_request_id",
+        "_rounds",
         "_settings",
         "_sock",
         "_token",
@@ -134,6 +134,7 @@ class Connection:
         settings: Settings,
         place: Place,
         metrics: Metrics,
+        rounds: Rounds,
         token: str | None = None,
         request_id: str | None = None,
         opening: bytes = b"",
@@ -151,7 +152,9 @@ class Connection:
         self._auth = auth
         self._settings = settings
         self._place = place
+        self._payer = place.payer
         self._metrics = metrics
+        self._rounds = rounds
         self._token = token
         self._request_id = request_id
         self._dialect = dialect
@@ -168,7 +171,6 @@ class Connection:
         self._alarm: trio.CancelScope | None = None
         #: When the token expires, and when to say so; Trio's clock.
         self._expires_at = self._warn_at = _NEVER
-        self._bucket = TokenBucket(settings.messages_per_second, settings.message_burst)
         #: Until when the client is not read, and since when it has gone on sending nevertheless.
         self._held_until, self._pressing_since = 0.0, _NEVER
         self._malformed = 0
@@ -195,6 +197,7 @@ class Connection:
     def _record(self) -> None:
         """Count and log the end, whatever it is; the rooms know by then."""
         peer = self.peer
+        self._payer.spend(peer.owes, trio.current_time())
         self._metrics.count_closed(self._close_code)
         rooms = [room for room in peer.left if not is_internal(room)]
         logger.info(
@@ -304,57 +307,74 @@ class Connection:
 
     def _parse(self, data: bytes) -> list[Message]:
         """The messages that these bytes complete, and what they cost."""
-        now = self.peer.heard = trio.current_time()
+        peer = self.peer
+        now = peer.heard = trio.current_time()
         messages = self._parser.feed(data)
         frames = len(messages) + self._parser.take_fragments() or len(data) < _CRUMB
-        self._held_until = self._bucket.spend(frames, now)
+        self._held_until = self._payer.spend(frames + peer.owes, now)
+        peer.owes = 0.0
         return messages
 
-    async def _hold_back(self) -> None:
+    async def _pay(self, *, more: bool) -> None:
+        """Pay for what the last message made the server do; wait if that was too much.
+
+        `more` messages may be in our hands already.
+        """
+        now = trio.current_time()
+        self._held_until = self._payer.spend(self.peer.owes, now)
+        self.peer.owes = 0.0
+        if more and self._held_until > now:
+            await self._hold_back(more=True)
+
+    async def _hold_back(self, *, more: bool = False) -> None:
         """Leave the client unread until its rate is again what it may be.
 
         TCP then holds up the client itself, and nothing of it is lost. One that never lets up is
-        closed.
+        closed. If it is gone its rooms hear of it at once, unless it said `more` before.
         """
-        while (now := trio.current_time()) < self._held_until:
+        while (now := trio.current_time()) < (until := self._payer.waits_until(now)):
             unread = self._peek()
-            if unread:
+            if unread or (unread is not None and more):
                 self._pressing_since = min(self._pressing_since, now)
                 end = self._pressing_since + MAX_PRESSING
                 if now >= end:
-                    self._metrics.count_refused(Reason.MESSAGE_RATE)
+                    own = self._payer.overdrawn_until > now
+                    reason = Reason.MESSAGE_RATE if own else Reason.MESSAGE_RATE_PER_IP
+                    self._metrics.count_refused(reason)
                     self._end(Close(CloseCode.POLICY, "Rate limit exceeded"))
                     return
-                await trio.sleep_until(min(self._held_until, end))
+                await trio.sleep_until(min(until, end))
             elif unread is None:  # it has paused
                 self._pressing_since = _NEVER
-                with trio.move_on_at(self._held_until):
+                with trio.move_on_at(until):
                     await trio.lowlevel.wait_readable(self._sock)
             else:
                 return  # it is gone
 
     async def _take(self, messages: list[Message]) -> None:
         """Carry out what these say; blocks where they do, and now and then for others' sake."""
-        until = time.perf_counter() + _TURN
+        peer, rounds = self.peer, self._rounds
+        until = rounds.until if not rounds.line else 0.0
         for message in messages:
             if time.perf_counter() > until:
-                await trio.lowlevel.checkpoint()
-                until = time.perf_counter() + _TURN
+                until = await rounds.wait()
             match message.opcode:
                 case Opcode.TEXT:
                     self._put_off_nudge()
                     actions = self._dialect.received(message.payload, utc_now())
                     self._messages_in[self._dialect.heard] += 1
-                    self.peer.received += 1
+                    peer.received += 1
                     await self._perform(actions)
+                    if peer.owes >= 1:
+                        await self._pay(more=message is not messages[-1])
                 case Opcode.PING:
-                    self.peer.put(control_frame(Opcode.PONG, message.payload))
+                    peer.put(control_frame(Opcode.PONG, message.payload))
                 case Opcode.BINARY:
                     self._end(Close(CloseCode.UNSUPPORTED_DATA, "Only text is spoken here"))
                 case Opcode.CLOSE:
                     self._close_received = message.payload
                     self._ended = True
-            if self._ended or self.peer.closed_with is not None:
+            if self._ended or peer.closed_with is not None:
                 return
         failure = self._parser.failure
         if failure is not None:
@@ -373,11 +393,11 @@ class Connection:
                 case Signal():  # first of all, since most are
                     self._hub.handle(self.peer, action)
                 case Malformed(text=text):
-                    self.peer.send(text)
+                    self.peer.answer(text)
                     self._count_malformed()
                     return
                 case Send(text=text):
-                    self.peer.send(text)
+                    self.peer.answer(text)
                 case Join():
                     await self._hub.join(self.peer, action)
                 case Authenticate():

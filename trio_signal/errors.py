@@ -101,6 +101,7 @@ class Reason(Enum):
     MALFORMED = auto()
     MESSAGE_TOO_BIG = auto()
     MESSAGE_RATE = auto()
+    MESSAGE_RATE_PER_IP = auto()
 
 
 class RequestRefusedError(TrioSignalError):

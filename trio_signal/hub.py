@@ -86,6 +86,7 @@ from trio_signal.names import clean_name, clean_picture
 from trio_signal.notes import TOUCH_INTERVAL, Notes
 from trio_signal.notes.memory import MemoryNotes
 from trio_signal.outbox import Courier
+from trio_signal.pacing import DELIVERY, cost_of_delivery
 from trio_signal.peer import PatientPeer, Peer, close_untold
 from trio_signal.presence import reconcile
 from trio_signal.room import Room
@@ -166,17 +167,22 @@ class LocalRoom(Room):
             self._met.pop(peer_id, None)
         return peer
 
-    def tell(self, event: Event, user_id: str, peer_id: str = "") -> None:
+    def tell(self, event: Event, user_id: str, peer_id: str = "") -> float:
         """Tell an event of this user, or of one peer of it, to the peers on this replica.
 
-        It is encoded once a dialect.
+        It is encoded once a dialect. Returns what that costs, in tokens; what other replicas
+        have to do for their peers is part of it.
         """
+        cost, most = 0.0, DELIVERY
         for dialect, peers, notice in self._in_words(event):
             frame = text_frame(notice.text)
             audience = self._audience(notice.audience, peers, user_id, peer_id)
             for peer in audience:
                 peer.send_frame(frame)
+            each = cost_of_delivery(len(frame))
+            cost, most = cost + len(audience) * each, max(most, each)
             self._count(dialect, notice, len(audience))
+        return cost + (len(self) - len(self.peers)) * most
 
     def _count(self, dialect: type[Dialect], notice: Notice, peers: int) -> None:
         """Once for all who heard it."""
@@ -512,7 +518,7 @@ class Hub:
 
     def _join_again(self, peer: Peer, room: LocalRoom, me: Member, *, viewer: bool) -> None:
         if viewer:
-            self._tell(room, [Rejoined(room.id, me, len(room), utc_now())])
+            self._tell(peer, room, [Rejoined(room.id, me, len(room), utc_now())])
         self._tell_entered(peer, room, me)
 
     async def _member(self, peer: Peer, identity: Identity, command: Join) -> Member:
@@ -551,14 +557,19 @@ class Hub:
             room.restore(others)
         elif room.peers.get(member.peer_id) is peer:
             # It asked twice, and waited for both: the directory has the newer.
-            self._tell_here(room, room.join(member, at))
+            self._tell_joined(peer, room, room.join(member, at))
             self._tell_entered(peer, room, member)
             return
         self._replace(room, member.peer_id)
         events = room.join(member, at)
         room.admit(member.peer_id, peer)
-        self._tell_here(room, events)
+        self._tell_joined(peer, room, events)
         self._tell_entered(peer, room, member)
+
+    def _tell_joined(self, peer: Peer, room: LocalRoom, events: Iterable[RoomEvent]) -> None:
+        """To the peers here; the bus has told the other replicas."""
+        for event in events:
+            self._tell_at_cost(peer, room, event)
 
     def _replace(self, room: LocalRoom, peer_id: str) -> None:
         """Close the connection that had this peer id; the room does not see it go."""
@@ -680,13 +691,13 @@ class Hub:
             case Chat():
                 self._chat(peer, room, member, command)
             case SetTyping():
-                self._tell(room, [Typing(room.id, member, command.typing, utc_now())])
+                self._tell(peer, room, [Typing(room.id, member, command.typing, utc_now())])
             case StartStreaming():
                 self._start_streaming(peer, room, member, command)
             case Kick():
                 self._kick(peer, room, command)
             case ChangeProfile():
-                self._change_profile(room, member, command)
+                self._change_profile(peer, room, member, command)
             case _:
                 assert_never(command)
 
@@ -704,7 +715,7 @@ class Hub:
         events = room.leave(peer_id, utc_now())
         self._drop_if_empty(room)
         for event in events:
-            for tell in (self.bus.publish, partial(self._tell_one, room)):
+            for tell in (self.bus.publish, partial(self._tell_at_cost, peer, room)):
                 try:
                     tell(event)
                 except Exception:  # it has left all the same, and the others are told
@@ -722,7 +733,7 @@ class Hub:
         if refusal is not None:
             peer.tell(Refused(command, refusal, at))
         else:
-            self._tell(room, [StreamStarting(room.id, member, at)])
+            self._tell(peer, room, [StreamStarting(room.id, member, at)])
 
     def _go_live(self, peer: Peer, room: LocalRoom, member: Member, command: GoLive) -> None:
         refusal = _why_not_live(peer, room, member, exclusive=command.exclusive)
@@ -735,7 +746,7 @@ class Hub:
         live = Live(command.media_type, at, command.exclusive, _own_name(peer, command))
         if command.exclusive:
             self._end_older_broadcasts(room, member, live)
-        self._tell(room, room.go_live(member.peer_id, live, at, exclusive=command.exclusive))
+        self._tell(peer, room, room.go_live(member.peer_id, live, at, exclusive=command.exclusive))
         others = tuple(m for m in room.members.values() if m.peer_id != member.peer_id)
         peer.tell(LiveNow(room.id, room.members[member.peer_id], others))
 
@@ -748,14 +759,14 @@ class Hub:
         for old_id, old in _rivals(room, newest).items():
             peer = room.peers.get(old_id)
             if peer is not None and (old.started_at, old_id) < (live.started_at, newest.peer_id):
-                self._tell(room, room.stop_live(old_id, utc_now(), StopCause.REPLACED))
+                self._tell(peer, room, room.stop_live(old_id, utc_now(), StopCause.REPLACED))
                 self._leave(peer, room.id)
                 peer.tell(Displaced(room.id))
 
     def _stop_live(self, peer: Peer, room: LocalRoom, member: Member, command: StopLive) -> None:
         at = utc_now()
         events = room.stop_live(member.peer_id, at)
-        self._tell(room, events)
+        self._tell(peer, room, events)
         if not events:
             peer.tell(Refused(command, Refusal.NOT_LIVE, at))
         elif member.live is not None and member.live.exclusive and room.viewers > self._max_viewers:
@@ -767,10 +778,12 @@ class Hub:
         avatar = member.avatar_url if avatar is None else avatar
         chat = Chatted(room.id, member, str(uuid4()), command.content, avatar, utc_now())
         self.notes.keep_chat(chat)
-        self._tell(room, [chat])
+        self._tell(peer, room, [chat])
         peer.tell(ChatSent(room.id, chat.id, chat.at))
 
-    def _change_profile(self, room: LocalRoom, member: Member, command: ChangeProfile) -> None:
+    def _change_profile(
+        self, peer: Peer, room: LocalRoom, member: Member, command: ChangeProfile
+    ) -> None:
         command = replace(
             command,
             username=clean_name(command.username),
@@ -782,7 +795,7 @@ class Hub:
             named = event.member
             profile = Profile(named.username, named.avatar_url)
             self.notes.keep_profile(room.id, named.user_id, profile)
-        self._tell(room, events)
+        self._tell(peer, room, events)
 
     def _kick(self, peer: Peer, room: LocalRoom, command: Kick) -> None:
         if peer.identity is None or not peer.identity.grants.moderator:
@@ -821,7 +834,7 @@ class Hub:
             room.id, command.kind, command.payload, sender, target, command.wire_type, utc_now()
         )
         if target is None:
-            self._tell(room, [signal])
+            self._tell(peer, room, [signal])
         elif (local := room.peers.get(target.peer_id)) is not None:
             local.hear(signal)
         else:
@@ -945,20 +958,24 @@ class Hub:
 
     # Telling
 
-    def _tell(self, room: LocalRoom, events: Iterable[RoomEvent]) -> None:
-        """Tell events that began here: to the peers here, and to other replicas."""
+    def _tell(self, peer: Peer, room: LocalRoom, events: Iterable[RoomEvent]) -> None:
+        """Tell events that `peer` began, and pays for: to the peers here, and other replicas."""
         for event in events:
             self.bus.publish(event)
-            self._tell_one(room, event)
+            self._tell_at_cost(peer, room, event)
+
+    def _tell_at_cost(self, peer: Peer, room: LocalRoom, event: RoomEvent) -> None:
+        """Tell an event to the peers here; `peer` pays for all who hear it, wherever."""
+        peer.owes += self._tell_one(room, event)
 
     def _tell_here(self, room: LocalRoom, events: Iterable[RoomEvent]) -> None:
-        """Tell events that other replicas know: to the peers here."""
+        """Tell events of other replicas to the peers here; who began them has paid there."""
         for event in events:
             self._tell_one(room, event)
 
-    def _tell_one(self, room: LocalRoom, event: RoomEvent) -> None:
+    def _tell_one(self, room: LocalRoom, event: RoomEvent) -> float:
         origin = event.sender if isinstance(event, Signalled) else event.member
-        room.tell(event, origin.user_id, origin.peer_id)
+        return room.tell(event, origin.user_id, origin.peer_id)
 
 
 def _own_name(peer: Peer, command: GoLive) -> str | None:

@@ -1,4 +1,4 @@
-"""How much one connection, one address and all of them together may do.
+"""Who may connect: how many of one address, and of all together.
 
 Without I/O: the time is given, in seconds of a clock that only goes forward.
 Whatever is asked costs the same however many addresses there are, and memory
@@ -13,6 +13,7 @@ from typing import Self
 
 from trio_signal.config import Settings
 from trio_signal.errors import Reason, RequestRefusedError
+from trio_signal.pacing import Pacing
 
 #: Addresses that a tally keeps in mind; the one that would be forgiven first is forgotten first.
 MAX_ADDRESSES = 65_536
@@ -191,12 +192,14 @@ class Place:
     It counts as unauthenticated until it is known who is there.
     """
 
-    __slots__ = ("_address", "_known", "_left", "_limits")
+    __slots__ = ("_address", "_known", "_left", "_limits", "payer")
 
-    def __init__(self, limits: "Limits", address: str) -> None:
+    def __init__(self, limits: "Limits", address: str, now: float) -> None:
         """Take the place."""
         self._limits = limits
         self._address = address
+        #: Who pays for what is said there.
+        self.payer = limits.pacing.enter(address, now)
         self._known = self._left = False
         limits.websockets.enter(address)
         limits.unauthenticated += 1
@@ -230,6 +233,7 @@ class Place:
             self._left = True
             self.authenticated()
             self._limits.websockets.leave(self._address)
+            self._limits.pacing.leave(self._address)
 
 
 class Visit:
@@ -265,6 +269,7 @@ class Limits:
         #: Behind a proxy all of these come from one address.
         self.others = Crowd(most, None if settings.trusted_proxies else most_each)
         self.unauthenticated = 0
+        self.pacing = Pacing(settings)
         self._max_unauthenticated = settings.max_unauthenticated
         self._connects = Tally(settings.connects_per_ip_per_minute, MINUTE)
         self._requests = Buckets(settings.http_requests_per_second, settings.http_burst)
@@ -283,7 +288,7 @@ class Limits:
         self.check(address, now)
         network = network_of(address)
         self._connects.count(network, now)
-        return Place(self, network)
+        return Place(self, network, now)
 
     def check(self, address: str, now: float) -> None:
         """Raise RequestRefusedError if there is no place, as `admit` does; nothing is counted."""
@@ -315,26 +320,3 @@ class Limits:
     def count_failure(self, address: str, now: float) -> None:
         """An authentication from this address failed."""
         self._failures.count(network_of(address), now)
-
-
-class TokenBucket:
-    """Tokens that come back at a steady rate; a full bucket holds a burst of them.
-
-    It may be overdrawn: what has been read has been read. Then one waits.
-    """
-
-    __slots__ = ("_cost", "_full_at", "_patience")
-
-    def __init__(self, rate: float, burst: int) -> None:
-        """Begin full; `rate` is in tokens a second."""
-        self._cost = 1 / rate
-        self._patience = burst / rate
-        self._full_at = float("-inf")
-
-    def spend(self, tokens: int, now: float) -> float:
-        """Take some. Until when the bucket is overdrawn: not after `now`, if it is not."""
-        full_at = self._full_at
-        if full_at < now:
-            full_at = now
-        self._full_at = full_at = full_at + tokens * self._cost
-        return full_at - self._patience

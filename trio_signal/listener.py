@@ -34,6 +34,7 @@ from trio_signal.logs import find_request_id
 from trio_signal.messages import Authenticate
 from trio_signal.metrics import Metrics
 from trio_signal.outbox import Outbox
+from trio_signal.rounds import Rounds
 from trio_signal.web.gate import HOST_TEXT
 from trio_signal.web.server import HttpServer
 from trio_signal.websocket import Handshake, Head, is_upgrade
@@ -74,6 +75,7 @@ class Listener:
         *,
         limits: Limits,
         metrics: Metrics,
+        rounds: Rounds,
     ) -> None:
         """Take what the connections need."""
         self._hub = hub
@@ -82,6 +84,7 @@ class Listener:
         self._settings = settings
         self._limits = limits
         self._metrics = metrics
+        self._rounds = rounds
         #: Connections that have not sent a whole head yet.
         self._waiting: set[trio.CancelScope] = set()
         #: Refused clients that have not taken their answer yet.
@@ -205,6 +208,7 @@ class Listener:
                 settings=self._settings,
                 place=place,
                 metrics=self._metrics,
+                rounds=self._rounds,
                 token=token,
                 request_id=find_request_id(request.get_all),
                 opening=answer,

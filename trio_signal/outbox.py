@@ -2,6 +2,7 @@
 
 import logging
 import socket
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import NoReturn
@@ -10,6 +11,8 @@ import trio
 
 logger = logging.getLogger(__name__)
 
+#: Seconds for which outboxes are emptied in one round of the loop; the others come in the next.
+BUDGET = 0.003
 #: How many waiting frames one system call takes; IOV_MAX is 1024.
 _BATCH = 64
 
@@ -35,18 +38,25 @@ class Courier:
     async def run(self) -> NoReturn:
         """Empty the outboxes for which it is called, until cancelled."""
         while True:
-            self.deliver()
-            await self._rest.park()
+            self.deliver(BUDGET)
+            if self._called:
+                await trio.lowlevel.checkpoint()
+            else:
+                await self._rest.park()
 
-    def deliver(self) -> None:
-        """Empty those for which it was called up to now; does not block."""
-        called, self._called = self._called, []
+    def deliver(self, seconds: float = float("inf")) -> None:
+        """Empty those for which it was called, as far as it takes so long; does not block."""
+        called, until, emptied = self._called, time.perf_counter() + seconds, 0
         for outbox in called:
+            emptied += 1
             try:
                 outbox.send()
             except Exception:
                 logger.exception("an outbox failed")
                 outbox.break_off()
+            if time.perf_counter() > until:
+                break
+        del called[:emptied]
 
 
 class Outbox:

@@ -23,6 +23,7 @@ from trio_signal.messages import (
 )
 from trio_signal.negotiations import NEVER, Negotiations, Unanswered
 from trio_signal.outbox import Outbox, ignore
+from trio_signal.pacing import ANSWER_BYTE
 from trio_signal.websocket import text_frame
 
 logger = logging.getLogger(__name__)
@@ -46,6 +47,7 @@ class Peer:
         "left",
         "memberships",
         "outbox",
+        "owes",
         "recalled",
         "received",
         "sent",
@@ -74,6 +76,8 @@ class Peer:
         self.told: defaultdict[bytes, int] = defaultdict(int)
         #: How many messages came, and how many were told to it.
         self.received = self.sent = 0
+        #: What it made the server do and has not paid for yet, in tokens; its connection pays.
+        self.owes = 0.0
         #: The rooms in which it was when it ended.
         self.left: tuple[str, ...] = ()
         self._scope: trio.CancelScope | None = None
@@ -96,6 +100,11 @@ class Peer:
         self.told[type_of(text)] += 1
         self.send_frame(text_frame(text))
 
+    def answer(self, text: bytes) -> None:
+        """Send a text to this peer at its own cost; does not block."""
+        self.owes += len(text) * ANSWER_BYTE
+        self.send(text)
+
     def send_frame(self, frame: bytes) -> None:
         """Send a message's frame that others get as well; does not block.
 
@@ -110,7 +119,7 @@ class Peer:
             self.close(Close(CloseCode.TRY_AGAIN_LATER, "Reads too slowly"))
 
     def tell(self, answer: Answer) -> None:
-        """Tell this peer what became of its command; does not block."""
+        """Tell this peer what became of its command, at its own cost; does not block."""
         if isinstance(answer, Refused):
             self.count_refused(answer.reason)
         try:
@@ -121,7 +130,7 @@ class Peer:
         for action in actions:
             match action:
                 case Send(text=text):
-                    self.send(text)
+                    self.answer(text)
                 case Close():
                     self.close(action)
 

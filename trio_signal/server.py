@@ -25,6 +25,7 @@ from trio_signal.metrics import Metrics
 from trio_signal.notes import Notes
 from trio_signal.notes.memory import MemoryNotes
 from trio_signal.notes.redis import RedisNotes
+from trio_signal.rounds import Rounds
 from trio_signal.supervision import supervise
 from trio_signal.web.app import create_app
 from trio_signal.web.gate import Gate
@@ -93,7 +94,7 @@ async def open_server(settings: Settings) -> AsyncIterator[Server]:
         open_board(settings, bus) as announcements,
         trio.open_nursery() as background,
     ):
-        limits, metrics = Limits(settings), Metrics()
+        limits, metrics, rounds = Limits(settings), Metrics(), Rounds()
         hub = Hub(
             bus,
             notes,
@@ -110,6 +111,7 @@ async def open_server(settings: Settings) -> AsyncIterator[Server]:
             ("keeping what rooms are called", hub.keep_rooms),
             ("watching the event loop", metrics.watch_loop),
             ("sending what waits", hub.courier.run),
+            ("letting all have their turn", rounds.run),
         ):
             background.start_soon(supervise, name, task)
         gate = Gate(hub, settings, limits, metrics)
@@ -120,7 +122,9 @@ async def open_server(settings: Settings) -> AsyncIterator[Server]:
                 create_app(hub, auth, settings, limits, metrics), gate, unsent=unsent
             ) as http,
         ):
-            listener = Listener(hub, http, auth, settings, limits=limits, metrics=metrics)
+            listener = Listener(
+                hub, http, auth, settings, limits=limits, metrics=metrics, rounds=rounds
+            )
             async with trio.open_nursery() as connections:
                 async with trio.open_nursery() as accepting:
                     sockets = await open_sockets(settings)

@@ -37,6 +37,7 @@ from trio_signal.messages import (
     RecallRooms,
     Refusal,
     Refused,
+    Removed,
     Rejoined,
     Removed,
     RoomEvent,

@@ -34,6 +34,7 @@ from trio_signal.messages import (
     ProfileChanged,
     Refusal,
     Refused,
+    Removed,
     Rejoined,
     Removed,
     Renew,

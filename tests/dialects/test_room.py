@@ -38,6 +38,7 @@ from trio_signal.messages import (
     ProfileChanged,
     Refusal,
     Refused,
+    Removed,
     Rejoined,
     Removed,
     RoomEvent,

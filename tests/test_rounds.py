@@ -1,0 +1,79 @@
+"""Who takes long lets others go on; in Trio's own loop, with real time."""
+
+import time
+
+import pytest
+import trio
+
+from tests.clients import PATIENCE
+from trio_signal.rounds import Rounds
+
+
+@pytest.fixture
+async def rounds(nursery: trio.Nursery) -> Rounds:
+    """At work."""
+    rounds = Rounds()
+    nursery.start_soon(rounds.run)
+    await trio.testing.wait_all_tasks_blocked()
+    return rounds
+
+
+def work(seconds: float) -> None:
+    """Hold the loop."""
+    until = time.perf_counter() + seconds
+    while time.perf_counter() < until:
+        pass
+
+
+async def carry_out(rounds: Rounds, number: int, seconds: float, done: list[int]) -> None:
+    """As a connection does, with two messages."""
+    until = rounds.until if not rounds.line else 0.0
+    for _ in range(2):
+        if time.perf_counter() > until:
+            until = await rounds.wait()
+        work(seconds)
+        done.append(number)
+
+
+async def test_who_has_much_to_do_does_not_keep_the_loop(rounds: Rounds) -> None:
+    """Fifty times twice 2 ms would be 200 ms; another task has its turn all the while."""
+    done: list[int] = []
+    longest, before = 0.0, time.perf_counter()
+    with trio.fail_after(PATIENCE):
+        async with trio.open_nursery() as nursery:
+            for number in range(50):
+                nursery.start_soon(carry_out, rounds, number, 0.002, done)
+            while len(done) < 100:
+                await trio.lowlevel.checkpoint()
+                now = time.perf_counter()
+                longest, before = max(longest, now - before), now
+    assert sorted(done) == sorted([*range(50)] * 2)
+    assert longest < 0.06  # and 8 ms where nobody else uses the machine
+
+
+async def test_all_have_a_turn_before_anybody_has_two(
+    rounds: Rounds, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trio_signal.rounds.BUDGET", 0.0)
+    done: list[int] = []
+    with trio.fail_after(PATIENCE):
+        async with trio.open_nursery() as nursery:
+            for number in range(20):
+                nursery.start_soon(carry_out, rounds, number, 0.001, done)
+    # The first few may have had what was left of the round before.
+    assert set(done[:26]) == set(range(20)), done
+
+
+async def test_who_waits_may_be_cancelled(rounds: Rounds, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trio_signal.rounds.BUDGET", -1.0)
+    async with trio.open_nursery() as nursery:
+        for number in range(20):
+            nursery.start_soon(carry_out, rounds, number, 0.001, [])
+        await trio.lowlevel.checkpoint()
+        assert rounds.line
+        nursery.cancel_scope.cancel()
+    assert not rounds.line
+
+
+async def test_without_rounds_nobody_waits() -> None:
+    assert await Rounds().wait() == float("inf")

@@ -1,0 +1,212 @@
+"""What messages cost, and who pays.
+
+Without I/O: the time is given, in seconds of a clock that only goes forward.
+
+A message costs a token, and more if it makes the server do more: a fraction
+for each peer that hears it, for the bytes that those hear, and for the bytes
+of the answers that its sender gets. Tokens come from two buckets: that of the
+connection, and that of its address. While the address has none left, its
+connections share what comes in as in fair queueing (Demers, Keshav and
+Shenker, 1989): whoever takes less than the others does not wait for them.
+"""
+
+from heapq import heappop, heappush, heapreplace
+
+from trio_signal.config import Settings
+
+#: What a token pays for: so many deliveries of an event, and so many bytes of them; and so many
+#: bytes of answers, which are made for one peer only. Each takes some 200 microseconds.
+DELIVERY = 1 / 50
+_DELIVERED_BYTE = 1 / 65_536
+ANSWER_BYTE = 1 / 16_384
+#: Addresses without connections that are kept in mind until their buckets are full again.
+MAX_ADDRESSES = 65_536
+#: What part of its burst a connection gets ahead of the others of its address.
+_HEADSTART = 1 / 20
+#: Seconds after which one that waits for its share asks again: the others may have gone.
+_LOOK_AGAIN = 1.0
+
+
+def cost_of_delivery(size: int) -> float:
+    """What it costs to tell one peer something of so many bytes."""
+    return DELIVERY + size * _DELIVERED_BYTE
+
+
+class TokenBucket:
+    """Tokens that come back at a steady rate; a full bucket holds a burst of them.
+
+    It may be overdrawn: what has been read has been read. Then one waits.
+    """
+
+    __slots__ = ("_cost", "_patience", "full_at")
+
+    def __init__(self, rate: float, burst: int) -> None:
+        """Begin full; `rate` is in tokens a second."""
+        self._cost = 1 / rate
+        self._patience = burst / rate
+        #: When nothing is missing any more.
+        self.full_at = float("-inf")
+
+    def spend(self, tokens: float, now: float) -> float:
+        """Take some. Until when the bucket is overdrawn: not after `now`, if it is not."""
+        full_at = self.full_at
+        if full_at < now:
+            full_at = now
+        self.full_at = full_at = full_at + tokens * self._cost
+        return full_at - self._patience
+
+    @property
+    def overdrawn_until(self) -> float:
+        """The same without taking any."""
+        return self.full_at - self._patience
+
+
+class Address(TokenBucket):
+    """The bucket of one address, and how its connections share it when it is overdrawn.
+
+    All who want more then get a token each, in turns. A connection's mark says in which turn
+    it gets what it has taken already; until then it waits, and the others do not.
+    """
+
+    __slots__ = ("_headstart", "_marks", "_rate", "_since", "_turn", "connections")
+
+    def __init__(self, rate: float, burst: int, headstart: float = 0.0) -> None:
+        """Begin full, without connections; each may be `headstart` tokens ahead of the others."""
+        super().__init__(rate, burst)
+        self._rate = rate
+        self._headstart = headstart
+        self.connections = 0
+        #: At which turn we are, in fractions as well, and since when.
+        self._turn, self._since = 0.0, 0.0
+        #: A heap of those who are ahead, by their marks, which may have moved on since. The
+        #: number sees to it that no two are the same.
+        self._marks: list[tuple[float, int, Payer]] = []
+
+    def spend(self, tokens: float, now: float) -> float:
+        """Take some. It never owes more than another burst, and is forgiven after that."""
+        full_at = self.full_at
+        if full_at < now:
+            full_at = now
+        self.full_at = min(full_at + tokens * self._cost, now + 2 * self._patience)
+        return self.full_at - self._patience
+
+    def is_shared(self, now: float) -> bool:
+        """Whether what comes in is given to the connections in turns.
+
+        It begins when the bucket is overdrawn, and ends when all have had their turn: not
+        before, or who comes first would take what has just come in.
+        """
+        if self._marks:
+            self._advance(now)
+        return bool(self._marks) or self.full_at - self._patience > now
+
+    def mark(self, payer: "Payer", tokens: float, now: float) -> None:
+        """Note what a connection took meanwhile."""
+        self._advance(now)
+        payer.mark = max(payer.mark, self._turn) + tokens
+        if not payer.is_marked:
+            payer.is_marked = True
+            heappush(self._marks, (payer.mark, id(payer), payer))
+
+    def waits_until(self, payer: "Payer", now: float) -> float:
+        """Until when a connection waits for the others; then ask again."""
+        self._advance(now)
+        ahead = payer.mark - self._headstart - self._turn
+        if ahead <= 0:
+            return now
+        return now + min(ahead * len(self._marks) / self._rate, _LOOK_AGAIN)
+
+    def _advance(self, now: float) -> None:
+        """Give to all who are ahead what has come in, the same to each."""
+        tokens = (now - self._since) * self._rate
+        self._since = now
+        marks = self._marks
+        while marks:
+            mark, number, payer = marks[0]
+            needed = (mark - self._turn) * len(marks)
+            if needed > tokens:
+                self._turn += tokens / len(marks)
+                return
+            tokens -= needed
+            self._turn = mark
+            if payer.mark > mark:
+                heapreplace(marks, (payer.mark, number, payer))
+            else:
+                heappop(marks)
+                payer.is_marked = False
+
+
+class Payer(TokenBucket):
+    """Who pays for what one connection says: itself, and its address."""
+
+    __slots__ = ("_address", "is_marked", "mark")
+
+    def __init__(self, rate: float, burst: int, address: Address) -> None:
+        """Begin with a full bucket of one's own."""
+        super().__init__(rate, burst)
+        self._address = address
+        #: Kept by the address.
+        self.mark = 0.0
+        self.is_marked = False
+
+    def spend(self, tokens: float, now: float) -> float:
+        """Take some from both. Until when to wait: not after `now`, if one need not."""
+        full_at = self.full_at
+        if full_at < now:
+            full_at = now
+        self.full_at = full_at = full_at + tokens * self._cost
+        address = self._address
+        if address.spend(tokens, now) > now or address.is_shared(now):
+            address.mark(self, tokens, now)
+            return max(full_at - self._patience, address.waits_until(self, now))
+        return full_at - self._patience
+
+    def waits_until(self, now: float) -> float:
+        """Until when to wait, and then to ask again; not after `now`, if one need not."""
+        if self._address.is_shared(now):
+            return max(self.overdrawn_until, self._address.waits_until(self, now))
+        return self.overdrawn_until
+
+
+class Pacing:
+    """The addresses from which messages come."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Begin without any."""
+        self._rate, self._burst = settings.messages_per_second, settings.message_burst
+        self._address_rate = settings.messages_of_address_per_second
+        self._address_burst = settings.message_burst_of_address
+        #: Those with connections, and those whose buckets are not full yet.
+        self._addresses: dict[str, Address] = {}
+        #: Those without connections; the first to be left stands first.
+        self._left: dict[str, None] = {}
+
+    def __len__(self) -> int:
+        """How many addresses are kept in mind."""
+        return len(self._addresses)
+
+    def enter(self, network: str, now: float) -> Payer:
+        """One more connection of an address."""
+        self._forget(now)
+        address = self._addresses.get(network)
+        if address is None:
+            headstart = self._burst * _HEADSTART
+            address = Address(self._address_rate, self._address_burst, headstart)
+            self._addresses[network] = address
+        address.connections += 1
+        self._left.pop(network, None)
+        return Payer(self._rate, self._burst, address)
+
+    def leave(self, network: str) -> None:
+        """One less."""
+        address = self._addresses[network]
+        address.connections -= 1
+        if not address.connections:
+            self._left[network] = None
+
+    def _forget(self, now: float) -> None:
+        while self._left:
+            oldest = next(iter(self._left))
+            if self._addresses[oldest].full_at > now and len(self._left) < MAX_ADDRESSES:
+                return
+            del self._left[oldest], self._addresses[oldest]
