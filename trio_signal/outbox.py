@@ -12,7 +12,7 @@ import trio
 logger = logging.getLogger(__name__)
 
 #: Seconds for which outboxes are emptied in one round of the loop; the others come in the next.
-BUDGET = 0.003
+BUDGET = 0.0015
 #: How many waiting frames one system call takes; IOV_MAX is 1024.
 _BATCH = 64
 

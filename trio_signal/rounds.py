@@ -15,7 +15,7 @@ import trio
 
 #: Seconds of a round for what clients have said, all of them together. A message that was begun
 #: is carried out. What they are told is sent besides; see `trio_signal.outbox`.
-BUDGET = 0.003
+BUDGET = 0.002
 #: Seconds after which one of those who wait lets the next one on.
 TURN = 0.0003
 #: How many of them are woken in a round: at first, and at most. What they take is not known

@@ -3,6 +3,7 @@
 python -m tests.floods.attacks NAME HOST:PORT [SCALE]
 """
 
+import os
 import sys
 from collections.abc import Awaitable, Callable
 from contextlib import closing, suppress
@@ -10,6 +11,9 @@ from contextlib import closing, suppress
 import trio
 
 from tests.raw import PING, TEXT, client_frame, client_text, upgrade_head
+from trio_signal.bus import Caps
+from trio_signal.bus.redis import open_redis_bus
+from trio_signal.messages import Member
 
 #: Seconds to wait after a refusal, for those attackers that do.
 _PAUSE = 0.05
@@ -124,6 +128,84 @@ async def announced(host: str, port: int, scale: int) -> None:
             nursery.start_soon(_announce, host, port, number)
 
 
+async def _open(path: str, host: str, port: int, *first: bytes) -> trio.SocketStream:
+    """A WebSocket of the one address from which these attacks come."""
+    stream = await connect(host, port)
+    await stream.send_all(upgrade_head(path) + b"".join(first))
+    return stream
+
+
+async def _repeat(
+    path: str, first: list[bytes], said: bytes, rate: float, host: str, port: int
+) -> None:
+    """Enter, and say the same so often a second; come again when closed."""
+    while True:
+        with suppress(OSError, trio.BrokenResourceError):
+            stream = await _open(path, host, port, *first)
+            with closing(stream.socket):
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(_swallow, stream)
+                    with suppress(trio.BrokenResourceError):
+                        due = trio.current_time()
+                        while True:
+                            await stream.send_all(said)
+                            due += 1 / rate
+                            await trio.sleep_until(due)
+                    nursery.cancel_scope.cancel()
+        await trio.sleep(1)
+
+
+async def crowd(host: str, port: int, scale: int) -> None:
+    """So many in one room of their own; each tells all the others something, 50 times a second."""
+    said = client_text({"type": "message", "content": "x"})
+    async with trio.open_nursery() as nursery:
+        for number in range(scale):
+            nursery.start_soon(_repeat, f"/ws/crowd/eva{number}", [], said, 50, host, port)
+            await trio.sleep(0.005)
+
+
+async def answers(host: str, port: int, scale: int) -> None:
+    """So many that join again and again a room whose members have long names."""
+    room = "r"
+    join = client_text({"type": "join_room", "room_id": room})
+    assert len(join) < 50
+    async with trio.open_nursery() as nursery:
+        for number in range(150):
+            path = f"/api/v1/ws/connect?user_id={number:03}" + "%F0%9F%90%8C" * 200
+            nursery.start_soon(_enter, path, join, host, port)
+        await trio.sleep(0.5)
+        for number in range(scale):
+            path = f"/api/v1/ws/connect?user_id=eva{number}"
+            nursery.start_soon(_repeat, path, [], join, 50, host, port)
+
+
+async def _enter(path: str, said: bytes, host: str, port: int) -> None:
+    """Say it once, and stay."""
+    while True:
+        with suppress(OSError, trio.BrokenResourceError):
+            stream = await _open(path, host, port, said)
+            with closing(stream.socket):
+                await _swallow(stream)
+        await trio.sleep(1)
+
+
+async def questions(host: str, port: int, scale: int) -> None:
+    """So many that ask who is live in a room of another replica, with 5,000 members."""
+    async with (
+        open_redis_bus(os.environ["REDIS_URL"], "elsewhere") as bus,
+        trio.open_nursery() as nursery,
+    ):
+        await nursery.start(bus.run, lambda delivery: None)
+        for number in range(5000):
+            name = f"u{number}"
+            user = Member(name, name, name, replica="elsewhere", dialect="live", subject=name)
+            await bus.join("elsewhere", user, Caps(10_000), lambda others: None)
+        ask = client_text({"type": "live_status", "room_id": "elsewhere"})
+        for number in range(scale):
+            path = f"/api/v1/ws/connect?user_id=eva{number}"
+            nursery.start_soon(_repeat, path, [], ask, 50, host, port)
+
+
 #: With the scale of each in the long run.
 ATTACKS: dict[str, tuple[Attack, int]] = {
     "messages": (messages, 1),
@@ -132,6 +214,9 @@ ATTACKS: dict[str, tuple[Attack, int]] = {
     "unauthenticated": (unauthenticated, 2000),
     "heads": (heads, 200),
     "announced": (announced, 20),
+    "crowd": (crowd, 190),
+    "answers": (answers, 40),
+    "questions": (questions, 40),
 }
 
 if __name__ == "__main__":

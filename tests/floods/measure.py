@@ -15,21 +15,29 @@ import socket
 import statistics
 import subprocess
 import sys
+import tempfile
+import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 from tests.floods.attacks import ATTACKS
 from tests.floods.resident import resident
 from tests.raw import client_text, split_frames, upgrade_head
+from tests.redis.server import run_redis_server
 
-SECONDS = 10.0
+SECONDS = float(os.environ.get("SECONDS", "10"))
 #: Signals a second: 50 from each of the two, which is what one client may send.
 RATE = 100
 #: Those of the machine that we may use.
 CORES = sorted(os.sched_getaffinity(0))
-#: Seconds for the flood to rise.
-RISE = 2.0
+#: Seconds for the flood to rise; some have something to prepare.
+RISE = 3.0
+RISES = {"questions": 10.0}
+#: Those that need other replicas.
+WITH_REDIS = {"questions"}
 
 
 class Figures(NamedTuple):
@@ -39,6 +47,58 @@ class Figures(NamedTuple):
     p99: float
     lost: int
     memory: int
+    #: Bytes a second by which it grew.
+    slope: float
+    #: The slowest answer of `/healthz`, and the slowest opening handshake; of five a second.
+    health: float
+    handshake: float
+
+
+class Visitors:
+    """Strangers who come now and then, each a new connection, and how long they wait."""
+
+    def __init__(self, address: tuple[str, int]) -> None:
+        self._address = address
+        self._over = threading.Event()
+        self.slowest = {"health": 0.0, "handshake": 0.0}
+        self._threads = [
+            threading.Thread(target=self._come, args=("health", _HEALTHZ, b"200")),
+            threading.Thread(
+                target=self._come, args=("handshake", upgrade_head("/ws/door"), b"101")
+            ),
+        ]
+
+    def __enter__(self) -> None:
+        for thread in self._threads:
+            thread.start()
+
+    def __exit__(self, *error: object) -> None:
+        self._over.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _come(self, what: str, request: bytes, status: bytes) -> None:
+        while not self._over.wait(0.2):
+            began = time.monotonic()
+            with socket.create_connection(self._address, timeout=30) as client:
+                client.sendall(request)
+                assert client.recv(4096).split(b" ")[1] == status
+            self.slowest[what] = max(self.slowest[what], time.monotonic() - began)
+
+
+_HEALTHZ = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+
+
+def read_refused(address: tuple[str, int]) -> Counter[str]:
+    """What was refused until now, by reason."""
+    with socket.create_connection(address, timeout=30) as client:
+        client.sendall(_HEALTHZ.replace(b"/healthz", b"/metrics"))
+        text = b"".join(iter(lambda: client.recv(65536), b"")).decode()
+    counted: Counter[str] = Counter()
+    for line in text.splitlines():
+        if line.startswith("trio_signal_refused_total{"):
+            counted[line.split('"')[1]] = int(float(line.split()[-1]))
+    return counted
 
 
 class Honest:
@@ -68,9 +128,18 @@ class Honest:
 
 
 def exchange(ann: Honest, bob: Honest, pid: int, seconds: float) -> Figures:
-    """Offers in turn, at a steady rate; how long each took."""
+    """Offers in turn, at a steady rate; how long each took, and strangers meanwhile."""
+    visitors = Visitors(ann.socket.getpeername())
+    with visitors:
+        figures = _exchange(ann, bob, pid, seconds)
+    slowest = visitors.slowest
+    return figures._replace(health=slowest["health"], handshake=slowest["handshake"])
+
+
+def _exchange(ann: Honest, bob: Honest, pid: int, seconds: float) -> Figures:
     latencies: list[float] = []
-    sent = memory = 0
+    sent = 0
+    memory: list[int] = []
     began = time.monotonic()
     with selectors.DefaultSelector() as selector:
         for honest in (ann, bob):
@@ -81,13 +150,28 @@ def exchange(ann: Honest, bob: Honest, pid: int, seconds: float) -> Figures:
                 sender, to = ((ann, "bob"), (bob, "ann"))[sent % 2]
                 sender.say({"type": "offer", "offer": time.monotonic_ns(), "to": to})
                 sent += 1
-                memory = max(memory, resident(pid)) if sent % 20 == 0 else memory
-            for key, _ in selector.select(max(0.0, min(due - time.monotonic(), 0.1))):
+                if sent % 20 == 0:
+                    memory.append(resident(pid))
+            # Then for a second what is late; not without a pause, which the visitors need.
+            pause = min(due - time.monotonic(), 0.1) if now < began + seconds else 0.1
+            for key, _ in selector.select(max(0.0, pause)):
                 at = time.monotonic_ns()
                 latencies += [(at - offer) / 1e9 for offer in key.data.heard()]
     latencies.sort()
+        print("max", latencies[-3:], len(latencies))
     p99 = latencies[len(latencies) * 99 // 100]
-    return Figures(statistics.median(latencies), p99, sent - len(latencies), memory)
+    # The first quarter and the last: what it takes once is no growth.
+    quarter = max(1, len(memory) // 4)
+    growth = statistics.mean(memory[-quarter:]) - statistics.mean(memory[:quarter])
+    return Figures(
+        p50=statistics.median(latencies),
+        p99=p99,
+        lost=sent - len(latencies),
+        memory=max(memory),
+        slope=growth / (seconds * 0.75),
+        health=0,
+        handshake=0,
+    )
 
 
 def prefer(pid: int, priority: int) -> None:
@@ -121,23 +205,30 @@ def attacker(name: str, base: str) -> list[str]:
     return [sys.executable, "-m", "tests.floods.attacks", name, base]
 
 
-def measure(name: str) -> tuple[Figures, Figures, Figures]:
-    """Before, during and after a flood."""
-    serve = [sys.executable, "-m", "trio_signal", "serve", "--port", "0"]
-    with running(serve, priority=2, core=0) as server:
+def measure(name: str) -> tuple[Figures, Figures, Figures, Counter[str]]:
+    """Before, during and after a flood; and what was refused."""
+    with contextlib.ExitStack() as stack:
+        if name in WITH_REDIS:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            os.environ["REDIS_URL"] = stack.enter_context(run_redis_server(folder))
+            stack.callback(os.environ.pop, "REDIS_URL")
+        serve = [sys.executable, "-m", "trio_signal", "serve", "--port", "0"]
+        server = stack.enter_context(running(serve, priority=2, core=0))
         assert server.stdout is not None
         base = server.stdout.readline().decode().strip().rpartition("//")[2]
         host, _, port = base.rpartition(":")
-        ann, bob = (Honest((host, int(port)), name) for name in ("ann", "bob"))
+        address = host, int(port)
+        ann, bob = (Honest(address, name) for name in ("ann", "bob"))
         exchange(ann, bob, server.pid, 2)
         before = exchange(ann, bob, server.pid, SECONDS)
         with running(attacker(name, base), priority=1, core=1):
-            exchange(ann, bob, server.pid, RISE)
+            exchange(ann, bob, server.pid, RISES.get(name, RISE))
             during = exchange(ann, bob, server.pid, SECONDS)
+            refused = read_refused(address)
         after = exchange(ann, bob, server.pid, SECONDS)
         ann.socket.close()
         bob.socket.close()
-    return before, during, after
+    return before, during, after, refused
 
 
 def main() -> None:
@@ -145,17 +236,22 @@ def main() -> None:
     os.sched_setaffinity(0, {CORES[-1]})
     prefer(0, 2)
     print(
-        "| flood | p50 without, ms | p99 without | p50 with | p99 with | lost | more memory, MB |"
+        "| flood | p50 without, ms | p99 without | p50 with | p99 with | /healthz without | with"
+        " | handshake without | with | lost | more memory, MB | slope, MB/s | refused |"
     )
-    print("|---|---|---|---|---|---|---|")
+    print("|---|---|---|---|---|---|---|---|---|---|---|---|---|")
     for name in sys.argv[1:] or [*ATTACKS, "slowhttptest"]:
-        before, during, after = measure(name)
+        before, during, after, refused = measure(name)
         p50, p99 = ((a + b) / 2 * 1e3 for a, b in zip(before[:2], after[:2], strict=True))
         lost = before.lost + during.lost + after.lost
         memory = (max(during.memory, after.memory) - before.memory) / 1e6
+        health, handshake = (max(a, b) * 1e3 for a, b in zip(before[-2:], after[-2:], strict=True))
+        reasons = ", ".join(f"{reason} {count}" for reason, count in refused.items() if count)
         print(
             f"| {name} | {p50:.2f} | {p99:.2f} | {during.p50 * 1e3:.2f} | {during.p99 * 1e3:.2f}"
-            f" | {lost} | {memory:.1f} |",
+            f" | {health:.0f} | {during.health * 1e3:.0f}"
+            f" | {handshake:.0f} | {during.handshake * 1e3:.0f}"
+            f" | {lost} | {memory:.1f} | {during.slope / 1e6:.2f} | {reasons} |",
             flush=True,
         )
 
