@@ -158,7 +158,6 @@ def _exchange(ann: Honest, bob: Honest, pid: int, seconds: float) -> Figures:
                 at = time.monotonic_ns()
                 latencies += [(at - offer) / 1e9 for offer in key.data.heard()]
     latencies.sort()
-        print("max", latencies[-3:], len(latencies))
     p99 = latencies[len(latencies) * 99 // 100]
     # The first quarter and the last: what it takes once is no growth.
     quarter = max(1, len(memory) // 4)
