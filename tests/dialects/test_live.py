@@ -37,7 +37,6 @@ from trio_signal.messages import (
     RecallRooms,
     Refusal,
     Refused,
-    Removed,
     Rejoined,
     Removed,
     RoomEvent,

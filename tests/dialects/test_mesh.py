@@ -34,7 +34,6 @@ from trio_signal.messages import (
     ProfileChanged,
     Refusal,
     Refused,
-    Removed,
     Rejoined,
     Removed,
     Renew,

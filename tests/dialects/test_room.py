@@ -38,7 +38,6 @@ from trio_signal.messages import (
     ProfileChanged,
     Refusal,
     Refused,
-    Removed,
     Rejoined,
     Removed,
     RoomEvent,

@@ -35,7 +35,6 @@ from trio_signal.messages import (
     ProfileChanged,
     Refusal,
     Refused,
-    Removed,
     Rejoined,
     Removed,
     RoomEvent,
