@@ -392,12 +392,12 @@ async def test_a_delivery_that_fails_does_not_stop_the_next(
     ann = await replicas.mesh(replicas.a, "ann")
     tell = LocalRoom.tell
 
-    def fail(room: LocalRoom, event: Event, user_id: str, peer_id: str = "") -> None:
+    def fail(room: LocalRoom, event: Event, user_id: str, peer_id: str = "") -> float:
         if isinstance(event, Joined) and peer_id == "bob" and room is replicas.a.rooms["r"]:
             monkeypatch.undo()
             del room.members["bob"]
             raise LookupError("this once")
-        tell(room, event, user_id, peer_id)
+        return tell(room, event, user_id, peer_id)
 
     monkeypatch.setattr(LocalRoom, "tell", fail)
     replicas.forget()
