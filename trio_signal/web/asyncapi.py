@@ -14,16 +14,16 @@ from quart_trio import QuartTrio
 from trio_signal import __version__
 from trio_signal.config import Settings
 from trio_signal.dialects import DIALECTS
-from trio_signal.web.bodies import json_answer
+from trio_signal.web.bodies import Unchanging
 
 
 def add_asyncapi(app: QuartTrio, settings: Settings) -> None:
     """Add the route: a document of the dialects that are spoken here."""
-    document = make_document(settings.dialects)
+    document = Unchanging(msgspec.json.encode(make_document(settings.dialects)), "application/json")
 
     @app.get("/asyncapi.json")
     async def asyncapi() -> Response:
-        return json_answer(document)
+        return document.answer()
 
 
 def make_document(dialects: Iterable[str]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from trio_signal import __version__
 from trio_signal.dialects.room import Broadcaster, RoomMessage, User
 from trio_signal.web import announcements as announced
 from trio_signal.web.accounts import LoginRequest
-from trio_signal.web.bodies import json_answer
+from trio_signal.web.bodies import Unchanging
 from trio_signal.web.rooms import JoinRequest
 
 
@@ -190,11 +190,11 @@ NOT_DESCRIBED = frozenset(
 
 def add_openapi(app: QuartTrio) -> None:
     """Add the route; call it when all others have been added."""
-    document = make_document(routes(app))
+    document = Unchanging(msgspec.json.encode(make_document(routes(app))), "application/json")
 
     @app.get("/openapi.json")
     async def openapi() -> Response:
-        return json_answer(document)
+        return document.answer()
 
 
 def routes(app: QuartTrio) -> Iterator[str]:

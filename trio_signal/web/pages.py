@@ -8,14 +8,35 @@ from quart import Response
 from quart_trio import QuartTrio
 from werkzeug.exceptions import NotFound
 
+from trio_signal.web.bodies import Unchanging
+
 PAGES = ("index", "broadcast", "watch", "call", "announcements", "inspect")
+
+
+#: Nothing runs in a page that is not in a file of ours, it speaks to nobody but its own server,
+#: and is shown in no other page.
+PAGE_HEADERS = {
+    "Content-Security-Policy": "; ".join(
+        (
+            *("default-src 'none'", "script-src 'self'", "style-src 'self'"),
+            *("img-src 'self' data:", "media-src 'self' blob:", "connect-src 'self'"),
+            *("form-action 'self'", "base-uri 'none'", "frame-ancestors 'none'"),
+        )
+    ),
+    "Referrer-Policy": "same-origin",  # with none at all, forms would come from origin `null`
+}
+
+
+def _content_type(name: str) -> str:
+    content_type, _ = mimetypes.guess_type(name)
+    return f"{content_type}; charset=utf-8"
 
 
 def add_pages(app: QuartTrio) -> None:
     """Add the routes. The pages are made here, once."""
     folder = resources.files("trio_signal") / "browser"
     files = {
-        file.name: file.read_bytes()
+        file.name: Unchanging(file.read_bytes(), _content_type(file.name))
         for file in folder.iterdir()
         if file.name.endswith((".js", ".css", ".svg"))
     }
@@ -27,13 +48,13 @@ def add_pages(app: QuartTrio) -> None:
     )
     for name in PAGES:
         text = templates.get_template(f"{name}.html").render(name=name, demos=PAGES[1:])
-        files[f"{name}.html"] = text.encode()
+        page_type = _content_type(f"{name}.html")
+        files[f"{name}.html"] = Unchanging(text.encode(), page_type, PAGE_HEADERS)
 
     def page(name: str) -> Response:
         if name not in files:
             raise NotFound
-        content_type, _ = mimetypes.guess_type(name)
-        return Response(files[name], content_type=f"{content_type}; charset=utf-8")
+        return files[name].answer()
 
     @app.get("/")
     async def index() -> Response:
