@@ -2,6 +2,7 @@
 
 import gc
 import json
+import resource
 import signal
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -10,13 +11,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 import trio
 
 from tests.announcements.office import Office, open_office
 from tests.clients import PATIENCE, Client, Service, settle
 from tests.conftest import serve_once, serve_replicas
-from tests.postgres import run_postgres
+from tests.postgres import Postgres, run_postgres
 from tests.redis.server import RedisServer, open_redis_server
 from tests.replicas.processes import open_replica
 from trio_signal.announcements import announcements as core
@@ -183,6 +185,57 @@ async def check_unavailable(office: Office, ann: Client) -> None:
             pass
     answer = await office.http.get(f"http://{office.service.base}/readyz")
     assert answer.status_code == 200
+
+
+@contextmanager
+def full_disk() -> Iterator[None]:
+    """Files of this process do not grow: what is written beyond fails as on a full disk."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+@contextmanager
+def read_only(url: str, postgres: Postgres) -> Iterator[None]:
+    """All transactions are, as after an administrator or a cloud has said so."""
+    name = url.rpartition("/")[2]
+    end = f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'"
+    with psycopg.connect(postgres.url("postgres"), autocommit=True) as connection:
+        for value in ("on", "off"):
+            change = f"ALTER DATABASE {name} SET default_transaction_read_only = {value}"
+            connection.execute(change.encode())
+            connection.execute(end.encode())
+            if value == "on":
+                yield
+
+
+@pytest.mark.parametrize("kind", ["SQLite", "PostgreSQL"])
+async def test_a_server_whose_database_takes_no_more_is_not_ready(
+    kind: str, database_url: str, postgres: Postgres
+) -> None:
+    url = database_url if kind == "SQLite" else postgres.make_database()
+    async with serve_once(database_url=url) as service, open_office(service) as office:
+        old = await office.announce("Hello")
+        with full_disk() if kind == "SQLite" else read_only(url, postgres):
+            assert await office.call("POST", "", "boss", json={"message": "Lost"}) == UNAVAILABLE
+            await wait_ready(office, "degraded")
+            assert await office.active() == old  # reading goes on
+            assert await office.call("POST", "/clear", "boss") == UNAVAILABLE
+            await wait_ready(office, "degraded")
+        await wait_ready(office, "ready")
+        await office.announce("Again")
+
+
+async def wait_ready(office: Office, status: str) -> None:
+    url = f"http://{office.service.base}/readyz"
+    with trio.fail_after(PATIENCE):
+        while True:
+            if (await office.http.get(url)).json()["status"] == status:
+                return
+            await trio.sleep(0.05)
 
 
 async def test_a_call_that_was_given_up_stores_nothing(database_url: str) -> None:

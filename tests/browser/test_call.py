@@ -100,7 +100,7 @@ def test_who_is_muted_before_the_camera_opens_is_muted(visit: Visit) -> None:
     for name in ("Mute", "Camera off"):
         page.get_by_role("button", name=name).click()
     allow(page)
-    page.wait_for_function("document.querySelector('.tile video').srcObject")
+    page.wait_for_function("() => document.querySelector('.tile video').srcObject")
     assert page.evaluate("streams[0].getTracks().map(track => track.enabled)") == [False, False]
     page.get_by_role("button", name="Mute").click()
     enabled = page.evaluate("streams[0].getTracks().map(track => [track.kind, track.enabled])")

@@ -221,13 +221,13 @@ def expect_prompts(page: Page, count: int) -> None:
 def allow(page: Page) -> None:
     """All that was asked for so far, in this order."""
     page.evaluate("() => { for (const allow of prompts) allow(); }")
-    page.wait_for_function("streams.length === prompts.length")
+    page.wait_for_function("() => streams.length === prompts.length")
 
 
 def expect_closed(page: Page, streams: str = "streams") -> None:
     """That nothing films or listens any more."""
     page.wait_for_function(
-        f"{streams}.every(s => s.getTracks().every(track => track.readyState === 'ended'))"
+        f"() => {streams}.every(s => s.getTracks().every(track => track.readyState === 'ended'))"
     )
 
 

@@ -451,6 +451,8 @@ class Announcements:
         edition = self._edition
         if edition is not None and (stored is None or stamp(stored) < stamp(edition)):
             await self._store.keep(edition)
+        else:
+            await self._store.check_writing()
 
     async def _load_from_board(self, board: Board) -> None:
         """At the start the board may know what holds, and be faster than the database."""
