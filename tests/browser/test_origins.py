@@ -68,8 +68,8 @@ def visit(guarded: Server, browser: Browser) -> Iterator[Callable[[str], Page]]:
 
     def visit(origin: str) -> Page:
         page = visitors.page(browser)
-        session = {"name": "session", "value": make_token("ann"), "url": guarded.url}
-        page.context.add_cookies([session])
+        token = make_token("ann")
+        page.context.add_cookies([{"name": "session", "value": token, "url": guarded.url}])
 
         def serve(route: Route) -> None:
             route.fulfill(body="<!doctype html><title>elsewhere</title>", content_type="text/html")
