@@ -880,6 +880,47 @@ async def test_a_client_that_changes_networks_is_in_its_rooms_before_and_after(
             await back.expect_nothing()
 
 
+@pytest.mark.parametrize("joined", [True, False], ids=["joined again", "left at once"])
+@pytest.mark.parametrize("count", [1, 3])
+async def test_a_room_that_was_left_stays_left_when_an_older_connection_is_found_dead(
+    redis_url: str, count: int, joined: bool
+) -> None:
+    path = "/api/v1/ws/connect?user_id=ann"
+    async with (
+        serve_replicas(count, redis_url, heartbeat=0.5, heartbeat_timeout=2) as service,
+        service.connect("/api/v1/ws/connect?user_id=bob") as bob,
+        open_raw(service.base) as dead,
+    ):
+        await bob.expect("connected")
+        for room_id in ("r", "s"):
+            await join(bob, room_id)
+        await dead.upgrade(path)
+        await dead.say(*({"type": "join_room", "room_id": room_id} for room_id in ("r", "s")))
+        for room_id in ("r", "s"):
+            await bob.expect("user_joined", user_id="ann", room_id=room_id)
+        async with service.connect(path) as back:
+            await back.expect("connected")
+            if joined:
+                await join(back)
+            await back.send("leave_room", room_id="r")
+            await back.expect("left_room")
+            told = [await bob.receive() for _ in range(3)]
+            assert sorted((m["type"], m["room_id"]) for m in told) == [
+                ("user_joined", "s"),
+                ("user_left", "r"),
+                ("user_left", "s"),
+            ]
+            await back.expect("joined_room", room_id="s")
+            await expect_silence(back, bob, room_id="s")
+            # Nor is it put there by what comes next.
+            back.reset()
+        await bob.expect("user_left", room_id="s", user_id="ann")
+        async with service.connect(path) as again:
+            await again.expect("connected")
+            await again.expect("joined_room", room_id="s")
+            await again.expect_nothing()
+
+
 # Listeners that are not live: their clients never offer
 
 

@@ -353,13 +353,16 @@ class Hub:
         others.discard(peer)
         if not others:
             del self._returning[user_id]
+        heard = wall_time(peer.heard)
+        # What the user did since on purpose holds, on whichever connection it was.
+        room_ids = [room for room in room_ids if not self.notes.has_left(user_id, room, heard)]
         heir = self._heir(user_id, peer.heard)
         if heir is not None:
             heir.recalled += tuple(room_ids)
             heir.inherit(room_ids)
         elif room_ids:
-            self.notes.remember_rooms(user_id, room_ids)
-            self.bus.tell_rooms_kept(user_id, wall_time(peer.heard))
+            self.notes.remember_rooms(user_id, room_ids, heard)
+            self.bus.tell_rooms_kept(user_id, heard)
 
     def _heir(self, user_id: str, heard: float) -> Peer | None:
         """One that came after another of the user was last heard of, and is not about to go."""
@@ -673,6 +676,8 @@ class Hub:
 
     def handle(self, peer: Peer, command: RoomCommand) -> None:
         """Carry out any other command. Does not block."""
+        if isinstance(command, Leave):
+            self._keep_out(peer, command.room_id)
         found = self._find(peer, command.room_id)
         if found is None:
             peer.tell(Refused(command, Refusal.NOT_IN_ROOM, utc_now()))
@@ -707,6 +712,13 @@ class Hub:
             return None
         room = self.rooms[room_id]
         return room, room.members[peer_id]
+
+    def _keep_out(self, peer: Peer, room_id: str) -> None:
+        """Put its user into the room no more, for what is lost on older connections of it."""
+        user_id = peer.identity.user_id if peer.identity is not None else ""
+        if peer in self._returning.get(user_id, ()):
+            peer.recalled = tuple(room for room in peer.recalled if room != room_id)
+            self.notes.keep_left(user_id, room_id, wall_time(trio.current_time()))
 
     def _leave(self, peer: Peer, room_id: str) -> None:
         room = self.rooms[room_id]
@@ -818,6 +830,7 @@ class Hub:
         peer = room.peers.get(kicked.target.peer_id) if room is not None else None
         if peer is None:
             return
+        self._keep_out(peer, kicked.room_id)
         self._leave(peer, kicked.room_id)
         peer.tell(Removed(kicked.room_id, kicked.reason, utc_now()))
         if not peer.memberships:

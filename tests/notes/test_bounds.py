@@ -45,12 +45,16 @@ def remember_rooms(notes: Notes, n: int) -> None:
     notes.remember_rooms(f"user {n}", [f"{m}{'r' * 200}" for m in range(n % 10)])
 
 
-FLOODS = [keep_chat, keep_profile, keep_profile_in_one_room, remember_rooms]
+def keep_left(notes: Notes, n: int) -> None:
+    notes.keep_left(f"user {n // 9}", f"{n}{'r' * 200}", n)
+
+
+FLOODS = [keep_chat, keep_profile, keep_profile_in_one_room, remember_rooms, keep_left]
 
 
 @pytest.fixture
 def bounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("CHATS", "PROFILES", "LOST_ROOMS", "USERS", "ROOMS"):
+    for name in ("CHATS", "PROFILES", "LOST_ROOMS", "LEFT_ROOMS", "USERS", "ROOMS"):
         usual: Bounds = getattr(notes_module, name)
         monkeypatch.setattr(notes_module, name, usual._replace(total=TOTAL))
 

@@ -235,6 +235,37 @@ async def test_rooms_of_all_users_are_bounded_in_bytes(shared: Shared, a: Notes)
     assert await a.recall_rooms("bob") == await a.recall_rooms("carl") == ("x" * 1500,)
 
 
+async def test_a_room_that_was_left_on_purpose_since_is_not_remembered(
+    shared: Shared, a: Notes, b: Notes
+) -> None:
+    a.keep_left("ann", "r", 5)
+    a.remember_rooms("ann", ["q", "r"], 10)
+    a.keep_left("ann", "q", 20)  # though its loss is known
+    b.keep_left("ann", "s", 20)
+    b.keep_left("bob", "r", 20)
+    await shared.settle()
+    a.remember_rooms("ann", ["s", "t"], 10)
+    await shared.settle()
+    assert set(await b.recall_rooms("ann")) == {"r", "t"}
+    a.remember_rooms("ann", ["s"], 30)  # it was there again
+    await shared.settle()
+    assert await b.recall_rooms("ann") == ("s",)
+    assert a.has_left("ann", "q", 10)
+    assert not a.has_left("ann", "q", 20)
+    assert not a.has_left("ann", "t", 0)
+
+
+async def test_a_room_that_was_left_is_forgotten_after_a_minute(
+    shared: Shared, a: Notes, mock_clock: trio.testing.MockClock
+) -> None:
+    a.keep_left("ann", "r", 20)
+    await shared.settle()
+    await shared.let_pass(65)
+    a.remember_rooms("ann", ["r"], 10)
+    await shared.settle()
+    assert await a.recall_rooms("ann") == ("r",)
+
+
 async def test_rooms_are_recalled_for_a_minute(
     shared: Shared, a: Notes, mock_clock: trio.testing.MockClock
 ) -> None:

@@ -50,6 +50,8 @@ CHATS = Bounds(64 << 20, 1 << 20, 3600)
 PROFILES = Bounds(32 << 20, 16 << 10, 86400)
 #: For each user.
 LOST_ROOMS = Bounds(16 << 20, 64 << 10, 60)
+#: For each user: the rooms that it left on purpose.
+LEFT_ROOMS = Bounds(16 << 20, 16 << 10, 60)
 #: For each guest.
 USERS = Bounds(16 << 20, 16 << 10, 86400)
 #: For each room: what it is called; an hour after somebody was there.
@@ -108,8 +110,20 @@ class Notes(Protocol):
         """What a user was last called in a room."""
         ...
 
-    def remember_rooms(self, user_id: str, room_ids: Iterable[str]) -> None:
-        """Keep that a user's connection was lost in these rooms, beside those of others."""
+    def remember_rooms(self, user_id: str, room_ids: Iterable[str], heard: float = 0.0) -> None:
+        """Keep that a user's connection was lost in these rooms, beside those of others.
+
+        But not those that the user left on purpose after the connection was last heard of, at
+        `heard`, in seconds since 1970.
+        """
+        ...
+
+    def keep_left(self, user_id: str, room_id: str, at: float) -> None:
+        """Keep that a user left a room on purpose, at this time; then it is not remembered."""
+        ...
+
+    def has_left(self, user_id: str, room_id: str, since: float) -> bool:
+        """Whether a user did that on this replica, after this time."""
         ...
 
     async def recall_rooms(self, user_id: str) -> tuple[str, ...]:

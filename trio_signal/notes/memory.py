@@ -98,6 +98,26 @@ class _RoomChats:
             self.size -= len(self.messages.pop(0)) + _MESSAGE
 
 
+class LeftRooms:
+    """The rooms that users left on purpose, and when, in seconds since 1970."""
+
+    def __init__(self) -> None:
+        """Begin without any."""
+        self.table: Table[dict[str, float]] = Table(notes.LEFT_ROOMS)
+
+    def keep(self, user_id: str, room_id: str, at: float) -> None:
+        """Keep one; if a user has too many, the newest alone."""
+        rooms = (self.table.get(user_id) or {}) | {room_id: at}
+        size = sum(map(notes.room_size, rooms))
+        if size > notes.LEFT_ROOMS.each:
+            rooms, size = {room_id: at}, notes.room_size(room_id)
+        self.table.keep(user_id, rooms, size)
+
+    def has(self, user_id: str, room_id: str, since: float) -> bool:
+        """Whether a user left a room after this time."""
+        return (self.table.get(user_id) or {}).get(room_id, 0.0) > since
+
+
 class MemoryNotes:
     """See `trio_signal.notes`. Values are kept encoded: so their bytes are known."""
 
@@ -106,12 +126,13 @@ class MemoryNotes:
         self.chat_table: Table[_RoomChats] = Table(notes.CHATS)
         self.profile_table: Table[bytes] = Table(notes.PROFILES)
         self.lost_table: Table[tuple[str, ...]] = Table(notes.LOST_ROOMS)
+        self.left_rooms = LeftRooms()
         self.user_table: Table[bytes] = Table(notes.USERS)
         #: By name, whatever its case: the id.
         self.name_table: Table[str] = Table(notes.USERS)
         self.room_table: Table[bytes] = Table(notes.ROOMS)
         self.tables: tuple[Table[Any], ...] = (
-            *(self.chat_table, self.profile_table, self.lost_table),
+            *(self.chat_table, self.profile_table, self.lost_table, self.left_rooms.table),
             *(self.user_table, self.name_table, self.room_table),
         )
 
@@ -151,16 +172,31 @@ class MemoryNotes:
         value = self.profile_table.get(_pair(room_id, user_id))
         return _decode_profile(value) if value else None
 
-    def remember_rooms(self, user_id: str, room_ids: Iterable[str]) -> None:
+    def remember_rooms(self, user_id: str, room_ids: Iterable[str], heard: float = 0.0) -> None:
         """Keep for a minute that a user's connection was lost in these rooms."""
+        lost = [room_id for room_id in room_ids if not self.has_left(user_id, room_id, heard)]
+        if not lost:
+            return
         kept: list[str] = []
         size = 0
-        for room_id in dict.fromkeys([*(self.lost_table.get(user_id) or ()), *room_ids]):
+        for room_id in dict.fromkeys([*(self.lost_table.get(user_id) or ()), *lost]):
             cost = notes.room_size(room_id)
             if size + cost <= notes.LOST_ROOMS.each:
                 kept.append(room_id)
                 size += cost
         self.lost_table.keep(user_id, tuple(kept), size)
+
+    def keep_left(self, user_id: str, room_id: str, at: float) -> None:
+        """Keep for a minute that a user left a room on purpose."""
+        self.left_rooms.keep(user_id, room_id, at)
+        lost = self.lost_table.get(user_id) or ()
+        if room_id in lost:
+            rest = tuple(other for other in lost if other != room_id)
+            self.lost_table.keep(user_id, rest, sum(map(notes.room_size, rest)))
+
+    def has_left(self, user_id: str, room_id: str, since: float) -> bool:
+        """Whether a user did that after this time."""
+        return self.left_rooms.has(user_id, room_id, since)
 
     async def recall_rooms(self, user_id: str) -> tuple[str, ...]:
         """Those rooms, once: then they are forgotten."""

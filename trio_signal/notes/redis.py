@@ -15,6 +15,7 @@ import trio
 from trio_signal import notes
 from trio_signal.messages import Chatted, Profile
 from trio_signal.notes import Bounds, GuestUser, RoomInfo
+from trio_signal.notes.memory import SWEEP_INTERVAL, LeftRooms
 from trio_signal.redis import Argument, Redis, RedisError, Script, read_text
 
 #: How many rooms of lost connections a user is put into again.
@@ -45,6 +46,7 @@ class _Scripts:
         self.profile = register("profile")
         self.lost = register("lost")
         self.recall = register("recall")
+        self.left = register("left")
         self.keep = register("keep")
         self.touch = register("touch")
 
@@ -57,10 +59,14 @@ class RedisNotes:
         self._redis = redis
         self._prefix = prefix
         self._scripts = _Scripts(redis)
+        #: Those of which one has to know without asking.
+        self._left_here = LeftRooms()
 
     async def run(self) -> None:
-        """Wait until cancelled: it is Redis that forgets what is over."""
-        await trio.sleep_forever()
+        """Forget what is over here, until cancelled; the rest Redis forgets."""
+        while True:
+            await trio.sleep(SWEEP_INTERVAL)
+            self._left_here.table.sweep(trio.current_time())
 
     def _key(self, *parts: str) -> str:
         return f"{self._prefix}trio_signal:" + ":".join(parts)
@@ -127,16 +133,35 @@ class RedisNotes:
         key = self._key("profiles", room_id)
         return self._redis.reader.read("profile", _decode_profile, value, key)
 
-    def remember_rooms(self, user_id: str, room_ids: Iterable[str]) -> None:
+    def remember_rooms(self, user_id: str, room_ids: Iterable[str], heard: float = 0.0) -> None:
         """Keep for a minute that a user's connection was lost in these rooms."""
         bounds = notes.LOST_ROOMS
         args: list[Argument] = [
             *(user_id, bounds.each, bounds.total, bounds.seconds),
-            *(_size(user_id), self._key("lost", "")),
+            *(_size(user_id), self._key("lost", ""), heard),
         ]
         for room_id in room_ids:
             args += (room_id, notes.room_size(room_id))
-        self._scripts.lost.send_nowait([self._key("lost", user_id), *self._accounts("lost")], args)
+        lost, left = self._key("lost", user_id), self._key("left", user_id)
+        self._scripts.lost.send_nowait([lost, *self._accounts("lost"), left], args)
+
+    def keep_left(self, user_id: str, room_id: str, at: float) -> None:
+        """Keep for a minute that a user left a room on purpose."""
+        self._left_here.keep(user_id, room_id, at)
+        bounds = notes.LEFT_ROOMS
+        lost, left = self._key("lost", user_id), self._key("left", user_id)
+        self._scripts.left.send_nowait(
+            [left, *self._accounts("left"), lost],
+            [
+                *(user_id, room_id, at, notes.room_size(room_id)),
+                *(bounds.each, bounds.total, bounds.seconds),
+                *(_size(user_id), self._key("left", "")),
+            ],
+        )
+
+    def has_left(self, user_id: str, room_id: str, since: float) -> bool:
+        """Whether a user did that on this replica, after this time."""
+        return self._left_here.has(user_id, room_id, since)
 
     async def recall_rooms(self, user_id: str) -> tuple[str, ...]:
         """Those rooms, once: then they are forgotten."""
