@@ -2,11 +2,16 @@
 
 import base64
 import binascii
+import re
+import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from hashlib import sha256
+from itertools import accumulate
+from operator import and_
 from typing import Annotated, NamedTuple, Protocol
 
 import jwt
@@ -35,6 +40,11 @@ _UNREADABLE = (
     *(OverflowError, RecursionError),
 )
 _DEFAULT_GRANTS = Grants()
+#: What makes a glob more than a text, the parts of one, and up to which product of their lengths
+#: two are compared.
+_WILD = re.compile(r"[*?[]")
+_PARTS = re.compile(r"\[!?\]?[^\]]*\]|.", re.DOTALL)
+_MAX_COMPARED = 1 << 16
 
 
 class _LoginToken(msgspec.Struct):
@@ -97,6 +107,56 @@ def read_cookies(headers: Iterable[str]) -> dict[str, str]:
 def may_enter(identity: Identity, room_id: str) -> bool:
     """Whether one of the granted globs fits this room."""
     return any(fnmatchcase(room_id, glob) for glob in identity.grants.rooms)
+
+
+@lru_cache(maxsize=10_000)
+def share_room(one: tuple[str, ...], other: tuple[str, ...]) -> bool:
+    """Whether there is a room that both grants are for, whoever is in it."""
+    if not set(one).isdisjoint(other):
+        return True
+    wild = [glob for glob in one if _WILD.search(glob)]
+    others_wild = [glob for glob in other if _WILD.search(glob)]
+    return any(_overlap(a, b) for a in wild for b in other) or any(
+        _overlap(a, b) for a in one for b in others_wild
+    )
+
+
+def _overlap(one: str, other: str) -> bool:
+    """Whether a text fits both globs. Long ones that are not equal count as apart."""
+    if one == other or one == "*" or other == "*":
+        return True
+    if not _WILD.search(one):
+        return fnmatchcase(one, other)
+    if not _WILD.search(other):
+        return fnmatchcase(other, one)
+    if len(one) * len(other) > _MAX_COMPARED:
+        return False
+    return _meet(tuple(_PARTS.findall(one)), tuple(_PARTS.findall(other)))
+
+
+def _meet(one: tuple[str, ...], other: tuple[str, ...]) -> bool:
+    """The same for globs in parts: a character, a set of characters, `?` or `*`."""
+    # For each place in `other`: whether both fit up to here.
+    row = [True, *accumulate((part == "*" for part in other), and_)]
+    for a in one:
+        before, row = row, [row[0] and a == "*"]
+        for i, b in enumerate(other):
+            if a == "*" or b == "*":
+                # The star fits nothing, or the other's part as well.
+                row.append(before[i + 1] or row[i])
+            else:
+                row.append(before[i] and _share_character(a, b))
+    return bool(row[-1])
+
+
+def _share_character(one: str, other: str) -> bool:
+    """Whether a character fits both parts. If any does, then one at an edge of what they name."""
+    edges = {ord(character) + step for character in one + other for step in (-1, 0, 1)}
+    return any(
+        fnmatchcase(chr(edge), one) and fnmatchcase(chr(edge), other)
+        for edge in edges
+        if 0 <= edge <= sys.maxunicode
+    )
 
 
 class Auth(Protocol):

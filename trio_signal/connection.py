@@ -29,6 +29,7 @@ from trio_signal.limits import Place
 from trio_signal.messages import (
     Acknowledge,
     Action,
+    Appear,
     AskAnnouncement,
     AskLive,
     Attend,
@@ -38,6 +39,7 @@ from trio_signal.messages import (
     Identity,
     Join,
     Malformed,
+    Move,
     Nudge,
     OpenInbox,
     RecallRooms,
@@ -414,6 +416,10 @@ class Connection:
                     await self._hub.open_inbox(self.peer, action)
                 case SendPrivate() | SetPrivateTyping() | SendReceipt():
                     await self._hub.tell_user(self.peer, action)
+                case Appear():
+                    self._hub.online.add(self.peer)
+                case Move():
+                    self._hub.online.move(self.peer, action)
                 case AskAnnouncement():
                     await self._announcements.show(self.peer)
                 case Acknowledge():

@@ -49,7 +49,9 @@ from trio_signal.messages import (
     LiveNow,
     LivePeers,
     Member,
+    Moved,
     Notice,
+    OnlineHere,
     OpenInbox,
     PrivateCommand,
     PrivateEvent,
@@ -85,6 +87,7 @@ from trio_signal.metrics import Metrics
 from trio_signal.names import clean_name, clean_picture
 from trio_signal.notes import TOUCH_INTERVAL, Notes
 from trio_signal.notes.memory import MemoryNotes
+from trio_signal.online import Online
 from trio_signal.outbox import Courier
 from trio_signal.pacing import DELIVERY, cost_of_delivery
 from trio_signal.peer import PatientPeer, Peer, close_untold
@@ -283,6 +286,8 @@ class Hub:
         self.notes = notes if notes is not None else MemoryNotes()
         self._metrics = metrics if metrics is not None else Metrics()
         self.announcements = announcements
+        #: Who is online, on all replicas; whoever made the hub runs it as well.
+        self.online = Online(bus, self._metrics)
         if announcements is not None:
             announcements.serve(self)
         self.rooms: dict[str, LocalRoom] = {}
@@ -321,6 +326,7 @@ class Hub:
     def depart(self, peer: Peer) -> None:
         """Take a peer out of all its rooms, and tell them."""
         self.peers.discard(peer)
+        self.online.remove(peer)
         if self.announcements is not None:
             self.announcements.forget(peer)
         peer.left = room_ids = tuple(peer.memberships)
@@ -887,6 +893,9 @@ class Hub:
             return
         if isinstance(delivery, Kicked):
             self._throw_out(delivery)
+            return
+        if isinstance(delivery, Moved | OnlineHere):
+            self.online.take(delivery)
             return
         if isinstance(delivery, Listening):
             self._tell_of_listener(delivery)

@@ -25,6 +25,7 @@ Subject = Annotated[str, Meta(max_length=65536)]
 Moment = Annotated[str, Meta(max_length=64)]
 #: Whole numbers that Lua and JavaScript know exactly, and every database.
 Number = Annotated[int, Meta(ge=0, le=2**53 - 1)]
+Coordinate = Annotated[float, Meta(ge=-1e12, le=1e12)]
 #: What a database takes: PostgreSQL has no NUL in a text.
 Line = Annotated[str, Meta(max_length=4096, pattern=r"\A[^\x00]*\Z")]
 Key = Annotated[str, Meta(max_length=36, pattern=r"\A[^\x00]*\Z")]
@@ -351,6 +352,17 @@ class AskAnnouncement(Struct, frozen=True):
     """Ask for the active announcement, unless this user has acknowledged it."""
 
 
+class Appear(Struct, frozen=True):
+    """Be known to be online from now on, and hear where others are."""
+
+
+class Move(Struct, frozen=True):
+    """Be at another place of the application's map."""
+
+    x: float
+    y: float
+
+
 class Acknowledge(Struct, frozen=True):
     """Do not show an announcement to this user any more."""
 
@@ -370,6 +382,8 @@ Command = (
     | AskLive
     | RecallRooms
     | Attend
+    | Appear
+    | Move
     | OpenInbox
     | PrivateCommand
     | AskAnnouncement
@@ -591,6 +605,42 @@ class ReadReceipt(Struct, frozen=True, tag=True):
 PrivateEvent = PrivateMessage | PrivateTyping | ReadReceipt
 
 
+# Who is online: told to the other replicas.
+
+
+class Moved(Struct, frozen=True, tag=True):
+    """A user is at another place; told to those who may know of it.
+
+    `rooms` are its grants, which have to have a room in common with theirs.
+    """
+
+    user_id: Name
+    username: Name
+    rooms: tuple[Address, ...]
+    x: Coordinate
+    y: Coordinate
+    at: Moment
+
+
+class OnlineUser(Struct, frozen=True, omit_defaults=True):
+    """A user that is connected to a replica; `grants` is the number of its grants there."""
+
+    user_id: Name
+    username: Name
+    grants: Number
+    x: Coordinate | None = None
+    y: Coordinate | None = None
+
+
+class OnlineHere(Struct, frozen=True, tag=True):
+    """All users that are online on a replica, and the grants that they have."""
+
+    replica: Name
+    connections: Number
+    grants: tuple[tuple[Address, ...], ...]
+    users: tuple[OnlineUser, ...]
+
+
 # Events of announcements: told to all who attend.
 
 
@@ -614,7 +664,7 @@ class Acknowledged(Struct, frozen=True):
 
 
 AnnouncementEvent = Announced | AnnouncementCleared | Acknowledged
-Event = RoomEvent | PrivateEvent | AnnouncementEvent
+Event = RoomEvent | PrivateEvent | Moved | AnnouncementEvent
 
 
 # Answers: told to the peer whose command it was, and to nobody else.
@@ -682,6 +732,15 @@ class Listening(Struct, frozen=True, tag=True):
     at: str
 
 
+class LocationUpdated(Struct, frozen=True):
+    """You are there, and these users are near."""
+
+    x: float
+    y: float
+    nearby: tuple[str, ...]
+    at: str
+
+
 class Refusal(Enum):
     """Why a command was not carried out."""
 
@@ -731,6 +790,7 @@ Answer = (
     | LiveNow
     | LivePeers
     | Listening
+    | LocationUpdated
     | ChatSent
     | ActiveAnnouncement
     | Refused

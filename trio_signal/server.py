@@ -112,6 +112,7 @@ async def open_server(settings: Settings) -> AsyncIterator[Server]:
             ("watching the event loop", metrics.watch_loop),
             ("sending what waits", hub.courier.run),
             ("letting all have their turn", rounds.run),
+            ("telling who is online", hub.online.run),
         ):
             background.start_soon(supervise, name, task)
         gate = Gate(hub, settings, limits, metrics)
@@ -138,6 +139,7 @@ async def open_server(settings: Settings) -> AsyncIterator[Server]:
                 http.drain()
                 goodbye = Close(CloseCode.GOING_AWAY, "Server going away")
                 await hub.close_all(goodbye, within=settings.drain * SPREAD)
+        hub.online.say_goodbye()
         with trio.move_on_after(RETIRE_TIMEOUT):
             await bus.retire()
         background.cancel_scope.cancel()

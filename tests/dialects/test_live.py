@@ -13,6 +13,7 @@ from trio_signal.errors import AuthenticationError, IdentityMismatchError
 from trio_signal.messages import (
     Action,
     Answer,
+    Appear,
     AskLive,
     Audience,
     Authenticate,
@@ -109,7 +110,7 @@ def test_who_one_is_stands_in_the_query_and_who_is_nobody_is_a_guest(
 
 
 def test_a_known_user_is_greeted_and_its_rooms_are_looked_up() -> None:
-    greeting, recall = dialect().authenticated(Identity("s", "ann", "Ann"), ServerInfo(), AT)
+    greeting, *others = dialect().authenticated(Identity("s", "ann", "Ann"), ServerInfo(), AT)
     assert wire([greeting]) == [
         {
             "type": "connected",
@@ -119,7 +120,7 @@ def test_a_known_user_is_greeted_and_its_rooms_are_looked_up() -> None:
             "message": "Connected to live updates",
         }
     ]
-    assert recall == RecallRooms()
+    assert others == [Appear(), RecallRooms()]
 
 
 def test_a_user_that_comes_back_enters_its_rooms_again() -> None:
@@ -424,7 +425,7 @@ def test_a_recorded_conversation() -> None:
     bea_live = member("c1", "bea", dialect="live", live="audio")
 
     list(bea.opened("c1"))
-    (greeting, _) = bea.authenticated(Identity("t", "bea", "Bea"), ServerInfo(), AT)
+    greeting, *_ = bea.authenticated(Identity("t", "bea", "Bea"), ServerInfo(), AT)
     assert [message["type"] for message in wire([greeting])] == ["connected"]
 
     assert list(bea.received(b'{"type":"join_room","room_id":"r"}', AT)) == [Join("r")]

@@ -39,7 +39,9 @@ from trio_signal.messages import (
     Edition,
     Listening,
     Member,
+    Moved,
     Name,
+    OnlineHere,
     PrivateEvent,
     RoomEvent,
     Signalled,
@@ -98,8 +100,10 @@ class RoomCount(NamedTuple):
     live: int
 
 
+#: What is told to one replica, and what to all others.
 Direct = Signalled | Undelivered | Kicked | PrivateEvent | Listening
-Delivery = RoomEvent | Undelivered | Kicked | RoomsKept | RoomMembers | PrivateEvent | Listening
+Broadcast = PrivateEvent | Moved | OnlineHere
+Delivery = RoomEvent | Undelivered | Kicked | RoomsKept | RoomMembers | Listening | Broadcast
 Deliver = Callable[[Delivery], None]
 Admit = Callable[[tuple[Member, ...]], None]
 
@@ -230,7 +234,7 @@ class Bus(Protocol):
         """Tell one replica."""
         ...
 
-    def broadcast(self, event: PrivateEvent) -> None:
+    def broadcast(self, event: Broadcast) -> None:
         """Tell all other replicas. Never blocks."""
         ...
 

@@ -8,6 +8,7 @@ import trio
 from trio_signal.bus import (
     Admit,
     Board,
+    Broadcast,
     Caps,
     Deliver,
     Delivery,
@@ -27,7 +28,6 @@ from trio_signal.messages import (
     Listening,
     Live,
     Member,
-    PrivateEvent,
     ProfileChanged,
     Refusal,
     RoomEvent,
@@ -190,7 +190,7 @@ class MemoryBus:
         elif isinstance(delivery, Signalled):
             self._take(Undelivered(delivery))
 
-    def broadcast(self, event: PrivateEvent) -> None:
+    def broadcast(self, event: Broadcast) -> None:
         """Tell all other replicas."""
         for bus in self._network.replicas.values():
             if bus is not self:
@@ -230,7 +230,7 @@ class MemoryBus:
 
 def _is_of_room(delivery: Delivery, room_id: str) -> bool:
     """Whether this is about a room, and not for one peer: that may have to be sent back."""
-    if isinstance(delivery, Undelivered | Kicked | RoomsKept | PrivateEvent | Listening):
+    if isinstance(delivery, Undelivered | Kicked | RoomsKept | Listening | Broadcast):
         return False
     if isinstance(delivery, Signalled) and delivery.target is not None:
         return False

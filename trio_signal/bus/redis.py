@@ -26,6 +26,7 @@ from msgspec.structs import replace
 
 from trio_signal.bus import (
     Admit,
+    Broadcast,
     BusStatistics,
     Caps,
     Deliver,
@@ -46,7 +47,6 @@ from trio_signal.messages import (
     Left,
     Member,
     Name,
-    PrivateEvent,
     ProfileChanged,
     Refusal,
     RoomEvent,
@@ -114,7 +114,7 @@ class ForAll(Struct, frozen=True):
     """What a replica tells all others."""
 
     origin: Name
-    event: PrivateEvent
+    event: Broadcast
 
 
 #: What is counted when it cannot be read, by what it should have been.
@@ -878,7 +878,7 @@ class RedisBus:
         if not self._redis.send_nowait("PUBLISH", channel, _encode(delivery), on_reply=check):
             self._return(delivery)
 
-    def broadcast(self, event: PrivateEvent) -> None:
+    def broadcast(self, event: Broadcast) -> None:
         """Tell all other replicas that can be reached."""
         told = _encode(ForAll(self.replica, event))
         self._redis.send_nowait("PUBLISH", self._key("all"), told)

@@ -4,9 +4,9 @@ Keyed by user. See docs/protocols/live.md.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
-from msgspec import Raw, Struct
+from msgspec import Meta, Raw, Struct
 
 from trio_signal.dialects.base import Dialect
 from trio_signal.dialects.wire import Id, Reader, UnreadableError, encode
@@ -14,6 +14,7 @@ from trio_signal.errors import AuthenticationError, CloseCode, IdentityMismatchE
 from trio_signal.messages import (
     Action,
     Answer,
+    Appear,
     AskLive,
     Audience,
     Authenticate,
@@ -33,9 +34,12 @@ from trio_signal.messages import (
     Listening,
     LiveNow,
     LivePeers,
+    LocationUpdated,
     Malformed,
     MediaType,
     Member,
+    Move,
+    Moved,
     News,
     Notice,
     RecallRooms,
@@ -54,6 +58,9 @@ from trio_signal.messages import (
     Typing,
     WentLive,
 )
+
+#: How far from the middle of a map one can be, in whatever the application counts.
+MAX_COORDINATE = 1e9
 
 # What clients say. A room id that is missing has an answer of its own.
 
@@ -121,6 +128,13 @@ class TypingState(Struct, tag="typing"):
     is_typing: bool = True
 
 
+class UpdateLocation(Struct, tag="update_location"):
+    """Is at another place of the application's map."""
+
+    x: Annotated[float, Meta(ge=-MAX_COORDINATE, le=MAX_COORDINATE)]
+    y: Annotated[float, Meta(ge=-MAX_COORDINATE, le=MAX_COORDINATE)]
+
+
 class Ping(Struct, tag="ping"):
     """Asks for a sign of life."""
 
@@ -137,6 +151,7 @@ _reader = Reader(
         LiveIce,
         SendMessage,
         TypingState,
+        UpdateLocation,
         Ping,
     )
 )
@@ -254,6 +269,25 @@ class UserTyping(Struct, tag="typing"):
     timestamp: str
 
 
+class LocationTaken(Struct, tag="location_updated"):
+    """You are there; the ids of users that are near, in no order."""
+
+    x: float
+    y: float
+    nearby_users: Sequence[str]
+    timestamp: str
+
+
+class PlayerLocation(Struct, tag="player_location"):
+    """Where another user is."""
+
+    user_id: str
+    username: str
+    x: float
+    y: float
+    timestamp: str
+
+
 class Pong(Struct, tag="pong"):
     """Answers `ping`."""
 
@@ -311,7 +345,7 @@ class LiveDialect(Dialect):
         greeting = Connected(
             identity.user_id, identity.username or "", now, "Connected to live updates"
         )
-        return [Send(encode(greeting)), RecallRooms()]
+        return [Send(encode(greeting)), Appear(), RecallRooms()]
 
     def recalled(self, room_ids: Sequence[str]) -> Iterable[Action]:
         """The client does not join again by itself."""
@@ -328,9 +362,11 @@ class LiveDialect(Dialect):
         return [_error(_explain(error))]
 
     def commands(self, message: Any, now: str) -> Iterable[Action]:
-        """All but a ping is about one room."""
+        """All but a ping and a place is about one room."""
         if isinstance(message, Ping):
             return [Send(encode(Pong(now)))]
+        if isinstance(message, UpdateLocation):
+            return [Move(message.x, message.y)]
         if not message.room_id:
             tag = message.__struct_config__.tag
             return [_error(_ROOM_ID_REQUIRED.get(str(tag), "room_id required"))]
@@ -378,6 +414,8 @@ class LiveDialect(Dialect):
                     room_id, listener.user_id, listener.username, "audio", at, listener=True
                 )
                 return [Send(encode(joined))]
+            case LocationUpdated(x=x, y=y, nearby=nearby, at=at):
+                return [Send(encode(LocationTaken(x, y, nearby, at)))]
             case ChatSent(room_id=room_id, id=message_id, at=at):
                 return [Send(encode(MessageSent(message_id, room_id, at)))]
             case Refused():
@@ -401,6 +439,8 @@ class LiveDialect(Dialect):
                 )
             case StoppedLive(last=True, member=member):
                 out = UserMoved("live_peer_left", event.room_id, member.user_id, event.at)
+            case Moved():
+                out = PlayerLocation(event.user_id, event.username, event.x, event.y, event.at)
             case Typing(member=member):
                 out = UserTyping(event.room_id, member.user_id, event.typing, event.at)
             case Chatted():
@@ -421,6 +461,8 @@ def _explain(error: UnreadableError) -> str:
         return "type required"
     if error.problem == "type":
         return f"Unknown message type: {error.type}"
+    if error.type == "update_location":
+        return "x and y coordinates required"
     return f"Invalid {error.type}: {error}"
 
 

@@ -28,6 +28,7 @@ from trio_signal.messages import (
     LiveNow,
     Malformed,
     Member,
+    Moved,
     Notice,
     PrivateEvent,
     Refusal,
@@ -177,7 +178,7 @@ _REFUSALS = {
 }
 
 
-_OfNoRoom = AnnouncementEvent | PrivateEvent
+_OfNoRoom = AnnouncementEvent | PrivateEvent | Moved
 
 
 class StreamDialect(Dialect):

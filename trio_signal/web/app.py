@@ -25,6 +25,7 @@ from trio_signal.web.callers import Callers, require_bearer
 from trio_signal.web.gate import ALIVE, readiness, sharing_headers
 from trio_signal.web.ice import add_ice
 from trio_signal.web.metrics import render_metrics
+from trio_signal.web.online import add_online
 from trio_signal.web.openapi import add_openapi
 from trio_signal.web.pages import add_pages
 from trio_signal.web.rooms import add_rooms
@@ -43,6 +44,7 @@ def create_app(
     _add_metrics(app, hub, settings, metrics)
     callers = Callers(auth, settings, limits, metrics)
     add_rooms(app, hub, callers, settings)
+    add_online(app, hub, callers, settings)
     add_accounts(app, callers, settings)
     add_ice(app, callers, settings)
     if hub.announcements is not None:

@@ -11,6 +11,7 @@ from quart_trio import QuartTrio
 
 from trio_signal import __version__
 from trio_signal.dialects.room import Broadcaster, RoomMessage, User
+from trio_signal.online import OnlineUsers, Stats
 from trio_signal.web import announcements as announced
 from trio_signal.web.accounts import LoginRequest
 from trio_signal.web.bodies import Unchanging
@@ -127,6 +128,10 @@ OPERATIONS: dict[str, Operation] = {
     "GET /healthz": Operation("Whether the process is alive", Status),
     "GET /readyz": Operation("Whether it takes connections", Readiness, {503: Status}),
     "GET /health": Operation("Numbers of connections and rooms", Health),
+    "GET /api/v1/ws/online-users": Operation(
+        "The users that are connected by `live`", OnlineUsers, _SIGNED_IN, query=("token",)
+    ),
+    "GET /api/v1/ws/stats": Operation("Numbers of what is connected by `live`", Stats),
     "GET /rooms": Operation("The rooms in which somebody is", RoomList, _SIGNED_IN),
     "GET /rooms/<room_id>": Operation("Who is in a room", RoomPicture, _SIGNED_IN),
     "GET /rooms/<room_id>/messages": Operation(

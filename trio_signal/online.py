@@ -1,0 +1,411 @@
+"""Online: which users are connected, and where on a map they are, on all replicas.
+
+Each replica tells the others whom it has, once a second at most, and when something changed or
+some seconds have passed: what got lost is right again then, and nothing is asked for. So a
+connection costs no request to Redis, and who polls is answered from memory.
+
+Who may know of whom: users whose grants have a room in common, which in open mode are all.
+"""
+
+import math
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import NamedTuple
+
+import msgspec
+import trio
+from msgspec import UNSET, Struct, UnsetType
+
+from trio_signal.auth import share_room
+from trio_signal.bus import Bus
+from trio_signal.clock import utc_now
+from trio_signal.dialects import Dialect
+from trio_signal.dialects.wire import type_of
+from trio_signal.messages import LocationUpdated, Move, Moved, OnlineHere, OnlineUser
+from trio_signal.metrics import Metrics
+from trio_signal.peer import Peer, close_untold
+from trio_signal.websocket import text_frame
+
+#: Users in one answer, and near somebody.
+MAX_SHOWN = 500
+MAX_NEARBY = 100
+#: Users that one replica tells the others of, and how many in a second; replicas to listen to.
+MAX_TOLD = 10_000
+TOLD_PER_SECOND = 2_000
+MAX_REPLICAS = 256
+#: Seconds between two tellings: at least, and at most. Who says nothing for long is gone.
+TELL_AFTER = 1.0
+TELL_AGAIN = 5.0
+SILENCE = 15.0
+#: Seconds for which an answer is good, and how many there are, for different grants.
+FRESH = 1.0
+MAX_ANSWERS = 100
+#: Seconds between two places of a user that others are told.
+MOVE_AFTER = 0.1
+#: How near is near.
+NEAR = 5.0
+#: Users that are looked at to find those that are near: a crowd may be in one spot.
+_LOOKED_AT = 1000
+_TICK = 0.05
+
+Rooms = tuple[str, ...]
+_Group = tuple[type[Dialect], Rooms]
+
+
+class Location(Struct):
+    """A place on the application's map."""
+
+    x: float
+    y: float
+
+
+class Presence(Struct, omit_defaults=True):
+    """That a user is online."""
+
+    status: str
+    last_seen: str
+    location: Location | UnsetType = UNSET
+
+
+class User(Struct):
+    """A user that is online."""
+
+    user_id: str
+    username: str
+    presence: Presence
+
+
+class OnlineUsers(Struct):
+    """Those that the caller may know of; `count` is of all, also of those that are not listed."""
+
+    users: list[User]
+    count: int
+
+
+class Stats(Struct):
+    """How many connections and users there are, and rooms with somebody in them."""
+
+    connections: int
+    users: int
+    rooms: int
+
+
+class _Local:
+    """A user with connections here."""
+
+    __slots__ = ("due", "location", "peers", "rooms", "username")
+
+    def __init__(self, username: str, rooms: Rooms) -> None:
+        self.username = username
+        self.rooms = rooms
+        self.peers: set[Peer] = set()
+        self.location: Location | None = None
+        #: When the others may be told of its next place.
+        self.due = 0.0
+
+
+class _Section(NamedTuple):
+    """What another replica told last."""
+
+    heard: float
+    connections: int
+    users: dict[str, OnlineUser]
+    #: What the token of each grants.
+    rooms: dict[str, Rooms]
+
+
+class _Map:
+    """Who is where, by squares, so that few have to be looked at."""
+
+    def __init__(self) -> None:
+        self._places: dict[str, tuple[Location, Rooms]] = {}
+        self._squares: dict[tuple[int, int], dict[str, None]] = {}
+
+    def put(self, user_id: str, location: Location, rooms: Rooms) -> None:
+        self.remove(user_id)
+        self._places[user_id] = location, rooms
+        self._squares.setdefault(_square(location), {})[user_id] = None
+
+    def remove(self, user_id: str) -> None:
+        place = self._places.pop(user_id, None)
+        if place is not None:
+            square = _square(place[0])
+            users = self._squares[square]
+            del users[user_id]
+            if not users:
+                del self._squares[square]
+
+    def find(self, user_id: str) -> Location | None:
+        place = self._places.get(user_id)
+        return place[0] if place is not None else None
+
+    def near(self, user_id: str, location: Location, rooms: Rooms) -> Iterator[str]:
+        """Users that are near and may be known; only so many are looked at."""
+        column, row = _square(location)
+        squares = ((column + i, row + j) for i in (0, -1, 1) for j in (0, -1, 1))
+        around = (other for square in squares for other in self._squares.get(square, ()))
+        for other in islice(around, _LOOKED_AT):
+            place, others_rooms = self._places[other]
+            distance = math.hypot(place.x - location.x, place.y - location.y)
+            if other != user_id and distance <= NEAR and share_room(rooms, others_rooms):
+                yield other
+
+
+def _square(location: Location) -> tuple[int, int]:
+    return math.floor(location.x / NEAR), math.floor(location.y / NEAR)
+
+
+class Online:
+    """The users of this replica and of the others; whoever made it runs it."""
+
+    def __init__(self, bus: Bus, metrics: Metrics) -> None:
+        """Begin with nobody."""
+        self._bus = bus
+        self._metrics = metrics
+        self._users: dict[str, _Local] = {}
+        #: The peers here by dialect and grants, as they are told the same or nothing.
+        self._groups: dict[_Group, dict[Peer, str]] = {}
+        self._group_of: dict[Peer, _Group] = {}
+        self._sections: dict[str, _Section] = {}
+        self._map = _Map()
+        #: Users whose last place the others are still to be told.
+        self._moving: dict[str, None] = {}
+        self._answers: OrderedDict[Rooms, tuple[float, bytes]] = OrderedDict()
+        #: Something is different from what the others were told, and when that was.
+        self._changed = False
+        self._told = -math.inf
+        self._alarm: trio.CancelScope | None = None
+
+    # Connections of this replica
+
+    def add(self, peer: Peer) -> None:
+        """Let a peer hear of others, and its user be known of. Does not block."""
+        identity = peer.identity
+        if identity is None:
+            return
+        user_id, rooms = identity.user_id, identity.grants.rooms
+        user = self._users.get(user_id)
+        if user is None:
+            user = self._users[user_id] = _Local(identity.username or user_id, rooms)
+        user.username, user.rooms = identity.username or user_id, rooms
+        user.peers.add(peer)
+        group = self._group_of[peer] = type(peer.dialect), rooms
+        self._groups.setdefault(group, {})[peer] = user_id
+        self._change()
+
+    def remove(self, peer: Peer) -> None:
+        """A peer is gone, if it was here. Does not block."""
+        group = self._group_of.pop(peer, None)
+        if group is None:
+            return
+        user_id = self._groups[group].pop(peer)
+        if not self._groups[group]:
+            del self._groups[group]
+        user = self._users[user_id]
+        user.peers.remove(peer)
+        if not user.peers:
+            del self._users[user_id]
+            self._moving.pop(user_id, None)
+            self._map.remove(user_id)
+        self._change()
+
+    def move(self, peer: Peer, command: Move) -> None:
+        """Take a user's place: tell it who is near, and the others where it is. Does not block."""
+        identity = peer.identity
+        user = self._users.get(identity.user_id) if identity is not None else None
+        if identity is None or user is None:
+            return
+        user_id = identity.user_id
+        location = user.location = Location(command.x, command.y)
+        self._map.put(user_id, location, user.rooms)
+        near = islice(self._map.near(user_id, location, user.rooms), MAX_NEARBY)
+        peer.tell(LocationUpdated(command.x, command.y, tuple(near), utc_now()))
+        now = trio.current_time()
+        if now >= user.due:
+            self._tell_place(user_id, user, now)
+        else:
+            self._moving[user_id] = None
+            self._wake(now + _TICK)
+        self._change()
+
+    # What is told
+
+    def _tell_place(self, user_id: str, user: _Local, now: float) -> None:
+        self._moving.pop(user_id, None)
+        user.due = now + MOVE_AFTER
+        if user.location is not None:
+            place = user.location
+            moved = Moved(user_id, user.username, user.rooms, place.x, place.y, utc_now())
+            self._bus.broadcast(moved)
+            self._tell_here(moved)
+
+    def _tell_here(self, moved: Moved) -> None:
+        """Tell the peers here of a place, but the user's own; encoded once a dialect."""
+        frames: dict[type[Dialect], list[bytes]] = {}
+        for (dialect, rooms), peers in list(self._groups.items()):
+            if not share_room(rooms, moved.rooms):
+                continue
+            try:
+                if dialect not in frames:
+                    frames[dialect] = [notice.text for notice in dialect.tell(moved)]
+            except Exception:
+                close_untold(peers, moved)
+                continue
+            for text in frames[dialect]:
+                audience = [peer for peer, user_id in peers.items() if user_id != moved.user_id]
+                frame = text_frame(text)
+                for peer in audience:
+                    peer.send_frame(frame)
+                self._metrics.messages_out[dialect.name][type_of(text)] += len(audience)
+
+    def _tell_others(self, now: float) -> None:
+        """Tell the other replicas who is here."""
+        grants: dict[Rooms, int] = {}
+        users = [
+            OnlineUser(
+                user_id,
+                user.username,
+                grants.setdefault(user.rooms, len(grants)),
+                user.location.x if user.location is not None else None,
+                user.location.y if user.location is not None else None,
+            )
+            for user_id, user in islice(self._users.items(), MAX_TOLD)
+        ]
+        self._changed, self._told = False, now
+        replica = self._bus.replica
+        self._bus.broadcast(OnlineHere(replica, len(self._group_of), tuple(grants), tuple(users)))
+
+    # What other replicas tell
+
+    def take(self, told: Moved | OnlineHere) -> None:
+        """Take in what another replica told. Does not block."""
+        if isinstance(told, OnlineHere):
+            self._take_section(told)
+            return
+        user_id = told.user_id
+        elsewhere = any(user_id in section.users for section in self._sections.values())
+        if elsewhere or user_id in self._users:
+            self._map.put(told.user_id, Location(told.x, told.y), told.rooms)
+        self._tell_here(told)
+
+    def _take_section(self, told: OnlineHere) -> None:
+        old = self._sections.pop(told.replica, None)
+        if old is None:
+            if len(self._sections) >= MAX_REPLICAS:
+                return
+            self._changed, self._told = True, -math.inf  # it does not know yet who is here
+            self._wake(trio.current_time())
+        users = {
+            user.user_id: user
+            for user in islice(told.users, MAX_TOLD)
+            if 0 <= user.grants < len(told.grants)
+        }
+        now = trio.current_time()
+        for user_id, user in users.items():
+            if user.x is not None and user.y is not None and not self._is_placed(user_id):
+                self._map.put(user_id, Location(user.x, user.y), told.grants[user.grants])
+        self._forget(old.users.keys() - users.keys() if old is not None else ())
+        rooms = {user_id: told.grants[user.grants] for user_id, user in users.items()}
+        if users or told.connections:
+            self._sections[told.replica] = _Section(now, told.connections, users, rooms)
+            self._wake(now + SILENCE)
+
+    def _forget(self, user_ids: Iterable[str]) -> None:
+        """Users of another replica are gone there."""
+        for user_id in user_ids:
+            if not self._is_placed(user_id):
+                self._map.remove(user_id)
+
+    def _is_placed(self, user_id: str) -> bool:
+        """Whether a connection here said where the user is."""
+        user = self._users.get(user_id)
+        return user is not None and user.location is not None
+
+    # Answers
+
+    def users_for(self, rooms: Rooms) -> bytes:
+        """The users that somebody with these grants may know of, as JSON; of the last second."""
+        now = trio.current_time()
+        good_until, answer = self._answers.get(rooms, (0.0, b""))
+        if now >= good_until:
+            answer = self._encode_users(rooms)
+            self._answers[rooms] = now + FRESH, answer
+            self._answers.move_to_end(rooms)
+            while len(self._answers) > MAX_ANSWERS:
+                self._answers.popitem(last=False)
+        return answer
+
+    def _encode_users(self, rooms: Rooms) -> bytes:
+        now, count = utc_now(), 0
+        shown: list[User] = []
+        for user_id, username, location, others_rooms in self._everybody():
+            if share_room(rooms, others_rooms):
+                count += 1
+                if len(shown) < MAX_SHOWN:
+                    presence = Presence("online", now, UNSET if location is None else location)
+                    shown.append(User(user_id, username, presence))
+        return msgspec.json.encode(OnlineUsers(shown, count))
+
+    def _everybody(self) -> Iterator[tuple[str, str, Location | None, Rooms]]:
+        """Each user once, with its name, its place and its grants."""
+        seen: set[str] = set()
+        for user_id, user in self._users.items():
+            seen.add(user_id)
+            yield user_id, user.username, self._map.find(user_id), user.rooms
+        for section in self._sections.values():
+            for user_id, other in section.users.items():
+                if user_id not in seen:
+                    seen.add(user_id)
+                    yield user_id, other.username, self._map.find(user_id), section.rooms[user_id]
+
+    def stats(self, rooms: int) -> Stats:
+        """How many there are on all replicas."""
+        connections = sum(section.connections for section in self._sections.values())
+        users = self._users.keys() | {u for s in self._sections.values() for u in s.users}
+        return Stats(len(self._group_of) + connections, len(users), rooms)
+
+    # Time
+
+    async def run(self) -> None:
+        """Tell what is due, until cancelled."""
+        while True:
+            with trio.CancelScope(deadline=self._next()) as self._alarm:
+                await trio.sleep_forever()
+            self._pass_time(trio.current_time())
+
+    def say_goodbye(self) -> None:
+        """Tell the other replicas that nobody is here any more. Does not block."""
+        self._bus.broadcast(OnlineHere(self._bus.replica, 0, (), ()))
+
+    def _pass_time(self, now: float) -> None:
+        for user_id in list(self._moving):
+            if now >= self._users[user_id].due:
+                self._tell_place(user_id, self._users[user_id], now)
+        if now >= self._told + (self._pause if self._changed else TELL_AGAIN):
+            self._tell_others(now)
+        for replica, section in list(self._sections.items()):
+            if now >= section.heard + SILENCE:
+                del self._sections[replica]
+                self._forget(section.users)
+
+    @property
+    def _pause(self) -> float:
+        """Seconds between two tellings of changes: many users take longer."""
+        return max(TELL_AFTER, min(len(self._users), MAX_TOLD) / TOLD_PER_SECOND)
+
+    def _next(self) -> float:
+        """When there is something to do next."""
+        now = trio.current_time()
+        tell = self._told + (self._pause if self._changed else TELL_AGAIN)
+        silent = min((s.heard for s in self._sections.values()), default=math.inf) + SILENCE
+        return max(now, min(tell, silent, now + _TICK if self._moving else math.inf))
+
+    def _change(self) -> None:
+        if not self._changed:
+            self._changed = True
+            self._wake(self._told + self._pause)
+
+    def _wake(self, at: float) -> None:
+        if self._alarm is not None:
+            self._alarm.deadline = min(self._alarm.deadline, at)
