@@ -1,0 +1,241 @@
+"""However a live peer's connection ends: *stopped*, then *left*, once; and nothing of it stays.
+
+Two replicas with Redis. The witness is on the other one, so it hears through Redis, and once the
+peer has gone its replica no longer listens to the room.
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from signal import SIGKILL, SIGTERM, Signals
+from typing import Any, NamedTuple
+from uuid import uuid4
+
+import pytest
+import trio
+
+from tests.clients import PATIENCE
+from tests.conftest import be_idle, settings
+from tests.raw import PING, PONG, TEXT, RawClient, client_frame, open_raw
+from tests.redis.server import RedisServer, open_redis_server
+from tests.replicas.processes import open_cluster
+from tests.tokens import SECRET, make_token
+from trio_signal.connection import Connection
+from trio_signal.dialects.mesh import MeshDialect
+from trio_signal.server import Server, open_server
+
+ROOM = "the card"
+
+
+class Stage(NamedTuple):
+    """Two replicas in this process; the peer is on the first."""
+
+    here: Server
+    there: Server
+    redis: RedisServer
+    prefix: str
+    monkeypatch: pytest.MonkeyPatch
+
+    async def subscribers(self) -> int:
+        """How many replicas listen to the room."""
+        channel = f"{self.prefix}trio_signal:room:{ROOM}"
+        _, count = await self.redis.ask("PUBSUB", "NUMSUB", channel)
+        return int(count)
+
+
+def address(server: Server) -> str:
+    return f"{server.host}:{server.port}"
+
+
+async def enter(client: RawClient, name: str, *, moderator: bool = False) -> None:
+    await client.upgrade(f"/ws/{ROOM.replace(' ', '%20')}")
+    token = make_token(sub=name, moderator=moderator)
+    await client.say({"type": "auth_token", "token": token, "clientId": name})
+    await client.wait_for("users_in_room")
+
+
+def tasks_called(name: str) -> Iterator[trio.lowlevel.Task]:
+    """Those in Trio's tree of tasks."""
+    root = trio.lowlevel.current_root_task()
+    tasks = [root] if root is not None else []
+    for task in tasks:
+        for nursery in task.child_nurseries:
+            tasks += nursery.child_tasks
+        if task.name == name:
+            yield task
+
+
+@asynccontextmanager
+async def open_stage(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, **given: object
+) -> AsyncIterator[Stage]:
+    prefix = f"{uuid4()}:"
+    async with open_redis_server(directory) as redis, AsyncExitStack() as stack:
+        servers = []
+        for _ in range(2):
+            config = settings(redis_url=redis.url, redis_prefix=prefix, jwt_secret=SECRET, **given)
+            server = await stack.enter_async_context(open_server(config))
+            await be_idle(server)
+            servers.append(server)
+        yield Stage(servers[0], servers[1], redis, prefix, monkeypatch)
+
+
+def is_peer(connection: Connection) -> bool:
+    identity = connection.peer.identity
+    return identity is not None and identity.user_id == "peer"
+
+
+# The ways
+
+
+async def cancelled_scope(stage: Stage, peer: RawClient) -> None:
+    """The scope of the connection's nursery."""
+    (scope,) = [peer._scope for peer in stage.here.hub.peers]
+    assert scope is not None
+    scope.cancel()
+
+
+async def exception_in_receive(stage: Stage, peer: RawClient) -> None:
+    read = Connection._read
+
+    def fail(connection: Connection) -> object:
+        if is_peer(connection):
+            raise RuntimeError("receive failed")
+        return read(connection)
+
+    stage.monkeypatch.setattr(Connection, "_read", fail)
+    await peer.say({"type": "ping"})
+
+
+async def exception_in_heartbeat(stage: Stage, peer: RawClient) -> None:
+    check = Connection._check_time
+
+    def fail(connection: Connection, now: float) -> bool:
+        if is_peer(connection):
+            raise RuntimeError("heartbeat failed")
+        return check(connection, now)
+
+    stage.monkeypatch.setattr(Connection, "_check_time", fail)
+
+
+async def exception_in_dialect(stage: Stage, peer: RawClient) -> None:
+    commands = MeshDialect.commands
+
+    def fail(dialect: MeshDialect, message: object, now: str) -> object:
+        if dialect._identity is not None and dialect._identity.user_id == "peer":
+            raise RuntimeError("the dialect failed")
+        return commands(dialect, message, now)
+
+    stage.monkeypatch.setattr(MeshDialect, "commands", fail)
+    await peer.say({"type": "ping"})
+
+
+async def reset(stage: Stage, peer: RawClient) -> None:
+    peer.reset()
+
+
+async def silence(stage: Stage, peer: RawClient) -> None:
+    """No pong comes back."""
+
+
+async def full_outbox(stage: Stage, peer: RawClient) -> None:
+    """It reads nothing of what another one says, who is elsewhere."""
+    async with open_raw(address(stage.there)) as talker:
+        await enter(talker, "talker")
+        for _ in range(200):
+            await talker.say({"type": "message", "data": "x" * 50_000, "to": "peer"})
+        await talker.wait_for("user_left")
+
+
+async def kick(stage: Stage, peer: RawClient) -> None:
+    async with open_raw(address(stage.there)) as moderator:
+        await enter(moderator, "moderator", moderator=True)
+        await moderator.say({"type": "kick", "client_id": "peer"})
+        await moderator.wait_for("user_left")
+
+
+WAYS: dict[str, tuple[Callable[[Stage, RawClient], Awaitable[None]], dict[str, float]]] = {
+    "cancelled scope": (cancelled_scope, {}),
+    "exception in receive": (exception_in_receive, {}),
+    "exception in heartbeat": (exception_in_heartbeat, {"heartbeat": 2, "heartbeat_timeout": 60}),
+    "exception in a dialect": (exception_in_dialect, {}),
+    "reset": (reset, {}),
+    "silence": (silence, {"heartbeat": 1, "heartbeat_timeout": 2}),
+    "full outbox": (full_outbox, {"outbox_bytes": 100_000}),
+    "kick": (kick, {}),
+}
+
+
+async def hear_of_the_end(witness: RawClient) -> None:
+    """Of the peer, first *stopped* and then *left*, and each once."""
+    heard: list[str] = []
+    while heard[-1:] != ["user_left"]:
+        frame = await witness.receive()
+        if frame.opcode == PING:
+            await witness.send(client_frame(PONG, frame.payload))
+        elif (message := frame.message).get("client_id") == "peer":
+            heard.append(message["type"])
+    assert heard == ["broadcast_stopped", "user_left"]
+    await witness.say({"type": "ping", "id": 1})
+    while (message := await next_text(witness))["type"] != "pong":
+        assert message.get("client_id") != "peer"
+
+
+async def next_text(client: RawClient) -> dict[str, Any]:
+    while (frame := await client.receive()).opcode != TEXT:
+        if frame.opcode == PING:
+            await client.send(client_frame(PONG, frame.payload))
+    return frame.message
+
+
+@pytest.mark.parametrize(("way", "given"), WAYS.values(), ids=WAYS)
+async def test_a_connection_that_ends_leaves_nothing(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    way: Callable[[Stage, RawClient], Awaitable[None]],
+    given: dict[str, float],
+) -> None:
+    async with (
+        open_stage(tmp_path, monkeypatch, **given) as stage,
+        open_raw(address(stage.there)) as witness,
+        open_raw(address(stage.here), receive_buffer=4096) as peer,
+    ):
+        await enter(witness, "witness")
+        await enter(peer, "peer")
+        await peer.say({"type": "broadcast_start"})
+        await witness.wait_for("broadcast_started")
+        assert await stage.subscribers() == 2
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(hear_of_the_end, witness)
+            await way(stage, peer)
+        await until(lambda: not stage.here.hub.peers)
+        assert not stage.here.hub.rooms
+        with trio.fail_after(PATIENCE):
+            while await stage.subscribers() > 1:  # noqa: ASYNC110
+                await trio.sleep(0.01)
+        await peer.stream.aclose()
+        await until(lambda: len(list(tasks_called("connection"))) == 1)  # the witness's
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for what no message tells of."""
+    with trio.fail_after(PATIENCE):
+        while not condition():  # noqa: ASYNC110
+            await trio.sleep(0.005)
+
+
+@pytest.mark.parametrize("number", [SIGTERM, SIGKILL], ids=lambda number: number.name)
+async def test_a_process_that_ends_leaves_nothing(tmp_path: Path, number: Signals) -> None:
+    async with open_cluster(tmp_path, 2, TRIO_SIGNAL_JWT_SECRET=SECRET) as cluster:
+        here, there = cluster.replicas
+        async with open_raw(there.base) as witness, open_raw(here.base) as peer:
+            await enter(witness, "witness")
+            await enter(peer, "peer")
+            await peer.say({"type": "broadcast_start"})
+            await witness.wait_for("broadcast_started")
+            cluster.replicas.remove(here)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(hear_of_the_end, witness)
+                await here.end(number)
+            channel = f"trio_signal:room:{ROOM}"
+            assert (await cluster.redis.ask("PUBSUB", "NUMSUB", channel))[1] == 1
