@@ -11,7 +11,7 @@ SYSTEM_DEPS := chromium coturn nginx npm postgresql redis-server
 # How many tests run at the same time: most of them wait for something most of the time.
 JOBS := 3
 
-.PHONY: serve test check format lint types docs site bench cluster soak floods fuzz lock audit check-pythons venv clean
+.PHONY: serve test check format lint types docs site bench cluster soak floods fuzz fuzz-redis lock audit check-pythons venv clean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -70,6 +70,11 @@ soak: venv
 fuzz: venv
 	$(PIP) install --group fuzz
 	$(BIN)/python -m fuzz $(ARGS)
+
+# Ten minutes of junk in Redis, while clients are at work: make fuzz-redis ARGS='60 SEED'
+fuzz-redis: venv
+	@tools/system-deps redis-server
+	$(BIN)/python -m fuzz.redis $(ARGS)
 
 # The versions that are deployed, with their hashes: requirements.txt is what platforms look for.
 lock: venv

@@ -775,7 +775,7 @@ class Hub:
         agree on who is newer, since a broadcast begins later than all it knows of.
         """
         for old_id, old in _rivals(room, newest).items():
-            peer = room.peers.get(old_id)
+            peer = room.peers.get(old_id) if old.exclusive else None
             if peer is not None and (old.started_at, old_id) < (live.started_at, newest.peer_id):
                 self._tell(peer, room, room.stop_live(old_id, utc_now(), StopCause.REPLACED))
                 self._leave(peer, room.id)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import trio
 
+from tests.raw import get
 from tests.replicas.guests import Party, open_party
 from tests.replicas.processes import Cluster, open_cluster
 
@@ -117,7 +118,18 @@ async def test_no_replica_ends(tmp_path: Path) -> None:
         await replica_without_a_name(cluster)
         await cluster.add()  # one that finds what was written
         await check_service(cluster, party)
+        assert await unreadable(cluster) > 10
+        for replica in cluster.replicas:
+            assert len(replica.logged("cannot read a ")) < 20, "not at a bounded rate"
         await clear_announcements(cluster)
+
+
+async def unreadable(cluster: Cluster) -> int:
+    """How much the replicas could not read."""
+    texts = [(await get(replica.base, "/metrics")).decode() for replica in cluster.replicas]
+    name = "trio_signal_redis_unreadable_total{"
+    lines = [line for text in texts for line in text.splitlines() if line.startswith(name)]
+    return sum(int(float(line.split()[-1])) for line in lines)
 
 
 async def check_service(cluster: Cluster, party: Party) -> None:

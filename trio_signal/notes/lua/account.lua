@@ -19,12 +19,19 @@ local function expect(key, kind)
   end
 end
 
+-- Add to what all entries take.
+local function add(sizes, bytes)
+  if type(redis.pcall('HINCRBY', sizes, '', bytes)) ~= 'number' then
+    redis.call('DEL', sizes)
+  end
+end
+
 local function uncount(order, sizes, entry)
   redis.call('ZREM', order, entry)
   local size = tonumber(redis.call('HGET', sizes, entry) or '')
   redis.call('HDEL', sizes, entry)
   if size then
-    redis.call('HINCRBY', sizes, '', -size)
+    add(sizes, -size)
   end
 end
 
@@ -36,7 +43,7 @@ local function count(order, sizes, entry, size, limit, seconds, delete)
   uncount(order, sizes, entry)
   redis.call('ZADD', order, string.format('%d', now()), entry)
   redis.call('HSET', sizes, entry, size)
-  redis.call('HINCRBY', sizes, '', size)
+  add(sizes, size)
   local over = string.format('%d', now() - seconds * 1000000)
   for _, old in ipairs(redis.call('ZRANGEBYSCORE', order, '-inf', over, 'LIMIT', 0, 100)) do
     delete(old)
