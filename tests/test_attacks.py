@@ -391,7 +391,9 @@ async def test_rooms_cannot_be_enumerated(service: Service) -> None:
                     {"detail": "Authentication required"},
                 )
         async with browse(service, make_token("eve", rooms=["team-*"])) as http:
-            listed = (await http.get("/rooms")).json()["rooms"]
+            listed = (await http.get("/rooms")).json()
+            assert [room["id"] for room in listed] == ["team-1"]
+            listed = (await http.get("/api/rooms")).json()
             assert [room["room_id"] for room in listed] == ["team-1"]
             # The same answer whether there is such a room or not.
             for path in ("/rooms/{}", "/rooms/{}/messages", "/api/rooms/{}/info"):

@@ -39,6 +39,7 @@ from trio_signal.client import (
     TokenRenewed,
     WentLive,
 )
+from trio_signal.web import listing
 
 #: Seconds for a command to start and to end.
 LONG = 120.0
@@ -69,7 +70,10 @@ async def test_rooms_is_a_table(serve: Serve) -> None:
         ):
             await ann.broadcast()
             await heard(ann)
-            listed = await rooms(service)
+            # The list that was read while it was empty is good for a second.
+            with trio.fail_after(LONG):
+                while (listed := await rooms(service)).stdout == empty.stdout:  # noqa: ASYNC110
+                    await trio.sleep(0.1)
     assert listed.exit_code == 0
     heading, *found = listed.stdout.splitlines()
     assert heading.split() == ["room", "users", "peers", "live"]
@@ -82,9 +86,41 @@ async def test_rooms_is_a_table(serve: Serve) -> None:
 async def test_rooms_as_json(serve: Serve) -> None:
     async with serve() as service, bot(service.base, "ann", room="lobby"):
         listed = await rooms(service, "--json")
-    assert json.loads(listed.stdout) == {
-        "rooms": [{"room_id": "lobby", "users": 1, "peers": 1, "broadcasters": 0}]
+    (room,) = json.loads(listed.stdout)
+    assert room.pop("created_at").endswith("Z")
+    assert room == {
+        "id": "lobby",
+        "name": "lobby",
+        "member_count": 1,
+        "thumbnail_url": None,
+        "peers": 1,
+        "live": 0,
     }
+
+
+async def test_rooms_are_read_page_by_page(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listing, "MAX_BYTES", 300)
+    async with (
+        serve() as service,
+        bot(service.base, "ann", room="a"),
+        bot(service.base, "bob", room="b"),
+        bot(service.base, "carl", room="c"),
+    ):
+        listed = await rooms(service, "--json")
+    assert [room["id"] for room in json.loads(listed.stdout)] == ["a", "b", "c"]
+
+
+async def _elsewhere(stream: trio.SocketStream) -> None:
+    await stream.receive_some()
+    link = 'Link: <http://127.0.0.1:1/rooms>; rel="next"'
+    await stream.send_all(f"HTTP/1.1 200 OK\r\n{link}\r\nContent-Length: 2\r\n\r\n[]".encode())
+
+
+async def test_a_page_on_another_server_is_not_read() -> None:
+    async with listen(_elsewhere) as base:
+        failed = await run_command("rooms", "--url", f"http://{base}", "--token", "t")
+    assert failed.returncode == 1
+    assert b"leads to another server" in failed.stderr
 
 
 async def test_rooms_that_are_not_listed(serve: Serve) -> None:
@@ -98,7 +134,7 @@ async def test_rooms_that_are_not_listed(serve: Serve) -> None:
 
 async def _something_else(stream: trio.SocketStream) -> None:
     await stream.receive_some()
-    await stream.send_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n[]")
+    await stream.send_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
 
 
 async def _nonsense(stream: trio.SocketStream) -> None:

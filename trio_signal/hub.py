@@ -79,6 +79,7 @@ from trio_signal.messages import (
     StreamStarting,
     To,
     Typing,
+    UserChanged,
     WentLive,
     inbox_of,
     is_internal,
@@ -447,6 +448,10 @@ class Hub:
             peer.tell(Refused(command, Refusal.NOT_ALLOWED, utc_now()))
             return
         event = self._private_event(peer, identity, command)
+        if isinstance(event, PrivateMessage) and event.sender_username == ANONYMOUS:
+            user = await self.notes.user(identity.user_id)
+            if user is not None:
+                event = replace(event, sender_username=user.username)
         members = await self.bus.members(inbox_of(event.receiver_id))
         replicas = {member.replica for member in members}
         if not replicas:
@@ -642,6 +647,50 @@ class Hub:
         room_ids = await self.notes.recall_rooms(user_id)
         peer.recalled += room_ids
         return room_ids
+
+    # What users do by REST
+
+    def say(self, room_id: str, user_id: str, profile: Profile, content: str) -> Chatted:
+        """Tell a room what a user says that need not be in it. Does not block."""
+        speaker = Member(
+            peer_id="",
+            user_id=user_id,
+            username=profile.username,
+            dialect="room",
+            replica=self.bus.replica,
+            subject="",
+            avatar_url=profile.avatar_url,
+        )
+        chat = Chatted(room_id, speaker, str(uuid4()), content, profile.avatar_url, utc_now())
+        self.notes.keep_chat(chat)
+        self.bus.publish(chat)
+        room = self.rooms.get(room_id)
+        if room is not None:
+            self._tell_one(room, chat)
+        return chat
+
+    def change_user(self, change: UserChanged) -> None:
+        """Tell the rooms in which a user is what it is called now. Does not block."""
+        self._change_user_here(change)
+        self.bus.broadcast(change)
+
+    def _change_user_here(self, change: UserChanged) -> None:
+        """In each room the replica of the user's first peer does it, so that it is told once."""
+        for peer in list(self._reachable.get(change.user_id, ())):
+            for room_id, peer_id in list(peer.memberships.items()):
+                room = self.rooms[room_id]
+                member = room.first_of(change.user_id, peer.dialect.name)
+                if member is None or member.peer_id != peer_id:
+                    continue
+                command = ChangeProfile(
+                    room_id,
+                    wire_type="profile_updated",
+                    username=change.username,
+                    avatar_url=change.avatar_url,
+                    previous_username=change.previous_username,
+                    bio=change.bio,
+                )
+                self._change_profile(room, member, command)
 
     # Announcements
 
@@ -907,6 +956,9 @@ class Hub:
             return
         if isinstance(delivery, PrivateEvent):
             self._tell_user_here(delivery)
+            return
+        if isinstance(delivery, UserChanged):
+            self._change_user_here(delivery)
             return
         room = self.rooms.get(delivery.room_id)
         if isinstance(delivery, RoomMembers):

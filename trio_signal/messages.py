@@ -605,6 +605,19 @@ class ReadReceipt(Struct, frozen=True, tag=True):
 PrivateEvent = PrivateMessage | PrivateTyping | ReadReceipt
 
 
+class UserChanged(Struct, frozen=True, tag=True):
+    """A user is called something else from now on, in all its rooms; told to all replicas.
+
+    None leaves a field as it is.
+    """
+
+    user_id: Name
+    username: Name | None = None
+    avatar_url: Address | None = None
+    previous_username: Name | None = None
+    bio: str | None = None
+
+
 # Who is online: told to the other replicas.
 
 

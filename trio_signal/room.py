@@ -77,6 +77,11 @@ class Room:
         return len(self._users)
 
     @property
+    def since(self) -> str:
+        """When the first of those who are here joined; empty if nobody is."""
+        return next((member.joined_at for member in self.members.values()), "")
+
+    @property
     def live_users(self) -> int:
         """How many users are live."""
         return len({member.user_id for member in self._live.values()})
@@ -92,6 +97,12 @@ class Room:
             if member.peer_id != but and (found is None or member.live or not found.live):
                 found = member
         return found
+
+    def first_of(self, user_id: str, dialect: str) -> Member | None:
+        """The peer of a user that joined first, of those that speak this dialect."""
+        peers = self._users.get(user_id, {}).values()
+        mine = (member for member in peers if member.dialect == dialect)
+        return min(mine, key=lambda member: (member.joined_at, member.peer_id), default=None)
 
     # Changes
 

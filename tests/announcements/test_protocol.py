@@ -400,10 +400,10 @@ async def test_in_open_mode_anybody_may_announce_and_see(office: Office) -> None
 async def test_the_lobby_is_no_room(service: Service, office: Office) -> None:
     async with office.attend("ann") as ann:
         await settle(ann)
-        for path in ("/rooms", "/rooms/%00lobby", "/health"):
+        for path in ("/rooms", "/rooms/%00lobby", "/rooms/%00lobby/messages", "/health"):
             answer = await office.http.get(f"http://{service.base}{path}")
             assert "ann" not in answer.text
-        assert (await office.http.get(f"http://{service.base}/rooms")).json() == {"rooms": []}
+        assert (await office.http.get(f"http://{service.base}/rooms")).json() == []
         assert (await office.http.get(f"http://{service.base}/health")).json()["rooms"] == 0
         metrics = (await office.http.get(f"http://{service.base}/metrics")).text
         assert "trio_signal_rooms 0.0" in metrics

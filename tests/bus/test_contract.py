@@ -89,6 +89,10 @@ class Replica:
         """The peer that this replica meets others with."""
         return self.member(self.name)
 
+    async def numbers(self) -> list[tuple[object, ...]]:
+        """Of each room that is listed: its id, peers, users and live users."""
+        return [count[:4] for count in await self.bus.count_members(await self.bus.room_ids())]
+
     async def join(
         self,
         peer_id: str,
@@ -537,7 +541,7 @@ async def test_whoever_is_refused_was_never_there(a: Replica, b: Replica) -> Non
 
 async def test_a_room_that_nobody_could_enter_is_no_room(a: Replica) -> None:
     assert await a.refusal("ann", caps=Caps(peers=1, viewers=0)) is Refusal.STREAM_FULL
-    assert await a.bus.rooms() == []
+    assert await a.bus.room_ids() == []
     assert await a.bus.count_rooms() == 0
 
 
@@ -796,7 +800,7 @@ async def test_publishing_into_a_room_that_is_none_does_nothing(a: Replica, b: R
     a.go_live("nobody", room="nowhere")
     a.say("fence")
     await b.expect_chats("fence")
-    assert await a.bus.rooms() == [RoomCount("r", peers=2, users=2, live=0)]
+    assert await a.numbers() == [("r", 2, 2, 0)]
 
 
 async def test_deliveries_come_from_the_bus_s_own_tasks(a: Replica, b: Replica) -> None:
@@ -873,19 +877,53 @@ async def test_rooms_are_listed_by_their_ids_with_what_they_hold(a: Replica, b: 
     b.leave("q", room="gone")
     await a.settle()
     await b.settle()
-    assert await a.bus.rooms() == [
-        RoomCount("ant", peers=3, users=2, live=2),
-        RoomCount("zebra", peers=1, users=1, live=0),
-    ]
+    for replica in (a, b, a):
+        assert await replica.numbers() == [("ant", 3, 2, 2), ("zebra", 1, 1, 0)]
     assert await a.bus.count_rooms() == 2
+    assert await a.bus.count_members(["zebra", "none", "ant"]) == [
+        RoomCount("zebra", peers=1, users=1, live=0, since=""),
+        RoomCount("ant", peers=3, users=2, live=2, since=""),
+    ]
+    assert await a.bus.count_members([]) == []
+
+
+async def test_what_was_counted_is_counted_anew_when_it_has_changed(a: Replica, b: Replica) -> None:
+    await a.join("first", room="s", joined_at="2026-11-20T10:15:30.000001Z")
+    await b.join("second", room="s", joined_at="2026-11-20T10:15:31.000001Z")
+    (count,) = await b.bus.count_members(["s"])
+    assert count == RoomCount("s", 2, 2, 0, since="2026-11-20T10:15:30.000001Z")
+    await a.join("ann")
+    await b.join("bob")
+    for _ in range(2):
+        assert await a.numbers() == [("r", 2, 2, 0), ("s", 2, 2, 0)]
+    b.go_live("bob")
+    await b.settle()
+    assert await a.numbers() == [("r", 2, 2, 1), ("s", 2, 2, 0)]
+    b.leave("bob")
+    await b.settle()
+    assert await a.numbers() == [("r", 1, 1, 0), ("s", 2, 2, 0)]
+    a.leave("ann")
+    await a.settle()
+    assert await a.numbers() == [("s", 2, 2, 0)]
+    assert await a.bus.count_members(["r"]) == []
+
+
+@pytest.mark.parametrize("user_id", ['"', "\\", '","user_id":"x', "\\u0022", "😀", "\0"])
+async def test_users_are_counted_whatever_they_are_called(
+    a: Replica, b: Replica, user_id: str
+) -> None:
+    await a.join("one", user_id)
+    await b.join("two", user_id)
+    await b.join("three", user_id + "x")
+    assert await a.numbers() == [("r", 3, 2, 0)]
 
 
 async def test_the_lobby_is_not_among_the_rooms(a: Replica, b: Replica) -> None:
     await b.join("bob", room=LOBBY)
-    assert await a.bus.rooms() == []
+    assert await a.bus.room_ids() == []
     assert await a.bus.count_rooms() == 0
     await a.join("ann")
-    assert [count.room_id for count in await b.bus.rooms()] == ["r"]
+    assert await b.bus.room_ids() == ["r"]
     assert await b.bus.count_rooms() == 1
 
 

@@ -91,6 +91,6 @@ async def test_many_rooms(tmp_path: Path) -> None:
             await in_.acquire()
         await check_connections(cluster)
         listed = await cluster.replicas[0].get("/rooms")
-        assert [(room["peers"], room["users"]) for room in listed["rooms"]] == [(3, 3)] * 50
+        assert [(room["peers"], room["member_count"]) for room in listed] == [(3, 3)] * 50
         close.set()
         await wait_keys(cluster)

@@ -126,8 +126,8 @@ async def check_room(here: Replica, there: Replica) -> None:
         for replica in (here, there):
             (kept,) = await replica.get(f"/rooms/{room}/messages")
             assert (kept["content"], kept["username"]) == ("Hello", "Ann")
-            (listed,) = (await replica.get("/rooms"))["rooms"]
-            assert (listed["room_id"], listed["peers"]) == (room, 2)
+            users = (await replica.get(f"/rooms/{room}"))["users"]
+            assert [user["user_id"] for user in users] == ["bob", "ann"]
         ann.reset()
         assert (await bob.wait_for("user_left"))["username"] == "Anna"
         await open_client(stack, there, f"/ws/{room}/ann")

@@ -142,10 +142,20 @@ class Soak:
                 nursery.start_soon(room.party.agree, PATIENCE)
         true = {name: len(room.party.guests) for name, room in self._rooms.items()}
         for base in self._cluster.replica_bases:
-            listed = (await ask(base, "/rooms"))["rooms"]
-            assert {room["room_id"]: room["peers"] for room in listed} == true
+            await self._compare_list(base, true)
         for room in self._rooms.values():
             await room.probe(self._checks)
+
+    async def _compare_list(self, base: str, true: dict[str, int]) -> None:
+        """It is read once a second."""
+        listed: dict[str, int] = {}
+        with trio.move_on_after(PATIENCE):
+            while True:
+                listed = {room["id"]: room["peers"] for room in await ask(base, "/rooms")}
+                if listed == true:
+                    return
+                await trio.sleep(0.2)
+        assert listed == true
 
     async def _announce(self) -> None:
         """An announcement reaches all readers."""

@@ -29,7 +29,7 @@ The contract, for every implementation:
   in that room is then told by `RoomMembers`.
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Annotated, NamedTuple, Protocol
 
 import trio
@@ -45,6 +45,7 @@ from trio_signal.messages import (
     PrivateEvent,
     RoomEvent,
     Signalled,
+    UserChanged,
 )
 from trio_signal.metrics import Histogram
 
@@ -97,12 +98,15 @@ class RoomCount(NamedTuple):
     room_id: str
     peers: int
     users: int
+    #: How many of the users are live.
     live: int
+    #: When the first of those who are there joined; RFC 3339, empty if nobody knows.
+    since: str
 
 
 #: What is told to one replica, and what to all others.
 Direct = Signalled | Undelivered | Kicked | PrivateEvent | Listening
-Broadcast = PrivateEvent | Moved | OnlineHere
+Broadcast = PrivateEvent | UserChanged | Moved | OnlineHere
 Delivery = RoomEvent | Undelivered | Kicked | RoomsKept | RoomMembers | Listening | Broadcast
 Deliver = Callable[[Delivery], None]
 Admit = Callable[[tuple[Member, ...]], None]
@@ -249,8 +253,15 @@ class Bus(Protocol):
         """All members of a room on all replicas, in the order of joining."""
         ...
 
-    async def rooms(self) -> list[RoomCount]:
-        """The rooms that have members, but the server's own, by their ids. Reads all members."""
+    async def room_ids(self) -> list[str]:
+        """The rooms that have members, but the server's own; sorted."""
+        ...
+
+    async def count_members(self, room_ids: Sequence[str]) -> list[RoomCount]:
+        """How many are in these rooms; those in which nobody is are left out.
+
+        Members are read of those rooms only that have changed since they were counted last.
+        """
         ...
 
     async def count_rooms(self) -> int:

@@ -2,6 +2,7 @@
 
 import logging
 from collections import deque
+from collections.abc import Sequence
 
 import trio
 
@@ -207,13 +208,17 @@ class MemoryBus:
         room = self._network.rooms.get(room_id)
         return tuple(room.members.values()) if room else ()
 
-    async def rooms(self) -> list[RoomCount]:
-        """The rooms that have members, but the server's own, by their ids."""
+    async def room_ids(self) -> list[str]:
+        """The rooms that have members, but the server's own; sorted."""
         await trio.lowlevel.checkpoint()
+        return sorted(room_id for room_id in self._network.rooms if not is_internal(room_id))
+
+    async def count_members(self, room_ids: Sequence[str]) -> list[RoomCount]:
+        """How many are in these rooms; those in which nobody is are left out."""
+        await trio.lowlevel.checkpoint()
+        rooms = filter(None, map(self._network.rooms.get, room_ids))
         return [
-            RoomCount(room.id, len(room), room.users, room.live_users)
-            for room_id, room in sorted(self._network.rooms.items())
-            if not is_internal(room_id)
+            RoomCount(room.id, len(room), room.users, room.live_users, room.since) for room in rooms
         ]
 
     async def count_rooms(self) -> int:

@@ -14,7 +14,7 @@ true, is found as well.
 
 import logging
 import random
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Annotated, Any, NamedTuple
 from weakref import WeakValueDictionary
@@ -95,6 +95,10 @@ _STRANGE_ROOMS = 5
 _MAX_SUSPECTS = 1000
 #: Seconds after an outage for the other replicas to come back, before they count as gone.
 PATIENCE = 2.0
+#: How many rooms are counted at a time, while Redis does nothing else, and counts that are kept.
+_COUNTED_AT_ONCE = 100
+_COUNTS = 10_000
+_NEVER_COUNTED = b"0", None
 
 _REFUSALS = {
     b"banned": Refusal.NOT_ALLOWED,
@@ -147,6 +151,7 @@ class _Scripts:
         self.change = register("change")
         self.restore = register("reserve", "restore")
         self.snapshot = register("snapshot")
+        self.count = register("count")
         self.lease = register("lease")
         self.reap = register("reserve", "reap")
 
@@ -218,6 +223,8 @@ class RedisBus:
         self._echoed = 0.0
         #: Changes that did not come, as their numbers say.
         self._missing = 0
+        #: How many were in a room, and at which change.
+        self._counts: dict[str, tuple[bytes, RoomCount]] = {}
         self._delivery = Histogram()
         self._deliver: Deliver = lambda delivery: None
 
@@ -913,17 +920,50 @@ class RedisBus:
             return ()
         return directory.members
 
-    async def rooms(self) -> list[RoomCount]:
-        """The rooms that have members, by their ids; without Redis, this replica's."""
+    async def room_ids(self) -> list[str]:
+        """The rooms that have members, but the server's own; sorted. Without Redis, our own."""
         try:
             names: Any = await self._redis.smembers(self._key("rooms"))
-            room_ids = {*await self._read_rooms(names)} - {LOBBY}
+            room_ids: Iterable[str] = await self._read_rooms(names)
         except RedisError:
-            room_ids = {room_id for room_id in self._feeds if not is_internal(room_id)}
-            rooms = {room_id: await self.members(room_id) for room_id in room_ids}
-        else:
-            rooms = {room_id: await self._snapshot(room_id) for room_id in room_ids}
-        return [_count(room_id, members) for room_id, members in sorted(rooms.items()) if members]
+            room_ids = self._feeds
+        return sorted(room_id for room_id in room_ids if not is_internal(room_id))
+
+    async def count_members(self, room_ids: Sequence[str]) -> list[RoomCount]:
+        """How many are in these rooms; those in which nobody is are left out."""
+        counts: list[RoomCount] = []
+        for begin in range(0, len(room_ids), _COUNTED_AT_ONCE):
+            some = room_ids[begin : begin + _COUNTED_AT_ONCE]
+            try:
+                counts += await self._count(some)
+            except RedisError:
+                own = [room_id for room_id in some if room_id in self._feeds]
+                counts += [_count(room_id, await self.members(room_id)) for room_id in own]
+        return counts
+
+    async def _count(self, room_ids: Sequence[str]) -> list[RoomCount]:
+        args: list[Argument] = [self._key("room", "")]
+        for room_id in room_ids:
+            seq, _ = self._counts.get(room_id, _NEVER_COUNTED)
+            args += (room_id, seq)
+        replies = await self._scripts.count([self._key("rooms")], args)
+        counts = []
+        for room_id, (seq, *found) in zip(room_ids, replies, strict=True):
+            if found:
+                peers, users, live, since = found
+                count = RoomCount(room_id, peers, users, live, since.decode(errors="replace"))
+                self._counts.pop(room_id, None)
+                self._counts[room_id] = seq, count  # as the newest
+            elif not seq:
+                self._counts.pop(room_id, None)
+                continue
+            # Another task may have forgotten what this one said that it knew.
+            known = self._counts.get(room_id)
+            if known is not None:
+                counts.append(known[1])
+        while len(self._counts) > _COUNTS:
+            del self._counts[next(iter(self._counts))]
+        return counts
 
     async def count_rooms(self) -> int:
         """How many those are."""
@@ -995,7 +1035,8 @@ def _check_caps(feed: _Feed, member: Member, caps: Caps) -> None:
 def _count(room_id: str, members: tuple[Member, ...]) -> RoomCount:
     users = {member.user_id for member in members}
     live = {member.user_id for member in members if member.live}
-    return RoomCount(room_id, len(members), len(users), len(live))
+    since = members[0].joined_at if members else ""
+    return RoomCount(room_id, len(members), len(users), len(live), since)
 
 
 @asynccontextmanager

@@ -1,7 +1,8 @@
 """A running server, asked through its REST."""
 
+from collections.abc import Iterator
 from typing import Annotated, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 import httpx
 import msgspec
@@ -50,15 +51,41 @@ def ask(url: str, token: str | None, type_: type[T], body: object = None) -> T:
 
     Ends the command if it refuses, or is not there.
     """
+    return _read(url, _request(url, token, body), type_)
+
+
+def ask_pages(url: str, token: str | None, type_: type[T]) -> Iterator[T]:
+    """What it answers to a GET, and behind each `Link` to the next page. Blocks.
+
+    Ends the command as `ask` does, and where the link leads to another server: that would get
+    the token.
+    """
+    seen = set[str]()
+    while url not in seen:
+        seen.add(url)
+        answer = _request(url, token)
+        yield _read(url, answer, type_)
+        following = answer.links.get("next", {}).get("url")
+        if following is None:
+            return
+        here, url = url, urljoin(url, following)
+        if urlsplit(url)[:2] != urlsplit(here)[:2]:
+            fail(f"{here} leads to another server: {url}")
+
+
+def _request(url: str, token: str | None, body: object = None) -> httpx.Response:
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     method = "GET"
     if body is not None:
         method, headers["Content-Type"] = "POST", "application/json"
     try:
         content = msgspec.json.encode(body) if body is not None else None
-        answer = httpx.request(method, url, headers=headers, content=content, timeout=_TIMEOUT)
+        return httpx.request(method, url, headers=headers, content=content, timeout=_TIMEOUT)
     except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
         fail(f"{url}: {error}")
+
+
+def _read(url: str, answer: httpx.Response, type_: type[T]) -> T:
     if answer.is_error:
         fail(f"{url}: {answer.status_code} {_reason(answer.content) or answer.reason_phrase}")
     try:

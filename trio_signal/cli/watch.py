@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from trio_signal.cli.failing import fail, first_of, printable
-from trio_signal.cli.remote import LOCAL, AsJson, Token, Url, ask
+from trio_signal.cli.remote import LOCAL, AsJson, Token, Url, ask_pages
 from trio_signal.cli.stopping import until_stopped
 from trio_signal.client import (
     Answer,
@@ -42,38 +42,41 @@ from trio_signal.errors import TrioSignalError
 _SHOWN = 200
 
 
-class RoomCount(Struct):
-    """How many are in a room."""
+class Room(Struct):
+    """A room in the list."""
 
-    room_id: str
-    users: int
+    id: str
+    name: str
+    created_at: str | None
+    member_count: int
+    thumbnail_url: str | None
     peers: int
-    broadcasters: int
-
-
-class _Rooms(Struct):
-    rooms: list[RoomCount]
+    live: int
 
 
 def rooms(url: Url = LOCAL, token: Token = None, as_json: AsJson = False) -> None:
     """List the rooms in which somebody is."""
-    found = ask(f"{url}/rooms", token, _Rooms)
+    found = [room for page in ask_pages(f"{url}/rooms", token, list[Room]) for room in page]
     if as_json:
         _write(msgspec.json.encode(found).decode())
-    elif not found.rooms:
+    elif not found:
         _write("Nobody is in any room.")
     else:
-        _write(_render(_table(found.rooms)))
+        _write(_render(_table(found)))
 
 
-def _table(counts: list[RoomCount]) -> Table:
+def _table(found: list[Room]) -> Table:
     table = Table("room", box=None, pad_edge=False, header_style="bold")
     for heading in ("users", "peers", "live"):
         table.add_column(heading, justify="right")
-    for count in counts:
-        live = Text(str(count.broadcasters), style="red" if count.broadcasters else "")
-        table.add_row(Text(printable(count.room_id)), str(count.users), str(count.peers), live)
+    for room in found:
+        live = Text(str(room.live), style="red" if room.live else "")
+        table.add_row(Text(printable(_title(room))), str(room.member_count), str(room.peers), live)
     return table
+
+
+def _title(room: Room) -> str:
+    return room.id if room.name == room.id else f"{room.id} ({room.name})"
 
 
 def tail(

@@ -29,6 +29,7 @@ from trio_signal.web.online import add_online
 from trio_signal.web.openapi import add_openapi
 from trio_signal.web.pages import add_pages
 from trio_signal.web.rooms import add_rooms
+from trio_signal.web.users import add_users
 
 #: Bytes of a request's body.
 MAX_BODY = 65536
@@ -45,6 +46,7 @@ def create_app(
     callers = Callers(auth, settings, limits, metrics)
     add_rooms(app, hub, callers, settings)
     add_online(app, hub, callers, settings)
+    add_users(app, hub, callers, settings)
     add_accounts(app, callers, settings)
     add_ice(app, callers, settings)
     if hub.announcements is not None:

@@ -11,11 +11,14 @@ from quart_trio import QuartTrio
 
 from trio_signal import __version__
 from trio_signal.dialects.room import Broadcaster, RoomMessage, User
+from trio_signal.notes import RoomInfo
 from trio_signal.online import OnlineUsers, Stats
 from trio_signal.web import announcements as announced
 from trio_signal.web.accounts import LoginRequest
 from trio_signal.web.bodies import Unchanging
-from trio_signal.web.rooms import JoinRequest
+from trio_signal.web.listing import ActiveRoom, RoomEntry
+from trio_signal.web.rooms import JoinRequest, MessageRequest, RoomRequest
+from trio_signal.web.users import ProfileRequest, UserAnswer, UserRequest
 
 
 class Detail(Struct):
@@ -61,23 +64,8 @@ class Me(Struct):
     username: str
 
 
-class RoomEntry(Struct):
-    """A room in the list."""
-
-    room_id: str
-    users: int
-    peers: int
-    broadcasters: int
-
-
-class RoomList(Struct):
-    """The rooms in which somebody is."""
-
-    rooms: list[RoomEntry]
-
-
-class RoomPicture(Struct):
-    """Who is in a room."""
+class RoomPicture(RoomEntry):
+    """A room, and who is in it."""
 
     room_id: str
     users: list[User]
@@ -92,12 +80,11 @@ class RoomJoined(Struct):
     user_id: str
 
 
-class RoomInfo(Struct):
-    """How many are in a room."""
+class ProfileChanged(Struct):
+    """The user as it is now."""
 
-    room_id: str
-    connected_users: int
-    is_active: bool
+    success: bool
+    user: UserAnswer
 
 
 class IceServers(Struct):
@@ -119,6 +106,7 @@ class Operation(NamedTuple):
 
 _CALLER = ("user_id", "token")
 _SIGNED_IN = {401: Detail, 403: Detail, 429: Detail}
+_IN_ROOM = {**_SIGNED_IN, 404: Detail}
 _BODY = {413: Detail, 422: Detail}
 _ANNOUNCED = {**_SIGNED_IN, 503: announced.Problem}
 _ANNOUNCED_BODY = dict.fromkeys((400, 413, 415, 422), announced.Problem)
@@ -132,18 +120,47 @@ OPERATIONS: dict[str, Operation] = {
         "The users that are connected by `live`", OnlineUsers, _SIGNED_IN, query=("token",)
     ),
     "GET /api/v1/ws/stats": Operation("Numbers of what is connected by `live`", Stats),
-    "GET /rooms": Operation("The rooms in which somebody is", RoomList, _SIGNED_IN),
-    "GET /rooms/<room_id>": Operation("Who is in a room", RoomPicture, _SIGNED_IN),
+    "GET /rooms": Operation(
+        "The rooms in which somebody is",
+        list[RoomEntry],
+        _SIGNED_IN | {422: Detail},
+        query=("limit", "cursor"),
+    ),
+    "POST /rooms": Operation(
+        "Give a new room a name", RoomInfo, _SIGNED_IN | _BODY | {400: Detail}, RoomRequest
+    ),
+    "GET /api/rooms": Operation(
+        "The same, for clients of `mesh`",
+        list[ActiveRoom],
+        _SIGNED_IN | {422: Detail},
+        query=("limit", "cursor"),
+    ),
+    "GET /rooms/<room_id>": Operation("Who is in a room", RoomPicture, _IN_ROOM),
     "GET /rooms/<room_id>/messages": Operation(
         "The last messages of a room",
         list[RoomMessage],
-        _SIGNED_IN | {422: Detail},
+        _IN_ROOM | {422: Detail},
         query=("limit",),
     ),
-    "POST /rooms/<room_id>/join": Operation(
-        "Say what a user is called in a room", RoomJoined, _SIGNED_IN | _BODY, JoinRequest
+    "POST /rooms/<room_id>/messages": Operation(
+        "Say something to a room", RoomMessage, _IN_ROOM | _BODY, MessageRequest
     ),
-    "POST /api/rooms/<room_id>/info": Operation("How many are in a room", RoomInfo, _SIGNED_IN),
+    "POST /rooms/<room_id>/join": Operation(
+        "Say what a user is called in a room", RoomJoined, _IN_ROOM | _BODY, JoinRequest
+    ),
+    "POST /api/rooms/<room_id>/info": Operation("How many are in a room", ActiveRoom, _IN_ROOM),
+    "POST /users": Operation(
+        "Get an identity by name", UserAnswer, _SIGNED_IN | _BODY | {400: Detail}, UserRequest
+    ),
+    "GET /users/<user_id>": Operation(
+        "What is known of a user", UserAnswer, _SIGNED_IN | {404: Detail}
+    ),
+    "PUT /users/<user_id>/profile": Operation(
+        "Say more of oneself, also to the rooms in which one is",
+        ProfileChanged,
+        _SIGNED_IN | _BODY | {404: Detail},
+        ProfileRequest,
+    ),
     "POST /auth/login": Operation(
         "Get a token",
         LoggedIn,
