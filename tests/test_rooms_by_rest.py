@@ -423,3 +423,17 @@ async def test_with_tokens_all_this_is_for_oneself_alone(serve: Serve) -> None:
         assert (await ann.post("/users", json={})).json() == changed
         async with browse(service, make_token("bob")) as bob:
             assert (await bob.post("/rooms", json={"name": "Lounge"})).status_code == 200
+
+
+async def test_who_posts_pays_for_all_who_hear_it(serve: Serve) -> None:
+    """From the same bucket as for requests: a great room cannot be told as often as a small one."""
+    async with (
+        serve(http_requests_per_second=0.001, http_burst=10) as service,
+        AsyncExitStack() as stack,
+        browse(service) as http,
+    ):
+        for n in range(12):
+            await stack.enter_async_context(enter(service, f"{n}"))
+        body = {"user_id": "ann", "content": "x" * 60_000}
+        assert (await http.post("/rooms/r/messages", json=body)).status_code == 200
+        assert (await http.post("/rooms/r/messages", json=body)).status_code == 429

@@ -454,6 +454,8 @@ class Hub:
                 event = replace(event, sender_username=user.username)
         members = await self.bus.members(inbox_of(event.receiver_id))
         replicas = {member.replica for member in members}
+        size = len(event.content) if isinstance(event, PrivateMessage) else 0
+        peer.owes += max(1, len(members)) * cost_of_delivery(size)
         if not replicas:
             self._tell_user_here(event)
             self.bus.broadcast(event)
@@ -690,7 +692,7 @@ class Hub:
                     previous_username=change.previous_username,
                     bio=change.bio,
                 )
-                self._change_profile(room, member, command)
+                self._change_profile(peer, room, member, command)
 
     # Announcements
 

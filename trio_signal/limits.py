@@ -170,6 +170,12 @@ class Buckets:
         self._forget(now)
         return max(0.0, wait)
 
+    def charge(self, address: str, tokens: float, now: float) -> None:
+        """Take tokens for what has been done already; never more than another burst is owed."""
+        full_at = max(self._full_at.pop(address, now), now) + tokens * self._cost
+        self._full_at[address] = min(full_at, now + 2 * self._patience)
+        self._forget(now)
+
     def _forget(self, now: float) -> None:
         full_at = self._full_at
         while (oldest := next(iter(full_at))) and (
@@ -306,6 +312,10 @@ class Limits:
         if wait:
             text = "Your address sends too many requests."
             raise _too_many(Reason.HTTP_RATE, text, wait)
+
+    def charge_request(self, address: str, tokens: float, now: float) -> None:
+        """Let this address pay for what its request makes the server do, besides the request."""
+        self._requests.charge(network_of(address), tokens, now)
 
     def check_failures(self, address: str, now: float) -> None:
         """Raise RequestRefusedError if this address failed to authenticate too often.

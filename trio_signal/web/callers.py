@@ -92,6 +92,10 @@ class Callers:
         user_id = find_user(request.headers.getlist)
         return await self.find(user_id) if user_id is not None else None
 
+    def charge(self, tokens: float) -> None:
+        """Let the sender's address pay for what the request makes others hear."""
+        self._limits.charge_request(request_address(self._settings), tokens, trio.current_time())
+
     def _fail(self) -> None:
         """It cannot say who it is: count it, or refuse its address if that failed too often."""
         self.check_address()

@@ -19,6 +19,7 @@ from trio_signal.hub import ANONYMOUS, Hub
 from trio_signal.messages import NO_ROOM, Identity, Member, Profile, is_internal
 from trio_signal.names import clean_name, clean_picture
 from trio_signal.notes import CHATS_PER_ROOM, RoomInfo
+from trio_signal.pacing import cost_of_delivery
 from trio_signal.web.bodies import json_answer, read_body
 from trio_signal.web.callers import Callers
 from trio_signal.web.listing import (
@@ -141,6 +142,8 @@ def add_rooms(app: QuartTrio, hub: Hub, callers: Callers, settings: Settings) ->
         if entrant is not None and body.user_id != entrant.user_id:
             raise Forbidden("Identity mismatch")
         profile = await _speaker(room_id, body, entrant)
+        peers = sum(count.peers for count in await hub.bus.count_members([room_id]))
+        callers.charge(peers * cost_of_delivery(len(body.content)))
         return json_answer(chat_message(hub.say(room_id, body.user_id, profile, body.content)))
 
     async def _speaker(room_id: str, body: MessageRequest, entrant: Identity | None) -> Profile:

@@ -21,6 +21,8 @@ from trio_signal.web.callers import Callers
 #: Characters of a user's text about itself, and of its address.
 MAX_BIO = 2000
 MAX_EMAIL = 254
+#: What a change costs besides the request, as all replicas are told; in tokens.
+_CHANGE = 5.0
 _GUESTS = uuid5(NAMESPACE_URL, "urn:trio-signal:guest")
 
 
@@ -92,6 +94,7 @@ def add_users(app: QuartTrio, hub: Hub, callers: Callers, settings: Settings) ->
         old = await find_user(user_id, caller)
         user = _changed(old, body)
         await hub.notes.keep_user(user)
+        callers.charge(_CHANGE)
         hub.change_user(
             UserChanged(
                 user_id=user_id,
