@@ -37,6 +37,8 @@ CLIENT_MAY_IMPORT = (
     *(f"{NAME}.client", f"{NAME}.dialects", f"{NAME}.messages", f"{NAME}.errors", f"{NAME}.names"),
 )
 WEBSOCKET_CLIENTS = ("trio_websocket", "wsproto")
+#: The second plays the part of any client.
+KNOW_WEBSOCKET_CLIENTS = (f"{NAME}.client", f"{NAME}.cli.compare")
 HTTP_SERVERS = ("hypercorn", "quart", "quart_trio")
 KNOW_HTTP = (f"{NAME}.web", f"{NAME}.listener", f"{NAME}.server", f"{NAME}.cli")
 REDIS = ("redis", "hiredis", f"{NAME}.redis")
@@ -51,6 +53,7 @@ KNOW_SQL = (f"{NAME}.store",)
 PURE = (
     *(f"{NAME}.messages", f"{NAME}.errors", f"{NAME}.room", f"{NAME}.websocket"),
     f"{NAME}.negotiations",
+    f"{NAME}.cli.compare.talk",
 )
 #: What pure code does not import: I/O, tasks, and the clock and chance, which it is given.
 IMPURE = (
@@ -150,7 +153,7 @@ def imports_the_server(module: str, source: str) -> list[str]:
 
 
 def imports_a_websocket_client(module: str, source: str) -> list[str]:
-    if is_within(module, (f"{NAME}.client",)):
+    if is_within(module, KNOW_WEBSOCKET_CLIENTS):
         return []
     return [name for name in imports_of(module, source) if is_within(name, WEBSOCKET_CLIENTS)]
 

@@ -6,6 +6,7 @@ import typer
 
 from trio_signal import __version__
 from trio_signal.cli.announce import announce
+from trio_signal.cli.compare import compare
 from trio_signal.cli.database import db_app
 from trio_signal.cli.doctor import doctor
 from trio_signal.cli.load import bench
@@ -45,5 +46,10 @@ app.command(epilog="Example: trio-signal announce 'Back in five minutes' --type 
 app.command(epilog="Example: trio-signal rooms --url https://signal.example.com")(rooms)
 app.command(epilog="Example: trio-signal tail lobby --json | jq .type")(tail)
 app.command(epilog="Example: trio-signal bench --pairs 100 --rate 10 --seconds 30")(bench)
+app.command(
+    epilog="Example: trio-signal compare https://old.example.com http://127.0.0.1:8000 "
+    "--record talk.jsonl, and a client that uses http://127.0.0.1:9001; later the same again: "
+    "trio-signal compare http://127.0.0.1:8000 --replay talk.jsonl"
+)(compare)
 app.add_typer(db_app, name="db")
 app.command(epilog="Example: REDIS_URL=redis://localhost trio-signal doctor --json")(doctor)

@@ -1,0 +1,110 @@
+"""`trio-signal compare`: what changes for clients that move from an old server to this one."""
+
+import os
+import sys
+from operator import attrgetter
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import trio
+import typer
+
+from trio_signal.cli.compare.recorder import MAX_TALK, Recorder
+from trio_signal.cli.compare.replay import Replay
+from trio_signal.cli.compare.talk import Comparison, Difference, Record, decode_record, matters
+from trio_signal.cli.failing import fail, first_of, printable
+from trio_signal.cli.remote import AsJson, check_url
+from trio_signal.cli.stopping import until_stopped
+from trio_signal.errors import TrioSignalError
+
+
+def compare(
+    servers: Annotated[
+        list[str],
+        typer.Argument(metavar="[OLD] NEW", help="The two servers; with --replay the new one."),
+    ],
+    record: Annotated[
+        Path | None, typer.Option(help="A new file, for the conversation with the old server.")
+    ] = None,
+    replay: Annotated[Path | None, typer.Option(help="A file that --record wrote.")] = None,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Where clients find the old server meanwhile.")
+    ] = 9001,
+    idle: Annotated[
+        float,
+        typer.Option(min=0.1, help="The recording ends so many seconds after the last socket."),
+    ] = 5.0,
+    as_json: AsJson = False,
+) -> None:
+    """Record clients with their old server, and see what a new one answers to the same.
+
+    With --record it listens on 127.0.0.1 and passes everything on to OLD. Let a client use that
+    address for a while; when it is gone, or on Ctrl-C, what it said is said to NEW. Printed is what
+    NEW leaves out, says otherwise or adds, by message and field; ids and times aside.
+
+    Ends with 1 if a client may notice a difference: if something is not only added.
+    The file has what clients sent, tokens and all; only you can read it.
+    """
+    wanted = 2 if record is not None else 1
+    if (record is None) is (replay is None) or len(servers) != wanted:
+        raise typer.BadParameter("say OLD NEW --record FILE, or NEW --replay FILE")
+    *old, new = map(check_url, servers)
+    try:
+        if record is not None:
+            trio.run(_record, old[0], record, port, idle)
+        found = trio.run(_replay, new, _read(record or replay or Path()))
+    except* (OSError, TrioSignalError) as errors:
+        fail(str(first_of(errors)))
+    if found is None:
+        fail("stopped before the end")
+    if as_json:
+        sys.stdout.write(f"{msgspec.json.encode(found).decode()}\n")
+    else:
+        _print(found)
+    if matters(found):
+        raise typer.Exit(1)
+
+
+async def _record(old: str, path: Path, port: int, idle: float) -> None:
+    def say_ready(url: str) -> None:
+        sys.stderr.write(f"listening on {url} for {old}; Ctrl-C ends the recording\n")
+        sys.stderr.flush()
+
+    # Who else is on this machine need not see the tokens; nor is an old recording lost.
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        async with until_stopped():
+            await Recorder(old, file, idle=idle).run(port, say_ready)
+
+
+def _read(path: Path) -> list[Record]:
+    with path.open("rb") as file:
+        lines = file.read(MAX_TALK + 1).splitlines()
+    try:
+        records = [decode_record(line) for line in lines]
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        raise TrioSignalError(f"{path} is no recording") from None
+    # A call is kept when it is answered; what it did was told by sockets before that.
+    return sorted(records, key=attrgetter("at"))
+
+
+async def _replay(url: str, records: list[Record]) -> list[Difference] | None:
+    comparison, found = Comparison(), None
+    async with until_stopped():
+        try:
+            await Replay(url, comparison).run(records)
+        except* OSError as errors:
+            raise TrioSignalError(f"{url}: {first_of(errors)}") from None
+        found = comparison.finish()
+    return found  # noqa: RET504  a cancelled block ends here as well
+
+
+def _print(found: list[Difference]) -> None:
+    if not found:
+        sys.stdout.write("No difference.\n")
+    for difference in found:
+        place = f"{difference.where} {difference.field}".strip()
+        times = f" ({difference.times} times)" if difference.times > 1 else ""
+        line = f"{difference.kind:<8} {place:<40} {difference.what}{times}"
+        sys.stdout.write(f"{printable(line)}\n")
