@@ -1,5 +1,6 @@
 """One port for WebSocket and HTTP, seen by clients that do not behave."""
 
+import errno
 import os
 import resource
 import socket
@@ -8,7 +9,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 import pytest
 import trio
-from trio.testing import wait_all_tasks_blocked
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from tests.clients import PATIENCE, Service
 from tests.conftest import Serve
@@ -24,7 +25,7 @@ from tests.raw import (
     upgrade_head,
 )
 from tests.test_leaving import open_process
-from trio_signal.listener import MAX_HEAD
+from trio_signal.listener import MAX_HEAD, _Shortages
 
 GET = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 KEEP_ALIVE = client_text({"type": "keep_alive"})
@@ -337,6 +338,20 @@ async def test_without_descriptors_clients_wait_until_there_are_some() -> None:
                     logged += await process.stderr.receive_some()
             resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (most, most))
             assert (await client.receive_answer()).status == 200
+
+
+async def test_that_there_are_no_descriptors_is_logged_once_a_minute(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    shortages = _Shortages()
+    for _ in range(1000):  # ten a second
+        await shortages.let_pass(OSError(errno.EMFILE, "Too many open files"))
+    assert [vars(record)["times"] for record in caplog.records] == [1, 600]
+    for _ in range(400):
+        await shortages.let_pass(OSError(errno.ECONNABORTED, "it was gone"))
+    assert len(caplog.records) == 2
+    with pytest.raises(OSError, match="Bad file"):
+        await shortages.let_pass(OSError(errno.EBADF, "Bad file descriptor"))
 
 
 # What is refused

@@ -15,7 +15,7 @@ from trio_signal.bus.memory import MemoryBus
 from trio_signal.config import load_settings
 from trio_signal.hub import Hub
 from trio_signal.limits import Limits
-from trio_signal.logs import find_request_id, make_formatter
+from trio_signal.logs import MAX_LINE, find_request_id, list_names, make_formatter
 from trio_signal.metrics import Metrics
 from trio_signal.web.app import create_app
 
@@ -92,6 +92,25 @@ def test_nobody_begins_a_line_by_a_name(form: str) -> None:
     assert "\n" not in line
     assert "\x1b[2J" not in line
     assert "ann" in line
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
+@pytest.mark.parametrize("word", ["x", "\0", '"', "🐌"])
+def test_a_line_has_a_bound(form: str, word: str) -> None:
+    long = word * 50_000
+    record = logging.makeLogRecord(
+        {"msg": "hello " + long, "level": "INFO", "user": long, "rooms": [long] * 20, "code": 1000}
+    )
+    line = make_formatter(load_settings(log_format=form)).format(record)
+    assert len(line.encode(errors="replace")) <= MAX_LINE
+    if form == "json":
+        assert json.loads(line)["event"].startswith("hello ")
+
+
+def test_names_in_a_list_have_a_bound() -> None:
+    assert list_names(["a", "b"]) == ["a", "b"]
+    assert list_names(["x" * 100]) == ["x" * 64 + "…"]
+    assert list_names(["ü" * 64] * 20) == [*["ü" * 64] * 8, "…"]
 
 
 async def test_what_a_request_logs_has_its_id(caplog: pytest.LogCaptureFixture) -> None:

@@ -26,6 +26,7 @@ from trio_signal.errors import AuthenticationError, CloseCode, IdentityMismatchE
 from trio_signal.hub import Hub
 from trio_signal.ice import ice_servers
 from trio_signal.limits import Place
+from trio_signal.logs import list_names
 from trio_signal.messages import (
     Acknowledge,
     Action,
@@ -206,7 +207,7 @@ class Connection:
             "connection closed",
             extra=self._names()
             | {
-                "rooms": rooms[:_ROOMS_LOGGED],
+                "rooms": list_names(rooms[:_ROOMS_LOGGED]),
                 "seconds": round(trio.current_time() - peer.arrived, 3),
                 "received": peer.received,
                 "sent": peer.sent,

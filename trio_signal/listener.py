@@ -60,6 +60,8 @@ _NOT_OURS = {
 #: Those of a machine that has no room for one more, and seconds until it may have.
 _PASSING = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _RECOVERY = 0.1
+#: Seconds between two lines of the log about that.
+_LOG_INTERVAL = 60.0
 _FORWARDED = re.compile(rb"^X-Forwarded-For:(.*)$", re.IGNORECASE | re.MULTILINE)
 
 
@@ -89,6 +91,7 @@ class Listener:
         self._waiting: set[trio.CancelScope] = set()
         #: Refused clients that have not taken their answer yet.
         self._refusals = 0
+        self._shortages = _Shortages()
         self._turns = trio.Semaphore(_HEADS_AT_ONCE)
 
     async def accept(self, listening: socket.socket, connections: trio.Nursery) -> NoReturn:
@@ -108,7 +111,7 @@ class Listener:
                 except BlockingIOError:
                     continue
                 except OSError as error:
-                    await _let_pass(error)
+                    await self._shortages.let_pass(error)
 
     async def serve(self, sock: socket.socket, peer: str) -> None:
         """Serve one connection until it is over, and close it; raises nothing of its own.
@@ -297,15 +300,31 @@ class Listener:
             self._refusals -= 1
 
 
-async def _let_pass(error: OSError) -> None:
-    """Go on after an error of `accept`, if it is one of a connection or will pass."""
-    if error.errno in _NOT_OURS:
-        await trio.lowlevel.checkpoint()
-    elif error.errno in _PASSING:
-        logger.error("cannot accept: %s; trying again in %s s", error, _RECOVERY)
-        await trio.sleep(_RECOVERY)
-    else:
-        raise error
+class _Shortages:
+    """When the machine has no room for one more connection, once a minute in the log."""
+
+    def __init__(self) -> None:
+        self._log_at = float("-inf")
+        self._count = 0
+
+    async def let_pass(self, error: OSError) -> None:
+        """Go on after an error of `accept`, if it is one of a connection or will pass."""
+        if error.errno in _NOT_OURS:
+            await trio.lowlevel.checkpoint()
+        elif error.errno in _PASSING:
+            self._note(error, trio.current_time())
+            await trio.sleep(_RECOVERY)
+        else:
+            raise error
+
+    def _note(self, error: OSError, now: float) -> None:
+        self._count += 1
+        if now >= self._log_at:
+            extra = {"times": self._count}
+            logger.error(
+                "cannot accept: %s; trying again every %s s", error, _RECOVERY, extra=extra
+            )
+            self._log_at, self._count = now + _LOG_INTERVAL, 0
 
 
 def _peek(sock: socket.socket) -> bytes:
