@@ -352,6 +352,7 @@ async def test_that_there_are_no_descriptors_is_logged_once_a_minute(
     assert len(caplog.records) == 2
     with pytest.raises(OSError, match="Bad file"):
         await shortages.let_pass(OSError(errno.EBADF, "Bad file descriptor"))
+    caplog.clear()
 
 
 # What is refused
