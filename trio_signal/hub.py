@@ -527,7 +527,7 @@ class Hub:
     async def _is_taken(self, room_id: str, member: Member) -> bool:
         """Whether somebody else has the room for an exclusive broadcast."""
         room = self.rooms.get(room_id)
-        members = room.live if room else await self.bus.members(room_id)
+        members = room.live if room else await self.bus.live(room_id)
         return any(
             _is_rival(member, other) and other.subject != member.subject for other in members
         )
@@ -608,13 +608,14 @@ class Hub:
             peer.tell(Refused(command, Refusal.NOT_ALLOWED, utc_now()))
             return
         room = self.rooms.get(command.room_id)
-        members = room.live if room else await self.bus.members(command.room_id)
+        members = room.live if room else await self.bus.live(command.room_id)
         user_id = peer.identity.user_id
         others = tuple(m for m in members if m.live and m.user_id != user_id)
         peer.tell(LivePeers(command.room_id, others))
         found = self._find(peer, command.room_id)
         if found is not None and command.listens and self._live_listeners:
             self._introduce(*found)
+            peer.owes += len(members) * DELIVERY
 
     def _introduce(self, room: LocalRoom, listener: Member) -> None:
         """Tell the broadcasters of its dialect of a listener, if its user is not live itself.

@@ -264,6 +264,22 @@ async def test_whoever_joins_finds_the_members_on_other_replicas(
     assert await c.join("carl") == (a.member("ann"), b.member("bob"))
 
 
+async def test_who_is_live_is_known_where_nobody_is(a: Replica, b: Replica) -> None:
+    assert await b.bus.live("r") == ()
+    for name in ("ann", "bob", "carl"):
+        await a.join(name)
+    assert await b.bus.live("r") == ()
+    a.go_live("carl")
+    a.go_live("ann")
+    await a.settle()
+    assert [who.peer_id for who in await b.bus.live("r")] == ["ann", "carl"]
+    assert await a.bus.live("r") == await b.bus.live("r")
+    a.stop_live("ann")
+    a.leave("carl")
+    await a.settle()
+    assert await b.bus.live("r") == ()
+
+
 async def test_whoever_joins_finds_no_members_of_its_own_replica(a: Replica, b: Replica) -> None:
     await a.join("ann")
     await b.join("bob")

@@ -253,6 +253,10 @@ class Bus(Protocol):
         """All members of a room on all replicas, in the order of joining."""
         ...
 
+    async def live(self, room_id: str) -> tuple[Member, ...]:
+        """The members of a room that are live, in the order of joining; reads no others."""
+        ...
+
     async def room_ids(self) -> list[str]:
         """The rooms that have members, but the server's own; sorted."""
         ...

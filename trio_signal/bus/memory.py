@@ -208,6 +208,10 @@ class MemoryBus:
         room = self._network.rooms.get(room_id)
         return tuple(room.members.values()) if room else ()
 
+    async def live(self, room_id: str) -> tuple[Member, ...]:
+        """The members of a room that are live, in the order of joining."""
+        return tuple(member for member in await self.members(room_id) if member.live)
+
     async def room_ids(self) -> list[str]:
         """The rooms that have members, but the server's own; sorted."""
         await trio.lowlevel.checkpoint()

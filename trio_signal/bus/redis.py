@@ -152,6 +152,7 @@ class _Scripts:
         self.restore = register("reserve", "restore")
         self.snapshot = register("snapshot")
         self.count = register("count")
+        self.live = register("live")
         self.lease = register("lease")
         self.reap = register("reserve", "reap")
 
@@ -919,6 +920,22 @@ class RedisBus:
                 self._suspect(room_id)
             return ()
         return directory.members
+
+    async def live(self, room_id: str) -> tuple[Member, ...]:
+        """The members of a room that are live; of those only are records read."""
+        if room_id in self._feeds:
+            return tuple(member for member in await self.members(room_id) if member.live)
+        room = self._room(room_id)
+        keys = [f"{room}:live", f"{room}:members", self._key("replicas")]
+        try:
+            records, names = await self._scripts.live(keys)
+        except RedisError as error:
+            if isinstance(error, ResponseError):
+                self._suspect(room_id)
+            return ()
+        replicas = {*names}
+        members = self._read_members(room_id, records)
+        return tuple(m for m in members if m.live and m.replica.encode() in replicas)
 
     async def room_ids(self) -> list[str]:
         """The rooms that have members, but the server's own; sorted. Without Redis, our own."""

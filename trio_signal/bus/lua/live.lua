@@ -1,0 +1,17 @@
+-- Who is live in a room, and which replicas there are.
+--
+-- KEYS  1 live  2 members  3 replicas  (see join.lua)
+--
+-- Returns {members, replicas}; a peer id without a member gives none.
+
+local ids = redis.call('SMEMBERS', KEYS[1])
+local members = {}
+for first = 1, #ids, 1000 do
+  local some = redis.call('HMGET', KEYS[2], unpack(ids, first, math.min(first + 999, #ids)))
+  for _, member in ipairs(some) do
+    if member then
+      members[#members + 1] = member
+    end
+  end
+end
+return {members, redis.call('ZRANGE', KEYS[3], 0, -1)}
