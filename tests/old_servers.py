@@ -327,6 +327,18 @@ def mesh() -> QuartTrio:
     return app
 
 
+def backend() -> QuartTrio:
+    """All that an old server did besides: each path has its page."""
+    app = QuartTrio("backend")
+
+    @app.get("/")
+    @app.get("/<path:_>")
+    async def page(_: str = "") -> Message:
+        return {"old": request.path}
+
+    return app
+
+
 @asynccontextmanager
 async def open_old_server(make: Callable[[], QuartTrio]) -> AsyncIterator[str]:
     """Serves one of them while the block runs; gives its URL."""
