@@ -493,7 +493,13 @@ class Connection:
         self._place.failed(trio.current_time())
 
     async def _rejoin(self, room_ids: Sequence[str] = ()) -> None:
-        """Put the user into rooms again: into these, and where else it was."""
+        """Put the user into rooms again: into these, and where else it was.
+
+        If its client enters them by itself, let it find there what it does not say.
+        """
+        if self._dialect.resumes != "rooms":
+            await self._hub.resume(self.peer)
+            return
         rooms = dict.fromkeys([*room_ids, *await self._hub.recall_rooms(self.peer)])
         await self._perform(self._dialect.recalled(tuple(rooms)))
 

@@ -17,9 +17,18 @@ from msgspec.structs import replace
 
 from trio_signal.announcements import Announcements
 from trio_signal.auth import may_enter
-from trio_signal.bus import Bus, Caps, Delivery, Kicked, RoomMembers, RoomsKept, Undelivered
+from trio_signal.bus import (
+    Bus,
+    Caps,
+    Delivery,
+    Kicked,
+    ReplicaLost,
+    RoomMembers,
+    RoomsKept,
+    Undelivered,
+)
 from trio_signal.clock import just_after, trio_time, unique_now, utc_now, wall_time
-from trio_signal.dialects import Dialect
+from trio_signal.dialects import DIALECTS, Dialect
 from trio_signal.dialects.wire import type_of
 from trio_signal.errors import CloseCode, JoinRefusedError
 from trio_signal.messages import (
@@ -523,6 +532,29 @@ class Hub:
         except trio.Cancelled:
             self._abandon(room_id, member)
             raise
+        if peer.dialect.resumes != "nothing":
+            await self._resume(peer, room_id)
+
+    async def resume(self, peer: Peer) -> None:
+        """Let a peer be live again where its user was, when its server ended without a word."""
+        for room_id in tuple(peer.memberships):
+            await self._resume(peer, room_id)
+
+    async def _resume(self, peer: Peer, room_id: str) -> None:
+        """The same, in one room: its client does not say so again after a restart."""
+        if peer.identity is None:
+            return
+        user_id, dialect = peer.identity.user_id, peer.dialect.name
+        lost = await self.notes.lost_member(room_id, user_id, dialect)
+        found = self._find(peer, room_id)
+        if lost is None or lost.live is None or found is None:
+            return
+        room, member = found
+        if peer.identity.verified and member.subject != lost.subject:
+            return
+        self.notes.forget_lost(room_id, user_id, dialect)
+        if member.live is None and _why_not_live(peer, room, member, exclusive=False) is None:
+            self._begin(peer, room, member.peer_id, lost.live)
 
     async def _is_taken(self, room_id: str, member: Member) -> bool:
         """Whether somebody else has the room for an exclusive broadcast."""
@@ -579,6 +611,7 @@ class Hub:
         self._replace(room, member.peer_id)
         events = room.join(member, at)
         room.admit(member.peer_id, peer)
+        self._note_member(peer, room, member.peer_id)
         self._tell_joined(peer, room, events)
         self._tell_entered(peer, room, member)
 
@@ -781,6 +814,8 @@ class Hub:
     def _leave(self, peer: Peer, room_id: str) -> None:
         room = self.rooms[room_id]
         peer_id = peer.memberships[room_id]
+        if peer.dialect.resumes != "nothing":
+            self._note_leave(peer, room_id, room.members[peer_id])
         room.dismiss(peer_id)
         events = room.leave(peer_id, utc_now())
         self._drop_if_empty(room)
@@ -790,6 +825,20 @@ class Hub:
                     tell(event)
                 except Exception:  # it has left all the same, and the others are told
                     logger.exception("cannot tell that a peer has left")
+
+    def _note_leave(self, peer: Peer, room_id: str, member: Member) -> None:
+        """What the server takes from a user it gives back after the restart; see `Dialect`."""
+        if self.closing is None or peer.closed_with is not self.closing:
+            self.notes.forget_member(room_id, member)
+            return
+        self.notes.lose_member(room_id, member)
+        if member.live is not None:
+            self.bus.tell_rooms_kept(member.user_id, wall_time(trio.current_time()))
+
+    def _note_member(self, peer: Peer, room: LocalRoom, peer_id: str) -> None:
+        """Let the notes have a member as it is now."""
+        if peer.dialect.resumes != "nothing":
+            self.notes.keep_member(room.id, room.members[peer_id])
 
     def _drop_if_empty(self, room: LocalRoom) -> None:
         if not room.peers:
@@ -816,9 +865,13 @@ class Hub:
         live = Live(command.media_type, at, command.exclusive, _own_name(peer, command))
         if command.exclusive:
             self._end_older_broadcasts(room, member, live)
-        self._tell(peer, room, room.go_live(member.peer_id, live, at, exclusive=command.exclusive))
-        others = tuple(m for m in room.members.values() if m.peer_id != member.peer_id)
-        peer.tell(LiveNow(room.id, room.members[member.peer_id], others))
+        self._begin(peer, room, member.peer_id, live)
+
+    def _begin(self, peer: Peer, room: LocalRoom, peer_id: str, live: Live) -> None:
+        self._tell(peer, room, room.go_live(peer_id, live, utc_now(), exclusive=live.exclusive))
+        self._note_member(peer, room, peer_id)
+        others = tuple(m for m in room.members.values() if m.peer_id != peer_id)
+        peer.tell(LiveNow(room.id, room.members[peer_id], others))
 
     def _end_older_broadcasts(self, room: LocalRoom, newest: Member, live: Live) -> None:
         """A stream has one broadcaster, the newest; the page of another is a stale one.
@@ -837,6 +890,7 @@ class Hub:
         at = utc_now()
         events = room.stop_live(member.peer_id, at)
         self._tell(peer, room, events)
+        self._note_member(peer, room, member.peer_id)
         if not events:
             peer.tell(Refused(command, Refusal.NOT_LIVE, at))
         elif member.live is not None and member.live.exclusive and room.viewers > self._max_viewers:
@@ -865,6 +919,7 @@ class Hub:
             named = event.member
             profile = Profile(named.username, named.avatar_url)
             self.notes.keep_profile(room.id, named.user_id, profile)
+        self._note_member(peer, room, member.peer_id)
         self._tell(peer, room, events)
 
     def _kick(self, peer: Peer, room: LocalRoom, command: Kick) -> None:
@@ -953,9 +1008,10 @@ class Hub:
             self._tell_of_listener(delivery)
             return
         if isinstance(delivery, RoomsKept):
-            heir = self._heir(delivery.user_id, trio_time(delivery.heard))
-            if heir is not None:
-                heir.inherit(())
+            self._give_back(delivery.user_id, delivery.heard)
+            return
+        if isinstance(delivery, ReplicaLost):
+            self._note_lost(delivery)
             return
         if isinstance(delivery, PrivateEvent):
             self._tell_user_here(delivery)
@@ -979,6 +1035,28 @@ class Hub:
         others = {m.peer_id: m for m in members if m.peer_id not in room.peers}
         for event in reconcile(room.id, known, others, utc_now()):
             self._tell_here(room, self._applied(room, event))
+
+    def _give_back(self, user_id: str, heard: float) -> None:
+        """Let a connection of a user that came since then have what notes have of an older one."""
+        moment = trio_time(heard)
+        heir = self._heir(user_id, moment)
+        if heir is not None:
+            heir.inherit(())
+        for peer in self._reachable.get(user_id, ()):
+            if peer.arrived > moment and not peer.is_leaving:
+                peer.inherit(())
+
+    def _note_lost(self, lost: ReplicaLost) -> None:
+        """Keep what the users of another replica are to find again; some have come already."""
+        users: dict[str, None] = {}
+        for room_id, member in lost.members:
+            dialect = DIALECTS.get(member.dialect)
+            if dialect is not None and dialect.resumes != "nothing":
+                self.notes.lose_member(room_id, member)
+                users[member.user_id] = None
+        for user_id in users:
+            self.bus.tell_rooms_kept(user_id, lost.heard)
+            self._give_back(user_id, lost.heard)
 
     def _deliver_signal(self, room: LocalRoom | None, signal: Signalled, target: Member) -> None:
         peer = room.peers.get(target.peer_id) if room is not None else None

@@ -23,8 +23,8 @@ from trio_signal.listener import Listener
 from trio_signal.messages import Close
 from trio_signal.metrics import Metrics
 from trio_signal.notes import Notes
-from trio_signal.notes.memory import MemoryNotes
 from trio_signal.notes.redis import RedisNotes
+from trio_signal.notes.sql import open_sql_notes
 from trio_signal.rounds import Rounds
 from trio_signal.supervision import supervise
 from trio_signal.web.app import create_app
@@ -56,7 +56,8 @@ async def open_bus(settings: Settings) -> AsyncIterator[tuple[Bus, Notes]]:
     """The bus that the settings ask for, and the notes beside it."""
     replica = uuid4().hex
     if settings.redis_url is None:
-        yield MemoryBus(replica), MemoryNotes()
+        async with open_sql_notes(settings.database_url.get_secret_value()) as notes:
+            yield MemoryBus(replica), notes
     else:
         async with open_redis_bus(
             settings.redis_url.get_secret_value(),
@@ -106,6 +107,7 @@ async def open_server(settings: Settings) -> AsyncIterator[Server]:
             live_listeners=settings.live_listeners,
         )
         await background.start(bus.run, hub.deliver)
+        await notes.write()
         for name, task in (
             ("keeping notes", notes.run),
             ("keeping what rooms are called", hub.keep_rooms),
@@ -140,6 +142,8 @@ async def open_server(settings: Settings) -> AsyncIterator[Server]:
                 goodbye = Close(CloseCode.GOING_AWAY, "Server going away")
                 await hub.close_all(goodbye, within=settings.drain * SPREAD)
         hub.online.say_goodbye()
+        with trio.move_on_after(RETIRE_TIMEOUT):
+            await notes.write()
         with trio.move_on_after(RETIRE_TIMEOUT):
             await bus.retire()
         background.cancel_scope.cancel()

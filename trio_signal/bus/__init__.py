@@ -92,6 +92,18 @@ class RoomMembers(Struct, frozen=True, tag=True):
     members: tuple[Member, ...]
 
 
+class ReplicaLost(NamedTuple):
+    """Another replica is gone without a word, and this one took its members out of their rooms.
+
+    `heard` is when it was last heard of, in seconds since 1970.
+    """
+
+    replica: str
+    heard: float
+    #: Each with its room.
+    members: tuple[tuple[str, Member], ...]
+
+
 class RoomCount(NamedTuple):
     """A room in a listing."""
 
@@ -107,7 +119,9 @@ class RoomCount(NamedTuple):
 #: What is told to one replica, and what to all others.
 Direct = Signalled | Undelivered | Kicked | PrivateEvent | Listening
 Broadcast = PrivateEvent | UserChanged | Moved | OnlineHere
-Delivery = RoomEvent | Undelivered | Kicked | RoomsKept | RoomMembers | Listening | Broadcast
+Delivery = (
+    RoomEvent | Undelivered | Kicked | RoomsKept | RoomMembers | ReplicaLost | Listening | Broadcast
+)
 Deliver = Callable[[Delivery], None]
 Admit = Callable[[tuple[Member, ...]], None]
 

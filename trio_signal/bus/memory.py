@@ -15,6 +15,7 @@ from trio_signal.bus import (
     Delivery,
     Direct,
     Kicked,
+    ReplicaLost,
     RoomCount,
     RoomMembers,
     RoomsKept,
@@ -239,7 +240,7 @@ class MemoryBus:
 
 def _is_of_room(delivery: Delivery, room_id: str) -> bool:
     """Whether this is about a room, and not for one peer: that may have to be sent back."""
-    if isinstance(delivery, Undelivered | Kicked | RoomsKept | Listening | Broadcast):
+    if isinstance(delivery, Undelivered | Kicked | RoomsKept | ReplicaLost | Listening | Broadcast):
         return False
     if isinstance(delivery, Signalled) and delivery.target is not None:
         return False

@@ -32,6 +32,7 @@ from trio_signal.bus import (
     Deliver,
     Delivery,
     Direct,
+    ReplicaLost,
     RoomCount,
     RoomMembers,
     RoomsKept,
@@ -366,9 +367,20 @@ class RedisBus:
     async def _reap(self, replica: str, *, goodbye: bool = False) -> None:
         keys = [self._key("replicas"), self._key("rooms"), self._key("owned", replica)]
         args: list[Argument] = [replica, self._key("room", ""), utc_now(), int(goodbye)]
-        taken = await self._scripts.reap(keys, args)
+        until, *taken = await self._scripts.reap(keys, args)
         if taken and not goodbye:
-            logger.warning("replica %s is gone: %d peers have left", replica, taken)
+            logger.warning("replica %s is gone: %d peers have left", replica, len(taken) // 2)
+            members = tuple(self._read_taken(replica, taken))
+            self._hand_over(ReplicaLost(replica, until / 1000 - self._lease, members))
+
+    def _read_taken(self, replica: str, taken: list[bytes]) -> Iterator[tuple[str, Member]]:
+        """The rooms and members that a script took out, as far as they can be read."""
+        read, key = self._redis.reader.read, self._key("owned", replica)
+        for name, value in zip(taken[::2], taken[1::2], strict=True):
+            room_id = read("name", read_text, name, key)
+            member = read("member", _decode_member, value, key)
+            if room_id is not None and member is not None:
+                yield room_id, member
 
     # Following
 

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Self
 
-from trio_signal.dialects.wire import OTHER, Reader, UnreadableError
+from trio_signal.dialects.wire import OTHER, Reader, Resumes, UnreadableError
 from trio_signal.errors import AuthenticationError, CloseCode
 from trio_signal.messages import Action, Answer, Close, Event, Identity, Notice, Send, ServerInfo
 
@@ -33,6 +33,10 @@ class Dialect(ABC):
     cookie_path: ClassVar[str | None] = None
     #: Whether its clients drop candidates that come before they have applied the description.
     holds_candidates: ClassVar[bool] = False
+
+    #: What its clients do not say by themselves when they come back after a restart: that they
+    #: broadcast, or that and the rooms in which they are.
+    resumes: ClassVar[Resumes] = "nothing"
 
     def __init__(self) -> None:
         """Begin a connection that has not said anything."""

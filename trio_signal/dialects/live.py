@@ -313,6 +313,7 @@ class LiveDialect(Dialect):
     __slots__ = ("_query",)
 
     name = "live"
+    resumes = "rooms"
     address = "/api/v1/ws/connect"
     query = ("user_id", "username", "token")
     reader = _reader

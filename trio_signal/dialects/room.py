@@ -332,6 +332,7 @@ class RoomDialect(Dialect):
     __slots__ = ("_claims", "_room_id", "_user_id", "_username")
 
     name = "room"
+    resumes = "broadcasts"
     address = "/ws/{room_id}/{user_id}"
     query = ("username", "avatar_url", "token")
     reader = _reader

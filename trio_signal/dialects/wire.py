@@ -17,6 +17,9 @@ _QUOTE = ord('"')
 #: The type of a text whose own type the dialect does not know, or that cannot be read.
 OTHER = "other"
 
+#: What clients find again after a restart: nothing, their broadcasts, or these and their rooms.
+Resumes = Literal["nothing", "broadcasts", "rooms"]
+
 Id = Annotated[str, Meta(max_length=MAX_ID)]
 
 

@@ -24,9 +24,10 @@ A further kind of note is a line of `Bounds`, and a method that keeps and one th
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Protocol
 
+import msgspec
 from msgspec import Struct
 
-from trio_signal.messages import Chatted, Profile
+from trio_signal.messages import Chatted, Member, Profile
 
 
 class Bounds(NamedTuple):
@@ -60,6 +61,10 @@ ROOMS = Bounds(16 << 20, 16 << 10, 4500)
 TOUCH_INTERVAL = 900.0
 
 
+#: For each user in each room: what it was when its server ended.
+LOST_MEMBERS = Bounds(16 << 20, 16 << 10, 60)
+
+
 class GuestUser(Struct, frozen=True):
     """Somebody who was given an identity by name alone."""
 
@@ -88,6 +93,13 @@ class Notes(Protocol):
 
     async def run(self) -> None:
         """Forget what is over, until cancelled."""
+        ...
+
+    async def write(self) -> None:
+        """Wait until what is to outlast the server is where it does; called before its end.
+
+        Called also before it serves: then what was kept of the run before is there.
+        """
         ...
 
     def keep_chat(self, chat: Chatted) -> None:
@@ -130,6 +142,29 @@ class Notes(Protocol):
         """Those rooms, once: then they are forgotten."""
         ...
 
+    def keep_member(self, room_id: str, member: Member) -> None:
+        """Keep that a member is in a room as it is now, in case the server ends without a word."""
+        ...
+
+    def forget_member(self, room_id: str, member: Member) -> None:
+        """It has left by itself: that is not kept any more."""
+        ...
+
+    def lose_member(self, room_id: str, member: Member) -> None:
+        """Its server took it out of a room: keep for a minute what it is to find again.
+
+        That is what its dialect's clients do not say by themselves (`Dialect.resumes`).
+        """
+        ...
+
+    async def lost_member(self, room_id: str, user_id: str, dialect: str) -> Member | None:
+        """The user that was live in a room when its server took it out."""
+        ...
+
+    def forget_lost(self, room_id: str, user_id: str, dialect: str) -> None:
+        """It is live again, or need not be."""
+        ...
+
     async def keep_user(self, user: GuestUser) -> None:
         """Keep a guest under its id and under its name, and wait until it is kept."""
         ...
@@ -158,3 +193,8 @@ class Notes(Protocol):
 def room_size(room_id: str) -> int:
     """What a lost user's room takes: the bytes of its id, and what a set needs for it."""
     return len(room_id.encode()) + 64
+
+
+def lost_key(room_id: str, user_id: str, dialect: str) -> str:
+    """One key of three: JSON keeps them apart, whatever is in them."""
+    return msgspec.json.encode((room_id, user_id, dialect)).decode()

@@ -8,8 +8,9 @@ import msgspec
 import trio
 
 from trio_signal import notes
-from trio_signal.messages import Chatted, Profile
-from trio_signal.notes import Bounds, GuestUser, RoomInfo
+from trio_signal.dialects import DIALECTS
+from trio_signal.messages import Chatted, Member, Profile
+from trio_signal.notes import Bounds, GuestUser, RoomInfo, lost_key
 
 #: Seconds between two looks for what is over.
 SWEEP_INTERVAL = 5.0
@@ -21,6 +22,7 @@ V = TypeVar("V")
 _encode = msgspec.json.Encoder().encode
 _decode_chat = msgspec.json.Decoder(Chatted).decode
 _decode_profile = msgspec.json.Decoder(Profile).decode
+_decode_member = msgspec.json.Decoder(Member).decode
 _decode_user = msgspec.json.Decoder(GuestUser).decode
 _decode_room = msgspec.json.Decoder(RoomInfo).decode
 
@@ -131,9 +133,10 @@ class MemoryNotes:
         #: By name, whatever its case: the id.
         self.name_table: Table[str] = Table(notes.USERS)
         self.room_table: Table[bytes] = Table(notes.ROOMS)
+        self.member_table: Table[bytes] = Table(notes.LOST_MEMBERS)
         self.tables: tuple[Table[Any], ...] = (
             *(self.chat_table, self.profile_table, self.lost_table, self.left_rooms.table),
-            *(self.user_table, self.name_table, self.room_table),
+            *(self.user_table, self.name_table, self.room_table, self.member_table),
         )
 
     async def run(self) -> None:
@@ -142,6 +145,10 @@ class MemoryNotes:
             await trio.sleep(SWEEP_INTERVAL)
             for table in self.tables:
                 table.sweep(trio.current_time())
+
+    async def write(self) -> None:
+        """Nothing outlasts the process."""
+        await trio.lowlevel.checkpoint()
 
     def keep_chat(self, chat: Chatted) -> None:
         """Keep a message of a room."""
@@ -202,6 +209,35 @@ class MemoryNotes:
         """Those rooms, once: then they are forgotten."""
         await trio.lowlevel.checkpoint()
         return self.lost_table.pop(user_id) or ()
+
+    def keep_member(self, room_id: str, member: Member) -> None:
+        """Nothing outlasts the process."""
+
+    def forget_member(self, room_id: str, member: Member) -> None:
+        """The same."""
+
+    def lose_member(self, room_id: str, member: Member) -> None:
+        """Keep for a minute what a member is to find again."""
+        if DIALECTS[member.dialect].resumes == "rooms":
+            self.remember_rooms(member.user_id, [room_id])
+        else:
+            profile = Profile(member.username, member.avatar_url)
+            self.keep_profile(room_id, member.user_id, profile)
+        if member.live is not None:
+            value = _encode(member)
+            self.member_table.keep(
+                lost_key(room_id, member.user_id, member.dialect), value, len(value)
+            )
+
+    async def lost_member(self, room_id: str, user_id: str, dialect: str) -> Member | None:
+        """The user that was live in a room when its server took it out."""
+        await trio.lowlevel.checkpoint()
+        value = self.member_table.get(lost_key(room_id, user_id, dialect))
+        return _decode_member(value) if value else None
+
+    def forget_lost(self, room_id: str, user_id: str, dialect: str) -> None:
+        """It is live again, or need not be."""
+        self.member_table.pop(lost_key(room_id, user_id, dialect))
 
     async def keep_user(self, user: GuestUser) -> None:
         """Keep a guest under its id and under its name."""

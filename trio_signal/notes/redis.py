@@ -13,8 +13,9 @@ import msgspec
 import trio
 
 from trio_signal import notes
-from trio_signal.messages import Chatted, Profile
-from trio_signal.notes import Bounds, GuestUser, RoomInfo
+from trio_signal.dialects import DIALECTS
+from trio_signal.messages import Chatted, Member, Profile
+from trio_signal.notes import Bounds, GuestUser, RoomInfo, lost_key
 from trio_signal.notes.memory import SWEEP_INTERVAL, LeftRooms
 from trio_signal.redis import Argument, Redis, RedisError, Script, read_text
 
@@ -28,6 +29,7 @@ T = TypeVar("T")
 _encode = msgspec.json.Encoder().encode
 _decode_chat = msgspec.json.Decoder(Chatted).decode
 _decode_profile = msgspec.json.Decoder(Profile).decode
+_decode_member = msgspec.json.Decoder(Member).decode
 _decode_user = msgspec.json.Decoder(GuestUser).decode
 _decode_room = msgspec.json.Decoder(RoomInfo).decode
 
@@ -67,6 +69,11 @@ class RedisNotes:
         while True:
             await trio.sleep(SWEEP_INTERVAL)
             self._left_here.table.sweep(trio.current_time())
+
+    async def write(self) -> None:
+        """Wait until Redis has all that it was to keep."""
+        with suppress(RedisError):
+            await self._redis.ping()
 
     def _key(self, *parts: str) -> str:
         return f"{self._prefix}trio_signal:" + ":".join(parts)
@@ -172,6 +179,32 @@ class RedisNotes:
             return ()
         return tuple(sorted(self._read_all("name", read_text, rooms, self._key("lost", user_id))))
 
+    def keep_member(self, room_id: str, member: Member) -> None:
+        """The directory says who is here, also of a replica that is gone."""
+
+    def forget_member(self, room_id: str, member: Member) -> None:
+        """The same."""
+
+    def lose_member(self, room_id: str, member: Member) -> None:
+        """Keep for a minute what a member is to find again."""
+        if DIALECTS[member.dialect].resumes == "rooms":
+            self.remember_rooms(member.user_id, [room_id])
+        if member.live is not None:
+            entry = lost_key(room_id, member.user_id, member.dialect)
+            self._scripts.keep.send_nowait(
+                *self._keep_arguments("members", notes.LOST_MEMBERS, entry, _encode(member))
+            )
+
+    async def lost_member(self, room_id: str, user_id: str, dialect: str) -> Member | None:
+        """The user that was live in a room when its server took it out."""
+        entry = lost_key(room_id, user_id, dialect)
+        return (await self._read("members", "member", [entry], _decode_member)).get(entry)
+
+    def forget_lost(self, room_id: str, user_id: str, dialect: str) -> None:
+        """It is live again, or need not be."""
+        entry = lost_key(room_id, user_id, dialect)
+        self._redis.send_nowait("DEL", self._key("notes", "members", "of", entry))
+
     async def keep_user(self, user: GuestUser) -> None:
         """Keep a guest under its id and under its name, and wait until it is kept."""
         await self._keep("users", notes.USERS, user.id, _encode(user))
@@ -212,13 +245,18 @@ class RedisNotes:
             await trio.lowlevel.checkpoint()
             return
         with suppress(RedisError):
-            await self._scripts.keep(
-                [self._key("notes", kind, "of", entry), *self._accounts(kind)],
-                [
-                    *(entry, value, _size(entry) + len(value), bounds.total, bounds.seconds),
-                    self._key("notes", kind, "of", ""),
-                ],
-            )
+            await self._scripts.keep(*self._keep_arguments(kind, bounds, entry, value))
+
+    def _keep_arguments(
+        self, kind: str, bounds: Bounds, entry: str, value: bytes
+    ) -> tuple[list[str], list[Argument]]:
+        return (
+            [self._key("notes", kind, "of", entry), *self._accounts(kind)],
+            [
+                *(entry, value, _size(entry) + len(value), bounds.total, bounds.seconds),
+                self._key("notes", kind, "of", ""),
+            ],
+        )
 
     async def _read(
         self, kind: str, what: str, entries: Sequence[str], decode: Callable[[bytes], T]

@@ -183,7 +183,7 @@ def _acknowledged(
 ) -> set[str]:
     stored = {_user(user_id): user_id for user_id in user_ids}
     found: set[str] = set()
-    for chunk in _chunks(list(stored)):
+    for chunk in chunks(list(stored)):
         rows = connection.execute(
             select(acknowledgements.c.user_id).where(
                 acknowledgements.c.announcement_id == announcement_id,
@@ -194,7 +194,8 @@ def _acknowledged(
     return found
 
 
-def _chunks(values: Sequence[str]) -> list[Sequence[str]]:
+def chunks(values: Sequence[str]) -> list[Sequence[str]]:
+    """As many values at a time as one statement takes."""
     return [values[i : i + CHUNK] for i in range(0, len(values), CHUNK)]
 
 

@@ -8,7 +8,8 @@
 -- ARGV  1 the dead replica  2 prefix of the rooms' keys  3 the time (RFC 3339)
 --       4 "1" if the replica says goodbye itself: its lease need not have run out
 --
--- Returns how many members were taken out.
+-- Returns {when the lease ran out in ms, or 0; then, for each member that was taken out: its
+-- room, and the member (JSON)}.
 
 expect(KEYS[2], 'set')
 expect(KEYS[3], 'set')
@@ -17,11 +18,11 @@ local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
 local score = redis.call('ZSCORE', KEYS[1], ARGV[1])
 if ARGV[4] ~= '1' and (not score or tonumber(score) >= now) then
-  return 0
+  return {0}
 end
 redis.call('ZREM', KEYS[1], ARGV[1])
 
-local taken = 0
+local taken = {tonumber(score) or 0}
 local at = cjson.encode(ARGV[3])
 local origin = cjson.encode(ARGV[1])
 
@@ -58,7 +59,8 @@ for _, room in ipairs(redis.call('SMEMBERS', KEYS[3])) do
       tell(channel, seq, string.format(
         '{"type":"Left","room_id":%s,"member":%s,"last":false,"peers":0,"at":%s}',
         name, entries[i + 1], at))
-      taken = taken + 1
+      table.insert(taken, room)
+      table.insert(taken, entries[i + 1])
     end
   end
   if redis.call('EXISTS', members) == 0 then
