@@ -4,15 +4,20 @@ Each case ended every replica that read it, and each again that was started.
 """
 
 import json
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import httpx
+import pytest
 import trio
 
 from tests.raw import get
 from tests.replicas.guests import Party, open_party
-from tests.replicas.processes import Cluster, open_cluster
+from tests.replicas.processes import Cluster, Replica, open_cluster
 
+#: Milliseconds, as revisions are counted.
+NOW = time.time_ns() // 1_000_000
 ROOM = "trio_signal:room:room"
 MEMBERS = f"{ROOM}:members"
 EDITION = {
@@ -59,11 +64,16 @@ async def deleted_records(cluster: Cluster) -> None:
 
 
 async def great_revision(cluster: Cluster) -> None:
-    text = json.dumps(EDITION)
-    await cluster.redis.ask("DEL", "trio_signal:edition")
-    await cluster.redis.ask("HSET", "trio_signal:edition", "revision", str(2**63), "id", "x")
-    await cluster.redis.ask("HSET", "trio_signal:edition", "edition", text)
-    news = {"type": "new_broadcast", "edition": EDITION, "late": False}
+    await write_edition(cluster, EDITION)
+
+
+async def write_edition(cluster: Cluster, edition: dict[str, object]) -> None:
+    """As if it held, and were news."""
+    key, revision = "trio_signal:edition", str(edition["revision"])
+    await cluster.redis.ask("DEL", key)
+    await cluster.redis.ask("HSET", key, "revision", revision, "id", "x")
+    await cluster.redis.ask("HSET", key, "edition", json.dumps(edition))
+    news = {"type": "new_broadcast", "edition": edition, "late": False}
     await cluster.redis.ask("PUBLISH", "broadcasts", json.dumps(news))
 
 
@@ -168,3 +178,34 @@ async def listed(cluster: Cluster) -> list[int]:
 async def clear_announcements(cluster: Cluster) -> None:
     """They stay on purpose."""
     await cluster.redis.ask("DEL", "trio_signal:edition", "current_broadcast")
+
+
+YEAR = 366 * 86400 * 1000
+
+
+@pytest.mark.parametrize("ahead", [YEAR - 60_000, YEAR + 600_000, 2**53 - 1 - NOW, 2**63])
+async def test_announcements_go_on(ahead: int, tmp_path: Path) -> None:
+    """Whatever revision somebody wrote: all replicas show what is announced next."""
+    database = f"sqlite:///{tmp_path / 'announcements.db'}"
+    async with (
+        open_cluster(tmp_path, 2, DATABASE_URL=database) as cluster,
+        httpx.AsyncClient(timeout=30) as http,
+    ):
+        await write_edition(cluster, EDITION | {"revision": NOW + ahead})
+        for replica in [*cluster.replicas, *cluster.replicas]:
+            url = f"http://{replica.base}/api/creator/broadcast"
+            made = await http.post(url, params={"user_id": "boss"}, json={"message": "Hello"})
+            assert made.status_code == 200, made.text
+            for other in cluster.replicas:
+                await wait_shown(http, other, made.json()["id"])
+        await clear_announcements(cluster)
+
+
+async def wait_shown(http: httpx.AsyncClient, replica: Replica, id_: str) -> None:
+    url = f"http://{replica.base}/api/creator/broadcast/active"
+    with trio.fail_after(30):
+        while True:
+            shown = (await http.get(url, params={"user_id": "ann"})).json()["broadcast"]
+            if shown is not None and shown["id"] == id_:
+                return
+            await trio.sleep(0.05)

@@ -7,7 +7,7 @@
             for event in await redis.pubsub.receive():
                 ...
 
-It knows nothing of the rest of this package. docs/redis.md has its rules, and why.
+It knows nothing of rooms. docs/redis.md has its rules, and why.
 """
 
 from collections.abc import AsyncIterator
@@ -28,6 +28,7 @@ from trio_signal.redis.connection import (
 from trio_signal.redis.link import LinkStatistics
 from trio_signal.redis.pubsub import Event, Lost, Message, Overflow, PubSub, Resumed
 from trio_signal.redis.reading import Reader, read_text
+from trio_signal.supervision import supervise
 
 __all__ = [
     "Argument",
@@ -97,6 +98,6 @@ async def open_redis(
             redis.note_outage()
         async with trio.open_nursery() as nursery:
             for link in links:
-                nursery.start_soon(link.run)
+                nursery.start_soon(supervise, "a connection to Redis", link.run, link.give_up)
             yield redis
             nursery.cancel_scope.cancel()

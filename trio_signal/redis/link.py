@@ -95,6 +95,11 @@ class Link:
             else:
                 self._lose(self.connection, await self.connection.run())
 
+    def give_up(self) -> None:
+        """What runs the connection has failed: begin with another one. Does not block."""
+        if self.connection is not None:
+            self._lose(self.connection, "an error of ours")
+
     def close(self) -> None:
         """End for good. What waits for an answer gets an exception."""
         self.reason = "closed"
