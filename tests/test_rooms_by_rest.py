@@ -206,6 +206,7 @@ async def test_history_is_bounded_in_bytes(service: Service) -> None:
         for n in range(12):
             await ann.send("message", content=f"{n}" + "x" * 60_000)
             await ann.wait_for("message")
+        await ann.settle()
         answer = await http.get("/rooms/r/messages")
         assert len(answer.content) <= listing.MAX_BYTES
         assert [message["content"][:2] for message in answer.json()] == ["8x", "9x", "10", "11"]

@@ -13,7 +13,7 @@ import trio.testing
 from tests.clients import PATIENCE
 from tests.conftest import Serve
 from tests.test_auth import identify
-from tests.tokens import SECRET
+from tests.tokens import SECRET, make_token
 from trio_signal import users as users_module
 from trio_signal.errors import ConfigError, LoginError
 from trio_signal.messages import Grants
@@ -454,8 +454,62 @@ async def test_an_address_that_guesses_is_refused(serve: Serve, path: Path) -> N
         assert (await http.get("/healthz")).status_code == 200
 
 
+async def test_a_token_can_be_refreshed_while_its_user_is_there(serve: Serve, path: Path) -> None:
+    form = {"username": "ann", "password": "correct horse"}
+    async with (
+        serve(jwt_secret=SECRET, users_file=path) as service,
+        httpx.AsyncClient(base_url=f"http://{service.base}") as http,
+    ):
+
+        async def refresh(token: str | None) -> httpx.Response:
+            headers = {"Authorization": f"Bearer {token}"} if token else {}
+            return await http.post("/auth/refresh", headers=headers)
+
+        first = (await http.post("/auth/token", data=form)).json()
+        answer = await refresh(first["token"])
+        assert answer.status_code == 200
+        assert answer.headers["cache-control"] == "no-store"
+        second = answer.json()
+        assert (second["user"], second.keys()) == (first["user"], first.keys())
+        identity = await identify(second["token"], jwt_secret=SECRET)
+        assert (identity.user_id, identity.username, identity.grants) == ("ann", "Ann", ANN.grants)
+        for token in (None, "x", make_token("nobody"), make_token("bob", iss="elsewhere")):
+            assert (await refresh(token)).status_code == 401
+        # A token for less does not become one for more, nor one for more than is granted now.
+        for token in (make_token("ann", rooms=["a-1"]), make_token("ann", rooms=["*"])):
+            answer = await refresh(token)
+            assert (answer.status_code, answer.json()) == (401, {"detail": "Log in again"})
+        write_users(path, {"ann": User(ANN.password_hash, "Ann", Grants(("a-1",))), "bob": BOB})
+        assert (await refresh(second["token"])).status_code == 401
+        write_users(path, {"bob": BOB})
+        assert (await refresh(second["token"])).status_code == 401
+        assert (await refresh(make_token("bob"))).status_code == 200
+        answer = await http.post("/auth/logout")
+        assert (answer.status_code, answer.json()) == (200, {"message": "Logged out"})
+
+
+async def test_in_open_mode_any_password_gets_and_refreshes_a_token(serve: Serve) -> None:
+    async with (
+        serve() as service,
+        httpx.AsyncClient(base_url=f"http://{service.base}") as http,
+    ):
+        first = await http.post("/auth/token", data={"username": "ann", "password": "x"})
+        headers = {"Authorization": f"Bearer {first.json()['token']}"}
+        second = await http.post("/auth/refresh", headers=headers)
+        assert second.json() == first.json()
+        assert (await http.get("/auth/me", headers=headers)).json()["user_id"] == "ann"
+        assert (await http.post("/auth/refresh")).status_code == 401
+        assert (await http.post("/auth/logout")).json() == {"message": "Logged out"}
+
+
 async def test_without_users_there_is_no_login(serve: Serve) -> None:
     async with serve(jwt_secret=SECRET) as service, browse(service.base) as http:
+        token = make_token("ann")
+        headers = {"Authorization": f"Bearer {token}"}
+        for call in ("token", "refresh", "logout"):
+            form = {"username": "ann", "password": "x"}
+            answer = await http.post(f"/auth/{call}", data=form, headers=headers)
+            assert answer.status_code == 404
         answer = await http.post("/auth/login", json={"username": "ann", "password": "x"})
         assert answer.status_code == 404
 

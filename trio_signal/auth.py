@@ -230,7 +230,7 @@ class TokenAuth:
             raise IdentityMismatchError("Identity mismatch")
         now = time.time()
         return Identity(
-            subject=f"{said.iss or ''}\0{said.sub}",
+            subject=subject_of(said.iss, said.sub),
             user_id=said.sub,
             username=clean_name(said.name) or clean_name(claims.username) or claims.guest_name,
             avatar_url=_web_url(clean_picture(said.picture)) or clean_picture(claims.avatar_url),
@@ -268,6 +268,11 @@ class TokenAuth:
         # JSON may name half a surrogate pair, which could be told to nobody.
         msgspec.json.encode(said)
         return said
+
+
+def subject_of(issuer: str | None, sub: str) -> str:
+    """Whom a token is for: two issuers may mean two people by one `sub`."""
+    return f"{issuer or ''}\0{sub}"
 
 
 def _key_id(token: str) -> str | None:

@@ -138,6 +138,14 @@ class Login:
             self._failures.forgive(name)
             return user
 
+    async def find(self, user_id: str) -> User | None:
+        """The user of this id, if there still is one. Blocks on the disk, in a thread.
+
+        Raises ConfigError if the file cannot be read.
+        """
+        users = await trio.to_thread.run_sync(self._read)
+        return users.get(user_id)
+
     def _check_wait(self, name: str) -> None:
         now = trio.current_time()
         wait = self._failures.wait(name, now)

@@ -8,15 +8,16 @@ from quart_trio import QuartTrio
 from werkzeug.datastructures import WWWAuthenticate
 from werkzeug.exceptions import NotFound, ServiceUnavailable, TooManyRequests, Unauthorized
 
-from trio_signal.auth import make_login_token, mint_token
+from trio_signal.auth import make_login_token, mint_token, subject_of
 from trio_signal.config import Settings
 from trio_signal.errors import LoginBusyError, LoginError
-from trio_signal.users import Login
+from trio_signal.users import Login, User
 from trio_signal.web.bodies import json_answer, read_body, read_form
 from trio_signal.web.callers import Callers
 
 #: Seconds that a token of the built-in login is good for.
 SESSION = 12 * 3600.0
+_NO_LOGIN = "There is no login here"
 
 
 class LoginRequest(Struct):
@@ -30,7 +31,12 @@ def add_accounts(app: QuartTrio, callers: Callers, settings: Settings) -> None:
     """Add the routes."""
     users = Login(settings.users_file) if settings.users_file is not None else None
 
+    def require_login() -> None:
+        if settings.wants_tokens and users is None:
+            raise NotFound(_NO_LOGIN)
+
     @app.post("/auth/login")
+    @app.post("/auth/token")
     async def login() -> Response:
         if request.mimetype == "application/json":
             body = await read_body(LoginRequest)
@@ -39,9 +45,28 @@ def add_accounts(app: QuartTrio, callers: Callers, settings: Settings) -> None:
         if not settings.wants_tokens:  # any password does
             return _logged_in(make_login_token(body.username), body.username, body.username)
         if users is None:
-            raise NotFound("There is no login here")
+            raise NotFound(_NO_LOGIN)
         callers.check_address()
         return await _check(users, body, callers, settings)
+
+    @app.post("/auth/refresh")
+    async def refresh() -> Response:
+        require_login()
+        caller = await callers.require()
+        if users is None:
+            return _logged_in(make_login_token(caller.user_id), caller.user_id, caller.user_id)
+        user = await users.find(caller.user_id)
+        # A token of another issuer proves nothing here, and grants may have been taken away.
+        ours = caller.subject == subject_of(settings.jwt_issuer, caller.user_id)
+        if user is None or not ours or caller.grants != user.grants:
+            raise Unauthorized("Log in again", www_authenticate=WWWAuthenticate("bearer"))
+        return _new_token(caller.user_id, user, settings)
+
+    @app.post("/auth/logout")
+    async def logout() -> Response:
+        """Nothing to do: who has a token has it, until it expires."""
+        require_login()
+        return json_answer({"message": "Logged out"})
 
     @app.get("/auth/me")
     async def me() -> Response:
@@ -63,8 +88,12 @@ async def _check(
             wait = math.ceil(error.wait)
             raise TooManyRequests("Too many failed logins", retry_after=wait) from None
         raise Unauthorized(str(error), www_authenticate=WWWAuthenticate("bearer")) from None
-    token = mint_token(settings, body.username, name=user.name, grants=user.grants, ttl=SESSION)
-    return _logged_in(token, body.username, user.name or body.username)
+    return _new_token(body.username, user, settings)
+
+
+def _new_token(user_id: str, user: User, settings: Settings) -> Response:
+    token = mint_token(settings, user_id, name=user.name, grants=user.grants, ttl=SESSION)
+    return _logged_in(token, user_id, user.name or user_id)
 
 
 def _logged_in(token: str, user_id: str, username: str) -> Response:

@@ -57,6 +57,12 @@ class LoggedIn(Struct):
     user: "Me"
 
 
+class LoggedOut(Struct):
+    """That it was heard."""
+
+    message: str
+
+
 class Me(Struct):
     """Who one is."""
 
@@ -108,6 +114,7 @@ _CALLER = ("user_id", "token")
 _SIGNED_IN = {401: Detail, 403: Detail, 429: Detail}
 _IN_ROOM = {**_SIGNED_IN, 404: Detail}
 _BODY = {413: Detail, 422: Detail}
+_LOGIN = {401: Detail, 404: Detail, 429: Detail, 503: Detail} | _BODY
 _ANNOUNCED = {**_SIGNED_IN, 503: announced.Problem}
 _ANNOUNCED_BODY = dict.fromkeys((400, 413, 415, 422), announced.Problem)
 
@@ -161,12 +168,12 @@ OPERATIONS: dict[str, Operation] = {
         _SIGNED_IN | _BODY | {404: Detail},
         ProfileRequest,
     ),
-    "POST /auth/login": Operation(
-        "Get a token",
-        LoggedIn,
-        {401: Detail, 404: Detail, 429: Detail, 503: Detail} | _BODY,
-        LoginRequest,
+    "POST /auth/login": Operation("Get a token", LoggedIn, _LOGIN, LoginRequest),
+    "POST /auth/token": Operation("The same", LoggedIn, _LOGIN, LoginRequest),
+    "POST /auth/refresh": Operation(
+        "Get a new token of the same user", LoggedIn, _SIGNED_IN | {404: Detail}, query=_CALLER
     ),
+    "POST /auth/logout": Operation("Nothing, as tokens expire", LoggedOut, {404: Detail}),
     "GET /auth/me": Operation("Who one is", Me, _SIGNED_IN, query=_CALLER),
     "GET /auth/turn-credentials": Operation(
         "Credentials for the TURN server", dict[str, Any], _SIGNED_IN | {503: Detail}, query=_CALLER
