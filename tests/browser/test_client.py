@@ -121,6 +121,51 @@ def test_a_first_attempt_that_fails_is_told_and_not_retried(visit: Visit) -> Non
     assert len(sockets) == 1
 
 
+def test_who_comes_back_to_a_taken_id_goes_on_with_another(visit: Visit) -> None:
+    page = visit("/tests/client.html")
+    page.clock.install()
+    sockets = pass_through(page)
+    enter_again(page, "mine", "Ada", clientId="one", token="mine")
+    page.clock.pause_at(page.evaluate("Date.now() / 1000") + 1)
+    sockets[0].close(code=1011, reason="No sign of life")
+    expect_told(page, "state", "waiting", "No sign of life")
+    other = visit("/tests/client.html")
+    enter_again(other, "mine", "Eve", clientId="one", token="another")
+    page.clock.run_for(1000)
+    expect_told(page, "state", "joined")
+    assert page.evaluate("room.me.id") != "one"
+    assert page.evaluate("[...room.peers.keys()]") == ["one"]
+    expect_told(other, "peer", "Ada")
+    assert len(sockets) == 3  # lost, refused, and the fresh one
+    # It keeps that one.
+    sockets[2].close(code=1011, reason="No sign of life")
+    mine = page.evaluate("room.me.id")
+    page.clock.run_for(1000)
+    page.wait_for_function("room.state === 'joined'")
+    assert page.evaluate("room.me.id") == mine
+
+
+def test_nobody_tries_one_id_after_the_other(visit: Visit) -> None:
+    page = visit("/tests/client.html")
+    page.clock.install()
+    sockets: list[WebSocketRoute] = []
+
+    def route(socket: WebSocketRoute) -> None:
+        sockets.append(socket)
+        if len(sockets) == 1:
+            socket.connect_to_server()
+        else:
+            socket.close(code=1008, reason="Client id in use")
+
+    page.route_web_socket("**/ws/*", route)
+    enter_again(page, "never", "Ada", clientId="one")
+    sockets[0].close(code=1011, reason="No sign of life")
+    page.clock.run_for(1000)
+    expect_told(page, "state", "closed", "Client id in use")
+    page.clock.run_for(60_000)
+    assert len(sockets) == 3
+
+
 def test_a_quiet_room_stays_connected(visit: Visit) -> None:
     page = visit("/tests/client.html")
     page.clock.install()

@@ -176,6 +176,9 @@ class FakeServer:
         self._sender, self._visits = trio.open_memory_channel[Visit](100)
         self.base = ""
         self.tokens: list[str | None] = []
+        #: Why nobody is let in any more, and what those said who were not.
+        self.refusal = ""
+        self.refused: list[dict[str, Any]] = []
 
     async def accept(self) -> Visit:
         """The next client that is in the room."""
@@ -185,6 +188,11 @@ class FakeServer:
     async def serve(self, request: WebSocketRequest) -> None:
         visit = Visit(await request.accept())
         with suppress(ConnectionClosed):
+            if self.refusal:
+                await visit.say("auth_required", message="")
+                self.refused.append(await visit.hear())
+                await visit.close(1008, self.refusal)
+                return
             await visit.greet()
             self.tokens.append(visit.hello["token"])
             self._sender.send_nowait(visit)

@@ -186,6 +186,36 @@ async def test_leaving_while_away_is_at_once(serve: Serve) -> None:
 # Connections that are lost
 
 
+async def test_who_comes_back_to_a_taken_id_goes_on_with_another(service: Service) -> None:
+    async with (
+        bots(service, "bob") as (bob,),
+        open_line(service.base) as line,
+        bot(line.base, "ann") as ann,
+    ):
+        await wait_state(ann, "joined")
+        assert await receive(bob) == PeerJoined(ANN)
+        line.break_down()
+        await wait_state(ann, "waiting")
+        assert await receive(bob) == PeerLeft(ANN)
+        async with bot(service.base, "ann", username="Mallory"):
+            assert (await wait_for(bob, PeerJoined)).peer.username == "Mallory"
+            line.mend()
+            await wait_state(ann, "joined")
+            assert ann.id != "ann"
+            assert (await wait_for(bob, PeerJoined)).peer == Peer(ann.id, "Ann")
+
+
+async def test_nobody_tries_one_id_after_the_other() -> None:
+    async with open_fake() as fake, bot(fake.base, "ann") as ann:
+        first = await fake.accept()
+        fake.refusal = "Client id in use"
+        await first.close(CloseCode.INTERNAL_ERROR)
+        await wait_state(ann, "waiting")
+        with pytest.raises(ClosedError, match="Client id in use"):
+            await wait_state(ann, "joined")
+        assert [visit["clientId"] for visit in fake.refused] == ["ann", None]
+
+
 async def test_a_killed_connection_comes_back_as_the_same_peer(service: Service) -> None:
     async with (
         bots(service, "bob") as (bob,),

@@ -78,7 +78,7 @@ export class RoomError extends Error {
 /** How long to wait before connecting again. Random, so that a restarted server is not stormed. */
 export function retryDelay(code: number, attempt: number, random?: () => number): number | null;
 
-/** Joins a room. From then on the connection is kept: when it breaks, it comes back, takes over its client id, and is live again if it was. */
+/** Joins a room. From then on the connection is kept: when it breaks, it comes back, takes over its client id, and is live again if it was. If somebody else has that id by then, it takes a fresh one, and is a new peer to the others. */
 export function join(url: string | URL, options: JoinOptions): Promise<Room>;
 
 /** A room that you have joined; `join` makes it. */

@@ -38,6 +38,8 @@ logger = logging.getLogger(__name__)
 
 #: The id of the ping behind which the snapshot of the room is complete.
 _FENCE = Raw(b'"entered"')
+#: What the server says of an id of ours that is somebody else's: docs/protocols/mesh.md.
+_ID_IN_USE = "Client id in use"
 
 
 class _Lost(Struct, frozen=True):
@@ -69,7 +71,10 @@ async def run(session: Session, *, task_status: trio.TaskStatus[None]) -> None:
 async def _come_back(session: Session, lost: _Lost) -> TrioSignalError:
     """Connect again until it is final; why it is."""
     attempt = 0
-    while not session.leaving and not is_final(lost.error, new_token=callable(session.token)):
+    while not session.leaving and (
+        _takes_fresh_id(session, lost.error)
+        or not is_final(lost.error, new_token=callable(session.token))
+    ):
         if lost.lasted >= session.timing.longest_pause:
             attempt = 0
         await session.tell_waiting(lost.error)
@@ -78,6 +83,18 @@ async def _come_back(session: Session, lost: _Lost) -> TrioSignalError:
         attempt += 1
         lost = await _connect(session, lambda: None)
     return lost.error
+
+
+def _takes_fresh_id(session: Session, error: TrioSignalError) -> bool:
+    """Whether somebody else got our id while we were away, and the server shall make another.
+
+    Only once: one that the server makes is in use nowhere.
+    """
+    taken = isinstance(error, ClosedError) and error.reason == _ID_IN_USE
+    if not taken or not session.asked_id:
+        return False
+    session.asked_id = ""
+    return True
 
 
 async def _connect(session: Session, joined: Callable[[], None]) -> _Lost:
@@ -127,7 +144,7 @@ async def _enter(
     session: Session, connection: Connection, token: str | None
 ) -> tuple[list[Event], list[Struct]]:
     """Say who we are, and take in who is there; the events to tell, and what came since."""
-    hello = mesh.AuthToken(token, session.client_id or None, session.asked_username)
+    hello = mesh.AuthToken(token, session.asked_id or None, session.asked_username)
     while not isinstance(await connection.receive(), mesh.AuthRequired):
         pass
     await connection.send(hello)

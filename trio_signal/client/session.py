@@ -73,6 +73,8 @@ class Session:
         # What the server said last
         self.view = View()
         self.client_id = client_id or ""
+        #: Under which we come next; empty, if the server is to make one.
+        self.asked_id = self.client_id
         self.user_id = ""
         self.username = username or ""
         self.ice_servers: tuple[Mapping[str, object], ...] = ()
@@ -166,7 +168,7 @@ class Session:
 
     def welcome(self, success: mesh.AuthSuccess) -> None:
         """Keep what the server says of us."""
-        self.client_id = success.client_id
+        self.client_id = self.asked_id = success.client_id
         self.user_id = success.user_id
         self.username = success.user
         self.ice_servers = tuple(success.ice_servers)

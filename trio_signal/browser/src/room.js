@@ -8,10 +8,13 @@ const ASK_AFTER = 1_000; // ms that a live peer has for its offer before we make
 const STOP_AFTER = 2_000; // ms; one that is live again within this never stopped
 const RETURN_WITHIN = 30_000; // ms for a peer whose media flow, while the server has lost it
 const SILENT_AFTER = 4_000; // ms without a packet, and such a peer is gone
+const POLICY = 1008;
+const ID_IN_USE = 'Client id in use'; // as the server says it: docs/protocols/mesh.md
 
 /**
  * Joins a room. From then on the connection is kept: when it breaks, it comes back, takes over its
- * client id, and is live again if it was.
+ * client id, and is live again if it was. If somebody else has that id by then, it takes a fresh one,
+ * and is a new peer to the others.
  *
  * @param {string | URL} url - Where the server is: `https://signal.example.com`, or `location.origin`.
  * @param {JoinOptions} options - The room, and who you are.
@@ -56,6 +59,7 @@ export class Room {
    */
   published = null;
 
+  #id; // under which we come next
   #signaling;
   #listeners = new Map(); // type -> Set of functions
   #links = new Map(); // peer's id -> Link
@@ -73,12 +77,13 @@ export class Room {
     this.#settle = { resolve: () => resolve(this), reject };
     // In open mode a token of our own keeps others from taking over our id.
     const secret = token ?? (clientId ? undefined : randomId());
-    const id = clientId ?? randomId();
-    this.me = { id, name: username ?? '' };
+    this.#id = clientId ?? randomId();
+    this.me = { id: this.#id, name: username ?? '' };
     this.#signaling = new Signaling(socketUrl(url, room), {
-      hello: async () => ({ token: await askFor(secret), clientId: id, username }),
+      hello: async () => ({ token: await askFor(secret), clientId: this.#id, username }),
       onMessage: (message) => this.#received(message),
       onState: (state, reason, code) => this.#stateChanged(state, reason, code),
+      isOther: (code, reason) => code === POLICY && reason === ID_IN_USE && this.#takeFreshId(),
       trace,
     });
     this.#signaling.open();
@@ -191,7 +196,16 @@ export class Room {
 
   // Who is here
 
+  /** Somebody else got our id while we were away. Once: a fresh one is in use nowhere. */
+  #takeFreshId() {
+    if (this.#settle || this.#id !== this.me.id) return false;
+    this.#id = randomId();
+    return true;
+  }
+
   #joined({ client_id, user, ice_servers }) {
+    // To the others we are somebody new, and which side is the polite one may be different.
+    if (client_id !== this.me.id) for (const id of [...this.peers.keys()]) this.#drop(id);
     this.me = { id: client_id, name: user };
     this.#iceServers = ice_servers ?? [];
   }

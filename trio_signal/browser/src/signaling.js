@@ -30,6 +30,7 @@ export class Signaling {
   #hello;
   #onMessage;
   #onState;
+  #isOther;
   #trace;
   #socket = null;
   #attempt = 0;
@@ -38,11 +39,13 @@ export class Signaling {
   #heard = false;
   #hurry = () => this.#waiting() && this.open();
 
-  constructor(url, { hello, onMessage, onState, trace = () => {} }) {
+  /** `isOther` is told why a connection was closed: whether the next hello is not the one refused. */
+  constructor(url, { hello, onMessage, onState, isOther = () => false, trace = () => {} }) {
     this.#url = url;
     this.#hello = hello;
     this.#onMessage = onMessage;
     this.#onState = onState;
+    this.#isOther = isOther;
     this.#trace = trace;
     addEventListener('online', this.#hurry);
   }
@@ -103,6 +106,7 @@ export class Signaling {
 
   #lost(code, reason) {
     this.#drop();
+    if (this.#isOther(code, reason)) return this.open();
     const delay = retryDelay(code, this.#attempt++);
     if (delay === null) {
       removeEventListener('online', this.#hurry);
