@@ -933,6 +933,8 @@ def test_the_internals_that_we_override_or_call() -> None:
     assert parameters(H11Protocol._send_h11_event) == ["self", "event"]
     assert parameters(H11Protocol.stream_send) == ["self", "event"]
     assert parameters(TrioASGIHTTPConnection._send_response) == ["self", "send", "response"]
+    handler = TrioASGIHTTPConnection.handle_request
+    assert parameters(handler) == ["self", "nursery", "request", "send"]
     messages = TrioASGIHTTPConnection.handle_messages
     assert parameters(messages) == ["self", "nursery", "request", "receive"]
     assert QuartTrio.asgi_http_class is TrioASGIHTTPConnection

@@ -122,7 +122,7 @@ async def open_server(settings: Settings) -> AsyncIterator[Server]:
         async with (
             open_auth(settings) as auth,
             open_http_server(
-                create_app(hub, auth, settings, limits, metrics), gate, unsent=unsent
+                create_app(hub, auth, settings, limits, metrics), gate, unsent=unsent, rounds=rounds
             ) as http,
         ):
             listener = Listener(

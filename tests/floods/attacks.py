@@ -206,6 +206,50 @@ async def questions(host: str, port: int, scale: int) -> None:
             nursery.start_soon(_repeat, path, [], ask, 50, host, port)
 
 
+async def _call(sent: bytes, host: str, port: int) -> None:
+    """Ask as fast as the answers come; again and again, and always from the same address."""
+    while True:
+        with suppress(OSError, trio.BrokenResourceError):
+            stream = await connect(host, port)
+            with closing(stream.socket):
+                await stream.send_all(sent * 2)
+                async for _ in stream:
+                    await stream.send_all(sent)
+
+
+async def _calls(sent: bytes, host: str, port: int, scale: int) -> None:
+    async with trio.open_nursery() as nursery:
+        for _ in range(scale):
+            nursery.start_soon(_call, sent, host, port)
+
+
+_JOIN = b'{"user_id": "eva", "username": "Eva"}'
+
+
+async def joins(host: str, port: int, scale: int) -> None:
+    """One address gives its name by HTTP, on so many connections."""
+    head = f"POST /rooms/flood/join HTTP/1.1\r\nHost: {host}\r\nContent-Length: {len(_JOIN)}\r\n"
+    await _calls(f"{head}\r\n".encode() + _JOIN, host, port, scale)
+
+
+async def documents(host: str, port: int, scale: int) -> None:
+    """The same asks for the greatest document."""
+    sent = f"GET /openapi.json HTTP/1.1\r\nHost: {host}\r\n\r\n".encode()
+    await _calls(sent, host, port, scale)
+
+
+async def files(host: str, port: int, scale: int) -> None:
+    """The same asks for the browser client."""
+    sent = f"GET /client/trio-signal.js HTTP/1.1\r\nHost: {host}\r\n\r\n".encode()
+    await _calls(sent, host, port, scale)
+
+
+async def probes(host: str, port: int, scale: int) -> None:
+    """The same asks whether the server is alive, which is not limited."""
+    sent = f"GET /healthz HTTP/1.1\r\nHost: {host}\r\n\r\n".encode()
+    await _calls(sent, host, port, scale)
+
+
 #: With the scale of each in the long run.
 ATTACKS: dict[str, tuple[Attack, int]] = {
     "messages": (messages, 1),
@@ -214,6 +258,10 @@ ATTACKS: dict[str, tuple[Attack, int]] = {
     "unauthenticated": (unauthenticated, 2000),
     "heads": (heads, 200),
     "announced": (announced, 20),
+    "joins": (joins, 50),
+    "documents": (documents, 50),
+    "files": (files, 50),
+    "probes": (probes, 50),
     "crowd": (crowd, 190),
     "answers": (answers, 40),
     "questions": (questions, 40),

@@ -53,6 +53,8 @@ class Gate:
         self._settings = settings
         self._limits = limits
         self._metrics = metrics
+        #: Whether who asks too often may be kept waiting: no proxy that serves others.
+        self.holds = not settings.trusted_proxies
 
     def admit(self, request: h11.Request, peer: str) -> str:
         """Let a request from a connection of `peer` in; the address that it is from.
@@ -90,7 +92,17 @@ class Gate:
         # A program that is no browser, or an old one; else an image, a link or the like, elsewhere.
         return fields.site is None
 
-    def probe(self, request: h11.Request) -> tuple[int, bytes] | None:
+    def is_frugal(self, address: str) -> bool:
+        """Whether an address keeps to its rate with one more request, though it is not refused."""
+        if not self.holds:
+            return True
+        try:
+            self._limits.count_request(address, trio.current_time())
+        except RequestRefusedError:
+            return False
+        return True
+
+    def probe(self, request: h11.Request) -> tuple[HTTPStatus, bytes] | None:
         """Status and JSON for who asks whether the server is alive or ready; else None."""
         if request.method != b"GET" or request.target.decode("latin-1") not in PROBES:
             return None

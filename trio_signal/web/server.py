@@ -29,8 +29,7 @@ import trio
 from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.config import Config
 from hypercorn.events import Closed, Event, RawData, Updated
-from hypercorn.protocol.events import Body, EndBody, StreamClosed
-from hypercorn.protocol.events import Response as AnswerHead
+from hypercorn.protocol.events import StreamClosed
 from hypercorn.protocol.h11 import STREAM_ID, H11Protocol
 from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
@@ -48,8 +47,11 @@ from quart_trio import QuartTrio
 from quart_trio.asgi import TrioASGIHTTPConnection
 
 from trio_signal.errors import RequestRefusedError
+from trio_signal.rounds import Rounds
 from trio_signal.web.gate import Gate
 from trio_signal.web.unsent import Answer, Unsent
+
+_Headers = list[tuple[bytes, bytes]]
 
 logger = logging.getLogger("trio_signal.web")
 
@@ -59,6 +61,8 @@ LINGER = 2.0
 _OURS = "trio_signal.connection"
 #: Refusals of calls whose callers read JSON.
 _OF_CALLS = frozenset({HTTPStatus.FORBIDDEN, HTTPStatus.TOO_MANY_REQUESTS})
+#: Seconds between two questions of a connection that are not refused, and too many.
+_LULL = 0.1
 #: Bytes of an answer that a client must take within the write timeout.
 _PIECE = 65536
 
@@ -74,6 +78,7 @@ class HttpServer:
         write_timeout: float,
         gate: Gate | None,
         unsent: Unsent,
+        rounds: Rounds,
     ) -> None:
         self.app = ASGIWrapper(cast(ASGIFramework, app))
         self.config = config
@@ -82,6 +87,7 @@ class HttpServer:
         self.write_timeout = write_timeout
         self.gate = gate
         self.unsent = unsent
+        self.rounds = rounds
         self._nursery = nursery
 
     async def serve_connection(self, stream: trio.SocketStream) -> bytes | None:
@@ -119,6 +125,7 @@ async def open_http_server(
     gate: Gate | None = None,
     *,
     unsent: Unsent | None = None,
+    rounds: Rounds | None = None,
     keep_alive: float = 95.0,
     write_timeout: float = 30.0,
 ) -> AsyncIterator[HttpServer]:
@@ -128,6 +135,7 @@ async def open_http_server(
 
     :param gate: lets requests in, or not; without one all are.
     :param unsent: bounds what waits to be sent; without it there is no bound.
+    :param rounds: what the app does shares their budget with what WebSockets say.
     :param keep_alive: seconds from an answer to the end of the next request's head. Load
         balancers keep idle connections for 60 s, Heroku's router for 90; who closes before them
         loses requests.
@@ -151,6 +159,7 @@ async def open_http_server(
             write_timeout,
             gate,
             unsent or Unsent(most=math.inf, most_each=math.inf),
+            rounds or Rounds(),
         )
         await app.shutdown()
 
@@ -163,11 +172,14 @@ class _Connection(TCPServer):
         super().__init__(server.app, server.config, server.context, server.state, stream)  # type: ignore[arg-type]
         self._write_timeout = server.write_timeout
         self.gate = server.gate
+        self.rounds = server.rounds
         self._unsent = server.unsent
         self._answer: Answer | None = None
         #: The answer cannot be sent, so nothing more is; its end is the connection's.
         self._broken = False
         self._writing = trio.CancelScope()
+        #: Whether its address keeps to its rate; else what it asks next waits a little.
+        self.is_frugal = True
         #: Where the client is whose request is being answered.
         self.address = ""
         self._scope = trio.CancelScope()
@@ -275,6 +287,8 @@ class _Connection(TCPServer):
         try:
             async for data in self.stream:
                 if not self._closing:
+                    if not self.is_frugal:
+                        await trio.sleep(_LULL)
                     await wrapper.handle(RawData(bytes(data)))
                 elif self._held:
                     await trio.sleep_forever()  # until the time to linger is over
@@ -317,22 +331,55 @@ class _PlainHTTP(H11Protocol):
             self.owner.address = gate.admit(request, peer)
         except RequestRefusedError as refusal:
             headers = gate.sharing(request)
-            if refusal.retry_after is not None:
-                headers.append((b"retry-after", b"%d" % math.ceil(refusal.retry_after)))
-                self.owner.hold()
-            await self._refuse(request, refusal.status, str(refusal), headers)
+            if refusal.retry_after is None:
+                await self._refuse(request, refusal.status, str(refusal), headers)
+            else:
+                await self._put_off(request, refusal, math.ceil(refusal.retry_after), headers)
             return False
         answer = gate.probe(request)
         if answer is None:
             return True
-        status, body = answer
+        self.owner.is_frugal = gate.is_frugal(self.owner.address)
         self.connection.next_event()  # the end of the request, which has no body
-        headers = [*_plain(b"application/json", body), *gate.sharing(request)]
-        await self.stream_send(AnswerHead(STREAM_ID, headers, status))
-        await self.stream_send(Body(STREAM_ID, body))
-        await self.stream_send(EndBody(STREAM_ID))
+        await self._answer(*answer, gate.sharing(request))
         await self.stream_send(StreamClosed(STREAM_ID))
         return False
+
+    async def _put_off(
+        self, request: h11.Request, refusal: RequestRefusedError, wait: int, headers: _Headers
+    ) -> None:
+        """Let the client wait with its next request, by not reading it.
+
+        If it had to connect anew, it would cost more. Behind a proxy the next one is another's.
+        """
+        headers.append((b"retry-after", b"%d" % wait))
+        if request.method == b"HEAD" or not self._is_whole():
+            self.owner.hold()
+            await self._refuse(request, refusal.status, str(refusal), headers)
+            return
+        await self._answer(refusal.status, _detail(refusal), headers)
+        if self.owner.gate is not None and self.owner.gate.holds:
+            with trio.move_on_after(min(wait, LINGER)):
+                await self.context.terminated.wait()
+        await self.stream_send(StreamClosed(STREAM_ID))
+
+    def _is_whole(self) -> bool:
+        """Whether all of the request is here; if so, it is passed over."""
+        try:
+            while isinstance(event := self.connection.next_event(), h11.Data):
+                pass
+        except h11.RemoteProtocolError:
+            return False
+        return isinstance(event, h11.EndOfMessage)
+
+    async def _answer(self, status: HTTPStatus, body: bytes, headers: _Headers) -> None:
+        head = [*_plain(b"application/json", body), *headers]
+        head += self.config.response_headers("h11")
+        if not self.config.keep_alive_max_requests:  # the server stops
+            head.append((b"connection", b"close"))
+        response = h11.Response(status_code=status, headers=head)
+        events = (response, h11.Data(data=body), h11.EndOfMessage())
+        await self.send(RawData(b"".join(self.connection.send(event) or b"" for event in events)))
 
     async def _send_h11_event(self, event: H11SendableEvent) -> None:
         if isinstance(event, h11.Response) and self.connection.their_state is h11.SEND_BODY:
@@ -350,7 +397,7 @@ class _PlainHTTP(H11Protocol):
         more: Iterable[tuple[bytes, bytes]] = (),
     ) -> None:
         if status in _OF_CALLS:  # as the app says it
-            kind, body = b"application/json", msgspec.json.encode({"detail": reason})
+            kind, body = b"application/json", _detail(reason)
         else:
             kind, body = b"text/plain; charset=utf-8", f"{reason}\n".encode()
         headers = [
@@ -366,7 +413,11 @@ class _PlainHTTP(H11Protocol):
         await self.send(Closed())
 
 
-def _plain(kind: bytes, body: bytes) -> list[tuple[bytes, bytes]]:
+def _detail(reason: object) -> bytes:
+    return msgspec.json.encode({"detail": str(reason)})
+
+
+def _plain(kind: bytes, body: bytes) -> _Headers:
     return [
         (b"content-type", kind),
         (b"content-length", b"%d" % len(body)),
@@ -410,6 +461,13 @@ class _HTTPConnection(TrioASGIHTTPConnection):
         # the connection. Quart-Trio would then cancel the task that is about to do so.
         await ASGIHTTPConnection.handle_messages(self, request, receive)
 
+    async def handle_request(  # type: ignore[override]  # as Quart-Trio's overrides Quart's
+        self, nursery: trio.Nursery, request: Request, send: ASGISendCallable
+    ) -> None:
+        connection: _Connection = self.scope["state"][_OURS]
+        await connection.rounds.wait()
+        await super().handle_request(nursery, request, send)
+
     async def _send_response(self, send: ASGISendCallable, response: ResponseTypes) -> None:
         connection: _Connection = self.scope["state"][_OURS]
         size = response.content_length
@@ -425,8 +483,7 @@ class _HTTPConnection(TrioASGIHTTPConnection):
 
 def _excuse(response: ResponseTypes, refusal: RequestRefusedError) -> Response:
     """What is said instead of an answer, with the same leave for pages to read it."""
-    body = msgspec.json.encode({"detail": str(refusal)})
-    excuse = Response(body, refusal.status, content_type="application/json")
+    excuse = Response(_detail(refusal), refusal.status, content_type="application/json")
     excuse.headers["Retry-After"] = f"{math.ceil(refusal.retry_after or 0)}"
     for name, value in response.headers:
         if name.lower().startswith(("access-control-", "vary", "x-content-type")):
