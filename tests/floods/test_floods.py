@@ -13,7 +13,11 @@ from tests.replicas.processes import Replica, open_replica
 #: How many are as good as many, and quick.
 SCALES = {"unauthenticated": 300, "heads": 250, "announced": 5}
 #: What of them is refused in that time; the others are held back.
-REFUSED = {"unauthenticated": "unauthenticated", "announced": "message_too_big"}
+REFUSED = {
+    "unauthenticated": "unauthenticated",
+    "announced": "message_too_big",
+    **dict.fromkeys(("joins", "documents", "files"), "http_rate"),
+}
 #: What the server may need for that, in bytes: far less than what is sent to it.
 MEMORY = 64 << 20
 SIGNALS = 200
@@ -56,6 +60,8 @@ async def test_a_flood_does_not_part_others(name: str) -> None:
         "TRIO_SIGNAL_MAX_CONNECTIONS_PER_IP": 200,
         "TRIO_SIGNAL_CONNECTS_PER_IP_PER_MINUTE": 600,
         "TRIO_SIGNAL_MAX_UNAUTHENTICATED": 200,
+        "TRIO_SIGNAL_HTTP_REQUESTS_PER_SECOND": 50,
+        "TRIO_SIGNAL_HTTP_BURST": 200,
     }
     async with open_replica(**environment) as replica:
         async with open_raw(replica.base) as ann, open_raw(replica.base) as bob:
