@@ -1,7 +1,7 @@
 """What is not let in, held back or ended; each limit with small numbers, on real sockets."""
 
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import NamedTuple
 
 import httpx
@@ -491,6 +491,77 @@ async def test_who_never_lets_up_is_closed(
         metrics = await read_metrics(service)
         assert metrics['trio_signal_refused_total{reason="message_rate"}'] == 1
         assert metrics['trio_signal_closed_total{code="1008"}'] == 1
+
+
+async def test_what_others_hear_is_paid_for(serve: Serve) -> None:
+    """Twenty messages to fifty peers are forty tokens, and more."""
+    async with (
+        serve(messages_per_second=40, message_burst=10) as service,
+        visitors(service, 50) as others,
+    ):
+        ann = others[0]
+        await ann.wait_for("room_state")
+        began = trio.current_time()
+        for number in range(20):
+            await ann.say({"type": "message", "content": str(number)})
+            while (await ann.wait_for("message"))["content"] != str(number):
+                pass
+        # Each but the first waits until what the one before cost is there again.
+        assert trio.current_time() - began >= (19 * 2 - 10) / 40
+
+
+async def test_what_is_answered_is_paid_for(serve: Serve) -> None:
+    """A question of 42 bytes, of which each answer has 60 KB, and costs four tokens."""
+    path = "/api/v1/ws/connect?user_id={:03}" + "x" * 240
+    join = {"type": "join_room", "room_id": "r"}
+    async with (
+        serve(messages_per_second=20, message_burst=10) as service,
+        AsyncExitStack() as stack,
+    ):
+        for number in range(250):
+            client = await stack.enter_async_context(open_raw(service.base))
+            await client.upgrade(path.format(number))
+            await client.say(join)
+        joined = await client.wait_for("joined_room")
+        assert len(str(joined)) > 50_000
+        began = trio.current_time()
+        for _ in range(10):
+            await client.say(join)
+            await client.wait_for("joined_room")
+        assert trio.current_time() - began >= (9 * 4 - 10) / 20
+
+
+async def test_all_of_one_address_pay_together(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And who takes less than its share is served nevertheless, and not closed."""
+    monkeypatch.setattr("trio_signal.connection.MAX_PRESSING", 0.5)
+    limits = {"messages_per_ip_per_second": 50, "message_burst_per_ip": 20}
+
+    async def pour(number: int) -> None:
+        async with open_raw(service.base) as eva, trio.open_nursery() as nursery:
+            await eva.upgrade(f"/ws/r/eva{number}")
+            nursery.start_soon(send_for_ever, eva)
+            frame = await eva.receive_until(lambda frame: frame.opcode == 8)
+            assert (frame.close_code, frame.close_reason) == (1008, "Rate limit exceeded")
+            nursery.cancel_scope.cancel()
+
+    async def send_for_ever(eva: RawClient) -> None:
+        with suppress(trio.BrokenResourceError):
+            while True:
+                await eva.stream.send_all(ASK * 100)
+
+    async with serve(**limits) as service, open_raw(service.base) as ann:
+        await ann.upgrade("/ws/r/ann")
+        async with trio.open_nursery() as nursery:
+            for number in range(5):
+                nursery.start_soon(pour, number)
+            for _ in range(10):
+                await ann.send(ASK)
+                with trio.fail_after(2):
+                    await ann.wait_for(ANSWER)
+        assert await refused(service, Reason.MESSAGE_RATE_PER_IP) == 5
+        assert await refused(service, Reason.MESSAGE_RATE) == 0
 
 
 async def test_one_byte_at_a_time_is_limited_too(serve: Serve) -> None:

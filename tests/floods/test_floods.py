@@ -7,11 +7,13 @@ import trio
 
 from tests.floods.attacks import ATTACKS
 from tests.floods.resident import resident
-from tests.raw import PING, PONG, TEXT, RawClient, client_frame, open_raw
+from tests.raw import PING, PONG, TEXT, RawClient, client_frame, get, open_raw
 from tests.replicas.processes import Replica, open_replica
 
 #: How many are as good as many, and quick.
-SCALES = {"unauthenticated": 300, "heads": 250, "announced": 5}
+SCALES = {"unauthenticated": 300, "heads": 250, "announced": 5, "crowd": 100, "answers": 20}
+#: Those that need other replicas.
+WITH_REDIS = {"questions"}
 #: What of them is refused in that time; the others are held back.
 REFUSED = {
     "unauthenticated": "unauthenticated",
@@ -51,10 +53,22 @@ async def read_counter(replica: Replica, name: str) -> float:
     return next(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name))
 
 
+async def come_and_go(replica: Replica) -> None:
+    """Strangers are served all the while: a new connection, and a request."""
+    while True:
+        with trio.fail_after(2):  # far less where nobody else uses the machine
+            assert await get(replica.base, "/healthz")
+            async with open_raw(replica.base) as client:
+                await client.upgrade("/ws/door")
+        await trio.sleep(0.2)
+
+
 @pytest.mark.parametrize("name", ATTACKS)
-async def test_a_flood_does_not_part_others(name: str) -> None:
+async def test_a_flood_does_not_part_others(
+    name: str, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     attack, scale = ATTACKS[name]
-    environment = {
+    environment: dict[str, object] = {
         "TRIO_SIGNAL_MESSAGES_PER_SECOND": 50,
         "TRIO_SIGNAL_MESSAGE_BURST": 200,
         "TRIO_SIGNAL_MAX_CONNECTIONS_PER_IP": 200,
@@ -63,6 +77,9 @@ async def test_a_flood_does_not_part_others(name: str) -> None:
         "TRIO_SIGNAL_HTTP_REQUESTS_PER_SECOND": 50,
         "TRIO_SIGNAL_HTTP_BURST": 200,
     }
+    if name in WITH_REDIS:
+        environment["REDIS_URL"] = redis_url
+        monkeypatch.setenv("REDIS_URL", redis_url)
     async with open_replica(**environment) as replica:
         async with open_raw(replica.base) as ann, open_raw(replica.base) as bob:
             await join(ann, "ann")
@@ -72,6 +89,8 @@ async def test_a_flood_does_not_part_others(name: str) -> None:
             host, _, port = replica.base.rpartition(":")
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(attack, host, int(port), SCALES.get(name, scale))
+                if name not in REFUSED:
+                    nursery.start_soon(come_and_go, replica)
                 await converse(ann, bob)
                 assert resident(replica.process.pid) - before < MEMORY
                 nursery.cancel_scope.cancel()
