@@ -17,6 +17,7 @@ from msgspec.structs import replace
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from tests.clients import Message
+from tests.members import member as make_member
 from tests.raw import split_frames
 from trio_signal.bus.memory import MemoryBus, MemoryNetwork
 from trio_signal.clock import utc_now
@@ -25,6 +26,7 @@ from trio_signal.dialects.live import LiveDialect
 from trio_signal.dialects.mesh import MeshDialect
 from trio_signal.dialects.room import RoomDialect
 from trio_signal.dialects.stream import StreamDialect
+from trio_signal.errors import CloseCode
 from trio_signal.hub import LEAVE_RATE, Hub, LocalRoom
 from trio_signal.messages import (
     AskLive,
@@ -1220,3 +1222,48 @@ async def test_when_a_hub_closes_it_sends_all_away_also_those_that_come(
     ann.depart()
     await replicas.settle()
     assert bob.types() == ["user_left"]
+
+
+# After a restart
+
+
+async def test_a_broadcast_is_given_back_to_its_subject_alone(replicas: Replicas) -> None:
+    """Two issuers may know somebody by the same id; in open mode nobody can prove anything."""
+    notes = replicas.a.notes
+    lost = make_member("old", "ann", dialect="live", subject="live one\0ann", live="video")
+    for verified, subject, is_live in (
+        (True, "other\0ann", False),
+        (True, "one\0ann", True),
+        (False, "whatever", True),
+    ):
+        notes.lose_member("r", lost, 0.0)
+        tab = replicas.tab(replicas.a, LiveDialect({}), f"tab-{subject}", "ann")
+        assert tab.peer.identity is not None
+        tab.peer.identity = replace(tab.peer.identity, subject=subject, verified=verified)
+        await tab.join("r")
+        assert [bool(m.live) for m in replicas.a.rooms["r"].members.values()] == [is_live], subject
+        tab.depart()
+
+
+async def test_who_may_not_publish_is_not_live_again(replicas: Replicas) -> None:
+    lost = make_member("old", "ann", dialect="live", subject="live ann", live="video")
+    replicas.a.notes.lose_member("r", lost, 0.0)
+    tab = replicas.tab(replicas.a, LiveDialect({}), "a1", "ann")
+    tab.grant(publish=False)
+    await tab.join("r")
+    assert [m.live for m in replicas.a.rooms["r"].members.values()] == [None]
+
+
+async def test_clients_of_mesh_are_not_live_again(replicas: Replicas) -> None:
+    """They say so themselves."""
+    close = Close(CloseCode.GOING_AWAY, "Server going away")
+    hub = replicas.a
+    mesh, live = await replicas.mesh(hub, "m1", "ann"), await replicas.live(hub, "l1", "ann")
+    for tab in (mesh, live):
+        tab.do(GoLive("r"))
+    hub.closing = close
+    for tab in (mesh, live):
+        tab.peer.close(close)
+        tab.depart()
+    assert await hub.notes.lost_member("r", "ann", "mesh") is None
+    assert await hub.notes.lost_member("r", "ann", "live") is not None

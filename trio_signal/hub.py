@@ -831,9 +831,10 @@ class Hub:
         if self.closing is None or peer.closed_with is not self.closing:
             self.notes.forget_member(room_id, member)
             return
-        self.notes.lose_member(room_id, member)
+        now = wall_time(trio.current_time())
+        self.notes.lose_member(room_id, member, now)
         if member.live is not None:
-            self.bus.tell_rooms_kept(member.user_id, wall_time(trio.current_time()))
+            self.bus.tell_rooms_kept(member.user_id, now)
 
     def _note_member(self, peer: Peer, room: LocalRoom, peer_id: str) -> None:
         """Let the notes have a member as it is now."""
@@ -1052,7 +1053,7 @@ class Hub:
         for room_id, member in lost.members:
             dialect = DIALECTS.get(member.dialect)
             if dialect is not None and dialect.resumes != "nothing":
-                self.notes.lose_member(room_id, member)
+                self.notes.lose_member(room_id, member, lost.heard)
                 users[member.user_id] = None
         for user_id in users:
             self.bus.tell_rooms_kept(user_id, lost.heard)

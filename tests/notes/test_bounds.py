@@ -116,7 +116,7 @@ async def test_memory_is_swept_when_the_time_is_over(
         keep(notes, 1)
     await notes.keep_user(GuestUser("1", "Ann"))
     await notes.keep_room(RoomInfo("r", "R"))
-    notes.lose_member("r", member("ann", dialect="room", live="video"))
+    notes.lose_member("r", member("ann", dialect="room", live="video"), 0.0)
     assert all(len(table) for table in notes.tables)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(notes.run)

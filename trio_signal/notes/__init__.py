@@ -150,10 +150,11 @@ class Notes(Protocol):
         """It has left by itself: that is not kept any more."""
         ...
 
-    def lose_member(self, room_id: str, member: Member) -> None:
+    def lose_member(self, room_id: str, member: Member, heard: float) -> None:
         """Its server took it out of a room: keep for a minute what it is to find again.
 
         That is what its dialect's clients do not say by themselves (`Dialect.resumes`).
+        `heard` is as for `remember_rooms`.
         """
         ...
 

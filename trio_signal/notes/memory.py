@@ -216,10 +216,10 @@ class MemoryNotes:
     def forget_member(self, room_id: str, member: Member) -> None:
         """The same."""
 
-    def lose_member(self, room_id: str, member: Member) -> None:
+    def lose_member(self, room_id: str, member: Member, heard: float) -> None:
         """Keep for a minute what a member is to find again."""
         if DIALECTS[member.dialect].resumes == "rooms":
-            self.remember_rooms(member.user_id, [room_id])
+            self.remember_rooms(member.user_id, [room_id], heard)
         else:
             profile = Profile(member.username, member.avatar_url)
             self.keep_profile(room_id, member.user_id, profile)

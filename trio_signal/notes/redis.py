@@ -185,10 +185,10 @@ class RedisNotes:
     def forget_member(self, room_id: str, member: Member) -> None:
         """The same."""
 
-    def lose_member(self, room_id: str, member: Member) -> None:
+    def lose_member(self, room_id: str, member: Member, heard: float) -> None:
         """Keep for a minute what a member is to find again."""
         if DIALECTS[member.dialect].resumes == "rooms":
-            self.remember_rooms(member.user_id, [room_id])
+            self.remember_rooms(member.user_id, [room_id], heard)
         if member.live is not None:
             entry = lost_key(room_id, member.user_id, member.dialect)
             self._scripts.keep.send_nowait(

@@ -120,7 +120,7 @@ class SqlNotes(MemoryNotes):
                 continue
             self._set_size(key, len(row))
             self._before[present.room_id, present.member.user_id].append(key)
-            self.lose_member(present.room_id, present.member)
+            self.lose_member(present.room_id, present.member, time.time())
 
     def _forget_before(self) -> None:
         if self._before and trio.current_time() > self._before_until:
