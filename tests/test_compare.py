@@ -364,7 +364,7 @@ async def test_a_client_that_is_refused_or_sent_away(serve: Serve, tmp_path: Pat
     path = tmp_path / "talk.jsonl"
     origins = "https://app.example.com"
     async with serve(allowed_origins=origins) as old, serve() as new:
-        options = ("--record", path, "--port", 0, "--idle", 0.5, "--json")
+        options = ("--record", path, "--port", 0, "--idle", 5, "--json")
         urls = (f"http://{old.base}", f"http://{new.base}")
         async with run_compare(*urls, *options) as process:
             service = Service(await read_ready(process))

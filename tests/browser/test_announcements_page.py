@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from playwright.sync_api import Page, WebSocketRoute, expect
 
-from tests.browser.visitors import HERE, Server, Visitors
+from tests.browser.visitors import ELSEWHERE, HERE, Server, Visitors
 
 PAGE = "/demo/announcements"
 HTML = "<img src=x onerror=\"document.title='broken'\"><b>bold</b>"
@@ -64,7 +64,7 @@ def test_texts_and_names_are_never_html(visit: Callable[..., Page], desk: Page) 
         assert page.title() == "Announcements · trio-signal"
 
 
-@pytest.mark.parametrize("origin", [""], ids=["own origin"])
+@pytest.mark.parametrize("origin", ["", ELSEWHERE], ids=["own origin", "named origin"])
 def test_an_old_page_that_names_itself_to_the_websocket_only(
     visit: Callable[..., Page], desk: Page, origin: str, server: Server
 ) -> None:

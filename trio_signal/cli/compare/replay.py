@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import NoReturn
 
 import httpx
@@ -164,18 +165,17 @@ class Replay:
                 await connection.send_message(text)
 
     async def _expect(self, record: Said) -> None:
-        socket, comparison = self._sockets[record.socket], self._comparison
-        found = False
-
-        def is_there() -> bool:
-            nonlocal found
-            found = found or comparison.old_says(record.socket, record.text, exactly=True)
-            return found or socket.code is not None
-
-        patience = _LESS_PATIENCE if comparison.is_known(record.text) else _PATIENCE
-        await self._wait(is_there, patience)
-        if not found and not comparison.old_says(record.socket, record.text):
-            comparison.lacks(record.text)
+        """Compare it with what the new server sends: at first only with what does not differ."""
+        socket, text, comparison = self._sockets[record.socket], record.text, self._comparison
+        for exactly, is_usual in (
+            (True, comparison.differs("differs", text) or comparison.differs("absent", text)),
+            (False, comparison.differs("missing", text)),
+        ):
+            say = partial(comparison.old_says, record.socket, text, exactly=exactly)
+            patience = _LESS_PATIENCE if is_usual or socket.code is not None else _PATIENCE
+            if await self._wait(say, patience):
+                return
+        comparison.lacks(text)
 
     async def _close(self, record: Closed) -> None:
         socket = self._sockets[record.socket]

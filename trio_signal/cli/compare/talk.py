@@ -193,10 +193,9 @@ class Comparison:
         """The new server has not sent in time what the old one sent."""
         self.note("missing", type_of(text), "", "the new server did not send it")
 
-    def is_known(self, text: str) -> bool:
-        """Whether messages of this type have differed before."""
-        type_ = type_of(text)
-        return any(where == type_ and kind != "added" for kind, where, _ in self._found)
+    def differs(self, kind: Kind, text: str) -> bool:
+        """Whether messages of this type have differed so before."""
+        return any(found[:2] == (kind, type_of(text)) for found in self._found)
 
     def finish(self) -> list[Difference]:
         """All that was found, what the new server sent beyond the old one's messages included."""
