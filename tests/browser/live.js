@@ -1,0 +1,100 @@
+/**
+ * A client of the `live` dialect, as its family writes it: who is live offers to whom it is told
+ * of by `live_peer_joined`; who listens asks who is live, waits, and never offers.
+ * Query: room, user.
+ */
+
+const query = new URLSearchParams(location.search);
+const room = query.get('room');
+const me = query.get('user');
+
+/** Everything that the server said, for the test to read. */
+window.messages = [];
+
+const socket = new WebSocket(
+  `ws://${location.host}/api/v1/ws/connect?user_id=${me}&username=${me}&token=t`,
+);
+const calls = new Map(); // the other's user id -> {pc, early}
+let camera = null;
+
+function setState(words) {
+  document.getElementById('state').textContent = words;
+}
+
+function send(type, fields = {}) {
+  socket.send(JSON.stringify({ type, room_id: room, ...fields }));
+}
+
+async function receive(message) {
+  window.messages.push(message);
+  const { type, payload, from_user_id: from } = message;
+  if (type === 'connected') send('join_room');
+  if (type === 'joined_room') joined();
+  if (type === 'live_peer_joined') await peerJoined(message.user_id);
+  if (type === 'live_peer_left') ended(message.user_id);
+  if (type === 'live_offer') await answer(from, payload);
+  if (type === 'live_answer') await describe(calls.get(from), payload);
+  if (type === 'live_ice') await candidate(calls.get(from), payload);
+}
+
+function joined() {
+  setState('joined');
+  send('live_status');
+}
+
+/** The live one offers; to a listener it says only that there is somebody to ask about. */
+async function peerJoined(user) {
+  if (camera) await offer(user);
+  else send('live_status');
+}
+
+function open(user) {
+  calls.get(user)?.pc.close();
+  const pc = new RTCPeerConnection();
+  pc.onicecandidate = (event) => {
+    if (event.candidate) send('live_ice', { target_user_id: user, payload: event.candidate });
+  };
+  pc.ontrack = ({ streams }) => { document.getElementById('video').srcObject = streams[0]; };
+  calls.set(user, { pc, early: [] });
+  return pc;
+}
+
+async function offer(user) {
+  const pc = open(user);
+  for (const track of camera.getTracks()) pc.addTrack(track, camera);
+  await pc.setLocalDescription();
+  send('live_offer', { target_user_id: user, payload: pc.localDescription });
+}
+
+async function answer(user, description) {
+  const pc = open(user);
+  await describe(calls.get(user), description);
+  await pc.setLocalDescription();
+  send('live_answer', { target_user_id: user, payload: pc.localDescription });
+  setState(`watching ${user}`);
+}
+
+async function describe({ pc, early }, description) {
+  await pc.setRemoteDescription(description);
+  for (const value of early.splice(0)) await pc.addIceCandidate(value);
+}
+
+async function candidate({ pc, early }, value) {
+  if (pc.remoteDescription) await pc.addIceCandidate(value);
+  else early.push(value);
+}
+
+function ended(user) {
+  calls.get(user)?.pc.close();
+  calls.delete(user);
+  setState(`${user} stopped`);
+}
+
+async function goLive() {
+  camera = await navigator.mediaDevices.getUserMedia({ video: true, audio: true });
+  send('live_start');
+  setState('live');
+}
+
+document.getElementById('live').onclick = goLive;
+socket.onmessage = ({ data }) => receive(JSON.parse(data));
