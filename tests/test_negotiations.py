@@ -7,6 +7,7 @@ from trio_signal.messages import Member, SignalKind, Signalled
 from trio_signal.negotiations import (
     ANSWER_WAIT,
     ASK_AFTER,
+    IGNORED_WAIT,
     MAX_HELD,
     MAX_HELD_BYTES,
     NEVER,
@@ -44,6 +45,37 @@ def test_candidates_for_a_viewer_wait_for_its_answer() -> None:
     assert eve.say(answer(), 10.3) == [first, last]
     assert eve.hear(first, 10.4) == [first]
     assert eve.take_due(20) == ([], [])
+    assert eve.due == NEVER
+
+
+def test_candidates_for_who_ignores_offers_wait_for_an_answer_or_are_dropped() -> None:
+    """They would keep its old connection from failing, and so for ever from an answer."""
+    eve = Negotiations()
+    first, second, third = (signal("candidate", HOST, EVE, p) for p in (b"1", b"2", b"3"))
+    eve.hear(offer(), 10)
+    assert eve.hear(first, 10.1) == []
+    assert eve.take_due(13) == ([first], [])
+    for now, candidate in ((13.1, second), (16.1, third)):
+        assert eve.hear(offer(), now) == [offer()]
+        assert eve.hear(candidate, now + 0.1) == []
+        assert eve.take_due(now + 5) == ([], [])
+    assert eve.say(answer(), 25) == [third]
+    assert eve.hear(third, 26) == [third]
+
+
+def test_candidates_for_who_has_answered_before_wait_for_an_answer_or_are_dropped() -> None:
+    """Also those of another broadcaster: a page that reloads is one."""
+    eve, other = Negotiations(), member("other", dialect="stream", live="video")
+    eve.hear(offer(), 10)
+    eve.say(answer(), 11)
+    again, candidate = (signal(kind, other, EVE) for kind in ("offer", "candidate"))
+    assert eve.hear(again, 30) == [again]
+    assert eve.hear(candidate, 30.1) == []
+    assert eve.take_due(30 + IGNORED_WAIT) == ([], [])
+    assert eve.hear(again, 70) == [again]
+    assert eve.hear(candidate, 70.1) == []
+    assert eve.say(signal("answer", EVE, other), 71) == [candidate]
+    eve.take_due(200)
     assert eve.due == NEVER
 
 

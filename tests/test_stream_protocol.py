@@ -345,13 +345,17 @@ async def test_signals_arrive_in_the_order_in_which_they_were_sent(service: Serv
     """Descriptions as well as candidates, and no candidate before its description."""
     async with watched(service, 2) as stream:
         target = {"streamId": STREAM, "viewerId": stream.ids[0]}
+        caster, viewer = stream.caster, stream.viewers[0]
+        begun = len(viewer.log)
         for n in range(100):
-            await stream.caster.send("webrtc-offer", offer=n, **target)
-            await stream.caster.send("ice-candidate", candidate=n, **target)
-            await stream.viewers[0].send("webrtc-answer", streamId=STREAM, answer=n)
-            await stream.viewers[0].send("ice-candidate", streamId=STREAM, candidate=n)
-        for client, kind in ((stream.viewers[0], "offer"), (stream.caster, "answer")):
-            heard = [await client.receive() for _ in range(200)]
+            await caster.send("webrtc-offer", offer=n, **target)
+            await caster.send("ice-candidate", candidate=n, **target)
+            await viewer.wait_for("webrtc-offer", offer=n)
+            await viewer.send("webrtc-answer", streamId=STREAM, answer=n)
+            await viewer.send("ice-candidate", streamId=STREAM, candidate=n)
+        await viewer.wait_for("ice-candidate", candidate=99)
+        answers = [await caster.receive() for _ in range(200)]
+        for kind, heard in (("offer", viewer.log[begun:]), ("answer", answers)):
             assert [m[kind] for m in heard if kind in m] == [*range(100)]
             assert [m["candidate"] for m in heard if "candidate" in m] == [*range(100)]
             places = {(m["type"], m.get(kind, m.get("candidate"))): i for i, m in enumerate(heard)}

@@ -14,6 +14,13 @@ from trio_signal.messages import Signalled
 #: Seconds that candidates wait for an answer, and behind one until it has been applied.
 ANSWER_WAIT = 3.0
 SETTLE = 0.1
+#: A viewer that answered before, or gave no answer for so long, may ignore offers, as it has a
+#: connection that has not failed. Candidates for another one keep Chromium's from failing, so they
+#: are dropped if no answer comes.
+_IGNORED = 2.5
+IGNORED_WAIT = 30.0
+#: Seconds for which an offer without an answer is kept in mind.
+_MINDED = 60.0
 #: Seconds after an offer without an answer when another one is asked for.
 ASK_AFTER = (3.0, 6.0, 12.0, 24.0)
 #: How often that series is gone through: with the last offer that was asked for it begins again.
@@ -38,16 +45,30 @@ class Unanswered(NamedTuple):
 class _Pair:
     """The client and one counterpart."""
 
-    __slots__ = ("ask_at", "asked", "asked_at", "began", "held", "held_until", "rounds")
+    __slots__ = (
+        *("ask_at", "asked", "asked_at", "began", "held", "held_until"),
+        *("ignores", "offered_at", "rounds"),
+    )
 
     def __init__(self) -> None:
         self.held: list[Signalled] = []
         #: Until when candidates are held back; `NEVER` if they are not.
         self.held_until = NEVER
+        #: When the client was offered what it has not answered, and whether it ignores offers.
+        self.offered_at, self.ignores = -NEVER, False
         #: When the series of unanswered offers began, and how often one was asked for in it.
         self.began, self.asked, self.rounds = 0.0, 0, 0
         #: When one was asked for last, and when the next is to be.
         self.asked_at, self.ask_at = -NEVER, NEVER
+
+    def was_offered(self, now: float, *, before: bool) -> float:
+        """An offer came in; until when its candidates are to be held back.
+
+        `before`: the client has answered one in this room, of whomever.
+        """
+        self.ignores |= before or _IGNORED <= now - self.offered_at < _MINDED
+        self.offered_at = now
+        return now + (IGNORED_WAIT if self.ignores else ANSWER_WAIT)
 
     def offered(self, now: float) -> None:
         """An offer went out: expect an answer."""
@@ -72,8 +93,13 @@ class _Pair:
         return min(self.held_until, self.ask_at)
 
     def is_over(self, now: float) -> bool:
-        """Whether nothing is waited for: not even that a new offer is the one asked for."""
-        return self.due == NEVER and now - self.asked_at > _PROVOKED
+        """Whether nothing is waited for, nor to be kept in mind."""
+        return self.due == NEVER and now > self.minded_until
+
+    @property
+    def minded_until(self) -> float:
+        """Until when it makes a difference what was asked for, or not answered."""
+        return max(self.asked_at + _PROVOKED, self.offered_at + _MINDED)
 
 
 class Negotiations:
@@ -82,12 +108,14 @@ class Negotiations:
     What it gives back to be told is in the order in which it came from each counterpart.
     """
 
-    __slots__ = ("_held", "_held_bytes", "_pairs", "due")
+    __slots__ = ("_answered", "_held", "_held_bytes", "_pairs", "due")
 
     def __init__(self) -> None:
         """Begin with none."""
         self._pairs: dict[Unanswered, _Pair] = {}
         self._held = self._held_bytes = 0
+        #: The rooms in which the client answered an offer; it is in all of them, or was.
+        self._answered: set[str] = set()
         #: When `take_due` has something to do.
         self.due = NEVER
 
@@ -96,7 +124,11 @@ class Negotiations:
         key = Unanswered(signal.room_id, signal.sender.peer_id)
         match signal.kind:
             case "offer":
-                self._hold(self._pair(key), now + ANSWER_WAIT)
+                offered = self._pair(key)
+                if now - offered.offered_at >= _IGNORED:
+                    self._release(offered)  # they are of an offer that is no longer good
+                until = offered.was_offered(now, before=key.room_id in self._answered)
+                self._hold(offered, until)
             case "answer":
                 pair = self._pairs.get(key)
                 if pair is not None:
@@ -118,7 +150,10 @@ class Negotiations:
             pair.offered(now)
             self._hold(pair, now + ANSWER_WAIT)
         elif signal.kind == "answer" and key in self._pairs:
-            return self._release(self._pairs[key])
+            self._answered.add(key.room_id)
+            pair = self._pairs[key]
+            pair.offered_at, pair.ignores = -NEVER, False
+            return self._release(pair)
         return []
 
     def take_due(self, now: float) -> tuple[list[Signalled], list[Unanswered]]:
@@ -127,7 +162,8 @@ class Negotiations:
         unanswered: list[Unanswered] = []
         for key, pair in list(self._pairs.items()):
             if now >= pair.held_until:
-                signals += self._release(pair)
+                held = self._release(pair)
+                signals += [] if pair.ignores else held
             if now >= pair.ask_at:
                 pair.ask(now)
                 unanswered.append(key)
@@ -144,8 +180,8 @@ class Negotiations:
 
     def _dues(self) -> Iterator[float]:
         for pair in self._pairs.values():
-            # One that asked last has to be looked at again, to be forgotten.
-            yield pair.due if pair.due != NEVER else pair.asked_at + 2 * _PROVOKED
+            # One that waits for nothing has to be looked at again, to be forgotten.
+            yield pair.due if pair.due != NEVER else pair.minded_until + 1
 
     def _pair(self, key: Unanswered) -> _Pair:
         return self._pairs.setdefault(key, _Pair())

@@ -1,16 +1,23 @@
 /**
  * A client of the `stream` dialect, as its family writes it: the broadcaster makes one peer
  * connection for each viewer. Query: stream, role (broadcaster or viewer), and host if it is
- * not this page's.
+ * not this page's. With `old` it is as it was written first: candidates that come before the
+ * description is applied, which takes so many milliseconds, are lost, and a viewer ignores offers
+ * while it has a connection that has not failed.
  */
 
 const query = new URLSearchParams(location.search);
 const host = query.get('host') ?? location.host;
 const streamId = query.get('stream');
 const broadcasting = query.get('role') === 'broadcaster';
+const old = query.has('old');
+const slowness = Number(query.get('old'));
 
 /** Everything that the server said, for the test to read. */
 window.messages = [];
+
+/** How many offers were answered. */
+window.answered = 0;
 
 const socket = new WebSocket(`ws://${host}/ws`);
 const calls = new Map(); // viewer's id -> {pc, early}; a viewer has one, its own
@@ -70,27 +77,34 @@ async function offer(viewerId) {
 }
 
 async function answer(viewerId, description) {
+  if (old && calls.has(viewerId)) {
+    const state = calls.get(viewerId).pc.connectionState;
+    if (state !== 'failed') return;
+  }
   const pc = open(viewerId);
   pc.ontrack = ({ streams }) => { document.getElementById('video').srcObject = streams[0]; };
   await describe(calls.get(viewerId), description);
   await pc.setLocalDescription();
   send({ type: 'webrtc-answer', answer: pc.localDescription, viewerId });
+  window.answered += 1;
   setState('watching');
 }
 
 async function describe({ pc, early }, description) {
+  if (old) await new Promise((done) => { setTimeout(done, slowness); });
   await pc.setRemoteDescription(description);
   for (const value of early.splice(0)) await pc.addIceCandidate(value);
 }
 
 async function candidate(viewerId, value) {
-  const { pc, early } = calls.get(viewerId);
+  const { pc, early } = calls.get(viewerId) ?? {};
+  if (old) return pc?.remoteDescription && pc.addIceCandidate(value).catch(() => {});
   if (pc.remoteDescription) await pc.addIceCandidate(value);
   else early.push(value);
 }
 
 function ended(words) {
-  for (const id of [...calls.keys()]) close(id);
+  if (!old) for (const id of [...calls.keys()]) close(id);
   setState(words);
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 from playwright.sync_api import Page, expect
@@ -49,3 +50,30 @@ def test_the_broadcaster_learns_that_a_viewer_is_gone(visit: Callable[..., Page]
     )
     assert joined == left
     expect(broadcaster.locator("#count")).to_have_text("1")
+
+
+def test_a_viewer_that_loses_early_candidates_watches(visit: Callable[..., Page]) -> None:
+    """Each side applies a description only a while after it came."""
+    stream = "/tests/stream.html?stream=order-old"
+    broadcaster = visit(f"{stream}&role=broadcaster&old=50")
+    expect(broadcaster.locator("#state")).to_have_text("live")
+    viewer = visit(f"{stream}&role=viewer&old=500")
+    expect_playing(viewer.locator("#video"))
+
+
+def test_a_broadcaster_that_reloads_its_page_gets_old_viewers_back(
+    visit: Callable[..., Page],
+) -> None:
+    """They ignore its offers until their connection has failed: it is asked again until then."""
+    stream = "/tests/stream.html?stream=order-reload"
+    broadcaster = visit(f"{stream}&role=broadcaster&old=0")
+    expect(broadcaster.locator("#state")).to_have_text("live")
+    viewer = visit(f"{stream}&role=viewer&old=0")
+    expect_playing(viewer.locator("#video"))
+
+    broadcaster.reload()
+    began = time.monotonic()
+    expect(broadcaster.locator("#state")).to_have_text("live")
+    viewer.wait_for_function("answered === 2")
+    expect_playing(viewer.locator("#video"))
+    assert time.monotonic() - began < 45
