@@ -28,6 +28,7 @@ from tests.tokens import SECRET, make_token
 from trio_signal.errors import Reason, RequestRefusedError
 from trio_signal.limits import (
     MAX_ADDRESSES,
+    Buckets,
     Limits,
     Tally,
     client_address,
@@ -840,3 +841,18 @@ async def test_metrics_may_want_a_token(serve: Serve) -> None:
             assert "trio_signal" not in answer.text
         answer = await http.get("/metrics", headers={"Authorization": f"Bearer {'m' * 32}"})
         assert answer.status_code == 200
+
+
+def test_what_has_been_done_is_charged_to_a_bucket() -> None:
+    buckets = Buckets(rate=2, burst=4)
+    buckets.charge(ANN, 0, now=10)
+    assert len(buckets) == 0, "who owes nothing is not kept in mind"
+    buckets.charge(ANN, 3, now=10)
+    assert buckets.spend(ANN, now=10) == 0
+    assert buckets.spend(ANN, now=10) == 0.5
+    assert buckets.spend(BOB, now=10) == 0
+    buckets.charge(ANN, 1_000_000, now=10)
+    assert buckets.spend(ANN, now=10) == 2.5, "never more than another burst is owed"
+    assert buckets.spend(ANN, now=12.5) == 0
+    buckets.charge(BOB, 0, now=20)
+    assert len(buckets) == 0

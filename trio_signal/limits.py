@@ -178,9 +178,10 @@ class Buckets:
 
     def _forget(self, now: float) -> None:
         full_at = self._full_at
-        while (oldest := next(iter(full_at))) and (
-            full_at[oldest] <= now or len(full_at) > MAX_ADDRESSES
-        ):
+        while full_at:
+            oldest = next(iter(full_at))
+            if full_at[oldest] > now and len(full_at) <= MAX_ADDRESSES:
+                return
             del full_at[oldest]
 
 
