@@ -21,7 +21,7 @@ from msgspec.structs import replace
 from tests.clients import PATIENCE
 from tests.members import AT, member
 from tests.redis.buses import drain
-from trio_signal.bus import Bus, Caps, Delivery, RoomCount, RoomsKept, Undelivered
+from trio_signal.bus import Bus, Caps, Delivery, RoomCount, RoomMembers, RoomsKept, Undelivered
 from trio_signal.bus.memory import MemoryBus, MemoryNetwork
 from trio_signal.bus.redis import RedisBus, open_redis_bus
 from trio_signal.errors import JoinRefusedError
@@ -991,3 +991,27 @@ async def test_that_rooms_are_kept_is_told_to_the_other_replicas(
     await b.expect_chats("fence")
     b.say("fence")
     await a.expect_chats("fence")
+
+
+# What fails, and what is not true
+
+
+async def test_a_delivery_that_fails_does_not_stop_those_that_follow(
+    a: Replica, b: Replica, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And who is in the room is told then."""
+    await a.meet(b)
+    take = a.listener
+
+    def fail(delivery: Delivery) -> None:
+        a.listener = take
+        raise LookupError(type(delivery).__name__)
+
+    a.listener = fail
+    await b.join("bob")
+    await b.join("eva")
+    told = {type(await a.next()) for _ in range(2)}
+    assert told == {Joined, RoomMembers}
+    await a.settle()
+    (record,) = [record for record in caplog.records if record.exc_info]
+    assert record.getMessage() == "cannot deliver a Joined"
