@@ -14,6 +14,7 @@ from tests.clients import PATIENCE
 from tests.members import AT, member
 from tests.redis.server import RedisServer, open_redis_server
 from trio_signal import notes as notes_module
+from trio_signal.bus.redis import open_redis_bus
 from trio_signal.messages import Chatted, Profile
 from trio_signal.notes import Bounds, GuestUser, Notes, RoomInfo
 from trio_signal.notes.memory import SWEEP_INTERVAL, MemoryNotes
@@ -189,3 +190,25 @@ async def test_prefixes_keep_notes_apart(redis_url: str) -> None:
             keep_chat(notes, 0)
         assert await one.profile("r", "ann") == Profile("Ann")
         assert len(await one.chats("0", 10)) == 1
+
+
+async def test_a_replica_that_takes_leave_leaves_the_notes_of_others(redis_url: str) -> None:
+    """Also where its own prefix would be a pattern for theirs."""
+    tenant = f"tenant-{uuid4()}"
+    async with open_redis(redis_url) as redis:
+        other = RedisNotes(redis, f"{tenant}A:")
+        await other.remember_profile("r", "ann", Profile("Ann"))
+        keep_chat(other, 0)
+        prefix = f"{tenant}?:"
+        async with (
+            open_redis_bus(redis_url, "last", prefix=prefix) as bus,
+            trio.open_nursery() as nursery,
+        ):
+            await nursery.start(bus.run, lambda delivery: None)
+            await RedisNotes(bus.redis, prefix).remember_profile("r", "bob", Profile("Bob"))
+            await bus.retire()
+            nursery.cancel_scope.cancel()
+        assert await other.profile("r", "ann") == Profile("Ann")
+        assert len(await other.chats("0", 10)) == 1
+        # Its own are there for who comes after it, and expire.
+        assert await RedisNotes(redis, prefix).profile("r", "bob") == Profile("Bob")

@@ -91,6 +91,11 @@ class RoomInfo(Struct, frozen=True):
 class Notes(Protocol):
     """See the contract above."""
 
+    @property
+    def failures(self) -> int:
+        """How often what is to outlast the server could not be written."""
+        ...
+
     async def run(self) -> None:
         """Forget what is over, until cancelled."""
         ...

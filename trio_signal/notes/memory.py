@@ -125,6 +125,8 @@ class MemoryNotes:
 
     def __init__(self) -> None:
         """Begin without any."""
+        #: How often what is to outlast the process could not be written.
+        self.failures = 0
         self.chat_table: Table[_RoomChats] = Table(notes.CHATS)
         self.profile_table: Table[bytes] = Table(notes.PROFILES)
         self.lost_table: Table[tuple[str, ...]] = Table(notes.LOST_ROOMS)

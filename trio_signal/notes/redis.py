@@ -58,6 +58,8 @@ class RedisNotes:
 
     def __init__(self, redis: Redis, prefix: str) -> None:
         """Take an open connection, which the caller closes."""
+        #: What Redis does not take is counted there.
+        self.failures = 0
         self._redis = redis
         self._prefix = prefix
         self._scripts = _Scripts(redis)

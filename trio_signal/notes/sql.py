@@ -64,8 +64,6 @@ class SqlNotes(MemoryNotes):
         self._prepared = False
         self._wrote = 0.0
         self._writing = trio.Lock()
-        #: How often it could not be written.
-        self.failures = 0
         self._failing = False
 
     async def run(self) -> None:

@@ -56,6 +56,8 @@ class HubCollector(Collector):
         yield _gauge("threads", "Threads of this process", threading.active_count())
         degraded = hub.degraded is not None
         yield _gauge("degraded", "1 while something that is needed is not there", int(degraded))
+        text = "How often notes could not be written"
+        yield _counters("notes_failures", text, [], [([], hub.notes.failures)])
         statistics = hub.bus.statistics()
         if statistics is not None:
             up = int(hub.bus.degraded is None)
