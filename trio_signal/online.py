@@ -24,6 +24,7 @@ from trio_signal.dialects import Dialect
 from trio_signal.dialects.wire import type_of
 from trio_signal.messages import LocationUpdated, Move, Moved, OnlineHere, OnlineUser
 from trio_signal.metrics import Metrics
+from trio_signal.pacing import DELIVERY, cost_of_delivery
 from trio_signal.peer import Peer, close_untold
 from trio_signal.websocket import text_frame
 
@@ -238,10 +239,16 @@ class Online:
             place = user.location
             moved = Moved(user_id, user.username, user.rooms, place.x, place.y, utc_now())
             self._bus.broadcast(moved)
-            self._tell_here(moved)
+            elsewhere = sum(section.connections for section in self._sections.values())
+            # Whichever of its connections said so: they are one user's.
+            next(iter(user.peers)).owes += self._tell_here(moved) + elsewhere * DELIVERY
 
-    def _tell_here(self, moved: Moved) -> None:
-        """Tell the peers here of a place, but the user's own; encoded once a dialect."""
+    def _tell_here(self, moved: Moved) -> float:
+        """Tell the peers here of a place, but the user's own; what that costs, in tokens.
+
+        It is encoded once a dialect.
+        """
+        cost = 0.0
         frames: dict[type[Dialect], list[bytes]] = {}
         for (dialect, rooms), peers in list(self._groups.items()):
             if not share_room(rooms, moved.rooms):
@@ -257,7 +264,9 @@ class Online:
                 frame = text_frame(text)
                 for peer in audience:
                     peer.send_frame(frame)
+                cost += len(audience) * cost_of_delivery(len(frame))
                 self._metrics.messages_out[dialect.name][type_of(text)] += len(audience)
+        return cost
 
     def _tell_others(self, now: float) -> None:
         """Tell the other replicas who is here."""
