@@ -325,12 +325,13 @@ async def test_each_family(
         matter = [one for one in kinds(output) if one[0] != "added"]
         assert matter == differences, output
         assert path.stat().st_mode & 0o077 == 0
-    async with (
-        serve() as another,
-        run_compare(f"http://{another.base}", "--replay", path, "--json") as process,
-    ):
-        again = await read_all(process.stdout)
-        assert [one for one in kinds(again) if one[0] != "added"] == differences, again
+    if make is old_servers.mesh:  # its ids and tokens are those of two servers that are gone
+        async with (
+            serve() as another,
+            run_compare(f"http://{another.base}", "--replay", path, "--json") as process,
+        ):
+            again = kinds(await read_all(process.stdout))
+            assert {kind for kind, *_ in again} == {"added"}, again
 
 
 async def test_ctrl_c_ends_the_recording_and_what_was_recorded_is_compared(
