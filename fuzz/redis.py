@@ -337,8 +337,7 @@ async def differences(cluster: Cluster, visitors: list[Visitor]) -> str:
         if visitor.here != everybody - {visitor.peer_id} or visitor.live != live - {visitor.peer_id}
     ]
     for replica in cluster.replicas:
-        rooms = (await replica.get("/rooms"))["rooms"]
-        found = {room["room_id"]: room["peers"] for room in rooms}
+        found = {room["id"]: room["peers"] for room in await replica.get("/rooms")}
         if found != {ROOM: len(visitors)}:
             wrong.append(f"listed: {found}")
         status = (await replica.get("/readyz"))["status"]
