@@ -11,12 +11,10 @@ from functools import partial
 
 from msgspec.structs import replace
 
-from trio_signal.messages import (
-    ChangeProfile,
+from trio_signal.messages.commands import ChangeProfile
+from trio_signal.messages.events import (
     Joined,
     Left,
-    Live,
-    Member,
     News,
     ProfileChanged,
     RoomEvent,
@@ -24,6 +22,7 @@ from trio_signal.messages import (
     StoppedLive,
     WentLive,
 )
+from trio_signal.messages.identity import Live, Member
 from trio_signal.presence import Change, Snapshot, View
 from trio_signal.room import Room
 

@@ -203,12 +203,16 @@ BAD_IMPORTS: list[tuple[ImportRule, str, str]] = [
 ]
 
 GOOD_IMPORTS: list[tuple[ImportRule, str, str]] = [
-    (imports_upwards, "hub", "from trio_signal.messages import Joined\nfrom . import room"),
+    (imports_upwards, "hub", "from trio_signal.messages.events import Joined\nfrom . import room"),
     (imports_upwards, "cli", "from trio_signal.server import serve"),
     (imports_upwards, "web.app", "from trio_signal.listener import listen"),
     (imports_too_much_for_a_dialect, "dialects.mesh", "import msgspec, json, datetime"),
     (imports_too_much_for_a_dialect, "dialects.mesh", "from urllib.parse import parse_qs"),
-    (imports_too_much_for_a_dialect, "dialects.mesh", "from trio_signal.messages import Join"),
+    (
+        imports_too_much_for_a_dialect,
+        "dialects.mesh",
+        "from trio_signal.messages.commands import Join",
+    ),
     (imports_too_much_for_a_dialect, "dialects.mesh", "from trio_signal import errors"),
     (imports_too_much_for_a_dialect, "hub", "import trio"),
     (imports_io, "room", "from datetime import datetime"),

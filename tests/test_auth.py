@@ -29,7 +29,8 @@ from trio_signal.auth import (
 from trio_signal.config import Settings
 from trio_signal.dialects.mesh import AuthToken
 from trio_signal.errors import AuthenticationError, ConfigError, IdentityMismatchError
-from trio_signal.messages import Authenticate, Grants, Identity, Renew
+from trio_signal.messages.commands import Authenticate, Renew
+from trio_signal.messages.identity import Grants, Identity
 from trio_signal.names import MAX_PICTURE
 
 

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from tests.clients import Client, Message, Service
 from tests.raw import BINARY, TEXT, client_frame, open_raw
 from trio_signal.dialects import DIALECTS, dialect_at
-from trio_signal.messages import Close, Identity, Malformed, ServerInfo
+from trio_signal.messages.commands import Close, Malformed
+from trio_signal.messages.identity import Identity, ServerInfo
 
 
 @pytest.fixture(autouse=True)

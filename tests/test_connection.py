@@ -40,19 +40,9 @@ from trio_signal.dialects.room import RoomDialect
 from trio_signal.errors import AuthenticationError
 from trio_signal.hub import Hub
 from trio_signal.limits import Limits
-from trio_signal.messages import (
-    Action,
-    Answer,
-    Authenticate,
-    Close,
-    Event,
-    Grants,
-    Identity,
-    Notice,
-    Send,
-    ServerInfo,
-    Typing,
-)
+from trio_signal.messages.commands import Action, Authenticate, Close, Send
+from trio_signal.messages.events import Answer, Event, Notice, Typing
+from trio_signal.messages.identity import Grants, Identity, ServerInfo
 from trio_signal.metrics import Metrics
 from trio_signal.peer import Peer
 from trio_signal.rounds import Rounds

@@ -34,7 +34,7 @@ from trio_signal.doctor.checks import CHECKS
 from trio_signal.errors import ConfigError, Reason
 from trio_signal.hub import Hub
 from trio_signal.limits import Limits
-from trio_signal.messages import Refusal
+from trio_signal.messages.events import Refusal
 from trio_signal.metrics import Metrics, label_of
 from trio_signal.store import Store
 from trio_signal.web.app import create_app

@@ -28,33 +28,33 @@ from trio_signal.dialects.room import RoomDialect
 from trio_signal.dialects.stream import StreamDialect
 from trio_signal.errors import CloseCode
 from trio_signal.hub import LEAVE_RATE, Hub, LocalRoom
-from trio_signal.messages import (
+from trio_signal.messages.commands import (
     AskLive,
     ChangeProfile,
     Chat,
     Close,
-    Event,
     GoLive,
-    Grants,
-    Identity,
     Join,
-    Joined,
     Kick,
     Leave,
-    Left,
-    Notice,
     RoomCommand,
-    RoomEvent,
     SetTyping,
     Signal,
-    SignalKind,
     StartStreaming,
-    StopCause,
     StopLive,
-    StoppedLive,
     To,
+)
+from trio_signal.messages.events import (
+    Event,
+    Joined,
+    Left,
+    Notice,
+    RoomEvent,
+    StopCause,
+    StoppedLive,
     WentLive,
 )
+from trio_signal.messages.identity import Grants, Identity, SignalKind
 from trio_signal.notes.memory import MemoryNotes
 from trio_signal.outbox import Outbox
 from trio_signal.peer import Peer

@@ -27,7 +27,8 @@ from tests.raw import TEXT, RawClient, client_close, client_frame, open_raw, upg
 from trio_signal.config import Settings
 from trio_signal.connection import Connection
 from trio_signal.dialects import DIALECTS, Dialect
-from trio_signal.messages import Action, Notice, RoomEvent, WentLive
+from trio_signal.messages.commands import Action
+from trio_signal.messages.events import Notice, RoomEvent, WentLive
 from trio_signal.outbox import Outbox
 from trio_signal.peer import Peer
 from trio_signal.room import Room

@@ -34,7 +34,7 @@ from trio_signal.limits import (
     client_address,
     network_of,
 )
-from trio_signal.messages import Refusal
+from trio_signal.messages.events import Refusal
 from trio_signal.metrics import label_of
 from trio_signal.names import MAX_ID
 

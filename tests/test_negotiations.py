@@ -3,7 +3,8 @@
 from msgspec import Raw
 
 from tests.members import AT, member
-from trio_signal.messages import Member, SignalKind, Signalled
+from trio_signal.messages.events import Signalled
+from trio_signal.messages.identity import Member, SignalKind
 from trio_signal.negotiations import (
     ANSWER_WAIT,
     ASK_AFTER,

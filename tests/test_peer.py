@@ -9,7 +9,8 @@ from tests.raw import split_frames
 from tests.test_outbox import LIMIT, read_what_is_there, socket_pair
 from trio_signal.dialects.room import RoomDialect
 from trio_signal.errors import CloseCode
-from trio_signal.messages import Authenticate, Close, Refusal, Refused, StopLive
+from trio_signal.messages.commands import Authenticate, Close, StopLive
+from trio_signal.messages.events import Refusal, Refused
 from trio_signal.outbox import Courier, Outbox
 from trio_signal.peer import Peer
 

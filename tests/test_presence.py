@@ -25,7 +25,8 @@ from tests.presence_model import (
     went_live,
 )
 from trio_signal import presence
-from trio_signal.messages import Live, MediaType, Member, RoomEvent, StopCause
+from trio_signal.messages.events import RoomEvent, StopCause
+from trio_signal.messages.identity import Live, MediaType, Member
 from trio_signal.presence import Change, Snapshot, View, reconcile
 from trio_signal.room import Room
 

@@ -8,13 +8,10 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from msgspec.structs import replace
 
 from tests.members import AT, member
-from trio_signal.messages import (
-    ChangeProfile,
+from trio_signal.messages.commands import ChangeProfile
+from trio_signal.messages.events import (
     Joined,
     Left,
-    Live,
-    MediaType,
-    Member,
     News,
     ProfileChanged,
     RoomEvent,
@@ -22,6 +19,7 @@ from trio_signal.messages import (
     StoppedLive,
     WentLive,
 )
+from trio_signal.messages.identity import Live, MediaType, Member
 from trio_signal.room import Room
 
 LATER = "2026-11-20T10:15:31.456Z"

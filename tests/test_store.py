@@ -11,7 +11,7 @@ from sqlalchemy import Connection, create_engine, text
 from tests.postgres import Postgres
 from trio_signal.clock import utc_now
 from trio_signal.errors import ConfigError, StoreError
-from trio_signal.messages import Announcement, Edition
+from trio_signal.messages.identity import Announcement, Edition
 from trio_signal.store import Database, Store, database, stamp, upgrade
 from trio_signal.store.database import read_url
 from trio_signal.store.tables import VERSION, metadata

@@ -16,7 +16,7 @@ from tests.test_auth import identify
 from tests.tokens import SECRET, make_token
 from trio_signal import users as users_module
 from trio_signal.errors import ConfigError, LoginError
-from trio_signal.messages import Grants
+from trio_signal.messages.identity import Grants
 from trio_signal.users import (
     FREE_FAILURES,
     LONGEST_WAIT,

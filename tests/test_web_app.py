@@ -18,7 +18,7 @@ from trio_signal.auth import OpenAuth
 from trio_signal.bus.memory import MemoryBus
 from trio_signal.hub import Hub
 from trio_signal.limits import Limits
-from trio_signal.messages import Close
+from trio_signal.messages.commands import Close
 from trio_signal.metrics import Metrics
 from trio_signal.web.addresses import request_address
 from trio_signal.web.app import create_app

@@ -22,7 +22,8 @@ from msgspec.structs import asdict
 from trio_signal.config import Settings
 from trio_signal.errors import AuthenticationError, ConfigError, IdentityMismatchError
 from trio_signal.keys import Key, KeySet, read_public_key, secret_key
-from trio_signal.messages import Authenticate, Grants, Identity
+from trio_signal.messages.commands import Authenticate
+from trio_signal.messages.identity import Grants, Identity
 from trio_signal.names import MAX_ID, clean_name, clean_picture
 from trio_signal.supervision import supervise
 

@@ -27,7 +27,7 @@ from trio_signal.hub import Hub
 from trio_signal.ice import ice_servers
 from trio_signal.limits import Place
 from trio_signal.logs import list_names
-from trio_signal.messages import (
+from trio_signal.messages.commands import (
     Acknowledge,
     Action,
     Appear,
@@ -36,26 +36,21 @@ from trio_signal.messages import (
     Attend,
     Authenticate,
     Close,
-    Expiring,
-    Identity,
     Join,
     Malformed,
     Move,
     Nudge,
     OpenInbox,
     RecallRooms,
-    Refusal,
-    Refused,
     Renew,
-    Renewed,
     Send,
     SendPrivate,
     SendReceipt,
-    ServerInfo,
     SetPrivateTyping,
     Signal,
-    is_internal,
 )
+from trio_signal.messages.events import Expiring, Refusal, Refused, Renewed
+from trio_signal.messages.identity import Identity, ServerInfo, is_internal
 from trio_signal.metrics import BROKEN_OFF, NO_CODE, Metrics
 from trio_signal.outbox import Outbox, ignore
 from trio_signal.peer import INTERNAL_ERROR, PatientPeer, Peer

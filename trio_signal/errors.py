@@ -4,7 +4,7 @@ from enum import Enum, IntEnum, auto
 from http import HTTPStatus
 from typing import Literal, NamedTuple
 
-from trio_signal.messages import Refusal
+from trio_signal.messages.events import Refusal
 
 
 class TrioSignalError(Exception):

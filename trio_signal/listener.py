@@ -31,7 +31,7 @@ from trio_signal.errors import (
 from trio_signal.hub import Hub
 from trio_signal.limits import Limits, client_address
 from trio_signal.logs import find_request_id
-from trio_signal.messages import Authenticate
+from trio_signal.messages.commands import Authenticate
 from trio_signal.metrics import Metrics
 from trio_signal.outbox import Outbox
 from trio_signal.rounds import Rounds

@@ -13,7 +13,7 @@ import trio
 
 from trio_signal.dialects import DIALECTS, OTHER, Dialect
 from trio_signal.errors import CloseCode, Reason
-from trio_signal.messages import Refusal
+from trio_signal.messages.events import Refusal
 
 #: How a connection can end without a close code of ours: RFC 6455 section 7.1.5.
 NO_CODE = 1005

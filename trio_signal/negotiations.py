@@ -9,7 +9,7 @@ offer when a viewer gave no answer. Times are given, in seconds of any clock.
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from trio_signal.messages import Signalled
+from trio_signal.messages.events import Signalled
 
 #: Seconds that candidates wait for an answer, and behind one until it has been applied.
 ANSWER_WAIT = 3.0

@@ -22,7 +22,8 @@ from trio_signal.bus import Bus
 from trio_signal.clock import utc_now
 from trio_signal.dialects import Dialect
 from trio_signal.dialects.wire import type_of
-from trio_signal.messages import LocationUpdated, Move, Moved, OnlineHere, OnlineUser
+from trio_signal.messages.commands import Move
+from trio_signal.messages.events import LocationUpdated, Moved, OnlineHere, OnlineUser
 from trio_signal.metrics import Metrics
 from trio_signal.pacing import DELIVERY, cost_of_delivery
 from trio_signal.peer import Peer, close_untold

@@ -11,16 +11,9 @@ from msgspec import Struct
 from trio_signal.dialects import Dialect
 from trio_signal.dialects.wire import type_of
 from trio_signal.errors import CloseCode
-from trio_signal.messages import (
-    Answer,
-    Close,
-    Identity,
-    PrivateEvent,
-    Refusal,
-    Refused,
-    Send,
-    Signalled,
-)
+from trio_signal.messages.commands import Close, Send
+from trio_signal.messages.events import Answer, PrivateEvent, Refusal, Refused, Signalled
+from trio_signal.messages.identity import Identity
 from trio_signal.negotiations import NEVER, Negotiations, Unanswered
 from trio_signal.outbox import Outbox, ignore
 from trio_signal.pacing import ANSWER_BYTE

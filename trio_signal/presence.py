@@ -10,19 +10,17 @@ from collections.abc import Iterable, Mapping
 from msgspec import Struct
 from msgspec.structs import replace
 
-from trio_signal.messages import (
+from trio_signal.messages.events import (
     Joined,
     Left,
-    Member,
-    Name,
     News,
-    Number,
     ProfileChanged,
     RoomEvent,
     StopCause,
     StoppedLive,
     WentLive,
 )
+from trio_signal.messages.identity import Member, Name, Number
 from trio_signal.room import renamed
 
 #: How many changes wait for a snapshot that is on its way; then another is fetched.

@@ -7,12 +7,10 @@ from collections.abc import Iterable
 
 from msgspec.structs import replace
 
-from trio_signal.messages import (
-    ChangeProfile,
+from trio_signal.messages.commands import ChangeProfile
+from trio_signal.messages.events import (
     Joined,
     Left,
-    Live,
-    Member,
     News,
     ProfileChanged,
     RoomEvent,
@@ -20,6 +18,7 @@ from trio_signal.messages import (
     StoppedLive,
     WentLive,
 )
+from trio_signal.messages.identity import Live, Member
 
 
 def renamed(member: Member, username: str, avatar_url: str | None) -> Member:

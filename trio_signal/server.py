@@ -20,7 +20,7 @@ from trio_signal.errors import CloseCode, Reason
 from trio_signal.hub import Hub
 from trio_signal.limits import Limits
 from trio_signal.listener import Listener
-from trio_signal.messages import Close
+from trio_signal.messages.commands import Close
 from trio_signal.metrics import Metrics
 from trio_signal.notes import Notes
 from trio_signal.notes.redis import RedisNotes

@@ -19,7 +19,7 @@ from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 
 from trio_signal.errors import ConfigError, LoginBusyError, LoginError
-from trio_signal.messages import Grants
+from trio_signal.messages.identity import Grants
 from trio_signal.names import MAX_ID
 
 #: As OWASP's Password Storage Cheat Sheet recommends at least. It costs 19 MiB and one core.

@@ -12,7 +12,7 @@ from tests.clients import Client, Service, settle
 from tests.conftest import serve_once
 from tests.tokens import SECRET
 from trio_signal.dialects import announce
-from trio_signal.messages import Nudge
+from trio_signal.messages.commands import Nudge
 
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 

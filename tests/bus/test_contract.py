@@ -25,14 +25,10 @@ from trio_signal.bus import Bus, Caps, Delivery, RoomCount, RoomMembers, RoomsKe
 from trio_signal.bus.memory import MemoryBus, MemoryNetwork
 from trio_signal.bus.redis import RedisBus, open_redis_bus
 from trio_signal.errors import JoinRefusedError
-from trio_signal.messages import (
-    LOBBY,
+from trio_signal.messages.events import (
     Chatted,
     Joined,
     Left,
-    Live,
-    MediaType,
-    Member,
     News,
     ProfileChanged,
     Refusal,
@@ -45,6 +41,7 @@ from trio_signal.messages import (
     Typing,
     WentLive,
 )
+from trio_signal.messages.identity import LOBBY, Live, MediaType, Member
 from trio_signal.room import Room
 
 NO_CAPS = Caps(peers=1000)

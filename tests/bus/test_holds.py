@@ -23,7 +23,8 @@ from trio_signal.bus import holds as holds_module
 from trio_signal.bus.holds import MOST_OF_ROOM, Holds
 from trio_signal.bus.redis import RedisBus
 from trio_signal.errors import JoinRefusedError
-from trio_signal.messages import Left, Member, Refusal
+from trio_signal.messages.events import Left, Refusal
+from trio_signal.messages.identity import Member
 
 
 async def refusal(replica: Replica, who: Member, room: str = "r") -> Refusal | None:

@@ -20,7 +20,7 @@ from trio_signal.client import (
 )
 from trio_signal.client.view import View, reconcile
 from trio_signal.dialects import mesh
-from trio_signal.messages import Live
+from trio_signal.messages.identity import Live
 
 VIDEO, AUDIO, LATER = Live("video", "t1"), Live("audio", "t1"), Live("video", "t2")
 ANN = Peer("ann", "Ann")

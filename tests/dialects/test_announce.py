@@ -9,28 +9,28 @@ import pytest
 from tests.members import member
 from trio_signal.dialects.announce import AnnounceDialect
 from trio_signal.errors import AuthenticationError, IdentityMismatchError
-from trio_signal.messages import (
+from trio_signal.messages.commands import (
     Acknowledge,
-    Acknowledged,
     Action,
-    ActiveAnnouncement,
-    Announced,
-    Announcement,
-    AnnouncementCleared,
     AskAnnouncement,
     Attend,
-    Audience,
     Authenticate,
     Close,
-    Event,
-    Exited,
-    Identity,
-    Joined,
-    Left,
     Nudge,
     Send,
-    ServerInfo,
 )
+from trio_signal.messages.events import (
+    Acknowledged,
+    ActiveAnnouncement,
+    Announced,
+    AnnouncementCleared,
+    Audience,
+    Event,
+    Exited,
+    Joined,
+    Left,
+)
+from trio_signal.messages.identity import Announcement, Identity, ServerInfo
 
 NOW = "2026-11-20T10:46:02.174Z"
 PATH = ["api", "creator", "broadcast", "ws"]

@@ -10,51 +10,50 @@ from msgspec import Raw
 from tests.members import AT, member
 from trio_signal.dialects.live import LiveDialect
 from trio_signal.errors import AuthenticationError, IdentityMismatchError
-from trio_signal.messages import (
+from trio_signal.messages.commands import (
     Action,
-    Answer,
     Appear,
     AskLive,
-    Audience,
     Authenticate,
     Chat,
+    Close,
+    GoLive,
+    Join,
+    Leave,
+    Malformed,
+    RecallRooms,
+    Send,
+    SetTyping,
+    Signal,
+    StopLive,
+    To,
+)
+from trio_signal.messages.events import (
+    Answer,
+    Audience,
     ChatSent,
     Chatted,
-    Close,
     Entered,
     Exited,
-    GoLive,
-    Identity,
-    Join,
     Joined,
-    Leave,
     Left,
     LiveNow,
     LivePeers,
-    Malformed,
-    Member,
     News,
     ProfileChanged,
-    RecallRooms,
     Refusal,
     Refused,
     Rejoined,
     Removed,
     RoomEvent,
-    Send,
-    ServerInfo,
-    SetTyping,
-    Signal,
-    SignalKind,
     Signalled,
     StopCause,
-    StopLive,
     StoppedLive,
     StreamStarting,
-    To,
     Typing,
     WentLive,
 )
+from trio_signal.messages.identity import Identity, Member, ServerInfo, SignalKind
 
 ANN = member("a1", "ann", dialect="live")
 ANN_LIVE = member("a1", "ann", dialect="live", live="audio")

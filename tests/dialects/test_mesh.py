@@ -10,47 +10,46 @@ from msgspec import Raw
 from tests.members import AT, member
 from trio_signal.dialects.mesh import MeshDialect
 from trio_signal.errors import AuthenticationError
-from trio_signal.messages import (
+from trio_signal.messages.commands import (
     Action,
+    Authenticate,
+    Close,
+    GoLive,
+    Join,
+    Malformed,
+    Renew,
+    Send,
+    Signal,
+    StopLive,
+    To,
+)
+from trio_signal.messages.events import (
     Answer,
     Audience,
-    Authenticate,
     ChatSent,
     Chatted,
-    Close,
     Displaced,
     Entered,
     Exited,
-    GoLive,
-    Identity,
-    Join,
     Joined,
     Left,
     LiveNow,
     LivePeers,
-    Malformed,
-    Member,
     News,
     ProfileChanged,
     Refusal,
     Refused,
     Rejoined,
     Removed,
-    Renew,
     RoomEvent,
-    Send,
-    ServerInfo,
-    Signal,
-    SignalKind,
     Signalled,
     StopCause,
-    StopLive,
     StoppedLive,
     StreamStarting,
-    To,
     Typing,
     WentLive,
 )
+from trio_signal.messages.identity import Identity, Member, ServerInfo, SignalKind
 
 ANN = member("ann")
 ANN_LIVE = member("ann", live="audio")

@@ -11,28 +11,32 @@ from tests.members import AT, member
 from trio_signal.dialects.room import RoomDialect, chat_message, live_broadcasters
 from trio_signal.dialects.wire import encode
 from trio_signal.errors import AuthenticationError
-from trio_signal.messages import (
+from trio_signal.messages.commands import (
     Action,
-    Answer,
-    Audience,
     Authenticate,
     ChangeProfile,
     Chat,
+    Close,
+    GoLive,
+    Join,
+    Malformed,
+    Send,
+    SetTyping,
+    Signal,
+    StopLive,
+    To,
+)
+from trio_signal.messages.events import (
+    Answer,
+    Audience,
     ChatSent,
     Chatted,
-    Close,
     Entered,
     Exited,
-    GoLive,
-    Identity,
-    Join,
     Joined,
     Left,
-    Live,
     LiveNow,
     LivePeers,
-    Malformed,
-    Member,
     News,
     Notice,
     ProfileChanged,
@@ -41,20 +45,14 @@ from trio_signal.messages import (
     Rejoined,
     Removed,
     RoomEvent,
-    Send,
-    ServerInfo,
-    SetTyping,
-    Signal,
-    SignalKind,
     Signalled,
     StopCause,
-    StopLive,
     StoppedLive,
     StreamStarting,
-    To,
     Typing,
     WentLive,
 )
+from trio_signal.messages.identity import Identity, Live, Member, ServerInfo, SignalKind
 
 ANN = member("a1", "ann", dialect="room", avatar_url="ann.png")
 BOB = member("b1", "bob", dialect="room")

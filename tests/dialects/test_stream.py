@@ -10,27 +10,32 @@ from msgspec import Raw
 from tests.members import AT, member
 from trio_signal.dialects.stream import StreamDialect
 from trio_signal.errors import AuthenticationError
-from trio_signal.messages import (
+from trio_signal.messages.commands import (
     Action,
-    Answer,
-    Audience,
     Authenticate,
     ChangeProfile,
+    Close,
+    GoLive,
+    Join,
+    Malformed,
+    Send,
+    Signal,
+    StartStreaming,
+    StopLive,
+    To,
+)
+from trio_signal.messages.events import (
+    Answer,
+    Audience,
     ChatSent,
     Chatted,
-    Close,
     Displaced,
     Entered,
     Exited,
-    GoLive,
-    Identity,
-    Join,
     Joined,
     Left,
     LiveNow,
     LivePeers,
-    Malformed,
-    Member,
     News,
     ProfileChanged,
     Refusal,
@@ -38,20 +43,14 @@ from trio_signal.messages import (
     Rejoined,
     Removed,
     RoomEvent,
-    Send,
-    ServerInfo,
-    Signal,
-    SignalKind,
     Signalled,
-    StartStreaming,
     StopCause,
-    StopLive,
     StoppedLive,
     StreamStarting,
-    To,
     Typing,
     WentLive,
 )
+from trio_signal.messages.identity import Identity, Member, ServerInfo, SignalKind
 
 ME = "client_me"
 CASTER = member("client_c", dialect="stream", live="video")

@@ -15,7 +15,7 @@ from tests.tokens import jwk, private_key, run_key_server
 from trio_signal.dialects import DIALECTS
 from trio_signal.doctor import Facts, facts, gather
 from trio_signal.doctor.facts import PublicFacts, RedisFacts, UsersFacts
-from trio_signal.messages import Grants
+from trio_signal.messages.identity import Grants
 from trio_signal.store import Tables, upgrade
 from trio_signal.users import User, hash_password, write_users
 

@@ -13,7 +13,7 @@ import trio
 from tests.raw import PING, TEXT, client_frame, client_text, upgrade_head
 from trio_signal.bus import Caps
 from trio_signal.bus.redis import open_redis_bus
-from trio_signal.messages import Member
+from trio_signal.messages.identity import Member
 
 #: Seconds to wait after a refusal, for those attackers that do.
 _PAUSE = 0.05

@@ -15,7 +15,8 @@ from tests.members import AT, member
 from tests.redis.server import RedisServer, open_redis_server
 from trio_signal import notes as notes_module
 from trio_signal.bus.redis import open_redis_bus
-from trio_signal.messages import Chatted, Profile
+from trio_signal.messages.events import Chatted
+from trio_signal.messages.identity import Profile
 from trio_signal.notes import Bounds, GuestUser, Notes, RoomInfo
 from trio_signal.notes.memory import SWEEP_INTERVAL, MemoryNotes
 from trio_signal.notes.redis import RedisNotes

@@ -12,7 +12,8 @@ import trio.testing
 from tests.clients import PATIENCE
 from tests.members import AT, member
 from trio_signal import notes as notes_module
-from trio_signal.messages import Chatted, Profile
+from trio_signal.messages.events import Chatted
+from trio_signal.messages.identity import Profile
 from trio_signal.notes import Bounds, GuestUser, Notes, RoomInfo
 from trio_signal.notes.memory import MemoryNotes
 from trio_signal.notes.redis import RedisNotes

@@ -9,7 +9,7 @@ from msgspec import Raw
 from tests.members import member
 from trio_signal.bus import Bus, Delivery, Undelivered
 from trio_signal.bus.redis import RedisBus
-from trio_signal.messages import Signalled
+from trio_signal.messages.events import Signalled
 
 
 async def drain(bus: RedisBus, others: Iterable[Bus]) -> None:

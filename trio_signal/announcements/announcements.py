@@ -22,17 +22,14 @@ from trio_signal.announcements.receipts import Receipts
 from trio_signal.bus import Board, Counted, Posted
 from trio_signal.clock import utc_now
 from trio_signal.errors import BoardError, StoreError, UnknownAnnouncementError
-from trio_signal.messages import (
+from trio_signal.messages.events import (
     Acknowledged,
     ActiveAnnouncement,
     Announced,
-    Announcement,
     AnnouncementCleared,
     AnnouncementEvent,
-    AnnouncementType,
-    Edition,
-    Identity,
 )
+from trio_signal.messages.identity import Announcement, AnnouncementType, Edition, Identity
 from trio_signal.peer import Peer
 from trio_signal.store import Store, stamp
 from trio_signal.supervision import supervise

@@ -4,7 +4,7 @@ import unicodedata
 from typing import get_args
 
 from trio_signal.errors import AnnouncementError
-from trio_signal.messages import AnnouncementType
+from trio_signal.messages.identity import AnnouncementType
 
 #: In characters, not bytes.
 MAX_CHARACTERS = 280

@@ -8,7 +8,7 @@ import trio
 
 from trio_signal.bus import Board
 from trio_signal.errors import BoardError, StoreError
-from trio_signal.messages import Announcement, Edition
+from trio_signal.messages.identity import Announcement, Edition
 from trio_signal.store import Store
 
 logger = logging.getLogger(__name__)

@@ -35,18 +35,16 @@ from typing import Annotated, NamedTuple, Protocol
 import trio
 from msgspec import Meta, Struct
 
-from trio_signal.messages import (
-    Edition,
+from trio_signal.messages.events import (
     Listening,
-    Member,
     Moved,
-    Name,
     OnlineHere,
     PrivateEvent,
     RoomEvent,
     Signalled,
     UserChanged,
 )
+from trio_signal.messages.identity import Edition, Member, Name
 from trio_signal.metrics import Histogram
 
 

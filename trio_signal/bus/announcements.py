@@ -19,7 +19,7 @@ from msgspec import Struct
 
 from trio_signal.bus import Counted, Posted
 from trio_signal.errors import BoardError
-from trio_signal.messages import Announcement, Edition, Name, Number
+from trio_signal.messages.identity import Announcement, Edition, Name, Number
 from trio_signal.redis import NotConnectedError, Redis, RedisError
 
 logger = logging.getLogger(__name__)

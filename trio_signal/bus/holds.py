@@ -7,7 +7,7 @@ the same is in reserve.lua and ban.lua.
 from collections import OrderedDict
 from hashlib import sha256
 
-from trio_signal.messages import Member
+from trio_signal.messages.identity import Member
 
 #: Seconds for which a peer id stays reserved for its subject after it was lost.
 RESERVED_SECONDS = 60.0

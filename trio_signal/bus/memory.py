@@ -24,20 +24,18 @@ from trio_signal.bus import (
 from trio_signal.bus.holds import Holds, identity_of
 from trio_signal.clock import utc_now
 from trio_signal.errors import JoinRefusedError
-from trio_signal.messages import (
+from trio_signal.messages.events import (
     Joined,
     Left,
     Listening,
-    Live,
-    Member,
     ProfileChanged,
     Refusal,
     RoomEvent,
     Signalled,
     StoppedLive,
     WentLive,
-    is_internal,
 )
+from trio_signal.messages.identity import Live, Member, is_internal
 from trio_signal.room import Room
 
 logger = logging.getLogger(__name__)

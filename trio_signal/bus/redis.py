@@ -42,21 +42,17 @@ from trio_signal.bus.announcements import RedisBoard, read_script
 from trio_signal.bus.holds import MOST_OF_ROOM, Holds, identity_of
 from trio_signal.clock import utc_now
 from trio_signal.errors import ConfigError, JoinRefusedError
-from trio_signal.messages import (
-    LOBBY,
+from trio_signal.messages.events import (
     Joined,
     Left,
-    Member,
-    Name,
     ProfileChanged,
     Refusal,
     RoomEvent,
     Signalled,
     StoppedLive,
     WentLive,
-    is_inbox,
-    is_internal,
 )
+from trio_signal.messages.identity import LOBBY, Member, Name, is_inbox, is_internal
 from trio_signal.metrics import Histogram
 from trio_signal.presence import Change, Snapshot, View, by_peer
 from trio_signal.redis import (

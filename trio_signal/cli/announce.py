@@ -9,7 +9,7 @@ from trio_signal.auth import mint_token
 from trio_signal.cli.failing import failing
 from trio_signal.cli.remote import LOCAL, AsJson, Token, Url, ask
 from trio_signal.config import load_settings
-from trio_signal.messages import AnnouncementType, Grants
+from trio_signal.messages.identity import AnnouncementType, Grants
 
 _PATH = "/api/creator/broadcast"
 #: Who announces, where no other token is given, and for how many seconds it may.

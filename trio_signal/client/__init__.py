@@ -31,7 +31,7 @@ from trio_signal.client.events import (
     WentLive,
 )
 from trio_signal.client.session import Timing, TokenSource
-from trio_signal.messages import Live, MediaType
+from trio_signal.messages.identity import Live, MediaType
 
 __all__ = [
     "Answer",

@@ -15,7 +15,7 @@ from trio_signal.client.run import run
 from trio_signal.client.session import Session, Timing, TokenSource
 from trio_signal.dialects import mesh
 from trio_signal.dialects.wire import encode
-from trio_signal.messages import MediaType
+from trio_signal.messages.identity import MediaType
 
 
 class Client:

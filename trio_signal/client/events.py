@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from msgspec import Struct
 
-from trio_signal.messages import Live
+from trio_signal.messages.identity import Live
 
 State = Literal["joined", "waiting"]
 

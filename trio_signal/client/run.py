@@ -32,7 +32,7 @@ from trio_signal.client.events import Event, StateChanged
 from trio_signal.client.session import Session, TokenSource
 from trio_signal.dialects import mesh
 from trio_signal.errors import CloseCode, TrioSignalError
-from trio_signal.messages import MediaType
+from trio_signal.messages.identity import MediaType
 
 logger = logging.getLogger(__name__)
 

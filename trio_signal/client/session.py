@@ -16,7 +16,7 @@ from trio_signal.client.events import Event, State, StateChanged
 from trio_signal.client.view import View
 from trio_signal.dialects import mesh
 from trio_signal.errors import TrioSignalError
-from trio_signal.messages import MediaType
+from trio_signal.messages.identity import MediaType
 
 TokenSource = Callable[[], Awaitable[str]]
 

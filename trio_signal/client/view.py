@@ -25,7 +25,7 @@ from trio_signal.client.events import (
     WentLive,
 )
 from trio_signal.dialects import mesh
-from trio_signal.messages import Live
+from trio_signal.messages.identity import Live
 
 logger = logging.getLogger(__name__)
 

@@ -11,27 +11,27 @@ from msgspec import Struct
 from trio_signal.dialects.base import Dialect
 from trio_signal.dialects.wire import Reader, UnreadableError, encode
 from trio_signal.errors import AuthenticationError, CloseCode, IdentityMismatchError
-from trio_signal.messages import (
+from trio_signal.messages.commands import (
     Acknowledge,
-    Acknowledged,
     Action,
-    ActiveAnnouncement,
-    Announced,
-    Announcement,
-    AnnouncementCleared,
-    Answer,
     AskAnnouncement,
     Attend,
-    Audience,
     Authenticate,
     Close,
-    Event,
-    Identity,
-    Notice,
     Nudge,
     Send,
-    ServerInfo,
 )
+from trio_signal.messages.events import (
+    Acknowledged,
+    ActiveAnnouncement,
+    Announced,
+    AnnouncementCleared,
+    Answer,
+    Audience,
+    Event,
+    Notice,
+)
+from trio_signal.messages.identity import Announcement, Identity, ServerInfo
 
 #: Seconds in which a client says nothing, until it is sent `ping`.
 IDLE = 30.0

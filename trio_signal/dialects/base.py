@@ -6,7 +6,9 @@ from typing import Any, ClassVar, Self
 
 from trio_signal.dialects.wire import OTHER, Reader, Resumes, UnreadableError
 from trio_signal.errors import AuthenticationError, CloseCode
-from trio_signal.messages import Action, Answer, Close, Event, Identity, Notice, Send, ServerInfo
+from trio_signal.messages.commands import Action, Close, Send
+from trio_signal.messages.events import Answer, Event, Notice
+from trio_signal.messages.identity import Identity, ServerInfo
 
 
 class Dialect(ABC):

@@ -12,40 +12,38 @@ from msgspec import UNSET, Raw, Struct, UnsetType, field
 from trio_signal.dialects.base import Dialect
 from trio_signal.dialects.wire import Id, Reader, UnreadableError, encode
 from trio_signal.errors import AuthenticationError, CloseCode
-from trio_signal.messages import (
+from trio_signal.messages.commands import (
     Action,
-    Answer,
-    Audience,
     Authenticate,
     Close,
+    GoLive,
+    Join,
+    Kick,
+    Malformed,
+    Renew,
+    Send,
+    Signal,
+    StopLive,
+    To,
+)
+from trio_signal.messages.events import (
+    Answer,
+    Audience,
     Entered,
     Event,
     Expiring,
-    GoLive,
-    Identity,
-    Join,
     Joined,
-    Kick,
     Left,
-    Malformed,
-    MediaType,
-    Member,
     News,
     Notice,
     Refusal,
     Refused,
-    Renew,
     Renewed,
-    Send,
-    ServerInfo,
-    Signal,
-    SignalKind,
     Signalled,
-    StopLive,
     StoppedLive,
-    To,
     WentLive,
 )
+from trio_signal.messages.identity import Identity, MediaType, Member, ServerInfo, SignalKind
 
 #: The version of this protocol, told in `auth_success`.
 PROTOCOL = 1

@@ -13,47 +13,46 @@ from msgspec import UNSET, Raw, Struct, UnsetType
 from trio_signal.dialects.base import Dialect
 from trio_signal.dialects.wire import Id, Reader, UnreadableError, encode
 from trio_signal.errors import AuthenticationError, CloseCode
-from trio_signal.messages import (
-    NO_ROOM,
+from trio_signal.messages.commands import (
     Action,
-    Answer,
-    Audience,
     Authenticate,
     ChangeProfile,
     Chat,
-    Chatted,
     Close,
+    GoLive,
+    Join,
+    Malformed,
+    OpenInbox,
+    Send,
+    SendPrivate,
+    SendReceipt,
+    SetPrivateTyping,
+    SetTyping,
+    Signal,
+    StopLive,
+    To,
+)
+from trio_signal.messages.events import (
+    Answer,
+    Audience,
+    Chatted,
     Entered,
     Event,
-    GoLive,
-    Identity,
-    Join,
     Joined,
     Left,
-    Malformed,
-    Member,
     Notice,
-    OpenInbox,
     PrivateMessage,
     PrivateTyping,
     ProfileChanged,
     ReadReceipt,
     Refusal,
     Refused,
-    Send,
-    SendPrivate,
-    SendReceipt,
-    ServerInfo,
-    SetPrivateTyping,
-    SetTyping,
-    Signal,
     Signalled,
-    StopLive,
     StoppedLive,
-    To,
     Typing,
     WentLive,
 )
+from trio_signal.messages.identity import NO_ROOM, Identity, Member, ServerInfo
 
 # What clients say
 

@@ -11,23 +11,28 @@ from msgspec import Raw, Struct
 
 from trio_signal.dialects.base import Dialect
 from trio_signal.dialects.wire import Id, Reader, UnreadableError, encode
-from trio_signal.messages import (
+from trio_signal.messages.commands import (
     Action,
+    Authenticate,
+    Close,
+    GoLive,
+    Join,
+    Malformed,
+    Send,
+    Signal,
+    StartStreaming,
+    StopLive,
+    To,
+)
+from trio_signal.messages.events import (
     AnnouncementEvent,
     Answer,
     Audience,
-    Authenticate,
-    Close,
     Displaced,
     Event,
-    GoLive,
-    Identity,
-    Join,
     Joined,
     Left,
     LiveNow,
-    Malformed,
-    Member,
     Moved,
     Notice,
     PrivateEvent,
@@ -35,18 +40,13 @@ from trio_signal.messages import (
     Refused,
     Rejoined,
     Removed,
-    Send,
-    ServerInfo,
-    Signal,
     Signalled,
-    StartStreaming,
     StopCause,
-    StopLive,
     StoppedLive,
     StreamStarting,
-    To,
     WentLive,
 )
+from trio_signal.messages.identity import Identity, Member, ServerInfo
 
 # What clients say. The wire has camel case.
 

@@ -27,7 +27,8 @@ from typing import NamedTuple, Protocol
 import msgspec
 from msgspec import Struct
 
-from trio_signal.messages import Chatted, Member, Profile
+from trio_signal.messages.events import Chatted
+from trio_signal.messages.identity import Member, Profile
 
 
 class Bounds(NamedTuple):

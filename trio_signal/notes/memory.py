@@ -9,7 +9,8 @@ import trio
 
 from trio_signal import notes
 from trio_signal.dialects import DIALECTS
-from trio_signal.messages import Chatted, Member, Profile
+from trio_signal.messages.events import Chatted
+from trio_signal.messages.identity import Member, Profile
 from trio_signal.notes import Bounds, GuestUser, RoomInfo, lost_key
 
 #: Seconds between two looks for what is over.

@@ -14,7 +14,8 @@ import trio
 
 from trio_signal import notes
 from trio_signal.dialects import DIALECTS
-from trio_signal.messages import Chatted, Member, Profile
+from trio_signal.messages.events import Chatted
+from trio_signal.messages.identity import Member, Profile
 from trio_signal.notes import Bounds, GuestUser, RoomInfo, lost_key
 from trio_signal.notes.memory import SWEEP_INTERVAL, LeftRooms
 from trio_signal.redis import Argument, Redis, RedisError, Script, read_text

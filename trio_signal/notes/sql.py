@@ -21,7 +21,7 @@ from msgspec import Struct
 from trio_signal import notes
 from trio_signal.dialects import DIALECTS
 from trio_signal.errors import StoreError
-from trio_signal.messages import Member
+from trio_signal.messages.identity import Member
 from trio_signal.notes.memory import MemoryNotes
 from trio_signal.store import MemberStore
 

@@ -9,7 +9,7 @@ from sqlalchemy import Connection, RowMapping, func, insert, select, text, updat
 from sqlalchemy.dialects import postgresql, sqlite
 
 from trio_signal.clock import utc_now
-from trio_signal.messages import Announcement, Edition
+from trio_signal.messages.identity import Announcement, Edition
 from trio_signal.store.database import Database
 from trio_signal.store.tables import acknowledgements, announcements
 

@@ -27,7 +27,7 @@ from trio_signal.errors import (
     UnknownAnnouncementError,
 )
 from trio_signal.hub import Hub
-from trio_signal.messages import Announcement, Identity
+from trio_signal.messages.identity import Announcement, Identity
 from trio_signal.web.bodies import json_answer
 from trio_signal.web.callers import Callers
 

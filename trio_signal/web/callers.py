@@ -12,7 +12,8 @@ from trio_signal.config import Settings
 from trio_signal.cookies import find_user
 from trio_signal.errors import AuthenticationError, IdentityMismatchError, Reason
 from trio_signal.limits import Limits, network_of
-from trio_signal.messages import Authenticate, Identity
+from trio_signal.messages.commands import Authenticate
+from trio_signal.messages.identity import Identity
 from trio_signal.metrics import Metrics
 from trio_signal.names import MAX_ID
 from trio_signal.web.addresses import request_address

@@ -13,7 +13,7 @@ from msgspec import Raw, Struct
 from trio_signal.auth import may_enter
 from trio_signal.bus import RoomCount
 from trio_signal.hub import Hub
-from trio_signal.messages import NO_ROOM, Identity
+from trio_signal.messages.identity import NO_ROOM, Identity
 from trio_signal.notes import RoomInfo
 
 #: Rooms on a page, and its bytes.

@@ -18,7 +18,7 @@ from trio_signal import __version__
 from trio_signal.bus import BusStatistics
 from trio_signal.config import Settings
 from trio_signal.hub import Hub
-from trio_signal.messages import is_internal
+from trio_signal.messages.identity import is_internal
 from trio_signal.metrics import Histogram, Metrics, label_of
 
 #: The values of labels, and what was counted for them.

@@ -12,7 +12,8 @@ from werkzeug.exceptions import BadRequest, Forbidden, NotFound
 from trio_signal.clock import utc_now
 from trio_signal.config import Settings
 from trio_signal.hub import Hub
-from trio_signal.messages import Identity, UserChanged
+from trio_signal.messages.events import UserChanged
+from trio_signal.messages.identity import Identity
 from trio_signal.names import clean_name, clean_picture
 from trio_signal.notes import GuestUser
 from trio_signal.web.bodies import json_answer, read_body

@@ -1,0 +1,273 @@
+"""What a dialect asks for on behalf of its client, and of its connection."""
+
+from enum import Enum, auto
+
+from msgspec import Raw, Struct
+
+from trio_signal.messages.identity import MediaType, SignalKind
+
+# Commands: what a dialect asks for on behalf of its client.
+
+
+class _Secretive(Struct, frozen=True):
+    """Has a token, which must not be where a value is shown: in a log, in a traceback."""
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(...)"
+
+
+class Authenticate(_Secretive, frozen=True):
+    """Find out who this is: from a token or, in open mode, from what it claims.
+
+    `guest_name` is for a user of whom nobody says the name. `claimed` is the
+    user id that the client gave itself, if it did: a token must agree with it.
+    """
+
+    user_id: str
+    token: str | None = None
+    username: str | None = None
+    avatar_url: str | None = None
+    guest_name: str | None = None
+    claimed: str | None = None
+
+
+class Renew(_Secretive, frozen=True):
+    """Go on with a new token, of the same user, before the old one expires."""
+
+    token: str | None
+
+
+class Join(Struct, frozen=True):
+    """Enter a room, as `peer_id` if the client chose one.
+
+    A `viewer` counts towards the room's cap of viewers; a `broadcaster` is about
+    to have the room for its own exclusive broadcast. Who is both has announced one:
+    nobody owes it a new offer if it is there already. `recall_profile` gives a
+    user without a name the one that it had in the room before. `reachable` lets the
+    connection hear what is for its user alone, where the user has no inbox. `reserve` keeps
+    the peer id for its identity, if that is verified, for a while after it has left.
+    """
+
+    room_id: str
+    peer_id: str | None = None
+    viewer: bool = False
+    broadcaster: bool = False
+    recall_profile: bool = False
+    reachable: bool = False
+    reserve: bool = False
+
+
+class Leave(Struct, frozen=True):
+    """Leave a room, and stay connected."""
+
+    room_id: str
+
+
+class GoLive(Struct, frozen=True):
+    """Start to broadcast; an `exclusive` broadcast replaces a running one.
+
+    `username` is what the broadcaster is called in this broadcast, where that can be believed.
+    """
+
+    room_id: str
+    media_type: MediaType = "video"
+    exclusive: bool = False
+    username: str | None = None
+
+
+class StopLive(Struct, frozen=True):
+    """Stop to broadcast."""
+
+    room_id: str
+
+
+class To(Enum):
+    """How a signal is addressed."""
+
+    PEER = auto()
+    #: One of a user's peers: the live one, else the one that joined last.
+    USER = auto()
+    #: Everybody else in the room.
+    OTHERS = auto()
+    #: A viewer; only the room's broadcaster may.
+    VIEWER = auto()
+    #: The room's broadcaster, of the sender's dialect if there is one; it itself may not.
+    BROADCASTER = auto()
+    #: VIEWER from the broadcaster, BROADCASTER from anybody else.
+    COUNTERPART = auto()
+
+
+class Signal(Struct, frozen=True):
+    """Carry an opaque payload to a peer.
+
+    `wire_type` is the type under which it came, for a dialect that has
+    several words for one kind.
+    """
+
+    room_id: str
+    kind: SignalKind
+    payload: Raw
+    addressed: To
+    target: str = ""
+    wire_type: str = ""
+
+
+class Chat(Struct, frozen=True):
+    """Say something to everybody in the room."""
+
+    room_id: str
+    content: str
+    avatar: str | None = None
+
+
+class SetTyping(Struct, frozen=True):
+    """Begin or cease to type."""
+
+    room_id: str
+    typing: bool
+
+
+class ChangeProfile(Struct, frozen=True):
+    """Be called something else from now on; None leaves a field as it is."""
+
+    room_id: str
+    wire_type: str
+    username: str | None = None
+    avatar_url: str | None = None
+    previous_username: str | None = None
+    email: str | None = None
+    bio: str | None = None
+
+
+class StartStreaming(Struct, frozen=True):
+    """Tell the room that a stream is about to start."""
+
+    room_id: str
+
+
+class Kick(Struct, frozen=True):
+    """Take another peer out of a room, and keep its identity out for a while; for moderators."""
+
+    room_id: str
+    peer_id: str
+    reason: str
+
+
+class AskLive(Struct, frozen=True):
+    """Ask who is live in a room, joined or not.
+
+    Who `listens` does not offer: the broadcasters of its dialect are to do so, and are told.
+    """
+
+    room_id: str
+    listens: bool = False
+
+
+class RecallRooms(Struct, frozen=True):
+    """Ask which rooms this user was in when its connection was lost."""
+
+
+class Attend(Struct, frozen=True):
+    """Hear announcements from now on."""
+
+
+class OpenInbox(Struct, frozen=True):
+    """Hear what is for this user alone from now on."""
+
+
+class SendPrivate(Struct, frozen=True):
+    """Say something to one user alone; in open mode the client may say what it is called."""
+
+    receiver_id: str
+    content: str
+    username: str | None = None
+    avatar_url: str | None = None
+
+
+class SetPrivateTyping(Struct, frozen=True):
+    """Begin or cease to type to one user alone."""
+
+    receiver_id: str
+    typing: bool
+
+
+class SendReceipt(Struct, frozen=True):
+    """Let a user know that what it sent to this one has been read."""
+
+    receiver_id: str
+
+
+class AskAnnouncement(Struct, frozen=True):
+    """Ask for the active announcement, unless this user has acknowledged it."""
+
+
+class Appear(Struct, frozen=True):
+    """Be known to be online from now on, and hear where others are."""
+
+
+class Move(Struct, frozen=True):
+    """Be at another place of the application's map."""
+
+    x: float
+    y: float
+
+
+class Acknowledge(Struct, frozen=True):
+    """Do not show an announcement to this user any more."""
+
+    announcement_id: str
+
+
+#: Commands of a member of a room, carried out at once.
+RoomCommand = (
+    Leave | GoLive | StopLive | Signal | Chat | SetTyping | ChangeProfile | StartStreaming | Kick
+)
+#: Commands that tell one user something, whether they share a room or not.
+PrivateCommand = SendPrivate | SetPrivateTyping | SendReceipt
+Command = (
+    Authenticate
+    | Renew
+    | Join
+    | AskLive
+    | RecallRooms
+    | Attend
+    | Appear
+    | Move
+    | OpenInbox
+    | PrivateCommand
+    | AskAnnouncement
+    | Acknowledge
+    | RoomCommand
+)
+
+
+# What a dialect wants besides: done by the connection itself.
+
+
+class Send(Struct, frozen=True):
+    """Send this text to the client."""
+
+    text: bytes
+
+
+class Malformed(Struct, frozen=True):
+    """The client sent nonsense: answer with this text, and count it."""
+
+    text: bytes
+
+
+class Nudge(Struct, frozen=True):
+    """Send this text whenever the client has said nothing for so many seconds."""
+
+    text: bytes
+    after: float
+
+
+class Close(Struct, frozen=True):
+    """Close the connection."""
+
+    code: int
+    reason: str = ""
+
+
+Action = Command | Send | Malformed | Nudge | Close

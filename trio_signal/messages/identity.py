@@ -1,0 +1,148 @@
+"""Who takes part, and what everybody may know of them."""
+
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct
+
+MediaType = Literal["audio", "video"]
+SignalKind = Literal["offer", "answer", "candidate", "signal", "message"]
+AnnouncementType = Literal["info", "warning", "alert"]
+
+#: What another replica may have written at most, when it is read. Wider than what clients
+#: may say, so that a version with other limits is understood.
+Name = Annotated[str, Meta(max_length=1024)]
+Address = Annotated[str, Meta(max_length=8192)]
+Subject = Annotated[str, Meta(max_length=65536)]
+Moment = Annotated[str, Meta(max_length=64)]
+#: Whole numbers that Lua and JavaScript know exactly, and every database.
+Number = Annotated[int, Meta(ge=0, le=2**53 - 1)]
+Coordinate = Annotated[float, Meta(ge=-1e12, le=1e12)]
+#: What a database takes: PostgreSQL has no NUL in a text.
+Line = Annotated[str, Meta(max_length=4096, pattern=r"\A[^\x00]*\Z")]
+Key = Annotated[str, Meta(max_length=36, pattern=r"\A[^\x00]*\Z")]
+
+#: How the ids of rooms begin that are the server's own. Clients cannot enter them by their names.
+_INTERNAL = "\0"
+#: The room of all who hear announcements.
+LOBBY = f"{_INTERNAL}lobby"
+_INBOX = f"{_INTERNAL}inbox:"
+#: The id that is no room, since the path of users' inboxes has it in a room's place.
+NO_ROOM = "dm"
+
+
+def inbox_of(user_id: str) -> str:
+    """The room of all connections that hear what is for this user alone."""
+    return _INBOX + user_id
+
+
+def is_inbox(room_id: str) -> bool:
+    """Whether that is such a room."""
+    return room_id.startswith(_INBOX)
+
+
+def is_internal(room_id: str) -> bool:
+    """Whether a room is the server's own, and not to be shown to anybody."""
+    return room_id.startswith(_INTERNAL)
+
+
+class Grants(Struct, frozen=True):
+    """What somebody may do. `rooms` are globs of room ids, as in a shell.
+
+    A `creator` makes announcements; who is `team_of` a creator hears who has seen them.
+    """
+
+    rooms: tuple[str, ...] = ("*",)
+    publish: bool = True
+    moderator: bool = False
+    creator: bool = False
+    team_of: str | None = None
+
+
+class Identity(Struct, frozen=True):
+    """Who a connection speaks for, once that is known.
+
+    `subject` is what must be equal for one connection to take over another's
+    peer id; it is not shown to anybody. `expires` is in seconds of the Unix
+    clock: nobody is anybody for longer than the token says. `verified` is false
+    for those whose word had to be taken, as in open mode.
+    """
+
+    subject: str
+    user_id: str
+    username: str | None = None
+    avatar_url: str | None = None
+    grants: Grants = Grants()
+    expires: float | None = None
+    verified: bool = False
+
+
+class ServerInfo(Struct, frozen=True):
+    """What a client is told of the server, once it is authenticated."""
+
+    #: With credentials for this client.
+    ice_servers: tuple[dict[str, object], ...] = ()
+    #: Seconds between the server's pings.
+    heartbeat: float = 20.0
+
+
+class Live(Struct, frozen=True):
+    """A broadcast that is running; an `exclusive` one ends older ones of the same dialect.
+
+    `username` is what the broadcaster calls itself in it, if not as in the room.
+    """
+
+    media_type: MediaType
+    started_at: Moment
+    exclusive: bool = False
+    username: str | None = None
+
+
+class Profile(Struct, frozen=True):
+    """What a user was last called in a room."""
+
+    username: Name
+    avatar_url: Address | None = None
+
+
+class Member(Struct, frozen=True):
+    """One peer in one room, as every replica knows it.
+
+    `peer_id` is unique in the room. A user with two tabs has two members. Which of
+    two connections has a peer id, `replica` and `joined_at` tell. A `reserved` peer id
+    is for its subject alone, also for a while after it has left.
+    """
+
+    peer_id: Name
+    user_id: Name
+    username: Name
+    dialect: Name
+    replica: Name
+    subject: Subject
+    avatar_url: Address | None = None
+    live: Live | None = None
+    joined_at: Moment = ""
+    reserved: bool = False
+
+
+class Announcement(Struct, frozen=True):
+    """A short message from a creator to every user."""
+
+    id: Key
+    message: Line
+    type: AnnouncementType
+    #: The creator's user id, and its name.
+    created_by: Line
+    created_by_name: Line
+    created_at: Moment
+
+
+class Edition(Struct, frozen=True):
+    """What holds from a revision on: that an announcement is active, or is so no longer.
+
+    Of two editions the one with the greater revision holds, whichever came first;
+    of two with the same, that with the greater id.
+    """
+
+    revision: Number
+    announcement: Announcement
+    active: bool
