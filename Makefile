@@ -25,7 +25,7 @@ cluster: $(VENV)/.installed
 
 test: venv
 	@tools/system-deps $(SYSTEM_DEPS)
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) $(ARGS)
 
 # The tests come last, so that their summary ends the output.
 check: lint types docs test

@@ -16,6 +16,8 @@ import pytest
 import trio
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 from tests.clients import Service
 from tests.postgres import Postgres, run_postgres
@@ -33,6 +35,23 @@ hypothesis_settings.register_profile(
 hypothesis_settings.load_profile("any machine")
 
 Serve = Callable[..., AbstractAsyncContextManager[Service]]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
+    """One browser at a time, whatever else runs at the same time: each decodes many videos.
+
+    Not by marks: pytest 9.2 does not take the ids that `--dist loadgroup` gives to the tests.
+    https://github.com/pytest-dev/pytest-xdist/issues/1386
+    """
+    return BrowserScheduling(config, log)
+
+
+class BrowserScheduling(LoadScopeScheduling):  # type: ignore[misc]  # it has no types
+    """All tests with a browser are for one worker; any other test is for whoever is free."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "browser" if nodeid.startswith("tests/browser/") else nodeid
 
 
 #: The tests' clients come from one address and are in a hurry; tests/test_limits.py has the limits.

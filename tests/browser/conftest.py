@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Page, Playwright, sync_playwright
 
 from tests.browser.visitors import AUTOPLAY, ELSEWHERE, Server, Visitors, open_chromium
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """One browser at a time, whatever else runs at the same time: each decodes many videos."""
-    for item in items:
-        if item.path.is_relative_to(Path(__file__).parent):
-            item.add_marker(pytest.mark.xdist_group("browser"))
 
 
 @pytest.fixture(scope="package")
@@ -38,9 +31,15 @@ def own_server() -> Iterator[Server]:
 
 
 @pytest.fixture(scope="package")
-def playwright() -> Iterator[Playwright]:
-    with sync_playwright() as playwright:
-        yield playwright
+def playwright(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Playwright]:
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent  # that of all workers
+    with (folder / "browser.lock").open("w") as lock:
+        # Fails if two workers have tests with a browser; see `BrowserScheduling`.
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with sync_playwright() as playwright:
+            yield playwright
 
 
 @pytest.fixture(scope="package")
