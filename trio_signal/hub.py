@@ -6,7 +6,7 @@ one step that nothing can interrupt, neither a cancellation nor a shutdown.
 """
 
 import logging
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import partial
 from types import TracebackType
 from typing import assert_never
@@ -818,21 +818,34 @@ class Hub:
     def _leave(self, peer: Peer, room_id: str) -> None:
         room = self.rooms[room_id]
         peer_id = peer.memberships[room_id]
+        returns = self._returns(peer)
         if peer.dialect.resumes != "nothing":
-            self._note_leave(peer, room_id, room.members[peer_id])
+            self._note_leave(room_id, room.members[peer_id], returns=returns)
         room.dismiss(peer_id)
         events = room.leave(peer_id, utc_now())
         self._drop_if_empty(room)
+        tells: list[Callable[[RoomEvent], None]] = [self.bus.publish]
+        if not returns:
+            tells.append(partial(self._tell_at_cost, peer, room))
         for event in events:
-            for tell in (self.bus.publish, partial(self._tell_at_cost, peer, room)):
+            for tell in tells:
                 try:
                     tell(event)
                 except Exception:  # it has left all the same, and the others are told
                     logger.exception("cannot tell that a peer has left")
 
-    def _note_leave(self, peer: Peer, room_id: str, member: Member) -> None:
+    def _returns(self, peer: Peer) -> bool:
+        """Whether the server sends it away because it stops, and gives back what it had.
+
+        Those that are here are next. To hear of it would make their clients end what goes from
+        browser to browser, and needs no server.
+        """
+        is_sent_away = self.closing is not None and peer.closed_with is self.closing
+        return is_sent_away and peer.dialect.resumes != "nothing"
+
+    def _note_leave(self, room_id: str, member: Member, *, returns: bool) -> None:
         """What the server takes from a user it gives back after the restart; see `Dialect`."""
-        if self.closing is None or peer.closed_with is not self.closing:
+        if not returns:
             self.notes.forget_member(room_id, member)
             return
         now = wall_time(trio.current_time())

@@ -1,6 +1,7 @@
 /**
  * A client of the `live` dialect, as its family writes it: who is live offers to whom it is told
- * of by `live_peer_joined`; who listens asks who is live, waits, and never offers.
+ * of by `live_peer_joined`; who listens asks who is live, waits, and never offers. When its
+ * connection is lost it comes back, and joins no room again; its peer connections go on.
  * Query: room, user.
  */
 
@@ -11,14 +12,26 @@ const me = query.get('user');
 /** Everything that the server said, for the test to read. */
 window.messages = [];
 
-const socket = new WebSocket(
-  `ws://${location.host}/api/v1/ws/connect?user_id=${me}&username=${me}&token=t`,
-);
+const url = `ws://${location.host}/api/v1/ws/connect?user_id=${me}&username=${me}&token=t`;
+const COME_BACK_AFTER = 200; // ms
+
+let socket;
+let isBack = false;
 const calls = new Map(); // the other's user id -> {pc, early}
 let camera = null;
+let isUntold = false; // that the camera is on
 
 function setState(words) {
   document.getElementById('state').textContent = words;
+}
+
+function connect() {
+  socket = new WebSocket(url);
+  socket.onmessage = ({ data }) => receive(JSON.parse(data));
+  socket.onclose = () => {
+    isBack = true;
+    setTimeout(connect, COME_BACK_AFTER);
+  };
 }
 
 function send(type, fields = {}) {
@@ -28,13 +41,19 @@ function send(type, fields = {}) {
 async function receive(message) {
   window.messages.push(message);
   const { type, payload, from_user_id: from } = message;
-  if (type === 'connected') send('join_room');
+  if (type === 'connected') connected();
   if (type === 'joined_room') joined();
   if (type === 'live_peer_joined') await peerJoined(message.user_id);
   if (type === 'live_peer_left') ended(message.user_id);
   if (type === 'live_offer') await answer(from, payload);
   if (type === 'live_answer') await describe(calls.get(from), payload);
   if (type === 'live_ice') await candidate(calls.get(from), payload);
+}
+
+/** Who went live while the server was away says so at once. */
+function connected() {
+  if (!isBack) send('join_room');
+  else if (isUntold) tellLive();
 }
 
 function joined() {
@@ -92,9 +111,15 @@ function ended(user) {
 
 async function goLive() {
   camera = await navigator.mediaDevices.getUserMedia({ video: true, audio: true });
+  isUntold = true;
+  if (socket.readyState === WebSocket.OPEN) tellLive();
+}
+
+function tellLive() {
+  isUntold = false;
   send('live_start');
   setState('live');
 }
 
 document.getElementById('live').onclick = goLive;
-socket.onmessage = ({ data }) => receive(JSON.parse(data));
+connect();

@@ -1,6 +1,8 @@
 /**
  * A client of the `room` dialect, as its family writes it: REST join first, then the socket;
- * the viewer makes the offer. Query: room, user, username, and host if it is not this page's.
+ * the viewer makes the offer. When its connection is lost it comes back by the socket alone: it
+ * says neither its name again, nor that it is live, and its peer connections go on.
+ * Query: room, user, username, and host if it is not this page's.
  */
 
 const query = new URLSearchParams(location.search);
@@ -8,6 +10,7 @@ const host = query.get('host') ?? location.host;
 const room = query.get('room');
 const me = query.get('user');
 const username = query.get('username') ?? me;
+const COME_BACK_AFTER = 200; // ms
 
 /** Everything that the server said, for the test to read. */
 window.messages = [];
@@ -28,19 +31,24 @@ function signal(target, value) {
   send({ type: 'webrtc-signal', target_user_id: target, signal: value });
 }
 
-async function connect() {
+async function join() {
   const response = await fetch(`http://${host}/rooms/${room}/join`, {
     method: 'POST',
     headers: { 'Content-Type': 'application/json' },
     body: JSON.stringify({ user_id: me, username }),
   });
   if (!response.ok) throw new Error(`join: ${response.status}`);
-  socket = new WebSocket(`ws://${host}/ws/${room}/${me}?username=${encodeURIComponent(username)}`);
+  connect(`?username=${encodeURIComponent(username)}`);
+}
+
+function connect(name = '') {
+  socket = new WebSocket(`ws://${host}/ws/${room}/${me}${name}`);
   socket.onmessage = ({ data }) => receive(JSON.parse(data));
-  socket.onopen = () => setInterval(keepAlive, 10_000);
+  socket.onclose = () => setTimeout(connect, COME_BACK_AFTER);
 }
 
 function keepAlive() {
+  if (socket.readyState !== WebSocket.OPEN) return;
   send({ type: 'keep_alive', timestamp: new Date().toISOString() });
 }
 
@@ -63,6 +71,7 @@ function open(other) {
 }
 
 async function watch(broadcaster) {
+  if (calls.get(broadcaster)?.pc.connectionState === 'connected') return;
   const pc = open(broadcaster);
   pc.ontrack = ({ streams }) => { document.getElementById('video').srcObject = streams[0]; };
   pc.addTransceiver('video', { direction: 'recvonly' });
@@ -111,4 +120,5 @@ async function goLive() {
 
 document.getElementById('live').onclick = goLive;
 document.getElementById('stop').onclick = () => send({ type: 'broadcast-stopped', username });
-await connect();
+setInterval(keepAlive, 10_000);
+await join();

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import trio
 
-from tests.raw import RawClient, open_raw
+from tests.raw import CLOSE, TEXT, Frame, RawClient, open_raw
 from tests.replicas.processes import STARTING, Replica, open_cluster, open_replica
 
 ENDS = [signal.SIGTERM, signal.SIGKILL]
@@ -236,6 +236,39 @@ async def test_a_server_with_redis_is_as_it_was_after_a_restart(tmp_path: Path) 
             pass
         later = await clients.room(again, "later", "Later")
         assert started(await later.wait_for("active-broadcasts")) == since
+
+
+async def test_nobody_is_seen_to_leave_for_a_restart(tmp_path: Path) -> None:
+    """All come back, and what flows between two browsers goes on: a goodbye would end it."""
+    settings = {"DATABASE_URL": f"sqlite:///{tmp_path / 'trio-signal.db'}"}
+    async with open_clients() as clients, open_replica(**settings) as server:
+        users = [await clients.room(server, f"user-{n}") for n in range(20)]
+        viewers = [await clients.live(server, f"viewer-{n}") for n in range(20)]
+        for viewer in viewers:
+            await viewer.say({"type": "join_room", "room_id": "r"})
+            await viewer.wait_for("joined_room")
+        for user in users:
+            await user.say({"type": "broadcast-started"})
+        for viewer in viewers:
+            await viewer.say({"type": "live_start", "room_id": "r"})
+            await viewer.wait_for("live_peers")
+        server.send(signal.SIGTERM)
+        for client in (*users, *viewers):
+            heard = {frame.message["type"] for frame in await receive_all(client)}
+            assert not GOODBYES & heard
+        assert await server.end(signal.SIGTERM) == 0
+
+
+GOODBYES = {"broadcast-stopped", "user_left", "live_peer_left"}
+
+
+async def receive_all(client: RawClient) -> list[Frame]:
+    """What it is told until the close frame."""
+    frames = []
+    while (frame := await client.receive()).opcode != CLOSE:
+        if frame.opcode == TEXT:
+            frames.append(frame)
+    return frames
 
 
 async def test_a_database_that_cannot_be_written_holds_up_nobody(tmp_path: Path) -> None:

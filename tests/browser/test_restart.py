@@ -1,0 +1,135 @@
+"""The server restarts under the pages of clients that say little when they come back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from playwright.sync_api import Page, expect
+
+from tests.browser.visitors import Server, Visitors, expect_playing
+from tests.replicas.test_coming_back import read_members
+
+Visit = Callable[..., Page]
+
+# What was shown is shown still: the same stream, and never for long without a new picture.
+WATCH_PAUSES = """() => {
+    const video = document.getElementById('video');
+    window.interrupted = window.longestPause = 0;
+    for (const event of ['emptied', 'ended', 'pause']) {
+        video.addEventListener(event, () => { window.interrupted += 1; });
+    }
+    let [frames, at] = [0, performance.now()];
+    setInterval(() => {
+        const { totalVideoFrames } = video.getVideoPlaybackQuality();
+        if (totalVideoFrames === frames) return;
+        window.longestPause = Math.max(window.longestPause, performance.now() - at);
+        [frames, at] = [totalVideoFrames, performance.now()];
+    }, 50);
+}"""
+#: Milliseconds. A machine with two cores may be busy for a while, but not for as long as a restart.
+PAUSE = 4_000
+
+
+def expect_uninterrupted(page: Page) -> None:
+    expect_playing(page.locator("#video"))
+    assert page.evaluate("[interrupted, connectionsMade]") == [0, 1]
+    assert page.evaluate("longestPause") < PAUSE
+
+
+def wait_told(page: Page, type_: str, times: int = 1) -> None:
+    told = "([type, times]) => messages.filter(m => m.type === type).length >= times"
+    page.wait_for_function(told, arg=[type_, times])
+
+
+def wait_written(page: Page, database_url: str, members: int) -> None:
+    """A server that is killed gives back what it has written, once a second."""
+    database = Path(database_url.removeprefix("sqlite:///"))
+    while len(read_members(database)) != members:
+        page.wait_for_timeout(50)
+
+
+def names(page: Page) -> dict[str, str]:
+    """By user id, as the page was told on entering."""
+    users = page.evaluate("messages.find(m => m.type === 'room_state').users")
+    return {user["user_id"]: user["username"] for user in users}
+
+
+def started(page: Page) -> list[tuple[str, str, str]]:
+    """Who was live when the page entered, and since when."""
+    told = page.evaluate("messages.find(m => m.type === 'active-broadcasts').broadcasters")
+    return [(user["user_id"], user["username"], user["started_at"]) for user in told]
+
+
+def test_names_broadcasts_and_video_of_room_clients_outlast_restarts(
+    own_server: Server, visit: Visit, visitors: Visitors, database_url: str
+) -> None:
+    visitors.tolerate("ERR_CONNECTION_RE")  # refused, or reset
+
+    def enter(user: str) -> Page:
+        query = f"room=deploy&user={user}&username={user.title()}"
+        page = visit(f"{own_server.url}/tests/room.html?{query}")
+        wait_told(page, "room_state")
+        return page
+
+    ada = enter("ada")
+    ada.click("#live")
+    expect(ada.locator("#state")).to_have_text("live")
+    is_live = "async path => (await (await fetch(path)).json()).broadcasters.length === 1"
+    ada.wait_for_function(is_live, arg="/rooms/deploy")
+    bob = enter("bob")
+    expect_playing(bob.locator("#video"))
+    bob.evaluate(WATCH_PAUSES)
+    since = started(bob)
+    everyone = {"ada": "Ada", "bob": "Bob"}
+    assert names(bob) == everyone
+
+    for times, end, late in ((2, own_server.stop, "cyd"), (3, own_server.kill, "dan")):
+        wait_written(bob, database_url, len(everyone))
+        assert end() in {0, None}  # by SIGTERM and SIGKILL
+        expect_uninterrupted(bob)
+        own_server.start()
+        for page in (ada, bob):
+            wait_told(page, "room_state", times)
+        newcomer = enter(late)
+        assert names(newcomer) == everyone | {late: late.title()}
+        assert started(newcomer) == since
+        expect_playing(newcomer.locator("#video"))
+        expect_uninterrupted(bob)
+        newcomer.close()
+    for page in (ada, bob):
+        assert "Anonymous" not in page.evaluate("JSON.stringify(messages)")
+        assert "broadcast-stopped" not in page.evaluate("messages.map(m => m.type)")
+
+
+def test_rooms_broadcasts_and_video_of_live_clients_outlast_restarts(
+    own_server: Server, visit: Visit, visitors: Visitors, database_url: str
+) -> None:
+    visitors.tolerate("ERR_CONNECTION_RE")  # refused, or reset
+
+    def enter(user: str) -> Page:
+        page = visit(f"{own_server.url}/tests/live.html?room=deploy&user={user}")
+        expect(page.locator("#state")).to_have_text("joined")
+        return page
+
+    ada, bob, cyd = (enter(user) for user in ("ada", "bob", "cyd"))
+    ada.click("#live")
+    expect_playing(bob.locator("#video"))
+    for times, end in ((2, own_server.stop), (3, own_server.kill)):
+        wait_written(bob, database_url, 3)
+        assert end() in {0, None}  # by SIGTERM and SIGKILL
+        expect_playing(bob.locator("#video"))
+        if times == 3:
+            cyd.click("#live")  # it says so as soon as it has a connection
+        own_server.start()
+        for page in (ada, bob, cyd):
+            wait_told(page, "joined_room", times)
+        # Who was live is live, and has not said so.
+        wait_told(ada, "live_peers", times)
+        expect_playing(bob.locator("#video"))
+    bob.wait_for_function(
+        "messages.some(m => m.type === 'live_peer_joined' && m.user_id === 'cyd')"
+    )
+    for page in (ada, bob, cyd):
+        assert "error" not in page.evaluate("messages.map(m => m.type)")
+    assert "live_peer_left" not in bob.evaluate("messages.map(m => m.type)")
