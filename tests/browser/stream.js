@@ -32,7 +32,13 @@ function send(message) {
 }
 
 async function start() {
-  if (!broadcasting) return send({ type: 'join-stream' });
+  if (broadcasting) await goLive();
+  else send({ type: 'join-stream' });
+}
+
+/** Also with another camera: who watched is offered that anew. */
+async function goLive() {
+  for (const id of [...calls.keys()]) close(id);
   camera = await navigator.mediaDevices.getUserMedia({ video: true, audio: true });
   send({ type: 'broadcaster-ready' });
   setState('live');
@@ -108,5 +114,6 @@ function ended(words) {
   setState(words);
 }
 
+window.goLive = goLive;
 socket.onmessage = ({ data }) => receive(JSON.parse(data));
 socket.onopen = start;

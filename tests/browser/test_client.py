@@ -333,6 +333,43 @@ def test_another_stream_replaces_the_tracks_without_another_offer(visit: Visit) 
     assert told(bob, "stream") == [["stream", "Ada"]]
 
 
+# Something that no camera shows, and whether a page sees it.
+RED = """() => {
+    const canvas = document.createElement('canvas');
+    const context = canvas.getContext('2d');
+    setInterval(() => {
+        context.fillStyle = 'red';
+        context.fillRect(0, 0, canvas.width, canvas.height);
+    }, 100);
+    room.publish(canvas.captureStream(10));
+}"""
+SEES_RED = """() => {
+    const context = document.createElement('canvas').getContext('2d');
+    context.drawImage(document.getElementById('video'), 0, 0);
+    const [red, green, blue] = context.getImageData(9, 9, 1, 1).data;
+    return red > 200 && green < 50 && blue < 50;
+}"""
+
+
+def test_who_reloads_its_page_or_switches_cameras_is_seen_again_at_once(visit: Visit) -> None:
+    ada, bob = enter(visit, "quick", "Ada", clientId="ada"), enter(visit, "quick", "Bob")
+    publish(ada)
+    expect_watching(bob)
+    began = time.monotonic()
+    ada.reload()
+    enter_again(ada, "quick", "Ada", clientId="ada")
+    publish(ada)
+    bob.wait_for_function("connectionsMade === 2 && peer('Ada')?.stream")
+    expect_watching(bob)
+    reloaded = time.monotonic()
+    assert not bob.evaluate(SEES_RED)
+    ada.evaluate(RED)
+    bob.wait_for_function(SEES_RED)
+    switched = time.monotonic()
+    assert (reloaded - began < 5, switched - reloaded < 5) == (True, True)
+    print(f"back after {reloaded - began:.2f} s, another picture after {switched - reloaded:.2f} s")
+
+
 class Glare:
     """Holds back what two pages send to negotiate, until both have: then it goes out at once."""
 

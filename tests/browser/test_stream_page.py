@@ -61,19 +61,26 @@ def test_a_viewer_that_loses_early_candidates_watches(visit: Callable[..., Page]
     expect_playing(viewer.locator("#video"))
 
 
-def test_a_broadcaster_that_reloads_its_page_gets_old_viewers_back(
-    visit: Callable[..., Page],
-) -> None:
-    """They ignore its offers until their connection has failed: it is asked again until then."""
-    stream = "/tests/stream.html?stream=order-reload"
-    broadcaster = visit(f"{stream}&role=broadcaster&old=0")
-    expect(broadcaster.locator("#state")).to_have_text("live")
-    viewer = visit(f"{stream}&role=viewer&old=0")
-    expect_playing(viewer.locator("#video"))
+def test_a_broadcaster_that_begins_anew_gets_old_viewers_back(visit: Callable[..., Page]) -> None:
+    """They ignore its offers until their connection has failed: it is asked again until then.
 
-    broadcaster.reload()
+    One loads its page again, the other switches cameras; at the same time, since both take long.
+    """
+    pairs = []
+    for name in ("reload", "switch"):
+        stream = f"/tests/stream.html?stream=order-{name}&old=0"
+        broadcaster = visit(f"{stream}&role=broadcaster")
+        expect(broadcaster.locator("#state")).to_have_text("live")
+        viewer = visit(f"{stream}&role=viewer")
+        expect_playing(viewer.locator("#video"))
+        pairs.append((broadcaster, viewer))
+
+    (reloads, _), (switches, _) = pairs
     began = time.monotonic()
-    expect(broadcaster.locator("#state")).to_have_text("live")
-    viewer.wait_for_function("answered === 2")
-    expect_playing(viewer.locator("#video"))
+    switches.evaluate("goLive()")
+    reloads.reload()
+    for broadcaster, viewer in pairs:
+        expect(broadcaster.locator("#state")).to_have_text("live")
+        viewer.wait_for_function("answered === 2")
+        expect_playing(viewer.locator("#video"))
     assert time.monotonic() - began < 45
