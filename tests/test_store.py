@@ -232,6 +232,32 @@ async def test_replicas_that_start_together_take_turns(empty_url: str) -> None:
         store.close()
 
 
+def test_those_that_open_a_new_file_at_one_moment_wait_for_each_other(tmp_path: Path) -> None:
+    # SQLite itself refuses one of two that turn a file to its write-ahead log, at once.
+    failures: list[Exception] = []
+
+    def open_it(url: str, start: threading.Barrier) -> None:
+        start.wait()
+        try:
+            opened = Database(url)
+            opened.inspect_now()
+            opened.close()
+        except Exception as error:
+            failures.append(error)
+
+    for number in range(100):
+        start = threading.Barrier(4)
+        threads = [
+            threading.Thread(target=open_it, args=(f"sqlite:///{tmp_path}/{number}.db", start))
+            for _ in range(4)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert failures == []
+
+
 async def test_a_newer_version_is_left_alone(empty_url: str) -> None:
     upgrade(empty_url)
     engine = create_engine(read_url(empty_url))

@@ -287,8 +287,27 @@ def _make_engine(url: URL) -> Engine:
 def _prepare_sqlite(connection: Any, record: object) -> None:
     """Readers do not wait for a writer, and what is committed is on the disk."""
     connection.isolation_level = None  # transactions are begun here, not by the driver
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+    _write_ahead(connection)
+    for pragma in ("synchronous=FULL", "foreign_keys=ON"):
         connection.execute(f"PRAGMA {pragma}")
+
+
+def _write_ahead(connection: sqlite3.Connection) -> None:
+    """Turn a new file to its write-ahead log. The first to do so is all alone.
+
+    Two that try at one moment hold each other up, so SQLite refuses one of them at once, whatever
+    its timeout.
+    """
+    until = time.monotonic() + PATIENCE
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > until:
+                raise
+            time.sleep(0.01)
+        else:
+            return
 
 
 def _version(connection: Connection) -> str | None:
