@@ -183,7 +183,11 @@ async def clear_announcements(cluster: Cluster) -> None:
 YEAR = 366 * 86400 * 1000
 
 
-@pytest.mark.parametrize("ahead", [YEAR - 60_000, YEAR + 600_000, 2**53 - 1 - NOW, 2**63])
+@pytest.mark.parametrize(
+    "ahead",
+    [YEAR - 60_000, YEAR + 600_000, 2**53 - 1 - NOW, 2**63],
+    ids=["within a year", "in more than a year", "the greatest number", "more than a number"],
+)
 async def test_announcements_go_on(ahead: int, tmp_path: Path) -> None:
     """Whatever revision somebody wrote: all replicas show what is announced next."""
     database = f"sqlite:///{tmp_path / 'announcements.db'}"
