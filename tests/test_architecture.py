@@ -20,7 +20,21 @@ NAME = trio_signal.__name__
 #: From the bottom up; a part may import its own layer and those below. A part
 #: that is not named stands below them all, with messages and errors.
 LAYERS: tuple[frozenset[str], ...] = (
-    frozenset({"peer", "room", "presence", "hub", "online", "announcements", "bus", "notes"}),
+    frozenset(
+        {
+            *(
+                "peer",
+                "room",
+                "local_room",
+                "presence",
+                "broadcasts",
+                "hub",
+                "private",
+                "returning",
+            ),
+            *("online", "announcements", "bus", "notes"),
+        }
+    ),
     frozenset({"connection"}),
     frozenset({"listener", "web"}),
     frozenset({"server"}),

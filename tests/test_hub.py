@@ -27,7 +27,8 @@ from trio_signal.dialects.mesh import MeshDialect
 from trio_signal.dialects.room import RoomDialect
 from trio_signal.dialects.stream import StreamDialect
 from trio_signal.errors import CloseCode
-from trio_signal.hub import LEAVE_RATE, Hub, LocalRoom
+from trio_signal.hub import LEAVE_RATE, Hub
+from trio_signal.local_room import LocalRoom
 from trio_signal.messages.commands import (
     AskLive,
     ChangeProfile,

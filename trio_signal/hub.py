@@ -6,7 +6,7 @@ one step that nothing can interrupt, neither a cancellation nor a shutdown.
 """
 
 import logging
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from types import TracebackType
 from typing import assert_never
@@ -17,6 +17,14 @@ from msgspec.structs import replace
 
 from trio_signal.announcements import Announcements
 from trio_signal.auth import may_enter
+from trio_signal.broadcasts import (
+    begin_after,
+    is_rival,
+    name_of,
+    replaced_by,
+    rivals_of,
+    why_not_live,
+)
 from trio_signal.bus import (
     Bus,
     Caps,
@@ -27,10 +35,10 @@ from trio_signal.bus import (
     RoomsKept,
     Undelivered,
 )
-from trio_signal.clock import just_after, trio_time, unique_now, utc_now, wall_time
-from trio_signal.dialects import DIALECTS, Dialect
-from trio_signal.dialects.wire import type_of
+from trio_signal.clock import trio_time, unique_now, utc_now, wall_time
+from trio_signal.dialects import DIALECTS
 from trio_signal.errors import CloseCode, JoinRefusedError
+from trio_signal.local_room import LocalRoom
 from trio_signal.messages.commands import (
     AskLive,
     Attend,
@@ -44,9 +52,6 @@ from trio_signal.messages.commands import (
     OpenInbox,
     PrivateCommand,
     RoomCommand,
-    SendPrivate,
-    SendReceipt,
-    SetPrivateTyping,
     SetTyping,
     Signal,
     StartStreaming,
@@ -55,12 +60,10 @@ from trio_signal.messages.commands import (
 )
 from trio_signal.messages.events import (
     AnnouncementEvent,
-    Audience,
     ChatSent,
     Chatted,
     Displaced,
     Entered,
-    Event,
     Exited,
     Joined,
     Left,
@@ -68,13 +71,9 @@ from trio_signal.messages.events import (
     LiveNow,
     LivePeers,
     Moved,
-    Notice,
     OnlineHere,
     PrivateEvent,
-    PrivateMessage,
-    PrivateTyping,
     ProfileChanged,
-    ReadReceipt,
     Refusal,
     Refused,
     Rejoined,
@@ -98,25 +97,21 @@ from trio_signal.messages.identity import (
     is_internal,
 )
 from trio_signal.metrics import Metrics
-from trio_signal.names import clean_name, clean_picture
+from trio_signal.names import ANONYMOUS, clean_name, clean_picture
 from trio_signal.notes import TOUCH_INTERVAL, Notes
 from trio_signal.notes.memory import MemoryNotes
 from trio_signal.online import Online
 from trio_signal.outbox import Courier
-from trio_signal.pacing import DELIVERY, cost_of_delivery
-from trio_signal.peer import PatientPeer, Peer, close_untold
+from trio_signal.pacing import DELIVERY
+from trio_signal.peer import PatientPeer, Peer
 from trio_signal.presence import reconcile
-from trio_signal.room import Room
-from trio_signal.websocket import text_frame
+from trio_signal.private import PrivateMessages
+from trio_signal.returning import Returning
 
 logger = logging.getLogger(__name__)
 
-#: What a user without any name is called.
-ANONYMOUS = "Anonymous"
 #: How many peers are sent away in a second when the server stops.
 LEAVE_RATE = 100.0
-#: Users that one broadcast knows to have signalled with. No browser sends to so many.
-MAX_MET = 1000
 #: The signals with which two peers come to know each other. Candidates are the most by far.
 _DESCRIPTIONS = frozenset({"offer", "answer"})
 _NO_CAP = Caps(2**31 - 1)
@@ -128,120 +123,6 @@ BAN_SECONDS = 60.0
 _MAX_REASON = 120
 #: Seconds to ask the directory how many users are connected.
 _COUNTING = 0.4
-
-
-class LocalRoom(Room):
-    """A room with peers on this replica, and how to reach these."""
-
-    def __init__(self, room_id: str, metrics: Metrics) -> None:
-        """Make an empty room."""
-        super().__init__(room_id)
-        self._metrics = metrics
-        self.peers: dict[str, Peer] = {}
-        #: The same by dialect, so that each event is put into words once.
-        self._speakers: dict[type[Dialect], dict[str, Peer]] = {}
-        #: By the peer id of a broadcaster here: the users of the room that it has exchanged
-        #: signals with in this broadcast, or that it was told of as listeners.
-        self._met: dict[str, set[str]] = {}
-
-    def meet(self, broadcaster: str, user_id: str) -> bool:
-        """Note that a broadcaster here and a user know each other; whether that is new."""
-        if broadcaster not in self._live or broadcaster not in self.peers:
-            return False
-        met = self._met.setdefault(broadcaster, set())
-        if user_id in met or len(met) >= MAX_MET:
-            return False
-        if user_id in self._users:
-            met.add(user_id)
-        return True
-
-    def _put(self, member: Member) -> None:
-        super()._put(member)
-        if self._met and member.live is None:
-            self._met.pop(member.peer_id, None)  # the next broadcast begins anew
-
-    def _drop(self, member: Member) -> None:
-        super()._drop(member)
-        if self._met and member.user_id not in self._users:
-            for met in self._met.values():
-                met.discard(member.user_id)
-
-    def admit(self, peer_id: str, peer: Peer) -> None:
-        """Let a peer hear what goes on."""
-        self.peers[peer_id] = peer
-        self._speakers.setdefault(type(peer.dialect), {})[peer_id] = peer
-        peer.memberships[self.id] = peer_id
-
-    def dismiss(self, peer_id: str) -> Peer | None:
-        """Let a peer hear no more; None if it is not here."""
-        peer = self.peers.pop(peer_id, None)
-        if peer is not None:
-            speakers = self._speakers[type(peer.dialect)]
-            del speakers[peer_id]
-            if not speakers:
-                del self._speakers[type(peer.dialect)]
-            del peer.memberships[self.id]
-            self._met.pop(peer_id, None)
-        return peer
-
-    def tell(self, event: Event, user_id: str, peer_id: str = "") -> float:
-        """Tell an event of this user, or of one peer of it, to the peers on this replica.
-
-        It is encoded once a dialect. Returns what that costs, in tokens; what other replicas
-        have to do for their peers is part of it.
-        """
-        cost, most = 0.0, DELIVERY
-        for dialect, peers, notice in self._in_words(event):
-            frame = text_frame(notice.text)
-            audience = self._audience(notice.audience, peers, user_id, peer_id)
-            for peer in audience:
-                peer.send_frame(frame)
-            each = cost_of_delivery(len(frame))
-            cost, most = cost + len(audience) * each, max(most, each)
-            self._count(dialect, notice, len(audience))
-        return cost + (len(self) - len(self.peers)) * most
-
-    def _count(self, dialect: type[Dialect], notice: Notice, peers: int) -> None:
-        """Once for all who heard it."""
-        if peers:
-            self._metrics.messages_out[dialect.name][type_of(notice.text)] += peers
-            self._metrics.fan_out.observe(peers)
-
-    def _in_words(self, event: Event) -> Iterator[tuple[type[Dialect], dict[str, Peer], Notice]]:
-        for dialect, peers in list(self._speakers.items()):
-            try:
-                notices = list(dialect.tell(event))
-            except Exception:
-                close_untold(peers.values(), event)
-                continue
-            for notice in notices:
-                yield dialect, peers, notice
-
-    def _audience(
-        self, audience: Audience, peers: dict[str, Peer], user_id: str, own_id: str
-    ) -> Collection[Peer]:
-        match audience:
-            case Audience.EVERYONE:
-                return peers.values()
-            case Audience.ITSELF:
-                return [peers[own_id]] if own_id in peers else []
-            case Audience.OTHER_PEERS:
-                return [peer for peer_id, peer in peers.items() if peer_id != own_id]
-            case Audience.OTHER_USERS:
-                members = self.members
-                return [
-                    peer for peer_id, peer in peers.items() if members[peer_id].user_id != user_id
-                ]
-            case Audience.BROADCASTERS:
-                return [
-                    peers[member.peer_id]
-                    for member in self.live
-                    if member.peer_id in peers and member.peer_id != own_id
-                ]
-            case Audience.TEAM:
-                return [peer for peer in peers.values() if _is_of_team(peer, user_id)]
-            case _:
-                assert_never(audience)
 
 
 class Visit:
@@ -308,10 +189,8 @@ class Hub:
         self.peers: set[Peer] = set()
         #: Sends what they are told; whoever made the hub runs it as well.
         self.courier = Courier()
-        #: By user: peers whose rooms are kept for when the user comes back.
-        self._returning: dict[str, set[Peer]] = {}
-        #: By user: peers that hear what is for the user alone, if it has no inbox.
-        self._reachable: dict[str, set[Peer]] = {}
+        self._returning = Returning(bus, self.notes)
+        self._private = PrivateMessages(bus, self.notes, self.rooms)
         #: With what new peers are sent away, once the server stops.
         self.closing: Close | None = None
         self._max_room_peers = max_room_peers
@@ -349,47 +228,8 @@ class Hub:
                 self._leave(peer, room_id)
             except Exception:
                 logger.exception("a peer has left room %s, and not all were told", ascii(room_id))
-        if peer.identity is not None and peer in self._returning.get(peer.identity.user_id, ()):
-            rooms = dict.fromkeys([*room_ids, *peer.recalled])
-            self._bequeath(peer, peer.identity.user_id, tuple(rooms))
-        self._lose_reach(peer)
-
-    def _lose_reach(self, peer: Peer) -> None:
-        user_id = peer.identity.user_id if peer.identity is not None else ""
-        reachable = self._reachable.get(user_id)
-        if reachable is not None:
-            reachable.discard(peer)
-            if not reachable:
-                del self._reachable[user_id]
-
-    def _bequeath(self, peer: Peer, user_id: str, room_ids: Sequence[str]) -> None:
-        """Keep rooms for the user's next connection, which may have come already.
-
-        A client that changes networks comes back long before its old connection
-        is found dead. One that came while the old one was still heard of is
-        another tab, and gets nothing.
-        """
-        others = self._returning[user_id]
-        others.discard(peer)
-        if not others:
-            del self._returning[user_id]
-        heard = wall_time(peer.heard)
-        # What the user did since on purpose holds, on whichever connection it was.
-        room_ids = [room for room in room_ids if not self.notes.has_left(user_id, room, heard)]
-        heir = self._heir(user_id, peer.heard)
-        if heir is not None:
-            heir.recalled += tuple(room_ids)
-            heir.inherit(room_ids)
-        elif room_ids:
-            self.notes.remember_rooms(user_id, room_ids, heard)
-            self.bus.tell_rooms_kept(user_id, heard)
-
-    def _heir(self, user_id: str, heard: float) -> Peer | None:
-        """One that came after another of the user was last heard of, and is not about to go."""
-        for peer in self._returning.get(user_id, ()):
-            if peer.arrived > heard and not peer.is_leaving:
-                return peer
-        return None
+        self._returning.depart(peer, room_ids)
+        self._private.remove(peer)
 
     async def close_all(self, close: Close, *, within: float = 0.0) -> None:
         """End all connections, and at once those that are about to come.
@@ -434,7 +274,7 @@ class Hub:
         caps = Caps(self._max_room_peers, self._max_viewers if command.viewer else None)
         await self._enter(peer, identity, command, caps)
         if command.reachable and room_id in peer.memberships:
-            self._reachable.setdefault(identity.user_id, set()).add(peer)
+            self._private.add(peer, identity.user_id)
 
     async def attend(self, peer: Peer, command: Attend) -> None:
         """Let a peer hear announcements, however many do."""
@@ -443,6 +283,13 @@ class Hub:
             return
         await self._enter(peer, peer.identity, Join(LOBBY), _NO_CAP)
 
+    async def tell_user(self, peer: Peer, command: PrivateCommand) -> None:
+        """Tell one user alone, on whichever replica; see `PrivateMessages`."""
+        if peer.identity is None:
+            peer.tell(Refused(command, Refusal.NOT_ALLOWED, utc_now()))
+            return
+        await self._private.send(peer, peer.identity, command)
+
     async def open_inbox(self, peer: Peer, command: OpenInbox) -> None:
         """Let a peer hear what is for its user alone."""
         if peer.identity is None:
@@ -450,78 +297,6 @@ class Hub:
             return
         inbox = inbox_of(peer.identity.user_id)
         await self._enter(peer, peer.identity, Join(inbox), _INBOX_CAP)
-
-    async def tell_user(self, peer: Peer, command: PrivateCommand) -> None:
-        """Tell one user alone, on whichever replica: by its inboxes, else where it is in rooms.
-
-        One that is not there is not told; nothing is kept.
-        """
-        identity = peer.identity
-        if identity is None:
-            peer.tell(Refused(command, Refusal.NOT_ALLOWED, utc_now()))
-            return
-        event = self._private_event(peer, identity, command)
-        if isinstance(event, PrivateMessage) and event.sender_username == ANONYMOUS:
-            user = await self.notes.user(identity.user_id)
-            if user is not None:
-                event = replace(event, sender_username=user.username)
-        members = await self.bus.members(inbox_of(event.receiver_id))
-        replicas = {member.replica for member in members}
-        size = len(event.content) if isinstance(event, PrivateMessage) else 0
-        peer.owes += max(1, len(members)) * cost_of_delivery(size)
-        if not replicas:
-            self._tell_user_here(event)
-            self.bus.broadcast(event)
-        for replica in replicas:
-            if replica == self.bus.replica:
-                self._tell_user_here(event)
-            else:
-                self.bus.send(replica, event)
-
-    def _private_event(
-        self, peer: Peer, identity: Identity, command: PrivateCommand
-    ) -> PrivateEvent:
-        match command:
-            case SendPrivate():
-                username, avatar_url = self._sender(peer, identity, command)
-                return PrivateMessage(
-                    command.receiver_id,
-                    str(uuid4()),
-                    identity.user_id,
-                    username,
-                    avatar_url,
-                    command.content,
-                    utc_now(),
-                )
-            case SetPrivateTyping():
-                return PrivateTyping(command.receiver_id, identity.user_id, command.typing)
-            case SendReceipt():
-                return ReadReceipt(command.receiver_id, identity.user_id, utc_now())
-            case _:
-                assert_never(command)
-
-    def _sender(
-        self, peer: Peer, identity: Identity, command: SendPrivate
-    ) -> tuple[str, str | None]:
-        """What to call a sender: in open mode as it says, else as its room or its token does."""
-        username, avatar_url = identity.username, identity.avatar_url
-        for room_id, peer_id in peer.memberships.items():
-            if not is_internal(room_id):
-                member = self.rooms[room_id].members[peer_id]
-                username, avatar_url = member.username, member.avatar_url
-        if not identity.verified:
-            username = clean_name(command.username) or username
-            avatar_url = clean_picture(command.avatar_url) or avatar_url
-        return username or ANONYMOUS, avatar_url
-
-    def _tell_user_here(self, event: PrivateEvent) -> None:
-        """Tell the user's peers on this replica, if it has any."""
-        inbox = self.rooms.get(inbox_of(event.receiver_id))
-        if inbox is not None:
-            inbox.tell(event, event.receiver_id)
-        else:
-            for peer in list(self._reachable.get(event.receiver_id, ())):
-                peer.hear(event)
 
     async def _enter(self, peer: Peer, identity: Identity, command: Join, caps: Caps) -> None:
         room_id = command.room_id
@@ -557,16 +332,17 @@ class Hub:
         if peer.identity.verified and member.subject != lost.subject:
             return
         self.notes.forget_lost(room_id, user_id, dialect)
-        if member.live is None and _why_not_live(peer, room, member, exclusive=False) is None:
+        if (
+            member.live is None
+            and why_not_live(peer.identity, room, member, exclusive=False) is None
+        ):
             self._begin(peer, room, member.peer_id, lost.live)
 
     async def _is_taken(self, room_id: str, member: Member) -> bool:
         """Whether somebody else has the room for an exclusive broadcast."""
         room = self.rooms.get(room_id)
         members = room.live if room else await self.bus.live(room_id)
-        return any(
-            _is_rival(member, other) and other.subject != member.subject for other in members
-        )
+        return any(is_rival(member, other) and other.subject != member.subject for other in members)
 
     def _join_again(self, peer: Peer, room: LocalRoom, me: Member, *, viewer: bool) -> None:
         if viewer:
@@ -680,13 +456,7 @@ class Hub:
 
     async def recall_rooms(self, peer: Peer) -> tuple[str, ...]:
         """Where this user was when it lost its last connection; keeps this one's for the next."""
-        if peer.identity is None:
-            return ()
-        user_id = peer.identity.user_id
-        self._returning.setdefault(user_id, set()).add(peer)
-        room_ids = await self.notes.recall_rooms(user_id)
-        peer.recalled += room_ids
-        return room_ids
+        return await self._returning.recall(peer)
 
     # What users do by REST
 
@@ -716,7 +486,7 @@ class Hub:
 
     def _change_user_here(self, change: UserChanged) -> None:
         """In each room the replica of the user's first peer does it, so that it is told once."""
-        for peer in list(self._reachable.get(change.user_id, ())):
+        for peer in self._private.reachable(change.user_id):
             for room_id, peer_id in list(peer.memberships.items()):
                 room = self.rooms[room_id]
                 member = room.first_of(change.user_id, peer.dialect.name)
@@ -772,7 +542,7 @@ class Hub:
     def handle(self, peer: Peer, command: RoomCommand) -> None:
         """Carry out any other command. Does not block."""
         if isinstance(command, Leave):
-            self._keep_out(peer, command.room_id)
+            self._returning.keep_out(peer, command.room_id)
         found = self._find(peer, command.room_id)
         if found is None:
             peer.tell(Refused(command, Refusal.NOT_IN_ROOM, utc_now()))
@@ -807,13 +577,6 @@ class Hub:
             return None
         room = self.rooms[room_id]
         return room, room.members[peer_id]
-
-    def _keep_out(self, peer: Peer, room_id: str) -> None:
-        """Put its user into the room no more, for what is lost on older connections of it."""
-        user_id = peer.identity.user_id if peer.identity is not None else ""
-        if peer in self._returning.get(user_id, ()):
-            peer.recalled = tuple(room for room in peer.recalled if room != room_id)
-            self.notes.keep_left(user_id, room_id, wall_time(trio.current_time()))
 
     def _leave(self, peer: Peer, room_id: str) -> None:
         room = self.rooms[room_id]
@@ -866,21 +629,22 @@ class Hub:
         self, peer: Peer, room: LocalRoom, member: Member, command: StartStreaming
     ) -> None:
         at = utc_now()
-        refusal = _why_not_live(peer, room, member, exclusive=True)
+        refusal = why_not_live(peer.identity, room, member, exclusive=True)
         if refusal is not None:
             peer.tell(Refused(command, refusal, at))
         else:
             self._tell(peer, room, [StreamStarting(room.id, member, at)])
 
     def _go_live(self, peer: Peer, room: LocalRoom, member: Member, command: GoLive) -> None:
-        refusal = _why_not_live(peer, room, member, exclusive=command.exclusive)
+        refusal = why_not_live(peer.identity, room, member, exclusive=command.exclusive)
         if refusal is not None:
             peer.tell(Refused(command, refusal, utc_now()))
             return
         at = utc_now()
         if command.exclusive:
-            at = max([at, *(just_after(old.started_at) for old in _rivals(room, member).values())])
-        live = Live(command.media_type, at, command.exclusive, _own_name(peer, command))
+            at = begin_after(at, rivals_of(room, member))
+        name = name_of(peer.identity, command)
+        live = Live(command.media_type, at, command.exclusive, name)
         if command.exclusive:
             self._end_older_broadcasts(room, member, live)
         self._begin(peer, room, member.peer_id, live)
@@ -892,14 +656,10 @@ class Hub:
         peer.tell(LiveNow(room.id, room.members[peer_id], others))
 
     def _end_older_broadcasts(self, room: LocalRoom, newest: Member, live: Live) -> None:
-        """A stream has one broadcaster, the newest; the page of another is a stale one.
-
-        Each replica ends its own. Two that began at the same moment on two replicas
-        agree on who is newer, since a broadcast begins later than all it knows of.
-        """
-        for old_id, old in _rivals(room, newest).items():
-            peer = room.peers.get(old_id) if old.exclusive else None
-            if peer is not None and (old.started_at, old_id) < (live.started_at, newest.peer_id):
+        """Each replica ends those of its own peers."""
+        for old_id in replaced_by(newest, live, room):
+            peer = room.peers.get(old_id)
+            if peer is not None:
                 self._tell(peer, room, room.stop_live(old_id, utc_now(), StopCause.REPLACED))
                 self._leave(peer, room.id)
                 peer.tell(Displaced(room.id))
@@ -961,7 +721,7 @@ class Hub:
         peer = room.peers.get(kicked.target.peer_id) if room is not None else None
         if peer is None:
             return
-        self._keep_out(peer, kicked.room_id)
+        self._returning.keep_out(peer, kicked.room_id)
         self._leave(peer, kicked.room_id)
         peer.tell(Removed(kicked.room_id, kicked.reason, utc_now()))
         if not peer.memberships:
@@ -970,7 +730,7 @@ class Hub:
     # Signals: the hot path
 
     def _signal(self, peer: Peer, room: LocalRoom, sender: Member, command: Signal) -> None:
-        target = _resolve(room, sender, command)
+        target = room.target_of(sender, command)
         if isinstance(target, Refusal):
             peer.tell(Refused(command, target, utc_now()))
             return
@@ -1032,7 +792,7 @@ class Hub:
             self._note_lost(delivery)
             return
         if isinstance(delivery, PrivateEvent):
-            self._tell_user_here(delivery)
+            self._private.tell_here(delivery)
             return
         if isinstance(delivery, UserChanged):
             self._change_user_here(delivery)
@@ -1057,10 +817,10 @@ class Hub:
     def _give_back(self, user_id: str, heard: float) -> None:
         """Let a connection of a user that came since then have what notes have of an older one."""
         moment = trio_time(heard)
-        heir = self._heir(user_id, moment)
-        if heir is not None:
-            heir.inherit(())
-        for peer in self._reachable.get(user_id, ()):
+        successor = self._returning.successor(user_id, moment)
+        if successor is not None:
+            successor.inherit(())
+        for peer in self._private.reachable(user_id):
             if peer.arrived > moment and not peer.is_leaving:
                 peer.inherit(())
 
@@ -1151,26 +911,6 @@ class Hub:
         return room.tell(event, origin.user_id, origin.peer_id)
 
 
-def _own_name(peer: Peer, command: GoLive) -> str | None:
-    """What a broadcaster calls itself, where nobody knows better."""
-    known = peer.identity is not None and peer.identity.verified
-    return None if known else clean_name(command.username)
-
-
-def _rivals(room: Room, newest: Member) -> dict[str, Live]:
-    """The broadcasts of the same dialect in a room, but one's own; by peer id."""
-    return {
-        member.peer_id: member.live
-        for member in room.live
-        if member.live and _is_rival(newest, member)
-    }
-
-
-def _is_rival(newest: Member, other: Member) -> bool:
-    is_live = other.live is not None
-    return is_live and other.dialect == newest.dialect and other.peer_id != newest.peer_id
-
-
 def _may_join(identity: Identity, command: Join) -> bool:
     allowed = _may_see(identity, command.room_id)
     return allowed and (identity.grants.publish or not command.broadcaster)
@@ -1178,46 +918,3 @@ def _may_join(identity: Identity, command: Join) -> bool:
 
 def _may_see(identity: Identity, room_id: str) -> bool:
     return not is_internal(room_id) and may_enter(identity, room_id)
-
-
-def _is_of_team(peer: Peer, creator: str) -> bool:
-    """Whether a peer is the creator's own, or of the creator's team."""
-    identity = peer.identity
-    return identity is not None and creator in (identity.user_id, identity.grants.team_of)
-
-
-def _why_not_live(peer: Peer, room: Room, member: Member, *, exclusive: bool) -> Refusal | None:
-    """What keeps a peer from broadcasting.
-
-    Where nobody can prove to be the same as before, the newest has an exclusive broadcast.
-    """
-    if peer.identity is None or not peer.identity.grants.publish:
-        return Refusal.NOT_ALLOWED
-    if exclusive and peer.identity.verified:
-        rivals = (room.members[peer_id] for peer_id in _rivals(room, member))
-        if any(rival.subject != member.subject for rival in rivals):
-            return Refusal.STREAM_TAKEN
-    return None
-
-
-def _resolve(room: Room, sender: Member, command: Signal) -> Member | Refusal | None:
-    """The member that a signal is for; None for all others."""
-    addressed = command.addressed
-    if addressed is To.COUNTERPART:
-        addressed = To.VIEWER if sender.live else To.BROADCASTER
-    match addressed:
-        case To.OTHERS:
-            return None
-        case To.USER:
-            target = room.peer_of(command.target, but=sender.peer_id)
-        case To.BROADCASTER:
-            if sender.live:
-                return Refusal.NOT_ALLOWED
-            target = room.broadcaster_for(sender.dialect)
-        case To.VIEWER if not sender.live:
-            return Refusal.NOT_ALLOWED
-        case _:
-            target = room.members.get(command.target)
-    if target is None or target.peer_id == sender.peer_id:
-        return Refusal.TARGET_NOT_FOUND
-    return target

@@ -2,6 +2,8 @@
 
 import unicodedata
 
+#: What a user without any name is called.
+ANONYMOUS = "Anonymous"
 #: Characters of a name; the rest is cut off.
 MAX_NAME = 64
 #: Characters of a picture's address. Each newcomer is told those of all who are there.

@@ -7,12 +7,13 @@ from collections.abc import Iterable
 
 from msgspec.structs import replace
 
-from trio_signal.messages.commands import ChangeProfile
+from trio_signal.messages.commands import ChangeProfile, Signal, To
 from trio_signal.messages.events import (
     Joined,
     Left,
     News,
     ProfileChanged,
+    Refusal,
     RoomEvent,
     StopCause,
     StoppedLive,
@@ -102,6 +103,28 @@ class Room:
         peers = self._users.get(user_id, {}).values()
         mine = (member for member in peers if member.dialect == dialect)
         return min(mine, key=lambda member: (member.joined_at, member.peer_id), default=None)
+
+    def target_of(self, sender: Member, command: Signal) -> Member | Refusal | None:
+        """The member that a signal is for; None for all others."""
+        addressed = command.addressed
+        if addressed is To.COUNTERPART:
+            addressed = To.VIEWER if sender.live else To.BROADCASTER
+        match addressed:
+            case To.OTHERS:
+                return None
+            case To.USER:
+                target = self.peer_of(command.target, but=sender.peer_id)
+            case To.BROADCASTER:
+                if sender.live:
+                    return Refusal.NOT_ALLOWED
+                target = self.broadcaster_for(sender.dialect)
+            case To.VIEWER if not sender.live:
+                return Refusal.NOT_ALLOWED
+            case _:
+                target = self.members.get(command.target)
+        if target is None or target.peer_id == sender.peer_id:
+            return Refusal.TARGET_NOT_FOUND
+        return target
 
     # Changes
 

@@ -15,9 +15,9 @@ from trio_signal.clock import utc_now
 from trio_signal.config import Settings
 from trio_signal.dialects.room import User, chat_message, live_broadcasters
 from trio_signal.dialects.wire import Id
-from trio_signal.hub import ANONYMOUS, Hub
+from trio_signal.hub import Hub
 from trio_signal.messages.identity import NO_ROOM, Identity, Member, Profile, is_internal
-from trio_signal.names import clean_name, clean_picture
+from trio_signal.names import ANONYMOUS, clean_name, clean_picture
 from trio_signal.notes import CHATS_PER_ROOM, RoomInfo
 from trio_signal.pacing import cost_of_delivery
 from trio_signal.web.bodies import json_answer, read_body

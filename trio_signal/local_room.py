@@ -1,0 +1,137 @@
+"""A room as one replica has it: its members everywhere, and how to reach those that are here."""
+
+from collections.abc import Collection, Iterator
+from typing import assert_never
+
+from trio_signal.dialects import Dialect
+from trio_signal.dialects.wire import type_of
+from trio_signal.messages.events import Audience, Event, Notice
+from trio_signal.messages.identity import Member
+from trio_signal.metrics import Metrics
+from trio_signal.pacing import DELIVERY, cost_of_delivery
+from trio_signal.peer import Peer, close_untold
+from trio_signal.room import Room
+from trio_signal.websocket import text_frame
+
+#: Users that one broadcast knows to have signalled with. No browser sends to so many.
+MAX_MET = 1000
+
+
+class LocalRoom(Room):
+    """A room with peers on this replica, and how to reach these."""
+
+    def __init__(self, room_id: str, metrics: Metrics) -> None:
+        """Make an empty room."""
+        super().__init__(room_id)
+        self._metrics = metrics
+        self.peers: dict[str, Peer] = {}
+        #: The same by dialect, so that each event is put into words once.
+        self._speakers: dict[type[Dialect], dict[str, Peer]] = {}
+        #: By the peer id of a broadcaster here: the users of the room that it has exchanged
+        #: signals with in this broadcast, or that it was told of as listeners.
+        self._met: dict[str, set[str]] = {}
+
+    def meet(self, broadcaster: str, user_id: str) -> bool:
+        """Note that a broadcaster here and a user know each other; whether that is new."""
+        if broadcaster not in self._live or broadcaster not in self.peers:
+            return False
+        met = self._met.setdefault(broadcaster, set())
+        if user_id in met or len(met) >= MAX_MET:
+            return False
+        if user_id in self._users:
+            met.add(user_id)
+        return True
+
+    def _put(self, member: Member) -> None:
+        super()._put(member)
+        if self._met and member.live is None:
+            self._met.pop(member.peer_id, None)  # the next broadcast begins anew
+
+    def _drop(self, member: Member) -> None:
+        super()._drop(member)
+        if self._met and member.user_id not in self._users:
+            for met in self._met.values():
+                met.discard(member.user_id)
+
+    def admit(self, peer_id: str, peer: Peer) -> None:
+        """Let a peer hear what goes on."""
+        self.peers[peer_id] = peer
+        self._speakers.setdefault(type(peer.dialect), {})[peer_id] = peer
+        peer.memberships[self.id] = peer_id
+
+    def dismiss(self, peer_id: str) -> Peer | None:
+        """Let a peer hear no more; None if it is not here."""
+        peer = self.peers.pop(peer_id, None)
+        if peer is not None:
+            speakers = self._speakers[type(peer.dialect)]
+            del speakers[peer_id]
+            if not speakers:
+                del self._speakers[type(peer.dialect)]
+            del peer.memberships[self.id]
+            self._met.pop(peer_id, None)
+        return peer
+
+    def tell(self, event: Event, user_id: str, peer_id: str = "") -> float:
+        """Tell an event of this user, or of one peer of it, to the peers on this replica.
+
+        It is encoded once a dialect. Returns what that costs, in tokens; what other replicas
+        have to do for their peers is part of it.
+        """
+        cost, most = 0.0, DELIVERY
+        for dialect, peers, notice in self._in_words(event):
+            frame = text_frame(notice.text)
+            audience = self._audience(notice.audience, peers, user_id, peer_id)
+            for peer in audience:
+                peer.send_frame(frame)
+            each = cost_of_delivery(len(frame))
+            cost, most = cost + len(audience) * each, max(most, each)
+            self._count(dialect, notice, len(audience))
+        return cost + (len(self) - len(self.peers)) * most
+
+    def _count(self, dialect: type[Dialect], notice: Notice, peers: int) -> None:
+        """Once for all who heard it."""
+        if peers:
+            self._metrics.messages_out[dialect.name][type_of(notice.text)] += peers
+            self._metrics.fan_out.observe(peers)
+
+    def _in_words(self, event: Event) -> Iterator[tuple[type[Dialect], dict[str, Peer], Notice]]:
+        for dialect, peers in list(self._speakers.items()):
+            try:
+                notices = list(dialect.tell(event))
+            except Exception:
+                close_untold(peers.values(), event)
+                continue
+            for notice in notices:
+                yield dialect, peers, notice
+
+    def _audience(
+        self, audience: Audience, peers: dict[str, Peer], user_id: str, own_id: str
+    ) -> Collection[Peer]:
+        match audience:
+            case Audience.EVERYONE:
+                return peers.values()
+            case Audience.ITSELF:
+                return [peers[own_id]] if own_id in peers else []
+            case Audience.OTHER_PEERS:
+                return [peer for peer_id, peer in peers.items() if peer_id != own_id]
+            case Audience.OTHER_USERS:
+                members = self.members
+                return [
+                    peer for peer_id, peer in peers.items() if members[peer_id].user_id != user_id
+                ]
+            case Audience.BROADCASTERS:
+                return [
+                    peers[member.peer_id]
+                    for member in self.live
+                    if member.peer_id in peers and member.peer_id != own_id
+                ]
+            case Audience.TEAM:
+                return [peer for peer in peers.values() if _is_of_team(peer, user_id)]
+            case _:
+                assert_never(audience)
+
+
+def _is_of_team(peer: Peer, creator: str) -> bool:
+    """Whether a peer is the creator's own, or of the creator's team."""
+    identity = peer.identity
+    return identity is not None and creator in (identity.user_id, identity.grants.team_of)

@@ -1,0 +1,117 @@
+"""What one user says to another alone, on whichever replica either is. Nothing is kept.
+
+A user with an inbox, an internal room of its own, is told there. The directory knows on which
+replicas that is. One without is told where it is in rooms, and all replicas are asked.
+"""
+
+from collections.abc import Mapping
+from typing import assert_never
+from uuid import uuid4
+
+from msgspec.structs import replace
+
+from trio_signal.bus import Bus
+from trio_signal.clock import utc_now
+from trio_signal.local_room import LocalRoom
+from trio_signal.messages.commands import PrivateCommand, SendPrivate, SendReceipt, SetPrivateTyping
+from trio_signal.messages.events import PrivateEvent, PrivateMessage, PrivateTyping, ReadReceipt
+from trio_signal.messages.identity import Identity, inbox_of, is_internal
+from trio_signal.names import ANONYMOUS, clean_name, clean_picture
+from trio_signal.notes import Notes
+from trio_signal.pacing import cost_of_delivery
+from trio_signal.peer import Peer
+
+
+class PrivateMessages:
+    """Who can be told something in private on this replica."""
+
+    def __init__(self, bus: Bus, notes: Notes, rooms: Mapping[str, LocalRoom]) -> None:
+        """Take the rooms of this replica, which the hub keeps."""
+        self._bus = bus
+        self._notes = notes
+        self._rooms = rooms
+        #: By user: peers in rooms that are told if the user has no inbox.
+        self._peers: dict[str, set[Peer]] = {}
+
+    def add(self, peer: Peer, user_id: str) -> None:
+        """From now on the user is told by this peer as well. Does not block."""
+        self._peers.setdefault(user_id, set()).add(peer)
+
+    def remove(self, peer: Peer) -> None:
+        """It has ended. Does not block."""
+        user_id = peer.identity.user_id if peer.identity is not None else ""
+        peers = self._peers.get(user_id)
+        if peers is not None:
+            peers.discard(peer)
+            if not peers:
+                del self._peers[user_id]
+
+    def reachable(self, user_id: str) -> list[Peer]:
+        """The peers of a user in rooms here that can be told."""
+        return list(self._peers.get(user_id, ()))
+
+    async def send(self, peer: Peer, identity: Identity, command: PrivateCommand) -> None:
+        """Tell one user alone, on whichever replica: by its inboxes, else where it is in rooms.
+
+        One that is not there is not told. `peer` pays. Blocks while the directory is asked.
+        """
+        event = self._event(peer, identity, command)
+        if isinstance(event, PrivateMessage) and event.sender_username == ANONYMOUS:
+            user = await self._notes.user(identity.user_id)
+            if user is not None:
+                event = replace(event, sender_username=user.username)
+        members = await self._bus.members(inbox_of(event.receiver_id))
+        replicas = {member.replica for member in members}
+        size = len(event.content) if isinstance(event, PrivateMessage) else 0
+        peer.owes += max(1, len(members)) * cost_of_delivery(size)
+        if not replicas:
+            self.tell_here(event)
+            self._bus.broadcast(event)
+        for replica in replicas:
+            if replica == self._bus.replica:
+                self.tell_here(event)
+            else:
+                self._bus.send(replica, event)
+
+    def _event(self, peer: Peer, identity: Identity, command: PrivateCommand) -> PrivateEvent:
+        match command:
+            case SendPrivate():
+                username, avatar_url = self._sender(peer, identity, command)
+                return PrivateMessage(
+                    command.receiver_id,
+                    str(uuid4()),
+                    identity.user_id,
+                    username,
+                    avatar_url,
+                    command.content,
+                    utc_now(),
+                )
+            case SetPrivateTyping():
+                return PrivateTyping(command.receiver_id, identity.user_id, command.typing)
+            case SendReceipt():
+                return ReadReceipt(command.receiver_id, identity.user_id, utc_now())
+            case _:
+                assert_never(command)
+
+    def _sender(
+        self, peer: Peer, identity: Identity, command: SendPrivate
+    ) -> tuple[str, str | None]:
+        """What to call a sender: in open mode as it says, else as its room or its token does."""
+        username, avatar_url = identity.username, identity.avatar_url
+        for room_id, peer_id in peer.memberships.items():
+            if not is_internal(room_id):
+                member = self._rooms[room_id].members[peer_id]
+                username, avatar_url = member.username, member.avatar_url
+        if not identity.verified:
+            username = clean_name(command.username) or username
+            avatar_url = clean_picture(command.avatar_url) or avatar_url
+        return username or ANONYMOUS, avatar_url
+
+    def tell_here(self, event: PrivateEvent) -> None:
+        """Tell the user's peers on this replica, if it has any."""
+        inbox = self._rooms.get(inbox_of(event.receiver_id))
+        if inbox is not None:
+            inbox.tell(event, event.receiver_id)
+        else:
+            for peer in self.reachable(event.receiver_id):
+                peer.hear(event)

@@ -1,0 +1,83 @@
+"""Users that come back: a new connection gets the rooms in which an older one was lost.
+
+For dialects whose clients do not join again by themselves. State of this replica; what is to be
+known on the others is in the notes.
+"""
+
+from collections.abc import Sequence
+
+import trio
+
+from trio_signal.bus import Bus
+from trio_signal.clock import wall_time
+from trio_signal.notes import Notes
+from trio_signal.peer import Peer
+
+
+class Returning:
+    """By user, the connections whose rooms are kept for the next one. Nothing here blocks."""
+
+    def __init__(self, bus: Bus, notes: Notes) -> None:
+        """Begin without any."""
+        self._bus = bus
+        self._notes = notes
+        self._peers: dict[str, set[Peer]] = {}
+
+    async def recall(self, peer: Peer) -> tuple[str, ...]:
+        """The rooms in which this user's last connection was lost; from now on keep this one's."""
+        if peer.identity is None:
+            return ()
+        user_id = peer.identity.user_id
+        self._peers.setdefault(user_id, set()).add(peer)
+        room_ids = await self._notes.recall_rooms(user_id)
+        peer.recalled += room_ids
+        return room_ids
+
+    def depart(self, peer: Peer, room_ids: Sequence[str]) -> None:
+        """Keep the rooms of a connection that has ended for the next one, which may be here.
+
+        A client that changes networks comes back long before its old connection
+        is found dead. One that came while something was still received on the old one
+        is another tab, and gets nothing.
+        """
+        if not self._keeps(peer):
+            return
+        user_id = _user_of(peer)
+        others = self._peers[user_id]
+        others.discard(peer)
+        if not others:
+            del self._peers[user_id]
+        heard = wall_time(peer.heard)
+        # What the user did since on purpose holds, on whichever connection it was.
+        kept = [
+            room_id
+            for room_id in dict.fromkeys([*room_ids, *peer.recalled])
+            if not self._notes.has_left(user_id, room_id, heard)
+        ]
+        successor = self.successor(user_id, peer.heard)
+        if successor is not None:
+            successor.recalled += tuple(kept)
+            successor.inherit(kept)
+        elif kept:
+            self._notes.remember_rooms(user_id, kept, heard)
+            self._bus.tell_rooms_kept(user_id, heard)
+
+    def successor(self, user_id: str, heard: float) -> Peer | None:
+        """A connection that came after `heard` (Trio's clock), and is not about to end."""
+        for peer in self._peers.get(user_id, ()):
+            if peer.arrived > heard and not peer.is_leaving:
+                return peer
+        return None
+
+    def keep_out(self, peer: Peer, room_id: str) -> None:
+        """The user has left a room on purpose: what older connections lose changes nothing."""
+        if self._keeps(peer):
+            peer.recalled = tuple(room for room in peer.recalled if room != room_id)
+            self._notes.keep_left(_user_of(peer), room_id, wall_time(trio.current_time()))
+
+    def _keeps(self, peer: Peer) -> bool:
+        return peer in self._peers.get(_user_of(peer), ())
+
+
+def _user_of(peer: Peer) -> str:
+    return peer.identity.user_id if peer.identity is not None else ""
