@@ -118,7 +118,7 @@ async def _converse(name: str, texts: list[bytes]) -> None:
             hub=hub,
             auth=OpenAuth(),
             settings=SETTINGS,
-            place=limits.admit("192.0.2.1", 0),
+            lease=limits.admit("192.0.2.1", 0),
             metrics=metrics,
             rounds=Rounds(),
         )

@@ -91,7 +91,7 @@ class World:
             auth=auth or OpenAuth(),
             settings=settings(**given),
             token=token,
-            place=self.limits.admit("192.0.2.1", trio.current_time()),
+            lease=self.limits.admit("192.0.2.1", trio.current_time()),
             metrics=self.metrics,
             rounds=self.rounds,
         )
@@ -128,7 +128,7 @@ async def world() -> AsyncIterator[World]:
     hub = Hub(bus)
     async with trio.open_nursery() as nursery:
         await nursery.start(bus.run, hub.deliver)
-        nursery.start_soon(hub.courier.run)
+        nursery.start_soon(hub.flusher.run)
         world = World(hub, nursery)
         nursery.start_soon(world.rounds.run)
         yield world

@@ -72,7 +72,7 @@ class Tab:
         self._theirs = theirs
         for each in (self.socket, theirs):
             each.setblocking(False)
-        self.peer = Peer(peer_id, dialect, Outbox(theirs, 1 << 20, hub.courier))
+        self.peer = Peer(peer_id, dialect, Outbox(theirs, 1 << 20, hub.flusher))
         user_id = user_id or peer_id
         self.peer.identity = Identity(user_id, user_id, user_id.title())
         self._buffer = b""
@@ -104,7 +104,7 @@ class Tab:
 
     def heard(self) -> list[Message]:
         """What this was told since it was last asked."""
-        self.hub.courier.deliver()
+        self.hub.flusher.deliver()
         try:
             while data := self.socket.recv(1 << 16):
                 self._buffer += data

@@ -30,7 +30,7 @@ from trio_signal.limits import (
     MAX_ADDRESSES,
     Buckets,
     Limits,
-    Tally,
+    RateCounter,
     client_address,
     network_of,
 )
@@ -112,7 +112,7 @@ def test_what_counts_as_one_address(address: str, network: str) -> None:
 
 
 def test_a_tally_begins_anew_after_its_period() -> None:
-    tally = Tally(2, 60)
+    tally = RateCounter(2, 60)
     for now in (100, 110):
         assert tally.wait(ANN, now) == 0
         tally.count(ANN, now)
@@ -126,7 +126,7 @@ def test_a_tally_begins_anew_after_its_period() -> None:
 
 
 def test_a_penalty_counts_from_the_last_time() -> None:
-    tally = Tally(3, 300, penalty=True)
+    tally = RateCounter(3, 300, penalty=True)
     for now in (0, 100, 299):
         assert tally.wait(ANN, now) == 0
         tally.count(ANN, now)
@@ -139,14 +139,14 @@ def test_a_penalty_counts_from_the_last_time() -> None:
 
 
 def test_what_is_over_is_forgotten() -> None:
-    tally = Tally(1, 60)
+    tally = RateCounter(1, 60)
     for number in range(1000):
         tally.count(f"10.0.{number // 256}.{number % 256}", now=number)
     assert len(tally) <= 61
 
 
 def test_no_number_of_addresses_takes_more_memory() -> None:
-    tally = Tally(1, 60)
+    tally = RateCounter(1, 60)
     for number in range(MAX_ADDRESSES + 1000):
         tally.count(f"{number}", now=0)
     assert len(tally) == MAX_ADDRESSES

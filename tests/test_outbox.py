@@ -1,4 +1,4 @@
-"""The outbox and its courier over a real pair of sockets."""
+"""The outbox and its flusher over a real pair of sockets."""
 
 import socket
 import tracemalloc
@@ -15,7 +15,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from tests.clients import PATIENCE
 from tests.raw import TEXT, Frame, RawClient, split_frames
-from trio_signal.outbox import Courier, Outbox
+from trio_signal.outbox import Flusher, Outbox
 from trio_signal.websocket import close_frame, text_frame
 
 LIMIT = 100_000
@@ -89,18 +89,18 @@ async def goodbye(outbox: Outbox, server: socket.socket, client: socket.socket) 
 
 
 @pytest.fixture
-async def courier(nursery: trio.Nursery) -> Courier:
+async def flusher(nursery: trio.Nursery) -> Flusher:
     """At work."""
-    courier = Courier()
-    nursery.start_soon(courier.run)
-    return courier
+    flusher = Flusher()
+    nursery.start_soon(flusher.run)
+    return flusher
 
 
-async def test_what_is_put_in_one_turn_goes_out_together(courier: Courier) -> None:
+async def test_what_is_put_in_one_turn_goes_out_together(flusher: Flusher) -> None:
     server, client = socket.socketpair(type=socket.SOCK_SEQPACKET)  # a send, a packet
     with server, client:
         server.setblocking(False)
-        outbox = Outbox(server, LIMIT, courier)
+        outbox = Outbox(server, LIMIT, flusher)
         for _ in range(3):
             assert outbox.put(b"one ")
             assert outbox.put(b"two")
@@ -109,9 +109,9 @@ async def test_what_is_put_in_one_turn_goes_out_together(courier: Courier) -> No
             assert (read_what_is_there(client), outbox.size) == (b"one two", 0)
 
 
-async def test_each_outbox_gets_its_own(courier: Courier) -> None:
+async def test_each_outbox_gets_its_own(flusher: Flusher) -> None:
     with socket_pair() as (first, one), socket_pair() as (second, two):
-        outboxes = [Outbox(sock, LIMIT, courier) for sock in (first, second)]
+        outboxes = [Outbox(sock, LIMIT, flusher) for sock in (first, second)]
         for number in range(100):
             outboxes[number % 2].put(text_frame(numbered(number)))
         await wait_all_tasks_blocked()
@@ -121,12 +121,12 @@ async def test_each_outbox_gets_its_own(courier: Courier) -> None:
 
 
 async def test_what_was_put_before_the_courier_works_is_not_forgotten() -> None:
-    courier = Courier()
+    flusher = Flusher()
     with socket_pair() as (server, client):
-        outbox = Outbox(server, LIMIT, courier)
+        outbox = Outbox(server, LIMIT, flusher)
         assert outbox.put(b"early")
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(courier.run)
+            nursery.start_soon(flusher.run)
             await wait_all_tasks_blocked()
             nursery.cancel_scope.cancel()
         assert read_what_is_there(client) == b"early"
@@ -136,9 +136,9 @@ async def test_what_was_put_before_the_courier_works_is_not_forgotten() -> None:
         assert read_what_is_there(client) == b"late"
 
 
-async def test_a_dead_outbox_does_not_keep_others_from_theirs(courier: Courier) -> None:
+async def test_a_dead_outbox_does_not_keep_others_from_theirs(flusher: Flusher) -> None:
     with socket_pair() as (server, client), socket_pair() as (dying, gone):
-        dead, outbox = Outbox(dying, LIMIT, courier), Outbox(server, LIMIT, courier)
+        dead, outbox = Outbox(dying, LIMIT, flusher), Outbox(server, LIMIT, flusher)
         dead.put(b"for nobody")
         outbox.put(b"for somebody")
         gone.close()
@@ -149,13 +149,13 @@ async def test_a_dead_outbox_does_not_keep_others_from_theirs(courier: Courier) 
 
 
 async def test_an_error_with_one_outbox_ends_its_connection_and_no_other(
-    courier: Courier, caplog: pytest.LogCaptureFixture
+    flusher: Flusher, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail() -> None:
         raise RuntimeError("nobody thought of this")
 
     with socket_pair() as (failing, one), socket_pair() as (server, two):
-        bad, good = Outbox(failing, LIMIT, courier), Outbox(server, LIMIT, courier)
+        bad, good = Outbox(failing, LIMIT, flusher), Outbox(server, LIMIT, flusher)
         bad.begins_to_wait = fail
         bad.put(b"x" * 50_000)
         good.put(b"for somebody")
@@ -168,11 +168,11 @@ async def test_an_error_with_one_outbox_ends_its_connection_and_no_other(
     assert [record.msg for record in caplog.records] == ["an outbox failed"]
 
 
-async def test_more_than_fits_in_one_turn_is_sent_before_the_limit_counts(courier: Courier) -> None:
+async def test_more_than_fits_in_one_turn_is_sent_before_the_limit_counts(flusher: Flusher) -> None:
     server, client = socket.socketpair()
     with server, client:
         server.setblocking(False)
-        outbox = Outbox(server, 1000, courier)
+        outbox = Outbox(server, 1000, flusher)
         for number in range(50):
             assert outbox.put(text_frame(numbered(number, 100)))
         await wait_all_tasks_blocked()
@@ -180,9 +180,9 @@ async def test_more_than_fits_in_one_turn_is_sent_before_the_limit_counts(courie
         assert (numbers(frames), rest) == (list(range(50)), b"")
 
 
-async def test_the_rest_is_sent_when_the_client_reads(courier: Courier) -> None:
+async def test_the_rest_is_sent_when_the_client_reads(flusher: Flusher) -> None:
     with socket_pair() as (server, client):
-        outbox = Outbox(server, 1_000_000, courier)
+        outbox = Outbox(server, 1_000_000, flusher)
         frames = [text_frame(numbered(i, size=(i * 997) % 20_000)) for i in range(60)]
         for frame in frames:
             assert outbox.put(frame)
@@ -200,9 +200,9 @@ async def test_the_rest_is_sent_when_the_client_reads(courier: Courier) -> None:
         assert (outbox.size, outbox.behind) == (0, False)
 
 
-async def test_nothing_overtakes_what_waits(courier: Courier) -> None:
+async def test_nothing_overtakes_what_waits(flusher: Flusher) -> None:
     with socket_pair() as (server, client):
-        outbox = Outbox(server, LIMIT, courier)
+        outbox = Outbox(server, LIMIT, flusher)
         assert outbox.put(text_frame(numbered(0, 30_000)))
         await wait_all_tasks_blocked()
         assert outbox.size > 0
@@ -217,9 +217,9 @@ async def test_nothing_overtakes_what_waits(courier: Courier) -> None:
         assert (numbers(frames), torn) == ([0, 1], b"")
 
 
-async def test_after_waiting_the_courier_sends_again(courier: Courier) -> None:
+async def test_after_waiting_the_courier_sends_again(flusher: Flusher) -> None:
     with socket_pair() as (server, client), trio.fail_after(PATIENCE):
-        outbox = Outbox(server, LIMIT, courier)
+        outbox = Outbox(server, LIMIT, flusher)
         async with trio.open_nursery() as nursery:
             outbox.begins_to_wait = partial(nursery.start_soon, outbox.flush)
             for _ in range(3):
@@ -237,9 +237,9 @@ async def test_after_waiting_the_courier_sends_again(courier: Courier) -> None:
             nursery.cancel_scope.cancel()
 
 
-async def test_a_full_outbox_refuses_what_comes_and_forgets_what_waits(courier: Courier) -> None:
+async def test_a_full_outbox_refuses_what_comes_and_forgets_what_waits(flusher: Flusher) -> None:
     with socket_pair() as (server, client):
-        outbox = Outbox(server, LIMIT, courier)
+        outbox = Outbox(server, LIMIT, flusher)
         taken = fill(outbox)
         assert outbox.overflowed
         # All but the rest of the frame that is half out.
@@ -254,10 +254,10 @@ async def test_a_full_outbox_refuses_what_comes_and_forgets_what_waits(courier: 
 
 @pytest.mark.parametrize("size", [500, 1000, 3000, 20_000, 90_000, 250_000])
 async def test_a_half_sent_frame_is_completed_before_the_close_frame(
-    size: int, courier: Courier
+    size: int, flusher: Flusher
 ) -> None:
     with socket_pair() as (server, client):
-        outbox = Outbox(server, LIMIT, courier)
+        outbox = Outbox(server, LIMIT, flusher)
         fill(outbox, size=size)
         *frames, last = await goodbye(outbox, server, client)
         assert last.close_code == 1013
@@ -272,10 +272,10 @@ async def test_a_half_sent_frame_is_completed_before_the_close_frame(
     [(10_000, 1.5), (1000, 1.5), (8, 8)],
 )
 async def test_a_client_that_does_not_read_costs_little_more_than_the_limit(
-    size: int, factor: float, courier: Courier
+    size: int, factor: float, flusher: Flusher
 ) -> None:
     with socket_pair() as (server, _client):
-        outbox = Outbox(server, LIMIT, courier)
+        outbox = Outbox(server, LIMIT, flusher)
         tracemalloc.start()
         try:
             for number in range(20_000):
@@ -286,9 +286,9 @@ async def test_a_client_that_does_not_read_costs_little_more_than_the_limit(
         assert peak < factor * LIMIT
 
 
-async def test_nothing_is_sent_to_a_dead_socket(courier: Courier) -> None:
+async def test_nothing_is_sent_to_a_dead_socket(flusher: Flusher) -> None:
     with socket_pair() as (server, client):
-        outbox = Outbox(server, LIMIT, courier)
+        outbox = Outbox(server, LIMIT, flusher)
         client.close()
         outbox.put(b"anybody?")
         await wait_all_tasks_blocked()
@@ -299,9 +299,9 @@ async def test_nothing_is_sent_to_a_dead_socket(courier: Courier) -> None:
             await outbox.flush()
 
 
-async def test_a_socket_that_dies_while_something_waits_ends_the_waiting(courier: Courier) -> None:
+async def test_a_socket_that_dies_while_something_waits_ends_the_waiting(flusher: Flusher) -> None:
     with socket_pair() as (server, client), trio.fail_after(PATIENCE):
-        outbox = Outbox(server, LIMIT, courier)
+        outbox = Outbox(server, LIMIT, flusher)
         assert outbox.put(b"x" * 50_000)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(outbox.flush)
@@ -334,12 +334,12 @@ async def test_a_client_gets_whole_frames_in_order_and_then_the_close_frame(
     steps: list[Step],
 ) -> None:
     with socket_pair() as (server, client), trio.fail_after(PATIENCE):
-        courier = Courier()
-        outbox = Outbox(server, LIMIT, courier)
+        flusher = Flusher()
+        outbox = Outbox(server, LIMIT, flusher)
         received = b""
         taken = []
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(courier.run)
+            nursery.start_soon(flusher.run)
             outbox.begins_to_wait = partial(nursery.start_soon, outbox.flush)
             for number, step in enumerate(steps):
                 match step:

@@ -11,13 +11,13 @@ from trio_signal.dialects.room import RoomDialect
 from trio_signal.errors import CloseCode
 from trio_signal.messages.commands import Authenticate, Close, StopLive
 from trio_signal.messages.events import Refusal, Refused
-from trio_signal.outbox import Courier, Outbox
+from trio_signal.outbox import Flusher, Outbox
 from trio_signal.peer import Peer
 
 
 def make_peer(sock: socket.socket, limit: int = LIMIT) -> Peer:
     dialect = RoomDialect("r", Authenticate("ann"))
-    return Peer("p1", dialect, Outbox(sock, limit, Courier()))
+    return Peer("p1", dialect, Outbox(sock, limit, Flusher()))
 
 
 async def test_a_peer_that_reads_too_slowly_is_closed() -> None:

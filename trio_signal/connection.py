@@ -25,7 +25,7 @@ from trio_signal.dialects import Dialect
 from trio_signal.errors import AuthenticationError, CloseCode, IdentityMismatchError, Reason
 from trio_signal.hub import Hub
 from trio_signal.ice import ice_servers
-from trio_signal.limits import Place
+from trio_signal.limits import ConnectionLease
 from trio_signal.logs import list_names
 from trio_signal.messages.commands import (
     Acknowledge,
@@ -36,10 +36,10 @@ from trio_signal.messages.commands import (
     Attend,
     Authenticate,
     Close,
+    IdlePing,
     Join,
     Malformed,
     Move,
-    Nudge,
     OpenInbox,
     RecallRooms,
     Renew,
@@ -53,7 +53,7 @@ from trio_signal.messages.events import Expiring, Refusal, Refused, Renewed
 from trio_signal.messages.identity import Identity, ServerInfo, is_internal
 from trio_signal.metrics import BROKEN_OFF, NO_CODE, Metrics
 from trio_signal.outbox import Outbox, ignore
-from trio_signal.peer import INTERNAL_ERROR, PatientPeer, Peer
+from trio_signal.peer import INTERNAL_ERROR, HoldingPeer, Peer
 from trio_signal.rounds import Rounds
 from trio_signal.websocket import (
     FrameParser,
@@ -101,17 +101,17 @@ class Connection:
         "_expires_at",
         "_held_until",
         "_hub",
+        "_idle_ping",
+        "_idle_ping_at",
         "_malformed",
         "_messages_in",
         "_metrics",
-        "_nudge",
-        "_nudge_at",
         "_nursery",
         "_opening",
         "_outbox",
         "_parser",
         "_payer",
-        "_place",
+        "_lease",
         "_pressing_since",
         "_request_id",
         "_rounds",
@@ -130,7 +130,7 @@ class Connection:
         hub: Hub,
         auth: Auth,
         settings: Settings,
-        place: Place,
+        lease: ConnectionLease,
         metrics: Metrics,
         rounds: Rounds,
         token: str | None = None,
@@ -140,7 +140,7 @@ class Connection:
     ) -> None:
         """Take a non-blocking socket, which the caller closes.
 
-        `place` is given back when the rooms have been left. `token` came with the handshake; one
+        `lease` is given back when the rooms have been left. `token` came with the handshake; one
         in a message counts more. `opening` goes out first; `early` is what came right behind the
         handshake and was read with that. `request_id` is what a platform in front calls the
         handshake.
@@ -149,16 +149,16 @@ class Connection:
         self._hub = hub
         self._auth = auth
         self._settings = settings
-        self._place = place
-        self._payer = place.payer
+        self._lease = lease
+        self._payer = lease.payer
         self._metrics = metrics
         self._rounds = rounds
         self._token = token
         self._request_id = request_id
         self._dialect = dialect
         self._parser = FrameParser(settings.max_message_bytes)
-        self._outbox = Outbox(sock, settings.outbox_bytes, hub.courier)
-        make = PatientPeer if dialect.holds_candidates else Peer
+        self._outbox = Outbox(sock, settings.outbox_bytes, hub.flusher)
+        make = HoldingPeer if dialect.holds_candidates else Peer
         self.peer = make(uuid4().hex, dialect, self._outbox)
         self.peer.count_refused = metrics.count_refused
         self.peer.told = metrics.messages_out[dialect.name]
@@ -173,8 +173,8 @@ class Connection:
         self._held_until, self._pressing_since = 0.0, _NEVER
         self._malformed = 0
         #: What to send to a client that says nothing, and when it is next due.
-        self._nudge: Nudge | None = None
-        self._nudge_at = _NEVER
+        self._idle_ping: IdlePing | None = None
+        self._idle_ping_at = _NEVER
         #: What the client gave as its reason, once it began the closing handshake.
         self._close_received: bytes | None = None
         self._ended = False
@@ -183,7 +183,7 @@ class Connection:
     async def run(self) -> None:
         """Serve the client until it is gone; the goodbye takes two seconds at most."""
         try:
-            with self._place, self._hub.visit(self.peer):
+            with self._lease, self._hub.visit(self.peer):
                 async with trio.open_nursery() as nursery:
                     self._serve_in(nursery)
                     nursery.start_soon(self._first_to_end, self._heartbeat, name="heartbeat")
@@ -233,7 +233,7 @@ class Connection:
         self.peer.live_in(nursery.cancel_scope)
         self.peer.inherit = self._inherit
         self._outbox.begins_to_wait = self._drain
-        if isinstance(self.peer, PatientPeer):
+        if isinstance(self.peer, HoldingPeer):
             self.peer.wake_at = self._wake_heartbeat
         # Not all at the same moment, though they came so: others would wait for their end.
         patience = self._settings.auth_timeout * random.uniform(1, _SPREAD)  # noqa: S311
@@ -242,7 +242,7 @@ class Connection:
     def _let_go(self) -> None:
         """Start nothing more, and have nothing lead back here: what is over is freed at once."""
         self.peer.inherit = self._outbox.begins_to_wait = ignore
-        if isinstance(self.peer, PatientPeer):
+        if isinstance(self.peer, HoldingPeer):
             self.peer.wake_at = ignore
 
     def _inherit(self, room_ids: Sequence[str]) -> None:
@@ -358,7 +358,7 @@ class Connection:
                 until = await rounds.wait()
             match message.opcode:
                 case Opcode.TEXT:
-                    self._put_off_nudge()
+                    self._put_off_idle_ping()
                     actions = self._dialect.received(message.payload, utc_now())
                     self._messages_in[self._dialect.heard] += 1
                     peer.received += 1
@@ -420,9 +420,9 @@ class Connection:
                     await self._announcements.show(self.peer)
                 case Acknowledge():
                     self._announcements.note(self.peer, action.announcement_id)
-                case Nudge():
-                    self._nudge = action
-                    self._put_off_nudge()
+                case IdlePing():
+                    self._idle_ping = action
+                    self._put_off_idle_ping()
                 case Close():
                     self._end(action)
                 case _:
@@ -450,7 +450,7 @@ class Connection:
             self._count_failure()
             self._end(self._dialect.authentication_failed(error))
             return
-        self._place.authenticated()
+        self._lease.authenticated()
         self._authenticate_by = _NEVER
         self.peer.identity = identity
         logger.info("connection opened", extra=self._names())
@@ -485,7 +485,7 @@ class Connection:
 
     def _count_failure(self) -> None:
         self._metrics.count_refused(Reason.AUTHENTICATION)
-        self._place.failed(trio.current_time())
+        self._lease.failed(trio.current_time())
 
     async def _rejoin(self, room_ids: Sequence[str] = ()) -> None:
         """Put the user into rooms again: into these, and where else it was.
@@ -511,7 +511,7 @@ class Connection:
         while True:
             with trio.CancelScope(
                 deadline=min(
-                    *(next_ping, deadline, self._nudge_at, self.peer.due),
+                    *(next_ping, deadline, self._idle_ping_at, self.peer.due),
                     *(self._authenticate_by, self._warn_at, self._expires_at),
                 )
             ) as self._alarm:
@@ -519,10 +519,10 @@ class Connection:
             now = trio.current_time()
             if not self._check_time(now):
                 return
-            if self._nudge is not None and now >= self._nudge_at:
-                self.peer.send(self._nudge.text)
-                self._put_off_nudge()
-            if isinstance(self.peer, PatientPeer) and now >= self.peer.due:
+            if self._idle_ping is not None and now >= self._idle_ping_at:
+                self.peer.send(self._idle_ping.text)
+                self._put_off_idle_ping()
+            if isinstance(self.peer, HoldingPeer) and now >= self.peer.due:
                 self._hub.pass_time(self.peer, now)
             if self.peer.heard >= pinged or self._peek():
                 # Or it did say something: we were busy, or hold it back.
@@ -536,11 +536,11 @@ class Connection:
                 if deadline == _NEVER:
                     pinged, deadline = now, now + patience
 
-    def _put_off_nudge(self) -> None:
-        """The client is to say nothing for a while, before it is sent its nudge (again)."""
-        if self._nudge is not None:
-            self._nudge_at = trio.current_time() + self._nudge.after
-            self._wake_heartbeat(self._nudge_at)
+    def _put_off_idle_ping(self) -> None:
+        """The client is to say nothing for a while, before it is sent its idle ping (again)."""
+        if self._idle_ping is not None:
+            self._idle_ping_at = trio.current_time() + self._idle_ping.after
+            self._wake_heartbeat(self._idle_ping_at)
 
     def _watch_expiry(self, identity: Identity) -> None:
         """Let the heartbeat look at when this identity ends."""

@@ -101,9 +101,9 @@ from trio_signal.names import ANONYMOUS, clean_name, clean_picture
 from trio_signal.notes import TOUCH_INTERVAL, Notes
 from trio_signal.notes.memory import MemoryNotes
 from trio_signal.online import Online
-from trio_signal.outbox import Courier
+from trio_signal.outbox import Flusher
 from trio_signal.pacing import DELIVERY
-from trio_signal.peer import PatientPeer, Peer
+from trio_signal.peer import HoldingPeer, Peer
 from trio_signal.presence import reconcile
 from trio_signal.private import PrivateMessages
 from trio_signal.returning import Returning
@@ -188,7 +188,7 @@ class Hub:
         self.rooms: dict[str, LocalRoom] = {}
         self.peers: set[Peer] = set()
         #: Sends what they are told; whoever made the hub runs it as well.
-        self.courier = Courier()
+        self.flusher = Flusher()
         self._returning = Returning(bus, self.notes)
         self._private = PrivateMessages(bus, self.notes, self.rooms)
         #: With what new peers are sent away, once the server stops.
@@ -749,7 +749,7 @@ class Hub:
                 room.meet(sender.peer_id, target.user_id)
                 room.meet(target.peer_id, sender.user_id)
 
-    def pass_time(self, peer: PatientPeer, now: float) -> None:
+    def pass_time(self, peer: HoldingPeer, now: float) -> None:
         """Tell a peer what has waited long enough; for its connection, when it is `due`."""
         signals, unanswered = peer.take_due(now)
         for signal in signals:

@@ -15,9 +15,9 @@ from trio_signal.config import Settings
 from trio_signal.errors import Reason, RequestRefusedError
 from trio_signal.pacing import Pacing
 
-#: Addresses that a tally keeps in mind; the one that would be forgiven first is forgotten first.
+#: Addresses that a counter keeps in mind; the one that would be forgiven first is forgotten first.
 MAX_ADDRESSES = 65_536
-#: Seconds of a tally of connects, and of one of failed authentications.
+#: Seconds of a counter of connects, and of one of failed authentications.
 MINUTE = 60.0
 PENALTY = 300.0
 #: Seconds after which to try again, where nobody knows when there will be room.
@@ -74,7 +74,7 @@ def network_of(address: str) -> str:
 # Counting
 
 
-class Tally:
+class RateCounter:
     """How often each address did something, from the first time on for a period.
 
     An address that has reached the limit is held off until its period is over. With `penalty`
@@ -118,7 +118,7 @@ class Tally:
             del counts[oldest]
 
 
-class Crowd:
+class ConnectionCounter:
     """How many there are at this moment, in all and at each address."""
 
     def __init__(self, most: int, most_each: int | None) -> None:
@@ -193,7 +193,7 @@ def _overload(reason: Reason, text: str) -> RequestRefusedError:
     return RequestRefusedError(HTTPStatus.SERVICE_UNAVAILABLE, reason, text, _SOME_SECONDS)
 
 
-class Place:
+class ConnectionLease:
     """One WebSocket's place among the others; leaving the `with` gives it back.
 
     It counts as unauthenticated until it is known who is there.
@@ -243,18 +243,18 @@ class Place:
             self._limits.pacing.leave(self._address)
 
 
-class Visit:
+class HttpLease:
     """One connection that is no WebSocket, or not yet; a plain context manager."""
 
-    def __init__(self, crowd: Crowd, address: str) -> None:
+    def __init__(self, counter: ConnectionCounter, address: str) -> None:
         """Prepare it."""
-        self._crowd = crowd
+        self._counter = counter
         self._address = address
 
     def __enter__(self) -> None:
         """Be counted; raises RequestRefusedError if there is no room."""
-        self._crowd.check(self._address)
-        self._crowd.enter(self._address)
+        self._counter.check(self._address)
+        self._counter.enter(self._address)
 
     def __exit__(
         self,
@@ -263,7 +263,7 @@ class Visit:
         traceback: TracebackType | None,
     ) -> None:
         """Be counted no more."""
-        self._crowd.leave(self._address)
+        self._counter.leave(self._address)
 
 
 class Limits:
@@ -272,21 +272,21 @@ class Limits:
     def __init__(self, settings: Settings) -> None:
         """Begin with nobody."""
         most, most_each = settings.max_connections, settings.max_connections_per_ip
-        self.websockets = Crowd(most, most_each)
+        self.websockets = ConnectionCounter(most, most_each)
         #: Behind a proxy all of these come from one address.
-        self.others = Crowd(most, None if settings.trusted_proxies else most_each)
+        self.others = ConnectionCounter(most, None if settings.trusted_proxies else most_each)
         self.unauthenticated = 0
         self.pacing = Pacing(settings)
         self._max_unauthenticated = settings.max_unauthenticated
-        self._connects = Tally(settings.connects_per_ip_per_minute, MINUTE)
+        self._connects = RateCounter(settings.connects_per_ip_per_minute, MINUTE)
         self._requests = Buckets(settings.http_requests_per_second, settings.http_burst)
-        self._failures = Tally(settings.auth_failures_per_ip, PENALTY, penalty=True)
+        self._failures = RateCounter(settings.auth_failures_per_ip, PENALTY, penalty=True)
 
-    def visit(self, peer: str) -> Visit:
+    def visit(self, peer: str) -> HttpLease:
         """A connection from `peer`, from its beginning on and as long as it is no WebSocket."""
-        return Visit(self.others, network_of(peer))
+        return HttpLease(self.others, network_of(peer))
 
-    def admit(self, address: str, now: float) -> Place:
+    def admit(self, address: str, now: float) -> ConnectionLease:
         """A place for one more WebSocket of the client at `address`, which counts from now on.
 
         Raises RequestRefusedError if there is none for it. Whether the address failed to
@@ -295,7 +295,7 @@ class Limits:
         self.check(address, now)
         network = network_of(address)
         self._connects.count(network, now)
-        return Place(self, network, now)
+        return ConnectionLease(self, network, now)
 
     def check(self, address: str, now: float) -> None:
         """Raise RequestRefusedError if there is no place, as `admit` does; nothing is counted."""

@@ -191,8 +191,8 @@ class Listener:
             self._check_host(request)
             self._check_origin(request)
         with ExitStack() as unless_opened:
-            place = self._limits.admit(address, trio.current_time())
-            unless_opened.enter_context(place)
+            lease = self._limits.admit(address, trio.current_time())
+            unless_opened.enter_context(lease)
             if request is None:
                 text = "The request cannot be read."
                 raise _refusal(HTTPStatus.BAD_REQUEST, Reason.BAD_REQUEST, text)
@@ -209,7 +209,7 @@ class Listener:
                 hub=self._hub,
                 auth=self._auth,
                 settings=self._settings,
-                place=place,
+                lease=lease,
                 metrics=self._metrics,
                 rounds=self._rounds,
                 token=token,
@@ -288,7 +288,7 @@ class Listener:
         self._refusals += 1
         try:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
-            outbox = Outbox(sock, len(answer), self._hub.courier)
+            outbox = Outbox(sock, len(answer), self._hub.flusher)
             outbox.put_last(answer)
             with trio.move_on_after(_REFUSAL_TIMEOUT):
                 await outbox.flush()

@@ -1,4 +1,4 @@
-"""Outbox: frames on their way to one client. Courier: who sends them."""
+"""Outbox: frames on their way to one client. Flusher: who sends them."""
 
 import logging
 import socket
@@ -17,7 +17,7 @@ BUDGET = 0.0015
 _BATCH = 64
 
 
-class Courier:
+class Flusher:
     """Sends what is put into outboxes, once in each turn of the loop.
 
     So what a client is told by all that happens in one turn is one system call. The more
@@ -62,7 +62,7 @@ class Courier:
 class Outbox:
     """Frames on their way to one client.
 
-    The courier sends what the socket takes; only the rest waits, at most
+    The flusher sends what the socket takes; only the rest waits, at most
     `limit` bytes of it, until `flush` finds the socket writable again. So a
     delivery costs no task switch, and a client that does not read costs nobody
     else anything: it is closed when its outbox is full.
@@ -70,7 +70,7 @@ class Outbox:
 
     __slots__ = (
         "_broken",
-        "_courier",
+        "_flusher",
         "_is_called",
         "_limit",
         "_size",
@@ -82,11 +82,11 @@ class Outbox:
         "overflowed",
     )
 
-    def __init__(self, sock: socket.socket, limit: int, courier: Courier) -> None:
+    def __init__(self, sock: socket.socket, limit: int, flusher: Flusher) -> None:
         """Take a non-blocking socket, which somebody else closes."""
         self._sock = sock
         self._limit = limit
-        self._courier = courier
+        self._flusher = flusher
         self._is_called = False
         #: A list, since it is nearly always empty: an empty deque has 700 bytes.
         self._waiting: list[bytes | memoryview] = []
@@ -101,7 +101,7 @@ class Outbox:
         self.begins_to_wait: Callable[[], None] = ignore
 
     def put(self, frame: bytes) -> bool:
-        """Let the courier send `frame`; does not block.
+        """Let the flusher send `frame`; does not block.
 
         False if it will not be sent: the outbox is full, or the socket is dead.
         """
@@ -113,11 +113,11 @@ class Outbox:
             return False
         if not (self._is_called or self.behind):
             self._is_called = True
-            self._courier.call(self)
+            self._flusher.call(self)
         return True
 
     def _make_room(self) -> bool:
-        """Send something ahead of the courier; whether that was enough."""
+        """Send something ahead of the flusher; whether that was enough."""
         self.flush_nowait()
         if self._size > self._limit:
             self._overflow()
@@ -135,7 +135,7 @@ class Outbox:
         self._size += len(frame)
 
     def send(self) -> None:
-        """Send what the socket takes, and let the rest be flushed; for the courier."""
+        """Send what the socket takes, and let the rest be flushed; for the flusher."""
         self._is_called = False
         if not (self.behind or self.flush_nowait()):
             self.behind = True

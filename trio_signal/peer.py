@@ -156,7 +156,7 @@ class Peer:
             self._scope.cancel(reason=close.reason or None)
 
 
-class PatientPeer(Peer):
+class HoldingPeer(Peer):
     """A peer whose client can use candidates at certain times only.
 
     `due` is when `Hub.pass_time` has something to do for it.

@@ -112,7 +112,7 @@ async def open_server(settings: Settings) -> AsyncIterator[Server]:
             ("keeping notes", notes.run),
             ("keeping what rooms are called", hub.keep_rooms),
             ("watching the event loop", metrics.watch_loop),
-            ("sending what waits", hub.courier.run),
+            ("sending what waits", hub.flusher.run),
             ("letting all have their turn", rounds.run),
             ("telling who is online", hub.online.run),
         ):

@@ -12,7 +12,7 @@ from tests.clients import Client, Service, settle
 from tests.conftest import serve_once
 from tests.tokens import SECRET
 from trio_signal.dialects import announce
-from trio_signal.messages.commands import Nudge
+from trio_signal.messages.commands import IdlePing
 
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 
@@ -180,15 +180,15 @@ async def test_a_newer_one_takes_the_place_of_the_older(office: Office) -> None:
         assert await office.active("ann") == second
 
 
-async def test_a_silent_client_is_nudged(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(announce, "_NUDGE", Nudge(b"ping", 0.05))
+async def test_a_silent_client_is_pinged(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(announce, "_IDLE_PING", IdlePing(b"ping", 0.05))
     async with serve_once() as service, service.connect(f"{WEBSOCKET}?user_id=ann") as ann:
         await ann.expect("connected")
         assert [await ann.receive_text() for _ in range(3)] == ["ping"] * 3
 
 
 def test_silence_is_thirty_seconds() -> None:
-    assert Nudge(b"ping", 30.0) == announce._NUDGE
+    assert IdlePing(b"ping", 30.0) == announce._IDLE_PING
 
 
 async def test_who_does_not_say_who_it_is_is_not_found(office: Office) -> None:

@@ -16,7 +16,7 @@ from trio_signal.messages.commands import (
     Attend,
     Authenticate,
     Close,
-    Nudge,
+    IdlePing,
     Send,
 )
 from trio_signal.messages.events import (
@@ -70,7 +70,7 @@ def test_first_it_attends_so_that_nothing_is_missed() -> None:
     assert actions == [
         Attend(),
         Send(b'{"type":"connected","message":"Connected to broadcast live updates"}'),
-        Nudge(b"ping", 30.0),
+        IdlePing(b"ping", 30.0),
         AskAnnouncement(),
     ]
 

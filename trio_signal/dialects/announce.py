@@ -18,7 +18,7 @@ from trio_signal.messages.commands import (
     Attend,
     Authenticate,
     Close,
-    Nudge,
+    IdlePing,
     Send,
 )
 from trio_signal.messages.events import (
@@ -97,7 +97,7 @@ class BroadcastAcknowledged(Struct, tag="broadcast_acknowledged"):
 
 _CONNECTED = Send(encode(Connected()))
 _CLEARED = Notice(Audience.EVERYONE, encode(BroadcastCleared()))
-_NUDGE = Nudge(b"ping", IDLE)
+_IDLE_PING = IdlePing(b"ping", IDLE)
 _NOBODY = Close(CloseCode.POLICY, "User not found")
 
 
@@ -136,7 +136,7 @@ class AnnounceDialect(Dialect):
         if not identity.user_id:
             return [_NOBODY]
         self._is_known = True
-        return [Attend(), _CONNECTED, _NUDGE, AskAnnouncement()]
+        return [Attend(), _CONNECTED, _IDLE_PING, AskAnnouncement()]
 
     def authentication_failed(self, error: AuthenticationError) -> Close:
         """Clients know one reason; ours are for those who look."""

@@ -256,7 +256,7 @@ class Malformed(Struct, frozen=True):
     text: bytes
 
 
-class Nudge(Struct, frozen=True):
+class IdlePing(Struct, frozen=True):
     """Send this text whenever the client has said nothing for so many seconds."""
 
     text: bytes
@@ -270,4 +270,4 @@ class Close(Struct, frozen=True):
     reason: str = ""
 
 
-Action = Command | Send | Malformed | Nudge | Close
+Action = Command | Send | Malformed | IdlePing | Close
