@@ -47,6 +47,9 @@ class Rounds(trio.abc.Instrument):
         self.until = time.perf_counter() + BUDGET
         if self.line:
             self._wake_some()
+        elif self._woken:
+            self._woken.clear()  # they have had their turn, and may be over
+            self._in_vain.clear()
 
     def _wake_some(self) -> None:
         self._at_once = max(self._at_once // 2, _FEWEST) if self._in_vain else self._at_once * 2

@@ -7,6 +7,7 @@ import select
 import socket
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 
 
 class Cut:
@@ -37,7 +38,8 @@ class Cut:
 
     def end(self) -> None:
         self._is_over = True
-        self._wake.send(b"!")
+        with suppress(OSError):  # it may have seen that already
+            self._wake.send(b"!")
 
     def run(self) -> None:
         while not self._is_over:

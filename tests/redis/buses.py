@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from uuid import uuid4
+from weakref import WeakKeyDictionary
 
 import trio
 from msgspec import Raw
@@ -11,6 +12,9 @@ from trio_signal.bus import Bus, Delivery, Undelivered
 from trio_signal.bus.redis import RedisBus
 from trio_signal.messages.events import Signalled
 
+#: By replica, what its watcher waits for, by the name of each mark.
+_marks: WeakKeyDictionary[RedisBus, dict[str, trio.Event]] = WeakKeyDictionary()
+
 
 async def drain(bus: RedisBus, others: Iterable[Bus]) -> None:
     """Wait until all that was told up to now has been delivered to this replica."""
@@ -18,17 +22,25 @@ async def drain(bus: RedisBus, others: Iterable[Bus]) -> None:
         assert isinstance(other, RedisBus)
         await other._redis.ping()  # what it published is out
     # What is published comes in its order, so a mark comes last.
-    mark = Undelivered(Signalled(str(uuid4()), "message", Raw(b"0"), member("x"), None, "", ""))
-    heard = trio.Event()
-    deliver = bus._deliver
+    marks, name = _marks_of(bus), str(uuid4())
+    marks[name] = trio.Event()
+    mark = Signalled(name, "message", Raw(b"0"), member("x"), None, "", "")
+    bus.send(bus.replica, Undelivered(mark))
+    await marks[name].wait()
+    del marks[name]
 
-    def watch(delivery: Delivery) -> None:
-        if delivery == mark:
-            heard.set()
-        else:
-            deliver(delivery)
 
-    bus._deliver = watch
-    bus.send(bus.replica, mark)
-    await heard.wait()
-    bus._deliver = deliver
+def _marks_of(bus: RedisBus) -> dict[str, trio.Event]:
+    """Those that are on their way to a replica; several tasks may wait for theirs."""
+    if bus not in _marks:
+        marks = _marks[bus] = dict[str, trio.Event]()
+        deliver = bus._deliver
+
+        def watch(delivery: Delivery) -> None:
+            if isinstance(delivery, Undelivered) and delivery.signal.room_id in marks:
+                marks[delivery.signal.room_id].set()
+            else:
+                deliver(delivery)
+
+        bus._deliver = watch
+    return _marks[bus]

@@ -172,7 +172,7 @@ async def is_clean(cluster: Cluster, party: Party) -> bool:
 async def listed(cluster: Cluster) -> list[int]:
     """How many peers each replica says there are."""
     answers = [await replica.get("/rooms") for replica in cluster.replicas]
-    return [sum(room["peers"] for room in answer["rooms"]) for answer in answers]
+    return [sum(room["peers"] for room in answer) for answer in answers]
 
 
 async def clear_announcements(cluster: Cluster) -> None:

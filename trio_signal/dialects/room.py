@@ -349,7 +349,7 @@ class RoomDialect(Dialect):
         """The dialect of `/ws/{room_id}/{user_id}`, or of a user's inbox at `/ws/dm/{user_id}`."""
         match path:
             case ["ws", room_id, user_id]:
-                dialect = InboxDialect if room_id == NO_ROOM else RoomDialect
+                dialect = InboxDialect if room_id == NO_ROOM else cls
                 return dialect(
                     room_id,
                     Authenticate(
