@@ -8,10 +8,14 @@ PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
 # What the tests need besides Python packages: names that tools/system-deps knows.
 SYSTEM_DEPS := chromium coturn nginx npm postgresql redis-server
 
+# What `make quick` leaves out: browsers, clusters, PostgreSQL, and what takes long.
+SLOW := announcements browser conformance deploy floods replicas soak \
+	test_announcer.py test_compare.py test_model.py test_openapi.py test_presence.py test_workers.py
+
 # How many tests run at the same time: most of them wait for something most of the time.
 JOBS := 3
 
-.PHONY: serve test check format lint types docs site bench cluster soak floods fuzz fuzz-redis lock audit check-pythons venv clean
+.PHONY: serve test quick check format lint types docs site bench cluster soak floods fuzz fuzz-redis lock audit check-pythons venv clean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -26,6 +30,12 @@ cluster: $(VENV)/.installed
 test: venv
 	@tools/system-deps $(SYSTEM_DEPS)
 	$(BIN)/python -m pytest -n $(JOBS) $(ARGS)
+
+# The tests of one's own work, in two minutes: no browser, no cluster, no PostgreSQL.
+quick: venv
+	@tools/system-deps redis-server
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup -k 'not PostgreSQL' \
+		$(SLOW:%=--ignore=tests/%) $(ARGS)
 
 # The tests come last, so that their summary ends the output.
 check: lint types docs test
