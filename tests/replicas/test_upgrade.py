@@ -24,20 +24,23 @@ ROOT = Path(__file__).parents[2]
 BROADCAST = "/api/creator/broadcast"
 
 
+def git(*arguments: str) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, check=False)
+
+
+def is_known() -> bool:
+    return git("cat-file", "-e", f"{OLD}^{{commit}}").returncode == 0
+
+
 @pytest.fixture(scope="module")
 def old(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
     """The settings with which a replica is of the old version."""
-    known = subprocess.run(
-        ["git", "cat-file", "-e", f"{OLD}^{{commit}}"], cwd=ROOT, capture_output=True, check=False
-    )
-    if known.returncode != 0:
-        pytest.fail(
-            f"commit {OLD} is not in this clone, so there is no old version to run: "
-            "fetch the whole history (git fetch --unshallow)"
-        )
+    if not is_known() and git("rev-parse", "--is-shallow-repository").stdout.strip() == b"true":
+        git("fetch", "--quiet", "--unshallow")
+    if not is_known():
+        pytest.fail(f"commit {OLD} is not in this clone: fetch the whole history")
     directory = tmp_path_factory.mktemp("old")
-    command = ["git", "archive", "--format=tar", OLD, "trio_signal"]
-    archive = subprocess.run(command, cwd=ROOT, capture_output=True, check=True).stdout
+    archive = git("archive", "--format=tar", OLD, "trio_signal").stdout
     with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
         tar.extractall(directory, filter="data")
     # Without a safe path the working directory, which has the new one, would come first.
