@@ -55,7 +55,7 @@ async def let_pass(replica: Replica, seconds: float) -> None:
     bus = replica.bus
     if isinstance(bus, RedisBus):
         for kind in ("reserved*", "banned"):
-            await age(bus._redis, f"{bus._prefix}trio_signal:room:*:{kind}", seconds)
+            await age(bus._redis, bus._key("room", "*", kind), seconds)
     else:
         clock = trio.lowlevel.current_clock()
         assert isinstance(clock, trio.testing.MockClock)

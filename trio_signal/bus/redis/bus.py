@@ -1,23 +1,10 @@
-"""The bus of replicas on many machines: Redis is transport and directory.
-
-What Redis holds is in docs/scaling.md. Each replica writes its own members
-only. Whatever may have gone wrong between it and Redis, a lost connection, a
-command of unknown outcome, a lease that ran out, is mended in one way: the
-room is *doubtful*, its members are written again, and a snapshot puts the view
-right (`restore.lua`, `trio_signal.presence`).
-
-Redis may be written to by anybody. What comes is read in one place (`Redis.reader`), and
-what cannot be is dropped; a room that it may have been of is doubtful. Each second some
-rooms are compared with the directory: so what nobody told, or what was told and is not
-true, is found as well.
-"""
+"""One replica's end of the bus: following, recovery, joining, publishing."""
 
 import logging
 import random
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
-from typing import Annotated, Any, NamedTuple
-from weakref import WeakValueDictionary
+from typing import Annotated, Any
 
 import msgspec
 import trio
@@ -38,8 +25,11 @@ from trio_signal.bus import (
     RoomsKept,
     Undelivered,
 )
-from trio_signal.bus.announcements import RedisBoard, read_script
+from trio_signal.bus.announcements import RedisBoard
 from trio_signal.bus.holds import MOST_OF_ROOM, Holds, identity_of
+from trio_signal.bus.redis.comparing import Ours, differs
+from trio_signal.bus.redis.directory import Directory, decode_member, encode, entry, in_order
+from trio_signal.bus.redis.feed import Feed, check_caps
 from trio_signal.clock import utc_now
 from trio_signal.errors import ConfigError, JoinRefusedError
 from trio_signal.messages.events import (
@@ -52,9 +42,9 @@ from trio_signal.messages.events import (
     StoppedLive,
     WentLive,
 )
-from trio_signal.messages.identity import LOBBY, Member, Name, is_inbox, is_internal
+from trio_signal.messages.identity import LOBBY, Member, Name, is_internal
 from trio_signal.metrics import Histogram
-from trio_signal.presence import Change, Snapshot, View, by_peer
+from trio_signal.presence import Change, Snapshot, by_peer
 from trio_signal.redis import (
     Argument,
     ConfigurationError,
@@ -88,14 +78,10 @@ COMPARED = 500
 _ROOM_COST = 10
 #: How many rooms in which this replica has nobody are compared each time.
 _STRANGE_ROOMS = 5
-#: How many rooms are to be compared ahead of the others, at most.
-_MAX_SUSPECTS = 1000
 #: Seconds after an outage for the other replicas to come back, before they count as gone.
 PATIENCE = 2.0
-#: How many rooms are counted at a time, while Redis does nothing else, and counts that are kept.
+#: How many rooms are counted at a time, while Redis does nothing else.
 _COUNTED_AT_ONCE = 100
-_COUNTS = 10_000
-_NEVER_COUNTED = b"0", None
 
 _REFUSALS = {
     b"banned": Refusal.NOT_ALLOWED,
@@ -127,62 +113,10 @@ KINDS = (
 #: What changes who is in a room, or who is live: these are numbered.
 _NUMBERED = (Joined, Left, WentLive, StoppedLive, ProfileChanged)
 
-_encode = msgspec.json.Encoder().encode
-_decode_member = msgspec.json.Decoder(Member).decode
 _decode_change = msgspec.json.Decoder(Change).decode
 _decode_direct = msgspec.json.Decoder(Direct | Echo).decode
 _decode_kept = msgspec.json.Decoder(RoomsKept).decode
 _decode_for_all = msgspec.json.Decoder(ForAll).decode
-
-
-class _Scripts:
-    """The Lua scripts, each in a file of its own."""
-
-    def __init__(self, redis: Redis) -> None:
-        def register(*names: str) -> Script:
-            return redis.register_script("".join(map(read_script, ("reading", *names))))
-
-        self.join = register("join")
-        self.leave = register("reserve", "leave")
-        self.ban = register("ban")
-        self.change = register("change")
-        self.restore = register("reserve", "restore")
-        self.snapshot = register("snapshot")
-        self.count = register("count")
-        self.live = register("live")
-        self.lease = register("lease")
-        self.reap = register("reserve", "reap")
-
-
-class _Feed:
-    """A room in which this replica has members, or is about to."""
-
-    def __init__(self, room_id: str, replica: str) -> None:
-        self.view = View(room_id, replica)
-        self.mine: dict[str, Member] = {}
-        #: How many joins are on their way.
-        self.joining = 0
-        #: By peer id: whose turn it is to join. The last that Redis lets in is the last
-        #: that is let in here.
-        self.turns: WeakValueDictionary[str, trio.Lock] = WeakValueDictionary()
-        #: Members of ours on their way: the directory may have them, or not yet.
-        self.entering: dict[str, Member] = {}
-        #: The last change that came; the view may know of later ones by a snapshot.
-        self.heard = 0
-        #: Not all that the view has taken in was taken in by the hub.
-        self.untold = False
-        #: The last number that was seen by asking, and when (Trio's clock).
-        self.seen = (0, 0.0)
-        self._moved = trio.lowlevel.ParkingLot()
-
-    def note_progress(self) -> None:
-        """Wake those who wait for the view to get somewhere."""
-        self._moved.unpark_all()
-
-    async def wait_reached(self, seq: int) -> None:
-        """Wait until the view has this change, and all that was told before it has come."""
-        while not (self.view.in_step and self.view.seq >= seq and self.heard >= seq):
-            await self._moved.park()
 
 
 class RedisBus:
@@ -198,10 +132,10 @@ class RedisBus:
         #: For what else is kept there: one connection is to do for a replica.
         self.redis = redis
         self._redis = redis
-        self._prefix = prefix
         self._lease = lease
-        self._feeds: dict[str, _Feed] = {}
-        self._scripts = _Scripts(redis)
+        self._feeds: dict[str, Feed] = {}
+        self._directory = directory = Directory(redis, replica, prefix)
+        self._key, self._room, self._scripts = directory.key, directory.room, directory.scripts
         #: Rooms of which the directory may not say the truth, or we not know it.
         self._doubtful: dict[str, None] = {}
         self._doubt = trio.Event()
@@ -214,15 +148,11 @@ class RedisBus:
         self._retired = False
         #: What rooms keep, as far as it began here: for when Redis cannot be asked.
         self._holds = Holds()
-        #: Rooms that are to be compared ahead of the others.
-        self._suspects: dict[str, None] = {}
         self._leased = trio.Event()
         #: When was sent what came back last: all that was published before has come.
         self._echoed = 0.0
         #: Changes that did not come, as their numbers say.
         self._missing = 0
-        #: How many were in a room, and at which change.
-        self._counts: dict[str, tuple[bytes, RoomCount]] = {}
         self._delivery = Histogram()
         self._deliver: Deliver = lambda delivery: None
 
@@ -253,22 +183,6 @@ class RedisBus:
             doubtful_rooms=len(self._doubtful),
             delivery=self._delivery,
         )
-
-    # Names
-
-    def _key(self, *parts: str) -> str:
-        return f"{self._prefix}trio_signal:" + ":".join(parts)
-
-    def _room(self, room_id: str) -> str:
-        """The channel of a room; its keys begin with the same."""
-        return self._key("room", room_id)
-
-    def _room_keys(self, room_id: str) -> list[str]:
-        """The first five keys of most scripts; see join.lua."""
-        room, owned = self._room(room_id), self._key("owned", self.replica)
-        # An inbox is on no list but that of who has to be reaped.
-        listed = owned if is_inbox(room_id) else self._key("rooms")
-        return [f"{room}:members", f"{room}:live", f"{room}:seq", listed, owned]
 
     # Life
 
@@ -315,7 +229,7 @@ class RedisBus:
                 await self._renew_lease()
             self._end_patience()
             if self._redis.connected:
-                echo = _encode(Echo(trio.current_time()))
+                echo = encode(Echo(trio.current_time()))
                 self._redis.send_nowait("PUBLISH", self._key("replica", self.replica), echo)
             self._leased.set()
             await trio.sleep(pause * random.uniform(0.9, 1.1))  # noqa: S311
@@ -361,7 +275,11 @@ class RedisBus:
             self._doubt_all()
 
     async def _reap(self, replica: str, *, goodbye: bool = False) -> None:
-        keys = [self._key("replicas"), self._key("rooms"), self._key("owned", replica)]
+        keys = [
+            self._key("replicas"),
+            self._key("rooms"),
+            self._key("owned", replica),
+        ]
         args: list[Argument] = [replica, self._key("room", ""), utc_now(), int(goodbye)]
         until, *taken = await self._scripts.reap(keys, args)
         if taken and not goodbye:
@@ -374,7 +292,7 @@ class RedisBus:
         read, key = self._redis.reader.read, self._key("owned", replica)
         for name, value in zip(taken[::2], taken[1::2], strict=True):
             room_id = read("name", read_text, name, key)
-            member = read("member", _decode_member, value, key)
+            member = read("member", decode_member, value, key)
             if room_id is not None and member is not None:
                 yield room_id, member
 
@@ -448,7 +366,7 @@ class RedisBus:
         if change is None:
             # If it was numbered, the number is missed now, or by the next comparison: a
             # room is not to be restored for each message that another replica lets through.
-            self._suspect(room_id)
+            self._directory.suspect(room_id)
         elif self._is_believed(feed, change):
             self._follow_change(feed, change)
         else:
@@ -456,7 +374,7 @@ class RedisBus:
             feed.view.lose_step()
             self._doubt_room(room_id)
 
-    def _is_believed(self, feed: _Feed, change: Change) -> bool:
+    def _is_believed(self, feed: Feed, change: Change) -> bool:
         """Whether this may be, as far as one sees: of our own peers nobody else tells."""
         event = change.event
         if event is None:
@@ -473,7 +391,7 @@ class RedisBus:
         is_ours = event.member.peer_id in feed.mine and change.origin != self.replica
         return isinstance(event, Joined) or not is_ours
 
-    def _follow_change(self, feed: _Feed, change: Change) -> None:
+    def _follow_change(self, feed: Feed, change: Change) -> None:
         if not change.seq:
             if feed.mine and change.event is not None and change.origin != self.replica:
                 self._hand_over(change.event)
@@ -488,7 +406,7 @@ class RedisBus:
         if ours_left or missed:
             self._doubt_room(feed.view.room_id)
 
-    def _tell(self, feed: _Feed, events: Iterable[RoomEvent]) -> None:
+    def _tell(self, feed: Feed, events: Iterable[RoomEvent]) -> None:
         """Deliver what happened on other replicas, and what it does to our own members."""
         for event in events:
             here = bool(feed.mine)
@@ -512,14 +430,14 @@ class RedisBus:
                 feed.untold = True
                 self._doubt_room(feed.view.room_id)
 
-    def _rename(self, feed: _Feed, named: Member) -> None:
+    def _rename(self, feed: Feed, named: Member) -> None:
         """A user with peers here as well is called something else, by another replica."""
         args: list[Argument] = [self.replica, self._room(feed.view.room_id), ""]
         for peer_id, member in feed.mine.items():
             if member.user_id == named.user_id:
                 member = renamed(member, named.username, named.avatar_url)
                 feed.mine[peer_id] = member
-                args += _entry(member)
+                args += entry(member)
         if len(args) > 3:
             self._run(self._scripts.change, feed.view.room_id, args)
 
@@ -568,9 +486,9 @@ class RedisBus:
         args: list[Argument] = [self.replica, room_id, self._room(room_id)]
         if feed is not None:
             for member in feed.entering.values():
-                args += (member.peer_id, _encode(member), "?")
+                args += (member.peer_id, encode(member), "?")
             for member in feed.mine.values():
-                args += _entry(member)
+                args += entry(member)
         # What becomes doubtful from here on is so anew.
         del self._doubtful[room_id]
         try:
@@ -583,14 +501,14 @@ class RedisBus:
             self._catch_up(feed, losses, seq, members)
 
     async def _ask_to_restore(self, room_id: str, args: list[Argument]) -> tuple[int, list[bytes]]:
-        keys = [*self._room_keys(room_id), self._key("replicas")]
+        keys = [*self._directory.room_keys(room_id), self._key("replicas")]
         status, *rest = await self._scripts.restore(keys, args)
         if status == b"lease":
             raise NotConnectedError("the lease of this replica ran out")
         seq, members = rest
         return seq, members
 
-    async def _subscribed_feed(self, room_id: str) -> _Feed | None:
+    async def _subscribed_feed(self, room_id: str) -> Feed | None:
         """The feed of a room; while its channel is waited for, it may become another one."""
         while room_id in self._feeds:
             with suppress(PubSubError):  # it was dropped
@@ -598,8 +516,8 @@ class RedisBus:
                 return self._feeds.get(room_id)
         return None
 
-    def _catch_up(self, feed: _Feed, losses: int, seq: int, members: Iterable[bytes]) -> None:
-        snapshot = Snapshot(seq, self._read_members(feed.view.room_id, members))
+    def _catch_up(self, feed: Feed, losses: int, seq: int, members: Iterable[bytes]) -> None:
+        snapshot = Snapshot(seq, self._directory.read_members(feed.view.room_id, members))
         patient = self._patient_until is not None
         self._tell(feed, feed.view.catch_up(snapshot, losses, utc_now(), patient=patient))
         if not feed.view.in_step or feed.mine.keys() - feed.view.own:
@@ -608,22 +526,7 @@ class RedisBus:
             feed.untold = False
             self._hand_over(RoomMembers(feed.view.room_id, (*feed.view.members.values(),)))
 
-    def _read_members(self, room_id: str, records: Iterable[bytes]) -> tuple[Member, ...]:
-        """Those of them that can be read."""
-        key = f"{self._room(room_id)}:members"
-        read = self._redis.reader.read
-        found = [read("member", _decode_member, record, key) for record in records]
-        members = [member for member in found if member is not None]
-        if len(members) < len(found):
-            self._suspect(room_id)
-        return _in_order(members)
-
     # Comparing with the directory
-
-    def _suspect(self, room_id: str) -> None:
-        """Compare this room soon; does not block."""
-        if len(self._suspects) < _MAX_SUSPECTS:
-            self._suspects[room_id] = None
 
     async def _keep_comparing(self) -> None:
         """See to it that rooms are as the directory has them, and it as it should be."""
@@ -636,8 +539,8 @@ class RedisBus:
             if not turn:
                 turn = [*self._feeds]
             with suppress(RedisError):
-                rooms = [*self._suspects, *await self._strange_rooms()]
-                self._suspects.clear()
+                rooms = [*self._directory.suspects, *await self._strange_rooms()]
+                self._directory.suspects.clear()
                 while credit > 0 and (rooms or turn):
                     credit -= _ROOM_COST + await self._compare((rooms or turn).pop())
 
@@ -650,20 +553,8 @@ class RedisBus:
             await self._redis.unlink(key)
             self._doubt_all()
             return []
-        rooms = await self._read_rooms(names)
+        rooms = await self._directory.read_rooms(names)
         return [room_id for room_id in rooms if room_id not in self._feeds]
-
-    async def _read_rooms(self, names: Iterable[bytes]) -> list[str]:
-        """Those of them that can be read; the others are no rooms of ours."""
-        key = self._key("rooms")
-        rooms = []
-        for name in names:
-            room_id = self._redis.reader.read("name", read_text, name, key)
-            if room_id is None:
-                await self._redis.srem(key, name)
-            else:
-                rooms.append(room_id)
-        return rooms
 
     async def _compare(self, room_id: str) -> int:
         """Doubt a room that is not as the directory has it; how many members that has."""
@@ -672,53 +563,22 @@ class RedisBus:
             return 0
         if feed is not None and not feed.view.in_step:
             return 0
-        before = _Ours(feed) if feed is not None else None
-        asked = trio.current_time()
+        before = Ours(feed, trio.current_time()) if feed is not None else None
         try:
-            directory = await self._ask_directory(room_id)
+            directory = await self._directory.ask(room_id)
         except ResponseError:
             self._doubt_room(room_id)
             return 0
         if self._patient_until is not None or self._feeds.get(room_id) is not feed:
             return directory.size
-        if not directory.is_sound or self._differs(feed, before, directory, asked):
+        if feed is None or before is None:
+            is_other = any(member.replica == self.replica for member in directory.members)
+        else:
+            is_other = differs(feed, before, directory, self.replica, self._echoed)
+        if is_other or not directory.is_sound:
             logger.warning("room %s is not as Redis has it: it is restored", ascii(room_id[:200]))
             self._doubt_room(room_id)
         return directory.size
-
-    def _differs(
-        self, feed: _Feed | None, before: "_Ours | None", directory: "_Directory", asked: float
-    ) -> bool:
-        if feed is None or before is None:
-            return any(member.replica == self.replica for member in directory.members)
-        view, (seen, when) = feed.view, feed.seen
-        if not view.in_step:
-            return False
-        feed.seen = (directory.seq, asked)
-        if directory.seq < before.seq:  # it was set back
-            return True
-        if view.seq < seen and when < self._echoed:  # one should have come
-            return True
-        if directory.seq != view.seq:
-            return False  # changes are on their way, here or there
-        others = {m.peer_id: m for m in directory.members if m.replica != self.replica}
-        own = {m.peer_id: m for m in directory.members if m.replica == self.replica}
-        known = {p: m for p, m in view.members.items() if p not in view.own}
-        return (
-            _essence(others) != _essence(known)
-            or not own.keys() <= before.members.keys() | before.entering
-            or any(own.get(p) != m for p, m in before.members.items() if feed.mine.get(p) is m)
-        )
-
-    async def _ask_directory(self, room_id: str) -> "_Directory":
-        room = self._room(room_id)
-        keys = [f"{room}:members", f"{room}:seq", self._key("replicas")]
-        seq, records, names = await self._scripts.snapshot(keys)
-        members = self._read_members(room_id, records)
-        replicas = {*names}
-        answered = tuple(m for m in members if m.replica.encode() in replicas)
-        is_sound = len(answered) == len(records)
-        return _Directory(seq, answered, len(records), is_sound)
 
     # Joining
 
@@ -726,7 +586,7 @@ class RedisBus:
         """Enter a room; raises JoinRefusedError."""
         feed = self._feeds.get(room_id)
         if feed is None:
-            feed = self._feeds[room_id] = _Feed(room_id, self.replica)
+            feed = self._feeds[room_id] = Feed(room_id, self.replica)
             self._redis.pubsub.subscribe(self._room(room_id))
         feed.joining += 1
         turn = feed.turns.setdefault(member.peer_id, trio.Lock())
@@ -738,14 +598,14 @@ class RedisBus:
                 if not taken_over and member.peer_id not in feed.view.own:
                     self._doubt_room(room_id)
                 feed.mine[member.peer_id] = member
-                admit(_in_order(feed.view.members.values()))
+                admit(in_order(feed.view.members.values()))
                 self._tell(feed, taken_over)
         finally:
             feed.joining -= 1
             self._drop_if_empty(feed)
 
     @contextmanager
-    def _on_its_way(self, feed: _Feed, member: Member) -> Iterator[None]:
+    def _on_its_way(self, feed: Feed, member: Member) -> Iterator[None]:
         """While a member enters, a restore leaves it in the directory if it is there."""
         feed.entering[member.peer_id] = member
         try:
@@ -757,18 +617,18 @@ class RedisBus:
         finally:
             del feed.entering[member.peer_id]
 
-    async def _enter(self, feed: _Feed, member: Member, caps: Caps) -> None:
+    async def _enter(self, feed: Feed, member: Member, caps: Caps) -> None:
         """Ask Redis; without it the peers of one replica go on, and it is told when it is back."""
         try:
             with trio.fail_after(JOIN_TIMEOUT):
                 await self._join(feed, member, caps)
         except (RedisError, trio.TooSlowError):
             self._check_holds(feed, member)
-            _check_caps(feed, member, caps)
+            check_caps(feed, member, caps)
             feed.view.claim_unasked(member.peer_id)
             self._doubt_room(feed.view.room_id)
 
-    def _check_holds(self, feed: _Feed, member: Member) -> None:
+    def _check_holds(self, feed: Feed, member: Member) -> None:
         """Who has to stay out, as far as this replica can tell, while Redis cannot."""
         room_id, now = feed.view.room_id, trio.current_time()
         if self._holds.is_banned(room_id, member, now):
@@ -776,7 +636,7 @@ class RedisBus:
         if self._holds.is_reserved(room_id, member, now):
             raise JoinRefusedError(Refusal.PEER_ID_IN_USE)
 
-    async def _join(self, feed: _Feed, member: Member, caps: Caps) -> None:
+    async def _join(self, feed: Feed, member: Member, caps: Caps) -> None:
         if not self._redis.connected:
             raise NotConnectedError("Redis cannot be reached")
         await self._redis.pubsub.wait_subscribed(self._room(feed.view.room_id))
@@ -799,22 +659,22 @@ class RedisBus:
         await feed.wait_reached(seq)
 
     async def _ask_to_join(
-        self, feed: _Feed, member: Member, caps: Caps, *, insist: bool = False
+        self, feed: Feed, member: Member, caps: Caps, *, insist: bool = False
     ) -> Any:
         room_id = feed.view.room_id
         joined = Joined(room_id, member, first=False, peers=0, at=utc_now())
         return await self._scripts.join(
-            [*self._room_keys(room_id), self._key("replicas")],
+            [*self._directory.room_keys(room_id), self._key("replicas")],
             [
                 *(self.replica, room_id, member.peer_id, member.subject),
-                *(_encode(member), _encode(joined)),
+                *(encode(member), encode(joined)),
                 *(caps.peers, -1 if caps.viewers is None else caps.viewers),
                 *(self._room(room_id), int(not feed.view.in_step), int(insist)),
                 identity_of(member),
             ],
         )
 
-    def _drop_if_empty(self, feed: _Feed) -> None:
+    def _drop_if_empty(self, feed: Feed) -> None:
         room_id = feed.view.room_id
         if not feed.mine and not feed.joining and self._feeds.get(room_id) is feed:
             del self._feeds[room_id]
@@ -840,17 +700,23 @@ class RedisBus:
             case _:
                 self._publish_only(event)
 
-    def _leave(self, feed: _Feed | None, event: Left) -> None:
+    def _leave(self, feed: Feed | None, event: Left) -> None:
         room_id, peer_id = event.room_id, event.member.peer_id
         if feed is not None:
             feed.mine.pop(peer_id, None)
         self._holds.reserve(room_id, event.member, trio.current_time())
-        args: list[Argument] = [self.replica, room_id, peer_id, _encode(event), self._room(room_id)]
+        args: list[Argument] = [
+            self.replica,
+            room_id,
+            peer_id,
+            encode(event),
+            self._room(room_id),
+        ]
         self._run(self._scripts.leave, room_id, args)
         if feed is not None:
             self._drop_if_empty(feed)
 
-    def _publish_profile(self, feed: _Feed, event: ProfileChanged) -> None:
+    def _publish_profile(self, feed: Feed, event: ProfileChanged) -> None:
         named = event.member
         members = [
             renamed(member, named.username, named.avatar_url)
@@ -862,9 +728,9 @@ class RedisBus:
         self._change(event, members)
 
     def _change(self, event: RoomEvent, members: Iterable[Member]) -> None:
-        args: list[Argument] = [self.replica, self._room(event.room_id), _encode(event)]
+        args: list[Argument] = [self.replica, self._room(event.room_id), encode(event)]
         for member in members:
-            args += _entry(member)
+            args += entry(member)
         self._run(self._scripts.change, event.room_id, args)
 
     def _run(self, script: Script, room_id: str, args: list[Argument]) -> None:
@@ -874,13 +740,13 @@ class RedisBus:
             if isinstance(reply, Exception):
                 self._doubt_room(room_id)
 
-        if not script.send_nowait(self._room_keys(room_id), args, on_reply=check):
+        if not script.send_nowait(self._directory.room_keys(room_id), args, on_reply=check):
             self._doubt_room(room_id)
 
     def _publish_only(self, event: RoomEvent) -> None:
         """What happens in a room without changing who is there; not numbered, may be lost."""
         self._redis.send_nowait(
-            "PUBLISH", self._room(event.room_id), _encode(Change(0, self.replica, event))
+            "PUBLISH", self._room(event.room_id), encode(Change(0, self.replica, event))
         )
 
     def send(self, replica: str, delivery: Direct) -> None:
@@ -891,12 +757,12 @@ class RedisBus:
                 self._return(delivery)
 
         channel = self._key("replica", replica)
-        if not self._redis.send_nowait("PUBLISH", channel, _encode(delivery), on_reply=check):
+        if not self._redis.send_nowait("PUBLISH", channel, encode(delivery), on_reply=check):
             self._return(delivery)
 
     def broadcast(self, event: Broadcast) -> None:
         """Tell all other replicas that can be reached."""
-        told = _encode(ForAll(self.replica, event))
+        told = encode(ForAll(self.replica, event))
         self._redis.send_nowait("PUBLISH", self._key("all"), told)
 
     def _return(self, delivery: Direct) -> None:
@@ -918,14 +784,14 @@ class RedisBus:
         if feed is None:
             return await self._snapshot(room_id)
         await trio.lowlevel.checkpoint()
-        return _in_order((feed.view.members | feed.mine).values())
+        return in_order((feed.view.members | feed.mine).values())
 
     async def _snapshot(self, room_id: str) -> tuple[Member, ...]:
         try:
-            directory = await self._ask_directory(room_id)
+            directory = await self._directory.ask(room_id)
         except RedisError as error:
             if isinstance(error, ResponseError):
-                self._suspect(room_id)
+                self._directory.suspect(room_id)
             return ()
         return directory.members
 
@@ -933,23 +799,18 @@ class RedisBus:
         """The members of a room that are live; of those only are records read."""
         if room_id in self._feeds:
             return tuple(member for member in await self.members(room_id) if member.live)
-        room = self._room(room_id)
-        keys = [f"{room}:live", f"{room}:members", self._key("replicas")]
         try:
-            records, names = await self._scripts.live(keys)
+            return await self._directory.live(room_id)
         except RedisError as error:
             if isinstance(error, ResponseError):
-                self._suspect(room_id)
+                self._directory.suspect(room_id)
             return ()
-        replicas = {*names}
-        members = self._read_members(room_id, records)
-        return tuple(m for m in members if m.live and m.replica.encode() in replicas)
 
     async def room_ids(self) -> list[str]:
         """The rooms that have members, but the server's own; sorted. Without Redis, our own."""
         try:
             names: Any = await self._redis.smembers(self._key("rooms"))
-            room_ids: Iterable[str] = await self._read_rooms(names)
+            room_ids: Iterable[str] = await self._directory.read_rooms(names)
         except RedisError:
             room_ids = self._feeds
         return sorted(room_id for room_id in room_ids if not is_internal(room_id))
@@ -960,34 +821,10 @@ class RedisBus:
         for begin in range(0, len(room_ids), _COUNTED_AT_ONCE):
             some = room_ids[begin : begin + _COUNTED_AT_ONCE]
             try:
-                counts += await self._count(some)
+                counts += await self._directory.count(some)
             except RedisError:
                 own = [room_id for room_id in some if room_id in self._feeds]
                 counts += [_count(room_id, await self.members(room_id)) for room_id in own]
-        return counts
-
-    async def _count(self, room_ids: Sequence[str]) -> list[RoomCount]:
-        args: list[Argument] = [self._key("room", "")]
-        for room_id in room_ids:
-            seq, _ = self._counts.get(room_id, _NEVER_COUNTED)
-            args += (room_id, seq)
-        replies = await self._scripts.count([self._key("rooms")], args)
-        counts = []
-        for room_id, (seq, *found) in zip(room_ids, replies, strict=True):
-            if found:
-                peers, users, live, since = found
-                count = RoomCount(room_id, peers, users, live, since.decode(errors="replace"))
-                self._counts.pop(room_id, None)
-                self._counts[room_id] = seq, count  # as the newest
-            elif not seq:
-                self._counts.pop(room_id, None)
-                continue
-            # Another task may have forgotten what this one said that it knew.
-            known = self._counts.get(room_id)
-            if known is not None:
-                counts.append(known[1])
-        while len(self._counts) > _COUNTS:
-            del self._counts[next(iter(self._counts))]
         return counts
 
     async def count_rooms(self) -> int:
@@ -1001,60 +838,7 @@ class RedisBus:
     def tell_rooms_kept(self, user_id: str, heard: float) -> None:
         """Tell all other replicas that a user's rooms are kept."""
         kept = RoomsKept(user_id, self.replica, heard)
-        self._redis.send_nowait("PUBLISH", self._key("lost"), _encode(kept))
-
-
-def _in_order(members: Iterable[Member]) -> tuple[Member, ...]:
-    """Members in the order of joining, which Redis does not keep."""
-    return tuple(sorted(members, key=lambda member: (member.joined_at, member.peer_id)))
-
-
-class _Directory(NamedTuple):
-    """A room as Redis has it: its number, and the members for which a replica answers."""
-
-    seq: int
-    members: tuple[Member, ...]
-    #: How many records there are.
-    size: int
-    #: All of them are such members.
-    is_sound: bool
-
-
-class _Ours:
-    """What this replica says of its own members of a room, at one moment."""
-
-    def __init__(self, feed: _Feed) -> None:
-        self.seq = feed.view.seq
-        self.members = dict(feed.mine)
-        self.entering = feed.entering.keys() | set()
-
-
-def _essence(members: Mapping[str, Member]) -> dict[str, tuple[object, ...]]:
-    """What of members is told."""
-    return {
-        peer_id: (m.replica, m.joined_at, m.live, m.user_id, m.username, m.avatar_url)
-        for peer_id, m in members.items()
-    }
-
-
-def _entry(member: Member) -> tuple[str, bytes, int]:
-    """A member as the scripts take it."""
-    return member.peer_id, _encode(member), int(member.live is not None)
-
-
-def _check_caps(feed: _Feed, member: Member, caps: Caps) -> None:
-    """The caps as far as this replica can tell, while Redis cannot."""
-    members = by_peer([*feed.view.members.values(), *feed.mine.values()])
-    old = members.get(member.peer_id)
-    if old is not None:
-        if old.subject != member.subject:
-            raise JoinRefusedError(Refusal.PEER_ID_IN_USE)
-        return
-    if len(members) >= caps.peers:
-        raise JoinRefusedError(Refusal.ROOM_FULL)
-    viewers = sum(member.live is None for member in members.values())
-    if caps.viewers is not None and viewers >= caps.viewers:
-        raise JoinRefusedError(Refusal.STREAM_FULL)
+        self._redis.send_nowait("PUBLISH", self._key("lost"), encode(kept))
 
 
 def _count(room_id: str, members: tuple[Member, ...]) -> RoomCount:
