@@ -102,7 +102,7 @@ async def test_the_tokens_name_counts_more_than_the_clients() -> None:
         claims = Authenticate("peer", make_token("ann"), "Eve\n", guest_name="Guest")
         assert (await auth.authenticate(claims)).username == "Eve"
         claims = Authenticate("peer", make_token("ann"), None, guest_name="Guest")
-        assert (await auth.authenticate(claims)).username == "Guest"
+        assert (await auth.authenticate(claims)).username == "ann"  # who has a token is no guest
 
 
 @pytest.mark.parametrize(

@@ -287,6 +287,22 @@ async def test_a_login_gets_a_token_that_counts(serve: Serve, path: Path) -> Non
     assert identity.grants == ANN.grants
 
 
+async def test_a_user_without_another_name_is_called_as_it_logs_in(
+    serve: Serve, path: Path
+) -> None:
+    async with serve(jwt_secret=SECRET, users_file=path) as service, browse(service.base) as http:
+        body = {"username": "bob", "password": "battery staple"}
+        logged_in = (await http.post("/auth/token", data=body)).json()
+        assert logged_in["user"] == {"user_id": "bob", "username": "bob"}
+        token = logged_in["access_token"]
+        async with service.connect("/ws/r") as bob:
+            await bob.expect("auth_required")
+            await bob.send("auth_token", token=token)
+            await bob.expect("auth_success", user="bob", user_id="bob")
+        async with service.connect(f"/api/v1/ws/connect?token={token}") as bob:
+            await bob.expect("connected", username="bob", user_id="bob")
+
+
 async def test_a_wrong_login_is_401_and_too_many_are_429(
     serve: Serve, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

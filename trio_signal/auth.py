@@ -230,10 +230,13 @@ class TokenAuth:
         if claims.claimed is not None and claims.claimed != said.sub:
             raise IdentityMismatchError("Identity mismatch")
         now = time.time()
+        username = clean_name(said.name) or clean_name(claims.username)
+        if username is None and claims.guest_name is not None:
+            username = clean_name(said.sub) or claims.guest_name  # it is nobody's guest
         return Identity(
             subject=subject_of(said.iss, said.sub),
             user_id=said.sub,
-            username=clean_name(said.name) or clean_name(claims.username) or claims.guest_name,
+            username=username,
             avatar_url=_web_url(clean_picture(said.picture)) or clean_picture(claims.avatar_url),
             grants=Grants(said.rooms, said.publish, said.moderator, said.creator, said.team_of),
             expires=said.exp if said.exp > now else said.exp + LEEWAY,
