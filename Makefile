@@ -34,7 +34,7 @@ test: venv
 # The tests of one's own work, in two minutes: no browser, no cluster, no PostgreSQL.
 quick: venv
 	@tools/system-deps redis-server
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup -k 'not PostgreSQL' \
+	$(BIN)/python -m pytest -n $(JOBS) -k 'not PostgreSQL' \
 		$(SLOW:%=--ignore=tests/%) $(ARGS)
 
 # The tests come last, so that their summary ends the output.
