@@ -18,6 +18,14 @@ NAMED = {"allowed_origins": f"{APP}, https://*.example.org"}
 #: What a browser adds to a request for an image or a script of a page elsewhere.
 IMAGE = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors", "Sec-Fetch-Dest": "image"}
 
+#: What it adds when its user follows a link on a page elsewhere.
+LINK = {
+    "Sec-Fetch-Site": "cross-site",
+    "Sec-Fetch-Mode": "navigate",
+    "Sec-Fetch-Dest": "document",
+    "Sec-Fetch-User": "?1",
+}
+
 
 def request(method: str, path: str, headers: Mapping[str, str] = {}, body: bytes = b"") -> bytes:
     fields = {"Host": "localhost", **headers}
@@ -80,7 +88,7 @@ async def test_sockets_of_pages_elsewhere_do_not_use_up_the_connects(serve: Serv
             await client.upgrade("/ws/r/ann")
 
 
-@pytest.mark.parametrize("headers", [{"Origin": EVIL}, {"Origin": "null"}, IMAGE])
+@pytest.mark.parametrize("headers", [{"Origin": EVIL}, {"Origin": "null"}, IMAGE, LINK])
 async def test_a_page_elsewhere_clears_no_announcement_of_an_open_server(
     service: Service, headers: dict[str, str]
 ) -> None:
@@ -104,6 +112,10 @@ SENDERS: list[tuple[dict[str, str], dict[str, str], bool]] = [
     ({}, {"Sec-Fetch-Site": "none", "Sec-Fetch-Mode": "navigate"}, True),  # typed by the user
     ({}, {"Sec-Fetch-Site": "same-site"}, False),
     ({}, {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}, False),
+    ({}, LINK, True),
+    ({}, {**LINK, "Sec-Fetch-Site": "same-site"}, True),
+    ({}, {**LINK, "Sec-Fetch-Dest": "iframe"}, False),
+    ({}, {**LINK, "Origin": EVIL}, False),
     ({}, {"Origin": "http://localhost:3000"}, False),
     (NAMED, {"Origin": APP, "Sec-Fetch-Site": "cross-site"}, True),
     (NAMED, {"Origin": "https://a.example.org"}, True),

@@ -23,6 +23,15 @@ PROBES = frozenset({"/healthz", "/readyz"})
 PUBLIC = ("/demo/", "/client/")
 PUBLIC_FILES = PROBES | {"/", "/openapi.json", "/asyncapi.json"}
 
+#: What a browser says of a link that its user followed, in a window and in no frame.
+_FOLLOWED = frozenset(
+    {
+        (b"sec-fetch-mode", b"navigate"),
+        (b"sec-fetch-dest", b"document"),
+        (b"sec-fetch-user", b"?1"),
+    }
+)
+
 HOST_TEXT = (
     "An open server on loopback does not answer to this name. Ask for localhost, "
     "or name the site in TRIO_SIGNAL_ALLOWED_ORIGINS."
@@ -89,8 +98,8 @@ class Gate:
             return False
         if fields.origins or "*" in self._settings.allowed_origins:
             return self._settings.allows_origin(_first(fields.origins), fields.host)
-        # A program that is no browser, or an old one; else an image, a link or the like, elsewhere.
-        return fields.site is None
+        # A program that is no browser, or an old one; else a link, an image or the like, elsewhere.
+        return fields.site is None or fields.is_followed
 
     def is_frugal(self, address: str) -> bool:
         """Whether an address keeps to its rate with one more request, though it is not refused."""
@@ -123,14 +132,17 @@ class Gate:
 class _Fields:
     """What is looked at in a request."""
 
-    __slots__ = ("ends_twice", "forwarded", "host", "is_public", "origins", "path", "site")
+    __slots__ = (
+        *("ends_twice", "forwarded", "host", "is_followed"),
+        *("is_public", "origins", "path", "site"),
+    )
 
     def __init__(self, request: h11.Request) -> None:
         self.path = request.target.partition(b"?")[0].decode("latin-1")
         self.origins: list[str] = []
         self.forwarded: list[str] = []
         self.host = self.site = None
-        lengths = codings = 0
+        lengths = codings = followed = 0
         for name, value in request.headers:
             if name == b"host":
                 self.host = value.decode("latin-1")
@@ -138,6 +150,8 @@ class _Fields:
                 self.origins.append(value.decode("latin-1"))
             elif name == b"sec-fetch-site":
                 self.site = value.decode("latin-1").strip().lower()
+            elif (name, value) in _FOLLOWED:
+                followed += 1
             elif name == b"x-forwarded-for":
                 self.forwarded.append(value.decode("latin-1"))
             elif name == b"content-length":
@@ -151,6 +165,8 @@ class _Fields:
         public = self.path in PUBLIC_FILES or self.path.startswith(PUBLIC)
         # By OPTIONS browsers ask what a page may do; to ask is allowed.
         self.is_public = (reads and public) or request.method == b"OPTIONS"
+        # A link elsewhere, which no page can follow for its visitor, nor see where it led.
+        self.is_followed = reads and followed == len(_FOLLOWED)
 
 
 def _first(values: list[str]) -> str | None:
