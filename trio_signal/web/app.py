@@ -151,7 +151,9 @@ def _add_cors(app: QuartTrio, settings: Settings) -> None:
             headers[name] = value
         if request.method == "OPTIONS" and "Access-Control-Allow-Origin" in sharing:
             headers["Access-Control-Allow-Methods"] = headers.get("Allow", "GET, POST")
-            headers["Access-Control-Allow-Headers"] = "Authorization, Content-Type"
+            # Also whatever else it would send: nothing is decided by it.
+            wanted = ("Authorization, Content-Type", asked.get("Access-Control-Request-Headers"))
+            headers["Access-Control-Allow-Headers"] = ", ".join(filter(None, wanted))
             headers["Access-Control-Max-Age"] = "600"
         headers["X-Content-Type-Options"] = "nosniff"
         return answer
