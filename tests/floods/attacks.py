@@ -5,8 +5,9 @@ python -m tests.floods.attacks NAME HOST:PORT [SCALE]
 
 import os
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import closing, suppress
+from itertools import count
 
 import trio
 
@@ -250,6 +251,85 @@ async def probes(host: str, port: int, scale: int) -> None:
     await _calls(sent, host, port, scale)
 
 
+def _long_name(room: int) -> str:
+    return f"{room:05}" + "x" * 200
+
+
+async def unread(host: str, port: int, scale: int) -> None:
+    """So many that ask for the list of 2,000 rooms and for a room's chat, and read nothing."""
+    ask = "".join(
+        f"GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n"
+        for path in ("/rooms?limit=1000", f"/rooms/{_long_name(0)}/messages?limit=200") * 10
+    )
+    async with trio.open_nursery() as nursery:
+        for number in range(20):
+            rooms = [
+                client_text({"type": "join_room", "room_id": _long_name(room)})
+                for room in range(100 * number, 100 * number + 100)
+            ]
+            path = f"/api/v1/ws/connect?user_id=eva{number}"
+            nursery.start_soon(_enter, path, b"".join(rooms), host, port)
+        await trio.sleep(1)
+        for _ in range(scale):
+            nursery.start_soon(_ask_and_wait, ask.encode(), host, port)
+
+
+async def _ask_and_wait(asked: bytes, host: str, port: int) -> None:
+    while True:
+        with suppress(OSError, trio.BrokenResourceError):
+            stream = await connect(host, port)
+            with closing(stream.socket):
+                stream.socket.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_RCVBUF, 4096)
+                while True:
+                    await stream.send_all(asked)
+                    await trio.sleep(1)
+        await trio.sleep(_PAUSE)
+
+
+async def chatter(host: str, port: int, scale: int) -> None:
+    """So many that say something long in one new room after the other."""
+    async with trio.open_nursery() as nursery:
+        for number in range(scale):
+            rooms = (f"{number}-{room}" for room in count())
+            nursery.start_soon(_say_in_each, f"eva{number}", rooms, host, port)
+
+
+async def _say_in_each(user: str, rooms: Iterator[str], host: str, port: int) -> None:
+    while True:
+        with suppress(OSError, trio.BrokenResourceError):
+            stream = await _open(f"/api/v1/ws/connect?user_id={user}", host, port)
+            with closing(stream.socket):
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(_swallow, stream)
+                    with suppress(trio.BrokenResourceError):
+                        for room in rooms:
+                            said = ({"type": "join_room"}, {"type": "leave_room"})
+                            chat = {"type": "send_message", "content": "x" * 60_000}
+                            for message in (said[0], chat, said[1]):
+                                await stream.send_all(client_text({**message, "room_id": room}))
+                    nursery.cancel_scope.cancel()
+        await trio.sleep(1)
+
+
+async def lines(host: str, port: int, scale: int) -> None:
+    """So many at a time enter twenty rooms with long names, and go: each end is logged."""
+    said = b"".join(
+        client_text({"type": "join_room", "room_id": _long_name(room)}) for room in range(20)
+    )
+    async with trio.open_nursery() as nursery:
+        for number in range(scale):
+            nursery.start_soon(_come_and_go, f"eva{number}", said, host, port)
+
+
+async def _come_and_go(user: str, said: bytes, host: str, port: int) -> None:
+    while True:
+        with suppress(OSError, trio.BrokenResourceError):
+            stream = await _open(f"/api/v1/ws/connect?user_id={user}", host, port, said)
+            with closing(stream.socket):
+                await stream.receive_some()
+        await trio.sleep(_PAUSE)
+
+
 #: With the scale of each in the long run.
 ATTACKS: dict[str, tuple[Attack, int]] = {
     "messages": (messages, 1),
@@ -265,6 +345,9 @@ ATTACKS: dict[str, tuple[Attack, int]] = {
     "crowd": (crowd, 190),
     "answers": (answers, 40),
     "questions": (questions, 40),
+    "unread": (unread, 170),
+    "chatter": (chatter, 5),
+    "lines": (lines, 20),
 }
 
 if __name__ == "__main__":
