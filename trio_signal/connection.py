@@ -72,8 +72,10 @@ _CHUNK = 16384
 _CRUMB = 256
 #: How many malformed messages in a row end a connection.
 MAX_MALFORMED = 50
-#: Seconds for which a client may press on while it is held back.
+#: Seconds for which a client may press on while it is held back, and by how much one may do so
+#: longer than another.
 MAX_PRESSING = 10.0
+_PRESSING_SPREAD = 1.5
 #: By how much one may have longer to say who it is than another.
 _SPREAD = 1.1
 #: Seconds for the closing handshake; the rooms have been told before it begins.
@@ -112,7 +114,7 @@ class Connection:
         "_outbox",
         "_parser",
         "_payer",
-        "_pressing_since",
+        "_press_until",
         "_request_id",
         "_rounds",
         "_settings",
@@ -169,8 +171,8 @@ class Connection:
         self._alarm: trio.CancelScope | None = None
         #: When the token expires, and when to say so; Trio's clock.
         self._expires_at = self._warn_at = _NEVER
-        #: Until when the client is not read, and since when it has gone on sending nevertheless.
-        self._held_until, self._pressing_since = 0.0, _NEVER
+        #: Until when the client is not read, and until when it may go on sending nevertheless.
+        self._held_until, self._press_until = 0.0, _NEVER
         self._malformed = 0
         #: What to send to a client that says nothing, and when it is next due.
         self._idle_ping: IdlePing | None = None
@@ -281,7 +283,7 @@ class Connection:
             if self._held_until > self.peer.heard:
                 await self._hold_back()
             else:
-                self._pressing_since = _NEVER
+                self._press_until = _NEVER
             await trio.lowlevel.wait_readable(self._sock)
             await self._take(self._read())
 
@@ -333,17 +335,19 @@ class Connection:
         while (now := trio.current_time()) < (until := self._payer.waits_until(now)):
             unread = self._peek()
             if unread or (unread is not None and more):
-                self._pressing_since = min(self._pressing_since, now)
-                end = self._pressing_since + MAX_PRESSING
-                if now >= end:
+                if self._press_until == _NEVER:
+                    # Not all at one moment, though they press together: others wait for their end.
+                    patience = MAX_PRESSING * random.uniform(1, _PRESSING_SPREAD)  # noqa: S311
+                    self._press_until = now + patience
+                if now >= self._press_until:
                     own = self._payer.overdrawn_until > now
                     reason = Reason.MESSAGE_RATE if own else Reason.MESSAGE_RATE_PER_IP
                     self._metrics.count_refused(reason)
                     self._end(Close(CloseCode.POLICY, "Rate limit exceeded"))
                     return
-                await trio.sleep_until(min(until, end))
+                await trio.sleep_until(min(until, self._press_until))
             elif unread is None:  # it has paused
-                self._pressing_since = _NEVER
+                self._press_until = _NEVER
                 with trio.move_on_at(until):
                     await trio.lowlevel.wait_readable(self._sock)
             else:

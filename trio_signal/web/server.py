@@ -15,6 +15,7 @@ None of what is overridden for this is documented, so the tests pin it.
 
 import logging
 import math
+import random
 import socket
 import struct
 from collections.abc import AsyncIterator, Iterable, Iterator
@@ -288,7 +289,9 @@ class _Connection(TCPServer):
             async for data in self.stream:
                 if not self._closing:
                     if not self.is_frugal:
-                        await trio.sleep(_LULL)
+                        # Not all of them at one moment, though they came so.
+                        await trio.sleep(_LULL * random.uniform(0.5, 1.5))  # noqa: S311
+                    await self.rounds.wait()
                     await wrapper.handle(RawData(bytes(data)))
                 elif self._held:
                     await trio.sleep_forever()  # until the time to linger is over
@@ -359,8 +362,10 @@ class _PlainHTTP(H11Protocol):
             return
         await self._answer(refusal.status, _detail(refusal), headers)
         if self.owner.gate is not None and self.owner.gate.holds:
-            with trio.move_on_after(min(wait, LINGER)):
+            # Not all of them until one moment, though they came so.
+            with trio.move_on_after(min(wait, LINGER) * random.uniform(1, 1.25)):  # noqa: S311
                 await self.context.terminated.wait()
+            await self.owner.rounds.wait()
         await self.stream_send(StreamClosed(STREAM_ID))
 
     def _is_whole(self) -> bool:
