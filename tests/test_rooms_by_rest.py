@@ -338,8 +338,16 @@ async def test_a_profile_has_bounds(service: Service) -> None:
         user = (await http.put(path, json=body)).json()["user"]
         assert len(user["display_name"]) == 64
         assert (await http.get(f"/users/{id_}")).json() == user
-        answer = await http.put("/users/nobody/profile", json={"bio": ""})
-        assert answer.status_code == 404
+
+
+async def test_a_user_of_before_a_restart_may_change_its_profile(service: Service) -> None:
+    async with browse(service) as http:
+        changed = await http.put("/users/old/profile", json={"username": "Ann", "bio": "hello"})
+        user = changed.json()["user"]
+        assert (user["id"], user["username"], user["bio"]) == ("old", "Ann", "hello")
+        assert (await http.get("/users/old")).json() == user
+        nameless = await http.put("/users/older/profile", json={"bio": "hello"})
+        assert nameless.json()["user"]["username"] == "Anonymous"
 
 
 # Saying something by POST

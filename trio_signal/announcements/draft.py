@@ -10,13 +10,15 @@ from trio_signal.messages.identity import AnnouncementType
 MAX_CHARACTERS = 280
 TYPES: tuple[AnnouncementType, ...] = get_args(AnnouncementType)
 _FULL_WIDTH = str.maketrans("<>&", "＜＞＆")
-#: Control characters, and what ends a line or a paragraph: a banner is one line.
-_REFUSED = frozenset({"Cc", "Zl", "Zp", "Cs"})
+#: A banner is one line, and creators write in fields of several.
+_BREAKS = str.maketrans(dict.fromkeys("\t\n\v\f\r\x85\u2028\u2029", " "))
+#: Control characters, and halves of surrogate pairs.
+_REFUSED = frozenset({"Cc", "Cs"})
 
 
 def check_message(text: str) -> str:
-    """The message without the space around it; raises AnnouncementError."""
-    message = text.strip()
+    """The message as one line, without the space around it; raises AnnouncementError."""
+    message = text.translate(_BREAKS).strip()
     if not message:
         raise AnnouncementError("Broadcast message cannot be empty")
     if len(message) > MAX_CHARACTERS:
@@ -25,7 +27,7 @@ def check_message(text: str) -> str:
             f"Current: {len(message)}"
         )
     if any(unicodedata.category(character) in _REFUSED for character in message):
-        raise AnnouncementError("Broadcast message cannot have control characters or line breaks")
+        raise AnnouncementError("Broadcast message cannot have control characters")
     return message
 
 

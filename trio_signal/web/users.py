@@ -14,7 +14,7 @@ from trio_signal.config import Settings
 from trio_signal.hub import Hub
 from trio_signal.messages.events import UserChanged
 from trio_signal.messages.identity import Identity
-from trio_signal.names import clean_name, clean_picture
+from trio_signal.names import ANONYMOUS, clean_name, clean_picture
 from trio_signal.notes import GuestUser
 from trio_signal.web.bodies import json_answer, read_body
 from trio_signal.web.callers import Callers
@@ -92,7 +92,12 @@ def add_users(app: QuartTrio, hub: Hub, callers: Callers, settings: Settings) ->
     async def change_profile(user_id: str) -> Response:
         caller = await require_self(user_id)
         body = await read_body(ProfileRequest)
-        old = await find_user(user_id, caller)
+        # One that is not known any more, since before a restart or from an old server, goes on.
+        old = await hub.notes.user(user_id)
+        if old is None:
+            name = clean_name(body.username) or clean_name(body.display_name) or ANONYMOUS
+            guest = GuestUser(user_id, name, display_name=name, created_at=utc_now())
+            old = _user_of(caller) if caller is not None else guest
         user = _changed(old, body)
         await hub.notes.keep_user(user)
         callers.charge(_CHANGE)
