@@ -395,7 +395,9 @@ async def test_a_delivery_that_fails_does_not_stop_the_next(
     ann = await replicas.mesh(replicas.a, "ann")
     tell = LocalRoom.tell
 
-    def fail(room: LocalRoom, event: Event, user_id: str, peer_id: str = "") -> float:
+    def fail(
+        room: LocalRoom, event: Event, user_id: str, peer_id: str = "", *, to_resuming: bool = True
+    ) -> float:
         if isinstance(event, Joined) and peer_id == "bob" and room is replicas.a.rooms["r"]:
             monkeypatch.undo()
             del room.members["bob"]

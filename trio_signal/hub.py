@@ -587,9 +587,8 @@ class Hub:
         room.dismiss(peer_id)
         events = room.leave(peer_id, utc_now())
         self._drop_if_empty(room)
-        tells: list[Callable[[RoomEvent], None]] = [self.bus.publish]
-        if not returns:
-            tells.append(partial(self._tell_at_cost, peer, room))
+        tell_here = partial(self._tell_at_cost, peer, room, to_resuming=not returns)
+        tells: list[Callable[[RoomEvent], None]] = [self.bus.publish, tell_here]
         for event in events:
             for tell in tells:
                 try:
@@ -897,18 +896,20 @@ class Hub:
             self.bus.publish(event)
             self._tell_at_cost(peer, room, event)
 
-    def _tell_at_cost(self, peer: Peer, room: LocalRoom, event: RoomEvent) -> None:
+    def _tell_at_cost(
+        self, peer: Peer, room: LocalRoom, event: RoomEvent, *, to_resuming: bool = True
+    ) -> None:
         """Tell an event to the peers here; `peer` pays for all who hear it, wherever."""
-        peer.owes += self._tell_one(room, event)
+        peer.owes += self._tell_one(room, event, to_resuming=to_resuming)
 
     def _tell_here(self, room: LocalRoom, events: Iterable[RoomEvent]) -> None:
         """Tell events of other replicas to the peers here; who began them has paid there."""
         for event in events:
             self._tell_one(room, event)
 
-    def _tell_one(self, room: LocalRoom, event: RoomEvent) -> float:
+    def _tell_one(self, room: LocalRoom, event: RoomEvent, *, to_resuming: bool = True) -> float:
         origin = event.sender if isinstance(event, Signalled) else event.member
-        return room.tell(event, origin.user_id, origin.peer_id)
+        return room.tell(event, origin.user_id, origin.peer_id, to_resuming=to_resuming)
 
 
 def _may_join(identity: Identity, command: Join) -> bool:

@@ -71,14 +71,19 @@ class LocalRoom(Room):
             self._met.pop(peer_id, None)
         return peer
 
-    def tell(self, event: Event, user_id: str, peer_id: str = "") -> float:
+    def tell(
+        self, event: Event, user_id: str, peer_id: str = "", *, to_resuming: bool = True
+    ) -> float:
         """Tell an event of this user, or of one peer of it, to the peers on this replica.
 
-        It is encoded once a dialect. Returns what that costs, in tokens; what other replicas
+        It is encoded once a dialect; of those whose clients get back what they had after a
+        restart only if `to_resuming`. Returns what that costs, in tokens; what other replicas
         have to do for their peers is part of it.
         """
         cost, most = 0.0, DELIVERY
         for dialect, peers, notice in self._in_words(event):
+            if dialect.resumes != "nothing" and not to_resuming:
+                continue
             frame = text_frame(notice.text)
             audience = self._audience(notice.audience, peers, user_id, peer_id)
             for peer in audience:
