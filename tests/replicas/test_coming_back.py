@@ -241,7 +241,11 @@ async def test_a_server_with_redis_is_as_it_was_after_a_restart(tmp_path: Path) 
 async def test_nobody_is_seen_to_leave_for_a_restart(tmp_path: Path) -> None:
     """All come back, and what flows between two browsers goes on: a goodbye would end it."""
     settings = {"DATABASE_URL": f"sqlite:///{tmp_path / 'trio-signal.db'}"}
-    async with open_clients() as clients, open_replica(**settings) as server:
+    async with (
+        open_clients() as clients,
+        open_replica(**settings) as server,
+        AsyncExitStack() as stack,
+    ):
         users = [await clients.room(server, f"user-{n}") for n in range(20)]
         viewers = [await clients.live(server, f"viewer-{n}") for n in range(20)]
         for viewer in viewers:
@@ -252,10 +256,21 @@ async def test_nobody_is_seen_to_leave_for_a_restart(tmp_path: Path) -> None:
         for viewer in viewers:
             await viewer.say({"type": "live_start", "room_id": "r"})
             await viewer.wait_for("live_peers")
+        witnesses = []
+        for number in range(20):
+            witness = await stack.enter_async_context(open_raw(server.base))
+            await witness.upgrade("/ws/r")
+            await witness.say({"type": "auth_token", "clientId": f"witness-{number}"})
+            await witness.wait_for("users_in_room")
+            witnesses.append(witness)
         server.send(signal.SIGTERM)
         for client in (*users, *viewers):
-            heard = {frame.message["type"] for frame in await receive_all(client)}
-            assert not GOODBYES & heard
+            heard = [frame.message for frame in await receive_all(client)]
+            gone = {message["user_id"] for message in heard if message["type"] in GOODBYES}
+            assert not [user_id for user_id in gone if user_id.startswith(("user-", "viewer-"))]
+        # Clients of mesh keep their media, and know who is there until they go themselves.
+        left = [frame.message for witness in witnesses for frame in await receive_all(witness)]
+        assert any((m["type"], m.get("username")) == ("user_left", "Anonymous") for m in left)
         assert await server.end(signal.SIGTERM) == 0
 
 
