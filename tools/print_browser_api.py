@@ -55,7 +55,7 @@ class Entry:
         typedef = self.first("typedef")
         if typedef is not None:
             return typedef.rpartition(" ")[2]
-        found = re.match(r"(?:export |class |function |this\.)*(\w+)", self.code)
+        found = re.match(r"(?:export |class |function |this\.|async |get )*(\w+)", self.code)
         return found[1] if found else ""
 
 
@@ -69,7 +69,7 @@ def is_public(entry: Entry) -> bool:
         return False
     if entry.first("typedef") or entry.code.startswith("export "):
         return True
-    return entry.inside != "" and re.match(r"(?!async #)\w", entry.code) is not None
+    return entry.inside != "" and re.match(r"(?!(?:async|get) #)\w", entry.code) is not None
 
 
 def entries(source: str) -> Iterator[Entry]:

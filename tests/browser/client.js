@@ -13,7 +13,7 @@ window.enter = async (room, options = {}) => {
   for (const event of ['peer', 'left', 'live', 'stopped']) {
     window.room.on(event, (peer) => window.told.push([event, peer.name]));
   }
-  window.room.on('connection', (peer) => window.told.push(['connection', peer.name, peer.connection]));
+  window.room.on('connection', (peer) => window.told.push(['connection', peer.name, peer.state]));
   window.room.on('state', (state, reason) => window.told.push(['state', state, reason]));
   window.room.on('message', (data, peer) => window.told.push(['message', peer.name, data]));
   window.room.on('error', (error) => window.told.push(['error', String(error.code), error.message]));

@@ -83,8 +83,8 @@ function* unseen(rooms, publishers) {
   for (const from of PAGES.filter(isHere)) {
     for (const to of publishers.filter((id) => id !== from && isHere(id))) {
       const peer = rooms.get(from)?.peers.get(to);
-      const sees = peer?.connection === 'connected' && peer.stream?.getTracks().length && !peer.away;
-      if (!sees) yield `${from} does not see ${to}: ${peer?.connection}`;
+      const sees = peer?.state === 'connected' && peer.stream?.getTracks().length && !peer.away;
+      if (!sees) yield `${from} does not see ${to}: ${peer?.state}`;
     }
   }
 }

@@ -216,7 +216,14 @@ def test_who_is_here_who_is_live_and_what_they_say(visit: Visit) -> None:
     bob = enter(visit, "people", "Bob")
     expect_told(ada, "peer", "Bob")
     assert bob.evaluate("[...room.peers.values()].map(peer => peer.name)") == ["Ada"]
-    assert told(bob, "peer") == []
+    assert told(bob, "peer") == [["peer", "Ada"]]  # who was here first is told, too
+    late = """() => {
+        const late = [];
+        room.on('peer', (peer) => late.push(peer.name));
+        room.on('peer', () => late.push('gone'))();
+        return Promise.resolve().then(() => late);
+    }"""
+    assert bob.evaluate(late) == ["Ada"]
 
     ada.evaluate("room.send({ hello: 'all' })")
     expect_told(bob, "message", "Ada")
@@ -416,7 +423,7 @@ def test_both_sides_renegotiate_at_the_same_moment_fifty_times(visit: Visit) -> 
             page.evaluate("sound => { room.publish(sound ? both : silent); }", sound)
         for page in pages:
             page.wait_for_function(
-                """sound => [...room.peers.values()].every(peer => peer.connection === 'connected'
+                """sound => [...room.peers.values()].every(peer => peer.state === 'connected'
                     && peer.stream?.getAudioTracks().length === sound)""",
                 arg=sound,
             )

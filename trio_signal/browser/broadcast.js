@@ -72,7 +72,7 @@ function closed() {
 function draw() {
   const { stream, source } = shown;
   const peers = [...room.peers.values()];
-  const watching = stream ? peers.filter((peer) => peer.connection === 'connected').length : 0;
+  const watching = stream ? peers.filter((peer) => peer.state === 'connected').length : 0;
   const viewers = watching === 1 ? '1 viewer' : `${watching} viewers`;
   $('go').hidden = Boolean(stream);
   $('on-air').hidden = !stream;

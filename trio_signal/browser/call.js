@@ -122,7 +122,7 @@ function drawMe() {
 }
 
 function draw(peer) {
-  const playing = peer.stream && peer.connection === 'connected';
+  const playing = peer.stream && peer.state === 'connected';
   drawTile(tileOf($('stage'), peer.id), {
     name: peer.name,
     detail: [connectionWords(peer), details(told.get(peer.id))].filter(Boolean).join(' · '),

@@ -25,8 +25,8 @@ const TROUBLE_WORDS = {
 };
 
 /** The state of a peer connection in words. */
-export function connectionWords({ connection, away }) {
-  return away ? 'Connected, but the server has lost it' : PEER_WORDS[connection];
+export function connectionWords({ state, away }) {
+  return away ? 'Connected, but the server has lost it' : PEER_WORDS[state];
 }
 
 export function notify(words) {

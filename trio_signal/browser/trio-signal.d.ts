@@ -16,22 +16,6 @@ export interface JoinOptions {
   trace?: (message: object, sent: boolean) => void;
 }
 
-/** Another one in the room. Read it, never write it. */
-export interface Peer {
-  /** Its client id. */
-  id: string;
-  /** How it calls itself. It comes from a stranger: show it as text, not as HTML. */
-  name: string;
-  /** Whether it is live, and since when. */
-  live: Live | null;
-  /** What it sends us, for `srcObject` of a video element. */
-  stream: MediaStream | null;
-  /** The state of the peer connection. */
-  connection: LinkState;
-  /** The server has lost it, and its media still flow. It has half a minute to come back. */
-  away: boolean;
-}
-
 /** A broadcast. */
 export interface Live {
   /** What it shows. */
@@ -48,7 +32,7 @@ export type RoomState = 'connecting' | 'joined' | 'waiting' | 'closed';
 
 /** What `Room.on` can tell you. */
 export interface Events {
-  /** Somebody came. Who was here before you is in `room.peers`. */
+  /** Somebody is here. A listener is told of everybody: first, right after `on`, of those that are here already, and then of who comes. */
   peer: (peer: Peer) => void;
   /** Somebody left. */
   left: (peer: Peer) => void;
@@ -62,7 +46,7 @@ export interface Events {
   message: (data: any, peer: Peer) => void;
   /** The connection to the server changed. The reason is the server's, in words, or empty. */
   state: (state: RoomState, reason: string) => void;
-  /** `peer.connection`, `peer.away` or `peer.name` changed. */
+  /** `peer.state`, `peer.connection`, `peer.away` or `peer.name` changed. */
   connection: (peer: Peer) => void;
   /** Something went wrong that does not end the room: a `RoomError` with the server's code, or what the browser threw. */
   error: (error: Error) => void;
@@ -77,6 +61,25 @@ export class RoomError extends Error {
 
 /** How long to wait before connecting again. Random, so that a restarted server is not stormed. */
 export function retryDelay(code: number, attempt: number, random?: () => number): number | null;
+
+/** Another one in the room. Read it, never write it. */
+export class Peer {
+  private constructor();
+  /** Its client id. */
+  readonly id: string;
+  /** How it calls itself. It comes from a stranger: show it as text, not as HTML. */
+  readonly name: string;
+  /** Whether it is live, and since when. */
+  readonly live: Live | null;
+  /** What it sends us, for `srcObject` of a video element. */
+  readonly stream: MediaStream | null;
+  /** The state of the peer connection. */
+  readonly state: LinkState;
+  /** The server has lost it, and its media still flow. It has half a minute to come back. */
+  readonly away: boolean;
+  /** The peer connection, for what this client does not offer: read it, and leave its tracks and descriptions alone. Another one may take its place; the event `connection` tells so. Null if there is none. */
+  readonly connection: RTCPeerConnection | null;
+}
 
 /** Joins a room. From then on the connection is kept: when it breaks, it comes back, takes over its client id, and is live again if it was. If somebody else has that id by then, it takes a fresh one, and is a new peer to the others. */
 export function join(url: string | URL, options: JoinOptions): Promise<Room>;

@@ -13,7 +13,7 @@
  * server is away.
  *
  * From top to bottom: what comes in and out (types), Signaling (the WebSocket that comes back), Link
- * (one peer connection), `join` and Room (who is here, who is live).
+ * (one peer connection), Peer, `join` and Room (who is here, who is live).
  */
 
 // What goes into the client and comes out of it.
@@ -30,19 +30,6 @@
  *   Give one to keep it when the page is loaded again; without it each page gets its own.
  * @property {boolean} [media] - `false` makes no peer connections: for chat, presence and tools.
  * @property {(message: object, sent: boolean) => void} [trace] - Sees each message of the protocol.
- */
-
-/**
- * Another one in the room. Read it, never write it.
- *
- * @typedef {object} Peer
- * @property {string} id - Its client id.
- * @property {string} name - How it calls itself. It comes from a stranger: show it as text, not as HTML.
- * @property {Live | null} live - Whether it is live, and since when.
- * @property {MediaStream | null} stream - What it sends us, for `srcObject` of a video element.
- * @property {LinkState} connection - The state of the peer connection.
- * @property {boolean} away - The server has lost it, and its media still flow. It has half a
- *   minute to come back.
  */
 
 /**
@@ -71,7 +58,8 @@
  * What {@link Room.on} can tell you.
  *
  * @typedef {object} Events
- * @property {(peer: Peer) => void} peer - Somebody came. Who was here before you is in `room.peers`.
+ * @property {(peer: Peer) => void} peer - Somebody is here. A listener is told of everybody: first, right after
+ *   `on`, of those that are here already, and then of who comes.
  * @property {(peer: Peer) => void} left - Somebody left.
  * @property {(peer: Peer) => void} live - A peer went live, or changed what it shows. Those that were
  *   live before you joined are told right after it.
@@ -81,7 +69,8 @@
  * @property {(data: any, peer: Peer) => void} message - What a peer gave to `room.send`.
  * @property {(state: RoomState, reason: string) => void} state - The connection to the server changed.
  *   The reason is the server's, in words, or empty.
- * @property {(peer: Peer) => void} connection - `peer.connection`, `peer.away` or `peer.name` changed.
+ * @property {(peer: Peer) => void} connection - `peer.state`, `peer.connection`, `peer.away` or `peer.name`
+ *   changed.
  * @property {(error: Error) => void} error - Something went wrong that does not end the room: a
  *   `RoomError` with the server's code, or what the browser threw.
  */
@@ -248,6 +237,67 @@ function socketUrl(base, room) {
   url.pathname = `${url.pathname.replace(/\/$/, '')}/ws/${encodeURIComponent(room)}`;
   url.search = url.hash = '';
   return url;
+}
+
+// Another one in the room, as the application sees it.
+
+/** Another one in the room. Read it, never write it. */
+export class Peer {
+  /**
+   * Its client id.
+   *
+   * @type {string}
+   */
+  id;
+  /**
+   * How it calls itself. It comes from a stranger: show it as text, not as HTML.
+   *
+   * @type {string}
+   */
+  name;
+  /**
+   * Whether it is live, and since when.
+   *
+   * @type {Live | null}
+   */
+  live = null;
+  /**
+   * What it sends us, for `srcObject` of a video element.
+   *
+   * @type {MediaStream | null}
+   */
+  stream = null;
+  /**
+   * The state of the peer connection.
+   *
+   * @type {LinkState}
+   */
+  state = 'none';
+  /**
+   * The server has lost it, and its media still flow. It has half a minute to come back.
+   *
+   * @type {boolean}
+   */
+  away = false;
+  #linkOf;
+
+  /** @private */
+  constructor(id, name, linkOf) {
+    this.id = id;
+    this.name = name;
+    this.#linkOf = linkOf;
+  }
+
+  /**
+   * The peer connection, for what this client does not offer: read it, and leave its tracks and
+   * descriptions alone. Another one may take its place; the event `connection` tells so. Null if there
+   * is none.
+   *
+   * @type {RTCPeerConnection | null}
+   */
+  get connection() {
+    return this.#linkOf(this.id)?.connection ?? null;
+  }
 }
 
 // One peer connection, and how both sides agree on what goes over it.
@@ -419,6 +469,11 @@ class Link {
   }
 
   // What others see of it
+
+  /** The RTCPeerConnection; another one after a begin anew. */
+  get connection() {
+    return this.#pc;
+  }
 
   /** @returns {LinkState} */
   get state() {
@@ -791,8 +846,10 @@ export class Room {
    */
   on(type, listener) {
     if (!this.#listeners.has(type)) this.#listeners.set(type, new Set());
-    this.#listeners.get(type).add(listener);
-    return () => this.#listeners.get(type).delete(listener);
+    const listeners = this.#listeners.get(type);
+    listeners.add(listener);
+    if (type === 'peer') queueMicrotask(() => this.#introduce(listener));
+    return () => listeners.delete(listener);
   }
 
   /**
@@ -846,12 +903,14 @@ export class Room {
   }
 
   #emit(type, ...details) {
-    for (const listener of this.#listeners.get(type) ?? []) {
-      try {
-        listener(...details);
-      } catch (error) {
-        reportError(error);
-      }
+    // One that is added meanwhile hears of the next event; of peers it is told by itself.
+    for (const listener of [...(this.#listeners.get(type) ?? [])]) call(listener, ...details);
+  }
+
+  /** Tells a listener, unless it is gone again, of those that are here. */
+  #introduce(listener) {
+    for (const peer of [...this.peers.values()]) {
+      if (this.#listeners.get('peer').has(listener) && this.peers.has(peer.id)) call(listener, peer);
     }
   }
 
@@ -874,7 +933,7 @@ export class Room {
     if (type === 'auth_success') this.#joined(message);
     else if (type === 'users_in_room') this.#pictured(message.users);
     else if (type === 'active_broadcasts') message.broadcasters.forEach((b) => this.#wentLive(b));
-    else if (type === 'user_joined') this.#arrived(message, true);
+    else if (type === 'user_joined') this.#arrived(message);
     else if (type === 'user_left') this.#departed(id);
     else if (type === 'broadcast_started') this.#wentLive(message);
     else if (type === 'broadcast_stopped') this.#stoppedLive(id);
@@ -909,7 +968,7 @@ export class Room {
       else if (peer.live) this.#soon(id, 'stop', STOP_AFTER, () => this.#ended(id));
     }
     const first = this.#settle;
-    for (const user of users) this.#arrived(user, !first);
+    for (const user of users) this.#arrived(user);
     if (this.state === 'closed') return;
     this.#settle = null;
     this.state = 'joined';
@@ -918,14 +977,14 @@ export class Room {
     this.#emit('state', 'joined', '');
   }
 
-  #arrived({ client_id: id, username: name }, tell) {
+  #arrived({ client_id: id, username: name }) {
     if (this.state === 'closed') return; // by a listener that was told of another peer
     const known = this.peers.get(id);
     if (known) return this.#returned(known, name);
-    const peer = { id, name, live: null, stream: null, connection: 'none', away: false };
+    const peer = new Peer(id, name, (who) => this.#links.get(who));
     this.peers.set(id, peer);
     this.#timers.set(id, {});
-    if (tell) this.#emit('peer', peer);
+    this.#emit('peer', peer);
     if (this.peers.has(id)) this.#serve(id);
   }
 
@@ -948,7 +1007,7 @@ export class Room {
   #departed(id) {
     const peer = this.peers.get(id);
     if (!peer || peer.away) return;
-    if (peer.connection !== 'connected') return this.#drop(id);
+    if (peer.state !== 'connected') return this.#drop(id);
     peer.away = true;
     this.#never(id, 'stop');
     this.#soon(id, 'drop', RETURN_WITHIN, () => this.#drop(id));
@@ -970,7 +1029,7 @@ export class Room {
     this.#links.get(id)?.close();
     this.#links.delete(id);
     this.#addressees.delete(id);
-    peer.connection = 'none';
+    peer.state = 'none';
     if (tell) this.#ended(id);
     if (!this.peers.delete(id)) return; // a listener left the room
     this.#timers.delete(id);
@@ -1061,8 +1120,8 @@ export class Room {
     const peer = this.peers.get(id);
     if (this.#links.get(id) !== link || !peer) return;
     if (peer.away && link.state !== 'connected') return this.#drop(id);
-    if (peer.connection === link.state) return;
-    peer.connection = link.state;
+    if (peer.state === link.state) return;
+    peer.state = link.state;
     this.#emit('connection', peer);
     if (link.state === 'failed' && !link.restart()) this.#link(id).open();
   }
@@ -1071,7 +1130,7 @@ export class Room {
     if (this.#links.get(id) !== link) return;
     link.close();
     this.#links.delete(id);
-    this.peers.get(id).connection = 'none';
+    this.peers.get(id).state = 'none';
     this.#emit('connection', this.peers.get(id));
     this.#emit('error', error);
   }
@@ -1141,6 +1200,14 @@ export class Room {
   #refused({ message, code, to }) {
     if (code === 'target_not_found' && !this.#addressees.delete(to)) return;
     this.#emit('error', new RoomError(message, code));
+  }
+}
+
+function call(listener, ...details) {
+  try {
+    listener(...details);
+  } catch (error) {
+    reportError(error);
   }
 }
 

@@ -7,7 +7,7 @@ function joined(room) {
 
   function draw(peer) {
     if (peer.live || peer.stream) {
-      const playing = peer.stream && ['connected', 'none'].includes(peer.connection);
+      const playing = peer.stream && ['connected', 'none'].includes(peer.state);
       drawTile(tileOf(stage, peer.id), {
         name: peer.name,
         detail: connectionWords(peer),

@@ -11,9 +11,10 @@
  * server is away.
  *
  * From top to bottom: what comes in and out (types), Signaling (the WebSocket that comes back), Link
- * (one peer connection), `join` and Room (who is here, who is live).
+ * (one peer connection), Peer, `join` and Room (who is here, who is live).
  */
 
 export { RoomError } from './types.js';
 export { retryDelay } from './signaling.js';
+export { Peer } from './peer.js';
 export { join, Room } from './room.js';

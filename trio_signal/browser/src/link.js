@@ -168,6 +168,11 @@ export class Link {
 
   // What others see of it
 
+  /** The RTCPeerConnection; another one after a begin anew. */
+  get connection() {
+    return this.#pc;
+  }
+
   /** @returns {LinkState} */
   get state() {
     const state = this.#pc.connectionState;

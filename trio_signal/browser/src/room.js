@@ -1,6 +1,7 @@
 // A room: who is here, who is live, and a link to each of them.
 
 import { Link, randomId } from './link.js';
+import { Peer } from './peer.js';
 import { Signaling, socketUrl } from './signaling.js';
 import { RoomError } from './types.js';
 
@@ -100,8 +101,10 @@ export class Room {
    */
   on(type, listener) {
     if (!this.#listeners.has(type)) this.#listeners.set(type, new Set());
-    this.#listeners.get(type).add(listener);
-    return () => this.#listeners.get(type).delete(listener);
+    const listeners = this.#listeners.get(type);
+    listeners.add(listener);
+    if (type === 'peer') queueMicrotask(() => this.#introduce(listener));
+    return () => listeners.delete(listener);
   }
 
   /**
@@ -155,12 +158,14 @@ export class Room {
   }
 
   #emit(type, ...details) {
-    for (const listener of this.#listeners.get(type) ?? []) {
-      try {
-        listener(...details);
-      } catch (error) {
-        reportError(error);
-      }
+    // One that is added meanwhile hears of the next event; of peers it is told by itself.
+    for (const listener of [...(this.#listeners.get(type) ?? [])]) call(listener, ...details);
+  }
+
+  /** Tells a listener, unless it is gone again, of those that are here. */
+  #introduce(listener) {
+    for (const peer of [...this.peers.values()]) {
+      if (this.#listeners.get('peer').has(listener) && this.peers.has(peer.id)) call(listener, peer);
     }
   }
 
@@ -183,7 +188,7 @@ export class Room {
     if (type === 'auth_success') this.#joined(message);
     else if (type === 'users_in_room') this.#pictured(message.users);
     else if (type === 'active_broadcasts') message.broadcasters.forEach((b) => this.#wentLive(b));
-    else if (type === 'user_joined') this.#arrived(message, true);
+    else if (type === 'user_joined') this.#arrived(message);
     else if (type === 'user_left') this.#departed(id);
     else if (type === 'broadcast_started') this.#wentLive(message);
     else if (type === 'broadcast_stopped') this.#stoppedLive(id);
@@ -218,7 +223,7 @@ export class Room {
       else if (peer.live) this.#soon(id, 'stop', STOP_AFTER, () => this.#ended(id));
     }
     const first = this.#settle;
-    for (const user of users) this.#arrived(user, !first);
+    for (const user of users) this.#arrived(user);
     if (this.state === 'closed') return;
     this.#settle = null;
     this.state = 'joined';
@@ -227,14 +232,14 @@ export class Room {
     this.#emit('state', 'joined', '');
   }
 
-  #arrived({ client_id: id, username: name }, tell) {
+  #arrived({ client_id: id, username: name }) {
     if (this.state === 'closed') return; // by a listener that was told of another peer
     const known = this.peers.get(id);
     if (known) return this.#returned(known, name);
-    const peer = { id, name, live: null, stream: null, connection: 'none', away: false };
+    const peer = new Peer(id, name, (who) => this.#links.get(who));
     this.peers.set(id, peer);
     this.#timers.set(id, {});
-    if (tell) this.#emit('peer', peer);
+    this.#emit('peer', peer);
     if (this.peers.has(id)) this.#serve(id);
   }
 
@@ -257,7 +262,7 @@ export class Room {
   #departed(id) {
     const peer = this.peers.get(id);
     if (!peer || peer.away) return;
-    if (peer.connection !== 'connected') return this.#drop(id);
+    if (peer.state !== 'connected') return this.#drop(id);
     peer.away = true;
     this.#never(id, 'stop');
     this.#soon(id, 'drop', RETURN_WITHIN, () => this.#drop(id));
@@ -279,7 +284,7 @@ export class Room {
     this.#links.get(id)?.close();
     this.#links.delete(id);
     this.#addressees.delete(id);
-    peer.connection = 'none';
+    peer.state = 'none';
     if (tell) this.#ended(id);
     if (!this.peers.delete(id)) return; // a listener left the room
     this.#timers.delete(id);
@@ -370,8 +375,8 @@ export class Room {
     const peer = this.peers.get(id);
     if (this.#links.get(id) !== link || !peer) return;
     if (peer.away && link.state !== 'connected') return this.#drop(id);
-    if (peer.connection === link.state) return;
-    peer.connection = link.state;
+    if (peer.state === link.state) return;
+    peer.state = link.state;
     this.#emit('connection', peer);
     if (link.state === 'failed' && !link.restart()) this.#link(id).open();
   }
@@ -380,7 +385,7 @@ export class Room {
     if (this.#links.get(id) !== link) return;
     link.close();
     this.#links.delete(id);
-    this.peers.get(id).connection = 'none';
+    this.peers.get(id).state = 'none';
     this.#emit('connection', this.peers.get(id));
     this.#emit('error', error);
   }
@@ -450,6 +455,14 @@ export class Room {
   #refused({ message, code, to }) {
     if (code === 'target_not_found' && !this.#addressees.delete(to)) return;
     this.#emit('error', new RoomError(message, code));
+  }
+}
+
+function call(listener, ...details) {
+  try {
+    listener(...details);
+  } catch (error) {
+    reportError(error);
   }
 }
 

@@ -15,19 +15,6 @@
  */
 
 /**
- * Another one in the room. Read it, never write it.
- *
- * @typedef {object} Peer
- * @property {string} id - Its client id.
- * @property {string} name - How it calls itself. It comes from a stranger: show it as text, not as HTML.
- * @property {Live | null} live - Whether it is live, and since when.
- * @property {MediaStream | null} stream - What it sends us, for `srcObject` of a video element.
- * @property {LinkState} connection - The state of the peer connection.
- * @property {boolean} away - The server has lost it, and its media still flow. It has half a
- *   minute to come back.
- */
-
-/**
  * A broadcast.
  *
  * @typedef {object} Live
@@ -53,7 +40,8 @@
  * What {@link Room.on} can tell you.
  *
  * @typedef {object} Events
- * @property {(peer: Peer) => void} peer - Somebody came. Who was here before you is in `room.peers`.
+ * @property {(peer: Peer) => void} peer - Somebody is here. A listener is told of everybody: first, right after
+ *   `on`, of those that are here already, and then of who comes.
  * @property {(peer: Peer) => void} left - Somebody left.
  * @property {(peer: Peer) => void} live - A peer went live, or changed what it shows. Those that were
  *   live before you joined are told right after it.
@@ -63,7 +51,8 @@
  * @property {(data: any, peer: Peer) => void} message - What a peer gave to `room.send`.
  * @property {(state: RoomState, reason: string) => void} state - The connection to the server changed.
  *   The reason is the server's, in words, or empty.
- * @property {(peer: Peer) => void} connection - `peer.connection`, `peer.away` or `peer.name` changed.
+ * @property {(peer: Peer) => void} connection - `peer.state`, `peer.connection`, `peer.away` or `peer.name`
+ *   changed.
  * @property {(error: Error) => void} error - Something went wrong that does not end the room: a
  *   `RoomError` with the server's code, or what the browser threw.
  */

@@ -1,0 +1,60 @@
+// Another one in the room, as the application sees it.
+
+/** Another one in the room. Read it, never write it. */
+export class Peer {
+  /**
+   * Its client id.
+   *
+   * @type {string}
+   */
+  id;
+  /**
+   * How it calls itself. It comes from a stranger: show it as text, not as HTML.
+   *
+   * @type {string}
+   */
+  name;
+  /**
+   * Whether it is live, and since when.
+   *
+   * @type {Live | null}
+   */
+  live = null;
+  /**
+   * What it sends us, for `srcObject` of a video element.
+   *
+   * @type {MediaStream | null}
+   */
+  stream = null;
+  /**
+   * The state of the peer connection.
+   *
+   * @type {LinkState}
+   */
+  state = 'none';
+  /**
+   * The server has lost it, and its media still flow. It has half a minute to come back.
+   *
+   * @type {boolean}
+   */
+  away = false;
+  #linkOf;
+
+  /** @private */
+  constructor(id, name, linkOf) {
+    this.id = id;
+    this.name = name;
+    this.#linkOf = linkOf;
+  }
+
+  /**
+   * The peer connection, for what this client does not offer: read it, and leave its tracks and
+   * descriptions alone. Another one may take its place; the event `connection` tells so. Null if there
+   * is none.
+   *
+   * @type {RTCPeerConnection | null}
+   */
+  get connection() {
+    return this.#linkOf(this.id)?.connection ?? null;
+  }
+}
