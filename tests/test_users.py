@@ -279,6 +279,7 @@ async def test_a_login_gets_a_token_that_counts(serve: Serve, path: Path) -> Non
             }
         me = await http.get("/auth/me", headers={"Authorization": f"Bearer {token}"})
         assert me.json() == {"user_id": "ann", "username": "Ann"}
+        assert (await http.get("/auth/mode")).json() == {"token": True, "login": True}
         async with service.connect(f"/ws/a-1/ann?token={token}") as ann:
             await ann.expect("room_state")
         async with service.connect(f"/ws/b/ann?token={token}") as ann:
@@ -528,6 +529,7 @@ async def test_without_users_there_is_no_login(serve: Serve) -> None:
             assert answer.status_code == 404
         answer = await http.post("/auth/login", json={"username": "ann", "password": "x"})
         assert answer.status_code == 404
+        assert (await http.get("/auth/mode")).json() == {"token": True, "login": False}
 
 
 async def test_a_broken_file_is_an_error_of_the_server(

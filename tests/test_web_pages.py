@@ -13,6 +13,7 @@ PAGES = ["/", *(f"/demo/{x}" for x in ("broadcast", "watch", "call", "announceme
 UNCHANGING = [
     *PAGES,
     *("/demo/app.css", "/demo/icon.svg", "/demo/page.js", "/client/trio-signal.js"),
+    *("/client/tokens.css", "/client/access.js"),
     *("/openapi.json", "/asyncapi.json"),
 ]
 

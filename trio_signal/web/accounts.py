@@ -27,6 +27,13 @@ class LoginRequest(Struct):
     password: str
 
 
+class AccessMode(Struct):
+    """Whether one needs a token here, and whether there is a login that gives one."""
+
+    token: bool
+    login: bool
+
+
 def add_accounts(app: QuartTrio, callers: Callers, settings: Settings) -> None:
     """Add the routes."""
     users = Login(settings.users_file) if settings.users_file is not None else None
@@ -34,6 +41,13 @@ def add_accounts(app: QuartTrio, callers: Callers, settings: Settings) -> None:
     def require_login() -> None:
         if settings.wants_tokens and users is None:
             raise NotFound(_NO_LOGIN)
+
+    # The pages ask before anybody is let in, so that they ask for what is wanted.
+    mode = AccessMode(token=settings.wants_tokens, login=users is not None)
+
+    @app.get("/auth/mode")
+    async def access_mode() -> Response:
+        return json_answer(mode)
 
     @app.post("/auth/login")
     @app.post("/auth/token")

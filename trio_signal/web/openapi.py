@@ -14,7 +14,7 @@ from trio_signal.dialects.room import Broadcaster, RoomMessage, User
 from trio_signal.notes import RoomInfo
 from trio_signal.online import OnlineUsers, Stats
 from trio_signal.web import announcements as announced
-from trio_signal.web.accounts import LoginRequest
+from trio_signal.web.accounts import AccessMode, LoginRequest
 from trio_signal.web.bodies import Unchanging
 from trio_signal.web.listing import ActiveRoom, RoomEntry
 from trio_signal.web.rooms import JoinRequest, MessageRequest, RoomRequest
@@ -168,6 +168,7 @@ OPERATIONS: dict[str, Operation] = {
         _SIGNED_IN | _BODY | {404: Detail},
         ProfileRequest,
     ),
+    "GET /auth/mode": Operation("What it takes to be let in", AccessMode),
     "POST /auth/login": Operation("Get a token", LoggedIn, _LOGIN, LoginRequest),
     "POST /auth/token": Operation("The same", LoggedIn, _LOGIN, LoginRequest),
     "POST /auth/refresh": Operation(
@@ -211,7 +212,7 @@ OPERATIONS: dict[str, Operation] = {
 #: What is no JSON, or is this document.
 NOT_DESCRIBED = frozenset(
     {
-        *("/", "/client/trio-signal.js", "/demo/<name>", "/metrics"),
+        *("/", "/client/<name>", "/demo/<name>", "/metrics"),
         *("/openapi.json", "/asyncapi.json"),
     }
 )

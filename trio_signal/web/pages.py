@@ -1,7 +1,9 @@
 """The pages for browsers, and the client that they use."""
 
 import mimetypes
+from collections.abc import Mapping
 from importlib import resources
+from importlib.resources.abc import Traversable
 
 import jinja2
 from quart import Response
@@ -10,7 +12,8 @@ from werkzeug.exceptions import NotFound
 
 from trio_signal.web.bodies import Unchanging
 
-PAGES = ("index", "broadcast", "watch", "call", "announcements", "inspect")
+PAGES = ("index", "call", "broadcast", "watch", "announcements", "inspect")
+_KINDS = (".js", ".css", ".svg")
 
 
 #: Nothing runs in a page that is not in a file of ours, it speaks to nobody but its own server,
@@ -35,11 +38,9 @@ def _content_type(name: str) -> str:
 def add_pages(app: QuartTrio) -> None:
     """Add the routes. The pages are made here, once."""
     folder = resources.files("trio_signal") / "browser"
-    files = {
-        file.name: Unchanging(file.read_bytes(), _content_type(file.name))
-        for file in folder.iterdir()
-        if file.name.endswith((".js", ".css", ".svg"))
-    }
+    files = _read(folder)
+    # What other sites load from here as well: the client, and the elements with what they need.
+    shared = _read(folder / "ui") | {"trio-signal.js": files["trio-signal.js"]}
     templates = jinja2.Environment(
         loader=jinja2.PackageLoader("trio_signal", "browser"),
         autoescape=True,
@@ -51,19 +52,28 @@ def add_pages(app: QuartTrio) -> None:
         page_type = _content_type(f"{name}.html")
         files[f"{name}.html"] = Unchanging(text.encode(), page_type, PAGE_HEADERS)
 
-    def page(name: str) -> Response:
-        if name not in files:
+    def answer(name: str, known: Mapping[str, Unchanging] = files) -> Response:
+        if name not in known:
             raise NotFound
-        return files[name].answer()
+        return known[name].answer()
 
     @app.get("/")
     async def index() -> Response:
-        return page("index.html")
+        return answer("index.html")
 
     @app.get("/demo/<name>")
     async def demo(name: str) -> Response:
-        return page(name if name in files else f"{name}.html")
+        return answer(name if name in files else f"{name}.html")
 
-    @app.get("/client/trio-signal.js")
-    async def client() -> Response:
-        return page("trio-signal.js")
+    @app.get("/client/<name>")
+    async def client(name: str) -> Response:
+        return answer(name, shared)
+
+
+def _read(folder: Traversable) -> dict[str, Unchanging]:
+    """The files of a folder that browsers load, by their names."""
+    return {
+        file.name: Unchanging(file.read_bytes(), _content_type(file.name))
+        for file in folder.iterdir()
+        if file.name.endswith(_KINDS)
+    }

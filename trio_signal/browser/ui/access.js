@@ -1,0 +1,171 @@
+// Who one is, where the server wants to know: a login if it has one, else a field for a token.
+
+import { h, HOME } from './dom.js';
+import { icon } from './icons.js';
+
+const KEPT = 'trio-signal:token'; // in sessionStorage: as long as this tab, and in no other
+const PROBLEMS = {
+  401: 'This name and this password do not fit.',
+  429: 'Too many failed logins. Try again later.',
+  503: 'Too many logins at once. Try again in a moment.',
+};
+
+/**
+ * What the server wants.
+ *
+ * @typedef {{ token: boolean, login: boolean }} Access
+ */
+
+/**
+ * Asks the server.
+ *
+ * @param {string} [base] - Where it is.
+ * @returns {Promise<Access>}
+ */
+export async function askAccess(base = HOME) {
+  const answer = await fetch(`${base}/auth/mode`);
+  if (!answer.ok) throw new Error(`The server does not answer (${answer.status}).`);
+  return answer.json();
+}
+
+/**
+ * The token of this tab: the one of a link's `#token=`, which is taken out of the address at once,
+ * or the one that was last given; else undefined. Another page's address is nothing of ours, so an
+ * element that is embedded is given its token by its attribute instead.
+ */
+export function takeToken() {
+  const given = new URLSearchParams(location.hash.slice(1));
+  const token = given.get('token');
+  if (token !== null) {
+    given.delete('token');
+    const rest = String(given);
+    history.replaceState(history.state, '', location.pathname + location.search + (rest && `#${rest}`));
+    if (token) keepToken(token);
+  }
+  return recall();
+}
+
+/** Keeps a token for this tab; without one, forgets it. */
+export function keepToken(token) {
+  try {
+    if (token) sessionStorage.setItem(KEPT, token);
+    else sessionStorage.removeItem(KEPT);
+  } catch { /* The browser keeps nothing for this page: then it is asked for again. */ }
+}
+
+function recall() {
+  try {
+    return sessionStorage.getItem(KEPT) ?? undefined;
+  } catch {
+    return undefined;
+  }
+}
+
+/** Whether an attempt failed for want of a valid token. */
+export function isRefused(error) {
+  return [1008, 4001].includes(error?.code) && /token|authentication/i.test(error.message);
+}
+
+/**
+ * The form that asks who one is. It is to be shown in place of what needs to know it.
+ *
+ * @param {Access} access - What the server wants.
+ * @param {object} options
+ * @param {string} [options.base] - Where the server is.
+ * @param {string} [options.problem] - Why one is asked again.
+ * @param {(token: string, name?: string) => void} options.onToken - Told once there is a token.
+ * @returns {HTMLElement}
+ */
+export function accessForm(access, { base = HOME, problem = '', onToken }) {
+  const trouble = h('p', { class: 'problem', role: 'alert' }, problem);
+  const forms = [tokenForm(onToken)];
+  if (access.login) {
+    forms.unshift(loginForm(base, trouble, onToken));
+    forms[1] = h('details', {}, h('summary', {}, 'Use a token instead'), h('div', { class: 'stack' }, forms[1]));
+  }
+  return h('section', { class: 'card access' },
+    h('h1', { class: 'row' }, icon('lock'), access.login ? 'Log in' : 'Token'),
+    h('p', { class: 'soft' }, 'This server requires a token.',
+      access.login ? ' Log in, and you have one.' : ' Ask who runs it for one.'),
+    trouble, ...forms);
+}
+
+function tokenForm(onToken) {
+  const token = h('input', {
+    name: 'token', type: 'password', required: true, autocomplete: 'off', spellcheck: false,
+  });
+  const form = h('form', { class: 'stack' },
+    h('label', {}, 'Token', token),
+    h('button', { class: 'primary wide' }, 'Continue'));
+  form.onsubmit = (event) => {
+    event.preventDefault();
+    onToken(token.value.trim());
+  };
+  return form;
+}
+
+function loginForm(base, trouble, onToken) {
+  const name = h('input', {
+    name: 'username', required: true, autocomplete: 'username', autocapitalize: 'none', spellcheck: false,
+  });
+  const password = h('input', {
+    name: 'password', type: 'password', required: true, autocomplete: 'current-password',
+  });
+  const button = h('button', { class: 'primary wide' }, 'Log in');
+  const form = h('form', { class: 'stack' },
+    h('label', {}, 'User name', name), h('label', {}, 'Password', password), button);
+  form.onsubmit = async (event) => {
+    event.preventDefault();
+    trouble.textContent = '';
+    button.disabled = true;
+    try {
+      const { token, user } = await logIn(base, name.value.trim(), password.value);
+      onToken(token, user.username);
+    } catch (error) {
+      trouble.textContent = error.message;
+      password.select();
+    } finally {
+      button.disabled = false;
+    }
+  };
+  return form;
+}
+
+async function logIn(base, username, password) {
+  const answer = await fetch(`${base}/auth/login`, {
+    method: 'POST',
+    headers: { 'Content-Type': 'application/json' },
+    body: JSON.stringify({ username, password }),
+  });
+  if (answer.ok) return answer.json();
+  throw new Error(PROBLEMS[answer.status] ?? `The login failed (${answer.status}).`);
+}
+
+/**
+ * Opens the way to the server: shows the form in `place` as long as a token is wanted and there is
+ * none, and clears it then.
+ *
+ * @param {HTMLElement} place
+ * @param {{ base?: string, problem?: string }} [options] - `problem`: why one is asked again; a token
+ *   that was kept is forgotten.
+ * @returns {Promise<string | undefined>} The token; undefined where the server wants none.
+ */
+export async function openAccess(place, { base = HOME, problem = '' } = {}) {
+  if (problem) keepToken(undefined);
+  const access = await askAccess(base);
+  const kept = takeToken();
+  if (kept !== undefined || !access.token) return access.token ? kept : undefined;
+  return new Promise((resolve) => {
+    const form = accessForm(access, {
+      base,
+      problem,
+      onToken(token) {
+        keepToken(token);
+        place.replaceChildren();
+        resolve(token);
+      },
+    });
+    place.replaceChildren(form);
+    form.querySelector('input').focus();
+  });
+}
