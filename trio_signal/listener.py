@@ -10,7 +10,9 @@ import math
 import re
 import select
 import socket
+import ssl
 from contextlib import ExitStack
+from functools import partial
 from http import HTTPStatus
 from typing import NoReturn
 from urllib.parse import parse_qsl, urlsplit
@@ -35,6 +37,7 @@ from trio_signal.messages.commands import Authenticate
 from trio_signal.metrics import Metrics
 from trio_signal.outbox import Outbox
 from trio_signal.rounds import Rounds
+from trio_signal.tls import serve_tls
 from trio_signal.web.gate import HOST_TEXT
 from trio_signal.web.server import HttpServer
 from trio_signal.websocket import Handshake, Head, is_upgrade
@@ -94,20 +97,28 @@ class Listener:
         self._shortages = _Shortages()
         self._turns = trio.Semaphore(_HEADS_AT_ONCE)
 
-    async def accept(self, listening: socket.socket, connections: trio.Nursery) -> NoReturn:
+    async def accept(
+        self,
+        listening: socket.socket,
+        connections: trio.Nursery,
+        tls: ssl.SSLContext | None = None,
+    ) -> NoReturn:
         """Serve all who connect, in tasks of `connections`; until cancelled. Closes `listening`.
+
+        With `tls` they have to speak that.
 
         Not by `trio.serve_listeners`: its streams cost a connection more than its handshake does,
         and a WebSocket has no use for them.
         """
         with listening:
             listening.setblocking(False)
+            serve = self.serve if tls is None else partial(self._serve_tls, tls=tls)
             while True:
                 await trio.lowlevel.wait_readable(listening)
                 try:
                     for _ in range(_HEADS_AT_ONCE):
                         sock, address = listening.accept()
-                        connections.start_soon(self.serve, sock, address[0], name="connection")
+                        connections.start_soon(serve, sock, address[0], name="connection")
                 except BlockingIOError:
                     continue
                 except OSError as error:
@@ -127,6 +138,14 @@ class Listener:
         except Exception:
             logger.exception("connection failed")
 
+    async def _serve_tls(self, sock: socket.socket, peer: str, tls: ssl.SSLContext) -> None:
+        with sock:
+            sock.setblocking(False)
+            try:
+                await serve_tls(sock, tls, lambda plain: self.serve(plain, peer))
+            except Exception:
+                logger.exception("connection failed")
+
     def drain(self) -> None:
         """Give up on connections that have asked for nothing yet. Does not block."""
         for scope in self._waiting:
@@ -139,7 +158,7 @@ class Listener:
         """
         try:
             with self._limits.visit(peer):
-                received = await self._converse(sock)
+                received = await self._converse(sock, peer)
             opened = None if received is None else await self._upgrade(sock, received, peer)
         except RequestRefusedError as refusal:
             self._metrics.count_refused(refusal.reason)
@@ -149,7 +168,7 @@ class Listener:
             return None
         return opened
 
-    async def _converse(self, sock: socket.socket) -> bytes | None:
+    async def _converse(self, sock: socket.socket, peer: str) -> bytes | None:
         """Speak HTTP up to a request for a WebSocket; what was read of that, if one came."""
         try:
             head = _whole(_peek(sock)) or await self._wait_for_head(sock)
@@ -162,7 +181,7 @@ class Listener:
         except OSError:
             return None  # it was gone before it was anybody
         stream = trio.SocketStream(trio.socket.from_stdlib_socket(sock))
-        return await self._http.serve_connection(stream)
+        return await self._http.serve_connection(stream, peer)
 
     async def _wait_for_head(self, sock: socket.socket) -> bytes | None:
         with trio.move_on_after(HEAD_TIMEOUT) as scope:

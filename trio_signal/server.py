@@ -26,6 +26,7 @@ from trio_signal.notes import Notes
 from trio_signal.notes.redis import RedisNotes
 from trio_signal.notes.sql import open_sql_notes
 from trio_signal.rounds import Rounds
+from trio_signal.sharing import Sharing
 from trio_signal.supervision import supervise
 from trio_signal.web.app import create_app
 from trio_signal.web.gate import Gate
@@ -82,8 +83,10 @@ async def open_board(settings: Settings, bus: Bus) -> AsyncIterator[Announcement
 
 
 @asynccontextmanager
-async def open_server(settings: Settings) -> AsyncIterator[Server]:
+async def open_server(settings: Settings, sharing: Sharing | None = None) -> AsyncIterator[Server]:
     """Serve while the block runs; gives the address that it listens on.
+
+    With `sharing` it is https, by the certificate of that.
 
     Leaving the block stops accepting, closes every peer with 1001, lets the
     rooms hear of it, and takes `settings.drain` seconds at most. A cancellation
@@ -122,7 +125,10 @@ async def open_server(settings: Settings) -> AsyncIterator[Server]:
         async with (
             open_auth(settings) as auth,
             open_http_server(
-                create_app(hub, auth, settings, limits, metrics), gate, unsent=unsent, rounds=rounds
+                create_app(hub, auth, settings, limits, metrics, sharing),
+                gate,
+                unsent=unsent,
+                rounds=rounds,
             ) as http,
         ):
             listener = Listener(
@@ -133,7 +139,9 @@ async def open_server(settings: Settings) -> AsyncIterator[Server]:
                     sockets = await open_sockets(settings)
                     host, port, *_ = sockets[0].getsockname()
                     for sock in sockets:
-                        accepting.start_soon(listener.accept, sock, connections)
+                        accepting.start_soon(
+                            listener.accept, sock, connections, sharing and sharing.tls
+                        )
                     yield Server(host, port, hub)
                     accepting.cancel_scope.cancel()
                 connections.cancel_scope.deadline = trio.current_time() + settings.drain

@@ -16,6 +16,7 @@ from trio_signal.config import Settings, is_loopback, load_settings
 from trio_signal.errors import ConfigError, WorkerError
 from trio_signal.logs import configure_logging
 from trio_signal.server import open_server
+from trio_signal.sharing import ANY, Sharing, open_sharing, url_of
 from trio_signal.workers import open_workers
 
 logger = logging.getLogger(__name__)
@@ -41,6 +42,14 @@ def serve(
             help="Where announcements are kept.  [DATABASE_URL, sqlite:///trio-signal.db]"
         ),
     ] = None,
+    share: Annotated[
+        bool,
+        typer.Option(
+            "--share",
+            help="Let phones in the local network come too: https with a certificate made now, "
+            "and a QR code of the address.",
+        ),
+    ] = False,
 ) -> None:
     """Run the server until SIGTERM or SIGINT."""
     with failing():
@@ -51,14 +60,19 @@ def serve(
             redis_url=redis_url,
             database_url=database_url,
         )
+        if share and settings.workers > 1:
+            raise ConfigError("--share is for one worker")
+        if share and "host" not in settings.model_fields_set:
+            settings = settings.model_copy(update={"host": ANY})
+        sharing = open_sharing(settings.host) if share else None
     configure_logging(settings)
     try:
-        trio.run(_serve, settings)
+        trio.run(_serve, settings, sharing)
     except* (OSError, ConfigError, WorkerError) as errors:
         fail(f"cannot serve on {settings.host}:{settings.port}: {first_of(errors)}")
 
 
-async def _serve(settings: Settings) -> None:
+async def _serve(settings: Settings, sharing: Sharing | None) -> None:
     """Serve, and print where, until a signal comes; or until the parent goes, as a worker.
 
     A second SIGINT does not wait for what is on its way.
@@ -69,15 +83,25 @@ async def _serve(settings: Settings) -> None:
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with trio.open_nursery() as nursery:
             server = (
-                open_workers(settings, hurry) if settings.workers > 1 else open_server(settings)
+                open_workers(settings, hurry)
+                if settings.workers > 1
+                else open_server(settings, sharing)
             )
             async with server as (host, port, *_):
                 _tune_gc()
                 _warn_if_open(settings)
-                typer.echo(f"listening on http://{f'[{host}]' if ':' in host else host}:{port}")
+                _say_where(host, port, sharing)
                 interrupts = await _until_stopped(signals, settings)
                 nursery.start_soon(_until_interrupted, signals, 2 - interrupts, hurry, nursery)
             nursery.cancel_scope.cancel()
+
+
+def _say_where(host: str, port: int, sharing: Sharing | None) -> None:
+    if sharing is None:
+        typer.echo(f"listening on {url_of('http', host, port)}")
+    else:
+        url = url_of("https", sharing.host, port)
+        typer.echo(f"listening on {url}\n\n{sharing.invite(url, qr=sys.stdout.isatty())}")
 
 
 async def _until_stopped(signals: AsyncIterator[int], settings: Settings) -> int:

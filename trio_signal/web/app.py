@@ -17,6 +17,7 @@ from trio_signal.limits import Limits
 from trio_signal.logs import find_request_id
 from trio_signal.metrics import Metrics
 from trio_signal.names import MAX_ID
+from trio_signal.sharing import Sharing
 from trio_signal.web import announcements
 from trio_signal.web.accounts import add_accounts
 from trio_signal.web.asyncapi import add_asyncapi
@@ -36,7 +37,12 @@ MAX_BODY = 65536
 
 
 def create_app(
-    hub: Hub, auth: Auth, settings: Settings, limits: Limits, metrics: Metrics
+    hub: Hub,
+    auth: Auth,
+    settings: Settings,
+    limits: Limits,
+    metrics: Metrics,
+    sharing: Sharing | None = None,
 ) -> QuartTrio:
     """The app around a hub; `open_http_server` serves it."""
     app = QuartTrio(__name__, static_folder=None)
@@ -51,7 +57,7 @@ def create_app(
     add_ice(app, callers, settings)
     if hub.announcements is not None:
         announcements.add_announcements(app, hub, hub.announcements, callers, settings)
-    add_pages(app)
+    add_pages(app, sharing)
     _add_request_ids(app)
     _add_id_limit(app)
     add_openapi(app)

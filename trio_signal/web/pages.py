@@ -10,6 +10,7 @@ from quart import Response
 from quart_trio import QuartTrio
 from werkzeug.exceptions import NotFound
 
+from trio_signal.sharing import Sharing
 from trio_signal.web.bodies import Unchanging
 
 PAGES = ("index", "call", "broadcast", "watch", "announcements", "inspect")
@@ -35,8 +36,8 @@ def _content_type(name: str) -> str:
     return f"{content_type}; charset=utf-8"
 
 
-def add_pages(app: QuartTrio) -> None:
-    """Add the routes. The pages are made here, once."""
+def add_pages(app: QuartTrio, sharing: Sharing | None = None) -> None:
+    """Add the routes. The pages are made here, once; they invite phones if those can come."""
     folder = resources.files("trio_signal") / "browser"
     files = _read(folder)
     # What other sites load from here as well: the client, and the elements with what they need.
@@ -48,7 +49,9 @@ def add_pages(app: QuartTrio) -> None:
         lstrip_blocks=True,
     )
     for name in PAGES:
-        text = templates.get_template(f"{name}.html").render(name=name, demos=PAGES[1:])
+        text = templates.get_template(f"{name}.html").render(
+            name=name, demos=PAGES[1:], sharing=sharing
+        )
         page_type = _content_type(f"{name}.html")
         files[f"{name}.html"] = Unchanging(text.encode(), page_type, PAGE_HEADERS)
 

@@ -91,15 +91,19 @@ class HttpServer:
         self.rounds = rounds
         self._nursery = nursery
 
-    async def serve_connection(self, stream: trio.SocketStream) -> bytes | None:
+    async def serve_connection(
+        self, stream: trio.SocketStream, peer: str | None = None
+    ) -> bytes | None:
         """Serve one connection until it is over, and close the stream.
+
+        `peer` is the client's address, where it is not that of the stream's other end.
 
         If the client asks for a WebSocket after its other requests, as it comes through a proxy
         that keeps connections, the stream stays open: the head of that request is returned, and
         what else was read. Raises nothing for what the client or the app does. A cancel ends it at
         once, also while the client reads nothing.
         """
-        connection = _Connection(self, stream)
+        connection = _Connection(self, stream, peer)
         async with AsyncExitStack() as stack:
             # Hypercorn's own closing is skipped when it is cancelled.
             await stack.enter_async_context(stream)
@@ -169,9 +173,10 @@ class _Connection(TCPServer):
     # Declared for TLS alone, but made for both.
     stream: trio.SocketStream  # type: ignore[assignment]
 
-    def __init__(self, server: HttpServer, stream: trio.SocketStream) -> None:
+    def __init__(self, server: HttpServer, stream: trio.SocketStream, peer: str | None) -> None:
         super().__init__(server.app, server.config, server.context, server.state, stream)  # type: ignore[arg-type]
         self._write_timeout = server.write_timeout
+        self._client = None if peer is None else (peer, 0)
         self.gate = server.gate
         self.rounds = server.rounds
         self._unsent = server.unsent
@@ -280,7 +285,7 @@ class _Connection(TCPServer):
             self._task_group,
             ConnectionState({_OURS: self}),  # comes back in the scope of its requests
             wrapper.ssl,
-            wrapper.client,
+            self._client or wrapper.client,
             wrapper.server,
             self.protocol_send,
         )

@@ -1,0 +1,80 @@
+"""A server for the phones around it: by https, at this machine's address in the local network.
+
+Browsers give camera and microphone only to pages that came by https, or from the same machine.
+"""
+
+import datetime
+import io
+import secrets
+import socket
+import ssl
+from contextlib import suppress
+from typing import NamedTuple
+
+import segno
+
+from trio_signal.errors import ConfigError
+from trio_signal.tls import make_certificate, make_context
+
+#: An address that nobody has (RFC 5737): what would be sent to it goes to the default router.
+_ELSEWHERE = ("192.0.2.1", 9)
+#: All addresses of the machine, and what else stands for them.
+ANY = "0.0.0.0"  # noqa: S104
+_ALL = {ANY, "::"}
+#: White on black whatever the terminal's colours are: a code that is inverted cannot be scanned
+#: by every phone.
+_CODE_LINE = "  \x1b[97;40m{}\x1b[0m\n"
+
+
+class Sharing(NamedTuple):
+    """How the phones around come here."""
+
+    #: This machine's name or address in the local network.
+    host: str
+    #: A room that is proposed, so that a phone and this machine come into the same call.
+    room: str
+    tls: ssl.SSLContext
+
+    def invite(self, url: str, *, qr: bool) -> str:
+        """What the terminal says: a link to a call, also as a QR code if it is to show one."""
+        link = f"{url}/demo/call?room={self.room}"
+        return (
+            "Open this on your phone and on this computer, and both are in one call:\n\n"
+            f"  {link}\n\n{_code_of(link) if qr else ''}"
+            "Each browser warns once, since this machine made the certificate for itself: choose\n"
+            "“Advanced”, then go on. The phone has to be in the same network."
+        )
+
+
+def open_sharing(host: str) -> Sharing:
+    """Make a certificate for this machine, which listens on `host`.
+
+    Raises ConfigError if it is in no network. Does not block, and nothing is left on the disk.
+    """
+    address = find_address() if host in _ALL else host
+    now = datetime.datetime.now(datetime.UTC)
+    names = dict.fromkeys((address, "localhost", "127.0.0.1", "::1", socket.gethostname()))
+    room = f"call-{secrets.randbelow(9000) + 1000}"
+    return Sharing(address, room, make_context(*make_certificate(names, now)))
+
+
+def find_address() -> str:
+    """Find this machine's address in its network; raises ConfigError if it is in none."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe, suppress(OSError):
+        probe.connect(_ELSEWHERE)  # sends nothing
+        return str(probe.getsockname()[0])
+    raise ConfigError(
+        "this machine is in no network that a phone could be in as well; if it is, say its "
+        "address there with --host"
+    )
+
+
+def _code_of(link: str) -> str:
+    drawn = io.StringIO()
+    segno.make(link, error="l").terminal(drawn, border=2, compact=True)
+    return "".join(map(_CODE_LINE.format, drawn.getvalue().splitlines())) + "\n"
+
+
+def url_of(scheme: str, host: str, port: int) -> str:
+    """The address of a server, as browsers take it."""
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
