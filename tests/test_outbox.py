@@ -136,6 +136,25 @@ async def test_what_was_put_before_the_courier_works_is_not_forgotten() -> None:
         assert read_what_is_there(client) == b"late"
 
 
+async def test_late_ones_are_served_after_the_others(flusher: Flusher) -> None:
+    order: list[str] = []
+
+    class Noted(Outbox):
+        name = ""
+
+        def send(self) -> None:
+            order.append(self.name)
+            super().send()
+
+    with socket_pair() as (first, _one), socket_pair() as (second, _two):
+        for sock, name in ((first, "late"), (second, "prompt")):
+            outbox = Noted(sock, LIMIT, flusher)
+            outbox.name, outbox.is_late = name, name == "late"
+            outbox.put(b"frame")
+        await wait_all_tasks_blocked()
+    assert order == ["prompt", "late"]
+
+
 async def test_a_dead_outbox_does_not_keep_others_from_theirs(flusher: Flusher) -> None:
     with socket_pair() as (server, client), socket_pair() as (dying, gone):
         dead, outbox = Outbox(dying, LIMIT, flusher), Outbox(server, LIMIT, flusher)

@@ -1,6 +1,7 @@
 """Who takes long lets others go on; in Trio's own loop, with real time."""
 
 import time
+from functools import partial
 
 import pytest
 import trio
@@ -38,17 +39,17 @@ async def carry_out(rounds: Rounds, number: int, seconds: float, done: list[int]
 async def test_who_has_much_to_do_does_not_keep_the_loop(rounds: Rounds) -> None:
     """Fifty times twice 2 ms would be 200 ms; another task has its turn all the while."""
     done: list[int] = []
-    longest, before = 0.0, time.perf_counter()
+    longest, before = 0.0, time.thread_time()  # others may use the machine
     with trio.fail_after(PATIENCE):
         async with trio.open_nursery() as nursery:
             for number in range(50):
                 nursery.start_soon(carry_out, rounds, number, 0.002, done)
             while len(done) < 100:
                 await trio.lowlevel.checkpoint()
-                now = time.perf_counter()
+                now = time.thread_time()
                 longest, before = max(longest, now - before), now
     assert sorted(done) == sorted([*range(50)] * 2)
-    assert longest < 0.06  # and 8 ms where nobody else uses the machine
+    assert longest < 0.03
 
 
 async def test_all_have_a_turn_before_anybody_has_two(
@@ -77,3 +78,27 @@ async def test_who_waits_may_be_cancelled(rounds: Rounds, monkeypatch: pytest.Mo
 
 async def test_without_rounds_nobody_waits() -> None:
     assert await Rounds().wait() == float("inf")
+
+
+async def test_who_has_overdrawn_waits_behind_the_others(
+    rounds: Rounds, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long their line is: one that keeps to its rate is at its head."""
+    monkeypatch.setattr("trio_signal.rounds.BUDGET", -1.0)
+    monkeypatch.setattr("trio_signal.rounds.LATE_BUDGET", -1.0)
+    done: list[str] = []
+
+    async def take_turn(name: str, *, overdrawn: bool) -> None:
+        await rounds.wait(overdrawn=overdrawn)
+        work(0.001)
+        done.append(name)
+
+    with trio.fail_after(PATIENCE):
+        async with trio.open_nursery() as nursery:
+            for _ in range(100):
+                nursery.start_soon(partial(take_turn, "late", overdrawn=True))
+            await trio.lowlevel.checkpoint()
+            nursery.start_soon(partial(take_turn, "prompt", overdrawn=False))
+    assert len(done) == 101
+    # At most those who were woken together with it come before.
+    assert done.index("prompt") < 10

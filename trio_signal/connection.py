@@ -356,10 +356,11 @@ class Connection:
     async def _take(self, messages: list[Message]) -> None:
         """Carry out what these say; blocks where they do, and now and then for others' sake."""
         peer, rounds = self.peer, self._rounds
-        until = rounds.until if not rounds.line else 0.0
+        self._outbox.is_late = overdrawn = self._held_until > peer.heard
+        until = 0.0 if overdrawn or rounds.line else rounds.until
         for message in messages:
             if time.perf_counter() > until:
-                until = await rounds.wait()
+                until = await rounds.wait(overdrawn=overdrawn)
             match message.opcode:
                 case Opcode.TEXT:
                     self._put_off_idle_ping()

@@ -13,6 +13,8 @@ logger = logging.getLogger(__name__)
 
 #: Seconds for which outboxes are emptied in one round of the loop; the others come in the next.
 BUDGET = 0.0015
+#: The same for clients that have overdrawn what they may spend; they come after the others.
+LATE_BUDGET = 0.0005
 #: How many waiting frames one system call takes; IOV_MAX is 1024.
 _BATCH = 64
 
@@ -27,26 +29,33 @@ class Flusher:
     def __init__(self) -> None:
         """Make one that `run` sets to work."""
         self._called: list[Outbox] = []
+        self._late: list[Outbox] = []
         self._rest = trio.lowlevel.ParkingLot()
 
     def call(self, outbox: "Outbox") -> None:
         """Have an outbox emptied; does not block."""
-        if not self._called:
+        if not (self._called or self._late):
             self._rest.unpark()
-        self._called.append(outbox)
+        (self._late if outbox.is_late else self._called).append(outbox)
 
     async def run(self) -> NoReturn:
         """Empty the outboxes for which it is called, until cancelled."""
         while True:
-            self.deliver(BUDGET)
-            if self._called:
+            self._deliver(self._called, BUDGET)
+            self._deliver(self._late, LATE_BUDGET)
+            if self._called or self._late:
                 await trio.lowlevel.checkpoint()
             else:
                 await self._rest.park()
 
-    def deliver(self, seconds: float = float("inf")) -> None:
-        """Empty those for which it was called, as far as it takes so long; does not block."""
-        called, until, emptied = self._called, time.perf_counter() + seconds, 0
+    def deliver(self) -> None:
+        """Empty all for which it was called; does not block."""
+        self._deliver(self._called, float("inf"))
+        self._deliver(self._late, float("inf"))
+
+    def _deliver(self, called: "list[Outbox]", seconds: float) -> None:
+        """Empty some of them, as far as it takes so long."""
+        until, emptied = time.perf_counter() + seconds, 0
         for outbox in called:
             emptied += 1
             try:
@@ -79,6 +88,7 @@ class Outbox:
         "_waiting",
         "begins_to_wait",
         "behind",
+        "is_late",
         "overflowed",
     )
 
@@ -97,6 +107,8 @@ class Outbox:
         #: The socket does not take all; `flush` sends the rest.
         self.behind = False
         self.overflowed = False
+        #: Its client has overdrawn what it may spend, and is served after the others.
+        self.is_late = False
         #: Called when there is something to `flush`; set by the connection.
         self.begins_to_wait: Callable[[], None] = ignore
 

@@ -21,6 +21,8 @@ MAX_ROOMS = 1000
 MAX_BYTES = 256 * 1024
 #: Seconds for which what was read is good enough.
 FRESH = 1.0
+#: How many are counted and encoded in one go: a fraction of a millisecond's work.
+_AT_ONCE = 100
 #: How many pages are kept for those seconds.
 _PAGES = 32
 _SPECIAL = "*?["
@@ -107,14 +109,16 @@ class RoomList:
         return Page(b"[" + b",".join(filter(None, fitting)) + b"]", last)
 
     async def _encode(self, room_ids: Sequence[str]) -> None:
-        counts = {count.room_id: count for count in await self._hub.bus.count_members(room_ids)}
-        infos = await self._hub.notes.room_infos(list(counts))
-        for room_id in room_ids:
-            count = counts.get(room_id)
-            encoded = b""
-            if count is not None and count.peers:
-                encoded = msgspec.json.encode(self._shape(count, infos.get(room_id)))
-            self._entries[room_id] = encoded
+        for begin in range(0, len(room_ids), _AT_ONCE):
+            some = room_ids[begin : begin + _AT_ONCE]
+            counts = {count.room_id: count for count in await self._hub.bus.count_members(some)}
+            infos = await self._hub.notes.room_infos(list(counts))
+            for room_id in some:
+                count = counts.get(room_id)
+                encoded = b""
+                if count is not None and count.peers:
+                    encoded = msgspec.json.encode(self._shape(count, infos.get(room_id)))
+                self._entries[room_id] = encoded
 
 
 def room_entry(count: RoomCount, info: RoomInfo | None) -> RoomEntry:

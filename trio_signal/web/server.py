@@ -296,7 +296,7 @@ class _Connection(TCPServer):
                     if not self.is_frugal:
                         # Not all of them at one moment, though they came so.
                         await trio.sleep(_LULL * random.uniform(0.5, 1.5))  # noqa: S311
-                    await self.rounds.wait()
+                    await self.rounds.wait(overdrawn=not self.is_frugal)
                     await wrapper.handle(RawData(bytes(data)))
                 elif self._held:
                     await trio.sleep_forever()  # until the time to linger is over
@@ -370,7 +370,7 @@ class _PlainHTTP(H11Protocol):
             # Not all of them until one moment, though they came so.
             with trio.move_on_after(min(wait, LINGER) * random.uniform(1, 1.25)):  # noqa: S311
                 await self.context.terminated.wait()
-            await self.owner.rounds.wait()
+            await self.owner.rounds.wait(overdrawn=True)
         await self.stream_send(StreamClosed(STREAM_ID))
 
     def _is_whole(self) -> bool:
@@ -475,7 +475,7 @@ class _HTTPConnection(TrioASGIHTTPConnection):
         self, nursery: trio.Nursery, request: Request, send: ASGISendCallable
     ) -> None:
         connection: _Connection = self.scope["state"][_OURS]
-        await connection.rounds.wait()
+        await connection.rounds.wait(overdrawn=not connection.is_frugal)
         await super().handle_request(nursery, request, send)
 
     async def _send_response(self, send: ASGISendCallable, response: ResponseTypes) -> None:
