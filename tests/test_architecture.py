@@ -32,6 +32,7 @@ LAYERS: tuple[frozenset[str], ...] = (
                 "private",
                 "returning",
             ),
+            *("rooms", "membership", "live", "signals"),
             *("online", "announcements", "bus", "notes"),
         }
     ),

@@ -577,11 +577,11 @@ async def test_the_live_ones_of_a_room_may_be_asked_for_from_outside(replicas: R
     await replicas.live(replicas.a, "b1", "bob")
     for hub in (replicas.a, replicas.b):
         stranger = replicas.tab(hub, LiveDialect({}), "s1", "stranger")
-        await hub.ask_live(stranger.peer, AskLive("r"))
+        await hub.live.ask(stranger.peer, AskLive("r"))
         (answer,) = stranger.heard()
         assert [(p["user_id"], p["media_type"]) for p in answer["peers"]] == [("ann", "audio")]
         own = replicas.tab(hub, LiveDialect({}), "a2", "ann")
-        await hub.ask_live(own.peer, AskLive("r"))
+        await hub.live.ask(own.peer, AskLive("r"))
         (answer,) = own.heard()
         assert answer["peers"] == []
 
@@ -718,7 +718,7 @@ async def test_who_is_live_is_told_only_where_one_may_go(replicas: Replicas) -> 
     caster.do(GoLive("r"))
     ann = replicas.tab(replicas.b, LiveDialect({}), "ann")
     ann.grant(rooms=("s",))
-    await ann.hub.ask_live(ann.peer, AskLive("r"))
+    await ann.hub.live.ask(ann.peer, AskLive("r"))
     assert ann.heard() == [{"type": "error", "message": "Not allowed in this room"}]
 
 
@@ -1264,7 +1264,7 @@ async def test_clients_of_mesh_are_not_live_again(replicas: Replicas) -> None:
     mesh, live = await replicas.mesh(hub, "m1", "ann"), await replicas.live(hub, "l1", "ann")
     for tab in (mesh, live):
         tab.do(GoLive("r"))
-    hub.closing = close
+    hub.rooms.closing = close
     for tab in (mesh, live):
         tab.peer.close(close)
         tab.depart()

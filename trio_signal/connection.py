@@ -408,7 +408,7 @@ class Connection:
                 case Renew():
                     await self._renew(action)
                 case AskLive():
-                    await self._hub.ask_live(self.peer, action)
+                    await self._hub.live.ask(self.peer, action)
                 case RecallRooms():
                     await self._rejoin()
                 case Attend():
@@ -528,7 +528,7 @@ class Connection:
                 self.peer.send(self._idle_ping.text)
                 self._put_off_idle_ping()
             if isinstance(self.peer, HoldingPeer) and now >= self.peer.due:
-                self._hub.pass_time(self.peer, now)
+                self._hub.signals.pass_time(self.peer, now)
             if self.peer.heard >= pinged or self._peek():
                 # Or it did say something: we were busy, or hold it back.
                 deadline = _NEVER

@@ -1,0 +1,167 @@
+"""Live: how peers of this replica begin to broadcast and end it, and who is told to send."""
+
+from trio_signal.broadcasts import begin_after, name_of, replaced_by, rivals_of, why_not_live
+from trio_signal.bus import Bus
+from trio_signal.clock import utc_now
+from trio_signal.local_room import LocalRoom
+from trio_signal.membership import Membership, may_see
+from trio_signal.messages.commands import AskLive, GoLive, StartStreaming, StopLive
+from trio_signal.messages.events import (
+    Displaced,
+    Listening,
+    LiveNow,
+    LivePeers,
+    Refusal,
+    Refused,
+    StopCause,
+    StreamStarting,
+)
+from trio_signal.messages.identity import Live, Member
+from trio_signal.notes import Notes
+from trio_signal.pacing import DELIVERY
+from trio_signal.peer import Peer
+from trio_signal.rooms import Rooms
+
+
+class LiveBroadcasts:
+    """Starts and stops broadcasts of peers here. Nothing blocks but `ask` and `resume`."""
+
+    def __init__(
+        self,
+        rooms: Rooms,
+        membership: Membership,
+        bus: Bus,
+        notes: Notes,
+        *,
+        max_viewers: int,
+        tell_of_listeners: bool,
+    ) -> None:
+        """Take the rooms of this replica.
+
+        Broadcasters are told of listeners that wait for their offer if `tell_of_listeners`.
+        """
+        self._rooms = rooms
+        self._membership = membership
+        self._bus = bus
+        self._notes = notes
+        self._max_viewers = max_viewers
+        self._tell_of_listeners = tell_of_listeners
+
+    def announce(
+        self, peer: Peer, room: LocalRoom, member: Member, command: StartStreaming
+    ) -> None:
+        """Tell the others that a broadcast is about to begin."""
+        at = utc_now()
+        refusal = why_not_live(peer.identity, room, member, exclusive=True)
+        if refusal is not None:
+            peer.tell(Refused(command, refusal, at))
+        else:
+            self._rooms.tell(peer, room, [StreamStarting(room.id, member, at)])
+
+    def go(self, peer: Peer, room: LocalRoom, member: Member, command: GoLive) -> None:
+        """Begin a broadcast; an exclusive one ends those that it replaces."""
+        refusal = why_not_live(peer.identity, room, member, exclusive=command.exclusive)
+        if refusal is not None:
+            peer.tell(Refused(command, refusal, utc_now()))
+            return
+        at = utc_now()
+        if command.exclusive:
+            at = begin_after(at, rivals_of(room, member))
+        name = name_of(peer.identity, command)
+        live = Live(command.media_type, at, command.exclusive, name)
+        if command.exclusive:
+            self.end_older(room, member, live)
+        self._begin(peer, room, member.peer_id, live)
+
+    def _begin(self, peer: Peer, room: LocalRoom, peer_id: str, live: Live) -> None:
+        went_live = room.go_live(peer_id, live, utc_now(), exclusive=live.exclusive)
+        self._rooms.tell(peer, room, went_live)
+        self._membership.note(peer, room, peer_id)
+        others = tuple(m for m in room.members.values() if m.peer_id != peer_id)
+        peer.tell(LiveNow(room.id, room.members[peer_id], others))
+
+    def end_older(self, room: LocalRoom, newest: Member, live: Live) -> None:
+        """End the broadcasts that this one replaces; each replica ends those of its own peers."""
+        for old_id in replaced_by(newest, live, room):
+            peer = room.peers.get(old_id)
+            if peer is not None:
+                stopped = room.stop_live(old_id, utc_now(), StopCause.REPLACED)
+                self._rooms.tell(peer, room, stopped)
+                self._membership.leave(peer, room.id)
+                peer.tell(Displaced(room.id))
+
+    def stop(self, peer: Peer, room: LocalRoom, member: Member, command: StopLive) -> None:
+        """End a broadcast."""
+        at = utc_now()
+        events = room.stop_live(member.peer_id, at)
+        self._rooms.tell(peer, room, events)
+        self._membership.note(peer, room, member.peer_id)
+        if not events:
+            peer.tell(Refused(command, Refusal.NOT_LIVE, at))
+        elif member.live is not None and member.live.exclusive and room.viewers > self._max_viewers:
+            # It was let in past the cap to broadcast, and would now only watch.
+            self._membership.leave(peer, room.id)
+
+    async def resume(self, peer: Peer, room_id: str) -> None:
+        """Let a peer be live again where its user was, when its server ended without a word.
+
+        Its client does not say so again after a restart. Blocks while the notes are asked.
+        """
+        if peer.identity is None:
+            return
+        user_id, dialect = peer.identity.user_id, peer.dialect.name
+        lost = await self._notes.lost_member(room_id, user_id, dialect)
+        found = self._rooms.find(peer, room_id)
+        if lost is None or lost.live is None or found is None:
+            return
+        room, member = found
+        if peer.identity.verified and member.subject != lost.subject:
+            return
+        self._notes.forget_lost(room_id, user_id, dialect)
+        if (
+            member.live is None
+            and why_not_live(peer.identity, room, member, exclusive=False) is None
+        ):
+            self._begin(peer, room, member.peer_id, lost.live)
+
+    async def ask(self, peer: Peer, command: AskLive) -> None:
+        """Tell a peer who is live in a room, its own user not among them.
+
+        Blocks while the directory is asked.
+        """
+        if peer.identity is None or not may_see(peer.identity, command.room_id):
+            peer.tell(Refused(command, Refusal.NOT_ALLOWED, utc_now()))
+            return
+        room = self._rooms.get(command.room_id)
+        members = room.live if room else await self._bus.live(command.room_id)
+        user_id = peer.identity.user_id
+        others = tuple(m for m in members if m.live and m.user_id != user_id)
+        peer.tell(LivePeers(command.room_id, others))
+        found = self._rooms.find(peer, command.room_id)
+        if found is not None and command.listens and self._tell_of_listeners:
+            self._introduce(*found)
+            peer.owes += len(members) * DELIVERY
+
+    def _introduce(self, room: LocalRoom, listener: Member) -> None:
+        """Tell the broadcasters of its dialect of a listener, if its user is not live itself.
+
+        Of each user it is the peer to which its signals will go.
+        """
+        users = dict.fromkeys(member.user_id for member in room.live)
+        if listener.user_id in users:
+            return
+        for user_id in users:
+            target = room.peer_of(user_id, but=listener.peer_id)
+            if target is None or target.dialect != listener.dialect:
+                continue
+            listening = Listening(room.id, listener, target, utc_now())
+            if target.peer_id in room.peers:
+                self.tell_of_listener(listening)
+            else:
+                self._bus.send(target.replica, listening)
+
+    def tell_of_listener(self, listening: Listening) -> None:
+        """Tell the broadcaster, which is here, unless the two know each other."""
+        room, target = self._rooms.get(listening.room_id), listening.target.peer_id
+        if room is not None and room.meet(target, listening.listener.user_id):
+            room.peers[target].tell(listening)

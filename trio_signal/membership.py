@@ -1,0 +1,211 @@
+"""Membership: how peers of this replica enter rooms and leave them."""
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+
+import trio
+
+from trio_signal.auth import may_enter
+from trio_signal.broadcasts import is_rival
+from trio_signal.bus import Bus, Caps
+from trio_signal.clock import unique_now, utc_now, wall_time
+from trio_signal.errors import CloseCode, JoinRefusedError
+from trio_signal.local_room import LocalRoom
+from trio_signal.messages.commands import Close, Join
+from trio_signal.messages.events import Entered, Left, Refusal, Refused, Rejoined, RoomEvent
+from trio_signal.messages.identity import Identity, Member, Profile, is_internal
+from trio_signal.names import ANONYMOUS
+from trio_signal.notes import Notes
+from trio_signal.peer import Peer
+from trio_signal.rooms import Rooms
+
+logger = logging.getLogger(__name__)
+
+
+class Membership:
+    """Lets peers into rooms, and takes them out again."""
+
+    def __init__(
+        self,
+        rooms: Rooms,
+        bus: Bus,
+        notes: Notes,
+        *,
+        max_room_peers: int,
+        max_viewers: int,
+        max_rooms: int,
+    ) -> None:
+        """Take the rooms of this replica; `max_rooms` are those of one connection."""
+        self._rooms = rooms
+        self._bus = bus
+        self._notes = notes
+        self._max_room_peers = max_room_peers
+        self._max_viewers = max_viewers
+        self._max_rooms = max_rooms
+
+    async def join(self, peer: Peer, command: Join) -> bool:
+        """Enter a room, and tell the peer and the room of it; whether it was not there before.
+
+        Blocks while the bus is asked.
+        """
+        identity, room_id = peer.identity, command.room_id
+        found = self._rooms.find(peer, room_id)
+        if found is not None:
+            self._join_again(peer, *found, viewer=command.viewer and not command.broadcaster)
+            return False
+        if identity is None or not _may_join(identity, command):
+            peer.tell(Refused(command, Refusal.NOT_ALLOWED, utc_now()))
+            return False
+        if len(peer.memberships) >= self._max_rooms:
+            peer.tell(Refused(command, Refusal.TOO_MANY_ROOMS, utc_now()))
+            return False
+        caps = Caps(self._max_room_peers, self._max_viewers if command.viewer else None)
+        return await self.enter(peer, identity, command, caps)
+
+    async def enter(self, peer: Peer, identity: Identity, command: Join, caps: Caps) -> bool:
+        """The same without asking whether it may; for rooms of ours as well."""
+        room_id = command.room_id
+        member = await self._member(peer, identity, command)
+        if command.broadcaster and identity.verified and await self._is_taken(room_id, member):
+            peer.tell(Refused(command, Refusal.STREAM_TAKEN, utc_now()))
+            return False
+        try:
+            await self._bus.join(room_id, member, caps, partial(self._admit, peer, room_id, member))
+        except JoinRefusedError as error:
+            peer.tell(Refused(command, error.reason, utc_now()))
+            return False
+        except trio.Cancelled:
+            self._abandon(room_id, member)
+            raise
+        return True
+
+    async def _is_taken(self, room_id: str, member: Member) -> bool:
+        """Whether somebody else has the room for an exclusive broadcast."""
+        room = self._rooms.get(room_id)
+        members = room.live if room else await self._bus.live(room_id)
+        return any(is_rival(member, other) and other.subject != member.subject for other in members)
+
+    def _join_again(self, peer: Peer, room: LocalRoom, me: Member, *, viewer: bool) -> None:
+        if viewer:
+            self._rooms.tell(peer, room, [Rejoined(room.id, me, len(room), utc_now())])
+        self._tell_entered(peer, room, me)
+
+    async def _member(self, peer: Peer, identity: Identity, command: Join) -> Member:
+        username, avatar_url = identity.username, identity.avatar_url
+        if command.recall_profile:
+            username, avatar_url = await self._recall(command.room_id, identity)
+        return Member(
+            peer_id=command.peer_id or peer.id,
+            user_id=identity.user_id,
+            username=username or ANONYMOUS,
+            avatar_url=avatar_url,
+            dialect=peer.dialect.name,
+            replica=self._bus.replica,
+            # Peer ids are seen by all dialects, and are taken over within one only.
+            subject=f"{peer.dialect.name} {identity.subject}",
+            joined_at=unique_now(),
+            reserved=command.reserve and identity.verified,
+        )
+
+    async def _recall(self, room_id: str, identity: Identity) -> tuple[str, str | None]:
+        """What to call a user: as it says now, else as it said before."""
+        user_id = identity.user_id
+        known = await self._notes.profile(room_id, user_id) or Profile(ANONYMOUS)
+        profile = Profile(
+            identity.username or known.username, identity.avatar_url or known.avatar_url
+        )
+        if profile != known:
+            await self._notes.remember_profile(room_id, user_id, profile)
+        return profile.username, profile.avatar_url
+
+    def _admit(self, peer: Peer, room_id: str, member: Member, others: Sequence[Member]) -> None:
+        at = utc_now()
+        room = self._rooms.get(room_id)
+        if room is None:
+            room = self._rooms.open(room_id, others)
+        elif room.peers.get(member.peer_id) is peer:
+            # It asked twice, and waited for both: the directory has the newer.
+            self._tell_joined(peer, room, room.join(member, at))
+            self._tell_entered(peer, room, member)
+            return
+        self.replace(room, member.peer_id)
+        events = room.join(member, at)
+        room.admit(member.peer_id, peer)
+        self.note(peer, room, member.peer_id)
+        self._tell_joined(peer, room, events)
+        self._tell_entered(peer, room, member)
+
+    def _tell_joined(self, peer: Peer, room: LocalRoom, events: Iterable[RoomEvent]) -> None:
+        """To the peers here; the bus has told the other replicas."""
+        for event in events:
+            self._rooms.tell_at_cost(peer, room, event)
+
+    def replace(self, room: LocalRoom, peer_id: str) -> None:
+        """Close the connection that had this peer id; the room does not see it go."""
+        replaced = room.dismiss(peer_id)
+        if replaced is not None:
+            replaced.close(Close(CloseCode.REPLACED, "Replaced by a newer connection"))
+
+    def _tell_entered(self, peer: Peer, room: LocalRoom, me: Member) -> None:
+        peer.tell(Entered(room.id, me, tuple(room.members.values()), utc_now()))
+
+    def _abandon(self, room_id: str, member: Member) -> None:
+        """The connection ended while it joined: the directory may have the member."""
+        room = self._rooms.get(room_id)
+        if room is None or member.peer_id not in room.peers:
+            self._bus.publish(Left(room_id, member, last=True, peers=0, at=utc_now()))
+
+    def leave(self, peer: Peer, room_id: str) -> None:
+        """Take a peer out of a room, and tell the others. Does not block."""
+        room = self._rooms[room_id]
+        peer_id = peer.memberships[room_id]
+        returns = self._returns(peer)
+        if peer.dialect.resumes != "nothing":
+            self._note_leave(room_id, room.members[peer_id], returns=returns)
+        room.dismiss(peer_id)
+        events = room.leave(peer_id, utc_now())
+        self._rooms.drop_if_empty(room)
+        tell_here = partial(self._rooms.tell_at_cost, peer, room, to_resuming=not returns)
+        tells: list[Callable[[RoomEvent], None]] = [self._bus.publish, tell_here]
+        for event in events:
+            for tell in tells:
+                try:
+                    tell(event)
+                except Exception:  # it has left all the same, and the others are told
+                    logger.exception("cannot tell that a peer has left")
+
+    def _returns(self, peer: Peer) -> bool:
+        """Whether the server sends it away because it stops, and gives back what it had.
+
+        Those that are here are next. To hear of it would make their clients end what goes from
+        browser to browser, and needs no server.
+        """
+        closing = self._rooms.closing
+        is_sent_away = closing is not None and peer.closed_with is closing
+        return is_sent_away and peer.dialect.resumes != "nothing"
+
+    def _note_leave(self, room_id: str, member: Member, *, returns: bool) -> None:
+        """What the server takes from a user it gives back after the restart; see `Dialect`."""
+        if not returns:
+            self._notes.forget_member(room_id, member)
+            return
+        now = wall_time(trio.current_time())
+        self._notes.lose_member(room_id, member, now)
+        if member.live is not None:
+            self._bus.tell_rooms_kept(member.user_id, now)
+
+    def note(self, peer: Peer, room: LocalRoom, peer_id: str) -> None:
+        """Let the notes have a member as it is now. Does not block."""
+        if peer.dialect.resumes != "nothing":
+            self._notes.keep_member(room.id, room.members[peer_id])
+
+
+def _may_join(identity: Identity, command: Join) -> bool:
+    allowed = may_see(identity, command.room_id)
+    return allowed and (identity.grants.publish or not command.broadcaster)
+
+
+def may_see(identity: Identity, room_id: str) -> bool:
+    """Whether this one may know who is live in a room."""
+    return not is_internal(room_id) and may_enter(identity, room_id)

@@ -1,0 +1,63 @@
+"""Rooms: those in which this replica has peers, and how events are told in them."""
+
+from collections.abc import Iterable
+
+from trio_signal.bus import Bus
+from trio_signal.local_room import LocalRoom
+from trio_signal.messages.commands import Close
+from trio_signal.messages.events import RoomEvent, Signalled
+from trio_signal.messages.identity import Member
+from trio_signal.metrics import Metrics
+from trio_signal.peer import Peer
+
+
+class Rooms(dict[str, LocalRoom]):
+    """The rooms of this replica by their ids. Nothing here blocks."""
+
+    def __init__(self, bus: Bus, metrics: Metrics) -> None:
+        """Begin without any."""
+        super().__init__()
+        self._bus = bus
+        self._metrics = metrics
+        #: The reason with which peers are closed, once the server stops.
+        self.closing: Close | None = None
+
+    def open(self, room_id: str, others: Iterable[Member]) -> LocalRoom:
+        """The room for its first peer here; `others` are those on other replicas."""
+        room = self[room_id] = LocalRoom(room_id, self._metrics)
+        room.restore(others)
+        return room
+
+    def drop_if_empty(self, room: LocalRoom) -> None:
+        """Forget a room in which nobody of this replica is left."""
+        if not room.peers:
+            self.pop(room.id, None)
+
+    def find(self, peer: Peer, room_id: str) -> tuple[LocalRoom, Member] | None:
+        """A room in which this peer is, and as what; None if it is not."""
+        peer_id = peer.memberships.get(room_id)
+        if peer_id is None:
+            return None
+        room = self[room_id]
+        return room, room.members[peer_id]
+
+    def tell(self, peer: Peer, room: LocalRoom, events: Iterable[RoomEvent]) -> None:
+        """Tell events that `peer` began, and pays for: to the peers here, and other replicas."""
+        for event in events:
+            self._bus.publish(event)
+            self.tell_at_cost(peer, room, event)
+
+    def tell_at_cost(
+        self, peer: Peer, room: LocalRoom, event: RoomEvent, *, to_resuming: bool = True
+    ) -> None:
+        """Tell an event to the peers here; `peer` pays for all who hear it, wherever."""
+        peer.owes += self._tell_one(room, event, to_resuming=to_resuming)
+
+    def tell_here(self, room: LocalRoom, events: Iterable[RoomEvent]) -> None:
+        """Tell events to the peers here; who began them has paid, or need not."""
+        for event in events:
+            self._tell_one(room, event)
+
+    def _tell_one(self, room: LocalRoom, event: RoomEvent, *, to_resuming: bool = True) -> float:
+        origin = event.sender if isinstance(event, Signalled) else event.member
+        return room.tell(event, origin.user_id, origin.peer_id, to_resuming=to_resuming)

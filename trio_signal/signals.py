@@ -1,0 +1,92 @@
+"""Signals: offers, answers, candidates and messages on their way. The hot path."""
+
+from trio_signal.bus import Bus, Undelivered
+from trio_signal.clock import utc_now
+from trio_signal.local_room import LocalRoom
+from trio_signal.messages.commands import Signal, To
+from trio_signal.messages.events import LiveNow, Refusal, Refused, Signalled
+from trio_signal.messages.identity import Member
+from trio_signal.peer import HoldingPeer, Peer
+from trio_signal.rooms import Rooms
+
+#: The signals with which two peers come to know each other. Candidates are the most by far.
+_DESCRIPTIONS = frozenset({"offer", "answer"})
+
+
+class Signals:
+    """Carries signals to the peers for which they are. Nothing here blocks."""
+
+    def __init__(self, rooms: Rooms, bus: Bus) -> None:
+        """Take the rooms of this replica, and the way to the others."""
+        self._rooms = rooms
+        self._bus = bus
+
+    def send(self, peer: Peer, room: LocalRoom, sender: Member, command: Signal) -> None:
+        """Carry a signal of a peer here to its target, wherever that is."""
+        target = room.target_of(sender, command)
+        if isinstance(target, Refusal):
+            peer.tell(Refused(command, target, utc_now()))
+            return
+        signal = Signalled(
+            room.id, command.kind, command.payload, sender, target, command.wire_type, utc_now()
+        )
+        if target is None:
+            self._rooms.tell(peer, room, [signal])
+        elif (local := room.peers.get(target.peer_id)) is not None:
+            local.hear(signal)
+        else:
+            self._bus.send(target.replica, signal)
+        if command.kind in _DESCRIPTIONS:
+            peer.said(signal)
+            if target is not None:
+                room.meet(sender.peer_id, target.user_id)
+                room.meet(target.peer_id, sender.user_id)
+
+    def deliver(self, signal: Signalled, target: Member) -> None:
+        """Tell a peer here a signal from another replica; it goes back if the peer is gone."""
+        room = self._rooms.get(signal.room_id)
+        peer = room.peers.get(target.peer_id) if room is not None else None
+        if room is None or peer is None:
+            self._bus.send(signal.sender.replica, Undelivered(signal))
+            return
+        peer.hear(signal)
+        if signal.kind in _DESCRIPTIONS:
+            room.meet(target.peer_id, signal.sender.user_id)
+
+    def bounce(self, signal: Signalled) -> None:
+        """Tell the sender, which is here, that its target is gone."""
+        room = self._rooms.get(signal.room_id)
+        sender = room.peers.get(signal.sender.peer_id) if room is not None else None
+        if sender is None:
+            return
+        command = Signal(
+            room_id=signal.room_id,
+            kind=signal.kind,
+            payload=signal.payload,
+            addressed=To.PEER,
+            target=signal.target.peer_id if signal.target else "",
+            wire_type=signal.wire_type,
+        )
+        sender.tell(Refused(command, Refusal.TARGET_NOT_FOUND, utc_now()))
+
+    def pass_time(self, peer: HoldingPeer, now: float) -> None:
+        """Tell a peer what has waited long enough; for its connection, when it is `due`."""
+        signals, unanswered = peer.take_due(now)
+        for signal in signals:
+            if self._rooms.find(peer, signal.room_id) and self._is_here(
+                signal.sender, signal.room_id
+            ):
+                peer.tell_late(signal)
+        for offer in unanswered:
+            found = self._rooms.find(peer, offer.room_id)
+            viewer = found[0].members.get(offer.peer_id) if found is not None else None
+            if found is not None and found[1].live and viewer is not None and not viewer.live:
+                peer.tell(LiveNow(offer.room_id, found[1], (viewer,)))
+            else:
+                peer.forget(offer)
+
+    def _is_here(self, member: Member, room_id: str) -> bool:
+        """Whether this very peer is still in the room, on whichever replica."""
+        room = self._rooms.get(room_id)
+        known = room.members.get(member.peer_id) if room is not None else None
+        return known is not None and known.joined_at == member.joined_at
