@@ -11,8 +11,8 @@ from sqlalchemy import Connection, create_engine, text
 from tests.postgres import Postgres
 from trio_signal.clock import utc_now
 from trio_signal.errors import ConfigError, StoreError
-from trio_signal.messages.identity import Announcement, Edition
-from trio_signal.store import Database, Store, database, stamp, upgrade
+from trio_signal.messages.identity import Announcement, Revision
+from trio_signal.store import Database, Store, database, upgrade
 from trio_signal.store.database import read_url
 from trio_signal.store.tables import VERSION, metadata
 
@@ -48,41 +48,41 @@ async def test_what_was_announced_is_the_newest(store: Store) -> None:
     assert made.active
     assert await store.newest() == made
     other = await store.announce(announcement("b"), None)
-    assert stamp(other) > stamp(made)
+    assert other.stamp > made.stamp
     assert await store.newest() == other
 
 
 async def test_cleared(store: Store) -> None:
     made = await store.announce(announcement("a"), None)
     cleared = await store.clear(made)
-    assert cleared == Edition(cleared.revision if cleared else 0, made.announcement, active=False)
-    assert stamp(cleared) > stamp(made)
+    assert cleared == Revision(cleared.number if cleared else 0, made.announcement, active=False)
+    assert cleared.stamp > made.stamp
     assert await store.newest() == cleared
     assert await store.clear(cleared) is None
 
 
 async def test_a_revision_is_greater_than_all_that_are_known(store: Store) -> None:
-    future = Edition(2**50, announcement("elsewhere"), active=True)
+    future = Revision(2**50, announcement("elsewhere"), active=True)
     made = await store.announce(announcement("a"), future)
-    assert made.revision == 2**50 + 1
+    assert made.number == 2**50 + 1
     again = await store.announce(announcement("b"), None)
-    assert again.revision == 2**50 + 2
+    assert again.number == 2**50 + 2
 
 
 async def test_what_another_replica_made_is_kept_if_it_is_newer(store: Store) -> None:
     made = await store.announce(announcement("a"), None)
-    newer = Edition(made.revision + 5, announcement("b"), active=True)
+    newer = Revision(made.number + 5, announcement("b"), active=True)
     await store.keep(newer)
     await store.keep(newer)
-    await store.keep(Edition(made.revision + 1, announcement("c"), active=True))
+    await store.keep(Revision(made.number + 1, announcement("c"), active=True))
     assert await store.newest() == newer
-    cleared = Edition(made.revision + 9, newer.announcement, active=False)
+    cleared = Revision(made.number + 9, newer.announcement, active=False)
     await store.keep(cleared)
     assert await store.newest() == cleared
 
 
 async def test_what_is_known_can_be_cleared_before_it_is_kept(store: Store) -> None:
-    known = Edition(5, announcement("elsewhere"), active=True)
+    known = Revision(5, announcement("elsewhere"), active=True)
     cleared = await store.clear(known)
     assert cleared is not None
     assert (cleared.announcement, cleared.active) == (known.announcement, False)
@@ -111,9 +111,9 @@ async def test_many_acknowledgements(store: Store) -> None:
 
 
 async def test_an_acknowledgement_may_come_before_what_it_is_of(store: Store) -> None:
-    edition = Edition(5, announcement("elsewhere"), active=True)
-    assert await store.acknowledge(edition, ["ann"]) == 1
-    assert await store.newest() == edition
+    revision = Revision(5, announcement("elsewhere"), active=True)
+    assert await store.acknowledge(revision, ["ann"]) == 1
+    assert await store.newest() == revision
 
 
 @pytest.mark.parametrize("user_id", ["a\0b", "x" * 5000, "\ud800", "a\nb"])
@@ -132,7 +132,7 @@ async def test_made_since(store: Store) -> None:
 
 
 async def test_writers_take_turns(store: Store) -> None:
-    made: list[Edition] = []
+    made: list[Revision] = []
 
     async def announce(id_: str) -> None:
         made.append(await store.announce(announcement(id_), None))
@@ -140,8 +140,8 @@ async def test_writers_take_turns(store: Store) -> None:
     async with trio.open_nursery() as nursery:
         for number in range(12):
             nursery.start_soon(announce, f"{number}")
-    assert len({edition.revision for edition in made}) == 12
-    assert await store.newest() == max(made, key=stamp)
+    assert len({revision.number for revision in made}) == 12
+    assert await store.newest() == max(made, key=lambda revision: revision.stamp)
 
 
 # Giving up

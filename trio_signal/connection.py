@@ -33,7 +33,6 @@ from trio_signal.messages.commands import (
     Appear,
     AskAnnouncement,
     AskLive,
-    Attend,
     Authenticate,
     Close,
     IdlePing,
@@ -48,6 +47,7 @@ from trio_signal.messages.commands import (
     SendReceipt,
     SetPrivateTyping,
     Signal,
+    Subscribe,
 )
 from trio_signal.messages.events import Expiring, Refusal, Refused, Renewed
 from trio_signal.messages.identity import Identity, ServerInfo, is_internal
@@ -411,8 +411,8 @@ class Connection:
                     await self._hub.live.ask(self.peer, action)
                 case RecallRooms():
                     await self._rejoin()
-                case Attend():
-                    await self._hub.attend(self.peer, action)
+                case Subscribe():
+                    self._announcements.subscribe(self.peer)
                 case OpenInbox():
                     await self._hub.open_inbox(self.peer, action)
                 case SendPrivate() | SetPrivateTyping() | SendReceipt():

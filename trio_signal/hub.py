@@ -32,7 +32,6 @@ from trio_signal.live import LiveBroadcasts
 from trio_signal.local_room import LocalRoom
 from trio_signal.membership import Membership
 from trio_signal.messages.commands import (
-    Attend,
     ChangeProfile,
     Chat,
     Close,
@@ -49,7 +48,6 @@ from trio_signal.messages.commands import (
     StopLive,
 )
 from trio_signal.messages.events import (
-    AnnouncementEvent,
     ChatSent,
     Chatted,
     Exited,
@@ -72,7 +70,6 @@ from trio_signal.messages.events import (
     WentLive,
 )
 from trio_signal.messages.identity import (
-    LOBBY,
     Live,
     Member,
     Profile,
@@ -98,15 +95,12 @@ logger = logging.getLogger(__name__)
 LEAVE_RATE = 100.0
 #: The signals with which two peers come to know each other. Candidates are the most by far.
 _DESCRIPTIONS = frozenset({"offer", "answer"})
-_NO_CAP = Caps(2**31 - 1)
 #: How many connections hear what is for one user alone.
 _INBOX_CAP = Caps(50)
 #: Seconds for which who was kicked is kept out of the room.
 BAN_SECONDS = 60.0
 #: Characters of the reason for it that are told.
 _MAX_REASON = 120
-#: Seconds to ask the directory how many users are connected.
-_COUNTING = 0.4
 
 
 class Visit:
@@ -167,8 +161,6 @@ class Hub:
         self.announcements = announcements
         #: Who is online, on all replicas; whoever made the hub runs it as well.
         self.online = Online(bus, self._metrics)
-        if announcements is not None:
-            announcements.serve(self)
         self.rooms = Rooms(bus, self._metrics)
         self.peers: set[Peer] = set()
         #: Sends what they are told; whoever made the hub runs it as well.
@@ -214,7 +206,7 @@ class Hub:
         self.peers.discard(peer)
         self.online.remove(peer)
         if self.announcements is not None:
-            self.announcements.forget(peer)
+            self.announcements.unsubscribe(peer)
         peer.left = room_ids = tuple(peer.memberships)
         for room_id in room_ids:
             try:
@@ -256,13 +248,6 @@ class Hub:
         # If this was cancelled, the user's next connection has to do it.
         if peer.recalled:
             peer.recalled = tuple(room for room in peer.recalled if room != command.room_id)
-
-    async def attend(self, peer: Peer, command: Attend) -> None:
-        """Let a peer hear announcements, however many do."""
-        if peer.identity is None:
-            peer.tell(Refused(command, Refusal.NOT_ALLOWED, utc_now()))
-            return
-        await self._membership.enter(peer, peer.identity, Join(LOBBY), _NO_CAP)
 
     async def tell_user(self, peer: Peer, command: PrivateCommand) -> None:
         """Tell one user alone, on whichever replica; see `PrivateMessages`."""
@@ -331,35 +316,6 @@ class Hub:
                     bio=change.bio,
                 )
                 self._change_profile(peer, room, member, command)
-
-    # Announcements
-
-    def tell_announcement(self, event: AnnouncementEvent) -> None:
-        """Tell the peers here that attend."""
-        lobby = self.rooms.get(LOBBY)
-        if lobby is not None:
-            lobby.tell(event, event.announcement.created_by)
-
-    @property
-    def attending(self) -> dict[str, Peer]:
-        """The peers here that hear announcements, by their ids."""
-        lobby = self.rooms.get(LOBBY)
-        return lobby.peers if lobby is not None else {}
-
-    @property
-    def users_here(self) -> int:
-        """How many users hear announcements through this replica."""
-        return len({peer.identity.user_id for peer in self.attending.values() if peer.identity})
-
-    async def users_everywhere(self) -> int:
-        """How many hear them on all replicas, as far as this one knows; asks none of them."""
-        lobby = self.rooms.get(LOBBY)
-        if lobby is not None:
-            await trio.lowlevel.checkpoint()
-            return lobby.users
-        with trio.move_on_after(_COUNTING):
-            return len({member.user_id for member in await self.bus.members(LOBBY)})
-        return 0
 
     # What everybody may know of the rooms
 

@@ -130,13 +130,5 @@ class LocalRoom(Room):
                     for member in self.live
                     if member.peer_id in peers and member.peer_id != own_id
                 ]
-            case Audience.TEAM:
-                return [peer for peer in peers.values() if _is_of_team(peer, user_id)]
             case _:
                 assert_never(audience)
-
-
-def _is_of_team(peer: Peer, creator: str) -> bool:
-    """Whether a peer is the creator's own, or of the creator's team."""
-    identity = peer.identity
-    return identity is not None and creator in (identity.user_id, identity.grants.team_of)

@@ -71,14 +71,18 @@ async def open_bus(settings: Settings) -> AsyncIterator[tuple[Bus, Notes]]:
 
 
 @asynccontextmanager
-async def open_board(settings: Settings, bus: Bus) -> AsyncIterator[Announcements | None]:
+async def open_board(
+    settings: Settings, bus: Bus, metrics: Metrics
+) -> AsyncIterator[Announcements | None]:
     """The announcements, where they are spoken of."""
     if "announce" not in settings.dialects:
         yield None
     else:
         url = settings.database_url.get_secret_value()
         anybody = not settings.wants_tokens
-        async with open_announcements(url, bus.board, from_anybody=anybody) as announcements:
+        async with open_announcements(
+            url, bus.board, metrics, from_anybody=anybody
+        ) as announcements:
             yield announcements
 
 
@@ -93,12 +97,12 @@ async def open_server(settings: Settings, sharing: Sharing | None = None) -> Asy
     ends everything at once. Raises OSError if the port cannot be had, and
     ConfigError if Redis refuses us, or if there can be no such database.
     """
+    limits, metrics, rounds = Limits(settings), Metrics(), Rounds()
     async with (
         open_bus(settings) as (bus, notes),
-        open_board(settings, bus) as announcements,
+        open_board(settings, bus, metrics) as announcements,
         trio.open_nursery() as background,
     ):
-        limits, metrics, rounds = Limits(settings), Metrics(), Rounds()
         hub = Hub(
             bus,
             notes,

@@ -424,6 +424,35 @@ async def test_all_processes_restart(any_database: str) -> None:
         assert await office.active("ann") is None
 
 
+async def test_users_are_counted_whatever_happens_to_redis_and_replicas(tmp_path: Path) -> None:
+    """Their set is written anew when Redis was emptied, and is gone with a replica that died."""
+    async with open_redis_server(tmp_path) as redis, AsyncExitStack() as stack:
+        given = {"REDIS_URL": redis.url, "TRIO_SIGNAL_LEASE": 1}
+        here, killed = [await stack.enter_async_context(open_replica(**given)) for _ in range(2)]
+        office = await stack.enter_async_context(open_office(Service(here.base, killed.base)))
+        for user, at in (("ann", 0), ("ann", 0), ("bob", 0), ("bob", 1), ("eve", 1)):
+            await stack.enter_async_context(office.attend(user, at=at))
+
+        async def total() -> object:
+            return (await office.stats(at=0))["connected_users_total"]
+
+        await wait_until(total, 3)
+        await redis.ask("FLUSHALL")
+        await wait_until(total, 3)
+        for junk in (["SADD", "nobody"], ["SET", "nobody", "XX"]):
+            (key, *_) = await redis.ask("KEYS", "trio_signal:subscribers:*")
+            await redis.ask(junk[0], key, *junk[1:])
+            await redis.ask("CLIENT", "KILL", "TYPE", "normal")  # so that they look again
+            await wait_until(total, 3)
+        killed.send(signal.SIGKILL)
+        await wait_until(total, 2)
+        await wait_until(partial(count_keys, redis), 1)
+
+
+async def count_keys(redis: RedisServer) -> int:
+    return len(await redis.ask("KEYS", "trio_signal:subscribers:*"))
+
+
 async def test_a_frozen_replica_costs_nothing(tmp_path: Path) -> None:
     """A replica that does not answer is not asked; its users count until its lease runs out."""
     async with open_redis_server(tmp_path) as redis, AsyncExitStack() as stack:

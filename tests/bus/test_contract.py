@@ -931,7 +931,7 @@ async def test_users_are_counted_whatever_they_are_called(
     assert await a.numbers() == [("r", 3, 2, 0)]
 
 
-async def test_the_lobby_is_not_among_the_rooms(a: Replica, b: Replica) -> None:
+async def test_the_lobby_of_an_old_version_is_not_among_the_rooms(a: Replica, b: Replica) -> None:
     await b.join("bob", room=LOBBY)
     assert await a.bus.room_ids() == []
     assert await a.bus.count_rooms() == 0

@@ -13,11 +13,11 @@ from trio_signal.messages.commands import (
     Acknowledge,
     Action,
     AskAnnouncement,
-    Attend,
     Authenticate,
     Close,
     IdlePing,
     Send,
+    Subscribe,
 )
 from trio_signal.messages.events import (
     Acknowledged,
@@ -68,7 +68,7 @@ def test_who_it_is_stands_in_the_query() -> None:
 def test_first_it_attends_so_that_nothing_is_missed() -> None:
     actions = list(dialect(user_id="u1").authenticated(Identity("s", "u1"), ServerInfo(), NOW))
     assert actions == [
-        Attend(),
+        Subscribe(),
         Send(b'{"type":"connected","message":"Connected to broadcast live updates"}'),
         IdlePing(b"ping", 30.0),
         AskAnnouncement(),
@@ -139,7 +139,7 @@ def test_what_is_active_has_the_user_id() -> None:
             Acknowledged(HELLO, 5),
             [
                 (
-                    Audience.TEAM,
+                    Audience.EVERYONE,
                     {"type": "broadcast_acknowledged", "broadcast_id": "7", "acknowledged": 5},
                 )
             ],

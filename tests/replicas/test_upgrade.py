@@ -13,7 +13,9 @@ from pathlib import Path
 
 import httpx
 import pytest
+import trio
 
+from tests.clients import PATIENCE
 from tests.raw import RawClient, open_raw
 from tests.replicas.guests import Guest, Party, open_party
 from tests.replicas.processes import Cluster, Replica, open_cluster, server_environment
@@ -66,6 +68,7 @@ async def test_each_reads_what_the_other_writes(tmp_path: Path, old: dict[str, o
             await check_presence_and_signals(here, there)
             await check_room(here, there)
             await check_announcements(here, there)
+        await check_users_counted(before, now)
         await check_kill(cluster, before, survivor=now)
         again = await cluster.add(**old)
         await again.wait_status("ready")
@@ -161,6 +164,21 @@ async def check_announcements(here: Replica, there: Replica) -> None:
         url = f"http://{there.base}{BROADCAST}/clear"
         (await http.post(url, params={"user_id": "boss"})).raise_for_status()
         await boss.wait_for("broadcast_cleared")
+
+
+async def check_users_counted(old: Replica, new: Replica) -> None:
+    """This version counts the users of both, and each once."""
+    async with AsyncExitStack() as stack:
+        for user, replicas in {"ann": [old], "bob": [new], "eve": [old, new]}.items():
+            for replica in replicas:
+                client = await open_client(stack, replica, f"{BROADCAST}/ws?user_id={user}")
+                await client.wait_for("connected")
+        with trio.fail_after(PATIENCE):
+            while True:
+                stats = (await new.get(f"{BROADCAST}/stats?user_id=boss"))["stats"]
+                if (stats["connected_users"], stats["connected_users_total"]) == (2, 3):
+                    break
+                await trio.sleep(0.02)
 
 
 async def check_kill(cluster: Cluster, victim: Replica, survivor: Replica) -> None:

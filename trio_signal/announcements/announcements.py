@@ -1,17 +1,16 @@
 """Announcements of one replica: what holds, who is told, who has seen it.
 
 An announcement is made in the database: with its commit it is, and everybody is
-told; without, it never was. Editions are numbered there, and the greatest
+told; without, it never was. Revisions are numbered there, and the greatest
 holds, in whatever order they come. What was told to nobody, since a process died
 or Redis was away, is found by looking again.
 """
 
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager, closing
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, closing, suppress
 from itertools import islice
-from typing import Protocol
 from uuid import uuid4
 
 import trio
@@ -19,6 +18,8 @@ from msgspec.structs import replace
 
 from trio_signal.announcements.draft import to_harmless
 from trio_signal.announcements.receipts import Receipts
+from trio_signal.announcements.state import Effect, Freshness, State
+from trio_signal.announcements.subscribers import Subscribers
 from trio_signal.bus import Board, Counted, Posted
 from trio_signal.clock import utc_now
 from trio_signal.errors import BoardError, StoreError, UnknownAnnouncementError
@@ -27,11 +28,11 @@ from trio_signal.messages.events import (
     ActiveAnnouncement,
     Announced,
     AnnouncementCleared,
-    AnnouncementEvent,
 )
-from trio_signal.messages.identity import Announcement, AnnouncementType, Edition, Identity
+from trio_signal.messages.identity import Announcement, AnnouncementType, Identity, Revision
+from trio_signal.metrics import Metrics
 from trio_signal.peer import Peer
-from trio_signal.store import Store, stamp
+from trio_signal.store import Store
 from trio_signal.supervision import supervise
 
 logger = logging.getLogger(__name__)
@@ -50,43 +51,37 @@ LONGEST_PAUSE = 5.0
 FRESH = 5.0
 #: Seconds at the end for acknowledgements to be written.
 LAST_WORDS = 1.0
-#: How many peers are looked up at once, and how many users are remembered.
+#: Seconds to ask Redis how many users there are.
+COUNTING = 0.4
+#: How many peers are looked up at once.
 BATCH = 500
-MAX_REMEMBERED = 100_000
-
-
-class Lobby(Protocol):
-    """Those here who hear announcements: the hub."""
-
-    @property
-    def attending(self) -> Mapping[str, Peer]:
-        """The peers, by their ids."""
-        ...
-
-    def tell_announcement(self, event: AnnouncementEvent) -> None:
-        """Tell them; does not block."""
-        ...
 
 
 class Announcements:
-    """One replica's end; made by `open_announcements`. The hub tells it who attends."""
+    """One replica's end; made by `open_announcements`. It tells its subscribers."""
 
-    def __init__(self, store: Store, board: Board | None, *, from_anybody: bool = False) -> None:
+    def __init__(
+        self,
+        store: Store,
+        board: Board | None,
+        *,
+        from_anybody: bool = False,
+        metrics: Metrics | None = None,
+    ) -> None:
         """Take an open store, and what is shared with other replicas.
 
         Where announcements may be `from_anybody`, nothing in them can become HTML: neither in what
         is stored, so that this outlasts a change of the mode, nor in what was stored before.
+        What subscribers are told is counted in `metrics`.
         """
         self._clean: Callable[[str], str] = to_harmless if from_anybody else str
         self._store = store
         self._board = board
-        self._lobby: Lobby | None = None
-        self._edition: Edition | None = None
-        #: Users of whom we know that they have acknowledged the active one.
-        self._seen: set[str] = set()
+        self._state = State()
+        self._subscribers = Subscribers(board, metrics if metrics is not None else Metrics())
         self._receipts = Receipts(store, board, self._tell_count)
-        #: Peers that want to know what is active, as of which edition.
-        self._asking: dict[Peer, tuple[Edition | None, trio.Event]] = {}
+        #: Subscribers that want to know what is active.
+        self._asking: dict[Peer, trio.Event] = {}
         self._asked = trio.Event()
         self._looking = trio.Event()
         #: The tables are there; we know what holds.
@@ -102,10 +97,6 @@ class Announcements:
         if board is not None:
             board.listen(self._hear, self._doubt)
 
-    def serve(self, lobby: Lobby) -> None:
-        """From now on tell these."""
-        self._lobby = lobby
-
     @property
     def degraded(self) -> str | None:
         """Why announcements cannot be made; None if they can."""
@@ -114,17 +105,19 @@ class Announcements:
     @property
     def active(self) -> Announcement | None:
         """The one that is to be shown, as far as this replica knows."""
-        edition = self._edition
-        return edition.announcement if edition is not None and edition.active else None
+        return self._state.active
 
     async def run(self) -> None:
         """Serve until cancelled. What cannot be reached is tried again."""
+        tasks = [
+            ("looking for announcements", self._keep_looking),
+            ("telling who asks for announcements", self._answer),
+            ("writing acknowledgements", self._receipts.run),
+        ]
+        if self._board is not None:
+            tasks.append(("telling Redis who hears announcements", self._board.run))
         async with trio.open_nursery() as nursery:
-            for name, task in (
-                ("looking for announcements", self._keep_looking),
-                ("telling who asks for announcements", self._answer),
-                ("writing acknowledgements", self._receipts.run),
-            ):
+            for name, task in tasks:
                 nursery.start_soon(supervise, name, task, self._doubt)
 
     async def wait_agreed(self) -> None:
@@ -163,10 +156,10 @@ class Announcements:
                 await self._prepared.wait()
                 await self._loaded.wait()
                 async with self._making:
-                    edition = await self._store_next(announcement)
-                    if edition is None:
+                    revision = await self._store_next(announcement)
+                    if revision is None:
                         return None
-                    self._adopt(edition)
+                    self._adopt(revision, Freshness.NEW)
         except trio.TooSlowError:
             self._look_again()
             raise StoreError("the database does not answer") from None
@@ -175,20 +168,89 @@ class Announcements:
             raise
         if self._board is not None:
             try:
-                await self._board.post(edition)
+                await self._board.post(revision)
             except BoardError:
                 self._doubt()
-        return edition.announcement
+        return revision.announcement
 
-    async def _store_next(self, announcement: Announcement | None) -> Edition | None:
+    async def _store_next(self, announcement: Announcement | None) -> Revision | None:
+        known = self._state.revision
         if announcement is None:
-            return await self._store.clear(self._edition)
-        return await self._store.announce(announcement, self._edition)
+            return await self._store.clear(known)
+        return await self._store.announce(announcement, known)
 
     async def made_since(self, creator: Identity, moment: str) -> int:
         """How many announcements a creator made; raises StoreError."""
         await self._wait_prepared()
         return await self._store.made_since(self._clean(creator.user_id), moment)
+
+    # Subscribers
+
+    def subscribe(self, peer: Peer) -> None:
+        """Let a peer hear announcements from now on. Does not block."""
+        self._subscribers.add(peer)
+
+    def unsubscribe(self, peer: Peer) -> None:
+        """A peer has left, if it was one that hears them. Does not block."""
+        self._subscribers.remove(peer)
+        self._asking.pop(peer, None)
+
+    @property
+    def users_here(self) -> int:
+        """How many users hear announcements through this replica."""
+        return self._subscribers.users
+
+    async def count_users(self) -> int:
+        """How many do so on all replicas, as Redis says; without it, on this one."""
+        if self._board is not None:
+            with trio.move_on_after(COUNTING), suppress(BoardError):
+                return max(await self._board.count_users(), self.users_here)
+        await trio.lowlevel.checkpoint()
+        return self.users_here
+
+    async def show(self, peer: Peer) -> None:
+        """Tell a subscriber what is active, unless its user has acknowledged it.
+
+        Waits for the answer, but not for long: while the database is away it comes later.
+        """
+        told = self._ask(peer)
+        with trio.move_on_after(ASKING):
+            await told.wait()
+
+    def _ask(self, peer: Peer) -> trio.Event:
+        self._asked.set()
+        return self._asking.setdefault(peer, trio.Event())
+
+    async def _answer(self) -> None:
+        """Look up those who ask, many at a time."""
+        while True:
+            await self._asked.wait()
+            await self._loaded.wait()
+            batch = dict(islice(self._asking.items(), BATCH))
+            if not batch:
+                self._asked = trio.Event()
+                continue
+            revision, announcement = self._state.revision, self.active
+            seen: set[str] = set()
+            if announcement is not None:
+                users = {peer.identity.user_id for peer in batch if peer.identity is not None}
+                try:
+                    seen = await self._who_has_seen(announcement, users)
+                except StoreError:
+                    await trio.sleep(FIRST_PAUSE)
+                    continue
+            if self._state.revision is not revision:
+                continue  # who has not been told of the newer one asks still
+            for peer, told in batch.items():
+                if self._asking.pop(peer, None) is not None:
+                    self._show(peer, announcement, seen)
+                    told.set()
+
+    def _show(self, peer: Peer, announcement: Announcement | None, seen: set[str]) -> None:
+        if announcement is None or peer.identity is None:
+            return
+        if peer.identity.user_id not in seen | self._state.acknowledged:
+            peer.tell(ActiveAnnouncement(announcement))
 
     # Users
 
@@ -208,11 +270,11 @@ class Announcements:
         """
         if self.active is None or self.active.id != announcement_id:
             await self.refresh()
-        edition = self._edition
-        if edition is None or not edition.active or edition.announcement.id != announcement_id:
+        revision = self._state.revision
+        if revision is None or self.active is None or self.active.id != announcement_id:
             raise UnknownAnnouncementError(announcement_id)
-        receipt = self._receipts.add(edition, user_id)
-        self._remember(user_id)
+        receipt = self._receipts.add(revision, user_id)
+        self._state.remember(user_id)
         with trio.move_on_after(DEADLINE):
             await receipt.stored.wait()
             return
@@ -220,75 +282,22 @@ class Announcements:
 
     def note(self, peer: Peer, announcement_id: str) -> None:
         """The same for a peer, without waiting; of no other announcement. Does not block."""
-        edition, identity = self._edition, peer.identity
-        if edition is None or not edition.active or identity is None:
+        revision, identity = self._state.revision, peer.identity
+        if revision is None or self.active is None or identity is None:
             return
-        if edition.announcement.id != announcement_id or identity.user_id in self._seen:
+        if self.active.id != announcement_id or identity.user_id in self._state.acknowledged:
             return
         try:
-            self._receipts.add(edition, identity.user_id)
+            self._receipts.add(revision, identity.user_id)
         except StoreError as error:
             logger.warning("an acknowledgement is lost: %s", error)
         else:
-            self._remember(identity.user_id)
-
-    async def show(self, peer: Peer) -> None:
-        """Tell a peer what is active, unless its user has acknowledged it.
-
-        Waits for the answer, but not for long: while the database is away it comes later.
-        """
-        _, told = self._asking.get(peer, (None, trio.Event()))
-        self._ask(peer, told)
-        with trio.move_on_after(ASKING):
-            await told.wait()
-
-    def forget(self, peer: Peer) -> None:
-        """A peer has left, and gets no answer any more; does not block."""
-        self._asking.pop(peer, None)
-
-    def _ask(self, peer: Peer, told: trio.Event) -> None:
-        self._asking[peer] = self._edition, told
-        self._asked.set()
-
-    async def _answer(self) -> None:
-        """Look up those who ask, many at a time."""
-        while True:
-            await self._asked.wait()
-            await self._loaded.wait()
-            batch = dict(islice(self._asking.items(), BATCH))
-            if not batch:
-                self._asked = trio.Event()
-                continue
-            edition, announcement = self._edition, self.active
-            seen: set[str] = set()
-            if announcement is not None:
-                users = {peer.identity.user_id for peer in batch if peer.identity is not None}
-                try:
-                    seen = await self._who_has_seen(announcement, users)
-                except StoreError:
-                    await trio.sleep(FIRST_PAUSE)
-                    continue
-            for peer, asked in batch.items():
-                if self._asking.get(peer) != asked:
-                    continue  # it asks anew
-                del self._asking[peer]
-                if announcement is not None and self._edition is edition is asked[0]:
-                    self._show(peer, announcement, seen)
-                asked[1].set()
-
-    def _show(self, peer: Peer, announcement: Announcement, seen: set[str]) -> None:
-        if self._lobby is None or peer.id not in self._lobby.attending or peer.identity is None:
-            return
-        if peer.identity.user_id not in seen | self._seen:
-            peer.tell(ActiveAnnouncement(announcement))
-
-    def _remember(self, user_id: str) -> None:
-        if len(self._seen) < MAX_REMEMBERED:
-            self._seen.add(user_id)
+            self._state.remember(identity.user_id)
 
     async def _who_has_seen(self, announcement: Announcement, users: set[str]) -> set[str]:
         """Which of these users: first the board says it, and of the others the store."""
-        seen = {u for u in users if u in self._seen or (announcement.id, u) in self._receipts}
+        known = self._state.acknowledged
+        seen = {u for u in users if u in known or (announcement.id, u) in self._receipts}
         trusted = False
         if self._board is not None and users - seen:
             try:
@@ -305,7 +314,7 @@ class Announcements:
                     raise
         if self.active == announcement:
             for user_id in seen:
-                self._remember(user_id)
+                self._state.remember(user_id)
         return seen
 
     # What holds
@@ -313,13 +322,10 @@ class Announcements:
     async def refresh(self) -> None:
         """See what holds now: the board says it, else the store; raises StoreError."""
         if self._board is not None:
-            try:
-                edition = await self._board.holding()
-            except BoardError:
-                pass
-            else:
-                if edition is not None:
-                    self._adopt(edition)
+            with suppress(BoardError):
+                revision = await self._board.holding()
+                if revision is not None:
+                    self._adopt_found(revision)
                     return
         await self._wait_prepared()
         self._adopt_found(await self._store.newest())
@@ -331,39 +337,28 @@ class Announcements:
             return
         raise StoreError("the database does not answer")
 
-    def _adopt(self, edition: Edition) -> bool:
-        """Take in what was made just now, and tell it; whether it was news."""
-        edition = self._clean_edition(edition)
-        if not self._take(edition):
-            return False
-        if self._lobby is not None:
-            event = Announced if edition.active else AnnouncementCleared
-            self._lobby.tell_announcement(event(edition.announcement))
-        return True
+    def _adopt_found(self, revision: Revision | None) -> None:
+        """Adopt what was found: it may be so new that we are only faster than the news."""
+        if revision is not None:
+            age = time.time() * 1000 - revision.number
+            is_new = self._loaded.is_set() and age < FRESH * 1000
+            self._adopt(revision, Freshness.NEW if is_new else Freshness.LATE)
 
-    def _adopt_found(self, edition: Edition | None) -> None:
-        """Take in what was found: it may be so new that we are only faster than the news."""
-        age = time.time() * 1000 - edition.revision if edition is not None else 0
-        if edition is not None and self._loaded.is_set() and age < FRESH * 1000:
-            self._adopt(edition)
-        else:
-            self._adopt_late(edition)
-
-    def _adopt_late(self, edition: Edition | None) -> None:
-        """Take in what was made some time ago: some may have acknowledged it already."""
-        was_active = self.active is not None
-        edition = self._clean_edition(edition) if edition is not None else None
-        if edition is None or not self._take(edition) or self._lobby is None:
-            return
-        if edition.active:
-            for peer in self._lobby.attending.values():
-                _, told = self._asking.get(peer, (None, trio.Event()))
-                self._ask(peer, told)
-        elif was_active:
-            self._lobby.tell_announcement(AnnouncementCleared(edition.announcement))
-
-    def _clean_edition(self, edition: Edition) -> Edition:
-        return replace(edition, announcement=self._cleaned(edition.announcement))
+    def _adopt(self, revision: Revision, freshness: Freshness) -> Effect:
+        """Let a revision hold unless a newer one does, and tell the subscribers."""
+        announcement = self._cleaned(revision.announcement)
+        effect = self._state.adopt(replace(revision, announcement=announcement), freshness)
+        match effect:
+            case Effect.TELL:
+                for told in self._asking.values():
+                    told.set()
+                self._asking.clear()  # who asked is told like everybody
+                event = Announced if revision.active else AnnouncementCleared
+                self._subscribers.tell(event(announcement))
+            case Effect.SHOW:
+                for peer in self._subscribers.peers:
+                    self._ask(peer)
+        return effect
 
     def _cleaned(self, announcement: Announcement) -> Announcement:
         return replace(
@@ -373,30 +368,18 @@ class Announcements:
             created_by_name=self._clean(announcement.created_by_name),
         )
 
-    def _take(self, edition: Edition) -> bool:
-        old = self._edition
-        if old is not None and stamp(edition) <= stamp(old):
-            return False
-        if old is None or old.announcement.id != edition.announcement.id:
-            self._seen.clear()
-        self._edition = edition
-        return True
-
     def _hear(self, news: Posted | Counted) -> None:
         """Another replica made something, or users acknowledged, here or there."""
         if isinstance(news, Counted):
             if self.active is not None and self.active.id == news.announcement_id:
                 self._tell_count(self.active, news.acknowledged)
             return
-        if news.late:
-            self._adopt_late(news.edition)
-            self._look_again()
-        elif self._adopt(news.edition):
+        freshness = Freshness.LATE if news.late else Freshness.NEW
+        if self._adopt(news.revision, freshness) is not Effect.NOTHING or news.late:
             self._look_again()  # so that a database of our own has it as well
 
     def _tell_count(self, announcement: Announcement, acknowledged: int) -> None:
-        if self._lobby is not None:
-            self._lobby.tell_announcement(Acknowledged(announcement, acknowledged))
+        self._subscribers.tell(Acknowledged(announcement, acknowledged))
 
     # Looking again
 
@@ -445,21 +428,19 @@ class Announcements:
         self._loaded.set()
         if self._board is not None:
             await self._agree(self._board)
-        edition = self._edition
-        if edition is not None and (stored is None or stamp(stored) < stamp(edition)):
-            await self._store.keep(edition)
+        revision = self._state.revision
+        if revision is not None and (stored is None or stored.stamp < revision.stamp):
+            await self._store.keep(revision)
         else:
             await self._store.check_writing()
 
     async def _load_from_board(self, board: Board) -> None:
         """At the start the board may know what holds, and be faster than the database."""
-        try:
-            edition = await board.holding()
-        except BoardError:
-            return
-        if edition is not None:
-            self._adopt_late(edition)
-            self._loaded.set()
+        with suppress(BoardError):
+            revision = await board.holding()
+            if revision is not None:
+                self._adopt(revision, Freshness.LATE)
+                self._loaded.set()
 
     async def _agree(self, board: Board) -> None:
         """Tell the board what it lacks; acknowledgements first, so that nobody sees it again."""
@@ -467,8 +448,8 @@ class Announcements:
         try:
             if unmerged and self.active is not None:
                 await self._merge(board, self.active)
-            edition = self._edition
-            held = await (board.post(edition, late=unmerged) if edition else board.holding())
+            revision = self._state.revision
+            held = await (board.post(revision, late=unmerged) if revision else board.holding())
             self._adopt_found(held)
         except BoardError:
             self._unmerged = True
@@ -485,18 +466,18 @@ class Announcements:
 
 @asynccontextmanager
 async def open_announcements(
-    url: str, board: Board | None, *, from_anybody: bool = False
+    url: str, board: Board | None, metrics: Metrics, *, from_anybody: bool = False
 ) -> AsyncIterator[Announcements]:
     """Announcements that are kept in the database at `url`, while the block runs.
 
-    Those that may be `from_anybody` cannot become HTML.
+    Those that may be `from_anybody` cannot become HTML. What is told is counted in `metrics`.
 
     Begins at once; a database that cannot be reached is tried again. At the end
     what users acknowledged is written, if that is possible in a second. Raises ConfigError.
     """
     store = Store(url)
     with closing(store):
-        announcements = Announcements(store, board, from_anybody=from_anybody)
+        announcements = Announcements(store, board, from_anybody=from_anybody, metrics=metrics)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(announcements.run)
             yield announcements

@@ -8,7 +8,7 @@ import trio
 
 from trio_signal.bus import Board
 from trio_signal.errors import BoardError, StoreError
-from trio_signal.messages.identity import Announcement, Edition
+from trio_signal.messages.identity import Announcement, Revision
 from trio_signal.store import Store
 
 logger = logging.getLogger(__name__)
@@ -26,11 +26,11 @@ Key = tuple[str, str]
 class Receipt:
     """That one user has seen one announcement."""
 
-    __slots__ = ("edition", "stored", "user_id")
+    __slots__ = ("revision", "stored", "user_id")
 
-    def __init__(self, edition: Edition, user_id: str) -> None:
+    def __init__(self, revision: Revision, user_id: str) -> None:
         """It is not stored anywhere yet."""
-        self.edition = edition
+        self.revision = revision
         self.user_id = user_id
         #: It is kept in one place at least.
         self.stored = trio.Event()
@@ -38,7 +38,7 @@ class Receipt:
     @property
     def key(self) -> Key:
         """What makes it the same as another."""
-        return self.edition.announcement.id, self.user_id
+        return self.revision.announcement.id, self.user_id
 
 
 class Receipts:
@@ -64,9 +64,9 @@ class Receipts:
         """Whether it is on its way."""
         return key in self._unsaved
 
-    def add(self, edition: Edition, user_id: str) -> Receipt:
+    def add(self, revision: Revision, user_id: str) -> Receipt:
         """Begin to write one; raises StoreError if too many wait already. Does not block."""
-        receipt = Receipt(edition, user_id)
+        receipt = Receipt(revision, user_id)
         known = self._unsaved.get(receipt.key)
         if known is not None:
             return known
@@ -109,9 +109,9 @@ class Receipts:
             while not self._unsaved:
                 await self._added.wait()
             batch = _one_batch(self._unsaved)
-            edition = batch[0].edition
+            revision = batch[0].revision
             try:
-                total = await self._store.acknowledge(edition, _users(batch))
+                total = await self._store.acknowledge(revision, _users(batch))
             except StoreError as error:
                 logger.warning("%d acknowledgements wait: %s", len(self._unsaved), error)
                 await trio.sleep(PAUSE)
@@ -119,7 +119,7 @@ class Receipts:
             _mark_stored(batch)
             self._forget(self._unsaved, batch)
             if self._board is None or not self._board.reachable:
-                self._count(edition.announcement, total)
+                self._count(revision.announcement, total)
 
     def _forget(self, waiting: dict[Key, Receipt], batch: Iterable[Receipt]) -> None:
         for receipt in batch:
@@ -130,8 +130,8 @@ class Receipts:
 def _one_batch(waiting: dict[Key, Receipt]) -> list[Receipt]:
     """The oldest of those that wait, all of one announcement."""
     some = list(islice(waiting.values(), BATCH))
-    first = some[0].edition.announcement.id
-    return [receipt for receipt in some if receipt.edition.announcement.id == first]
+    first = some[0].revision.announcement.id
+    return [receipt for receipt in some if receipt.revision.announcement.id == first]
 
 
 def _users(batch: Iterable[Receipt]) -> list[str]:
@@ -139,7 +139,7 @@ def _users(batch: Iterable[Receipt]) -> list[str]:
 
 
 def _address(batch: list[Receipt]) -> tuple[str, list[str]]:
-    return batch[0].edition.announcement.id, _users(batch)
+    return batch[0].revision.announcement.id, _users(batch)
 
 
 def _mark_stored(batch: Iterable[Receipt]) -> None:

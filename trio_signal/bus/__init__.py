@@ -44,7 +44,7 @@ from trio_signal.messages.events import (
     Signalled,
     UserChanged,
 )
-from trio_signal.messages.identity import Edition, Member, Name
+from trio_signal.messages.identity import Member, Name, Revision
 from trio_signal.metrics import Histogram
 
 
@@ -125,9 +125,9 @@ Admit = Callable[[tuple[Member, ...]], None]
 
 
 class Posted(NamedTuple):
-    """Another edition holds; `late` if it was made a while ago, and some may know it."""
+    """Another revision holds; `late` if it was made a while ago, and some may know it."""
 
-    edition: Edition
+    revision: Revision
     late: bool
 
 
@@ -178,6 +178,10 @@ class Board(Protocol):
         """Whether it can be asked, as far as one knows."""
         ...
 
+    async def run(self) -> None:
+        """See to it that it has the users of this replica, until cancelled."""
+        ...
+
     def listen(self, hear: Callable[[Posted | Counted], None], doubt: Callable[[], None]) -> None:
         """From now on tell what is posted and counted, also by oneself. Neither may block.
 
@@ -185,12 +189,12 @@ class Board(Protocol):
         """
         ...
 
-    async def post(self, edition: Edition, *, late: bool = False) -> Edition:
-        """Let an edition hold, and tell it, unless a newer one does; the one that holds."""
+    async def post(self, revision: Revision, *, late: bool = False) -> Revision:
+        """Let a revision hold, and tell it, unless a newer one does; the one that holds."""
         ...
 
-    async def holding(self) -> Edition | None:
-        """The edition that holds."""
+    async def holding(self) -> Revision | None:
+        """The revision that holds."""
         ...
 
     async def acknowledge(self, announcement_id: str, user_ids: Collection[str]) -> None:
@@ -199,6 +203,18 @@ class Board(Protocol):
 
     async def acknowledged(self, announcement_id: str, user_ids: Collection[str]) -> set[str]:
         """Which of these users have."""
+        ...
+
+    def add_user(self, user_id: str) -> None:
+        """A user hears announcements through this replica. Does not block."""
+        ...
+
+    def remove_user(self, user_id: str) -> None:
+        """It does so no longer. Does not block."""
+        ...
+
+    async def count_users(self) -> int:
+        """How many users hear announcements on all replicas; asks none of these."""
         ...
 
 

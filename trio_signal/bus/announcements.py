@@ -2,25 +2,26 @@
 
 `current_broadcast`, `broadcast:{id}:ack:{user_id}` and the channel `broadcasts` have
 the names that operators know; all else is ours, under `trio_signal:`. Redis may
-forget all of it: the database does not.
+forget all of it: announcements and acknowledgements are in the database, and who hears
+them each replica knows of its own users.
 """
 
 import logging
 import time
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from importlib import resources
 from typing import Any
 
 import msgspec
 import trio
-from msgspec import Struct
+from msgspec import Struct, field
 
 from trio_signal.bus import Counted, Posted
 from trio_signal.errors import BoardError
-from trio_signal.messages.identity import Announcement, Edition, Name, Number
-from trio_signal.redis import NotConnectedError, Redis, RedisError
+from trio_signal.messages.identity import LOBBY, Announcement, Name, Number, Revision
+from trio_signal.redis import NotConnectedError, Redis, RedisError, ResponseError
 
 logger = logging.getLogger(__name__)
 
@@ -31,21 +32,27 @@ TIMEOUT = 1.0
 #: Milliseconds by which a revision may be ahead of our clock. One that is further ahead was
 #: not made from any clock, and nothing newer could follow it for as long.
 AHEAD = 366 * 86400 * 1000
-#: How many acknowledgements one script writes: it holds up all of Redis.
+#: How many acknowledgements one script writes, and users one command: it holds up all of Redis.
 CHUNK = 500
+#: Seconds between two looks at whether Redis has the users of this replica, and for which it
+#: has them without another look.
+LOOKING = 30.0
+USERS_KEPT = 3600
+#: How many users Redis may count a second for one replica.
+COUNTED_PER_SECOND = 50_000
 
 
 class NewBroadcast(Struct, tag="new_broadcast"):
-    """An edition in which an announcement is active."""
+    """A revision in which an announcement is active."""
 
-    edition: Edition
+    revision: Revision = field(name="edition")
     late: bool
 
 
 class BroadcastCleared(Struct, tag="broadcast_cleared"):
-    """An edition in which it is so no longer."""
+    """A revision in which it is so no longer."""
 
-    edition: Edition
+    revision: Revision = field(name="edition")
     late: bool
 
 
@@ -59,22 +66,30 @@ class BroadcastAcknowledged(Struct, tag="broadcast_acknowledged"):
 News = NewBroadcast | BroadcastCleared | BroadcastAcknowledged
 
 _encode = msgspec.json.Encoder().encode
-_decode_any_edition = msgspec.json.Decoder(Edition).decode
+_decode_any_revision = msgspec.json.Decoder(Revision).decode
 _decode_any_news = msgspec.json.Decoder(News).decode
 
 
 class RedisBoard:
     """See `trio_signal.bus.Board`. The bus tells it what comes by the channel."""
 
-    def __init__(self, redis: Redis, prefix: str) -> None:
+    def __init__(self, redis: Redis, replica: str, prefix: str) -> None:
         """Take an open connection, which the caller closes."""
         self._redis = redis
         self._prefix = prefix
         self.channel = f"{prefix}broadcasts"
-        self._edition_key = f"{prefix}trio_signal:edition"
+        #: As in version 0.1, which may run beside this one.
+        self._revision_key = f"{prefix}trio_signal:edition"
+        self._users_key = self._users_of(replica)
+        #: Those who hear announcements through this replica.
+        self._users: dict[str, None] = {}
+        self._uncertain = trio.Event()
+        #: How many there are on all replicas, and until when that is good enough.
+        self._counted = 0, 0.0
         reading = read_script("reading")
         self._post = redis.register_script(reading + read_script("post"))
         self._acknowledge = redis.register_script(reading + read_script("acknowledge"))
+        self._count_users = redis.register_script(reading + read_script("count_users"))
         self._hear: Callable[[Posted | Counted], None] = lambda news: None
         self._doubt: Callable[[], None] = lambda: None
 
@@ -96,45 +111,48 @@ class RedisBoard:
         elif isinstance(news, BroadcastAcknowledged):
             self._hear(Counted(news.broadcast_id, news.acknowledged))
         else:
-            self._hear(Posted(news.edition, news.late))
+            self._hear(Posted(news.revision, news.late))
 
     def doubt(self) -> None:
         """Redis may have forgotten what we wrote, or told something while we were away."""
+        self._uncertain.set()
         self._doubt()
 
-    async def post(self, edition: Edition, *, late: bool = False) -> Edition:
-        """Let an edition hold, and tell it, unless a newer one does; the one that holds."""
-        held = await self._ask_to_post(edition, late=late)
+    async def post(self, revision: Revision, *, late: bool = False) -> Revision:
+        """Let a revision hold, and tell it, unless a newer one does; the one that holds."""
+        held = await self._ask_to_post(revision, late=late)
         found = self._read(held)
         if found is None:  # what cannot be read holds nothing
-            held = await self._ask_to_post(edition, late=late, unreadable=held)
+            held = await self._ask_to_post(revision, late=late, unreadable=held)
             found = self._read(held)
         if found is None:
-            raise BoardError("the edition in Redis cannot be read")
+            raise BoardError("the revision in Redis cannot be read")
         return found
 
-    async def _ask_to_post(self, edition: Edition, *, late: bool, unreadable: bytes = b"") -> bytes:
-        news = (NewBroadcast if edition.active else BroadcastCleared)(edition, late)
-        announcement = edition.announcement
+    async def _ask_to_post(
+        self, revision: Revision, *, late: bool, unreadable: bytes = b""
+    ) -> bytes:
+        news = (NewBroadcast if revision.active else BroadcastCleared)(revision, late)
+        announcement = revision.announcement
         with self._within_time():
             held: bytes = await self._post(
-                [f"{self._prefix}current_broadcast", self._edition_key],
+                [f"{self._prefix}current_broadcast", self._revision_key],
                 [
-                    *(edition.revision, announcement.id, _encode(edition)),
-                    _encode(_current(announcement)) if edition.active else b"",
+                    *(revision.number, announcement.id, _encode(revision)),
+                    _encode(_current(announcement)) if revision.active else b"",
                     *(self.channel, _encode(news), _greatest_revision(), unreadable),
                 ],
             )
         return held
 
-    async def holding(self) -> Edition | None:
-        """The edition that holds."""
+    async def holding(self) -> Revision | None:
+        """The revision that holds."""
         with self._within_time():
-            held: Any = await self._redis.hget(self._edition_key, "edition")
+            held: Any = await self._redis.hget(self._revision_key, "edition")
         return self._read(held) if held is not None else None
 
-    def _read(self, held: bytes) -> Edition | None:
-        return self._redis.reader.read("announcement", _decode_edition, held, self._edition_key)
+    def _read(self, held: bytes) -> Revision | None:
+        return self._redis.reader.read("announcement", _decode_revision, held, self._revision_key)
 
     async def acknowledge(self, announcement_id: str, user_ids: Collection[str]) -> None:
         """Keep that users have acknowledged, and tell how many have."""
@@ -152,6 +170,70 @@ class RedisBoard:
         with self._within_time():
             values: Any = await self._redis.mget([self._key(announcement_id, u) for u in users])
         return {user for user, value in zip(users, values, strict=True) if value is not None}
+
+    def add_user(self, user_id: str) -> None:
+        """A user hears announcements through this replica."""
+        self._users[user_id] = None
+        self._redis.send_nowait("SADD", self._users_key, user_id)
+
+    def remove_user(self, user_id: str) -> None:
+        """It does so no longer."""
+        del self._users[user_id]
+        self._redis.send_nowait("SREM", self._users_key, user_id)
+
+    async def run(self) -> None:
+        """See to it that Redis has the users of this replica."""
+        while True:
+            self._uncertain = trio.Event()
+            with suppress(BoardError):
+                await self._write_users()
+            with trio.move_on_after(LOOKING):
+                await self._uncertain.wait()
+
+    async def _write_users(self) -> None:
+        try:
+            await self._add_users()
+            with self._within_time():
+                is_other = await self._redis.scard(self._users_key) > len(self._users)
+        except BoardError as error:
+            if not isinstance(error.__cause__, ResponseError):
+                raise
+            is_other = True  # it is of another type
+        if is_other:  # somebody else wrote to it
+            with self._within_time():
+                await self._redis.unlink(self._users_key)
+            await self._add_users()
+
+    async def _add_users(self) -> None:
+        users = list(self._users)
+        for start in range(0, len(users), CHUNK):
+            some = [user for user in users[start : start + CHUNK] if user in self._users]
+            if some:
+                with self._within_time():
+                    await self._redis.sadd(self._users_key, *some)
+        with self._within_time():
+            await self._redis.expire(self._users_key, USERS_KEPT)
+
+    async def count_users(self) -> int:
+        """How many users hear announcements; of those of version 0.1, too."""
+        known, good_until = self._counted
+        if trio.current_time() < good_until:
+            await trio.lowlevel.checkpoint()
+            return known
+        ours = f"{self._prefix}trio_signal:"
+        with self._within_time():
+            users: int = await self._count_users(
+                [f"{ours}replicas", f"{ours}room:{LOBBY}:members"], [self._users_of("")]
+            )
+        self._counted = users, trio.current_time() + users / COUNTED_PER_SECOND
+        return users
+
+    def forget(self, replica: str) -> None:
+        """Another replica is gone, and its users with it."""
+        self._redis.send_nowait("UNLINK", self._users_of(replica))
+
+    def _users_of(self, replica: str) -> str:
+        return f"{self._prefix}trio_signal:subscribers:{replica}"
 
     def _key(self, announcement_id: str, user_id: str) -> str:
         return f"{self._prefix}broadcast:{announcement_id}:ack:{user_id}"
@@ -178,23 +260,23 @@ def _current(announcement: Announcement) -> dict[str, str]:
     }
 
 
-def _decode_edition(text: bytes) -> Edition:
-    return _checked(_decode_any_edition(text))
+def _decode_revision(text: bytes) -> Revision:
+    return _checked(_decode_any_revision(text))
 
 
 def _decode_news(text: bytes) -> News:
     news: News = _decode_any_news(text)
     if not isinstance(news, BroadcastAcknowledged):
-        _checked(news.edition)
+        _checked(news.revision)
     return news
 
 
-def _checked(edition: Edition) -> Edition:
+def _checked(revision: Revision) -> Revision:
     """What a decoder cannot say of it; raises ValueError."""
-    if edition.revision > _greatest_revision():
-        raise ValueError(f"revision {edition.revision} is too far ahead")
-    datetime.fromisoformat(edition.announcement.created_at)
-    return edition
+    if revision.number > _greatest_revision():
+        raise ValueError(f"revision {revision.number} is too far ahead")
+    datetime.fromisoformat(revision.announcement.created_at)
+    return revision
 
 
 def _greatest_revision() -> int:

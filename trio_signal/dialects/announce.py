@@ -15,11 +15,11 @@ from trio_signal.messages.commands import (
     Acknowledge,
     Action,
     AskAnnouncement,
-    Attend,
     Authenticate,
     Close,
     IdlePing,
     Send,
+    Subscribe,
 )
 from trio_signal.messages.events import (
     Acknowledged,
@@ -136,7 +136,7 @@ class AnnounceDialect(Dialect):
         if not identity.user_id:
             return [_NOBODY]
         self._is_known = True
-        return [Attend(), _CONNECTED, _IDLE_PING, AskAnnouncement()]
+        return [Subscribe(), _CONNECTED, _IDLE_PING, AskAnnouncement()]
 
     def authentication_failed(self, error: AuthenticationError) -> Close:
         """Clients know one reason; ours are for those who look."""
@@ -180,7 +180,7 @@ class AnnounceDialect(Dialect):
                 return [_CLEARED]
             case Acknowledged(announcement=announcement):
                 seen = BroadcastAcknowledged(announcement.id, event.acknowledged)
-                return [Notice(Audience.TEAM, encode(seen))]
+                return [Notice(Audience.EVERYONE, encode(seen))]
         return []
 
 

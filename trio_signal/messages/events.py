@@ -262,7 +262,7 @@ class AnnouncementCleared(Struct, frozen=True):
 
 
 class Acknowledged(Struct, frozen=True):
-    """So many users have acknowledged the announcement."""
+    """So many users have acknowledged the announcement; for its creator, and the creator's team."""
 
     announcement: Announcement
     acknowledged: int
@@ -415,8 +415,6 @@ class Audience(Enum):
     OTHER_USERS = auto()
     #: The peers that are live.
     BROADCASTERS = auto()
-    #: Of an announcement: the peers of its creator, and of the creator's team.
-    TEAM = auto()
 
 
 class Notice(Struct, frozen=True):

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, field
 
 MediaType = Literal["audio", "video"]
 SignalKind = Literal["offer", "answer", "candidate", "signal", "message"]
@@ -23,7 +23,7 @@ Key = Annotated[str, Meta(max_length=36, pattern=r"\A[^\x00]*\Z")]
 
 #: How the ids of rooms begin that are the server's own. Clients cannot enter them by their names.
 _INTERNAL = "\0"
-#: The room of all who hear announcements.
+#: The room of all who hear announcements on replicas of version 0.1.
 LOBBY = f"{_INTERNAL}lobby"
 _INBOX = f"{_INTERNAL}inbox:"
 #: The id that is no room, since the path of users' inboxes has it in a room's place.
@@ -136,13 +136,17 @@ class Announcement(Struct, frozen=True):
     created_at: Moment
 
 
-class Edition(Struct, frozen=True):
-    """What holds from a revision on: that an announcement is active, or is so no longer.
+class Revision(Struct, frozen=True):
+    """What holds from a number on: that an announcement is active, or is so no longer.
 
-    Of two editions the one with the greater revision holds, whichever came first;
-    of two with the same, that with the greater id.
+    Of two revisions the one with the greater stamp holds, whichever came first.
     """
 
-    revision: Number
+    number: Number = field(name="revision")
     announcement: Announcement
     active: bool
+
+    @property
+    def stamp(self) -> tuple[int, str]:
+        """Its number, and the announcement's id where two have the same."""
+        return self.number, self.announcement.id

@@ -7,6 +7,6 @@ database is slow or away.
 
 from trio_signal.store.database import Database, Tables, inspect, upgrade
 from trio_signal.store.members import MemberStore
-from trio_signal.store.store import Store, stamp
+from trio_signal.store.store import Store
 
-__all__ = ["Database", "MemberStore", "Store", "Tables", "inspect", "stamp", "upgrade"]
+__all__ = ["Database", "MemberStore", "Store", "Tables", "inspect", "upgrade"]

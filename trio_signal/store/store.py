@@ -9,7 +9,7 @@ from sqlalchemy import Connection, RowMapping, func, insert, select, text, updat
 from sqlalchemy.dialects import postgresql, sqlite
 
 from trio_signal.clock import utc_now
-from trio_signal.messages.identity import Announcement, Edition
+from trio_signal.messages.identity import Announcement, Revision
 from trio_signal.store.database import Database
 from trio_signal.store.tables import acknowledgements, announcements
 
@@ -37,8 +37,8 @@ class Store:
         """Make the tables, or bring them up to date."""
         await self._database.upgrade()
 
-    async def newest(self) -> Edition | None:
-        """The edition that holds."""
+    async def newest(self) -> Revision | None:
+        """The revision that holds."""
         return await self._database.read(_newest)
 
     async def check_writing(self) -> None:
@@ -49,21 +49,21 @@ class Store:
         """
         await self._database.write(_touch)
 
-    async def announce(self, announcement: Announcement, known: Edition | None) -> Edition:
+    async def announce(self, announcement: Announcement, known: Revision | None) -> Revision:
         """Make an announcement the active one; `known` is what holds as far as one knows."""
         return await self._database.write(partial(_announce, announcement, known))
 
-    async def clear(self, known: Edition | None) -> Edition | None:
+    async def clear(self, known: Revision | None) -> Revision | None:
         """Let no announcement be active; None if none was."""
         return await self._database.write(partial(_clear, known))
 
-    async def keep(self, edition: Edition) -> None:
+    async def keep(self, revision: Revision) -> None:
         """Store what another replica made, unless something newer is here."""
-        await self._database.write(partial(_keep, edition))
+        await self._database.write(partial(_keep, revision))
 
-    async def acknowledge(self, edition: Edition, user_ids: Collection[str]) -> int:
+    async def acknowledge(self, revision: Revision, user_ids: Collection[str]) -> int:
         """Store that users have acknowledged; how many have by now. Twice is once."""
-        return await self._database.write(partial(_acknowledge, edition, user_ids))
+        return await self._database.write(partial(_acknowledge, revision, user_ids))
 
     async def acknowledged(self, announcement_id: str, user_ids: Collection[str]) -> set[str]:
         """Which of these users have acknowledged."""
@@ -81,17 +81,17 @@ class Store:
 # Each runs in a thread, within a transaction.
 
 
-def _newest(connection: Connection) -> Edition | None:
+def _newest(connection: Connection) -> Revision | None:
     order = (announcements.c.revision.desc(), announcements.c.id.desc())
     row = connection.execute(select(announcements).order_by(*order).limit(1)).mappings().first()
-    return _edition(row) if row is not None else None
+    return _revision(row) if row is not None else None
 
 
 def _touch(connection: Connection) -> None:
     connection.execute(text("UPDATE alembic_version SET version_num = version_num"))
 
 
-def _edition(row: RowMapping) -> Edition:
+def _revision(row: RowMapping) -> Revision:
     announcement = Announcement(
         id=row["id"],
         message=row["message"],
@@ -100,54 +100,51 @@ def _edition(row: RowMapping) -> Edition:
         created_by_name=row["created_by_name"],
         created_at=row["created_at"],
     )
-    return Edition(row["revision"], announcement, row["is_active"])
+    return Revision(row["revision"], announcement, row["is_active"])
 
 
-def _announce(announcement: Announcement, known: Edition | None, connection: Connection) -> Edition:
-    edition = Edition(_next_revision(connection, known), announcement, active=True)
-    _put(connection, edition)
-    return edition
+def _announce(
+    announcement: Announcement, known: Revision | None, connection: Connection
+) -> Revision:
+    revision = Revision(_next_number(connection, known), announcement, active=True)
+    _put(connection, revision)
+    return revision
 
 
-def _clear(known: Edition | None, connection: Connection) -> Edition | None:
+def _clear(known: Revision | None, connection: Connection) -> Revision | None:
     newest = _newest(connection)
-    if known is not None and (newest is None or stamp(known) > stamp(newest)):
+    if known is not None and (newest is None or known.stamp > newest.stamp):
         newest = known
     if newest is None or not newest.active:
         return None
-    edition = Edition(_next_revision(connection, known), newest.announcement, active=False)
-    _put(connection, edition)
-    return edition
+    revision = Revision(_next_number(connection, known), newest.announcement, active=False)
+    _put(connection, revision)
+    return revision
 
 
-def _keep(edition: Edition, connection: Connection) -> None:
+def _keep(revision: Revision, connection: Connection) -> None:
     newest = _newest(connection)
-    if newest is None or stamp(newest) < stamp(edition):
-        _put(connection, edition)
+    if newest is None or newest.stamp < revision.stamp:
+        _put(connection, revision)
 
 
-def stamp(edition: Edition) -> tuple[int, str]:
-    """What says which of two editions holds: the one with the greater stamp."""
-    return edition.revision, edition.announcement.id
-
-
-def _next_revision(connection: Connection, known: Edition | None) -> int:
+def _next_number(connection: Connection, known: Revision | None) -> int:
     """Greater than all that are known, and about the time in milliseconds.
 
     So what happens later is greater also where it is counted in another database.
     """
     stored = connection.execute(select(func.max(announcements.c.revision))).scalar() or 0
-    last = max(stored, known.revision if known is not None else 0)
+    last = max(stored, known.number if known is not None else 0)
     return max(last + 1, time.time_ns() // 1_000_000)
 
 
-def _put(connection: Connection, edition: Edition) -> None:
-    """Write an edition; whatever was active before it is so no longer."""
+def _put(connection: Connection, revision: Revision) -> None:
+    """Write a revision; whatever was active before it is so no longer."""
     now = utc_now()
-    announcement = edition.announcement
+    announcement = revision.announcement
     ended = update(announcements).where(announcements.c.is_active)
     connection.execute(ended.values(is_active=False, updated_at=now))
-    changes = {"is_active": edition.active, "revision": edition.revision, "updated_at": now}
+    changes = {"is_active": revision.active, "revision": revision.number, "updated_at": now}
     same = announcements.c.id == announcement.id
     if connection.execute(update(announcements).where(same).values(changes)).rowcount == 0:
         values = {
@@ -161,9 +158,9 @@ def _put(connection: Connection, edition: Edition) -> None:
         connection.execute(insert(announcements).values(values | changes))
 
 
-def _acknowledge(edition: Edition, user_ids: Collection[str], connection: Connection) -> int:
-    announcement_id = edition.announcement.id
-    _keep(edition, connection)  # in a database of this replica alone it may not be yet
+def _acknowledge(revision: Revision, user_ids: Collection[str], connection: Connection) -> int:
+    announcement_id = revision.announcement.id
+    _keep(revision, connection)  # in a database of this replica alone it may not be yet
     known = select(announcements.c.id).where(announcements.c.id == announcement_id)
     if connection.execute(known).first() is None:
         return 0  # something newer came first, so nobody will ask

@@ -57,7 +57,7 @@ announcements = Table(
     Column("is_active", Boolean, nullable=False),
     Column("created_at", Moment, nullable=False),
     Column("updated_at", Moment, nullable=False),
-    #: Of the last edition that was of this announcement.
+    #: Of the last revision that was of this announcement.
     Column("revision", BigInteger, nullable=False, index=True),
 )
 #: At most one is active, whoever writes.

@@ -26,7 +26,6 @@ from trio_signal.errors import (
     StoreError,
     UnknownAnnouncementError,
 )
-from trio_signal.hub import Hub
 from trio_signal.messages.identity import Announcement, Identity
 from trio_signal.web.bodies import json_answer
 from trio_signal.web.callers import Callers
@@ -127,7 +126,7 @@ class Problem(Struct):
 
 
 def add_announcements(
-    app: QuartTrio, hub: Hub, announcements: Announcements, callers: Callers, settings: Settings
+    app: QuartTrio, announcements: Announcements, callers: Callers, settings: Settings
 ) -> None:
     """Add the routes."""
 
@@ -140,7 +139,7 @@ def add_announcements(
         except AnnouncementError as error:
             raise UnprocessableEntity(str(error)) from None
         made = await announcements.announce(message, type_, creator)
-        users = await hub.users_everywhere()
+        users = await announcements.count_users()
         return json_answer(
             Sent(
                 id=made.id,
@@ -154,7 +153,7 @@ def add_announcements(
     async def clear() -> Response:
         await require_creator()
         cleared = await announcements.clear()
-        return json_answer(Cleared(await hub.users_everywhere() if cleared is not None else 0))
+        return json_answer(Cleared(await announcements.count_users() if cleared is not None else 0))
 
     @app.post(f"{PREFIX}/broadcast/acknowledge")
     async def acknowledge() -> Response:
@@ -193,8 +192,8 @@ def add_announcements(
                 Stats(
                     broadcasts_today=await announcements.made_since(creator, _midnight()),
                     active_broadcast=found is not None,
-                    connected_users=hub.users_here,
-                    connected_users_total=await hub.users_everywhere(),
+                    connected_users=announcements.users_here,
+                    connected_users_total=await announcements.count_users(),
                 )
             )
         )

@@ -56,7 +56,7 @@ def create_app(
     add_accounts(app, callers, settings)
     add_ice(app, callers, settings)
     if hub.announcements is not None:
-        announcements.add_announcements(app, hub, hub.announcements, callers, settings)
+        announcements.add_announcements(app, hub.announcements, callers, settings)
     add_pages(app, sharing)
     _add_request_ids(app)
     _add_id_limit(app)

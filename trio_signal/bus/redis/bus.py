@@ -128,7 +128,7 @@ class RedisBus:
     def __init__(self, redis: Redis, replica: str, *, prefix: str, lease: float) -> None:
         """Take an open connection, which the caller closes."""
         self.replica = replica
-        self.board = RedisBoard(redis, prefix)
+        self.board = RedisBoard(redis, replica, prefix)
         #: For what else is kept there: one connection is to do for a replica.
         self.redis = redis
         self._redis = redis
@@ -282,6 +282,7 @@ class RedisBus:
         ]
         args: list[Argument] = [replica, self._key("room", ""), utc_now(), int(goodbye)]
         until, *taken = await self._scripts.reap(keys, args)
+        self.board.forget(replica)
         if taken and not goodbye:
             logger.warning("replica %s is gone: %d peers have left", replica, len(taken) // 2)
             members = tuple(self._read_taken(replica, taken))
