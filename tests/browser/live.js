@@ -17,7 +17,7 @@ const COME_BACK_AFTER = 200; // ms
 
 let socket;
 let isBack = false;
-const calls = new Map(); // the other's user id -> {pc, early}
+const calls = new Map(); // the other's user id -> {pc, early, isUnanswered}
 let camera = null;
 let isUntold = false; // that the camera is on
 
@@ -46,12 +46,13 @@ async function receive(message) {
   if (type === 'live_peer_joined') await peerJoined(message.user_id);
   if (type === 'live_peer_left') ended(message.user_id);
   if (type === 'live_offer') await answer(from, payload);
-  if (type === 'live_answer') await describe(calls.get(from), payload);
+  if (type === 'live_answer') await answered(calls.get(from), payload);
   if (type === 'live_ice') await candidate(calls.get(from), payload);
 }
 
-/** Who went live while the server was away says so at once. */
+/** Who went live while the server was away says so at once; its offers may have been lost. */
 function connected() {
+  for (const call of calls.values()) call.isUnanswered = false;
   if (!isBack) send('join_room');
   else if (isUntold) tellLive();
 }
@@ -74,18 +75,23 @@ function open(user) {
     if (event.candidate) send('live_ice', { target_user_id: user, payload: event.candidate });
   };
   pc.ontrack = ({ streams }) => { document.getElementById('video').srcObject = streams[0]; };
-  calls.set(user, { pc, early: [] });
+  calls.set(user, { pc, early: [], isUnanswered: false });
   return pc;
 }
 
+/** Not again while it has no answer: a listener that goes live is told of twice. */
 async function offer(user) {
+  if (calls.get(user)?.isUnanswered) return;
   const pc = open(user);
+  calls.get(user).isUnanswered = true;
   for (const track of camera.getTracks()) pc.addTrack(track, camera);
   await pc.setLocalDescription();
   send('live_offer', { target_user_id: user, payload: pc.localDescription });
 }
 
+/** Two that go live at the same moment offer to each other: that of the smaller id counts. */
 async function answer(user, description) {
+  if (calls.get(user)?.isUnanswered && me < user) return;
   const pc = open(user);
   await describe(calls.get(user), description);
   await pc.setLocalDescription();
@@ -93,14 +99,26 @@ async function answer(user, description) {
   setState(`watching ${user}`);
 }
 
-async function describe({ pc, early }, description) {
-  await pc.setRemoteDescription(description);
-  for (const value of early.splice(0)) await pc.addIceCandidate(value);
+async function answered(call, description) {
+  if (!call?.isUnanswered) return; // to an offer that gave way
+  call.isUnanswered = false;
+  await describe(call, description);
 }
 
-async function candidate({ pc, early }, value) {
-  if (pc.remoteDescription) await pc.addIceCandidate(value);
-  else early.push(value);
+async function describe({ pc, early }, description) {
+  await pc.setRemoteDescription(description);
+  for (const value of early.splice(0)) await add(pc, value);
+}
+
+async function candidate(call, value) {
+  if (call?.pc.remoteDescription) await add(call.pc, value);
+  else call?.early.push(value);
+}
+
+/** But those of an offer or answer that did not count. */
+async function add(pc, value) {
+  const { usernameFragment } = new RTCIceCandidate(value);
+  if (pc.remoteDescription.sdp.includes(usernameFragment)) await pc.addIceCandidate(value);
 }
 
 function ended(user) {
