@@ -17,13 +17,16 @@ window.enter = async (room, options = {}) => {
   window.room.on('state', (state, reason) => window.told.push(['state', state, reason]));
   window.room.on('message', (data, peer) => window.told.push(['message', peer.name, data]));
   window.room.on('error', (error) => window.told.push(['error', String(error.code), error.message]));
-  window.room.on('stream', (stream, peer) => {
-    window.told.push(['stream', peer.name]);
-    document.getElementById('video').srcObject = stream;
+  window.room.on('stream', (stream, peer, name) => {
+    window.told.push(['stream', peer.name, name]);
+    document.getElementById(name === 'screen' ? 'screen' : 'video').srcObject = stream;
   });
+  window.room.on('removed', (stream, peer, name) => window.told.push(['removed', peer.name, name]));
 };
 
 window.camera = (audio = true) => navigator.mediaDevices.getUserMedia({ video: true, audio });
+
+window.display = () => navigator.mediaDevices.getDisplayMedia({ video: true });
 
 /** The peer of that name. */
 window.peer = (name) => [...window.room.peers.values()].find((peer) => peer.name === name);

@@ -55,6 +55,16 @@ const FAULTS = {
   },
 };
 
+/** Shows and hides a screen; in the end it is shown. */
+function toggle(room) {
+  const show = () => room.publish(new MediaStream([{ kind: 'video' }]), { name: 'screen' });
+  for (let i = 0; i < 3; i++) {
+    after(random() * 30_000, show);
+    after(random() * 30_000, () => room.unpublish('screen'));
+  }
+  after(30_000, show);
+}
+
 /** Everybody publishes, or with an odd seed only one of them. */
 async function meet(seed, fault) {
   begin(seed, { heartbeat: 3 });
@@ -67,6 +77,7 @@ async function meet(seed, fault) {
       room.on('error', (error) => trouble.push(error.stack));
       if (publishers.includes(id)) {
         after(random() * 15_000, () => room.publish(new MediaStream([{ kind: 'video' }])));
+        toggle(room);
       }
     });
   }
@@ -83,8 +94,8 @@ function* unseen(rooms, publishers) {
   for (const from of PAGES.filter(isHere)) {
     for (const to of publishers.filter((id) => id !== from && isHere(id))) {
       const peer = rooms.get(from)?.peers.get(to);
-      const sees = peer?.state === 'connected' && peer.stream?.getTracks().length && !peer.away;
-      if (!sees) yield `${from} does not see ${to}: ${peer?.state}`;
+      const seesBoth = ['camera', 'screen'].every((name) => peer?.streams.get(name)?.getTracks().length);
+      if (!seesBoth || peer.state !== 'connected' || peer.away) yield `${from} does not see ${to}: ${peer?.state}`;
     }
   }
 }

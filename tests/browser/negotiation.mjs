@@ -6,7 +6,7 @@
 
 import assert from 'node:assert/strict';
 
-import { inputOf, NEGOTIATION } from '../../trio_signal/browser/src/link.js';
+import { inputOf, NEGOTIATION } from '../../trio_signal/browser/src/negotiation.js';
 
 const STATES = Object.keys(NEGOTIATION);
 const LOCAL = ['change', 'wish', 'made', 'failed', 'applied', 'refused', 'taken', 'answered'];

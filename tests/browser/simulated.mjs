@@ -285,7 +285,7 @@ class PeerConnection {
         if (!this.#streams.has(stream)) this.#streams.set(stream, new MediaStream());
         one.heard = { stream: this.#streams.get(stream), track: { kind } };
         one.heard.stream.addTrack(one.heard.track);
-        this.ontrack?.({ track: one.heard.track, streams: [one.heard.stream] });
+        this.ontrack?.({ track: one.heard.track, transceiver: one, streams: [one.heard.stream] });
       } else if (direction === 'recvonly' && one.heard) {
         const silent = one.heard.stream;
         silent.removeTrack(one.heard.track);
@@ -445,8 +445,10 @@ class Visit {
   hear(message) {
     if (this.isOver) return;
     if (message.type === 'auth_token') this.#join(message);
+    else if (this.id === null) trouble.push(`${message.type} before auth_token`); // final: 1008
     else if (message.type === 'ping') this.tell({ type: 'pong' });
     else if (message.type === 'broadcast_start') this.#goLive();
+    else if (message.type === 'broadcast_stop') this.#goOff();
     else if (!network.loses(message, this.id)) server.get(message.to)?.tell({ ...message, from: this.id });
   }
 
@@ -472,6 +474,11 @@ class Visit {
     if (this.live) return;
     this.live = { media_type: 'video', started_at: String(now) };
     this.tellOthers({ type: 'broadcast_started', client_id: this.id, ...this.live });
+  }
+
+  #goOff() {
+    if (this.live) this.tellOthers({ type: 'broadcast_stopped', client_id: this.id });
+    this.live = null;
   }
 
   leave() {

@@ -16,6 +16,12 @@ export interface JoinOptions {
   trace?: (message: object, sent: boolean) => void;
 }
 
+/** How `Room.publish` sends a stream. */
+export interface PublishOptions {
+  /** What the others know it by: `camera` if not given, `screen`, or others, at most 64 characters. Each stream that is to be seen at the same time has a name of its own; a room takes eight in its life, so use them again. */
+  name?: string;
+}
+
 /** A broadcast. */
 export interface Live {
   /** What it shows. */
@@ -41,7 +47,9 @@ export interface Events {
   /** Its broadcast is over, and `peer.stream` is null. */
   stopped: (peer: Peer) => void;
   /** Sound and picture of a peer arrive. Told again if the stream is replaced by another. */
-  stream: (stream: MediaStream, peer: Peer) => void;
+  stream: (stream: MediaStream, peer: Peer, name: string) => void;
+  /** One of its streams is over. If it was the last, `stopped` follows. */
+  removed: (stream: MediaStream, peer: Peer, name: string) => void;
   /** What a peer gave to `room.send`. */
   message: (data: any, peer: Peer) => void;
   /** The connection to the server changed. The reason is the server's, in words, or empty. */
@@ -71,12 +79,14 @@ export class Peer {
   readonly name: string;
   /** Whether it is live, and since when. */
   readonly live: Live | null;
-  /** What it sends us, for `srcObject` of a video element. */
-  readonly stream: MediaStream | null;
+  /** What it sends us, by the names that it gave: `camera`, `screen`, or others. */
+  readonly streams: ReadonlyMap<string, MediaStream>;
   /** The state of the peer connection. */
   readonly state: LinkState;
   /** The server has lost it, and its media still flow. It has half a minute to come back. */
   readonly away: boolean;
+  /** The one to show where there is room for one, for `srcObject` of a video element: the `camera`, or else the oldest of its streams. */
+  readonly stream: MediaStream | null;
   /** The peer connection, for what this client does not offer: read it, and leave its tracks and descriptions alone. Another one may take its place; the event `connection` tells so. Null if there is none. */
   readonly connection: RTCPeerConnection | null;
 }
@@ -95,14 +105,16 @@ export class Room {
   readonly peers: ReadonlyMap<string, Peer>;
   /** The state of the connection to the server. */
   readonly state: RoomState;
-  /** What you publish, or null. */
-  readonly published: MediaStream | null;
+  /** What you publish, by name. */
+  readonly streams: ReadonlyMap<string, MediaStream>;
   /** Calls `listener` whenever something happens. Listen right after `join`, before you wait for anything else, and you miss nothing. */
   on<T extends keyof Events>(type: T, listener: Events[T]): () => void;
-  /** Goes live: sends `stream` to everybody in the room, and to all who come. Called again, it switches to another stream (camera, screen) without interruption: the tracks are replaced. The stream stays yours; mute with `track.enabled = false`. */
-  publish(stream: MediaStream): void;
-  /** Is live no longer. The tracks are not stopped; they are yours. */
-  unpublish(): void;
+  /** The main one of what you publish: the `camera`, or else the oldest; null if there is nothing. */
+  readonly published: MediaStream | null;
+  /** Goes live: sends `stream` to everybody in the room, and to all who come. Under another name, it is sent besides what is published already: a screen beside a camera. Called again with the same name, it switches to another stream without interruption: the tracks are replaced. The stream stays yours; mute with `track.enabled = false`. Clients that know no names of streams see one of them: the camera, or else the oldest. */
+  publish(stream: MediaStream, options?: PublishOptions): void;
+  /** Sends a stream no longer. Once nothing is published, you are live no longer. The tracks are not stopped; they are yours. */
+  unpublish(name?: string): void;
   /** Sends data of your own: chat, mute state, anything. */
   send(data: any, options?: { to?: string }): boolean;
   /** Leaves: closes all connections. The state is `closed` then. */

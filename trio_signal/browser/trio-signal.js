@@ -33,6 +33,15 @@
  */
 
 /**
+ * How {@link Room.publish} sends a stream.
+ *
+ * @typedef {object} PublishOptions
+ * @property {string} [name] - What the others know it by: `camera` if not given, `screen`, or others, at
+ *   most 64 characters. Each stream that is to be seen at the same time has a name of its own; a
+ *   room takes eight in its life, so use them again.
+ */
+
+/**
  * A broadcast.
  *
  * @typedef {object} Live
@@ -64,8 +73,10 @@
  * @property {(peer: Peer) => void} live - A peer went live, or changed what it shows. Those that were
  *   live before you joined are told right after it.
  * @property {(peer: Peer) => void} stopped - Its broadcast is over, and `peer.stream` is null.
- * @property {(stream: MediaStream, peer: Peer) => void} stream - Sound and picture of a peer arrive.
- *   Told again if the stream is replaced by another.
+ * @property {(stream: MediaStream, peer: Peer, name: string) => void} stream - Sound and picture of a
+ *   peer arrive. Told again if the stream is replaced by another.
+ * @property {(stream: MediaStream, peer: Peer, name: string) => void} removed - One of its streams is
+ *   over. If it was the last, `stopped` follows.
  * @property {(data: any, peer: Peer) => void} message - What a peer gave to `room.send`.
  * @property {(state: RoomState, reason: string) => void} state - The connection to the server changed.
  *   The reason is the server's, in words, or empty.
@@ -128,6 +139,7 @@ class Signaling {
   #isOther;
   #trace;
   #socket = null;
+  #isJoined = false; // the handshake is over
   #attempt = 0;
   #retry = 0;
   #watchdog = 0;
@@ -158,6 +170,11 @@ class Signaling {
 
   /** Sends at once, or not at all: what a lost connection missed, the next join tells anew. */
   send(message) {
+    return this.#isJoined && this.#write(message);
+  }
+
+  /** Of the handshake and the heartbeat; before the handshake is over, the server takes nothing else. */
+  #write(message) {
     if (this.#socket?.readyState !== WebSocket.OPEN) return false;
     this.#socket.send(JSON.stringify(message));
     this.#trace(message, true);
@@ -184,6 +201,7 @@ class Signaling {
     if (message.type === 'token_expiring') await this.#sayHello(socket);
     if (message.type === 'auth_success') {
       this.#attempt = 0;
+      this.#isJoined = true;
       this.#beatEvery(message.heartbeat * 1000 || HEARTBEAT);
     }
     this.#onMessage(message);
@@ -192,7 +210,7 @@ class Signaling {
   async #sayHello(socket) {
     try {
       const hello = await this.#hello();
-      if (socket === this.#socket) this.send({ type: 'auth_token', ...hello });
+      if (socket === this.#socket) this.#write({ type: 'auth_token', ...hello });
     } catch (error) {
       // The application could not get a token. That may be the network, so it is tried again.
       if (socket === this.#socket) this.#lost(LOST, String(error?.message ?? error));
@@ -215,7 +233,7 @@ class Signaling {
   #beatEvery(interval) {
     clearTimeout(this.#watchdog);
     this.#heard = false;
-    this.send({ type: 'ping' });
+    this.#write({ type: 'ping' });
     this.#watchdog = setTimeout(() => {
       if (this.#heard) this.#beatEvery(interval);
       else this.#lost(LOST, 'No sign of life');
@@ -224,6 +242,7 @@ class Signaling {
 
   #drop() {
     clearTimeout(this.#watchdog);
+    this.#isJoined = false;
     if (!this.#socket) return;
     this.#socket.onmessage = this.#socket.onclose = null;
     this.#socket.close(1000);
@@ -237,6 +256,142 @@ function socketUrl(base, room) {
   url.pathname = `${url.pathname.replace(/\/$/, '')}/ws/${encodeURIComponent(room)}`;
   url.search = url.hash = '';
   return url;
+}
+
+// Streams have names, and each transceiver carries sound or picture of one of them, both ways.
+
+/** What a stream is called that is given no name; to clients that know no names, it is the only one. */
+const MAIN = 'camera';
+const MOST_NAMES = 8; // of one side; a transceiver that was made stays in every offer
+const LONGEST_NAME = 64;
+const KINDS = ['audio', 'video'];
+
+/** The one to show where there is room for one: the camera's, or else the oldest. */
+function mainOf(streams) {
+  return streams.get(MAIN) ?? streams.values().next().value ?? null;
+}
+
+function hasTracks(stream) {
+  return Boolean(stream?.getTracks().length);
+}
+
+function isName(name) {
+  return typeof name === 'string' && name.length > 0 && name.length <= LONGEST_NAME;
+}
+
+/**
+ * What the other side calls its transceivers, by their mid.
+ *
+ * @param {unknown} streams - As it was received; undefined from a client that knows no names.
+ * @returns {Map<string, string> | null}
+ */
+function namesIn(streams) {
+  if (typeof streams !== 'object' || streams === null) return null;
+  return new Map(Object.entries(streams).filter(([, name]) => isName(name)));
+}
+
+/**
+ * What the other side wants to send, and lacks transceivers for.
+ *
+ * @param {unknown} wants - As it was received: `[name, kind]` each.
+ */
+function wantsIn(wants) {
+  if (!Array.isArray(wants)) return [];
+  return wants.filter((want) => isName(want?.[0]) && KINDS.includes(want[1]));
+}
+
+/**
+ * The transceivers of one RTCPeerConnection: one for each stream and kind, for what we send and for
+ * what the other side sends under that name. A stream that ends leaves its transceivers behind, so
+ * that it can come again without another line in every offer.
+ */
+class Slots {
+  #pc;
+  #slots = new Map(); // `${kind} ${name}` -> { name, kind, transceiver }
+  #groups = new Map(); // name -> MediaStream; its id says which tracks belong together
+
+  constructor(pc) {
+    this.#pc = pc;
+  }
+
+  get isEmpty() {
+    return this.#slots.size === 0;
+  }
+
+  /** The two that every connection begins with. */
+  addPair(name) {
+    for (const kind of KINDS) this.add(name, kind);
+  }
+
+  add(name, kind) {
+    if (this.#slots.has(`${kind} ${name}`) || this.#slots.size >= 2 * 2 * MOST_NAMES) return;
+    const init = { direction: 'recvonly', streams: [this.#group(name)] };
+    this.#keep(name, kind, this.#pc.addTransceiver(kind, init));
+  }
+
+  /**
+   * Makes use of what an offer of theirs brought.
+   *
+   * @param {Map<string, string> | null} names - By mid; null: the first of each kind is all there is.
+   */
+  adopt(names) {
+    const isOurs = new Set([...this.#slots.values()].map(({ transceiver }) => transceiver));
+    for (const transceiver of this.#pc.getTransceivers()) {
+      const name = names ? names.get(transceiver.mid) : MAIN;
+      const { kind } = transceiver.receiver.track;
+      if (!name || isOurs.has(transceiver) || this.#slots.has(`${kind} ${name}`)) continue;
+      transceiver.sender.setStreams(this.#group(name));
+      this.#keep(name, kind, transceiver);
+    }
+  }
+
+  #keep(name, kind, transceiver) {
+    this.#slots.set(`${kind} ${name}`, { name, kind, transceiver });
+  }
+
+  #group(name) {
+    if (!this.#groups.has(name)) this.#groups.set(name, new MediaStream());
+    return this.#groups.get(name);
+  }
+
+  /** What there is to send and no transceiver for, as `[name, kind]` each; `isNamed` as for `send`. */
+  missing(outgoing, isNamed) {
+    if (!isNamed) {
+      const kinds = new Set([...this.#slots.values()].map(({ kind }) => kind));
+      const wanted = mainOf(outgoing)?.tracks.map(({ kind }) => kind) ?? [];
+      return wanted.filter((kind) => !kinds.has(kind)).map((kind) => [MAIN, kind]);
+    }
+    const all = [...outgoing].flatMap(([name, { tracks }]) => tracks.map(({ kind }) => [name, kind]));
+    return all.filter(([name, kind]) => !this.#slots.has(`${kind} ${name}`));
+  }
+
+  /**
+   * Sends what there is now.
+   *
+   * @param {Map<string, object>} outgoing - By name.
+   * @param {boolean} isNamed - False: whatever the slots are called, they carry the main stream.
+   * @param {(error: Error) => void} onError
+   */
+  send(outgoing, isNamed, onError) {
+    for (const { name, kind, transceiver } of this.#slots.values()) {
+      const stream = isNamed ? outgoing.get(name) : mainOf(outgoing);
+      const track = stream?.tracks.find((one) => one.kind === kind) ?? null;
+      const { sender } = transceiver;
+      if (sender.track !== track) sender.replaceTrack(track).catch(onError);
+      transceiver.direction = track ? 'sendrecv' : 'recvonly';
+    }
+  }
+
+  /** The name of the slot with that mid. */
+  nameOf(mid) {
+    return this.names()[mid];
+  }
+
+  /** What we call them, by mid: only of those that were offered. */
+  names() {
+    const offered = [...this.#slots.values()].filter(({ transceiver }) => transceiver.mid !== null);
+    return Object.fromEntries(offered.map(({ name, transceiver }) => [transceiver.mid, name]));
+  }
 }
 
 // Another one in the room, as the application sees it.
@@ -262,11 +417,11 @@ export class Peer {
    */
   live = null;
   /**
-   * What it sends us, for `srcObject` of a video element.
+   * What it sends us, by the names that it gave: `camera`, `screen`, or others.
    *
-   * @type {MediaStream | null}
+   * @type {ReadonlyMap<string, MediaStream>}
    */
-  stream = null;
+  streams = new Map();
   /**
    * The state of the peer connection.
    *
@@ -289,6 +444,16 @@ export class Peer {
   }
 
   /**
+   * The one to show where there is room for one, for `srcObject` of a video element: the `camera`, or
+   * else the oldest of its streams.
+   *
+   * @type {MediaStream | null}
+   */
+  get stream() {
+    return mainOf(this.streams);
+  }
+
+  /**
    * The peer connection, for what this client does not offer: read it, and leave its tracks and
    * descriptions alone. Another one may take its place; the event `connection` tells so. Null if there
    * is none.
@@ -300,12 +465,7 @@ export class Peer {
   }
 }
 
-// One peer connection, and how both sides agree on what goes over it.
-
-const ANSWER_WITHIN = 3_000; // ms until an offer is sent again: signals may have been lost
-const OFFER_TIMES = 5; // a peer that never answers does not want to
-const KEEP_EVERY = 30_000; // ms; the sender of a lost signal is usually not told
-const MOST_EARLY = 100; // candidates that wait for a description
+// The negotiation of one link, as a table.
 
 /**
  * The negotiation of one link: in each state, what an input leads to, as [next state, action].
@@ -385,6 +545,13 @@ function inputOf({ session, re }, { polite, isFirst }) {
   return isFirst && re !== undefined ? 'answerLost' : 'yield';
 }
 
+// One peer connection, and how both sides agree on what goes over it.
+
+const ANSWER_WITHIN = 3_000; // ms until an offer is sent again: signals may have been lost
+const OFFER_TIMES = 5; // a peer that never answers does not want to
+const KEEP_EVERY = 30_000; // ms; the sender of a lost signal is usually not told
+const MOST_EARLY = 100; // candidates that wait for a description
+
 /**
  * One RTCPeerConnection with one peer. It is the W3C's "perfect negotiation": either side may
  * make an offer at any time, and if both do, the polite one takes its own back.
@@ -399,19 +566,21 @@ function inputOf({ session, re }, { polite, isFirst }) {
  *   the same answer twice.
  *
  * Each side has one transceiver for sound and one for picture, from the first offer on and always
- * ready to receive. Browsers are worst at taking an offer back: Chromium leaves received tracks
+ * ready to receive; more are added for more streams, as {@link Slots} has them, once both sides are
+ * known to tell streams by their names. Names travel as `streams` in offers and answers, by mid.
+ * Browsers are worst at taking an offer back: Chromium leaves received tracks
  * muted, or without a picture (https://github.com/w3c/webrtc-pc/issues/3081). So it is avoided. If
  * the very first offers cross, the polite side begins anew with another RTCPeerConnection; later it
  * does not offer, but asks for an offer, in which its own changes are the answer. The `restart` of
- * such a request is for ICE.
+ * such a request is for ICE, and `wants` says what it needs transceivers for.
  *
  * A client that does not know these fields is understood as well, and towards it we are polite.
  */
 class Link {
   session;
-  stream = null; // what the other side sends
+  streams; // what the other side sends: name -> MediaStream
   #iceServers;
-  #outgoing; // MediaStream
+  #outgoing; // name -> { tracks }
   #polite;
   #tell;
   #onState;
@@ -420,8 +589,9 @@ class Link {
   #onError;
   #pc = null;
   #state = 'idle'; // of the negotiation
-  #transceivers; // kind -> one RTCRtpTransceiver, that always receives
+  #slots;
   #theirs; // the other side's session
+  #names; // what it calls its transceivers, by mid; null if it knows no names, undefined until we know
   #wish = null; // { restart }: what their next offer is for, until it comes
   #offers = 0; // how many we made
   #left = 0; // how often the last offer or request may still be sent
@@ -448,7 +618,8 @@ class Link {
   #begin() {
     this.#stop();
     this.session = randomId();
-    this.#transceivers = new Map();
+    this.streams = new Map();
+    this.#names = undefined;
     const nameless = new MediaStream(); // for tracks that name no stream
     const pc = new RTCPeerConnection({ iceServers: this.#iceServers, bundlePolicy: 'max-bundle' });
     pc.onnegotiationneeded = () => (this.#mustAsk() ? this.#ask(false) : this.#input('change'));
@@ -459,13 +630,15 @@ class Link {
     pc.onicecandidate = ({ candidate }) => {
       if (candidate) this.#tell('ice_candidate', 'candidate', this.#signed(candidate.toJSON()));
     };
-    pc.ontrack = ({ track, streams: [stream = nameless] }) => {
+    pc.ontrack = ({ track, transceiver, streams: [stream = nameless] }) => {
       if (stream === nameless) stream.addTrack(track);
-      stream.onremovetrack = () => this.#onSilence();
-      this.stream = stream;
-      this.#onStream(stream);
+      const name = this.#nameOf(transceiver, stream);
+      stream.onremovetrack = () => this.#onSilence(name);
+      this.streams.set(name, stream);
+      this.#onStream(stream, name);
     };
     this.#pc = pc;
+    this.#slots = new Slots(pc);
   }
 
   // What others see of it
@@ -516,35 +689,38 @@ class Link {
   open() {
     if (this.#state === 'taking') return; // their offer brings the transceivers
     if (this.#pc.signalingState === 'closed') return; // by a listener, that was told of it
-    for (const kind of ['audio', 'video']) this.#ensure(kind);
+    const [first = MAIN] = this.#outgoing.keys();
+    if (this.#slots.isEmpty) this.#slots.addPair(this.#outgoing.has(MAIN) ? MAIN : first);
     this.send();
   }
 
-  #ensure(kind) {
-    if (this.#transceivers.has(kind)) return;
-    const init = { direction: 'recvonly', streams: [this.#outgoing] };
-    this.#transceivers.set(kind, this.#pc.addTransceiver(kind, init));
-  }
-
-  /** Sends what is in the outgoing stream now; a new offer only if it is needed. */
+  /**
+   * Sends what there is now; a new offer only if it is needed. The first offer has no more than two
+   * transceivers: a client that knows no names would show whichever stream came last.
+   */
   send() {
-    for (const [kind, { sender }] of this.#transceivers) {
-      const track = this.#outgoing.getTracks().find((t) => t.kind === kind) ?? null;
-      if (sender.track !== track) sender.replaceTrack(track).catch((error) => this.#onError(error));
-      this.#transceivers.get(kind).direction = track ? 'sendrecv' : 'recvonly';
-    }
+    if (this.#state === 'taking') return; // it will be in the answer
+    if (this.#missing().length > 0) this.#makeRoom();
+    this.#slots.send(this.#outgoing, this.#names !== null, (error) => this.#onError(error));
   }
 
-  /** The other side's offer made transceivers: they are for what we send, too. */
-  #adopt() {
-    for (const transceiver of this.#pc.getTransceivers()) {
-      const { kind } = transceiver.receiver.track;
-      if (this.#transceivers.has(kind)) continue;
-      transceiver.sender.setStreams(this.#outgoing);
-      this.#transceivers.set(kind, transceiver);
-    }
-    for (const { kind } of this.#outgoing.getTracks()) this.#ensure(kind);
-    this.send();
+  /** Only one of the two adds transceivers, so that none are added twice. */
+  #makeRoom() {
+    if (this.#mustAsk()) this.#ask(false);
+    else for (const [name, kind] of this.#missing()) this.#slots.add(name, kind);
+  }
+
+  /** Until the other side has said what it calls its streams, the first two transceivers must do. */
+  #missing() {
+    if (this.#names === undefined) return [];
+    return this.#slots.missing(this.#outgoing, this.#names !== null);
+  }
+
+  /** What the stream of a track is called. */
+  #nameOf({ mid }, stream) {
+    if (this.#names) return this.#names.get(mid) ?? this.#slots.nameOf(mid) ?? stream.id;
+    const main = this.streams.get(MAIN);
+    return main === stream || !hasTracks(main) ? MAIN : stream.id;
   }
 
   // Negotiation
@@ -563,8 +739,14 @@ class Link {
     apply: (answer) => this.#apply(answer),
     take: (offer, isFirst) => this.#take(offer, isFirst),
     answer: () => this.#makeAnswer(),
-    settle: () => this.#wish && this.#input('wish'),
+    settle: () => this.#settle(),
   };
+
+  /** Now that they agree, and know each other, there may be more to say. */
+  #settle() {
+    this.send();
+    if (this.#wish && this.#state === 'idle') this.#input('wish');
+  }
 
   /** Once the two know each other, only the impolite side makes offers. */
   #mustAsk() {
@@ -607,10 +789,10 @@ class Link {
   }
 
   #unanswered() {
-    if (this.#state === 'asking') return { type: 'request', ...this.#wish };
+    if (this.#state === 'asking') return { type: 'request', ...this.#wish, wants: this.#missing() };
     if (this.#state !== 'offering') return null;
     const { type, sdp } = this.#pc.localDescription;
-    return { type, sdp, n: this.#offers };
+    return { type, sdp, n: this.#offers, streams: this.#slots.names() };
   }
 
   /**
@@ -620,7 +802,9 @@ class Link {
    */
   async offered(offer) {
     if (offer.type === 'request') {
-      // While an offer of ours is on its way, its answer will hold their changes.
+      // While an offer of ours is on its way, its answer will hold their changes. What it has no
+      // transceivers for is in the next one.
+      for (const [name, kind] of wantsIn(offer.wants)) this.#slots.add(name, kind);
       if (offer.restart) this.#pc.restartIce();
       else this.#input('request');
     } else if (offer.n !== undefined && offer.n === this.#lastOffer) {
@@ -634,12 +818,13 @@ class Link {
   /** Whether there are transceivers of our own, which no offer of theirs can be for. */
   #isFirst() {
     if (['applying', 'owing'].includes(this.#state) || this.#pc.currentRemoteDescription) return false;
-    return this.#transceivers.size > 0;
+    return !this.#slots.isEmpty;
   }
 
-  async #take({ type, sdp, session, n }, isFirst) {
+  async #take({ type, sdp, session, n, streams }, isFirst) {
     if (isFirst) this.#begin();
     this.#theirs = session;
+    this.#names = namesIn(streams);
     this.#lastOffer = n;
     this.#answer = this.#wish = null;
     clearTimeout(this.#again);
@@ -649,9 +834,10 @@ class Link {
 
   async #makeAnswer() {
     const n = this.#lastOffer;
-    this.#adopt();
+    this.#slots.adopt(this.#names);
+    this.send();
     await this.#pc.setLocalDescription();
-    this.#answer = { type: 'answer', sdp: this.#pc.localDescription.sdp, n };
+    this.#answer = { type: 'answer', sdp: this.#pc.localDescription.sdp, n, streams: this.#slots.names() };
     this.#sendAnswer();
     this.#input('answered');
   }
@@ -669,6 +855,7 @@ class Link {
 
   async #apply(answer) {
     this.#theirs = answer?.session;
+    this.#names = namesIn(answer?.streams);
     clearTimeout(this.#again);
     try {
       await this.#describe({ type: 'answer', sdp: answer?.sdp });
@@ -799,11 +986,11 @@ export class Room {
    */
   state = 'connecting';
   /**
-   * What you publish, or null.
+   * What you publish, by name.
    *
-   * @type {MediaStream | null}
+   * @type {ReadonlyMap<string, MediaStream>}
    */
-  published = null;
+  streams = new Map();
 
   #id; // under which we come next
   #signaling;
@@ -811,7 +998,8 @@ export class Room {
   #links = new Map(); // peer's id -> Link
   #timers = new Map(); // peer's id -> what is going to happen to it, by name
   #addressees = new Set(); // whom the application wrote to
-  #outgoing = new MediaStream(); // what goes out; one object, so that its id never changes
+  #outgoing = new Map(); // name -> { tracks }: what goes out
+  #names = new Set(); // that were ever used
   #iceServers = [];
   #wantsMedia;
   #settle; // of the promise that `join` gave, until it is settled
@@ -853,32 +1041,55 @@ export class Room {
   }
 
   /**
-   * Goes live: sends `stream` to everybody in the room, and to all who come. Called again, it
-   * switches to another stream (camera, screen) without interruption: the tracks are replaced.
+   * The main one of what you publish: the `camera`, or else the oldest; null if there is nothing.
+   *
+   * @type {MediaStream | null}
+   */
+  get published() {
+    return mainOf(this.streams);
+  }
+
+  /**
+   * Goes live: sends `stream` to everybody in the room, and to all who come. Under another name, it
+   * is sent besides what is published already: a screen beside a camera. Called again with the same
+   * name, it switches to another stream without interruption: the tracks are replaced.
    * The stream stays yours; mute with `track.enabled = false`.
    *
+   * Clients that know no names of streams see one of them: the camera, or else the oldest.
+   *
    * @param {MediaStream} stream - At most one track of sound and one of picture.
+   * @param {PublishOptions} [options] - Its name, and how it is sent.
    * @returns {void}
    */
-  publish(stream) {
-    this.published = stream;
-    for (const track of this.#outgoing.getTracks()) this.#outgoing.removeTrack(track);
-    for (const track of stream.getTracks()) this.#outgoing.addTrack(track);
+  publish(stream, { name = MAIN } = {}) {
+    if (!isName(name)) throw new TypeError(`A stream's name has 1 to 64 characters: ${name}`);
+    if (!this.#names.has(name) && this.#names.size === MOST_NAMES) {
+      throw new RangeError(`A room takes ${MOST_NAMES} names of streams: use one again`);
+    }
+    this.#names.add(name);
+    this.streams.set(name, stream);
+    this.#outgoing.set(name, { tracks: stream.getTracks() });
     this.#tellLive();
     for (const id of this.peers.keys()) this.#serve(id);
   }
 
   /**
-   * Is live no longer. The tracks are not stopped; they are yours.
+   * Sends a stream no longer. Once nothing is published, you are live no longer. The tracks are not
+   * stopped; they are yours.
    *
+   * @param {string} [name] - Which; without it, all.
    * @returns {void}
    */
-  unpublish() {
-    if (!this.published) return;
-    this.published = null;
-    for (const track of this.#outgoing.getTracks()) this.#outgoing.removeTrack(track);
+  unpublish(name) {
+    const names = [...this.streams.keys()].filter((one) => name === undefined || one === name);
+    if (names.length === 0) return;
+    for (const one of names) {
+      this.streams.delete(one);
+      this.#outgoing.delete(one);
+    }
     for (const link of this.#links.values()) link.send();
-    this.#signaling.send({ type: 'broadcast_stop' });
+    if (this.published) this.#tellLive();
+    else this.#signaling.send({ type: 'broadcast_stop' });
   }
 
   /**
@@ -1039,7 +1250,8 @@ export class Room {
   // Who is live
 
   #tellLive() {
-    const media_type = this.#outgoing.getVideoTracks().length > 0 ? 'video' : 'audio';
+    const tracks = [...this.#outgoing.values()].flatMap((stream) => stream.tracks);
+    const media_type = tracks.some(({ kind }) => kind === 'video') ? 'video' : 'audio';
     this.#signaling.send({ type: 'broadcast_start', media_type });
   }
 
@@ -1051,8 +1263,10 @@ export class Room {
     peer.live = { media, since };
     if (news) this.#emit('live', peer);
     if (!this.peers.has(id)) return; // a listener left the room
-    const arriving = this.#links.get(id)?.stream;
-    if (!peer.stream && hasTracks(arriving)) this.#streamed(id, arriving); // it never ceased
+    for (const [name, stream] of this.#links.get(id)?.streams ?? []) {
+      if (hasTracks(stream)) this.#streamed(id, stream, name); // it never ceased
+      if (!this.peers.has(id)) return;
+    }
     if (!this.#links.has(id)) this.#soon(id, 'ask', ASK_AFTER, () => this.#ask(id));
   }
 
@@ -1060,7 +1274,7 @@ export class Room {
   #stoppedLive(id) {
     const peer = this.peers.get(id);
     if (!peer?.live || peer.away) return;
-    if (hasTracks(peer.stream)) this.#soon(id, 'stop', STOP_AFTER, () => this.#ended(id));
+    if ([...peer.streams.values()].some(hasTracks)) this.#soon(id, 'stop', STOP_AFTER, () => this.#ended(id));
     else this.#ended(id);
   }
 
@@ -1069,7 +1283,8 @@ export class Room {
     this.#never(id, 'stop');
     this.#never(id, 'ask');
     if (!peer?.live && !peer?.stream) return;
-    peer.live = peer.stream = null;
+    peer.live = null;
+    for (const name of [...peer.streams.keys()]) this.#removed(peer, name);
     this.#emit('stopped', peer);
   }
 
@@ -1107,8 +1322,8 @@ export class Room {
       polite: this.me.id < id,
       tell: (type, field, value) => this.#signaling.send({ type, to: id, [field]: value }),
       onState: () => this.#linkChanged(id, link),
-      onStream: (stream) => this.#streamed(id, stream),
-      onSilence: () => this.#silenced(id),
+      onStream: (stream, name) => this.#streamed(id, stream, name),
+      onSilence: (name) => this.#silenced(id, name),
       onError: (error) => this.#emit('error', error),
     });
     this.#links.set(id, link);
@@ -1122,8 +1337,15 @@ export class Room {
     if (peer.away && link.state !== 'connected') return this.#drop(id);
     if (peer.state === link.state) return;
     peer.state = link.state;
+    if (peer.state === 'connected') this.#forget(peer, link.streams);
+    if (this.#links.get(id) !== link) return; // a listener left the room
     this.#emit('connection', peer);
     if (link.state === 'failed' && !link.restart()) this.#link(id).open();
+  }
+
+  /** What came by an earlier connection, and does not come by this one. */
+  #forget(peer, arriving) {
+    for (const name of [...peer.streams.keys()]) if (!arriving.has(name)) this.#removed(peer, name);
   }
 
   #unlink(id, link, error) {
@@ -1135,20 +1357,26 @@ export class Room {
     this.#emit('error', error);
   }
 
-  #streamed(id, stream) {
+  #streamed(id, stream, name) {
     const peer = this.peers.get(id);
     this.#never(id, 'ask');
-    if (!peer || peer.stream === stream) return;
-    peer.stream = stream;
-    this.#emit('stream', stream, peer);
+    if (!peer || peer.streams.get(name) === stream) return;
+    peer.streams.set(name, stream);
+    this.#emit('stream', stream, peer, name);
   }
 
   /** A track is gone. If it was the last, and the server does not say that it is live, that is the end. */
-  #silenced(id) {
+  #silenced(id, name) {
     const peer = this.peers.get(id);
-    if (!peer || hasTracks(peer.stream)) return;
-    if (!peer.live || this.#timers.get(id).stop) this.#ended(id);
-    else peer.stream = null;
+    if (!peer?.streams.has(name) || hasTracks(peer.streams.get(name))) return;
+    const isOver = peer.streams.size === 1 && (!peer.live || this.#timers.get(id).stop);
+    if (isOver) this.#ended(id);
+    else this.#removed(peer, name);
+  }
+
+  #removed(peer, name) {
+    const stream = peer.streams.get(name);
+    if (peer.streams.delete(name)) this.#emit('removed', stream, peer, name);
   }
 
   #offered(from, offer) {
@@ -1213,8 +1441,4 @@ function call(listener, ...details) {
 
 async function askFor(token) {
   return typeof token === 'function' ? token() : token;
-}
-
-function hasTracks(stream) {
-  return Boolean(stream?.getTracks().length);
 }

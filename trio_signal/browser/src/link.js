@@ -1,87 +1,12 @@
 // One peer connection, and how both sides agree on what goes over it.
 
+import { inputOf, NEGOTIATION } from './negotiation.js';
+import { hasTracks, MAIN, namesIn, Slots, wantsIn } from './streams.js';
+
 const ANSWER_WITHIN = 3_000; // ms until an offer is sent again: signals may have been lost
 const OFFER_TIMES = 5; // a peer that never answers does not want to
 const KEEP_EVERY = 30_000; // ms; the sender of a lost signal is usually not told
 const MOST_EARLY = 100; // candidates that wait for a description
-
-/**
- * The negotiation of one link: in each state, what an input leads to, as [next state, action].
- * An input that has no entry changes nothing.
- *
- * States: `idle`; `asking`, an offer was asked for; `making` an offer; `offering`, an offer is out;
- * `applying` an answer; `owing`, the same, and another offer was asked for meanwhile;
- * `taking` their offer; `answering` it.
- *
- * Inputs from this side: `change`, something here must be negotiated, by an offer of ours; `wish`,
- * the same, by an offer of theirs; and the ends of the steps: `made` or `failed`, `applied` or
- * `refused`, `taken`, `answered`.
- * Inputs from the other side: `request`, it asks for an offer; `answer`; and its offers, by
- * {@link inputOf}.
- */
-export const NEGOTIATION = {
-  idle: {
-    change: ['making', 'offer'],
-    wish: ['asking', 'ask'],
-    request: ['making', 'offer'],
-    offer: ['taking', 'take'],
-    yield: ['taking', 'take'],
-  },
-  asking: {
-    change: ['making', 'offer'],
-    wish: ['asking', 'ask'],
-    request: ['making', 'offer'],
-    offer: ['taking', 'take'],
-    yield: ['taking', 'take'],
-  },
-  making: {
-    made: ['offering', 'sendOffer'],
-    failed: ['idle', 'settle'],
-    yield: ['taking', 'take'],
-  },
-  offering: {
-    answer: ['applying', 'apply'],
-    answerLost: ['offering', 'sendOffer'],
-    yield: ['taking', 'take'],
-  },
-  applying: {
-    applied: ['idle', 'settle'],
-    refused: ['offering', null],
-    request: ['owing', null],
-    offer: ['taking', 'take'],
-    yield: ['taking', 'take'],
-  },
-  owing: {
-    applied: ['making', 'offer'],
-    refused: ['offering', null],
-    offer: ['taking', 'take'],
-    yield: ['taking', 'take'],
-  },
-  taking: {
-    taken: ['answering', 'answer'],
-    yield: ['taking', 'take'],
-  },
-  answering: {
-    answered: ['idle', 'settle'],
-    yield: ['taking', 'take'],
-  },
-};
-
-/**
- * Which input an offer is.
- *
- * - `offer`: one that need not be taken while an offer of ours is under way: ours stands.
- * - `yield`: one before which ours stands back, since we are polite, or since the other side knows
- *   nothing of these rules.
- * - `answerLost`: the other side has taken our first offer, and its answer was lost.
- *
- * @param {{ session?: string, re?: string }} offer
- * @param {{ polite: boolean, isFirst: boolean }} link - `isFirst`: nothing of theirs was applied yet.
- */
-export function inputOf({ session, re }, { polite, isFirst }) {
-  if (!polite && session !== undefined) return 'offer';
-  return isFirst && re !== undefined ? 'answerLost' : 'yield';
-}
 
 /**
  * One RTCPeerConnection with one peer. It is the W3C's "perfect negotiation": either side may
@@ -97,19 +22,21 @@ export function inputOf({ session, re }, { polite, isFirst }) {
  *   the same answer twice.
  *
  * Each side has one transceiver for sound and one for picture, from the first offer on and always
- * ready to receive. Browsers are worst at taking an offer back: Chromium leaves received tracks
+ * ready to receive; more are added for more streams, as {@link Slots} has them, once both sides are
+ * known to tell streams by their names. Names travel as `streams` in offers and answers, by mid.
+ * Browsers are worst at taking an offer back: Chromium leaves received tracks
  * muted, or without a picture (https://github.com/w3c/webrtc-pc/issues/3081). So it is avoided. If
  * the very first offers cross, the polite side begins anew with another RTCPeerConnection; later it
  * does not offer, but asks for an offer, in which its own changes are the answer. The `restart` of
- * such a request is for ICE.
+ * such a request is for ICE, and `wants` says what it needs transceivers for.
  *
  * A client that does not know these fields is understood as well, and towards it we are polite.
  */
 export class Link {
   session;
-  stream = null; // what the other side sends
+  streams; // what the other side sends: name -> MediaStream
   #iceServers;
-  #outgoing; // MediaStream
+  #outgoing; // name -> { tracks }
   #polite;
   #tell;
   #onState;
@@ -118,8 +45,9 @@ export class Link {
   #onError;
   #pc = null;
   #state = 'idle'; // of the negotiation
-  #transceivers; // kind -> one RTCRtpTransceiver, that always receives
+  #slots;
   #theirs; // the other side's session
+  #names; // what it calls its transceivers, by mid; null if it knows no names, undefined until we know
   #wish = null; // { restart }: what their next offer is for, until it comes
   #offers = 0; // how many we made
   #left = 0; // how often the last offer or request may still be sent
@@ -146,7 +74,8 @@ export class Link {
   #begin() {
     this.#stop();
     this.session = randomId();
-    this.#transceivers = new Map();
+    this.streams = new Map();
+    this.#names = undefined;
     const nameless = new MediaStream(); // for tracks that name no stream
     const pc = new RTCPeerConnection({ iceServers: this.#iceServers, bundlePolicy: 'max-bundle' });
     pc.onnegotiationneeded = () => (this.#mustAsk() ? this.#ask(false) : this.#input('change'));
@@ -157,13 +86,15 @@ export class Link {
     pc.onicecandidate = ({ candidate }) => {
       if (candidate) this.#tell('ice_candidate', 'candidate', this.#signed(candidate.toJSON()));
     };
-    pc.ontrack = ({ track, streams: [stream = nameless] }) => {
+    pc.ontrack = ({ track, transceiver, streams: [stream = nameless] }) => {
       if (stream === nameless) stream.addTrack(track);
-      stream.onremovetrack = () => this.#onSilence();
-      this.stream = stream;
-      this.#onStream(stream);
+      const name = this.#nameOf(transceiver, stream);
+      stream.onremovetrack = () => this.#onSilence(name);
+      this.streams.set(name, stream);
+      this.#onStream(stream, name);
     };
     this.#pc = pc;
+    this.#slots = new Slots(pc);
   }
 
   // What others see of it
@@ -214,35 +145,38 @@ export class Link {
   open() {
     if (this.#state === 'taking') return; // their offer brings the transceivers
     if (this.#pc.signalingState === 'closed') return; // by a listener, that was told of it
-    for (const kind of ['audio', 'video']) this.#ensure(kind);
+    const [first = MAIN] = this.#outgoing.keys();
+    if (this.#slots.isEmpty) this.#slots.addPair(this.#outgoing.has(MAIN) ? MAIN : first);
     this.send();
   }
 
-  #ensure(kind) {
-    if (this.#transceivers.has(kind)) return;
-    const init = { direction: 'recvonly', streams: [this.#outgoing] };
-    this.#transceivers.set(kind, this.#pc.addTransceiver(kind, init));
-  }
-
-  /** Sends what is in the outgoing stream now; a new offer only if it is needed. */
+  /**
+   * Sends what there is now; a new offer only if it is needed. The first offer has no more than two
+   * transceivers: a client that knows no names would show whichever stream came last.
+   */
   send() {
-    for (const [kind, { sender }] of this.#transceivers) {
-      const track = this.#outgoing.getTracks().find((t) => t.kind === kind) ?? null;
-      if (sender.track !== track) sender.replaceTrack(track).catch((error) => this.#onError(error));
-      this.#transceivers.get(kind).direction = track ? 'sendrecv' : 'recvonly';
-    }
+    if (this.#state === 'taking') return; // it will be in the answer
+    if (this.#missing().length > 0) this.#makeRoom();
+    this.#slots.send(this.#outgoing, this.#names !== null, (error) => this.#onError(error));
   }
 
-  /** The other side's offer made transceivers: they are for what we send, too. */
-  #adopt() {
-    for (const transceiver of this.#pc.getTransceivers()) {
-      const { kind } = transceiver.receiver.track;
-      if (this.#transceivers.has(kind)) continue;
-      transceiver.sender.setStreams(this.#outgoing);
-      this.#transceivers.set(kind, transceiver);
-    }
-    for (const { kind } of this.#outgoing.getTracks()) this.#ensure(kind);
-    this.send();
+  /** Only one of the two adds transceivers, so that none are added twice. */
+  #makeRoom() {
+    if (this.#mustAsk()) this.#ask(false);
+    else for (const [name, kind] of this.#missing()) this.#slots.add(name, kind);
+  }
+
+  /** Until the other side has said what it calls its streams, the first two transceivers must do. */
+  #missing() {
+    if (this.#names === undefined) return [];
+    return this.#slots.missing(this.#outgoing, this.#names !== null);
+  }
+
+  /** What the stream of a track is called. */
+  #nameOf({ mid }, stream) {
+    if (this.#names) return this.#names.get(mid) ?? this.#slots.nameOf(mid) ?? stream.id;
+    const main = this.streams.get(MAIN);
+    return main === stream || !hasTracks(main) ? MAIN : stream.id;
   }
 
   // Negotiation
@@ -261,8 +195,14 @@ export class Link {
     apply: (answer) => this.#apply(answer),
     take: (offer, isFirst) => this.#take(offer, isFirst),
     answer: () => this.#makeAnswer(),
-    settle: () => this.#wish && this.#input('wish'),
+    settle: () => this.#settle(),
   };
+
+  /** Now that they agree, and know each other, there may be more to say. */
+  #settle() {
+    this.send();
+    if (this.#wish && this.#state === 'idle') this.#input('wish');
+  }
 
   /** Once the two know each other, only the impolite side makes offers. */
   #mustAsk() {
@@ -305,10 +245,10 @@ export class Link {
   }
 
   #unanswered() {
-    if (this.#state === 'asking') return { type: 'request', ...this.#wish };
+    if (this.#state === 'asking') return { type: 'request', ...this.#wish, wants: this.#missing() };
     if (this.#state !== 'offering') return null;
     const { type, sdp } = this.#pc.localDescription;
-    return { type, sdp, n: this.#offers };
+    return { type, sdp, n: this.#offers, streams: this.#slots.names() };
   }
 
   /**
@@ -318,7 +258,9 @@ export class Link {
    */
   async offered(offer) {
     if (offer.type === 'request') {
-      // While an offer of ours is on its way, its answer will hold their changes.
+      // While an offer of ours is on its way, its answer will hold their changes. What it has no
+      // transceivers for is in the next one.
+      for (const [name, kind] of wantsIn(offer.wants)) this.#slots.add(name, kind);
       if (offer.restart) this.#pc.restartIce();
       else this.#input('request');
     } else if (offer.n !== undefined && offer.n === this.#lastOffer) {
@@ -332,12 +274,13 @@ export class Link {
   /** Whether there are transceivers of our own, which no offer of theirs can be for. */
   #isFirst() {
     if (['applying', 'owing'].includes(this.#state) || this.#pc.currentRemoteDescription) return false;
-    return this.#transceivers.size > 0;
+    return !this.#slots.isEmpty;
   }
 
-  async #take({ type, sdp, session, n }, isFirst) {
+  async #take({ type, sdp, session, n, streams }, isFirst) {
     if (isFirst) this.#begin();
     this.#theirs = session;
+    this.#names = namesIn(streams);
     this.#lastOffer = n;
     this.#answer = this.#wish = null;
     clearTimeout(this.#again);
@@ -347,9 +290,10 @@ export class Link {
 
   async #makeAnswer() {
     const n = this.#lastOffer;
-    this.#adopt();
+    this.#slots.adopt(this.#names);
+    this.send();
     await this.#pc.setLocalDescription();
-    this.#answer = { type: 'answer', sdp: this.#pc.localDescription.sdp, n };
+    this.#answer = { type: 'answer', sdp: this.#pc.localDescription.sdp, n, streams: this.#slots.names() };
     this.#sendAnswer();
     this.#input('answered');
   }
@@ -367,6 +311,7 @@ export class Link {
 
   async #apply(answer) {
     this.#theirs = answer?.session;
+    this.#names = namesIn(answer?.streams);
     clearTimeout(this.#again);
     try {
       await this.#describe({ type: 'answer', sdp: answer?.sdp });

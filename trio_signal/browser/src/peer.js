@@ -1,5 +1,7 @@
 // Another one in the room, as the application sees it.
 
+import { mainOf } from './streams.js';
+
 /** Another one in the room. Read it, never write it. */
 export class Peer {
   /**
@@ -21,11 +23,11 @@ export class Peer {
    */
   live = null;
   /**
-   * What it sends us, for `srcObject` of a video element.
+   * What it sends us, by the names that it gave: `camera`, `screen`, or others.
    *
-   * @type {MediaStream | null}
+   * @type {ReadonlyMap<string, MediaStream>}
    */
-  stream = null;
+  streams = new Map();
   /**
    * The state of the peer connection.
    *
@@ -45,6 +47,16 @@ export class Peer {
     this.id = id;
     this.name = name;
     this.#linkOf = linkOf;
+  }
+
+  /**
+   * The one to show where there is room for one, for `srcObject` of a video element: the `camera`, or
+   * else the oldest of its streams.
+   *
+   * @type {MediaStream | null}
+   */
+  get stream() {
+    return mainOf(this.streams);
   }
 
   /**

@@ -3,6 +3,7 @@
 import { Link, randomId } from './link.js';
 import { Peer } from './peer.js';
 import { Signaling, socketUrl } from './signaling.js';
+import { hasTracks, isName, MAIN, mainOf, MOST_NAMES } from './streams.js';
 import { RoomError } from './types.js';
 
 const ASK_AFTER = 1_000; // ms that a live peer has for its offer before we make one
@@ -54,11 +55,11 @@ export class Room {
    */
   state = 'connecting';
   /**
-   * What you publish, or null.
+   * What you publish, by name.
    *
-   * @type {MediaStream | null}
+   * @type {ReadonlyMap<string, MediaStream>}
    */
-  published = null;
+  streams = new Map();
 
   #id; // under which we come next
   #signaling;
@@ -66,7 +67,8 @@ export class Room {
   #links = new Map(); // peer's id -> Link
   #timers = new Map(); // peer's id -> what is going to happen to it, by name
   #addressees = new Set(); // whom the application wrote to
-  #outgoing = new MediaStream(); // what goes out; one object, so that its id never changes
+  #outgoing = new Map(); // name -> { tracks }: what goes out
+  #names = new Set(); // that were ever used
   #iceServers = [];
   #wantsMedia;
   #settle; // of the promise that `join` gave, until it is settled
@@ -108,32 +110,55 @@ export class Room {
   }
 
   /**
-   * Goes live: sends `stream` to everybody in the room, and to all who come. Called again, it
-   * switches to another stream (camera, screen) without interruption: the tracks are replaced.
+   * The main one of what you publish: the `camera`, or else the oldest; null if there is nothing.
+   *
+   * @type {MediaStream | null}
+   */
+  get published() {
+    return mainOf(this.streams);
+  }
+
+  /**
+   * Goes live: sends `stream` to everybody in the room, and to all who come. Under another name, it
+   * is sent besides what is published already: a screen beside a camera. Called again with the same
+   * name, it switches to another stream without interruption: the tracks are replaced.
    * The stream stays yours; mute with `track.enabled = false`.
    *
+   * Clients that know no names of streams see one of them: the camera, or else the oldest.
+   *
    * @param {MediaStream} stream - At most one track of sound and one of picture.
+   * @param {PublishOptions} [options] - Its name, and how it is sent.
    * @returns {void}
    */
-  publish(stream) {
-    this.published = stream;
-    for (const track of this.#outgoing.getTracks()) this.#outgoing.removeTrack(track);
-    for (const track of stream.getTracks()) this.#outgoing.addTrack(track);
+  publish(stream, { name = MAIN } = {}) {
+    if (!isName(name)) throw new TypeError(`A stream's name has 1 to 64 characters: ${name}`);
+    if (!this.#names.has(name) && this.#names.size === MOST_NAMES) {
+      throw new RangeError(`A room takes ${MOST_NAMES} names of streams: use one again`);
+    }
+    this.#names.add(name);
+    this.streams.set(name, stream);
+    this.#outgoing.set(name, { tracks: stream.getTracks() });
     this.#tellLive();
     for (const id of this.peers.keys()) this.#serve(id);
   }
 
   /**
-   * Is live no longer. The tracks are not stopped; they are yours.
+   * Sends a stream no longer. Once nothing is published, you are live no longer. The tracks are not
+   * stopped; they are yours.
    *
+   * @param {string} [name] - Which; without it, all.
    * @returns {void}
    */
-  unpublish() {
-    if (!this.published) return;
-    this.published = null;
-    for (const track of this.#outgoing.getTracks()) this.#outgoing.removeTrack(track);
+  unpublish(name) {
+    const names = [...this.streams.keys()].filter((one) => name === undefined || one === name);
+    if (names.length === 0) return;
+    for (const one of names) {
+      this.streams.delete(one);
+      this.#outgoing.delete(one);
+    }
     for (const link of this.#links.values()) link.send();
-    this.#signaling.send({ type: 'broadcast_stop' });
+    if (this.published) this.#tellLive();
+    else this.#signaling.send({ type: 'broadcast_stop' });
   }
 
   /**
@@ -294,7 +319,8 @@ export class Room {
   // Who is live
 
   #tellLive() {
-    const media_type = this.#outgoing.getVideoTracks().length > 0 ? 'video' : 'audio';
+    const tracks = [...this.#outgoing.values()].flatMap((stream) => stream.tracks);
+    const media_type = tracks.some(({ kind }) => kind === 'video') ? 'video' : 'audio';
     this.#signaling.send({ type: 'broadcast_start', media_type });
   }
 
@@ -306,8 +332,10 @@ export class Room {
     peer.live = { media, since };
     if (news) this.#emit('live', peer);
     if (!this.peers.has(id)) return; // a listener left the room
-    const arriving = this.#links.get(id)?.stream;
-    if (!peer.stream && hasTracks(arriving)) this.#streamed(id, arriving); // it never ceased
+    for (const [name, stream] of this.#links.get(id)?.streams ?? []) {
+      if (hasTracks(stream)) this.#streamed(id, stream, name); // it never ceased
+      if (!this.peers.has(id)) return;
+    }
     if (!this.#links.has(id)) this.#soon(id, 'ask', ASK_AFTER, () => this.#ask(id));
   }
 
@@ -315,7 +343,7 @@ export class Room {
   #stoppedLive(id) {
     const peer = this.peers.get(id);
     if (!peer?.live || peer.away) return;
-    if (hasTracks(peer.stream)) this.#soon(id, 'stop', STOP_AFTER, () => this.#ended(id));
+    if ([...peer.streams.values()].some(hasTracks)) this.#soon(id, 'stop', STOP_AFTER, () => this.#ended(id));
     else this.#ended(id);
   }
 
@@ -324,7 +352,8 @@ export class Room {
     this.#never(id, 'stop');
     this.#never(id, 'ask');
     if (!peer?.live && !peer?.stream) return;
-    peer.live = peer.stream = null;
+    peer.live = null;
+    for (const name of [...peer.streams.keys()]) this.#removed(peer, name);
     this.#emit('stopped', peer);
   }
 
@@ -362,8 +391,8 @@ export class Room {
       polite: this.me.id < id,
       tell: (type, field, value) => this.#signaling.send({ type, to: id, [field]: value }),
       onState: () => this.#linkChanged(id, link),
-      onStream: (stream) => this.#streamed(id, stream),
-      onSilence: () => this.#silenced(id),
+      onStream: (stream, name) => this.#streamed(id, stream, name),
+      onSilence: (name) => this.#silenced(id, name),
       onError: (error) => this.#emit('error', error),
     });
     this.#links.set(id, link);
@@ -377,8 +406,15 @@ export class Room {
     if (peer.away && link.state !== 'connected') return this.#drop(id);
     if (peer.state === link.state) return;
     peer.state = link.state;
+    if (peer.state === 'connected') this.#forget(peer, link.streams);
+    if (this.#links.get(id) !== link) return; // a listener left the room
     this.#emit('connection', peer);
     if (link.state === 'failed' && !link.restart()) this.#link(id).open();
+  }
+
+  /** What came by an earlier connection, and does not come by this one. */
+  #forget(peer, arriving) {
+    for (const name of [...peer.streams.keys()]) if (!arriving.has(name)) this.#removed(peer, name);
   }
 
   #unlink(id, link, error) {
@@ -390,20 +426,26 @@ export class Room {
     this.#emit('error', error);
   }
 
-  #streamed(id, stream) {
+  #streamed(id, stream, name) {
     const peer = this.peers.get(id);
     this.#never(id, 'ask');
-    if (!peer || peer.stream === stream) return;
-    peer.stream = stream;
-    this.#emit('stream', stream, peer);
+    if (!peer || peer.streams.get(name) === stream) return;
+    peer.streams.set(name, stream);
+    this.#emit('stream', stream, peer, name);
   }
 
   /** A track is gone. If it was the last, and the server does not say that it is live, that is the end. */
-  #silenced(id) {
+  #silenced(id, name) {
     const peer = this.peers.get(id);
-    if (!peer || hasTracks(peer.stream)) return;
-    if (!peer.live || this.#timers.get(id).stop) this.#ended(id);
-    else peer.stream = null;
+    if (!peer?.streams.has(name) || hasTracks(peer.streams.get(name))) return;
+    const isOver = peer.streams.size === 1 && (!peer.live || this.#timers.get(id).stop);
+    if (isOver) this.#ended(id);
+    else this.#removed(peer, name);
+  }
+
+  #removed(peer, name) {
+    const stream = peer.streams.get(name);
+    if (peer.streams.delete(name)) this.#emit('removed', stream, peer, name);
   }
 
   #offered(from, offer) {
@@ -468,8 +510,4 @@ function call(listener, ...details) {
 
 async function askFor(token) {
   return typeof token === 'function' ? token() : token;
-}
-
-function hasTracks(stream) {
-  return Boolean(stream?.getTracks().length);
 }

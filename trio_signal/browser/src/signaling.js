@@ -33,6 +33,7 @@ export class Signaling {
   #isOther;
   #trace;
   #socket = null;
+  #isJoined = false; // the handshake is over
   #attempt = 0;
   #retry = 0;
   #watchdog = 0;
@@ -63,6 +64,11 @@ export class Signaling {
 
   /** Sends at once, or not at all: what a lost connection missed, the next join tells anew. */
   send(message) {
+    return this.#isJoined && this.#write(message);
+  }
+
+  /** Of the handshake and the heartbeat; before the handshake is over, the server takes nothing else. */
+  #write(message) {
     if (this.#socket?.readyState !== WebSocket.OPEN) return false;
     this.#socket.send(JSON.stringify(message));
     this.#trace(message, true);
@@ -89,6 +95,7 @@ export class Signaling {
     if (message.type === 'token_expiring') await this.#sayHello(socket);
     if (message.type === 'auth_success') {
       this.#attempt = 0;
+      this.#isJoined = true;
       this.#beatEvery(message.heartbeat * 1000 || HEARTBEAT);
     }
     this.#onMessage(message);
@@ -97,7 +104,7 @@ export class Signaling {
   async #sayHello(socket) {
     try {
       const hello = await this.#hello();
-      if (socket === this.#socket) this.send({ type: 'auth_token', ...hello });
+      if (socket === this.#socket) this.#write({ type: 'auth_token', ...hello });
     } catch (error) {
       // The application could not get a token. That may be the network, so it is tried again.
       if (socket === this.#socket) this.#lost(LOST, String(error?.message ?? error));
@@ -120,7 +127,7 @@ export class Signaling {
   #beatEvery(interval) {
     clearTimeout(this.#watchdog);
     this.#heard = false;
-    this.send({ type: 'ping' });
+    this.#write({ type: 'ping' });
     this.#watchdog = setTimeout(() => {
       if (this.#heard) this.#beatEvery(interval);
       else this.#lost(LOST, 'No sign of life');
@@ -129,6 +136,7 @@ export class Signaling {
 
   #drop() {
     clearTimeout(this.#watchdog);
+    this.#isJoined = false;
     if (!this.#socket) return;
     this.#socket.onmessage = this.#socket.onclose = null;
     this.#socket.close(1000);

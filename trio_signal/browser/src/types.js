@@ -15,6 +15,15 @@
  */
 
 /**
+ * How {@link Room.publish} sends a stream.
+ *
+ * @typedef {object} PublishOptions
+ * @property {string} [name] - What the others know it by: `camera` if not given, `screen`, or others, at
+ *   most 64 characters. Each stream that is to be seen at the same time has a name of its own; a
+ *   room takes eight in its life, so use them again.
+ */
+
+/**
  * A broadcast.
  *
  * @typedef {object} Live
@@ -46,8 +55,10 @@
  * @property {(peer: Peer) => void} live - A peer went live, or changed what it shows. Those that were
  *   live before you joined are told right after it.
  * @property {(peer: Peer) => void} stopped - Its broadcast is over, and `peer.stream` is null.
- * @property {(stream: MediaStream, peer: Peer) => void} stream - Sound and picture of a peer arrive.
- *   Told again if the stream is replaced by another.
+ * @property {(stream: MediaStream, peer: Peer, name: string) => void} stream - Sound and picture of a
+ *   peer arrive. Told again if the stream is replaced by another.
+ * @property {(stream: MediaStream, peer: Peer, name: string) => void} removed - One of its streams is
+ *   over. If it was the last, `stopped` follows.
  * @property {(data: any, peer: Peer) => void} message - What a peer gave to `room.send`.
  * @property {(state: RoomState, reason: string) => void} state - The connection to the server changed.
  *   The reason is the server's, in words, or empty.
