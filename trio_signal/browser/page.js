@@ -187,6 +187,19 @@ export function span(className, content) {
   return element;
 }
 
+/** Copies a link, and says so on the button for a while. */
+export async function copy(button, link) {
+  const words = button.lastChild;
+  try {
+    await navigator.clipboard.writeText(link);
+    const before = words.textContent;
+    words.textContent = 'Copied';
+    setTimeout(() => { words.textContent = before; }, 2000);
+  } catch {
+    notify(`Not copied: this browser does not allow it here. The link is ${link}`);
+  }
+}
+
 /** The form `invite` shows a link, and copies it. */
 export function invite(path, room) {
   const form = $('invite');

@@ -1,45 +1,22 @@
-/** Watch whoever is live in a room, from whenever you come. */
+/** Watch whoever is live in a room: the element `<trio-watch>`, and a form where no room is said. */
 
-import { $, connectionWords, drawTile, enter, removeTile, tileOf } from './page.js';
+import '/client/trio-watch.js';
 
-function joined(room) {
-  const stage = $('stage');
+import { h } from '/client/dom.js';
+import { icon } from '/client/icons.js';
+import { $, copy } from './page.js';
 
-  function draw(peer) {
-    if (peer.live || peer.stream) {
-      const playing = peer.stream && ['connected', 'none'].includes(peer.state);
-      drawTile(tileOf(stage, peer.id), {
-        name: peer.name,
-        detail: connectionWords(peer),
-        wait: playing ? '' : connectionWords(peer),
-        stream: peer.stream,
-      });
-    }
-    count();
-  }
+const room = new URLSearchParams(location.search).get('room')?.trim();
 
-  function gone(peer) {
-    removeTile(stage, peer.id);
-    count();
-  }
-
-  function count() {
-    $('nobody').hidden = stage.querySelector('.tile') !== null;
-    const others = room.peers.size;
-    $('count').textContent = others === 1 ? 'You and 1 other' : `You and ${others} others`;
-  }
-
-  room.on('live', draw);
-  room.on('stream', (stream, peer) => draw(peer));
-  room.on('connection', draw);
-  room.on('stopped', gone);
-  room.on('peer', count);
-  room.on('left', gone);
-  count();
+$('join').hidden = Boolean(room);
+$('room').hidden = !room;
+if (room) {
+  document.title = `${room} · ${document.title}`;
+  $('room-name').textContent = room;
+  $('player').replaceWith(h('trio-watch', { id: 'player', room }));
+  $('copy').prepend(icon('link'));
+  $('leave').prepend(icon('leave'));
+  $('copy').onclick = () => copy($('copy'), location.href);
+} else {
+  $('join').room.focus();
 }
-
-function closed() {
-  for (const tile of document.querySelectorAll('.tile')) tile.remove();
-}
-
-enter({ atOnce: true }, joined, closed);

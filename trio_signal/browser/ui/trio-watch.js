@@ -1,0 +1,422 @@
+/**
+ * `<trio-watch room="lobby">`: whoever is live in a room, from whenever one comes. It begins by
+ * itself, without sound until somebody asks for it, and comes back when the broadcaster does.
+ *
+ * Attributes: `room`; `server`, where that is not where this script came from; `token`; `name`, by
+ * which the broadcaster sees who watches. Event: `trio-state`, whose `detail.state` is the property
+ * `state` as well. docs/clients/elements.md has all of it.
+ */
+
+import { accessForm, askAccess, isRefused, keepToken, takeToken } from './access.js';
+import { h, HOME, loadSheets, set, write } from './dom.js';
+import { changeIcon, icon } from './icons.js';
+import { join, retryDelay } from './trio-signal.js';
+
+const sheets = await loadSheets('tokens.css', 'controls.css', 'trio-watch.css');
+const isAtHome = new URL(HOME).origin === location.origin;
+const CONTROLS_FOR = 3_000; // ms after the last sign of a hand
+
+const SCENES = {
+  connecting: ['', 'Connecting…', ''],
+  waiting: ['clock', 'The broadcast will begin soon', 'Nobody is live yet. The picture starts here by itself.'],
+  loading: ['', 'The picture is coming…', ''],
+  interrupted: ['', 'The broadcast is interrupted', 'It goes on here by itself.'],
+  ended: ['check', 'The broadcast has ended', 'If it goes on, you see it here by itself.'],
+  offline: ['', 'No connection to the server', 'Trying again…'],
+  closed: ['warning', 'This broadcast cannot be watched', ''],
+};
+
+/**
+ * What is to be seen, of what is known.
+ *
+ * @param {object} known
+ * @param {string} known.room - The state of the room.
+ * @param {boolean} known.hasEnded - Whether somebody was live before.
+ * @param {{ state: string, away: boolean, seen: boolean }[]} known.live - Who is live; `seen`: there is
+ *   a picture, or it has none.
+ * @returns {'connecting' | 'waiting' | 'loading' | 'live' | 'interrupted' | 'ended' | 'offline' | 'closed'}
+ */
+export function sceneOf({ room, hasEnded, live }) {
+  if (room === 'closed') return 'closed';
+  const flowing = live.some(({ state, seen }) => seen && ['connected', 'none'].includes(state));
+  if (flowing) return 'live';
+  if (live.some(({ seen }) => seen)) return 'interrupted';
+  if (room === 'waiting') return 'offline';
+  if (room === 'connecting') return 'connecting';
+  if (live.length > 0) return 'loading';
+  return hasEnded ? 'ended' : 'waiting';
+}
+
+/** So long since a moment, as `4:07` or `1:00:09`. */
+export function timeSince(since, now = Date.now()) {
+  const seconds = Math.max(0, Math.floor((now - Date.parse(since)) / 1000));
+  const minutes = String(Math.floor(seconds / 60) % 60).padStart(seconds < 3600 ? 1 : 2, '0');
+  const rest = `${minutes}:${String(seconds % 60).padStart(2, '0')}`;
+  return seconds < 3600 ? rest : `${Math.floor(seconds / 3600)}:${rest}`;
+}
+
+export class TrioWatch extends HTMLElement {
+  static observedAttributes = ['room', 'server', 'token', 'name'];
+
+  #parts = this.#build();
+  /** The room that is joined, and by which attempt: an answer to an older one counts no more. */
+  #room = null;
+  #attempt = null;
+  #hasEnded = false;
+  #trouble = '';
+  #state = 'connecting';
+  #tiles = new Map();
+  #wantsSound = false;
+  #wantsSilence = false;
+  #volume = 1;
+  #clock = 0;
+  #idle = 0;
+
+  /** What is seen; it may be read at any time. */
+  get state() {
+    return this.#state;
+  }
+
+  /** The room, as `join` of the client gives it; null until it is joined. */
+  get joined() {
+    return this.#room;
+  }
+
+  connectedCallback() {
+    this.#restart();
+    document.addEventListener('fullscreenchange', this.#drawFull);
+  }
+
+  disconnectedCallback() {
+    this.#leave();
+    clearTimeout(this.#idle);
+    document.removeEventListener('fullscreenchange', this.#drawFull);
+  }
+
+  attributeChangedCallback(name, before, after) {
+    if (this.isConnected && before !== after) this.#restart();
+  }
+
+  // Coming and going
+
+  #leave() {
+    this.#attempt = null;
+    clearInterval(this.#clock);
+    const room = this.#room;
+    this.#room = null;
+    room?.leave();
+    for (const id of [...this.#tiles.keys()]) this.#drop(id);
+  }
+
+  /** All attributes that are set in one go make one attempt. */
+  #restart() {
+    this.#leave();
+    this.#hasEnded = false;
+    const attempt = {};
+    this.#attempt = attempt;
+    this.#show('connecting');
+    queueMicrotask(() => this.#attempt === attempt && this.#open(attempt, 0));
+  }
+
+  async #open(attempt, failures, problem = '') {
+    const base = this.getAttribute('server') || HOME;
+    try {
+      const token = await this.#findToken(attempt, base, problem);
+      if (this.#attempt !== attempt) return;
+      const room = await join(base, {
+        room: this.getAttribute('room') ?? '', username: this.getAttribute('name') || undefined, token,
+      });
+      if (this.#attempt === attempt) this.#entered(room);
+      else room.leave();
+    } catch (error) {
+      if (this.#attempt !== attempt) return;
+      if (isRefused(error)) return this.#open(attempt, 0, 'That token is not valid, or not any more.');
+      const delay = retryDelay(error.code ?? 1006, failures);
+      this.#trouble = error.message;
+      this.#show(delay === null ? 'closed' : 'offline');
+      if (delay !== null) setTimeout(() => this.#attempt === attempt && this.#open(attempt, failures + 1), delay);
+    }
+  }
+
+  /** What the attribute says; else what the server wants is asked for here. */
+  async #findToken(attempt, base, problem) {
+    const given = this.getAttribute('token');
+    if (given && !problem) return given;
+    const access = await askAccess(base);
+    if (problem && isAtHome) keepToken(undefined);
+    const kept = isAtHome ? takeToken() : undefined;
+    if (!access.token || kept !== undefined || this.#attempt !== attempt) return kept;
+    return new Promise((resolve) => {
+      const onToken = (token) => {
+        if (isAtHome) keepToken(token);
+        this.#parts.access.replaceChildren();
+        this.#show('connecting');
+        resolve(token);
+      };
+      const form = accessForm(access, { base, problem, onToken });
+      this.#parts.access.replaceChildren(form);
+      this.#show('refused');
+      if (problem) form.querySelector('input').focus();
+    });
+  }
+
+  #entered(room) {
+    this.#room = room;
+    this.#clock = setInterval(() => this.#drawTime(), 1000);
+    const here = (listener) => (...told) => this.#room === room && listener(...told);
+    room.on('state', here((state, reason) => {
+      this.#trouble = reason;
+      this.#draw();
+    }));
+    for (const event of ['peer', 'live', 'connection']) room.on(event, here(() => this.#draw()));
+    room.on('stream', here((stream, peer) => {
+      this.#tile(peer).take(stream);
+      this.#draw();
+    }));
+    for (const event of ['stopped', 'left']) {
+      room.on(event, here((peer) => {
+        this.#hasEnded ||= this.#tiles.has(peer.id);
+        this.#drop(peer.id);
+        this.#draw();
+      }));
+    }
+    this.#draw();
+  }
+
+  // What is seen
+
+  #tile(peer) {
+    if (!this.#tiles.has(peer.id)) {
+      const tile = new Tile(this.#wantsSound, this.#volume, () => this.#draw());
+      this.#tiles.set(peer.id, tile);
+      this.#parts.stage.append(tile.element);
+    }
+    const tile = this.#tiles.get(peer.id);
+    tile.show(peer);
+    return tile;
+  }
+
+  #drop(id) {
+    this.#tiles.get(id)?.close();
+    this.#tiles.delete(id);
+  }
+
+  #draw() {
+    const room = this.#room;
+    if (!room) return;
+    const live = [...room.peers.values()].filter((peer) => peer.live || peer.stream);
+    for (const peer of live) this.#tile(peer);
+    const known = live.map(({ id, state, away }) => ({ state, away, seen: this.#tiles.get(id).seen }));
+    this.#show(sceneOf({ room: room.state, hasEnded: this.#hasEnded, live: known }));
+    const { badges, again, names, viewers, detail } = this.#parts;
+    badges.hidden = live.length === 0;
+    again.hidden = room.state !== 'waiting';
+    this.#parts.stage.dataset.count = Math.min(live.length, 5);
+    this.#parts.stage.classList.toggle('several', live.length > 1);
+    write(names, live.map((peer) => peer.name).join(', '));
+    const count = room.peers.size - live.length + 1;
+    write(viewers, String(count));
+    set(viewers.parentElement, 'aria-label', count === 1 ? 'You are the only viewer' : `${count} viewers`);
+    const heights = live.map(({ id }) => this.#tiles.get(id).height).filter(Boolean);
+    write(detail, heights.length > 0 ? `${Math.max(...heights)}p` : '');
+    this.#drawTime();
+    this.#drawSound();
+  }
+
+  #drawTime() {
+    const since = [...this.#room?.peers.values() ?? []].map((peer) => peer.live?.since).filter(Boolean).sort()[0];
+    write(this.#parts.time, since ? timeSince(since) : '');
+  }
+
+  #show(state) {
+    const { scene, title, words, mark, retry, access, root } = this.#parts;
+    root.dataset.state = state;
+    this.toggleAttribute('data-access', state === 'refused');
+    access.hidden = state !== 'refused';
+    const [sign = '', heading = '', text = ''] = SCENES[state] ?? [];
+    scene.hidden = heading === '';
+    write(title, heading);
+    write(words, state === 'closed' ? this.#trouble : text);
+    mark.replaceChildren(sign ? icon(sign) : h('span', { class: 'spinner' }));
+    retry.hidden = state !== 'closed';
+    if (state === this.#state) return;
+    this.#state = state;
+    this.dispatchEvent(new CustomEvent('trio-state', { detail: { state }, bubbles: true, composed: true }));
+  }
+
+  // Sound
+
+  get #isMute() {
+    return [...this.#tiles.values()].every((tile) => tile.isMute);
+  }
+
+  /** Somebody wants sound, or none; the browser may refuse it all the same. */
+  #setSound(wanted) {
+    this.#wantsSound = wanted;
+    this.#wantsSilence = !wanted;
+    for (const tile of this.#tiles.values()) tile.setSound(wanted, this.#volume);
+    this.#drawSound();
+  }
+
+  #drawSound() {
+    const { tap, sound, volume } = this.#parts;
+    const isMute = this.#isMute;
+    tap.hidden = this.#state !== 'live' || !isMute || this.#wantsSilence;
+    const words = isMute ? 'Turn the sound on' : 'Mute';
+    changeIcon(sound, isMute ? 'speaker-off' : 'speaker');
+    set(sound, 'aria-label', words);
+    sound.title = `${words} (M)`;
+    volume.value = isMute ? 0 : this.#volume;
+  }
+
+  #toggleSound() {
+    const isMute = this.#isMute;
+    if (isMute && this.#volume === 0) this.#volume = 1;
+    this.#setSound(isMute);
+  }
+
+  #turnVolume(volume) {
+    this.#volume = Math.min(1, Math.max(0, volume));
+    this.#setSound(this.#volume > 0);
+  }
+
+  // The frame
+
+  async #toggleFull() {
+    if (document.fullscreenElement === this) return document.exitFullscreen();
+    if (this.requestFullscreen) return this.requestFullscreen();
+    this.#parts.stage.querySelector('video')?.webkitEnterFullscreen?.(); // an iPhone
+  }
+
+  #drawFull = () => {
+    const isFull = document.fullscreenElement === this;
+    const words = isFull ? 'Leave full screen' : 'Full screen';
+    changeIcon(this.#parts.full, isFull ? 'full-off' : 'full');
+    set(this.#parts.full, 'aria-label', words);
+    this.#parts.full.title = `${words} (F)`;
+  };
+
+  #wake() {
+    this.#parts.root.classList.add('awake');
+    clearTimeout(this.#idle);
+    this.#idle = setTimeout(() => this.#parts.root.classList.remove('awake'), CONTROLS_FOR);
+  }
+
+  #press(event) {
+    if (event.ctrlKey || event.metaKey || event.altKey || event.composedPath()[0].matches?.('input:not([type=range])')) return;
+    const actions = { m: () => this.#toggleSound(), f: () => this.#toggleFull() };
+    const action = actions[event.key.toLowerCase()];
+    if (!action) return;
+    event.preventDefault();
+    action();
+  }
+
+  #build() {
+    const part = {
+      stage: h('div', { class: 'stage' }),
+      mark: h('div', { class: 'mark' }),
+      title: h('strong'),
+      words: h('p'),
+      retry: h('button', { type: 'button', hidden: true, onclick: () => this.#restart() }, 'Try again'),
+      tap: h('button', { class: 'tap', type: 'button', hidden: true, onclick: () => this.#setSound(true) },
+        icon('speaker-off'), 'Tap for sound'),
+      sound: h('button', { class: 'round', type: 'button', onclick: () => this.#toggleSound() }),
+      volume: h('input', {
+        'type': 'range', 'min': 0, 'max': 1, 'step': 0.05, 'aria-label': 'Volume',
+        'oninput': (event) => this.#turnVolume(Number(event.target.value)),
+      }),
+      full: h('button', { class: 'round', type: 'button', onclick: () => this.#toggleFull() }),
+      time: h('span', { class: 'time' }),
+      viewers: h('span'),
+      names: h('span', { class: 'names' }),
+      detail: h('span', { class: 'detail' }),
+      again: h('span', { class: 'badge', role: 'status', hidden: true }, 'Reconnecting…'),
+      access: h('div', { class: 'access-place', hidden: true }),
+    };
+    part.scene = h('div', { class: 'scene', role: 'status' }, part.mark, part.title, part.words, part.retry);
+    part.badges = h('div', { class: 'badges', hidden: true },
+      h('span', { class: 'badge live' }, 'Live'),
+      h('span', { class: 'badge' }, icon('clock'), part.time),
+      h('span', { class: 'badge', role: 'img' }, icon('eye'), part.viewers), part.again);
+    part.bar = h('div', { class: 'bar' }, part.sound, part.volume, part.names, part.detail, part.full);
+    part.root = h('div', { class: 'player' }, part.stage, part.scene, part.badges, part.tap, part.bar, part.access);
+    part.root.onpointermove = part.root.onpointerdown = () => this.#wake();
+    part.root.onkeydown = (event) => this.#press(event);
+    const root = this.attachShadow({ mode: 'open' });
+    root.adoptedStyleSheets = sheets;
+    root.append(part.root);
+    queueMicrotask(() => {
+      this.#drawFull();
+      this.#drawSound();
+    });
+    return part;
+  }
+}
+
+/** The picture of one who is live. */
+class Tile {
+  seen = false;
+  #video = h('video', { playsInline: true, autoplay: true });
+  #name = h('span');
+  #avatar = h('div', { class: 'avatar', hidden: true });
+  #changed;
+
+  constructor(wantsSound, volume, changed) {
+    this.#changed = changed;
+    this.setSound(wantsSound, volume);
+    this.element = h('figure', { class: 'tile' }, this.#video, this.#avatar, h('figcaption', {}, this.#name));
+    for (const event of ['playing', 'resize']) this.#video.addEventListener(event, () => this.#look());
+  }
+
+  get height() {
+    return this.#video.videoHeight;
+  }
+
+  get isMute() {
+    return this.#video.muted || this.#video.volume === 0;
+  }
+
+  show({ name, live, stream }) {
+    write(this.#name, name);
+    set(this.#video, 'aria-label', `Video of ${name}`);
+    this.#avatar.hidden = live?.media !== 'audio';
+    write(this.#avatar, [...name][0]?.toUpperCase() ?? '');
+    if (stream) this.take(stream);
+  }
+
+  take(stream) {
+    if (this.#video.srcObject === stream) return;
+    this.#video.srcObject = stream;
+    this.#play();
+  }
+
+  /** Without sound any browser plays; with it only after a click, and then it is tried without. */
+  async #play() {
+    try {
+      await this.#video.play();
+    } catch (error) {
+      if (error.name !== 'NotAllowedError' || this.#video.muted) return; // a newer stream took over
+      this.#video.muted = true;
+      await this.#play();
+    }
+    this.#look();
+  }
+
+  setSound(wanted, volume) {
+    this.#video.volume = volume;
+    this.#video.muted = !wanted;
+    if (this.#video.srcObject) this.#play();
+  }
+
+  #look() {
+    this.seen ||= !this.#video.paused && (this.#video.videoHeight > 0 || !this.#avatar.hidden);
+    this.#changed();
+  }
+
+  close() {
+    this.#video.srcObject = null;
+    this.element.remove();
+  }
+}
+
+customElements.define('trio-watch', TrioWatch);
