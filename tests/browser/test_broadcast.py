@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from playwright.sync_api import Locator, Page, Playwright, expect
+from playwright.sync_api import Page, Playwright, expect
 
 from tests.browser.visitors import (
     Visitors,
@@ -34,28 +34,31 @@ def broadcast(visit: Visit, room: str, button: str = "camera", **options: Any) -
     return page
 
 
-def watch(visit: Visit, room: str) -> Page:
+def watch(visit: Visit, room: str, scene: str = "waiting") -> Page:
     """By a link: it needs no click."""
     page = visit(f"/demo/watch?room={room}")
-    expect(page.get_by_role("status")).to_have_text("Connected")
+    expect_scene(page, scene)
     return page
 
 
-def tile(page: Page, name: str) -> Locator:
-    return page.get_by_role("figure").filter(has=page.get_by_text(name, exact=True))
+def expect_scene(page: Page, scene: str) -> None:
+    page.wait_for_function(
+        "scene => document.querySelector('trio-watch')?.state === scene", arg=scene
+    )
 
 
 def expect_watching(page: Page, name: str = "Ada") -> None:
-    expect_playing(tile(page, name).locator("video"))
+    expect_playing(page.get_by_label(f"Video of {name}"))
+    expect_scene(page, "live")
 
 
 def test_ten_watch_five_of_them_late_and_the_camera_is_switched(visit: Visit) -> None:
     viewers = [watch(visit, "ten") for _ in range(5)]
-    expect(viewers[0].get_by_text("Nobody is live.")).to_be_visible()
+    expect(viewers[0].get_by_text("The broadcast will begin soon")).to_be_visible()
     ada = broadcast(visit, "ten")
     for viewer in viewers:
         expect_watching(viewer)
-    viewers += [watch(visit, "ten") for _ in range(5)]
+    viewers += [watch(visit, "ten", "live") for _ in range(5)]
     for viewer in viewers[5:]:
         expect_watching(viewer)
     expect(ada.get_by_text("camera · 10 viewers")).to_be_visible()
@@ -75,7 +78,7 @@ def test_ten_watch_five_of_them_late_and_the_camera_is_switched(visit: Visit) ->
 
     ada.get_by_role("button", name="Stop").click()
     for viewer in viewers:
-        expect(viewer.get_by_text("Nobody is live.")).to_be_visible()
+        expect(viewer.get_by_text("The broadcast has ended")).to_be_visible()
     expect(ada.get_by_role("button", name="Go live with camera")).to_be_focused()
 
 
@@ -100,38 +103,38 @@ def test_a_camera_that_is_allowed_too_late_is_closed(visit: Visit) -> None:
 def test_a_broadcaster_whose_tab_dies_is_gone(visit: Visit, kill: Callable[[Page], None]) -> None:
     room = f"dies-{kill.__name__}"
     ada = broadcast(visit, room, button="Share screen")
-    bob = watch(visit, room)
+    bob = watch(visit, room, "live")
     expect_watching(bob)
     kill(ada)
-    expect(bob.get_by_text("Nobody is live.")).to_be_visible()
-    expect(bob.get_by_role("figure")).to_have_count(0)
-    expect(bob.get_by_text("You and 0 others")).to_be_visible()
+    expect(bob.get_by_text("The broadcast has ended")).to_be_visible()
+    expect(bob.locator("trio-watch video")).to_have_count(0)
+    broadcast(visit, room)
+    expect_watching(bob)  # back by itself
 
 
-# Says when play() was refused: whatever playwright does in a page counts as the user's doing, and
-# then the browser would allow sound.
-UNTOUCHED = """
-    const play = HTMLMediaElement.prototype.play;
-    HTMLMediaElement.prototype.play = function () {
-        const playing = play.call(this);
-        playing.catch((error) => console.log(error.name));
-        return playing;
-    };
-"""
-
-
-def test_a_browser_that_blocks_sound_offers_a_play_button(
+def test_a_picture_comes_without_sound_until_somebody_asks_for_it(
     visit: Visit, visitors: Visitors, playwright: Playwright
 ) -> None:
     broadcast(visit, "autoplay", sound=True)
-    with open_chromium(playwright) as careful:
+    with open_chromium(playwright) as careful:  # it plays no sound before the first click
         page = visitors.page(careful)
-        page.add_init_script(UNTOUCHED)
-        with page.expect_console_message(lambda message: message.text == "NotAllowedError"):
-            page.goto("/demo/watch?room=autoplay")
-        button = tile(page, "Ada").get_by_role("button", name="Play")
-        button.click()
-        expect(button).to_be_hidden()
+        page.goto("/demo/watch?room=autoplay")
+        expect_watching(page)
+        video = page.get_by_label("Video of Ada")
+        assert video.evaluate("video => video.muted")
+        page.get_by_role("button", name="Tap for sound").click()
+        expect(page.get_by_role("button", name="Tap for sound")).to_be_hidden()
+        assert not video.evaluate("video => video.muted")
+        page.get_by_label("Volume").fill("0.5")
+        assert video.evaluate("video => video.volume") == 0.5
+        page.keyboard.press("m")
+        expect(page.get_by_role("button", name="Turn the sound on")).to_be_visible()
+        # Silence was asked for, so nobody is asked to tap.
+        expect(page.get_by_role("button", name="Tap for sound")).to_be_hidden()
+        page.keyboard.press("f")
+        expect(page.get_by_role("button", name="Leave full screen")).to_be_visible()
+        page.keyboard.press("f")
+        expect(page.get_by_role("button", name="Full screen")).to_be_visible()
         expect_watching(page)
 
 

@@ -236,7 +236,8 @@ export class TrioWatch extends HTMLElement {
     const [sign = '', heading = '', text = ''] = SCENES[state] ?? [];
     scene.hidden = heading === '';
     write(title, heading);
-    write(words, state === 'closed' ? this.#trouble : text);
+    const reason = ['closed', 'offline'].includes(state) ? this.#trouble : '';
+    write(words, [reason, text].filter(Boolean).join('. '));
     mark.replaceChildren(sign ? icon(sign) : h('span', { class: 'spinner' }));
     retry.hidden = state !== 'closed';
     if (state === this.#state) return;

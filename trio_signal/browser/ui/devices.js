@@ -1,0 +1,216 @@
+// Camera, microphone and speakers: which there are, which are in use, and what is wrong with them.
+
+const KINDS = { camera: 'videoinput', microphone: 'audioinput', speaker: 'audiooutput' };
+const PICTURE = { width: { ideal: 1280 }, height: { ideal: 720 } };
+const KEPT = 'trio-signal:devices'; // in localStorage: the same ones next time
+
+/**
+ * Why a device cannot be had, for people: a title, and what they can do.
+ *
+ * @param {'camera' | 'microphone' | 'screen'} kind
+ * @param {{ name: string, message?: string }} error - As `getUserMedia` threw it.
+ * @returns {{ title: string, words: string, canRetry: boolean }}
+ */
+export function explainTrouble(kind, error) {
+  const Kind = kind[0].toUpperCase() + kind.slice(1);
+  switch (error.name) {
+    case 'NotAllowedError':
+      return {
+        title: `${Kind} blocked`,
+        words: `Allow the ${kind} for this page, by the icon beside its address. Then try again.`,
+        canRetry: true,
+      };
+    case 'NotFoundError':
+    case 'OverconstrainedError':
+      return { title: `No ${kind} found`, words: `Plug one in, and try again. You can go on without.`, canRetry: true };
+    case 'NotReadableError':
+    case 'AbortError':
+      return { title: `${Kind} in use`, words: `Another program uses the ${kind}. Close that, and try again.`, canRetry: true };
+    case 'InsecureError':
+      return { title: `No ${kind} here`, words: 'Browsers give cameras and microphones only to pages on https or localhost.', canRetry: false };
+    default:
+      return { title: `No ${kind}`, words: error.message || String(error), canRetry: true };
+  }
+}
+
+/**
+ * What is in use. It asks the browser in `open`, keeps what was chosen for the next time, and takes
+ * another device if one is unplugged.
+ */
+export class Devices {
+  /** The tracks in use, or null. They are live until `close`. */
+  tracks = { camera: null, microphone: null };
+  /** Why there is none: what the browser threw, or null. */
+  troubles = { camera: null, microphone: null };
+  /** What there is; labels are empty until the browser has given one away. */
+  lists = { camera: [], microphone: [], speaker: [] };
+  /** The ids of what was chosen. */
+  chosen = recall();
+  #attempts = { camera: null, microphone: null };
+  #changed;
+  #listen = () => this.#list();
+
+  /** `changed()` is called whenever something here is another than before. */
+  constructor(changed = () => {}) {
+    this.#changed = changed;
+    navigator.mediaDevices?.addEventListener('devicechange', this.#listen);
+  }
+
+  /**
+   * Asks for a camera, a microphone or both, at once if it can be; what one has already is closed
+   * when the other one comes. Never rejects: `troubles` says what went wrong.
+   *
+   * @param {...('camera' | 'microphone')} kinds
+   */
+  async open(...kinds) {
+    const attempt = {};
+    for (const kind of kinds) this.#attempts[kind] = attempt;
+    await this.#ask(kinds, attempt);
+    await this.#list();
+  }
+
+  async #ask(kinds, attempt) {
+    let stream;
+    try {
+      stream = await this.#get(kinds);
+    } catch (error) {
+      if (kinds.length > 1) return this.#askEach(kinds, attempt, error);
+      return this.#failed(kinds[0], attempt, error);
+    }
+    for (const kind of ['camera', 'microphone']) {
+      for (const track of kind === 'camera' ? stream.getVideoTracks() : stream.getAudioTracks()) {
+        if (this.#attempts[kind] === attempt && kinds.includes(kind)) this.#take(kind, track);
+        else track.stop();
+      }
+    }
+  }
+
+  /** One of them may be had all the same. Who has said no is not asked twice. */
+  async #askEach(kinds, attempt, error) {
+    for (const kind of kinds) {
+      const isRefused = error.name === 'NotAllowedError' && !(await isAllowed(kind));
+      if (isRefused || error.name === 'InsecureError') this.#failed(kind, attempt, error);
+      else await this.#ask([kind], attempt);
+    }
+  }
+
+  async #get(kinds) {
+    if (!navigator.mediaDevices) throw new DOMException('No secure context', 'InsecureError');
+    const of = (kind) => (this.chosen[kind] ? { deviceId: { ideal: this.chosen[kind] } } : {});
+    return navigator.mediaDevices.getUserMedia({
+      video: kinds.includes('camera') && { ...PICTURE, ...of('camera') },
+      audio: kinds.includes('microphone') && { echoCancellation: true, noiseSuppression: true, ...of('microphone') },
+    });
+  }
+
+  #failed(kind, attempt, error) {
+    if (this.#attempts[kind] !== attempt) return;
+    this.troubles[kind] = error;
+    this.#changed();
+  }
+
+  #take(kind, track) {
+    this.tracks[kind]?.stop();
+    this.tracks[kind] = track;
+    this.troubles[kind] = null;
+    track.onended = () => this.tracks[kind] === track && this.#unplugged(kind);
+    this.#changed();
+  }
+
+  async #unplugged(kind) {
+    this.tracks[kind] = null;
+    this.#changed();
+    await this.open(kind);
+  }
+
+  async #list() {
+    const devices = await navigator.mediaDevices?.enumerateDevices().catch(() => []) ?? [];
+    for (const [kind, name] of Object.entries(KINDS)) {
+      this.lists[kind] = devices.filter((device) => device.kind === name && device.label);
+    }
+    this.#changed();
+  }
+
+  /** Takes this one from now on. */
+  async choose(kind, id) {
+    this.chosen = { ...this.chosen, [kind]: id };
+    keep(this.chosen);
+    if (kind in this.tracks) await this.open(kind);
+    else this.#changed();
+  }
+
+  /** The id of the one in use. */
+  current(kind) {
+    return this.tracks[kind]?.getSettings().deviceId ?? this.chosen[kind] ?? '';
+  }
+
+  /** Takes the one after that in use: front and back on a phone. */
+  async next(kind = 'camera') {
+    const list = this.lists[kind];
+    const index = list.findIndex((device) => device.deviceId === this.current(kind));
+    if (list.length > 1) await this.choose(kind, list[(index + 1) % list.length].deviceId);
+  }
+
+  /** Stops what films or listens; what was asked for and comes later is stopped as well. */
+  close(...kinds) {
+    for (const kind of kinds.length > 0 ? kinds : ['camera', 'microphone']) {
+      this.#attempts[kind] = null;
+      this.tracks[kind]?.stop();
+      this.tracks[kind] = this.troubles[kind] = null;
+    }
+    this.#changed();
+  }
+}
+
+async function isAllowed(kind) {
+  try {
+    return (await navigator.permissions.query({ name: kind })).state !== 'denied';
+  } catch {
+    return false; // a browser that does not tell
+  }
+}
+
+function recall() {
+  try {
+    return JSON.parse(localStorage.getItem(KEPT)) ?? {};
+  } catch {
+    return {};
+  }
+}
+
+function keep(chosen) {
+  try {
+    localStorage.setItem(KEPT, JSON.stringify(chosen));
+  } catch { /* The browser keeps nothing for this page. */ }
+}
+
+/**
+ * Tells how loud a track is, from 0 to 1, some 12 times a second, until it is stopped. Where the
+ * browser lets no sound be looked at before a click, it begins with that.
+ *
+ * @param {MediaStreamTrack} track
+ * @param {(level: number) => void} onLevel
+ * @returns {() => void} Stops it.
+ */
+export function watchLevel(track, onLevel) {
+  const context = new AudioContext();
+  const analyser = new AnalyserNode(context, { fftSize: 512, smoothingTimeConstant: 0.2 });
+  context.createMediaStreamSource(new MediaStream([track])).connect(analyser);
+  const samples = new Float32Array(analyser.fftSize);
+  const timer = setInterval(() => {
+    if (context.state === 'suspended') context.resume().catch(() => {});
+    analyser.getFloatTimeDomainData(samples);
+    const loudness = Math.sqrt(samples.reduce((sum, sample) => sum + sample * sample, 0) / samples.length);
+    onLevel(track.enabled && track.readyState === 'live' ? levelOf(loudness) : 0);
+  }, 80);
+  return () => {
+    clearInterval(timer);
+    context.close();
+  };
+}
+
+/** As ears hear it: -60 dB is nothing, -10 dB is all. */
+export function levelOf(loudness) {
+  const decibels = 20 * Math.log10(Math.max(loudness, 1e-6));
+  return Math.min(1, Math.max(0, (decibels + 60) / 50));
+}
