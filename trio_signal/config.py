@@ -51,7 +51,8 @@ class Settings(BaseSettings):
     workers: int = Field(1, ge=1, le=256, validation_alias=AliasChoices("WEB_CONCURRENCY"))
     #: This process is one of several that share the port; set by their parent.
     worker: bool = False
-    #: What joins replicas into one service: redis://, rediss:// or unix://.
+    #: What joins replicas into one service: redis://, valkey://, redis+sentinel://, the same with
+    #: TLS, or unix://.
     redis_url: SecretStr | None = Field(None, validation_alias=AliasChoices("REDIS_URL"))
     #: Before the names of all keys and channels.
     redis_prefix: str = ""

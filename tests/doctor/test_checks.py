@@ -13,7 +13,7 @@ from trio_signal.store import Tables
 
 REDIS = RedisFacts(
     version="7.0.15",
-    role="master",
+    refused=(),
     policy="noeviction",
     max_memory=0,
     used_memory=1_000_000,
@@ -68,7 +68,7 @@ def test_what_is_right_is_not_called_wrong() -> None:
     assert found(RIGHT, AROUND) == {}
     facts: dict[str, Any] = {**HERE, **AROUND}
     findings = examine(Facts(settings=load_settings(**RIGHT), **facts))
-    silent = {"log_level", "redis_role", "redis_memory"}
+    silent = {"log_level", "redis_memory"}
     assert {finding.name for finding in findings} == {c.__name__ for c in CHECKS} - silent
 
 
@@ -106,8 +106,7 @@ MISTAKES: list[tuple[dict[str, Any], dict[str, object], str, str]] = [
     ({"turn_urls": ""}, {}, "turn", "warning"),
     ({}, {"turn": {"turn:turn.example.com": "no answer"}}, "turn", "failed"),
     ({}, {"redis": "Connection refused"}, "redis", "failed"),
-    ({}, redis(version="5.0.14"), "redis", "failed"),
-    ({}, redis(role="slave"), "redis_role", "failed"),
+    ({}, redis(refused=("PUBLISH", "TIME")), "redis", "failed"),
     ({}, redis(policy="allkeys-lru"), "eviction", "failed"),
     ({}, redis(max_memory=1_000_001), "redis_memory", "warning"),
     ({}, redis(max_clients=20, clients=14), "redis_connections", "failed"),
@@ -150,6 +149,9 @@ def test_each_check_can_find_something() -> None:
         ("redis:6379: WRONGPASS invalid username-password pair", "PASSWORD@"),
         ("redis:6379: unknown command 'HELLO'", "Redis 6"),
         ("redis:6379: Connection refused", "is it running"),
+        ("redis:6379: it is a replica, and not the primary", "name the primary"),
+        ("redis:6379: this is a cluster, so all keys need one hash tag", "REDIS_PREFIX={ts}:"),
+        ("redis:26379: this is a Sentinel: use redis+sentinel://redis:26379/main", "Sentinels'"),
     ],
 )
 def test_what_to_do_about_redis(problem: str, mend: str) -> None:

@@ -12,10 +12,12 @@ from tests.coturn import run_coturn
 from tests.postgres import Postgres
 from tests.redis.server import free_port, open_redis_server
 from tests.tokens import jwk, private_key, run_key_server
+from trio_signal.bus import Caps
+from trio_signal.bus.redis import open_redis_bus
 from trio_signal.dialects import DIALECTS
-from trio_signal.doctor import Facts, facts, gather
+from trio_signal.doctor import Facts, facts, gather, neighbours
 from trio_signal.doctor.facts import PublicFacts, RedisFacts, UsersFacts
-from trio_signal.messages.identity import Grants
+from trio_signal.messages.identity import Grants, Member
 from trio_signal.store import Tables, upgrade
 from trio_signal.users import User, hash_password, write_users
 
@@ -37,11 +39,38 @@ async def test_redis_as_it_is(tmp_path: Path) -> None:
     async with open_redis_server(tmp_path, **options) as server:
         redis = (await look(redis_url=server.url)).redis
     assert isinstance(redis, RedisFacts)
-    assert (redis.role, redis.policy) == ("master", "allkeys-lru")
+    assert (redis.refused, redis.policy) == ((), "allkeys-lru")
     assert (redis.max_memory, redis.max_clients, redis.clients) == (100 * 2**20, 40, 0)
     assert 0 < redis.used_memory < redis.max_memory
     assert int(redis.version.partition(".")[0]) >= 6
     assert abs(redis.ahead) < 5
+
+
+async def test_what_an_account_may_not_do_is_found_by_doing_it(tmp_path: Path) -> None:
+    """With what the check tells to allow, nothing that is needed is refused."""
+    account = ("ACL", "SETUSER", "bob", "on", ">pw", "resetkeys", "resetchannels")
+    async with open_redis_server(tmp_path) as server:
+        url = f"redis://bob:pw@127.0.0.1:{server.port}"
+        await server.ask(*account, "+@connection")
+        found = await look(redis_url=url)
+        assert isinstance(found.redis, RedisFacts)
+        assert found.redis.refused == ("SUBSCRIBE", "PUBLISH", "EVALSHA", "INFO", "TIME")
+        verdict = neighbours.redis(found)
+        assert verdict is not None
+        *_, permissions = verdict.mend.partition("NAME ")
+        await server.ask("ACL", "SETUSER", "bob", *permissions.split())
+        redis = (await look(redis_url=url)).redis
+        assert isinstance(redis, RedisFacts)
+        assert redis.refused == ("INFO",)
+        async with open_redis_bus(url, "here") as bus, trio.open_nursery() as nursery:
+            await nursery.start(bus.run, print)
+            assert bus.degraded is None
+            member = Member("p", "u", "u", "mesh", "here", "mesh u")
+            with trio.fail_after(PATIENCE):
+                await bus.join("room", member, Caps(10), print)
+                assert [member.peer_id for member in await bus.members("room")] == ["p"]
+            await bus.retire()
+            nursery.cancel_scope.cancel()
 
 
 async def test_redis_that_wants_a_password_or_is_not_there(tmp_path: Path) -> None:

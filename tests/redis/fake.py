@@ -68,6 +68,8 @@ class FakeRedis:
             if self._hello != HELLO:
                 connection.close()
                 return
+            assert (await connection.command())[:2] == [b"CLIENT", b"SETNAME"]
+            await connection.say(b"+OK\r\n")
             assert await connection.command() == [b"PING"]
             await connection.say(b"+PONG\r\n")
             self._sender.send_nowait(connection)

@@ -204,7 +204,7 @@ class Proxy:
     """
 
     def __init__(self, target: int) -> None:
-        self._target = target
+        self.target = target
         self._streams: list[tuple[trio.SocketStream, trio.SocketStream]] = []
         self._frozen: set[int] = set()
         self._torn: set[int] = set()
@@ -240,7 +240,7 @@ class Proxy:
 
     async def _serve(self, client: trio.SocketStream) -> None:
         try:
-            server = await trio.open_tcp_stream(HOST, self._target)
+            server = await trio.open_tcp_stream(HOST, self.target)
         except OSError:
             client.socket.close()
             return

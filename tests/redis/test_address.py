@@ -22,6 +22,16 @@ SECRET = "hunter2"
         ("redis://[::1]:1", "redis://[::1]:1/0", "default", None, 0),
         ("rediss://me:hunter2@h", "rediss://h:6379/0", "me", SECRET, 0),
         ("unix:///run/redis.sock?db=1", "unix:///run/redis.sock", "default", None, 1),
+        ("valkey://h/1", "redis://h:6379/1", "default", None, 1),
+        ("valkeys://:hunter2@h", "rediss://h:6379/0", "default", SECRET, 0),
+        (
+            "redis+sentinel://me:hunter2@a,[::1]:1/main/2?sentinel_password=x",
+            "redis+sentinel://a:26379,::1:1/main/2",
+            "me",
+            SECRET,
+            2,
+        ),
+        ("rediss+sentinel://a:1/main", "rediss+sentinel://a:1/main/0", "default", None, 0),
     ],
 )
 def test_url_is_taken_apart(
@@ -40,6 +50,9 @@ def test_url_is_taken_apart(
         ("redis://:hunter2@h:port", "the Redis URL is not like"),
         ("redis://:hunter2@h/database", "the Redis URL is not like"),
         ("redis://:hunter2@h?db=one", "the Redis URL is not like"),
+        ("redis+sentinel://:hunter2@a,b", "the Redis URL is not like"),
+        ("redis+sentinel://:hunter2@/main", "the Redis URL is not like"),
+        ("redis+sentinel://:hunter2@a:port/main", "the Redis URL is not like"),
         ("rediss://:hunter2@h?ssl_ca_cert=f", "unknown option in the Redis URL: ssl_ca_cert"),
         ("redis://:hunter2@h?ssl_cert_reqs=none", "need rediss://"),
         ("rediss://:hunter2@h?ssl_cert_reqs=optional", "`required` or `none`"),

@@ -53,7 +53,7 @@ async def try_to_connect(url: str, timing: Timing = TIMING, ca_file: str | None 
     """What the server says to PING, once connected."""
     address = parse_address(url, ca_file=ca_file)
     connection = await connect(address, "test", timing, pushed=print, patient=False)
-    reply = await connection.greet(("PING",))
+    (reply,) = await connection.greet(("PING",))
     connection.close("done")
     assert isinstance(reply, bytes)
     return reply.decode()
@@ -226,6 +226,13 @@ async def test_tls_checks_the_host_name(tmp_path: Path) -> None:
             await try_to_connect(url, ca_file=certificates.ca)
         unchecked = f"{url}?ssl_check_hostname=no"
         assert await try_to_connect(unchecked, ca_file=certificates.ca) == "PONG"
+
+
+async def test_who_may_not_have_a_name_goes_without(tmp_path: Path) -> None:
+    async with open_redis_server(tmp_path) as server:
+        await server.ask("ACL", "SETUSER", "bob", "on", ">pw", "+@all", "-client")
+        assert await try_to_connect(f"redis://bob:pw@127.0.0.1:{server.port}") == "PONG"
+        assert await server.clients() == []
 
 
 async def test_tls_with_a_certificate_of_our_own(tmp_path: Path) -> None:

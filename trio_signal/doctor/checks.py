@@ -22,7 +22,7 @@ CHECKS: tuple[Check, ...] = (
     *(machine.port, machine.files, machine.workers, machine.replicas, machine.proxies),
     machine.public_address,
     *(machine.heartbeat, machine.drain, machine.log_level, machine.turn),
-    *(neighbours.redis, neighbours.redis_role, neighbours.eviction, neighbours.redis_memory),
+    *(neighbours.redis, neighbours.eviction, neighbours.redis_memory),
     *(neighbours.redis_connections, neighbours.redis_distance, neighbours.redis_encryption),
     *(neighbours.database, neighbours.database_place, neighbours.clocks),
 )

@@ -20,7 +20,7 @@ from trio_signal.config import Settings
 from trio_signal.dialects import DIALECTS
 from trio_signal.errors import ConfigError, StoreError
 from trio_signal.keys import check_key_set
-from trio_signal.redis import RedisError, open_redis
+from trio_signal.redis import Redis, RedisError, ResponseError, open_redis
 from trio_signal.store import Tables, inspect
 from trio_signal.users import User, is_password, read_users
 
@@ -53,7 +53,8 @@ class RedisFacts(Struct, frozen=True):
     """What Redis says of itself."""
 
     version: str
-    role: str
+    #: What our account may not do with our keys and channels.
+    refused: tuple[str, ...]
     #: What it does when its memory is full, how much that is (0: no limit), and how much is used.
     policy: str
     max_memory: int
@@ -191,28 +192,51 @@ async def ask_redis(settings: Settings) -> RedisFacts | str:
     """What Redis says of itself, or why it says nothing."""
     assert settings.redis_url is not None  # noqa: S101  else nobody asks
     url, ca_file = settings.redis_url.get_secret_value(), settings.redis_ca_file
+    key = f"{settings.redis_prefix}trio_signal:doctor"
     try:
         async with open_redis(
-            url, ca_file=str(ca_file) if ca_file else None, name="trio-signal-doctor"
+            url, ca_file=str(ca_file) if ca_file else None, name="trio-signal-doctor", key=key
         ) as redis:
-            info: Any = await redis.info()
+            refused = await _try_permissions(redis, key)
+            # Not every account may ask.
+            info: Any = {} if "INFO" in refused else await redis.info()
             asked = time.time()
-            seconds, microseconds = await redis.time()
+            seconds, microseconds = (asked, 0) if "TIME" in refused else await redis.time()
             answered = time.time()
     except (RedisError, ValueError) as error:
         return str(error)
     return RedisFacts(
-        version=str(info["redis_version"]),
-        role=str(info["role"]),
+        version=str(info.get("redis_version", "of a version that it does not tell")),
+        refused=refused,
         policy=str(info.get("maxmemory_policy", "noeviction")),
         max_memory=int(info.get("maxmemory", 0)),
-        used_memory=int(info["used_memory"]),
+        used_memory=int(info.get("used_memory", 0)),
         # Not the two by which we ask.
-        clients=int(info["connected_clients"]) - 2,
+        clients=int(info.get("connected_clients", 2)) - 2,
         max_clients=int(info["maxclients"]) if "maxclients" in info else None,
         ahead=seconds + microseconds / 1e6 - (asked + answered) / 2,
         round_trip=answered - asked,
     )
+
+
+async def _try_permissions(redis: Redis, key: str) -> tuple[str, ...]:
+    """Do once what a replica does all the time; the names of what is refused."""
+    script = redis.register_script("redis.call('SET', KEYS[1], ARGV[1], 'PX', 1) return 1")
+    redis.pubsub.subscribe(key)
+    attempts: tuple[tuple[str, Callable[[], Awaitable[object]]], ...] = (
+        ("SUBSCRIBE", partial(redis.pubsub.wait_subscribed, key)),
+        ("PUBLISH", partial(redis.publish, key, "")),
+        ("EVALSHA", partial(script, [key], [""])),
+        ("INFO", redis.info),
+        ("TIME", redis.time),
+    )
+    refused = []
+    for name, attempt in attempts:
+        try:
+            await attempt()
+        except ResponseError:
+            refused.append(name)
+    return tuple(refused)
 
 
 async def ask_database(settings: Settings) -> Tables | str:

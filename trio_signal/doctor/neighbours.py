@@ -9,15 +9,22 @@ from trio_signal.store import Tables
 
 #: Connections to Redis of one replica.
 _PER_REPLICA = 2
+#: What a replica does, and what it needs for that. It may do without what the others tell.
+_NEEDED = frozenset({"SUBSCRIBE", "PUBLISH", "EVALSHA"})
+_PERMISSIONS = "+@read +@write +@pubsub +@scripting +@connection +time"
 
 
 def redis(facts: Facts) -> Verdict | None:
-    """A Redis that cannot be reached, or is too old."""
+    """A Redis that cannot be reached, or used."""
     match facts.redis:
         case None:
             return None
-        case RedisFacts(version=version) if int(version.partition(".")[0]) < 6:
-            return fail(f"Redis {version} does not speak RESP3", "take Redis 6 or newer")
+        case RedisFacts(refused=refused) if needed := [c for c in refused if c in _NEEDED]:
+            key = f"{facts.settings.redis_prefix}trio_signal:*"
+            return fail(
+                f"our account at Redis may not {', '.join(needed)} on {key}",
+                f"ACL SETUSER NAME ~{key} &{key} {_PERMISSIONS}",
+            )
         case RedisFacts(version=version):
             return ok(f"Redis {version} answers")
         case problem:
@@ -26,6 +33,12 @@ def redis(facts: Facts) -> Verdict | None:
 
 def _mend_redis(problem: str) -> str:
     text = problem.lower()
+    if "sentinel" in text:
+        return "take the URL that is named there, with the Sentinels' hosts"
+    if "hash tag" in text:
+        return "TRIO_SIGNAL_REDIS_PREFIX={ts}: puts all keys on one node"
+    if "replica" in text:
+        return "name the primary"
     if "certificate" in text or "ssl" in text:
         return (
             "TRIO_SIGNAL_REDIS_CA_FILE names who signed the certificate; for a platform that "
@@ -36,13 +49,6 @@ def _mend_redis(problem: str) -> str:
     if "hello" in text:
         return "take Redis 6 or newer"
     return "is it running, and may this machine reach its port?"
-
-
-def redis_role(facts: Facts) -> Verdict | None:
-    """A Redis that cannot be written to."""
-    if not isinstance(facts.redis, RedisFacts) or facts.redis.role == "master":
-        return None
-    return fail("this Redis is a replica of another, and cannot be written to", "name the primary")
 
 
 def eviction(facts: Facts) -> Verdict | None:

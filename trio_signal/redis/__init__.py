@@ -12,6 +12,7 @@ It knows nothing of rooms. docs/redis.md has its rules, and why.
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
+from functools import partial
 
 import trio
 from redis.exceptions import PubSubError, RedisError, ResponseError
@@ -26,6 +27,7 @@ from trio_signal.redis.connection import (
     Timing,
 )
 from trio_signal.redis.link import LinkStatistics
+from trio_signal.redis.locating import Locator
 from trio_signal.redis.pubsub import Event, Lost, Message, Overflow, PubSub, Resumed
 from trio_signal.redis.reading import Reader, read_text
 from trio_signal.supervision import supervise
@@ -60,6 +62,7 @@ async def open_redis(
     *,
     ca_file: str | None = None,
     name: str = "trio",
+    key: str = "",
     must_connect: bool = True,
     connect_timeout: float = 5.0,
     command_timeout: float = 2.0,
@@ -74,16 +77,19 @@ async def open_redis(
     be reached; with `must_connect=False` the block then begins without a
     connection, with `Lost` as the first event. After that no outage raises here.
 
-    `name` is how the server lists the connections. Times are seconds:
+    `name` is how the server lists the connections. In a cluster all keys must be on one node, so
+    they have one hash tag, and so has `key`, which finds that node. Times are seconds:
     `connect_timeout` for TCP, TLS and HELLO together, `command_timeout` for a
     reply, and `probe_interval` of silence before the server is asked for a sign
     of life. Limits are bytes: `send_limit` of what `send_nowait` takes,
     `receive_limit` of messages that nobody has received yet.
     """
+    locator = Locator(parse_address(url, ca_file=ca_file), key)
+    timing = Timing(connect_timeout, command_timeout, probe_interval)
     redis = Redis(
-        parse_address(url, ca_file=ca_file),
+        locator,
         name,
-        Timing(connect_timeout, command_timeout, probe_interval),
+        timing,
         send_limit=send_limit,
         receive_limit=receive_limit,
     )
@@ -99,5 +105,11 @@ async def open_redis(
         async with trio.open_nursery() as nursery:
             for link in links:
                 nursery.start_soon(supervise, "a connection to Redis", link.run, link.give_up)
+            if locator.has_sentinels:
+                nursery.start_soon(
+                    supervise,
+                    "listening to the Sentinels",
+                    partial(locator.watch, f"{name}-sentinel", timing, redis.reconnect),
+                )
             yield redis
             nursery.cancel_scope.cancel()

@@ -16,7 +16,10 @@ DEFAULT_PORT = 6379
 TLS_OPTIONS = frozenset(
     {"ssl_ca_certs", "ssl_cert_reqs", "ssl_check_hostname", "ssl_certfile", "ssl_keyfile"}
 )
-OPTIONS = TLS_OPTIONS | {"db"}
+OPTIONS = TLS_OPTIONS | {"db", "sentinel_password"}
+#: Valkey speaks the same protocol.
+_SCHEMES = {"valkey": "redis", "valkeys": "rediss"}
+_SENTINEL_PORT = 26379
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,9 +33,17 @@ class Address:
     password: str | None = field(repr=False)
     db: int
     tls: ssl.SSLContext | None
+    #: Who knows where the primary of `service` is; host and port are then of no use.
+    sentinels: tuple[tuple[str, int], ...] = ()
+    service: str = ""
+    sentinel_password: str | None = field(default=None, repr=False)
 
     def __str__(self) -> str:
         """What a log or an error says of it."""
+        if self.sentinels:
+            hosts = ",".join(f"{host}:{port}" for host, port in self.sentinels)
+            scheme = "rediss+sentinel" if self.tls else "redis+sentinel"
+            return f"{scheme}://{hosts}/{self.service}/{self.db}"
         if self.path is not None:
             return f"unix://{self.path}"
         host = f"[{self.host}]" if ":" in self.host else self.host
@@ -40,12 +51,16 @@ class Address:
 
 
 def parse_address(url: str, *, ca_file: str | None = None) -> Address:
-    """Take a `redis://`, `rediss://` or `unix://` URL apart, and read its certificates.
+    """Take a URL apart, and read its certificates.
+
+    Its scheme is `redis`, `rediss`, `valkey`, `valkeys`, `unix`, `redis+sentinel` or
+    `rediss+sentinel`; the last two name Sentinels and a service.
 
     `ca_file` is the CA that must have signed the server's certificate, unless
     the URL names one. Raises ValueError, which never quotes the URL, and OSError
     if a file of certificates cannot be read.
     """
+    url, sentinels, service = _take_out_sentinels(url)
     given = _parse(url)
     unknown = given.keys() - OPTIONS - {"host", "port", "path", "username", "password", "tls"}
     if unknown:
@@ -61,6 +76,9 @@ def parse_address(url: str, *, ca_file: str | None = None) -> Address:
         password=given.get("password"),
         db=given.get("db", 0),
         tls=_tls_context(given, ca_file) if tls else None,
+        sentinels=sentinels,
+        service=service,
+        sentinel_password=given.get("sentinel_password"),
     )
     if address.tls is not None and not address.tls.check_hostname:
         logger.warning(
@@ -71,6 +89,40 @@ def parse_address(url: str, *, ca_file: str | None = None) -> Address:
     return address
 
 
+def _take_out_sentinels(url: str) -> tuple[str, tuple[tuple[str, int], ...], str]:
+    """A URL without its Sentinels and service, and these."""
+    scheme, separator, rest = url.partition("+sentinel://")
+    if not separator:
+        scheme, separator, rest = url.partition("://")
+        return f"{_SCHEMES.get(scheme, scheme)}{separator}{rest}", (), ""
+    place, question_mark, options = rest.partition("?")
+    before, _, place = place.rpartition("@")
+    hosts, _, path = place.partition("/")
+    service, _, db = path.partition("/")
+    try:
+        sentinels = tuple(map(_host_and_port, hosts.split(",")))
+    except ValueError:
+        sentinels = ()
+    if not sentinels or not service:
+        raise _MISSHAPEN
+    credentials = f"{before}@" if before else ""
+    return f"{scheme}://{credentials}sentinel/{db}{question_mark}{options}", sentinels, service
+
+
+def _host_and_port(text: str) -> tuple[str, int]:
+    parts = urlsplit(f"//{text}")
+    if not parts.hostname:
+        raise ValueError(text)
+    return parts.hostname, parts.port or _SENTINEL_PORT
+
+
+_MISSHAPEN = ValueError(
+    "the Redis URL is not like redis[s]://[[user]:password@]host[:port][/db][?options], "
+    "redis[s]+sentinel://[[user]:password@]host[:port][,host[:port]...]/service[/db] "
+    "or unix:///path; percent-encode what is special in a password"
+)
+
+
 def _parse(url: str) -> dict[str, Any]:
     try:
         given: dict[str, Any] = parse_url(url)  # type: ignore[no-untyped-call]
@@ -79,10 +131,7 @@ def _parse(url: str) -> dict[str, Any]:
             given.setdefault("db", int(parts.path.strip("/")))
     except ValueError:
         # Not chained: a password with a bare `/` in it is quoted as "the port".
-        raise ValueError(
-            "the Redis URL is not like redis[s]://[[user]:password@]host[:port][/db][?options] "
-            "or unix:///path; percent-encode what is special in a password"
-        ) from None
+        raise _MISSHAPEN from None
     given.pop("connection_class", None)
     return {**given, "tls": parts.scheme == "rediss"}
 

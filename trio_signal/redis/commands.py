@@ -12,7 +12,6 @@ from redis.client import EMPTY_RESPONSE, NEVER_DECODE
 from redis.commands import AsyncCoreCommands
 from redis.exceptions import DataError, NoScriptError, ResponseError
 
-from trio_signal.redis.address import Address
 from trio_signal.redis.connection import (
     Argument,
     Connection,
@@ -22,6 +21,7 @@ from trio_signal.redis.connection import (
     Timing,
 )
 from trio_signal.redis.link import Link, LinkStatistics
+from trio_signal.redis.locating import Locator
 from trio_signal.redis.pubsub import Lost, PubSub, Resumed
 from trio_signal.redis.reading import Reader
 
@@ -135,19 +135,20 @@ class Redis(AsyncCoreCommands):
     _event_dispatcher: Any = None
 
     def __init__(
-        self, address: Address, name: str, timing: Timing, *, send_limit: int, receive_limit: int
+        self, locator: Locator, name: str, timing: Timing, *, send_limit: int, receive_limit: int
     ) -> None:
         """Make one without a connection; `open_redis` does the rest."""
         self.link = Link(
-            address,
+            locator,
             f"{name}-commands",
             timing,
             opened=self._load_scripts,
             changed=self._update,
             pushed=_ignore,
+            misled=self.reconnect,
         )
         self.pubsub = PubSub(
-            address, f"{name}-pubsub", timing, limit=receive_limit, changed=self._update
+            locator, f"{name}-pubsub", timing, limit=receive_limit, changed=self._update
         )
         #: Reads what others wrote.
         self.reader = Reader()
@@ -254,6 +255,11 @@ class Redis(AsyncCoreCommands):
         if self._refusal != str(reply):
             self._refusal = str(reply)
             logger.error("a command that nobody waits for was refused: %s", reply)
+
+    def reconnect(self) -> None:
+        """Begin with new connections, perhaps to another server. Does not block."""
+        for link in (self.link, self.pubsub.link):
+            link.move("another server is the primary now")
 
     def _update(self) -> None:
         """Tell a change of `connected` to those who wait for it, and to the inbox."""

@@ -14,16 +14,23 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import hiredis
 import trio
 from redis.connection import DefaultParser
 from redis.exceptions import (
+    AskError,
     AuthenticationError,
+    BusyLoadingError,
+    ClusterDownError,
     ConnectionError,  # noqa: A004
     DataError,
     InvalidResponse,
+    MasterDownError,
+    MovedError,
+    NoPermissionError,
+    ReadOnlyError,
     ResponseError,
 )
 
@@ -35,6 +42,13 @@ Argument: TypeAlias = str | bytes | memoryview | int | float
 _INCOMPLETE = object()
 #: What the other side says does not make sense.
 _NOT_REDIS = (hiredis.HiredisError, InvalidResponse)
+#: Whoever says so cannot serve us any more, or not yet: another server does now.
+_WRONG_SERVER = frozenset(
+    {
+        *(AskError, BusyLoadingError, ClusterDownError, MasterDownError, MovedError),
+        ReadOnlyError,
+    }
+)
 #: These pushes answer a request; all others tell something.
 _ACKNOWLEDGEMENTS = frozenset({b"subscribe", b"unsubscribe"})
 
@@ -85,6 +99,8 @@ def pack(args: tuple[Argument, ...]) -> bytes:
 
 def _error_reply(text: str) -> Exception:
     """The exception for an error reply, of redis-py's kinds."""
+    if text.startswith("ERR Error running script") and "-READONLY " in text:
+        return ReadOnlyError(text)  # as Redis 6 has it
     try:
         error: Exception = DefaultParser.parse_error(text)  # type: ignore[no-untyped-call]
     except ValueError:
@@ -147,6 +163,13 @@ class Connection:
         self._written_bytes = 0
         self._heard = trio.current_time()
         self._closed_because: str | None = None
+        #: What ends `run` early, and why.
+        self._scope = trio.CancelScope()
+        self._ended_because: str | None = None
+        #: It has said that it is not the one to ask any more.
+        self.is_wrong = False
+        #: What the server said of itself; with the mode `cluster`, `sentinel` or `standalone`.
+        self.mode = ""
         #: Seconds from handing the last request to the socket to reading its reply.
         self.round_trip: float | None = None
         self.sent = 0
@@ -170,23 +193,43 @@ class Connection:
         self._unsent_bytes += len(request.data)
         self._filled.set()
 
-    async def greet(self, *commands: tuple[Argument, ...]) -> object:
-        """Send the first commands, before `run`; returns the last reply, or the first error.
+    async def greet(self, *commands: tuple[Argument, ...]) -> list[Any]:
+        """Send the first commands, before `run`; returns their replies, errors among them.
 
-        What follows an error is not awaited: the server may hang up.
+        What follows an error is not awaited, the server may hang up; but it does not for want of
+        a permission.
         """
         await self._stream.send_all(b"".join(map(pack, commands)))
-        reply: object = None
+        replies: list[Any] = []
         for _ in commands:
             while (reply := self._reader.gets()) is _INCOMPLETE:
                 await self._feed()
-            if isinstance(reply, Exception):
+            replies.append(reply)
+            if isinstance(reply, Exception) and not isinstance(reply, NoPermissionError):
                 break
-        return reply
+        return replies
+
+    async def ask(self, *commands: tuple[Argument, ...]) -> list[Any]:
+        """The same within the time for a reply; raises NotConnectedError if there is none."""
+        try:
+            with trio.fail_after(self._timing.reply):
+                return await self.greet(*commands)
+        except (_LostError, trio.TooSlowError, trio.BrokenResourceError, *_NOT_REDIS) as error:
+            raise NotConnectedError(f"no answer: {error}") from error
 
     async def run(self) -> str:
         """Carry requests and replies until the connection is lost, and return why."""
         reasons: list[str] = []
+        with self._scope:
+            await self._carry(reasons)
+        return self._ended_because or reasons[0]
+
+    def end(self, because: str) -> None:
+        """Have `run` return this soon; does not block."""
+        self._ended_because = because
+        self._scope.cancel(reason=because)
+
+    async def _carry(self, reasons: list[str]) -> None:
         async with trio.open_nursery() as nursery:
 
             async def first_to_end(task: Callable[[], Awaitable[None]]) -> None:
@@ -198,9 +241,8 @@ class Connection:
 
             for task in (self._read, self._write, self._watch):
                 nursery.start_soon(first_to_end, task)
-        return reasons[0]
 
-    def close(self, because: str) -> None:
+    def close(self, because: str = "closed") -> None:
         """Close the socket, and tell what waits how far it came. Does not block."""
         if self._closed_because is not None:
             return
@@ -251,15 +293,21 @@ class Connection:
     def _take_replies(self) -> None:
         first = self._in_flight[0] if self._in_flight else None
         reader, in_flight = self._reader, self._in_flight
+        wrong: Exception | None = None
         while (reply := reader.gets()) is not _INCOMPLETE:
             if type(reply) is hiredis.PushNotification and reply[0] not in _ACKNOWLEDGEMENTS:
                 self._pushed(reply)
             elif in_flight:
                 in_flight.popleft().answer(reply)
+                if type(reply) in _WRONG_SERVER:
+                    wrong = reply
             else:
                 raise _LostError(f"the server said what nobody asked for: {reply!r:.80}")
         if first is not None and (not in_flight or in_flight[0] is not first):
             self.round_trip = self._heard - first.since
+        if wrong is not None:
+            self.is_wrong = True
+            raise _LostError(str(wrong))
 
     async def _watch(self) -> None:
         """Give up when a reply is overdue; when all is silent, ask for a sign of life."""
@@ -296,10 +344,12 @@ async def connect(
     *,
     pushed: Callable[[list[bytes]], None],
     patient: bool,
+    to_sentinel: bool = False,
 ) -> Connection:
-    """Open a connection that calls itself `name` to the server.
+    """Open a connection that calls itself `name` to the server, which is a primary.
 
-    There is one deadline for all of it. Raises ConfigurationError for what will
+    There is one deadline for all of it. One to a node of a cluster may be a replica: it says
+    MOVED to whatever it is asked. Raises ConfigurationError for what will
     not mend itself, NotConnectedError for what may. The caller closes it.
     """
     try:
@@ -313,7 +363,7 @@ async def connect(
             connection = Connection(
                 stream, transport.socket, timing, pushed=pushed, patient=patient
             )
-            await _introduce(connection, address, name)
+            await _introduce(connection, address, name, to_sentinel=to_sentinel)
             stack.pop_all()
             return connection
     except trio.TooSlowError:
@@ -332,26 +382,53 @@ async def _open_transport(address: Address) -> trio.SocketStream:
     return await trio.open_tcp_stream(address.host, address.port)
 
 
-async def _introduce(connection: Connection, address: Address, name: str) -> None:
+async def _introduce(
+    connection: Connection, address: Address, name: str, *, to_sentinel: bool
+) -> None:
     """Say HELLO and choose the database, in one round trip.
 
     PING, since a server that still loads its data greets us, and can do nothing else.
     """
+    password = address.sentinel_password if to_sentinel else address.password
     hello: tuple[Argument, ...] = ("HELLO", 3)
-    if address.password is not None:
-        hello += ("AUTH", address.username, address.password)
-    commands = [(*hello, "SETNAME", name), ("PING",)]
-    if address.db:
-        commands.insert(1, ("SELECT", address.db))
-    reply = await connection.greet(*commands)
+    if password is not None:
+        hello += ("AUTH", address.username, password)
+    commands: list[tuple[Argument, ...]] = [hello, ("CLIENT", "SETNAME", name)]
+    if address.db and not to_sentinel:
+        commands.append(("SELECT", address.db))
+    greeting, named, *rest = (*await connection.greet(*commands, ("PING",)), None)
+    _check_greeting(address, greeting)
+    if not isinstance(greeting, dict):
+        raise ConfigurationError(f"{address}: this is not Redis: {greeting!r:.80}")
+    connection.mode = mode = greeting.get(b"mode", b"standalone").decode()
+    if mode == "sentinel" and not to_sentinel:
+        raise ConfigurationError(f"{address}: {await _name_services(connection, address)}")
+    if greeting.get(b"role") in (b"replica", b"slave") and mode == "standalone":
+        raise NotConnectedError(f"{address}: it is a replica, and not the primary")
+    for reply in (None if isinstance(named, NoPermissionError) else named, *rest):
+        if isinstance(reply, Exception):
+            _check_greeting(address, reply)
+
+
+def _check_greeting(address: Address, reply: object) -> None:
     if not isinstance(reply, Exception):
         return
     if "unknown command" in str(reply):
         # Not its own words: they quote the password.
         raise ConfigurationError(f"{address}: the server is older than Redis 6")
-    lasting = isinstance(reply, AuthenticationError | ResponseError)
+    passing = isinstance(reply, BusyLoadingError | MasterDownError | ClusterDownError)
+    lasting = isinstance(reply, AuthenticationError | ResponseError) and not passing
     kind = ConfigurationError if lasting else NotConnectedError
     raise kind(f"{address}: {reply}")
+
+
+async def _name_services(connection: Connection, address: Address) -> str:
+    """What to say to who takes a Sentinel for a server."""
+    masters = (await connection.greet(("SENTINEL", "MASTERS")))[0]
+    names = [] if isinstance(masters, Exception) else [each[b"name"].decode() for each in masters]
+    scheme = "rediss+sentinel" if address.tls else "redis+sentinel"
+    urls = [f"{scheme}://{address.host}:{address.port}/{name}" for name in names or ["NAME"]]
+    return f"this is a Sentinel: use {' or '.join(urls)}"
 
 
 def _explain(address: Address, error: BaseException) -> ConnectionError:

@@ -7,14 +7,13 @@ from dataclasses import dataclass
 
 import trio
 
-from trio_signal.redis.address import Address
 from trio_signal.redis.connection import (
     ConfigurationError,
     Connection,
     NotConnectedError,
     Timing,
-    connect,
 )
+from trio_signal.redis.locating import Locator
 
 logger = logging.getLogger(__name__)
 
@@ -50,12 +49,13 @@ class Link:
     """Keeps one connection to a Redis.
 
     `opened` is called with each new connection, before anything is sent on it;
-    `changed` after each change of `connection`. Neither may block.
+    `changed` after each change of `connection`, `misled` when the server turns out to be the
+    wrong one. None of them may block.
     """
 
     def __init__(
         self,
-        address: Address,
+        locator: Locator,
         name: str,
         timing: Timing,
         *,
@@ -63,15 +63,17 @@ class Link:
         changed: Callable[[], None],
         pushed: Callable[[list[bytes]], None],
         patient: bool = False,
+        misled: Callable[[], None] = lambda: None,
     ) -> None:
         """Make a link that has no connection yet."""
-        self._address = address
+        self._locator = locator
         self._name = name
         self._timing = timing
         self._opened = opened
         self._changed = changed
         self._pushed = pushed
         self._patient = patient
+        self._misled = misled
         self.connection: Connection | None = None
         #: Why there is no connection.
         self.reason = "not opened"
@@ -100,6 +102,11 @@ class Link:
         if self.connection is not None:
             self._lose(self.connection, "an error of ours")
 
+    def move(self, because: str) -> None:
+        """Begin with another connection, perhaps to another server. Does not block."""
+        if self.connection is not None:
+            self.connection.end(because)
+
     def close(self) -> None:
         """End for good. What waits for an answer gets an exception."""
         self.reason = "closed"
@@ -121,8 +128,8 @@ class Link:
         )
 
     async def _connect(self) -> Connection:
-        return await connect(
-            self._address, self._name, self._timing, pushed=self._pushed, patient=self._patient
+        return await self._locator.connect(
+            self._name, self._timing, pushed=self._pushed, patient=self._patient
         )
 
     async def _connect_again(self) -> Connection:
@@ -138,7 +145,7 @@ class Link:
                         "%s cannot connect: %s", self._name, self.reason
                     )
             else:
-                logger.info("%s connected to %s", self._name, self._address)
+                logger.info("%s connected to %s", self._name, self._locator)
                 return connection
         raise AssertionError("pauses do not end")
 
@@ -152,7 +159,9 @@ class Link:
         self._losses += 1
         self._requests += connection.sent
         self.connection = None
-        self.reason = f"{self._address}: {reason}"
+        self.reason = f"{self._locator}: {reason}"
         logger.warning("%s lost its connection: %s", self._name, self.reason)
         self._changed()
         connection.close(self.reason)
+        if connection.is_wrong:
+            self._misled()

@@ -12,9 +12,9 @@ from typing import Literal, NamedTuple, TypeAlias
 import trio
 from redis.exceptions import InvalidResponse, PubSubError, ResponseError
 
-from trio_signal.redis.address import Address
 from trio_signal.redis.connection import Connection, Request, Timing
 from trio_signal.redis.link import Link
+from trio_signal.redis.locating import Locator
 
 logger = logging.getLogger(__name__)
 
@@ -171,7 +171,7 @@ class PubSub:
 
     def __init__(
         self,
-        address: Address,
+        locator: Locator,
         name: str,
         timing: Timing,
         *,
@@ -181,7 +181,7 @@ class PubSub:
         """Make one that has no connection yet."""
         # Patient, since a reply may have to wait behind a flood of messages.
         self.link = Link(
-            address,
+            locator,
             name,
             timing,
             opened=self._bring_in_line,

@@ -860,7 +860,11 @@ async def open_redis_bus(
     """
     try:
         async with open_redis(
-            url, ca_file=ca_file, name=f"trio-signal-{replica[:8]}", must_connect=False
+            url,
+            ca_file=ca_file,
+            name=f"trio-signal-{replica[:8]}",
+            key=f"{prefix}trio_signal:",
+            must_connect=False,
         ) as redis:
             yield RedisBus(redis, replica, prefix=prefix, lease=lease)
     except (ConfigurationError, ValueError) as error:

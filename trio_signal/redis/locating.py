@@ -1,0 +1,186 @@
+"""Where to connect: to the server of an address, to the one that Sentinels name, or in a cluster.
+
+A cluster is used for its availability. All our keys have one hash tag, so they are in one slot,
+and one node has them all; whoever asks another is told which one (MOVED). Which server is the
+primary changes: whoever finds that it is with the wrong one connects anew, and asks again.
+"""
+
+import logging
+import re
+from collections.abc import Callable
+from contextlib import ExitStack, closing
+from dataclasses import replace
+from typing import Any, NoReturn
+
+import trio
+from redis.exceptions import MovedError
+
+from trio_signal.redis.address import Address
+from trio_signal.redis.connection import (
+    ConfigurationError,
+    Connection,
+    NotConnectedError,
+    Timing,
+    connect,
+)
+
+logger = logging.getLogger(__name__)
+
+#: What keys of one slot have in common; see "hash tags" in the specification of Redis Cluster.
+_TAG = re.compile(r"^[^{]*\{[^}]+\}")
+#: How often one is sent on to another node; and how many nodes are kept in mind.
+_HOPS, _NODES = 5, 50
+#: Seconds between two tries to hear from a Sentinel.
+_PAUSE = 1.0
+_SWITCHED = b"+switch-master"
+
+Pushed = Callable[[list[bytes]], None]
+
+
+class Locator:
+    """Connects to whichever server is the right one now."""
+
+    def __init__(self, address: Address, key: str) -> None:
+        """Take what the URL says; in a cluster, all keys are where `key` is."""
+        self._address = address
+        self._key = key
+        #: The Sentinels; the one that answered last stands first.
+        self._sentinels = list(address.sentinels)
+        #: What they named last.
+        self._primary: tuple[str, int] | None = None
+        #: Other nodes of the cluster.
+        self._nodes: list[Address] = []
+
+    @property
+    def has_sentinels(self) -> bool:
+        """Whether there is something to `watch`."""
+        return bool(self._sentinels)
+
+    def __str__(self) -> str:
+        """What a log or an error says of it."""
+        return str(self._address)
+
+    async def connect(
+        self, name: str, timing: Timing, *, pushed: Pushed, patient: bool
+    ) -> Connection:
+        """Open a connection to the right server.
+
+        Raises ConfigurationError for what will not mend itself, NotConnectedError for what may.
+        The caller closes it.
+        """
+        if self._sentinels:
+            address = await self._ask(name, timing)
+            return await connect(address, name, timing, pushed=pushed, patient=patient)
+        reasons: list[str] = []
+        for address in (self._address, *self._nodes):
+            try:
+                return await self._follow(address, name, timing, pushed=pushed, patient=patient)
+            except NotConnectedError as error:
+                reasons.append(str(error))
+        raise NotConnectedError("; ".join(dict.fromkeys(reasons)))
+
+    async def _follow(
+        self, address: Address, name: str, timing: Timing, *, pushed: Pushed, patient: bool
+    ) -> Connection:
+        """Connect to a server; if it is of a cluster, to the node that has our keys."""
+        for _ in range(_HOPS):
+            connection = await connect(address, name, timing, pushed=pushed, patient=patient)
+            if connection.mode != "cluster":
+                return connection
+            with ExitStack() as stack:
+                stack.callback(connection.close)
+                if not _TAG.match(self._key):
+                    raise ConfigurationError(
+                        f"{address}: this is a cluster, so all keys need one hash tag: "
+                        "set a prefix with braces, such as {ts}:"
+                    )
+                slots, *_, found = await connection.ask(_SLOTS, ("EXISTS", self._key))
+                self._note_nodes(address, slots)
+                if not isinstance(found, Exception):
+                    stack.pop_all()
+                    return connection
+            if not isinstance(found, MovedError):
+                raise NotConnectedError(f"{address}: {found}")
+            address = replace(address, host=found.host or address.host, port=found.port)
+        raise NotConnectedError(f"{address}: the nodes of the cluster send us around")
+
+    def _note_nodes(self, known: Address, slots: Any) -> None:
+        if isinstance(slots, Exception):
+            return
+        places = {
+            (host.decode(), port) for _, _, *nodes in slots for host, port, *_ in nodes if host
+        }
+        self._nodes = [replace(known, host=host, port=port) for host, port in sorted(places)]
+        del self._nodes[_NODES:]
+
+    async def _ask(self, name: str, timing: Timing) -> Address:
+        """The address of the primary, as the first Sentinel says that can be reached."""
+        connection = await self._open_sentinel(name, timing, pushed=_ignore)
+        with closing(connection):
+            (place,) = await connection.ask(self._question)
+        if isinstance(place, Exception):
+            raise NotConnectedError(f"{self}: {place}")
+        if place is None:
+            raise ConfigurationError(f"{self}: the Sentinels know no {self._address.service!r}")
+        host, port = place
+        self._primary = (host.decode(), int(port))
+        return replace(self._address, host=self._primary[0], port=self._primary[1], sentinels=())
+
+    @property
+    def _question(self) -> tuple[str, str, str]:
+        return "SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._address.service
+
+    async def _open_sentinel(self, name: str, timing: Timing, *, pushed: Pushed) -> Connection:
+        reasons: list[str] = []
+        for place in list(self._sentinels):
+            host, port = place
+            address = replace(self._address, host=host, port=port, sentinels=())
+            try:
+                connection = await connect(
+                    address, name, timing, pushed=pushed, patient=False, to_sentinel=True
+                )
+            except NotConnectedError as error:
+                reasons.append(str(error))
+            else:
+                self._sentinels.remove(place)
+                self._sentinels.insert(0, place)
+                return connection
+        raise NotConnectedError("; ".join(reasons))
+
+    async def watch(self, name: str, timing: Timing, switched: Callable[[], None]) -> NoReturn:
+        """Call `switched` when the Sentinels name another primary; until cancelled.
+
+        A primary may be cut off together with us, and we would never know.
+        """
+
+        def hear(push: list[bytes]) -> None:
+            service = self._address.service.encode()
+            if push[0] == b"message" and push[2].split(b" ")[0] == service:
+                switched()
+
+        while True:
+            try:
+                connection = await self._open_sentinel(name, timing, pushed=hear)
+                with closing(connection):
+                    *_, place = await connection.ask(("SUBSCRIBE", _SWITCHED), self._question)
+                    # What happened before we listened; a push in its place is news as well.
+                    if _place(place) != self._primary is not None:
+                        switched()
+                    await connection.run()
+            except (ConfigurationError, NotConnectedError) as error:
+                logger.debug("%s: cannot listen to the Sentinels: %s", name, error)
+            await trio.sleep(_PAUSE)
+
+
+#: All nodes that a cluster has.
+_SLOTS = ("CLUSTER", "SLOTS")
+
+
+def _place(reply: Any) -> tuple[str, int] | None:
+    if not isinstance(reply, list) or len(reply) != 2:
+        return None
+    return reply[0].decode(), int(reply[1])
+
+
+def _ignore(_: object) -> None:
+    """Nothing is pushed to a connection that does not ask for it."""
