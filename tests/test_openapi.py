@@ -6,18 +6,20 @@ from pathlib import Path
 
 import httpx
 import trio
+from quart_trio import QuartTrio
 
 from tests.conftest import Serve
 from trio_signal.announcements import Announcements
 from trio_signal.auth import OpenAuth
 from trio_signal.bus.memory import MemoryBus
 from trio_signal.config import load_settings
+from trio_signal.dialects import DIALECTS
 from trio_signal.hub import Hub
 from trio_signal.limits import Limits
 from trio_signal.metrics import Metrics
 from trio_signal.store import Store
 from trio_signal.web.app import create_app
-from trio_signal.web.openapi import NOT_DESCRIBED, OPERATIONS, routes
+from trio_signal.web.openapi import NOT_DESCRIBED, make_document
 
 #: Seconds for some hundred requests.
 PATIENCE = 120.0
@@ -29,8 +31,34 @@ def test_each_route_is_described_and_there_are_no_others() -> None:
     announcements = Announcements(Store(settings.database_url.get_secret_value()), None)
     hub = Hub(MemoryBus("docs"), announcements=announcements)
     app = create_app(hub, OpenAuth(), settings, Limits(settings), Metrics())
-    assert set(routes(app)) == set(OPERATIONS)
-    assert {rule.rule for rule in app.url_map.iter_rules()} >= NOT_DESCRIBED
+    routes = [route for dialect in DIALECTS.values() for route in dialect.routes()]
+    described = {
+        f"{method.upper()} {path}"
+        for path, operations in make_document(routes)["paths"].items()
+        for method in operations
+    }
+    assert {call for call in calls_of(app) if call.split(" ")[1] not in NOT_DESCRIBED} == described
+    assert {call.split(" ")[1] for call in calls_of(app)} >= NOT_DESCRIBED
+
+
+def calls_of(app: QuartTrio) -> set[str]:
+    """What the app answers, as the document writes it."""
+    return {
+        f"{method} {rule.rule.replace('<', '{').replace('>', '}')}"
+        for rule in app.url_map.iter_rules()
+        for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
+    }
+
+
+async def test_a_dialect_that_is_switched_off_has_no_routes(serve: Serve) -> None:
+    async with serve(dialects="mesh,live") as service, httpx.AsyncClient() as http:
+        base = f"http://{service.base}"
+        document = (await http.get(f"{base}/openapi.json")).json()
+        assert {"/api/rooms", "/api/v1/ws/stats", "/auth/me"} <= document["paths"].keys()
+        assert not {"/rooms", "/users", "/api/creator/broadcast"} & document["paths"].keys()
+        for path in ("/rooms", "/users/ann", "/api/creator/broadcast/active"):
+            assert (await http.get(base + path)).status_code == 404
+        assert (await http.get(f"{base}/api/rooms")).json() == []
 
 
 async def test_the_document_is_complete(serve: Serve) -> None:

@@ -13,8 +13,9 @@ from tests.clients import PATIENCE, Client, Service
 from tests.conftest import Serve
 from tests.test_room_protocol import TIMESTAMP, enter
 from tests.tokens import SECRET, make_token
+from trio_signal.dialects.rest import MAX_BYTES, fit, rooms
 from trio_signal.web import listing
-from trio_signal.web.listing import fit, granted
+from trio_signal.web.listing import granted
 
 TOKENS = {"auth": "token", "jwt_secret": SECRET}
 
@@ -128,14 +129,14 @@ async def test_the_list_is_read_and_encoded_once_a_second(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encoded = 0
-    make = listing.room_entry
+    make = rooms.room_entry
 
     def count(*args: Any) -> Any:
         nonlocal encoded
         encoded += 1
         return make(*args)
 
-    monkeypatch.setattr("trio_signal.web.rooms.room_entry", count)
+    monkeypatch.setattr("trio_signal.dialects.rest.rooms.room_entry", count)
     monkeypatch.setattr(listing, "FRESH", 3600.0)
     async with serve() as service, AsyncExitStack() as stack, browse(service) as http:
         await enter_many(stack, service, "a", "b", "c")
@@ -208,14 +209,14 @@ async def test_history_is_bounded_in_bytes(service: Service) -> None:
             await ann.wait_for("message")
         await ann.settle()
         answer = await http.get("/rooms/r/messages")
-        assert len(answer.content) <= listing.MAX_BYTES
+        assert len(answer.content) <= MAX_BYTES
         assert [message["content"][:2] for message in answer.json()] == ["8x", "9x", "10", "11"]
 
 
 async def test_one_room_is_bounded_in_bytes(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trio_signal.web.rooms.MAX_BYTES", 300)
+    monkeypatch.setattr("trio_signal.dialects.rest.rooms.MAX_BYTES", 300)
     async with AsyncExitStack() as stack, browse(service) as http:
         for n in range(6):
             await stack.enter_async_context(enter(service, f"{n}", avatar_url="y" * 50))

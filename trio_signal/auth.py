@@ -23,7 +23,7 @@ from trio_signal.config import Settings
 from trio_signal.errors import AuthenticationError, ConfigError, IdentityMismatchError
 from trio_signal.keys import Key, KeySet, read_public_key, secret_key
 from trio_signal.messages.commands import Authenticate
-from trio_signal.messages.identity import Grants, Identity
+from trio_signal.messages.identity import OPEN_GRANTS, Grants, Identity
 from trio_signal.names import MAX_ID, clean_name, clean_picture
 from trio_signal.supervision import supervise
 
@@ -53,10 +53,6 @@ class _LoginToken(msgspec.Struct):
 
     sub: str
     name: str
-
-
-#: Everybody may do what everybody may want; only to end others' connections is nobody's right.
-OPEN_GRANTS = Grants(creator=True)
 
 
 class FoundToken(NamedTuple):
@@ -103,11 +99,6 @@ def read_cookies(headers: Iterable[str]) -> dict[str, str]:
             name, _, value = item.strip().partition("=")
             cookies.setdefault(name, value.strip('"'))
     return cookies
-
-
-def may_enter(identity: Identity, room_id: str) -> bool:
-    """Whether one of the granted globs fits this room."""
-    return any(fnmatchcase(room_id, glob) for glob in identity.grants.rooms)
 
 
 @lru_cache(maxsize=10_000)

@@ -18,7 +18,7 @@ import trio
 from msgspec.structs import replace
 
 from trio_signal.announcements import Announcements
-from trio_signal.auth import Auth, may_enter
+from trio_signal.auth import Auth
 from trio_signal.clock import utc_now
 from trio_signal.config import Settings
 from trio_signal.dialects import Dialect
@@ -35,6 +35,7 @@ from trio_signal.messages.commands import (
     AskLive,
     Authenticate,
     Close,
+    HearAnnouncements,
     IdlePing,
     Join,
     Malformed,
@@ -47,7 +48,6 @@ from trio_signal.messages.commands import (
     SendReceipt,
     SetPrivateTyping,
     Signal,
-    Subscribe,
 )
 from trio_signal.messages.events import Expiring, Refusal, Refused, Renewed
 from trio_signal.messages.identity import Identity, ServerInfo, is_internal
@@ -158,7 +158,7 @@ class Connection:
         self._token = token
         self._request_id = request_id
         self._dialect = dialect
-        self._parser = FrameParser(settings.max_message_bytes)
+        self._parser = FrameParser(settings.max_message_bytes, binary_is_text=dialect.reads_binary)
         self._outbox = Outbox(sock, settings.outbox_bytes, hub.flusher)
         make = HoldingPeer if dialect.holds_candidates else Peer
         self.peer = make(uuid4().hex, dialect, self._outbox)
@@ -411,7 +411,7 @@ class Connection:
                     await self._hub.live.ask(self.peer, action)
                 case RecallRooms():
                     await self._rejoin()
-                case Subscribe():
+                case HearAnnouncements():
                     self._announcements.subscribe(self.peer)
                 case OpenInbox():
                     await self._hub.open_inbox(self.peer, action)
@@ -481,7 +481,7 @@ class Connection:
             self.peer.tell(Refused(command, Refusal.INVALID_TOKEN, utc_now()))
             return
         entered = (room_id for room_id in self.peer.memberships if not is_internal(room_id))
-        if not all(may_enter(identity, room_id) for room_id in entered):
+        if not all(identity.grants.admit(room_id) for room_id in entered):
             self.peer.tell(Refused(command, Refusal.INVALID_TOKEN, utc_now()))
             return
         self.peer.identity = identity

@@ -1,5 +1,6 @@
 """Exceptions, and the one table of close codes."""
 
+from collections.abc import Mapping
 from enum import Enum, IntEnum, auto
 from http import HTTPStatus
 from typing import Literal, NamedTuple
@@ -115,6 +116,16 @@ class RequestRefusedError(TrioSignalError):
         self.status = status
         self.reason = reason
         self.retry_after = retry_after
+
+
+class HttpError(TrioSignalError):
+    """A request is answered by an error; the text is for the client."""
+
+    def __init__(self, status: int, detail: str, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.detail = detail
+        self.headers = headers or {}
 
 
 class CloseCode(IntEnum):

@@ -6,7 +6,6 @@ from functools import partial
 
 import trio
 
-from trio_signal.auth import may_enter
 from trio_signal.broadcasts import is_rival
 from trio_signal.bus import Bus, Caps
 from trio_signal.clock import unique_now, utc_now, wall_time
@@ -208,4 +207,4 @@ def _may_join(identity: Identity, command: Join) -> bool:
 
 def may_see(identity: Identity, room_id: str) -> bool:
     """Whether this one may know who is live in a room."""
-    return not is_internal(room_id) and may_enter(identity, room_id)
+    return not is_internal(room_id) and identity.grants.admit(room_id)

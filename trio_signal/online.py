@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import msgspec
 import trio
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET
 
 from trio_signal.auth import share_room
 from trio_signal.bus import Bus
@@ -24,6 +24,7 @@ from trio_signal.dialects import Dialect
 from trio_signal.dialects.wire import type_of
 from trio_signal.messages.commands import Move
 from trio_signal.messages.events import LocationUpdated, Moved, OnlineHere, OnlineUser
+from trio_signal.messages.records import Location, OnlinePerson, OnlineUsers, Presence, Stats
 from trio_signal.metrics import Metrics
 from trio_signal.pacing import DELIVERY, cost_of_delivery
 from trio_signal.peer import Peer, close_untold
@@ -53,44 +54,6 @@ _TICK = 0.05
 
 Rooms = tuple[str, ...]
 _Group = tuple[type[Dialect], Rooms]
-
-
-class Location(Struct):
-    """A place on the application's map."""
-
-    x: float
-    y: float
-
-
-class Presence(Struct, omit_defaults=True):
-    """That a user is online."""
-
-    status: str
-    last_seen: str
-    location: Location | UnsetType = UNSET
-
-
-class User(Struct):
-    """A user that is online."""
-
-    user_id: str
-    username: str
-    presence: Presence
-
-
-class OnlineUsers(Struct):
-    """Those that the caller may know of; `count` is of all, also of those that are not listed."""
-
-    users: list[User]
-    count: int
-
-
-class Stats(Struct):
-    """How many connections and users there are, and rooms with somebody in them."""
-
-    connections: int
-    users: int
-    rooms: int
 
 
 class _Local:
@@ -348,13 +311,13 @@ class Online:
 
     def _encode_users(self, rooms: Rooms) -> bytes:
         now, count = utc_now(), 0
-        shown: list[User] = []
+        shown: list[OnlinePerson] = []
         for user_id, username, location, others_rooms in self._everybody():
             if share_room(rooms, others_rooms):
                 count += 1
                 if len(shown) < MAX_SHOWN:
                     presence = Presence("online", now, UNSET if location is None else location)
-                    shown.append(User(user_id, username, presence))
+                    shown.append(OnlinePerson(user_id, username, presence))
         return msgspec.json.encode(OnlineUsers(shown, count))
 
     def _everybody(self) -> Iterator[tuple[str, str, Location | None, Rooms]]:

@@ -104,6 +104,7 @@ class FrameParser:
     """
 
     __slots__ = (
+        "_binary_is_text",
         "_buffer",
         "_decoder",
         "_fragments",
@@ -115,8 +116,9 @@ class FrameParser:
         "failure",
     )
 
-    def __init__(self, max_size: int) -> None:
+    def __init__(self, max_size: int, *, binary_is_text: bool = False) -> None:
         self._max_size = max_size
+        self._binary_is_text = binary_is_text
         self._buffer = bytearray()
         #: How many bytes must be there before parsing is worth another try.
         self._wanted = 2
@@ -222,6 +224,10 @@ class FrameParser:
                 _check_close(payload)
             return Message(opcode, payload)
         final = first >= 0x80
+        if opcode is Opcode.BINARY and self._binary_is_text:
+            opcode = Opcode.TEXT
+            if final:
+                _check_text(payload)
         if opcode is not Opcode.CONTINUATION:
             if final:
                 return Message(opcode, payload)

@@ -21,7 +21,7 @@ from msgspec.structs import replace
 from tests.clients import PATIENCE
 from tests.members import AT, member
 from tests.redis.buses import drain
-from trio_signal.bus import Bus, Caps, Delivery, RoomCount, RoomMembers, RoomsKept, Undelivered
+from trio_signal.bus import Bus, Caps, Delivery, RoomMembers, RoomsKept, Undelivered
 from trio_signal.bus.memory import MemoryBus, MemoryNetwork
 from trio_signal.bus.redis import RedisBus, open_redis_bus
 from trio_signal.errors import JoinRefusedError
@@ -42,6 +42,7 @@ from trio_signal.messages.events import (
     WentLive,
 )
 from trio_signal.messages.identity import LOBBY, Live, MediaType, Member
+from trio_signal.messages.records import RoomCount
 from trio_signal.room import Room
 
 NO_CAPS = Caps(peers=1000)

@@ -15,9 +15,9 @@ from trio_signal.messages.commands import (
     AskAnnouncement,
     Authenticate,
     Close,
+    HearAnnouncements,
     IdlePing,
     Send,
-    Subscribe,
 )
 from trio_signal.messages.events import (
     Acknowledged,
@@ -68,7 +68,7 @@ def test_who_it_is_stands_in_the_query() -> None:
 def test_first_it_attends_so_that_nothing_is_missed() -> None:
     actions = list(dialect(user_id="u1").authenticated(Identity("s", "u1"), ServerInfo(), NOW))
     assert actions == [
-        Subscribe(),
+        HearAnnouncements(),
         Send(b'{"type":"connected","message":"Connected to broadcast live updates"}'),
         IdlePing(b"ping", 30.0),
         AskAnnouncement(),

@@ -17,7 +17,8 @@ from trio_signal import notes as notes_module
 from trio_signal.bus.redis import open_redis_bus
 from trio_signal.messages.events import Chatted
 from trio_signal.messages.identity import Profile
-from trio_signal.notes import Bounds, GuestUser, Notes, RoomInfo
+from trio_signal.messages.records import GuestUser, RoomInfo
+from trio_signal.notes import Bounds, Notes
 from trio_signal.notes.memory import SWEEP_INTERVAL, MemoryNotes
 from trio_signal.notes.redis import RedisNotes
 from trio_signal.redis import Redis, open_redis

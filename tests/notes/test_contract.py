@@ -14,7 +14,8 @@ from tests.members import AT, member
 from trio_signal import notes as notes_module
 from trio_signal.messages.events import Chatted
 from trio_signal.messages.identity import Profile
-from trio_signal.notes import Bounds, GuestUser, Notes, RoomInfo
+from trio_signal.messages.records import GuestUser, RoomInfo
+from trio_signal.notes import Bounds, Notes
 from trio_signal.notes.memory import MemoryNotes
 from trio_signal.notes.redis import RedisNotes
 from trio_signal.redis import Redis, open_redis

@@ -16,7 +16,6 @@ from uuid import uuid4
 import trio
 from msgspec.structs import replace
 
-from trio_signal.announcements.draft import to_harmless
 from trio_signal.announcements.receipts import Receipts
 from trio_signal.announcements.state import Effect, Freshness, State
 from trio_signal.announcements.subscribers import Subscribers
@@ -55,6 +54,7 @@ LAST_WORDS = 1.0
 COUNTING = 0.4
 #: How many peers are looked up at once.
 BATCH = 500
+_FULL_WIDTH = str.maketrans("<>&", "＜＞＆")
 
 
 class Announcements:
@@ -74,7 +74,7 @@ class Announcements:
         is stored, so that this outlasts a change of the mode, nor in what was stored before.
         What subscribers are told is counted in `metrics`.
         """
-        self._clean: Callable[[str], str] = to_harmless if from_anybody else str
+        self._clean: Callable[[str], str] = _to_harmless if from_anybody else str
         self._store = store
         self._board = board
         self._state = State()
@@ -462,6 +462,14 @@ class Announcements:
         while users:
             await board.acknowledge(announcement.id, users)
             users = await self._store.acknowledgers(announcement.id, users[-1])
+
+
+def _to_harmless(text: str) -> str:
+    """The text without what can begin HTML: old clients put it into their pages as it is.
+
+    `<`, `>` and `&` become their full-width forms, so its length stays the same.
+    """
+    return text.translate(_FULL_WIDTH)
 
 
 @asynccontextmanager

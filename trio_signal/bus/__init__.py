@@ -45,6 +45,7 @@ from trio_signal.messages.events import (
     UserChanged,
 )
 from trio_signal.messages.identity import Member, Name, Revision
+from trio_signal.messages.records import RoomCount
 from trio_signal.metrics import Histogram
 
 
@@ -100,18 +101,6 @@ class ReplicaLost(NamedTuple):
     heard: float
     #: Each with its room.
     members: tuple[tuple[str, Member], ...]
-
-
-class RoomCount(NamedTuple):
-    """A room in a listing."""
-
-    room_id: str
-    peers: int
-    users: int
-    #: How many of the users are live.
-    live: int
-    #: When the first of those who are there joined; RFC 3339, empty if nobody knows.
-    since: str
 
 
 #: What is told to one replica, and what to all others.

@@ -16,7 +16,6 @@ from trio_signal.bus import (
     Direct,
     Kicked,
     ReplicaLost,
-    RoomCount,
     RoomMembers,
     RoomsKept,
     Undelivered,
@@ -36,6 +35,7 @@ from trio_signal.messages.events import (
     WentLive,
 )
 from trio_signal.messages.identity import Live, Member, is_internal
+from trio_signal.messages.records import RoomCount
 from trio_signal.room import Room
 
 logger = logging.getLogger(__name__)

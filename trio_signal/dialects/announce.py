@@ -9,6 +9,7 @@ from typing import Any, Self
 from msgspec import Struct
 
 from trio_signal.dialects.base import Dialect
+from trio_signal.dialects.rest import Route
 from trio_signal.dialects.wire import Reader, UnreadableError, encode
 from trio_signal.errors import AuthenticationError, CloseCode, IdentityMismatchError
 from trio_signal.messages.commands import (
@@ -17,9 +18,9 @@ from trio_signal.messages.commands import (
     AskAnnouncement,
     Authenticate,
     Close,
+    HearAnnouncements,
     IdlePing,
     Send,
-    Subscribe,
 )
 from trio_signal.messages.events import (
     Acknowledged,
@@ -112,12 +113,28 @@ class AnnounceDialect(Dialect):
     reader = _reader
     words = frozenset({"ping", "pong"})
     cookie_path = "/api/creator/broadcast"
+    http_prefix = "/api/creator"
+    announces = True
 
     def __init__(self, user_id: str | None) -> None:
         """Take who the client says it is."""
         super().__init__()
         self._user_id = user_id
         self._is_known = False
+
+    @classmethod
+    def routes(cls) -> Sequence[Route]:
+        """Its HTTP calls: for creators, and for users without a WebSocket."""
+        from trio_signal.dialects.rest import announcements
+
+        return announcements.ROUTES
+
+    @staticmethod
+    def problem(status: int, detail: str) -> object:
+        """An error as the clients of these calls read it."""
+        from trio_signal.dialects.rest.announcements import problem
+
+        return problem(status, detail)
 
     @classmethod
     def at(cls, path: Sequence[str], query: Mapping[str, str]) -> Self | None:
@@ -136,7 +153,7 @@ class AnnounceDialect(Dialect):
         if not identity.user_id:
             return [_NOBODY]
         self._is_known = True
-        return [Subscribe(), _CONNECTED, _IDLE_PING, AskAnnouncement()]
+        return [HearAnnouncements(), _CONNECTED, _IDLE_PING, AskAnnouncement()]
 
     def authentication_failed(self, error: AuthenticationError) -> Close:
         """Clients know one reason; ours are for those who look."""

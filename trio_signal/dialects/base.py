@@ -1,9 +1,11 @@
 """What the core asks of a dialect."""
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Self
 
+from trio_signal.dialects.rest import Detail, Route
 from trio_signal.dialects.wire import OTHER, Reader, Resumes, UnreadableError
 from trio_signal.errors import AuthenticationError, CloseCode
 from trio_signal.messages.commands import Action, Close, Send
@@ -21,7 +23,8 @@ class Dialect(ABC):
     __slots__ = ("heard",)
 
     name: ClassVar[str]
-    #: Where it is spoken, as `/ws/{room_id}`, and what may be in the query.
+    #: Where it is spoken, as `/ws/{room_id}`, and what may be in the query. Of several dialects
+    #: whose `at` takes a path, the first in the table has it.
     address: ClassVar[str]
     query: ClassVar[tuple[str, ...]] = ("token",)
     #: Reads what clients say. The other public structs of the module are what they are told.
@@ -33,6 +36,12 @@ class Dialect(ABC):
     #: Below it are HTTP calls whose clients do not say who they are: in open mode a cookie tells
     #: them the `user_id` in the handshake's query. None if there are no such calls.
     cookie_path: ClassVar[str | None] = None
+    #: All errors of HTTP calls whose paths begin so are told as `problem` does.
+    http_prefix: ClassVar[str | None] = None
+    #: Whether it needs announcements, and so their database.
+    announces: ClassVar[bool] = False
+    #: Whether its clients may send a text as a binary frame, which ends the others' connections.
+    reads_binary: ClassVar[bool] = False
     #: Whether its clients drop candidates that come before they have applied the description.
     holds_candidates: ClassVar[bool] = False
 
@@ -44,6 +53,21 @@ class Dialect(ABC):
         """Begin a connection that has not said anything."""
         #: The type of what `received` was given last; `OTHER` if it could not be read.
         self.heard = OTHER
+
+    @classmethod
+    def sample(cls) -> str:
+        """A request target at which it is spoken, for whoever tries the server."""
+        return re.sub(r"{\w+}", "sample", cls.address)
+
+    @classmethod
+    def routes(cls) -> Sequence[Route]:
+        """Its HTTP calls; there are none where it is switched off."""
+        return ()
+
+    @staticmethod
+    def problem(status: int, detail: str) -> object:
+        """An error of an HTTP call below `http_prefix`, to be encoded as JSON."""
+        return Detail(detail)
 
     @classmethod
     @abstractmethod

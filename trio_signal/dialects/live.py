@@ -9,6 +9,7 @@ from typing import Annotated, Any, Self
 from msgspec import Meta, Raw, Struct
 
 from trio_signal.dialects.base import Dialect
+from trio_signal.dialects.rest import Route
 from trio_signal.dialects.wire import Id, Reader, UnreadableError, encode
 from trio_signal.errors import AuthenticationError, CloseCode, IdentityMismatchError
 from trio_signal.messages.commands import (
@@ -320,6 +321,13 @@ class LiveDialect(Dialect):
         """Take who the client says it is."""
         super().__init__()
         self._query = query
+
+    @classmethod
+    def routes(cls) -> Sequence[Route]:
+        """Its HTTP calls: who is online."""
+        from trio_signal.dialects.rest import online
+
+        return online.ROUTES
 
     @classmethod
     def at(cls, path: Sequence[str], query: Mapping[str, str]) -> Self | None:

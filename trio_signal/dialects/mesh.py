@@ -10,6 +10,7 @@ from typing import Any, Self
 from msgspec import UNSET, Raw, Struct, UnsetType, field
 
 from trio_signal.dialects.base import Dialect
+from trio_signal.dialects.rest import Route
 from trio_signal.dialects.wire import Id, Reader, UnreadableError, encode
 from trio_signal.errors import AuthenticationError, CloseCode
 from trio_signal.messages.commands import (
@@ -293,6 +294,13 @@ class MeshDialect(Dialect):
         self._peer_id = ""
         self._server = ServerInfo()
         self._identity: Identity | None = None
+
+    @classmethod
+    def routes(cls) -> Sequence[Route]:
+        """Its HTTP calls: the list of rooms."""
+        from trio_signal.dialects.rest import rooms
+
+        return rooms.MESH_ROUTES
 
     @classmethod
     def at(cls, path: Sequence[str], query: Mapping[str, str]) -> Self | None:

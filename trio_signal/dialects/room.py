@@ -11,6 +11,7 @@ import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
 from trio_signal.dialects.base import Dialect
+from trio_signal.dialects.rest import Route
 from trio_signal.dialects.wire import Id, Reader, UnreadableError, encode
 from trio_signal.errors import AuthenticationError, CloseCode
 from trio_signal.messages.commands import (
@@ -343,6 +344,13 @@ class RoomDialect(Dialect):
         self._claims = claims
         self._user_id = ""
         self._username = ""
+
+    @classmethod
+    def routes(cls) -> Sequence[Route]:
+        """Its HTTP calls: rooms and guests. They are built on the messages above."""
+        from trio_signal.dialects.rest import rooms, users
+
+        return *rooms.ROUTES, *users.ROUTES
 
     @classmethod
     def at(cls, path: Sequence[str], query: Mapping[str, str]) -> "RoomDialect | None":

@@ -167,7 +167,7 @@ class RecallRooms(Struct, frozen=True):
     """Ask which rooms this user was in when its connection was lost."""
 
 
-class Subscribe(Struct, frozen=True):
+class HearAnnouncements(Struct, frozen=True):
     """Hear announcements from now on."""
 
 
@@ -230,7 +230,7 @@ Command = (
     | Join
     | AskLive
     | RecallRooms
-    | Subscribe
+    | HearAnnouncements
     | Appear
     | Move
     | OpenInbox

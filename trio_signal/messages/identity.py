@@ -1,5 +1,6 @@
 """Who takes part, and what everybody may know of them."""
 
+from fnmatch import fnmatchcase
 from typing import Annotated, Literal
 
 from msgspec import Meta, Struct, field
@@ -56,6 +57,14 @@ class Grants(Struct, frozen=True):
     moderator: bool = False
     creator: bool = False
     team_of: str | None = None
+
+    def admit(self, room_id: str) -> bool:
+        """Whether one of the granted globs fits this room."""
+        return any(fnmatchcase(room_id, glob) for glob in self.rooms)
+
+
+#: Everybody may do what everybody may want; only to end others' connections is nobody's right.
+OPEN_GRANTS = Grants(creator=True)
 
 
 class Identity(Struct, frozen=True):

@@ -25,10 +25,10 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Protocol
 
 import msgspec
-from msgspec import Struct
 
 from trio_signal.messages.events import Chatted
 from trio_signal.messages.identity import Member, Profile
+from trio_signal.messages.records import GuestUser, RoomInfo
 
 
 class Bounds(NamedTuple):
@@ -64,29 +64,6 @@ TOUCH_INTERVAL = 900.0
 
 #: For each user in each room: what it was when its server ended.
 LOST_MEMBERS = Bounds(16 << 20, 16 << 10, 60)
-
-
-class GuestUser(Struct, frozen=True):
-    """Somebody who was given an identity by name alone."""
-
-    id: str
-    username: str
-    display_name: str = ""
-    email: str = ""
-    bio: str = ""
-    avatar_url: str = ""
-    #: RFC 3339.
-    created_at: str = ""
-
-
-class RoomInfo(Struct, frozen=True):
-    """What a room is called, and how it looks in a list."""
-
-    id: str
-    name: str
-    #: RFC 3339.
-    created_at: str = ""
-    thumbnail_url: str | None = None
 
 
 class Notes(Protocol):

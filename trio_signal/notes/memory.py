@@ -11,7 +11,8 @@ from trio_signal import notes
 from trio_signal.dialects import DIALECTS
 from trio_signal.messages.events import Chatted
 from trio_signal.messages.identity import Member, Profile
-from trio_signal.notes import Bounds, GuestUser, RoomInfo, lost_key
+from trio_signal.messages.records import GuestUser, RoomInfo
+from trio_signal.notes import Bounds, lost_key
 
 #: Seconds between two looks for what is over.
 SWEEP_INTERVAL = 5.0

@@ -16,7 +16,8 @@ from trio_signal import notes
 from trio_signal.dialects import DIALECTS
 from trio_signal.messages.events import Chatted
 from trio_signal.messages.identity import Member, Profile
-from trio_signal.notes import Bounds, GuestUser, RoomInfo, lost_key
+from trio_signal.messages.records import GuestUser, RoomInfo
+from trio_signal.notes import Bounds, lost_key
 from trio_signal.notes.memory import SWEEP_INTERVAL, LeftRooms
 from trio_signal.redis import Argument, Redis, RedisError, Script, read_text
 

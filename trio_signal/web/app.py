@@ -10,27 +10,25 @@ from werkzeug.exceptions import BadRequest, HTTPException
 
 from trio_signal.auth import Auth
 from trio_signal.config import Settings
-from trio_signal.dialects import dialect_at
-from trio_signal.errors import IdTooLongError, RequestRefusedError
+from trio_signal.dialects import DIALECTS, dialect_at
+from trio_signal.dialects.rest import Detail
+from trio_signal.errors import HttpError, IdTooLongError, RequestRefusedError
 from trio_signal.hub import Hub
 from trio_signal.limits import Limits
 from trio_signal.logs import find_request_id
 from trio_signal.metrics import Metrics
 from trio_signal.names import MAX_ID
 from trio_signal.sharing import Sharing
-from trio_signal.web import announcements
 from trio_signal.web.accounts import add_accounts
 from trio_signal.web.asyncapi import add_asyncapi
 from trio_signal.web.bodies import json_answer
 from trio_signal.web.callers import Callers, require_bearer
+from trio_signal.web.calls import DialectRoutes, to_http_error
 from trio_signal.web.gate import ALIVE, readiness, sharing_headers
 from trio_signal.web.ice import add_ice
 from trio_signal.web.metrics import render_metrics
-from trio_signal.web.online import add_online
 from trio_signal.web.openapi import add_openapi
 from trio_signal.web.pages import add_pages
-from trio_signal.web.rooms import add_rooms
-from trio_signal.web.users import add_users
 
 #: Bytes of a request's body.
 MAX_BODY = 65536
@@ -50,17 +48,14 @@ def create_app(
     _add_health(app, hub)
     _add_metrics(app, hub, settings, metrics)
     callers = Callers(auth, settings, limits, metrics)
-    add_rooms(app, hub, callers, settings)
-    add_online(app, hub, callers, settings)
-    add_users(app, hub, callers, settings)
     add_accounts(app, callers, settings)
     add_ice(app, callers, settings)
-    if hub.announcements is not None:
-        announcements.add_announcements(app, hub.announcements, callers, settings)
+    dialects = DialectRoutes(hub, callers, settings)
+    dialects.add_to(app)
     add_pages(app, sharing)
     _add_request_ids(app)
     _add_id_limit(app)
-    add_openapi(app)
+    add_openapi(app, dialects.routes.values())
     add_asyncapi(app, settings)
     _add_errors(app, settings)
     _add_refusals(app, metrics)
@@ -119,16 +114,21 @@ def _add_errors(app: QuartTrio, settings: Settings) -> None:
             answer = Response("Speak WebSocket here.\n", 426, content_type="text/plain")
             answer.headers["Upgrade"] = "websocket"
             return answer
-        if request.path.startswith(announcements.PREFIX):
-            answer = announcements.describe(problem)
-        else:
-            answer = json_answer({"detail": problem.description}, problem.code or 500)
-        answer.headers.extend(
-            (name, value)
-            for name, value in problem.get_headers()
-            if name.lower() not in ("content-type", "content-length")
-        )
+        return await describe(to_http_error(problem))
+
+    @app.errorhandler(HttpError)
+    async def describe(error: HttpError) -> Response:
+        answer = json_answer(_problem(settings, error), error.status)
+        answer.headers.extend(error.headers)
         return answer
+
+
+def _problem(settings: Settings, error: HttpError) -> object:
+    """An error in the words of the dialect below whose prefix it came up."""
+    for dialect in map(DIALECTS.__getitem__, settings.dialects):
+        if dialect.http_prefix is not None and request.path.startswith(dialect.http_prefix):
+            return dialect.problem(error.status, error.detail)
+    return Detail(error.detail)
 
 
 def _add_refusals(app: QuartTrio, metrics: Metrics) -> None:

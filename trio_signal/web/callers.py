@@ -7,7 +7,7 @@ from quart import request
 from werkzeug.datastructures import WWWAuthenticate
 from werkzeug.exceptions import BadRequest, Forbidden, Unauthorized
 
-from trio_signal.auth import Auth, find_token, may_enter, read_login_token
+from trio_signal.auth import Auth, find_token, read_login_token
 from trio_signal.config import Settings
 from trio_signal.cookies import find_user
 from trio_signal.errors import AuthenticationError, IdentityMismatchError, Reason
@@ -76,7 +76,7 @@ class Callers:
         if not self._settings.wants_tokens:
             return None
         caller = await self.require()
-        if not may_enter(caller, room_id):
+        if not caller.grants.admit(room_id):
             raise Forbidden("Not allowed in this room")
         return caller
 

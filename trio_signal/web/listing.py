@@ -1,24 +1,17 @@
 """The list of rooms: read and encoded at most once a second, whoever asks for it, and paged."""
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from heapq import merge
 from itertools import islice
-from typing import NamedTuple
 
 import msgspec
 import trio
-from msgspec import Raw, Struct
 
-from trio_signal.auth import may_enter
-from trio_signal.bus import RoomCount
+from trio_signal.dialects.rest import MAX_BYTES, Page, Shape, fit
 from trio_signal.hub import Hub
 from trio_signal.messages.identity import NO_ROOM, Identity
-from trio_signal.notes import RoomInfo
 
-#: Rooms on a page, and its bytes.
-MAX_ROOMS = 1000
-MAX_BYTES = 256 * 1024
 #: Seconds for which what was read is good enough.
 FRESH = 1.0
 #: How many are counted and encoded in one go: a fraction of a millisecond's work.
@@ -29,40 +22,10 @@ _SPECIAL = "*?["
 _LAST = chr(0x10FFFF)
 
 
-class RoomEntry(Struct):
-    """A room as the lists have it."""
-
-    id: str
-    name: str
-    #: RFC 3339; of a room that nobody made, when the first of those who are there joined.
-    created_at: str | None
-    #: How many users are there.
-    member_count: int
-    thumbnail_url: str | None
-    #: How many peers these have, and how many of the users are live.
-    peers: int
-    live: int
-
-
-class ActiveRoom(Struct):
-    """The same as clients of `mesh` have it."""
-
-    room_id: str
-    connected_users: int
-    is_active: bool
-
-
-class Page(NamedTuple):
-    """A part of the list, encoded; and with what the next one begins, if there is one."""
-
-    body: bytes
-    cursor: str | None
-
-
 class RoomList:
     """The rooms in which somebody is, as clients of one dialect have them."""
 
-    def __init__(self, hub: Hub, shape: Callable[[RoomCount, RoomInfo | None], Struct]) -> None:
+    def __init__(self, hub: Hub, shape: Shape) -> None:
         """Take what makes an entry of what is known of a room."""
         self._hub = hub
         self._shape = shape
@@ -98,7 +61,7 @@ class RoomList:
         allowed = (
             room_id
             for room_id in granted(self._ids, globs, cursor)
-            if room_id != NO_ROOM and (caller is None or may_enter(caller, room_id))
+            if room_id != NO_ROOM and (caller is None or caller.grants.admit(room_id))
         )
         # One more than fits tells that there is another page.
         room_ids = list(islice(allowed, limit + 1))
@@ -121,24 +84,6 @@ class RoomList:
                 self._entries[room_id] = encoded
 
 
-def room_entry(count: RoomCount, info: RoomInfo | None) -> RoomEntry:
-    """A room as clients of `room` have it."""
-    return RoomEntry(
-        count.room_id,
-        info.name if info is not None else count.room_id,
-        (info.created_at if info is not None else _to_milliseconds(count.since)) or None,
-        count.users,
-        info.thumbnail_url if info is not None else None,
-        count.peers,
-        count.live,
-    )
-
-
-def active_room(count: RoomCount, info: RoomInfo | None) -> ActiveRoom:
-    """A room as clients of `mesh` have it."""
-    return ActiveRoom(count.room_id, count.peers, is_active=True)
-
-
 def granted(room_ids: Sequence[str], globs: Iterable[str], cursor: str) -> Iterator[str]:
     """Those of the sorted ids behind `cursor` that could fit one of the globs, each once.
 
@@ -157,25 +102,3 @@ def _beginning(room_ids: Sequence[str], glob: str, cursor: str) -> Iterator[str]
     begin = max(bisect_left(room_ids, prefix), bisect_right(room_ids, cursor))
     end = bisect_right(room_ids, prefix + _LAST * 256) if special < len(glob) else begin + 1
     return map(room_ids.__getitem__, range(begin, min(end, len(room_ids))))
-
-
-def fit(encoded: Iterable[bytes], most: int) -> list[bytes]:
-    """The first of these that take `most` bytes at most; always the very first."""
-    fitting: list[bytes] = []
-    for each in encoded:
-        most -= len(each) + 1
-        if most < 0 and fitting:
-            break
-        fitting.append(each)
-    return fitting
-
-
-def fit_raw(values: Iterable[Struct], most: int) -> list[Raw]:
-    """The same of values that are encoded one by one, and no more of them than fit."""
-    return [Raw(each) for each in fit(map(msgspec.json.encode, values), most)]
-
-
-def _to_milliseconds(moment: str) -> str:
-    """RFC 3339 with microseconds, as all other times are."""
-    seconds, dot, fraction = moment.partition(".")
-    return f"{seconds}.{fraction[:3]}Z" if dot else moment

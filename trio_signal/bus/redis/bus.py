@@ -20,7 +20,6 @@ from trio_signal.bus import (
     Delivery,
     Direct,
     ReplicaLost,
-    RoomCount,
     RoomMembers,
     RoomsKept,
     Undelivered,
@@ -43,6 +42,7 @@ from trio_signal.messages.events import (
     WentLive,
 )
 from trio_signal.messages.identity import LOBBY, Member, Name, is_internal
+from trio_signal.messages.records import RoomCount
 from trio_signal.metrics import Histogram
 from trio_signal.presence import Change, Snapshot, by_peer
 from trio_signal.redis import (

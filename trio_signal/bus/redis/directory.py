@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 import msgspec
 
-from trio_signal.bus import RoomCount
 from trio_signal.bus.announcements import read_script
 from trio_signal.messages.identity import Member, is_inbox
+from trio_signal.messages.records import RoomCount
 from trio_signal.redis import Argument, Redis, Script, read_text
 
 #: How many rooms are to be compared ahead of the others, at most.

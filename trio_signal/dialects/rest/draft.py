@@ -9,7 +9,6 @@ from trio_signal.messages.identity import AnnouncementType
 #: In characters, not bytes.
 MAX_CHARACTERS = 280
 TYPES: tuple[AnnouncementType, ...] = get_args(AnnouncementType)
-_FULL_WIDTH = str.maketrans("<>&", "＜＞＆")
 #: A banner is one line, and creators write in fields of several.
 _BREAKS = str.maketrans(dict.fromkeys("\t\n\v\f\r\x85\u2028\u2029", " "))
 #: Control characters, and halves of surrogate pairs.
@@ -29,14 +28,6 @@ def check_message(text: str) -> str:
     if any(unicodedata.category(character) in _REFUSED for character in message):
         raise AnnouncementError("Broadcast message cannot have control characters")
     return message
-
-
-def to_harmless(text: str) -> str:
-    """The text without what can begin HTML: old clients put it into their pages as it is.
-
-    `<`, `>` and `&` become their full-width forms, so its length stays the same.
-    """
-    return text.translate(_FULL_WIDTH)
 
 
 def check_type(text: str) -> AnnouncementType:

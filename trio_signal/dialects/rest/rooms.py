@@ -1,0 +1,336 @@
+"""The REST of rooms: which there are, who is in them, and what was said."""
+
+from typing import Annotated
+from urllib.parse import urlencode
+
+from msgspec import Meta, Raw, Struct
+
+from trio_signal.dialects.rest import (
+    BODY,
+    MAX_BYTES,
+    SIGNED_IN,
+    Answer,
+    Call,
+    Detail,
+    Operation,
+    Route,
+    Shape,
+    fit_raw,
+    json_answer,
+    read_json,
+)
+from trio_signal.dialects.room import (
+    Broadcaster,
+    RoomMessage,
+    User,
+    chat_message,
+    live_broadcasters,
+)
+from trio_signal.dialects.wire import Id
+from trio_signal.errors import HttpError
+from trio_signal.messages.identity import NO_ROOM, Identity, Member, Profile, is_internal
+from trio_signal.messages.records import RoomCount, RoomInfo
+from trio_signal.names import ANONYMOUS, clean_name, clean_picture
+
+#: Rooms on a page, and messages if nobody says how many.
+MAX_ROOMS = 1000
+_MESSAGES = 100
+
+
+class JoinRequest(Struct):
+    """The body of `POST /rooms/{room_id}/join`."""
+
+    user_id: Id
+    username: str | None = None
+    avatar_url: str | None = None
+
+
+class RoomRequest(Struct):
+    """The body of `POST /rooms`."""
+
+    name: str | None = None
+    thumbnail_url: str | None = None
+
+
+class MessageRequest(Struct):
+    """The body of `POST /rooms/{room_id}/messages`."""
+
+    user_id: Id
+    content: Annotated[str, Meta(min_length=1)]
+    username: str | None = None
+
+
+class RoomJoined(Struct):
+    """The name is known now."""
+
+    room_id: str
+    user_id: str
+    status: str = "success"
+
+
+class RoomEntry(Struct):
+    """A room as the lists have it."""
+
+    id: str
+    name: str
+    #: RFC 3339; of a room that nobody made, when the first of those who are there joined.
+    created_at: str | None
+    #: How many users are there.
+    member_count: int
+    thumbnail_url: str | None
+    #: How many peers these have, and how many of the users are live.
+    peers: int
+    live: int
+
+
+class RoomPicture(RoomEntry):
+    """A room, and who is in it, as far as that is not too much for an answer."""
+
+    room_id: str
+    users: list[User]
+    broadcasters: list[Broadcaster]
+
+
+class _RawPicture(RoomEntry):
+    """The same, with those in it encoded."""
+
+    room_id: str
+    users: list[Raw]
+    broadcasters: list[Raw]
+
+
+class ActiveRoom(Struct):
+    """A room as clients of `mesh` have it."""
+
+    room_id: str
+    connected_users: int
+    is_active: bool
+
+
+def room_entry(count: RoomCount, info: RoomInfo | None) -> RoomEntry:
+    """A room as clients of `room` have it."""
+    return RoomEntry(
+        count.room_id,
+        info.name if info is not None else count.room_id,
+        (info.created_at if info is not None else _to_milliseconds(count.since)) or None,
+        count.users,
+        info.thumbnail_url if info is not None else None,
+        count.peers,
+        count.live,
+    )
+
+
+def active_room(count: RoomCount, info: RoomInfo | None) -> ActiveRoom:
+    """A room as clients of `mesh` have it."""
+    return ActiveRoom(count.room_id, count.peers, is_active=True)
+
+
+async def list_rooms(call: Call) -> Answer:
+    """Answer `GET /rooms`."""
+    return await _list_rooms(call, room_entry)
+
+
+async def list_active_rooms(call: Call) -> Answer:
+    """Answer `GET /api/rooms`."""
+    return await _list_rooms(call, active_room)
+
+
+async def _list_rooms(call: Call, shape: Shape) -> Answer:
+    if not call.lists_rooms:
+        raise HttpError(403, "Rooms are not listed here")
+    caller = await call.require() if call.wants_tokens else None
+    limit = min(max(_limit(call, MAX_ROOMS), 1), MAX_ROOMS)
+    page = await call.list_rooms(shape, caller, call.query.get("cursor", ""), limit)
+    headers = {}
+    if page.cursor is not None:
+        query = urlencode({"limit": limit, "cursor": page.cursor})
+        headers["Link"] = f'<{call.url_path}?{query}>; rel="next"'
+    return Answer(page.body, headers=headers)
+
+
+async def create_room(call: Call) -> Answer:
+    """Answer `POST /rooms`."""
+    caller = await call.require() if call.wants_tokens else None
+    body = await read_json(call, RoomRequest)
+    name = clean_name(body.name)
+    if name is None:
+        raise HttpError(400, "A room needs a name")
+    info = RoomInfo(call.new_id(), name, call.now, clean_picture(body.thumbnail_url))
+    if caller is not None and not caller.grants.admit(info.id):
+        raise HttpError(403, "Not allowed in this room")
+    await call.core.notes.keep_room(info)
+    return json_answer(info)
+
+
+async def show_room(call: Call) -> Answer:
+    """Answer `GET /rooms/{room_id}`."""
+    room_id = _room_of(call)
+    await call.find_entrant(room_id)
+    members = await call.core.members(room_id)
+    info = (await call.core.notes.room_infos([room_id])).get(room_id)
+    return json_answer(_picture(room_id, members, info))
+
+
+async def join_room(call: Call) -> Answer:
+    """Answer `POST /rooms/{room_id}/join`."""
+    room_id, notes = _room_of(call), call.core.notes
+    entrant = await call.find_entrant(room_id)
+    body = await read_json(call, JoinRequest)
+    if entrant is not None and body.user_id != entrant.user_id:
+        raise HttpError(403, "Identity mismatch")
+    known = await notes.profile(room_id, body.user_id) or Profile(ANONYMOUS)
+    username, avatar_url = clean_name(body.username), clean_picture(body.avatar_url)
+    profile = Profile(username or known.username, avatar_url or known.avatar_url)
+    await notes.remember_profile(room_id, body.user_id, profile)
+    return json_answer(RoomJoined(room_id, body.user_id))
+
+
+async def show_messages(call: Call) -> Answer:
+    """Answer `GET /rooms/{room_id}/messages`."""
+    room_id = _room_of(call)
+    await call.find_entrant(room_id)
+    chats = await call.core.notes.chats(room_id, _limit(call, _MESSAGES))
+    # The newest are those that are wanted.
+    newest = fit_raw((chat_message(chat) for chat in reversed(chats)), MAX_BYTES)
+    return json_answer(newest[::-1])
+
+
+async def post_message(call: Call) -> Answer:
+    """Answer `POST /rooms/{room_id}/messages`."""
+    room_id = _room_of(call)
+    entrant = await call.find_entrant(room_id)
+    body = await read_json(call, MessageRequest)
+    if entrant is not None and body.user_id != entrant.user_id:
+        raise HttpError(403, "Identity mismatch")
+    profile = await _speaker(call, room_id, body, entrant)
+    peers = sum(count.peers for count in await call.core.bus.count_members([room_id]))
+    call.charge_deliveries(peers, len(body.content))
+    return json_answer(chat_message(call.core.say(room_id, body.user_id, profile, body.content)))
+
+
+async def count_room(call: Call) -> Answer:
+    """Answer `POST /api/rooms/{room_id}/info`."""
+    room_id = call.path["room_id"]
+    if is_internal(room_id):
+        raise HttpError(404, "This is no room")
+    await call.find_entrant(room_id)
+    count = len(await call.core.members(room_id))
+    return json_answer(ActiveRoom(room_id, count, is_active=count > 0))
+
+
+async def _speaker(
+    call: Call, room_id: str, body: MessageRequest, entrant: Identity | None
+) -> Profile:
+    """What to call who says something: as a socket of the same user would be called."""
+    notes, username, avatar_url = call.core.notes, clean_name(body.username), None
+    if entrant is not None:
+        username, avatar_url = entrant.username or username, entrant.avatar_url
+    known = await notes.profile(room_id, body.user_id)
+    if known is None and username is None:
+        user = await notes.user(body.user_id)
+        known = Profile(user.username, user.avatar_url or None) if user is not None else None
+    known = known or Profile(ANONYMOUS)
+    return Profile(username or known.username, avatar_url or known.avatar_url)
+
+
+def _room_of(call: Call) -> str:
+    """The room of a call. Private messages have the path of one, and none of a room's calls."""
+    room_id = call.path["room_id"]
+    if room_id == NO_ROOM or is_internal(room_id):
+        raise HttpError(404, "This is no room")
+    return room_id
+
+
+def _picture(room_id: str, members: tuple[Member, ...], info: RoomInfo | None) -> _RawPicture:
+    users = {member.user_id: member for member in members}
+    broadcasters = live_broadcasters(members)
+    since = members[0].joined_at if members else ""
+    count = RoomCount(room_id, len(members), len(users), len(broadcasters), since)
+    entry = room_entry(count, info)
+    return _RawPicture(
+        **{name: getattr(entry, name) for name in entry.__struct_fields__},
+        room_id=room_id,
+        users=fit_raw(
+            (User(user.user_id, user.username, user.avatar_url) for user in users.values()),
+            MAX_BYTES,
+        ),
+        broadcasters=fit_raw(broadcasters, MAX_BYTES),
+    )
+
+
+def _limit(call: Call, default: int) -> int:
+    """What the query says of how many are wanted; 422 if it says no number."""
+    limit = call.query.get("limit", str(default))
+    if not limit.isdecimal() or len(limit) > 9:
+        raise HttpError(422, "limit must be a whole number")
+    return int(limit)
+
+
+def _to_milliseconds(moment: str) -> str:
+    """RFC 3339 with microseconds, as all other times are."""
+    seconds, dot, fraction = moment.partition(".")
+    return f"{seconds}.{fraction[:3]}Z" if dot else moment
+
+
+_IN_ROOM = {**SIGNED_IN, 404: Detail}
+_PAGE = ("limit", "cursor")
+
+ROUTES = (
+    Route(
+        "GET /rooms",
+        list_rooms,
+        Operation(
+            "The rooms in which somebody is",
+            list[RoomEntry],
+            {**SIGNED_IN, 422: Detail},
+            query=_PAGE,
+        ),
+    ),
+    Route(
+        "POST /rooms",
+        create_room,
+        Operation(
+            "Give a new room a name", RoomInfo, {**SIGNED_IN, **BODY, 400: Detail}, RoomRequest
+        ),
+    ),
+    Route("GET /rooms/{room_id}", show_room, Operation("Who is in a room", RoomPicture, _IN_ROOM)),
+    Route(
+        "GET /rooms/{room_id}/messages",
+        show_messages,
+        Operation(
+            "The last messages of a room",
+            list[RoomMessage],
+            {**_IN_ROOM, 422: Detail},
+            query=("limit",),
+        ),
+    ),
+    Route(
+        "POST /rooms/{room_id}/messages",
+        post_message,
+        Operation("Say something to a room", RoomMessage, {**_IN_ROOM, **BODY}, MessageRequest),
+    ),
+    Route(
+        "POST /rooms/{room_id}/join",
+        join_room,
+        Operation(
+            "Say what a user is called in a room", RoomJoined, {**_IN_ROOM, **BODY}, JoinRequest
+        ),
+    ),
+)
+MESH_ROUTES = (
+    Route(
+        "GET /api/rooms",
+        list_active_rooms,
+        Operation(
+            "The rooms in which somebody is, for clients of `mesh`",
+            list[ActiveRoom],
+            {**SIGNED_IN, 422: Detail},
+            query=_PAGE,
+        ),
+    ),
+    Route(
+        "POST /api/rooms/{room_id}/info",
+        count_room,
+        Operation("How many are in a room", ActiveRoom, _IN_ROOM),
+    ),
+)
