@@ -2,7 +2,7 @@
 
 import * as client from '/client/trio-signal.js';
 
-Object.assign(window, client);
+Object.assign(window, client, { client });
 
 /** What happened, as `[event, peer's name or state, ...]`. */
 window.told = [];

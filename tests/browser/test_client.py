@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -544,9 +545,9 @@ def say_again(page: Page, lost: list[str], signal: str) -> None:
 def wait_until(page: Page, happened: Callable[[], bool]) -> None:
     """Let the routes of the page run until this has happened."""
     deadline = time.monotonic() + PATIENCE / 1000
-    while not happened() and time.monotonic() < deadline:
+    while not happened():
+        assert time.monotonic() < deadline
         page.wait_for_timeout(10)
-    assert happened()
 
 
 def test_a_pair_whose_ends_know_different_connections_begins_anew(visit: Visit) -> None:
@@ -732,6 +733,146 @@ def test_candidates_may_come_first_and_the_other_client_may_be_a_plain_one(visit
     plain.wait_for_function(SEES_RED)
     ada.evaluate("room.unpublish('camera')")
     plain.wait_for_function(f"() => !({SEES_RED})()")
+
+
+SERVE_DATA = """() => {
+    window.carried = {};
+    room.on('channel', (channel) => {
+        const got = carried[channel.name] = { bytes: 0, sum: 0, channel };
+        channel.on('message', (data) => {
+            got.bytes += data.byteLength ?? data.length;
+            got.sum += typeof data === 'string' ? 0 : new Uint8Array(data)[0];
+        });
+    });
+}"""
+SEND_MEGABYTE = """async (name) => {
+    const file = [...room.peers.values()][0].channel(name);
+    for (let i = 0; i < 16; i++) await file.send(new Uint8Array(65536).fill(i));
+    return file.state;
+}"""
+
+
+def measured(page: Page, peer: str, way: str) -> bool:
+    """Whether the page knows all that there is to know of the peer's picture."""
+    rows = """async ([name, way]) => {
+        const { roundTripTime, relayed, ...rows } = await peer(name).stats();
+        return rows[way].filter((row) => row.kind === 'video' && row.codec === 'VP9'
+            && row.bitrate > 0 && roundTripTime !== null && !relayed).map((row) => row.name);
+    }"""
+    return bool(page.evaluate(rows, [peer, way]) == ["camera"])
+
+
+def test_a_pair_measures_itself_hears_who_speaks_and_carries_data(visit: Visit) -> None:
+    ada, bob = (visit("/tests/client.html", sound=name == "Ada") for name in ("Ada", "Bob"))
+    for page, name in ((ada, "Ada"), (bob, "Bob")):
+        enter_again(
+            page, "data", name, clientId=name
+        )  # of two, the one with the lesser id is polite
+        page.evaluate(SERVE_DATA)
+    ada.evaluate(
+        """async () => {
+            const camera = await client.openCamera({ microphone: false });
+            const context = new AudioContext();
+            const tone = context.createOscillator();
+            const voice = context.createMediaStreamDestination();
+            tone.connect(voice);
+            tone.start();
+            const both = [...camera.getTracks(), ...voice.stream.getTracks()];
+            room.publish(new MediaStream(both), { codec: 'VP9', maxBitrate: 100_000 });
+        }"""
+    )
+    bob.evaluate("() => { room.on('speaker', (peer) => told.push(['speaker', peer?.name])); }")
+    expect_watching(bob)
+    assert ada.evaluate("peer('Bob').connection instanceof RTCPeerConnection")
+    for page, other, way in ((ada, "Bob", "sent"), (bob, "Ada", "received")):
+        wait_until(page, partial(measured, page, other, way))
+    encoding = "peer('Bob').connection.getSenders().find(s => s.track?.kind === 'video')"
+    assert ada.evaluate(f"{encoding}.getParameters().encodings[0].maxBitrate") == 100_000
+    expect_told(bob, "speaker", "Ada")
+    assert bob.evaluate("[room.speaker.name, peer('Ada').level >= 0]") == ["Ada", True]
+
+    for sender, receiver, name in ((ada, bob, "from polite"), (bob, ada, "from impolite")):
+        assert sender.evaluate(SEND_MEGABYTE, name) == "open"
+        receiver.wait_for_function("name => carried[name]?.bytes === 1 << 20", arg=name)
+        assert receiver.evaluate("name => carried[name].sum", name) == sum(range(16))
+    at_once = time.time() * 1000 + 500
+    for page in (ada, bob):  # at the same moment: they have the two ends of one
+        page.evaluate(
+            """(moment) => setTimeout(() => {
+                window.both = [...room.peers.values()][0].channel('both');
+                both.on('message', (data) => { told.push(['both', data]); });
+            }, moment - Date.now())""",
+            at_once,
+        )
+    for page in (ada, bob):
+        page.wait_for_function("window.both?.state === 'open'")
+    for page in (ada, bob):
+        page.evaluate("() => { both.send('first'); both.send('second'); }")
+    for page in (ada, bob):
+        expect_told(page, "both", "second")
+        assert told(page, "both") == [["both", "first"], ["both", "second"]]
+    # The peer comes back as another page, and who opened the channel opens it again.
+    bob.reload()
+    enter_again(bob, "data", "Bob", clientId="Bob")
+    bob.evaluate(SERVE_DATA)
+    ada.evaluate("peer('Bob').channel('from polite').send('again')")
+    bob.wait_for_function("carried['from polite']?.bytes === 5")
+    ada.evaluate("peer('Bob').channel('from polite').close()")
+    bob.wait_for_function("carried['from polite'].channel.state === 'closed'")
+    ada.evaluate("peer('Bob').channel('after').send('')")
+    bob.wait_for_function("carried['after']")
+    ada.evaluate("room.leave()")
+    bob.wait_for_function("carried['after'].channel.state === 'closed'")
+    for page in (ada, bob):
+        assert told(page, "error") == []
+
+
+# What a media server does with an offer of layers: it takes all of them.
+TAKES_LAYERS = """async (room) => {
+    const socket = new WebSocket(`ws://${location.host}/ws/${room}`);
+    const send = (message) => socket.send(JSON.stringify(message));
+    const pc = new RTCPeerConnection();
+    pc.ontrack = ({ streams }) => { document.getElementById('video').srcObject = streams[0]; };
+    socket.onmessage = async ({ data }) => {
+        const { type, from: to, offer, candidate } = JSON.parse(data);
+        if (type === 'auth_required') send({ type: 'auth_token', username: 'Layers' });
+        if (type === 'ice_candidate') await pc.addIceCandidate(candidate);
+        if (type !== 'offer') return;
+        await pc.setRemoteDescription(offer);
+        await pc.setLocalDescription();
+        const layers = ['rid:h recv', 'rid:m recv', 'rid:l recv', 'simulcast:recv h;m;l'];
+        const [before, video] = pc.localDescription.sdp.split(/(?=m=video)/);
+        const sdp = before + video + layers.map((line) => `a=${line}\\r\\n`).join('');
+        pc.onicecandidate = ({ candidate }) => {
+            if (candidate) send({ type: 'ice_candidate', candidate, to });
+        };
+        send({ type: 'answer', answer: { type: 'answer', sdp }, to });
+    };
+}"""
+
+
+def test_layers_of_simulcast_are_sent_to_who_takes_them(visit: Visit) -> None:
+    ada, sfu = enter(visit, "layers", "Ada"), visit("/tests/client.html")
+    sfu.evaluate(TAKES_LAYERS, "layers")
+    expect_told(ada, "peer", "Layers")
+    ada.evaluate(
+        """() => {
+            const canvas = document.createElement('canvas');
+            Object.assign(canvas, { width: 1280, height: 720 });
+            const context = canvas.getContext('2d');
+            setInterval(() => {
+                context.fillStyle = `hsl(${performance.now() % 360}, 50%, 50%)`;
+                context.fillRect(0, 0, canvas.width, canvas.height);
+            }, 100);
+            room.publish(canvas.captureStream(10), { simulcast: true });
+        }"""
+    )
+    sent = """async () => {
+        const { sent } = await peer('Layers').stats() ?? { sent: [] };
+        const flowing = sent.filter(({ bytes, width }) => bytes > 0 && width);
+        return flowing.map(({ rid, width }) => [rid, width]).sort();
+    }"""
+    wait_until(ada, lambda: ada.evaluate(sent) == [["h", 1280], ["l", 320], ["m", 640]])
 
 
 def test_without_media_there_are_no_peer_connections(visit: Visit) -> None:

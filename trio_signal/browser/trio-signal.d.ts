@@ -10,6 +10,8 @@ export interface JoinOptions {
   token?: string | (() => string | Promise<string>);
   /** The id under which others reach you, `[A-Za-z0-9_-]{1,64}`. Give one to keep it when the page is loaded again; without it each page gets its own. */
   clientId?: string;
+  /** STUN and TURN servers, instead of those that the server names. */
+  iceServers?: RTCIceServer[];
   /** `false` makes no peer connections: for chat, presence and tools. */
   media?: boolean;
   /** Sees each message of the protocol. */
@@ -20,6 +22,12 @@ export interface JoinOptions {
 export interface PublishOptions {
   /** What the others know it by: `camera` if not given, `screen`, or others, at most 64 characters. Each stream that is to be seen at the same time has a name of its own; a room takes eight in its life, so use them again. */
   name?: string;
+  /** Of its picture, in bits a second; the browser may send less. */
+  maxBitrate?: number;
+  /** Of its picture, `VP8`, `VP9`, `H264` or `AV1`: used if both browsers have it, and if this one lets the sender choose (Chromium and Safari do). */
+  codec?: string;
+  /** Sends the picture in three sizes, `h`, `m` and `l`, to whoever accepts that, as media servers do; browsers take `h` alone. It counts for peer connections that begin later. */
+  simulcast?: boolean;
 }
 
 /** A broadcast. */
@@ -50,6 +58,10 @@ export interface Events {
   stream: (stream: MediaStream, peer: Peer, name: string) => void;
   /** One of its streams is over. If it was the last, `stopped` follows. */
   removed: (stream: MediaStream, peer: Peer, name: string) => void;
+  /** `room.speaker` is another. It is looked for while somebody listens. */
+  speaker: (peer: Peer | null) => void;
+  /** A peer opened a channel that you have not opened. Listen to it at once, and you miss nothing. */
+  channel: (channel: Channel, peer: Peer) => void;
   /** What a peer gave to `room.send`. */
   message: (data: any, peer: Peer) => void;
   /** The connection to the server changed. The reason is the server's, in words, or empty. */
@@ -70,6 +82,79 @@ export class RoomError extends Error {
 /** How long to wait before connecting again. Random, so that a restarted server is not stormed. */
 export function retryDelay(code: number, attempt: number, random?: () => number): number | null;
 
+/** What `openCamera` opens. */
+export interface CameraOptions {
+  /** A device's id; false for sound alone. */
+  camera?: string | false;
+  /** A device's id; false for a silent picture. */
+  microphone?: string | false;
+  /** Of the picture, if the camera has it: 1280 if not given. */
+  width?: number;
+  /** 720 if not given. */
+  height?: number;
+}
+
+/** The devices of this machine. Their labels are empty until the user has allowed the page one of them. */
+export interface Devices {
+  /** For `openCamera`. */
+  cameras: MediaDeviceInfo[];
+  /** For `openCamera`. */
+  microphones: MediaDeviceInfo[];
+  /** For `setSinkId` of a video element. */
+  speakers: MediaDeviceInfo[];
+}
+
+/** Opens a camera with a microphone; if there is but one of the two, that one. */
+export function openCamera(options?: CameraOptions): Promise<MediaStream>;
+
+/** Lets the user choose a screen, a window or a tab. */
+export function openScreen(options?: { audio?: boolean }): Promise<MediaStream>;
+
+/** Lists the devices. */
+export function listDevices(): Promise<Devices>;
+
+/** Calls `listener` with the devices now, and whenever one is plugged in or out. */
+export function watchDevices(listener: (devices: Devices) => void): () => void;
+
+/** Ends all tracks: the camera's light goes out. */
+export function closeStream(stream?: MediaStream | null): void;
+
+/** `connecting`: there is no way to the peer yet, or none now. `closed`: for good, by one of the two, or because the peer left. */
+export type ChannelState = 'connecting' | 'open' | 'closed';
+
+/** What `Channel.on` can tell you. */
+export interface ChannelEvents {
+  /** The peer sent this. */
+  message: (data: string | ArrayBuffer) => void;
+  /** `channel.state` changed. */
+  state: (state: ChannelState) => void;
+}
+
+/** How a channel carries data. Left out, nothing is lost and everything keeps its order. */
+export interface ChannelOptions {
+  /** False: what comes is told at once, whatever is still missing. */
+  ordered?: boolean;
+  /** How often a lost packet is sent again. */
+  maxRetransmits?: number;
+  /** For how many ms it is. */
+  maxPacketLifeTime?: number;
+}
+
+/** A channel for data to one peer; `peer.channel(name)` gives it. It lasts as long as the peer is here: if the peer connection is made anew, so is what carries it. What was under way then is lost. Both sides may open it, also at the same moment. Each sends by a data channel of its own then, and hears what comes by either. */
+export class Channel {
+  private constructor();
+  /** Its name. */
+  readonly name: string;
+  /** Whether it carries anything. */
+  readonly state: ChannelState;
+  /** Calls `listener` whenever something happens. */
+  on<T extends keyof ChannelEvents>(type: T, listener: ChannelEvents[T]): () => void;
+  /** Sends data. Wait for it in a loop, and never more than a megabyte is kept in memory. */
+  send(data: string | ArrayBuffer | ArrayBufferView): Promise<void>;
+  /** Closes it for both. */
+  close(): void;
+}
+
 /** Another one in the room. Read it, never write it. */
 export class Peer {
   private constructor();
@@ -89,6 +174,54 @@ export class Peer {
   readonly stream: MediaStream | null;
   /** The peer connection, for what this client does not offer: read it, and leave its tracks and descriptions alone. Another one may take its place; the event `connection` tells so. Null if there is none. */
   readonly connection: RTCPeerConnection | null;
+  /** How loud it is at this moment, from 0 to 1: look again and again, as long as you show it. */
+  readonly level: number;
+  /** How the peer connection does. */
+  stats(): Promise<PeerStats | null>;
+  /** A channel for data to this peer, from browser to browser. The same name gives the same channel; if the peer has opened it already, that one. It makes a peer connection if there is none. */
+  channel(name: string, options?: ChannelOptions): Channel;
+}
+
+/** How a peer connection does. Numbers that the browser does not know are null. */
+export interface PeerStats {
+  /** To the peer and back, in ms. */
+  roundTripTime: number | null;
+  /** What the way to the peer is estimated to carry, in bits a second. */
+  bandwidth: number | null;
+  /** Whether a TURN server passes all of it on. */
+  relayed: boolean;
+  /** A row for each track that we send, and for each layer of simulcast. */
+  sent: StreamStats[];
+  /** A row for each track that we receive. */
+  received: StreamStats[];
+}
+
+/** How one track does. */
+export interface StreamStats {
+  /** The stream's. */
+  name: string;
+  /** What it is. */
+  kind: 'audio' | 'video';
+  /** The layer of simulcast. */
+  rid: string | null;
+  /** `VP8`, `opus`, ... */
+  codec: string | null;
+  /** Since the track began. */
+  bytes: number;
+  /** In bits a second, since `stats` was called before; null the first time. */
+  bitrate: number | null;
+  /** Packets that did not arrive. */
+  lost: number | null;
+  /** In ms. */
+  jitter: number | null;
+  /** Of the picture. */
+  width: number | null;
+  /** Of the picture. */
+  height: number | null;
+  /** Of the picture. */
+  framesPerSecond: number | null;
+  /** What keeps the picture that we send from being better: `none`, `cpu`, `bandwidth` or `other`. */
+  limitation: string | null;
 }
 
 /** Joins a room. From then on the connection is kept: when it breaks, it comes back, takes over its client id, and is live again if it was. If somebody else has that id by then, it takes a fresh one, and is a new peer to the others. */
@@ -105,6 +238,8 @@ export class Room {
   readonly peers: ReadonlyMap<string, Peer>;
   /** The state of the connection to the server. */
   readonly state: RoomState;
+  /** Who of the others speaks, or did so last. Known only while somebody listens to `speaker`. */
+  readonly speaker: Peer | null;
   /** What you publish, by name. */
   readonly streams: ReadonlyMap<string, MediaStream>;
   /** Calls `listener` whenever something happens. Listen right after `join`, before you wait for anything else, and you miss nothing. */

@@ -28,6 +28,7 @@
  *   server wants to know. A function is asked for a fresh one at each connection, and before one expires.
  * @property {string} [clientId] - The id under which others reach you, `[A-Za-z0-9_-]{1,64}`.
  *   Give one to keep it when the page is loaded again; without it each page gets its own.
+ * @property {RTCIceServer[]} [iceServers] - STUN and TURN servers, instead of those that the server names.
  * @property {boolean} [media] - `false` makes no peer connections: for chat, presence and tools.
  * @property {(message: object, sent: boolean) => void} [trace] - Sees each message of the protocol.
  */
@@ -39,6 +40,11 @@
  * @property {string} [name] - What the others know it by: `camera` if not given, `screen`, or others, at
  *   most 64 characters. Each stream that is to be seen at the same time has a name of its own; a
  *   room takes eight in its life, so use them again.
+ * @property {number} [maxBitrate] - Of its picture, in bits a second; the browser may send less.
+ * @property {string} [codec] - Of its picture, `VP8`, `VP9`, `H264` or `AV1`: used if both browsers have it,
+ *   and if this one lets the sender choose (Chromium and Safari do).
+ * @property {boolean} [simulcast] - Sends the picture in three sizes, `h`, `m` and `l`, to whoever accepts
+ *   that, as media servers do; browsers take `h` alone. It counts for peer connections that begin later.
  */
 
 /**
@@ -77,6 +83,10 @@
  *   peer arrive. Told again if the stream is replaced by another.
  * @property {(stream: MediaStream, peer: Peer, name: string) => void} removed - One of its streams is
  *   over. If it was the last, `stopped` follows.
+ * @property {(peer: Peer | null) => void} speaker - `room.speaker` is another. It is looked for while
+ *   somebody listens.
+ * @property {(channel: Channel, peer: Peer) => void} channel - A peer opened a channel that you have not
+ *   opened. Listen to it at once, and you miss nothing.
  * @property {(data: any, peer: Peer) => void} message - What a peer gave to `room.send`.
  * @property {(state: RoomState, reason: string) => void} state - The connection to the server changed.
  *   The reason is the server's, in words, or empty.
@@ -258,12 +268,150 @@ function socketUrl(base, room) {
   return url;
 }
 
+// Cameras, microphones and screens.
+
+/**
+ * What {@link openCamera} opens.
+ *
+ * @typedef {object} CameraOptions
+ * @property {string | false} [camera] - A device's id; false for sound alone.
+ * @property {string | false} [microphone] - A device's id; false for a silent picture.
+ * @property {number} [width] - Of the picture, if the camera has it: 1280 if not given.
+ * @property {number} [height] - 720 if not given.
+ */
+
+/**
+ * The devices of this machine. Their labels are empty until the user has allowed the page one of them.
+ *
+ * @typedef {object} Devices
+ * @property {MediaDeviceInfo[]} cameras - For {@link openCamera}.
+ * @property {MediaDeviceInfo[]} microphones - For {@link openCamera}.
+ * @property {MediaDeviceInfo[]} speakers - For `setSinkId` of a video element.
+ */
+
+/**
+ * Opens a camera with a microphone; if there is but one of the two, that one.
+ *
+ * @param {CameraOptions} [options] - Which, and how large.
+ * @returns {Promise<MediaStream>} Rejects as `getUserMedia` does: `NotAllowedError`, `NotFoundError`, ...
+ */
+export async function openCamera({ camera, microphone, width = 1280, height = 720 } = {}) {
+  const exactly = (id) => (id ? { deviceId: { exact: id } } : {});
+  const video = camera !== false && { ...exactly(camera), width: { ideal: width }, height: { ideal: height } };
+  const audio = microphone !== false && exactly(microphone);
+  try {
+    return await navigator.mediaDevices.getUserMedia({ video, audio });
+  } catch (error) {
+    if (error.name !== 'NotFoundError' || !video || !audio) throw error;
+    // Which of the two is missing is not told.
+    return navigator.mediaDevices.getUserMedia({ video }).catch((second) => {
+      if (second.name !== 'NotFoundError') throw second;
+      return navigator.mediaDevices.getUserMedia({ audio });
+    });
+  }
+}
+
+/**
+ * Lets the user choose a screen, a window or a tab.
+ *
+ * @param {{ audio?: boolean }} [options] - Whether to ask for its sound as well; true if not given.
+ * @returns {Promise<MediaStream>} Rejects as `getDisplayMedia` does: `NotAllowedError` if it was dismissed.
+ */
+export function openScreen({ audio = true } = {}) {
+  return navigator.mediaDevices.getDisplayMedia({ video: true, audio });
+}
+
+/**
+ * Lists the devices.
+ *
+ * @returns {Promise<Devices>} What there is now.
+ */
+export async function listDevices() {
+  const all = await navigator.mediaDevices.enumerateDevices();
+  const of = (kind) => all.filter((device) => device.kind === kind);
+  return { cameras: of('videoinput'), microphones: of('audioinput'), speakers: of('audiooutput') };
+}
+
+/**
+ * Calls `listener` with the devices now, and whenever one is plugged in or out.
+ *
+ * @param {(devices: Devices) => void} listener - What to call.
+ * @returns {() => void} Stops that.
+ */
+export function watchDevices(listener) {
+  let latest = 0;
+  const look = async () => {
+    const mine = ++latest; // an answer that a later one has overtaken is old
+    const devices = await listDevices();
+    if (mine === latest) listener(devices);
+  };
+  navigator.mediaDevices.addEventListener('devicechange', look);
+  look();
+  return () => {
+    latest = -1;
+    navigator.mediaDevices.removeEventListener('devicechange', look);
+  };
+}
+
+/**
+ * Ends all tracks: the camera's light goes out.
+ *
+ * @param {MediaStream | null} [stream] - None is fine.
+ * @returns {void}
+ */
+export function closeStream(stream) {
+  for (const track of stream?.getTracks() ?? []) track.stop();
+}
+
+// Listeners, and how they are called.
+
+/** Keeps listeners by the type of what they listen for. */
+class Listeners {
+  #byType = new Map();
+
+  has(type, listener) {
+    return Boolean(this.#byType.get(type)?.has(listener));
+  }
+
+  /** Whether anybody listens for that. */
+  any(type) {
+    return Boolean(this.#byType.get(type)?.size);
+  }
+
+  /** Returns what removes it again. */
+  add(type, listener) {
+    if (!this.#byType.has(type)) this.#byType.set(type, new Set());
+    const listeners = this.#byType.get(type);
+    listeners.add(listener);
+    return () => listeners.delete(listener);
+  }
+
+  /** Calls those that listen now; one that is added meanwhile hears of the next event. */
+  emit(type, ...details) {
+    for (const listener of [...(this.#byType.get(type) ?? [])]) call(listener, ...details);
+  }
+}
+
+/** If a listener throws, that is reported, and the others are called all the same. */
+function call(listener, ...details) {
+  try {
+    listener(...details);
+  } catch (error) {
+    reportError(error);
+  }
+}
+
 // Streams have names, and each transceiver carries sound or picture of one of them, both ways.
 
 /** What a stream is called that is given no name; to clients that know no names, it is the only one. */
 const MAIN = 'camera';
 const MOST_NAMES = 8; // of one side; a transceiver that was made stays in every offer
 const LONGEST_NAME = 64;
+const LAYERS = [
+  { rid: 'h' },
+  { rid: 'm', scaleResolutionDownBy: 2 },
+  { rid: 'l', scaleResolutionDownBy: 4 },
+];
 const KINDS = ['audio', 'video'];
 
 /** The one to show where there is room for one: the camera's, or else the oldest. */
@@ -300,6 +448,25 @@ function wantsIn(wants) {
   return wants.filter((want) => isName(want?.[0]) && KINDS.includes(want[1]));
 }
 
+/** Tells the sender of a slot what its picture may cost, if that is not what it was told before. */
+function encode(slot, { maxBitrate, codec }, onError) {
+  const wanted = JSON.stringify({ maxBitrate, codec });
+  if (wanted === slot.encoded) return;
+  slot.encoded = wanted;
+  const { sender } = slot.transceiver;
+  const { codecs } = RTCRtpSender.getCapabilities('video');
+  const chosen = codec && codecs.find(({ mimeType }) => mimeType.toLowerCase() === `video/${codec}`.toLowerCase());
+  const parameters = sender.getParameters();
+  for (const encoding of parameters.encodings) {
+    const share = (encoding.scaleResolutionDownBy ?? 1) ** 2; // of the pixels
+    delete encoding.maxBitrate;
+    delete encoding.codec;
+    if (maxBitrate) encoding.maxBitrate = Math.round(maxBitrate / share);
+    if (chosen) encoding.codec = chosen;
+  }
+  sender.setParameters(parameters).catch(onError);
+}
+
 /**
  * The transceivers of one RTCPeerConnection: one for each stream and kind, for what we send and for
  * what the other side sends under that name. A stream that ends leaves its transceivers behind, so
@@ -307,7 +474,7 @@ function wantsIn(wants) {
  */
 class Slots {
   #pc;
-  #slots = new Map(); // `${kind} ${name}` -> { name, kind, transceiver }
+  #slots = new Map(); // `${kind} ${name}` -> { name, kind, transceiver, encoded }
   #groups = new Map(); // name -> MediaStream; its id says which tracks belong together
 
   constructor(pc) {
@@ -319,13 +486,16 @@ class Slots {
   }
 
   /** The two that every connection begins with. */
-  addPair(name) {
-    for (const kind of KINDS) this.add(name, kind);
+  addPair(name, options) {
+    for (const kind of KINDS) this.add(name, kind, options);
   }
 
-  add(name, kind) {
+  /** `options` as for `publish`; without any, it is for what the other side sends. */
+  add(name, kind, options) {
     if (this.#slots.has(`${kind} ${name}`) || this.#slots.size >= 2 * 2 * MOST_NAMES) return;
     const init = { direction: 'recvonly', streams: [this.#group(name)] };
+    // Only who makes a transceiver can give it layers. A browser that takes one takes the first.
+    if (options?.simulcast && kind === 'video') init.sendEncodings = LAYERS.map((layer) => ({ ...layer }));
     this.#keep(name, kind, this.#pc.addTransceiver(kind, init));
   }
 
@@ -346,7 +516,7 @@ class Slots {
   }
 
   #keep(name, kind, transceiver) {
-    this.#slots.set(`${kind} ${name}`, { name, kind, transceiver });
+    this.#slots.set(`${kind} ${name}`, { name, kind, transceiver, encoded: '{}' });
   }
 
   #group(name) {
@@ -373,12 +543,14 @@ class Slots {
    * @param {(error: Error) => void} onError
    */
   send(outgoing, isNamed, onError) {
-    for (const { name, kind, transceiver } of this.#slots.values()) {
+    for (const slot of this.#slots.values()) {
+      const { name, kind, transceiver } = slot;
       const stream = isNamed ? outgoing.get(name) : mainOf(outgoing);
       const track = stream?.tracks.find((one) => one.kind === kind) ?? null;
       const { sender } = transceiver;
       if (sender.track !== track) sender.replaceTrack(track).catch(onError);
       transceiver.direction = track ? 'sendrecv' : 'recvonly';
+      if (track && kind === 'video') encode(slot, stream, onError);
     }
   }
 
@@ -391,6 +563,234 @@ class Slots {
   names() {
     const offered = [...this.#slots.values()].filter(({ transceiver }) => transceiver.mid !== null);
     return Object.fromEntries(offered.map(({ name, transceiver }) => [transceiver.mid, name]));
+  }
+}
+
+// Data from browser to browser, past the server.
+
+const FULL = 1 << 20; // bytes that may wait in the browser
+const LOW = FULL / 4;
+const MOST_CHANNELS = 32; // to one peer
+
+/**
+ * `connecting`: there is no way to the peer yet, or none now. `closed`: for good, by one of the two, or
+ * because the peer left.
+ *
+ * @typedef {'connecting' | 'open' | 'closed'} ChannelState
+ */
+
+/**
+ * What {@link Channel.on} can tell you.
+ *
+ * @typedef {object} ChannelEvents
+ * @property {(data: string | ArrayBuffer) => void} message - The peer sent this.
+ * @property {(state: ChannelState) => void} state - `channel.state` changed.
+ */
+
+/**
+ * How a channel carries data. Left out, nothing is lost and everything keeps its order.
+ *
+ * @typedef {object} ChannelOptions
+ * @property {boolean} [ordered] - False: what comes is told at once, whatever is still missing.
+ * @property {number} [maxRetransmits] - How often a lost packet is sent again.
+ * @property {number} [maxPacketLifeTime] - For how many ms it is.
+ */
+
+/**
+ * A channel for data to one peer; `peer.channel(name)` gives it. It lasts as long as the peer is here:
+ * if the peer connection is made anew, so is what carries it. What was under way then is lost.
+ *
+ * Both sides may open it, also at the same moment. Each sends by a data channel of its own then, and
+ * hears what comes by either.
+ */
+export class Channel {
+  /**
+   * Its name.
+   *
+   * @type {string}
+   */
+  name;
+  /**
+   * Whether it carries anything.
+   *
+   * @type {ChannelState}
+   */
+  state = 'connecting';
+  #options; // null: the other side opened it, and opens it again
+  #pipes = new Set(); // RTCDataChannels
+  #current; // the one that we send by
+  #listeners = new Listeners();
+  #onClosed;
+  #sent = Promise.resolve(); // the last one
+  #wake = () => {};
+
+  /** @private */
+  constructor(name, options, onClosed) {
+    this.name = name;
+    this.#options = options;
+    this.#onClosed = onClosed;
+  }
+
+  /**
+   * Calls `listener` whenever something happens.
+   *
+   * @template {keyof ChannelEvents} T
+   * @param {T} type - What to listen for.
+   * @param {ChannelEvents[T]} listener - What to call.
+   * @returns {() => void} Stops listening.
+   */
+  on(type, listener) {
+    return this.#listeners.add(type, listener);
+  }
+
+  /**
+   * Sends data. Wait for it in a loop, and never more than a megabyte is kept in memory.
+   *
+   * @param {string | ArrayBuffer | ArrayBufferView} data - At most 256 KiB, or some browser cannot take it.
+   * @returns {Promise<void>} Resolves when the browser has taken it, after all that was sent before;
+   *   rejects if it cannot, or if the channel is closed.
+   */
+  send(data) {
+    const before = this.#sent.catch(() => {});
+    this.#sent = before.then(() => this.#write(data));
+    return this.#sent;
+  }
+
+  async #write(data) {
+    for (;;) {
+      if (this.state === 'closed') throw new Error(`The channel ${this.name} is closed`);
+      const pipe = this.#out();
+      if (pipe && pipe.bufferedAmount < FULL) return pipe.send(data);
+      await new Promise((wake) => { this.#wake = wake; });
+    }
+  }
+
+  /** Always the same one while it is open, so that all keeps its order. */
+  #out() {
+    if (this.#current?.readyState !== 'open') {
+      this.#current = [...this.#pipes].find((pipe) => pipe.readyState === 'open');
+    }
+    return this.#current;
+  }
+
+  /**
+   * Closes it for both.
+   *
+   * @returns {void}
+   */
+  close() {
+    for (const pipe of this.#pipes) pipe.close();
+    this.#forget('closed');
+  }
+
+  /**
+   * Whether this side has to open it in a new connection, and how.
+   *
+   * @private
+   */
+  get init() {
+    return this.state !== 'closed' && this.#pipes.size === 0 ? this.#options : null;
+  }
+
+  /**
+   * From now on this side opens it as well.
+   *
+   * @private
+   */
+  claim(options) {
+    this.#options ??= options;
+  }
+
+  /**
+   * Sends and hears by an RTCDataChannel.
+   *
+   * @private
+   */
+  attach(pipe, isConnected) {
+    this.#pipes.add(pipe);
+    pipe.binaryType = 'arraybuffer';
+    pipe.bufferedAmountLowThreshold = LOW;
+    pipe.onbufferedamountlow = () => this.#wake();
+    pipe.onmessage = ({ data }) => this.#listeners.emit('message', data);
+    pipe.onopen = () => this.#become('open');
+    pipe.onclose = () => {
+      this.#pipes.delete(pipe);
+      // The peer has closed it, or the whole connection is gone.
+      if (isConnected()) this.close();
+      else if (!this.#out()) this.#become('connecting');
+    };
+    if (pipe.readyState === 'open') this.#become('open');
+  }
+
+  /**
+   * The connection is gone.
+   *
+   * @private
+   */
+  detach() {
+    this.#forget('connecting');
+  }
+
+  #forget(state) {
+    for (const pipe of this.#pipes) pipe.onmessage = pipe.onopen = pipe.onclose = null;
+    this.#pipes.clear();
+    this.#become(state);
+  }
+
+  #become(state) {
+    if (this.state === state || this.state === 'closed') return;
+    this.state = state;
+    this.#wake();
+    if (state === 'closed') this.#onClosed(this);
+    this.#listeners.emit('state', state);
+  }
+}
+
+/** The channels to one peer. */
+class Channels {
+  #all = new Map(); // name -> Channel
+  #onOpened;
+
+  /** `onOpened` is told of those that the other side has opened, and this one has not. */
+  constructor(onOpened) {
+    this.#onOpened = onOpened;
+  }
+
+  open(name, options = {}) {
+    if (!isName(name)) throw new TypeError(`A channel's name has 1 to 64 characters: ${name}`);
+    const channel = this.#all.get(name) ?? this.#add(name, options);
+    channel?.claim(options);
+    if (!channel) throw new RangeError(`A peer takes ${MOST_CHANNELS} channels`);
+    return channel;
+  }
+
+  #add(name, options) {
+    if (this.#all.size === MOST_CHANNELS) return null;
+    const channel = new Channel(name, options, () => this.#all.delete(name));
+    this.#all.set(name, channel);
+    return channel;
+  }
+
+  /** The other side opened an RTCDataChannel. */
+  opened(pipe, isConnected) {
+    const known = this.#all.get(pipe.label);
+    const channel = known ?? (isName(pipe.label) ? this.#add(pipe.label, null) : null);
+    if (!channel) return pipe.close();
+    channel.attach(pipe, isConnected);
+    if (!known) this.#onOpened(channel);
+  }
+
+  /** Those that this side has to open in the present connection. */
+  unopened() {
+    return [...this.#all.values()].filter((channel) => channel.init);
+  }
+
+  detach() {
+    for (const channel of this.#all.values()) channel.detach();
+  }
+
+  close() {
+    for (const channel of [...this.#all.values()]) channel.close();
   }
 }
 
@@ -435,12 +835,14 @@ export class Peer {
    */
   away = false;
   #linkOf;
+  #channelOf;
 
   /** @private */
-  constructor(id, name, linkOf) {
+  constructor(id, name, { linkOf, channelOf }) {
     this.id = id;
     this.name = name;
     this.#linkOf = linkOf;
+    this.#channelOf = channelOf;
   }
 
   /**
@@ -462,6 +864,36 @@ export class Peer {
    */
   get connection() {
     return this.#linkOf(this.id)?.connection ?? null;
+  }
+
+  /**
+   * How loud it is at this moment, from 0 to 1: look again and again, as long as you show it.
+   *
+   * @type {number}
+   */
+  get level() {
+    return this.#linkOf(this.id)?.level ?? 0;
+  }
+
+  /**
+   * How the peer connection does.
+   *
+   * @returns {Promise<PeerStats | null>} Null if there is none.
+   */
+  async stats() {
+    return (await this.#linkOf(this.id)?.stats()) ?? null;
+  }
+
+  /**
+   * A channel for data to this peer, from browser to browser. The same name gives the same channel; if
+   * the peer has opened it already, that one. It makes a peer connection if there is none.
+   *
+   * @param {string} name - What the peer knows it by, at most 64 characters.
+   * @param {ChannelOptions} [options] - How it carries data; those of who opens it count.
+   * @returns {Channel} It is `connecting` at first; what you send waits.
+   */
+  channel(name, options) {
+    return this.#channelOf(this.id, name, options);
   }
 }
 
@@ -545,11 +977,109 @@ function inputOf({ session, re }, { polite, isFirst }) {
   return isFirst && re !== undefined ? 'answerLost' : 'yield';
 }
 
+// What a peer connection tells of itself, in a form that fits a page.
+
+/**
+ * How a peer connection does. Numbers that the browser does not know are null.
+ *
+ * @typedef {object} PeerStats
+ * @property {number | null} roundTripTime - To the peer and back, in ms.
+ * @property {number | null} bandwidth - What the way to the peer is estimated to carry, in bits a second.
+ * @property {boolean} relayed - Whether a TURN server passes all of it on.
+ * @property {StreamStats[]} sent - A row for each track that we send, and for each layer of simulcast.
+ * @property {StreamStats[]} received - A row for each track that we receive.
+ */
+
+/**
+ * How one track does.
+ *
+ * @typedef {object} StreamStats
+ * @property {string} name - The stream's.
+ * @property {'audio' | 'video'} kind - What it is.
+ * @property {string | null} rid - The layer of simulcast.
+ * @property {string | null} codec - `VP8`, `opus`, ...
+ * @property {number} bytes - Since the track began.
+ * @property {number | null} bitrate - In bits a second, since `stats` was called before; null the first time.
+ * @property {number | null} lost - Packets that did not arrive.
+ * @property {number | null} jitter - In ms.
+ * @property {number | null} width - Of the picture.
+ * @property {number | null} height - Of the picture.
+ * @property {number | null} framesPerSecond - Of the picture.
+ * @property {string | null} limitation - What keeps the picture that we send from being better: `none`,
+ *   `cpu`, `bandwidth` or `other`.
+ */
+
+/** Reads the reports of one RTCPeerConnection, one after the other. */
+class StatsReader {
+  #before = new Map(); // id -> { bytes, timestamp, bitrate }
+
+  /**
+   * @param {Map<string, any>} report - Of `getStats`.
+   * @param {(mid: string, isOurs: boolean) => string} nameOf
+   * @returns {PeerStats}
+   */
+  read(report, nameOf) {
+    const all = [...report.values()];
+    const transport = all.find(({ type }) => type === 'transport');
+    const pair = report.get(transport?.selectedCandidatePairId) // Firefox names no transport
+      ?? all.find(({ type, nominated, state }) => type === 'candidate-pair' && nominated && state === 'succeeded');
+    const ends = [pair?.localCandidateId, pair?.remoteCandidateId].map((id) => report.get(id));
+    const rows = (wanted) => all.filter(({ type }) => type === wanted).map((one) => this.#row(one, report, nameOf));
+    const stats = {
+      roundTripTime: inMs(pair?.currentRoundTripTime),
+      bandwidth: pair?.availableOutgoingBitrate ?? null,
+      relayed: ends.some((end) => end?.candidateType === 'relay'),
+      sent: rows('outbound-rtp'),
+      received: rows('inbound-rtp'),
+    };
+    const counted = all.filter((one) => bytesOf(one) !== undefined);
+    this.#before = new Map(counted.map((one) => [one.id, {
+      bytes: bytesOf(one), timestamp: one.timestamp, bitrate: this.#bitrate(one),
+    }]));
+    return stats;
+  }
+
+  #row(one, report, nameOf) {
+    const isOurs = one.type === 'outbound-rtp';
+    const other = isOurs ? report.get(one.remoteId) : one; // who receives counts what is lost
+    return {
+      name: nameOf(one.mid, isOurs),
+      kind: one.kind,
+      rid: one.rid ?? null,
+      codec: report.get(one.codecId)?.mimeType.split('/')[1] ?? null,
+      bytes: bytesOf(one) ?? 0,
+      bitrate: this.#bitrate(one),
+      lost: other?.packetsLost ?? null,
+      jitter: inMs(other?.jitter),
+      width: one.frameWidth ?? null,
+      height: one.frameHeight ?? null,
+      framesPerSecond: one.framesPerSecond ?? null,
+      limitation: one.qualityLimitationReason ?? null,
+    };
+  }
+
+  #bitrate(one) {
+    const { bytes, timestamp, bitrate = null } = this.#before.get(one.id) ?? {};
+    if (timestamp === undefined) return null;
+    if (one.timestamp <= timestamp) return bitrate; // browsers measure only so often
+    return (8000 * (bytesOf(one) - bytes)) / (one.timestamp - timestamp);
+  }
+}
+
+function bytesOf({ bytesSent, bytesReceived }) {
+  return bytesSent ?? bytesReceived;
+}
+
+function inMs(seconds) {
+  return seconds === undefined ? null : seconds * 1000;
+}
+
 // One peer connection, and how both sides agree on what goes over it.
 
 const ANSWER_WITHIN = 3_000; // ms until an offer is sent again: signals may have been lost
 const OFFER_TIMES = 5; // a peer that never answers does not want to
 const KEEP_EVERY = 30_000; // ms; the sender of a lost signal is usually not told
+const UNUSED_ID = 1022; // of data channels; browsers count from 0
 const MOST_EARLY = 100; // candidates that wait for a description
 
 /**
@@ -572,7 +1102,8 @@ const MOST_EARLY = 100; // candidates that wait for a description
  * muted, or without a picture (https://github.com/w3c/webrtc-pc/issues/3081). So it is avoided. If
  * the very first offers cross, the polite side begins anew with another RTCPeerConnection; later it
  * does not offer, but asks for an offer, in which its own changes are the answer. The `restart` of
- * such a request is for ICE, and `wants` says what it needs transceivers for.
+ * such a request is for ICE, `wants` says what it needs transceivers for, and `data` that it needs
+ * the line of data channels.
  *
  * A client that does not know these fields is understood as well, and towards it we are polite.
  */
@@ -580,7 +1111,8 @@ class Link {
   session;
   streams; // what the other side sends: name -> MediaStream
   #iceServers;
-  #outgoing; // name -> { tracks }
+  #outgoing; // name -> { tracks, ...PublishOptions }
+  #channels;
   #polite;
   #tell;
   #onState;
@@ -590,6 +1122,8 @@ class Link {
   #pc = null;
   #state = 'idle'; // of the negotiation
   #slots;
+  #stats;
+  #hasDataLine; // made because the other side asked for it
   #theirs; // the other side's session
   #names; // what it calls its transceivers, by mid; null if it knows no names, undefined until we know
   #wish = null; // { restart }: what their next offer is for, until it comes
@@ -602,9 +1136,12 @@ class Link {
   #early = []; // candidates that came before the description
   #restarted = false; // since the connection was last up
 
-  constructor({ iceServers, outgoing, polite, tell, onState, onStream, onSilence, onError }) {
+  constructor({
+    iceServers, outgoing, channels, polite, tell, onState, onStream, onSilence, onError,
+  }) {
     this.#iceServers = iceServers;
     this.#outgoing = outgoing;
+    this.#channels = channels;
     this.#polite = polite;
     this.#tell = tell;
     this.#onState = onState;
@@ -637,8 +1174,11 @@ class Link {
       this.streams.set(name, stream);
       this.#onStream(stream, name);
     };
+    pc.ondatachannel = ({ channel }) => this.#channels.opened(channel, () => isCarried(pc));
     this.#pc = pc;
     this.#slots = new Slots(pc);
+    this.#stats = new StatsReader();
+    this.#hasDataLine = false;
   }
 
   // What others see of it
@@ -667,6 +1207,21 @@ class Link {
     return ['closed', 'failed'].includes(receiver?.transport?.state);
   }
 
+  /** How loud the other side is, 0 to 1. */
+  get level() {
+    const sources = this.#pc.getReceivers().flatMap((receiver) => receiver.getSynchronizationSources());
+    return Math.max(0, ...sources.map(({ audioLevel }) => audioLevel ?? 0));
+  }
+
+  /** @returns {Promise<PeerStats>} */
+  async stats() {
+    const [reader, pc] = [this.#stats, this.#pc];
+    return reader.read(await pc.getStats(), (mid, isOurs) => {
+      const theirs = isOurs ? undefined : this.#names?.get(mid);
+      return theirs ?? this.#slots.nameOf(mid) ?? MAIN;
+    });
+  }
+
   /** Whether an offer of `session` is for this connection. */
   isWith(session) {
     return this.#theirs === undefined || this.#theirs === session;
@@ -690,7 +1245,8 @@ class Link {
     if (this.#state === 'taking') return; // their offer brings the transceivers
     if (this.#pc.signalingState === 'closed') return; // by a listener, that was told of it
     const [first = MAIN] = this.#outgoing.keys();
-    if (this.#slots.isEmpty) this.#slots.addPair(this.#outgoing.has(MAIN) ? MAIN : first);
+    const main = this.#outgoing.has(MAIN) ? MAIN : first;
+    if (this.#slots.isEmpty) this.#slots.addPair(main, this.#outgoing.get(main));
     this.send();
   }
 
@@ -701,19 +1257,42 @@ class Link {
   send() {
     if (this.#state === 'taking') return; // it will be in the answer
     if (this.#missing().length > 0) this.#makeRoom();
+    this.#openChannels();
     this.#slots.send(this.#outgoing, this.#names !== null, (error) => this.#onError(error));
   }
 
   /** Only one of the two adds transceivers, so that none are added twice. */
   #makeRoom() {
     if (this.#mustAsk()) this.#ask(false);
-    else for (const [name, kind] of this.#missing()) this.#slots.add(name, kind);
+    else for (const [name, kind] of this.#missing()) {
+      this.#slots.add(name, kind, this.#outgoing.get(name));
+    }
   }
 
   /** Until the other side has said what it calls its streams, the first two transceivers must do. */
   #missing() {
     if (this.#names === undefined) return [];
     return this.#slots.missing(this.#outgoing, this.#names !== null);
+  }
+
+  /** The first channel needs a line in the offer, and only the impolite side adds those. */
+  #openChannels() {
+    for (const channel of this.#channels.unopened()) {
+      if (!this.#mustAsk() || this.#pc.sctp) {
+        const pipe = this.#pc.createDataChannel(channel.name, channel.init);
+        const pc = this.#pc;
+        channel.attach(pipe, () => isCarried(pc));
+      } else if (this.#names) {
+        this.#ask(false); // others would not understand, and never make that line
+      }
+    }
+  }
+
+  /** A data channel that nobody uses, since there is no other way to have the line in an offer. */
+  #addDataLine() {
+    if (this.#hasDataLine || this.#pc.sctp) return;
+    this.#hasDataLine = true;
+    this.#pc.createDataChannel('', { negotiated: true, id: UNUSED_ID });
   }
 
   /** What the stream of a track is called. */
@@ -789,7 +1368,10 @@ class Link {
   }
 
   #unanswered() {
-    if (this.#state === 'asking') return { type: 'request', ...this.#wish, wants: this.#missing() };
+    if (this.#state === 'asking') {
+      const data = this.#channels.unopened().length > 0;
+      return { type: 'request', ...this.#wish, wants: this.#missing(), data };
+    }
     if (this.#state !== 'offering') return null;
     const { type, sdp } = this.#pc.localDescription;
     return { type, sdp, n: this.#offers, streams: this.#slots.names() };
@@ -805,6 +1387,7 @@ class Link {
       // While an offer of ours is on its way, its answer will hold their changes. What it has no
       // transceivers for is in the next one.
       for (const [name, kind] of wantsIn(offer.wants)) this.#slots.add(name, kind);
+      if (offer.data) this.#addDataLine();
       if (offer.restart) this.#pc.restartIce();
       else this.#input('request');
     } else if (offer.n !== undefined && offer.n === this.#lastOffer) {
@@ -920,8 +1503,10 @@ class Link {
   #stop() {
     clearTimeout(this.#again);
     if (!this.#pc) return;
-    this.#pc.onconnectionstatechange = this.#pc.onnegotiationneeded = this.#pc.ontrack = null;
-    this.#pc.close();
+    const pc = this.#pc;
+    pc.onconnectionstatechange = pc.onnegotiationneeded = pc.ontrack = pc.ondatachannel = null;
+    this.#channels.detach();
+    pc.close();
   }
 
   #signed(value) {
@@ -929,10 +1514,75 @@ class Link {
   }
 }
 
+/** Whether data channels are carried: one that ends all the same was closed by the other side. */
+function isCarried(pc) {
+  return pc.connectionState === 'connected' && pc.sctp?.state === 'connected';
+}
+
 /** Not crypto.randomUUID(), which a page without https does not have. */
 function randomId() {
   const bytes = crypto.getRandomValues(new Uint8Array(16));
   return Array.from(bytes, (byte) => byte.toString(16).padStart(2, '0')).join('');
+}
+
+// Who of several speaks.
+
+const EVERY = 200; // ms
+const SPEECH = 0.02; // of 1; below is noise
+const NEW_SHARE = 0.4; // of a level in the average: a cough is not enough
+const LOUDER = 1.5; // times as loud as who speaks now, to be taken for the speaker
+
+/** Finds the active speaker in levels that are measured again and again. */
+class SpeakerFinder {
+  #averages = new Map();
+  #current = null;
+
+  /**
+   * @param {Map<string, number>} levels - By id, 0 to 1. Who is missing is gone.
+   * @returns {string | null} Who speaks, or did so last.
+   */
+  next(levels) {
+    const before = this.#averages;
+    this.#averages = new Map([...levels].map(
+      ([id, level]) => [id, NEW_SHARE * level + (1 - NEW_SHARE) * (before.get(id) ?? 0)],
+    ));
+    if (!levels.has(this.#current)) this.#current = null;
+    const [loudest, level] = [...this.#averages].reduce((a, b) => (b[1] > a[1] ? b : a), [null, 0]);
+    const present = this.#averages.get(this.#current) ?? 0;
+    if (level >= SPEECH && level > LOUDER * present) this.#current = loudest;
+    return this.#current;
+  }
+}
+
+/** Looks for the speaker as long as that `isWanted`, and tells when it is another. */
+class SpeakerWatch {
+  #levels;
+  #isWanted;
+  #onSpeaker;
+  #timer = 0;
+
+  constructor({ levels, isWanted, onSpeaker }) {
+    this.#levels = levels;
+    this.#isWanted = isWanted;
+    this.#onSpeaker = onSpeaker;
+  }
+
+  start() {
+    if (this.#timer || !this.#isWanted()) return;
+    const finder = new SpeakerFinder();
+    let current = null;
+    this.#timer = setInterval(() => {
+      const next = this.#isWanted() ? finder.next(this.#levels()) : this.#stop();
+      if (next !== current) this.#onSpeaker(next);
+      current = next;
+    }, EVERY);
+  }
+
+  #stop() {
+    clearInterval(this.#timer);
+    this.#timer = 0;
+    return null;
+  }
 }
 
 // A room: who is here, who is live, and a link to each of them.
@@ -986,6 +1636,12 @@ export class Room {
    */
   state = 'connecting';
   /**
+   * Who of the others speaks, or did so last. Known only while somebody listens to `speaker`.
+   *
+   * @type {Peer | null}
+   */
+  speaker = null;
+  /**
    * What you publish, by name.
    *
    * @type {ReadonlyMap<string, MediaStream>}
@@ -994,25 +1650,37 @@ export class Room {
 
   #id; // under which we come next
   #signaling;
-  #listeners = new Map(); // type -> Set of functions
+  #listeners = new Listeners();
   #links = new Map(); // peer's id -> Link
+  #channels = new Map(); // peer's id -> Channels
+  #speakers;
   #timers = new Map(); // peer's id -> what is going to happen to it, by name
   #addressees = new Set(); // whom the application wrote to
-  #outgoing = new Map(); // name -> { tracks }: what goes out
+  #outgoing = new Map(); // name -> { tracks, ...PublishOptions }: what goes out
   #names = new Set(); // that were ever used
   #iceServers = [];
+  #ownIceServers; // of the application
   #wantsMedia;
   #settle; // of the promise that `join` gave, until it is settled
 
   /** @private */
-  constructor(url, { room, username, token, clientId, media = true, trace }, resolve, reject) {
+  constructor(url, { room, username, token, clientId, iceServers, media = true, trace }, resolve, reject) {
     this.name = room;
     this.#wantsMedia = media;
+    this.#ownIceServers = iceServers;
     this.#settle = { resolve: () => resolve(this), reject };
     // In open mode a token of our own keeps others from taking over our id.
     const secret = token ?? (clientId ? undefined : randomId());
     this.#id = clientId ?? randomId();
     this.me = { id: this.#id, name: username ?? '' };
+    this.#speakers = new SpeakerWatch({
+      levels: () => new Map([...this.#links].map(([id, link]) => [id, link.level])),
+      isWanted: () => this.#listeners.any('speaker') && this.state !== 'closed',
+      onSpeaker: (id) => {
+        this.speaker = this.peers.get(id) ?? null;
+        this.#emit('speaker', this.speaker);
+      },
+    });
     this.#signaling = new Signaling(socketUrl(url, room), {
       hello: async () => ({ token: await askFor(secret), clientId: this.#id, username }),
       onMessage: (message) => this.#received(message),
@@ -1033,11 +1701,10 @@ export class Room {
    * @returns {() => void} Stops listening.
    */
   on(type, listener) {
-    if (!this.#listeners.has(type)) this.#listeners.set(type, new Set());
-    const listeners = this.#listeners.get(type);
-    listeners.add(listener);
+    const stop = this.#listeners.add(type, listener);
     if (type === 'peer') queueMicrotask(() => this.#introduce(listener));
-    return () => listeners.delete(listener);
+    if (type === 'speaker') this.#speakers.start();
+    return stop;
   }
 
   /**
@@ -1061,14 +1728,14 @@ export class Room {
    * @param {PublishOptions} [options] - Its name, and how it is sent.
    * @returns {void}
    */
-  publish(stream, { name = MAIN } = {}) {
+  publish(stream, { name = MAIN, ...options } = {}) {
     if (!isName(name)) throw new TypeError(`A stream's name has 1 to 64 characters: ${name}`);
     if (!this.#names.has(name) && this.#names.size === MOST_NAMES) {
       throw new RangeError(`A room takes ${MOST_NAMES} names of streams: use one again`);
     }
     this.#names.add(name);
     this.streams.set(name, stream);
-    this.#outgoing.set(name, { tracks: stream.getTracks() });
+    this.#outgoing.set(name, { tracks: stream.getTracks(), ...options });
     this.#tellLive();
     for (const id of this.peers.keys()) this.#serve(id);
   }
@@ -1114,14 +1781,13 @@ export class Room {
   }
 
   #emit(type, ...details) {
-    // One that is added meanwhile hears of the next event; of peers it is told by itself.
-    for (const listener of [...(this.#listeners.get(type) ?? [])]) call(listener, ...details);
+    this.#listeners.emit(type, ...details);
   }
 
   /** Tells a listener, unless it is gone again, of those that are here. */
   #introduce(listener) {
     for (const peer of [...this.peers.values()]) {
-      if (this.#listeners.get('peer').has(listener) && this.peers.has(peer.id)) call(listener, peer);
+      if (this.#listeners.has('peer', listener) && this.peers.has(peer.id)) call(listener, peer);
     }
   }
 
@@ -1168,7 +1834,7 @@ export class Room {
     // To the others we are somebody new, and which side is the polite one may be different.
     if (client_id !== this.me.id) for (const id of [...this.peers.keys()]) this.#drop(id);
     this.me = { id: client_id, name: user };
-    this.#iceServers = ice_servers ?? [];
+    this.#iceServers = this.#ownIceServers ?? ice_servers ?? [];
   }
 
   /** The picture of the room: the first one, or after a lost connection one to compare with. */
@@ -1192,9 +1858,13 @@ export class Room {
     if (this.state === 'closed') return; // by a listener that was told of another peer
     const known = this.peers.get(id);
     if (known) return this.#returned(known, name);
-    const peer = new Peer(id, name, (who) => this.#links.get(who));
+    const peer = new Peer(id, name, {
+      linkOf: (who) => this.#links.get(who),
+      channelOf: (...wanted) => this.#channel(...wanted),
+    });
     this.peers.set(id, peer);
     this.#timers.set(id, {});
+    this.#channels.set(id, new Channels((channel) => this.#emit('channel', channel, peer)));
     this.#emit('peer', peer);
     if (this.peers.has(id)) this.#serve(id);
   }
@@ -1244,6 +1914,8 @@ export class Room {
     if (tell) this.#ended(id);
     if (!this.peers.delete(id)) return; // a listener left the room
     this.#timers.delete(id);
+    this.#channels.get(id).close();
+    this.#channels.delete(id);
     if (tell) this.#emit('left', peer);
   }
 
@@ -1319,6 +1991,7 @@ export class Room {
     const link = new Link({
       iceServers: this.#iceServers,
       outgoing: this.#outgoing,
+      channels: this.#channels.get(id),
       polite: this.me.id < id,
       tell: (type, field, value) => this.#signaling.send({ type, to: id, [field]: value }),
       onState: () => this.#linkChanged(id, link),
@@ -1379,6 +2052,16 @@ export class Room {
     if (peer.streams.delete(name)) this.#emit('removed', stream, peer, name);
   }
 
+  // Data
+
+  #channel(id, name, options) {
+    const channels = this.#channels.get(id);
+    if (!channels || !this.#wantsMedia) throw new Error('There is no peer connection, nor will be');
+    const channel = channels.open(name, options);
+    (this.#links.get(id) ?? this.#link(id)).open();
+    return channel;
+  }
+
   #offered(from, offer) {
     const peer = this.peers.get(from);
     if (!peer || !this.#wantsMedia || !offer) return;
@@ -1428,14 +2111,6 @@ export class Room {
   #refused({ message, code, to }) {
     if (code === 'target_not_found' && !this.#addressees.delete(to)) return;
     this.#emit('error', new RoomError(message, code));
-  }
-}
-
-function call(listener, ...details) {
-  try {
-    listener(...details);
-  } catch (error) {
-    reportError(error);
   }
 }
 

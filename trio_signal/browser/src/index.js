@@ -16,5 +16,7 @@
 
 export { RoomError } from './types.js';
 export { retryDelay } from './signaling.js';
+export { closeStream, listDevices, openCamera, openScreen, watchDevices } from './devices.js';
+export { Channel } from './channel.js';
 export { Peer } from './peer.js';
 export { join, Room } from './room.js';

@@ -1,11 +1,13 @@
 // One peer connection, and how both sides agree on what goes over it.
 
 import { inputOf, NEGOTIATION } from './negotiation.js';
+import { StatsReader } from './stats.js';
 import { hasTracks, MAIN, namesIn, Slots, wantsIn } from './streams.js';
 
 const ANSWER_WITHIN = 3_000; // ms until an offer is sent again: signals may have been lost
 const OFFER_TIMES = 5; // a peer that never answers does not want to
 const KEEP_EVERY = 30_000; // ms; the sender of a lost signal is usually not told
+const UNUSED_ID = 1022; // of data channels; browsers count from 0
 const MOST_EARLY = 100; // candidates that wait for a description
 
 /**
@@ -28,7 +30,8 @@ const MOST_EARLY = 100; // candidates that wait for a description
  * muted, or without a picture (https://github.com/w3c/webrtc-pc/issues/3081). So it is avoided. If
  * the very first offers cross, the polite side begins anew with another RTCPeerConnection; later it
  * does not offer, but asks for an offer, in which its own changes are the answer. The `restart` of
- * such a request is for ICE, and `wants` says what it needs transceivers for.
+ * such a request is for ICE, `wants` says what it needs transceivers for, and `data` that it needs
+ * the line of data channels.
  *
  * A client that does not know these fields is understood as well, and towards it we are polite.
  */
@@ -36,7 +39,8 @@ export class Link {
   session;
   streams; // what the other side sends: name -> MediaStream
   #iceServers;
-  #outgoing; // name -> { tracks }
+  #outgoing; // name -> { tracks, ...PublishOptions }
+  #channels;
   #polite;
   #tell;
   #onState;
@@ -46,6 +50,8 @@ export class Link {
   #pc = null;
   #state = 'idle'; // of the negotiation
   #slots;
+  #stats;
+  #hasDataLine; // made because the other side asked for it
   #theirs; // the other side's session
   #names; // what it calls its transceivers, by mid; null if it knows no names, undefined until we know
   #wish = null; // { restart }: what their next offer is for, until it comes
@@ -58,9 +64,12 @@ export class Link {
   #early = []; // candidates that came before the description
   #restarted = false; // since the connection was last up
 
-  constructor({ iceServers, outgoing, polite, tell, onState, onStream, onSilence, onError }) {
+  constructor({
+    iceServers, outgoing, channels, polite, tell, onState, onStream, onSilence, onError,
+  }) {
     this.#iceServers = iceServers;
     this.#outgoing = outgoing;
+    this.#channels = channels;
     this.#polite = polite;
     this.#tell = tell;
     this.#onState = onState;
@@ -93,8 +102,11 @@ export class Link {
       this.streams.set(name, stream);
       this.#onStream(stream, name);
     };
+    pc.ondatachannel = ({ channel }) => this.#channels.opened(channel, () => isCarried(pc));
     this.#pc = pc;
     this.#slots = new Slots(pc);
+    this.#stats = new StatsReader();
+    this.#hasDataLine = false;
   }
 
   // What others see of it
@@ -123,6 +135,21 @@ export class Link {
     return ['closed', 'failed'].includes(receiver?.transport?.state);
   }
 
+  /** How loud the other side is, 0 to 1. */
+  get level() {
+    const sources = this.#pc.getReceivers().flatMap((receiver) => receiver.getSynchronizationSources());
+    return Math.max(0, ...sources.map(({ audioLevel }) => audioLevel ?? 0));
+  }
+
+  /** @returns {Promise<PeerStats>} */
+  async stats() {
+    const [reader, pc] = [this.#stats, this.#pc];
+    return reader.read(await pc.getStats(), (mid, isOurs) => {
+      const theirs = isOurs ? undefined : this.#names?.get(mid);
+      return theirs ?? this.#slots.nameOf(mid) ?? MAIN;
+    });
+  }
+
   /** Whether an offer of `session` is for this connection. */
   isWith(session) {
     return this.#theirs === undefined || this.#theirs === session;
@@ -146,7 +173,8 @@ export class Link {
     if (this.#state === 'taking') return; // their offer brings the transceivers
     if (this.#pc.signalingState === 'closed') return; // by a listener, that was told of it
     const [first = MAIN] = this.#outgoing.keys();
-    if (this.#slots.isEmpty) this.#slots.addPair(this.#outgoing.has(MAIN) ? MAIN : first);
+    const main = this.#outgoing.has(MAIN) ? MAIN : first;
+    if (this.#slots.isEmpty) this.#slots.addPair(main, this.#outgoing.get(main));
     this.send();
   }
 
@@ -157,19 +185,42 @@ export class Link {
   send() {
     if (this.#state === 'taking') return; // it will be in the answer
     if (this.#missing().length > 0) this.#makeRoom();
+    this.#openChannels();
     this.#slots.send(this.#outgoing, this.#names !== null, (error) => this.#onError(error));
   }
 
   /** Only one of the two adds transceivers, so that none are added twice. */
   #makeRoom() {
     if (this.#mustAsk()) this.#ask(false);
-    else for (const [name, kind] of this.#missing()) this.#slots.add(name, kind);
+    else for (const [name, kind] of this.#missing()) {
+      this.#slots.add(name, kind, this.#outgoing.get(name));
+    }
   }
 
   /** Until the other side has said what it calls its streams, the first two transceivers must do. */
   #missing() {
     if (this.#names === undefined) return [];
     return this.#slots.missing(this.#outgoing, this.#names !== null);
+  }
+
+  /** The first channel needs a line in the offer, and only the impolite side adds those. */
+  #openChannels() {
+    for (const channel of this.#channels.unopened()) {
+      if (!this.#mustAsk() || this.#pc.sctp) {
+        const pipe = this.#pc.createDataChannel(channel.name, channel.init);
+        const pc = this.#pc;
+        channel.attach(pipe, () => isCarried(pc));
+      } else if (this.#names) {
+        this.#ask(false); // others would not understand, and never make that line
+      }
+    }
+  }
+
+  /** A data channel that nobody uses, since there is no other way to have the line in an offer. */
+  #addDataLine() {
+    if (this.#hasDataLine || this.#pc.sctp) return;
+    this.#hasDataLine = true;
+    this.#pc.createDataChannel('', { negotiated: true, id: UNUSED_ID });
   }
 
   /** What the stream of a track is called. */
@@ -245,7 +296,10 @@ export class Link {
   }
 
   #unanswered() {
-    if (this.#state === 'asking') return { type: 'request', ...this.#wish, wants: this.#missing() };
+    if (this.#state === 'asking') {
+      const data = this.#channels.unopened().length > 0;
+      return { type: 'request', ...this.#wish, wants: this.#missing(), data };
+    }
     if (this.#state !== 'offering') return null;
     const { type, sdp } = this.#pc.localDescription;
     return { type, sdp, n: this.#offers, streams: this.#slots.names() };
@@ -261,6 +315,7 @@ export class Link {
       // While an offer of ours is on its way, its answer will hold their changes. What it has no
       // transceivers for is in the next one.
       for (const [name, kind] of wantsIn(offer.wants)) this.#slots.add(name, kind);
+      if (offer.data) this.#addDataLine();
       if (offer.restart) this.#pc.restartIce();
       else this.#input('request');
     } else if (offer.n !== undefined && offer.n === this.#lastOffer) {
@@ -376,13 +431,20 @@ export class Link {
   #stop() {
     clearTimeout(this.#again);
     if (!this.#pc) return;
-    this.#pc.onconnectionstatechange = this.#pc.onnegotiationneeded = this.#pc.ontrack = null;
-    this.#pc.close();
+    const pc = this.#pc;
+    pc.onconnectionstatechange = pc.onnegotiationneeded = pc.ontrack = pc.ondatachannel = null;
+    this.#channels.detach();
+    pc.close();
   }
 
   #signed(value) {
     return { ...value, session: this.session, re: this.#theirs };
   }
+}
+
+/** Whether data channels are carried: one that ends all the same was closed by the other side. */
+function isCarried(pc) {
+  return pc.connectionState === 'connected' && pc.sctp?.state === 'connected';
 }
 
 /** Not crypto.randomUUID(), which a page without https does not have. */

@@ -41,12 +41,14 @@ export class Peer {
    */
   away = false;
   #linkOf;
+  #channelOf;
 
   /** @private */
-  constructor(id, name, linkOf) {
+  constructor(id, name, { linkOf, channelOf }) {
     this.id = id;
     this.name = name;
     this.#linkOf = linkOf;
+    this.#channelOf = channelOf;
   }
 
   /**
@@ -68,5 +70,35 @@ export class Peer {
    */
   get connection() {
     return this.#linkOf(this.id)?.connection ?? null;
+  }
+
+  /**
+   * How loud it is at this moment, from 0 to 1: look again and again, as long as you show it.
+   *
+   * @type {number}
+   */
+  get level() {
+    return this.#linkOf(this.id)?.level ?? 0;
+  }
+
+  /**
+   * How the peer connection does.
+   *
+   * @returns {Promise<PeerStats | null>} Null if there is none.
+   */
+  async stats() {
+    return (await this.#linkOf(this.id)?.stats()) ?? null;
+  }
+
+  /**
+   * A channel for data to this peer, from browser to browser. The same name gives the same channel; if
+   * the peer has opened it already, that one. It makes a peer connection if there is none.
+   *
+   * @param {string} name - What the peer knows it by, at most 64 characters.
+   * @param {ChannelOptions} [options] - How it carries data; those of who opens it count.
+   * @returns {Channel} It is `connecting` at first; what you send waits.
+   */
+  channel(name, options) {
+    return this.#channelOf(this.id, name, options);
   }
 }

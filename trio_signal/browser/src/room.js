@@ -1,7 +1,10 @@
 // A room: who is here, who is live, and a link to each of them.
 
+import { Channels } from './channel.js';
+import { call, Listeners } from './events.js';
 import { Link, randomId } from './link.js';
 import { Peer } from './peer.js';
+import { SpeakerWatch } from './speaker.js';
 import { Signaling, socketUrl } from './signaling.js';
 import { hasTracks, isName, MAIN, mainOf, MOST_NAMES } from './streams.js';
 import { RoomError } from './types.js';
@@ -55,6 +58,12 @@ export class Room {
    */
   state = 'connecting';
   /**
+   * Who of the others speaks, or did so last. Known only while somebody listens to `speaker`.
+   *
+   * @type {Peer | null}
+   */
+  speaker = null;
+  /**
    * What you publish, by name.
    *
    * @type {ReadonlyMap<string, MediaStream>}
@@ -63,25 +72,37 @@ export class Room {
 
   #id; // under which we come next
   #signaling;
-  #listeners = new Map(); // type -> Set of functions
+  #listeners = new Listeners();
   #links = new Map(); // peer's id -> Link
+  #channels = new Map(); // peer's id -> Channels
+  #speakers;
   #timers = new Map(); // peer's id -> what is going to happen to it, by name
   #addressees = new Set(); // whom the application wrote to
-  #outgoing = new Map(); // name -> { tracks }: what goes out
+  #outgoing = new Map(); // name -> { tracks, ...PublishOptions }: what goes out
   #names = new Set(); // that were ever used
   #iceServers = [];
+  #ownIceServers; // of the application
   #wantsMedia;
   #settle; // of the promise that `join` gave, until it is settled
 
   /** @private */
-  constructor(url, { room, username, token, clientId, media = true, trace }, resolve, reject) {
+  constructor(url, { room, username, token, clientId, iceServers, media = true, trace }, resolve, reject) {
     this.name = room;
     this.#wantsMedia = media;
+    this.#ownIceServers = iceServers;
     this.#settle = { resolve: () => resolve(this), reject };
     // In open mode a token of our own keeps others from taking over our id.
     const secret = token ?? (clientId ? undefined : randomId());
     this.#id = clientId ?? randomId();
     this.me = { id: this.#id, name: username ?? '' };
+    this.#speakers = new SpeakerWatch({
+      levels: () => new Map([...this.#links].map(([id, link]) => [id, link.level])),
+      isWanted: () => this.#listeners.any('speaker') && this.state !== 'closed',
+      onSpeaker: (id) => {
+        this.speaker = this.peers.get(id) ?? null;
+        this.#emit('speaker', this.speaker);
+      },
+    });
     this.#signaling = new Signaling(socketUrl(url, room), {
       hello: async () => ({ token: await askFor(secret), clientId: this.#id, username }),
       onMessage: (message) => this.#received(message),
@@ -102,11 +123,10 @@ export class Room {
    * @returns {() => void} Stops listening.
    */
   on(type, listener) {
-    if (!this.#listeners.has(type)) this.#listeners.set(type, new Set());
-    const listeners = this.#listeners.get(type);
-    listeners.add(listener);
+    const stop = this.#listeners.add(type, listener);
     if (type === 'peer') queueMicrotask(() => this.#introduce(listener));
-    return () => listeners.delete(listener);
+    if (type === 'speaker') this.#speakers.start();
+    return stop;
   }
 
   /**
@@ -130,14 +150,14 @@ export class Room {
    * @param {PublishOptions} [options] - Its name, and how it is sent.
    * @returns {void}
    */
-  publish(stream, { name = MAIN } = {}) {
+  publish(stream, { name = MAIN, ...options } = {}) {
     if (!isName(name)) throw new TypeError(`A stream's name has 1 to 64 characters: ${name}`);
     if (!this.#names.has(name) && this.#names.size === MOST_NAMES) {
       throw new RangeError(`A room takes ${MOST_NAMES} names of streams: use one again`);
     }
     this.#names.add(name);
     this.streams.set(name, stream);
-    this.#outgoing.set(name, { tracks: stream.getTracks() });
+    this.#outgoing.set(name, { tracks: stream.getTracks(), ...options });
     this.#tellLive();
     for (const id of this.peers.keys()) this.#serve(id);
   }
@@ -183,14 +203,13 @@ export class Room {
   }
 
   #emit(type, ...details) {
-    // One that is added meanwhile hears of the next event; of peers it is told by itself.
-    for (const listener of [...(this.#listeners.get(type) ?? [])]) call(listener, ...details);
+    this.#listeners.emit(type, ...details);
   }
 
   /** Tells a listener, unless it is gone again, of those that are here. */
   #introduce(listener) {
     for (const peer of [...this.peers.values()]) {
-      if (this.#listeners.get('peer').has(listener) && this.peers.has(peer.id)) call(listener, peer);
+      if (this.#listeners.has('peer', listener) && this.peers.has(peer.id)) call(listener, peer);
     }
   }
 
@@ -237,7 +256,7 @@ export class Room {
     // To the others we are somebody new, and which side is the polite one may be different.
     if (client_id !== this.me.id) for (const id of [...this.peers.keys()]) this.#drop(id);
     this.me = { id: client_id, name: user };
-    this.#iceServers = ice_servers ?? [];
+    this.#iceServers = this.#ownIceServers ?? ice_servers ?? [];
   }
 
   /** The picture of the room: the first one, or after a lost connection one to compare with. */
@@ -261,9 +280,13 @@ export class Room {
     if (this.state === 'closed') return; // by a listener that was told of another peer
     const known = this.peers.get(id);
     if (known) return this.#returned(known, name);
-    const peer = new Peer(id, name, (who) => this.#links.get(who));
+    const peer = new Peer(id, name, {
+      linkOf: (who) => this.#links.get(who),
+      channelOf: (...wanted) => this.#channel(...wanted),
+    });
     this.peers.set(id, peer);
     this.#timers.set(id, {});
+    this.#channels.set(id, new Channels((channel) => this.#emit('channel', channel, peer)));
     this.#emit('peer', peer);
     if (this.peers.has(id)) this.#serve(id);
   }
@@ -313,6 +336,8 @@ export class Room {
     if (tell) this.#ended(id);
     if (!this.peers.delete(id)) return; // a listener left the room
     this.#timers.delete(id);
+    this.#channels.get(id).close();
+    this.#channels.delete(id);
     if (tell) this.#emit('left', peer);
   }
 
@@ -388,6 +413,7 @@ export class Room {
     const link = new Link({
       iceServers: this.#iceServers,
       outgoing: this.#outgoing,
+      channels: this.#channels.get(id),
       polite: this.me.id < id,
       tell: (type, field, value) => this.#signaling.send({ type, to: id, [field]: value }),
       onState: () => this.#linkChanged(id, link),
@@ -448,6 +474,16 @@ export class Room {
     if (peer.streams.delete(name)) this.#emit('removed', stream, peer, name);
   }
 
+  // Data
+
+  #channel(id, name, options) {
+    const channels = this.#channels.get(id);
+    if (!channels || !this.#wantsMedia) throw new Error('There is no peer connection, nor will be');
+    const channel = channels.open(name, options);
+    (this.#links.get(id) ?? this.#link(id)).open();
+    return channel;
+  }
+
   #offered(from, offer) {
     const peer = this.peers.get(from);
     if (!peer || !this.#wantsMedia || !offer) return;
@@ -497,14 +533,6 @@ export class Room {
   #refused({ message, code, to }) {
     if (code === 'target_not_found' && !this.#addressees.delete(to)) return;
     this.#emit('error', new RoomError(message, code));
-  }
-}
-
-function call(listener, ...details) {
-  try {
-    listener(...details);
-  } catch (error) {
-    reportError(error);
   }
 }
 

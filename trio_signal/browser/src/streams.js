@@ -4,6 +4,11 @@
 export const MAIN = 'camera';
 export const MOST_NAMES = 8; // of one side; a transceiver that was made stays in every offer
 const LONGEST_NAME = 64;
+const LAYERS = [
+  { rid: 'h' },
+  { rid: 'm', scaleResolutionDownBy: 2 },
+  { rid: 'l', scaleResolutionDownBy: 4 },
+];
 const KINDS = ['audio', 'video'];
 
 /** The one to show where there is room for one: the camera's, or else the oldest. */
@@ -40,6 +45,25 @@ export function wantsIn(wants) {
   return wants.filter((want) => isName(want?.[0]) && KINDS.includes(want[1]));
 }
 
+/** Tells the sender of a slot what its picture may cost, if that is not what it was told before. */
+function encode(slot, { maxBitrate, codec }, onError) {
+  const wanted = JSON.stringify({ maxBitrate, codec });
+  if (wanted === slot.encoded) return;
+  slot.encoded = wanted;
+  const { sender } = slot.transceiver;
+  const { codecs } = RTCRtpSender.getCapabilities('video');
+  const chosen = codec && codecs.find(({ mimeType }) => mimeType.toLowerCase() === `video/${codec}`.toLowerCase());
+  const parameters = sender.getParameters();
+  for (const encoding of parameters.encodings) {
+    const share = (encoding.scaleResolutionDownBy ?? 1) ** 2; // of the pixels
+    delete encoding.maxBitrate;
+    delete encoding.codec;
+    if (maxBitrate) encoding.maxBitrate = Math.round(maxBitrate / share);
+    if (chosen) encoding.codec = chosen;
+  }
+  sender.setParameters(parameters).catch(onError);
+}
+
 /**
  * The transceivers of one RTCPeerConnection: one for each stream and kind, for what we send and for
  * what the other side sends under that name. A stream that ends leaves its transceivers behind, so
@@ -47,7 +71,7 @@ export function wantsIn(wants) {
  */
 export class Slots {
   #pc;
-  #slots = new Map(); // `${kind} ${name}` -> { name, kind, transceiver }
+  #slots = new Map(); // `${kind} ${name}` -> { name, kind, transceiver, encoded }
   #groups = new Map(); // name -> MediaStream; its id says which tracks belong together
 
   constructor(pc) {
@@ -59,13 +83,16 @@ export class Slots {
   }
 
   /** The two that every connection begins with. */
-  addPair(name) {
-    for (const kind of KINDS) this.add(name, kind);
+  addPair(name, options) {
+    for (const kind of KINDS) this.add(name, kind, options);
   }
 
-  add(name, kind) {
+  /** `options` as for `publish`; without any, it is for what the other side sends. */
+  add(name, kind, options) {
     if (this.#slots.has(`${kind} ${name}`) || this.#slots.size >= 2 * 2 * MOST_NAMES) return;
     const init = { direction: 'recvonly', streams: [this.#group(name)] };
+    // Only who makes a transceiver can give it layers. A browser that takes one takes the first.
+    if (options?.simulcast && kind === 'video') init.sendEncodings = LAYERS.map((layer) => ({ ...layer }));
     this.#keep(name, kind, this.#pc.addTransceiver(kind, init));
   }
 
@@ -86,7 +113,7 @@ export class Slots {
   }
 
   #keep(name, kind, transceiver) {
-    this.#slots.set(`${kind} ${name}`, { name, kind, transceiver });
+    this.#slots.set(`${kind} ${name}`, { name, kind, transceiver, encoded: '{}' });
   }
 
   #group(name) {
@@ -113,12 +140,14 @@ export class Slots {
    * @param {(error: Error) => void} onError
    */
   send(outgoing, isNamed, onError) {
-    for (const { name, kind, transceiver } of this.#slots.values()) {
+    for (const slot of this.#slots.values()) {
+      const { name, kind, transceiver } = slot;
       const stream = isNamed ? outgoing.get(name) : mainOf(outgoing);
       const track = stream?.tracks.find((one) => one.kind === kind) ?? null;
       const { sender } = transceiver;
       if (sender.track !== track) sender.replaceTrack(track).catch(onError);
       transceiver.direction = track ? 'sendrecv' : 'recvonly';
+      if (track && kind === 'video') encode(slot, stream, onError);
     }
   }
 

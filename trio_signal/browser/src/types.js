@@ -10,6 +10,7 @@
  *   server wants to know. A function is asked for a fresh one at each connection, and before one expires.
  * @property {string} [clientId] - The id under which others reach you, `[A-Za-z0-9_-]{1,64}`.
  *   Give one to keep it when the page is loaded again; without it each page gets its own.
+ * @property {RTCIceServer[]} [iceServers] - STUN and TURN servers, instead of those that the server names.
  * @property {boolean} [media] - `false` makes no peer connections: for chat, presence and tools.
  * @property {(message: object, sent: boolean) => void} [trace] - Sees each message of the protocol.
  */
@@ -21,6 +22,11 @@
  * @property {string} [name] - What the others know it by: `camera` if not given, `screen`, or others, at
  *   most 64 characters. Each stream that is to be seen at the same time has a name of its own; a
  *   room takes eight in its life, so use them again.
+ * @property {number} [maxBitrate] - Of its picture, in bits a second; the browser may send less.
+ * @property {string} [codec] - Of its picture, `VP8`, `VP9`, `H264` or `AV1`: used if both browsers have it,
+ *   and if this one lets the sender choose (Chromium and Safari do).
+ * @property {boolean} [simulcast] - Sends the picture in three sizes, `h`, `m` and `l`, to whoever accepts
+ *   that, as media servers do; browsers take `h` alone. It counts for peer connections that begin later.
  */
 
 /**
@@ -59,6 +65,10 @@
  *   peer arrive. Told again if the stream is replaced by another.
  * @property {(stream: MediaStream, peer: Peer, name: string) => void} removed - One of its streams is
  *   over. If it was the last, `stopped` follows.
+ * @property {(peer: Peer | null) => void} speaker - `room.speaker` is another. It is looked for while
+ *   somebody listens.
+ * @property {(channel: Channel, peer: Peer) => void} channel - A peer opened a channel that you have not
+ *   opened. Listen to it at once, and you miss nothing.
  * @property {(data: any, peer: Peer) => void} message - What a peer gave to `room.send`.
  * @property {(state: RoomState, reason: string) => void} state - The connection to the server changed.
  *   The reason is the server's, in words, or empty.

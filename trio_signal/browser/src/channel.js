@@ -1,0 +1,230 @@
+// Data from browser to browser, past the server.
+
+import { Listeners } from './events.js';
+import { isName } from './streams.js';
+
+const FULL = 1 << 20; // bytes that may wait in the browser
+const LOW = FULL / 4;
+const MOST_CHANNELS = 32; // to one peer
+
+/**
+ * `connecting`: there is no way to the peer yet, or none now. `closed`: for good, by one of the two, or
+ * because the peer left.
+ *
+ * @typedef {'connecting' | 'open' | 'closed'} ChannelState
+ */
+
+/**
+ * What {@link Channel.on} can tell you.
+ *
+ * @typedef {object} ChannelEvents
+ * @property {(data: string | ArrayBuffer) => void} message - The peer sent this.
+ * @property {(state: ChannelState) => void} state - `channel.state` changed.
+ */
+
+/**
+ * How a channel carries data. Left out, nothing is lost and everything keeps its order.
+ *
+ * @typedef {object} ChannelOptions
+ * @property {boolean} [ordered] - False: what comes is told at once, whatever is still missing.
+ * @property {number} [maxRetransmits] - How often a lost packet is sent again.
+ * @property {number} [maxPacketLifeTime] - For how many ms it is.
+ */
+
+/**
+ * A channel for data to one peer; `peer.channel(name)` gives it. It lasts as long as the peer is here:
+ * if the peer connection is made anew, so is what carries it. What was under way then is lost.
+ *
+ * Both sides may open it, also at the same moment. Each sends by a data channel of its own then, and
+ * hears what comes by either.
+ */
+export class Channel {
+  /**
+   * Its name.
+   *
+   * @type {string}
+   */
+  name;
+  /**
+   * Whether it carries anything.
+   *
+   * @type {ChannelState}
+   */
+  state = 'connecting';
+  #options; // null: the other side opened it, and opens it again
+  #pipes = new Set(); // RTCDataChannels
+  #current; // the one that we send by
+  #listeners = new Listeners();
+  #onClosed;
+  #sent = Promise.resolve(); // the last one
+  #wake = () => {};
+
+  /** @private */
+  constructor(name, options, onClosed) {
+    this.name = name;
+    this.#options = options;
+    this.#onClosed = onClosed;
+  }
+
+  /**
+   * Calls `listener` whenever something happens.
+   *
+   * @template {keyof ChannelEvents} T
+   * @param {T} type - What to listen for.
+   * @param {ChannelEvents[T]} listener - What to call.
+   * @returns {() => void} Stops listening.
+   */
+  on(type, listener) {
+    return this.#listeners.add(type, listener);
+  }
+
+  /**
+   * Sends data. Wait for it in a loop, and never more than a megabyte is kept in memory.
+   *
+   * @param {string | ArrayBuffer | ArrayBufferView} data - At most 256 KiB, or some browser cannot take it.
+   * @returns {Promise<void>} Resolves when the browser has taken it, after all that was sent before;
+   *   rejects if it cannot, or if the channel is closed.
+   */
+  send(data) {
+    const before = this.#sent.catch(() => {});
+    this.#sent = before.then(() => this.#write(data));
+    return this.#sent;
+  }
+
+  async #write(data) {
+    for (;;) {
+      if (this.state === 'closed') throw new Error(`The channel ${this.name} is closed`);
+      const pipe = this.#out();
+      if (pipe && pipe.bufferedAmount < FULL) return pipe.send(data);
+      await new Promise((wake) => { this.#wake = wake; });
+    }
+  }
+
+  /** Always the same one while it is open, so that all keeps its order. */
+  #out() {
+    if (this.#current?.readyState !== 'open') {
+      this.#current = [...this.#pipes].find((pipe) => pipe.readyState === 'open');
+    }
+    return this.#current;
+  }
+
+  /**
+   * Closes it for both.
+   *
+   * @returns {void}
+   */
+  close() {
+    for (const pipe of this.#pipes) pipe.close();
+    this.#forget('closed');
+  }
+
+  /**
+   * Whether this side has to open it in a new connection, and how.
+   *
+   * @private
+   */
+  get init() {
+    return this.state !== 'closed' && this.#pipes.size === 0 ? this.#options : null;
+  }
+
+  /**
+   * From now on this side opens it as well.
+   *
+   * @private
+   */
+  claim(options) {
+    this.#options ??= options;
+  }
+
+  /**
+   * Sends and hears by an RTCDataChannel.
+   *
+   * @private
+   */
+  attach(pipe, isConnected) {
+    this.#pipes.add(pipe);
+    pipe.binaryType = 'arraybuffer';
+    pipe.bufferedAmountLowThreshold = LOW;
+    pipe.onbufferedamountlow = () => this.#wake();
+    pipe.onmessage = ({ data }) => this.#listeners.emit('message', data);
+    pipe.onopen = () => this.#become('open');
+    pipe.onclose = () => {
+      this.#pipes.delete(pipe);
+      // The peer has closed it, or the whole connection is gone.
+      if (isConnected()) this.close();
+      else if (!this.#out()) this.#become('connecting');
+    };
+    if (pipe.readyState === 'open') this.#become('open');
+  }
+
+  /**
+   * The connection is gone.
+   *
+   * @private
+   */
+  detach() {
+    this.#forget('connecting');
+  }
+
+  #forget(state) {
+    for (const pipe of this.#pipes) pipe.onmessage = pipe.onopen = pipe.onclose = null;
+    this.#pipes.clear();
+    this.#become(state);
+  }
+
+  #become(state) {
+    if (this.state === state || this.state === 'closed') return;
+    this.state = state;
+    this.#wake();
+    if (state === 'closed') this.#onClosed(this);
+    this.#listeners.emit('state', state);
+  }
+}
+
+/** The channels to one peer. */
+export class Channels {
+  #all = new Map(); // name -> Channel
+  #onOpened;
+
+  /** `onOpened` is told of those that the other side has opened, and this one has not. */
+  constructor(onOpened) {
+    this.#onOpened = onOpened;
+  }
+
+  open(name, options = {}) {
+    if (!isName(name)) throw new TypeError(`A channel's name has 1 to 64 characters: ${name}`);
+    const channel = this.#all.get(name) ?? this.#add(name, options);
+    channel?.claim(options);
+    if (!channel) throw new RangeError(`A peer takes ${MOST_CHANNELS} channels`);
+    return channel;
+  }
+
+  #add(name, options) {
+    if (this.#all.size === MOST_CHANNELS) return null;
+    const channel = new Channel(name, options, () => this.#all.delete(name));
+    this.#all.set(name, channel);
+    return channel;
+  }
+
+  /** The other side opened an RTCDataChannel. */
+  opened(pipe, isConnected) {
+    const known = this.#all.get(pipe.label);
+    const channel = known ?? (isName(pipe.label) ? this.#add(pipe.label, null) : null);
+    if (!channel) return pipe.close();
+    channel.attach(pipe, isConnected);
+    if (!known) this.#onOpened(channel);
+  }
+
+  /** Those that this side has to open in the present connection. */
+  unopened() {
+    return [...this.#all.values()].filter((channel) => channel.init);
+  }
+
+  detach() {
+    for (const channel of this.#all.values()) channel.detach();
+  }
+
+  close() {
+    for (const channel of [...this.#all.values()]) channel.close();
+  }
+}

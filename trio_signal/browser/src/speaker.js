@@ -1,0 +1,59 @@
+// Who of several speaks.
+
+const EVERY = 200; // ms
+const SPEECH = 0.02; // of 1; below is noise
+const NEW_SHARE = 0.4; // of a level in the average: a cough is not enough
+const LOUDER = 1.5; // times as loud as who speaks now, to be taken for the speaker
+
+/** Finds the active speaker in levels that are measured again and again. */
+export class SpeakerFinder {
+  #averages = new Map();
+  #current = null;
+
+  /**
+   * @param {Map<string, number>} levels - By id, 0 to 1. Who is missing is gone.
+   * @returns {string | null} Who speaks, or did so last.
+   */
+  next(levels) {
+    const before = this.#averages;
+    this.#averages = new Map([...levels].map(
+      ([id, level]) => [id, NEW_SHARE * level + (1 - NEW_SHARE) * (before.get(id) ?? 0)],
+    ));
+    if (!levels.has(this.#current)) this.#current = null;
+    const [loudest, level] = [...this.#averages].reduce((a, b) => (b[1] > a[1] ? b : a), [null, 0]);
+    const present = this.#averages.get(this.#current) ?? 0;
+    if (level >= SPEECH && level > LOUDER * present) this.#current = loudest;
+    return this.#current;
+  }
+}
+
+/** Looks for the speaker as long as that `isWanted`, and tells when it is another. */
+export class SpeakerWatch {
+  #levels;
+  #isWanted;
+  #onSpeaker;
+  #timer = 0;
+
+  constructor({ levels, isWanted, onSpeaker }) {
+    this.#levels = levels;
+    this.#isWanted = isWanted;
+    this.#onSpeaker = onSpeaker;
+  }
+
+  start() {
+    if (this.#timer || !this.#isWanted()) return;
+    const finder = new SpeakerFinder();
+    let current = null;
+    this.#timer = setInterval(() => {
+      const next = this.#isWanted() ? finder.next(this.#levels()) : this.#stop();
+      if (next !== current) this.#onSpeaker(next);
+      current = next;
+    }, EVERY);
+  }
+
+  #stop() {
+    clearInterval(this.#timer);
+    this.#timer = 0;
+    return null;
+  }
+}
