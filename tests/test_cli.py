@@ -79,7 +79,7 @@ def test_token_wants_a_secret_and_does_not_repeat_a_bad_one() -> None:
     assert (done.exit_code, done.stdout) == (1, "")
     assert "TRIO_SIGNAL_JWT_SECRET" in done.stderr
     done = run("token", "--sub", "ann", TRIO_SIGNAL_JWT_SECRET="hunter2")
-    assert (done.exit_code, done.stdout) == (1, "")
+    assert (done.exit_code, done.stdout) == (2, "")
     assert "TRIO_SIGNAL_JWT_SECRET" in done.stderr
     assert "hunter2" not in done.stderr
 
@@ -182,7 +182,7 @@ def test_serve_does_not_start_without_a_key(
     variable: str, value: str, said: str, tmp_path: Path
 ) -> None:
     done = run("serve", **{variable: value, "PORT": "0"})
-    assert (done.exit_code, done.stdout) == (1, "")
+    assert (done.exit_code, done.stdout) == (2, "")
     assert done.stderr.count("\n") == 1
     assert said in done.stderr
 

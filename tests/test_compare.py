@@ -385,11 +385,11 @@ async def test_a_client_that_is_refused_or_sent_away(serve: Serve, tmp_path: Pat
 @pytest.mark.parametrize(
     ("arguments", "code", "text"),
     [
-        ((), 2, "Missing argument"),
-        (("http://a",), 2, "say OLD NEW --record FILE, or NEW --replay FILE"),
-        (("http://a", "http://b"), 2, "say OLD NEW --record FILE"),
-        (("http://a", "--record", "new"), 2, "say OLD NEW --record FILE"),
-        (("a", "b", "--record", "new"), 2, "is no address of a server"),
+        ((), 2, "compare needs [OLD] NEW"),
+        (("http://a",), 2, "needs OLD NEW --record FILE, or NEW --replay FILE"),
+        (("http://a", "http://b"), 2, "needs OLD NEW --record FILE"),
+        (("http://a", "--record", "new"), 2, "needs OLD NEW --record FILE"),
+        (("a:", "b", "--record", "new"), 2, "must be the address of a server"),
         (("http://127.0.0.1:1", "--replay", "none"), 1, "No such file"),
         (("http://127.0.0.1:1", "--replay", "bad"), 1, "is no recording"),
         (("http://127.0.0.1:1", "--replay", "talk"), 1, "trio-signal: http://127.0.0.1:1: "),

@@ -121,5 +121,5 @@ def test_the_code_can_be_scanned_in_any_terminal() -> None:
 def test_workers_are_not_shared() -> None:
     environment = {"REDIS_URL": "redis://127.0.0.1:1"}
     done = CliRunner().invoke(app, ["serve", "--share", "--workers", "2"], env=environment)
-    assert (done.exit_code, done.stdout) == (1, "")
+    assert (done.exit_code, done.stdout) == (2, "")
     assert "--share" in done.stderr

@@ -2,8 +2,11 @@
 
 import ipaddress
 import re
+from collections.abc import Iterable
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Literal, Self, get_args
+from types import NoneType
+from typing import Annotated, Any, Literal, Self, get_args, get_origin
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -18,13 +21,21 @@ from pydantic import (
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from trio_signal.dialects import DIALECTS
-from trio_signal.errors import ConfigError
+from trio_signal.errors import SettingError
 from trio_signal.keys import read_public_key, secret_key
 
+#: How the variables begin that are ours.
+_PREFIX = "TRIO_SIGNAL_"
 CommaList = Annotated[tuple[str, ...], NoDecode]
 #: How many connections an address may use to the full, if nothing else is set.
 ADDRESS_FACTOR = 20
 _ORIGIN = re.compile(r"\*|https?://(\*\.)?[^/*\s]+")
+_REDIS_URL = re.compile(r"((redis|valkey)s?|rediss?\+sentinel|unix)://.", re.IGNORECASE)
+_DATABASE_URL = re.compile(r"(sqlite:///|postgres(ql(\+psycopg)?)?://).", re.IGNORECASE)
+#: What `serve` takes as an option too.
+_OPTIONS = frozenset({"host", "port", "workers", "redis_url", "database_url"})
+#: What the command line reads besides the settings.
+_OF_COMMANDS = ("TRIO_SIGNAL_URL", "TRIO_SIGNAL_TOKEN")
 
 
 class Settings(BaseSettings):
@@ -34,7 +45,7 @@ class Settings(BaseSettings):
     """
 
     model_config = SettingsConfigDict(
-        env_prefix="TRIO_SIGNAL_",
+        env_prefix=_PREFIX,
         env_ignore_empty=True,  # platforms set what is missing to nothing
         frozen=True,
         extra="ignore",
@@ -144,7 +155,10 @@ class Settings(BaseSettings):
     def _check_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for origin in value:
             if not _ORIGIN.fullmatch(origin):
-                raise ValueError(f"{origin!r} is no origin; like https://app.example.com or *")
+                raise ValueError(
+                    "must list origins, as https://app.example.com or https://*.example.com, "
+                    f"or be *; {origin!r} is no origin"
+                )
         return tuple(origin.lower() for origin in value)
 
     @field_validator("dialects")
@@ -152,8 +166,25 @@ class Settings(BaseSettings):
     def _check_dialects(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for name in value:
             if name not in DIALECTS:
-                raise ValueError(f"{name!r} is no dialect; there are {', '.join(DIALECTS)}")
+                raise ValueError(f"must list some of {', '.join(DIALECTS)}; {name!r} is none")
         return tuple(dict.fromkeys(value))
+
+    @field_validator("redis_url")
+    @classmethod
+    def _check_redis_url(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not _REDIS_URL.match(value.get_secret_value()):
+            raise ValueError(
+                "must begin with redis://, valkey://, redis+sentinel://, the same with an s, "
+                "or unix://"
+            )
+        return value
+
+    @field_validator("database_url")
+    @classmethod
+    def _check_database_url(cls, value: SecretStr) -> SecretStr:
+        if not _DATABASE_URL.match(value.get_secret_value()):
+            raise ValueError("must be sqlite:///FILE or postgresql://HOST/DATABASE")
+        return value
 
     @field_validator("jwt_secret")
     @classmethod
@@ -175,15 +206,15 @@ class Settings(BaseSettings):
         url = urlsplit(value or "https://x")
         secure = url.scheme == "https" or (url.scheme == "http" and is_loopback(url.hostname or ""))
         if not secure or not url.hostname:
-            raise ValueError("wanted is an https URL; http is for loopback only")
+            raise ValueError("must be an https URL; http is for loopback only")
         return value
 
     @model_validator(mode="after")
     def _check_workers(self) -> Self:
         if self.workers > 1 and self.redis_url is None:
             raise ValueError(
-                "WEB_CONCURRENCY: more than one worker needs REDIS_URL, "
-                "or their peers would not see each other"
+                f"{self.workers} workers (--workers, WEB_CONCURRENCY) need REDIS_URL or "
+                "--redis-url, or their peers would not see each other"
             )
         return self
 
@@ -193,8 +224,8 @@ class Settings(BaseSettings):
             return self
         if self.users_file is not None and self.jwt_secret is None:
             raise ValueError(
-                "TRIO_SIGNAL_USERS_FILE: its users' tokens are signed with "
-                "TRIO_SIGNAL_JWT_SECRET, so set that too; try: openssl rand -base64 48"
+                "TRIO_SIGNAL_USERS_FILE needs TRIO_SIGNAL_JWT_SECRET as well, which signs "
+                "its users' tokens; try: openssl rand -base64 48"
             )
         if not self._has_key:
             raise ValueError(
@@ -206,7 +237,7 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _check_turn(self) -> Self:
         if self.turn_urls and self.turn_secret is None:
-            raise ValueError("TRIO_SIGNAL_TURN_URLS: needs TRIO_SIGNAL_TURN_SECRET as well")
+            raise ValueError("TRIO_SIGNAL_TURN_URLS needs TRIO_SIGNAL_TURN_SECRET as well")
         return self
 
     @property
@@ -321,23 +352,75 @@ def _origin_matches(origin: str, allowed: str) -> bool:
 def load_settings(**overrides: object) -> Settings:
     """Read the environment; an override that is None or empty is as if it were not given.
 
-    Raises ConfigError that names the setting, the value and what is allowed.
+    Raises SettingError that names the setting, the value and what is allowed; the
+    option of `serve`, where there is one and it was given.
     """
     given = {_key(name): value for name, value in overrides.items() if value not in (None, "")}
     try:
         return Settings(**given)  # type: ignore[arg-type]
     except ValidationError as error:
-        raise ConfigError("; ".join(map(_explain, error.errors()))) from None
+        sentences = (_explain(each, given) for each in error.errors())
+        raise SettingError("; ".join(sentences)) from None
 
 
-def _explain(error: object) -> str:
-    assert isinstance(error, dict)  # noqa: S101
+def unknown_variables(environment: Iterable[str]) -> dict[str, str | None]:
+    """The variables that begin as ours and are none; with the nearest that there is, if any."""
+    known = {_variable(_key(name)): name.upper() for name in Settings.model_fields}
+    known |= {variable: variable.removeprefix(_PREFIX) for variable in _OF_COMMANDS}
+    unknown = {}
+    for variable in sorted(set(environment)):
+        name = variable.upper()  # a setting's is read in either case
+        if name.startswith(_PREFIX) and name not in known:
+            unknown[variable] = _nearest(name.removeprefix(_PREFIX), known)
+    return unknown
+
+
+def _nearest(word: str, known: dict[str, str]) -> str | None:
+    """Of the variables and what they are called in short, the one that may be meant."""
+    short = {name: variable for variable, name in known.items()}
+    short |= {variable: variable for variable in known if not variable.startswith(_PREFIX)}
+    matches = get_close_matches(word, short, n=1)
+    return short[matches[0]] if matches else None
+
+
+def _explain(error: Any, given: dict[str, object]) -> str:
+    """What is wrong with a value, in a sentence of ours."""
     if not error["loc"]:  # the settings do not go together
         return str(error["ctx"]["error"])
-    variable = _variable(str(error["loc"][0]))
-    if variable in _UNSAID:
-        return f"{variable}: {error['msg']}"
-    return f"{variable}={error['input']!r}: {error['msg']}"
+    key = str(error["loc"][0])
+    variable = _variable(key)
+    (name,) = (name for name in Settings.model_fields if _key(name) == key)
+    called = f"--{name.replace('_', '-')}" if name in _OPTIONS and key in given else variable
+    if error["type"] == "value_error":  # one of ours
+        return f"{called} {error['ctx']['error']}"
+    sentence = f"{called} must be {_allowed(name)}"
+    return sentence if variable in _UNSAID else f"{sentence}, not {str(error['input'])!r}"
+
+
+def _allowed(name: str) -> str:
+    """What a setting may be, in words."""
+    field = Settings.model_fields[name]
+    kinds = get_args(field.annotation)
+    kind = kinds[0] if NoneType in kinds else field.annotation
+    if get_origin(kind) is Literal:
+        *words, last = get_args(kind)
+        return f"{', '.join(words)} or {last}"
+    if kind is bool:
+        return "true or false"
+    if kind not in (int, float):
+        return "the path of a file that is there"
+    bounds = {
+        bound: getattr(each, bound)
+        for each in field.metadata
+        for bound in ("ge", "le", "gt")
+        if hasattr(each, bound)
+    }
+    number = "a whole number" if kind is int else "a number"
+    if "le" in bounds:
+        return f"{number} from {bounds['ge']} to {bounds['le']}"
+    return (
+        f"{number} above {bounds['gt']}" if "gt" in bounds else f"{number}, {bounds['ge']} or more"
+    )
 
 
 def _key(name: str) -> str:
@@ -347,7 +430,7 @@ def _key(name: str) -> str:
 
 
 def _variable(key: str) -> str:
-    return key if key.isupper() else f"TRIO_SIGNAL_{key.upper()}"
+    return key if key.isupper() else f"{_PREFIX}{key.upper()}"
 
 
 #: Variables whose values are never said. A public key may be a private one by mistake, and a URL

@@ -16,6 +16,10 @@ class ConfigError(TrioSignalError):
     """A setting is wrong; the text names it and what is allowed."""
 
 
+class SettingError(ConfigError):
+    """A setting has a value that it cannot have, or settings do not go together."""
+
+
 class AuthenticationError(TrioSignalError):
     """The credentials are missing or not valid; the text is for the client."""
 

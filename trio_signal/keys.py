@@ -61,14 +61,17 @@ def read_public_key(text: str) -> Key:
     """
     try:
         pem = text.encode() if "-----BEGIN" in text else Path(text).read_bytes()
-        return _public_key(load_pem_public_key(pem))
+        key = load_pem_public_key(pem)
     except OSError as error:
-        raise ValueError(f"no PEM, and no file that can be read: {error.strerror}") from None
-    except UnsupportedAlgorithm:
+        raise ValueError(
+            f"must be a PEM, or the path of a file that can be read: {error.strerror}"
+        ) from None
+    except (UnsupportedAlgorithm, ValueError):
         raise ValueError(_WANTED) from None
+    return _public_key(key)
 
 
-_WANTED = f"wanted is a public key of RSA ({MIN_RSA} bits or more), EC on P-256, or Ed25519"
+_WANTED = f"must be a public key of RSA ({MIN_RSA} bits or more), EC on P-256, or Ed25519"
 
 
 def _public_key(key: object, id_: str | None = None) -> Key:

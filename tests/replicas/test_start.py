@@ -33,8 +33,8 @@ class Certificates:
         }
 
 
-def check_refused(ended: Ended, reason: str) -> None:
-    assert (ended.code, ended.output) == (1, "")
+def check_refused(ended: Ended, reason: str, code: int = 1) -> None:
+    assert (ended.code, ended.output) == (code, "")
     (line,) = ended.errors.splitlines()
     assert line.startswith("trio-signal: ")
     assert reason in line
@@ -81,7 +81,7 @@ async def test_ca_file_that_is_not_there(tmp_path: Path) -> None:
         REDIS_URL=f"rediss://:{PASSWORD}@{HOST}:1",
         TRIO_SIGNAL_REDIS_CA_FILE=tmp_path / "missing.pem",
     )
-    check_refused(ended, "missing.pem")
+    check_refused(ended, "missing.pem", code=2)
 
 
 async def test_wrong_password(tmp_path: Path) -> None:
@@ -105,7 +105,7 @@ async def test_wrong_password_of_workers(tmp_path: Path) -> None:
 
 async def test_wrong_url() -> None:
     ended = await serve_to_end(REDIS_URL=f"redis://:{PASSWORD}@{HOST}:port")
-    check_refused(ended, "Redis URL")
+    check_refused(ended, "Redis URL", code=2)
 
 
 async def test_redis_that_accepts_and_says_nothing() -> None:

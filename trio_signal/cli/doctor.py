@@ -2,7 +2,6 @@
 
 import os
 import sys
-from typing import Annotated
 
 import msgspec
 import trio
@@ -12,7 +11,6 @@ from rich.table import Table
 from rich.text import Text
 
 from trio_signal.cli.failing import printable
-from trio_signal.cli.remote import check_url
 from trio_signal.config import load_settings
 from trio_signal.doctor import Finding, examine, gather, wrong_settings
 from trio_signal.errors import ConfigError
@@ -20,18 +18,9 @@ from trio_signal.errors import ConfigError
 _MARKS = {"ok": ("ok", "green"), "warning": ("warning", "yellow"), "failed": ("FAILED", "bold red")}
 
 
-def doctor(
-    url: Annotated[
-        str | None,
-        typer.Option(help="Where clients reach the server; tried too.", envvar="TRIO_SIGNAL_URL"),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
-) -> None:
-    """Find the usual mistakes in settings, Redis, database, TURN and machine; and say what to do.
-
-    Run it with the server's environment, where the server runs. It changes nothing.
-    """
-    findings = _find(check_url(url) if url else None)
+def run(url: str | None, as_json: bool) -> None:
+    """Print what is found; ends with 1 if something fails. Blocks for some seconds."""
+    findings = _find(url)
     failed = sum(finding.level == "failed" for finding in findings)
     if as_json:
         answer = {"failed": failed, "findings": findings}

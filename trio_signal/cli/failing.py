@@ -1,4 +1,7 @@
-"""How a command fails: with one line on standard error, and exit code 1."""
+"""How a command fails: with one line on standard error, and with 1.
+
+With 2, if what is wrong is what was typed or set.
+"""
 
 import sys
 from collections.abc import Iterator
@@ -7,22 +10,22 @@ from typing import NoReturn
 
 import typer
 
-from trio_signal.errors import ConfigError, StoreError
 
-
-def fail(message: str) -> NoReturn:
+def fail(message: str, code: int = 1) -> NoReturn:
     """End the command. Texts of others cannot do anything to a terminal."""
     sys.stderr.write(f"trio-signal: {printable(message.strip())}\n")
-    raise typer.Exit(1)
+    raise typer.Exit(code)
 
 
 @contextmanager
 def failing() -> Iterator[None]:
     """What is wrong with a setting, a file or the database ends the command."""
+    from trio_signal.errors import ConfigError, SettingError, StoreError
+
     try:
         yield
     except (ConfigError, StoreError) as error:
-        fail(str(error))
+        fail(str(error), 2 if isinstance(error, SettingError) else 1)
 
 
 def first_of(errors: BaseExceptionGroup[BaseException]) -> BaseException:
@@ -31,6 +34,13 @@ def first_of(errors: BaseExceptionGroup[BaseException]) -> BaseException:
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error
+
+
+def reason(error: BaseException) -> str:
+    """What to say of an error: of one of the system, what it is about, and its words."""
+    if not isinstance(error, OSError) or error.strerror is None:
+        return str(error)
+    return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
 
 
 def printable(text: str) -> str:

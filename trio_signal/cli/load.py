@@ -8,19 +8,16 @@ import math
 import sys
 from contextlib import AsyncExitStack
 from functools import partial
-from typing import Annotated
 from uuid import uuid4
 
 import msgspec
 import trio
-import typer
 from msgspec import Struct
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
 from trio_signal.cli.failing import fail, first_of
-from trio_signal.cli.remote import LOCAL, AsJson, Token, Url
 from trio_signal.cli.stopping import until_stopped
 from trio_signal.client import Client, Message, StateChanged, open_client
 from trio_signal.errors import TrioSignalError
@@ -104,29 +101,12 @@ def percentile(ascending: list[float], part: float) -> float:
     return round(ascending[math.ceil(part * len(ascending)) - 1] * 1000, 2)
 
 
-def bench(
-    url: Url = LOCAL,
-    token: Token = None,
-    pairs: Annotated[
-        int, typer.Option(min=1, max=10_000, help="Rooms of two, of whom one speaks.")
-    ] = 20,
-    rate: Annotated[
-        float, typer.Option(min=0.1, max=1000, help="Messages a second of each pair.")
-    ] = 20.0,
-    seconds: Annotated[float, typer.Option(min=1, max=3600, help="For how long.")] = 10.0,
-    size: Annotated[int, typer.Option(min=0, max=60_000, help="Bytes of a message.")] = 2000,
-    as_json: AsJson = False,
-) -> None:
-    """Load a running server with pairs that signal, and say what arrived, and how fast.
-
-    Ends with 1 if a message did not arrive, or on Ctrl-C.
-    A server limits connections and messages of one address.
-    """
-    load = Load(url, token, pairs, rate, seconds, size)
+def run(load: Load, as_json: bool) -> None:
+    """Load the server, and print what came of it; ends with 1 if something did not arrive."""
     try:
         report = trio.run(_measure_until_stopped, load)
     except* TrioSignalError as errors:
-        fail(f"{url}: {first_of(errors)}")
+        fail(f"{load.url}: {first_of(errors)}")
     if report is None:
         fail("stopped before the end")
     if as_json:

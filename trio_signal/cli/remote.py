@@ -1,44 +1,21 @@
 """A running server, asked through its REST."""
 
+import ssl
 from collections.abc import Iterator
-from typing import Annotated, TypeVar
+from typing import TypeVar
 from urllib.parse import urljoin, urlsplit
 
 import httpx
 import msgspec
-import typer
 from msgspec import Struct
 
 from trio_signal.cli.failing import fail
+from trio_signal.client.connection import explain_tls
 
 T = TypeVar("T")
 
-LOCAL = "http://127.0.0.1:8000"
 #: Seconds for the server to answer.
 _TIMEOUT = 10.0
-
-
-def check_url(url: str) -> str:
-    """An address of a server, without a slash at its end; ends the command if it is none."""
-    try:
-        parts = urlsplit(url)
-        valid = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-    except ValueError:
-        valid = False
-    if not valid:
-        raise typer.BadParameter(f"{url!r} is no address of a server; like {LOCAL}")
-    return url.rstrip("/")
-
-
-Url = Annotated[str, typer.Option(help="The server.", envvar="TRIO_SIGNAL_URL", callback=check_url)]
-Token = Annotated[
-    str | None,
-    typer.Option(
-        help="Who you are. In the variable nobody else on the machine can read it.",
-        envvar="TRIO_SIGNAL_TOKEN",
-    ),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 
 class _Refusal(Struct):
@@ -82,7 +59,22 @@ def _request(url: str, token: str | None, body: object = None) -> httpx.Response
         content = msgspec.json.encode(body) if body is not None else None
         return httpx.request(method, url, headers=headers, content=content, timeout=_TIMEOUT)
     except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
-        fail(f"{url}: {error}")
+        fail(f"{url}: {_explain(error)}")
+
+
+def _explain(error: BaseException) -> str:
+    """Why there is no answer: the words of the system, where those of the library say less."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ssl.SSLError):
+            return explain_tls(cause)
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror
+        cause = cause.__cause__ or cause.__context__
+    # What h11 says of bytes that begin no line, as a TLS alert (RFC 8446 section 6).
+    if str(error) == "illegal request line":
+        return "it does not speak http there; perhaps https"
+    return str(error)
 
 
 def _read(url: str, answer: httpx.Response, type_: type[T]) -> T:

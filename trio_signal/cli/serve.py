@@ -5,71 +5,68 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator
-from typing import Annotated
+from collections.abc import AsyncIterator, Iterable
 
 import trio
 import typer
 
-from trio_signal.cli.failing import fail, failing, first_of
-from trio_signal.config import Settings, is_loopback, load_settings
-from trio_signal.errors import ConfigError, WorkerError
+from trio_signal.auth import open_auth
+from trio_signal.cli.failing import fail, failing, first_of, reason
+from trio_signal.config import Settings, is_loopback, load_settings, unknown_variables
+from trio_signal.doctor.facts import look_at_port
+from trio_signal.errors import ConfigError, SettingError, WorkerError
 from trio_signal.logs import configure_logging
-from trio_signal.server import open_server
+from trio_signal.server import open_bus, open_server, open_sockets
 from trio_signal.sharing import ANY, Sharing, open_sharing, url_of
+from trio_signal.store import Store
 from trio_signal.workers import open_workers
 
 logger = logging.getLogger(__name__)
 
 
-def serve(
-    host: Annotated[
-        str | None, typer.Option(help="Address to listen on.  [TRIO_SIGNAL_HOST, 127.0.0.1]")
-    ] = None,
-    port: Annotated[
-        int | None, typer.Option(help="Port to listen on; 0 picks one.  [PORT, 8000]")
-    ] = None,
-    workers: Annotated[
-        int | None,
-        typer.Option(help="How many replicas to run on the port.  [WEB_CONCURRENCY, 1]"),
-    ] = None,
-    redis_url: Annotated[
-        str | None, typer.Option(help="Redis that joins replicas into one service.  [REDIS_URL]")
-    ] = None,
-    database_url: Annotated[
-        str | None,
-        typer.Option(
-            help="Where announcements are kept.  [DATABASE_URL, sqlite:///trio-signal.db]"
-        ),
-    ] = None,
-    share: Annotated[
-        bool,
-        typer.Option(
-            "--share",
-            help="Let phones in the local network come too: https with a certificate made now, "
-            "and a QR code of the address.",
-        ),
-    ] = False,
-) -> None:
-    """Run the server until SIGTERM or SIGINT."""
+def run(*, check: bool, share: bool, **options: object) -> None:
+    """Run the server, or only say whether it would start. Blocks until SIGTERM or SIGINT."""
     with failing():
-        settings = load_settings(
-            host=host,
-            port=port,
-            workers=workers,
-            redis_url=redis_url,
-            database_url=database_url,
-        )
+        settings = load_settings(**options)
         if share and settings.workers > 1:
-            raise ConfigError("--share is for one worker")
+            raise SettingError(f"--share is for one worker, not {settings.workers}")
         if share and "host" not in settings.model_fields_set:
             settings = settings.model_copy(update={"host": ANY})
         sharing = open_sharing(settings.host) if share else None
     configure_logging(settings)
+    if not settings.worker:
+        _warn_of_unknown(os.environ)
     try:
-        trio.run(_serve, settings, sharing)
+        if check:
+            trio.run(_check, settings)
+        else:
+            trio.run(_serve, settings, sharing)
+    except* SettingError as errors:
+        fail(str(first_of(errors)), 2)
     except* (OSError, ConfigError, WorkerError) as errors:
-        fail(f"cannot serve on {settings.host}:{settings.port}: {first_of(errors)}")
+        fail(f"cannot serve on {settings.host}:{settings.port}: {reason(first_of(errors))}")
+
+
+def _warn_of_unknown(environment: Iterable[str]) -> None:
+    for variable, nearest in unknown_variables(environment).items():
+        advice = f"did you mean {nearest}?" if nearest else "the README lists all"
+        logger.warning("%s is no setting, and is ignored; %s", variable, advice)
+
+
+async def _check(settings: Settings) -> None:
+    """Do what may fail at the start, without being a replica; raises what the start would."""
+    Store(settings.database_url.get_secret_value()).close()
+    async with open_bus(settings) as (bus, _), open_auth(settings):
+        if bus.board is not None and not bus.board.reachable:
+            typer.echo("Redis does not answer now; the server would try again, and serve alone.")
+        if await look_at_port(settings) == "ours":
+            typer.echo("A server runs there already.")
+        else:
+            for sock in await open_sockets(settings):
+                sock.close()
+    _warn_if_open(settings)
+    where = url_of("http", settings.host, settings.port)
+    typer.echo(f"The server would start on {where}")
 
 
 async def _serve(settings: Settings, sharing: Sharing | None) -> None:

@@ -2,7 +2,6 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
 
 import msgspec
 import typer
@@ -15,83 +14,29 @@ from trio_signal.messages.identity import Grants
 from trio_signal.names import MAX_ID, clean_name
 from trio_signal.users import User, hash_password, is_user_id, read_users, write_users
 
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
-
-def _duration(text: str) -> int:
-    """Seconds of `90s`, `15m`, `1h` or `7d`."""
-    number, unit = text[:-1], text[-1:]
-    if unit not in _UNITS or not number.isascii() or not number.isdecimal() or not int(number):
-        raise typer.BadParameter(f"{text!r} is no time; like 90s, 15m, 1h or 7d")
-    return int(number) * _UNITS[unit]
-
-
-_Rooms = Annotated[
-    list[str] | None,
-    typer.Option("--room", help="Room, or glob of rooms; may be repeated. All if none."),
-]
-_NoPublish = Annotated[bool, typer.Option("--no-publish", help="May not go live.")]
-_Moderator = Annotated[bool, typer.Option("--moderator", help="May kick others.")]
-_Creator = Annotated[bool, typer.Option("--creator", help="May announce to everybody.")]
-_TeamOf = Annotated[
-    str | None, typer.Option("--team-of", help="User id of the creator whose team it is.")
-]
-
-
-def _grants(
+def make_grants(
     rooms: list[str] | None, no_publish: bool, moderator: bool, creator: bool, team_of: str | None
 ) -> Grants:
+    """What a user may do, as it is typed."""
     return Grants(tuple(rooms or ("*",)), not no_publish, moderator, creator, team_of)
 
 
-def token(
-    sub: Annotated[str, typer.Option(help="The user id.", show_default=False)],
-    name: Annotated[str | None, typer.Option(help="The name to show.")] = None,
-    room: _Rooms = None,
-    no_publish: _NoPublish = False,
-    moderator: _Moderator = False,
-    creator: _Creator = False,
-    team_of: _TeamOf = None,
-    ttl: Annotated[
-        int,
-        typer.Option(
-            parser=_duration, metavar="TIME", help="How long it lasts: 90s, 15m, 1h or 7d."
-        ),
-    ] = "1h",  # type: ignore[assignment]  # the parser's input
-) -> None:
-    """Print a token, signed with the configured secret."""
+def print_token(sub: str, name: str | None, grants: Grants, ttl: float) -> None:
+    """Print a token that is good for `ttl` seconds, signed with the configured secret."""
     if not 0 < len(sub) <= MAX_ID:
-        raise typer.BadParameter(f"a user id has 1 to {MAX_ID} characters", param_hint="--sub")
-    grants = _grants(room, no_publish, moderator, creator, team_of)
+        raise typer.BadParameter(f"--sub must have 1 to {MAX_ID} characters, not {len(sub)}")
     with failing():
         minted = mint_token(load_settings(), sub, name=name, grants=grants, ttl=ttl)
     typer.echo(minted)
 
 
-user_app = typer.Typer(
-    help="The users of the built-in login, in TRIO_SIGNAL_USERS_FILE.", no_args_is_help=True
-)
-
-
-@user_app.command(
-    "add",
-    epilog="Example: trio-signal user add ann --name Ann --creator. "
-    "The password is asked for twice, or read from standard input if that is no terminal. "
-    "A user that is there already is replaced.",
-)
-def user_add(
-    user_id: Annotated[str, typer.Argument(help="The user id, with which one logs in.")],
-    name: Annotated[str | None, typer.Option(help="The name to show.")] = None,
-    room: _Rooms = None,
-    no_publish: _NoPublish = False,
-    moderator: _Moderator = False,
-    creator: _Creator = False,
-    team_of: _TeamOf = None,
-) -> None:
-    """Add a user, or replace one."""
+def add_user(user_id: str, name: str | None, grants: Grants) -> None:
+    """Add a user, or replace one. The password is asked for, or read from standard input."""
     if not is_user_id(user_id):
-        raise typer.BadParameter("a user id is a short text that can be read", param_hint="USER_ID")
-    grants = _grants(room, no_publish, moderator, creator, team_of)
+        raise typer.BadParameter(
+            f"USER_ID must have 1 to {MAX_ID} characters that can be seen, not {user_id!r}"
+        )
     path = _users_file()
     password = _ask_password()
     with failing():
@@ -100,8 +45,7 @@ def user_add(
         write_users(path, users)
 
 
-@user_app.command("remove", epilog="Example: trio-signal user remove ann")
-def user_remove(user_id: Annotated[str, typer.Argument(help="The user id.")]) -> None:
+def remove_user(user_id: str) -> None:
     """Remove a user. Tokens that it has are good until they run out."""
     path = _users_file()
     with failing():
@@ -111,10 +55,7 @@ def user_remove(user_id: Annotated[str, typer.Argument(help="The user id.")]) ->
         write_users(path, users)
 
 
-@user_app.command("list", epilog="Example: trio-signal user list --json")
-def user_list(
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-) -> None:
+def list_users(as_json: bool) -> None:
     """Print the users and what they may."""
     with failing():
         users = read_users(_users_file())

@@ -3,18 +3,16 @@
 import os
 import sys
 from datetime import datetime
-from typing import Annotated
 
 import msgspec
 import trio
-import typer
 from msgspec import Struct
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from trio_signal.cli.failing import fail, first_of, printable
-from trio_signal.cli.remote import LOCAL, AsJson, Token, Url, ask_pages
+from trio_signal.cli.remote import ask_pages
 from trio_signal.cli.stopping import until_stopped
 from trio_signal.client import (
     Answer,
@@ -54,8 +52,8 @@ class Room(Struct):
     live: int
 
 
-def rooms(url: Url = LOCAL, token: Token = None, as_json: AsJson = False) -> None:
-    """List the rooms in which somebody is."""
+def rooms(url: str, token: str | None, as_json: bool) -> None:
+    """List the rooms in which somebody is. Blocks."""
     found = [room for page in ask_pages(f"{url}/rooms", token, list[Room]) for room in page]
     if as_json:
         _write(msgspec.json.encode(found).decode())
@@ -79,21 +77,8 @@ def _title(room: Room) -> str:
     return room.id if room.name == room.id else f"{room.id} ({room.name})"
 
 
-def tail(
-    room: Annotated[str, typer.Argument(help="The room's id.")],
-    url: Url = LOCAL,
-    token: Token = None,
-    username: Annotated[
-        str, typer.Option(help="What the others see, where the token does not say it.")
-    ] = "tail",
-    as_json: AsJson = False,
-) -> None:
-    """Join a room, and print what happens in it as it happens, until Ctrl-C.
-
-    The others see it as a peer. What two of them send to each other goes past it.
-    """
-    if not room:
-        raise typer.BadParameter("a room must have a name", param_hint="ROOM")
+def tail(url: str, room: str, token: str | None, username: str, as_json: bool) -> None:
+    """Join a room, and print what happens in it as it happens, until Ctrl-C. Blocks."""
     try:
         trio.run(_tail, url, room, token, username, as_json)
     except* BrokenPipeError:

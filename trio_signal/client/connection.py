@@ -89,7 +89,7 @@ class _Wire(trio.abc.Stream):
         try:
             await self._stream.do_handshake()
         except trio.BrokenResourceError as error:
-            raise NotConnectedError(f"TLS: {error.__cause__ or 'no handshake'}") from error
+            raise NotConnectedError(explain_tls(error.__cause__)) from error
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         try:
@@ -192,6 +192,19 @@ class Connection:
     def close(self) -> None:
         """Close at once; does not block."""
         self._wire.close()
+
+
+def explain_tls(error: BaseException | None) -> str:
+    """Why there is no TLS, in words."""
+    match error:
+        case ssl.SSLCertVerificationError(verify_message=words):
+            return f"TLS: {words}"
+        case ssl.SSLError(reason="WRONG_VERSION_NUMBER" | "RECORD_LAYER_FAILURE"):
+            return "TLS: it speaks http there, not https"
+        case ssl.SSLError(reason=str(word)):
+            return f"TLS: {word.replace('_', ' ').lower()}"
+        case _:
+            return f"TLS: {error or 'no handshake'}"
 
 
 def _closed(closed: ConnectionClosed) -> ClosedError:

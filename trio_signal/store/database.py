@@ -21,7 +21,7 @@ from sqlalchemy import Connection, create_engine, event, text
 from sqlalchemy.engine import URL, Engine, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
-from trio_signal.errors import ConfigError, StoreError
+from trio_signal.errors import SettingError, StoreError
 from trio_signal.store.tables import VERSION
 
 logger = logging.getLogger(__name__)
@@ -242,19 +242,20 @@ def sqlite_file(url: str) -> Path | None:
     return Path(parsed.database or "") if parsed.get_backend_name() == "sqlite" else None
 
 
+_WANTED = "sqlite:///FILE or postgresql://HOST/DATABASE"
+
+
 def read_url(url: str) -> URL:
     """A `DATABASE_URL` for SQLAlchemy, with the driver that is used; raises ConfigError."""
     try:
         parsed = make_url(url)
     except (ArgumentError, ValueError):
-        raise ConfigError("DATABASE_URL cannot be read as a URL") from None
+        raise SettingError(f"DATABASE_URL must be {_WANTED}") from None
     if parsed.drivername in ("postgres", "postgresql", "postgresql+psycopg"):
         return parsed.set(drivername="postgresql+psycopg")
     if parsed.drivername == "sqlite" and parsed.database not in (None, "", ":memory:"):
         return parsed
-    raise ConfigError(
-        f"DATABASE_URL={parsed!r}: must be sqlite:///FILE or postgresql://HOST/DATABASE"
-    )
+    raise SettingError(f"DATABASE_URL must be {_WANTED}, not {parsed!r}")
 
 
 def _make_engine(url: URL) -> Engine:

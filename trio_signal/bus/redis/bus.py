@@ -30,7 +30,7 @@ from trio_signal.bus.redis.comparing import Ours, differs
 from trio_signal.bus.redis.directory import Directory, decode_member, encode, entry, in_order
 from trio_signal.bus.redis.feed import Feed, check_caps
 from trio_signal.clock import utc_now
-from trio_signal.errors import ConfigError, JoinRefusedError
+from trio_signal.errors import ConfigError, JoinRefusedError, SettingError
 from trio_signal.messages.events import (
     Joined,
     Left,
@@ -855,8 +855,8 @@ async def open_redis_bus(
 ) -> AsyncIterator[RedisBus]:
     """Connect to Redis; the bus then still has to be `run`.
 
-    Begins without a connection if Redis cannot be reached. Raises ConfigError if
-    the URL is wrong, or if Redis refuses us.
+    Begins without a connection if Redis cannot be reached. Raises SettingError
+    if the URL is wrong, and ConfigError if Redis refuses us.
     """
     try:
         async with open_redis(
@@ -867,5 +867,7 @@ async def open_redis_bus(
             must_connect=False,
         ) as redis:
             yield RedisBus(redis, replica, prefix=prefix, lease=lease)
-    except (ConfigurationError, ValueError) as error:
+    except ValueError as error:
+        raise SettingError(f"REDIS_URL: {error}") from error
+    except ConfigurationError as error:
         raise ConfigError(f"REDIS_URL: {error}") from error

@@ -4,7 +4,6 @@ import os
 import sys
 from operator import attrgetter
 from pathlib import Path
-from typing import Annotated
 
 import msgspec
 import trio
@@ -13,49 +12,19 @@ import typer
 from trio_signal.cli.compare.recorder import MAX_TALK, Recorder
 from trio_signal.cli.compare.replay import Replay
 from trio_signal.cli.compare.talk import Comparison, Difference, Record, decode_record, matters
-from trio_signal.cli.failing import fail, first_of, printable
-from trio_signal.cli.remote import AsJson, check_url
+from trio_signal.cli.failing import fail, first_of, printable, reason
 from trio_signal.cli.stopping import until_stopped
 from trio_signal.errors import TrioSignalError
 
 
-def compare(
-    servers: Annotated[
-        list[str],
-        typer.Argument(metavar="[OLD] NEW", help="The two servers; with --replay the new one."),
-    ],
-    record: Annotated[
-        Path | None, typer.Option(help="A new file, for the conversation with the old server.")
-    ] = None,
-    replay: Annotated[Path | None, typer.Option(help="A file that --record wrote.")] = None,
-    port: Annotated[
-        int, typer.Option(min=0, max=65535, help="Where clients find the old server meanwhile.")
-    ] = 9001,
-    idle: Annotated[
-        float,
-        typer.Option(min=0.1, help="The recording ends so many seconds after the last socket."),
-    ] = 5.0,
-    as_json: AsJson = False,
-) -> None:
-    """Record clients with their old server, and see what a new one answers to the same.
-
-    With --record it listens on 127.0.0.1 and passes everything on to OLD. Let a client use that
-    address for a while; when it is gone, or on Ctrl-C, what it said is said to NEW. Printed is what
-    NEW leaves out, says otherwise or adds, by message and field; ids and times aside.
-
-    Ends with 1 if a client may notice a difference: if something is not only added.
-    The file has what clients sent, tokens and all; only you can read it.
-    """
-    wanted = 2 if record is not None else 1
-    if (record is None) is (replay is None) or len(servers) != wanted:
-        raise typer.BadParameter("say OLD NEW --record FILE, or NEW --replay FILE")
-    *old, new = map(check_url, servers)
+def run(old: str | None, new: str, path: Path, port: int, idle: float, as_json: bool) -> None:
+    """Record a conversation with the old server, if there is one, and say it to the new one."""
     try:
-        if record is not None:
-            trio.run(_record, old[0], record, port, idle)
-        found = trio.run(_replay, new, _read(record or replay or Path()))
+        if old is not None:
+            trio.run(_record, old, path, port, idle)
+        found = trio.run(_replay, new, _read(path))
     except* (OSError, TrioSignalError) as errors:
-        fail(str(first_of(errors)))
+        fail(reason(first_of(errors)))
     if found is None:
         fail("stopped before the end")
     if as_json:
