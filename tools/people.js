@@ -209,6 +209,7 @@
     draw();
     const stream = canvas.captureStream(size.frameRate);
     const [track] = stream.getVideoTracks();
+    track.getSettings = () => ({ width: size.width, height: size.height, frameRate: size.frameRate });
     const timer = setInterval(() => (track.readyState === 'live' ? draw() : clearInterval(timer)), 1000 / size.frameRate);
     return track;
   }

@@ -23,14 +23,18 @@ from tests.browser.visitors import (
 Visit = Callable[..., Page]
 
 
-def broadcast(visit: Visit, room: str, button: str = "camera", **options: Any) -> Page:
+def broadcast(visit: Visit, room: str, source: str = "camera", **options: Any) -> Page:
+    """First there is a preview, and what it shows goes live."""
     page = visit("/demo/broadcast", **options)
     page.get_by_label("Room").fill(room)
     page.get_by_label("Your name").fill("Ada")
-    page.get_by_role("button", name="Join").click()
-    expect(page.get_by_role("status")).to_have_text("Connected")
-    page.get_by_role("button", name=button).click()
-    expect_playing(page.locator(".tile video"))
+    expect_playing(page.get_by_label("Your picture", exact=True))
+    if source == "screen":
+        page.get_by_role("button", name="Share screen").click()
+        expect(page.get_by_role("button", name="Stop sharing")).to_be_visible()
+    page.get_by_role("button", name="Go live").click()
+    expect(page.get_by_role("heading", name=room)).to_be_visible()
+    expect_playing(page.get_by_label("Your picture", exact=True))
     return page
 
 
@@ -61,25 +65,32 @@ def test_ten_watch_five_of_them_late_and_the_camera_is_switched(visit: Visit) ->
     viewers += [watch(visit, "ten", "live") for _ in range(5)]
     for viewer in viewers[5:]:
         expect_watching(viewer)
-    expect(ada.get_by_text("camera · 10 viewers")).to_be_visible()
-    expect(ada.get_by_role("listitem").filter(has_text="Connected")).to_have_count(10)
+    expect(ada.get_by_role("img", name="10 viewers")).to_be_visible()
+    expect(ada.get_by_role("listitem").filter(has_text="Good")).to_have_count(10)
+    expect(viewers[0].get_by_role("img", name="10 viewers")).to_be_visible()
 
     for camera in ("fake_device_1", "fake_device_2"):  # Chromium encodes nothing of the former
         ada.get_by_role("button", name="Switch camera").click()
         ada.wait_for_function(
-            """label => document.querySelector('.tile video').srcObject.getVideoTracks()[0].label
+            """label => document.querySelector('#video').srcObject.getVideoTracks()[0].label
                 === label""",
             arg=camera,
         )
-        expect_playing(ada.locator(".tile video"))
+        expect_playing(ada.get_by_label("Your picture", exact=True))
     for viewer in viewers:
         expect_watching(viewer)
         assert viewer.evaluate("connectionsMade") == 1
 
-    ada.get_by_role("button", name="Stop").click()
+    ada.get_by_role("button", name="End").click()
     for viewer in viewers:
         expect(viewer.get_by_text("The broadcast has ended")).to_be_visible()
-    expect(ada.get_by_role("button", name="Go live with camera")).to_be_focused()
+    expect(ada.get_by_role("definition").last).to_have_text("10")
+    assert not ada.evaluate("document.querySelector('#video').srcObject")  # nothing films
+    ada.get_by_role("button", name="Go live again").click()
+    expect_playing(ada.get_by_label("Your picture", exact=True))
+    ada.get_by_role("button", name="Go live").click()
+    for viewer in viewers:  # back by itself
+        expect_watching(viewer)
 
 
 def test_a_camera_that_is_allowed_too_late_is_closed(visit: Visit) -> None:
@@ -87,22 +98,23 @@ def test_a_camera_that_is_allowed_too_late_is_closed(visit: Visit) -> None:
     ask_the_user(ada)
     ada.get_by_role("button", name="Switch camera").click()
     expect_prompts(ada, 1)
-    ada.get_by_role("button", name="Stop").click()
+    ada.get_by_role("button", name="End").click()
+    expect(ada.get_by_role("heading", name="Your broadcast has ended")).to_be_focused()
     allow(ada)
     expect_closed(ada)
-    expect(ada.get_by_text("You are not live")).to_be_visible()
 
-    ada.get_by_role("button", name="Go live with camera").click()
+    ada.get_by_role("button", name="Go live again").click()
     expect_prompts(ada, 2)
-    ada.get_by_role("button", name="Leave").click()
-    allow(ada)
-    expect_closed(ada)
+    ada.get_by_role("button", name="Share screen").click()
+    expect_prompts(ada, 3)
+    allow(ada)  # the camera comes first, and the screen is shown
+    expect(ada.get_by_role("button", name="Stop sharing")).to_be_visible()
 
 
 @pytest.mark.parametrize("kill", [close_tab, crash_tab])
 def test_a_broadcaster_whose_tab_dies_is_gone(visit: Visit, kill: Callable[[Page], None]) -> None:
     room = f"dies-{kill.__name__}"
-    ada = broadcast(visit, room, button="Share screen")
+    ada = broadcast(visit, room, "screen")
     bob = watch(visit, room, "live")
     expect_watching(bob)
     kill(ada)
@@ -142,13 +154,48 @@ def test_a_link_leads_viewers_into_the_room(visit: Visit) -> None:
     permissions = ["clipboard-read", "clipboard-write"]
     page = visit("/demo/broadcast?room=a+%26+b", permissions=permissions)
     page.get_by_label("Your name").fill("<img src=x onerror=alert(1)>")
-    page.get_by_role("button", name="Join").click()
-    page.get_by_role("button", name="camera").click()
-    page.get_by_role("button", name="Copy").click()
-    expect(page.get_by_role("button", name="Copied")).to_be_visible()
+    expect_playing(page.get_by_label("Your picture", exact=True))
+    page.get_by_role("button", name="Go live").click()
+    page.get_by_role("button", name="Copy the link").click()
+    expect(page.get_by_text("Copied.")).to_be_visible()
     viewer = visit(page.evaluate("navigator.clipboard.readText()"))
     expect(viewer.get_by_role("heading", name="a & b")).to_be_visible()
     expect_watching(viewer, "<img src=x onerror=alert(1)>")
     expect(viewer.locator("img")).to_have_count(0)
     close_tab(viewer)
     expect(page.get_by_text("Nobody yet.")).to_be_visible()
+
+
+def test_what_is_wrong_with_a_camera_stands_in_its_place(visit: Visit) -> None:
+    """Denied, then allowed; unplugged, and another one is taken."""
+    page = visit("about:blank")
+    page.add_init_script(
+        """const open = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
+        navigator.mediaDevices.getUserMedia = async (wanted) => {
+            if (!window.allowed) throw new DOMException('Permission denied', 'NotAllowedError');
+            return open(wanted);
+        };"""
+    )
+    page.goto("/demo/broadcast?room=denied")
+    expect(page.get_by_role("status")).to_contain_text("Camera blocked")
+    expect(page.get_by_role("status")).to_contain_text("Allow the camera for this page")
+    expect(page.get_by_role("button", name="Go live")).to_be_disabled()
+    page.evaluate("window.allowed = true")
+    page.get_by_role("button", name="Try again").click()
+    picture = page.get_by_label("Your picture", exact=True)
+    expect_playing(picture)
+    page.get_by_role("button", name="Go live").click()
+    bob = watch(visit, "denied", "live")
+    expect_playing(bob.locator("trio-watch video"))
+    page.evaluate(
+        """() => {
+            const [track] = document.querySelector('#video').srcObject.getVideoTracks();
+            track.stop();
+            track.dispatchEvent(new Event('ended'));
+        }"""
+    )
+    page.wait_for_function(
+        "() => document.querySelector('#video').srcObject?.getVideoTracks()[0].enabled"
+    )
+    expect_playing(picture)
+    expect_playing(bob.locator("trio-watch video"))

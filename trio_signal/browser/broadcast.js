@@ -1,98 +1,318 @@
-/** Go live: one broadcaster, and everybody who comes watches. */
+/** Go live: first a look at oneself, then everybody who comes watches. */
 
-import {
-  $, close, connectionWords, drawPeople, drawTile, enter, explain, invite, nextCamera, notify,
-  openCamera, openScreen, tileOf,
-} from './page.js';
+import { isRefused, openAccess } from '/client/access.js';
+import { timeSince } from '/client/clock.js';
+import { Devices, explainTrouble, watchLevel } from '/client/devices.js';
+import { h, set, write } from '/client/dom.js';
+import { changeIcon, icon } from '/client/icons.js';
+import { gradeOf, measureSent } from '/client/quality.js';
+import { join } from '/client/trio-signal.js';
+import { $, copy, drawIcons } from './page.js';
 
+const MEASURE_EVERY = 3_000; // ms
+const GRADES = { good: 'Good', fair: 'Fair', poor: 'Poor' };
+
+/** `setup`: nobody sees us. `live`: the room does. `ended`: it was. */
+let phase = 'setup';
+let token;
 let room = null;
-/** What we send: a stream, and whether it is a `camera` or a `screen`. */
-let shown = { stream: null, source: '' };
+let screen = null;
+let isAsking = true;
+let isMuted = false;
+let began = 0;
+let most = 0;
+let awake = null;
+/** What was measured last of each viewer, by id. */
+let measured = new Map();
+let stopLevel = () => {};
+let heard = null;
 
-function joined(newRoom) {
-  room = newRoom;
-  invite('/demo/watch', room);
-  for (const event of ['peer', 'left', 'connection']) room.on(event, draw);
+const devices = new Devices(draw);
+
+/** The picture is the screen's, if it is shared; the voice is the microphone's, if there is one. */
+function tracks() {
+  const picture = screen?.getVideoTracks()[0] ?? devices.tracks.camera;
+  const voice = devices.tracks.microphone ?? screen?.getAudioTracks()[0];
+  return [picture, voice].filter(Boolean);
+}
+
+// Before
+
+async function begin() {
+  drawIcons();
+  $('setup').room.value = new URLSearchParams(location.search).get('room') ?? '';
+  try {
+    token = await openAccess($('access'));
+  } catch (error) {
+    $('access').replaceChildren(h('p', { class: 'problem' }, icon('warning'), error.message));
+    return;
+  }
+  $('studio').hidden = false;
+  ($('setup').room.value ? $('setup').username : $('setup').room).focus();
+  await look();
+}
+
+async function look(...kinds) {
+  isAsking = true;
+  draw();
+  await devices.open(...(kinds.length > 0 ? kinds : ['camera', 'microphone']));
+  isAsking = false;
   draw();
 }
 
-async function show(source, open) {
-  notify('');
-  const asked = room;
-  const wasLive = Boolean(shown.stream);
-  const stream = await open().catch(explain);
-  if (!stream) return;
-  const hasStopped = wasLive && !shown.stream; // while the browser asked
-  if (!asked || room !== asked || hasStopped) return close(stream);
-  const before = shown.stream;
-  shown = { stream, source };
-  mute(isMuted());
-  room.publish(stream);
-  close(before);
-  // The browser's own button, or a cable that was pulled.
-  stream.getVideoTracks()[0].onended = () => shown.stream === stream && stop();
+async function goLive() {
+  const form = $('setup');
+  $('go').disabled = true;
+  $('problem').textContent = '';
+  try {
+    const joined = await join(location.origin, {
+      room: form.room.value.trim(), username: form.username.value.trim() || undefined, token,
+    });
+    entered(joined);
+  } catch (error) {
+    if (isRefused(error)) await askAgain();
+    else $('problem').replaceChildren(icon('warning'), `Could not go live. ${error.message}`);
+  } finally {
+    $('go').disabled = false;
+  }
+}
+
+async function askAgain() {
+  $('studio').hidden = true;
+  token = await openAccess($('access'), { problem: 'That token is not valid, or not any more.' });
+  $('studio').hidden = false;
+  draw();
+}
+
+// Live
+
+function entered(joined) {
+  room = joined;
+  phase = 'live';
+  began = Date.now();
+  most = 0;
+  measured = new Map();
+  history.replaceState(null, '', `${location.pathname}?room=${encodeURIComponent(room.name)}`);
+  write($('room-name'), room.name);
+  $('invite').link.value = `${location.origin}/demo/watch?room=${encodeURIComponent(room.name)}`;
+  room.publish(new MediaStream(tracks()));
+  for (const event of ['peer', 'left', 'connection']) room.on(event, () => room === joined && draw());
+  room.on('state', (state, reason) => {
+    if (room !== joined) return;
+    if (state === 'closed') ended(reason);
+    draw();
+  });
+  keepAwake();
   draw();
   $('stop').focus();
 }
 
-async function switchCamera() {
-  const [track] = shown.stream.getVideoTracks();
-  const deviceId = await nextCamera(track.getSettings().deviceId);
-  if (deviceId) await show('camera', () => openCamera({ exact: deviceId }));
-  else notify('There is no other camera.');
-}
-
-function mute(muted) {
-  for (const track of shown.stream?.getAudioTracks() ?? []) track.enabled = !muted;
-  $('mute').setAttribute('aria-pressed', String(muted));
-}
-
-function isMuted() {
-  return $('mute').getAttribute('aria-pressed') === 'true';
-}
-
-function stop() {
-  room.unpublish();
-  release();
-  draw();
-  $('camera').focus();
-}
-
-function release() {
-  close(shown.stream);
-  shown = { stream: null, source: '' };
-  mute(false);
-}
-
-function closed() {
+function ended(reason = '') {
+  phase = 'ended';
   room = null;
-  release();
+  awake?.release();
+  awake = null;
+  stopSharing();
+  devices.close();
+  write($('total-time'), timeSince(began));
+  write($('total-viewers'), String(most));
+  write($('ended-words'), reason ? `The server has ended it: ${reason}` : '');
+  draw();
+  $('ended-title').focus();
 }
+
+async function measure() {
+  if (phase !== 'live') return;
+  const joined = room;
+  const entries = [...joined.peers.values()].map(async (peer) => [peer.id, await measureSent(peer.connection)]);
+  const found = new Map(await Promise.all(entries));
+  if (room !== joined) return;
+  measured = found;
+  draw();
+}
+
+/** A phone that goes to sleep would end the broadcast. */
+async function keepAwake() {
+  try {
+    awake = await navigator.wakeLock?.request('screen');
+  } catch { /* It is hidden, or its battery is low. */ }
+}
+
+// What is sent
+
+function changed() {
+  for (const track of tracks()) if (track.kind === 'audio') track.enabled = !isMuted;
+  if (room && tracks().length > 0) room.publish(new MediaStream(tracks()));
+}
+
+async function shareScreen() {
+  if (screen) return stopSharing();
+  let stream;
+  try {
+    stream = await navigator.mediaDevices.getDisplayMedia({ video: true, audio: true });
+  } catch (error) {
+    if (error.name === 'NotAllowedError') return; // one has thought better of it
+    return say(`The screen cannot be shared. ${error.message}`);
+  }
+  if (phase === 'ended' || screen) return close(stream);
+  screen = stream;
+  stream.getVideoTracks()[0].onended = () => screen === stream && stopSharing();
+  draw();
+}
+
+function stopSharing() {
+  close(screen);
+  screen = null;
+  draw();
+}
+
+function close(stream) {
+  for (const track of stream?.getTracks() ?? []) track.stop();
+}
+
+function toggleMute() {
+  isMuted = !isMuted;
+  draw();
+}
+
+function say(words) {
+  write(phase === 'live' ? $('notice') : $('problem'), words);
+}
+
+// What is seen
 
 function draw() {
-  const { stream, source } = shown;
-  const peers = [...room.peers.values()];
-  const watching = stream ? peers.filter((peer) => peer.state === 'connected').length : 0;
-  const viewers = watching === 1 ? '1 viewer' : `${watching} viewers`;
-  $('go').hidden = Boolean(stream);
-  $('on-air').hidden = !stream;
-  $('switch').hidden = source !== 'camera';
-  $('count').textContent = stream ? viewers : '';
-  drawTile(tileOf($('stage'), 'me'), {
-    name: stream ? 'You are live' : 'You are not live',
-    detail: stream ? `${source} · ${viewers}` : '',
-    wait: stream ? '' : 'Your picture appears here.',
-    stream,
-    mine: true,
-    mirrored: source === 'camera',
-  });
-  drawPeople(peers.map((peer) => [peer.name, stream ? connectionWords(peer) : 'Waiting for you']));
-  $('nobody').hidden = peers.length > 0;
+  drawPicture();
+  drawTools();
+  drawSetup();
+  drawAudience();
+  $('studio').classList.toggle('on-air', phase === 'live');
+  if (phase === 'ended') $('studio').hidden = true;
+  $('ended').hidden = phase !== 'ended';
 }
 
-enter({}, joined, closed);
-$('camera').onclick = () => show('camera', openCamera);
-$('screen').onclick = () => show('screen', openScreen);
-$('switch').onclick = switchCamera;
-$('mute').onclick = () => mute(!isMuted());
-$('stop').onclick = stop;
+function drawPicture() {
+  const sent = tracks();
+  const shown = $('video').srcObject?.getTracks() ?? [];
+  if (sent.length !== shown.length || sent.some((track) => !shown.includes(track))) {
+    $('video').srcObject = sent.length > 0 ? new MediaStream(sent) : null;
+    changed();
+  } else {
+    for (const track of sent) if (track.kind === 'audio') track.enabled = !isMuted;
+  }
+  $('video').classList.toggle('mirrored', !screen);
+  drawVeil(sent);
+  $('badges').hidden = phase !== 'live';
+  $('again').hidden = room?.state !== 'waiting' && room?.state !== 'connecting';
+  listen();
+}
+
+/** What is wrong stands where the picture would be. */
+function drawVeil(sent) {
+  const hasPicture = sent.some((track) => track.kind === 'video');
+  const trouble = devices.troubles.camera ?? devices.troubles.microphone;
+  const kind = devices.troubles.camera ? 'camera' : 'microphone';
+  $('veil').hidden = hasPicture;
+  if (hasPicture) return;
+  let told = { title: 'Your camera is coming', words: 'If your browser asks for camera and microphone, allow them.', canRetry: false };
+  if (trouble && !(isAsking && !devices.troubles.camera)) told = explainTrouble(kind, trouble);
+  const isWaiting = !trouble;
+  $('veil-mark').replaceChildren(isWaiting ? h('span', { class: 'spinner' }) : icon(kind === 'camera' ? 'camera-off' : 'mic-off'));
+  write($('veil-title'), told.title);
+  write($('veil-words'), told.words);
+  $('retry').hidden = !told.canRetry;
+}
+
+function drawTools() {
+  const voice = tracks().some((track) => track.kind === 'audio');
+  label($('mute'), isMuted ? 'mic-off' : 'mic', isMuted ? 'Unmute' : 'Mute');
+  $('mute').title = `${isMuted ? 'Unmute' : 'Mute'} (M)`;
+  $('mute').classList.toggle('off', isMuted);
+  $('mute').disabled = !voice;
+  $('flip').hidden = devices.lists.camera.length < 2 || Boolean(screen) || !devices.tracks.camera;
+  label($('screen'), screen ? 'screen-off' : 'screen', screen ? 'Stop sharing' : 'Share screen');
+  $('screen').hidden = !navigator.mediaDevices?.getDisplayMedia; // as on phones
+  $('stop').hidden = phase !== 'live';
+}
+
+function label(button, sign, words) {
+  changeIcon(button, sign);
+  write(button.querySelector('span'), words);
+}
+
+function drawSetup() {
+  $('setup').hidden = phase !== 'setup';
+  for (const kind of ['camera', 'microphone']) {
+    const list = devices.lists[kind];
+    const options = list.map((device) => h('option', { value: device.deviceId }, device.label));
+    const select = $(kind);
+    if (list.map((device) => device.deviceId).join() !== [...select.options].map((option) => option.value).join()) {
+      select.replaceChildren(...options);
+    }
+    select.value = devices.current(kind);
+    if (select.selectedIndex < 0) select.selectedIndex = 0; // a browser need not tell which it is
+    select.disabled = list.length === 0;
+    if (list.length === 0) select.replaceChildren(h('option', { value: '' }, isAsking ? 'Asking…' : 'None'));
+  }
+  $('go').disabled = tracks().length === 0;
+}
+
+function drawAudience() {
+  $('audience').hidden = phase !== 'live';
+  if (!room) return;
+  const peers = [...room.peers.values()];
+  const viewers = peers.filter((peer) => peer.state === 'connected').length;
+  most = Math.max(most, viewers);
+  write($('count'), String(viewers));
+  write($('viewers'), String(viewers));
+  set($('viewers-badge'), 'aria-label', viewers === 1 ? '1 viewer' : `${viewers} viewers`);
+  write($('time'), timeSince(began));
+  const height = Math.max(0, ...[...measured.values()].map((found) => found.height ?? 0))
+    || $('video').srcObject?.getVideoTracks()[0]?.getSettings().height;
+  write($('height'), height ? `${height}p` : 'Sound only');
+  $('nobody').hidden = peers.length > 0;
+  $('people').replaceChildren(...peers.map(drawViewer));
+}
+
+function drawViewer(peer) {
+  const grade = peer.state === 'connected' ? gradeOf(measured.get(peer.id) ?? {}) : '';
+  const words = peer.state === 'connected' ? GRADES[grade] ?? 'Watching' : peer.state === 'none' ? 'In the room' : 'Connecting…';
+  return h('li', {}, h('span', { class: 'who' }, peer.name), h('span', { class: 'grade', 'data-grade': grade }, words));
+}
+
+/** The meter follows the microphone in use. */
+function listen() {
+  const track = phase === 'setup' ? devices.tracks.microphone : null;
+  if (track === heard) return;
+  stopLevel();
+  heard = track;
+  $('level').style.scale = '0 1';
+  stopLevel = track ? watchLevel(track, (level) => { $('level').style.scale = `${level.toFixed(2)} 1`; }) : () => {};
+}
+
+$('setup').onsubmit = (event) => {
+  event.preventDefault();
+  goLive();
+};
+for (const kind of ['camera', 'microphone']) $(kind).onchange = () => devices.choose(kind, $(kind).value);
+$('retry').onclick = () => look();
+$('mute').onclick = toggleMute;
+$('flip').onclick = () => devices.next();
+$('screen').onclick = shareScreen;
+$('stop').onclick = () => room.leave();
+$('copy').onclick = () => copy($('copy'), $('invite').link.value);
+$('once-more').onclick = () => {
+  phase = 'setup';
+  $('studio').hidden = false;
+  $('go').focus();
+  look();
+};
+document.addEventListener('keydown', (event) => {
+  const isTyping = event.target.matches('input, select, textarea');
+  if (event.key.toLowerCase() !== 'm' || isTyping || event.ctrlKey || event.metaKey || event.altKey) return;
+  if (!$('studio').hidden && !$('mute').disabled) toggleMute();
+});
+document.addEventListener('visibilitychange', () => !document.hidden && phase === 'live' && keepAwake());
+setInterval(measure, MEASURE_EVERY);
+setInterval(() => phase === 'live' && write($('time'), timeSince(began)), 1000);
+begin();

@@ -1,5 +1,6 @@
 /** What the pages have in common: joining, words for states, cameras, and tiles of video. */
 
+import { changeIcon, icon } from '/client/icons.js';
 import { join } from '/client/trio-signal.js';
 
 export const $ = (id) => document.getElementById(id);
@@ -187,14 +188,20 @@ export function span(className, content) {
   return element;
 }
 
+/** Draws the icon that each element of the page names in `data-icon`, before its words. */
+export function drawIcons() {
+  for (const element of document.querySelectorAll('[data-icon]')) element.prepend(icon(element.dataset.icon));
+}
+
 /** Copies a link, and says so on the button for a while. */
 export async function copy(button, link) {
-  const words = button.lastChild;
   try {
     await navigator.clipboard.writeText(link);
-    const before = words.textContent;
-    words.textContent = 'Copied';
-    setTimeout(() => { words.textContent = before; }, 2000);
+    const before = button.dataset.icon;
+    changeIcon(button, 'check');
+    setTimeout(() => changeIcon(button, before), 2000);
+    notify('Copied.');
+    setTimeout(() => notify(''), 2000);
   } catch {
     notify(`Not copied: this browser does not allow it here. The link is ${link}`);
   }

@@ -3,8 +3,7 @@
 import '/client/trio-watch.js';
 
 import { h } from '/client/dom.js';
-import { icon } from '/client/icons.js';
-import { $, copy } from './page.js';
+import { $, copy, drawIcons } from './page.js';
 
 const room = new URLSearchParams(location.search).get('room')?.trim();
 
@@ -14,8 +13,7 @@ if (room) {
   document.title = `${room} · ${document.title}`;
   $('room-name').textContent = room;
   $('player').replaceWith(h('trio-watch', { id: 'player', room }));
-  $('copy').prepend(icon('link'));
-  $('leave').prepend(icon('leave'));
+  drawIcons();
   $('copy').onclick = () => copy($('copy'), location.href);
 } else {
   $('join').room.focus();

@@ -74,6 +74,11 @@ export class Devices {
     try {
       stream = await this.#get(kinds);
     } catch (error) {
+      if (error.name === 'OverconstrainedError' && kinds.some((kind) => this.chosen[kind])) {
+        // What was chosen is not there any more: then any other.
+        for (const kind of kinds) delete this.chosen[kind];
+        return this.#ask(kinds, attempt);
+      }
       if (kinds.length > 1) return this.#askEach(kinds, attempt, error);
       return this.#failed(kinds[0], attempt, error);
     }
@@ -96,7 +101,7 @@ export class Devices {
 
   async #get(kinds) {
     if (!navigator.mediaDevices) throw new DOMException('No secure context', 'InsecureError');
-    const of = (kind) => (this.chosen[kind] ? { deviceId: { ideal: this.chosen[kind] } } : {});
+    const of = (kind) => (this.chosen[kind] ? { deviceId: { exact: this.chosen[kind] } } : {});
     return navigator.mediaDevices.getUserMedia({
       video: kinds.includes('camera') && { ...PICTURE, ...of('camera') },
       audio: kinds.includes('microphone') && { echoCancellation: true, noiseSuppression: true, ...of('microphone') },

@@ -8,6 +8,7 @@
  */
 
 import { accessForm, askAccess, isRefused, keepToken, takeToken } from './access.js';
+import { timeSince } from './clock.js';
 import { h, HOME, loadSheets, set, write } from './dom.js';
 import { changeIcon, icon } from './icons.js';
 import { join, retryDelay } from './trio-signal.js';
@@ -45,14 +46,6 @@ export function sceneOf({ room, hasEnded, live }) {
   if (room === 'connecting') return 'connecting';
   if (live.length > 0) return 'loading';
   return hasEnded ? 'ended' : 'waiting';
-}
-
-/** So long since a moment, as `4:07` or `1:00:09`. */
-export function timeSince(since, now = Date.now()) {
-  const seconds = Math.max(0, Math.floor((now - Date.parse(since)) / 1000));
-  const minutes = String(Math.floor(seconds / 60) % 60).padStart(seconds < 3600 ? 1 : 2, '0');
-  const rest = `${minutes}:${String(seconds % 60).padStart(2, '0')}`;
-  return seconds < 3600 ? rest : `${Math.floor(seconds / 3600)}:${rest}`;
 }
 
 export class TrioWatch extends HTMLElement {
@@ -340,7 +333,7 @@ export class TrioWatch extends HTMLElement {
       h('span', { class: 'badge' }, icon('clock'), part.time),
       h('span', { class: 'badge', role: 'img' }, icon('eye'), part.viewers), part.again);
     part.bar = h('div', { class: 'bar' }, part.sound, part.volume, part.names, part.detail, part.full);
-    part.root = h('div', { class: 'player' }, part.stage, part.scene, part.badges, part.tap, part.bar, part.access);
+    part.root = h('div', { class: 'player' }, part.stage, part.scene, part.badges, part.bar, part.tap, part.access);
     part.root.onpointermove = part.root.onpointerdown = () => this.#wake();
     part.root.onkeydown = (event) => this.#press(event);
     const root = this.attachShadow({ mode: 'open' });
