@@ -45,23 +45,24 @@ async def _send_nonsense(client: RawClient) -> None:
 
 
 class Way(NamedTuple):
-    """One way to leave, and the settings that it takes."""
+    """One way to leave, the settings that it takes, and the cause that is told in `mesh`."""
 
     leave: Callable[[RawClient], Awaitable[None]]
     settings: dict[str, float]
+    cause: str
 
 
 WAYS = {
-    leave.__name__.lstrip("_"): Way(leave, {})
-    for leave in (
-        _say_goodbye,
-        _go_to_another_page,
-        _vanish,
-        _reset,
-        _send_binary,
-        _send_too_much,
-        _send_nonsense,
+    leave.__name__.lstrip("_"): Way(leave, {}, cause)
+    for leave, cause in (
+        (_say_goodbye, "closed"),
+        (_go_to_another_page, "closed"),
+        (_vanish, "lost"),
+        (_reset, "lost"),
+        (_send_binary, "error"),
+        (_send_too_much, "error"),
+        (_send_nonsense, "error"),
     )
 }
 # Whoever is going to fall silent never answers a ping: the time is for all that comes before.
-WAYS["fall_silent"] = Way(_fall_silent, {"heartbeat": 0.5, "heartbeat_timeout": 2})
+WAYS["fall_silent"] = Way(_fall_silent, {"heartbeat": 0.5, "heartbeat_timeout": 2}, "lost")

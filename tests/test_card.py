@@ -4,6 +4,7 @@ Two replicas with Redis. The witness is on the other one, so it hears through Re
 peer has gone its replica no longer listens to the room.
 """
 
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -16,7 +17,7 @@ import trio
 
 from tests.clients import PATIENCE
 from tests.conftest import be_idle, settings
-from tests.raw import PING, PONG, TEXT, RawClient, client_frame, open_raw
+from tests.raw import CLOSE, PING, PONG, TEXT, RawClient, client_frame, open_raw
 from tests.redis.server import RedisServer, open_redis_server
 from tests.replicas.processes import open_cluster
 from tests.tokens import SECRET, make_token
@@ -47,9 +48,11 @@ def address(server: Server) -> str:
     return f"{server.host}:{server.port}"
 
 
-async def enter(client: RawClient, name: str, *, moderator: bool = False) -> None:
+async def enter(
+    client: RawClient, name: str, *, moderator: bool = False, ttl: float = 3600
+) -> None:
     await client.upgrade(f"/ws/{ROOM.replace(' ', '%20')}")
-    token = make_token(sub=name, moderator=moderator)
+    token = make_token(sub=name, moderator=moderator, exp=time.time() + ttl)
     await client.say({"type": "auth_token", "token": token, "clientId": name})
     await client.wait_for("users_in_room")
 
@@ -134,6 +137,20 @@ async def reset(stage: Stage, peer: RawClient) -> None:
     peer.reset()
 
 
+async def goodbye(stage: Stage, peer: RawClient) -> None:
+    """A close frame with 1000."""
+    await peer.send(client_frame(CLOSE, (1000).to_bytes(2)))
+
+
+async def another_close(stage: Stage, peer: RawClient) -> None:
+    """A close frame of a client that looks for another connection."""
+    await peer.send(client_frame(CLOSE, (4000).to_bytes(2)))
+
+
+async def token_runs_out(stage: Stage, peer: RawClient) -> None:
+    """It does not show another."""
+
+
 async def silence(stage: Stage, peer: RawClient) -> None:
     """No pong comes back."""
 
@@ -154,28 +171,38 @@ async def kick(stage: Stage, peer: RawClient) -> None:
         await moderator.wait_for("user_left")
 
 
-WAYS: dict[str, tuple[Callable[[Stage, RawClient], Awaitable[None]], dict[str, float]]] = {
-    "cancelled scope": (cancelled_scope, {}),
-    "exception in receive": (exception_in_receive, {}),
-    "exception in heartbeat": (exception_in_heartbeat, {"heartbeat": 2, "heartbeat_timeout": 60}),
-    "exception in a dialect": (exception_in_dialect, {}),
-    "reset": (reset, {}),
-    "silence": (silence, {"heartbeat": 1, "heartbeat_timeout": 2}),
-    "full outbox": (full_outbox, {"outbox_bytes": 100_000}),
-    "kick": (kick, {}),
+#: Each with the cause that the others are told, and settings.
+WAYS: dict[str, tuple[Callable[[Stage, RawClient], Awaitable[None]], str, dict[str, float]]] = {
+    "cancelled scope": (cancelled_scope, "lost", {}),
+    "exception in receive": (exception_in_receive, "error", {}),
+    "exception in heartbeat": (
+        exception_in_heartbeat,
+        "error",
+        {"heartbeat": 2, "heartbeat_timeout": 60},
+    ),
+    "exception in a dialect": (exception_in_dialect, "error", {}),
+    "goodbye": (goodbye, "closed", {}),
+    "another close": (another_close, "lost", {}),
+    "token runs out": (token_runs_out, "token_expired", {}),
+    "reset": (reset, "lost", {}),
+    "silence": (silence, "lost", {"heartbeat": 1, "heartbeat_timeout": 2}),
+    "full outbox": (full_outbox, "too_slow", {"outbox_bytes": 100_000}),
+    "kick": (kick, "kicked", {}),
 }
 
 
-async def hear_of_the_end(witness: RawClient) -> None:
-    """Of the peer, first *stopped* and then *left*, and each once."""
+async def hear_of_the_end(witness: RawClient, cause: str) -> None:
+    """Of the peer, first *stopped* and then *left* and why, and each once."""
     heard: list[str] = []
+    said = None
     while heard[-1:] != ["user_left"]:
         frame = await witness.receive()
         if frame.opcode == PING:
             await witness.send(client_frame(PONG, frame.payload))
         elif (message := frame.message).get("client_id") == "peer":
             heard.append(message["type"])
-    assert heard == ["broadcast_stopped", "user_left"]
+            said = message.get("cause")
+    assert (heard, said) == (["broadcast_stopped", "user_left"], cause)
     await witness.say({"type": "ping", "id": 1})
     while (message := await next_text(witness))["type"] != "pong":
         assert message.get("client_id") != "peer"
@@ -188,11 +215,12 @@ async def next_text(client: RawClient) -> dict[str, Any]:
     return frame.message
 
 
-@pytest.mark.parametrize(("way", "given"), WAYS.values(), ids=WAYS)
+@pytest.mark.parametrize(("way", "cause", "given"), WAYS.values(), ids=WAYS)
 async def test_a_connection_that_ends_leaves_nothing(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     way: Callable[[Stage, RawClient], Awaitable[None]],
+    cause: str,
     given: dict[str, float],
 ) -> None:
     async with (
@@ -201,12 +229,12 @@ async def test_a_connection_that_ends_leaves_nothing(
         open_raw(address(stage.here), receive_buffer=4096) as peer,
     ):
         await enter(witness, "witness")
-        await enter(peer, "peer")
+        await enter(peer, "peer", ttl=2.5 if way is token_runs_out else 3600)
         await peer.say({"type": "broadcast_start"})
         await witness.wait_for("broadcast_started")
         assert await stage.subscribers() == 2
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(hear_of_the_end, witness)
+            nursery.start_soon(hear_of_the_end, witness, cause)
             await way(stage, peer)
         await until(lambda: not stage.here.hub.peers)
         assert not stage.here.hub.rooms
@@ -224,8 +252,14 @@ async def until(condition: Callable[[], bool]) -> None:
             await trio.sleep(0.005)
 
 
-@pytest.mark.parametrize("number", [SIGTERM, SIGKILL], ids=lambda number: number.name)
-async def test_a_process_that_ends_leaves_nothing(tmp_path: Path, number: Signals) -> None:
+@pytest.mark.parametrize(
+    ("number", "cause"),
+    [(SIGTERM, "shutdown"), (SIGKILL, "replica_lost")],
+    ids=lambda given: getattr(given, "name", ""),
+)
+async def test_a_process_that_ends_leaves_nothing(
+    tmp_path: Path, number: Signals, cause: str
+) -> None:
     async with open_cluster(tmp_path, 2, TRIO_SIGNAL_JWT_SECRET=SECRET) as cluster:
         here, there = cluster.replicas
         async with open_raw(there.base) as witness, open_raw(here.base) as peer:
@@ -235,7 +269,7 @@ async def test_a_process_that_ends_leaves_nothing(tmp_path: Path, number: Signal
             await witness.wait_for("broadcast_started")
             cluster.replicas.remove(here)
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(hear_of_the_end, witness)
+                nursery.start_soon(hear_of_the_end, witness, cause)
                 await here.end(number)
             channel = f"trio_signal:room:{ROOM}"
             assert (await cluster.redis.ask("PUBSUB", "NUMSUB", channel))[1] == 1

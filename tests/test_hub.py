@@ -38,6 +38,7 @@ from trio_signal.messages.commands import (
     Join,
     Kick,
     Leave,
+    LeaveCause,
     RoomCommand,
     SetTyping,
     Signal,
@@ -796,7 +797,7 @@ async def test_a_moderator_throws_out_a_peer_wherever_it_is(replicas: Replicas, 
     ann.grant(moderator=True)
     ann.do(Kick("r", "bob", "Spam"))
     await replicas.settle()
-    assert bob.peer.closed_with == Close(1008, "Spam")
+    assert bob.peer.closed_with == Close(1008, "Spam", LeaveCause.KICKED)
     assert ann.types() == ["user_left"]
     bob.depart()
     await replicas.settle()

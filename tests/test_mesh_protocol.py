@@ -739,6 +739,7 @@ async def test_whoever_leaves_the_others_are_told_once(serve: Serve, way: Way, l
                 "client_id": "c",
                 "username": "Carl",
                 "connected_users": 2,
+                "cause": way.cause,
             }
         await fence(ann, bob)
         await fence(bob, ann)

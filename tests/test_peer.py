@@ -9,7 +9,7 @@ from tests.raw import split_frames
 from tests.test_outbox import LIMIT, read_what_is_there, socket_pair
 from trio_signal.dialects.room import RoomDialect
 from trio_signal.errors import CloseCode
-from trio_signal.messages.commands import Authenticate, Close, StopLive
+from trio_signal.messages.commands import Authenticate, Close, LeaveCause, StopLive
 from trio_signal.messages.events import Refusal, Refused
 from trio_signal.outbox import Flusher, Outbox
 from trio_signal.peer import Peer
@@ -32,7 +32,9 @@ async def test_a_peer_that_reads_too_slowly_is_closed() -> None:
             await trio.sleep_forever()
         assert scope.cancelled_caught
         assert peer.is_leaving
-        assert peer.closed_with == Close(CloseCode.TRY_AGAIN_LATER, "Reads too slowly")
+        assert peer.closed_with == Close(
+            CloseCode.TRY_AGAIN_LATER, "Reads too slowly", LeaveCause.TOO_SLOW
+        )
 
 
 async def test_a_peer_that_is_gone_is_not_closed_as_too_slow() -> None:

@@ -38,6 +38,7 @@ from trio_signal.messages.commands import (
     HearAnnouncements,
     IdlePing,
     Join,
+    LeaveCause,
     Malformed,
     Move,
     OpenInbox,
@@ -85,6 +86,9 @@ _WARNING = 60.0
 #: Rooms that are named in the log.
 _ROOMS_LOGGED = 20
 _EXPIRED = AuthenticationError("Token expired")
+_SILENT = Close(CloseCode.INTERNAL_ERROR, "No sign of life", LeaveCause.LOST)
+#: With these, or with none, a client says that it goes; with any other it may come back.
+_GOODBYES = (CloseCode.NORMAL, CloseCode.GOING_AWAY, NO_CODE)
 _TOO_LATE = AuthenticationError("Authentication timeout")
 _NEVER = float("inf")
 
@@ -376,6 +380,7 @@ class Connection:
                     self._end(Close(CloseCode.UNSUPPORTED_DATA, "Only text is spoken here"))
                 case Opcode.CLOSE:
                     self._close_received = message.payload
+                    peer.said_goodbye = self._close_code in _GOODBYES
                     self._ended = True
             if self._ended or peer.closed_with is not None:
                 return
@@ -533,7 +538,7 @@ class Connection:
                 # Or it did say something: we were busy, or hold it back.
                 deadline = _NEVER
             elif now >= deadline:
-                self.peer.close(Close(CloseCode.INTERNAL_ERROR, "No sign of life"))
+                self.peer.close(_SILENT)
                 return
             if now >= next_ping:
                 next_ping = now + interval
@@ -570,7 +575,8 @@ class Connection:
             self.peer.close(self._dialect.authentication_failed(_TOO_LATE))
             return False
         if now >= self._expires_at:
-            self.peer.close(self._dialect.authentication_failed(_EXPIRED))
+            close = self._dialect.authentication_failed(_EXPIRED)
+            self.peer.close(replace(close, cause=LeaveCause.TOKEN_EXPIRED))
             return False
         if now >= self._warn_at:
             self._warn_at = _NEVER

@@ -39,6 +39,7 @@ from trio_signal.messages.commands import (
     Join,
     Kick,
     Leave,
+    LeaveCause,
     OpenInbox,
     PrivateCommand,
     RoomCommand,
@@ -210,7 +211,7 @@ class Hub:
         peer.left = room_ids = tuple(peer.memberships)
         for room_id in room_ids:
             try:
-                self._membership.leave(peer, room_id)
+                self._membership.leave(peer, room_id, peer.leave_cause)
             except Exception:
                 logger.exception("a peer has left room %s, and not all were told", ascii(room_id))
         self._returning.depart(peer, room_ids)
@@ -404,10 +405,10 @@ class Hub:
         if peer is None:
             return
         self._returning.keep_out(peer, kicked.room_id)
-        self._membership.leave(peer, kicked.room_id)
+        self._membership.leave(peer, kicked.room_id, LeaveCause.KICKED)
         peer.tell(Removed(kicked.room_id, kicked.reason, utc_now()))
         if not peer.memberships:
-            peer.close(Close(CloseCode.POLICY, kicked.reason))
+            peer.close(Close(CloseCode.POLICY, kicked.reason, LeaveCause.KICKED))
 
     # What other replicas tell
 
@@ -489,7 +490,7 @@ class Hub:
                 self._membership.replace(room, member.peer_id)
                 return room.join(member, event.at)
             case Left(member=member):
-                return room.leave(member.peer_id, event.at)
+                return room.leave(member.peer_id, event.at, event.cause)
             case WentLive(member=Member(live=Live() as live) as member):
                 if event.exclusive:
                     self.live.end_older(room, member, live)

@@ -11,7 +11,7 @@ from trio_signal.bus import Bus, Caps
 from trio_signal.clock import unique_now, utc_now, wall_time
 from trio_signal.errors import CloseCode, JoinRefusedError
 from trio_signal.local_room import LocalRoom
-from trio_signal.messages.commands import Close, Join
+from trio_signal.messages.commands import Close, Join, LeaveCause
 from trio_signal.messages.events import Entered, Left, Refusal, Refused, Rejoined, RoomEvent
 from trio_signal.messages.identity import Identity, Member, Profile, is_internal
 from trio_signal.names import ANONYMOUS
@@ -155,15 +155,15 @@ class Membership:
         if room is None or member.peer_id not in room.peers:
             self._bus.publish(Left(room_id, member, last=True, peers=0, at=utc_now()))
 
-    def leave(self, peer: Peer, room_id: str) -> None:
-        """Take a peer out of a room, and tell the others. Does not block."""
+    def leave(self, peer: Peer, room_id: str, cause: LeaveCause = LeaveCause.CLOSED) -> None:
+        """Take a peer out of a room, and tell the others why. Does not block."""
         room = self._rooms[room_id]
         peer_id = peer.memberships[room_id]
         returns = self._returns(peer)
         if peer.dialect.resumes != "nothing":
             self._note_leave(room_id, room.members[peer_id], returns=returns)
         room.dismiss(peer_id)
-        events = room.leave(peer_id, utc_now())
+        events = room.leave(peer_id, utc_now(), cause)
         self._rooms.drop_if_empty(room)
         tell_here = partial(self._rooms.tell_at_cost, peer, room, to_resuming=not returns)
         tells: list[Callable[[RoomEvent], None]] = [self._bus.publish, tell_here]

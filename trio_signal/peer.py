@@ -11,7 +11,7 @@ from msgspec import Struct
 from trio_signal.dialects import Dialect
 from trio_signal.dialects.wire import type_of
 from trio_signal.errors import CloseCode
-from trio_signal.messages.commands import Close, Send
+from trio_signal.messages.commands import Close, LeaveCause, Send
 from trio_signal.messages.events import Answer, PrivateEvent, Refusal, Refused, Signalled
 from trio_signal.messages.identity import Identity
 from trio_signal.negotiations import NEVER, Negotiations, Unanswered
@@ -43,6 +43,7 @@ class Peer:
         "owes",
         "recalled",
         "received",
+        "said_goodbye",
         "sent",
         "told",
     )
@@ -71,6 +72,8 @@ class Peer:
         self.received = self.sent = 0
         #: What it made the server do and has not paid for yet, in tokens; its connection pays.
         self.owes = 0.0
+        #: The client closed the connection, and did not say that it will be back.
+        self.said_goodbye = False
         #: The rooms in which it was when it ended.
         self.left: tuple[str, ...] = ()
         self._scope: trio.CancelScope | None = None
@@ -80,6 +83,13 @@ class Peer:
         self._scope = scope
         if self.closed_with is not None:
             self._cancel(self.closed_with)
+
+    @property
+    def leave_cause(self) -> LeaveCause:
+        """Why it leaves its rooms, once the connection ends."""
+        if self.closed_with is not None:
+            return self.closed_with.cause
+        return LeaveCause.CLOSED if self.said_goodbye else LeaveCause.LOST
 
     @property
     def is_leaving(self) -> bool:
@@ -109,7 +119,7 @@ class Peer:
     def put(self, frames: bytes) -> None:
         """The same for what is no message, or was counted already."""
         if not self.outbox.put(frames) and self.outbox.overflowed:
-            self.close(Close(CloseCode.TRY_AGAIN_LATER, "Reads too slowly"))
+            self.close(Close(CloseCode.TRY_AGAIN_LATER, "Reads too slowly", LeaveCause.TOO_SLOW))
 
     def tell(self, answer: Answer) -> None:
         """Tell this peer what became of its command, at its own cost; does not block."""

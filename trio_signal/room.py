@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from msgspec.structs import replace
 
-from trio_signal.messages.commands import ChangeProfile, Signal, To
+from trio_signal.messages.commands import ChangeProfile, LeaveCause, Signal, To
 from trio_signal.messages.events import (
     Joined,
     Left,
@@ -156,7 +156,7 @@ class Room:
         self._put(member)
         return events
 
-    def leave(self, peer_id: str, at: str) -> list[RoomEvent]:
+    def leave(self, peer_id: str, at: str, cause: LeaveCause = LeaveCause.LOST) -> list[RoomEvent]:
         """Remove a peer, if it is here."""
         events = self.stop_live(peer_id, at, StopCause.LEFT)
         member = self.members.get(peer_id)
@@ -164,7 +164,7 @@ class Room:
             return []
         self._drop(member)
         last = member.user_id not in self._users
-        return [*events, Left(self.id, member, last, len(self), at)]
+        return [*events, Left(self.id, member, last, len(self), at, cause)]
 
     def go_live(
         self, peer_id: str, live: Live, at: str, *, exclusive: bool = False

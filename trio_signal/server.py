@@ -20,7 +20,7 @@ from trio_signal.errors import CloseCode, Reason
 from trio_signal.hub import Hub
 from trio_signal.limits import Limits
 from trio_signal.listener import Listener
-from trio_signal.messages.commands import Close
+from trio_signal.messages.commands import Close, LeaveCause
 from trio_signal.metrics import Metrics
 from trio_signal.notes import Notes
 from trio_signal.notes.redis import RedisNotes
@@ -151,7 +151,7 @@ async def open_server(settings: Settings, sharing: Sharing | None = None) -> Asy
                 connections.cancel_scope.deadline = trio.current_time() + settings.drain
                 listener.drain()
                 http.drain()
-                goodbye = Close(CloseCode.GOING_AWAY, "Server going away")
+                goodbye = Close(CloseCode.GOING_AWAY, "Server going away", LeaveCause.SHUTDOWN)
                 await hub.close_all(goodbye, within=settings.drain * SPREAD)
         hub.online.say_goodbye()
         with trio.move_on_after(RETIRE_TIMEOUT):

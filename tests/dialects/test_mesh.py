@@ -16,6 +16,7 @@ from trio_signal.messages.commands import (
     Close,
     GoLive,
     Join,
+    LeaveCause,
     Malformed,
     Renew,
     Send,
@@ -89,6 +90,10 @@ def signalled(
     kind: SignalKind, payload: str, target: Member | None = None, sender: Member = ANN
 ) -> Signalled:
     return Signalled("r", kind, Raw(payload.encode()), sender, target, "", AT)
+
+
+def left(connected_users: int, cause: str = "lost") -> dict[str, Any]:
+    return {**moved("user_left", connected_users), "cause": cause}
 
 
 def moved(type_: str, connected_users: int) -> dict[str, Any]:
@@ -379,8 +384,12 @@ STOPPED = {"type": "broadcast_stopped", "from": "ann", "client_id": "ann", "user
             for first in (True, False)
         ),
         *(
-            (Left("r", ANN, last, 2, AT), [(Audience.OTHER_PEERS, moved("user_left", 2))])
+            (Left("r", ANN, last, 2, AT), [(Audience.OTHER_PEERS, left(2))])
             for last in (True, False)
+        ),
+        *(
+            (Left("r", ANN, True, 2, AT, cause), [(Audience.OTHER_PEERS, left(2, cause.value))])
+            for cause in LeaveCause
         ),
         *(
             (
@@ -482,7 +491,7 @@ def test_a_conversation_as_one_who_is_called_has_it() -> None:
             StoppedLive("r", ANN, True, StopCause.LEFT, AT),
             [(Audience.OTHER_PEERS, STOPPED)],
         ),
-        (Left("r", ANN, True, 1, AT), [(Audience.OTHER_PEERS, moved("user_left", 1))]),
+        (Left("r", ANN, True, 1, AT), [(Audience.OTHER_PEERS, left(1))]),
         (
             '{"type":"message","data":"still there?","to":"ann"}',
             [Signal("r", "message", Raw(b'"still there?"'), To.PEER, "ann")],

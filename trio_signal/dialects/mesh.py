@@ -20,6 +20,7 @@ from trio_signal.messages.commands import (
     GoLive,
     Join,
     Kick,
+    LeaveCause,
     Malformed,
     Renew,
     Send,
@@ -184,13 +185,14 @@ class UserJoined(Struct, tag="user_joined"):
 
 
 class UserLeft(Struct, tag="user_left"):
-    """A peer went."""
+    """A peer went; `cause` is one of `LeaveCause`, and older servers do not say it."""
 
     room_id: str
     from_: str = field(name="from")
     client_id: str
     username: str
     connected_users: int
+    cause: str = LeaveCause.LOST.value
 
 
 class OfferFrom(Struct, tag="offer"):
@@ -432,9 +434,9 @@ class MeshDialect(Dialect):
                 sender = event.sender
                 out: Struct = struct(event.payload, sender.peer_id, sender.username)
             case Joined():
-                out = _moved(UserJoined, event)
+                out = UserJoined(*_moved(event))
             case Left():
-                out = _moved(UserLeft, event)
+                out = UserLeft(*_moved(event), event.cause.value)
             case WentLive(member=Member(live=live) as member) if live and event.news != News.AGAIN:
                 out = BroadcastStarted(
                     member.peer_id,
@@ -475,6 +477,7 @@ def _join_refused(reason: Refusal) -> Close:
             return Close(CloseCode.POLICY, "Not allowed in this room")
 
 
-def _moved(struct: type[UserJoined | UserLeft], event: Joined | Left) -> UserJoined | UserLeft:
+def _moved(event: Joined | Left) -> tuple[str, str, str, str, int]:
+    """The fields of who came or went: the room, the peer twice, its name, how many are there."""
     member = event.member
-    return struct(event.room_id, member.peer_id, member.peer_id, member.username, event.peers)
+    return event.room_id, member.peer_id, member.peer_id, member.username, event.peers

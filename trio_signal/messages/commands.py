@@ -263,11 +263,36 @@ class IdlePing(Struct, frozen=True):
     after: float
 
 
+class LeaveCause(Enum):
+    """Why a peer left. These words are on the bus, and told to clients."""
+
+    #: Its client said so: it left the room, or closed the connection.
+    CLOSED = "closed"
+    #: Its connection broke, or it gave no sign of life. It may come back.
+    LOST = "lost"
+    KICKED = "kicked"
+    BANNED = "banned"
+    #: Its replica ended in order.
+    SHUTDOWN = "shutdown"
+    #: Its replica ended without a word.
+    REPLICA_LOST = "replica_lost"
+    TOKEN_EXPIRED = "token_expired"  # noqa: S105
+    TOO_SLOW = "too_slow"
+    #: It broke a rule, or the server failed.
+    ERROR = "error"
+
+    @classmethod
+    def _missing_(cls, value: object) -> "LeaveCause":
+        """What a newer replica calls otherwise: nobody knows whether it comes back."""
+        return cls.LOST
+
+
 class Close(Struct, frozen=True):
-    """Close the connection."""
+    """Close the connection; its rooms are told that the peer left for this `cause`."""
 
     code: int
     reason: str = ""
+    cause: LeaveCause = LeaveCause.ERROR
 
 
 Action = Command | Send | Malformed | IdlePing | Close

@@ -4,7 +4,7 @@ from enum import Enum, auto
 
 from msgspec import Raw, Struct
 
-from trio_signal.messages.commands import Command
+from trio_signal.messages.commands import Command, LeaveCause
 from trio_signal.messages.identity import (
     Address,
     Announcement,
@@ -40,13 +40,17 @@ class Rejoined(Struct, frozen=True, tag=True):
 
 
 class Left(Struct, frozen=True, tag=True):
-    """A peer left; `last` if its user has no other there."""
+    """A peer left; `last` if its user has no other there.
+
+    A replica of an older version does not say why: then it may come back.
+    """
 
     room_id: Name
     member: Member
     last: bool
     peers: Number
     at: Moment
+    cause: LeaveCause = LeaveCause.LOST
 
 
 class News(Enum):

@@ -25,6 +25,7 @@ redis.call('ZREM', KEYS[1], ARGV[1])
 local taken = {tonumber(score) or 0}
 local at = cjson.encode(ARGV[3])
 local origin = cjson.encode(ARGV[1])
+local cause = ARGV[4] == '1' and 'shutdown' or 'replica_lost'
 
 local function tell(channel, seq, event)
   local number = redis.pcall('INCR', seq)
@@ -57,8 +58,8 @@ for _, room in ipairs(redis.call('SMEMBERS', KEYS[3])) do
           name, entries[i + 1], at))
       end
       tell(channel, seq, string.format(
-        '{"type":"Left","room_id":%s,"member":%s,"last":false,"peers":0,"at":%s}',
-        name, entries[i + 1], at))
+        '{"type":"Left","room_id":%s,"member":%s,"last":false,"peers":0,"at":%s,"cause":"%s"}',
+        name, entries[i + 1], at, cause))
       table.insert(taken, room)
       table.insert(taken, entries[i + 1])
     end
