@@ -201,13 +201,13 @@ async def _send_a_broken_frame(client: RawClient) -> None:
 
 
 ALL_WAYS = WAYS | {
-    leave.__name__.lstrip("_"): Way(leave, {})
-    for leave in (
-        _half_close,
-        _half_close_within_a_frame,
-        _reset_with_a_goodbye_before,
-        _send_what_is_not_utf8,
-        _send_a_broken_frame,
+    leave.__name__.lstrip("_"): Way(leave, {}, cause)
+    for leave, cause in (
+        (_half_close, "lost"),
+        (_half_close_within_a_frame, "lost"),
+        (_reset_with_a_goodbye_before, "closed"),
+        (_send_what_is_not_utf8, "error"),
+        (_send_a_broken_frame, "error"),
     )
 }
 
