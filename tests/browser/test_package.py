@@ -63,21 +63,20 @@ def test_the_installed_package_joins_a_room(installed: Path, visit: Visit) -> No
     assert page.evaluate(joined) == ["joined", "Ada"]
 
 
+def visit_elsewhere(server: Server, visit: Visit, code: str) -> Page:
+    """A page of another origin, with `code` for the server of the test."""
+    body = code.replace("http://127.0.0.1:8000", server.url)
+    page = visit("about:blank")
+    page.route(f"{ELSEWHERE}/**", lambda route: route.fulfill(body=body, content_type="text/html"))
+    page.goto(f"{ELSEWHERE}/call.html")
+    return page
+
+
 def test_the_tutorial_is_a_call(server: Server, visit: Visit) -> None:
     assert f"TRIO_SIGNAL_ALLOWED_ORIGINS={ELSEWHERE} make serve" in TUTORIAL
     (code,) = re.findall(r"^```html\n(.*?)^```", TUTORIAL, re.MULTILINE | re.DOTALL)
     assert len(code.splitlines()) <= 30
-    code = code.replace("http://127.0.0.1:8000", server.url)
-
-    def serve(route: Route) -> None:
-        route.fulfill(body=code, content_type="text/html")
-
-    pages = []
-    for _ in range(3):
-        page = visit("about:blank")
-        page.route(f"{ELSEWHERE}/**", serve)
-        page.goto(f"{ELSEWHERE}/call.html")
-        pages.append(page)
+    pages = [visit_elsewhere(server, visit, code) for _ in range(3)]
     for page in pages:
         expect(page.locator("video")).to_have_count(3)
         expect_all_playing(page, 3, "video")
@@ -85,3 +84,21 @@ def test_the_tutorial_is_a_call(server: Server, visit: Visit) -> None:
     for page in pages[:2]:
         expect(page.locator("video")).to_have_count(2)
         expect_all_playing(page, 2, "video")
+
+
+def test_a_call_with_chat_and_screen_is_a_short_page(server: Server, visit: Visit) -> None:
+    code = (ROOT / "examples" / "call.html").read_text()
+    assert len(code.splitlines()) < 40
+    ada, bob = visit_elsewhere(server, visit, code), visit_elsewhere(server, visit, code)
+    for page in (ada, bob):
+        expect(page.locator("video")).to_have_count(2)
+    ada.fill("input", "hello")
+    ada.press("input", "Enter")
+    expect(ada.locator("#chat")).to_contain_text("You: hello")
+    expect(bob.locator("#chat")).to_contain_text(": hello")
+    ada.click("#share")
+    expect(bob.locator("video")).to_have_count(3)
+    expect_all_playing(bob, 3, "video")
+    ada.click("#share")
+    expect(bob.locator("video")).to_have_count(2)
+    expect_all_playing(ada, 2, "video")
