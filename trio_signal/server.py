@@ -16,6 +16,7 @@ from trio_signal.bus import Bus
 from trio_signal.bus.memory import MemoryBus
 from trio_signal.bus.redis import open_redis_bus
 from trio_signal.config import Settings
+from trio_signal.dialects import DIALECTS
 from trio_signal.errors import CloseCode, Reason
 from trio_signal.hub import Hub
 from trio_signal.limits import Limits
@@ -75,7 +76,7 @@ async def open_board(
     settings: Settings, bus: Bus, metrics: Metrics
 ) -> AsyncIterator[Announcements | None]:
     """The announcements, where they are spoken of."""
-    if "announce" not in settings.dialects:
+    if not any(DIALECTS[name].announces for name in settings.dialects):
         yield None
     else:
         url = settings.database_url.get_secret_value()

@@ -3,7 +3,9 @@
 import importlib.util
 import re
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Self
 
 import httpx
 import pytest
@@ -11,7 +13,10 @@ import pytest
 from tests.conftest import Serve
 from trio_signal.config import load_settings
 from trio_signal.dialects import DIALECTS, dialect_at
+from trio_signal.dialects.rest import Answer, Call, Operation, Route, json_answer
+from trio_signal.dialects.stream import StreamDialect
 from trio_signal.doctor.facts import ask_for_websocket
+from trio_signal.errors import CloseCode
 
 PAGE = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text()
 
@@ -52,6 +57,21 @@ async def test_it_is_served_and_meets_the_others(serve: Serve) -> None:
 
 
 @pytest.mark.usefixtures("shout")
+async def test_its_http_call_is_answered_and_described(serve: Serve) -> None:
+    async with serve(dialects="shout") as service, httpx.AsyncClient() as http:
+        async with service.connect("/shout/r") as bob:
+            await bob.expect_nothing()
+            answer = await http.get(f"http://{service.base}/shout/r/volume")
+            assert answer.json() == {"peers": 1}
+        document = (await http.get(f"http://{service.base}/openapi.json")).json()
+        described = document["paths"]["/shout/{room_id}/volume"]["get"]
+        assert described["summary"] == "How loud it is"
+        assert "Volume" in document["components"]["schemas"]
+    async with serve(dialects="room") as service, httpx.AsyncClient() as http:
+        assert (await http.get(f"http://{service.base}/shout/r/volume")).status_code == 404
+
+
+@pytest.mark.usefixtures("shout")
 async def test_document_metrics_and_doctor_know_it(serve: Serve) -> None:
     async with serve(dialects="shout") as service, httpx.AsyncClient() as http:
         document = (await http.get(f"http://{service.base}/asyncapi.json")).json()
@@ -70,7 +90,56 @@ async def test_document_metrics_and_doctor_know_it(serve: Serve) -> None:
         assert facts.status == 101
 
 
+async def make_id(call: Call) -> Answer:
+    if call.path["key"] != "right":
+        return json_answer({"error": "wrong key"}, 401)
+    return Answer(f"{call.path.get('path', '')} {call.query['n']}".encode(), content_type="text/x")
+
+
+class PrefixDialect(StreamDialect):
+    """It is spoken below any path, has routes there, and its clients send binary frames."""
+
+    name = "prefix"
+    address = "/{path}/below"
+    reads_binary = True
+
+    @classmethod
+    def at(cls, path: Sequence[str], query: Mapping[str, str]) -> Self | None:
+        return cls() if path[-1] == "below" else None
+
+    @classmethod
+    def routes(cls) -> Sequence[Route]:
+        described = Operation("An id", str, {401: dict[str, str]}, media_type="text/x")
+        calls = ("GET /{key}/id", "GET /{path:path}/{key}/id")
+        return [Route(call, make_id, described) for call in calls]
+
+
+async def test_paths_with_a_prefix_texts_and_binary_frames(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(DIALECTS, "prefix", PrefixDialect)
+    async with (
+        serve(dialects="room,prefix") as service,
+        httpx.AsyncClient(base_url=f"http://{service.base}") as http,
+    ):
+        for path, answer in {
+            "/right/id?n=1": (200, "text/x", " 1"),
+            "/a/b/right/id?n=2": (200, "text/x", "a/b 2"),
+            "/wrong/id": (401, "application/json", '{"error":"wrong key"}'),
+            "/rooms": (200, "application/json", "[]"),
+        }.items():
+            found = await http.get(path)
+            assert (found.status_code, found.headers["content-type"], found.text) == answer
+        paths = (await http.get("/openapi.json")).json()["paths"]
+        assert paths["/{path}/{key}/id"]["get"]["responses"]["200"]["content"].keys() == {"text/x"}
+        for target in ("/below", "/a/b/below"):
+            async with service.connect(target) as ann:
+                await ann.socket.send_message(b'{"type":"join-stream","streamId":"s"}')
+                await ann.wait_for("viewer-count")
+                await ann.socket.send_message(b"\xff")
+                await ann.expect_close(CloseCode.INVALID_TEXT)
+
+
 @pytest.mark.parametrize("name", DIALECTS)
-def test_the_address_of_each_is_the_path_where_it_is_found(name: str) -> None:
-    found = dialect_at(re.sub(r"{\w+}", "x", DIALECTS[name].address), DIALECTS)
-    assert type(found) is DIALECTS[name]
+def test_the_sample_of_each_is_a_target_where_it_is_found(name: str) -> None:
+    assert type(dialect_at(DIALECTS[name].sample(), DIALECTS)) is DIALECTS[name]

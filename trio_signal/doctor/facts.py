@@ -1,7 +1,6 @@
 """What there is to know of a deployment: looked up once, by asking everybody at the same time."""
 
 import os
-import re
 import resource
 import secrets
 import stat
@@ -17,7 +16,7 @@ import trio
 from msgspec import Struct
 
 from trio_signal.config import Settings
-from trio_signal.dialects import DIALECTS
+from trio_signal.dialects import DIALECTS, Dialect
 from trio_signal.errors import ConfigError, StoreError
 from trio_signal.keys import check_key_set
 from trio_signal.redis import Redis, RedisError, ResponseError, open_redis
@@ -124,7 +123,7 @@ async def gather(
         nursery.start_soon(note, "turn", ask_turn)
         if settings.redis_url is not None:
             nursery.start_soon(note, "redis", ask_redis)
-        if "announce" in settings.dialects:
+        if any(DIALECTS[name].announces for name in settings.dialects):
             nursery.start_soon(note, "database", ask_database)
         if settings.jwks_url is not None:
             nursery.start_soon(note, "key_set", ask_key_set)
@@ -169,19 +168,19 @@ async def _is_ours(settings: Settings) -> bool:
     return answer.is_success and answer.content.startswith(b'{"status"')
 
 
-def _rooms_named(address: str) -> int:
-    return address.count("{")
+def _variables(dialect: type[Dialect]) -> int:
+    return dialect.address.count("{")
 
 
 async def ask_for_websocket(url: str, settings: Settings) -> PublicFacts | str:
     """What the server's public address, and so the proxy in front, makes of a WebSocket."""
     # One where no room is entered by that alone, if there is one.
-    address = min((DIALECTS[name].address for name in settings.dialects), key=_rooms_named)
-    path = re.sub(r"{\w+}", "doctor", address)
+    dialect = min(map(DIALECTS.__getitem__, settings.dialects), key=_variables)
+    target = f"{url.rstrip('/')}{dialect.sample()}"
     try:
         async with (
             httpx.AsyncClient(timeout=PATIENCE) as client,
-            client.stream("GET", f"{url.rstrip('/')}{path}", headers=_UPGRADE) as answer,
+            client.stream("GET", target, headers=_UPGRADE) as answer,
         ):
             return PublicFacts(url, answer.status_code)
     except (httpx.HTTPError, httpx.InvalidURL) as error:

@@ -15,6 +15,7 @@ from trio_signal import __version__
 from trio_signal.config import Settings
 from trio_signal.dialects import DIALECTS
 from trio_signal.web.bodies import Unchanging
+from trio_signal.web.openapi import types_of
 
 
 def add_asyncapi(app: QuartTrio, settings: Settings) -> None:
@@ -63,14 +64,17 @@ def make_document(dialects: Iterable[str]) -> dict[str, Any]:
 def structs_of(dialect: str) -> tuple[Sequence[type[Struct]], Sequence[type[Struct]]]:
     """What clients may say in a dialect, and what they are told.
 
-    All public structs of its module that have a `type` are messages; the others are parts.
+    The public structs of its module that have a tag are messages, and those with a field `type`
+    that are not of its HTTP calls; the others are parts.
     """
-    said = DIALECTS[dialect].reader.structs
-    module = sys.modules[DIALECTS[dialect].__module__]
+    speaks = DIALECTS[dialect]
+    said, module = speaks.reader.structs, sys.modules[speaks.__module__]
+    of_http = {type_ for route in speaks.routes() for type_ in types_of(route.operation)}
     told = [
         struct
         for struct in public_structs(module)
-        if struct not in said and (_type_of(struct) or "type" in struct.__struct_fields__)
+        if struct not in said
+        and (_type_of(struct) or ("type" in struct.__struct_fields__ and struct not in of_http))
     ]
     return said, told
 

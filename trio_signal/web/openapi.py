@@ -108,7 +108,7 @@ def add_openapi(app: QuartTrio, routes: Iterable[Route]) -> None:
 def make_document(routes: Iterable[Route]) -> dict[str, Any]:
     """The document that describes these routes, and the server's own."""
     described = OPERATIONS | {route.call: route.operation for route in routes}
-    types = [type_ for operation in described.values() for type_ in _types(operation)]
+    types = [type_ for operation in described.values() for type_ in types_of(operation)]
     unique = list({repr(type_): type_ for type_ in types}.values())
     schemas, components = msgspec.json.schema_components(
         unique, ref_template="#/components/schemas/{name}"
@@ -129,7 +129,8 @@ def make_document(routes: Iterable[Route]) -> dict[str, Any]:
     }
 
 
-def _types(operation: Operation) -> Iterator[Any]:
+def types_of(operation: Operation) -> Iterator[Any]:
+    """The types of its answers and of its body."""
     yield operation.answer
     yield from operation.errors.values()
     if operation.body is not None:
