@@ -22,8 +22,9 @@ from trio_signal.hub import Hub
 from trio_signal.limits import Limits, client_address, network_of
 from trio_signal.listener import _token
 from trio_signal.metrics import Metrics
-from trio_signal.peer import INTERNAL_ERROR
 from trio_signal.rounds import Rounds
+from trio_signal.service import Service
+from trio_signal.session import INTERNAL_ERROR
 from trio_signal.websocket import FrameParser, Handshake, Message, Opcode, is_upgrade
 
 SETTINGS = load_settings(allowed_origins="https://app.example.com,https://*.example.org")
@@ -107,7 +108,8 @@ def _is_text(line: bytes) -> bool:
 
 async def _converse(name: str, texts: list[bytes]) -> None:
     hub = Hub(MemoryBus("here"))
-    limits, metrics = Limits(SETTINGS), Metrics()
+    limits = Limits(SETTINGS)
+    service = Service(hub, OpenAuth(), SETTINGS, Metrics(), Rounds())
     connections = []
     for path in (*PATHS.values(), PATHS[name].replace("ann", "eva")):
         dialect = dialect_at(path, DIALECTS)
@@ -115,15 +117,11 @@ async def _converse(name: str, texts: list[bytes]) -> None:
         connection = Connection(
             cast(socket.socket, _Socket()),
             dialect,
-            hub=hub,
-            auth=OpenAuth(),
-            settings=SETTINGS,
+            service=service,
             lease=limits.admit("192.0.2.1", 0),
-            metrics=metrics,
-            rounds=Rounds(),
         )
-        hub.arrive(connection.peer)
-        await connection._perform(dialect.opened(connection.peer.id))
+        hub.arrive(connection.session)
+        await service.perform(connection.session, dialect.opened(connection.session.id))
         connections.append(connection)
     _, live, stream, mesh, speaker = connections
     await live._take([Message(Opcode.TEXT, b'{"type":"join_room","room_id":"r"}')])
@@ -131,13 +129,13 @@ async def _converse(name: str, texts: list[bytes]) -> None:
     await mesh._take([Message(Opcode.TEXT, b'{"type":"auth_token","clientId":"mia"}')])
     for text in texts:
         await speaker._take([Message(Opcode.TEXT, text)])
-        if speaker.peer.closed_with is not None:
+        if speaker.session.closed_with is not None:
             break
     for connection in connections:
-        assert connection.peer.closed_with is not INTERNAL_ERROR
-        hub.depart(connection.peer)
+        assert connection.session.closed_with is not INTERNAL_ERROR
+        hub.depart(connection.session)
     assert not hub.rooms
-    assert not hub.peers
+    assert not hub.participants
 
 
 TARGETS: dict[str, Callable[[bytes], None]] = {

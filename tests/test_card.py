@@ -24,6 +24,7 @@ from tests.tokens import SECRET, make_token
 from trio_signal.connection import Connection
 from trio_signal.dialects.mesh import MeshDialect
 from trio_signal.server import Server, open_server
+from trio_signal.session import Session
 
 ROOM = "the card"
 
@@ -84,7 +85,7 @@ async def open_stage(
 
 
 def is_peer(connection: Connection) -> bool:
-    identity = connection.peer.identity
+    identity = connection.session.identity
     return identity is not None and identity.user_id == "peer"
 
 
@@ -93,9 +94,10 @@ def is_peer(connection: Connection) -> bool:
 
 async def cancelled_scope(stage: Stage, peer: RawClient) -> None:
     """The scope of the connection's nursery."""
-    (scope,) = [peer._scope for peer in stage.here.hub.peers]
-    assert scope is not None
-    scope.cancel()
+    (session,) = stage.here.hub.participants
+    assert isinstance(session, Session)
+    assert session._scope is not None
+    session._scope.cancel()
 
 
 async def exception_in_receive(stage: Stage, peer: RawClient) -> None:
@@ -111,14 +113,14 @@ async def exception_in_receive(stage: Stage, peer: RawClient) -> None:
 
 
 async def exception_in_heartbeat(stage: Stage, peer: RawClient) -> None:
-    check = Connection._check_time
+    pass_time = Session.pass_time
 
-    def fail(connection: Connection, now: float) -> bool:
-        if is_peer(connection):
+    def fail(session: Session, now: float) -> None:
+        if session.identity is not None and session.identity.user_id == "peer":
             raise RuntimeError("heartbeat failed")
-        return check(connection, now)
+        pass_time(session, now)
 
-    stage.monkeypatch.setattr(Connection, "_check_time", fail)
+    stage.monkeypatch.setattr(Session, "pass_time", fail)
 
 
 async def exception_in_dialect(stage: Stage, peer: RawClient) -> None:
@@ -236,7 +238,7 @@ async def test_a_connection_that_ends_leaves_nothing(
         async with trio.open_nursery() as nursery:
             nursery.start_soon(hear_of_the_end, witness, cause)
             await way(stage, peer)
-        await until(lambda: not stage.here.hub.peers)
+        await until(lambda: not stage.here.hub.participants)
         assert not stage.here.hub.rooms
         with trio.fail_after(PATIENCE):
             while await stage.subscribers() > 1:  # noqa: ASYNC110

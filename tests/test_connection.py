@@ -34,7 +34,7 @@ from tests.raw import (
 )
 from trio_signal.auth import OpenAuth
 from trio_signal.bus.memory import MemoryBus
-from trio_signal.connection import MAX_MALFORMED, Connection
+from trio_signal.connection import Connection
 from trio_signal.dialects import Dialect, dialect_at
 from trio_signal.dialects.room import RoomDialect
 from trio_signal.errors import AuthenticationError
@@ -44,8 +44,9 @@ from trio_signal.messages.commands import Action, Authenticate, Close, Send
 from trio_signal.messages.events import Answer, Event, Notice, Typing
 from trio_signal.messages.identity import Grants, Identity, ServerInfo
 from trio_signal.metrics import Metrics
-from trio_signal.peer import Peer
 from trio_signal.rounds import Rounds
+from trio_signal.service import Service
+from trio_signal.session import MAX_MALFORMED, Session
 
 #: Seconds, short enough for the patience of the clients.
 HEARTBEAT, HEARTBEAT_TIMEOUT, AUTH_TIMEOUT = 3.0, 2.0, 4.0
@@ -84,18 +85,17 @@ class World:
             "auth_timeout": AUTH_TIMEOUT,
             **given,
         }
+        service = Service(
+            self.hub, auth or OpenAuth(), settings(**given), self.metrics, self.rounds
+        )
         connection = Connection(
             server,
             at(dialect) if isinstance(dialect, str) else dialect,
-            hub=self.hub,
-            auth=auth or OpenAuth(),
-            settings=settings(**given),
+            service=service,
             token=token,
             lease=self.limits.admit("192.0.2.1", trio.current_time()),
-            metrics=self.metrics,
-            rounds=self.rounds,
         )
-        (nursery or self.nursery).start_soon(_run, connection, server)
+        (nursery or self.nursery).start_soon(_run, service, connection, server)
         return RawClient.of(client), connection
 
     async def enter(
@@ -117,9 +117,9 @@ def at(target: str) -> Dialect:
     return dialect
 
 
-async def _run(connection: Connection, sock: socket.socket) -> None:
+async def _run(service: Service, connection: Connection, sock: socket.socket) -> None:
     with sock:
-        await connection.run()
+        await service.run(connection.session, connection)
 
 
 @pytest.fixture
@@ -134,7 +134,7 @@ async def world() -> AsyncIterator[World]:
         yield world
         nursery.cancel_scope.cancel()
     world.close()
-    assert hub.peers == set()
+    assert hub.participants == set()
     assert hub.rooms == {}
 
 
@@ -520,7 +520,7 @@ async def test_hearing_is_not_a_sign_of_life(world: World, autojump_clock: MockC
     bob, _ = await world.enter("/ws/r/bob")
     await ann.wait_for("user_joined")
     with trio.fail_after(PATIENCE):
-        while len(world.hub.peers) == 2:
+        while len(world.hub.participants) == 2:
             await bob.say({"type": "typing_start"})
             await trio.sleep(0.5)
     assert await hears(bob) == ["user_left"]
@@ -565,7 +565,7 @@ async def test_the_room_hears_of_it_before_the_goodbye(
     # Ann neither reads the close frame nor ends her side.
     await bob.wait_for("user_left")
     assert trio.current_time() - start == pytest.approx(0)
-    assert len(world.hub.peers) == 1
+    assert len(world.hub.participants) == 1
 
 
 @pytest.mark.parametrize("reads", [True, False])
@@ -625,7 +625,7 @@ async def test_a_connection_that_is_over_is_no_garbage(world: World) -> None:
             await ann.wait_for("room_state")
             await ann.send(client_close(1000))
             await ann.expect_close(1000)
-        assert not [each for each in gc.get_objects() if type(each) in (Connection, Peer)]
+        assert not [each for each in gc.get_objects() if type(each) in (Connection, Session)]
     finally:
         gc.enable()
 
@@ -664,7 +664,7 @@ async def test_a_client_that_is_gone_gets_no_goodbye(world: World, half: bool) -
 
 async def test_a_peer_that_is_closed_gets_the_reason(world: World) -> None:
     ann, connection = await world.enter()
-    connection.peer.close(Close(4409, "Replaced"))
+    connection.session.close(Close(4409, "Replaced"))
     assert await ann.expect_close(4409, "Replaced") == []
 
 
@@ -695,7 +695,7 @@ async def test_a_cancelled_connection_is_gone_and_the_room_knows(
         await ann.say(*messages)
         await bob.wait_for("broadcast-started")
         nursery.cancel_scope.cancel()
-    assert len(world.hub.peers) == 1
+    assert len(world.hub.participants) == 1
     assert await hears(bob) == ["broadcast-stopped", "user_left"]
     # Nobody waits for anything in a cancelled scope: no close frame, but an end.
     frames, rest = split_frames(await ann.read_to_end())
@@ -769,7 +769,7 @@ async def test_an_error_ends_the_one_connection(
     assert await hears(bob) in (["user_joined", "user_left"], [])
     (record,) = caplog.get_records("call")
     assert record.levelno == logging.ERROR
-    assert connection.peer.id in record.getMessage()
+    assert connection.session.id in record.getMessage()
     assert record.exc_info is not None
     assert "failed" in str(record.exc_info[1])
 

@@ -42,6 +42,6 @@ def test_the_targets_see_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
         raise ZeroDivisionError
 
     monkeypatch.setattr("trio_signal.dialects.room.chat_message", fail)
-    monkeypatch.setattr("trio_signal.peer.logger.exception", lambda *args: None)
+    monkeypatch.setattr("trio_signal.session.logger.exception", lambda *args: None)
     with pytest.raises(AssertionError):
         TARGETS["room"](b'{"type":"message","content":"x"}')

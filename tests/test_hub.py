@@ -1,10 +1,9 @@
 """Hub: what peers of two replicas are told of each other.
 
-The replicas share one memory network; each peer has a real outbox on a pair of
-sockets, and is told things in the words of its dialect.
+The replicas share one memory network. There is no socket: what a session is told, in the words
+of its dialect, is recorded.
 """
 
-import socket
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from functools import partial
@@ -18,7 +17,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from tests.clients import Message
 from tests.members import member as make_member
-from tests.raw import split_frames
+from tests.sessions import Recorder, make_session
 from trio_signal.bus.memory import MemoryBus, MemoryNetwork
 from trio_signal.clock import utc_now
 from trio_signal.dialects import Dialect
@@ -58,25 +57,19 @@ from trio_signal.messages.events import (
 )
 from trio_signal.messages.identity import Grants, Identity, SignalKind
 from trio_signal.notes.memory import MemoryNotes
-from trio_signal.outbox import Outbox
-from trio_signal.peer import Peer
 
 
 class Tab:
-    """One connection, without its tasks: a peer at a hub, and what it was told."""
+    """One session at a hub, and what it was told."""
 
     def __init__(
         self, hub: Hub, dialect: Dialect, peer_id: str, user_id: str | None = None
     ) -> None:
         self.hub = hub
-        self.socket, theirs = socket.socketpair()
-        self._theirs = theirs
-        for each in (self.socket, theirs):
-            each.setblocking(False)
-        self.peer = Peer(peer_id, dialect, Outbox(theirs, 1 << 20, hub.flusher))
+        self._recorder = Recorder()
+        self.peer = make_session(peer_id, dialect, self._recorder)
         user_id = user_id or peer_id
         self.peer.identity = Identity(user_id, user_id, user_id.title())
-        self._buffer = b""
         hub.arrive(self.peer)
 
     async def join(self, room: str = "r", *, viewer: bool = False) -> None:
@@ -105,15 +98,7 @@ class Tab:
 
     def heard(self) -> list[Message]:
         """What this was told since it was last asked."""
-        self.hub.flusher.deliver()
-        try:
-            while data := self.socket.recv(1 << 16):
-                self._buffer += data
-        except BlockingIOError:
-            pass
-        frames, self._buffer = split_frames(self._buffer)
-        assert self._buffer == b""
-        return [frame.message for frame in frames]
+        return self._recorder.take()
 
     def types(self) -> list[str]:
         return [message["type"] for message in self.heard()]
@@ -122,10 +107,6 @@ class Tab:
     def closed_with(self) -> int | None:
         """The code that its connection ends with."""
         return self.peer.closed_with.code if self.peer.closed_with else None
-
-    def close(self) -> None:
-        self.socket.close()
-        self._theirs.close()
 
 
 class Replicas:
@@ -186,7 +167,7 @@ class Replicas:
                 for peer_id, peer in room.peers.items():
                     assert peer.memberships[room_id] == peer_id
                     assert room.members[peer_id].replica == hub.bus.replica
-            for peer in hub.peers:
+            for peer in hub.participants:
                 for room_id, peer_id in peer.memberships.items():
                     assert hub.rooms[room_id].peers[peer_id] is peer
         for room_id, known in self.network.rooms.items():
@@ -209,8 +190,6 @@ async def open_replicas(**caps: Any) -> AsyncIterator[Replicas]:
         await replicas.settle()
         replicas.check()
         nursery.cancel_scope.cancel()
-    for tab in replicas.tabs:
-        tab.close()
 
 
 @pytest.fixture
@@ -321,15 +300,15 @@ async def test_departing_needs_no_checkpoint_and_cannot_be_cancelled(replicas: R
     bob = await replicas.mesh(replicas.b, "bob")
     replicas.forget()
     carl = replicas.tab(replicas.a, MeshDialect("r"), "carl")
-    with trio.CancelScope() as scope, replicas.a.visit(carl.peer) as peer:
-        await replicas.a.join(peer, Join("r", "carl"))
+    with trio.CancelScope() as scope, replicas.a.stay(carl.peer):
+        await carl.join()
         scope.cancel()
         await trio.lowlevel.checkpoint()
     assert scope.cancelled_caught
     await replicas.settle()
     assert ann.types() == ["user_joined", "user_left"]
     assert bob.types() == ["user_joined", "user_left"]
-    assert carl.peer not in replicas.a.peers
+    assert carl.peer not in replicas.a.participants
 
 
 async def test_departing_is_told_also_when_an_error_ends_the_connection(
@@ -340,7 +319,7 @@ async def test_departing_is_told_also_when_an_error_ends_the_connection(
     ann = replicas.tab(replicas.a, MeshDialect("r"), "ann")
 
     async def fail() -> None:
-        with replicas.a.visit(ann.peer):
+        with replicas.a.stay(ann.peer):
             await ann.join()
             raise LookupError
 
@@ -421,7 +400,7 @@ async def test_a_join_that_is_cancelled_leaves_nothing(replicas: Replicas, steps
     ann = replicas.tab(replicas.a, MeshDialect("r"), "ann")
 
     async def stay() -> None:
-        with replicas.a.visit(ann.peer):
+        with replicas.a.stay(ann.peer):
             await ann.join()
             await trio.sleep_forever()
 
@@ -491,22 +470,21 @@ async def test_who_came_back_before_the_loss_was_noticed_gets_the_rooms(
     hub = replicas.b if elsewhere else replicas.a
     lost = await replicas.live(replicas.a, "a1", "ann")
     await replicas.a.recall_rooms(lost.peer)
-    called: list[str] = []
-    for name in ("tab", "heir"):
-        newer = replicas.tab(hub, LiveDialect({}), name, "ann")
-        newer.peer.inherit = lambda rooms, name=name: called.append(name)  # type: ignore[misc]
-        await hub.recall_rooms(newer.peer)
-        if name == "tab":
-            lost.peer.heard = trio.current_time()
+    another = replicas.tab(hub, LiveDialect({}), "a2", "ann")
+    await hub.recall_rooms(another.peer)
+    lost.peer.last_heard = trio.current_time()
+    back = replicas.tab(hub, LiveDialect({}), "a3", "ann")
+    await hub.recall_rooms(back.peer)
     lost.depart()
     await replicas.settle()
-    assert called == ["heir"]
+    assert another.peer.rejoins is None
+    assert back.peer.rejoins is not None
 
 
 async def test_rooms_that_a_lost_connection_had_not_come_to_are_the_next_ones(
     replicas: Replicas,
 ) -> None:
-    """Neither those that it inherited nor those that it recalled; but what it was refused."""
+    """Those that it was to rejoin and was not let into, or had no time for."""
     lost = await replicas.live(replicas.a, "a1", "ann")
     await replicas.a.recall_rooms(lost.peer)
     for room in "stuv":
@@ -519,12 +497,10 @@ async def test_rooms_that_a_lost_connection_had_not_come_to_are_the_next_ones(
         await second.join(room)
     second.do(Leave("s"))
     third = replicas.tab(replicas.b, LiveDialect({}), "a3", "ann")
-    third.peer.arrived = second.peer.heard + 1
+    third.peer.arrived = second.peer.last_heard + 1
     await replicas.b.recall_rooms(third.peer)
-    inherited: list[str] = []
-    third.peer.inherit = inherited.extend
     second.depart()
-    assert set(inherited) == set("rtv")
+    assert set(third.peer.rejoins or ()) == set("rtv")
     await third.join("t")
     third.depart()
     fourth = replicas.tab(replicas.a, LiveDialect({}), "a4", "ann")
@@ -1109,7 +1085,7 @@ async def test_one_peer_id_at_many_places_at_once_is_one_peer(
     ]
 
     async def stay(tab: Tab) -> None:
-        with tab.hub.visit(tab.peer):
+        with tab.hub.stay(tab.peer):
             await tab.join()
             with trio.CancelScope() as scope:
                 tab.peer.live_in(scope)

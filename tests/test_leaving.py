@@ -30,9 +30,9 @@ from trio_signal.dialects import DIALECTS, Dialect
 from trio_signal.messages.commands import Action
 from trio_signal.messages.events import Notice, RoomEvent, WentLive
 from trio_signal.outbox import Outbox
-from trio_signal.peer import Peer
 from trio_signal.room import Room
 from trio_signal.server import open_sockets
+from trio_signal.session import Session
 from trio_signal.websocket import FrameParser
 
 
@@ -588,7 +588,7 @@ def check_order(witness: Witness, heard: Iterable[Message]) -> None:
 
 # Nothing stays behind
 
-OURS = (Peer, Connection, Outbox, FrameParser, Room, *DIALECTS.values())
+OURS = (Session, Connection, Outbox, FrameParser, Room, *DIALECTS.values())
 TRIOS = (trio.Nursery, trio.lowlevel.Task)
 
 

@@ -2,9 +2,8 @@
 
 import socket
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import NamedTuple
 
 import pytest
@@ -15,6 +14,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from tests.clients import PATIENCE
 from tests.raw import TEXT, Frame, RawClient, split_frames
+from trio_signal.alarm import Alarm
 from trio_signal.outbox import Flusher, Outbox
 from trio_signal.websocket import close_frame, text_frame
 
@@ -30,6 +30,17 @@ def socket_pair() -> Iterator[tuple[socket.socket, socket.socket]]:
         server.setblocking(False)
         server.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
         yield server, client
+
+
+class Calling(Alarm):
+    """Calls somebody when it is set."""
+
+    def __init__(self, call: Callable[[], None]) -> None:
+        super().__init__()
+        self._call = call
+
+    def set(self, at: float = 0.0) -> None:
+        self._call()
 
 
 def numbered(number: int, size: int = 0) -> bytes:
@@ -100,7 +111,7 @@ async def test_what_is_put_in_one_turn_goes_out_together(flusher: Flusher) -> No
     server, client = socket.socketpair(type=socket.SOCK_SEQPACKET)  # a send, a packet
     with server, client:
         server.setblocking(False)
-        outbox = Outbox(server, LIMIT, flusher)
+        outbox = Outbox(server, LIMIT, flusher, Alarm())
         for _ in range(3):
             assert outbox.put(b"one ")
             assert outbox.put(b"two")
@@ -111,7 +122,7 @@ async def test_what_is_put_in_one_turn_goes_out_together(flusher: Flusher) -> No
 
 async def test_each_outbox_gets_its_own(flusher: Flusher) -> None:
     with socket_pair() as (first, one), socket_pair() as (second, two):
-        outboxes = [Outbox(sock, LIMIT, flusher) for sock in (first, second)]
+        outboxes = [Outbox(sock, LIMIT, flusher, Alarm()) for sock in (first, second)]
         for number in range(100):
             outboxes[number % 2].put(text_frame(numbered(number)))
         await wait_all_tasks_blocked()
@@ -123,7 +134,7 @@ async def test_each_outbox_gets_its_own(flusher: Flusher) -> None:
 async def test_what_was_put_before_the_courier_works_is_not_forgotten() -> None:
     flusher = Flusher()
     with socket_pair() as (server, client):
-        outbox = Outbox(server, LIMIT, flusher)
+        outbox = Outbox(server, LIMIT, flusher, Alarm())
         assert outbox.put(b"early")
         async with trio.open_nursery() as nursery:
             nursery.start_soon(flusher.run)
@@ -148,7 +159,7 @@ async def test_late_ones_are_served_after_the_others(flusher: Flusher) -> None:
 
     with socket_pair() as (first, _one), socket_pair() as (second, _two):
         for sock, name in ((first, "late"), (second, "prompt")):
-            outbox = Noted(sock, LIMIT, flusher)
+            outbox = Noted(sock, LIMIT, flusher, Alarm())
             outbox.name, outbox.is_late = name, name == "late"
             outbox.put(b"frame")
         await wait_all_tasks_blocked()
@@ -157,7 +168,10 @@ async def test_late_ones_are_served_after_the_others(flusher: Flusher) -> None:
 
 async def test_a_dead_outbox_does_not_keep_others_from_theirs(flusher: Flusher) -> None:
     with socket_pair() as (server, client), socket_pair() as (dying, gone):
-        dead, outbox = Outbox(dying, LIMIT, flusher), Outbox(server, LIMIT, flusher)
+        dead, outbox = (
+            Outbox(dying, LIMIT, flusher, Alarm()),
+            Outbox(server, LIMIT, flusher, Alarm()),
+        )
         dead.put(b"for nobody")
         outbox.put(b"for somebody")
         gone.close()
@@ -174,8 +188,8 @@ async def test_an_error_with_one_outbox_ends_its_connection_and_no_other(
         raise RuntimeError("nobody thought of this")
 
     with socket_pair() as (failing, one), socket_pair() as (server, two):
-        bad, good = Outbox(failing, LIMIT, flusher), Outbox(server, LIMIT, flusher)
-        bad.begins_to_wait = fail
+        bad = Outbox(failing, LIMIT, flusher, Calling(fail))
+        good = Outbox(server, LIMIT, flusher, Alarm())
         bad.put(b"x" * 50_000)
         good.put(b"for somebody")
         await wait_all_tasks_blocked()
@@ -191,7 +205,7 @@ async def test_more_than_fits_in_one_turn_is_sent_before_the_limit_counts(flushe
     server, client = socket.socketpair()
     with server, client:
         server.setblocking(False)
-        outbox = Outbox(server, 1000, flusher)
+        outbox = Outbox(server, 1000, flusher, Alarm())
         for number in range(50):
             assert outbox.put(text_frame(numbered(number, 100)))
         await wait_all_tasks_blocked()
@@ -201,7 +215,7 @@ async def test_more_than_fits_in_one_turn_is_sent_before_the_limit_counts(flushe
 
 async def test_the_rest_is_sent_when_the_client_reads(flusher: Flusher) -> None:
     with socket_pair() as (server, client):
-        outbox = Outbox(server, 1_000_000, flusher)
+        outbox = Outbox(server, 1_000_000, flusher, Alarm())
         frames = [text_frame(numbered(i, size=(i * 997) % 20_000)) for i in range(60)]
         for frame in frames:
             assert outbox.put(frame)
@@ -221,7 +235,7 @@ async def test_the_rest_is_sent_when_the_client_reads(flusher: Flusher) -> None:
 
 async def test_nothing_overtakes_what_waits(flusher: Flusher) -> None:
     with socket_pair() as (server, client):
-        outbox = Outbox(server, LIMIT, flusher)
+        outbox = Outbox(server, LIMIT, flusher, Alarm())
         assert outbox.put(text_frame(numbered(0, 30_000)))
         await wait_all_tasks_blocked()
         assert outbox.size > 0
@@ -236,11 +250,12 @@ async def test_nothing_overtakes_what_waits(flusher: Flusher) -> None:
         assert (numbers(frames), torn) == ([0, 1], b"")
 
 
-async def test_after_waiting_the_courier_sends_again(flusher: Flusher) -> None:
+async def test_after_waiting_the_flusher_sends_again(flusher: Flusher) -> None:
     with socket_pair() as (server, client), trio.fail_after(PATIENCE):
-        outbox = Outbox(server, LIMIT, flusher)
         async with trio.open_nursery() as nursery:
-            outbox.begins_to_wait = partial(nursery.start_soon, outbox.flush)
+            outbox = Outbox(
+                server, LIMIT, flusher, Calling(lambda: nursery.start_soon(outbox.flush))
+            )
             for _ in range(3):
                 received = b""
                 outbox.put(text_frame(numbered(1, 50_000)))
@@ -258,7 +273,7 @@ async def test_after_waiting_the_courier_sends_again(flusher: Flusher) -> None:
 
 async def test_a_full_outbox_refuses_what_comes_and_forgets_what_waits(flusher: Flusher) -> None:
     with socket_pair() as (server, client):
-        outbox = Outbox(server, LIMIT, flusher)
+        outbox = Outbox(server, LIMIT, flusher, Alarm())
         taken = fill(outbox)
         assert outbox.overflowed
         # All but the rest of the frame that is half out.
@@ -276,7 +291,7 @@ async def test_a_half_sent_frame_is_completed_before_the_close_frame(
     size: int, flusher: Flusher
 ) -> None:
     with socket_pair() as (server, client):
-        outbox = Outbox(server, LIMIT, flusher)
+        outbox = Outbox(server, LIMIT, flusher, Alarm())
         fill(outbox, size=size)
         *frames, last = await goodbye(outbox, server, client)
         assert last.close_code == 1013
@@ -294,7 +309,7 @@ async def test_a_client_that_does_not_read_costs_little_more_than_the_limit(
     size: int, factor: float, flusher: Flusher
 ) -> None:
     with socket_pair() as (server, _client):
-        outbox = Outbox(server, LIMIT, flusher)
+        outbox = Outbox(server, LIMIT, flusher, Alarm())
         tracemalloc.start()
         try:
             for number in range(20_000):
@@ -307,7 +322,7 @@ async def test_a_client_that_does_not_read_costs_little_more_than_the_limit(
 
 async def test_nothing_is_sent_to_a_dead_socket(flusher: Flusher) -> None:
     with socket_pair() as (server, client):
-        outbox = Outbox(server, LIMIT, flusher)
+        outbox = Outbox(server, LIMIT, flusher, Alarm())
         client.close()
         outbox.put(b"anybody?")
         await wait_all_tasks_blocked()
@@ -320,7 +335,7 @@ async def test_nothing_is_sent_to_a_dead_socket(flusher: Flusher) -> None:
 
 async def test_a_socket_that_dies_while_something_waits_ends_the_waiting(flusher: Flusher) -> None:
     with socket_pair() as (server, client), trio.fail_after(PATIENCE):
-        outbox = Outbox(server, LIMIT, flusher)
+        outbox = Outbox(server, LIMIT, flusher, Alarm())
         assert outbox.put(b"x" * 50_000)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(outbox.flush)
@@ -354,12 +369,13 @@ async def test_a_client_gets_whole_frames_in_order_and_then_the_close_frame(
 ) -> None:
     with socket_pair() as (server, client), trio.fail_after(PATIENCE):
         flusher = Flusher()
-        outbox = Outbox(server, LIMIT, flusher)
         received = b""
         taken = []
         async with trio.open_nursery() as nursery:
             nursery.start_soon(flusher.run)
-            outbox.begins_to_wait = partial(nursery.start_soon, outbox.flush)
+            outbox = Outbox(
+                server, LIMIT, flusher, Calling(lambda: nursery.start_soon(outbox.flush))
+            )
             for number, step in enumerate(steps):
                 match step:
                     case Step("put", size):

@@ -5,7 +5,9 @@ import trio
 from tests.clients import PATIENCE, Service
 from tests.conftest import settings
 from tests.raw import open_raw
+from trio_signal.outbox import Outbox
 from trio_signal.server import open_server
+from trio_signal.session import Session
 
 
 async def test_a_peer_is_told_who_is_there(service: Service) -> None:
@@ -59,6 +61,7 @@ async def test_small_frames_do_not_wait_for_each_other() -> None:
             open_raw(f"{server.host}:{server.port}") as client,
         ):
             await client.upgrade("/ws/r")
-            (peer,) = server.hub.peers
-            sock = peer.outbox._sock
-            assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
+            (session,) = server.hub.participants
+            assert isinstance(session, Session)
+            assert isinstance(session._outbox, Outbox)
+            assert session._outbox._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1

@@ -83,11 +83,12 @@ from trio_signal.notes import TOUCH_INTERVAL, Notes
 from trio_signal.notes.memory import MemoryNotes
 from trio_signal.online import Online
 from trio_signal.outbox import Flusher
-from trio_signal.peer import Peer
+from trio_signal.participant import Participant
 from trio_signal.presence import reconcile
 from trio_signal.private import PrivateMessages
 from trio_signal.returning import Returning
 from trio_signal.rooms import Rooms
+from trio_signal.session import Session
 from trio_signal.signals import Signals
 
 logger = logging.getLogger(__name__)
@@ -104,24 +105,23 @@ BAN_SECONDS = 60.0
 _MAX_REASON = 120
 
 
-class Visit:
-    """A connection's stay at the hub; leaving it leaves every room.
+class Stay:
+    """A participant's stay at the hub; leaving it leaves every room.
 
     A plain context manager: its exit awaits nothing, so it is done whatever
-    ended the connection.
+    ended the stay.
     """
 
-    __slots__ = ("_hub", "_peer")
+    __slots__ = ("_hub", "_participant")
 
-    def __init__(self, hub: "Hub", peer: Peer) -> None:
+    def __init__(self, hub: "Hub", participant: Participant) -> None:
         """Prepare the stay; it begins on entering."""
         self._hub = hub
-        self._peer = peer
+        self._participant = participant
 
-    def __enter__(self) -> Peer:
+    def __enter__(self) -> None:
         """Begin the stay."""
-        self._hub.arrive(self._peer)
-        return self._peer
+        self._hub.arrive(self._participant)
 
     def __exit__(
         self,
@@ -130,7 +130,7 @@ class Visit:
         traceback: TracebackType | None,
     ) -> None:
         """End it, and tell all rooms."""
-        self._hub.depart(self._peer)
+        self._hub.depart(self._participant)
 
 
 class Hub:
@@ -163,7 +163,7 @@ class Hub:
         #: Who is online, on all replicas; whoever made the hub runs it as well.
         self.online = Online(bus, self._metrics)
         self.rooms = Rooms(bus, self._metrics)
-        self.peers: set[Peer] = set()
+        self.participants: set[Participant] = set()
         #: Sends what they are told; whoever made the hub runs it as well.
         self.flusher = Flusher()
         self._returning = Returning(bus, self.notes)
@@ -192,30 +192,31 @@ class Hub:
         announcements = self.announcements.degraded if self.announcements is not None else None
         return "; ".join(filter(None, (self.bus.degraded, announcements))) or None
 
-    def visit(self, peer: Peer) -> Visit:
-        """The stay of a connection, as a context manager."""
-        return Visit(self, peer)
+    def stay(self, participant: Participant) -> Stay:
+        """The stay of a session, or of another participant, as a context manager."""
+        return Stay(self, participant)
 
-    def arrive(self, peer: Peer) -> None:
-        """Count a peer among those that are connected."""
-        self.peers.add(peer)
+    def arrive(self, participant: Participant) -> None:
+        """Count a participant among those that are here."""
+        self.participants.add(participant)
         if self.rooms.closing is not None:
-            peer.close(self.rooms.closing)
+            participant.close(self.rooms.closing)
 
-    def depart(self, peer: Peer) -> None:
-        """Take a peer out of all its rooms, and tell them."""
-        self.peers.discard(peer)
-        self.online.remove(peer)
-        if self.announcements is not None:
-            self.announcements.unsubscribe(peer)
-        peer.left = room_ids = tuple(peer.memberships)
+    def depart(self, participant: Participant) -> None:
+        """Take a participant out of all its rooms, and tell them."""
+        self.participants.discard(participant)
+        if isinstance(participant, Session):
+            self.online.remove(participant)
+            if self.announcements is not None:
+                self.announcements.unsubscribe(participant)
+        participant.left = room_ids = tuple(participant.memberships)
         for room_id in room_ids:
             try:
-                self._membership.leave(peer, room_id, peer.leave_cause)
+                self._membership.leave(participant, room_id, participant.leave_cause)
             except Exception:
                 logger.exception("a peer has left room %s, and not all were told", ascii(room_id))
-        self._returning.depart(peer, room_ids)
-        self._private.remove(peer)
+        self._returning.depart(participant, room_ids)
+        self._private.remove(participant)
 
     async def close_all(self, close: Close, *, within: float = 0.0) -> None:
         """End all connections, and at once those that are about to come.
@@ -224,7 +225,7 @@ class Hub:
         `LEAVE_RATE` of them, so that they do not all come back elsewhere at one moment.
         """
         self.rooms.closing = close
-        leaving = list(self.peers)
+        leaving = list(self.participants)
         began, seconds = trio.current_time(), min(within, len(leaving) / LEAVE_RATE)
         for number, peer in enumerate(leaving):
             peer.close(close)
@@ -238,26 +239,26 @@ class Hub:
 
     # Commands that wait for the bus
 
-    async def join(self, peer: Peer, command: Join) -> None:
+    async def join(self, peer: Participant, command: Join) -> None:
         """Enter a room, and tell the peer and the room of it."""
         entered = await self._membership.join(peer, command)
-        if entered and peer.dialect.resumes != "nothing":
+        if entered and peer.resumes != "nothing":
             await self.live.resume(peer, command.room_id)
         identity, is_in = peer.identity, command.room_id in peer.memberships
         if entered and command.reachable and identity is not None and is_in:
             self._private.add(peer, identity.user_id)
         # If this was cancelled, the user's next connection has to do it.
-        if peer.recalled:
-            peer.recalled = tuple(room for room in peer.recalled if room != command.room_id)
+        if peer.to_rejoin:
+            peer.to_rejoin = tuple(room for room in peer.to_rejoin if room != command.room_id)
 
-    async def tell_user(self, peer: Peer, command: PrivateCommand) -> None:
+    async def tell_user(self, peer: Participant, command: PrivateCommand) -> None:
         """Tell one user alone, on whichever replica; see `PrivateMessages`."""
         if peer.identity is None:
             peer.tell(Refused(command, Refusal.NOT_ALLOWED, utc_now()))
             return
         await self._private.send(peer, peer.identity, command)
 
-    async def open_inbox(self, peer: Peer, command: OpenInbox) -> None:
+    async def open_inbox(self, peer: Participant, command: OpenInbox) -> None:
         """Let a peer hear what is for its user alone."""
         if peer.identity is None:
             peer.tell(Refused(command, Refusal.NOT_ALLOWED, utc_now()))
@@ -265,12 +266,12 @@ class Hub:
         inbox = inbox_of(peer.identity.user_id)
         await self._membership.enter(peer, peer.identity, Join(inbox), _INBOX_CAP)
 
-    async def resume(self, peer: Peer) -> None:
+    async def resume(self, peer: Participant) -> None:
         """Let a peer be live again where its user was, when its server ended without a word."""
         for room_id in tuple(peer.memberships):
             await self.live.resume(peer, room_id)
 
-    async def recall_rooms(self, peer: Peer) -> tuple[str, ...]:
+    async def recall_rooms(self, peer: Participant) -> tuple[str, ...]:
         """Where this user was when it lost its last connection; keeps this one's for the next."""
         return await self._returning.recall(peer)
 
@@ -305,7 +306,7 @@ class Hub:
         for peer in self._private.reachable(change.user_id):
             for room_id, peer_id in list(peer.memberships.items()):
                 room = self.rooms[room_id]
-                member = room.first_of(change.user_id, peer.dialect.name)
+                member = room.first_of(change.user_id, peer.dialect_name)
                 if member is None or member.peer_id != peer_id:
                     continue
                 command = ChangeProfile(
@@ -326,7 +327,7 @@ class Hub:
 
     # Commands that are carried out at once
 
-    def handle(self, peer: Peer, command: RoomCommand) -> None:
+    def handle(self, peer: Participant, command: RoomCommand) -> None:
         """Carry out any other command. Does not block."""
         if isinstance(command, Leave):
             self._returning.keep_out(peer, command.room_id)
@@ -358,7 +359,7 @@ class Hub:
             case _:
                 assert_never(command)
 
-    def _chat(self, peer: Peer, room: LocalRoom, member: Member, command: Chat) -> None:
+    def _chat(self, peer: Participant, room: LocalRoom, member: Member, command: Chat) -> None:
         avatar = clean_picture(command.avatar)
         avatar = member.avatar_url if avatar is None else avatar
         chat = Chatted(room.id, member, str(uuid4()), command.content, avatar, utc_now())
@@ -367,7 +368,7 @@ class Hub:
         peer.tell(ChatSent(room.id, chat.id, chat.at))
 
     def _change_profile(
-        self, peer: Peer, room: LocalRoom, member: Member, command: ChangeProfile
+        self, peer: Participant, room: LocalRoom, member: Member, command: ChangeProfile
     ) -> None:
         command = replace(
             command,
@@ -383,7 +384,7 @@ class Hub:
         self._membership.note(peer, room, member.peer_id)
         self.rooms.tell(peer, room, events)
 
-    def _kick(self, peer: Peer, room: LocalRoom, command: Kick) -> None:
+    def _kick(self, peer: Participant, room: LocalRoom, command: Kick) -> None:
         if peer.identity is None or not peer.identity.grants.moderator:
             peer.tell(Refused(command, Refusal.NOT_ALLOWED, utc_now()))
             return
@@ -460,10 +461,10 @@ class Hub:
         moment = trio_time(heard)
         successor = self._returning.successor(user_id, moment)
         if successor is not None:
-            successor.inherit(())
+            successor.rejoin()
         for peer in self._private.reachable(user_id):
             if peer.arrived > moment and not peer.is_leaving:
-                peer.inherit(())
+                peer.rejoin()
 
     def _note_lost(self, lost: ReplicaLost) -> None:
         """Keep what the users of another replica are to find again; some have come already."""

@@ -19,6 +19,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 import trio
 
+from trio_signal.alarm import Alarm
 from trio_signal.auth import Auth, find_token
 from trio_signal.config import Settings
 from trio_signal.connection import Connection, shut_down
@@ -30,13 +31,11 @@ from trio_signal.errors import (
     Reason,
     RequestRefusedError,
 )
-from trio_signal.hub import Hub
 from trio_signal.limits import Limits, client_address
 from trio_signal.logs import find_request_id
 from trio_signal.messages.commands import Authenticate
-from trio_signal.metrics import Metrics
 from trio_signal.outbox import Outbox
-from trio_signal.rounds import Rounds
+from trio_signal.service import Service
 from trio_signal.tls import serve_tls
 from trio_signal.web.gate import HOST_TEXT
 from trio_signal.web.server import HttpServer
@@ -73,23 +72,18 @@ class Listener:
 
     def __init__(
         self,
-        hub: Hub,
+        service: Service,
         http: HttpServer,
         auth: Auth,
-        settings: Settings,
-        *,
         limits: Limits,
-        metrics: Metrics,
-        rounds: Rounds,
     ) -> None:
         """Take what the connections need."""
-        self._hub = hub
+        self._service = service
         self._http = http
         self._auth = auth
-        self._settings = settings
         self._limits = limits
-        self._metrics = metrics
-        self._rounds = rounds
+        self._settings = service.settings
+        self._metrics = service.metrics
         #: Connections that have not sent a whole head yet.
         self._waiting: set[trio.CancelScope] = set()
         #: Refused clients that have not taken their answer yet.
@@ -134,7 +128,7 @@ class Listener:
                 sock.setblocking(False)
                 connection = await self._open(sock, peer)
                 if connection is not None:
-                    await connection.run()
+                    await self._service.run(connection.session, connection)
         except Exception:
             logger.exception("connection failed")
 
@@ -225,12 +219,8 @@ class Listener:
             connection = Connection(
                 sock,
                 dialect,
-                hub=self._hub,
-                auth=self._auth,
-                settings=self._settings,
+                service=self._service,
                 lease=lease,
-                metrics=self._metrics,
-                rounds=self._rounds,
                 token=token,
                 request_id=find_request_id(request.get_all),
                 opening=answer,
@@ -307,7 +297,7 @@ class Listener:
         self._refusals += 1
         try:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
-            outbox = Outbox(sock, len(answer), self._hub.flusher)
+            outbox = Outbox(sock, len(answer), self._service.hub.flusher, Alarm())
             outbox.put_last(answer)
             with trio.move_on_after(_REFUSAL_TIMEOUT):
                 await outbox.flush()

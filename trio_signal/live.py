@@ -19,7 +19,7 @@ from trio_signal.messages.events import (
 from trio_signal.messages.identity import Live, Member
 from trio_signal.notes import Notes
 from trio_signal.pacing import DELIVERY
-from trio_signal.peer import Peer
+from trio_signal.participant import Participant
 from trio_signal.rooms import Rooms
 
 
@@ -48,7 +48,7 @@ class LiveBroadcasts:
         self._tell_of_listeners = tell_of_listeners
 
     def announce(
-        self, peer: Peer, room: LocalRoom, member: Member, command: StartStreaming
+        self, peer: Participant, room: LocalRoom, member: Member, command: StartStreaming
     ) -> None:
         """Tell the others that a broadcast is about to begin."""
         at = utc_now()
@@ -58,7 +58,7 @@ class LiveBroadcasts:
         else:
             self._rooms.tell(peer, room, [StreamStarting(room.id, member, at)])
 
-    def go(self, peer: Peer, room: LocalRoom, member: Member, command: GoLive) -> None:
+    def go(self, peer: Participant, room: LocalRoom, member: Member, command: GoLive) -> None:
         """Begin a broadcast; an exclusive one ends those that it replaces."""
         refusal = why_not_live(peer.identity, room, member, exclusive=command.exclusive)
         if refusal is not None:
@@ -73,7 +73,7 @@ class LiveBroadcasts:
             self.end_older(room, member, live)
         self._begin(peer, room, member.peer_id, live)
 
-    def _begin(self, peer: Peer, room: LocalRoom, peer_id: str, live: Live) -> None:
+    def _begin(self, peer: Participant, room: LocalRoom, peer_id: str, live: Live) -> None:
         went_live = room.go_live(peer_id, live, utc_now(), exclusive=live.exclusive)
         self._rooms.tell(peer, room, went_live)
         self._membership.note(peer, room, peer_id)
@@ -90,7 +90,7 @@ class LiveBroadcasts:
                 self._membership.leave(peer, room.id)
                 peer.tell(Displaced(room.id))
 
-    def stop(self, peer: Peer, room: LocalRoom, member: Member, command: StopLive) -> None:
+    def stop(self, peer: Participant, room: LocalRoom, member: Member, command: StopLive) -> None:
         """End a broadcast."""
         at = utc_now()
         events = room.stop_live(member.peer_id, at)
@@ -102,14 +102,14 @@ class LiveBroadcasts:
             # It was let in past the cap to broadcast, and would now only watch.
             self._membership.leave(peer, room.id)
 
-    async def resume(self, peer: Peer, room_id: str) -> None:
+    async def resume(self, peer: Participant, room_id: str) -> None:
         """Let a peer be live again where its user was, when its server ended without a word.
 
         Its client does not say so again after a restart. Blocks while the notes are asked.
         """
         if peer.identity is None:
             return
-        user_id, dialect = peer.identity.user_id, peer.dialect.name
+        user_id, dialect = peer.identity.user_id, peer.dialect_name
         lost = await self._notes.lost_member(room_id, user_id, dialect)
         found = self._rooms.find(peer, room_id)
         if lost is None or lost.live is None or found is None:
@@ -124,7 +124,7 @@ class LiveBroadcasts:
         ):
             self._begin(peer, room, member.peer_id, lost.live)
 
-    async def ask(self, peer: Peer, command: AskLive) -> None:
+    async def ask(self, peer: Participant, command: AskLive) -> None:
         """Tell a peer who is live in a room, its own user not among them.
 
         Blocks while the directory is asked.

@@ -9,8 +9,9 @@ from trio_signal.messages.events import Audience, Event, Notice
 from trio_signal.messages.identity import Member
 from trio_signal.metrics import Metrics
 from trio_signal.pacing import DELIVERY, cost_of_delivery
-from trio_signal.peer import Peer, close_untold
+from trio_signal.participant import Participant
 from trio_signal.room import Room
+from trio_signal.session import Session, close_untold
 from trio_signal.websocket import text_frame
 
 #: Users that one broadcast knows to have signalled with. No browser sends to so many.
@@ -24,9 +25,11 @@ class LocalRoom(Room):
         """Make an empty room."""
         super().__init__(room_id)
         self._metrics = metrics
-        self.peers: dict[str, Peer] = {}
-        #: The same by dialect, so that each event is put into words once.
-        self._speakers: dict[type[Dialect], dict[str, Peer]] = {}
+        self.peers: dict[str, Participant] = {}
+        #: Of them the sessions by dialect, so that each event is put into words once.
+        self._speakers: dict[type[Dialect], dict[str, Session]] = {}
+        #: The others, who hear events as they are.
+        self._hearers: dict[str, Participant] = {}
         #: By the peer id of a broadcaster here: the users of the room that it has exchanged
         #: signals with in this broadcast, or that it was told of as listeners.
         self._met: dict[str, set[str]] = {}
@@ -53,20 +56,25 @@ class LocalRoom(Room):
             for met in self._met.values():
                 met.discard(member.user_id)
 
-    def admit(self, peer_id: str, peer: Peer) -> None:
+    def admit(self, peer_id: str, peer: Participant) -> None:
         """Let a peer hear what goes on."""
         self.peers[peer_id] = peer
-        self._speakers.setdefault(type(peer.dialect), {})[peer_id] = peer
+        if isinstance(peer, Session):
+            self._speakers.setdefault(type(peer.dialect), {})[peer_id] = peer
+        else:
+            self._hearers[peer_id] = peer
         peer.memberships[self.id] = peer_id
 
-    def dismiss(self, peer_id: str) -> Peer | None:
+    def dismiss(self, peer_id: str) -> Participant | None:
         """Let a peer hear no more; None if it is not here."""
         peer = self.peers.pop(peer_id, None)
-        if peer is not None:
+        if isinstance(peer, Session):
             speakers = self._speakers[type(peer.dialect)]
             del speakers[peer_id]
             if not speakers:
                 del self._speakers[type(peer.dialect)]
+        if peer is not None:
+            self._hearers.pop(peer_id, None)
             del peer.memberships[self.id]
             self._met.pop(peer_id, None)
         return peer
@@ -91,6 +99,8 @@ class LocalRoom(Room):
             each = cost_of_delivery(len(frame))
             cost, most = cost + len(audience) * each, max(most, each)
             self._count(dialect, notice, len(audience))
+        for hearer in list(self._hearers.values()):
+            hearer.hear(event)
         return cost + (len(self) - len(self.peers)) * most
 
     def _count(self, dialect: type[Dialect], notice: Notice, peers: int) -> None:
@@ -99,7 +109,7 @@ class LocalRoom(Room):
             self._metrics.messages_out[dialect.name][type_of(notice.text)] += peers
             self._metrics.fan_out.observe(peers)
 
-    def _in_words(self, event: Event) -> Iterator[tuple[type[Dialect], dict[str, Peer], Notice]]:
+    def _in_words(self, event: Event) -> Iterator[tuple[type[Dialect], dict[str, Session], Notice]]:
         for dialect, peers in list(self._speakers.items()):
             try:
                 notices = list(dialect.tell(event))
@@ -110,8 +120,8 @@ class LocalRoom(Room):
                 yield dialect, peers, notice
 
     def _audience(
-        self, audience: Audience, peers: dict[str, Peer], user_id: str, own_id: str
-    ) -> Collection[Peer]:
+        self, audience: Audience, peers: dict[str, Session], user_id: str, own_id: str
+    ) -> Collection[Session]:
         match audience:
             case Audience.EVERYONE:
                 return peers.values()

@@ -16,7 +16,7 @@ from trio_signal.messages.events import Entered, Left, Refusal, Refused, Rejoine
 from trio_signal.messages.identity import Identity, Member, Profile, is_internal
 from trio_signal.names import ANONYMOUS
 from trio_signal.notes import Notes
-from trio_signal.peer import Peer
+from trio_signal.participant import Participant
 from trio_signal.rooms import Rooms
 
 logger = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ class Membership:
         self._max_viewers = max_viewers
         self._max_rooms = max_rooms
 
-    async def join(self, peer: Peer, command: Join) -> bool:
+    async def join(self, peer: Participant, command: Join) -> bool:
         """Enter a room, and tell the peer and the room of it; whether it was not there before.
 
         Blocks while the bus is asked.
@@ -62,7 +62,7 @@ class Membership:
         caps = Caps(self._max_room_peers, self._max_viewers if command.viewer else None)
         return await self.enter(peer, identity, command, caps)
 
-    async def enter(self, peer: Peer, identity: Identity, command: Join, caps: Caps) -> bool:
+    async def enter(self, peer: Participant, identity: Identity, command: Join, caps: Caps) -> bool:
         """The same without asking whether it may; for rooms of ours as well."""
         room_id = command.room_id
         member = await self._member(peer, identity, command)
@@ -85,12 +85,12 @@ class Membership:
         members = room.live if room else await self._bus.live(room_id)
         return any(is_rival(member, other) and other.subject != member.subject for other in members)
 
-    def _join_again(self, peer: Peer, room: LocalRoom, me: Member, *, viewer: bool) -> None:
+    def _join_again(self, peer: Participant, room: LocalRoom, me: Member, *, viewer: bool) -> None:
         if viewer:
             self._rooms.tell(peer, room, [Rejoined(room.id, me, len(room), utc_now())])
         self._tell_entered(peer, room, me)
 
-    async def _member(self, peer: Peer, identity: Identity, command: Join) -> Member:
+    async def _member(self, peer: Participant, identity: Identity, command: Join) -> Member:
         username, avatar_url = identity.username, identity.avatar_url
         if command.recall_profile:
             username, avatar_url = await self._recall(command.room_id, identity)
@@ -99,10 +99,10 @@ class Membership:
             user_id=identity.user_id,
             username=username or ANONYMOUS,
             avatar_url=avatar_url,
-            dialect=peer.dialect.name,
+            dialect=peer.dialect_name,
             replica=self._bus.replica,
-            # Peer ids are seen by all dialects, and are taken over within one only.
-            subject=f"{peer.dialect.name} {identity.subject}",
+            # Participant ids are seen by all dialects, and are taken over within one only.
+            subject=f"{peer.dialect_name} {identity.subject}",
             joined_at=unique_now(),
             reserved=command.reserve and identity.verified,
         )
@@ -118,7 +118,9 @@ class Membership:
             await self._notes.remember_profile(room_id, user_id, profile)
         return profile.username, profile.avatar_url
 
-    def _admit(self, peer: Peer, room_id: str, member: Member, others: Sequence[Member]) -> None:
+    def _admit(
+        self, peer: Participant, room_id: str, member: Member, others: Sequence[Member]
+    ) -> None:
         at = utc_now()
         room = self._rooms.get(room_id)
         if room is None:
@@ -135,7 +137,7 @@ class Membership:
         self._tell_joined(peer, room, events)
         self._tell_entered(peer, room, member)
 
-    def _tell_joined(self, peer: Peer, room: LocalRoom, events: Iterable[RoomEvent]) -> None:
+    def _tell_joined(self, peer: Participant, room: LocalRoom, events: Iterable[RoomEvent]) -> None:
         """To the peers here; the bus has told the other replicas."""
         for event in events:
             self._rooms.tell_at_cost(peer, room, event)
@@ -146,7 +148,7 @@ class Membership:
         if replaced is not None:
             replaced.close(Close(CloseCode.REPLACED, "Replaced by a newer connection"))
 
-    def _tell_entered(self, peer: Peer, room: LocalRoom, me: Member) -> None:
+    def _tell_entered(self, peer: Participant, room: LocalRoom, me: Member) -> None:
         peer.tell(Entered(room.id, me, tuple(room.members.values()), utc_now()))
 
     def _abandon(self, room_id: str, member: Member) -> None:
@@ -155,12 +157,12 @@ class Membership:
         if room is None or member.peer_id not in room.peers:
             self._bus.publish(Left(room_id, member, last=True, peers=0, at=utc_now()))
 
-    def leave(self, peer: Peer, room_id: str, cause: LeaveCause = LeaveCause.CLOSED) -> None:
+    def leave(self, peer: Participant, room_id: str, cause: LeaveCause = LeaveCause.CLOSED) -> None:
         """Take a peer out of a room, and tell the others why. Does not block."""
         room = self._rooms[room_id]
         peer_id = peer.memberships[room_id]
         returns = self._returns(peer)
-        if peer.dialect.resumes != "nothing":
+        if peer.resumes != "nothing":
             self._note_leave(room_id, room.members[peer_id], returns=returns)
         room.dismiss(peer_id)
         events = room.leave(peer_id, utc_now(), cause)
@@ -174,7 +176,7 @@ class Membership:
                 except Exception:  # it has left all the same, and the others are told
                     logger.exception("cannot tell that a peer has left")
 
-    def _returns(self, peer: Peer) -> bool:
+    def _returns(self, peer: Participant) -> bool:
         """Whether the server sends it away because it stops, and gives back what it had.
 
         Those that are here are next. To hear of it would make their clients end what goes from
@@ -182,7 +184,7 @@ class Membership:
         """
         closing = self._rooms.closing
         is_sent_away = closing is not None and peer.closed_with is closing
-        return is_sent_away and peer.dialect.resumes != "nothing"
+        return is_sent_away and peer.resumes != "nothing"
 
     def _note_leave(self, room_id: str, member: Member, *, returns: bool) -> None:
         """What the server takes from a user it gives back after the restart; see `Dialect`."""
@@ -194,9 +196,9 @@ class Membership:
         if member.live is not None:
             self._bus.tell_rooms_kept(member.user_id, now)
 
-    def note(self, peer: Peer, room: LocalRoom, peer_id: str) -> None:
+    def note(self, peer: Participant, room: LocalRoom, peer_id: str) -> None:
         """Let the notes have a member as it is now. Does not block."""
-        if peer.dialect.resumes != "nothing":
+        if peer.resumes != "nothing":
             self._notes.keep_member(room.id, room.members[peer_id])
 
 

@@ -27,7 +27,7 @@ from trio_signal.messages.events import LocationUpdated, Moved, OnlineHere, Onli
 from trio_signal.messages.records import Location, OnlinePerson, OnlineUsers, Presence, Stats
 from trio_signal.metrics import Metrics
 from trio_signal.pacing import DELIVERY, cost_of_delivery
-from trio_signal.peer import Peer, close_untold
+from trio_signal.session import Session, close_untold
 from trio_signal.websocket import text_frame
 
 #: Users in one answer, and near somebody.
@@ -64,7 +64,7 @@ class _Local:
     def __init__(self, username: str, rooms: Rooms) -> None:
         self.username = username
         self.rooms = rooms
-        self.peers: set[Peer] = set()
+        self.peers: set[Session] = set()
         self.location: Location | None = None
         #: When the others may be told of its next place.
         self.due = 0.0
@@ -130,8 +130,8 @@ class Online:
         self._metrics = metrics
         self._users: dict[str, _Local] = {}
         #: The peers here by dialect and grants, as they are told the same or nothing.
-        self._groups: dict[_Group, dict[Peer, str]] = {}
-        self._group_of: dict[Peer, _Group] = {}
+        self._groups: dict[_Group, dict[Session, str]] = {}
+        self._group_of: dict[Session, _Group] = {}
         self._sections: dict[str, _Section] = {}
         self._map = _Map()
         #: Users whose last place the others are still to be told.
@@ -144,7 +144,7 @@ class Online:
 
     # Connections of this replica
 
-    def add(self, peer: Peer) -> None:
+    def add(self, peer: Session) -> None:
         """Let a peer hear of others, and its user be known of. Does not block."""
         identity = peer.identity
         if identity is None:
@@ -159,7 +159,7 @@ class Online:
         self._groups.setdefault(group, {})[peer] = user_id
         self._change()
 
-    def remove(self, peer: Peer) -> None:
+    def remove(self, peer: Session) -> None:
         """A peer is gone, if it was here. Does not block."""
         group = self._group_of.pop(peer, None)
         if group is None:
@@ -175,7 +175,7 @@ class Online:
             self._map.remove(user_id)
         self._change()
 
-    def move(self, peer: Peer, command: Move) -> None:
+    def move(self, peer: Session, command: Move) -> None:
         """Take a user's place: tell it who is near, and the others where it is. Does not block."""
         identity = peer.identity
         user = self._users.get(identity.user_id) if identity is not None else None

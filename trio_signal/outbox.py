@@ -3,11 +3,12 @@
 import logging
 import socket
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from typing import NoReturn
 
 import trio
+
+from trio_signal.alarm import Alarm
 
 logger = logging.getLogger(__name__)
 
@@ -78,6 +79,7 @@ class Outbox:
     """
 
     __slots__ = (
+        "_alarm",
         "_broken",
         "_flusher",
         "_is_called",
@@ -86,14 +88,17 @@ class Outbox:
         "_sock",
         "_torn",
         "_waiting",
-        "begins_to_wait",
         "behind",
         "is_late",
         "overflowed",
     )
 
-    def __init__(self, sock: socket.socket, limit: int, flusher: Flusher) -> None:
-        """Take a non-blocking socket, which somebody else closes."""
+    def __init__(self, sock: socket.socket, limit: int, flusher: Flusher, alarm: Alarm) -> None:
+        """Take a non-blocking socket, which somebody else closes.
+
+        `alarm` wakes the task that is to have it flushed when it is `behind`.
+        """
+        self._alarm = alarm
         self._sock = sock
         self._limit = limit
         self._flusher = flusher
@@ -109,8 +114,6 @@ class Outbox:
         self.overflowed = False
         #: Its client has overdrawn what it may spend, and is served after the others.
         self.is_late = False
-        #: Called when there is something to `flush`; set by the connection.
-        self.begins_to_wait: Callable[[], None] = ignore
 
     def put(self, frame: bytes) -> bool:
         """Let the flusher send `frame`; does not block.
@@ -151,7 +154,7 @@ class Outbox:
         self._is_called = False
         if not (self.behind or self.flush_nowait()):
             self.behind = True
-            self.begins_to_wait()
+            self._alarm.set()
 
     def break_off(self) -> None:
         """Send no more; the receiving task sees the end."""
@@ -208,7 +211,3 @@ class Outbox:
     def size(self) -> int:
         """How many bytes wait."""
         return self._size
-
-
-def ignore(*what: object) -> None:
-    """What a peer inherits, sends and counts while its connection does not run."""

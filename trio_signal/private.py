@@ -19,7 +19,7 @@ from trio_signal.messages.identity import Identity, inbox_of, is_internal
 from trio_signal.names import ANONYMOUS, clean_name, clean_picture
 from trio_signal.notes import Notes
 from trio_signal.pacing import cost_of_delivery
-from trio_signal.peer import Peer
+from trio_signal.participant import Participant
 
 
 class PrivateMessages:
@@ -31,13 +31,13 @@ class PrivateMessages:
         self._notes = notes
         self._rooms = rooms
         #: By user: peers in rooms that are told if the user has no inbox.
-        self._peers: dict[str, set[Peer]] = {}
+        self._peers: dict[str, set[Participant]] = {}
 
-    def add(self, peer: Peer, user_id: str) -> None:
+    def add(self, peer: Participant, user_id: str) -> None:
         """From now on the user is told by this peer as well. Does not block."""
         self._peers.setdefault(user_id, set()).add(peer)
 
-    def remove(self, peer: Peer) -> None:
+    def remove(self, peer: Participant) -> None:
         """It has ended. Does not block."""
         user_id = peer.identity.user_id if peer.identity is not None else ""
         peers = self._peers.get(user_id)
@@ -46,11 +46,11 @@ class PrivateMessages:
             if not peers:
                 del self._peers[user_id]
 
-    def reachable(self, user_id: str) -> list[Peer]:
+    def reachable(self, user_id: str) -> list[Participant]:
         """The peers of a user in rooms here that can be told."""
         return list(self._peers.get(user_id, ()))
 
-    async def send(self, peer: Peer, identity: Identity, command: PrivateCommand) -> None:
+    async def send(self, peer: Participant, identity: Identity, command: PrivateCommand) -> None:
         """Tell one user alone, on whichever replica: by its inboxes, else where it is in rooms.
 
         One that is not there is not told. `peer` pays. Blocks while the directory is asked.
@@ -73,7 +73,9 @@ class PrivateMessages:
             else:
                 self._bus.send(replica, event)
 
-    def _event(self, peer: Peer, identity: Identity, command: PrivateCommand) -> PrivateEvent:
+    def _event(
+        self, peer: Participant, identity: Identity, command: PrivateCommand
+    ) -> PrivateEvent:
         match command:
             case SendPrivate():
                 username, avatar_url = self._sender(peer, identity, command)
@@ -94,7 +96,7 @@ class PrivateMessages:
                 assert_never(command)
 
     def _sender(
-        self, peer: Peer, identity: Identity, command: SendPrivate
+        self, peer: Participant, identity: Identity, command: SendPrivate
     ) -> tuple[str, str | None]:
         """What to call a sender: in open mode as it says, else as its room or its token does."""
         username, avatar_url = identity.username, identity.avatar_url

@@ -11,7 +11,7 @@ import trio
 from trio_signal.bus import Bus
 from trio_signal.clock import wall_time
 from trio_signal.notes import Notes
-from trio_signal.peer import Peer
+from trio_signal.participant import Participant
 
 
 class Returning:
@@ -21,19 +21,19 @@ class Returning:
         """Begin without any."""
         self._bus = bus
         self._notes = notes
-        self._peers: dict[str, set[Peer]] = {}
+        self._peers: dict[str, set[Participant]] = {}
 
-    async def recall(self, peer: Peer) -> tuple[str, ...]:
+    async def recall(self, peer: Participant) -> tuple[str, ...]:
         """The rooms in which this user's last connection was lost; from now on keep this one's."""
         if peer.identity is None:
             return ()
         user_id = peer.identity.user_id
         self._peers.setdefault(user_id, set()).add(peer)
         room_ids = await self._notes.recall_rooms(user_id)
-        peer.recalled += room_ids
+        peer.to_rejoin += room_ids
         return room_ids
 
-    def depart(self, peer: Peer, room_ids: Sequence[str]) -> None:
+    def depart(self, peer: Participant, room_ids: Sequence[str]) -> None:
         """Keep the rooms of a connection that has ended for the next one, which may be here.
 
         A client that changes networks comes back long before its old connection
@@ -47,37 +47,37 @@ class Returning:
         others.discard(peer)
         if not others:
             del self._peers[user_id]
-        heard = wall_time(peer.heard)
+        heard = wall_time(peer.last_heard)
         # What the user did since on purpose holds, on whichever connection it was.
         kept = [
             room_id
-            for room_id in dict.fromkeys([*room_ids, *peer.recalled])
+            for room_id in dict.fromkeys([*room_ids, *peer.to_rejoin])
             if not self._notes.has_left(user_id, room_id, heard)
         ]
-        successor = self.successor(user_id, peer.heard)
+        successor = self.successor(user_id, peer.last_heard)
         if successor is not None:
-            successor.recalled += tuple(kept)
-            successor.inherit(kept)
+            successor.to_rejoin += tuple(kept)
+            successor.rejoin(tuple(kept))
         elif kept:
             self._notes.remember_rooms(user_id, kept, heard)
             self._bus.tell_rooms_kept(user_id, heard)
 
-    def successor(self, user_id: str, heard: float) -> Peer | None:
+    def successor(self, user_id: str, heard: float) -> Participant | None:
         """A connection that came after `heard` (Trio's clock), and is not about to end."""
         for peer in self._peers.get(user_id, ()):
             if peer.arrived > heard and not peer.is_leaving:
                 return peer
         return None
 
-    def keep_out(self, peer: Peer, room_id: str) -> None:
+    def keep_out(self, peer: Participant, room_id: str) -> None:
         """The user has left a room on purpose: what older connections lose changes nothing."""
         if self._keeps(peer):
-            peer.recalled = tuple(room for room in peer.recalled if room != room_id)
+            peer.to_rejoin = tuple(room for room in peer.to_rejoin if room != room_id)
             self._notes.keep_left(_user_of(peer), room_id, wall_time(trio.current_time()))
 
-    def _keeps(self, peer: Peer) -> bool:
+    def _keeps(self, peer: Participant) -> bool:
         return peer in self._peers.get(_user_of(peer), ())
 
 
-def _user_of(peer: Peer) -> str:
+def _user_of(peer: Participant) -> str:
     return peer.identity.user_id if peer.identity is not None else ""

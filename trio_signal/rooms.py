@@ -8,7 +8,7 @@ from trio_signal.messages.commands import Close
 from trio_signal.messages.events import RoomEvent, Signalled
 from trio_signal.messages.identity import Member
 from trio_signal.metrics import Metrics
-from trio_signal.peer import Peer
+from trio_signal.participant import Participant
 
 
 class Rooms(dict[str, LocalRoom]):
@@ -33,7 +33,7 @@ class Rooms(dict[str, LocalRoom]):
         if not room.peers:
             self.pop(room.id, None)
 
-    def find(self, peer: Peer, room_id: str) -> tuple[LocalRoom, Member] | None:
+    def find(self, peer: Participant, room_id: str) -> tuple[LocalRoom, Member] | None:
         """A room in which this peer is, and as what; None if it is not."""
         peer_id = peer.memberships.get(room_id)
         if peer_id is None:
@@ -41,14 +41,14 @@ class Rooms(dict[str, LocalRoom]):
         room = self[room_id]
         return room, room.members[peer_id]
 
-    def tell(self, peer: Peer, room: LocalRoom, events: Iterable[RoomEvent]) -> None:
+    def tell(self, peer: Participant, room: LocalRoom, events: Iterable[RoomEvent]) -> None:
         """Tell events that `peer` began, and pays for: to the peers here, and other replicas."""
         for event in events:
             self._bus.publish(event)
             self.tell_at_cost(peer, room, event)
 
     def tell_at_cost(
-        self, peer: Peer, room: LocalRoom, event: RoomEvent, *, to_resuming: bool = True
+        self, peer: Participant, room: LocalRoom, event: RoomEvent, *, to_resuming: bool = True
     ) -> None:
         """Tell an event to the peers here; `peer` pays for all who hear it, wherever."""
         peer.owes += self._tell_one(room, event, to_resuming=to_resuming)

@@ -27,6 +27,7 @@ from trio_signal.notes import Notes
 from trio_signal.notes.redis import RedisNotes
 from trio_signal.notes.sql import open_sql_notes
 from trio_signal.rounds import Rounds
+from trio_signal.service import Service
 from trio_signal.sharing import Sharing
 from trio_signal.supervision import supervise
 from trio_signal.web.app import create_app
@@ -136,9 +137,8 @@ async def open_server(settings: Settings, sharing: Sharing | None = None) -> Asy
                 rounds=rounds,
             ) as http,
         ):
-            listener = Listener(
-                hub, http, auth, settings, limits=limits, metrics=metrics, rounds=rounds
-            )
+            service = Service(hub, auth, settings, metrics, rounds)
+            listener = Listener(service, http, auth, limits)
             async with trio.open_nursery() as connections:
                 async with trio.open_nursery() as accepting:
                     sockets = await open_sockets(settings)

@@ -1,13 +1,19 @@
 """Signals: offers, answers, candidates and messages on their way. The hot path."""
 
+from collections.abc import Iterable
+
+import trio
+
 from trio_signal.bus import Bus, Undelivered
 from trio_signal.clock import utc_now
 from trio_signal.local_room import LocalRoom
 from trio_signal.messages.commands import Signal, To
 from trio_signal.messages.events import LiveNow, Refusal, Refused, Signalled
 from trio_signal.messages.identity import Member
-from trio_signal.peer import HoldingPeer, Peer
+from trio_signal.negotiations import Negotiations
+from trio_signal.participant import Participant
 from trio_signal.rooms import Rooms
+from trio_signal.session import Session
 
 #: The signals with which two peers come to know each other. Candidates are the most by far.
 _DESCRIPTIONS = frozenset({"offer", "answer"})
@@ -21,7 +27,7 @@ class Signals:
         self._rooms = rooms
         self._bus = bus
 
-    def send(self, peer: Peer, room: LocalRoom, sender: Member, command: Signal) -> None:
+    def send(self, peer: Participant, room: LocalRoom, sender: Member, command: Signal) -> None:
         """Carry a signal of a peer here to its target, wherever that is."""
         target = room.target_of(sender, command)
         if isinstance(target, Refusal):
@@ -33,14 +39,19 @@ class Signals:
         if target is None:
             self._rooms.tell(peer, room, [signal])
         elif (local := room.peers.get(target.peer_id)) is not None:
-            local.hear(signal)
+            if local.negotiations is None:
+                local.hear(signal)
+            else:
+                _tell_in_time(local, signal)
         else:
             self._bus.send(target.replica, signal)
-        if command.kind in _DESCRIPTIONS:
-            peer.said(signal)
-            if target is not None:
-                room.meet(sender.peer_id, target.user_id)
-                room.meet(target.peer_id, sender.user_id)
+        if target is not None and command.kind in _DESCRIPTIONS:
+            if peer.negotiations is not None and target.dialect == sender.dialect:
+                now = trio.current_time()
+                _tell_all(peer, peer.negotiations.say(signal, now))
+                peer.wake(peer.negotiations.due)
+            room.meet(sender.peer_id, target.user_id)
+            room.meet(target.peer_id, sender.user_id)
 
     def deliver(self, signal: Signalled, target: Member) -> None:
         """Tell a peer here a signal from another replica; it goes back if the peer is gone."""
@@ -49,7 +60,7 @@ class Signals:
         if room is None or peer is None:
             self._bus.send(signal.sender.replica, Undelivered(signal))
             return
-        peer.hear(signal)
+        _tell_in_time(peer, signal)
         if signal.kind in _DESCRIPTIONS:
             room.meet(target.peer_id, signal.sender.user_id)
 
@@ -69,24 +80,42 @@ class Signals:
         )
         sender.tell(Refused(command, Refusal.TARGET_NOT_FOUND, utc_now()))
 
-    def pass_time(self, peer: HoldingPeer, now: float) -> None:
-        """Tell a peer what has waited long enough; for its connection, when it is `due`."""
-        signals, unanswered = peer.take_due(now)
+    def pass_time(self, peer: Session, negotiations: Negotiations, now: float) -> None:
+        """Tell a peer what has waited long enough, when that is due."""
+        signals, unanswered = negotiations.take_due(now)
         for signal in signals:
             if self._rooms.find(peer, signal.room_id) and self._is_here(
                 signal.sender, signal.room_id
             ):
-                peer.tell_late(signal)
+                peer.hear(signal)
         for offer in unanswered:
             found = self._rooms.find(peer, offer.room_id)
             viewer = found[0].members.get(offer.peer_id) if found is not None else None
             if found is not None and found[1].live and viewer is not None and not viewer.live:
                 peer.tell(LiveNow(offer.room_id, found[1], (viewer,)))
             else:
-                peer.forget(offer)
+                negotiations.forget(offer)
 
     def _is_here(self, member: Member, room_id: str) -> bool:
         """Whether this very peer is still in the room, on whichever replica."""
         room = self._rooms.get(room_id)
         known = room.members.get(member.peer_id) if room is not None else None
         return known is not None and known.joined_at == member.joined_at
+
+
+def _tell_in_time(peer: Participant, signal: Signalled) -> None:
+    """Tell a peer a signal, now or a little later, if it needs help with that.
+
+    Who speaks another dialect knows itself what to send and when.
+    """
+    negotiations, target = peer.negotiations, signal.target
+    if negotiations is None or target is None or target.dialect != signal.sender.dialect:
+        peer.hear(signal)
+    else:
+        _tell_all(peer, negotiations.hear(signal, trio.current_time()))
+        peer.wake(negotiations.due)
+
+
+def _tell_all(peer: Participant, signals: Iterable[Signalled]) -> None:
+    for signal in signals:
+        peer.hear(signal)

@@ -23,7 +23,7 @@ from tests.redis.server import RedisServer, open_redis_server
 from tests.replicas.processes import open_replica
 from trio_signal.announcements import announcements as core
 from trio_signal.bus import announcements as board
-from trio_signal.peer import Peer
+from trio_signal.session import Session
 
 UNAVAILABLE = (
     503,
@@ -281,7 +281,7 @@ async def test_who_leaves_while_there_is_no_database_is_forgotten() -> None:
             await patient.send_text("ping")  # is read when it is not waited for the database
             assert await patient.receive_text() == "pong"
         with trio.fail_after(PATIENCE):
-            while any(type(each) is Peer for each in gc.get_objects()):  # noqa: ASYNC110
+            while any(type(each) is Session for each in gc.get_objects()):  # noqa: ASYNC110
                 await trio.sleep(0.02)
 
 

@@ -30,7 +30,7 @@ from trio_signal.messages.events import (
 )
 from trio_signal.messages.identity import Announcement, AnnouncementType, Identity, Revision
 from trio_signal.metrics import Metrics
-from trio_signal.peer import Peer
+from trio_signal.session import Session
 from trio_signal.store import Store
 from trio_signal.supervision import supervise
 
@@ -81,7 +81,7 @@ class Announcements:
         self._subscribers = Subscribers(board, metrics if metrics is not None else Metrics())
         self._receipts = Receipts(store, board, self._tell_count)
         #: Subscribers that want to know what is active.
-        self._asking: dict[Peer, trio.Event] = {}
+        self._asking: dict[Session, trio.Event] = {}
         self._asked = trio.Event()
         self._looking = trio.Event()
         #: The tables are there; we know what holds.
@@ -186,11 +186,11 @@ class Announcements:
 
     # Subscribers
 
-    def subscribe(self, peer: Peer) -> None:
+    def subscribe(self, peer: Session) -> None:
         """Let a peer hear announcements from now on. Does not block."""
         self._subscribers.add(peer)
 
-    def unsubscribe(self, peer: Peer) -> None:
+    def unsubscribe(self, peer: Session) -> None:
         """A peer has left, if it was one that hears them. Does not block."""
         self._subscribers.remove(peer)
         self._asking.pop(peer, None)
@@ -208,7 +208,7 @@ class Announcements:
         await trio.lowlevel.checkpoint()
         return self.users_here
 
-    async def show(self, peer: Peer) -> None:
+    async def show(self, peer: Session) -> None:
         """Tell a subscriber what is active, unless its user has acknowledged it.
 
         Waits for the answer, but not for long: while the database is away it comes later.
@@ -217,7 +217,7 @@ class Announcements:
         with trio.move_on_after(ASKING):
             await told.wait()
 
-    def _ask(self, peer: Peer) -> trio.Event:
+    def _ask(self, peer: Session) -> trio.Event:
         self._asked.set()
         return self._asking.setdefault(peer, trio.Event())
 
@@ -246,7 +246,7 @@ class Announcements:
                     self._show(peer, announcement, seen)
                     told.set()
 
-    def _show(self, peer: Peer, announcement: Announcement | None, seen: set[str]) -> None:
+    def _show(self, peer: Session, announcement: Announcement | None, seen: set[str]) -> None:
         if announcement is None or peer.identity is None:
             return
         if peer.identity.user_id not in seen | self._state.acknowledged:
@@ -280,7 +280,7 @@ class Announcements:
             return
         raise StoreError("the database does not answer")
 
-    def note(self, peer: Peer, announcement_id: str) -> None:
+    def note(self, peer: Session, announcement_id: str) -> None:
         """The same for a peer, without waiting; of no other announcement. Does not block."""
         revision, identity = self._state.revision, peer.identity
         if revision is None or self.active is None or identity is None:

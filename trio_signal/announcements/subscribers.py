@@ -7,7 +7,7 @@ from trio_signal.dialects import Dialect
 from trio_signal.dialects.wire import type_of
 from trio_signal.messages.events import Acknowledged, AnnouncementEvent
 from trio_signal.metrics import Metrics
-from trio_signal.peer import Peer, close_untold
+from trio_signal.session import Session, close_untold
 from trio_signal.websocket import text_frame
 
 
@@ -16,7 +16,7 @@ class Subscribers:
 
     def __init__(self, board: Board | None, metrics: Metrics) -> None:
         """Begin with nobody. The board is told of users that come and go."""
-        self.peers: set[Peer] = set()
+        self.peers: set[Session] = set()
         self._users: dict[str, int] = {}
         self._board = board
         self._metrics = metrics
@@ -26,7 +26,7 @@ class Subscribers:
         """How many users there are."""
         return len(self._users)
 
-    def add(self, peer: Peer) -> None:
+    def add(self, peer: Session) -> None:
         """Let a peer hear announcements. Does not block."""
         if peer.identity is None or peer in self.peers:
             return
@@ -36,7 +36,7 @@ class Subscribers:
         if self._board is not None and self._users[user_id] == 1:
             self._board.add_user(user_id)
 
-    def remove(self, peer: Peer) -> None:
+    def remove(self, peer: Session) -> None:
         """Let it hear no more, if it did. Does not block."""
         if peer.identity is None or peer not in self.peers:
             return
@@ -53,7 +53,7 @@ class Subscribers:
 
         How many have acknowledged is for the announcement's creator and the creator's team.
         """
-        speakers: dict[type[Dialect], list[Peer]] = {}
+        speakers: dict[type[Dialect], list[Session]] = {}
         for peer in self.peers:
             if not isinstance(event, Acknowledged) or _is_of_team(peer, event):
                 speakers.setdefault(type(peer.dialect), []).append(peer)
@@ -67,7 +67,7 @@ class Subscribers:
                 self._send(dialect, peers, text, frame)
 
     def _send(
-        self, dialect: type[Dialect], peers: Collection[Peer], text: bytes, frame: bytes
+        self, dialect: type[Dialect], peers: Collection[Session], text: bytes, frame: bytes
     ) -> None:
         for peer in peers:
             peer.send_frame(frame)
@@ -75,7 +75,7 @@ class Subscribers:
         self._metrics.fan_out.observe(len(peers))
 
 
-def _is_of_team(peer: Peer, event: Acknowledged) -> bool:
+def _is_of_team(peer: Session, event: Acknowledged) -> bool:
     """Whether a peer is the creator's own, or of the creator's team."""
     creator, identity = event.announcement.created_by, peer.identity
     return identity is not None and creator in (identity.user_id, identity.grants.team_of)

@@ -78,7 +78,7 @@ def _add_health(app: QuartTrio, hub: Hub) -> None:
         # Anybody may ask this at any time, so the rooms are counted and not read.
         rooms = await hub.bus.count_rooms()
         return json_answer(
-            {"status": "healthy", "active_connections": len(hub.peers), "rooms": rooms}
+            {"status": "healthy", "active_connections": len(hub.participants), "rooms": rooms}
         )
 
 

@@ -41,7 +41,7 @@ class HubCollector(Collector):
             "Which version this is, and which replica",
             {"version": __version__, "replica": hub.bus.replica},
         )
-        counts = Counter(peer.dialect.name for peer in hub.peers)
+        counts = Counter(each.dialect_name for each in hub.participants)
         connections = [([name], counts[name]) for name in self._dialects]
         yield _gauges("connections", "WebSockets that are open here", ["dialect"], connections)
         rooms = [room for room in hub.rooms.values() if not is_internal(room.id)]
@@ -50,7 +50,7 @@ class HubCollector(Collector):
         yield _gauge("peers", "Peers here, each once for every room that it is in", peers)
         live = sum(member.peer_id in room.peers for room in rooms for member in room.live)
         yield _gauge("live", "Broadcasts of peers here", live)
-        waiting = [peer.outbox.size for peer in hub.peers if peer.outbox.behind]
+        waiting = [each.waiting_bytes for each in hub.participants if each.waiting_bytes]
         yield _gauge("outbox_bytes", "What waits for clients that read slowly", sum(waiting))
         yield _gauge("outbox_clients", "Clients for which something waits", len(waiting))
         yield _gauge("threads", "Threads of this process", threading.active_count())

@@ -1,0 +1,46 @@
+"""Sessions without a socket: what their clients are told is recorded."""
+
+from tests.clients import Message
+from tests.conftest import settings
+from tests.raw import split_frames
+from trio_signal.alarm import Alarm
+from trio_signal.dialects import Dialect
+from trio_signal.limits import Limits
+from trio_signal.metrics import Metrics
+from trio_signal.session import Frames, Session
+
+
+class Recorder:
+    """Frames on their way to a client that takes all of them at once."""
+
+    size = 0
+    behind = overflowed = False
+
+    def __init__(self) -> None:
+        self._frames: list[bytes] = []
+
+    def put(self, frame: bytes) -> bool:
+        self._frames.append(frame)
+        return True
+
+    def take(self) -> list[Message]:
+        """What came since it was last asked."""
+        frames, rest = split_frames(b"".join(self._frames))
+        assert rest == b""
+        self._frames.clear()
+        return [frame.message for frame in frames]
+
+
+_LIMITS = Limits(settings())
+
+
+def make_session(peer_id: str, dialect: Dialect, outbox: Frames | None = None) -> Session:
+    """A session that nobody knows yet, on no connection."""
+    return Session(
+        peer_id,
+        dialect,
+        Recorder() if outbox is None else outbox,
+        Alarm(),
+        lease=_LIMITS.admit("192.0.2.1", 0),
+        metrics=Metrics(),
+    )

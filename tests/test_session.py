@@ -1,0 +1,198 @@
+"""The session, and its outbox over a real pair of sockets."""
+
+import socket
+from typing import NamedTuple
+
+import pytest
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from tests.clients import PATIENCE
+from tests.conftest import settings
+from tests.raw import split_frames
+from tests.sessions import Recorder, make_session
+from tests.test_outbox import LIMIT, read_what_is_there, socket_pair
+from trio_signal.alarm import Alarm
+from trio_signal.auth import OpenAuth
+from trio_signal.bus.memory import MemoryBus
+from trio_signal.dialects.mesh import MeshDialect
+from trio_signal.dialects.room import RoomDialect
+from trio_signal.errors import CloseCode
+from trio_signal.hub import Hub
+from trio_signal.messages.commands import Authenticate, Close, Join, LeaveCause, StopLive
+from trio_signal.messages.events import Refusal, Refused
+from trio_signal.messages.identity import Identity
+from trio_signal.metrics import Metrics
+from trio_signal.outbox import Flusher, Outbox
+from trio_signal.rounds import Rounds
+from trio_signal.service import Service
+from trio_signal.session import Session
+
+
+def make_session_on(sock: socket.socket) -> tuple[Session, Outbox]:
+    outbox = Outbox(sock, LIMIT, Flusher(), Alarm())
+    return make_session("s1", RoomDialect("r", Authenticate("ann")), outbox), outbox
+
+
+async def test_a_session_that_reads_too_slowly_is_closed() -> None:
+    with socket_pair() as (server, _client):
+        session, _outbox = make_session_on(server)
+        with trio.fail_after(PATIENCE), trio.CancelScope() as scope:
+            session.live_in(scope)
+            while session.closed_with is None:
+                session.send(b"x" * 1000)
+            # It is still the connection's to say so, when it comes to that.
+            session.send(b"more")
+            await trio.sleep_forever()
+        assert scope.cancelled_caught
+        assert session.is_leaving
+        assert session.closed_with == Close(
+            CloseCode.TRY_AGAIN_LATER, "Reads too slowly", LeaveCause.TOO_SLOW
+        )
+
+
+async def test_a_session_that_is_gone_is_not_closed_as_too_slow() -> None:
+    with socket_pair() as (server, client):
+        client.close()
+        session, outbox = make_session_on(server)
+        session.send(b"anybody?")
+        await outbox.flush()
+        session.send(b"anybody?")
+        assert session.closed_with is None
+
+
+async def test_the_first_reason_to_close_counts() -> None:
+    session = make_session("s1", RoomDialect("r", Authenticate("ann")))
+    session.close(Close(CloseCode.REPLACED, "Replaced"))
+    session.close(Close(CloseCode.GOING_AWAY))
+    assert session.closed_with == Close(CloseCode.REPLACED, "Replaced")
+
+
+async def test_closing_before_the_connection_runs_ends_it_as_well() -> None:
+    session = make_session("s1", RoomDialect("r", Authenticate("ann")))
+    session.close(Close(CloseCode.GOING_AWAY))
+    assert session.is_leaving
+    with trio.fail_after(PATIENCE), trio.CancelScope() as scope:
+        session.live_in(scope)
+        await trio.sleep_forever()
+    assert scope.cancelled_caught
+
+
+async def test_an_answer_goes_to_the_client_in_its_dialect() -> None:
+    with socket_pair() as (server, client):
+        session, outbox = make_session_on(server)
+        session.tell(Refused(StopLive("r"), Refusal.NOT_LIVE, "2026-11-20T10:15:30.123Z"))
+        await outbox.flush()
+        ((frame,), rest) = split_frames(read_what_is_there(client))
+        assert frame.message["type"] == "broadcast-stopped"
+        assert (rest, session.closed_with) == (b"", None)
+
+
+async def test_an_answer_may_end_the_session() -> None:
+    with socket_pair() as (server, client):
+        session, outbox = make_session_on(server)
+        session.tell(Refused(StopLive("r"), Refusal.ROOM_FULL, "2026-11-20T10:15:30.123Z"))
+        assert session.closed_with == Close(CloseCode.TRY_AGAIN_LATER, "Room is full")
+        await outbox.flush()
+        assert read_what_is_there(client) == b""
+
+
+# The task of a session
+
+
+class Line:
+    """A connection without a socket, for as long as a test wants it."""
+
+    def __init__(self) -> None:
+        self.events: list[str] = []
+        self._end = trio.Event()
+
+    async def carry(self) -> None:
+        self.events.append("up")
+        await self._end.wait()
+        self.events.append("down")
+
+    async def say_goodbye(self) -> None:
+        self.events.append("goodbye")
+
+    def lose(self) -> None:
+        self._end.set()
+
+
+class Stage(NamedTuple):
+    """A session in a room with a witness, and its first connection."""
+
+    session: Session
+    line: Line
+    heard: Recorder
+
+    def types(self) -> list[str]:
+        """What the witness heard."""
+        return [message["type"] for message in self.heard.take()]
+
+
+@pytest.fixture
+async def stage(nursery: trio.Nursery) -> Stage:
+    bus = MemoryBus("here")
+    hub = Hub(bus)
+    await nursery.start(bus.run, hub.deliver)
+    heard = Recorder()
+    ann, witness = (
+        make_session(name, MeshDialect("r"), out) for name, out in (("ann", None), ("bob", heard))
+    )
+    for session in (witness, ann):
+        session.identity = Identity(session.id, session.id, session.id)
+        await hub.join(session, Join("r", session.id))
+    line = Line()
+    service = Service(hub, OpenAuth(), settings(), Metrics(), Rounds())
+    nursery.start_soon(service.run, ann, line)
+    await wait_all_tasks_blocked()
+    heard.take()
+    return Stage(ann, line, heard)
+
+
+async def test_a_session_without_grace_ends_with_its_connection(stage: Stage) -> None:
+    stage.line.lose()
+    await wait_all_tasks_blocked()
+    assert stage.types() == ["user_left"]
+    assert stage.line.events == ["up", "down", "goodbye"]
+
+
+async def test_a_session_is_carried_on_and_nobody_hears_of_it(
+    stage: Stage, autojump_clock: MockClock
+) -> None:
+    session, second, outbox = stage.session, Line(), Recorder()
+    session.grace = 10.0
+    stage.line.lose()
+    await trio.sleep(9)
+    assert session.is_away
+    session.carry_on(second, outbox, Alarm(), session.lease)
+    await wait_all_tasks_blocked()
+    assert (session.is_away, second.events, stage.types()) == (False, ["up"], [])
+    session.send(b'{"type":"welcome"}')
+    assert [message["type"] for message in outbox.take()] == ["welcome"]
+    second.lose()
+    await trio.sleep(11)
+    assert stage.types() == ["user_left"]
+    assert second.events == ["up", "down", "goodbye"]
+    assert stage.line.events == ["up", "down"]
+
+
+@pytest.mark.parametrize("closed", ["before", "while away", "by the client"])
+async def test_a_session_that_is_closed_does_not_wait(
+    stage: Stage, autojump_clock: MockClock, closed: str
+) -> None:
+    session = stage.session
+    session.grace = 10.0
+    if closed == "before":
+        session.close(Close(CloseCode.POLICY))
+    elif closed == "by the client":
+        session.close_received = b"\x03\xe8"
+    stage.line.lose()
+    await wait_all_tasks_blocked()
+    if closed == "while away":
+        assert session.is_away
+        session.close(Close(CloseCode.POLICY))
+        await wait_all_tasks_blocked()
+    assert not session.is_away
+    assert stage.types() == ["user_left"]

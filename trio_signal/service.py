@@ -1,0 +1,185 @@
+"""Service: what a server does for its sessions. It does what their dialects ask for."""
+
+import logging
+from collections.abc import Iterable
+
+import trio
+from msgspec.structs import replace
+
+from trio_signal.announcements import Announcements
+from trio_signal.auth import Auth
+from trio_signal.clock import utc_now
+from trio_signal.config import Settings
+from trio_signal.errors import AuthenticationError, IdentityMismatchError, Reason
+from trio_signal.hub import Hub
+from trio_signal.ice import ice_servers
+from trio_signal.messages.commands import (
+    Acknowledge,
+    Action,
+    Appear,
+    AskAnnouncement,
+    AskLive,
+    Authenticate,
+    Close,
+    HearAnnouncements,
+    IdlePing,
+    Join,
+    Malformed,
+    Move,
+    OpenInbox,
+    RecallRooms,
+    Renew,
+    Send,
+    SendPrivate,
+    SendReceipt,
+    SetPrivateTyping,
+    Signal,
+)
+from trio_signal.messages.events import Refusal, Refused, Renewed
+from trio_signal.messages.identity import ServerInfo, is_internal
+from trio_signal.metrics import Metrics
+from trio_signal.rounds import Rounds
+from trio_signal.session import Carrier, Session
+
+logger = logging.getLogger(__name__)
+
+
+class Service:
+    """What all sessions of a server have in common; one for all of them."""
+
+    def __init__(
+        self, hub: Hub, auth: Auth, settings: Settings, metrics: Metrics, rounds: Rounds
+    ) -> None:
+        """Take the parts of the server, which others run."""
+        self.hub = hub
+        self.settings = settings
+        self.metrics = metrics
+        self.rounds = rounds
+        self._auth = auth
+
+    async def run(self, session: Session, carrier: Carrier) -> None:
+        """The task of a session: it leaves its rooms by the exit of a plain `with`.
+
+        A connection carries it. If that is lost, the session waits in its rooms for another one,
+        as long as its grace allows. The goodbye comes when nobody depends on it any more.
+        """
+        with session, self.hub.stay(session):
+            await carrier.carry()
+            while (another := await session.wait_for_carrier()) is not None:
+                carrier = another
+                await carrier.carry()
+        await carrier.say_goodbye()
+
+    def pass_time(self, session: Session, now: float) -> None:
+        """Do what is due for a session; for its connection, when that is so. Does not block."""
+        session.pass_time(now)
+        negotiations = session.negotiations
+        if negotiations is not None and now >= negotiations.due:
+            self.hub.signals.pass_time(session, negotiations, now)
+
+    async def perform(self, session: Session, actions: Iterable[Action]) -> None:
+        """Do what its dialect asks for; blocks where the bus or a key set is asked."""
+        hub = self.hub
+        for action in actions:
+            match action:
+                case Signal():  # first of all, since most are
+                    hub.handle(session, action)
+                case Malformed(text=text):
+                    session.answer(text)
+                    session.count_malformed()
+                    return
+                case Send(text=text):
+                    session.answer(text)
+                case Join():
+                    await hub.join(session, action)
+                case Authenticate():
+                    await self._authenticate(session, action)
+                case Renew():
+                    await self._renew(session, action)
+                case AskLive():
+                    await hub.live.ask(session, action)
+                case RecallRooms():
+                    await self.rejoin(session)
+                case HearAnnouncements():
+                    self._announcements.subscribe(session)
+                case OpenInbox():
+                    await hub.open_inbox(session, action)
+                case SendPrivate() | SetPrivateTyping() | SendReceipt():
+                    await hub.tell_user(session, action)
+                case Appear():
+                    hub.online.add(session)
+                case Move():
+                    hub.online.move(session, action)
+                case AskAnnouncement():
+                    await self._announcements.show(session)
+                case Acknowledge():
+                    self._announcements.note(session, action.announcement_id)
+                case IdlePing():
+                    session.ping_when_idle(action)
+                case Close():
+                    session.close(action)
+                case _:
+                    hub.handle(session, action)
+        session.malformed = 0
+
+    @property
+    def _announcements(self) -> Announcements:
+        """Those of the hub; a dialect that needs them is not spoken without."""
+        assert self.hub.announcements is not None  # noqa: S101
+        return self.hub.announcements
+
+    async def _authenticate(self, session: Session, claims: Authenticate) -> None:
+        try:
+            identity = await self._auth.authenticate(
+                replace(claims, token=claims.token or session.token)
+            )
+        except AuthenticationError as error:
+            self._count_failure(session)
+            session.close(session.dialect.authentication_failed(error))
+            return
+        session.lease.authenticated()
+        session.enter_as(identity)
+        logger.info("connection opened", extra=session.names())
+        server = ServerInfo(ice_servers(self.settings, identity.user_id), self.settings.heartbeat)
+        await self.perform(session, session.dialect.authenticated(identity, server, utc_now()))
+        # Not before the client has heard that it is in: it may be warned at once.
+        session.watch_expiry(identity)
+
+    async def _renew(self, session: Session, command: Renew) -> None:
+        """Go on with a new token; one that will not do changes nothing."""
+        old = session.identity
+        if old is None or not old.verified:
+            return
+        try:
+            identity = await self._auth.authenticate(
+                Authenticate(old.user_id, command.token, claimed=old.user_id)
+            )
+            # The same `sub` of another issuer is somebody else.
+            if identity.subject != old.subject:
+                raise IdentityMismatchError("Identity mismatch")
+        except AuthenticationError:
+            self._count_failure(session)
+            session.tell(Refused(command, Refusal.INVALID_TOKEN, utc_now()))
+            return
+        entered = (room_id for room_id in session.memberships if not is_internal(room_id))
+        if not all(identity.grants.admit(room_id) for room_id in entered):
+            session.tell(Refused(command, Refusal.INVALID_TOKEN, utc_now()))
+            return
+        session.identity = identity
+        session.watch_expiry(identity)
+        session.tell(Renewed(session.seconds_left))
+
+    def _count_failure(self, session: Session) -> None:
+        self.metrics.count_refused(Reason.AUTHENTICATION)
+        session.lease.failed(trio.current_time())
+
+    async def rejoin(self, session: Session, room_ids: tuple[str, ...] = ()) -> None:
+        """Put the user into rooms again: into these, and where else it was.
+
+        If its client enters them by itself, let it find there what it does not say.
+        """
+        if session.dialect.resumes != "rooms":
+            await self.hub.resume(session)
+            return
+        rooms = dict.fromkeys([*room_ids, *await self.hub.recall_rooms(session)])
+        await self.perform(session, session.dialect.recalled(tuple(rooms)))

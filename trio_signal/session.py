@@ -1,0 +1,411 @@
+"""Session: one client, on the connection that carries it, or on none."""
+
+import logging
+import random
+import time
+from collections.abc import Collection
+from itertools import islice
+from types import TracebackType
+from typing import Protocol, Self
+
+import trio
+from msgspec import Struct
+from msgspec.structs import replace
+
+from trio_signal.alarm import NEVER, Alarm
+from trio_signal.dialects import Dialect
+from trio_signal.dialects.wire import Resumes, type_of
+from trio_signal.errors import AuthenticationError, CloseCode, Reason
+from trio_signal.limits import ConnectionLease
+from trio_signal.logs import list_names
+from trio_signal.messages.commands import Close, IdlePing, LeaveCause, Send
+from trio_signal.messages.events import Answer, Event, Expiring, Refused
+from trio_signal.messages.identity import Identity, is_internal
+from trio_signal.metrics import BROKEN_OFF, NO_CODE, Metrics
+from trio_signal.negotiations import Negotiations
+from trio_signal.pacing import ANSWER_BYTE
+from trio_signal.participant import Participant
+from trio_signal.websocket import text_frame
+
+logger = logging.getLogger(__name__)
+
+_TOO_SLOW = Close(CloseCode.TRY_AGAIN_LATER, "Reads too slowly", LeaveCause.TOO_SLOW)
+INTERNAL_ERROR = Close(CloseCode.INTERNAL_ERROR, "Internal error")
+#: How many malformed messages in a row end a session.
+MAX_MALFORMED = 50
+#: By how much one may have longer to say who it is than another.
+_SPREAD = 1.1
+#: Seconds before its token expires that a client is told so.
+_WARNING = 60.0
+#: Rooms that are named in the log.
+_ROOMS_LOGGED = 20
+#: With these, or with none, a client says that it goes; with any other it may come back.
+_GOODBYES = (CloseCode.NORMAL, CloseCode.GOING_AWAY, NO_CODE)
+_EXPIRED = AuthenticationError("Token expired")
+_TOO_LATE = AuthenticationError("Authentication timeout")
+
+
+class Frames(Protocol):
+    """Where a session puts what its client is told: an outbox."""
+
+    @property
+    def size(self) -> int:
+        """How many bytes wait."""
+        ...
+
+    @property
+    def behind(self) -> bool:
+        """Whether they wait for the client to read."""
+        ...
+
+    @property
+    def overflowed(self) -> bool:
+        """Whether more was put than may wait."""
+        ...
+
+    def put(self, frame: bytes) -> bool:
+        """Have a frame sent, without blocking; False if it will not be."""
+        ...
+
+
+class Carrier(Protocol):
+    """What carries a session while there is a socket: a connection."""
+
+    async def carry(self) -> None:
+        """Serve the session's client until the socket or the session ends."""
+        ...
+
+    async def say_goodbye(self) -> None:
+        """End the connection in the way in which its protocol wants it, if there is time."""
+        ...
+
+
+class Session(Participant):
+    """One client: who it is, its rooms, what it owes, and why it ends.
+
+    As a context manager it counts and logs its end, whatever that is. Nothing in it leads back
+    to the connection that carries it, so both are freed at once when they are over.
+    """
+
+    __slots__ = (
+        *("_alarm", "_arrival", "_authenticate_by", "_expires_at", "_idle_ping", "_metrics"),
+        *("_next", "_outbox", "_scope", "_warn_at", "close_received", "dialect", "grace"),
+        *("idle_ping_at", "lease", "malformed", "messages_out", "received", "rejoins"),
+        *("request_id", "sent", "token"),
+    )
+
+    def __init__(
+        self,
+        id_: str,
+        dialect: Dialect,
+        outbox: Frames,
+        alarm: Alarm,
+        *,
+        lease: ConnectionLease,
+        metrics: Metrics,
+        token: str | None = None,
+        request_id: str | None = None,
+    ) -> None:
+        """Make a session that is nobody yet; what its client is told goes into `outbox`.
+
+        `alarm` wakes who calls `pass_time`. `lease` is the place of its connection. `token` came
+        with the handshake; one in a message counts more. `request_id` is what a platform in
+        front calls the handshake.
+        """
+        super().__init__(id_)
+        self.dialect = dialect
+        self._outbox = outbox
+        self._alarm = alarm
+        self._metrics = metrics
+        self.lease = lease
+        self.token = token
+        self.request_id = request_id
+        #: What all clients of its dialect are told, by type.
+        self.messages_out = metrics.messages_out[dialect.name]
+        #: How many messages came from its client, and how many were sent to it.
+        self.received = self.sent = 0
+        #: How many malformed messages it sent in a row.
+        self.malformed = 0
+        if dialect.holds_candidates:
+            self.negotiations = Negotiations()
+        #: By when the client has to say who it is.
+        self._authenticate_by = NEVER
+        #: When the token expires, and when to say so; Trio's clock.
+        self._expires_at = self._warn_at = NEVER
+        #: What to send to a client that says nothing, and when that is next due.
+        self._idle_ping: IdlePing | None = None
+        self.idle_ping_at = NEVER
+        #: The rooms that it is to rejoin now, besides those that the notes have; None for none.
+        self.rejoins: tuple[str, ...] | None = None
+        #: What the client gave as its reason, once it began the closing handshake.
+        self.close_received: bytes | None = None
+        #: Seconds for which it waits for another connection, when one was lost.
+        self.grace = 0.0
+        self._scope: trio.CancelScope | None = None
+        self._arrival: trio.Event | None = None
+        self._next: Carrier | None = None
+
+    # What carries it
+
+    async def wait_for_carrier(self) -> Carrier | None:
+        """Wait in its rooms for a connection that carries it on; None if it ends instead.
+
+        That is so if it was closed, from whichever side, or if none comes within its grace.
+        """
+        if self.grace <= 0 or self.closed_with is not None or self.close_received is not None:
+            return None
+        self._arrival = trio.Event()
+        with trio.move_on_after(self.grace) as scope:
+            self.live_in(scope)
+            await self._arrival.wait()
+        self._arrival = None
+        carrier, self._next = self._next, None
+        return carrier
+
+    @property
+    def is_away(self) -> bool:
+        """Whether it waits for a connection."""
+        return self._arrival is not None and self._next is None and not self.is_leaving
+
+    def carry_on(
+        self, carrier: Carrier, outbox: Frames, alarm: Alarm, lease: ConnectionLease
+    ) -> None:
+        """Go on, on this connection; only if it `is_away`. Does not block."""
+        assert self._arrival is not None  # noqa: S101
+        self._outbox, self._alarm, self.lease = outbox, alarm, lease
+        self._next = carrier
+        self._arrival.set()
+
+    # Its end
+
+    def live_in(self, scope: trio.CancelScope) -> None:
+        """Take the scope in which it lives from now on, which `close` cancels."""
+        self._scope = scope
+        if self.closed_with is not None:
+            self._cancel(self.closed_with)
+
+    @property
+    def is_leaving(self) -> bool:
+        """Whether it is about to end."""
+        return self.closed_with is not None or (
+            self._scope is not None and self._scope.cancel_called
+        )
+
+    def close(self, close: Close) -> None:
+        """End the session; does not block. The first reason counts."""
+        if self.closed_with is None:
+            self.closed_with = close
+            self._cancel(close)
+
+    def _cancel(self, close: Close) -> None:
+        if self._scope is not None:
+            self._scope.cancel(reason=close.reason or None)
+
+    @property
+    def leave_cause(self) -> LeaveCause:
+        """Why it leaves its rooms: it was closed, or its client said goodbye, or was lost."""
+        if self.closed_with is not None:
+            return self.closed_with.cause
+        said_goodbye = self.close_received is not None and self.close_code in _GOODBYES
+        return LeaveCause.CLOSED if said_goodbye else LeaveCause.LOST
+
+    @property
+    def close_code(self) -> int:
+        """With what it ended, as RFC 6455 section 7.1.5 has it."""
+        if self.close_received is not None:
+            return int.from_bytes(self.close_received[:2]) or NO_CODE
+        return self.closed_with.code if self.closed_with is not None else BROKEN_OFF
+
+    def __enter__(self) -> Self:
+        """It begins."""
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Count and log its end, whatever it is; the rooms know by then."""
+        now = trio.current_time()
+        self.lease.payer.spend(self.owes, now)
+        self._metrics.count_closed(self.close_code)
+        rooms = [room for room in self.left if not is_internal(room)]
+        logger.info(
+            "connection closed",
+            extra=self.names()
+            | {
+                "rooms": list_names(rooms[:_ROOMS_LOGGED]),
+                "seconds": round(now - self.arrived, 3),
+                "received": self.received,
+                "sent": self.sent,
+                "code": self.close_code,
+            },
+        )
+
+    def names(self) -> dict[str, object]:
+        """Which session this is, for the log."""
+        return {
+            "connection": self.id,
+            "dialect": self.dialect.name,
+            "user": self.identity.user_id if self.identity is not None else None,
+            "request_id": self.request_id,
+        }
+
+    # What its client is told
+
+    def put(self, frame: bytes) -> None:
+        """Put a frame into the outbox; does not block.
+
+        A session whose outbox is full is closed as too slow.
+        """
+        if not self._outbox.put(frame) and self._outbox.overflowed:
+            self.close(_TOO_SLOW)
+
+    def send_frame(self, frame: bytes) -> None:
+        """Send a message's frame, which others get as well; does not block."""
+        self.sent += 1  # and then as `put`, with one call less for each who hears an event
+        if not self._outbox.put(frame) and self._outbox.overflowed:
+            self.close(_TOO_SLOW)
+
+    def send(self, text: bytes) -> None:
+        """Send a text to this client alone; does not block."""
+        self.messages_out[type_of(text)] += 1
+        self.send_frame(text_frame(text))
+
+    def answer(self, text: bytes) -> None:
+        """Send a text at the session's own cost; does not block."""
+        self.owes += len(text) * ANSWER_BYTE
+        self.send(text)
+
+    def tell(self, answer: Answer) -> None:
+        """Tell the client what became of its command, at its own cost; does not block."""
+        if isinstance(answer, Refused):
+            self._metrics.count_refused(answer.reason)
+        try:
+            actions = list(self.dialect.answered(answer))
+        except Exception:
+            close_untold([self], answer)
+            return
+        for action in actions:
+            match action:
+                case Send(text=text):
+                    self.answer(text)
+                case Close():
+                    self.close(action)
+
+    def hear(self, event: Event) -> None:
+        """Tell the client what another sent to it alone."""
+        try:
+            notices = list(self.dialect.tell(event))
+        except Exception:
+            close_untold([self], event)
+            return
+        for notice in notices:
+            self.send(notice.text)
+
+    @property
+    def dialect_name(self) -> str:
+        """What its client speaks."""
+        return self.dialect.name
+
+    @property
+    def resumes(self) -> Resumes:
+        """What its client does not say by itself when it comes back; see `Dialect`."""
+        return self.dialect.resumes
+
+    @property
+    def waiting_bytes(self) -> int:
+        """How many bytes wait since its client does not read as fast as it is told."""
+        return self._outbox.size if self._outbox.behind else 0
+
+    def rejoin(self, room_ids: tuple[str, ...] = ()) -> None:
+        """Have its connection enter these rooms, and where else the user was; does not block."""
+        self.rejoins = (self.rejoins or ()) + room_ids
+        self.wake()
+
+    def wake(self, at: float = -NEVER) -> None:
+        """Have its connection see to it at this time, if it would not before; does not block."""
+        self._alarm.set(at)
+
+    # What its client says
+
+    def count_malformed(self) -> None:
+        """The client's message was malformed; too many in a row end the session."""
+        self._metrics.count_refused(Reason.MALFORMED)
+        self.malformed += 1
+        if self.malformed >= MAX_MALFORMED:
+            self.close(Close(CloseCode.POLICY, "Too many malformed messages"))
+
+    # What time does to it
+
+    @property
+    def due(self) -> float:
+        """When `pass_time` or its negotiations have something to do, by Trio's clock."""
+        negotiations = self.negotiations.due if self.negotiations is not None else NEVER
+        times = self._authenticate_by, self._warn_at, self._expires_at, self.idle_ping_at
+        return min(negotiations, *times)
+
+    def pass_time(self, now: float) -> None:
+        """End when that is due; else warn the client once, and send its idle ping."""
+        if now >= self._authenticate_by:
+            self._metrics.count_refused(Reason.AUTHENTICATION_TIMEOUT)
+            self.close(self.dialect.authentication_failed(_TOO_LATE))
+            return
+        if now >= self._expires_at:
+            close = self.dialect.authentication_failed(_EXPIRED)
+            self.close(replace(close, cause=LeaveCause.TOKEN_EXPIRED))
+            return
+        if now >= self._warn_at:
+            self._warn_at = NEVER
+            self.tell(Expiring(self.seconds_left))
+        if self._idle_ping is not None and now >= self.idle_ping_at:
+            self.send(self._idle_ping.text)
+            self.put_off_idle_ping()
+
+    def expect_identity(self, seconds: float) -> None:
+        """Give the client so long to say who it is, or a little longer.
+
+        Not all end at the same moment, though they came so: others would wait for their end.
+        """
+        self._authenticate_by = trio.current_time() + seconds * random.uniform(1, _SPREAD)  # noqa: S311
+
+    def enter_as(self, identity: Identity) -> None:
+        """It is known who the client is."""
+        self.identity = identity
+        self._authenticate_by = NEVER
+
+    def watch_expiry(self, identity: Identity) -> None:
+        """Warn the client before this identity ends, and end with it."""
+        self._warn_at = self._expires_at = NEVER
+        if identity.expires is not None:
+            self._expires_at = trio.current_time() + identity.expires - time.time()
+            self._warn_at = self._expires_at - _WARNING
+            self.wake(self._warn_at)
+
+    @property
+    def seconds_left(self) -> int:
+        """How long its token is still good for."""
+        return max(0, round(self._expires_at - trio.current_time()))
+
+    def ping_when_idle(self, ping: IdlePing) -> None:
+        """Send this whenever the client has said nothing for a while."""
+        self._idle_ping = ping
+        self.put_off_idle_ping()
+
+    def put_off_idle_ping(self) -> None:
+        """The client is to say nothing for a while, before it is sent its idle ping (again)."""
+        if self._idle_ping is not None:
+            self.idle_ping_at = trio.current_time() + self._idle_ping.after
+            self.wake(self.idle_ping_at)
+
+
+def close_untold(peers: Collection[Participant], untold: Struct) -> None:
+    """End sessions that their dialect failed to tell something; called in its `except`.
+
+    What they know of the room would be wrong from here on. What new ones learn will be right.
+    """
+    some = ", ".join(peer.id for peer in islice(peers, 3))
+    logger.exception("cannot tell %s to %d peers: %s", type(untold).__name__, len(peers), some)
+    for peer in peers:
+        peer.close(INTERNAL_ERROR)
