@@ -78,6 +78,17 @@ IMPURE = (
     *("socket", "ssl", "select", "selectors", "http.client", "urllib.request", "sqlite3"),
     *("time", "random", "secrets"),
 )
+#: What may have a `finally`, and why: none of it is what tells a room that somebody has left.
+MAY_HAVE_FINALLY = {
+    "bus.redis": "joins that are under way are counted",
+    "cli.compare.recorder": "connections of a recording are counted",
+    "client.client": "the context of an error is put right",
+    "listener": "heads that are waited for, and refusals, are counted",
+    "rounds": "the instrument is Trio's as long as the task runs",
+    "store.database": "an attempt is given up, and a database closed",
+    "users": "who waits for a password to be checked",
+    "web.server": "bytes of an HTTP answer are given back",
+}
 CATCH_ALL = frozenset({"BaseException", "Cancelled"})
 
 
@@ -346,6 +357,22 @@ def surely_reraises(handler: ast.ExceptHandler) -> bool:
         case ast.Raise(exc=ast.Name(id=name)):
             return name == handler.name
     return False
+
+
+def has_finally(source: str) -> list[int]:
+    """Blocks that somebody has to remember to write."""
+    return [
+        node.lineno
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Try | ast.TryStar) and node.finalbody
+    ]
+
+
+def test_leaving_depends_on_no_finally() -> None:
+    with_some = {module for module, source in package_sources().items() if has_finally(source)}
+    allowed = tuple(f"{NAME}.{module}" for module in MAY_HAVE_FINALLY)
+    assert {module for module in with_some if not is_within(module, allowed)} == set()
+    assert {name for name in allowed if not any(is_within(m, (name,)) for m in with_some)} == set()
 
 
 ExceptionRule = Callable[[str], list[int]]

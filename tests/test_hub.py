@@ -46,17 +46,21 @@ from trio_signal.messages.commands import (
     To,
 )
 from trio_signal.messages.events import (
+    Answer,
+    Entered,
     Event,
     Joined,
     Left,
     Notice,
     RoomEvent,
+    Signalled,
     StopCause,
     StoppedLive,
     WentLive,
 )
 from trio_signal.messages.identity import Grants, Identity, SignalKind
 from trio_signal.notes.memory import MemoryNotes
+from trio_signal.participant import Participant
 
 
 class Tab:
@@ -505,6 +509,52 @@ async def test_rooms_that_a_lost_connection_had_not_come_to_are_the_next_ones(
     third.depart()
     fourth = replicas.tab(replicas.a, LiveDialect({}), "a4", "ann")
     assert set(await replicas.a.recall_rooms(fourth.peer)) == set("rtv")
+
+
+# Participants without words
+
+
+class Listener(Participant):
+    """Hears what happens in its rooms, without a socket and without a dialect."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.identity = Identity(name, name, name)
+        self.heard: list[Event] = []
+        self.answers: list[Answer] = []
+
+    def hear(self, event: Event) -> None:
+        self.heard.append(event)
+
+    def tell(self, answer: Answer) -> None:
+        self.answers.append(answer)
+
+    def close(self, close: Close) -> None:
+        self.closed_with = self.closed_with or close
+
+
+async def test_a_participant_needs_no_socket_and_no_words(replicas: Replicas) -> None:
+    ann = await replicas.mesh(replicas.a, "ann")
+    listener = Listener("relay")
+    with replicas.a.stay(listener):
+        await replicas.a.join(listener, Join("r", "relay"))
+        assert [type(answer) for answer in listener.answers] == [Entered]
+        assert ann.types()[-1] == "user_joined"
+        bob = await replicas.mesh(replicas.b, "bob")
+        bob.do(GoLive("r"))
+        await replicas.settle()
+        ann.signal("relay", '"offer"')
+        bob.signal("relay", '"another"')
+        replicas.a.handle(listener, Signal("r", "answer", Raw(b'"answer"'), To.PEER, "ann"))
+        await replicas.settle()
+        kinds = [type(event) for event in listener.heard]
+        assert kinds == [Joined, Joined, WentLive, Signalled, Signalled]
+        assert ann.heard()[-1]["answer"] == "answer"
+    replicas.forget()
+    bob.do(StopLive("r"))
+    await replicas.settle()
+    assert len(listener.heard) == 5
+    assert not replicas.a.rooms["r"].peers.keys() & {"relay"}
 
 
 # Broadcasts
