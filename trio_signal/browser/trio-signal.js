@@ -125,6 +125,8 @@ const HEARTBEAT = 20_000; // ms, until the server has told its own
 const FINAL_CODES = new Set([1000, 1002, 1003, 1007, 1008, 1009, 4001, 4004, 4409]);
 const GOING_AWAY = 1001;
 const LOST = 1006;
+const GOODBYE = 1000;
+const FOR_ANOTHER = 4000; // it is no goodbye: the next one is opened soon
 
 /**
  * How long to wait before connecting again. Random, so that a restarted server is not stormed.
@@ -154,7 +156,10 @@ class Signaling {
   #retry = 0;
   #watchdog = 0;
   #heard = false;
+  #isHidden = false; // the page is left, and kept by the browser for a while
   #hurry = () => this.#waiting() && this.open();
+  #hide = () => this.#leavePage();
+  #show = () => this.#isHidden && this.open();
 
   /** `isOther` is told why a connection was closed: whether the next hello is not the one refused. */
   constructor(url, { hello, onMessage, onState, isOther = () => false, trace = () => {} }) {
@@ -165,9 +170,27 @@ class Signaling {
     this.#isOther = isOther;
     this.#trace = trace;
     addEventListener('online', this.#hurry);
+    addEventListener('pagehide', this.#hide);
+    addEventListener('pageshow', this.#show);
+  }
+
+  #listenNoMore() {
+    removeEventListener('online', this.#hurry);
+    removeEventListener('pagehide', this.#hide);
+    removeEventListener('pageshow', this.#show);
+  }
+
+  /** Says goodbye, so that the others need not wait. A browser may keep the page, and show it again. */
+  #leavePage() {
+    if (!this.#socket && !this.#waiting()) return;
+    this.#drop(GOODBYE);
+    clearTimeout(this.#retry);
+    this.#retry = 0;
+    this.#isHidden = true;
   }
 
   open() {
+    this.#isHidden = false;
     clearTimeout(this.#retry);
     this.#retry = 0;
     const socket = new WebSocket(this.#url);
@@ -192,9 +215,10 @@ class Signaling {
   }
 
   close() {
-    removeEventListener('online', this.#hurry);
-    const open = this.#socket || this.#waiting();
-    this.#drop();
+    this.#listenNoMore();
+    const open = this.#socket || this.#waiting() || this.#isHidden;
+    this.#isHidden = false;
+    this.#drop(GOODBYE);
     clearTimeout(this.#retry);
     this.#retry = 0;
     if (open) this.#onState('closed');
@@ -228,11 +252,11 @@ class Signaling {
   }
 
   #lost(code, reason) {
-    this.#drop();
+    this.#drop(FOR_ANOTHER);
     if (this.#isOther(code, reason)) return this.open();
     const delay = retryDelay(code, this.#attempt++);
     if (delay === null) {
-      removeEventListener('online', this.#hurry);
+      this.#listenNoMore();
       return this.#onState('closed', reason, code);
     }
     this.#retry = setTimeout(() => this.open(), delay);
@@ -250,12 +274,12 @@ class Signaling {
     }, interval);
   }
 
-  #drop() {
+  #drop(code) {
     clearTimeout(this.#watchdog);
     this.#isJoined = false;
     if (!this.#socket) return;
     this.#socket.onmessage = this.#socket.onclose = null;
-    this.#socket.close(1000);
+    this.#socket.close(code);
     this.#socket = null;
   }
 }
@@ -1590,7 +1614,10 @@ class SpeakerWatch {
 const ASK_AFTER = 1_000; // ms that a live peer has for its offer before we make one
 const STOP_AFTER = 2_000; // ms; one that is live again within this never stopped
 const RETURN_WITHIN = 30_000; // ms for a peer whose media flow, while the server has lost it
-const SILENT_AFTER = 4_000; // ms without a packet, and such a peer is gone
+const LISTEN_EVERY = 600; // ms; the packets of such a peer are counted
+const SILENCES = 3; // without a packet, one after the other, and it is gone
+/** Who left for these causes does not come back as the same: docs/protocols/mesh.md has them all. */
+const GONE = new Set(['closed', 'kicked', 'banned', 'token_expired']);
 const POLICY = 1008;
 const ID_IN_USE = 'Client id in use'; // as the server says it: docs/protocols/mesh.md
 
@@ -1811,7 +1838,7 @@ export class Room {
     else if (type === 'users_in_room') this.#pictured(message.users);
     else if (type === 'active_broadcasts') message.broadcasters.forEach((b) => this.#wentLive(b));
     else if (type === 'user_joined') this.#arrived(message);
-    else if (type === 'user_left') this.#departed(id);
+    else if (type === 'user_left') this.#departed(id, message.cause);
     else if (type === 'broadcast_started') this.#wentLive(message);
     else if (type === 'broadcast_stopped') this.#stoppedLive(id);
     else if (type === 'offer') this.#offered(from, message.offer);
@@ -1882,13 +1909,13 @@ export class Room {
   }
 
   /**
-   * The server has lost it. That may be the end of a tab, or of a connection to the server alone:
-   * the media tell. As long as they flow, the peer may come back.
+   * It has left. Unless it said so, that may be the end of a tab, or of a connection to the server
+   * alone: the media tell. As long as they flow, the peer may come back.
    */
-  #departed(id) {
+  #departed(id, cause) {
     const peer = this.peers.get(id);
     if (!peer || peer.away) return;
-    if (peer.state !== 'connected') return this.#drop(id);
+    if (peer.state !== 'connected' || GONE.has(cause)) return this.#drop(id);
     peer.away = true;
     this.#never(id, 'stop');
     this.#soon(id, 'drop', RETURN_WITHIN, () => this.#drop(id));
@@ -1896,11 +1923,12 @@ export class Room {
     this.#emit('connection', peer);
   }
 
-  async #listenTo(id, link, before = -1) {
+  async #listenTo(id, link, before = -1, silences = 0) {
     const packets = await link.packetsReceived();
     if (!this.peers.get(id)?.away || this.#links.get(id) !== link) return;
-    if (packets === before) this.#drop(id);
-    else this.#soon(id, 'listen', SILENT_AFTER, () => this.#listenTo(id, link, packets));
+    const silent = packets === before ? silences + 1 : 0;
+    if (silent === SILENCES) this.#drop(id);
+    else this.#soon(id, 'listen', LISTEN_EVERY, () => this.#listenTo(id, link, packets, silent));
   }
 
   #drop(id, tell = true) {

@@ -12,7 +12,10 @@ import { RoomError } from './types.js';
 const ASK_AFTER = 1_000; // ms that a live peer has for its offer before we make one
 const STOP_AFTER = 2_000; // ms; one that is live again within this never stopped
 const RETURN_WITHIN = 30_000; // ms for a peer whose media flow, while the server has lost it
-const SILENT_AFTER = 4_000; // ms without a packet, and such a peer is gone
+const LISTEN_EVERY = 600; // ms; the packets of such a peer are counted
+const SILENCES = 3; // without a packet, one after the other, and it is gone
+/** Who left for these causes does not come back as the same: docs/protocols/mesh.md has them all. */
+const GONE = new Set(['closed', 'kicked', 'banned', 'token_expired']);
 const POLICY = 1008;
 const ID_IN_USE = 'Client id in use'; // as the server says it: docs/protocols/mesh.md
 
@@ -233,7 +236,7 @@ export class Room {
     else if (type === 'users_in_room') this.#pictured(message.users);
     else if (type === 'active_broadcasts') message.broadcasters.forEach((b) => this.#wentLive(b));
     else if (type === 'user_joined') this.#arrived(message);
-    else if (type === 'user_left') this.#departed(id);
+    else if (type === 'user_left') this.#departed(id, message.cause);
     else if (type === 'broadcast_started') this.#wentLive(message);
     else if (type === 'broadcast_stopped') this.#stoppedLive(id);
     else if (type === 'offer') this.#offered(from, message.offer);
@@ -304,13 +307,13 @@ export class Room {
   }
 
   /**
-   * The server has lost it. That may be the end of a tab, or of a connection to the server alone:
-   * the media tell. As long as they flow, the peer may come back.
+   * It has left. Unless it said so, that may be the end of a tab, or of a connection to the server
+   * alone: the media tell. As long as they flow, the peer may come back.
    */
-  #departed(id) {
+  #departed(id, cause) {
     const peer = this.peers.get(id);
     if (!peer || peer.away) return;
-    if (peer.state !== 'connected') return this.#drop(id);
+    if (peer.state !== 'connected' || GONE.has(cause)) return this.#drop(id);
     peer.away = true;
     this.#never(id, 'stop');
     this.#soon(id, 'drop', RETURN_WITHIN, () => this.#drop(id));
@@ -318,11 +321,12 @@ export class Room {
     this.#emit('connection', peer);
   }
 
-  async #listenTo(id, link, before = -1) {
+  async #listenTo(id, link, before = -1, silences = 0) {
     const packets = await link.packetsReceived();
     if (!this.peers.get(id)?.away || this.#links.get(id) !== link) return;
-    if (packets === before) this.#drop(id);
-    else this.#soon(id, 'listen', SILENT_AFTER, () => this.#listenTo(id, link, packets));
+    const silent = packets === before ? silences + 1 : 0;
+    if (silent === SILENCES) this.#drop(id);
+    else this.#soon(id, 'listen', LISTEN_EVERY, () => this.#listenTo(id, link, packets, silent));
   }
 
   #drop(id, tell = true) {

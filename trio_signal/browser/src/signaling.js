@@ -9,6 +9,8 @@ const HEARTBEAT = 20_000; // ms, until the server has told its own
 const FINAL_CODES = new Set([1000, 1002, 1003, 1007, 1008, 1009, 4001, 4004, 4409]);
 const GOING_AWAY = 1001;
 const LOST = 1006;
+const GOODBYE = 1000;
+const FOR_ANOTHER = 4000; // it is no goodbye: the next one is opened soon
 
 /**
  * How long to wait before connecting again. Random, so that a restarted server is not stormed.
@@ -38,7 +40,10 @@ export class Signaling {
   #retry = 0;
   #watchdog = 0;
   #heard = false;
+  #isHidden = false; // the page is left, and kept by the browser for a while
   #hurry = () => this.#waiting() && this.open();
+  #hide = () => this.#leavePage();
+  #show = () => this.#isHidden && this.open();
 
   /** `isOther` is told why a connection was closed: whether the next hello is not the one refused. */
   constructor(url, { hello, onMessage, onState, isOther = () => false, trace = () => {} }) {
@@ -49,9 +54,27 @@ export class Signaling {
     this.#isOther = isOther;
     this.#trace = trace;
     addEventListener('online', this.#hurry);
+    addEventListener('pagehide', this.#hide);
+    addEventListener('pageshow', this.#show);
+  }
+
+  #listenNoMore() {
+    removeEventListener('online', this.#hurry);
+    removeEventListener('pagehide', this.#hide);
+    removeEventListener('pageshow', this.#show);
+  }
+
+  /** Says goodbye, so that the others need not wait. A browser may keep the page, and show it again. */
+  #leavePage() {
+    if (!this.#socket && !this.#waiting()) return;
+    this.#drop(GOODBYE);
+    clearTimeout(this.#retry);
+    this.#retry = 0;
+    this.#isHidden = true;
   }
 
   open() {
+    this.#isHidden = false;
     clearTimeout(this.#retry);
     this.#retry = 0;
     const socket = new WebSocket(this.#url);
@@ -76,9 +99,10 @@ export class Signaling {
   }
 
   close() {
-    removeEventListener('online', this.#hurry);
-    const open = this.#socket || this.#waiting();
-    this.#drop();
+    this.#listenNoMore();
+    const open = this.#socket || this.#waiting() || this.#isHidden;
+    this.#isHidden = false;
+    this.#drop(GOODBYE);
     clearTimeout(this.#retry);
     this.#retry = 0;
     if (open) this.#onState('closed');
@@ -112,11 +136,11 @@ export class Signaling {
   }
 
   #lost(code, reason) {
-    this.#drop();
+    this.#drop(FOR_ANOTHER);
     if (this.#isOther(code, reason)) return this.open();
     const delay = retryDelay(code, this.#attempt++);
     if (delay === null) {
-      removeEventListener('online', this.#hurry);
+      this.#listenNoMore();
       return this.#onState('closed', reason, code);
     }
     this.#retry = setTimeout(() => this.open(), delay);
@@ -134,12 +158,12 @@ export class Signaling {
     }, interval);
   }
 
-  #drop() {
+  #drop(code) {
     clearTimeout(this.#watchdog);
     this.#isJoined = false;
     if (!this.#socket) return;
     this.#socket.onmessage = this.#socket.onclose = null;
-    this.#socket.close(1000);
+    this.#socket.close(code);
     this.#socket = null;
   }
 }
