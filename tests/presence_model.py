@@ -1,7 +1,7 @@
 """A directory, and one replica that follows it: what presence is tried on.
 
 `Directory` does with one room what the Lua scripts do, `OurReplica` what the bus and
-the hub do with a view of it. Nothing here has a connection or a clock: the test says
+the hub do with theirs. Nothing here has a connection or a clock: the test says
 when a command reaches the directory and when its answer, or a change, reaches us.
 """
 
@@ -23,7 +23,7 @@ from trio_signal.messages.events import (
     WentLive,
 )
 from trio_signal.messages.identity import Live, Member
-from trio_signal.presence import Change, Snapshot, View
+from trio_signal.presence import Change, Snapshot
 from trio_signal.room import Room
 
 ROOM = "room"
@@ -77,22 +77,6 @@ def renamed(who: Member, before: str) -> ProfileChanged:
 
 def by_peer(members: Iterable[Member]) -> dict[str, Member]:
     return {member.peer_id: member for member in members}
-
-
-def apply(room: Room, event: RoomEvent) -> Iterable[RoomEvent]:
-    """What the room's peers are told of an event from elsewhere; as the hub does it."""
-    match event:
-        case Joined(member=who):
-            return room.join(who, AT)
-        case Left(member=who):
-            return room.leave(who.peer_id, AT)
-        case WentLive(member=Member(live=Live() as live) as who):
-            return room.go_live(who.peer_id, live, AT)
-        case StoppedLive(member=who):
-            return room.stop_live(who.peer_id, AT, event.cause)
-        case ProfileChanged():
-            room.apply_profile(event)
-    return [event]
 
 
 class Directory:
@@ -188,60 +172,33 @@ class Directory:
         return Snapshot(self.seq, tuple(self.members.values()))
 
 
-class Hearsay:
-    """What was told so far, as the view told it; each event must fit."""
-
-    def __init__(self) -> None:
-        self.members: dict[str, Member] = {}
-
-    def hear(self, event: RoomEvent, ended: set[str]) -> None:
-        match event:
-            case Joined(member=who):
-                known = self.members.get(who.peer_id)
-                assert known is None or known.joined_at != who.joined_at, "joined twice"
-                assert who.live is None
-                self.members[who.peer_id] = who
-            case Left(member=who):
-                known = self.members.pop(who.peer_id)
-                assert known.live is None, "left before it stopped"
-                assert known.joined_at in ended, "is still there"
-            case WentLive(member=who):
-                assert who.live
-                before = self.members[who.peer_id].live
-                assert before is None or (
-                    before.started_at == who.live.started_at and before != who.live
-                ), "live twice"
-                self.members[who.peer_id] = who
-            case StoppedLive(member=who):
-                assert self.members[who.peer_id].live, "stopped, but was not live"
-                assert who.live is None
-                self.members[who.peer_id] = who
-
-
 class Audience:
-    """A room as its peers on our replica hear of it; each event must fit."""
+    """What the peers on our replica know of a room from what they were told; each must fit."""
 
     def __init__(self) -> None:
-        self.room = Room(ROOM)
-        self._there: set[str] = set()
-        self._live: set[str] = set()
+        #: By peer id, who is there, and whether it is live.
+        self.live: dict[str, Live | None] = {}
+
+    def begin(self, members: Iterable[Member]) -> None:
+        """The first of them is told who is there."""
+        self.live = {who.peer_id: who.live for who in members}
 
     def hear(self, events: Iterable[RoomEvent]) -> None:
         for event in events:
             match event:
                 case Joined(member=who):
-                    assert who.peer_id not in self._there, "joined twice"
-                    self._there.add(who.peer_id)
+                    assert who.peer_id not in self.live, "joined twice"
+                    assert who.live is None
+                    self.live[who.peer_id] = None
                 case Left(member=who):
-                    assert who.peer_id not in self._live, "left before it stopped"
-                    self._there.remove(who.peer_id)
+                    assert self.live.pop(who.peer_id) is None, "left before it stopped"
                 case WentLive(member=who, news=news):
-                    assert who.peer_id in self._there
                     was_live = news in (News.CHANGED, News.AGAIN)
-                    assert (who.peer_id in self._live) == was_live
-                    self._live.add(who.peer_id)
+                    assert bool(self.live[who.peer_id]) == was_live, "live twice"
+                    self.live[who.peer_id] = who.live
                 case StoppedLive(member=who):
-                    self._live.remove(who.peer_id)
+                    assert self.live[who.peer_id], "stopped, but was not live"
+                    self.live[who.peer_id] = None
 
 
 class Entering:
@@ -255,13 +212,11 @@ class Entering:
 
 
 class OurReplica:
-    """What the bus and the hub do with a view, for one room; and what the peers hear."""
+    """What the bus and the hub do with one room; and what the peers hear."""
 
     def __init__(self, directory: Directory) -> None:
         self.directory = directory
-        self.view = View(ROOM, OURS)
-        self.mine: dict[str, Member] = {}
-        self.hearsay = Hearsay()
+        self.room = Room(ROOM, OURS)
         self.audience = Audience()
         #: The command connection: what Redis has not done yet; what it has answered.
         self.commands: deque[Callable[[], Callable[[], None] | None]] = deque()
@@ -269,46 +224,39 @@ class OurReplica:
         self.entering: list[Entering] = []
         self.restores = 0
         self.restoring = False
-        self.doubtful = False
+        self.stale = False
         #: Redis lost everything: others may be about to come back.
         self.patient = False
 
     # What others did
 
     def take(self, change: Change) -> None:
-        in_step = self.view.in_step
-        self.tell(self.view.follow(change))
-        self.doubtful |= in_step and not self.view.in_step
+        here, in_step = bool(self.room.own), self.room.numbering.in_step
+        self.tell(self.room.follow(change), here=here)
+        self.stale |= in_step and not self.room.numbering.in_step
         match change.event:
             case Left(member=who):
-                self.doubtful |= who.peer_id in self.mine
+                self.stale |= who.peer_id in self.room.own
 
-    def tell(self, events: Iterable[RoomEvent]) -> None:
+    def tell(self, events: Iterable[RoomEvent], *, here: bool) -> None:
         for event in events:
-            self.hearsay.hear(event, self.directory.ended)
-            match event:
-                case Joined(member=who):
-                    self.mine.pop(who.peer_id, None)
-                case Left(member=who) | WentLive(member=who) | StoppedLive(member=who):
-                    assert who.peer_id not in self.mine, "it is ours"
-                case ProfileChanged(member=who):
-                    self.rename(who)
-            self.audience.hear(apply(self.audience.room, event))
+            if isinstance(event, Left):
+                assert event.member.joined_at in self.directory.ended, "is still there"
+            if isinstance(event, ProfileChanged):
+                self.rename(event.member)
+            if here:
+                self.audience.hear([event])
 
     def rename(self, named: Member, event: RoomEvent | None = None) -> None:
         """All of a user's peers; silently, if the event was another's."""
-        members = [
-            replace(who, username=named.username)
-            for who in self.mine.values()
-            if who.user_id == named.user_id
-        ]
-        self.mine |= by_peer(members)
+        members = [who for who in self.room.own.values() if who.user_id == named.user_id]
         if members:
             self.commands.append(partial(self.directory.change, OURS, members, event))
 
     def catch_up(self, snapshot: Snapshot, losses: int) -> None:
-        self.tell(self.view.catch_up(snapshot, losses, AT, patient=self.patient))
-        self.doubtful |= not self.view.in_step or not self.mine.keys() <= self.view.own
+        here, room = bool(self.room.own), self.room
+        self.tell(room.catch_up(snapshot, losses, AT, patient=self.patient), here=here)
+        self.stale |= not room.numbering.in_step or not room.own.keys() <= room.entered
 
     # What we do
 
@@ -316,7 +264,12 @@ class OurReplica:
         entering = Entering(who, self.restores)
         self.entering.append(entering)
         self.commands.append(
-            partial(self._run_join, entering, self.view.losses, whole=not self.view.in_step)
+            partial(
+                self._run_join,
+                entering,
+                self.room.numbering.losses,
+                whole=not self.room.numbering.in_step,
+            )
         )
 
     def _run_join(self, entering: Entering, losses: int, *, whole: bool) -> Callable[[], None]:
@@ -326,7 +279,7 @@ class OurReplica:
 
     def _joined(self, entering: Entering, losses: int, seq: int, snapshot: Snapshot | None) -> None:
         entering.seq = seq
-        if snapshot is not None and not self.view.in_step:
+        if snapshot is not None and not self.room.numbering.in_step:
             self.catch_up(snapshot, losses)
 
     def may_admit(self, entering: Entering) -> bool:
@@ -335,92 +288,93 @@ class OurReplica:
         return (
             entering is first
             and entering.seq is not None
-            and self.view.in_step
-            and self.view.seq >= entering.seq
+            and self.room.numbering.in_step
+            and self.room.numbering.seq >= entering.seq
         )
 
     def give_up_waiting(self, entering: Entering) -> None:
         """Redis took too long, or is gone."""
-        self.view.claim_unasked(entering.member.peer_id)
-        self.doubtful = True
-        self.admit(entering)
+        self.admit(entering, unasked=True)
 
-    def admit(self, entering: Entering) -> None:
+    def admit(self, entering: Entering, *, unasked: bool = False) -> None:
         self.entering.remove(entering)
-        who = entering.member
+        room, who = self.room, entering.member
         self.note_overlap(entering)
-        taken_over = self.view.claim(who.peer_id, AT)
-        self.doubtful |= who.peer_id not in self.view.own
-        self.mine[who.peer_id] = who
-        self.hearsay.members.pop(who.peer_id, None)
-        self.audience.hear(self.audience.room.join(who, AT))
-        self.tell(taken_over)
+        overtaken = room.claim(who.peer_id, AT, unasked=unasked)
+        self.stale |= unasked or who.peer_id not in room.entered
+        is_first = not room.own
+        events = room.join(who, AT)
+        if is_first:
+            self.audience.begin(room.members.values())
+        else:
+            self.audience.hear(events)
+        for event in overtaken:
+            self.tell(room.apply(event), here=True)
 
     def note_overlap(self, entering: Entering) -> None:
-        self.doubtful |= entering.restores != self.restores
+        self.stale |= entering.restores != self.restores
 
     def abandon(self, entering: Entering) -> None:
         """The connection ended before it was let in."""
         self.entering.remove(entering)
         self.note_overlap(entering)
         who = entering.member
-        if who.peer_id in self.mine:
-            self.doubtful = True
+        if who.peer_id in self.room.own:
+            self.stale = True
         else:
             self.commands.append(partial(self.directory.leave, who))
 
     def leave(self, peer_id: str) -> None:
-        for event in self.audience.room.leave(peer_id, AT):
+        for event in self.room.leave(peer_id, AT):
             self._publish(event)
 
     def go_live(self, peer_id: str, live: Live) -> None:
-        for event in self.audience.room.go_live(peer_id, live, AT):
+        for event in self.room.go_live(peer_id, live, AT):
             self._publish(event)
 
     def stop_live(self, peer_id: str) -> None:
-        for event in self.audience.room.stop_live(peer_id, AT):
+        for event in self.room.stop_live(peer_id, AT):
             self._publish(event)
 
     def change_name(self, peer_id: str, name: str) -> None:
         change = ChangeProfile(ROOM, "profile_update", username=name)
-        for event in self.audience.room.change_profile(peer_id, change, AT):
+        for event in self.room.change_profile(peer_id, change, AT):
             self._publish(event)
 
     def _publish(self, event: RoomEvent) -> None:
         self.audience.hear([event])
         match event:
             case Left(member=who):
-                del self.mine[who.peer_id]
                 self.commands.append(partial(self.directory.leave, who))
             case WentLive(member=who) | StoppedLive(member=who):
-                self.mine[who.peer_id] = who
                 self.commands.append(partial(self.directory.change, OURS, [who], event))
             case ProfileChanged(member=who):
-                self.view.rename(who)
                 self.rename(who, event)
 
-    # What goes wrong with us, and is mended
+    # What goes wrong with us, and is put right
 
     def lose_connection(self) -> None:
         self.commands.clear()
         self.answers.clear()
         self.restoring = False
-        self.view.start_over()
-        self.doubtful = True
+        self.room.numbering.start_over()
+        self.stale = True
         for entering in list(self.entering):
             self.give_up_waiting(entering)
 
     def end_patience(self) -> None:
         self.patient = False
-        self.view.start_over()
-        self.doubtful = True
+        self.room.numbering.start_over()
+        self.stale = True
 
     def restore(self) -> None:
         self.restoring = True
-        self.doubtful = False
-        self.view.lose_step()
+        self.stale = False
+        self.room.numbering.start_over()
         self.restores += 1
-        self.commands.append(partial(self._run_restore, dict(self.mine), self.view.losses))
+        self.commands.append(
+            partial(self._run_restore, dict(self.room.own), self.room.numbering.losses)
+        )
 
     def _run_restore(self, mine: dict[str, Member], losses: int) -> Callable[[], None]:
         snapshot = self.directory.restore(OURS, mine.values())

@@ -1,4 +1,4 @@
-"""A replica's view of a room, whatever happens on the way from the directory."""
+"""A replica's room, whatever happens on the way from the directory."""
 
 from enum import Enum, auto
 
@@ -15,7 +15,6 @@ from tests.presence_model import (
     ROOM,
     Directory,
     OurReplica,
-    apply,
     by_peer,
     joined,
     left,
@@ -25,9 +24,15 @@ from tests.presence_model import (
     went_live,
 )
 from trio_signal import presence
-from trio_signal.messages.events import RoomEvent, StopCause
+from trio_signal.messages.events import (
+    Joined,
+    Left,
+    RoomEvent,
+    StopCause,
+    StoppedLive,
+)
 from trio_signal.messages.identity import Live, MediaType, Member
-from trio_signal.presence import Change, Snapshot, View, reconcile
+from trio_signal.presence import Change, Snapshot, reconcile
 from trio_signal.room import Room
 
 LATER = "2026-11-20T10:15:31.456Z"
@@ -37,9 +42,9 @@ VIDEO_AGAIN = Live("video", LATER)
 EXCLUSIVE = Live("video", AT, exclusive=True)
 
 
-# From one picture to another
+# From one state to another
 
-PICTURES: list[tuple[str, list[Member], list[Member], list[RoomEvent]]] = [
+STATES: list[tuple[str, list[Member], list[Member], list[RoomEvent]]] = [
     ("nothing", [], [], []),
     ("the same", [member(live=VIDEO)], [member(live=VIDEO)], []),
     ("came", [], [member()], [joined(member())]),
@@ -130,7 +135,7 @@ PICTURES: list[tuple[str, list[Member], list[Member], list[RoomEvent]]] = [
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "events"), [p[1:] for p in PICTURES], ids=[p[0] for p in PICTURES]
+    ("old", "new", "events"), [p[1:] for p in STATES], ids=[p[0] for p in STATES]
 )
 def test_reconcile_tells_the_difference(
     old: list[Member], new: list[Member], events: list[RoomEvent]
@@ -138,46 +143,94 @@ def test_reconcile_tells_the_difference(
     assert reconcile(ROOM, by_peer(old), by_peer(new), AT) == events
 
 
-@pytest.mark.parametrize(("old", "new"), [p[1:3] for p in PICTURES], ids=[p[0] for p in PICTURES])
-def test_a_room_that_is_told_the_difference_has_the_new_picture(
+@pytest.mark.parametrize(("old", "new"), [p[1:3] for p in STATES], ids=[p[0] for p in STATES])
+def test_a_room_that_is_told_the_difference_has_the_new_state(
     old: list[Member], new: list[Member]
 ) -> None:
     room = Room(ROOM)
     for event in reconcile(ROOM, {}, by_peer(old), AT):
-        apply(room, event)
+        room.apply(event)
     for event in reconcile(ROOM, by_peer(old), by_peer(new), AT):
-        apply(room, event)
+        room.apply(event)
     assert room.members == by_peer(new)
 
 
-# A view, step by step
+# A room, step by step
 
 
 def change(seq: int, event: RoomEvent | None, origin: str = "other") -> Change:
     return Change(seq, origin, event)
 
 
-def view_of(*members: Member, seq: int = 10) -> View:
-    """A view in step."""
-    view = View(ROOM, OURS)
-    view.catch_up(Snapshot(seq, members), view.losses, AT)
-    assert view.in_step
-    return view
+def plain(events: list[RoomEvent]) -> list[RoomEvent]:
+    """Events without what they say of the rest of the room."""
+    plainer: list[RoomEvent] = []
+    for event in events:
+        match event:
+            case Joined():
+                event = replace(event, first=False, peers=0)
+            case Left():
+                event = replace(event, last=False, peers=0)
+            case StoppedLive():
+                event = replace(event, last=False)
+        plainer.append(event)
+    return plainer
+
+
+class Here:
+    """Our room, with one peer of ours in it; and what that is told."""
+
+    def __init__(self) -> None:
+        self.room = Room(ROOM, OURS)
+        self.room.join(member("me", OURS), AT)
+        self.numbering = self.room.numbering
+
+    @property
+    def others(self) -> dict[str, Member]:
+        return {p: who for p, who in self.room.members.items() if p not in self.room.own}
+
+    @property
+    def in_step(self) -> bool:
+        return self.numbering.in_step
+
+    def follow(self, change: Change) -> list[RoomEvent]:
+        return plain(self.room.follow(change))
+
+    def catch_up(
+        self, snapshot: Snapshot, losses: int | None = None, *, patient: bool = False
+    ) -> list[RoomEvent]:
+        losses = self.numbering.losses if losses is None else losses
+        return plain(self.room.catch_up(snapshot, losses, AT, patient=patient))
+
+    def let_in(self, peer_id: str, *, unasked: bool = False) -> list[RoomEvent]:
+        """One of ours; what is told of it."""
+        overtaken = self.room.claim(peer_id, AT, unasked=unasked)
+        events = self.room.join(member(peer_id, OURS), AT)
+        assert self.room.own.keys() == {"me", peer_id}
+        return plain([*events, *(told for event in overtaken for told in self.room.apply(event))])
+
+
+def here_with(*members: Member, seq: int = 10) -> Here:
+    """A room in step."""
+    here = Here()
+    here.catch_up(Snapshot(seq, members))
+    assert here.in_step
+    return here
 
 
 def test_changes_wait_for_the_first_snapshot() -> None:
-    view = View(ROOM, OURS)
+    here = Here()
     p, q = member("p"), member("q")
-    assert view.follow(change(10, joined(p))) == []
-    assert view.follow(change(11, joined(q))) == []
-    assert not view.in_step
-    assert view.catch_up(Snapshot(10, (p,)), view.losses, AT) == [joined(p), joined(q)]
-    assert view.members == by_peer([p, q])
-    assert view.in_step
+    assert here.follow(change(10, joined(p))) == []
+    assert here.follow(change(11, joined(q))) == []
+    assert not here.in_step
+    assert here.catch_up(Snapshot(10, (p,))) == [joined(p), joined(q)]
+    assert here.others == by_peer([p, q])
+    assert here.in_step
 
 
-def test_a_view_follows_from_number_to_number() -> None:
-    view = view_of()
+def test_a_room_follows_from_number_to_number() -> None:
+    here = here_with()
     p, live = member(), member(live=VIDEO)
     story: list[tuple[RoomEvent, list[Member]]] = [
         (joined(p), [p]),
@@ -187,43 +240,43 @@ def test_a_view_follows_from_number_to_number() -> None:
         (left(member(name="Bea")), []),
     ]
     for seq, (event, members) in enumerate(story, 11):
-        assert view.follow(change(seq, event)) == [event]
-        assert view.members == by_peer(members)
-    assert view.seq == 15
+        assert here.follow(change(seq, event)) == [event]
+        assert here.others == by_peer(members)
+    assert here.numbering.seq == 15
 
 
 def test_what_comes_twice_is_told_once() -> None:
-    view = view_of()
+    here = here_with()
     p = member()
-    assert view.follow(change(11, joined(p))) == [joined(p)]
-    assert view.follow(change(11, joined(p))) == []
-    assert view.follow(change(10, left(p))) == []
-    assert view.in_step
+    assert here.follow(change(11, joined(p))) == [joined(p)]
+    assert here.follow(change(11, joined(p))) == []
+    assert here.follow(change(10, left(p))) == []
+    assert here.in_step
 
 
 def test_our_own_changes_come_back_and_are_not_told() -> None:
-    view = view_of()
+    here = here_with()
     own = member("own", OURS)
-    assert view.follow(change(11, joined(own), OURS)) == []
-    assert view.follow(change(12, left(own), OURS)) == []
-    assert view.members == {}
-    assert view.seq == 12
+    assert here.follow(change(11, joined(own), OURS)) == []
+    assert here.follow(change(12, left(own), OURS)) == []
+    assert here.others == {}
+    assert here.numbering.seq == 12
 
 
 def test_our_own_members_in_a_snapshot_are_not_told() -> None:
-    view = View(ROOM, OURS)
+    here = Here()
     snapshot = Snapshot(10, (member("own", OURS), member("p")))
-    assert view.catch_up(snapshot, view.losses, AT) == [joined(member("p"))]
+    assert here.catch_up(snapshot) == [joined(member("p"))]
 
 
 def test_a_gap_waits_for_a_snapshot() -> None:
-    view = view_of()
+    here = here_with()
     p, q, r = member("p"), member("q"), member("r")
-    assert view.follow(change(12, joined(q))) == []
-    assert not view.in_step
-    assert view.follow(change(13, joined(r))) == []
+    assert here.follow(change(12, joined(q))) == []
+    assert not here.in_step
+    assert here.follow(change(13, joined(r))) == []
     # The snapshot has what was missing, and the first of the two that wait.
-    assert view.catch_up(Snapshot(12, (p, q)), view.losses, AT) == [
+    assert here.catch_up(Snapshot(12, (p, q))) == [
         joined(p),
         joined(q),
         joined(r),
@@ -231,170 +284,175 @@ def test_a_gap_waits_for_a_snapshot() -> None:
 
 
 def test_a_gap_behind_a_snapshot_waits_for_another() -> None:
-    view = View(ROOM, OURS)
+    here = Here()
     p, q = member("p"), member("q")
-    view.follow(change(12, joined(q)))
-    assert view.catch_up(Snapshot(10, (p,)), view.losses, AT) == [joined(p)]
-    assert not view.in_step
-    assert view.catch_up(Snapshot(12, (p, q)), view.losses, AT) == [joined(q)]
-    assert view.in_step
+    here.follow(change(12, joined(q)))
+    assert here.catch_up(Snapshot(10, (p,))) == [joined(p)]
+    assert not here.in_step
+    assert here.catch_up(Snapshot(12, (p, q))) == [joined(q)]
+    assert here.in_step
 
 
 def test_a_change_without_an_event_asks_for_a_snapshot() -> None:
-    view = view_of()
-    assert view.follow(change(11, None)) == []
-    assert not view.in_step
+    here = here_with()
+    assert here.follow(change(11, None)) == []
+    assert not here.in_step
     # One that is older does not do; its change still waits.
     p = member("p")
-    assert view.catch_up(Snapshot(10, ()), view.losses, AT) == []
-    assert not view.in_step
-    assert view.catch_up(Snapshot(11, (p,)), view.losses, AT) == [joined(p)]
-    assert view.in_step
+    assert here.catch_up(Snapshot(10, ())) == []
+    assert not here.in_step
+    assert here.catch_up(Snapshot(11, (p,))) == [joined(p)]
+    assert here.in_step
 
 
 def test_a_second_snapshot_changes_nothing() -> None:
-    view = View(ROOM, OURS)
-    losses = view.losses
+    here = Here()
+    losses = here.numbering.losses
     p = member("p")
-    view.catch_up(Snapshot(10, (p,)), losses, AT)
-    view.follow(change(11, left(p)))
-    assert view.catch_up(Snapshot(10, (p,)), losses, AT) == []
-    assert view.members == {}
+    here.catch_up(Snapshot(10, (p,)), losses)
+    here.follow(change(11, left(p)))
+    assert here.catch_up(Snapshot(10, (p,)), losses) == []
+    assert here.others == {}
 
 
 def test_a_snapshot_from_before_step_was_lost_is_too_old() -> None:
-    view = View(ROOM, OURS)
-    asked = view.losses
-    view.catch_up(Snapshot(10, ()), asked, AT)
+    here = Here()
+    asked = here.numbering.losses
+    here.catch_up(Snapshot(10, ()), asked)
     p = member("p")
-    assert view.follow(change(11, joined(p))) == [joined(p)]
-    view.lose_step()
-    assert view.catch_up(Snapshot(10, ()), asked, AT) == []
-    assert not view.in_step
-    assert view.members == by_peer([p])
-    assert view.catch_up(Snapshot(11, (p,)), view.losses, AT) == []
-    assert view.in_step
+    assert here.follow(change(11, joined(p))) == [joined(p)]
+    here.numbering.lose_step()
+    assert here.catch_up(Snapshot(10, ()), asked) == []
+    assert not here.in_step
+    assert here.others == by_peer([p])
+    assert here.catch_up(Snapshot(11, (p,))) == []
+    assert here.in_step
 
 
 def test_nothing_from_before_an_outage_counts() -> None:
-    view = view_of(seq=1_000)
+    here = here_with(seq=1_000)
     p, q = member("p"), member("q")
-    view.lose_step()
-    asked = view.losses
-    view.follow(change(1_002, joined(q)))
-    view.start_over()
-    assert view.catch_up(Snapshot(1_001, (p,)), asked, AT) == []
+    here.numbering.lose_step()
+    asked = here.numbering.losses
+    here.follow(change(1_002, joined(q)))
+    here.numbering.start_over()
+    assert here.catch_up(Snapshot(1_001, (p,)), asked) == []
     # The numbers of another Redis may be lower.
-    assert view.catch_up(Snapshot(5, ()), view.losses, AT) == []
-    assert view.follow(change(6, joined(p))) == [joined(p)]
-    assert view.in_step
+    assert here.catch_up(Snapshot(5, ())) == []
+    assert here.follow(change(6, joined(p))) == [joined(p)]
+    assert here.in_step
 
 
 def test_a_replica_that_may_come_back_is_waited_for() -> None:
     p, q, r = member("p", "third"), member("q"), member("r", "third")
-    view = view_of(p, q, r)
-    view.start_over()
+    here = here_with(p, q, r)
+    here.numbering.start_over()
     # The one that is back has lost a peer; the other is missing, but for one that came here.
     s = member("s")
     snapshot = Snapshot(1, (s, member("r", OURS)))
-    events = view.catch_up(snapshot, view.losses, AT, patient=True)
+    events = here.catch_up(snapshot, patient=True)
     assert events == [left(q), joined(s)]
-    assert view.members == by_peer([p, r, s])
-    assert view.claim("r", AT) == []
-    view.lose_step()
-    assert view.catch_up(snapshot, view.losses, AT) == [left(p)]
+    assert here.others == by_peer([p, r, s])
+    assert here.let_in("r") == []
+    here.numbering.lose_step()
+    assert here.catch_up(snapshot) == [left(p)]
 
 
 def test_more_changes_than_may_wait_are_made_good(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(presence, "MAX_WAITING", 3)
-    view = View(ROOM, OURS)
+    here = Here()
     peers = [member(f"p{n}") for n in range(5)]
     for seq, peer in enumerate(peers, 11):
-        view.follow(change(seq, joined(peer)))
+        here.follow(change(seq, joined(peer)))
     # Too old for what is left of those that waited.
-    assert view.catch_up(Snapshot(11, (peers[0],)), view.losses, AT) == [joined(peers[0])]
-    assert not view.in_step
-    told = view.catch_up(Snapshot(14, tuple(peers[:4])), view.losses, AT)
+    assert here.catch_up(Snapshot(11, (peers[0],))) == [joined(peers[0])]
+    assert not here.in_step
+    told = here.catch_up(Snapshot(14, tuple(peers[:4])))
     assert told == [joined(peer) for peer in peers[1:]]
-    assert view.in_step
+    assert here.in_step
 
 
 # A peer id that goes from replica to replica
 
 
 def test_a_peer_is_taken_over_by_another_replica() -> None:
-    view = view_of(member("p", live=VIDEO))
+    here = here_with(member("p", live=VIDEO))
     newer = member("p", "third")
-    assert view.follow(change(11, joined(newer), "third")) == [joined(newer)]
-    assert view.members == by_peer([newer])
+    ended = stopped(member("p"), StopCause.REPLACED)
+    assert here.follow(change(11, joined(newer), "third")) == [ended]
+    assert here.others == by_peer([newer])
     # The old replica does not own it any more: it tells nothing of it.
-    assert view.follow(change(12, left(newer), "third")) == [left(newer)]
+    assert here.follow(change(12, left(newer), "third")) == [left(newer)]
 
 
 def test_our_own_peer_is_taken_over() -> None:
-    view = view_of()
-    view.follow(change(11, joined(member("p", OURS)), OURS))
+    here = here_with()
+    here.follow(change(11, joined(member("p", OURS)), OURS))
+    assert here.let_in("p") == [joined(member("p", OURS))]
     theirs = member("p")
-    assert view.follow(change(12, joined(theirs))) == [joined(theirs)]
-    assert view.members == by_peer([theirs])
+    assert here.follow(change(12, joined(theirs))) == []
+    assert here.others == by_peer([theirs])
+    assert here.room.own.keys() == {"me"}
 
 
 def test_we_take_a_peer_over() -> None:
-    view = view_of(member("p"))
-    assert view.follow(change(11, joined(member("p", OURS)), OURS)) == []
+    here = here_with(member("p"))
+    assert here.follow(change(11, joined(member("p", OURS)), OURS)) == []
     # It is in the picture until its new connection is let in.
-    assert set(view.members) == {"p"}
-    assert view.claim("p", AT) == []
-    assert view.members == {}
+    assert set(here.others) == {"p"}
+    assert here.let_in("p") == []
+    assert here.others == {}
 
 
 def test_we_take_a_peer_over_while_a_snapshot_is_on_its_way() -> None:
-    view = view_of(member("p"))
-    view.lose_step()
+    here = here_with(member("p"))
+    here.numbering.lose_step()
     snapshot = Snapshot(12, (member("p", OURS),))
-    assert view.catch_up(snapshot, view.losses, AT) == []
-    assert set(view.members) == {"p"}
-    assert view.claim("p", AT) == []
-    assert view.members == {}
+    assert here.catch_up(snapshot) == []
+    assert set(here.others) == {"p"}
+    assert here.let_in("p") == []
+    assert here.others == {}
 
 
 def test_we_take_a_peer_over_and_lose_it_before_it_is_let_in() -> None:
-    view = view_of(member("p"))
-    view.follow(change(11, joined(member("p", OURS)), OURS))
+    here = here_with(member("p"))
+    here.follow(change(11, joined(member("p", OURS)), OURS))
     theirs = member("p", live=VIDEO)
-    view.follow(change(12, joined(theirs)))
-    view.follow(change(13, went_live(theirs)))
-    assert view.claim("p", AT) == [joined(theirs), went_live(theirs)]
-    assert view.members == by_peer([theirs])
+    here.follow(change(12, joined(theirs)))
+    here.follow(change(13, went_live(theirs)))
+    assert here.let_in("p") == [stopped(member("p"), StopCause.REPLACED), went_live(theirs)]
+    assert here.others == by_peer([theirs])
 
 
 def test_we_take_a_peer_over_that_goes_before_it_is_let_in() -> None:
-    view = view_of(member("p", live=VIDEO))
+    here = here_with(member("p", live=VIDEO))
     own = member("p", OURS)
-    assert view.follow(change(11, joined(own), OURS)) == []
-    assert view.follow(change(12, left(own), OURS)) == [
+    assert here.follow(change(11, joined(own), OURS)) == []
+    assert here.follow(change(12, left(own), OURS)) == [
         stopped(member("p"), StopCause.LEFT),
         left(member("p")),
     ]
-    assert view.members == {}
+    assert here.others == {}
 
 
 def test_a_peer_that_we_let_in_without_asking() -> None:
-    view = view_of(member("p"), member("q"))
-    view.claim_unasked("p")
-    assert view.members == by_peer([member("q")])
+    here = here_with(member("p"), member("q"))
+    assert here.let_in("p", unasked=True) == []
+    assert here.others == by_peer([member("q")])
     # What happens to it elsewhere is not believed until a snapshot has said whose it is.
-    assert view.follow(change(11, left(member("p")))) == []
+    assert here.follow(change(11, left(member("p")))) == []
     snapshot = Snapshot(12, (member("p", OURS), member("q")))
-    assert view.catch_up(snapshot, view.losses, AT) == []
-    assert view.members == by_peer([member("q")])
+    assert here.catch_up(snapshot) == []
+    assert here.others == by_peer([member("q")])
 
 
 def test_a_peer_that_we_let_in_without_asking_and_must_give_back() -> None:
-    view = view_of(member("p"))
-    view.claim_unasked("p")
+    here = here_with(member("p"))
+    assert here.let_in("p", unasked=True) == []
     snapshot = Snapshot(11, (member("p"),))
-    assert view.catch_up(snapshot, view.losses, AT) == [joined(member("p"))]
+    assert here.catch_up(snapshot) == []
+    assert here.others == by_peer([member("p")])
+    assert here.room.own.keys() == {"me"}
 
 
 # Anything at all
@@ -409,7 +467,7 @@ number = st.integers(0, 9)
 
 
 class Trouble(Enum):
-    """What goes wrong; by each kind, what is mended may hide other mistakes."""
+    """What goes wrong; by each kind, what is put right may hide other mistakes."""
 
     NONE = auto()
     #: Changes get lost, come twice or in the wrong order.
@@ -422,8 +480,8 @@ class Presence(RuleBasedStateMachine):
     """Three replicas, one of them ours, in one room.
 
     Changes may reach us late, twice, in the wrong order or never; snapshots are
-    asked for and answered at any moment. What we are told is checked at once, as the
-    view tells it and as our peers hear it; in the end everybody has one picture.
+    asked for and answered at any moment. What our peers are told is checked at once; in
+    the end the room is the same for everybody.
     """
 
     def __init__(self) -> None:
@@ -528,13 +586,13 @@ class Presence(RuleBasedStateMachine):
     @precondition(lambda self: self.failing)
     @rule(
         replica=others,
-        picture=st.dictionaries(peers, st.sampled_from(["new", "live", "same"])),
+        now=st.dictionaries(peers, st.sampled_from(["new", "live", "same"])),
     )
-    def they_come_back(self, replica: str, picture: dict[str, str]) -> None:
+    def they_come_back(self, replica: str, now: dict[str, str]) -> None:
         """After an outage, in which much happened that nobody was told."""
         self.they_find_redis_again(replica)
         members = []
-        for peer_id, how in picture.items():
+        for peer_id, how in now.items():
             who = self.directory.members.get(peer_id)
             if how == "same" and who is not None and who.replica == replica:
                 members.append(who)
@@ -548,7 +606,7 @@ class Presence(RuleBasedStateMachine):
     def one_is_reaped(self, replica: str) -> None:
         self.directory.reap(replica)
         if replica == OURS:
-            self.ours.doubtful = True
+            self.ours.stale = True
 
     # On ours
 
@@ -556,25 +614,25 @@ class Presence(RuleBasedStateMachine):
     def we_join(self, peer_id: str) -> None:
         self.ours.join(self.new(OURS, peer_id))
 
-    @precondition(lambda self: self.ours.mine)
+    @precondition(lambda self: self.ours.room.own)
     @rule(nth=number)
     def we_leave(self, nth: int) -> None:
         self.ours.leave(self.one_of_ours(nth))
 
     def one_of_ours(self, nth: int) -> str:
-        return sorted(self.ours.mine)[nth % len(self.ours.mine)]
+        return sorted(self.ours.room.own)[nth % len(self.ours.room.own)]
 
-    @precondition(lambda self: self.ours.mine)
+    @precondition(lambda self: self.ours.room.own)
     @rule(nth=number, media_type=media)
     def we_go_live(self, nth: int, media_type: MediaType) -> None:
         self.ours.go_live(self.one_of_ours(nth), self.live(media_type))
 
-    @precondition(lambda self: self.ours.mine)
+    @precondition(lambda self: self.ours.room.own)
     @rule(nth=number)
     def we_stop(self, nth: int) -> None:
         self.ours.stop_live(self.one_of_ours(nth))
 
-    @precondition(lambda self: self.ours.mine)
+    @precondition(lambda self: self.ours.room.own)
     @rule(nth=number)
     def we_rename(self, nth: int) -> None:
         peer_id = self.one_of_ours(nth)
@@ -586,7 +644,7 @@ class Presence(RuleBasedStateMachine):
     @rule(commands=number, answers=number, changes=number)
     def time_passes(self, commands: int, answers: int, changes: int) -> None:
         ours, published = self.ours, self.directory.published
-        if ours.doubtful and not ours.restoring:
+        if ours.stale and not ours.restoring:
             ours.restore()
         for _ in range(min(commands, len(ours.commands))):
             ours.run_command()
@@ -680,16 +738,18 @@ class Presence(RuleBasedStateMachine):
     # What must hold
 
     @invariant()
-    def the_view_is_what_was_told(self) -> None:
-        view, told = self.ours.view.members, self.ours.hearsay.members
-        assert {p: m.live for p, m in view.items()} == {p: m.live for p, m in told.items()}
+    def the_room_is_what_was_told(self) -> None:
+        room = self.ours.room
+        if room.own:
+            assert {p: m.live for p, m in room.members.items()} == self.ours.audience.live
 
     @invariant()
-    def nobody_is_ours_and_theirs(self) -> None:
-        assert not self.ours.mine.keys() & self.ours.view.members.keys()
+    def our_own_are_ours(self) -> None:
+        room = self.ours.room
+        assert room.own == {p: m for p, m in room.members.items() if m.replica == OURS}
 
     def teardown(self) -> None:
-        """From here on nothing fails any more: all pictures become one."""
+        """From here on nothing fails any more: all agree."""
         # What was lost shows by the next change.
         self.they_find_redis_again("other")
         self.they_are_gone_for_good("third")
@@ -698,16 +758,15 @@ class Presence(RuleBasedStateMachine):
             self.ours.end_patience()
         for _ in range(10):
             self.settle()
-            if self.ours.view.in_step and not self.ours.doubtful:
+            if self.ours.room.numbering.in_step and not self.ours.stale:
                 break
             self.ours.restore()
         else:
             raise AssertionError("never in step")
         ours, directory = self.ours, self.directory
         assert not ours.entering
-        assert picture(ours.mine) == picture(by_peer(directory.owned(OURS)))
-        assert picture(ours.mine | ours.view.members) == picture(directory.members)
-        assert picture(ours.audience.room.members) == picture(directory.members)
+        assert essence(ours.room.own) == essence(by_peer(directory.owned(OURS)))
+        assert essence(ours.room.members) == essence(directory.members)
 
     def settle(self) -> None:
         ours = self.ours
@@ -720,12 +779,12 @@ class Presence(RuleBasedStateMachine):
                 self.time_passes(99, 99, 99)
             while ready := [entering for entering in ours.entering if ours.may_admit(entering)]:
                 ours.admit(ready[0])
-        if self.losing and ours.view.in_step and not ours.doubtful:
+        if self.losing and ours.room.numbering.in_step and not ours.stale:
             for entering in list(ours.entering):
                 ours.give_up_waiting(entering)
 
 
-def picture(members: dict[str, Member]) -> dict[str, tuple[str, str, str, Live | None]]:
+def essence(members: dict[str, Member]) -> dict[str, tuple[str, str, str, Live | None]]:
     return {p: (m.replica, m.user_id, m.username, m.live) for p, m in members.items()}
 
 

@@ -6,7 +6,6 @@ one step that nothing can interrupt, neither a cancellation nor a shutdown.
 """
 
 import logging
-from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import assert_never
 from uuid import uuid4
@@ -21,7 +20,7 @@ from trio_signal.bus import (
     Delivery,
     Kicked,
     ReplicaLost,
-    RoomMembers,
+    RoomChanged,
     RoomsKept,
     Undelivered,
 )
@@ -52,26 +51,18 @@ from trio_signal.messages.events import (
     ChatSent,
     Chatted,
     Exited,
-    Joined,
-    Left,
     Listening,
     Moved,
     OnlineHere,
-    PrivateEvent,
-    ProfileChanged,
     Refusal,
     Refused,
-    Rejoined,
     Removed,
-    RoomEvent,
     Signalled,
-    StoppedLive,
     Typing,
     UserChanged,
     WentLive,
 )
 from trio_signal.messages.identity import (
-    Live,
     Member,
     Profile,
     inbox_of,
@@ -84,11 +75,10 @@ from trio_signal.notes.memory import MemoryNotes
 from trio_signal.online import Online
 from trio_signal.outbox import Flusher
 from trio_signal.participant import Participant
-from trio_signal.presence import reconcile
 from trio_signal.private import PrivateMessages
 from trio_signal.returning import Returning
 from trio_signal.rooms import Rooms
-from trio_signal.session import Session
+from trio_signal.session import Session, close_untold
 from trio_signal.signals import Signals
 
 logger = logging.getLogger(__name__)
@@ -415,46 +405,39 @@ class Hub:
 
     def deliver(self, delivery: Delivery) -> None:
         """Take in what another replica told."""
-        if isinstance(delivery, Undelivered):
-            self.signals.bounce(delivery.signal)
-            return
-        if isinstance(delivery, Kicked):
-            self._throw_out(delivery)
-            return
-        if isinstance(delivery, Moved | OnlineHere):
-            self.online.take(delivery)
-            return
-        if isinstance(delivery, Listening):
-            self.live.tell_of_listener(delivery)
-            return
-        if isinstance(delivery, RoomsKept):
-            self._give_back(delivery.user_id, delivery.heard)
-            return
-        if isinstance(delivery, ReplicaLost):
-            self._note_lost(delivery)
-            return
-        if isinstance(delivery, PrivateEvent):
-            self._private.tell_here(delivery)
-            return
-        if isinstance(delivery, UserChanged):
-            self._change_user_here(delivery)
-            return
-        room = self.rooms.get(delivery.room_id)
-        if isinstance(delivery, RoomMembers):
-            if room is not None:
-                self._bring_in_line(room, delivery.members)
-        elif isinstance(delivery, Signalled) and delivery.target is not None:
-            self.signals.deliver(delivery, delivery.target)
-        elif room is not None:
-            self.rooms.tell_here(room, self._applied(room, delivery))
-            self.rooms.drop_if_empty(room)
+        match delivery:
+            case Signalled():
+                self.signals.deliver(delivery)
+            case RoomChanged():
+                self._tell_changes(delivery)
+            case Undelivered(signal=signal):
+                self.signals.bounce(signal)
+            case Kicked():
+                self._throw_out(delivery)
+            case Moved() | OnlineHere():
+                self.online.take(delivery)
+            case Listening():
+                self.live.tell_of_listener(delivery)
+            case RoomsKept(user_id=user_id, heard=heard):
+                self._give_back(user_id, heard)
+            case ReplicaLost():
+                self._note_lost(delivery)
+            case UserChanged():
+                self._change_user_here(delivery)
+            case _:
+                self._private.tell_here(delivery)
 
-    def _bring_in_line(self, room: LocalRoom, members: Iterable[Member]) -> None:
-        """Tell what differs from who is on other replicas."""
-        known = {p: member for p, member in room.members.items() if p not in room.peers}
-        others = {m.peer_id: m for m in members if m.peer_id not in room.peers}
-        for event in reconcile(room.id, known, others, utc_now()):
-            self.rooms.tell_here(room, self._applied(room, event))
+    def _tell_changes(self, changed: RoomChanged) -> None:
+        """Tell what others did in a room to the peers here; who began it has paid there."""
+        room = self.rooms[changed.room_id]
+        for event in changed.events:
+            try:
+                if isinstance(event, WentLive) and event.exclusive and event.member.live:
+                    self.live.end_older(room, event.member, event.member.live)
+                self.rooms.tell_here(room, [event])
+            except Exception:
+                close_untold(room.peers.values(), event)
+        self.rooms.drop_if_empty(room)
 
     def _give_back(self, user_id: str, heard: float) -> None:
         """Let a connection of a user that came since then have what notes have of an older one."""
@@ -477,31 +460,3 @@ class Hub:
         for user_id in users:
             self.bus.tell_rooms_kept(user_id, lost.heard)
             self._give_back(user_id, lost.heard)
-
-    def _applied(self, room: LocalRoom, event: RoomEvent) -> Sequence[RoomEvent]:
-        """Make another replica's change here; the events as they are seen from here.
-
-        What another says of our own peers is not believed. That one has joined elsewhere
-        in place of ours, the directory has let it.
-        """
-        if isinstance(event, Left | WentLive | StoppedLive) and event.member.peer_id in room.peers:
-            return []
-        match event:
-            case Joined(member=member):
-                self._membership.replace(room, member.peer_id)
-                return room.join(member, event.at)
-            case Left(member=member):
-                return room.leave(member.peer_id, event.at, event.cause)
-            case WentLive(member=Member(live=Live() as live) as member):
-                if event.exclusive:
-                    self.live.end_older(room, member, live)
-                return room.go_live(member.peer_id, live, event.at, exclusive=event.exclusive)
-            case StoppedLive(member=member):
-                return room.stop_live(member.peer_id, event.at, event.cause)
-            case ProfileChanged():
-                room.apply_profile(event)
-                return [event]
-            case Rejoined():  # the number that was told here last is the one that counts here
-                return [replace(event, peers=len(room))]
-            case _:
-                return [event]

@@ -132,8 +132,7 @@ class LiveBroadcasts:
         if peer.identity is None or not may_see(peer.identity, command.room_id):
             peer.tell(Refused(command, Refusal.NOT_ALLOWED, utc_now()))
             return
-        room = self._rooms.get(command.room_id)
-        members = room.live if room else await self._bus.live(command.room_id)
+        members = await self._rooms.live_in(command.room_id)
         user_id = peer.identity.user_id
         others = tuple(m for m in members if m.live and m.user_id != user_id)
         peer.tell(LivePeers(command.room_id, others))

@@ -5,6 +5,8 @@ from typing import assert_never
 
 from trio_signal.dialects import Dialect
 from trio_signal.dialects.wire import type_of
+from trio_signal.errors import CloseCode
+from trio_signal.messages.commands import Close
 from trio_signal.messages.events import Audience, Event, Notice
 from trio_signal.messages.identity import Member
 from trio_signal.metrics import Metrics
@@ -21,9 +23,9 @@ MAX_MET = 1000
 class LocalRoom(Room):
     """A room with peers on this replica, and how to reach these."""
 
-    def __init__(self, room_id: str, metrics: Metrics) -> None:
+    def __init__(self, room_id: str, replica: str, metrics: Metrics) -> None:
         """Make an empty room."""
-        super().__init__(room_id)
+        super().__init__(room_id, replica)
         self._metrics = metrics
         self.peers: dict[str, Participant] = {}
         #: Of them the sessions by dialect, so that each event is put into words once.
@@ -47,6 +49,8 @@ class LocalRoom(Room):
 
     def _put(self, member: Member) -> None:
         super()._put(member)
+        if member.replica != self.replica and member.peer_id in self.peers:
+            self.replace(member.peer_id)
         if self._met and member.live is None:
             self._met.pop(member.peer_id, None)  # the next broadcast begins anew
 
@@ -64,6 +68,12 @@ class LocalRoom(Room):
         else:
             self._hearers[peer_id] = peer
         peer.memberships[self.id] = peer_id
+
+    def replace(self, peer_id: str) -> None:
+        """Close the peer that has this id, if any; the room does not see it go."""
+        replaced = self.dismiss(peer_id)
+        if replaced is not None:
+            replaced.close(Close(CloseCode.REPLACED, "Replaced by a newer connection"))
 
     def dismiss(self, peer_id: str) -> Participant | None:
         """Let a peer hear no more; None if it is not here."""

@@ -1,7 +1,7 @@
 """Membership: how peers of this replica enter rooms and leave them."""
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from functools import partial
 
 import trio
@@ -9,9 +9,9 @@ import trio
 from trio_signal.broadcasts import is_rival
 from trio_signal.bus import Bus, Caps
 from trio_signal.clock import unique_now, utc_now, wall_time
-from trio_signal.errors import CloseCode, JoinRefusedError
+from trio_signal.errors import JoinRefusedError
 from trio_signal.local_room import LocalRoom
-from trio_signal.messages.commands import Close, Join, LeaveCause
+from trio_signal.messages.commands import Join, LeaveCause
 from trio_signal.messages.events import Entered, Left, Refusal, Refused, Rejoined, RoomEvent
 from trio_signal.messages.identity import Identity, Member, Profile, is_internal
 from trio_signal.names import ANONYMOUS
@@ -69,20 +69,21 @@ class Membership:
         if command.broadcaster and identity.verified and await self._is_taken(room_id, member):
             peer.tell(Refused(command, Refusal.STREAM_TAKEN, utc_now()))
             return False
-        try:
-            await self._bus.join(room_id, member, caps, partial(self._admit, peer, room_id, member))
-        except JoinRefusedError as error:
-            peer.tell(Refused(command, error.reason, utc_now()))
-            return False
-        except trio.Cancelled:
-            self._abandon(room_id, member)
-            raise
+        with self._rooms.entering(room_id) as room:
+            try:
+                await self._bus.join(room, member, caps, partial(self._admit, peer, room, member))
+            except JoinRefusedError as error:
+                peer.tell(Refused(command, error.reason, utc_now()))
+                return False
+            except trio.Cancelled:
+                if member.peer_id not in room.peers:  # the directory may have it all the same
+                    self._bus.publish(Left(room.id, member, last=True, peers=0, at=utc_now()))
+                raise
         return True
 
     async def _is_taken(self, room_id: str, member: Member) -> bool:
         """Whether somebody else has the room for an exclusive broadcast."""
-        room = self._rooms.get(room_id)
-        members = room.live if room else await self._bus.live(room_id)
+        members = await self._rooms.live_in(room_id)
         return any(is_rival(member, other) and other.subject != member.subject for other in members)
 
     def _join_again(self, peer: Participant, room: LocalRoom, me: Member, *, viewer: bool) -> None:
@@ -119,43 +120,20 @@ class Membership:
         return profile.username, profile.avatar_url
 
     def _admit(
-        self, peer: Participant, room_id: str, member: Member, others: Sequence[Member]
+        self, peer: Participant, room: LocalRoom, member: Member, events: Iterable[RoomEvent]
     ) -> None:
-        at = utc_now()
-        room = self._rooms.get(room_id)
-        if room is None:
-            room = self._rooms.open(room_id, others)
-        elif room.peers.get(member.peer_id) is peer:
-            # It asked twice, and waited for both: the directory has the newer.
-            self._tell_joined(peer, room, room.join(member, at))
-            self._tell_entered(peer, room, member)
-            return
-        self.replace(room, member.peer_id)
-        events = room.join(member, at)
-        room.admit(member.peer_id, peer)
-        self.note(peer, room, member.peer_id)
-        self._tell_joined(peer, room, events)
-        self._tell_entered(peer, room, member)
-
-    def _tell_joined(self, peer: Participant, room: LocalRoom, events: Iterable[RoomEvent]) -> None:
-        """To the peers here; the bus has told the other replicas."""
-        for event in events:
+        """It is in the room: tell it what there is, and the others here that it came."""
+        # If it asked twice, and waited for both, the room has the newer member.
+        if room.peers.get(member.peer_id) is not peer:
+            room.replace(member.peer_id)
+            room.admit(member.peer_id, peer)
+            self.note(peer, room, member.peer_id)
+        for event in events:  # the bus has told the other replicas
             self._rooms.tell_at_cost(peer, room, event)
-
-    def replace(self, room: LocalRoom, peer_id: str) -> None:
-        """Close the connection that had this peer id; the room does not see it go."""
-        replaced = room.dismiss(peer_id)
-        if replaced is not None:
-            replaced.close(Close(CloseCode.REPLACED, "Replaced by a newer connection"))
+        self._tell_entered(peer, room, member)
 
     def _tell_entered(self, peer: Participant, room: LocalRoom, me: Member) -> None:
         peer.tell(Entered(room.id, me, tuple(room.members.values()), utc_now()))
-
-    def _abandon(self, room_id: str, member: Member) -> None:
-        """The connection ended while it joined: the directory may have the member."""
-        room = self._rooms.get(room_id)
-        if room is None or member.peer_id not in room.peers:
-            self._bus.publish(Left(room_id, member, last=True, peers=0, at=utc_now()))
 
     def leave(self, peer: Participant, room_id: str, cause: LeaveCause = LeaveCause.CLOSED) -> None:
         """Take a peer out of a room, and tell the others why. Does not block."""
@@ -166,7 +144,6 @@ class Membership:
             self._note_leave(room_id, room.members[peer_id], returns=returns)
         room.dismiss(peer_id)
         events = room.leave(peer_id, utc_now(), cause)
-        self._rooms.drop_if_empty(room)
         tell_here = partial(self._rooms.tell_at_cost, peer, room, to_resuming=not returns)
         tells: list[Callable[[RoomEvent], None]] = [self._bus.publish, tell_here]
         for event in events:
@@ -175,6 +152,7 @@ class Membership:
                     tell(event)
                 except Exception:  # it has left all the same, and the others are told
                     logger.exception("cannot tell that a peer has left")
+        self._rooms.drop_if_empty(room)
 
     def _returns(self, peer: Participant) -> bool:
         """Whether the server sends it away because it stops, and gives back what it had.

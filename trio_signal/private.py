@@ -112,7 +112,7 @@ class PrivateMessages:
     def tell_here(self, event: PrivateEvent) -> None:
         """Tell the user's peers on this replica, if it has any."""
         inbox = self._rooms.get(inbox_of(event.receiver_id))
-        if inbox is not None:
+        if inbox is not None and inbox.peers:
             inbox.tell(event, event.receiver_id)
         else:
             for peer in self.reachable(event.receiver_id):

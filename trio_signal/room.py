@@ -1,6 +1,7 @@
-"""Room: who is in it and who is live. Synchronous, no I/O.
+"""Room: who is in it, who is live, and which changes of it are known. Synchronous, no I/O.
 
-Every change returns the events that tell of it, in their order.
+A replica has one of each room in which it has peers. Every change returns the events that
+tell of it, in their order.
 """
 
 from collections.abc import Iterable
@@ -14,12 +15,14 @@ from trio_signal.messages.events import (
     News,
     ProfileChanged,
     Refusal,
+    Rejoined,
     RoomEvent,
     StopCause,
     StoppedLive,
     WentLive,
 )
 from trio_signal.messages.identity import Live, Member
+from trio_signal.presence import Change, Numbering, Snapshot, arrival, reconcile
 
 
 def renamed(member: Member, username: str, avatar_url: str | None) -> Member:
@@ -33,14 +36,23 @@ def renamed(member: Member, username: str, avatar_url: str | None) -> Member:
 class Room:
     """The participants of one room, on whichever replica their peers are.
 
-    A participant is a user with at least one peer here.
+    A participant is a user with at least one peer here. The replica whose room this is changes
+    its own peers; what others do to theirs it hears as numbered changes and snapshots.
     """
 
-    def __init__(self, room_id: str) -> None:
-        """Make an empty room."""
+    def __init__(self, room_id: str, replica: str = "") -> None:
+        """Make an empty room, as `replica` knows it."""
         self.id = room_id
+        self.replica = replica
         #: By peer id, in the order of joining.
         self.members: dict[str, Member] = {}
+        #: Those of them that are this replica's own.
+        self.own: dict[str, Member] = {}
+        #: How many of its own are about to enter.
+        self.joining = 0
+        self.numbering = Numbering()
+        #: Peer ids that are this replica's own in the directory.
+        self.entered: set[str] = set()
         #: The same by user id; no user is without members.
         self._users: dict[str, dict[str, Member]] = {}
         #: By peer id, in the order of going live.
@@ -75,16 +87,6 @@ class Room:
     def users(self) -> int:
         """How many users are here."""
         return len(self._users)
-
-    @property
-    def since(self) -> str:
-        """When the first of those who are here joined; empty if nobody is."""
-        return next((member.joined_at for member in self.members.values()), "")
-
-    @property
-    def live_users(self) -> int:
-        """How many users are live."""
-        return len({member.user_id for member in self._live.values()})
 
     def peer_of(self, user_id: str, *, but: str) -> Member | None:
         """The one peer of a user that signals to the user go to.
@@ -129,27 +131,29 @@ class Room:
     # Changes
 
     def restore(self, members: Iterable[Member]) -> None:
-        """Fill an empty room from a picture, in the order of joining; tells nothing."""
+        """Have these members and no others, in the order of joining; tells nothing."""
+        for member in list(self.members.values()):
+            self._drop(member)
         for member in members:
             self._put(member)
+        self._sort_live()
+
+    def _sort_live(self) -> None:
         began = {member.peer_id: member.live.started_at for member in self.live if member.live}
         in_order = sorted(began, key=began.__getitem__)
         self._live = {peer_id: self.members[peer_id] for peer_id in in_order}
 
     def join(self, member: Member, at: str) -> list[RoomEvent]:
-        """Add a peer; one that is here under this id already is replaced in silence."""
-        old = self.members.get(member.peer_id)
-        if old is not None:
-            return self._replace(old, member, at)
-        first = member.user_id not in self._users
-        self._put(member)
-        return [Joined(self.id, member, first, len(self), at)]
+        """Add a peer; one that is here under this id already is replaced in silence.
 
-    def _replace(self, old: Member, member: Member, at: str) -> list[RoomEvent]:
-        """A newer connection of the same identity: neither left nor joined.
-
-        A broadcast belongs to its connection, so it ends.
+        It has a newer connection of the same identity: it has neither left nor joined. A
+        broadcast belongs to its connection, so it ends.
         """
+        old = self.members.get(member.peer_id)
+        if old is None:
+            first = member.user_id not in self._users
+            self._put(member)
+            return [Joined(self.id, member, first, len(self), at)]
         events = self.stop_live(old.peer_id, at, StopCause.REPLACED)
         if old.user_id != member.user_id:
             self._drop(old)
@@ -227,8 +231,108 @@ class Room:
         for member in list(self._users.get(named.user_id, {}).values()):
             self._put(renamed(member, named.username, named.avatar_url))
 
+    # Changes elsewhere
+
+    def follow(self, change: Change) -> list[RoomEvent]:
+        """Take in a change of the directory; the events to tell of it.
+
+        Afterwards the room may be stale. The change may also have to wait for a snapshot.
+        """
+        event = change.event
+        if not self.numbering.accept(change) or event is None:
+            return []
+        if change.origin != self.replica:
+            return self.apply(event)
+        # What this replica does it has told already. But a peer id that it takes over is
+        # another's in here until the new connection is let in: which may have ended by now.
+        if isinstance(event, Joined):
+            self.entered.add(event.member.peer_id)
+        elif isinstance(event, Left):
+            peer_id = event.member.peer_id
+            self.entered.discard(peer_id)
+            if peer_id not in self.own:
+                return self.leave(peer_id, event.at, event.cause)
+        return []
+
+    def apply(self, event: RoomEvent) -> list[RoomEvent]:
+        """Make the change that another replica made; the events as they are seen from here.
+
+        What others say of this replica's own peers is not believed. That one has joined
+        elsewhere in place of ours, the directory has let it.
+        """
+        match event:
+            case Joined(member=member):
+                self.entered.discard(member.peer_id)
+                return self.join(member, event.at)
+            case ProfileChanged():
+                self.apply_profile(event)
+            case Rejoined():  # the number that was told here last is the one that counts here
+                return [replace(event, peers=len(self))]
+            case Left() | WentLive() | StoppedLive() if event.member.peer_id in self.own:
+                return []
+            case Left(member=member):
+                return self.leave(member.peer_id, event.at, event.cause)
+            case WentLive(member=Member(live=Live() as live) as member):
+                return self.go_live(member.peer_id, live, event.at, exclusive=event.exclusive)
+            case StoppedLive(member=member):
+                return self.stop_live(member.peer_id, event.at, event.cause)
+        return [event]
+
+    def catch_up(
+        self, snapshot: Snapshot, losses: int, at: str, *, patient: bool = False
+    ) -> list[RoomEvent]:
+        """Take a snapshot in, and the changes that came since; the events to tell.
+
+        `losses` is what it was when the snapshot was asked for. The room is in step
+        afterwards, unless something is missing again. If `patient`, members of
+        a replica of which the snapshot has none stay: it may be about to write them.
+        """
+        if self.numbering.in_step or losses != self.numbering.losses:
+            return []  # another one was faster
+        self.entered = {m.peer_id for m in snapshot.members if m.replica == self.replica}
+        old = {p: m for p, m in self.members.items() if p not in self.own}
+        new = {m.peer_id: m for m in snapshot.members if m.replica != self.replica}
+        back = {member.replica for member in snapshot.members}
+        for peer_id, member in old.items():
+            is_missing = peer_id not in new and member.replica not in back
+            # One that we take over stays until its new connection is let in.
+            if peer_id in self.entered or (patient and is_missing):
+                new[peer_id] = member
+        events: list[RoomEvent] = []
+        if self.own:
+            for event in reconcile(self.id, old, new, at):
+                events += self.apply(event)
+            self._sort_live()
+        else:
+            self.restore(new.values())
+        for change in self.numbering.resume(snapshot.seq):
+            # One without an event that is newer asks for a newer snapshot.
+            events += self.follow(change)
+        return events
+
+    def claim(self, peer_id: str, at: str, *, unasked: bool = False) -> list[RoomEvent]:
+        """One of our own is let in next; what others did to its peer id since it joined.
+
+        That is to be applied after it. If it joined `unasked`, as the directory could not be
+        reached, a snapshot will say whose the id is, that is asked for from now on.
+        """
+        if unasked:
+            self.numbering.start_over()
+        known = self.members.get(peer_id)
+        if known is None or peer_id in self.own:
+            return []
+        if not unasked and peer_id not in self.entered:
+            return arrival(self.id, known, at)
+        if not self.own:
+            self._drop(known)  # nobody here has seen it
+        return []
+
     def _put(self, member: Member) -> None:
         self.members[member.peer_id] = member
+        if member.replica == self.replica:
+            self.own[member.peer_id] = member
+        else:
+            self.own.pop(member.peer_id, None)
         self._users.setdefault(member.user_id, {})[member.peer_id] = member
         if member.live is not None:
             self._live[member.peer_id] = member
@@ -237,6 +341,8 @@ class Room:
 
     def _drop(self, member: Member) -> None:
         del self.members[member.peer_id]
+        self.own.pop(member.peer_id, None)
+        self._live.pop(member.peer_id, None)
         peers = self._users[member.user_id]
         del peers[member.peer_id]
         if not peers:

@@ -1,6 +1,7 @@
 """Rooms: those in which this replica has peers, and how events are told in them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 from trio_signal.bus import Bus
 from trio_signal.local_room import LocalRoom
@@ -12,7 +13,7 @@ from trio_signal.participant import Participant
 
 
 class Rooms(dict[str, LocalRoom]):
-    """The rooms of this replica by their ids. Nothing here blocks."""
+    """The rooms of this replica by their ids. Nothing here blocks but `live_in`."""
 
     def __init__(self, bus: Bus, metrics: Metrics) -> None:
         """Begin without any."""
@@ -22,16 +23,32 @@ class Rooms(dict[str, LocalRoom]):
         #: The reason with which peers are closed, once the server stops.
         self.closing: Close | None = None
 
-    def open(self, room_id: str, others: Iterable[Member]) -> LocalRoom:
-        """The room for its first peer here; `others` are those on other replicas."""
-        room = self[room_id] = LocalRoom(room_id, self._metrics)
-        room.restore(others)
-        return room
+    @contextmanager
+    def entering(self, room_id: str) -> Iterator[LocalRoom]:
+        """The room, which is kept while somebody is about to enter it."""
+        room = self.get(room_id)
+        if room is None:
+            room = self[room_id] = LocalRoom(room_id, self._bus.replica, self._metrics)
+        room.joining += 1
+        try:
+            yield room
+        finally:
+            room.joining -= 1
+            self.drop_if_empty(room)
 
     def drop_if_empty(self, room: LocalRoom) -> None:
-        """Forget a room in which nobody of this replica is left."""
-        if not room.peers:
-            self.pop(room.id, None)
+        """Forget a room in which nobody of this replica is left, nor about to enter."""
+        if not room.peers and not room.joining and self.get(room.id) is room:
+            del self[room.id]
+            self._bus.forget(room.id)
+
+    async def live_in(self, room_id: str) -> Sequence[Member]:
+        """Who is live in a room, whether this replica has peers there or not.
+
+        Blocks while the directory is asked, if it has none.
+        """
+        room = self.get(room_id)
+        return room.live if room is not None and room.peers else await self._bus.live(room_id)
 
     def find(self, peer: Participant, room_id: str) -> tuple[LocalRoom, Member] | None:
         """A room in which this peer is, and as what; None if it is not."""

@@ -53,11 +53,11 @@ class Signals:
             room.meet(sender.peer_id, target.user_id)
             room.meet(target.peer_id, sender.user_id)
 
-    def deliver(self, signal: Signalled, target: Member) -> None:
+    def deliver(self, signal: Signalled) -> None:
         """Tell a peer here a signal from another replica; it goes back if the peer is gone."""
-        room = self._rooms.get(signal.room_id)
-        peer = room.peers.get(target.peer_id) if room is not None else None
-        if room is None or peer is None:
+        room, target = self._rooms.get(signal.room_id), signal.target
+        peer = room.peers.get(target.peer_id) if room is not None and target is not None else None
+        if room is None or peer is None or target is None:
             self._bus.send(signal.sender.replica, Undelivered(signal))
             return
         _tell_in_time(peer, signal)

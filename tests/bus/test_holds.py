@@ -17,13 +17,13 @@ from tests.bus.test_contract import (  # noqa: F401  fixtures
     deployment,
 )
 from tests.clients import PATIENCE
-from tests.members import AT, member
+from tests.members import member
 from tests.notes.test_contract import age
 from trio_signal.bus import holds as holds_module
 from trio_signal.bus.holds import MOST_OF_ROOM, Holds
 from trio_signal.bus.redis import RedisBus
 from trio_signal.errors import JoinRefusedError
-from trio_signal.messages.events import Left, Refusal
+from trio_signal.messages.events import Refusal
 from trio_signal.messages.identity import Member
 
 
@@ -31,9 +31,7 @@ async def refusal(replica: Replica, who: Member, room: str = "r") -> Refusal | N
     """Why this member is not let in; None if it is."""
     try:
         with trio.fail_after(PATIENCE):
-            await replica.bus.join(
-                room, replace(who, replica=replica.name), NO_CAPS, lambda others: None
-            )
+            await replica.enter(room, replace(who, replica=replica.name))
     except JoinRefusedError as error:
         return error.reason
     return None
@@ -45,8 +43,7 @@ def ann(subject: str = "mesh ann", dialect: str = "mesh") -> Member:
 
 async def come_and_go(replica: Replica, who: Member, room: str = "r") -> None:
     assert await refusal(replica, who, room) is None
-    who = replace(who, replica=replica.name)
-    replica.bus.publish(Left(room, who, last=True, peers=0, at=AT))
+    replica.leave(who.peer_id, room=room)
     await replica.settle()
 
 
@@ -55,7 +52,7 @@ async def let_pass(replica: Replica, seconds: float) -> None:
     bus = replica.bus
     if isinstance(bus, RedisBus):
         for kind in ("reserved*", "banned"):
-            await age(bus._redis, bus._key("room", "*", kind), seconds)
+            await age(bus.redis, bus._key("room", "*", kind), seconds)
     else:
         clock = trio.lowlevel.current_clock()
         assert isinstance(clock, trio.testing.MockClock)
@@ -92,8 +89,7 @@ async def test_of_too_many_reserved_ids_the_oldest_is_free(a: Replica, b: Replic
     for number in range(MOST_OF_ROOM + 1):
         who = replace(member(f"ann-{number}", subject="mesh ann"), reserved=True)
         assert await refusal(a, who) is None
-        left = Left("r", replace(who, replica=a.name), last=True, peers=0, at=AT)
-        a.bus.publish(left)
+        a.leave(who.peer_id)
     await a.settle()
     for number, expected in ((1, Refusal.PEER_ID_IN_USE), (0, None)):
         who = member(f"ann-{number}", subject="mesh eve")

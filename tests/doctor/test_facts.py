@@ -18,6 +18,7 @@ from trio_signal.dialects import DIALECTS
 from trio_signal.doctor import Facts, facts, gather, neighbours
 from trio_signal.doctor.facts import PublicFacts, RedisFacts, UsersFacts
 from trio_signal.messages.identity import Grants, Member
+from trio_signal.room import Room
 from trio_signal.store import Tables, upgrade
 from trio_signal.users import User, hash_password, write_users
 
@@ -67,7 +68,7 @@ async def test_what_an_account_may_not_do_is_found_by_doing_it(tmp_path: Path) -
             assert bus.degraded is None
             member = Member("p", "u", "u", "mesh", "here", "mesh u")
             with trio.fail_after(PATIENCE):
-                await bus.join("room", member, Caps(10), print)
+                await bus.join(Room("room", "here"), member, Caps(10), print)
                 assert [member.peer_id for member in await bus.members("room")] == ["p"]
             await bus.retire()
             nursery.cancel_scope.cancel()

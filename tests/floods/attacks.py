@@ -15,6 +15,7 @@ from tests.raw import PING, TEXT, client_frame, client_text, upgrade_head
 from trio_signal.bus import Caps
 from trio_signal.bus.redis import open_redis_bus
 from trio_signal.messages.identity import Member
+from trio_signal.room import Room
 
 #: Seconds to wait after a refusal, for those attackers that do.
 _PAUSE = 0.05
@@ -197,10 +198,11 @@ async def questions(host: str, port: int, scale: int) -> None:
         trio.open_nursery() as nursery,
     ):
         await nursery.start(bus.run, lambda delivery: None)
+        room = Room("elsewhere", bus.replica)
         for number in range(5000):
             name = f"u{number}"
             user = Member(name, name, name, replica="elsewhere", dialect="live", subject=name)
-            await bus.join("elsewhere", user, Caps(10_000), lambda others: None)
+            await bus.join(room, user, Caps(10_000), lambda events: None)
         ask = client_text({"type": "live_status", "room_id": "elsewhere"})
         for number in range(scale):
             path = f"/api/v1/ws/connect?user_id=eva{number}"

@@ -20,7 +20,7 @@ async def drain(bus: RedisBus, others: Iterable[Bus]) -> None:
     """Wait until all that was told up to now has been delivered to this replica."""
     for other in others:
         assert isinstance(other, RedisBus)
-        await other._redis.ping()  # what it published is out
+        await other.redis.ping()  # what it published is out
     # What is published comes in its order, so a mark comes last.
     marks, name = _marks_of(bus), str(uuid4())
     marks[name] = trio.Event()

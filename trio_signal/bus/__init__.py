@@ -8,25 +8,25 @@ for all replicas together.
 
 The contract, for every implementation:
 
-- `join` is atomic. It checks the caps and the peer id, enters the member,
-  tells `Joined` to the room's other replicas, and calls `admit` with who was in
-  the room on other replicas at that moment. Every later event of the room
-  reaches `deliver` after that call; for a replica's first peer in the room, none
-  that those members contain already does. What happened to a peer id before it
-  joined here never reaches `deliver` afterwards.
+- `join` is atomic. It checks the caps and the peer id, enters the member, and tells `Joined`
+  to the room's other replicas. Then it puts the member into this replica's `Room`, which
+  has by now who was there on other replicas at that moment, and calls `admit`. From then on
+  until `forget` the bus makes the changes of other replicas in that room, each once and in
+  its order, and tells `deliver` of them while the room has members of this replica.
+  What happened to a peer id before it joined here is not told after.
 - `publish` never blocks and never raises. Events of one room from one replica
   arrive in their order, once. Those that change who is there or who is live
   change the directory as well.
 - `send` goes to one replica only, and keeps the same order. A signal that finds
   no replica comes back as `Undelivered`.
 - `broadcast` goes to all other replicas; it may be lost where one cannot be reached.
-- What a replica published itself never comes back to it.
+- What a replica published itself is never told to it. Its own members it changes itself,
+  in the room, before it publishes.
 - A peer id that is `reserved` and has left, however it did, is for its subject alone
   for `RESERVED_SECONDS` more. Who is banned is not let in. Both are bounded in number:
   of those of one room that are too many, the one that would end first does.
 - `deliver` is never called from inside `publish`. It and `admit` do not block.
-- If `deliver` raises, that is logged, and the following is delivered all the same. Who is
-  in that room is then told by `RoomMembers`.
+- If `deliver` raises, that is logged, and the following is delivered all the same.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -47,6 +47,7 @@ from trio_signal.messages.events import (
 from trio_signal.messages.identity import Member, Name, Revision
 from trio_signal.messages.records import RoomCount
 from trio_signal.metrics import Histogram
+from trio_signal.room import Room
 
 
 class Caps(NamedTuple):
@@ -81,14 +82,14 @@ class RoomsKept(Struct, frozen=True, tag=True):
     heard: Annotated[float, Meta(ge=0, le=1e11)]
 
 
-class RoomMembers(Struct, frozen=True, tag=True):
-    """All members of a room on other replicas, where what was told before may be wrong.
+class RoomChanged(NamedTuple):
+    """Other replicas have changed a room, or said something in it; it is changed already.
 
-    What this replica's peers know of the room is brought in line with it.
+    Without events there is nothing to tell: members of this replica were taken over.
     """
 
     room_id: str
-    members: tuple[Member, ...]
+    events: Sequence[RoomEvent]
 
 
 class ReplicaLost(NamedTuple):
@@ -103,14 +104,21 @@ class ReplicaLost(NamedTuple):
     members: tuple[tuple[str, Member], ...]
 
 
+def count_of(room_id: str, members: Collection[Member]) -> RoomCount:
+    """How many these are; they are in the order of joining."""
+    users = {member.user_id for member in members}
+    live = {member.user_id for member in members if member.live}
+    since = next((member.joined_at for member in members), "")
+    return RoomCount(room_id, len(members), len(users), len(live), since)
+
+
 #: What is told to one replica, and what to all others.
 Direct = Signalled | Undelivered | Kicked | PrivateEvent | Listening
 Broadcast = PrivateEvent | UserChanged | Moved | OnlineHere
-Delivery = (
-    RoomEvent | Undelivered | Kicked | RoomsKept | RoomMembers | ReplicaLost | Listening | Broadcast
-)
+Delivery = RoomChanged | RoomsKept | ReplicaLost | Direct | Broadcast
 Deliver = Callable[[Delivery], None]
-Admit = Callable[[tuple[Member, ...]], None]
+#: What to tell of a newcomer to those who are here.
+Admit = Callable[[Sequence[RoomEvent]], None]
 
 
 class Posted(NamedTuple):
@@ -149,8 +157,8 @@ class BusStatistics(NamedTuple):
     dropped: int
     #: What was in Redis and could not be read, by what it should have been.
     unreadable: Mapping[str, int]
-    #: Rooms whose picture is being put right.
-    doubtful_rooms: int
+    #: Rooms that are stale.
+    stale_rooms: int
     #: Seconds from publishing to taking in, once a second by a message to oneself.
     delivery: Histogram
 
@@ -239,12 +247,17 @@ class Bus(Protocol):
         """
         ...
 
-    async def join(self, room_id: str, member: Member, caps: Caps, admit: Admit) -> None:
+    async def join(self, room: Room, member: Member, caps: Caps, admit: Admit) -> None:
         """Enter a room; raises JoinRefusedError, or calls `admit` once and returns.
 
+        `room` is this replica's own of that id, the same from its first join until `forget`.
         A peer id that is there under the same subject is taken over. When this
         is cancelled the member may be in the directory: publish its `Left`.
         """
+        ...
+
+    def forget(self, room_id: str) -> None:
+        """Nobody of this replica is in a room any more, nor about to enter: follow it no longer."""
         ...
 
     def publish(self, event: RoomEvent) -> None:

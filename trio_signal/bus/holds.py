@@ -7,7 +7,11 @@ the same is in reserve.lua and ban.lua.
 from collections import OrderedDict
 from hashlib import sha256
 
+from trio_signal.bus import Caps
+from trio_signal.errors import JoinRefusedError
+from trio_signal.messages.events import Refusal
 from trio_signal.messages.identity import Member
+from trio_signal.room import Room
 
 #: Seconds for which a peer id stays reserved for its subject after it was lost.
 RESERVED_SECONDS = 60.0
@@ -81,6 +85,22 @@ class Holds:
     def is_banned(self, room_id: str, member: Member, now: float) -> bool:
         """Whether a newcomer is kept out."""
         return self._banned.get(room_id, _digest(identity_of(member)).hex(), now) is not None
+
+    def check(self, room: Room, member: Member, caps: Caps, now: float) -> None:
+        """Whether a newcomer may enter a room; raises JoinRefusedError."""
+        if self.is_banned(room.id, member, now):
+            raise JoinRefusedError(Refusal.NOT_ALLOWED)
+        old = room.members.get(member.peer_id)
+        if old is not None:
+            if old.subject != member.subject:
+                raise JoinRefusedError(Refusal.PEER_ID_IN_USE)
+            return
+        if self.is_reserved(room.id, member, now):
+            raise JoinRefusedError(Refusal.PEER_ID_IN_USE)
+        if len(room) >= caps.peers:
+            raise JoinRefusedError(Refusal.ROOM_FULL)
+        if caps.viewers is not None and room.viewers >= caps.viewers:
+            raise JoinRefusedError(Refusal.STREAM_FULL)
 
 
 def _digest(text: str) -> bytes:

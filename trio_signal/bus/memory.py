@@ -14,21 +14,17 @@ from trio_signal.bus import (
     Deliver,
     Delivery,
     Direct,
-    Kicked,
-    ReplicaLost,
-    RoomMembers,
+    RoomChanged,
     RoomsKept,
     Undelivered,
+    count_of,
 )
 from trio_signal.bus.holds import Holds, identity_of
 from trio_signal.clock import utc_now
-from trio_signal.errors import JoinRefusedError
 from trio_signal.messages.events import (
     Joined,
     Left,
-    Listening,
     ProfileChanged,
-    Refusal,
     RoomEvent,
     Signalled,
     StoppedLive,
@@ -60,11 +56,12 @@ class MemoryBus:
         self.board: Board | None = None
         self._network = network or MemoryNetwork()
         self._network.replicas[replica] = self
-        #: Its peers by room; of these rooms it is told, and of no others.
-        self._peers: dict[str, set[str]] = {}
+        #: The rooms that this replica follows; of no others it is told.
+        self._rooms: dict[str, Room] = {}
         #: What is to be delivered. Unbounded: `publish` may not block, and `run` is fast.
-        self._told: deque[Delivery] = deque()
+        self._told: deque[RoomEvent | Delivery] = deque()
         self._was_told = trio.Event()
+        self._deliver: Deliver = lambda delivery: None
 
     @property
     def degraded(self) -> None:
@@ -79,81 +76,63 @@ class MemoryBus:
         self, deliver: Deliver, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
         """Call `deliver` for what other replicas tell, until cancelled."""
+        self._deliver = deliver
         task_status.started()
         while True:
             await self._was_told.wait()
-            if not self._told:
-                self._was_told = trio.Event()
-                continue
-            delivery = self._told.popleft()
-            if isinstance(delivery, Joined):  # perhaps in place of a peer of ours
-                self._forget_peer(delivery.room_id, delivery.member.peer_id)
-            try:
-                deliver(delivery)
-            except Exception:
-                logger.exception("cannot deliver a %s", type(delivery).__name__)
-                self._look_again(delivery)
+            self._was_told = trio.Event()
+            self._deliver_all()
 
-    def _look_again(self, delivery: Delivery) -> None:
-        """What was not taken in is told once more, by who is in the room now."""
-        room = self._network.rooms.get(getattr(delivery, "room_id", ""))
-        if room is not None and room.id in self._peers and not isinstance(delivery, RoomMembers):
-            others = (m for m in room.members.values() if m.replica != self.replica)
-            self._take(RoomMembers(room.id, tuple(others)))
+    def _deliver_all(self) -> None:
+        while self._told:
+            told = self._told.popleft()
+            try:
+                self._deliver_one(told)
+            except Exception:
+                logger.exception("cannot deliver a %s", type(told).__name__)
+
+    def _deliver_one(self, told: RoomEvent | Delivery) -> None:
+        if not isinstance(told, RoomEvent) or (isinstance(told, Signalled) and told.target):
+            self._deliver(told)
+            return
+        room = self._rooms.get(told.room_id)
+        if room is not None:
+            has_members_here = bool(room.own)
+            events = room.apply(told)
+            if has_members_here:
+                self._deliver(RoomChanged(room.id, events))
 
     async def retire(self) -> None:
         """Take leave; its members are gone already, and there is no lease."""
         await trio.lowlevel.checkpoint()
         del self._network.replicas[self.replica]
 
-    def _take(self, delivery: Delivery) -> None:
-        self._told.append(delivery)
+    def _take(self, told: RoomEvent | Delivery) -> None:
+        self._told.append(told)
         self._was_told.set()
 
-    def _forget_peer(self, room_id: str, peer_id: str) -> None:
-        peers = self._peers.get(room_id)
-        if peers is None:
-            return
-        peers.discard(peer_id)
-        if not peers:
-            del self._peers[room_id]
-            # Whoever joins from here next gets a picture in which this is contained.
-            self._told = deque(told for told in self._told if not _is_of_room(told, room_id))
-
-    def _add_peer(self, room_id: str, peer_id: str) -> None:
-        self._peers.setdefault(room_id, set()).add(peer_id)
-        # What happened to the peer elsewhere, before it came here, is over.
-        self._told = deque(told for told in self._told if not _changes(told, room_id, peer_id))
-
-    async def join(self, room_id: str, member: Member, caps: Caps, admit: Admit) -> None:
+    async def join(self, room: Room, member: Member, caps: Caps, admit: Admit) -> None:
         """Enter a room; raises JoinRefusedError."""
         await trio.lowlevel.checkpoint()
-        room = self._network.rooms.get(room_id) or Room(room_id)
-        now = trio.current_time()
-        if self._network.holds.is_banned(room_id, member, now):
-            raise JoinRefusedError(Refusal.NOT_ALLOWED)
-        old = room.members.get(member.peer_id)
-        if old is not None and old.subject != member.subject:
-            raise JoinRefusedError(Refusal.PEER_ID_IN_USE)
-        if old is None and self._network.holds.is_reserved(room_id, member, now):
-            raise JoinRefusedError(Refusal.PEER_ID_IN_USE)
-        if old is None:
-            _check_caps(room, caps)
-        others = tuple(
-            other
-            for other in room.members.values()
-            if other.replica != self.replica and other.peer_id != member.peer_id
-        )
-        self._network.rooms[room_id] = room
-        room.join(member, "")
-        self._tell(Joined(room_id, member, first=True, peers=len(room), at=utc_now()))
-        self._add_peer(room_id, member.peer_id)
-        admit(others)
+        self._deliver_all()  # the newcomer is to see it as done
+        network, now = self._network, trio.current_time()
+        known = network.rooms.get(room.id) or Room(room.id)
+        network.holds.check(known, member, caps, now)
+        if room.id not in self._rooms:
+            self._rooms[room.id] = room
+            others = (m for m in known.members.values() if m.peer_id != member.peer_id)
+            room.restore(others)
+        network.rooms[room.id] = known
+        known.join(member, "")
+        self._tell(Joined(room.id, member, first=True, peers=len(known), at=utc_now()))
+        admit(room.join(member, utc_now()))
+
+    def forget(self, room_id: str) -> None:
+        """Follow a room no longer."""
+        self._rooms.pop(room_id, None)
 
     def publish(self, event: RoomEvent) -> None:
         """Tell the room's other replicas, and bring the directory up to date."""
-        if isinstance(event, Left):
-            self._forget_peer(event.room_id, event.member.peer_id)
         room = self._network.rooms.get(event.room_id)
         if room is None:
             return
@@ -179,7 +158,7 @@ class MemoryBus:
 
     def _tell(self, event: RoomEvent) -> None:
         for bus in self._network.replicas.values():
-            if bus is not self and event.room_id in bus._peers:
+            if bus is not self and event.room_id in bus._rooms:
                 bus._take(event)
 
     def send(self, replica: str, delivery: Direct) -> None:
@@ -220,9 +199,7 @@ class MemoryBus:
         """How many are in these rooms; those in which nobody is are left out."""
         await trio.lowlevel.checkpoint()
         rooms = filter(None, map(self._network.rooms.get, room_ids))
-        return [
-            RoomCount(room.id, len(room), room.users, room.live_users, room.since) for room in rooms
-        ]
+        return [count_of(room.id, room.members.values()) for room in rooms]
 
     async def count_rooms(self) -> int:
         """How many those are."""
@@ -234,28 +211,3 @@ class MemoryBus:
         for bus in self._network.replicas.values():
             if bus is not self:
                 bus._take(RoomsKept(user_id, self.replica, heard))
-
-
-def _is_of_room(delivery: Delivery, room_id: str) -> bool:
-    """Whether this is about a room, and not for one peer: that may have to be sent back."""
-    if isinstance(delivery, Undelivered | Kicked | RoomsKept | ReplicaLost | Listening | Broadcast):
-        return False
-    if isinstance(delivery, Signalled) and delivery.target is not None:
-        return False
-    return delivery.room_id == room_id
-
-
-def _changes(delivery: Delivery, room_id: str, peer_id: str) -> bool:
-    """Whether this changes what is known of a peer."""
-    return (
-        isinstance(delivery, Joined | Left | WentLive | StoppedLive)
-        and delivery.room_id == room_id
-        and delivery.member.peer_id == peer_id
-    )
-
-
-def _check_caps(room: Room, caps: Caps) -> None:
-    if len(room) >= caps.peers:
-        raise JoinRefusedError(Refusal.ROOM_FULL)
-    if caps.viewers is not None and room.viewers >= caps.viewers:
-        raise JoinRefusedError(Refusal.STREAM_FULL)

@@ -94,7 +94,7 @@ def _of_redis(bus: BusStatistics) -> Iterator[Metric]:
     text = "What was in Redis and could not be read, by what it should have been"
     yield _counters("redis_unreadable", text, ["kind"], unreadable)
     yield _gauge(
-        "doubtful_rooms", "Rooms whose picture is being put right with Redis", bus.doubtful_rooms
+        "doubtful_rooms", "Rooms that are stale, and being restored from Redis", bus.stale_rooms
     )
     yield _histogram(
         "delivery_seconds", "Seconds that a message takes by way of Redis", bus.delivery

@@ -6,20 +6,42 @@ the `suspects`, which are compared soon.
 """
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
+from trio_signal.bus import Caps
 from trio_signal.bus.announcements import read_script
+from trio_signal.bus.holds import MOST_OF_ROOM, identity_of
+from trio_signal.bus.redis.feed import Feed, Feeds
+from trio_signal.clock import utc_now
+from trio_signal.errors import JoinRefusedError
+from trio_signal.messages.events import Joined, Left, Refusal, RoomEvent
 from trio_signal.messages.identity import Member, is_inbox
 from trio_signal.messages.records import RoomCount
-from trio_signal.redis import Argument, Redis, Script, read_text
+from trio_signal.presence import Snapshot
+from trio_signal.redis import (
+    Argument,
+    NotConnectedError,
+    Redis,
+    RedisError,
+    ResponseError,
+    Script,
+    read_text,
+)
 
 #: How many rooms are to be compared ahead of the others, at most.
 _MAX_SUSPECTS = 1000
 #: How many counts of rooms are kept.
 _COUNTS = 10_000
 _NEVER_COUNTED = b"0", None
+
+_REFUSALS = {
+    b"banned": Refusal.NOT_ALLOWED,
+    b"in_use": Refusal.PEER_ID_IN_USE,
+    b"room_full": Refusal.ROOM_FULL,
+    b"stream_full": Refusal.STREAM_FULL,
+}
 
 encode = msgspec.json.Encoder().encode
 decode_member = msgspec.json.Decoder(Member).decode
@@ -56,12 +78,16 @@ class Record(NamedTuple):
 
 
 class Directory:
-    """One replica's view of the keys; all its calls but `key` and `room` raise RedisError."""
+    """The keys, as one replica reads and writes them.
 
-    def __init__(self, redis: Redis, replica: str, prefix: str) -> None:
+    What blocks raises RedisError. Where what does not block fails, the room is stale.
+    """
+
+    def __init__(self, redis: Redis, feeds: Feeds, replica: str, prefix: str) -> None:
         """Take an open connection, which the caller closes."""
         self._redis = redis
-        self._replica = replica
+        self._feeds = feeds
+        self.replica = replica
         self._prefix = prefix
         self.scripts = Scripts(redis)
         #: Rooms that are to be compared ahead of the others.
@@ -79,7 +105,7 @@ class Directory:
 
     def room_keys(self, room_id: str) -> list[str]:
         """The first five keys of most scripts; see join.lua."""
-        room, owned = self.room(room_id), self.key("owned", self._replica)
+        room, owned = self.room(room_id), self.key("owned", self.replica)
         # An inbox is on no list but that of who has to be reaped.
         listed = owned if is_inbox(room_id) else self.key("rooms")
         return [f"{room}:members", f"{room}:live", f"{room}:seq", listed, owned]
@@ -122,14 +148,31 @@ class Directory:
         is_sound = len(answered) == len(records)
         return Record(seq, answered, len(records), is_sound)
 
+    async def members(self, room_id: str) -> tuple[Member, ...]:
+        """The members of a room; none if Redis cannot be asked. Does not raise."""
+        try:
+            return (await self.ask(room_id)).members
+        except RedisError as error:
+            self._suspect_if(error, room_id)
+            return ()
+
     async def live(self, room_id: str) -> tuple[Member, ...]:
-        """The members of a room that are live; of those only are records read."""
+        """Those that are live; of these only are records read. Does not raise either."""
         room = self.room(room_id)
         keys = [f"{room}:live", f"{room}:members", self.key("replicas")]
-        records, names = await self.scripts.live(keys)
+        try:
+            records, names = await self.scripts.live(keys)
+        except RedisError as error:
+            self._suspect_if(error, room_id)
+            return ()
         replicas = {*names}
         members = self.read_members(room_id, records)
         return tuple(m for m in members if m.live and m.replica.encode() in replicas)
+
+    def _suspect_if(self, error: RedisError, room_id: str) -> None:
+        """A key may be of another type."""
+        if isinstance(error, ResponseError):
+            self.suspect(room_id)
 
     async def count(self, room_ids: Sequence[str]) -> list[RoomCount]:
         """How many are in these rooms; of those that have not changed no member is read."""
@@ -156,12 +199,99 @@ class Directory:
             del self._counts[next(iter(self._counts))]
         return counts
 
+    # Writing
+
+    async def join(
+        self, room_id: str, member: Member, caps: Caps, *, wanted: bool
+    ) -> tuple[int, Snapshot | None]:
+        """Enter a member: the number of that change, and a snapshot if one is wanted.
+
+        Raises JoinRefusedError as well.
+        """
+        status, *rest = await self._ask_to_join(room_id, member, caps, wanted=wanted)
+        if status == b"later":
+            # By its clock. We are here to ask again, so it is we who are the newer one.
+            status, *rest = await self._ask_to_join(
+                room_id, member, caps, wanted=wanted, insist=True
+            )
+        if status in _REFUSALS:
+            raise JoinRefusedError(_REFUSALS[status])
+        if status == b"lease":
+            raise NotConnectedError("the lease of this replica ran out")
+        seq, records = rest
+        if records is None:
+            return seq, None
+        return seq, Snapshot(seq, self.read_members(room_id, records))
+
+    async def _ask_to_join(
+        self, room_id: str, member: Member, caps: Caps, *, wanted: bool, insist: bool = False
+    ) -> Any:
+        joined = Joined(room_id, member, first=False, peers=0, at=utc_now())
+        return await self.scripts.join(
+            [*self.room_keys(room_id), self.key("replicas")],
+            [
+                *(self.replica, room_id, member.peer_id, member.subject),
+                *(encode(member), encode(joined)),
+                *(caps.peers, -1 if caps.viewers is None else caps.viewers),
+                *(self.room(room_id), int(wanted), int(insist)),
+                identity_of(member),
+            ],
+        )
+
+    async def restore(self, room_id: str, feed: Feed | None) -> Snapshot:
+        """Make our members of a room what they are; a snapshot of what it is then."""
+        args: list[Argument] = [self.replica, room_id, self.room(room_id)]
+        if feed is not None:
+            for member in feed.entering.values():
+                args += (member.peer_id, encode(member), "?")
+            for member in feed.room.own.values():
+                args += _entry(member)
+        keys = [*self.room_keys(room_id), self.key("replicas")]
+        status, *rest = await self.scripts.restore(keys, args)
+        if status == b"lease":
+            raise NotConnectedError("the lease of this replica ran out")
+        seq, records = rest
+        return Snapshot(seq, self.read_members(room_id, records))
+
+    def leave(self, event: Left) -> None:
+        """Take a member of ours out of its room, and tell it. Does not block."""
+        room_id, peer_id = event.room_id, event.member.peer_id
+        args: list[Argument] = [self.replica, room_id, peer_id]
+        self._run(self.scripts.leave, room_id, [*args, encode(event), self.room(room_id)])
+
+    def change(self, room_id: str, members: Iterable[Member], event: RoomEvent | None) -> None:
+        """Write members of ours anew, and tell it; without an event it was told already.
+
+        Does not block.
+        """
+        told = b"" if event is None else encode(event)
+        args: list[Argument] = [self.replica, self.room(room_id), told]
+        for member in members:
+            args += _entry(member)
+        if len(args) > 3:
+            self._run(self.scripts.change, room_id, args)
+
+    def ban(self, room_id: str, member: Member, seconds: float) -> None:
+        """Keep who this member is out of a room. Does not block."""
+        args: list[Argument] = [identity_of(member), int(seconds * 1000), MOST_OF_ROOM]
+        self.scripts.ban.send_nowait([f"{self.room(room_id)}:banned"], args)
+
+    def _run(self, script: Script, room_id: str, args: list[Argument]) -> None:
+        """Run a script without waiting; if that fails, the room is restored later."""
+
+        def check(reply: object) -> None:
+            if isinstance(reply, Exception):
+                self._feeds.mark_stale(room_id)
+
+        if not script.send_nowait(self.room_keys(room_id), args, on_reply=check):
+            self._feeds.mark_stale(room_id)
+
 
 def in_order(members: Iterable[Member]) -> tuple[Member, ...]:
     """Members in the order of joining, which Redis does not keep."""
     return tuple(sorted(members, key=lambda member: (member.joined_at, member.peer_id)))
 
 
-def entry(member: Member) -> tuple[str, bytes, int]:
+def _entry(member: Member) -> tuple[str, bytes, int]:
     """A member as the scripts take it."""
     return member.peer_id, encode(member), int(member.live is not None)

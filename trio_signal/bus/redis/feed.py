@@ -1,57 +1,93 @@
-"""Feed: what one replica has of one room while it has members there."""
+"""Feed: what one replica knows, besides the members, of how a room comes to it from Redis."""
 
 from weakref import WeakValueDictionary
 
 import trio
 
-from trio_signal.bus import Caps
-from trio_signal.errors import JoinRefusedError
-from trio_signal.messages.events import Refusal
+from trio_signal.messages.events import (
+    Joined,
+    Left,
+    ProfileChanged,
+    Signalled,
+    StoppedLive,
+    WentLive,
+)
 from trio_signal.messages.identity import Member
-from trio_signal.presence import View, by_peer
+from trio_signal.presence import Change
+from trio_signal.room import Room
+
+#: What changes who is in a room, or who is live: these are numbered.
+_NUMBERED = (Joined, Left, WentLive, StoppedLive, ProfileChanged)
 
 
 class Feed:
     """A room in which this replica has members, or is about to."""
 
-    def __init__(self, room_id: str, replica: str) -> None:
-        self.view = View(room_id, replica)
-        self.mine: dict[str, Member] = {}
-        #: How many joins are on their way.
-        self.joining = 0
+    def __init__(self, room: Room) -> None:
+        """Begin to follow a room, which belongs to the hub."""
+        self.room = room
         #: By peer id: whose turn it is to join. The last that Redis lets in is the last
         #: that is let in here.
         self.turns: WeakValueDictionary[str, trio.Lock] = WeakValueDictionary()
         #: Members of ours on their way: the directory may have them, or not yet.
         self.entering: dict[str, Member] = {}
-        #: The last change that came; the view may know of later ones by a snapshot.
-        self.heard = 0
-        #: Not all that the view has taken in was taken in by the hub.
-        self.untold = False
         #: The last number that was seen by asking, and when (Trio's clock).
         self.seen = (0, 0.0)
-        self._moved = trio.lowlevel.ParkingLot()
+        self._progress = trio.lowlevel.ParkingLot()
 
     def note_progress(self) -> None:
-        """Wake those who wait for the view to get somewhere."""
-        self._moved.unpark_all()
+        """Wake those who wait for the room to get somewhere."""
+        self._progress.unpark_all()
 
     async def wait_reached(self, seq: int) -> None:
-        """Wait until the view has this change, and all that was told before it has come."""
-        while not (self.view.in_step and self.view.seq >= seq and self.heard >= seq):
-            await self._moved.park()
+        """Wait until the room has this change, and all that was told before it has come."""
+        numbering = self.room.numbering
+        while not (numbering.in_step and numbering.seq >= seq and numbering.received >= seq):
+            await self._progress.park()
+
+    def believes(self, change: Change) -> bool:
+        """Whether this may be, as far as one sees: of our own peers nobody else tells."""
+        event, room = change.event, self.room
+        if event is None:
+            return change.seq > 0
+        if event.room_id != room.id:
+            return False
+        if not change.seq:
+            is_for_one = isinstance(event, Signalled) and event.target is not None
+            return not is_for_one and not isinstance(event, _NUMBERED)
+        if isinstance(event, ProfileChanged):
+            return True
+        if not isinstance(event, _NUMBERED) or event.member.replica != change.origin:
+            return False
+        # Somebody may have joined in place of a peer of ours; the directory has let it.
+        is_ours = event.member.peer_id in room.own and change.origin != room.replica
+        return isinstance(event, Joined) or not is_ours
 
 
-def check_caps(feed: Feed, member: Member, caps: Caps) -> None:
-    """The caps as far as this replica can tell, while Redis cannot."""
-    members = by_peer([*feed.view.members.values(), *feed.mine.values()])
-    old = members.get(member.peer_id)
-    if old is not None:
-        if old.subject != member.subject:
-            raise JoinRefusedError(Refusal.PEER_ID_IN_USE)
-        return
-    if len(members) >= caps.peers:
-        raise JoinRefusedError(Refusal.ROOM_FULL)
-    viewers = sum(member.live is None for member in members.values())
-    if caps.viewers is not None and viewers >= caps.viewers:
-        raise JoinRefusedError(Refusal.STREAM_FULL)
+class Feeds(dict[str, Feed]):
+    """The rooms that this replica follows, by their ids, and which are stale."""
+
+    def __init__(self) -> None:
+        """Begin with none."""
+        super().__init__()
+        #: Rooms of which the directory may not say the truth, or we not know it.
+        self.stale: dict[str, None] = {}
+        self._marked = trio.Event()
+
+    def mark_stale(self, room_id: str) -> None:
+        """A room, whether it is followed or not, is to be restored. Does not block."""
+        self.stale[room_id] = None
+        self._marked.set()
+
+    def mark_all_stale(self) -> None:
+        """Nothing that came from Redis, or is on its way, is to be relied on."""
+        for room_id, feed in self.items():
+            feed.room.numbering.start_over()
+            self.stale[room_id] = None
+        self._marked.set()
+
+    async def wait_stale(self) -> None:
+        """Wait until a room is stale."""
+        while not self.stale:
+            await self._marked.wait()
+            self._marked = trio.Event()

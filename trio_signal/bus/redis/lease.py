@@ -1,0 +1,134 @@
+"""Lease: that this replica is alive, and which of the others are not.
+
+Each replica renews its own. Any replica may reap one that ran out: a script takes all its
+members out of their rooms, once, and tells it.
+"""
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+
+import trio
+
+from trio_signal.bus import ReplicaLost
+from trio_signal.bus.redis.directory import Directory, decode_member
+from trio_signal.clock import utc_now
+from trio_signal.messages.identity import Member
+from trio_signal.redis import Argument, Redis, RedisError, read_text
+
+logger = logging.getLogger(__name__)
+
+#: Seconds after an outage for the other replicas to come back, before they count as gone.
+PATIENCE = 2.0
+
+
+class Lease:
+    """One replica's lease, by Redis's clock. What blocks raises RedisError."""
+
+    def __init__(
+        self,
+        redis: Redis,
+        directory: Directory,
+        replica: str,
+        seconds: float,
+        *,
+        lost: Callable[[], None],
+        reaped: Callable[[ReplicaLost], None],
+    ) -> None:
+        """Have none yet. Neither `lost` nor `reaped` may block.
+
+        `lost` is called before a lease is taken, which may be because the last one ran out.
+        `reaped` is told of other replicas that are gone, and whom this one took out of rooms.
+        """
+        self._redis = redis
+        self._directory = directory
+        self._replica = replica
+        self._seconds = seconds
+        self._lost, self._reaped = lost, reaped
+        self.is_held = False
+        self._renewing = trio.Lock()
+        #: When it was last renewed.
+        self._renewed = 0.0
+        #: Until when a replica that is missing may be about to come back.
+        self._patient_until: float | None = None
+        self._retired = False
+
+    @property
+    def age(self) -> float | None:
+        """Seconds since it was renewed; None if there is none yet."""
+        return trio.current_time() - self._renewed if self.is_held else None
+
+    @property
+    def is_patient(self) -> bool:
+        """Whether replicas that are missing may be about to come back."""
+        return self._patient_until is not None
+
+    def end_patience(self) -> bool:
+        """Whether it is over just now: who has not come back after an outage is gone."""
+        if self._patient_until is None or trio.current_time() <= self._patient_until:
+            return False
+        self._patient_until = None
+        return True
+
+    async def renew(self) -> None:
+        """Renew it, or take a new one, and reap the replicas whose leases ran out."""
+        async with self._renewing:  # who looks next sees what was done about a lost one
+            expired = await self._hold()
+        if self.is_patient:
+            return
+        replicas = self._directory.key("replicas")
+        for name in expired:
+            replica = self._redis.reader.read("name", read_text, name, replicas)
+            if replica is None:
+                await self._redis.zrem(replicas, name)
+            else:
+                await self._reap(replica)
+
+    async def _hold(self) -> list[bytes]:
+        """Renew the lease, or take a new one; the replicas whose leases ran out."""
+        keys, milliseconds = [self._directory.key("replicas")], int(self._seconds * 1000)
+        script = self._directory.scripts.lease
+        held, expired = await script(keys, [self._replica, milliseconds, 0])
+        if not held:
+            if self._retired:
+                return []
+            # Before the new lease: with it a room is restored first of all. To the other
+            # replicas we are back in a room as soon as it has any member of ours.
+            self._lost()
+            if self.is_held:
+                self._patient_until = trio.current_time() + PATIENCE
+            _, expired = await script(keys, [self._replica, milliseconds, 1])
+        now = trio.current_time()
+        if self.is_held and (not held or now > self._renewed + self._seconds):
+            logger.warning("the lease of this replica ran out: its peers are put back")
+            self._patient_until = now + PATIENCE
+        self.is_held = True
+        self._renewed = now
+        return list(expired)
+
+    async def retire(self) -> None:
+        """Give it up: nothing of this replica stays in Redis. Does not raise."""
+        self._retired = True
+        with suppress(RedisError):
+            await self._reap(self._replica, goodbye=True)
+
+    async def _reap(self, replica: str, *, goodbye: bool = False) -> None:
+        key = self._directory.key
+        keys = [key("replicas"), key("rooms"), key("owned", replica)]
+        args: list[Argument] = [replica, key("room", ""), utc_now(), int(goodbye)]
+        until, *taken = await self._directory.scripts.reap(keys, args)
+        if goodbye:
+            return
+        if taken:
+            logger.warning("replica %s is gone: %d peers have left", replica, len(taken) // 2)
+        members = tuple(self._read_taken(replica, taken))
+        self._reaped(ReplicaLost(replica, until / 1000 - self._seconds, members))
+
+    def _read_taken(self, replica: str, taken: list[bytes]) -> Iterator[tuple[str, Member]]:
+        """The rooms and members that a script took out, as far as they can be read."""
+        read, key = self._redis.reader.read, self._directory.key("owned", replica)
+        for name, value in zip(taken[::2], taken[1::2], strict=True):
+            room_id = read("name", read_text, name, key)
+            member = read("member", decode_member, value, key)
+            if room_id is not None and member is not None:
+                yield room_id, member

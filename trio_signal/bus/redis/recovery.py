@@ -1,0 +1,212 @@
+"""Recovery: rooms that are stale are restored, and those that may be are found.
+
+Whatever went wrong, it is put right in one way. This replica's members are written anew,
+a snapshot comes back, and the room's peers here are told the difference.
+"""
+
+import logging
+import random
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+import trio
+
+from trio_signal.bus.redis.directory import Directory, Record
+from trio_signal.bus.redis.feed import Feed, Feeds
+from trio_signal.bus.redis.lease import Lease
+from trio_signal.clock import utc_now
+from trio_signal.messages.events import RoomEvent
+from trio_signal.messages.identity import Member
+from trio_signal.presence import Snapshot
+from trio_signal.redis import PubSubError, Redis, RedisError, ResponseError
+
+logger = logging.getLogger(__name__)
+
+#: Seconds for a room to be restored.
+RESTORE_TIMEOUT = 5.0
+#: Seconds between tries to catch up.
+PAUSE = 0.5
+#: Seconds between two comparisons with the directory, and how much is compared each time:
+#: each member counts for one, and each room for some.
+COMPARING = 1.0
+COMPARED = 500
+_ROOM_COST = 10
+#: How many rooms in which this replica has nobody are compared each time.
+_STRANGE_ROOMS = 5
+
+#: Tells the peers here of events in a room; whether any peers were here before these.
+Tell = Callable[[Feed, Sequence[RoomEvent], bool], None]
+
+
+class Recovery:
+    """Two tasks of one replica: one restores stale rooms, one looks for more of them."""
+
+    def __init__(
+        self, redis: Redis, feeds: Feeds, directory: Directory, lease: Lease, tell: Tell
+    ) -> None:
+        """Take the other parts of the bus."""
+        self._redis = redis
+        self._feeds = feeds
+        self._directory = directory
+        self._lease = lease
+        self._tell = tell
+        #: When was sent what came back last (Trio's clock): all that was published before
+        #: has come.
+        self.echoed = 0.0
+
+    async def keep_restoring(self) -> None:
+        """Restore rooms for as long as any is stale; until cancelled."""
+        while True:
+            await self._feeds.wait_stale()
+            await self._redis.wait_connected()
+            try:
+                # First, as it says whether Redis has forgotten us.
+                await self._lease.renew()
+                for room_id in list(self._feeds.stale):
+                    with trio.fail_after(RESTORE_TIMEOUT):
+                        await self.restore(room_id)
+            except (RedisError, trio.TooSlowError) as error:
+                logger.warning("cannot catch up with Redis yet: %s", error)
+                await trio.sleep(PAUSE)
+
+    async def restore(self, room_id: str) -> None:
+        """Write our members of a stale room, and catch up with it. Raises RedisError."""
+        feed = await self._subscribed_feed(room_id)
+        if room_id not in self._feeds.stale:
+            return  # another task was faster
+        losses = 0
+        if feed is not None:
+            # What has come until now the snapshot has, or it is not true.
+            feed.room.numbering.start_over()
+            losses = feed.room.numbering.losses
+        # What makes it stale from here on does so anew.
+        del self._feeds.stale[room_id]
+        try:
+            snapshot = await self._directory.restore(room_id, feed)
+        except BaseException:
+            self._feeds.mark_stale(room_id)
+            raise
+        if feed is not None:
+            # What has not come until now is lost.
+            numbering = feed.room.numbering
+            numbering.received = max(numbering.received, snapshot.seq)
+            self.catch_up(feed, snapshot, losses)
+
+    async def _subscribed_feed(self, room_id: str) -> Feed | None:
+        """The feed of a room; while its channel is waited for, it may become another one."""
+        while room_id in self._feeds:
+            with suppress(PubSubError):  # it was dropped
+                await self._redis.pubsub.wait_subscribed(self._directory.room(room_id))
+                return self._feeds.get(room_id)
+        return None
+
+    def catch_up(self, feed: Feed, snapshot: Snapshot, losses: int) -> None:
+        """Take a snapshot in, and tell the difference; see `Room.catch_up`. Does not block."""
+        if feed.room.numbering.in_step:
+            return
+        room = feed.room
+        has_members_here = bool(room.own)
+        events = room.catch_up(snapshot, losses, utc_now(), patient=self._lease.is_patient)
+        self._tell(feed, events, has_members_here)
+        if not room.numbering.in_step or room.own.keys() - room.entered:
+            self._feeds.mark_stale(room.id)
+
+    # Comparing with the directory: keys that were deleted or overwritten tell nobody
+
+    async def keep_comparing(self) -> None:
+        """See to it that rooms are as the directory has them, and it as it should be."""
+        credit = 0
+        turn: list[str] = []
+        while True:
+            await trio.sleep(COMPARING * random.uniform(0.9, 1.1))  # noqa: S311
+            await self._redis.wait_connected()
+            credit = min(credit, 0) + COMPARED
+            if not turn:
+                turn = [*self._feeds]
+            with suppress(RedisError):
+                rooms = [*self._directory.suspects, *await self._strange_rooms()]
+                self._directory.suspects.clear()
+                while credit > 0 and (rooms or turn):
+                    credit -= _ROOM_COST + await self._compare((rooms or turn).pop())
+
+    async def _strange_rooms(self) -> list[str]:
+        """Some of the rooms in which this replica has nobody, perhaps no replica has."""
+        key = self._directory.key("rooms")
+        try:
+            names: Any = await self._redis.srandmember(key, _STRANGE_ROOMS)
+        except ResponseError:  # it is of another type
+            await self._redis.unlink(key)
+            self._feeds.mark_all_stale()
+            return []
+        rooms = await self._directory.read_rooms(names)
+        return [room_id for room_id in rooms if room_id not in self._feeds]
+
+    async def _compare(self, room_id: str) -> int:
+        """Mark a room that is not as the directory has it; how many members that has."""
+        feed = self._feeds.get(room_id)
+        if self._lease.is_patient or room_id in self._feeds.stale:
+            return 0
+        if feed is not None and not feed.room.numbering.in_step:
+            return 0
+        before = Ours(feed, trio.current_time()) if feed is not None else None
+        try:
+            directory = await self._directory.ask(room_id)
+        except ResponseError:
+            self._feeds.mark_stale(room_id)
+            return 0
+        if self._lease.is_patient or self._feeds.get(room_id) is not feed:
+            return directory.size
+        if feed is None or before is None:
+            is_other = any(m.replica == self._directory.replica for m in directory.members)
+        else:
+            is_other = differs(feed, before, directory, self.echoed)
+        if is_other or not directory.is_sound:
+            logger.warning("room %s is not as Redis has it: it is restored", ascii(room_id[:200]))
+            self._feeds.mark_stale(room_id)
+        return directory.size
+
+
+class Ours:
+    """What this replica says of its own members of a room, at one moment."""
+
+    def __init__(self, feed: Feed, asked: float) -> None:
+        """Note it, before the directory is asked at this time."""
+        self.asked = asked
+        self.seq = feed.room.numbering.seq
+        self.members = dict(feed.room.own)
+        self.entering = feed.entering.keys() | set()
+
+
+def differs(feed: Feed, before: Ours, directory: Record, echoed: float) -> bool:
+    """Whether the directory, which was asked after `before`, is not as this replica has the room.
+
+    `echoed` is when was sent (Trio's clock) what came back last: all published before has come.
+    """
+    room, (seen, when) = feed.room, feed.seen
+    numbering = room.numbering
+    if not numbering.in_step:
+        return False
+    feed.seen = (directory.seq, before.asked)
+    if directory.seq < before.seq:  # it was set back
+        return True
+    if numbering.seq < seen and when < echoed:  # one should have come
+        return True
+    if directory.seq != numbering.seq:
+        return False  # changes are on their way, here or there
+    others = {m.peer_id: m for m in directory.members if m.replica != room.replica}
+    own = {m.peer_id: m for m in directory.members if m.replica == room.replica}
+    known = {p: m for p, m in room.members.items() if p not in room.own and p not in room.entered}
+    return (
+        _essence(others) != _essence(known)
+        or not own.keys() <= before.members.keys() | before.entering
+        or any(own.get(p) != m for p, m in before.members.items() if room.own.get(p) is m)
+    )
+
+
+def _essence(members: Mapping[str, Member]) -> dict[str, tuple[object, ...]]:
+    """What of members is told."""
+    return {
+        peer_id: (m.replica, m.joined_at, m.live, m.user_id, m.username, m.avatar_url)
+        for peer_id, m in members.items()
+    }
