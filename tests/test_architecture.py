@@ -80,10 +80,11 @@ IMPURE = (
 )
 #: What may have a `finally`, and why: none of it is what tells a room that somebody has left.
 MAY_HAVE_FINALLY = {
-    "bus.redis": "joins that are under way are counted",
+    "bus.redis": "members that are about to be let in are noted",
     "cli.compare.recorder": "connections of a recording are counted",
     "client.client": "the context of an error is put right",
     "listener": "heads that are waited for, and refusals, are counted",
+    "rooms": "joins that are under way are counted",
     "rounds": "the instrument is Trio's as long as the task runs",
     "store.database": "an attempt is given up, and a database closed",
     "users": "who waits for a password to be checked",

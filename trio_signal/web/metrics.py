@@ -61,7 +61,7 @@ class HubCollector(Collector):
         statistics = hub.bus.statistics()
         if statistics is not None:
             up = int(hub.bus.degraded is None)
-            text = "1 if Redis is there and all pictures are right, 0 while degraded"
+            text = "1 if Redis is there and no room is stale, 0 while degraded"
             yield _gauge("redis_up", text, up)
             yield from _of_redis(statistics)
 
