@@ -9,6 +9,7 @@ from tools import bundle_browser_client, print_browser_api
 from trio_signal import __version__
 
 SOURCE = print_browser_api.SOURCE.read_text()
+REACT = print_browser_api.REACT.read_text()
 
 
 def test_the_bundle_is_that_of_the_modules() -> None:
@@ -34,16 +35,24 @@ def test_a_bundle_has_each_module_once_behind_those_that_it_needs() -> None:
 def test_the_types_are_those_of_the_comments() -> None:
     types = print_browser_api.TYPES.read_text()
     assert types == print_browser_api.types(SOURCE), "run: python -m tools.print_browser_api"
+    types = print_browser_api.REACT_TYPES.read_text()
+    assert types == print_browser_api.react_types(), "run: python -m tools.print_browser_api"
 
 
 def test_the_reference_is_that_of_the_comments() -> None:
-    page = print_browser_api.PAGE.read_text()
-    assert print_browser_api.printed(page) == page, "run: python -m tools.print_browser_api"
+    for place, source in (
+        (print_browser_api.PAGE, SOURCE),
+        (print_browser_api.REACT_PAGE, REACT),
+    ):
+        page = place.read_text()
+        assert print_browser_api.printed(page, source) == page, (
+            "run: python -m tools.print_browser_api"
+        )
 
 
 def test_a_page_without_markers_is_not_printed_into() -> None:
     with pytest.raises(ValueError, match="no markers"):
-        print_browser_api.printed("# The browser client\n")
+        print_browser_api.printed("# The browser client\n", SOURCE)
 
 
 def test_each_event_that_is_told_is_in_the_types() -> None:
@@ -53,7 +62,7 @@ def test_each_event_that_is_told_is_in_the_types() -> None:
 
 
 def test_each_parameter_in_the_comments_is_one_of_the_code() -> None:
-    for entry in print_browser_api.read(SOURCE):
+    for entry in print_browser_api.read(SOURCE) + print_browser_api.read(REACT):
         if entry.all("param") and "(" in entry.code:
             names = {print_browser_api.named(text).name for text in entry.all("param")}
             assert names <= {*re.findall(r"\w+", entry.code), "options"}
@@ -106,7 +115,7 @@ class Inner {
 """
 
 SMALL_TYPES = """\
-// Printed by python -m tools.print_browser_api, from trio-signal.js.
+// Printed by python -m tools.print_browser_api.
 
 /** What it is. */
 export interface Thing {

@@ -2,8 +2,8 @@
 
     python -m tools.print_browser_api
 
-Writes trio_signal/browser/trio-signal.d.ts, and the reference in docs/clients/browser.md.
-The comments in trio-signal.js are what counts.
+Writes the types of trio_signal/browser/trio-signal.js and react.js, and the references in
+docs/clients/browser.md and react.md. The comments in these modules are what counts.
 """
 
 import re
@@ -15,6 +15,9 @@ ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "trio_signal" / "browser" / "trio-signal.js"
 TYPES = SOURCE.with_suffix(".d.ts")
 PAGE = ROOT / "docs" / "clients" / "browser.md"
+REACT = SOURCE.with_name("react.js")
+REACT_TYPES = REACT.with_suffix(".d.ts")
+REACT_PAGE = PAGE.with_name("react.md")
 BEGIN = "<!-- begin: printed by python -m tools.print_browser_api -->\n"
 END = "<!-- end -->\n"
 
@@ -111,10 +114,12 @@ def type_of(text: str) -> str:
 # The types
 
 
-def types(source: str) -> str:
-    """The declarations of a `.d.ts` file."""
-    lines = ["// Printed by python -m tools.print_browser_api, from trio-signal.js.", ""]
+def types(source: str, imports: str = "") -> str:
+    """The declarations of a `.d.ts` file; what they mention of another module is in `imports`."""
+    lines = ["// Printed by python -m tools.print_browser_api.", ""]
     entries = read(source)
+    if imports:
+        lines += [imports, ""]
     for entry in entries:
         if not entry.inside:
             lines += [*declaration(entry, entries), ""]
@@ -223,15 +228,27 @@ def words(text: str) -> str:
     return LINK.sub(r"`\1`", text)
 
 
-def printed(text: str) -> str:
-    """The page with the reference between its two markers."""
+def react_types() -> str:
+    """The declarations of the hooks, which mention the client's."""
+    source = REACT.read_text()
+    theirs = [entry.name for entry in read(SOURCE.read_text()) if not entry.inside]
+    used = sorted(
+        name for name in theirs if name[0].isupper() and re.search(rf"\b{name}\b", source)
+    )
+    return types(source, f"import type {{ {', '.join(used)} }} from './trio-signal.js';")
+
+
+def printed(text: str, source: str) -> str:
+    """The page with the reference of this module between its two markers."""
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not (begin and end):
-        raise ValueError(f"{PAGE} has no markers")
-    return f"{before}{begin}\n{page(SOURCE.read_text())}{end}{after}"
+        raise ValueError("the page has no markers")
+    return f"{before}{begin}\n{page(source)}{end}{after}"
 
 
 if __name__ == "__main__":
     TYPES.write_text(types(SOURCE.read_text()))
-    PAGE.write_text(printed(PAGE.read_text()))
+    REACT_TYPES.write_text(react_types())
+    for place, module in ((PAGE, SOURCE), (REACT_PAGE, REACT)):
+        place.write_text(printed(place.read_text(), module.read_text()))

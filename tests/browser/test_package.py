@@ -21,11 +21,12 @@ TUTORIAL = (ROOT / "docs" / "tutorial.md").read_text()
 Visit = Callable[..., Page]
 
 
-def npm(*arguments: str, folder: Path) -> str:
-    command = ["npm", "--no-audit", "--no-fund", "--no-update-notifier", "--offline", *arguments]
-    return subprocess.run(
-        command, cwd=folder, check=True, capture_output=True, text=True, timeout=60
-    ).stdout
+def npm(*arguments: str, folder: Path, offline: bool = True) -> str:
+    where = ["--offline"] if offline else []
+    command = ["npm", "--no-audit", "--no-fund", "--no-update-notifier", *where, *arguments]
+    run = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=180)
+    assert run.returncode == 0, run.stdout + run.stderr
+    return run.stdout
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +42,8 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "package.json",
             "trio-signal.js",
             "trio-signal.d.ts",
+            "react.js",
+            "react.d.ts",
         }
     return folder / "node_modules" / "trio-signal"
 

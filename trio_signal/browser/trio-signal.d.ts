@@ -1,4 +1,4 @@
-// Printed by python -m tools.print_browser_api, from trio-signal.js.
+// Printed by python -m tools.print_browser_api.
 
 /** What `join` may be told. */
 export interface JoinOptions {

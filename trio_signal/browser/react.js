@@ -1,0 +1,135 @@
+/**
+ * The browser client in React: a room for as long as a component is there, and who is in it.
+ *
+ *     const { room, state } = useRoom('https://signal.example.com', { room: 'lobby' });
+ *     const peers = usePeers(room);
+ *
+ * It needs React 18 or later. All else is done with the {@link Room}: `room.publish`, `room.send`, `room.on`.
+ */
+
+import { useEffect, useMemo, useRef, useState, useSyncExternalStore } from 'react';
+
+import { join } from './trio-signal.js';
+
+const CONNECTING = { room: null, state: 'connecting', reason: '', error: null };
+const CLOSED = { room: null, state: 'closed', reason: '', error: null };
+const OF_PEERS = ['peer', 'left', 'live', 'stopped', 'stream', 'removed', 'connection', 'state'];
+const NOBODY = [];
+
+/**
+ * A room, and how the connection to it does.
+ *
+ * @typedef {object} RoomView
+ * @property {Room | null} room - Null until it is joined, and if it could not be.
+ * @property {RoomState} state - As `room.state`. `closed` also if there is nothing to join.
+ * @property {string} reason - Why it is `waiting` or `closed`, in the server's words; or empty.
+ * @property {Error | null} error - Why it could not be joined: a `RoomError`, or what was thrown.
+ */
+
+/**
+ * One of the others, as it is at this moment. A new object is made when something of it changes, and
+ * only then, so it can be compared.
+ *
+ * @typedef {object} PeerView
+ * @property {string} id - Its client id.
+ * @property {string} name - How it calls itself.
+ * @property {Live | null} live - Whether it is live, and since when.
+ * @property {LinkState} state - The state of the peer connection.
+ * @property {boolean} away - The server has lost it, and its media still flow.
+ * @property {MediaStream | null} stream - The one to show where there is room for one.
+ * @property {ReadonlyMap<string, MediaStream>} streams - All of them, by name.
+ * @property {Peer} peer - For `peer.stats()` and `peer.channel(name)`.
+ */
+
+/**
+ * Joins a room when the component appears, and leaves it when the component goes. It is joined anew
+ * if the server, the room, the user's name, the client id or a token that is a text becomes another.
+ * Other options count when it is joined next.
+ *
+ * @param {string | URL} url - Where the server is.
+ * @param {JoinOptions | null} options - As for `join`; null as long as nothing is to be joined.
+ * @returns {RoomView} What there is to draw.
+ */
+export function useRoom(url, options) {
+  const [view, setView] = useState(options ? CONNECTING : CLOSED);
+  const latest = useRef(options);
+  useEffect(() => {
+    latest.current = options;
+  });
+  const { room, username, clientId, token } = options ?? {};
+  const secret = typeof token === 'function' ? undefined : token;
+  useEffect(() => {
+    setView(room === undefined ? CLOSED : CONNECTING);
+    return room === undefined ? undefined : stay(url, latest.current, setView);
+  }, [String(url), room, username, clientId, secret]);
+  return view;
+}
+
+/** Joins; what it returns leaves, also while it is still joining. */
+function stay(url, options, setView) {
+  let room = null;
+  let isOver = false;
+  const entered = (joined) => {
+    if (isOver) return joined.leave();
+    room = joined;
+    room.on('state', (state, reason) => {
+      if (!isOver) setView((view) => ({ ...view, state, reason }));
+    });
+    setView({ room, state: room.state, reason: '', error: null });
+  };
+  const failed = (error) => {
+    if (!isOver) setView({ ...CLOSED, reason: error.message, error });
+  };
+  join(url, options).then(entered, failed);
+  return () => {
+    isOver = true;
+    room?.leave();
+  };
+}
+
+/**
+ * Who else is in the room. The component is drawn again whenever somebody comes, goes or changes.
+ *
+ * @param {Room | null} room - As {@link useRoom} gave it.
+ * @returns {readonly PeerView[]} In the order in which they came; the same one until something changes.
+ */
+export function usePeers(room) {
+  const { subscribe, read } = useMemo(() => peersOf(room), [room]);
+  return useSyncExternalStore(subscribe, read, () => NOBODY);
+}
+
+function peersOf(room) {
+  let views = room ? viewsOf(room, []) : NOBODY;
+  const subscribe = (changed) => {
+    const look = () => {
+      const next = viewsOf(room, views);
+      if (next === views) return;
+      views = next;
+      changed();
+    };
+    const stops = room ? OF_PEERS.map((event) => room.on(event, look)) : [];
+    if (room) look(); // what happened since it was read
+    return () => {
+      for (const stop of stops) stop();
+    };
+  };
+  return { subscribe, read: () => views };
+}
+
+function viewsOf(room, before) {
+  const old = new Map(before.map((view) => [view.peer, view]));
+  const views = [...room.peers.values()].map((peer) => viewOf(peer, old.get(peer)));
+  const isSame = views.length === before.length && views.every((view, i) => view === before[i]);
+  return isSame ? before : views;
+}
+
+function viewOf(peer, before) {
+  const { id, name, live, state, away, stream } = peer;
+  const streams = areSame(peer.streams, before?.streams) ? before.streams : new Map(peer.streams);
+  const view = { id, name, live, state, away, stream, streams, peer };
+  return before && Object.keys(view).every((key) => view[key] === before[key]) ? before : view;
+}
+
+function areSame(streams, before) {
+  return streams.size === before?.size && [...streams].every(([name, one]) => before.get(name) === one);
+}
