@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import httpx
 import msgspec
@@ -40,6 +40,7 @@ from trio_signal.store import Store
 from trio_signal.web.app import create_app
 from trio_signal.web.asyncapi import public_structs
 from trio_signal.web.metrics import render_metrics
+from trio_signal.web.openapi import types_of
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
@@ -245,14 +246,11 @@ def module_of(dialect: str) -> ModuleType:
     return importlib.import_module(DIALECTS[dialect].__module__)
 
 
-def incoming(module: ModuleType) -> set[type[Struct]]:
-    """The structs that the dialect's reader knows."""
-    return set(get_args(module._reader._decoder.type))
-
-
-def outgoing(module: ModuleType) -> set[type[Struct]]:
-    """The other structs of a dialect."""
-    return set(public_structs(module)) - incoming(module)
+def outgoing(dialect: str) -> set[type[Struct]]:
+    """The structs of a dialect that are neither what its clients say nor of its HTTP calls."""
+    others = {type_ for route in DIALECTS[dialect].routes() for type_ in types_of(route.operation)}
+    told = {s for s in public_structs(module_of(dialect)) if tag(s) or s not in others}
+    return told - {*DIALECTS[dialect].reader.structs}
 
 
 def tag(struct: type[Struct]) -> str | None:
@@ -308,20 +306,20 @@ def test_page_has_each_message_to_the_server(dialect: str) -> None:
         type_: kind.fields for kind in kinds(dialect, "Client to server") for type_ in kind.types
     }
     assert documented == {
-        tag(struct): fields(struct, reads=True) for struct in incoming(module_of(dialect))
+        tag(struct): fields(struct, reads=True) for struct in DIALECTS[dialect].reader.structs
     }
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
 def test_page_has_each_message_to_the_client(dialect: str) -> None:
     module, documented = module_of(dialect), kinds(dialect, "Server to client")
-    tagged = {tag(struct): fields(struct) for struct in outgoing(module) if tag(struct)}
+    tagged = {tag(struct): fields(struct) for struct in outgoing(dialect) if tag(struct)}
     by_type = {type_: kind.fields for kind in documented for type_ in kind.types}
     assert {type_: by_type.get(str(type_)) for type_ in tagged} == tagged
     # Of the other structs each is for several types, which stand in the code as words.
     others = {type_: by_type[type_] for type_ in by_type.keys() - tagged.keys()}
     assert others.keys() <= wire_words(source_of(module))
-    untagged = {s for s in outgoing(module) if tag(s) is None and has_type_field(s)}
+    untagged = {s for s in outgoing(dialect) if tag(s) is None and has_type_field(s)}
     assert set(others.values()) == {fields(struct) for struct in untagged}
 
 
@@ -334,8 +332,7 @@ def test_tables_have_each_word_that_the_dialect_says(dialect: str) -> None:
 
 @pytest.mark.parametrize("dialect", DIALECTS)
 def test_page_has_each_field_inside_a_field(dialect: str) -> None:
-    module = module_of(dialect)
-    nested = {s for s in outgoing(module) if tag(s) is None and not has_type_field(s)}
+    nested = {s for s in outgoing(dialect) if tag(s) is None and not has_type_field(s)}
     prose = re.sub(r"^\|.*", "", section(page_of(dialect), "Server to client"), flags=re.MULTILINE)
     assert set().union(*map(fields, nested)) <= set(words(prose))
 

@@ -14,7 +14,7 @@ import trio
 
 from tests.clients import PATIENCE, Client, Service
 from tests.conftest import Serve
-from tests.test_docs import module_of, outgoing, tag
+from tests.test_docs import outgoing, tag
 from trio_signal.dialects import DIALECTS, OTHER
 from trio_signal.dialects.wire import encode, type_of
 from trio_signal.metrics import Histogram, Metrics
@@ -198,7 +198,7 @@ def test_a_histogram_counts_up_to_each_bound() -> None:
 
 @pytest.mark.parametrize("dialect", DIALECTS)
 def test_the_type_of_each_text_is_found_where_it_is_looked_for(dialect: str) -> None:
-    for struct in outgoing(module_of(dialect)):
+    for struct in outgoing(dialect):
         fields = [field.encode_name for field in msgspec.structs.fields(struct)]
         if tag(struct) is None:  # it is a part of one, or several types have it
             assert "type" not in fields[1:]

@@ -15,6 +15,7 @@ MAX_ID = 256
 _JOINERS = "\u200c\u200d"
 #: Control, format (the bidirectional overrides among them), surrogate.
 _UNSHOWN = frozenset({"Cc", "Cf", "Cs"})
+_FULL_WIDTH = str.maketrans("<>&", "＜＞＆")
 
 
 def clean_name(text: str | None) -> str | None:
@@ -36,3 +37,11 @@ def clean_picture(url: str | None) -> str | None:
 
 def _is_shown(character: str) -> bool:
     return character in _JOINERS or unicodedata.category(character) not in _UNSHOWN
+
+
+def to_harmless(text: str) -> str:
+    """The text without what can begin HTML: old clients put it into their pages as it is.
+
+    `<`, `>` and `&` become their full-width forms, so its length stays the same.
+    """
+    return text.translate(_FULL_WIDTH)

@@ -10,6 +10,7 @@ from typing import Self
 import httpx
 import pytest
 
+from tests import test_docs
 from tests.conftest import Serve
 from trio_signal.config import load_settings
 from trio_signal.dialects import DIALECTS, dialect_at
@@ -88,6 +89,36 @@ async def test_document_metrics_and_doctor_know_it(serve: Serve) -> None:
         )
         assert not isinstance(facts, str)
         assert facts.status == 101
+
+
+SHOUT_PAGE = """
+## Client to server
+| `type` | fields | what for |
+|---|---|---|
+| `say` | `text` | the others get `shout` |
+
+## Server to client
+| `type` | fields | when |
+|---|---|---|
+| `shout` | `text` | somebody else said something |
+| `error` | | what you sent cannot be read |
+"""
+
+
+@pytest.mark.usefixtures("shout")
+def test_its_page_is_held_to_its_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    page = SHOUT_PAGE
+    monkeypatch.setattr(test_docs, "page_of", lambda dialect: page)
+    checks = {
+        "| `say` | `text` |": test_docs.test_page_has_each_message_to_the_server,
+        "| `shout` | `text` |": test_docs.test_page_has_each_message_to_the_client,
+    }
+    for row, check in checks.items():
+        page = SHOUT_PAGE
+        check("shout")
+        page = SHOUT_PAGE.replace(row, "| | |")
+        with pytest.raises(AssertionError):
+            check("shout")
 
 
 async def make_id(call: Call) -> Answer:

@@ -8,9 +8,8 @@ or Redis was away, is found by looking again.
 
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, closing, suppress
-from itertools import islice
+from collections.abc import Callable
+from contextlib import suppress
 from uuid import uuid4
 
 import trio
@@ -30,6 +29,7 @@ from trio_signal.messages.events import (
 )
 from trio_signal.messages.identity import Announcement, AnnouncementType, Identity, Revision
 from trio_signal.metrics import Metrics
+from trio_signal.names import to_harmless
 from trio_signal.session import Session
 from trio_signal.store import Store
 from trio_signal.supervision import supervise
@@ -48,13 +48,10 @@ FIRST_PAUSE = 0.25
 LONGEST_PAUSE = 5.0
 #: Seconds in which an announcement is new, when it is found and not heard of.
 FRESH = 5.0
-#: Seconds at the end for acknowledgements to be written.
-LAST_WORDS = 1.0
 #: Seconds to ask Redis how many users there are.
 COUNTING = 0.4
-#: How many peers are looked up at once.
+#: How many sessions are looked up at once.
 BATCH = 500
-_FULL_WIDTH = str.maketrans("<>&", "＜＞＆")
 
 
 class Announcements:
@@ -74,15 +71,12 @@ class Announcements:
         is stored, so that this outlasts a change of the mode, nor in what was stored before.
         What subscribers are told is counted in `metrics`.
         """
-        self._clean: Callable[[str], str] = _to_harmless if from_anybody else str
+        self._clean: Callable[[str], str] = to_harmless if from_anybody else str
         self._store = store
         self._board = board
         self._state = State()
         self._subscribers = Subscribers(board, metrics if metrics is not None else Metrics())
         self._receipts = Receipts(store, board, self._tell_count)
-        #: Subscribers that want to know what is active.
-        self._asking: dict[Session, trio.Event] = {}
-        self._asked = trio.Event()
         self._looking = trio.Event()
         #: The tables are there; we know what holds.
         self._prepared = trio.Event()
@@ -186,14 +180,13 @@ class Announcements:
 
     # Subscribers
 
-    def subscribe(self, peer: Session) -> None:
-        """Let a peer hear announcements from now on. Does not block."""
-        self._subscribers.add(peer)
+    def subscribe(self, session: Session) -> None:
+        """Let a session hear announcements from now on. Does not block."""
+        self._subscribers.add(session)
 
-    def unsubscribe(self, peer: Session) -> None:
-        """A peer has left, if it was one that hears them. Does not block."""
-        self._subscribers.remove(peer)
-        self._asking.pop(peer, None)
+    def unsubscribe(self, session: Session) -> None:
+        """A session has left, if it was one that hears them. Does not block."""
+        self._subscribers.remove(session)
 
     @property
     def users_here(self) -> int:
@@ -208,32 +201,26 @@ class Announcements:
         await trio.lowlevel.checkpoint()
         return self.users_here
 
-    async def show(self, peer: Session) -> None:
+    async def show(self, session: Session) -> None:
         """Tell a subscriber what is active, unless its user has acknowledged it.
 
         Waits for the answer, but not for long: while the database is away it comes later.
         """
-        told = self._ask(peer)
+        told = self._subscribers.ask(session)
         with trio.move_on_after(ASKING):
             await told.wait()
-
-    def _ask(self, peer: Session) -> trio.Event:
-        self._asked.set()
-        return self._asking.setdefault(peer, trio.Event())
 
     async def _answer(self) -> None:
         """Look up those who ask, many at a time."""
         while True:
-            await self._asked.wait()
             await self._loaded.wait()
-            batch = dict(islice(self._asking.items(), BATCH))
-            if not batch:
-                self._asked = trio.Event()
-                continue
+            batch = await self._subscribers.wait_asked(BATCH)
             revision, announcement = self._state.revision, self.active
             seen: set[str] = set()
             if announcement is not None:
-                users = {peer.identity.user_id for peer in batch if peer.identity is not None}
+                users = {
+                    session.identity.user_id for session in batch if session.identity is not None
+                }
                 try:
                     seen = await self._who_has_seen(announcement, users)
                 except StoreError:
@@ -241,16 +228,15 @@ class Announcements:
                     continue
             if self._state.revision is not revision:
                 continue  # who has not been told of the newer one asks still
-            for peer, told in batch.items():
-                if self._asking.pop(peer, None) is not None:
-                    self._show(peer, announcement, seen)
-                    told.set()
+            for session in batch:
+                if self._subscribers.settle(session):
+                    self._show(session, announcement, seen)
 
-    def _show(self, peer: Session, announcement: Announcement | None, seen: set[str]) -> None:
-        if announcement is None or peer.identity is None:
+    def _show(self, session: Session, announcement: Announcement | None, seen: set[str]) -> None:
+        if announcement is None or session.identity is None:
             return
-        if peer.identity.user_id not in seen | self._state.acknowledged:
-            peer.tell(ActiveAnnouncement(announcement))
+        if session.identity.user_id not in seen | self._state.acknowledged:
+            session.tell(ActiveAnnouncement(announcement))
 
     # Users
 
@@ -280,9 +266,9 @@ class Announcements:
             return
         raise StoreError("the database does not answer")
 
-    def note(self, peer: Session, announcement_id: str) -> None:
-        """The same for a peer, without waiting; of no other announcement. Does not block."""
-        revision, identity = self._state.revision, peer.identity
+    def note(self, session: Session, announcement_id: str) -> None:
+        """The same for a session, without waiting; of no other announcement. Does not block."""
+        revision, identity = self._state.revision, session.identity
         if revision is None or self.active is None or identity is None:
             return
         if self.active.id != announcement_id or identity.user_id in self._state.acknowledged:
@@ -350,14 +336,11 @@ class Announcements:
         effect = self._state.adopt(replace(revision, announcement=announcement), freshness)
         match effect:
             case Effect.TELL:
-                for told in self._asking.values():
-                    told.set()
-                self._asking.clear()  # who asked is told like everybody
                 event = Announced if revision.active else AnnouncementCleared
-                self._subscribers.tell(event(announcement))
+                self._subscribers.tell_new(event(announcement))
             case Effect.SHOW:
-                for peer in self._subscribers.peers:
-                    self._ask(peer)
+                for session in self._subscribers.sessions:
+                    self._subscribers.ask(session)
         return effect
 
     def _cleaned(self, announcement: Announcement) -> Announcement:
@@ -447,7 +430,7 @@ class Announcements:
         unmerged, self._unmerged = self._unmerged, False
         try:
             if unmerged and self.active is not None:
-                await self._merge(board, self.active)
+                await self._receipts.merge(board, self.active)
             revision = self._state.revision
             held = await (board.post(revision, late=unmerged) if revision else board.holding())
             self._adopt_found(held)
@@ -456,39 +439,3 @@ class Announcements:
         except BaseException:
             self._unmerged = True
             raise
-
-    async def _merge(self, board: Board, announcement: Announcement) -> None:
-        users = await self._store.acknowledgers(announcement.id, "")
-        while users:
-            await board.acknowledge(announcement.id, users)
-            users = await self._store.acknowledgers(announcement.id, users[-1])
-
-
-def _to_harmless(text: str) -> str:
-    """The text without what can begin HTML: old clients put it into their pages as it is.
-
-    `<`, `>` and `&` become their full-width forms, so its length stays the same.
-    """
-    return text.translate(_FULL_WIDTH)
-
-
-@asynccontextmanager
-async def open_announcements(
-    url: str, board: Board | None, metrics: Metrics, *, from_anybody: bool = False
-) -> AsyncIterator[Announcements]:
-    """Announcements that are kept in the database at `url`, while the block runs.
-
-    Those that may be `from_anybody` cannot become HTML. What is told is counted in `metrics`.
-
-    Begins at once; a database that cannot be reached is tried again. At the end
-    what users acknowledged is written, if that is possible in a second. Raises ConfigError.
-    """
-    store = Store(url)
-    with closing(store):
-        announcements = Announcements(store, board, from_anybody=from_anybody, metrics=metrics)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(announcements.run)
-            yield announcements
-            with trio.move_on_after(LAST_WORDS):
-                await announcements.finish()
-            nursery.cancel_scope.cancel()

@@ -86,6 +86,13 @@ class Receipts:
             if self._board is not None:
                 nursery.start_soon(self._share, self._board)
 
+    async def merge(self, board: Board, announcement: Announcement) -> None:
+        """Let the board have all that the store has; raises BoardError and StoreError."""
+        users = await self._store.acknowledgers(announcement.id, "")
+        while users:
+            await board.acknowledge(announcement.id, users)
+            users = await self._store.acknowledgers(announcement.id, users[-1])
+
     async def wait_written(self) -> None:
         """Wait until none is on its way."""
         while self._unsaved or self._unshared:

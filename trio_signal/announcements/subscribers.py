@@ -1,6 +1,9 @@
-"""Subscribers: the peers of this replica that hear announcements."""
+"""Subscribers: the sessions of this replica that hear announcements."""
 
 from collections.abc import Collection
+from itertools import islice
+
+import trio
 
 from trio_signal.bus import Board
 from trio_signal.dialects import Dialect
@@ -16,7 +19,10 @@ class Subscribers:
 
     def __init__(self, board: Board | None, metrics: Metrics) -> None:
         """Begin with nobody. The board is told of users that come and go."""
-        self.peers: set[Session] = set()
+        self.sessions: set[Session] = set()
+        #: Those that want to know what is active, and what to set when they do.
+        self._asking: dict[Session, trio.Event] = {}
+        self._asked = trio.Event()
         self._users: dict[str, int] = {}
         self._board = board
         self._metrics = metrics
@@ -26,27 +32,53 @@ class Subscribers:
         """How many users there are."""
         return len(self._users)
 
-    def add(self, peer: Session) -> None:
-        """Let a peer hear announcements. Does not block."""
-        if peer.identity is None or peer in self.peers:
+    def add(self, session: Session) -> None:
+        """Let a session hear announcements. Does not block."""
+        if session.identity is None or session in self.sessions:
             return
-        user_id = peer.identity.user_id
-        self.peers.add(peer)
+        user_id = session.identity.user_id
+        self.sessions.add(session)
         self._users[user_id] = self._users.get(user_id, 0) + 1
         if self._board is not None and self._users[user_id] == 1:
             self._board.add_user(user_id)
 
-    def remove(self, peer: Session) -> None:
+    def remove(self, session: Session) -> None:
         """Let it hear no more, if it did. Does not block."""
-        if peer.identity is None or peer not in self.peers:
+        if session.identity is None or session not in self.sessions:
             return
-        user_id = peer.identity.user_id
-        self.peers.remove(peer)
+        user_id = session.identity.user_id
+        self.settle(session)
+        self.sessions.remove(session)
         self._users[user_id] -= 1
         if not self._users[user_id]:
             del self._users[user_id]
             if self._board is not None:
                 self._board.remove_user(user_id)
+
+    def ask(self, session: Session) -> trio.Event:
+        """Note that a session is to know what is active; the event is set when it does."""
+        self._asked.set()
+        return self._asking.setdefault(session, trio.Event())
+
+    async def wait_asked(self, most: int) -> list[Session]:
+        """Wait for sessions that are to know; the first of them, which stay so until `settle`."""
+        while not self._asking:
+            self._asked = trio.Event()
+            await self._asked.wait()
+        return list(islice(self._asking, most))
+
+    def settle(self, session: Session) -> bool:
+        """Have a session told no more what is active; whether it had to be. Does not block."""
+        told = self._asking.pop(session, None)
+        if told is not None:
+            told.set()
+        return told is not None
+
+    def tell_new(self, event: AnnouncementEvent) -> None:
+        """Tell all that something else is active, or nothing: who asked is told like everybody."""
+        for session in list(self._asking):
+            self.settle(session)
+        self.tell(event)
 
     def tell(self, event: AnnouncementEvent) -> None:
         """Tell an event, which is encoded once a dialect. Does not block.
@@ -54,28 +86,28 @@ class Subscribers:
         How many have acknowledged is for the announcement's creator and the creator's team.
         """
         speakers: dict[type[Dialect], list[Session]] = {}
-        for peer in self.peers:
-            if not isinstance(event, Acknowledged) or _is_of_team(peer, event):
-                speakers.setdefault(type(peer.dialect), []).append(peer)
-        for dialect, peers in speakers.items():
+        for session in self.sessions:
+            if not isinstance(event, Acknowledged) or _is_of_team(session, event):
+                speakers.setdefault(type(session.dialect), []).append(session)
+        for dialect, sessions in speakers.items():
             try:
                 frames = [(notice.text, text_frame(notice.text)) for notice in dialect.tell(event)]
             except Exception:
-                close_untold(peers, event)
+                close_untold(sessions, event)
                 continue
             for text, frame in frames:
-                self._send(dialect, peers, text, frame)
+                self._send(dialect, sessions, text, frame)
 
     def _send(
-        self, dialect: type[Dialect], peers: Collection[Session], text: bytes, frame: bytes
+        self, dialect: type[Dialect], sessions: Collection[Session], text: bytes, frame: bytes
     ) -> None:
-        for peer in peers:
-            peer.send_frame(frame)
-        self._metrics.messages_out[dialect.name][type_of(text)] += len(peers)
-        self._metrics.fan_out.observe(len(peers))
+        for session in sessions:
+            session.send_frame(frame)
+        self._metrics.messages_out[dialect.name][type_of(text)] += len(sessions)
+        self._metrics.fan_out.observe(len(sessions))
 
 
-def _is_of_team(peer: Session, event: Acknowledged) -> bool:
-    """Whether a peer is the creator's own, or of the creator's team."""
-    creator, identity = event.announcement.created_by, peer.identity
+def _is_of_team(session: Session, event: Acknowledged) -> bool:
+    """Whether a session is the creator's own, or of the creator's team."""
+    creator, identity = event.announcement.created_by, session.identity
     return identity is not None and creator in (identity.user_id, identity.grants.team_of)

@@ -54,35 +54,27 @@ class Notes(Protocol):
 
     async def chats(self, room_id: str, limit: int) -> list[Chatted]:
         """The last messages of a room, oldest first."""
-        ...
 
     async def profile(self, room_id: str, user_id: str) -> Profile | None:
         """What a user was last called in a room."""
-        ...
 
     async def remember_profile(self, room_id: str, user_id: str, profile: Profile) -> None:
         """Keep that."""
-        ...
 
     async def user(self, user_id: str) -> GuestUser | None:
         """A guest."""
-        ...
 
     async def user_named(self, name: str) -> GuestUser | None:
         """The guest of this name."""
-        ...
 
     async def keep_user(self, user: GuestUser) -> None:
         """Keep a guest."""
-        ...
 
     async def keep_room(self, room: RoomInfo) -> None:
         """Keep what a room is called."""
-        ...
 
     async def room_infos(self, room_ids: Sequence[str]) -> dict[str, RoomInfo]:
         """What rooms are called, of those that are called something."""
-        ...
 
 
 class Directory(Protocol):
@@ -90,11 +82,9 @@ class Directory(Protocol):
 
     async def count_members(self, room_ids: Sequence[str]) -> list[RoomCount]:
         """How many are in these rooms; those in which nobody is are left out."""
-        ...
 
     async def count_rooms(self) -> int:
         """How many rooms have members."""
-        ...
 
 
 class Online(Protocol):
@@ -102,11 +92,9 @@ class Online(Protocol):
 
     def users_for(self, rooms: tuple[str, ...]) -> bytes:
         """Those that somebody with these grants may know of, as JSON."""
-        ...
 
     def stats(self, rooms: int) -> Struct:
         """How many there are."""
-        ...
 
 
 class Announcements(Protocol):
@@ -115,33 +103,26 @@ class Announcements(Protocol):
     @property
     def users_here(self) -> int:
         """How many users hear announcements through this replica."""
-        ...
 
     async def count_users(self) -> int:
         """How many do so on all replicas."""
-        ...
 
     async def announce(
         self, message: str, type_: AnnouncementType, creator: Identity
     ) -> Announcement:
         """Store an announcement and tell it."""
-        ...
 
     async def clear(self) -> Announcement | None:
         """Let nothing be shown any more; what was."""
-        ...
 
     async def active_for(self, user_id: str | None) -> Announcement | None:
         """What a user is to see."""
-        ...
 
     async def acknowledge(self, announcement_id: str, user_id: str) -> None:
         """Do not show it to this user again; raises UnknownAnnouncementError."""
-        ...
 
     async def made_since(self, creator: Identity, moment: str) -> int:
         """How many announcements a creator made."""
-        ...
 
 
 class Core(Protocol):
@@ -150,34 +131,27 @@ class Core(Protocol):
     @property
     def notes(self) -> Notes:
         """What is remembered."""
-        ...
 
     @property
     def bus(self) -> Directory:
         """Who is in which room."""
-        ...
 
     @property
     def online(self) -> Online:
         """Who is online."""
-        ...
 
     @property
     def announcements(self) -> Announcements | None:
         """There are some where a dialect `announces`."""
-        ...
 
     async def members(self, room_id: str) -> tuple[Member, ...]:
         """All members of a room on all replicas, in the order of joining."""
-        ...
 
     def say(self, room_id: str, user_id: str, profile: Profile, content: str) -> Chatted:
         """Tell a room what a user says that need not be in it. Does not block."""
-        ...
 
     def change_user(self, change: UserChanged) -> None:
         """Tell the rooms in which a user is what it is called now. Does not block."""
-        ...
 
 
 class Call(Protocol):
@@ -198,53 +172,42 @@ class Call(Protocol):
     @property
     def query(self) -> Mapping[str, str]:
         """The first value of each name."""
-        ...
 
     @property
     def core(self) -> Core:
         """What the server knows and does."""
-        ...
 
     def new_id(self) -> str:
         """An id that nobody can foresee."""
-        ...
 
     async def body(self) -> bytes:
         """The whole body; 413 if that is too much."""
-        ...
 
     async def find(self, said: str | None = None) -> Identity | None:
         """Who calls; None if it does not say. `said` is what it says elsewhere than in the query.
 
         401 if its token is not valid, 403 where another site may have made a browser send it.
         """
-        ...
 
     async def require(self) -> Identity:
         """Who calls; 401 if it does not say."""
-        ...
 
     async def find_entrant(self, room_id: str) -> Identity | None:
         """Who asks about a room; None in open mode, where anybody may. Else 401 or 403."""
-        ...
 
     async def find_remembered(self) -> Identity | None:
         """Whose browser it is in open mode, as the cookie of its handshake says."""
-        ...
 
     def charge(self, tokens: float) -> None:
         """Let the caller's address pay for what the request makes the server do."""
-        ...
 
     def charge_deliveries(self, peers: int, size: int) -> None:
         """The same for so many bytes that so many peers hear."""
-        ...
 
     async def list_rooms(
         self, shape: "Shape", caller: Identity | None, cursor: str, limit: int
     ) -> Page:
         """The rooms behind `cursor` that the caller may enter, by their ids."""
-        ...
 
 
 Handler = Callable[[Call], Awaitable[Answer]]
