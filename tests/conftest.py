@@ -16,6 +16,7 @@ import pytest
 import trio
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
+from werkzeug.routing import Rule
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
@@ -83,9 +84,8 @@ async def serve_replicas(count: int, redis_url: str, **given: object) -> AsyncIt
     """Several servers that are one service through Redis."""
     given = {"redis_url": redis_url, "redis_prefix": f"{uuid4()}:", **given}
     async with AsyncExitStack() as stack:
-        servers = [
-            await stack.enter_async_context(open_server(settings(**given))) for _ in range(count)
-        ]
+        shared = settings(**given)
+        servers = [await stack.enter_async_context(open_server(shared)) for _ in range(count)]
         for server in servers:
             await be_idle(server)
         bases = [f"{server.host}:{server.port}" for server in servers]
@@ -109,6 +109,18 @@ async def quiesce(servers: list[Server]) -> None:
         for bus in buses:
             assert isinstance(bus, RedisBus)
             await drain(bus, buses)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_urls_are_built() -> Iterator[None]:
+    """Half of what the start of a server costs is code to build URLs, which nobody here uses."""
+
+    def refuse(*_: object) -> None:
+        raise NotImplementedError
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Rule, "_compile_builder", lambda *_: refuse)
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
+from functools import cache
 from importlib import resources
 from typing import Any
 
@@ -283,6 +284,7 @@ def _greatest_revision() -> int:
     return time.time_ns() // 1_000_000 + AHEAD
 
 
+@cache
 def read_script(name: str) -> str:
     """A Lua script of ours, or what stands before some."""
     return (resources.files("trio_signal.bus") / "lua" / f"{name}.lua").read_text()

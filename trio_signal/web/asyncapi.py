@@ -3,6 +3,7 @@
 import re
 import sys
 from collections.abc import Iterable, Sequence
+from functools import cache
 from types import ModuleType
 from typing import Any
 
@@ -20,11 +21,16 @@ from trio_signal.web.openapi import types_of
 
 def add_asyncapi(app: QuartTrio, settings: Settings) -> None:
     """Add the route: a document of the dialects that are spoken here."""
-    document = Unchanging(msgspec.json.encode(make_document(settings.dialects)), "application/json")
+
+    @cache
+    def document() -> Unchanging:
+        """Made when somebody asks for it first."""
+        made = msgspec.json.encode(make_document(settings.dialects))
+        return Unchanging(made, "application/json")
 
     @app.get("/asyncapi.json")
     async def asyncapi() -> Response:
-        return document.answer()
+        return document().answer()
 
 
 def make_document(dialects: Iterable[str]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from typing import Any
 
 import msgspec
@@ -98,11 +99,15 @@ NOT_DESCRIBED = frozenset(
 
 def add_openapi(app: QuartTrio, routes: Iterable[Route]) -> None:
     """Add the route: a document of the server's own calls, and of those of its dialects."""
-    document = Unchanging(msgspec.json.encode(make_document(routes)), "application/json")
+
+    @cache
+    def document() -> Unchanging:
+        """Made when somebody asks for it first."""
+        return Unchanging(msgspec.json.encode(make_document(routes)), "application/json")
 
     @app.get("/openapi.json")
     async def openapi() -> Response:
-        return document.answer()
+        return document().answer()
 
 
 def make_document(routes: Iterable[Route]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import mimetypes
 from collections.abc import Mapping
+from functools import cache
 from importlib import resources
 from importlib.resources.abc import Traversable
 
@@ -37,23 +38,8 @@ def _content_type(name: str) -> str:
 
 
 def add_pages(app: QuartTrio, sharing: Sharing | None = None) -> None:
-    """Add the routes. The pages are made here, once; they invite phones if those can come."""
-    folder = resources.files("trio_signal") / "browser"
-    files = _read(folder)
-    # What other sites load from here as well: the client, and the elements with what they need.
-    shared = _read(folder / "ui") | {"trio-signal.js": files["trio-signal.js"]}
-    templates = jinja2.Environment(
-        loader=jinja2.PackageLoader("trio_signal", "browser"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    for name in PAGES:
-        text = templates.get_template(f"{name}.html").render(
-            name=name, demos=PAGES[1:], sharing=sharing
-        )
-        page_type = _content_type(f"{name}.html")
-        files[f"{name}.html"] = Unchanging(text.encode(), page_type, PAGE_HEADERS)
+    """Add the routes. The pages invite phones if those can come."""
+    files, shared = _make_files(sharing)
 
     def answer(name: str, known: Mapping[str, Unchanging] = files) -> Response:
         if name not in known:
@@ -71,6 +57,33 @@ def add_pages(app: QuartTrio, sharing: Sharing | None = None) -> None:
     @app.get("/client/<name>")
     async def client(name: str) -> Response:
         return answer(name, shared)
+
+
+@cache
+def _make_files(
+    sharing: Sharing | None,
+) -> tuple[Mapping[str, Unchanging], Mapping[str, Unchanging]]:
+    """The pages with what they load, and what other sites load from here.
+
+    Made once, also if there are several servers in this process, as in tests.
+    """
+    folder = resources.files("trio_signal") / "browser"
+    files = _read(folder)
+    # What other sites load from here as well: the client, and the elements with what they need.
+    shared = _read(folder / "ui") | {"trio-signal.js": files["trio-signal.js"]}
+    templates = jinja2.Environment(
+        loader=jinja2.PackageLoader("trio_signal", "browser"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    for name in PAGES:
+        text = templates.get_template(f"{name}.html").render(
+            name=name, demos=PAGES[1:], sharing=sharing
+        )
+        page_type = _content_type(f"{name}.html")
+        files[f"{name}.html"] = Unchanging(text.encode(), page_type, PAGE_HEADERS)
+    return files, shared
 
 
 def _read(folder: Traversable) -> dict[str, Unchanging]:
