@@ -15,7 +15,7 @@ SLOW := announcements browser conformance deploy floods replicas soak \
 # How many tests run at the same time: most of them wait for something most of the time.
 JOBS := 3
 
-.PHONY: serve test quick check format lint types docs site bench cluster soak floods fuzz fuzz-redis lock audit check-pythons venv clean
+.PHONY: serve test quick check format lint types docs site bench cluster soak faults floods fuzz fuzz-redis lock audit check-pythons venv clean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -70,6 +70,11 @@ bench: $(VENV)/.installed-bench
 floods: venv
 	@tools/system-deps slowhttptest
 	$(BIN)/python -m tests.floods.measure $(ARGS)
+
+# Twenty minutes of faults in Redis and replicas: make faults ARGS='--server valkey SEED'
+faults: venv
+	@tools/system-deps redis-server
+	$(BIN)/python -m tests.faults $(ARGS)
 
 # Twenty minutes of use, with everything killed in turn.
 soak: venv

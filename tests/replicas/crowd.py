@@ -43,6 +43,8 @@ class Crowd:
         self._active += 1
         while True:
             await self._rest_if_told()
+            if guest is not None and guest.closed is not None:
+                guest = None  # its replica was ended, by somebody who let all rest first
             if guest is not None:
                 guest = await self._step(guest)
             else:

@@ -1,0 +1,91 @@
+"""`make faults`: twenty minutes; exits 1 if anything is not as promised.
+
+    python -m tests.faults [--minutes 20] [--server redis|valkey] [SEED]
+
+All faults are done in an order that the seed decides, over and over. What is printed is for each
+how often, and how long it took until all views were right; for a violation, the seed.
+"""
+
+import argparse
+import random
+import statistics
+import sys
+import tempfile
+from collections import defaultdict
+from pathlib import Path
+
+import trio
+
+from tests.faults.faults import FAULTS
+from tests.faults.scene import SOON, open_scene
+from tests.redis.server import SERVERS
+
+
+async def run_round(
+    kind: str, seed: int, took: dict[str, list[float]], only: str, until: float
+) -> list[str]:
+    """All faults once, in one scene; what was wrong."""
+    choice = random.Random(seed)
+    faults = [fault for fault in FAULTS if only in fault.name]
+    choice.shuffle(faults)
+    wrong: list[str] = []
+    with tempfile.TemporaryDirectory() as directory:
+        try:
+            async with open_scene(Path(directory), choice, kind=kind) as scene:
+                for fault in faults:
+                    try:
+                        seconds = await scene.inflict(fault)
+                    except AssertionError as error:
+                        wrong.append(f"{fault.name}: {error}")
+                        print(f"  WRONG {wrong[-1]}", flush=True)
+                        continue
+                    took[fault.name].append(seconds)
+                    late = " LATE" if seconds > SOON else ""
+                    print(f"  {fault.name}: {seconds:.2f} s{late}", flush=True)
+                    if trio.current_time() > until:
+                        break
+                sent, told = scene.ledger.sent, scene.ledger.told
+                print(f"  {sent} signals, of which {told} were reported", flush=True)
+        except* AssertionError as errors:
+            wrong.append(f"at the end: {errors.exceptions}")
+    return wrong
+
+
+async def run(kind: str, seed: int, minutes: float, only: str) -> int:
+    """Rounds until the time is over; how many violations there were."""
+    took: dict[str, list[float]] = defaultdict(list)
+    wrong: list[str] = []
+    until = trio.current_time() + 60 * minutes
+    number = 0
+    while trio.current_time() < until:
+        print(f"round {number + 1} over {kind}: seed {seed + number}", flush=True)
+        found = await run_round(kind, seed + number, took, only, until)
+        wrong += [f"seed {seed + number}: {each}" for each in found]
+        number += 1
+    print("\n| fault | times | all views right after, median and slowest, s |\n|---|---|---|")
+    for fault in FAULTS:
+        seconds = took[fault.name]
+        if seconds:
+            print(
+                f"| {fault.name} | {len(seconds)} | "
+                f"{statistics.median(seconds):.2f}, {max(seconds):.2f} |"
+            )
+    for each in wrong:
+        print(f"WRONG: {each}")
+    return len(wrong)
+
+
+def main() -> None:
+    """Run it, and say what came of it."""
+    parser = argparse.ArgumentParser(description="Faults under traffic.")
+    parser.add_argument("--minutes", type=float, default=20)
+    parser.add_argument("--server", choices=[*SERVERS], default="redis")
+    parser.add_argument("--only", default="", help="the faults with this in their name")
+    parser.add_argument("seed", type=int, nargs="?", default=random.randrange(10**6))
+    given = parser.parse_args()
+    violations = trio.run(run, given.server, given.seed, given.minutes, given.only)
+    sys.exit(bool(violations))
+
+
+if __name__ == "__main__":
+    main()
