@@ -193,6 +193,29 @@ def expect_all_playing(page: Page, count: int, selector: str = ".tile video") ->
         page.wait_for_function(ALL_MOVED, arg=[selector, before])
 
 
+AXE = HERE / "node_modules" / "axe-core" / "axe.min.js"
+# What axe-core finds. Of what is only a good habit, it says so as well.
+WRONG = """async () => {
+    const runOnly = ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa', 'best-practice'];
+    const found = await axe.run(document, { runOnly, resultTypes: ['violations'] });
+    return found.violations
+        .filter(({ impact }) => ['serious', 'critical'].includes(impact))
+        .flatMap(({ id, nodes }) => nodes.map((node) => [id, node.html, node.failureSummary]));
+}"""
+
+
+def expect_accessible(page: Page, *schemes: str) -> None:
+    """That axe-core finds nothing serious in what the page shows now, in light and in dark."""
+    if not AXE.exists():
+        command = ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
+        subprocess.run(command, cwd=HERE, check=True, capture_output=True, timeout=300)
+    if not page.evaluate("'axe' in window"):
+        page.evaluate(AXE.read_text())
+    for scheme in schemes or ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+        assert page.evaluate(WRONG) == [], scheme
+
+
 # The browser asks for a camera or a screen, and waits for the user.
 PROMPT = """() => {
     window.prompts = []; // call one to allow it

@@ -1,13 +1,18 @@
 // The page of announcements: a banner for everybody, and the desk of a creator.
 // Texts and names go into the page by textContent only: they are never HTML.
 
-import { $, notify, showState } from './page.js';
+import { keepToken, openAccess } from '/client/access.js';
+import { icon } from '/client/icons.js';
+import { $, drawIcons, notify, showState } from './page.js';
 
 const PATH = '/api/creator/broadcast';
 const MOST = 280; // characters
 const OPEN_WITHIN = 15_000; // ms; a network that swallows everything refuses nothing
 const SILENT_AFTER = 75_000; // ms; the server says `ping` every 30 s
 
+const SIGNS = { info: 'info', warning: 'warning', alert: 'announce' };
+
+let token; // says who one is, where the server wants one
 let socket;
 let shown; // the announcement in the banner
 let pause = 500;
@@ -15,14 +20,11 @@ let reconnecting;
 let watchdog;
 
 function credentials() {
-  const token = $('token').value.trim(); // says who one is, if there is one
-  const query = new URLSearchParams(token ? {} : { user_id: $('user').value.trim() });
-  return { query, token };
+  return new URLSearchParams(token ? {} : { user_id: $('user').value.trim() });
 }
 
 async function call(method, name, body) {
-  const { query, token } = credentials();
-  const answer = await fetch(`${PATH}${name}?${query}`, {
+  const answer = await fetch(`${PATH}${name}?${credentials()}`, {
     method,
     headers: {
       ...(body && { 'Content-Type': 'application/json' }),
@@ -31,8 +33,8 @@ async function call(method, name, body) {
     body: body && JSON.stringify(body),
   });
   const fields = await answer.json().catch(() => ({}));
-  if (!answer.ok) throw new Error(fields.message ?? fields.detail ?? `Failed (${answer.status})`);
-  return fields;
+  if (answer.ok) return fields;
+  throw Object.assign(new Error(fields.message ?? fields.detail ?? `Failed (${answer.status})`), { status: answer.status });
 }
 
 // The user's side
@@ -40,8 +42,7 @@ async function call(method, name, body) {
 function connect() {
   drop();
   show(null);
-  const { query, token } = credentials();
-  const url = new URL(`${PATH}/ws?${query}`, location.href);
+  const url = new URL(`${PATH}/ws?${credentials()}`, location.href);
   url.protocol = url.protocol.replace('http', 'ws');
   socket = token ? new WebSocket(url, ['bearer', token]) : new WebSocket(url);
   showState('connecting');
@@ -50,6 +51,7 @@ function connect() {
     if (code !== 1008) return lost();
     drop();
     showState('closed', reason);
+    if (token) enter('That token is not valid, or not any more.');
   };
   watchdog = setTimeout(lost, OPEN_WITHIN);
 }
@@ -103,6 +105,7 @@ function show(broadcast) {
   $('banner').hidden = !broadcast;
   if (!broadcast) return;
   $('banner').dataset.type = broadcast.message_type;
+  $('banner-icon').replaceChildren(icon(SIGNS[broadcast.message_type] ?? 'info'));
   $('banner-text').textContent = broadcast.message;
   $('banner-from').textContent = `${broadcast.created_by}, ${new Date(broadcast.created_at).toLocaleTimeString()}`;
 }
@@ -119,7 +122,9 @@ async function count() {
     const { stats } = await call('GET', '/stats');
     $('connected').textContent = stats.connected_users_total;
     $('today').textContent = stats.broadcasts_today;
-  } catch {
+    $('reader').hidden = true;
+  } catch (error) {
+    $('reader').hidden = error.status !== 403;
     $('connected').textContent = $('today').textContent = '–'; // no creator, or no answer
   }
 }
@@ -161,7 +166,34 @@ $('who').onsubmit = (event) => {
   connect();
 };
 
+/** Who one is: by a token, where the server wants one; else by what one says. */
+async function enter(problem) {
+  $('desk').hidden = true;
+  try {
+    token = await openAccess($('access'), { problem });
+  } catch (error) {
+    return showState('closed', error.message);
+  }
+  $('desk').hidden = false;
+  $('who').hidden = Boolean(token);
+  $('known').hidden = !token;
+  connect();
+  if (token) showMe();
+}
+
+async function showMe() {
+  const answer = await fetch('/auth/me', { headers: { Authorization: `Bearer ${token}` } });
+  if (answer.ok) $('me').textContent = (await answer.json()).username;
+}
+
+$('forget').onclick = () => {
+  drop();
+  keepToken(undefined);
+  showState('closed');
+  enter();
+};
 $('user').value = new URLSearchParams(location.search).get('user_id') ?? 'boss';
+drawIcons();
 measure();
-connect();
-setInterval(() => document.hidden || socket.readyState !== WebSocket.OPEN || count(), 2000);
+enter();
+setInterval(() => document.hidden || socket?.readyState !== WebSocket.OPEN || count(), 2000);

@@ -1,42 +1,77 @@
 /** For developers: the messages of a room as they come, and a line to send one. */
 
-import { $, drawPeople, enter, notify, span } from './page.js';
+import { h, write } from '/client/dom.js';
+import { changeIcon } from '/client/icons.js';
+import { $, drawIcons, enter, notify } from './page.js';
 
 const MOST = 500; // lines
+const PREVIEW = 160; // characters
+/** What a line says in words. */
+const SAID = new Set(['type', 'from', 'to', 'username', 'client_id', 'user', 'room_id']);
 
 let room = null;
+let isPaused = false;
+/** How everybody was called that was ever heard of, by id. */
+const names = new Map();
 
 function trace(message, sent) {
-  if ($('pause').getAttribute('aria-pressed') === 'true') return;
+  learn(message);
+  if (isPaused) return;
   const log = $('log');
-  log.prepend(line(message, sent));
-  while (log.children.length > MOST) log.lastElementChild.remove();
-  filter();
+  const isAtEnd = log.scrollHeight - log.scrollTop - log.clientHeight < 40;
+  const row = line(message, sent);
+  filter(row);
+  log.append(row);
+  while (log.children.length > MOST) log.firstElementChild.remove();
+  if (isAtEnd) log.scrollTop = log.scrollHeight; // whoever looks at something older is left alone
+}
+
+function learn({ client_id, username, user, users = [], broadcasters = [] }) {
+  if (client_id) names.set(client_id, username ?? user ?? names.get(client_id));
+  for (const other of [...users, ...broadcasters]) if (other.client_id) names.set(other.client_id, other.username);
 }
 
 function line(message, sent) {
-  const row = document.createElement('li');
-  const details = document.createElement('details');
-  const summary = document.createElement('summary');
-  const body = document.createElement('pre');
-  const direction = span('', sent ? '↑' : '↓');
-  direction.title = sent ? 'sent' : 'received';
-  summary.append(span('soft', new Date().toLocaleTimeString('en-GB')), direction, words(message));
-  body.textContent = JSON.stringify(message, null, 2);
-  row.dataset.sent = String(sent);
-  details.append(summary, body);
-  row.append(details);
+  const whole = JSON.stringify(message, null, 2);
+  const details = h('details', {},
+    h('summary', {},
+      h('time', {}, new Date().toLocaleTimeString('en-GB')),
+      h('span', { class: 'way', title: sent ? 'sent' : 'received' }, sent ? '↑' : '↓'),
+      h('span', { class: 'type' }, message.type),
+      h('span', { class: 'whom' }, ...people(message)),
+      h('span', { class: 'preview' }, preview(message))));
+  // Long ones cost nothing as long as nobody looks at them.
+  details.ontoggle = () => details.children.length === 1 && details.append(h('pre', {}, whole));
+  const row = h('li', { 'data-sent': String(sent) }, details);
+  row.words = `${details.textContent} ${whole}`.toLowerCase();
   return row;
 }
 
-/** The type, and who it is from or about. */
-function words({ type, username, from, to }) {
-  return [type, username ?? from, to && `to ${to}`].filter(Boolean).join(' · ');
+/** Who it is from or about, and whom it is for: by name, with the beginning of the id. */
+function people({ type, from, client_id, username, to }) {
+  const about = from ?? client_id;
+  const words = about || username ? [named(about, username)] : [];
+  return type && to ? [...words, ' → ', named(to)] : words;
 }
 
-function filter() {
+function named(id = '', username = names.get(id)) {
+  return h('span', { title: id }, username ?? '', username && id ? ' ' : '', id && h('code', {}, short(id)));
+}
+
+function short(id) {
+  return id.length > 10 ? `${id.slice(0, 8)}…` : id;
+}
+
+function preview(message) {
+  const rest = Object.fromEntries(Object.entries(message).filter(([key]) => !SAID.has(key)));
+  if (Object.keys(rest).length === 0) return '';
+  return JSON.stringify(rest, (key, value) => (typeof value === 'string' && value.length > 60 ? `${value.slice(0, 60)}…` : value))
+    .slice(0, PREVIEW);
+}
+
+function filter(...rows) {
   const wanted = $('filter').value.trim().toLowerCase();
-  for (const row of $('log').children) row.hidden = !row.textContent.toLowerCase().includes(wanted);
+  for (const row of rows) row.hidden = !row.words.includes(wanted);
 }
 
 function joined(newRoom) {
@@ -47,7 +82,10 @@ function joined(newRoom) {
 
 function draw() {
   const peers = [...room.peers.values()];
-  drawPeople(peers.map(({ name, live, id }) => [name, live ? `live with ${live.media} · ${id}` : id]));
+  $('people').replaceChildren(...peers.map(({ name, live, id }) => h('li', {},
+    h('span', { class: 'who' }, name),
+    live && h('span', { class: 'badge live' }, live.media === 'video' ? 'Live' : 'Live, sound'),
+    h('code', { class: 'hint', title: id }, short(id)))));
   $('nobody').hidden = peers.length > 0;
 }
 
@@ -62,11 +100,19 @@ function send(event) {
   }
 }
 
-enter({ media: false, trace }, joined);
-$('filter').oninput = filter;
+function pause(paused) {
+  isPaused = paused;
+  changeIcon($('pause'), paused ? 'play' : 'pause');
+  write($('pause').querySelector('span'), paused ? 'Go on' : 'Pause');
+}
+
+drawIcons();
+enter({ media: false, trace }, joined, () => {
+  names.clear();
+  $('log').replaceChildren();
+  pause(false);
+});
+$('filter').oninput = () => filter(...$('log').children);
 $('clear').onclick = () => $('log').replaceChildren();
-$('pause').onclick = () => {
-  const pressed = $('pause').getAttribute('aria-pressed') === 'true';
-  $('pause').setAttribute('aria-pressed', String(!pressed));
-};
+$('pause').onclick = () => pause(!isPaused);
 $('say').onsubmit = send;

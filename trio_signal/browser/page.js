@@ -1,5 +1,6 @@
 /** What the pages have in common: joining, words for states, cameras, and tiles of video. */
 
+import { isRefused, openAccess } from '/client/access.js';
 import { changeIcon, icon } from '/client/icons.js';
 import { join } from '/client/trio-signal.js';
 
@@ -8,7 +9,7 @@ export const $ = (id) => document.getElementById(id);
 const ROOM_WORDS = {
   connecting: 'Connecting…',
   joined: 'Connected',
-  waiting: 'Connection to the server lost. Trying again…',
+  waiting: 'Lost. Trying again…',
   closed: 'Disconnected',
 };
 const PEER_WORDS = {
@@ -42,27 +43,40 @@ export function notify(words) {
 export function enter(options, onJoined, onClosed = () => {}) {
   const form = $('join');
   const { atOnce, ...joinOptions } = options;
+  let token;
   form.room.value = new URLSearchParams(location.search).get('room') ?? '';
+  const ask = async (problem) => {
+    form.hidden = true;
+    try {
+      token = await openAccess($('access'), { problem });
+    } catch (error) {
+      return notify(error.message);
+    }
+    form.hidden = false;
+    (form.room.value ? form.username ?? form.room : form.room).focus();
+  };
   form.onsubmit = async (event) => {
     event.preventDefault();
     notify('');
     showState('connecting');
     form.querySelector('button').disabled = true;
-    const room = await attempt(form, joinOptions);
+    const room = await attempt(form, { ...joinOptions, token }, ask);
     form.querySelector('button').disabled = false;
     if (room) entered(form, room, onJoined, onClosed);
   };
-  if (atOnce && form.room.value) form.requestSubmit();
+  if ($('access')) ask();
+  else if (atOnce && form.room.value) form.requestSubmit();
   else (form.room.value ? form.username ?? form.room : form.room).focus();
 }
 
-async function attempt(form, options) {
+async function attempt(form, options, ask) {
   const room = form.room.value.trim();
   const username = form.username?.value.trim() || undefined;
   try {
     return await join(location.origin, { ...options, room, username });
   } catch (error) {
     showState('closed');
+    if (isRefused(error)) return void ask('That token is not valid, or not any more.');
     notify(`Could not join. ${error.message}`);
   }
 }
@@ -86,11 +100,11 @@ function entered(form, room, onJoined, onClosed) {
   onJoined(room);
 }
 
-/** Shows the state of the connection to the server, in words. */
+/** Shows the state of the connection to the server, in few words: the head keeps its height. */
 export function showState(state, reason = '') {
   $('state').dataset.state = state;
-  const words = ROOM_WORDS[state];
-  $('state').textContent = state === 'closed' && reason ? `${words}: ${reason}` : words;
+  $('state').textContent = ROOM_WORDS[state];
+  if (state === 'closed' && reason) notify(reason);
 }
 
 // Cameras
@@ -108,14 +122,6 @@ export async function openCamera(deviceId) {
 
 export async function openScreen() {
   return navigator.mediaDevices.getDisplayMedia({ video: true, audio: true });
-}
-
-/** The camera after the one in use, or undefined if there is no other. */
-export async function nextCamera(current) {
-  const devices = await navigator.mediaDevices.enumerateDevices();
-  const cameras = devices.filter((device) => device.kind === 'videoinput');
-  const index = cameras.findIndex((camera) => camera.deviceId === current);
-  return cameras.length > 1 ? cameras[(index + 1) % cameras.length].deviceId : undefined;
 }
 
 export function close(stream) {
@@ -170,22 +176,6 @@ async function play(tile) {
     // Any other error means that a newer stream took over, and plays.
     if (error.name === 'NotAllowedError') button.hidden = false;
   }
-}
-
-/** Fills the list `people`: of each the name, and something about it. */
-export function drawPeople(rows) {
-  $('people').replaceChildren(...rows.map(([name, detail]) => {
-    const row = document.createElement('li');
-    row.append(name, ' ', span('soft', detail));
-    return row;
-  }));
-}
-
-export function span(className, content) {
-  const element = document.createElement('span');
-  element.className = className;
-  element.textContent = content;
-  return element;
 }
 
 /** Draws the icon that each element of the page names in `data-icon`, before its words. */
