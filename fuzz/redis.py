@@ -174,7 +174,15 @@ class Vandal:
             await trio.sleep(self._chance.uniform(0, 0.05))
 
     def _names(self) -> list[str]:
-        names = ("rooms", "replicas", "owned:x", "profile_order", "edition", "lost:x")
+        names = (
+            "rooms",
+            "replicas",
+            "owned:x",
+            "subscribers:x",
+            "profile_order",
+            "edition",
+            "lost:x",
+        )
         parts = ("members", "live", "seq", "reserved", "reserved_until", "banned")
         notes = [
             f"notes:{kind}:{part}" for kind in ("chats", "lost") for part in ("order", "sizes")

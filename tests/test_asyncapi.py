@@ -53,14 +53,25 @@ def test_channel_of_each_dialect(dialect: str) -> None:
     assert type(found) is DIALECTS[dialect]
 
 
-def schemas(dialect: str, action: str) -> list[dict[str, Any]]:
-    """The payloads of a direction, each by itself."""
-    messages = [
-        found_at(found_at(message["$ref"])["$ref"])
-        for message in DOCUMENT["operations"][f"{dialect}.{action}"]["messages"]
-    ]
+def messages(dialect: str, action: str) -> list[dict[str, Any]]:
+    """Those of a direction; each payload by itself."""
+    named = DOCUMENT["operations"][f"{dialect}.{action}"]["messages"]
     components = {"components": DOCUMENT["components"]}
-    return [message["payload"] | components for message in messages]
+    found = [found_at(found_at(message["$ref"])["$ref"]) for message in named]
+    return [message | {"payload": message["payload"] | components} for message in found]
+
+
+@pytest.mark.parametrize("action", ["receive", "send"])
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_samples_of_a_dialect_are_examples(dialect: str, action: str) -> None:
+    found = [
+        (message["payload"], example["payload"])
+        for message in messages(dialect, action)
+        for example in message.get("examples", ())
+    ]
+    assert found
+    for schema, sample in found:
+        assert jsonschema_rs.validator_for(schema).is_valid(sample), sample
 
 
 def lines(dialect: str, sign: str) -> list[Any]:
@@ -75,7 +86,7 @@ def lines(dialect: str, sign: str) -> list[Any]:
 @pytest.mark.parametrize(("sign", "action"), [(">", "receive"), ("<", "send")])
 def test_the_example_is_as_the_document_says(dialect: str, sign: str, action: str) -> None:
     """Each message fits one of those of its direction, and would not with a wrong `type`."""
-    validators = [jsonschema_rs.validator_for(schema) for schema in schemas(dialect, action)]
+    validators = [jsonschema_rs.validator_for(m["payload"]) for m in messages(dialect, action)]
     for message in lines(dialect, sign):
         assert any(validator.is_valid(message) for validator in validators), message
         for wrong in (message | {"type": 1}, {"type": message["type"] + "?"}):

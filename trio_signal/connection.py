@@ -225,7 +225,7 @@ class Connection:
                     if session.idle_ping_at != NEVER:
                         session.put_off_idle_ping()
                     actions = dialect.received(message.payload, utc_now())
-                    self._messages_in[dialect.heard] += 1
+                    self._messages_in[dialect.received_type] += 1
                     session.received += 1
                     await service.perform(session, actions)
                     if session.owes >= 1:

@@ -79,6 +79,8 @@ async def test_document_metrics_and_doctor_know_it(serve: Serve) -> None:
         channel = document["channels"]["shout"]
         assert channel["address"] == "/shout/{room_id}"
         assert set(channel["messages"]) == {"Say", "Shout", "Error"}
+        said = document["components"]["messages"]["shout.Say"]
+        assert said["examples"] == [{"payload": {"type": "say", "text": "hello"}}]
         async with service.connect("/shout/r") as bob:
             await bob.send("say", text="hello")
             await bob.expect_nothing()
@@ -173,4 +175,4 @@ async def test_paths_with_a_prefix_texts_and_binary_frames(
 
 @pytest.mark.parametrize("name", DIALECTS)
 def test_the_sample_of_each_is_a_target_where_it_is_found(name: str) -> None:
-    assert type(dialect_at(DIALECTS[name].sample(), DIALECTS)) is DIALECTS[name]
+    assert type(dialect_at(DIALECTS[name].sample_target(), DIALECTS)) is DIALECTS[name]

@@ -111,6 +111,7 @@ class AnnounceDialect(Dialect):
     address = "/api/creator/broadcast/ws"
     query = ("user_id", "token")
     reader = _reader
+    samples = (AcknowledgeBroadcast("1f0c"), BroadcastAcknowledged("1f0c", 7))
     words = frozenset({"ping", "pong"})
     cookie_path = "/api/creator/broadcast"
     http_prefix = "/api/creator"
@@ -164,7 +165,7 @@ class AnnounceDialect(Dialect):
     def received(self, text: bytes, now: str) -> Iterable[Action]:
         """Also the bare words, which are no JSON."""
         if text in (b"ping", b"pong"):
-            self.heard = text.decode()
+            self.received_type = text.decode()
             return [Send(b"pong")] if text == b"ping" else []
         return super().received(text, now)
 

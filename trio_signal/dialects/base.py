@@ -5,6 +5,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Self
 
+from msgspec import Struct
+
 from trio_signal.dialects.rest import Detail, Route
 from trio_signal.dialects.wire import OTHER, Reader, Resumes, UnreadableError
 from trio_signal.errors import AuthenticationError, CloseCode
@@ -20,7 +22,7 @@ class Dialect(ABC):
     actions out; events in, text out. Ids and times are in what it is given.
     """
 
-    __slots__ = ("heard",)
+    __slots__ = ("received_type",)
 
     name: ClassVar[str]
     #: Where it is spoken, as `/ws/{room_id}`, and what may be in the query. Of several dialects
@@ -29,6 +31,8 @@ class Dialect(ABC):
     query: ClassVar[tuple[str, ...]] = ("token",)
     #: Reads what clients say. The other public structs of the module are what they are told.
     reader: ClassVar[Reader]
+    #: Messages in both directions, as examples in /asyncapi.json.
+    samples: ClassVar[tuple[Struct, ...]] = ()
     #: What clients may say besides, as it is: texts that are no JSON.
     words: ClassVar[frozenset[str]] = frozenset()
     #: Whether it asks its clients who they are; else they say so in the handshake.
@@ -52,10 +56,10 @@ class Dialect(ABC):
     def __init__(self) -> None:
         """Begin a connection that has not said anything."""
         #: The type of what `received` was given last; `OTHER` if it could not be read.
-        self.heard = OTHER
+        self.received_type = OTHER
 
     @classmethod
-    def sample(cls) -> str:
+    def sample_target(cls) -> str:
         """A request target at which it is spoken, for whoever tries the server."""
         return re.sub(r"{\w+}", "sample", cls.address)
 
@@ -95,9 +99,9 @@ class Dialect(ABC):
         try:
             message = self.reader.read(text)
         except UnreadableError as error:
-            self.heard = OTHER
+            self.received_type = OTHER
             return self.unreadable(text, error)
-        self.heard = self.reader.names[type(message)]
+        self.received_type = self.reader.names[type(message)]
         return self.commands(message, now)
 
     @abstractmethod

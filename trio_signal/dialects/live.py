@@ -316,6 +316,7 @@ class LiveDialect(Dialect):
     address = "/api/v1/ws/connect"
     query = ("user_id", "username", "token")
     reader = _reader
+    samples = (JoinRoom("lobby"), JoinedRoom("lobby", "lobby", ["ann"], "2026-11-20T10:46:00.543Z"))
 
     def __init__(self, query: Mapping[str, str]) -> None:
         """Take who the client says it is."""

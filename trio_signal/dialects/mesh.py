@@ -287,6 +287,7 @@ class MeshDialect(Dialect):
     name = "mesh"
     address = "/ws/{room_id}"
     reader = _reader
+    samples = (BroadcastStart("audio"), UserLeft("lobby", "ann-1", "ann-1", "Ann", 1))
     asks_who = True
 
     def __init__(self, room_id: str) -> None:

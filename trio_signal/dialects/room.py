@@ -336,6 +336,7 @@ class RoomDialect(Dialect):
     address = "/ws/{room_id}/{user_id}"
     query = ("username", "avatar_url", "token")
     reader = _reader
+    samples = (Message("Hello"), UserLeft("lobby", "ann", "Ann", "2026-11-20T10:46:00.543Z"))
 
     def __init__(self, room_id: str, claims: Authenticate) -> None:
         """Take the room and who the client says it is."""

@@ -187,6 +187,7 @@ class StreamDialect(Dialect):
     name = "stream"
     address = "/ws"
     reader = _reader
+    samples = (JoinStream("show"), ViewerCount(2, "show"))
     holds_candidates = True
 
     def __init__(self) -> None:

@@ -176,7 +176,7 @@ async def ask_for_websocket(url: str, settings: Settings) -> PublicFacts | str:
     """What the server's public address, and so the proxy in front, makes of a WebSocket."""
     # One where no room is entered by that alone, if there is one.
     dialect = min(map(DIALECTS.__getitem__, settings.dialects), key=_variables)
-    target = f"{url.rstrip('/')}{dialect.sample()}"
+    target = f"{url.rstrip('/')}{dialect.sample_target()}"
     try:
         async with (
             httpx.AsyncClient(timeout=PATIENCE) as client,

@@ -23,7 +23,7 @@ from trio_signal.web.accounts import add_accounts
 from trio_signal.web.asyncapi import add_asyncapi
 from trio_signal.web.bodies import json_answer
 from trio_signal.web.callers import Callers, require_bearer
-from trio_signal.web.calls import DialectRoutes, to_http_error
+from trio_signal.web.calls import DialectRoutes
 from trio_signal.web.gate import ALIVE, readiness, sharing_headers
 from trio_signal.web.ice import add_ice
 from trio_signal.web.metrics import render_metrics
@@ -114,7 +114,12 @@ def _add_errors(app: QuartTrio, settings: Settings) -> None:
             answer = Response("Speak WebSocket here.\n", 426, content_type="text/plain")
             answer.headers["Upgrade"] = "websocket"
             return answer
-        return await describe(to_http_error(problem))
+        headers = {
+            name: value
+            for name, value in problem.get_headers()
+            if name.lower() not in ("content-type", "content-length")
+        }
+        return await describe(HttpError(problem.code or 500, problem.description or "", headers))
 
     @app.errorhandler(HttpError)
     async def describe(error: HttpError) -> Response:

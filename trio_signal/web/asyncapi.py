@@ -44,7 +44,10 @@ def make_document(dialects: Iterable[str]) -> dict[str, Any]:
         channels[dialect] = _channel(dialect, said, told)
         for action, structs in (("receive", said), ("send", told)):
             operations[f"{dialect}.{action}"] = _operation(dialect, action, structs)
-            messages |= {f"{dialect}.{struct.__name__}": _message(struct) for struct in structs}
+            messages |= {
+                f"{dialect}.{struct.__name__}": _message(struct, DIALECTS[dialect].samples)
+                for struct in structs
+            }
         payloads, components = msgspec.json.schema_components(
             (*said, *told),
             schema_hook=_anything,
@@ -139,8 +142,10 @@ def _operation(dialect: str, action: str, structs: Sequence[type[Struct]]) -> di
     }
 
 
-def _message(struct: type[Struct]) -> dict[str, Any]:
-    return {
+def _message(struct: type[Struct], samples: Iterable[Struct]) -> dict[str, Any]:
+    message: dict[str, Any] = {
         "name": _type_of(struct) or struct.__name__,
         "summary": (struct.__doc__ or "").partition("\n")[0],
     }
+    examples = [{"payload": msgspec.to_builtins(s)} for s in samples if type(s) is struct]
+    return message | {"examples": examples} if examples else message

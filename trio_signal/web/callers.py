@@ -4,18 +4,17 @@ from hmac import compare_digest
 
 import trio
 from quart import request
-from werkzeug.datastructures import WWWAuthenticate
-from werkzeug.exceptions import BadRequest, Forbidden, Unauthorized
 
 from trio_signal.auth import Auth, find_token, read_login_token
 from trio_signal.config import Settings
 from trio_signal.cookies import find_user
-from trio_signal.errors import AuthenticationError, IdentityMismatchError, Reason
+from trio_signal.errors import AuthenticationError, HttpError, IdentityMismatchError, Reason
 from trio_signal.limits import Limits, network_of
 from trio_signal.messages.commands import Authenticate
 from trio_signal.messages.identity import Identity
 from trio_signal.metrics import Metrics
 from trio_signal.names import MAX_ID
+from trio_signal.pacing import cost_of_delivery
 from trio_signal.web.addresses import request_address
 
 #: Methods that change nothing.
@@ -23,7 +22,10 @@ _READING = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 class Callers:
-    """Finds out who sends the current request. Addresses that fail at it too often are refused."""
+    """Finds out who sends the current request. Addresses that fail at it too often are refused.
+
+    What aborts raises HttpError with that status.
+    """
 
     def __init__(self, auth: Auth, settings: Settings, limits: Limits, metrics: Metrics) -> None:
         """Take what is needed; nothing is asked yet."""
@@ -42,7 +44,7 @@ class Callers:
         found = find_token(request.headers.getlist, request.args)
         claimed = request.args.get("user_id") or said or None
         if claimed is not None and len(claimed) > MAX_ID:
-            raise BadRequest(f"An id has {MAX_ID} characters at most.")
+            raise HttpError(400, f"An id has {MAX_ID} characters at most.")
         if found is None and claimed is None:
             return None
         if found is not None and found.from_cookie and request.method not in _READING:
@@ -54,7 +56,7 @@ class Callers:
             identity = await self._auth.authenticate(Authenticate(user_id, token, claimed=claimed))
         except IdentityMismatchError as error:
             self._fail()
-            raise Forbidden(str(error)) from None
+            raise HttpError(403, str(error)) from None
         except AuthenticationError as error:
             self._fail()
             raise _unauthorized(str(error)) from None
@@ -77,7 +79,7 @@ class Callers:
             return None
         caller = await self.require()
         if not caller.grants.admit(room_id):
-            raise Forbidden("Not allowed in this room")
+            raise HttpError(403, "Not allowed in this room")
         return caller
 
     async def find_remembered(self) -> Identity | None:
@@ -96,6 +98,10 @@ class Callers:
     def charge(self, tokens: float) -> None:
         """Let the sender's address pay for what the request makes others hear."""
         self._limits.charge_request(request_address(self._settings), tokens, trio.current_time())
+
+    def charge_deliveries(self, peers: int, size: int) -> None:
+        """The same for so many bytes that so many peers hear."""
+        self.charge(peers * cost_of_delivery(size))
 
     def _fail(self) -> None:
         """It cannot say who it is: count it, or refuse its address if that failed too often."""
@@ -125,11 +131,11 @@ def require_bearer(token: str) -> None:
         raise _unauthorized("Authentication required")
 
 
-def _unauthorized(detail: str) -> Unauthorized:
-    return Unauthorized(detail, www_authenticate=WWWAuthenticate("bearer"))
+def _unauthorized(detail: str) -> HttpError:
+    return HttpError(401, detail, {"WWW-Authenticate": "Bearer"})
 
 
 def _check_origin(settings: Settings) -> None:
     origin = request.headers.get("Origin")
     if origin is None or not settings.trusts_origin(origin, request.headers.get("Host")):
-        raise Forbidden("Pages of this origin may not do this")
+        raise HttpError(403, "Pages of this origin may not do this")

@@ -1,22 +1,18 @@
 """The dialects' HTTP routes in the app, and what their handlers are given."""
 
 import re
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Mapping
 from uuid import uuid4
 
 from quart import Response, request
 from quart_trio import QuartTrio
-from werkzeug.exceptions import HTTPException
 
 from trio_signal.clock import utc_now
 from trio_signal.config import Settings
 from trio_signal.dialects import DIALECTS
 from trio_signal.dialects.rest import Page, Route, Shape
-from trio_signal.errors import HttpError
 from trio_signal.hub import Hub
 from trio_signal.messages.identity import Identity
-from trio_signal.pacing import cost_of_delivery
 from trio_signal.web.callers import Callers
 from trio_signal.web.listing import RoomList
 
@@ -28,6 +24,7 @@ class HttpCall:
         """Take the values of the path's variables."""
         self._site = site
         self.core = site.hub
+        self.callers = site.callers
         self.path = path
         self.query = request.args
         self.url_path = request.path
@@ -42,38 +39,9 @@ class HttpCall:
 
     async def body(self) -> bytes:
         """The whole body."""
-        with _told_by_status():
-            body = await request.get_data(as_text=False)
+        body = await request.get_data(as_text=False)
         assert isinstance(body, bytes)  # noqa: S101  as it was asked for
         return body
-
-    async def find(self, said: str | None = None) -> Identity | None:
-        """Who calls; None if it does not say."""
-        with _told_by_status():
-            return await self._site.callers.find(said)
-
-    async def require(self) -> Identity:
-        """Who calls."""
-        with _told_by_status():
-            return await self._site.callers.require()
-
-    async def find_entrant(self, room_id: str) -> Identity | None:
-        """Who asks about a room; None in open mode."""
-        with _told_by_status():
-            return await self._site.callers.find_entrant(room_id)
-
-    async def find_remembered(self) -> Identity | None:
-        """Whose browser it is in open mode."""
-        with _told_by_status():
-            return await self._site.callers.find_remembered()
-
-    def charge(self, tokens: float) -> None:
-        """Let the caller's address pay."""
-        self._site.callers.charge(tokens)
-
-    def charge_deliveries(self, peers: int, size: int) -> None:
-        """The same for so many bytes that so many peers hear."""
-        self._site.callers.charge(peers * cost_of_delivery(size))
 
     async def list_rooms(
         self, shape: Shape, caller: Identity | None, cursor: str, limit: int
@@ -83,25 +51,6 @@ class HttpCall:
         if shape not in lists:
             lists[shape] = RoomList(self._site.hub, shape)
         return await lists[shape].page(caller, cursor, limit)
-
-
-@contextmanager
-def _told_by_status() -> Iterator[None]:
-    """What the HTTP side raises is told to handlers, which know none, in their words."""
-    try:
-        yield
-    except HTTPException as error:
-        raise to_http_error(error) from error
-
-
-def to_http_error(error: HTTPException) -> HttpError:
-    """The same error as handlers raise it."""
-    headers = {
-        name: value
-        for name, value in error.get_headers()
-        if name.lower() not in ("content-type", "content-length")
-    }
-    return HttpError(error.code or 500, error.description or "", headers)
 
 
 class DialectRoutes:

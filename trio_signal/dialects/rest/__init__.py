@@ -154,34 +154,8 @@ class Core(Protocol):
         """Tell the rooms in which a user is what it is called now. Does not block."""
 
 
-class Call(Protocol):
-    """One HTTP request, as its handler sees it. What fails raises HttpError."""
-
-    #: What the variables of the route's path are.
-    path: Mapping[str, str]
-    #: The path itself; and the media type of the body, in lower case and without parameters.
-    url_path: str
-    media_type: str
-    #: When it came; RFC 3339, UTC, milliseconds.
-    now: str
-    #: Whether callers need a token. If not, anybody may be anybody.
-    wants_tokens: bool
-    #: Whether anybody may see which rooms there are.
-    lists_rooms: bool
-
-    @property
-    def query(self) -> Mapping[str, str]:
-        """The first value of each name."""
-
-    @property
-    def core(self) -> Core:
-        """What the server knows and does."""
-
-    def new_id(self) -> str:
-        """An id that nobody can foresee."""
-
-    async def body(self) -> bytes:
-        """The whole body; 413 if that is too much."""
+class Callers(Protocol):
+    """Who sends the request, and what that costs it; what is not allowed raises HttpError."""
 
     async def find(self, said: str | None = None) -> Identity | None:
         """Who calls; None if it does not say. `said` is what it says elsewhere than in the query.
@@ -203,6 +177,40 @@ class Call(Protocol):
 
     def charge_deliveries(self, peers: int, size: int) -> None:
         """The same for so many bytes that so many peers hear."""
+
+
+class Call(Protocol):
+    """One HTTP request, as its handler sees it. What fails raises HttpError."""
+
+    #: What the variables of the route's path are.
+    path: Mapping[str, str]
+    #: The path itself; and the media type of the body, in lower case and without parameters.
+    url_path: str
+    media_type: str
+    #: When it came; RFC 3339, UTC, milliseconds.
+    now: str
+    #: Whether callers need a token. If not, anybody may be anybody.
+    wants_tokens: bool
+    #: Whether anybody may see which rooms there are.
+    lists_rooms: bool
+
+    @property
+    def query(self) -> Mapping[str, str]:
+        """The first value of each name."""
+
+    @property
+    def callers(self) -> Callers:
+        """Who calls."""
+
+    @property
+    def core(self) -> Core:
+        """What the server knows and does."""
+
+    def new_id(self) -> str:
+        """An id that nobody can foresee."""
+
+    async def body(self) -> bytes:
+        """The whole body; 413 if that is too much."""
 
     async def list_rooms(
         self, shape: "Shape", caller: Identity | None, cursor: str, limit: int

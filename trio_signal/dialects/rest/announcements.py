@@ -230,8 +230,8 @@ async def _find_user(call: Call, said: str | None = None) -> Identity | None:
     """
     try:
         if call.wants_tokens:
-            return await call.require()
-        return await call.find(said) or await call.find_remembered()
+            return await call.callers.require()
+        return await call.callers.find(said) or await call.callers.find_remembered()
     except HttpError as error:
         if error.status != 401:
             raise

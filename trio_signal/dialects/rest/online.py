@@ -8,7 +8,7 @@ _EVERY_ROOM = ("*",)
 
 async def show_users(call: Call) -> Answer:
     """Answer `GET /api/v1/ws/online-users`."""
-    rooms = (await call.require()).grants.rooms if call.wants_tokens else _EVERY_ROOM
+    rooms = (await call.callers.require()).grants.rooms if call.wants_tokens else _EVERY_ROOM
     return Answer(call.core.online.users_for(rooms))
 
 

@@ -83,7 +83,7 @@ class RoomEntry(Struct):
     live: int
 
 
-class RoomPicture(RoomEntry):
+class RoomSnapshot(RoomEntry):
     """A room, and who is in it, as far as that is not too much for an answer."""
 
     room_id: str
@@ -91,7 +91,7 @@ class RoomPicture(RoomEntry):
     broadcasters: list[Broadcaster]
 
 
-class _RawPicture(RoomEntry):
+class _RawSnapshot(RoomEntry):
     """The same, with those in it encoded."""
 
     room_id: str
@@ -138,7 +138,7 @@ async def list_active_rooms(call: Call) -> Answer:
 async def _list_rooms(call: Call, shape: Shape) -> Answer:
     if not call.lists_rooms:
         raise HttpError(403, "Rooms are not listed here")
-    caller = await call.require() if call.wants_tokens else None
+    caller = await call.callers.require() if call.wants_tokens else None
     limit = min(max(_limit(call, MAX_ROOMS), 1), MAX_ROOMS)
     page = await call.list_rooms(shape, caller, call.query.get("cursor", ""), limit)
     headers = {}
@@ -150,7 +150,7 @@ async def _list_rooms(call: Call, shape: Shape) -> Answer:
 
 async def create_room(call: Call) -> Answer:
     """Answer `POST /rooms`."""
-    caller = await call.require() if call.wants_tokens else None
+    caller = await call.callers.require() if call.wants_tokens else None
     body = await read_json(call, RoomRequest)
     name = clean_name(body.name)
     if name is None:
@@ -165,16 +165,16 @@ async def create_room(call: Call) -> Answer:
 async def show_room(call: Call) -> Answer:
     """Answer `GET /rooms/{room_id}`."""
     room_id = _room_of(call)
-    await call.find_entrant(room_id)
+    await call.callers.find_entrant(room_id)
     members = await call.core.members(room_id)
     info = (await call.core.notes.room_infos([room_id])).get(room_id)
-    return json_answer(_picture(room_id, members, info))
+    return json_answer(_snapshot(room_id, members, info))
 
 
 async def join_room(call: Call) -> Answer:
     """Answer `POST /rooms/{room_id}/join`."""
     room_id, notes = _room_of(call), call.core.notes
-    entrant = await call.find_entrant(room_id)
+    entrant = await call.callers.find_entrant(room_id)
     body = await read_json(call, JoinRequest)
     if entrant is not None and body.user_id != entrant.user_id:
         raise HttpError(403, "Identity mismatch")
@@ -188,7 +188,7 @@ async def join_room(call: Call) -> Answer:
 async def show_messages(call: Call) -> Answer:
     """Answer `GET /rooms/{room_id}/messages`."""
     room_id = _room_of(call)
-    await call.find_entrant(room_id)
+    await call.callers.find_entrant(room_id)
     chats = await call.core.notes.chats(room_id, _limit(call, _MESSAGES))
     # The newest are those that are wanted.
     newest = fit_raw((chat_message(chat) for chat in reversed(chats)), MAX_BYTES)
@@ -198,13 +198,13 @@ async def show_messages(call: Call) -> Answer:
 async def post_message(call: Call) -> Answer:
     """Answer `POST /rooms/{room_id}/messages`."""
     room_id = _room_of(call)
-    entrant = await call.find_entrant(room_id)
+    entrant = await call.callers.find_entrant(room_id)
     body = await read_json(call, MessageRequest)
     if entrant is not None and body.user_id != entrant.user_id:
         raise HttpError(403, "Identity mismatch")
     profile = await _speaker(call, room_id, body, entrant)
     peers = sum(count.peers for count in await call.core.bus.count_members([room_id]))
-    call.charge_deliveries(peers, len(body.content))
+    call.callers.charge_deliveries(peers, len(body.content))
     return json_answer(chat_message(call.core.say(room_id, body.user_id, profile, body.content)))
 
 
@@ -213,7 +213,7 @@ async def count_room(call: Call) -> Answer:
     room_id = call.path["room_id"]
     if is_internal(room_id):
         raise HttpError(404, "This is no room")
-    await call.find_entrant(room_id)
+    await call.callers.find_entrant(room_id)
     count = len(await call.core.members(room_id))
     return json_answer(ActiveRoom(room_id, count, is_active=count > 0))
 
@@ -241,13 +241,13 @@ def _room_of(call: Call) -> str:
     return room_id
 
 
-def _picture(room_id: str, members: tuple[Member, ...], info: RoomInfo | None) -> _RawPicture:
+def _snapshot(room_id: str, members: tuple[Member, ...], info: RoomInfo | None) -> _RawSnapshot:
     users = {member.user_id: member for member in members}
     broadcasters = live_broadcasters(members)
     since = members[0].joined_at if members else ""
     count = RoomCount(room_id, len(members), len(users), len(broadcasters), since)
     entry = room_entry(count, info)
-    return _RawPicture(
+    return _RawSnapshot(
         **{name: getattr(entry, name) for name in entry.__struct_fields__},
         room_id=room_id,
         users=fit_raw(
@@ -293,7 +293,7 @@ ROUTES = (
             "Give a new room a name", RoomInfo, {**SIGNED_IN, **BODY, 400: Detail}, RoomRequest
         ),
     ),
-    Route("GET /rooms/{room_id}", show_room, Operation("Who is in a room", RoomPicture, _IN_ROOM)),
+    Route("GET /rooms/{room_id}", show_room, Operation("Who is in a room", RoomSnapshot, _IN_ROOM)),
     Route(
         "GET /rooms/{room_id}/messages",
         show_messages,

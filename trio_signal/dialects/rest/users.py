@@ -64,7 +64,7 @@ class ProfileChanged(Struct):
 async def create_user(call: Call) -> Answer:
     """Answer `POST /users`."""
     notes = call.core.notes
-    caller = await call.require() if call.wants_tokens else None
+    caller = await call.callers.require() if call.wants_tokens else None
     name = clean_name((await read_json(call, UserRequest)).username)
     if caller is not None:
         user = await notes.user(caller.user_id) or _user_of(call, caller)
@@ -103,7 +103,7 @@ async def change_profile(call: Call) -> Answer:
         old = _user_of(call, caller) if caller is not None else guest
     user = _changed(old, body)
     await notes.keep_user(user)
-    call.charge(_CHANGE)
+    call.callers.charge(_CHANGE)
     call.core.change_user(
         UserChanged(
             user_id=user_id,
@@ -118,7 +118,7 @@ async def change_profile(call: Call) -> Answer:
 
 async def _require_self(call: Call, user_id: str) -> Identity | None:
     """The caller, who has to be this user; None in open mode, where anybody may be."""
-    caller = await call.require() if call.wants_tokens else None
+    caller = await call.callers.require() if call.wants_tokens else None
     if caller is not None and caller.user_id != user_id:
         raise HttpError(403, "Identity mismatch")
     return caller
