@@ -398,7 +398,7 @@ def test_our_own_peer_is_taken_over() -> None:
 def test_we_take_a_peer_over() -> None:
     here = here_with(member("p"))
     assert here.follow(change(11, joined(member("p", OURS)), OURS)) == []
-    # It is in the picture until its new connection is let in.
+    # The older one is there until its new connection is let in.
     assert set(here.others) == {"p"}
     assert here.let_in("p") == []
     assert here.others == {}

@@ -458,5 +458,5 @@ class Hub:
                 self.notes.lose_member(room_id, member, lost.heard)
                 users[member.user_id] = None
         for user_id in users:
-            self.bus.tell_rooms_kept(user_id, lost.heard)
+            self.bus.broadcast(RoomsKept(user_id, self.bus.replica, lost.heard))
             self._give_back(user_id, lost.heard)

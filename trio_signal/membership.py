@@ -7,7 +7,7 @@ from functools import partial
 import trio
 
 from trio_signal.broadcasts import is_rival
-from trio_signal.bus import Bus, Caps
+from trio_signal.bus import Bus, Caps, RoomsKept
 from trio_signal.clock import unique_now, utc_now, wall_time
 from trio_signal.errors import JoinRefusedError
 from trio_signal.local_room import LocalRoom
@@ -172,7 +172,7 @@ class Membership:
         now = wall_time(trio.current_time())
         self._notes.lose_member(room_id, member, now)
         if member.live is not None:
-            self._bus.tell_rooms_kept(member.user_id, now)
+            self._bus.broadcast(RoomsKept(member.user_id, self._bus.replica, now))
 
     def note(self, peer: Participant, room: LocalRoom, peer_id: str) -> None:
         """Let the notes have a member as it is now. Does not block."""

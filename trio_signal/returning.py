@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import trio
 
-from trio_signal.bus import Bus
+from trio_signal.bus import Bus, RoomsKept
 from trio_signal.clock import wall_time
 from trio_signal.notes import Notes
 from trio_signal.participant import Participant
@@ -60,7 +60,7 @@ class Returning:
             successor.rejoin(tuple(kept))
         elif kept:
             self._notes.remember_rooms(user_id, kept, heard)
-            self._bus.tell_rooms_kept(user_id, heard)
+            self._bus.broadcast(RoomsKept(user_id, self._bus.replica, heard))
 
     def successor(self, user_id: str, heard: float) -> Participant | None:
         """A connection that came after `heard` (Trio's clock), and is not about to end."""

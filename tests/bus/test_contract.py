@@ -312,7 +312,7 @@ async def c(deployment: Deployment) -> Replica:
     return deployment.replicas[2]
 
 
-# Joining: the picture, and who hears of it
+# Joining: who is there, and who hears of it
 
 
 async def test_the_first_to_join_finds_nobody(a: Replica) -> None:
@@ -1045,7 +1045,7 @@ async def test_that_rooms_are_kept_is_told_to_the_other_replicas(
 ) -> None:
     """Where the user may have come back already; also those without any peer are told."""
     await a.meet(b)
-    a.bus.tell_rooms_kept("ann", 1.5)
+    a.bus.broadcast(RoomsKept("ann", a.name, 1.5))
     a.say("fence")
     for replica in (b, c):
         kept = await replica.expect(RoomsKept)

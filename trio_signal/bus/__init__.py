@@ -72,7 +72,7 @@ class Kicked(Struct, frozen=True, tag=True):
 
 
 class RoomsKept(Struct, frozen=True, tag=True):
-    """A user's connection was lost elsewhere: one that came since may recall its rooms.
+    """A user's connection was lost, and its rooms are kept: one that came since may have them.
 
     `heard` is when the lost one was last heard of, in seconds since 1970.
     """
@@ -268,7 +268,7 @@ class Bus(Protocol):
         """Tell one replica."""
         ...
 
-    def broadcast(self, event: Broadcast) -> None:
+    def broadcast(self, event: Broadcast | RoomsKept) -> None:
         """Tell all other replicas. Never blocks."""
         ...
 
@@ -300,12 +300,4 @@ class Bus(Protocol):
 
     async def count_rooms(self) -> int:
         """How many those are, which is found out at little cost."""
-        ...
-
-    def tell_rooms_kept(self, user_id: str, heard: float) -> None:
-        """Tell all other replicas that a user's rooms are kept: it may be on one of them already.
-
-        They get `RoomsKept`. `heard` is when the lost connection was last heard of, in
-        seconds since 1970.
-        """
         ...

@@ -169,7 +169,7 @@ class MemoryBus:
         elif isinstance(delivery, Signalled):
             self._take(Undelivered(delivery))
 
-    def broadcast(self, event: Broadcast) -> None:
+    def broadcast(self, event: Broadcast | RoomsKept) -> None:
         """Tell all other replicas."""
         for bus in self._network.replicas.values():
             if bus is not self:
@@ -205,9 +205,3 @@ class MemoryBus:
         """How many those are."""
         await trio.lowlevel.checkpoint()
         return sum(not is_internal(room_id) for room_id in self._network.rooms)
-
-    def tell_rooms_kept(self, user_id: str, heard: float) -> None:
-        """Tell all other replicas that a user's rooms are kept."""
-        for bus in self._network.replicas.values():
-            if bus is not self:
-                bus._take(RoomsKept(user_id, self.replica, heard))

@@ -4,11 +4,9 @@ import logging
 import random
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
-from typing import Annotated, Any
+from typing import Any
 
-import msgspec
 import trio
-from msgspec import Meta, Struct
 
 from trio_signal.bus import (
     Admit,
@@ -26,10 +24,20 @@ from trio_signal.bus import (
 )
 from trio_signal.bus.announcements import RedisBoard
 from trio_signal.bus.holds import Holds, identity_of
-from trio_signal.bus.redis.directory import Directory, encode, in_order
+from trio_signal.bus.redis.directory import Directory, in_order
 from trio_signal.bus.redis.feed import Feed, Feeds
 from trio_signal.bus.redis.lease import Lease
 from trio_signal.bus.redis.recovery import Recovery
+from trio_signal.bus.redis.wire import (
+    KINDS,
+    Echo,
+    ForAll,
+    decode_change,
+    decode_direct,
+    decode_for_all,
+    decode_kept,
+    encode,
+)
 from trio_signal.clock import utc_now
 from trio_signal.errors import ConfigError, SettingError
 from trio_signal.messages.events import (
@@ -40,7 +48,7 @@ from trio_signal.messages.events import (
     StoppedLive,
     WentLive,
 )
-from trio_signal.messages.identity import LOBBY, Member, Name, is_internal
+from trio_signal.messages.identity import LOBBY, Member, is_internal
 from trio_signal.messages.records import RoomCount
 from trio_signal.metrics import Histogram
 from trio_signal.presence import Change
@@ -66,31 +74,6 @@ JOIN_TIMEOUT = 3.0
 _COUNTED_AT_ONCE = 100
 
 
-class Echo(Struct, frozen=True, tag=True):
-    """What a replica publishes to itself, to see how long that takes; by Trio's clock."""
-
-    sent: Annotated[float, Meta(ge=0, le=2**53)]
-
-
-class ForAll(Struct, frozen=True):
-    """What a replica tells all others."""
-
-    origin: Name
-    event: Broadcast
-
-
-#: What is counted when it cannot be read, by what it should have been.
-KINDS = (
-    *("member", "change", "direct", "lost", "private", "announcement"),
-    *("chat", "profile", "user", "room", "name"),
-)
-
-_decode_change = msgspec.json.Decoder(Change).decode
-_decode_direct = msgspec.json.Decoder(Direct | Echo).decode
-_decode_kept = msgspec.json.Decoder(RoomsKept).decode
-_decode_for_all = msgspec.json.Decoder(ForAll).decode
-
-
 class RedisBus:
     """One replica's end; see `trio_signal.bus` for what it promises.
 
@@ -105,7 +88,10 @@ class RedisBus:
         self.redis = redis
         self._feeds = Feeds()
         self._directory = Directory(redis, self._feeds, replica, prefix)
-        self._key = self._directory.key
+        self._key = key = self._directory.key
+        #: The channels of this replica alone, of lost connections, and of all replicas.
+        self._channels = key("replica", replica), key("lost"), key("all")
+        self._room_prefix = key("room", "")
         self._lease = Lease(
             redis, self._directory, replica, lease, lost=self._start_over, reaped=self._reaped
         )
@@ -154,7 +140,7 @@ class RedisBus:
     ) -> None:
         """Follow Redis until cancelled; started also if Redis cannot be reached yet."""
         self._deliver = deliver
-        for channel in (self._key("replica", self.replica), self._key("lost"), self._key("all")):
+        for channel in self._channels:
             self.redis.pubsub.subscribe(channel)
         async with trio.open_nursery() as nursery:
             for name, task in (
@@ -196,7 +182,7 @@ class RedisBus:
                 self._feeds.mark_all_stale()
             if self.redis.connected:
                 echo = encode(Echo(trio.current_time()))
-                self.redis.send_nowait("PUBLISH", self._key("replica", self.replica), echo)
+                self.redis.send_nowait("PUBLISH", self._channels[0], echo)
             self._leased.set()
             await trio.sleep(self._pause * random.uniform(0.9, 1.1))  # noqa: S311
 
@@ -215,6 +201,8 @@ class RedisBus:
                         continue
                     case Lost(reason=reason):
                         logger.error("Redis is lost, peers of this replica go on: %s", reason)
+                        self._feeds.start_over()  # they are restored when it is back
+                        continue
                     case Overflow():
                         logger.error("more came from Redis than could be taken: catching up")
                     case Resumed():
@@ -224,10 +212,9 @@ class RedisBus:
     def _take(self, channel: str, payload: bytes) -> None:
         """Take in a message, which may be of anybody."""
         read = self.redis.reader.read
-        if channel == self.board.channel:
-            self.board.take(payload)
-        elif channel == self._key("replica", self.replica):
-            direct = read("direct", _decode_direct, payload, channel)
+        ours, lost, for_all = self._channels
+        if channel == ours:
+            direct = read("direct", decode_direct, payload, channel)
             if isinstance(direct, Echo):
                 now = trio.current_time()
                 if self._recovery.echoed < direct.sent <= now:
@@ -235,16 +222,18 @@ class RedisBus:
                     self._delivery.observe(now - direct.sent)
             elif direct is not None:
                 self._hand_over(direct)
-        elif channel == self._key("lost"):
-            kept = read("lost", _decode_kept, payload, channel)
+        elif channel == self.board.channel:
+            self.board.take(payload)
+        elif channel == lost:
+            kept = read("lost", decode_kept, payload, channel)
             if kept is not None and kept.replica != self.replica:
                 self._hand_over(kept)
-        elif channel == self._key("all"):
-            told = read("private", _decode_for_all, payload, channel)
+        elif channel == for_all:
+            told = read("private", decode_for_all, payload, channel)
             if told is not None and told.origin != self.replica:
                 self._hand_over(told.event)
-        elif (feed := self._feeds.get(channel.removeprefix(self._key("room", "")))) is not None:
-            change = read("change", _decode_change, payload, channel)
+        elif (feed := self._feeds.get(channel.removeprefix(self._room_prefix))) is not None:
+            change = read("change", decode_change, payload, channel)
             if change is not None:
                 self._take_change(feed, change)
             else:
@@ -372,15 +361,13 @@ class RedisBus:
         if not self.redis.send_nowait("PUBLISH", channel, encode(delivery), on_reply=check):
             check(0)
 
-    def broadcast(self, event: Broadcast) -> None:
+    def broadcast(self, event: Broadcast | RoomsKept) -> None:
         """Tell all other replicas that can be reached."""
-        told = encode(ForAll(self.replica, event))
-        self.redis.send_nowait("PUBLISH", self._key("all"), told)
-
-    def tell_rooms_kept(self, user_id: str, heard: float) -> None:
-        """Tell all other replicas that a user's rooms are kept."""
-        kept = RoomsKept(user_id, self.replica, heard)
-        self.redis.send_nowait("PUBLISH", self._key("lost"), encode(kept))
+        _, lost, for_all = self._channels
+        if isinstance(event, RoomsKept):
+            self.redis.send_nowait("PUBLISH", lost, encode(event))
+        else:
+            self.redis.send_nowait("PUBLISH", for_all, encode(ForAll(self.replica, event)))
 
     def ban(self, room_id: str, member: Member, seconds: float) -> None:
         """Let who this member is not enter a room for so long; without Redis, not here."""

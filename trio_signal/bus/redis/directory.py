@@ -8,12 +8,11 @@ the `suspects`, which are compared soon.
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-import msgspec
-
 from trio_signal.bus import Caps
 from trio_signal.bus.announcements import read_script
 from trio_signal.bus.holds import MOST_OF_ROOM, identity_of
 from trio_signal.bus.redis.feed import Feed, Feeds
+from trio_signal.bus.redis.wire import decode_member, encode
 from trio_signal.clock import utc_now
 from trio_signal.errors import JoinRefusedError
 from trio_signal.messages.events import Joined, Left, Refusal, RoomEvent
@@ -42,9 +41,6 @@ _REFUSALS = {
     b"room_full": Refusal.ROOM_FULL,
     b"stream_full": Refusal.STREAM_FULL,
 }
-
-encode = msgspec.json.Encoder().encode
-decode_member = msgspec.json.Decoder(Member).decode
 
 
 class Scripts:

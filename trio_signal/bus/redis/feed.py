@@ -81,10 +81,14 @@ class Feeds(dict[str, Feed]):
 
     def mark_all_stale(self) -> None:
         """Nothing that came from Redis, or is on its way, is to be relied on."""
-        for room_id, feed in self.items():
-            feed.room.numbering.start_over()
-            self.stale[room_id] = None
+        self.start_over()
+        self.stale |= dict.fromkeys(self)
         self._marked.set()
+
+    def start_over(self) -> None:
+        """The same, while Redis is away."""
+        for feed in self.values():
+            feed.room.numbering.start_over()
 
     async def wait_stale(self) -> None:
         """Wait until a room is stale."""

@@ -11,7 +11,8 @@ from contextlib import suppress
 import trio
 
 from trio_signal.bus import ReplicaLost
-from trio_signal.bus.redis.directory import Directory, decode_member
+from trio_signal.bus.redis.directory import Directory
+from trio_signal.bus.redis.wire import decode_member
 from trio_signal.clock import utc_now
 from trio_signal.messages.identity import Member
 from trio_signal.redis import Argument, Redis, RedisError, read_text

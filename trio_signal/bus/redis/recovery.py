@@ -8,7 +8,7 @@ import logging
 import random
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 import trio
 
@@ -149,7 +149,7 @@ class Recovery:
             return 0
         if feed is not None and not feed.room.numbering.in_step:
             return 0
-        before = Ours(feed, trio.current_time()) if feed is not None else None
+        before = _Before.of(feed) if feed is not None else None
         try:
             directory = await self._directory.ask(room_id)
         except ResponseError:
@@ -160,25 +160,28 @@ class Recovery:
         if feed is None or before is None:
             is_other = any(m.replica == self._directory.replica for m in directory.members)
         else:
-            is_other = differs(feed, before, directory, self.echoed)
+            is_other = _differs(feed, before, directory, self.echoed)
         if is_other or not directory.is_sound:
             logger.warning("room %s is not as Redis has it: it is restored", ascii(room_id[:200]))
             self._feeds.mark_stale(room_id)
         return directory.size
 
 
-class Ours:
-    """What this replica says of its own members of a room, at one moment."""
+class _Before(NamedTuple):
+    """What this replica says of a room and its own members of it, when it asks the directory."""
 
-    def __init__(self, feed: Feed, asked: float) -> None:
-        """Note it, before the directory is asked at this time."""
-        self.asked = asked
-        self.seq = feed.room.numbering.seq
-        self.members = dict(feed.room.own)
-        self.entering = feed.entering.keys() | set()
+    asked: float
+    seq: int
+    members: dict[str, Member]
+    entering: frozenset[str]
+
+    @classmethod
+    def of(cls, feed: Feed) -> "_Before":
+        seq, own = feed.room.numbering.seq, feed.room.own
+        return cls(trio.current_time(), seq, dict(own), frozenset(feed.entering))
 
 
-def differs(feed: Feed, before: Ours, directory: Record, echoed: float) -> bool:
+def _differs(feed: Feed, before: _Before, directory: Record, echoed: float) -> bool:
     """Whether the directory, which was asked after `before`, is not as this replica has the room.
 
     `echoed` is when was sent (Trio's clock) what came back last: all published before has come.
