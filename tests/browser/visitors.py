@@ -78,22 +78,21 @@ class Server:
     process: subprocess.Popen[str] | None = None
     #: Settings, besides those of this process.
     environment: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+    options: tuple[str, ...] = ()
+    url: str = ""
 
     def start(self) -> None:
         command = [sys.executable, "-m", "trio_signal", "serve", "--port", str(self.port)]
+        command += self.options
         self.process = subprocess.Popen(
             command, stdout=subprocess.PIPE, text=True, env=os.environ | self.environment
         )
         assert self.process.stdout is not None
         readable, _, _ = select.select([self.process.stdout], [], [], PATIENCE / 1000)
         ready = self.process.stdout.readline() if readable else ""
-        found = re.search(r"listening on http://127\.0\.0\.1:(\d+)", ready)
+        found = re.search(r"listening on (https?://.+:(\d+))", ready)
         assert found, f"not ready: {ready!r}"
-        self.port = int(found[1])
+        self.url, self.port = found[1], int(found[2])
 
     def stop(self) -> int:
         """Ask it to end; the exit code."""

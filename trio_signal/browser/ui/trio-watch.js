@@ -148,7 +148,7 @@ export class TrioWatch extends HTMLElement {
       };
       const form = accessForm(access, { base, problem, onToken });
       this.#parts.access.replaceChildren(form);
-      this.#show('refused');
+      this.#show('access');
       if (problem) form.querySelector('input').focus();
     });
   }
@@ -224,8 +224,8 @@ export class TrioWatch extends HTMLElement {
   #show(state) {
     const { scene, title, words, mark, retry, access, root } = this.#parts;
     root.dataset.state = state;
-    this.toggleAttribute('data-access', state === 'refused');
-    access.hidden = state !== 'refused';
+    this.toggleAttribute('data-access', state === 'access');
+    access.hidden = state !== 'access';
     const [sign = '', heading = '', text = ''] = SCENES[state] ?? [];
     scene.hidden = heading === '';
     write(title, heading);

@@ -1,0 +1,140 @@
+"""The elements in a page of another site, and the pages where the server wants a token."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, Route, expect
+
+from tests.browser.visitors import (
+    ELSEWHERE,
+    Server,
+    Visitors,
+    expect_accessible,
+    expect_playing,
+)
+from tests.tokens import SECRET, make_token
+from trio_signal.errors import ConfigError
+from trio_signal.sharing import find_address
+from trio_signal.users import User, hash_password, write_users
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "elements.html"
+PASSWORD = "correct horse battery staple"
+
+
+def go_live(page: Page, path: str, name: str = "Ada") -> None:
+    page.goto(path)
+    expect_playing(page.get_by_label("Your picture", exact=True))
+    page.get_by_label("Your name").fill(name)
+    page.get_by_role("button", name="Go live").click()
+    expect(page.get_by_role("button", name="End")).to_be_visible()
+
+
+def test_elements_in_a_page_of_another_site(visit: Callable[..., Page], server: Server) -> None:
+    page = visit("about:blank")
+    code = EXAMPLE.read_text().replace("http://127.0.0.1:8000", server.url)
+
+    def serve(route: Route) -> None:
+        route.fulfill(body=code, content_type="text/html")
+
+    page.route(f"{ELSEWHERE}/**", serve)
+    page.goto(f"{ELSEWHERE}/elements.html")
+    states = page.locator("trio-watch")
+    expect(states.get_by_role("status").first).to_contain_text("will begin soon")
+    go_live(visit("about:blank"), "/demo/broadcast?room=spring-fair")
+    expect_playing(page.get_by_label("Video of Ada"))
+    assert page.evaluate("document.querySelector('trio-watch').state") == "live"
+    expect_accessible(page, "light")
+    # What a page sets is watched anew.
+    page.evaluate("document.querySelector('trio-watch').setAttribute('room', 'elsewhere')")
+    expect(states.get_by_role("status").first).to_contain_text("will begin soon")
+
+
+@pytest.fixture
+def guarded(tmp_path: Path) -> Iterator[Server]:
+    """A server that wants tokens, and has a login."""
+    users = tmp_path / "users.json"
+    write_users(users, {"ann": User(hash_password(PASSWORD), name="Ann")})
+    server = Server(
+        environment={"TRIO_SIGNAL_JWT_SECRET": SECRET, "TRIO_SIGNAL_USERS_FILE": str(users)}
+    )
+    server.start()
+    yield server
+    assert server.stop() == 0
+
+
+def test_where_the_server_wants_a_token(guarded: Server, browser: Browser) -> None:
+    """By a login, by a link, and by a field; and what is not let in is told why."""
+    visitors = Visitors(guarded)
+    visitors.tolerate("401")  # the browser says so itself, of a wrong password
+    visitors.tolerate("403")  # and of who may not announce
+    watcher, ada, dev = (visitors.page(browser) for _ in range(3))
+
+    watcher.goto("/demo/watch?room=guarded")
+    expect(watcher.get_by_text("This server requires a token.")).to_be_visible()
+    expect_accessible(watcher)
+    watcher.get_by_label("User name").fill("ann")
+    watcher.get_by_label("Password").fill("wrong")
+    watcher.keyboard.press("Enter")
+    expect(watcher.get_by_text("do not fit")).to_be_visible()
+    watcher.get_by_label("Password").fill(PASSWORD)
+    watcher.keyboard.press("Enter")
+    expect(watcher.get_by_role("status")).to_contain_text("will begin soon")
+
+    token = make_token(sub="ada", name="Ada")
+    go_live(ada, f"/demo/broadcast?room=guarded#token={token}", "")
+    assert "token" not in ada.url
+    expect_playing(watcher.get_by_label("Video of Ada"))
+
+    dev.goto("/demo/inspect?room=guarded")
+    dev.get_by_text("Use a token instead").click()
+    dev.get_by_label("Token").fill("nonsense")
+    dev.keyboard.press("Enter")
+    dev.get_by_role("button", name="Inspect").click()
+    expect(dev.get_by_text("That token is not valid")).to_be_visible()
+    dev.get_by_text("Use a token instead").click()
+    dev.get_by_label("Token").fill(token)
+    dev.keyboard.press("Enter")
+    dev.get_by_role("button", name="Inspect").click()
+    expect(dev.get_by_role("heading", name="guarded")).to_be_visible()
+
+    dev.goto("/demo/announcements")  # the token is this tab's by now
+    expect(dev.get_by_text("Your token is not a creator’s")).to_be_visible()
+    expect(dev.locator("#me")).to_have_text("Ada")
+    creator = make_token(sub="boss", name="Boss", creator=True)
+    ada.goto(f"/demo/announcements#token={creator}")
+    ada.get_by_label("Say to everybody").fill("Doors open at nine")
+    ada.get_by_role("button", name="Announce").click()
+    expect(dev.locator("#banner-text")).to_have_text("Doors open at nine")
+    expect_accessible(dev)
+    visitors.close()
+    assert visitors.complaints == []
+
+
+def test_a_phone_comes_by_the_code(browser: Browser) -> None:
+    """`serve --share`, for a browser that has taken the certificate."""
+    try:
+        host = find_address()
+    except ConfigError:
+        host = "127.0.0.1"
+    server = Server(options=("--share", "--host", host))
+    server.start()
+    assert server.url.startswith(f"https://{host}:")
+    visitors = Visitors(server)
+    page = visitors.page(browser, ignore_https_errors=True)
+    small = {"width": 390, "height": 844}
+    phone = visitors.page(browser, ignore_https_errors=True, viewport=small)
+    page.goto("/")
+    link = page.get_by_role("link", name="/demo/call?room=").inner_text()
+    expect(page.get_by_role("img", name=f"QR code of {link}")).to_be_visible()
+    expect_accessible(page)
+    assert link.startswith(f"{server.url}/demo/call?room=")
+    go_live(page, "/demo/broadcast?room=shared")
+    assert page.evaluate("isSecureContext")
+    phone.goto("/demo/watch?room=shared")
+    expect_playing(phone.get_by_label("Video of Ada"))
+    visitors.close()
+    assert visitors.complaints == []
+    assert server.stop() == 0
