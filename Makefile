@@ -12,10 +12,13 @@ SYSTEM_DEPS := chromium coturn nginx npm postgresql redis-server
 SLOW := announcements browser conformance deploy floods replicas soak \
 	test_announcer.py test_compare.py test_model.py test_openapi.py test_presence.py test_workers.py
 
+# Those that try what is left to chance, as often as there is time for.
+THOROUGH := announcements/test_kills.py replicas/test_outages.py replicas/test_storm.py test_model.py
+
 # How many tests run at the same time: most of them wait for something most of the time.
 JOBS := 3
 
-.PHONY: serve test quick check format lint types docs site bench cluster soak faults floods fuzz fuzz-redis lock audit check-pythons venv clean
+.PHONY: serve test quick thorough check format lint types docs site bench cluster soak faults floods fuzz fuzz-redis lock audit check-pythons venv clean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -36,6 +39,11 @@ quick: venv
 	@tools/system-deps redis-server
 	$(BIN)/python -m pytest -n $(JOBS) -k 'not PostgreSQL' \
 		$(SLOW:%=--ignore=tests/%) $(ARGS)
+
+# What `make test` tries a little, tried ten times as often: some twenty minutes.
+thorough: venv
+	@tools/system-deps redis-server
+	EFFORT=10 $(BIN)/python -m pytest -n $(JOBS) $(THOROUGH:%=tests/%) $(ARGS)
 
 # The tests come last, so that their summary ends the output.
 check: lint types docs test

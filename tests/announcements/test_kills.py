@@ -16,10 +16,11 @@ import httpx
 import trio
 
 from tests.clients import PATIENCE
+from tests.effort import EFFORT
 from tests.replicas.processes import STARTING
 
 ROOT = Path(__file__).resolve().parents[2]
-KILLS = int(os.environ.get("KILLS", "200"))
+KILLS = 40 * EFFORT
 #: When a server is killed at the latest, as a part of the time that a call takes on this machine.
 LATEST = 1.5
 

@@ -12,13 +12,14 @@ from pathlib import Path
 
 import trio
 
+from tests.effort import EFFORT
 from tests.raw import open_raw
-from tests.replicas.crowd import Scene, open_scene
+from tests.replicas.crowd import PROMPT, Scene, open_scene
 from tests.replicas.guests import PATIENCE
 from tests.replicas.processes import LEASE, LONG_LEASE, Cluster, open_cluster
 
 #: Seconds for which Redis is frozen: longer than anything may take that does not wait for it.
-FROZEN = 15.0
+FROZEN = PROMPT + 1
 
 
 async def check_recovery(scene: Scene, since: float) -> None:
@@ -30,7 +31,7 @@ async def check_recovery(scene: Scene, since: float) -> None:
 
 async def test_killed_and_restarted_empty(tmp_path: Path) -> None:
     async with open_cluster(tmp_path) as cluster, open_scene(cluster) as scene:
-        for _ in range(20):
+        for _ in range(6 * EFFORT):
             await cluster.redis.kill()
             await trio.sleep(0.3)
             await cluster.redis.start()

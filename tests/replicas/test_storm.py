@@ -6,6 +6,7 @@ from pathlib import Path
 
 import trio
 
+from tests.effort import EFFORT
 from tests.replicas.guests import PATIENCE, Guest, open_party
 from tests.replicas.processes import Cluster, open_cluster
 
@@ -32,7 +33,7 @@ async def check_connections(cluster: Cluster) -> None:
     assert len(listing.splitlines()) == 2 * len(cluster.replicas) + 1
 
 
-async def test_five_hundred_in_one_room(tmp_path: Path) -> None:
+async def test_a_crowd_in_one_room(tmp_path: Path) -> None:
     """Half of them go as soon as they have come, the others all at once."""
     async with open_cluster(tmp_path) as cluster, open_party("r") as party:
         witnesses = [await party.join(f"witness-{i}", r) for i, r in enumerate(cluster.replicas)]
@@ -53,7 +54,7 @@ async def test_five_hundred_in_one_room(tmp_path: Path) -> None:
                 guest.vanish()
 
         async with trio.open_nursery() as nursery:
-            for number in range(500):
+            for number in range(200 * EFFORT):
                 nursery.start_soon(come, number)
         await party.agree()
         print(f"{len(party.guests)} are in after {trio.current_time() - began:.2f} s")
