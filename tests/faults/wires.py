@@ -1,7 +1,7 @@
 """The way between a replica and Redis: it can be cut, pulled out, or slow in one direction."""
 
-from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, closing, contextmanager, suppress
 
 import trio
 
@@ -86,3 +86,13 @@ class Wire:
                     await self._plugged.wait()
                     await sink.send_all(data)
                 await sink.send_eof()
+
+
+@asynccontextmanager
+async def open_wire(target: int) -> AsyncIterator[Wire]:
+    """A running one."""
+    wire = Wire(target)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(wire.run)
+        yield wire
+        nursery.cancel_scope.cancel()

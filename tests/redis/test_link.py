@@ -8,6 +8,7 @@ import trio
 import trustme
 
 from tests.clients import PATIENCE
+from tests.faults.wires import open_wire
 from tests.redis.fake import open_fake
 from tests.redis.server import Certificates, Proxy, RedisServer, free_port, open_redis_server
 from tests.redis.waiting import open_sockets, until
@@ -370,3 +371,21 @@ async def test_what_is_in_flight_at_the_end_is_told(server: RedisServer) -> None
         await until(lambda: redis.statistics().commands.requests > before)
         assert told == []
     assert list(map(type, told)) == [OutcomeUnknownError]
+
+
+async def test_the_last_words_of_a_connection_that_was_given_up_are_not_carried_out(
+    server: RedisServer,
+) -> None:
+    """They arrive when those of its successor have."""
+    async with open_wire(server.port) as wire, open_redis(wire.url) as redis:
+        await redis.set("said", "first")
+        with wire.delayed(1.0, up=True):
+            redis.send_nowait("SET", "said", "by the old one")
+            await trio.testing.wait_all_tasks_blocked(0.1)
+            wire.cut()
+        with trio.fail_after(PATIENCE):
+            await redis.wait_disconnected()
+            await redis.wait_connected()
+        await redis.set("said", "by the new one")
+        await trio.sleep(1.0)  # by then they have arrived
+        assert await redis.get("said") == b"by the new one"

@@ -168,6 +168,8 @@ class Connection:
         self._ended_because: str | None = None
         #: It has said that it is not the one to ask any more.
         self.is_wrong = False
+        #: How the server numbers it; another number after the server has started anew.
+        self.id: int | None = None
         #: What the server said of itself; with the mode `cluster`, `sentinel` or `standalone`.
         self.mode = ""
         #: Seconds from handing the last request to the socket to reading its reply.
@@ -344,13 +346,17 @@ async def connect(
     *,
     pushed: Callable[[list[bytes]], None],
     patient: bool,
+    replaces: int | None = None,
     to_sentinel: bool = False,
 ) -> Connection:
     """Open a connection that calls itself `name` to the server, which is a primary.
 
     There is one deadline for all of it. One to a node of a cluster may be a replica: it says
-    MOVED to whatever it is asked. Raises ConfigurationError for what will
-    not mend itself, NotConnectedError for what may. The caller closes it.
+    MOVED to whatever it is asked. `replaces` is the number of a connection of this name that was
+    given up: the server ends it before anything is said on the new one.
+
+    Raises ConfigurationError for what will not mend itself, NotConnectedError for what may.
+    The caller closes it.
     """
     try:
         with trio.fail_after(timing.connect), ExitStack() as stack:
@@ -364,6 +370,8 @@ async def connect(
                 stream, transport.socket, timing, pushed=pushed, patient=patient
             )
             await _introduce(connection, address, name, to_sentinel=to_sentinel)
+            if replaces is not None:
+                await _end(connection, replaces, name)
             stack.pop_all()
             return connection
     except trio.TooSlowError:
@@ -400,6 +408,7 @@ async def _introduce(
     _check_greeting(address, greeting)
     if not isinstance(greeting, dict):
         raise ConfigurationError(f"{address}: this is not Redis: {greeting!r:.80}")
+    connection.id = greeting.get(b"id")
     connection.mode = mode = greeting.get(b"mode", b"standalone").decode()
     if mode == "sentinel" and not to_sentinel:
         raise ConfigurationError(f"{address}: {await _name_services(connection, address)}")
@@ -420,6 +429,17 @@ def _check_greeting(address: Address, reply: object) -> None:
     lasting = isinstance(reply, AuthenticationError | ResponseError) and not passing
     kind = ConfigurationError if lasting else NotConnectedError
     raise kind(f"{address}: {reply}")
+
+
+async def _end(connection: Connection, number: int, name: str) -> None:
+    """End the connection with this number, if it has this name.
+
+    What was said on it may be under way still, and must not be carried out after what its
+    successor says. The number alone may be another's, since the server has started anew.
+    """
+    listing = (await connection.greet(("CLIENT", "LIST", "ID", number)))[0]
+    if not isinstance(listing, Exception) and f" name={name} ".encode() in bytes(listing):
+        await connection.greet(("CLIENT", "KILL", "ID", number))
 
 
 async def _name_services(connection: Connection, address: Address) -> str:

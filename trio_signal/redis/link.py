@@ -77,6 +77,8 @@ class Link:
         self.connection: Connection | None = None
         #: Why there is no connection.
         self.reason = "not opened"
+        #: How the server numbered the last connection.
+        self._last_id: int | None = None
         self._connects = 0
         self._losses = 0
         self._requests = 0
@@ -129,7 +131,11 @@ class Link:
 
     async def _connect(self) -> Connection:
         return await self._locator.connect(
-            self._name, self._timing, pushed=self._pushed, patient=self._patient
+            self._name,
+            self._timing,
+            pushed=self._pushed,
+            patient=self._patient,
+            replaces=self._last_id,
         )
 
     async def _connect_again(self) -> Connection:
@@ -151,6 +157,7 @@ class Link:
 
     def _use(self, connection: Connection) -> None:
         self._connects += 1
+        self._last_id = connection.id
         self.connection = connection
         self._opened(connection)
         self._changed()

@@ -7,9 +7,10 @@ primary changes: whoever finds that it is with the wrong one connects anew, and 
 
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import ExitStack, closing
 from dataclasses import replace
+from functools import partial
 from typing import Any, NoReturn
 
 import trio
@@ -61,30 +62,38 @@ class Locator:
         return str(self._address)
 
     async def connect(
-        self, name: str, timing: Timing, *, pushed: Pushed, patient: bool
+        self,
+        name: str,
+        timing: Timing,
+        *,
+        pushed: Pushed,
+        patient: bool,
+        replaces: int | None = None,
     ) -> Connection:
-        """Open a connection to the right server.
+        """Open a connection to the right server; see `connection.connect`.
 
         Raises ConfigurationError for what will not mend itself, NotConnectedError for what may.
         The caller closes it.
         """
+        open_at = partial(
+            connect, name=name, timing=timing, pushed=pushed, patient=patient, replaces=replaces
+        )
         if self._sentinels:
-            address = await self._ask(name, timing)
-            return await connect(address, name, timing, pushed=pushed, patient=patient)
+            return await open_at(await self._ask(name, timing))
         reasons: list[str] = []
         for address in (self._address, *self._nodes):
             try:
-                return await self._follow(address, name, timing, pushed=pushed, patient=patient)
+                return await self._follow(address, open_at)
             except NotConnectedError as error:
                 reasons.append(str(error))
         raise NotConnectedError("; ".join(dict.fromkeys(reasons)))
 
     async def _follow(
-        self, address: Address, name: str, timing: Timing, *, pushed: Pushed, patient: bool
+        self, address: Address, open_at: Callable[[Address], Awaitable[Connection]]
     ) -> Connection:
         """Connect to a server; if it is of a cluster, to the node that has our keys."""
         for _ in range(_HOPS):
-            connection = await connect(address, name, timing, pushed=pushed, patient=patient)
+            connection = await open_at(address)
             if connection.mode != "cluster":
                 return connection
             with ExitStack() as stack:
