@@ -45,8 +45,8 @@ from trio_signal.messages.events import Answer, Event, Notice, Typing
 from trio_signal.messages.identity import Grants, Identity, ServerInfo
 from trio_signal.metrics import Metrics
 from trio_signal.rounds import Rounds
-from trio_signal.service import Service
-from trio_signal.session import MAX_MALFORMED, Session
+from trio_signal.service import MAX_MALFORMED, Service
+from trio_signal.session import Session
 
 #: Seconds, short enough for the patience of the clients.
 HEARTBEAT, HEARTBEAT_TIMEOUT, AUTH_TIMEOUT = 3.0, 2.0, 4.0

@@ -96,7 +96,7 @@ class Connection:
             token=token,
             request_id=request_id,
         )
-        self.session.expect_identity(service.settings.auth_timeout)
+        self.session.deadlines.expect_identity(service.settings.auth_timeout)
         self._messages_in = service.metrics.messages_in[dialect.name]
         #: Until when the client is not read, and until when it may go on sending nevertheless.
         self._held_until, self._press_until = 0.0, NEVER
@@ -222,8 +222,8 @@ class Connection:
                 until = await rounds.wait(overdrawn=overdrawn)
             match message.opcode:
                 case Opcode.TEXT:
-                    if session.idle_ping_at != NEVER:
-                        session.put_off_idle_ping()
+                    if session.deadlines.idle_ping is not None:
+                        session.deadlines.put_off_idle_ping()
                     actions = dialect.received(message.payload, utc_now())
                     self._messages_in[dialect.received_type] += 1
                     session.received += 1

@@ -85,8 +85,6 @@ logger = logging.getLogger(__name__)
 
 #: How many peers are sent away in a second when the server stops.
 LEAVE_RATE = 100.0
-#: The signals with which two peers come to know each other. Candidates are the most by far.
-_DESCRIPTIONS = frozenset({"offer", "answer"})
 #: How many connections hear what is for one user alone.
 _INBOX_CAP = Caps(50)
 #: Seconds for which who was kicked is kept out of the room.

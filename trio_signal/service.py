@@ -6,11 +6,12 @@ from collections.abc import Iterable
 import trio
 from msgspec.structs import replace
 
+from trio_signal.alarm import NEVER
 from trio_signal.announcements import Announcements
 from trio_signal.auth import Auth
 from trio_signal.clock import utc_now
 from trio_signal.config import Settings
-from trio_signal.errors import AuthenticationError, IdentityMismatchError, Reason
+from trio_signal.errors import AuthenticationError, CloseCode, IdentityMismatchError, Reason
 from trio_signal.hub import Hub
 from trio_signal.ice import ice_servers
 from trio_signal.messages.commands import (
@@ -36,12 +37,15 @@ from trio_signal.messages.commands import (
     Signal,
 )
 from trio_signal.messages.events import Refusal, Refused, Renewed
-from trio_signal.messages.identity import ServerInfo, is_internal
+from trio_signal.messages.identity import Identity, ServerInfo, is_internal
 from trio_signal.metrics import Metrics
 from trio_signal.rounds import Rounds
 from trio_signal.session import Carrier, Session
 
 logger = logging.getLogger(__name__)
+
+#: How many malformed messages in a row end a session.
+MAX_MALFORMED = 50
 
 
 class Service:
@@ -86,7 +90,7 @@ class Service:
                     hub.handle(session, action)
                 case Malformed(text=text):
                     session.answer(text)
-                    session.count_malformed()
+                    self._count_malformed(session)
                     return
                 case Send(text=text):
                     session.answer(text)
@@ -115,7 +119,9 @@ class Service:
                 case Acknowledge():
                     self._announcements.note(session, action.announcement_id)
                 case IdlePing():
-                    session.ping_when_idle(action)
+                    session.deadlines.idle_ping = action
+                    session.deadlines.put_off_idle_ping()
+                    session.wake(session.deadlines.idle_ping_at)
                 case Close():
                     session.close(action)
                 case _:
@@ -138,12 +144,13 @@ class Service:
             session.close(session.dialect.authentication_failed(error))
             return
         session.lease.authenticated()
-        session.enter_as(identity)
+        session.identity = identity
+        session.deadlines.authenticate_by = NEVER
         logger.info("connection opened", extra=session.names())
         server = ServerInfo(ice_servers(self.settings, identity.user_id), self.settings.heartbeat)
         await self.perform(session, session.dialect.authenticated(identity, server, utc_now()))
         # Not before the client has heard that it is in: it may be warned at once.
-        session.watch_expiry(identity)
+        self._watch_expiry(session, identity)
 
     async def _renew(self, session: Session, command: Renew) -> None:
         """Go on with a new token; one that will not do changes nothing."""
@@ -166,8 +173,18 @@ class Service:
             session.tell(Refused(command, Refusal.INVALID_TOKEN, utc_now()))
             return
         session.identity = identity
-        session.watch_expiry(identity)
-        session.tell(Renewed(session.seconds_left))
+        self._watch_expiry(session, identity)
+        session.tell(Renewed(session.deadlines.seconds_left))
+
+    def _watch_expiry(self, session: Session, identity: Identity) -> None:
+        session.deadlines.watch_expiry(identity)
+        session.wake(session.deadlines.warn_at)
+
+    def _count_malformed(self, session: Session) -> None:
+        self.metrics.count_refused(Reason.MALFORMED)
+        session.malformed += 1
+        if session.malformed >= MAX_MALFORMED:
+            session.close(Close(CloseCode.POLICY, "Too many malformed messages"))
 
     def _count_failure(self, session: Session) -> None:
         self.metrics.count_refused(Reason.AUTHENTICATION)

@@ -1,8 +1,6 @@
 """Session: one client, on the connection that carries it, or on none."""
 
 import logging
-import random
-import time
 from collections.abc import Collection
 from itertools import islice
 from types import TracebackType
@@ -13,14 +11,15 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from trio_signal.alarm import NEVER, Alarm
+from trio_signal.deadlines import Deadlines
 from trio_signal.dialects import Dialect
 from trio_signal.dialects.wire import Resumes, type_of
 from trio_signal.errors import AuthenticationError, CloseCode, Reason
 from trio_signal.limits import ConnectionLease
 from trio_signal.logs import list_names
-from trio_signal.messages.commands import Close, IdlePing, LeaveCause, Send
+from trio_signal.messages.commands import Close, LeaveCause, Send
 from trio_signal.messages.events import Answer, Event, Expiring, Refused
-from trio_signal.messages.identity import Identity, is_internal
+from trio_signal.messages.identity import is_internal
 from trio_signal.metrics import BROKEN_OFF, NO_CODE, Metrics
 from trio_signal.negotiations import Negotiations
 from trio_signal.pacing import ANSWER_BYTE
@@ -31,12 +30,6 @@ logger = logging.getLogger(__name__)
 
 _TOO_SLOW = Close(CloseCode.TRY_AGAIN_LATER, "Reads too slowly", LeaveCause.TOO_SLOW)
 INTERNAL_ERROR = Close(CloseCode.INTERNAL_ERROR, "Internal error")
-#: How many malformed messages in a row end a session.
-MAX_MALFORMED = 50
-#: By how much one may have longer to say who it is than another.
-_SPREAD = 1.1
-#: Seconds before its token expires that a client is told so.
-_WARNING = 60.0
 #: Rooms that are named in the log.
 _ROOMS_LOGGED = 20
 #: With these, or with none, a client says that it goes; with any other it may come back.
@@ -88,10 +81,9 @@ class Session(Participant):
     """
 
     __slots__ = (
-        *("_alarm", "_arrival", "_authenticate_by", "_expires_at", "_idle_ping", "_metrics"),
-        *("_next", "_outbox", "_scope", "_warn_at", "close_received", "dialect", "grace"),
-        *("idle_ping_at", "lease", "malformed", "messages_out", "received", "rejoins"),
-        *("request_id", "sent", "token"),
+        *("_alarm", "_arrival", "_metrics", "_next", "_outbox", "_scope", "close_received"),
+        *("deadlines", "dialect", "grace", "lease", "malformed", "messages_out", "received"),
+        *("rejoins", "request_id", "sent", "token"),
     )
 
     def __init__(
@@ -128,13 +120,7 @@ class Session(Participant):
         self.malformed = 0
         if dialect.holds_candidates:
             self.negotiations = Negotiations()
-        #: By when the client has to say who it is.
-        self._authenticate_by = NEVER
-        #: When the token expires, and when to say so; Trio's clock.
-        self._expires_at = self._warn_at = NEVER
-        #: What to send to a client that says nothing, and when that is next due.
-        self._idle_ping: IdlePing | None = None
-        self.idle_ping_at = NEVER
+        self.deadlines = Deadlines()
         #: The rooms that it is to rejoin now, besides those that the notes have; None for none.
         self.rejoins: tuple[str, ...] | None = None
         #: What the client gave as its reason, once it began the closing handshake.
@@ -328,76 +314,31 @@ class Session(Participant):
         """Have its connection see to it at this time, if it would not before; does not block."""
         self._alarm.set(at)
 
-    # What its client says
-
-    def count_malformed(self) -> None:
-        """The client's message was malformed; too many in a row end the session."""
-        self._metrics.count_refused(Reason.MALFORMED)
-        self.malformed += 1
-        if self.malformed >= MAX_MALFORMED:
-            self.close(Close(CloseCode.POLICY, "Too many malformed messages"))
-
     # What time does to it
 
     @property
     def due(self) -> float:
-        """When `pass_time` or its negotiations have something to do, by Trio's clock."""
+        """When there is something to do for it, by Trio's clock."""
         negotiations = self.negotiations.due if self.negotiations is not None else NEVER
-        times = self._authenticate_by, self._warn_at, self._expires_at, self.idle_ping_at
-        return min(negotiations, *times)
+        return min(negotiations, self.deadlines.due)
 
     def pass_time(self, now: float) -> None:
         """End when that is due; else warn the client once, and send its idle ping."""
-        if now >= self._authenticate_by:
+        deadlines = self.deadlines
+        if now >= deadlines.authenticate_by:
             self._metrics.count_refused(Reason.AUTHENTICATION_TIMEOUT)
             self.close(self.dialect.authentication_failed(_TOO_LATE))
             return
-        if now >= self._expires_at:
+        if now >= deadlines.expires_at:
             close = self.dialect.authentication_failed(_EXPIRED)
             self.close(replace(close, cause=LeaveCause.TOKEN_EXPIRED))
             return
-        if now >= self._warn_at:
-            self._warn_at = NEVER
-            self.tell(Expiring(self.seconds_left))
-        if self._idle_ping is not None and now >= self.idle_ping_at:
-            self.send(self._idle_ping.text)
-            self.put_off_idle_ping()
-
-    def expect_identity(self, seconds: float) -> None:
-        """Give the client so long to say who it is, or a little longer.
-
-        Not all end at the same moment, though they came so: others would wait for their end.
-        """
-        self._authenticate_by = trio.current_time() + seconds * random.uniform(1, _SPREAD)  # noqa: S311
-
-    def enter_as(self, identity: Identity) -> None:
-        """It is known who the client is."""
-        self.identity = identity
-        self._authenticate_by = NEVER
-
-    def watch_expiry(self, identity: Identity) -> None:
-        """Warn the client before this identity ends, and end with it."""
-        self._warn_at = self._expires_at = NEVER
-        if identity.expires is not None:
-            self._expires_at = trio.current_time() + identity.expires - time.time()
-            self._warn_at = self._expires_at - _WARNING
-            self.wake(self._warn_at)
-
-    @property
-    def seconds_left(self) -> int:
-        """How long its token is still good for."""
-        return max(0, round(self._expires_at - trio.current_time()))
-
-    def ping_when_idle(self, ping: IdlePing) -> None:
-        """Send this whenever the client has said nothing for a while."""
-        self._idle_ping = ping
-        self.put_off_idle_ping()
-
-    def put_off_idle_ping(self) -> None:
-        """The client is to say nothing for a while, before it is sent its idle ping (again)."""
-        if self._idle_ping is not None:
-            self.idle_ping_at = trio.current_time() + self._idle_ping.after
-            self.wake(self.idle_ping_at)
+        if now >= deadlines.warn_at:
+            deadlines.warn_at = NEVER
+            self.tell(Expiring(deadlines.seconds_left))
+        if deadlines.idle_ping is not None and now >= deadlines.idle_ping_at:
+            self.send(deadlines.idle_ping.text)
+            deadlines.put_off_idle_ping()
 
 
 def close_untold(peers: Collection[Participant], untold: Struct) -> None:
