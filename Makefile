@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
 
 # What the tests need besides Python packages: names that tools/system-deps knows.
-SYSTEM_DEPS := chromium coturn nginx npm postgresql redis-server
+SYSTEM_DEPS := chromium coturn firefox-esr nginx npm postgresql redis-server
 
 # What `make quick` leaves out: browsers, clusters, PostgreSQL, and what takes long.
 SLOW := announcements browser conformance deploy floods replicas soak \
