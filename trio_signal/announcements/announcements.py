@@ -89,7 +89,7 @@ class Announcements:
         self._unmerged = False
         self._failure: str | None = None
         if board is not None:
-            board.listen(self._hear, self._doubt)
+            board.listen(self._hear, self._resync)
 
     @property
     def degraded(self) -> str | None:
@@ -112,7 +112,7 @@ class Announcements:
             tasks.append(("telling Redis who hears announcements", self._board.run))
         async with trio.open_nursery() as nursery:
             for name, task in tasks:
-                nursery.start_soon(supervise, name, task, self._doubt)
+                nursery.start_soon(supervise, name, task, self._resync)
 
     async def wait_agreed(self) -> None:
         """Wait until the database, Redis and this replica have agreed for the first time."""
@@ -164,7 +164,7 @@ class Announcements:
             try:
                 await self._board.post(revision)
             except BoardError:
-                self._doubt()
+                self._resync()
         return revision.announcement
 
     async def _store_next(self, announcement: Announcement | None) -> Revision | None:
@@ -369,8 +369,8 @@ class Announcements:
     def _look_again(self) -> None:
         self._looking.set()
 
-    def _doubt(self) -> None:
-        """The board may have missed or forgotten something."""
+    def _resync(self) -> None:
+        """Look again at all of it: the board may have missed or forgotten something."""
         self._unmerged = True
         self._looking.set()
 

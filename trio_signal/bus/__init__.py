@@ -166,7 +166,7 @@ class BusStatistics(NamedTuple):
 class Board(Protocol):
     """What replicas know together of announcements.
 
-    It may forget everything at any time, and says so by `doubt`; what is to last is in
+    It may forget everything at any time, and says so by `resync`; what is to last is in
     the store. The methods that block raise BoardError, after a second at most.
     """
 
@@ -179,10 +179,10 @@ class Board(Protocol):
         """See to it that it has the users of this replica, until cancelled."""
         ...
 
-    def listen(self, hear: Callable[[Posted | Counted], None], doubt: Callable[[], None]) -> None:
+    def listen(self, hear: Callable[[Posted | Counted], None], resync: Callable[[], None]) -> None:
         """From now on tell what is posted and counted, also by oneself. Neither may block.
 
-        `doubt` is called when something may have been missed or forgotten.
+        `resync` is called when something may have been missed or forgotten.
         """
         ...
 

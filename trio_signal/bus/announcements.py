@@ -92,32 +92,32 @@ class RedisBoard:
         self._acknowledge = redis.register_script(reading + read_script("acknowledge"))
         self._count_users = redis.register_script(reading + read_script("count_users"))
         self._hear: Callable[[Posted | Counted], None] = lambda news: None
-        self._doubt: Callable[[], None] = lambda: None
+        self._resync: Callable[[], None] = lambda: None
 
     @property
     def reachable(self) -> bool:
         """Whether there is a connection."""
         return self._redis.connected
 
-    def listen(self, hear: Callable[[Posted | Counted], None], doubt: Callable[[], None]) -> None:
+    def listen(self, hear: Callable[[Posted | Counted], None], resync: Callable[[], None]) -> None:
         """From now on tell what is posted and counted."""
-        self._hear, self._doubt = hear, doubt
+        self._hear, self._resync = hear, resync
         self._redis.pubsub.subscribe(self.channel)
 
     def take(self, payload: bytes) -> None:
         """Something came by the channel."""
         news = self._redis.reader.read("announcement", _decode_news, payload, self.channel)
         if news is None:
-            self._doubt()  # it may have been news
+            self._resync()  # it may have been news
         elif isinstance(news, BroadcastAcknowledged):
             self._hear(Counted(news.broadcast_id, news.acknowledged))
         else:
             self._hear(Posted(news.revision, news.late))
 
-    def doubt(self) -> None:
+    def resync(self) -> None:
         """Redis may have forgotten what we wrote, or told something while we were away."""
         self._uncertain.set()
-        self._doubt()
+        self._resync()
 
     async def post(self, revision: Revision, *, late: bool = False) -> Revision:
         """Let a revision hold, and tell it, unless a newer one does; the one that holds."""

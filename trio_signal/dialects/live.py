@@ -1,6 +1,7 @@
 """Dialect `live`: who is live, in any number of rooms on one socket.
 
 Keyed by user. See docs/protocols/live.md.
+All of its words are in this module, and what each means: hence its length.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

@@ -1,6 +1,7 @@
 """Dialect `mesh`: authenticated rooms with targeted messages; the native protocol.
 
 Keyed by peer. See docs/protocols/mesh.md.
+All of its words are in this module, and what each means: hence its length.
 """
 
 import re

@@ -2,6 +2,7 @@
 
 One connection is one user in one room. The viewer makes the offer.
 See docs/protocols/room.md.
+All of its words are in this module, and what each means: hence its length.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

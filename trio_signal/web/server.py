@@ -19,13 +19,12 @@ import random
 import socket
 import struct
 from collections.abc import AsyncIterator, Iterable, Iterator
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from http import HTTPStatus
 from typing import cast
 from urllib.parse import urlsplit
 
 import h11
-import msgspec
 import trio
 from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.config import Config
@@ -36,19 +35,14 @@ from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import (
     ASGIFramework,
-    ASGIReceiveCallable,
-    ASGISendCallable,
     ConnectionState,
     H11SendableEvent,
 )
-from quart.asgi import ASGIHTTPConnection
-from quart.typing import ResponseTypes
-from quart.wrappers import Request, Response
 from quart_trio import QuartTrio
-from quart_trio.asgi import TrioASGIHTTPConnection
 
 from trio_signal.errors import RequestRefusedError
 from trio_signal.rounds import Rounds
+from trio_signal.web.answering import CONNECTION, Answering, detail
 from trio_signal.web.gate import Gate
 from trio_signal.web.unsent import Answer, Unsent
 
@@ -58,8 +52,6 @@ logger = logging.getLogger("trio_signal.web")
 
 #: Seconds to wait for the client to close after we have.
 LINGER = 2.0
-#: Where a request's scope has its connection.
-_OURS = "trio_signal.connection"
 #: Refusals of calls whose callers read JSON.
 _OF_CALLS = frozenset({HTTPStatus.FORBIDDEN, HTTPStatus.TOO_MANY_REQUESTS})
 #: Seconds between two questions of a connection that are not refused, and too many.
@@ -147,7 +139,7 @@ async def open_http_server(
     :param write_timeout: seconds for a client to take 64 KiB of an answer; also for a request to
         be answered after its client has half-closed.
     """
-    app.asgi_http_class = _HTTPConnection
+    app.asgi_http_class = Answering
     config = Config()
     config.errorlog = logger
     config.include_server_header = False
@@ -283,7 +275,7 @@ class _Connection(TCPServer):
             self.config,
             self.context,
             self._task_group,
-            ConnectionState({_OURS: self}),  # comes back in the scope of its requests
+            ConnectionState({CONNECTION: self}),  # comes back in the scope of its requests
             wrapper.ssl,
             self._client or wrapper.client,
             wrapper.server,
@@ -365,7 +357,7 @@ class _PlainHTTP(H11Protocol):
             self.owner.hold()
             await self._refuse(request, refusal.status, str(refusal), headers)
             return
-        await self._answer(refusal.status, _detail(refusal), headers)
+        await self._answer(refusal.status, detail(refusal), headers)
         if self.owner.gate is not None and self.owner.gate.holds:
             # Not all of them until one moment, though they came so.
             with trio.move_on_after(min(wait, LINGER) * random.uniform(1, 1.25)):  # noqa: S311
@@ -407,7 +399,7 @@ class _PlainHTTP(H11Protocol):
         more: Iterable[tuple[bytes, bytes]] = (),
     ) -> None:
         if status in _OF_CALLS:  # as the app says it
-            kind, body = b"application/json", _detail(reason)
+            kind, body = b"application/json", detail(reason)
         else:
             kind, body = b"text/plain; charset=utf-8", f"{reason}\n".encode()
         headers = [
@@ -421,10 +413,6 @@ class _PlainHTTP(H11Protocol):
             await self._send_h11_event(h11.Data(data=body))
         await self._send_h11_event(h11.EndOfMessage())
         await self.send(Closed())
-
-
-def _detail(reason: object) -> bytes:
-    return msgspec.json.encode({"detail": str(reason)})
 
 
 def _plain(kind: bytes, body: bytes) -> _Headers:
@@ -443,9 +431,8 @@ def _is_upgrade(request: h11.Request) -> bool:
 
 
 def _as_received(request: h11.Request) -> bytes:
-    lines = [b" ".join((request.method, request.target, b"HTTP/" + request.http_version))]
-    lines += [b": ".join(header) for header in request.headers.raw_items()]
-    return b"\r\n".join(lines) + b"\r\n\r\n"
+    first = b" ".join((request.method, request.target, b"HTTP/" + request.http_version))
+    return b"\r\n".join((first, *map(b": ".join, request.headers.raw_items()))) + b"\r\n\r\n"
 
 
 def _refusal(request: h11.Request) -> tuple[HTTPStatus, str] | None:
@@ -461,41 +448,3 @@ def _path(target: bytes) -> bytes:
         return urlsplit(target).path
     except ValueError:
         return b""
-
-
-class _HTTPConnection(TrioASGIHTTPConnection):
-    async def handle_messages(  # type: ignore[override]  # as Quart-Trio's overrides Quart's
-        self, nursery: trio.Nursery, request: Request, receive: ASGIReceiveCallable
-    ) -> None:
-        # Hypercorn says "disconnect" at the end of each answer, just before it closes or recycles
-        # the connection. Quart-Trio would then cancel the task that is about to do so.
-        await ASGIHTTPConnection.handle_messages(self, request, receive)
-
-    async def handle_request(  # type: ignore[override]  # as Quart-Trio's overrides Quart's
-        self, nursery: trio.Nursery, request: Request, send: ASGISendCallable
-    ) -> None:
-        connection: _Connection = self.scope["state"][_OURS]
-        await connection.rounds.wait(overdrawn=not connection.is_frugal)
-        await super().handle_request(nursery, request, send)
-
-    async def _send_response(self, send: ASGISendCallable, response: ResponseTypes) -> None:
-        connection: _Connection = self.scope["state"][_OURS]
-        size = response.content_length
-        with ExitStack() as sent:
-            if size:  # else it is a stream, which is made as it is sent
-                try:
-                    # Right after the answer was made, with no checkpoint between: all are counted.
-                    sent.enter_context(connection.sending(size))
-                except RequestRefusedError as refusal:
-                    response = _excuse(response, refusal)
-            await super()._send_response(send, response)
-
-
-def _excuse(response: ResponseTypes, refusal: RequestRefusedError) -> Response:
-    """What is said instead of an answer, with the same leave for pages to read it."""
-    excuse = Response(_detail(refusal), refusal.status, content_type="application/json")
-    excuse.headers["Retry-After"] = f"{math.ceil(refusal.retry_after or 0)}"
-    for name, value in response.headers:
-        if name.lower().startswith(("access-control-", "vary", "x-content-type")):
-            excuse.headers[name] = value
-    return excuse

@@ -171,7 +171,7 @@ class RedisBus:
     def _start_over(self) -> None:
         """Nothing is to be relied on that is known from Redis, or on its way from there."""
         self._feeds.mark_all_stale()
-        self.board.doubt()
+        self.board.resync()
 
     async def _keep_lease(self) -> None:
         """Say once a second that we are alive, look who is not, and how long a message takes."""
