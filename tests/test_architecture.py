@@ -211,6 +211,8 @@ BAD_IMPORTS: list[tuple[ImportRule, str, str]] = [
     (imports_too_much_for_a_dialect, "dialects.mesh", "import websockets"),
     (imports_too_much_for_a_dialect, "dialects.mesh", "from time import time"),
     (imports_too_much_for_a_dialect, "dialects.mesh", "from urllib import request"),
+    (imports_too_much_for_a_dialect, "dialects.rest.rooms", "from quart import request"),
+    (imports_too_much_for_a_dialect, "dialects.rest.users", "from trio_signal import notes"),
     (imports_io, "room", "import trio"),
     (imports_io, "messages", "from time import monotonic"),
     (imports_io, "websocket", "from socket import socket"),
@@ -226,7 +228,7 @@ BAD_IMPORTS: list[tuple[ImportRule, str, str]] = [
     (imports_a_websocket_client, "websocket", "from wsproto.events import Ping"),
     (imports_redis, "announcements.receipts", "from trio_signal.redis import Redis"),
     (imports_sql, "announcements.receipts", "from sqlalchemy import select"),
-    (imports_sql, "web.announcements", "import sqlite3"),
+    (imports_sql, "web.accounts", "import sqlite3"),
     (imports_redis, "doctor.checks", "from trio_signal.redis import open_redis"),
     (imports_upwards, "server", "from trio_signal.doctor import gather"),
 ]
