@@ -51,7 +51,7 @@ from trio_signal.messages.events import (
 from trio_signal.messages.identity import LOBBY, Member, is_internal
 from trio_signal.messages.records import RoomCount
 from trio_signal.metrics import Histogram
-from trio_signal.presence import Change
+from trio_signal.presence import Change, Snapshot
 from trio_signal.redis import (
     ConfigurationError,
     Lost,
@@ -98,10 +98,9 @@ class RedisBus:
         self._pause = min(lease / 3, 1.0)
         self._leased = trio.Event()
         self._recovery = Recovery(redis, self._feeds, self._directory, self._lease, self._tell)
-        #: What rooms keep, as far as it began here: for when Redis cannot be asked.
+        #: What rooms keep, as far as it began here: for when Redis is away.
         self._holds = Holds()
-        #: Changes that did not come, as their numbers say.
-        self._missing = 0
+        self._missing = 0  # changes that did not come, as their numbers say
         self._delivery = Histogram()
         self._deliver: Deliver = lambda delivery: None
 
@@ -301,11 +300,12 @@ class RedisBus:
                     if room_id in self._feeds.stale:
                         await self._recovery.restore(room_id)
                     losses, in_step = room.numbering.losses, room.numbering.in_step
-                    seq, snapshot = await self._directory.join(
+                    seq, records = await self._directory.join(
                         room_id, member, caps, wanted=not in_step
                     )
-                    if snapshot is not None:
-                        self._recovery.catch_up(feed, snapshot, losses)
+                    if records is not None and not room.numbering.in_step:
+                        members = self._directory.read_members(room_id, records)
+                        self._recovery.catch_up(feed, Snapshot(seq, members), losses)
                     # What happened before this, on any replica, belongs to what the newcomer
                     # is told first; it comes by the other connection, in its own time.
                     await feed.wait_reached(seq)
@@ -387,9 +387,9 @@ class RedisBus:
 
     async def live(self, room_id: str) -> tuple[Member, ...]:
         """The members of a room that are live; of those only are records read."""
-        if room_id in self._feeds:
-            return tuple(member for member in await self.members(room_id) if member.live)
-        return await self._directory.live(room_id)
+        if room_id not in self._feeds:
+            return await self._directory.live(room_id)
+        return tuple(member for member in await self.members(room_id) if member.live)
 
     async def room_ids(self) -> list[str]:
         """The rooms that have members, but the server's own; sorted. Without Redis, our own."""

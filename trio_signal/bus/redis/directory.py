@@ -199,8 +199,8 @@ class Directory:
 
     async def join(
         self, room_id: str, member: Member, caps: Caps, *, wanted: bool
-    ) -> tuple[int, Snapshot | None]:
-        """Enter a member: the number of that change, and a snapshot if one is wanted.
+    ) -> tuple[int, list[bytes] | None]:
+        """Enter a member: the number of that change, and all records if they are wanted.
 
         Raises JoinRefusedError as well.
         """
@@ -215,9 +215,7 @@ class Directory:
         if status == b"lease":
             raise NotConnectedError("the lease of this replica ran out")
         seq, records = rest
-        if records is None:
-            return seq, None
-        return seq, Snapshot(seq, self.read_members(room_id, records))
+        return seq, records
 
     async def _ask_to_join(
         self, room_id: str, member: Member, caps: Caps, *, wanted: bool, insist: bool = False
