@@ -53,6 +53,9 @@ DIALECTS_MAY_IMPORT = (
 CLIENT_MAY_IMPORT = (
     *(f"{NAME}.client", f"{NAME}.dialects", f"{NAME}.messages", f"{NAME}.errors", f"{NAME}.names"),
 )
+#: Media have a thread of their own, and whoever wants none does without.
+ASYNCIO = ("asyncio", "aiortc", "av")
+KNOW_ASYNCIO = (f"{NAME}.client.media", f"{NAME}.client.calls", f"{NAME}.client.link")
 WEBSOCKET_CLIENTS = ("trio_websocket", "wsproto")
 #: The second plays the part of any client.
 KNOW_WEBSOCKET_CLIENTS = (f"{NAME}.client", f"{NAME}.cli.compare")
@@ -193,6 +196,14 @@ def imports_sql(module: str, source: str) -> list[str]:
     return [name for name in imports_of(module, source) if is_within(name, SQL)]
 
 
+def imports_asyncio(module: str, source: str) -> list[str]:
+    if is_within(module, KNOW_ASYNCIO):
+        return []
+    return [
+        name for name in imports_of(module, source) if is_within(name, (*ASYNCIO, *KNOW_ASYNCIO))
+    ]
+
+
 ImportRule = Callable[[str, str], list[str]]
 
 BAD_IMPORTS: list[tuple[ImportRule, str, str]] = [
@@ -227,6 +238,8 @@ BAD_IMPORTS: list[tuple[ImportRule, str, str]] = [
     (imports_a_websocket_client, "connection", "import trio_websocket"),
     (imports_a_websocket_client, "websocket", "from wsproto.events import Ping"),
     (imports_redis, "announcements.receipts", "from trio_signal.redis import Redis"),
+    (imports_asyncio, "client.run", "import asyncio"),
+    (imports_asyncio, "client.client", "from trio_signal.client import media"),
     (imports_sql, "announcements.receipts", "from sqlalchemy import select"),
     (imports_sql, "web.accounts", "import sqlite3"),
     (imports_redis, "doctor.checks", "from trio_signal.redis import open_redis"),
@@ -258,6 +271,7 @@ GOOD_IMPORTS: list[tuple[ImportRule, str, str]] = [
     (imports_the_server, "hub", "from trio_signal import presence"),
     (imports_a_websocket_client, "client.connection", "import trio_websocket"),
     (imports_redis, "bus.announcements", "from trio_signal.redis import Redis"),
+    (imports_asyncio, "client.link", "from aiortc import RTCPeerConnection"),
     (imports_sql, "store.tables", "from sqlalchemy import Table"),
     (imports_redis, "doctor.facts", "from trio_signal.redis import open_redis"),
 ]

@@ -16,6 +16,7 @@ import msgspec
 from msgspec import NODEFAULT, Struct
 
 from trio_signal import client
+from trio_signal.client import media
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "clients" / "python.md"
 BEGIN = "<!-- begin: printed by python -m tools.print_client_api -->\n"
@@ -95,10 +96,14 @@ def reference() -> str:
                 (name, comments(client.Timing)[name.partition("=")[0]])
                 for name in fields(client.Timing)
             ),
+            "### Media\n\nFrom `trio_signal.client.media`, with the extra `media`.\n",
+            f"#### `async with {call('watch', media.watch)} as tracks`\n\n{doc(media.watch)}\n",
+            f"#### `async with {call('publish', media.publish)}`\n\n{doc(media.publish)}\n",
+            f"#### `Tracks`\n\n{doc(media.Tracks)}\n\n{table(members(media.Tracks))}",
             "### Exceptions\n\nAll of them are `trio_signal.errors.TrioSignalError`.\n",
             table(
                 (name, inline(doc(getattr(client, name))))
-                for name in ("ClosedError", "NotConnectedError", "SlowReaderError")
+                for name in ("ClosedError", "NotConnectedError", "SlowReaderError", "MediaError")
             ),
         )
     )

@@ -7,11 +7,11 @@
                     await client.send({"hello": peer.username}, to=peer.id)
 
 It speaks the dialect `mesh`, comes back when its connection is lost, and tells what it missed.
-docs/clients/python.md is its guide.
+`trio_signal.client.media` has sound and picture. docs/clients/python.md is the guide.
 """
 
 from trio_signal.client.client import Client, open_client
-from trio_signal.client.errors import ClosedError, NotConnectedError, SlowReaderError
+from trio_signal.client.errors import ClosedError, MediaError, NotConnectedError, SlowReaderError
 from trio_signal.client.events import (
     Answer,
     Candidate,
@@ -41,6 +41,7 @@ __all__ = [
     "Error",
     "Event",
     "Live",
+    "MediaError",
     "MediaType",
     "Message",
     "NotConnectedError",

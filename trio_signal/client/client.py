@@ -70,6 +70,11 @@ class Client:
         """For a peer connection: what the server told when we joined last."""
         return self._session.ice_servers
 
+    @property
+    def session(self) -> Session:
+        """What runs it; for this package."""
+        return self._session
+
     # Events
 
     def __aiter__(self) -> Self:
@@ -181,6 +186,7 @@ async def open_client(
     try:
         with session.events, closing(session):
             async with trio.open_nursery() as nursery:
+                session.nursery = nursery
                 await nursery.start(run, session)
                 yield Client(session)
                 await session.leave()

@@ -29,6 +29,10 @@ class SlowReaderError(TrioSignalError):
     """Too many events were waiting for too long, and nobody read them."""
 
 
+class MediaError(TrioSignalError):
+    """No sound or picture comes from a peer, nor will."""
+
+
 #: Refusals that may be over soon.
 _PASSING = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS}
 

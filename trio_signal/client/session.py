@@ -12,11 +12,15 @@ from msgspec import Struct
 
 from trio_signal.client.connection import Address
 from trio_signal.client.errors import ClosedError, NotConnectedError, SlowReaderError
-from trio_signal.client.events import Event, State, StateChanged
+from trio_signal.client.events import Candidate, Event, Offer, PeerLeft, State, StateChanged
 from trio_signal.client.view import View
 from trio_signal.dialects import mesh
 from trio_signal.errors import TrioSignalError
 from trio_signal.messages.identity import MediaType
+
+#: Offers that are kept, and candidates of each.
+_MOST_OFFERS = 32
+_MOST_CANDIDATES = 100
 
 TokenSource = Callable[[], Awaitable[str]]
 
@@ -80,6 +84,13 @@ class Session:
         self.ice_servers: tuple[Mapping[str, object], ...] = ()
         self.state: State = "waiting"
 
+        #: Where tasks run that last as long as the client; set by who runs it.
+        self.nursery: trio.Nursery | None = None
+        #: What is told of each event at once, and of the end by None. None of them may block.
+        self.ears: set[Callable[[Event | None], None]] = set()
+        #: The last offer of each peer that is here, and the candidates since.
+        self.offers: dict[str, list[Offer | Candidate]] = {}
+
         self._event_sender, self.events = trio.open_memory_channel[Event](max_events)
         # Without a buffer: what is sent has a connection that is about to write it.
         self._outgoing, self.outgoing = trio.open_memory_channel[Struct](0)
@@ -118,6 +129,8 @@ class Session:
     def close(self) -> None:
         """Tell whoever waits to read or to say something that it is over. Does not block."""
         self._end = self._end or _closed()
+        for ear in tuple(self.ears):
+            ear(None)
         self._event_sender.close()
         self._outgoing.close()
         self.outgoing.close()
@@ -142,6 +155,9 @@ class Session:
 
         Raises SlowReaderError.
         """
+        self._keep_offer(event)
+        for ear in tuple(self.ears):
+            ear(event)
         try:
             self._event_sender.send_nowait(event)
         except trio.WouldBlock:
@@ -151,6 +167,21 @@ class Session:
             self.stalled, self.stalled_until = False, trio.current_time()
             if patience.cancelled_caught:
                 raise SlowReaderError("nobody read the events") from None
+
+    def _keep_offer(self, event: Event) -> None:
+        """Whoever wants the media of a peer may come later than its offer."""
+        match event:
+            case Offer(sender=peer_id):
+                self.offers.pop(peer_id, None)
+                self.offers[peer_id] = [event]
+                if len(self.offers) > _MOST_OFFERS:
+                    del self.offers[next(iter(self.offers))]
+            case Candidate(sender=peer_id) if peer_id in self.offers:
+                kept = self.offers[peer_id]
+                if len(kept) < _MOST_CANDIDATES:
+                    kept.append(event)
+            case PeerLeft(peer=peer):
+                self.offers.pop(peer.id, None)
 
     async def tell_waiting(self, error: TrioSignalError) -> None:
         """Report that the connection was lost, once for each new reason."""

@@ -1,0 +1,148 @@
+"""Media for programs: two clients of the package, with frames from one to the other."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import av
+import pytest
+import trio
+from aiortc import MediaStreamTrack
+from aiortc.mediastreams import AudioStreamTrack, VideoStreamTrack
+
+from tests.client.bots import bot, bots, until, wait_for
+from tests.clients import PATIENCE
+from tests.conftest import Serve
+from trio_signal.client import Client, NotConnectedError, Stopped, WentLive
+from trio_signal.client import calls as calls_module
+from trio_signal.client.media import MediaError, publish, watch
+
+
+class Card:
+    """A player: aiortc's test tracks."""
+
+    def __init__(self, *, audio: bool = True, video: bool = True) -> None:
+        self.audio: MediaStreamTrack | None = AudioStreamTrack() if audio else None
+        self.video: MediaStreamTrack | None = VideoStreamTrack() if video else None
+
+
+@asynccontextmanager
+async def going_live(client: Client, player: Card) -> AsyncIterator[trio.CancelScope]:
+    """Publish until the block ends, or the scope is cancelled."""
+    async with trio.open_nursery() as nursery:
+        scope = trio.CancelScope()
+
+        async def go_live(*, task_status: trio.TaskStatus[None]) -> None:
+            with scope:
+                async with publish(client, player):
+                    task_status.started()
+                    await trio.sleep_forever()
+
+        await nursery.start(go_live)
+        yield scope
+        nursery.cancel_scope.cancel()
+
+
+async def take(track: MediaStreamTrack) -> object:
+    return await track.recv()
+
+
+async def test_a_broadcast_is_watched_recorded_and_stopped(serve: Serve, tmp_path: Path) -> None:
+    path = tmp_path / "talk.mp4"
+    async with serve() as service, bots(service, "ann", "bob", "cyd") as (ann, bob, cyd):
+        with trio.fail_after(PATIENCE):
+            async with going_live(ann, Card()) as scope:
+                went = await wait_for(bob, WentLive)
+                async with watch(bob, went.peer) as tracks, watch(cyd, "ann") as others:
+                    assert {track.kind for track in tracks} == {"audio", "video"}
+                    assert tracks.video is not None
+                    assert await others.run(take, others.audio)
+                    await tracks.record(str(path), seconds=1)
+                    scope.cancel()
+                    await wait_for(bob, Stopped)
+                # Nothing was left to run.
+                await until(lambda: not any(client.session.ears for client in (ann, bob, cyd)))
+    with av.open(str(path)) as file:
+        assert {stream.type for stream in file.streams} == {"audio", "video"}
+        assert file.duration is not None
+        assert 0.5 < file.duration / 1_000_000 < 3
+
+
+async def test_both_send_and_watch_at_once(serve: Serve) -> None:
+    async def look(client: Client, peer_id: str) -> None:
+        async with watch(client, peer_id) as tracks:
+            await tracks.run(take, tracks.video)
+
+    async with serve() as service, bots(service, "ann", "bob") as (ann, bob):
+        with trio.fail_after(PATIENCE):
+            async with (
+                going_live(ann, Card(audio=False)),
+                going_live(bob, Card(audio=False)),
+                trio.open_nursery() as nursery,
+            ):
+                nursery.start_soon(look, ann, "bob")
+                nursery.start_soon(look, bob, "ann")
+
+
+async def test_who_comes_later_gets_it_and_who_asks_late_too(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calls_module, "_ASK_AFTER", 1000)  # the offer that came has to do
+    async with serve() as service, bot(service.base, "ann") as ann:
+        with trio.fail_after(PATIENCE):
+            async with going_live(ann, Card(audio=False)), bot(service.base, "bob") as bob:
+                await until(lambda: "ann" in bob.session.offers)
+                async with watch(bob, "ann") as tracks:
+                    assert len(tracks) == 1
+                    await tracks.run(take, tracks[0])
+
+
+async def test_a_peer_that_leaves_is_not_waited_for(serve: Serve) -> None:
+    async def look(client: Client) -> None:
+        with pytest.raises(MediaError, match="bob has left"):
+            async with watch(client, "bob"):
+                raise AssertionError
+
+    async with serve() as service, bot(service.base, "ann") as ann:
+        with trio.fail_after(PATIENCE):
+            async with trio.open_nursery() as nursery, bot(service.base, "bob"):
+                nursery.start_soon(look, ann)
+                await until(lambda: bool(ann.session.ears))
+            await until(lambda: not ann.session.ears)
+
+
+async def test_a_client_that_ends_is_not_waited_for(serve: Serve) -> None:
+    async with serve() as service:
+        async with bot(service.base, "ann") as ann:
+            with trio.move_on_after(0.1):
+                async with watch(ann, "bob"):
+                    raise AssertionError
+            assert not ann.session.ears
+        with pytest.raises(NotConnectedError, match="the client was closed"):
+            async with watch(ann, "bob"):
+                raise AssertionError
+
+
+async def test_work_in_the_thread_fails_and_is_cancelled(serve: Serve) -> None:
+    async def fail() -> None:
+        raise ZeroDivisionError
+
+    ended = []
+
+    async def last() -> None:
+        try:
+            await asyncio.sleep(1000)
+        except asyncio.CancelledError:
+            ended.append(True)
+            raise
+
+    async with serve() as service, bots(service, "ann", "bob") as (ann, bob):
+        with trio.fail_after(PATIENCE):
+            async with going_live(ann, Card(audio=False)), watch(bob, "ann") as tracks:
+                with pytest.raises(ZeroDivisionError):
+                    await tracks.run(fail)
+                with trio.move_on_after(0.1) as scope:
+                    await tracks.run(last)
+    assert scope.cancelled_caught
+    assert ended

@@ -1,0 +1,223 @@
+"""Sound and picture for programs: watch a peer, or publish what a player has, with aiortc.
+
+    async with watch(client, peer) as tracks:
+        await tracks.record("talk.mp4", seconds=10)
+
+    async with publish(client, MediaPlayer("film.mp4")):
+        ...
+
+It needs the extra `media`: `pip install 'trio-signal[media]'`. aiortc runs in a thread of its own;
+its tracks are for that thread, where `Tracks.run` does what you want with them.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
+from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
+
+import trio
+
+try:
+    from aiortc import MediaStreamTrack
+    from aiortc.contrib.media import MediaRecorder
+    from aiortc.mediastreams import MediaStreamError
+except ImportError as error:
+    raise ImportError(f"{error}; it comes with: pip install 'trio-signal[media]'") from error
+
+from trio_signal.client.calls import Calls, Player
+from trio_signal.client.client import Client
+from trio_signal.client.errors import MediaError
+from trio_signal.client.events import Peer
+from trio_signal.errors import TrioSignalError
+
+__all__ = ["MediaError", "Player", "Tracks", "publish", "watch"]
+
+T = TypeVar("T")
+
+#: Seconds to tell the server, when publishing is cancelled.
+_GOODBYE = 1.0
+#: Seconds that a recording waits for the second track, when there are frames of the first.
+_OTHER_TRACK = 2.0
+
+_calls: "WeakKeyDictionary[Client, Calls]" = WeakKeyDictionary()
+
+
+class Tracks(Sequence[MediaStreamTrack]):
+    """What comes from a peer: one track of sound, one of picture, or both.
+
+    They end when the peer stops, and when the `watch` block ends.
+    """
+
+    def __init__(self, calls: Calls, tracks: Sequence[MediaStreamTrack]) -> None:
+        """Made by `watch`."""
+        self._calls = calls
+        self._tracks = tracks
+
+    def __getitem__(self, index: Any) -> Any:
+        """One of them."""
+        return self._tracks[index]
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self._tracks)
+
+    @property
+    def audio(self) -> MediaStreamTrack | None:
+        """The sound, if there is any."""
+        return next((track for track in self._tracks if track.kind == "audio"), None)
+
+    @property
+    def video(self) -> MediaStreamTrack | None:
+        """The picture, if there is any."""
+        return next((track for track in self._tracks if track.kind == "video"), None)
+
+    async def run(self, work: Callable[..., Awaitable[T]], *args: object) -> T:
+        """Run an async function of asyncio in aiortc's thread, and wait for what it returns.
+
+        Only there frames can be taken: `await track.recv()`. What it raises is raised. Cancelled,
+        it is cancelled there, and waited for.
+        """
+
+        async def do() -> T:
+            return await work(*args)
+
+        return await self._calls.do(do)
+
+    async def record(self, path: str, seconds: float) -> None:
+        """Write a file, as `talk.mp4`, of so many seconds from the first frame on.
+
+        Ends earlier if the tracks do; raises `MediaError` if they did before. A track without
+        frames, as of a camera that is off, is left out.
+        """
+        await self.run(_record, self._tracks, path, seconds)
+
+
+class _Recorded(MediaStreamTrack):
+    """A track of which the first frame was taken, and whether it has ended."""
+
+    def __init__(self, source: MediaStreamTrack, first: Any) -> None:
+        super().__init__()
+        self.kind = source.kind
+        self._source = source
+        self._first = first
+        self.over = asyncio.Event()
+
+    async def recv(self) -> Any:
+        first, self._first = self._first, None
+        if first is not None:
+            return first
+        try:
+            return await self._source.recv()
+        except MediaStreamError:
+            self.over.set()
+            raise
+
+
+async def _record(tracks: Sequence[MediaStreamTrack], path: str, seconds: float) -> None:
+    recorder, recorded = MediaRecorder(path), await _begin(tracks)
+    # The head of a file is written with the first packet, and says what the picture is like: so
+    # that comes first. It is there, so it is encoded before anything else can be.
+    for track in sorted(recorded, key=lambda track: track.kind, reverse=True):
+        recorder.addTrack(track)
+    async with _Recording(recorder):
+        with suppress(TimeoutError):
+            await asyncio.wait_for(
+                asyncio.gather(*(each.over.wait() for each in recorded)), seconds
+            )
+
+
+async def _begin(tracks: Sequence[MediaStreamTrack]) -> list[_Recorded]:
+    """Those of them that have frames; a camera may be off."""
+    taking = {asyncio.ensure_future(track.recv()): track for track in tracks}
+    await asyncio.wait(taking, return_when=asyncio.FIRST_COMPLETED)
+    await asyncio.wait(taking, timeout=_OTHER_TRACK)
+    begun = []
+    for take, track in taking.items():
+        take.cancel()
+        if take.done() and not take.cancelled() and take.exception() is None:
+            begun.append(_Recorded(track, take.result()))
+    if not begun:
+        raise MediaError("the tracks have ended before their first frame")
+    return begun
+
+
+class _Recording:
+    """Writes a file until the block ends, however that is."""
+
+    def __init__(self, recorder: MediaRecorder) -> None:
+        self._recorder = recorder
+
+    async def __aenter__(self) -> None:
+        await self._recorder.start()
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._recorder.stop()
+
+
+@asynccontextmanager
+async def watch(client: Client, peer: Peer | str) -> AsyncIterator[Tracks]:
+    """What comes from a peer, by a connection to it that lasts as long as the block.
+
+    Waits until it is connected, for as long as it takes: bound it with `trio.fail_after`. Raises
+    `MediaError` if the peer leaves before, or the client ends. Go on reading the client's events,
+    if the block takes long.
+
+    :param peer: a peer, or its id.
+    """
+    peer_id = peer if isinstance(peer, str) else peer.id
+    arrived = trio.Event()
+    found: list[Sequence[MediaStreamTrack] | None] = []
+
+    def notice(tracks: Sequence[MediaStreamTrack] | None) -> None:
+        found.append(tracks)
+        arrived.set()
+
+    with _using(client) as calls, calls.watching(peer_id, notice):
+        await arrived.wait()
+        if found[0] is None:
+            raise MediaError(f"{peer_id} has left, or the client has ended")
+        yield Tracks(calls, found[0])
+
+
+@asynccontextmanager
+async def publish(client: Client, player: Player) -> AsyncIterator[None]:
+    """Be live with what a player has, as long as the block lasts: everybody in the room gets it.
+
+    Waits until the server knows. Who comes later gets it as well. One player at a time.
+
+    :param player: aiortc's `MediaPlayer`, or anything else with an `audio` and a `video`, each a
+        track of aiortc or None. It stays yours to stop.
+    """
+    with _using(client) as calls, calls.publishing(player):
+        await client.broadcast("video" if player.video is not None else "audio")
+        try:
+            yield
+        except BaseException:
+            with trio.move_on_after(_GOODBYE, shield=True), suppress(TrioSignalError):
+                await client.stop_broadcast()
+            raise
+        await client.stop_broadcast()
+
+
+@contextmanager
+def _using(client: Client) -> Iterator[Calls]:
+    """The calls of this client, which run while anybody uses them."""
+    nursery = client.session.nursery
+    if nursery is None or client.session.ended:
+        raise client.session.why_ended()
+    calls = _calls.get(client)
+    if calls is None:
+        calls = _calls[client] = Calls(client)
+        calls.start(nursery)
+    calls.users += 1
+    with ExitStack() as leaving:
+        leaving.callback(_leave, client, calls)
+        yield calls
+
+
+def _leave(client: Client, calls: Calls) -> None:
+    calls.users -= 1
+    if not calls.users:
+        del _calls[client]
+        calls.stop()
