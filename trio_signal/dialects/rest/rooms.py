@@ -275,17 +275,16 @@ def _to_milliseconds(moment: str) -> str:
 _IN_ROOM = {**SIGNED_IN, 404: Detail}
 _PAGE = ("limit", "cursor")
 
-ROUTES = (
-    Route(
-        "GET /rooms",
-        list_rooms,
-        Operation(
-            "The rooms in which somebody is",
-            list[RoomEntry],
-            {**SIGNED_IN, 422: Detail},
-            query=_PAGE,
-        ),
+#: Our own programs, which speak `mesh`, read it as well.
+_LIST = Route(
+    "GET /rooms",
+    list_rooms,
+    Operation(
+        "The rooms in which somebody is", list[RoomEntry], {**SIGNED_IN, 422: Detail}, query=_PAGE
     ),
+)
+ROUTES = (
+    _LIST,
     Route(
         "POST /rooms",
         create_room,
@@ -318,6 +317,7 @@ ROUTES = (
     ),
 )
 MESH_ROUTES = (
+    _LIST,
     Route(
         "GET /api/rooms",
         list_active_rooms,
