@@ -33,7 +33,7 @@ LAYERS: tuple[frozenset[str], ...] = (
                 "private",
                 "returning",
             ),
-            *("rooms", "membership", "live", "signals"),
+            *("rooms", "membership", "live", "signals", "talk"),
             *("online", "announcements", "bus", "notes"),
         }
     ),

@@ -8,10 +8,8 @@ one step that nothing can interrupt, neither a cancellation nor a shutdown.
 import logging
 from types import TracebackType
 from typing import assert_never
-from uuid import uuid4
 
 import trio
-from msgspec.structs import replace
 
 from trio_signal.announcements import Announcements
 from trio_signal.bus import (
@@ -48,8 +46,6 @@ from trio_signal.messages.commands import (
     StopLive,
 )
 from trio_signal.messages.events import (
-    ChatSent,
-    Chatted,
     Exited,
     Listening,
     Moved,
@@ -64,12 +60,10 @@ from trio_signal.messages.events import (
 )
 from trio_signal.messages.identity import (
     Member,
-    Profile,
     inbox_of,
     is_internal,
 )
 from trio_signal.metrics import Metrics
-from trio_signal.names import clean_name, clean_picture
 from trio_signal.notes import TOUCH_INTERVAL, Notes
 from trio_signal.notes.memory import MemoryNotes
 from trio_signal.online import Online
@@ -80,6 +74,7 @@ from trio_signal.returning import Returning
 from trio_signal.rooms import Rooms
 from trio_signal.session import Session, close_untold
 from trio_signal.signals import Signals
+from trio_signal.talk import Talk
 
 logger = logging.getLogger(__name__)
 
@@ -173,6 +168,7 @@ class Hub:
             tell_of_listeners=live_listeners,
         )
         self.signals = Signals(self.rooms, bus)
+        self.talk = Talk(self.rooms, self._membership, self._private, bus, self.notes)
 
     @property
     def degraded(self) -> str | None:
@@ -263,50 +259,6 @@ class Hub:
         """Where this user was when it lost its last connection; keeps this one's for the next."""
         return await self._returning.recall(peer)
 
-    # What users do by REST
-
-    def say(self, room_id: str, user_id: str, profile: Profile, content: str) -> Chatted:
-        """Tell a room what a user says that need not be in it. Does not block."""
-        speaker = Member(
-            peer_id="",
-            user_id=user_id,
-            username=profile.username,
-            dialect="room",
-            replica=self.bus.replica,
-            subject="",
-            avatar_url=profile.avatar_url,
-        )
-        chat = Chatted(room_id, speaker, str(uuid4()), content, profile.avatar_url, utc_now())
-        self.notes.keep_chat(chat)
-        self.bus.publish(chat)
-        room = self.rooms.get(room_id)
-        if room is not None:
-            self.rooms.tell_here(room, [chat])
-        return chat
-
-    def change_user(self, change: UserChanged) -> None:
-        """Tell the rooms in which a user is what it is called now. Does not block."""
-        self._change_user_here(change)
-        self.bus.broadcast(change)
-
-    def _change_user_here(self, change: UserChanged) -> None:
-        """In each room the replica of the user's first peer does it, so that it is told once."""
-        for peer in self._private.reachable(change.user_id):
-            for room_id, peer_id in list(peer.memberships.items()):
-                room = self.rooms[room_id]
-                member = room.first_of(change.user_id, peer.dialect_name)
-                if member is None or member.peer_id != peer_id:
-                    continue
-                command = ChangeProfile(
-                    room_id,
-                    wire_type="profile_updated",
-                    username=change.username,
-                    avatar_url=change.avatar_url,
-                    previous_username=change.previous_username,
-                    bio=change.bio,
-                )
-                self._change_profile(peer, room, member, command)
-
     # What everybody may know of the rooms
 
     async def members(self, room_id: str) -> tuple[Member, ...]:
@@ -335,7 +287,7 @@ class Hub:
             case StopLive():
                 self.live.stop(peer, room, member, command)
             case Chat():
-                self._chat(peer, room, member, command)
+                self.talk.chat(peer, room, member, command)
             case SetTyping():
                 self.rooms.tell(peer, room, [Typing(room.id, member, command.typing, utc_now())])
             case StartStreaming():
@@ -343,34 +295,9 @@ class Hub:
             case Kick():
                 self._kick(peer, room, command)
             case ChangeProfile():
-                self._change_profile(peer, room, member, command)
+                self.talk.change_profile(peer, room, member, command)
             case _:
                 assert_never(command)
-
-    def _chat(self, peer: Participant, room: LocalRoom, member: Member, command: Chat) -> None:
-        avatar = clean_picture(command.avatar)
-        avatar = member.avatar_url if avatar is None else avatar
-        chat = Chatted(room.id, member, str(uuid4()), command.content, avatar, utc_now())
-        self.notes.keep_chat(chat)
-        self.rooms.tell(peer, room, [chat])
-        peer.tell(ChatSent(room.id, chat.id, chat.at))
-
-    def _change_profile(
-        self, peer: Participant, room: LocalRoom, member: Member, command: ChangeProfile
-    ) -> None:
-        command = replace(
-            command,
-            username=clean_name(command.username),
-            avatar_url=clean_picture(command.avatar_url),
-            previous_username=clean_name(command.previous_username),
-        )
-        events = room.change_profile(member.peer_id, command, utc_now())
-        for event in events:
-            named = event.member
-            profile = Profile(named.username, named.avatar_url)
-            self.notes.keep_profile(room.id, named.user_id, profile)
-        self._membership.note(peer, room, member.peer_id)
-        self.rooms.tell(peer, room, events)
 
     def _kick(self, peer: Participant, room: LocalRoom, command: Kick) -> None:
         if peer.identity is None or not peer.identity.grants.moderator:
@@ -421,7 +348,7 @@ class Hub:
             case ReplicaLost():
                 self._note_lost(delivery)
             case UserChanged():
-                self._change_user_here(delivery)
+                self.talk.change_user_here(delivery)
             case _:
                 self._private.tell_here(delivery)
 

@@ -168,7 +168,7 @@ class Session(Participant):
         """Take the scope in which it lives from now on, which `close` cancels."""
         self._scope = scope
         if self.closed_with is not None:
-            self._cancel(self.closed_with)
+            scope.cancel(reason=self.closed_with.reason or None)
 
     @property
     def is_leaving(self) -> bool:
@@ -181,11 +181,8 @@ class Session(Participant):
         """End the session; does not block. The first reason counts."""
         if self.closed_with is None:
             self.closed_with = close
-            self._cancel(close)
-
-    def _cancel(self, close: Close) -> None:
-        if self._scope is not None:
-            self._scope.cancel(reason=close.reason or None)
+            if self._scope is not None:
+                self._scope.cancel(reason=close.reason or None)
 
     @property
     def leave_cause(self) -> LeaveCause:

@@ -125,6 +125,16 @@ class Announcements(Protocol):
         """How many announcements a creator made."""
 
 
+class Talk(Protocol):
+    """What users say in rooms, and what they are called there. Nothing here blocks."""
+
+    def say(self, room_id: str, user_id: str, profile: Profile, content: str) -> Chatted:
+        """Tell a room what a user says that need not be in it."""
+
+    def change_user(self, change: UserChanged) -> None:
+        """Tell the rooms in which a user is what it is called now."""
+
+
 class Core(Protocol):
     """What handlers may ask of the server: the hub is one."""
 
@@ -141,17 +151,15 @@ class Core(Protocol):
         """Who is online."""
 
     @property
+    def talk(self) -> Talk:
+        """What is said in rooms."""
+
+    @property
     def announcements(self) -> Announcements | None:
         """There are some where a dialect `announces`."""
 
     async def members(self, room_id: str) -> tuple[Member, ...]:
         """All members of a room on all replicas, in the order of joining."""
-
-    def say(self, room_id: str, user_id: str, profile: Profile, content: str) -> Chatted:
-        """Tell a room what a user says that need not be in it. Does not block."""
-
-    def change_user(self, change: UserChanged) -> None:
-        """Tell the rooms in which a user is what it is called now. Does not block."""
 
 
 class Callers(Protocol):

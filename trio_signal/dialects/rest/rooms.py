@@ -205,7 +205,9 @@ async def post_message(call: Call) -> Answer:
     profile = await _speaker(call, room_id, body, entrant)
     peers = sum(count.peers for count in await call.core.bus.count_members([room_id]))
     call.callers.charge_deliveries(peers, len(body.content))
-    return json_answer(chat_message(call.core.say(room_id, body.user_id, profile, body.content)))
+    return json_answer(
+        chat_message(call.core.talk.say(room_id, body.user_id, profile, body.content))
+    )
 
 
 async def count_room(call: Call) -> Answer:

@@ -104,7 +104,7 @@ async def change_profile(call: Call) -> Answer:
     user = _changed(old, body)
     await notes.keep_user(user)
     call.callers.charge(_CHANGE)
-    call.core.change_user(
+    call.core.talk.change_user(
         UserChanged(
             user_id=user_id,
             username=clean_name(body.username),

@@ -1,0 +1,106 @@
+"""Talk: what users say in rooms of this replica, and what they are called there."""
+
+from uuid import uuid4
+
+from msgspec.structs import replace
+
+from trio_signal.bus import Bus
+from trio_signal.clock import utc_now
+from trio_signal.local_room import LocalRoom
+from trio_signal.membership import Membership
+from trio_signal.messages.commands import ChangeProfile, Chat
+from trio_signal.messages.events import ChatSent, Chatted, UserChanged
+from trio_signal.messages.identity import Member, Profile
+from trio_signal.names import clean_name, clean_picture
+from trio_signal.notes import Notes
+from trio_signal.participant import Participant
+from trio_signal.private import PrivateMessages
+from trio_signal.rooms import Rooms
+
+
+class Talk:
+    """Chat and profiles, by WebSocket and by HTTP. Nothing here blocks."""
+
+    def __init__(
+        self,
+        rooms: Rooms,
+        membership: Membership,
+        private: PrivateMessages,
+        bus: Bus,
+        notes: Notes,
+    ) -> None:
+        """Take the rooms of this replica, and the way to the others."""
+        self._rooms = rooms
+        self._membership = membership
+        self._private = private
+        self._bus = bus
+        self._notes = notes
+
+    def chat(self, peer: Participant, room: LocalRoom, member: Member, command: Chat) -> None:
+        """Tell a room what one of its peers says."""
+        avatar = clean_picture(command.avatar)
+        avatar = member.avatar_url if avatar is None else avatar
+        chat = Chatted(room.id, member, str(uuid4()), command.content, avatar, utc_now())
+        self._notes.keep_chat(chat)
+        self._rooms.tell(peer, room, [chat])
+        peer.tell(ChatSent(room.id, chat.id, chat.at))
+
+    def say(self, room_id: str, user_id: str, profile: Profile, content: str) -> Chatted:
+        """Tell a room what a user says that need not be in it."""
+        speaker = Member(
+            peer_id="",
+            user_id=user_id,
+            username=profile.username,
+            dialect="room",
+            replica=self._bus.replica,
+            subject="",
+            avatar_url=profile.avatar_url,
+        )
+        chat = Chatted(room_id, speaker, str(uuid4()), content, profile.avatar_url, utc_now())
+        self._notes.keep_chat(chat)
+        self._bus.publish(chat)
+        room = self._rooms.get(room_id)
+        if room is not None:
+            self._rooms.tell_here(room, [chat])
+        return chat
+
+    def change_profile(
+        self, peer: Participant, room: LocalRoom, member: Member, command: ChangeProfile
+    ) -> None:
+        """Call a peer's user something else in one room."""
+        command = replace(
+            command,
+            username=clean_name(command.username),
+            avatar_url=clean_picture(command.avatar_url),
+            previous_username=clean_name(command.previous_username),
+        )
+        events = room.change_profile(member.peer_id, command, utc_now())
+        for event in events:
+            named = event.member
+            profile = Profile(named.username, named.avatar_url)
+            self._notes.keep_profile(room.id, named.user_id, profile)
+        self._membership.note(peer, room, member.peer_id)
+        self._rooms.tell(peer, room, events)
+
+    def change_user(self, change: UserChanged) -> None:
+        """Tell the rooms in which a user is what it is called now."""
+        self.change_user_here(change)
+        self._bus.broadcast(change)
+
+    def change_user_here(self, change: UserChanged) -> None:
+        """In each room the replica of the user's first peer does it, so that it is told once."""
+        for peer in self._private.reachable(change.user_id):
+            for room_id, peer_id in list(peer.memberships.items()):
+                room = self._rooms[room_id]
+                member = room.first_of(change.user_id, peer.dialect_name)
+                if member is None or member.peer_id != peer_id:
+                    continue
+                command = ChangeProfile(
+                    room_id,
+                    wire_type="profile_updated",
+                    username=change.username,
+                    avatar_url=change.avatar_url,
+                    previous_username=change.previous_username,
+                    bio=change.bio,
+                )
+                self.change_profile(peer, room, member, command)
