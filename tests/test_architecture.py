@@ -71,7 +71,8 @@ SQL = ("sqlalchemy", "alembic", "psycopg", "sqlite3")
 KNOW_SQL = (f"{NAME}.store",)
 #: These do no I/O; nor do the dialects, whose rule is narrower still.
 PURE = (
-    *(f"{NAME}.messages", f"{NAME}.errors", f"{NAME}.room", f"{NAME}.websocket"),
+    *(f"{NAME}.messages", f"{NAME}.errors", f"{NAME}.websocket"),
+    *(f"{NAME}.room", f"{NAME}.presence"),
     f"{NAME}.negotiations",
     f"{NAME}.cli.compare.talk",
 )

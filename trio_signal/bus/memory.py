@@ -24,13 +24,12 @@ from trio_signal.clock import utc_now
 from trio_signal.messages.events import (
     Joined,
     Left,
-    ProfileChanged,
     RoomEvent,
     Signalled,
     StoppedLive,
     WentLive,
 )
-from trio_signal.messages.identity import Live, Member, is_internal
+from trio_signal.messages.identity import Member, is_internal
 from trio_signal.messages.records import RoomCount
 from trio_signal.room import Room
 
@@ -138,18 +137,11 @@ class MemoryBus:
             return
         if isinstance(event, Left | WentLive | StoppedLive) and not self._owns(room, event.member):
             return  # it was taken over meanwhile
-        match event:
-            case Left(member=member):
-                self._network.holds.reserve(event.room_id, member, trio.current_time())
-                room.leave(member.peer_id, event.at)
-            case WentLive(member=Member(live=Live() as live) as member):
-                room.go_live(member.peer_id, live, event.at)
-            case StoppedLive(member=member):
-                room.stop_live(member.peer_id, event.at)
-            case ProfileChanged():
-                room.apply_profile(event)
+        if isinstance(event, Left):
+            self._network.holds.reserve(room.id, event.member, trio.current_time())
+        room.apply(event)
         if not room:
-            del self._network.rooms[event.room_id]
+            del self._network.rooms[room.id]
         self._tell(event)
 
     def _owns(self, room: Room, member: Member) -> bool:
