@@ -404,9 +404,9 @@ async def test_an_error_on_what_it_says_ends_the_one_that_said_it(
         await ann.expect_close(1011, "Internal error")
         # The next one is welcome.
         await go_live_before(witnesses, bob, dialect, "bob")
-    (record,) = caplog.get_records("call")
-    assert record.exc_info is not None
-    assert str(record.exc_info[1]) == "it exploded"
+    # A machine that is slow may have more to say, but of nothing else that failed.
+    (error,) = [record.exc_info for record in caplog.get_records("call") if record.exc_info]
+    assert str(error[1]) == "it exploded"
 
 
 @pytest.mark.parametrize("dialect", PARTS)
@@ -434,9 +434,9 @@ async def test_an_error_in_telling_it_something_ends_the_one_that_was_to_hear_it
         for witness, who in zip(witnesses, seen, strict=True):
             await witness.sees_leaving(who)
         await ann.expect_close(1011, "Internal error")
-    (record,) = caplog.get_records("call")
-    assert record.exc_info is not None
-    assert str(record.exc_info[1]) == "it exploded"
+    # A machine that is slow may have more to say, but of nothing else that failed.
+    (error,) = [record.exc_info for record in caplog.get_records("call") if record.exc_info]
+    assert str(error[1]) == "it exploded"
 
 
 @pytest.mark.parametrize("dialect", PARTS)
