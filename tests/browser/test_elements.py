@@ -70,7 +70,7 @@ def test_where_the_server_wants_a_token(guarded: Server, browser: Browser) -> No
     visitors = Visitors(guarded)
     visitors.tolerate("401")  # the browser says so itself, of a wrong password
     visitors.tolerate("403")  # and of who may not announce
-    watcher, ada, dev = (visitors.page(browser) for _ in range(3))
+    watcher, ada, dev, caller = (visitors.page(browser) for _ in range(4))
 
     watcher.goto("/demo/watch?room=guarded")
     expect(watcher.get_by_text("This server requires a token.")).to_be_visible()
@@ -82,6 +82,18 @@ def test_where_the_server_wants_a_token(guarded: Server, browser: Browser) -> No
     watcher.get_by_label("Password").fill(PASSWORD)
     watcher.keyboard.press("Enter")
     expect(watcher.get_by_role("status")).to_contain_text("will begin soon")
+
+    caller.goto("/demo/call?room=guarded#token=nonsense")
+    caller.get_by_role("button", name="Join", exact=True).click()
+    expect(caller.get_by_text("That token is not valid")).to_be_visible()
+    assert "token" not in caller.url
+    caller.get_by_label("User name").fill("ann")
+    caller.get_by_label("Password").fill(PASSWORD)
+    caller.keyboard.press("Enter")
+    expect(caller.get_by_label("Your name")).to_have_value("Ann")
+    caller.get_by_role("button", name="Join", exact=True).click()
+    expect(caller.get_by_role("toolbar", name="Call")).to_be_visible()
+    caller.close()
 
     token = make_token(sub="ada", name="Ada")
     go_live(ada, f"/demo/broadcast?room=guarded#token={token}", "")

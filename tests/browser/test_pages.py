@@ -10,8 +10,7 @@ from playwright.sync_api import Page, expect
 from tests.browser.visitors import expect_accessible, expect_playing
 
 Visit = Callable[..., Page]
-ROOMS = ["/demo/call", "/demo/inspect"]
-DEMOS = [*ROOMS, "/demo/broadcast", "/demo/watch", "/demo/announcements"]
+DEMOS = ["/demo/call", "/demo/broadcast", "/demo/watch", "/demo/announcements", "/demo/inspect"]
 PAGES = ["/", *DEMOS]
 FITS = "document.documentElement.scrollWidth <= innerWidth"
 
@@ -42,11 +41,17 @@ def test_a_page_fits_a_narrow_screen_and_nothing_jumps(visit: Visit, path: str) 
     assert page.evaluate(FITS)
     expect(page.get_by_role("heading", level=1)).to_have_count(1)
     expect(page.get_by_role("navigation", name="Demos")).to_be_visible()
-    if path in ROOMS:
+    if path == "/demo/inspect":
         enter(page, "narrow" + "-room" * 10, "A" * 60)
-        if path == "/demo/call":
-            page.get_by_role("button", name="camera").first.click()
-            expect_playing(page.locator(".tile video").first)
+        assert page.evaluate(FITS)
+    if path == "/demo/call":
+        expect_playing(page.get_by_label("Your picture", exact=True))
+        expect_accessible(page)
+        page.get_by_label("Your name").fill("A" * 60)
+        page.get_by_label("Room").focus()
+        page.keyboard.type("narrow" + "-room" * 10)
+        page.keyboard.press("Enter")
+        expect_playing(page.get_by_role("figure").get_by_label("Video of You"))
         assert page.evaluate(FITS)
     if path == "/demo/broadcast":
         page.get_by_label("Room").fill("narrow" + "-room" * 10)
@@ -56,6 +61,12 @@ def test_a_page_fits_a_narrow_screen_and_nothing_jumps(visit: Visit, path: str) 
         assert page.evaluate(FITS)
     assert page.evaluate("shifted") < 0.01
     expect_accessible(page)
+    if path == "/demo/call":
+        page.keyboard.press("Shift+L")
+        expect(page.get_by_role("button", name="Rejoin")).to_be_focused()
+        expect_accessible(page)
+        page.keyboard.press("Enter")
+        expect(page.get_by_role("button", name="Join", exact=True)).to_be_focused()
 
 
 def test_the_first_page_leads_to_the_others(visit: Visit) -> None:
@@ -92,9 +103,8 @@ def test_a_broadcast_can_be_made_with_the_keyboard(visit: Visit) -> None:
     expect(page.get_by_role("button", name="Go live")).to_be_enabled()
 
 
-@pytest.mark.parametrize("path", ["/demo/call", "/demo/inspect"])
-def test_the_other_pages_as_well(visit: Visit, path: str) -> None:
-    page = visit(path)
+def test_inspect_can_be_used_with_the_keyboard(visit: Visit) -> None:
+    page = visit("/demo/inspect")
     expect(page.get_by_label("Room")).to_be_focused()
     page.keyboard.type("keys")
     page.keyboard.press("Enter")

@@ -172,22 +172,25 @@ def expect_playing(video: Locator) -> None:
     page.wait_for_function(MOVED, arg=[element, time, frames])
 
 
-LOOK_AT_ALL = """selector => [...document.querySelectorAll(selector)].map(
+# What the page shows of these, in its elements as well.
+_ALL = """[...document.querySelectorAll('trio-call, trio-watch')].map(e => e.shadowRoot)
+    .concat(document).flatMap(root => [...root.querySelectorAll(selector)])
+    .filter(e => e.checkVisibility())"""
+COUNT_IS = f"([selector, count]) => {_ALL}.length === count"
+LOOK_AT_ALL = f"""selector => {_ALL}.map(
     video => [video.currentTime, video.getVideoPlaybackQuality().totalVideoFrames])"""
-ALL_MOVED = """([selector, before]) => {
-    const videos = [...document.querySelectorAll(selector)];
+ALL_MOVED = f"""([selector, before]) => {{
+    const videos = {_ALL};
     return videos.length === before.length && videos.every((video, i) =>
         video.currentTime > before[i][0]
         && video.getVideoPlaybackQuality().totalVideoFrames > before[i][1]);
-}"""
+}}"""
 
 
 def expect_all_playing(page: Page, count: int, selector: str = ".tile video") -> None:
     """`count` videos, each of which goes on from where it is now."""
     for _ in range(2):
-        page.wait_for_function(
-            "([s, n]) => document.querySelectorAll(s).length === n", arg=[selector, count]
-        )
+        page.wait_for_function(COUNT_IS, arg=[selector, count])
         before = page.evaluate(LOOK_AT_ALL, selector)
         page.wait_for_function(ALL_MOVED, arg=[selector, before])
 
@@ -216,7 +219,7 @@ def expect_accessible(page: Page, *schemes: str) -> None:
 
 
 # The browser asks for a camera or a screen, and waits for the user.
-PROMPT = """() => {
+ASK_THE_USER = """() => {
     window.prompts = []; // call one to allow it
     window.streams = []; // that were opened
     for (const name of ['getUserMedia', 'getDisplayMedia']) {
@@ -233,7 +236,7 @@ PROMPT = """() => {
 
 def ask_the_user(page: Page) -> None:
     """From now on cameras and screens open only when `allow` is called."""
-    page.evaluate(PROMPT)
+    page.evaluate(ASK_THE_USER)
 
 
 def expect_prompts(page: Page, count: int) -> None:
@@ -262,3 +265,15 @@ def crash_tab(page: Page) -> None:
     """End the renderer as a crash does; that the address is never reached is the point."""
     with page.expect_event("crash"), contextlib.suppress(Error):
         page.goto("chrome://crash")
+
+
+def kill_browser(browser: Browser) -> None:
+    """Kill all of its processes: nobody says goodbye, and the kernel ends the sockets.
+
+    The one that has the sockets comes first: when another ends it closes them in order.
+    """
+    session = browser.new_browser_cdp_session()
+    processes = session.send("SystemInfo.getProcessInfo")["processInfo"]
+    for process in sorted(processes, key=lambda process: process["type"] != "utility"):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process["id"], signal.SIGKILL)

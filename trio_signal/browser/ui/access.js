@@ -146,26 +146,32 @@ async function logIn(base, username, password) {
  * none, and clears it then.
  *
  * @param {HTMLElement} place
- * @param {{ base?: string, problem?: string }} [options] - `problem`: why one is asked again; a token
- *   that was kept is forgotten.
+ * @param {object} [options]
+ * @param {string} [options.base] - Where the server is.
+ * @param {string} [options.problem] - Why one is asked again; a token that was kept is forgotten.
+ * @param {boolean} [options.keeps] - Whether the page's tab keeps the token, and its link may bring one.
+ * @param {() => void} [options.onAsk] - The form is shown now.
+ * @param {(name: string) => void} [options.onName] - How one is called, by the login.
  * @returns {Promise<string | undefined>} The token; undefined where the server wants none.
  */
-export async function openAccess(place, { base = HOME, problem = '' } = {}) {
-  if (problem) keepToken(undefined);
+export async function openAccess(place, { base = HOME, problem = '', keeps = true, onAsk = () => {}, onName = () => {} } = {}) {
+  if (problem && keeps) keepToken(undefined);
   const access = await askAccess(base);
-  const kept = takeToken();
+  const kept = keeps ? takeToken() : undefined;
   if (kept !== undefined || !access.token) return access.token ? kept : undefined;
   return new Promise((resolve) => {
     const form = accessForm(access, {
       base,
       problem,
-      onToken(token) {
-        keepToken(token);
+      onToken(token, name) {
+        if (keeps) keepToken(token);
+        if (name) onName(name);
         place.replaceChildren();
         resolve(token);
       },
     });
     place.replaceChildren(form);
-    form.querySelector('input').focus();
+    onAsk();
+    if (keeps || problem) form.querySelector('input').focus();
   });
 }

@@ -1,0 +1,142 @@
+// Before a call: a look at oneself, the devices, and how one is called.
+
+import { DeviceFields } from './device-fields.js';
+import { explainTrouble } from './devices.js';
+import { h, set, write } from './dom.js';
+import { changeIcon, icon } from './icons.js';
+
+const NAME = 'trio-signal:name'; // in localStorage: the same next time
+
+export class Lobby {
+  #devices;
+  #fields;
+  #actions;
+  #video = h('video', { 'playsInline': true, 'autoplay': true, 'muted': true, 'class': 'mirrored', 'aria-label': 'Your picture' });
+  #veil = h('div', { class: 'veil', role: 'status' });
+  #mute = round('mic');
+  #dark = round('camera');
+  #problem = h('p', { class: 'problem', role: 'alert' });
+  #join = h('button', { class: 'primary wide' }, 'Join');
+  #without = h('button', { class: 'wide', type: 'button' }, 'Join without camera');
+  #title = h('h1', {}, 'Call');
+
+  /**
+   * @param {object} options
+   * @param {import('./devices.js').Devices} options.devices
+   * @param {() => void} options.onMute
+   * @param {() => void} options.onDark
+   * @param {() => void} options.onRetry
+   * @param {(withCamera: boolean) => void} options.onJoin
+   */
+  constructor({ devices, ...actions }) {
+    this.#devices = devices;
+    this.#actions = actions;
+    this.#fields = new DeviceFields(devices);
+    this.room = h('input', {
+      name: 'room', required: true, maxLength: 64, pattern: '(?!\\s*\\.{1,2}\\s*$).*\\S.*', title: 'A name for the room',
+      autocomplete: 'off', autocapitalize: 'none', spellcheck: false,
+    });
+    this.name = h('input', { name: 'username', maxLength: 64, autocomplete: 'nickname', placeholder: 'Guest', value: recall() });
+    this.roomField = h('label', {}, 'Room', this.room);
+    this.#mute.onclick = actions.onMute;
+    this.#dark.onclick = actions.onDark;
+    const form = h('form', { class: 'stack', id: 'join' }, this.#title, this.roomField,
+      h('label', {}, 'Your name', this.name), this.#fields.element, this.#problem,
+      h('div', { class: 'joins' }, this.#join, this.#without));
+    form.onsubmit = (event) => {
+      event.preventDefault();
+      this.#enter(true);
+    };
+    this.#without.onclick = () => form.reportValidity() && this.#enter(false);
+    this.element = h('div', { class: 'lobby' },
+      h('figure', { class: 'preview' }, this.#video, this.#veil, h('div', { class: 'preview-tools' }, this.#mute, this.#dark)),
+      form);
+  }
+
+  #enter(withCamera) {
+    keep(this.name.value.trim());
+    this.#actions.onJoin(withCamera);
+  }
+
+  /**
+   * @param {object} shown
+   * @param {MediaStream | null} shown.stream - What is to be seen of oneself.
+   * @param {boolean} shown.isMuted
+   * @param {boolean} shown.isDark - One wants no camera.
+   * @param {boolean} shown.isAsking - The browser asks for the devices.
+   * @param {boolean} shown.isJoining
+   * @param {string} shown.room - Its name, if it is said already.
+   */
+  draw({ stream, isMuted, isDark, isAsking, isJoining, room }) {
+    write(this.#title, room ? `Join ${room}` : 'Call');
+    this.roomField.hidden = Boolean(room);
+    this.room.disabled = Boolean(room); // a field that is hidden is asked for nothing
+    const hasPicture = Boolean(stream?.getVideoTracks().length);
+    const shown = hasPicture ? stream : null;
+    if (this.#video.srcObject !== shown) this.#video.srcObject = shown;
+    this.#drawVeil(hasPicture, isDark, isAsking);
+    const canHear = Boolean(this.#devices.tracks.microphone);
+    label(this.#mute, isMuted ? 'mic-off' : 'mic', isMuted ? 'Unmute' : 'Mute', isMuted || (!canHear && !isAsking));
+    this.#mute.disabled = !canHear && !isAsking;
+    label(this.#dark, isDark ? 'camera-off' : 'camera', isDark ? 'Start video' : 'Stop video', isDark);
+    this.#join.disabled = this.#without.disabled = isJoining;
+    write(this.#join, isJoining ? 'Joining…' : 'Join');
+    this.#without.hidden = isDark;
+    this.#fields.draw();
+  }
+
+  /** What is wrong stands where the picture would be. */
+  #drawVeil(hasPicture, isDark, isAsking) {
+    this.#veil.hidden = hasPicture;
+    const trouble = this.#devices.troubles.camera;
+    let told = { title: 'Your camera is off', words: '' };
+    if (trouble && !isDark) told = explainTrouble('camera', trouble);
+    else if (isAsking && !isDark) told = { title: 'Your camera is coming', words: 'If your browser asks for camera and microphone, allow them.' };
+    const key = told.title + told.words;
+    if (this.#veil.dataset.key === key) return;
+    this.#veil.dataset.key = key;
+    const sign = isAsking && !trouble && !isDark ? h('span', { class: 'spinner' }) : icon('camera-off');
+    this.#veil.replaceChildren(sign, h('strong', {}, told.title));
+    if (told.words) this.#veil.append(h('p', {}, told.words));
+    if (told.canRetry) this.#veil.append(h('button', { type: 'button', onclick: this.#actions.onRetry }, 'Try again'));
+  }
+
+  say(problem) {
+    this.#problem.replaceChildren(...(problem ? [icon('warning'), problem] : []));
+  }
+
+  focus() {
+    const first = this.room.disabled || this.room.value ? this.name : this.room;
+    (first === this.name && this.name.value ? this.#join : first).focus();
+  }
+
+  close() {
+    this.#fields.close();
+    this.#video.srcObject = null;
+  }
+}
+
+function round(sign) {
+  return h('button', { class: 'round', type: 'button' }, icon(sign));
+}
+
+function label(button, sign, words, isOff) {
+  changeIcon(button, sign);
+  set(button, 'aria-label', words);
+  button.title = words;
+  button.classList.toggle('is-off', isOff);
+}
+
+function recall() {
+  try {
+    return localStorage.getItem(NAME) ?? '';
+  } catch {
+    return '';
+  }
+}
+
+function keep(name) {
+  try {
+    localStorage.setItem(NAME, name);
+  } catch { /* The browser keeps nothing for this page. */ }
+}

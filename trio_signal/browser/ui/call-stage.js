@@ -1,0 +1,99 @@
+// The tiles of a call, and where they stand.
+
+import { CallTile } from './call-tile.js';
+import { h } from './dom.js';
+import { focusOf, gridOf, pairOf } from './layout.js';
+
+/** The key of one's own tile; the others have the peer's id, and screens that with ` screen`. */
+export const MINE = 'me';
+
+export class Stage {
+  element = h('div', { class: 'stage' });
+  /** The browser plays no sound before a click. */
+  isBlocked = false;
+  #tiles = new Map(); // by key
+  #pinned = '';
+  #changed;
+
+  /** `changed()` is called when somebody pins a tile, or a browser plays no sound. */
+  constructor(changed) {
+    this.#changed = changed;
+    new ResizeObserver(() => this.#place()).observe(this.element);
+  }
+
+  /**
+   * @param {Map<string, object>} shown - By key, what `CallTile.show` is to be told.
+   * @param {{ grades: Map<string, string>, speaker?: string }} more
+   */
+  draw(shown, { grades, speaker }) {
+    for (const key of [...this.#tiles.keys()]) if (!shown.has(key)) this.#drop(key);
+    if (!shown.has(this.#pinned)) this.#pinned = '';
+    for (const [key, what] of shown) {
+      const tile = this.#tile(key, what.isScreen);
+      tile.show({ ...what, isPinned: key === this.#pinned });
+      tile.grade(grades.get(key) ?? '');
+      tile.setSpeaker(speaker);
+    }
+    this.#place();
+  }
+
+  /** How loud one of them is now. */
+  hear(key, level) {
+    this.#tiles.get(key)?.hear(level);
+  }
+
+  clear() {
+    for (const key of [...this.#tiles.keys()]) this.#drop(key);
+    this.#pinned = '';
+    this.isBlocked = false;
+  }
+
+  /** After a click sound may be played. */
+  unblock() {
+    this.isBlocked = false;
+    for (const [key, tile] of this.#tiles) if (!key.startsWith(MINE)) tile.unmute();
+    this.#changed();
+  }
+
+  #tile(key, isScreen) {
+    if (!this.#tiles.has(key)) {
+      const tile = new CallTile({
+        isScreen,
+        onPin: () => {
+          this.#pinned = this.#pinned === key ? '' : key;
+          this.#changed();
+        },
+        onBlocked: () => {
+          this.isBlocked = true;
+          this.#changed();
+        },
+      });
+      tile.element.dataset.id = key;
+      this.#tiles.set(key, tile);
+      this.element.append(tile.element);
+    }
+    return this.#tiles.get(key);
+  }
+
+  #drop(key) {
+    this.#tiles.get(key).close();
+    this.#tiles.delete(key);
+  }
+
+  /** A grid; two people; or what is pinned or shared, and the rest beside it. */
+  #place() {
+    const { clientWidth: width, clientHeight: height } = this.element;
+    if (this.#tiles.size === 0 || width === 0) return;
+    const keys = [...this.#tiles.keys()].filter((key) => key !== MINE);
+    if (this.#tiles.has(MINE)) keys.push(MINE); // oneself comes last
+    const screens = keys.filter((key) => key.endsWith(' screen'));
+    const focus = this.#pinned || screens.find((key) => !key.startsWith(MINE)) || screens[0];
+    const isPair = !focus && keys.length === 2;
+    const ordered = focus ? [focus, ...keys.filter((key) => key !== focus)] : keys;
+    let boxes = gridOf(keys.length, width, height);
+    if (focus) boxes = focusOf(keys.length, width, height);
+    else if (isPair) boxes = pairOf(width, height);
+    this.element.dataset.layout = focus ? 'focus' : isPair ? 'pair' : 'grid';
+    ordered.forEach((key, i) => this.#tiles.get(key).place(boxes[i]));
+  }
+}

@@ -1,0 +1,168 @@
+// One picture of a call: somebody's camera, somebody's screen, or oneself.
+
+import { h, set, write } from './dom.js';
+import { icon } from './icons.js';
+
+const BARS = { good: 3, fair: 2, poor: 1 };
+const CONNECTIONS = {
+  connecting: 'Connecting…',
+  interrupted: 'Interrupted…',
+  failed: 'Looking for another way…',
+};
+const SPEECH = 0.03;
+const SPEAKING_FOR = 600; // ms after the last sound, so that the ring does not flicker
+
+/** What a tile says where there is no picture, and of what there is. */
+export class CallTile {
+  #video = h('video', { playsInline: true, autoplay: true });
+  #avatar = h('div', { class: 'avatar', hidden: true });
+  #name = h('span', { class: 'name' });
+  #mute = h('span', { class: 'mute', role: 'img', hidden: true }, icon('mic-off'));
+  #bars = h('span', { class: 'bars', role: 'img', hidden: true }, h('i'), h('i'), h('i'));
+  #words = h('p', { class: 'words' });
+  #trouble = h('div', { class: 'trouble', hidden: true });
+  #pin;
+  #heardAt = 0;
+  #isScreen;
+  #onBlocked;
+
+  /**
+   * @param {object} options
+   * @param {boolean} [options.isScreen]
+   * @param {() => void} [options.onPin]
+   * @param {() => void} [options.onBlocked] - The browser plays no sound before a click.
+   */
+  constructor({ isScreen = false, onPin = () => {}, onBlocked = () => {} } = {}) {
+    this.#isScreen = isScreen;
+    this.#onBlocked = onBlocked;
+    this.#pin = h('button', { class: 'round pin', type: 'button', onclick: onPin }, icon('pin'));
+    this.element = h('figure', { class: isScreen ? 'tile screen' : 'tile' },
+      this.#video, this.#avatar, this.#words, this.#trouble,
+      h('figcaption', {}, this.#mute, this.#name, this.#bars), this.#pin);
+    this.#video.addEventListener('resize', () => this.#frame());
+  }
+
+  /**
+   * @param {object} shown
+   * @param {string} shown.name
+   * @param {MediaStream | null} shown.stream
+   * @param {boolean} [shown.hasPicture] - Whether there is one in the stream that is to be seen.
+   * @param {boolean} [shown.isMine] - Then it is silent.
+   * @param {boolean} [shown.isMirrored]
+   * @param {boolean} [shown.isMuted]
+   * @param {boolean} [shown.isPinned]
+   * @param {string} [shown.state] - Of the connection.
+   * @param {string} [shown.words] - What is said in place of the connection's state.
+   * @param {{ title: string, words: string, retry?: () => void } | null} [shown.trouble]
+   */
+  show({
+    name, stream, hasPicture = true, isMine = false, isMirrored = false, isMuted = false, isPinned = false,
+    state = 'connected', words = '', trouble = null,
+  }) {
+    const title = this.#isScreen ? `${isMine ? 'Your' : `${name}’s`} screen` : name;
+    write(this.#name, title);
+    set(this.#video, 'aria-label', this.#isScreen ? title : `Video of ${name}`);
+    this.#video.classList.toggle('mirrored', isMirrored);
+    this.#mute.hidden = !isMuted;
+    set(this.#mute, 'aria-label', `${name} is muted`);
+    const isAbsent = !hasPicture || !stream;
+    this.#avatar.hidden = !isAbsent || Boolean(trouble);
+    this.#video.classList.toggle('absent', isAbsent);
+    write(this.#avatar, initials(name));
+    this.element.style.setProperty('--hue', String(hueOf(name)));
+    write(this.#words, words || CONNECTIONS[state] || '');
+    this.#showTrouble(trouble);
+    const pin = isPinned ? `Unpin ${title}` : `Pin ${title}`;
+    set(this.#pin, 'aria-label', pin);
+    this.#pin.title = pin;
+    this.#pin.classList.toggle('is-pinned', isPinned);
+    this.#take(stream, isMine);
+  }
+
+  #showTrouble(trouble) {
+    this.#trouble.hidden = !trouble;
+    if (!trouble || this.#trouble.dataset.title === trouble.title) return;
+    this.#trouble.dataset.title = trouble.title;
+    this.#trouble.replaceChildren(
+      h('strong', {}, trouble.title), h('p', {}, trouble.words),
+      trouble.retry && h('button', { type: 'button', onclick: trouble.retry }, 'Try again'));
+    if (!trouble.retry) this.#trouble.lastElementChild.remove();
+  }
+
+  #take(stream, isMine) {
+    if (this.#video.srcObject === stream) return;
+    this.#video.muted = isMine || this.#video.muted;
+    this.#video.srcObject = stream;
+    if (stream) this.play();
+  }
+
+  /** Plays, with sound where the browser lets it. */
+  async play() {
+    try {
+      await this.#video.play();
+    } catch (error) {
+      if (error.name !== 'NotAllowedError' || this.#video.muted) return; // a newer stream took over
+      this.#video.muted = true;
+      this.#onBlocked();
+      await this.play();
+    }
+  }
+
+  /** After a click sound may be played. */
+  unmute() {
+    this.#video.muted = false;
+    this.play();
+  }
+
+  setSpeaker(id) {
+    if (id && this.#video.setSinkId && this.#video.sinkId !== id) this.#video.setSinkId(id).catch(() => {});
+  }
+
+  /** How loud it is now: a ring shows who speaks. */
+  hear(level, now = performance.now()) {
+    if (level > SPEECH) this.#heardAt = now;
+    this.element.classList.toggle('speaking', this.#heardAt > 0 && now - this.#heardAt < SPEAKING_FOR);
+  }
+
+  grade(grade) {
+    this.#bars.hidden = !grade;
+    this.#bars.dataset.bars = BARS[grade] ?? '';
+    set(this.#bars, 'aria-label', grade ? `Connection: ${grade}` : null);
+    this.#bars.title = grade ? `Connection: ${grade}` : '';
+  }
+
+  place({ x, y, width, height }) {
+    Object.assign(this.element.style, { translate: `${x}px ${y}px`, width: `${width}px`, height: `${height}px` });
+    this.element.classList.toggle('small', width < 200 || height < 110);
+    this.#frame();
+  }
+
+  /** Fills the tile, unless too much of the picture would be cut off. */
+  #frame() {
+    const { videoWidth, videoHeight } = this.#video;
+    const { offsetWidth, offsetHeight } = this.element;
+    if (!videoWidth || !offsetHeight) return;
+    const isSmall = this.element.classList.contains('small');
+    const forms = videoWidth / videoHeight / (offsetWidth / offsetHeight);
+    this.#video.classList.toggle('letterbox', this.#isScreen || (!isSmall && (forms < 0.55 || forms > 2)));
+  }
+
+  close() {
+    this.#video.srcObject = null;
+    this.element.remove();
+  }
+}
+
+/** One or two letters for a name. */
+export function initials(name) {
+  const words = name.trim().split(/[\s_-]+/).filter(Boolean);
+  const letters = words.length > 1 ? [words[0], words.at(-1)] : words;
+  return letters.map((word) => [...word][0].toUpperCase()).join('');
+}
+
+/** A colour for a name, the same on each screen. */
+export function hueOf(name) {
+  let sum = 7;
+  for (const letter of name) sum = (sum * 31 + letter.codePointAt(0)) % 3600;
+  return (sum * 37) % 360;
+}
