@@ -458,13 +458,13 @@ async def test_where_a_peer_was_is_remembered_for_those_who_ask_for_it(
     left = await replicas.live(replicas.a, "b1", "bob")
     other = await replicas.mesh(replicas.a, "carl")
     for tab in (lost, left):
-        assert await replicas.a.recall_rooms(tab.peer) == ()
+        assert await replicas.a.rooms_to_rejoin(tab.peer) == ()
     left.do(Leave("r"))
     for tab in (lost, left, other):
         tab.depart()
     for user_id, rooms in (("ann", ("r",)), ("bob", ()), ("carl", ())):
         again = replicas.tab(replicas.b, LiveDialect({}), "again", user_id)
-        assert await replicas.b.recall_rooms(again.peer) == rooms
+        assert await replicas.b.rooms_to_rejoin(again.peer) == rooms
 
 
 @pytest.mark.parametrize("elsewhere", [False, True])
@@ -474,12 +474,12 @@ async def test_who_came_back_before_the_loss_was_noticed_gets_the_rooms(
     """Another tab, which came while the lost connection was still heard of, does not."""
     hub = replicas.b if elsewhere else replicas.a
     lost = await replicas.live(replicas.a, "a1", "ann")
-    await replicas.a.recall_rooms(lost.peer)
+    await replicas.a.rooms_to_rejoin(lost.peer)
     another = replicas.tab(hub, LiveDialect({}), "a2", "ann")
-    await hub.recall_rooms(another.peer)
+    await hub.rooms_to_rejoin(another.peer)
     lost.peer.last_heard = trio.current_time()
     back = replicas.tab(hub, LiveDialect({}), "a3", "ann")
-    await hub.recall_rooms(back.peer)
+    await hub.rooms_to_rejoin(back.peer)
     lost.depart()
     await replicas.settle()
     assert another.peer.rejoins is None
@@ -491,25 +491,25 @@ async def test_rooms_that_a_lost_connection_had_not_come_to_are_the_next_ones(
 ) -> None:
     """Those that it was to rejoin and was not let into, or had no time for."""
     lost = await replicas.live(replicas.a, "a1", "ann")
-    await replicas.a.recall_rooms(lost.peer)
+    await replicas.a.rooms_to_rejoin(lost.peer)
     for room in "stuv":
         await lost.join(room)
     lost.depart()
     second = replicas.tab(replicas.b, LiveDialect({}), "a2", "ann")
-    assert set(await replicas.b.recall_rooms(second.peer)) == set("rstuv")
+    assert set(await replicas.b.rooms_to_rejoin(second.peer)) == set("rstuv")
     second.grant(rooms=("r", "s", "t", "v"))
     for room in "rsu":
         await second.join(room)
     second.do(Leave("s"))
     third = replicas.tab(replicas.b, LiveDialect({}), "a3", "ann")
     third.peer.arrived = second.peer.last_heard + 1
-    await replicas.b.recall_rooms(third.peer)
+    await replicas.b.rooms_to_rejoin(third.peer)
     second.depart()
     assert set(third.peer.rejoins or ()) == set("rtv")
     await third.join("t")
     third.depart()
     fourth = replicas.tab(replicas.a, LiveDialect({}), "a4", "ann")
-    assert set(await replicas.a.recall_rooms(fourth.peer)) == set("rtv")
+    assert set(await replicas.a.rooms_to_rejoin(fourth.peer)) == set("rtv")
 
 
 # Participants without words

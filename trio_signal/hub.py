@@ -255,9 +255,9 @@ class Hub:
         for room_id in tuple(peer.memberships):
             await self.live.resume(peer, room_id)
 
-    async def recall_rooms(self, peer: Participant) -> tuple[str, ...]:
+    async def rooms_to_rejoin(self, peer: Participant) -> tuple[str, ...]:
         """Where this user was when it lost its last connection; keeps this one's for the next."""
-        return await self._returning.recall(peer)
+        return await self._returning.rooms_to_rejoin(peer)
 
     # What everybody may know of the rooms
 

@@ -23,7 +23,7 @@ class Returning:
         self._notes = notes
         self._peers: dict[str, set[Participant]] = {}
 
-    async def recall(self, peer: Participant) -> tuple[str, ...]:
+    async def rooms_to_rejoin(self, peer: Participant) -> tuple[str, ...]:
         """The rooms in which this user's last connection was lost; from now on keep this one's."""
         if peer.identity is None:
             return ()

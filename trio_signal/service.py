@@ -28,7 +28,7 @@ from trio_signal.messages.commands import (
     Malformed,
     Move,
     OpenInbox,
-    RecallRooms,
+    RejoinRooms,
     Renew,
     Send,
     SendPrivate,
@@ -102,7 +102,7 @@ class Service:
                     await self._renew(session, action)
                 case AskLive():
                     await hub.live.ask(session, action)
-                case RecallRooms():
+                case RejoinRooms():
                     await self.rejoin(session)
                 case HearAnnouncements():
                     self._announcements.subscribe(session)
@@ -198,5 +198,5 @@ class Service:
         if session.dialect.resumes != "rooms":
             await self.hub.resume(session)
             return
-        rooms = dict.fromkeys([*room_ids, *await self.hub.recall_rooms(session)])
-        await self.perform(session, session.dialect.recalled(tuple(rooms)))
+        rooms = dict.fromkeys([*room_ids, *await self.hub.rooms_to_rejoin(session)])
+        await self.perform(session, session.dialect.rejoin(tuple(rooms)))

@@ -153,4 +153,4 @@ def test_what_is_told(event: Event, notices: list[tuple[Audience, Any]]) -> None
 
 
 def test_there_are_no_rooms_to_come_back_to() -> None:
-    assert list(dialect().recalled(["r"])) == []
+    assert list(dialect().rejoin(["r"])) == []

@@ -21,7 +21,7 @@ from trio_signal.messages.commands import (
     Join,
     Leave,
     Malformed,
-    RecallRooms,
+    RejoinRooms,
     Send,
     SetTyping,
     Signal,
@@ -119,12 +119,12 @@ def test_a_known_user_is_greeted_and_its_rooms_are_looked_up() -> None:
             "message": "Connected to live updates",
         }
     ]
-    assert others == [Appear(), RecallRooms()]
+    assert others == [Appear(), RejoinRooms()]
 
 
 def test_a_user_that_comes_back_enters_its_rooms_again() -> None:
-    assert list(dialect().recalled(["r", "s"])) == [Join("r"), Join("s")]
-    assert list(dialect().recalled([])) == []
+    assert list(dialect().rejoin(["r", "s"])) == [Join("r"), Join("s")]
+    assert list(dialect().rejoin([])) == []
 
 
 def test_a_user_id_that_is_not_the_tokens_is_refused() -> None:

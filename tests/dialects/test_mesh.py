@@ -148,7 +148,7 @@ def test_the_first_message_says_who_it_is(fields: dict[str, Any], claims: Authen
     assert list(made.received(text, AT)) == [claims]
     join = Join("r", claims.user_id, reserve=True)
     assert list(made.authenticated(Identity("subject", "u", "n"), SERVER, AT)) == [join]
-    assert list(made.recalled(["r"])) == []
+    assert list(made.rejoin(["r"])) == []
 
 
 @pytest.mark.parametrize("client_id", ["x" * 65, "a b", "a.b", "ä", "a\n", "a/b", " "])

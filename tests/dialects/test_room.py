@@ -108,7 +108,7 @@ def test_a_known_user_enters_the_one_room_of_its_path() -> None:
     assert list(made.authenticated(Identity("s", "ann"), ServerInfo(), AT)) == [
         Join("r", recall_profile=True, reachable=True)
     ]
-    assert list(made.recalled(["other"])) == []
+    assert list(made.rejoin(["other"])) == []
 
 
 def test_who_may_not_come_in_gets_a_code_that_its_client_does_not_retry() -> None:

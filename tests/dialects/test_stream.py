@@ -115,7 +115,7 @@ def test_everybody_has_an_id_of_the_servers_making(query: dict[str, str]) -> Non
 
 def test_nothing_is_said_before_the_client_names_a_stream() -> None:
     assert list(dialect().authenticated(Identity("s", ME), ServerInfo(), AT)) == []
-    assert list(dialect().recalled(["s"])) == []
+    assert list(dialect().rejoin(["s"])) == []
 
 
 def test_whoever_is_refused_is_told_why() -> None:

@@ -90,8 +90,8 @@ class Dialect(ABC):
         """The connection's `Authenticate` was refused, or did not come in time."""
         return Close(CloseCode.POLICY, str(error))
 
-    def recalled(self, room_ids: Sequence[str]) -> Iterable[Action]:
-        """The answer to `RecallRooms`: where this user was a moment ago."""
+    def rejoin(self, room_ids: Sequence[str]) -> Iterable[Action]:
+        """The answer to `RejoinRooms`: where this user was a moment ago."""
         return []
 
     def received(self, text: bytes, now: str) -> Iterable[Action]:

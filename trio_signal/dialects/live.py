@@ -25,7 +25,7 @@ from trio_signal.messages.commands import (
     Leave,
     Malformed,
     Move,
-    RecallRooms,
+    RejoinRooms,
     Send,
     SetTyping,
     Signal,
@@ -354,9 +354,9 @@ class LiveDialect(Dialect):
         greeting = Connected(
             identity.user_id, identity.username or "", now, "Connected to live updates"
         )
-        return [Send(encode(greeting)), Appear(), RecallRooms()]
+        return [Send(encode(greeting)), Appear(), RejoinRooms()]
 
-    def recalled(self, room_ids: Sequence[str]) -> Iterable[Action]:
+    def rejoin(self, room_ids: Sequence[str]) -> Iterable[Action]:
         """The client does not join again by itself."""
         return [Join(room_id) for room_id in room_ids]
 

@@ -163,7 +163,7 @@ class AskLive(Struct, frozen=True):
     listens: bool = False
 
 
-class RecallRooms(Struct, frozen=True):
+class RejoinRooms(Struct, frozen=True):
     """Ask which rooms this user was in when its connection was lost."""
 
 
@@ -229,7 +229,7 @@ Command = (
     | Renew
     | Join
     | AskLive
-    | RecallRooms
+    | RejoinRooms
     | HearAnnouncements
     | Appear
     | Move
