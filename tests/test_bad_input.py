@@ -6,7 +6,7 @@ still served, so each test ends with an ordinary exchange.
 
 import json
 import random
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.clients import Client, Message, Service
+from tests.families import FAMILIES, Family, open_member
 from tests.raw import BINARY, TEXT, client_frame, open_raw
 from trio_signal.dialects import DIALECTS, dialect_at
 from trio_signal.messages.commands import Close, Malformed
@@ -47,128 +48,6 @@ RIGHT: Mapping[str, Any] = {
 }
 
 
-class Speech(NamedTuple):
-    """One dialect: how to get in, what it says, and how errors are worded."""
-
-    path: str
-    enter: Sequence[Message]
-    entered: str
-    #: An ordinary question and its answer.
-    ask: Message
-    answer: str
-    #: By type: the fields that must be there, and those that may.
-    messages: Mapping[str, tuple[dict[str, str], dict[str, str]]]
-    not_json: Message
-    type_missing: Message
-    type_unknown: Message | None
-    #: The error for a field that is wrong, by type; a text that ends in `: ` goes on.
-    field: Callable[[str], Message]
-
-
-_ROOM_ERROR = {"type": "error", "message": "Invalid message format"}
-_PROFILE = dict.fromkeys(("username", "prevUsername", "email", "bio", "avatar"), "text or null")
-_LIVE_SIGNAL: tuple[dict[str, str], dict[str, str]] = (
-    {"target_user_id": "text", "payload": "opaque"},
-    {"room_id": "text or null"},
-)
-_STREAM = {"streamId": "text"}
-
-SPEECHES = {
-    "room": Speech(
-        path="/ws/r/{name}",
-        enter=[],
-        entered="room_state",
-        ask={"type": "keep_alive"},
-        answer="ping",
-        messages={
-            "message": ({"content": "text"}, {"avatar": "text or null"}),
-            "profile_updated": ({}, _PROFILE),
-            "avatar_updated": ({}, _PROFILE),
-            "webrtc-signal": ({"target_user_id": "text", "signal": "opaque"}, {}),
-        },
-        not_json=_ROOM_ERROR,
-        type_missing=_ROOM_ERROR,
-        type_unknown=None,
-        field=lambda type_: _ROOM_ERROR,
-    ),
-    "live": Speech(
-        path="/api/v1/ws/connect?user_id={name}",
-        enter=[{"type": "join_room", "room_id": "r"}],
-        entered="joined_room",
-        ask={"type": "ping"},
-        answer="pong",
-        messages={
-            # A `room_id` that is missing or null has errors of its own, below.
-            "join_room": ({}, {"room_id": "text or null"}),
-            "leave_room": ({}, {"room_id": "text or null"}),
-            "live_start": ({}, {"room_id": "text or null", "media_type": "media"}),
-            "live_stop": ({}, {"room_id": "text or null"}),
-            "live_status": ({}, {"room_id": "text or null"}),
-            "live_offer": _LIVE_SIGNAL,
-            "live_answer": _LIVE_SIGNAL,
-            "live_ice": _LIVE_SIGNAL,
-            "send_message": ({}, {"room_id": "text or null", "content": "text or null"}),
-            "typing": ({}, {"room_id": "text or null", "is_typing": "flag"}),
-        },
-        not_json={"type": "error", "message": "Invalid JSON"},
-        type_missing={"type": "error", "message": "type required"},
-        type_unknown={"type": "error", "message": "Unknown message type: nonsense"},
-        field=lambda type_: {"type": "error", "message": f"Invalid {type_}: "},
-    ),
-    "stream": Speech(
-        path="/ws",
-        enter=[{"type": "join-stream", "streamId": "r"}],
-        entered="viewer-count",
-        # Refused, but not malformed.
-        ask={"type": "end-stream", "streamId": "r"},
-        answer="error",
-        messages={
-            "broadcaster-ready": (_STREAM, {}),
-            "join-stream": (_STREAM, {}),
-            "webrtc-offer": (_STREAM | {"offer": "opaque", "viewerId": "text"}, {}),
-            "webrtc-answer": (_STREAM | {"answer": "opaque"}, {}),
-            "webrtc-ice-candidate": (
-                _STREAM | {"candidate": "opaque"},
-                {"viewerId": "text or null"},
-            ),
-            "ice-candidate": (_STREAM | {"candidate": "opaque"}, {"viewerId": "text or null"}),
-            "start-streaming": ({"orderId": "text"}, {}),
-            "end-stream": (_STREAM, {}),
-        },
-        not_json={"type": "error", "code": "invalid_message"},
-        type_missing={"type": "error", "code": "unknown_type"},
-        type_unknown={"type": "error", "code": "unknown_type"},
-        field=lambda type_: {"type": "error", "code": "invalid_message"},
-    ),
-    "mesh": Speech(
-        path="/ws/r",
-        enter=[{"type": "auth_token", "token": "", "clientId": "{name}"}],
-        entered="users_in_room",
-        ask={"type": "ping"},
-        answer="pong",
-        messages={
-            "auth_token": (
-                {},
-                dict.fromkeys(("token", "clientId", "username"), "text or null"),
-            ),
-            "offer": ({"offer": "opaque"}, {"to": "text or null"}),
-            "answer": ({"answer": "opaque"}, {"to": "text or null"}),
-            "ice_candidate": ({"candidate": "opaque"}, {"to": "text or null"}),
-            "message": ({"data": "opaque"}, {"to": "text or null"}),
-            "broadcast_start": ({}, {"media_type": "media"}),
-        },
-        not_json={"type": "error", "code": "invalid_json"},
-        type_missing={"type": "error", "code": "invalid_message"},
-        type_unknown={
-            "type": "error",
-            "code": "unknown_type",
-            "message": "Unknown message type: nonsense",
-        },
-        field=lambda type_: {"type": "error", "code": "invalid_message"},
-    ),
-}
-
-
 def fits(answer: Message, wanted: Message) -> bool:
     """Whether the answer has these fields; of a text that ends in `: `, the start."""
     return all(
@@ -180,20 +59,21 @@ def fits(answer: Message, wanted: Message) -> bool:
 class Scene(NamedTuple):
     """One that sends nonsense, and one of each dialect beside it in the room."""
 
-    speech: Speech
+    family: Family
     ann: Client
     others: list[Client]
 
     async def check(self, text: str, wanted: Message | None) -> None:
         """Send it, get this answer or none, and be served all the same."""
         await self.ann.send_text(text)
-        await self.ann.send_json(self.speech.ask)
+        await self.ann.send_json(self.family.ask)
         if wanted is not None:
             answer = await self.ann.receive()
             assert fits(answer, wanted), (text[:200], answer)
+            assert {*answer} == {"message", *wanted}
             assert isinstance(answer["message"], str)
             assert answer["message"]
-        await self.ann.expect(self.speech.answer)
+        await self.ann.expect(self.family.answer)
 
     async def check_peace(self) -> None:
         """Nobody else has noticed anything."""
@@ -201,30 +81,14 @@ class Scene(NamedTuple):
             await other.expect_nothing()
 
 
-def _enter(speech: Speech, name: str) -> list[Message]:
-    return [
-        {key: value.replace("{name}", name) for key, value in message.items()}
-        for message in speech.enter
-    ]
-
-
-@asynccontextmanager
-async def open_client(service: Service, speech: Speech, name: str) -> AsyncIterator[Client]:
-    async with service.connect(speech.path.format(name=name)) as client:
-        for message in _enter(speech, name):
-            await client.send_json(message)
-        await client.wait_for(speech.entered)
-        yield client
-
-
 @asynccontextmanager
 async def open_scene(service: Service, dialect: str) -> AsyncIterator[Scene]:
     async with (
-        open_client(service, SPEECHES["room"], "eva") as eva,
-        open_client(service, SPEECHES["live"], "leo") as leo,
-        open_client(service, SPEECHES["mesh"], "mia") as mia,
-        open_client(service, SPEECHES["stream"], "sam") as sam,
-        open_client(service, SPEECHES[dialect], "ann") as ann,
+        open_member(service, FAMILIES["room"], "eva") as eva,
+        open_member(service, FAMILIES["live"], "leo") as leo,
+        open_member(service, FAMILIES["mesh"], "mia") as mia,
+        open_member(service, FAMILIES["stream"], "sam") as sam,
+        open_member(service, FAMILIES[dialect], "ann") as ann,
     ):
         others = [eva, leo, mia, sam]
         for number, other in enumerate(others):
@@ -232,7 +96,7 @@ async def open_scene(service: Service, dialect: str) -> AsyncIterator[Scene]:
                 await other.wait_for("viewer-count" if other is sam else "user_joined")
             await other.expect_nothing()
         await ann.settle()
-        yield Scene(SPEECHES[dialect], ann, others)
+        yield Scene(FAMILIES[dialect], ann, others)
 
 
 # What is no message at all
@@ -271,7 +135,7 @@ WITHOUT_TYPE = ["{}", " {} ", '{"Type":"ping"}', '{"x":{"type":"ping"}}', '{"":"
 WRONG_TYPES = [json.dumps({"type": wrong}) for wrong in (None, *NOT_TEXT)]
 
 
-@pytest.mark.parametrize("dialect", SPEECHES)
+@pytest.mark.parametrize("dialect", FAMILIES)
 @pytest.mark.parametrize(
     ("texts", "kind"),
     [
@@ -288,16 +152,16 @@ async def test_what_is_no_message_gets_an_error(
 ) -> None:
     async with open_scene(service, dialect) as scene:
         for text in texts:
-            await scene.check(text, getattr(scene.speech, kind))
+            await scene.check(text, getattr(scene.family, kind))
         await scene.check_peace()
 
 
 # Fields
 
 
-def wrong_messages(speech: Speech) -> Iterator[Message]:
+def wrong_messages(family: Family) -> Iterator[Message]:
     """Every message, wrong in one field: its value of each wrong type, or left out."""
-    for type_, (needed, optional) in speech.messages.items():
+    for type_, (needed, optional) in family.messages.items():
         fields = needed | optional
         right = {"type": type_} | {name: RIGHT[kind] for name, kind in fields.items()}
         # Where a room is not named there is an error already.
@@ -308,13 +172,13 @@ def wrong_messages(speech: Speech) -> Iterator[Message]:
             yield {key: value for key, value in right.items() if key != name}
 
 
-@pytest.mark.parametrize("dialect", SPEECHES)
+@pytest.mark.parametrize("dialect", FAMILIES)
 async def test_a_field_of_a_wrong_type_or_a_missing_one(service: Service, dialect: str) -> None:
-    messages = list(wrong_messages(SPEECHES[dialect]))
+    messages = list(wrong_messages(FAMILIES[dialect]))
     assert len(messages) > 40
     async with open_scene(service, dialect) as scene:
         for message in messages:
-            await scene.check(json.dumps(message), scene.speech.field(message["type"]))
+            await scene.check(json.dumps(message), scene.family.field(message["type"]))
         await scene.check_peace()
 
 
@@ -324,7 +188,7 @@ async def test_a_field_of_a_wrong_type_or_a_missing_one(service: Service, dialec
         *((type_, "room_id required") for type_ in ("join_room", "leave_room", "live_stop")),
         ("live_start", "room_id required for live_start"),
         ("live_status", "room_id required for live_status"),
-        ("typing", "room_id required"),
+        *((type_, "room_id required") for type_ in ("typing", "live_offer", "live_ice")),
         ("send_message", "room_id and content required"),
     ],
 )
@@ -332,7 +196,8 @@ async def test_live_wants_to_know_the_room(service: Service, type_: str, error: 
     async with open_scene(service, "live") as scene:
         wanted = {"type": "error", "message": error}
         for room_id in ({}, {"room_id": ""}):
-            message = {"type": type_, "content": "x"} | room_id
+            fields = {"content": "x", "target_user_id": "eva", "payload": 1}
+            message = {"type": type_, **fields} | room_id
             await scene.check(json.dumps(message), wanted)
         if type_ == "send_message":
             for content in ({}, {"content": ""}):
@@ -344,18 +209,20 @@ async def test_room_takes_content_for_chat_but_not_just_any(service: Service) ->
     async with open_scene(service, "room") as scene:
         for content in (5, True, ["x"], {"x": "y"}):
             for type_ in ({}, {"type": "nonsense"}):
-                await scene.check(json.dumps(type_ | {"content": content}), _ROOM_ERROR)
+                await scene.check(
+                    json.dumps(type_ | {"content": content}), FAMILIES["room"].not_json
+                )
         for nothing in ("null", '""', "0", "false", "[]", "{}"):
             await scene.check(f'{{"type": "nonsense", "content": {nothing}}}', None)
         await scene.check_peace()
 
 
-@pytest.mark.parametrize("dialect", SPEECHES)
+@pytest.mark.parametrize("dialect", FAMILIES)
 async def test_nesting_that_a_parser_can_follow_is_no_error(service: Service, dialect: str) -> None:
     async with open_scene(service, dialect) as scene:
-        ask = json.dumps(scene.speech.ask)
+        ask = json.dumps(scene.family.ask)
         await scene.ann.send_text(f'{ask[:-1]}, "x": {"[" * 200}{"]" * 200}' + "}")
-        await scene.ann.expect(scene.speech.answer)
+        await scene.ann.expect(scene.family.answer)
         await scene.check_peace()
 
 
@@ -370,7 +237,7 @@ async def test_mesh_forgives_nothing_before_it_knows_who_it_is(service: Service,
 # What ends the connection
 
 
-@pytest.mark.parametrize("dialect", SPEECHES)
+@pytest.mark.parametrize("dialect", FAMILIES)
 @pytest.mark.parametrize(
     ("code", "frames"),
     [
@@ -385,7 +252,6 @@ async def test_mesh_forgives_nothing_before_it_knows_who_it_is(service: Service,
             1009,
             client_frame(TEXT, b" " * 130_000, final=False) + client_frame(0, b" " * 2000),
         ),
-        (1008, client_frame(TEXT, b"nonsense") * 50),
         (1008, client_frame(TEXT, b"[") * 25 + client_frame(TEXT, b'{"type":5}') * 25),
     ],
     ids=lambda value: None if isinstance(value, int) else "",
@@ -393,11 +259,9 @@ async def test_mesh_forgives_nothing_before_it_knows_who_it_is(service: Service,
 async def test_what_is_not_forgiven(
     service: Service, dialect: str, code: int, frames: bytes
 ) -> None:
-    speech = SPEECHES[dialect]
+    family = FAMILIES[dialect]
     async with open_scene(service, dialect) as scene, open_raw(service.base) as bob:
-        await bob.upgrade(speech.path.format(name="bob"))
-        await bob.say(*_enter(speech, "bob"))
-        await bob.wait_for(speech.entered)
+        await family.upgrade(bob, "bob")
         for other in scene.others:
             await other.wait_for("viewer-count" if other is scene.others[3] else "user_joined")
             await other.expect_nothing()
@@ -409,11 +273,31 @@ async def test_what_is_not_forgiven(
         await scene.check_peace()
 
 
-@pytest.mark.parametrize("dialect", SPEECHES)
+@pytest.mark.parametrize("dialect", FAMILIES)
+async def test_only_many_in_a_row_end_the_connection(service: Service, dialect: str) -> None:
+    async with open_scene(service, dialect) as scene:
+        family, ann = scene.family, scene.ann
+        for _ in range(2):
+            for _ in range(49):
+                await ann.send_text("nonsense")
+            await ann.send_json(family.ask)
+            for _ in range(49):
+                assert fits(await ann.receive(), family.not_json)
+            await ann.expect(family.answer)
+        for number in range(50):
+            await ann.send_text("{" if number % 2 else '{"type": 5}')
+        errors = await ann.expect_close(1008, "Too many malformed messages")
+        assert [error["type"] for error in errors] == ["error"] * 50
+        for other in scene.others:
+            await other.expect("viewer-count" if other is scene.others[3] else "user_left")
+        await scene.check_peace()
+
+
+@pytest.mark.parametrize("dialect", FAMILIES)
 async def test_a_message_may_be_as_big_as_the_limit(service: Service, dialect: str) -> None:
     async with open_scene(service, dialect) as scene:
-        await scene.ann.send_text(json.dumps(scene.speech.ask).ljust(131_072))
-        await scene.ann.expect(scene.speech.answer)
+        await scene.ann.send_text(json.dumps(scene.family.ask).ljust(131_072))
+        await scene.ann.expect(scene.family.answer)
         await scene.check_peace()
 
 
@@ -461,8 +345,8 @@ vocabulary = st.sampled_from(
     sorted(
         {
             word
-            for speech in SPEECHES.values()
-            for type_, (needed, optional) in speech.messages.items()
+            for family in FAMILIES.values()
+            for type_, (needed, optional) in family.messages.items()
             for word in (type_, *needed, *optional)
         }
         | {"type", "r", "ann", "keep_alive", "typing_start", "broadcast-started", "kick", "audio"}
@@ -503,10 +387,10 @@ def test_no_dialect_fails_on_anything(path: str, said: list[Any]) -> None:
                 assert json.loads(action.text)["type"] == "error"
 
 
-@pytest.mark.parametrize("dialect", SPEECHES)
+@pytest.mark.parametrize("dialect", FAMILIES)
 async def test_no_sequence_of_messages_ends_a_connection(service: Service, dialect: str) -> None:
     """What one says at random, the hub can do, and all can be told."""
-    speech = SPEECHES[dialect]
+    family = FAMILIES[dialect]
     chance = random.Random(dialect)
     values: dict[str, list[Any]] = {
         "text": ["r", "ann", "eva", "mia", "zoe", ""],
@@ -516,18 +400,18 @@ async def test_no_sequence_of_messages_ends_a_connection(service: Service, diale
         "opaque": [None, {"sdp": "v=0"}, "x", [1]],
     }
     plain = {"room": ["typing_start", "broadcast-started", "broadcast-stopped"]}
-    types = [*speech.messages, *plain.get(dialect, []), "broadcast_stop"]
+    types = [*family.messages, *plain.get(dialect, []), "broadcast_stop"]
     async with open_scene(service, dialect) as scene:
         for _ in range(500):
             type_ = chance.choice(types)
-            needed, optional = speech.messages.get(type_, ({}, {}))
+            needed, optional = family.messages.get(type_, ({}, {}))
             message = {"type": type_}
             for name, kind in (needed | optional).items():
                 if name in needed or chance.random() < 0.8:
                     message[name] = chance.choice(values[kind])
             await scene.ann.send_json(message)
-            await scene.ann.send_json(speech.ask)
+            await scene.ann.send_json(family.ask)
         for client in (scene.ann, *scene.others):
             await client.settle()
-        await scene.ann.send_json(speech.ask)
-        await scene.ann.wait_for(speech.answer)
+        await scene.ann.send_json(family.ask)
+        await scene.ann.wait_for(family.answer)

@@ -12,16 +12,17 @@ import subprocess
 import sys
 import tracemalloc
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import trio
 
 from tests.clients import PATIENCE, Client, Message, Service, open_client, settle
 from tests.conftest import Serve
+from tests.families import FAMILIES, Family, open_member
 from tests.leaving import WAYS, Way
 from tests.raw import TEXT, RawClient, client_close, client_frame, open_raw, upgrade_head
 from trio_signal.config import Settings
@@ -36,110 +37,26 @@ from trio_signal.session import Session
 from trio_signal.websocket import FrameParser
 
 
-class Part(NamedTuple):
-    """What one dialect says and hears on this stage, whose room is `r`."""
-
-    path: str
-    #: How `{name}` enters, and how it knows that it is in.
-    enter: Sequence[Message]
-    entered: str
-    go_live: Message
-    #: What others hear when somebody came, went live, stopped, left.
-    joined: str
-    live: str
-    stopped: str
-    left: str
-    #: The field that says who it was; `stream` does not.
-    who: str | None
-    #: Something long to say that one who is live will hear; do all others?
-    chatter: Callable[[str], Message]
-    all_hear_chatter: bool = True
-
-
-PARTS = {
-    "room": Part(
-        path="/ws/r/{name}?username={name}",
-        enter=[],
-        entered="room_state",
-        go_live={"type": "broadcast-started"},
-        joined="user_joined",
-        live="broadcast-started",
-        stopped="broadcast-stopped",
-        left="user_left",
-        who="user_id",
-        chatter=lambda text: {"type": "message", "content": text},
-    ),
-    "live": Part(
-        path="/api/v1/ws/connect?user_id={name}&username={name}",
-        enter=[{"type": "join_room", "room_id": "r"}],
-        entered="joined_room",
-        go_live={"type": "live_start", "room_id": "r"},
-        joined="user_joined",
-        live="live_peer_joined",
-        stopped="live_peer_left",
-        left="user_left",
-        who="user_id",
-        chatter=lambda text: {"type": "send_message", "room_id": "r", "content": text},
-    ),
-    "stream": Part(
-        path="/ws",
-        enter=[{"type": "join-stream", "streamId": "r"}],
-        entered="viewer-count",
-        go_live={"type": "broadcaster-ready", "streamId": "r"},
-        joined="viewer-count",
-        live="broadcaster-ready-signal",
-        stopped="broadcaster-disconnected",
-        left="viewer-count",
-        who=None,
-        chatter=lambda text: {"type": "webrtc-answer", "streamId": "r", "answer": text},
-        all_hear_chatter=False,
-    ),
-    "mesh": Part(
-        path="/ws/r",
-        enter=[{"type": "auth_token", "token": "", "clientId": "{name}", "username": "{name}"}],
-        entered="users_in_room",
-        go_live={"type": "broadcast_start"},
-        joined="user_joined",
-        live="broadcast_started",
-        stopped="broadcast_stopped",
-        left="user_left",
-        who="client_id",
-        chatter=lambda text: {"type": "message", "data": text},
-    ),
-}
-
-
-def named(part: Part, name: str) -> list[Message]:
-    return [
-        {key: value.replace("{name}", name) for key, value in message.items()}
-        for message in part.enter
-    ]
-
-
-async def enter(client: RawClient, part: Part, name: str) -> None:
-    await client.upgrade(part.path.format(name=name))
-    await client.say(*named(part, name))
-    await client.wait_for(part.entered)
-
-
 class Witness:
     """A member of the room that sees others come and go."""
 
-    def __init__(self, client: Client, part: Part) -> None:
+    def __init__(self, client: Client, family: Family) -> None:
         self.client = client
-        self.part = part
+        self.family = family
 
     async def sees_coming(self, type_: str) -> str | None:
         """Wait until it has heard this; of whom it was."""
         message = await self.client.wait_for(type_)
-        return message[self.part.who] if self.part.who else None
+        return message[self.family.who] if self.family.who else None
 
-    async def sees_leaving(self, who: str | None, *, live: bool = True) -> None:
-        """Hear of it next, of nothing else, and once."""
-        fields = {self.part.who: who} if self.part.who else {}
+    async def sees_leaving(self, who: str | None, *, live: bool = True, cause: str = "") -> None:
+        """Hear of it next, of nothing else, and once; `mesh` also why."""
+        fields = {self.family.who: who} if self.family.who else {}
         if live:
-            await self.client.expect(self.part.stopped, **fields)
-        await self.client.expect(self.part.left, **fields)
+            await self.client.expect(self.family.stopped, **fields)
+        if cause and self.family is FAMILIES["mesh"]:
+            fields["cause"] = cause
+        await self.client.expect(self.family.left, **fields)
         await self.client.expect_nothing()
 
 
@@ -149,14 +66,11 @@ async def open_witnesses(service: Service, *dialects: str) -> AsyncIterator[list
     async with AsyncExitStack() as stack:
         witnesses: list[Witness] = []
         for number, dialect in enumerate(dialects):
-            part, name = PARTS[dialect], f"witness{number}"
-            client = await stack.enter_async_context(service.connect(part.path.format(name=name)))
-            for message in named(part, name):
-                await client.send_json(message)
-            await client.wait_for(part.entered)
+            family, name = FAMILIES[dialect], f"witness{number}"
+            client = await stack.enter_async_context(open_member(service, family, name))
             for witness in witnesses:
-                await witness.sees_coming(witness.part.joined)
-            witnesses.append(Witness(client, part))
+                await witness.sees_coming(witness.family.joined)
+            witnesses.append(Witness(client, family))
         yield witnesses
 
 
@@ -164,12 +78,12 @@ async def go_live_before(
     witnesses: Iterable[Witness], leaver: RawClient, dialect: str, name: str = "ann"
 ) -> list[str | None]:
     """Enter and go live, seen by all; whom each of them takes it for."""
-    part = PARTS[dialect]
-    await enter(leaver, part, name)
-    seen = [await witness.sees_coming(witness.part.joined) for witness in witnesses]
-    await leaver.say(part.go_live)
+    family = FAMILIES[dialect]
+    await family.upgrade(leaver, name)
+    seen = [await witness.sees_coming(witness.family.joined) for witness in witnesses]
+    await leaver.say(family.go_live)
     for witness in witnesses:
-        await witness.sees_coming(witness.part.live)
+        await witness.sees_coming(witness.family.live)
         await witness.client.expect_nothing()
     return seen
 
@@ -212,38 +126,56 @@ ALL_WAYS = WAYS | {
 }
 
 
-@pytest.mark.parametrize("dialect", PARTS)
+@pytest.mark.parametrize("dialect", FAMILIES)
 @pytest.mark.parametrize("way", ALL_WAYS.values(), ids=ALL_WAYS)
 async def test_the_others_hear_of_it_once_and_in_order(
     serve: Serve, dialect: str, way: Way
 ) -> None:
     async with (
         serve(**way.settings) as service,
-        open_witnesses(service, *PARTS) as witnesses,
+        open_witnesses(service, *FAMILIES) as witnesses,
         open_raw(service.base) as ann,
+        open_raw(service.base) as bea,
     ):
+        family = FAMILIES[dialect]
         seen = await go_live_before(witnesses, ann, dialect)
         await way.leave(ann)
         for witness, who in zip(witnesses, seen, strict=True):
-            await witness.sees_leaving(who)
+            await witness.sees_leaving(who, cause=way.cause)
         for witness in witnesses:
             await witness.client.expect_nothing()
+        # One that was not live has only left.
+        await family.upgrade(bea, "bea")
+        seen = [await witness.sees_coming(witness.family.joined) for witness in witnesses]
+        await way.leave(bea)
+        for witness, who in zip(witnesses, seen, strict=True):
+            await witness.sees_leaving(who, live=False, cause=way.cause)
+        await check_newcomer(service, family, others=len(witnesses))
 
 
-@pytest.mark.parametrize("dialect", PARTS)
+async def check_newcomer(service: Service, family: Family, *, others: int) -> None:
+    """Whoever comes late finds these others, and is told next that nobody is live."""
+    async with open_member(service, family, "cleo") as cleo:
+        assert family.count(cleo.log[-1]) == others + 1
+        told = {message["type"] for message in (*cleo.log, *await cleo.settle())}
+        assert told.isdisjoint({"active-broadcasts", "active_broadcasts", family.live})
+
+
+@pytest.mark.parametrize("dialect", FAMILIES)
 async def test_one_that_was_not_live_has_only_left(service: Service, dialect: str) -> None:
     async with (
-        open_witnesses(service, *PARTS) as witnesses,
+        open_witnesses(service, *FAMILIES) as witnesses,
         open_raw(service.base) as ann,
     ):
-        await enter(ann, PARTS[dialect], "ann")
-        seen = [await witness.sees_coming(witness.part.joined) for witness in witnesses]
+        await FAMILIES[dialect].upgrade(ann, "ann")
+        seen = [await witness.sees_coming(witness.family.joined) for witness in witnesses]
         ann.reset()
         for witness, who in zip(witnesses, seen, strict=True):
-            await witness.sees_leaving(who, live=False)
+            await witness.sees_leaving(who, live=False, cause="lost")
+        await check_newcomer(service, FAMILIES[dialect], others=len(witnesses))
 
 
-@pytest.mark.parametrize("dialect", PARTS)
+@pytest.mark.parametrize("dialect", FAMILIES)
 async def test_two_that_leave_at_once_are_told_apart(service: Service, dialect: str) -> None:
     other = "mesh" if dialect != "mesh" else "room"
     async with (
@@ -256,43 +188,43 @@ async def test_two_that_leave_at_once_are_told_apart(service: Service, dialect: 
         ann.reset()
         bob.reset()
         for witness, *both in zip(witnesses, anns, bobs, strict=True):
-            part = witness.part
+            family = witness.family
             heard = [await witness.client.receive() for _ in range(4)]
             await witness.client.expect_nothing()
             for who in both:
-                types = [message["type"] for message in heard if message[part.who or ""] == who]
-                assert types == [part.stopped, part.left]
+                types = [message["type"] for message in heard if message[family.who or ""] == who]
+                assert types == [family.stopped, family.left]
 
 
 @pytest.mark.parametrize("dialect", ["room", "live"])
 async def test_tabs_that_are_closed_at_once_are_one_that_leaves(
     service: Service, dialect: str
 ) -> None:
-    async with open_witnesses(service, *PARTS) as witnesses, AsyncExitStack() as stack:
+    async with open_witnesses(service, *FAMILIES) as witnesses, AsyncExitStack() as stack:
         room, live, stream, mesh = witnesses
         tabs = [await stack.enter_async_context(open_raw(service.base)) for _ in range(5)]
         for tab in tabs:
-            await enter(tab, PARTS[dialect], "ann")
+            await FAMILIES[dialect].upgrade(tab, "ann")
             for witness in (stream, mesh):  # they count peers
-                await witness.sees_coming(witness.part.joined)
-        await tabs[0].say(PARTS[dialect].go_live)
+                await witness.sees_coming(witness.family.joined)
+        await tabs[0].say(FAMILIES[dialect].go_live)
         for witness in witnesses:
-            await witness.sees_coming(witness.part.live)
+            await witness.sees_coming(witness.family.live)
         for tab in tabs:
             tab.reset()
         for witness in (room, live):
             await witness.sees_leaving("ann")
         heard = [(await mesh.client.receive())["type"] for _ in range(6)]
-        assert Counter(heard) == {mesh.part.stopped: 1, mesh.part.left: 5}
+        assert Counter(heard) == {mesh.family.stopped: 1, mesh.family.left: 5}
         await mesh.client.expect_nothing()
 
 
-@pytest.mark.parametrize("dialect", PARTS)
+@pytest.mark.parametrize("dialect", FAMILIES)
 async def test_the_last_one_leaves_an_empty_room(service: Service, dialect: str) -> None:
     for _ in range(3):
         async with open_raw(service.base) as ann:
-            await enter(ann, PARTS[dialect], "ann")
-            await ann.say(PARTS[dialect].go_live)
+            await FAMILIES[dialect].upgrade(ann, "ann")
+            await ann.say(FAMILIES[dialect].go_live)
             await ann.send(client_close(1000))
             await ann.expect_close(1000)
         # A newcomer finds nobody, and nobody live.
@@ -304,11 +236,11 @@ async def test_the_last_one_leaves_an_empty_room(service: Service, dialect: str)
 # One that reads nothing
 
 
-@pytest.mark.parametrize("dialect", PARTS)
+@pytest.mark.parametrize("dialect", FAMILIES)
 async def test_one_that_does_not_read_is_closed_and_the_others_hear_everything(
     serve: Serve, dialect: str
 ) -> None:
-    part = PARTS[dialect]
+    family = FAMILIES[dialect]
     async with (
         serve(outbox_bytes=100_000) as service,
         open_witnesses(service, dialect, dialect) as witnesses,
@@ -318,19 +250,19 @@ async def test_one_that_does_not_read_is_closed_and_the_others_hear_everything(
         talker, listener = (witness.client for witness in witnesses)
         listener.log.clear()
         said = 0
-        while part.left not in types(listener.log):
+        while family.left not in types(listener.log):
             said += 1
             assert said < 2000
             # Nobody waits for the one that does not read.
             with trio.fail_after(PATIENCE):
-                await talker.send_json(part.chatter(f"{said} {'x' * 10_000}"))
-                if part.all_hear_chatter:
+                await talker.send_json(family.chatter(f"{said} {'x' * 10_000}"))
+                if family.all_hear_chatter:
                     await listener.wait_for("message")
                 await settle(talker)
                 await listener.settle()
         heard = types(listener.log)
-        assert heard.count("message") == (said if part.all_hear_chatter else 0)
-        assert [type_ for type_ in heard if type_ != "message"] == [part.stopped, part.left]
+        assert heard.count("message") == (said if family.all_hear_chatter else 0)
+        assert [type_ for type_ in heard if type_ != "message"] == [family.stopped, family.left]
         # What it did get are whole frames, and behind them is the reason.
         await ann.expect_close(1013, "Reads too slowly")
 
@@ -347,20 +279,20 @@ async def test_all_hear_of_a_crowd_that_leaves_at_once_unread(
         return sockets
 
     monkeypatch.setattr("trio_signal.server.open_sockets", open_narrow_sockets)
-    part, crowd = PARTS["mesh"], []
+    family, crowd = FAMILIES["mesh"], []
     async with serve(dialects=("mesh",)) as service, AsyncExitStack() as clients:
         for number in range(100):
             client = await clients.enter_async_context(open_raw(service.base, receive_buffer=2048))
-            await enter(client, part, f"p{number}")
+            await family.upgrade(client, f"p{number}")
             if number % 3 == 0:
-                await client.say(part.go_live)
+                await client.say(family.go_live)
             crowd.append(client)
         watcher = await clients.enter_async_context(open_raw(service.base))
-        await enter(watcher, part, "watcher")
+        await family.upgrade(watcher, "watcher")
         for client in crowd:
             client.send_nowait(client_close(1000))
         with trio.fail_after(PATIENCE):
-            left = {(await watcher.wait_for(part.left))[part.who or ""] for _ in crowd}
+            left = {(await watcher.wait_for(family.left))[family.who or ""] for _ in crowd}
         assert left == {f"p{number}" for number in range(100)}
 
 
@@ -377,7 +309,7 @@ def replace_dialect(monkeypatch: pytest.MonkeyPatch, name: str, **methods: Any) 
     monkeypatch.setitem(DIALECTS, name, type(f"Failing{base.__name__}", (base,), methods))
 
 
-@pytest.mark.parametrize("dialect", PARTS)
+@pytest.mark.parametrize("dialect", FAMILIES)
 async def test_an_error_on_what_it_says_ends_the_one_that_said_it(
     service: Service,
     dialect: str,
@@ -393,7 +325,7 @@ async def test_an_error_on_what_it_says_ends_the_one_that_said_it(
 
     replace_dialect(monkeypatch, dialect, received=received)
     async with (
-        open_witnesses(service, *PARTS) as witnesses,
+        open_witnesses(service, *FAMILIES) as witnesses,
         open_raw(service.base) as ann,
         open_raw(service.base) as bob,
     ):
@@ -409,7 +341,7 @@ async def test_an_error_on_what_it_says_ends_the_one_that_said_it(
     assert str(error[1]) == "it exploded"
 
 
-@pytest.mark.parametrize("dialect", PARTS)
+@pytest.mark.parametrize("dialect", FAMILIES)
 async def test_an_error_in_telling_it_something_ends_the_one_that_was_to_hear_it(
     service: Service,
     dialect: str,
@@ -428,9 +360,9 @@ async def test_an_error_in_telling_it_something_ends_the_one_that_was_to_hear_it
     async with open_witnesses(service, *others) as witnesses, open_raw(service.base) as ann:
         seen = await go_live_before(witnesses, ann, dialect)
         first, *rest = witnesses
-        await first.client.send_json(first.part.go_live)
+        await first.client.send_json(first.family.go_live)
         for witness in rest:
-            await witness.sees_coming(witness.part.live)
+            await witness.sees_coming(witness.family.live)
         for witness, who in zip(witnesses, seen, strict=True):
             await witness.sees_leaving(who)
         await ann.expect_close(1011, "Internal error")
@@ -439,7 +371,7 @@ async def test_an_error_in_telling_it_something_ends_the_one_that_was_to_hear_it
     assert str(error[1]) == "it exploded"
 
 
-@pytest.mark.parametrize("dialect", PARTS)
+@pytest.mark.parametrize("dialect", FAMILIES)
 async def test_a_dialect_without_words_cannot_keep_the_others_from_hearing(
     service: Service,
     dialect: str,
@@ -449,12 +381,12 @@ async def test_a_dialect_without_words_cannot_keep_the_others_from_hearing(
         raise RuntimeError(f"no words for {event}")
 
     replace_dialect(monkeypatch, dialect, tell=staticmethod(tell))
-    others = [name for name in PARTS if name != dialect]
+    others = [name for name in FAMILIES if name != dialect]
     async with open_witnesses(service, *others) as witnesses, open_raw(service.base) as ann:
-        await ann.upgrade(PARTS[dialect].path.format(name="ann"))
-        await ann.say(*named(PARTS[dialect], "ann"))
+        await ann.upgrade(FAMILIES[dialect].path.format(name="ann"))
+        await ann.say(*FAMILIES[dialect].entering("ann"))
         for witness in witnesses:
-            who = await witness.sees_coming(witness.part.joined)
+            who = await witness.sees_coming(witness.family.joined)
             await witness.sees_leaving(who, live=False)
         await ann.expect_close(1011, "Internal error")
 
@@ -467,22 +399,22 @@ async def be_sent_away(client: Client) -> None:
     client.reset()
 
 
-@pytest.mark.parametrize("dialect", PARTS)
+@pytest.mark.parametrize("dialect", FAMILIES)
 async def test_all_are_told_that_the_server_stops(
     serve: Serve, dialect: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    part = PARTS[dialect]
-    path = part.path.format(name="ann")
+    family = FAMILIES[dialect]
+    path = family.path.format(name="ann")
     async with trio.open_nursery() as nursery, serve() as service:
         # Also if they are tabs of one user.
         tabs = []
         for number in range(10):
             tab = await open_client(nursery, service.base, path)
             tabs.append(tab)
-            for message in named(part, "ann" if part.who == "user_id" else f"ann{number}"):
+            for message in family.entering("ann" if family.who == "user_id" else f"ann{number}"):
                 await tab.send_json(message)
-            await tab.wait_for(part.entered)
-            await tab.send_json(part.go_live)
+            await tab.wait_for(family.entered)
+            await tab.send_json(family.go_live)
         # The others have been silent since the next one came.
         await settle(tabs[-1])
         for tab in tabs:
@@ -524,7 +456,7 @@ async def test_the_server_stops_in_its_time_also_if_goodbyes_take_longer(
         with trio.fail_after(PATIENCE):
             async with serve(drain=0.2) as service:
                 silent = await clients.enter_async_context(open_raw(service.base))
-                await enter(silent, PARTS["room"], "silent")
+                await FAMILIES["room"].upgrade(silent, "silent")
 
 
 @pytest.mark.parametrize(
@@ -540,22 +472,22 @@ async def test_the_server_stops_in_time_whatever_its_clients_do(
             process,
             service,
         ),
-        open_witnesses(service, *PARTS) as witnesses,
+        open_witnesses(service, *FAMILIES) as witnesses,
         open_raw(service.base, receive_buffer=4096) as stalled,
         open_raw(service.base) as silent,
         open_raw(service.base) as slow,
         open_raw(service.base) as idle,
     ):
         for witness in witnesses:
-            await witness.client.send_json(witness.part.go_live)
-        await enter(stalled, PARTS["room"], "stalled")
+            await witness.client.send_json(witness.family.go_live)
+        await FAMILIES["room"].upgrade(stalled, "stalled")
         # More than the kernel takes, so that some of it waits in the server.
         for _ in range(60):
             await witnesses[0].client.send("message", content="x" * 100_000)
         await settle(*(witness.client for witness in witnesses))
         # One that does not take part in the closing handshake, one that is within its
         # request, one between two requests.
-        await enter(silent, PARTS["room"], "silent")
+        await FAMILIES["room"].upgrade(silent, "silent")
         await slow.send(upgrade_head("/ws/r")[:-2])
         await idle.send(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert (await idle.receive_head()).status == 200
@@ -574,16 +506,16 @@ async def test_the_server_stops_in_time_whatever_its_clients_do(
 
 def check_order(witness: Witness, heard: Iterable[Message]) -> None:
     """Of those that were closed before it, it heard once and in order."""
-    part = witness.part
-    if part.who is None:
+    family = witness.family
+    if family.who is None:
         return
     about: dict[str, list[str]] = {}
     for message in heard:
-        name = str(message.get("username", message[part.who]))
+        name = str(message.get("username", message[family.who]))
         about.setdefault(name, []).append(message["type"])
     for name, types_ in about.items():
         live = name not in {"stalled", "silent"}
-        assert types_ == ([part.stopped, part.left] if live else [part.left])
+        assert types_ == ([family.stopped, family.left] if live else [family.left])
 
 
 # Nothing stays behind
@@ -613,13 +545,13 @@ LEAVE = [way.leave for way in ALL_WAYS.values() if not way.settings]
 
 async def come_and_go(base: str, number: int, name: str) -> None:
     """One of many visits, each different from the last."""
-    dialect = list(PARTS.values())[number % 4]
+    dialect = list(FAMILIES.values())[number % 4]
     leave = LEAVE[number // 4 % len(LEAVE)]
     async with open_raw(base) as client:
         if number % 10 == 9:  # nor do those leave anything that never come in
             await client.send(upgrade_head("/ws/r/ann")[: number % 150])
             return
-        await enter(client, dialect, name)
+        await dialect.upgrade(client, name)
         if number % 3:
             await client.say(dialect.go_live)
         await leave(client)
@@ -672,9 +604,9 @@ async def test_a_connection_that_has_ended_is_freed_at_once(serve: Serve) -> Non
     gc.disable()
     try:
         async with serve() as service:
-            for dialect in PARTS:
+            for dialect in FAMILIES:
                 async with open_witnesses(service, dialect) as (witness,):
-                    await witness.client.send_json(witness.part.go_live)
+                    await witness.client.send_json(witness.family.go_live)
                     await witness.client.settle()
             with trio.fail_after(PATIENCE):
                 while any(isinstance(each, Connection) for each in gc.get_objects()):  # noqa: ASYNC110
@@ -690,7 +622,7 @@ _UNFINISHED = b"POST /auth/login HTTP/1.1\r\nHost: localhost\r\nContent-Length: 
 async def test_a_second_sigterm_changes_nothing() -> None:
     async with (
         open_process(TRIO_SIGNAL_DRAIN="3") as (process, service),
-        open_witnesses(service, *PARTS) as witnesses,
+        open_witnesses(service, *FAMILIES) as witnesses,
         open_raw(service.base) as slow,
     ):
         await slow.send(_UNFINISHED)

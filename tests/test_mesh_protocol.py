@@ -16,7 +16,7 @@ import trio
 
 from tests.clients import PATIENCE, Client, Message, Service
 from tests.conftest import Serve, serve_once
-from tests.leaving import WAYS, Way
+from tests.leaving import WAYS
 from tests.raw import open_raw
 from trio_signal.auth import make_login_token
 
@@ -610,88 +610,6 @@ async def test_in_open_mode_a_token_may_be_sent_again(service: Service) -> None:
         await ann.expect_nothing()
 
 
-@pytest.mark.parametrize("type_", ["nonsense", "", "auth_success", "user_left", "Ping", "näher"])
-async def test_an_unknown_type_is_named(service: Service, type_: str) -> None:
-    async with enter_all(service, "ann", "bob") as (ann, bob):
-        await ann.send(type_, data=1)
-        assert await ann.receive() == {
-            "type": "error",
-            "message": f"Unknown message type: {type_}",
-            "code": "unknown_type",
-        }
-        await fence(ann, bob)
-
-
-MALFORMED = [
-    ("nonsense", "invalid_json"),
-    ("", "invalid_json"),
-    ("{", "invalid_json"),
-    ("[]", "invalid_json"),
-    ("null", "invalid_json"),
-    ('"ping"', "invalid_json"),
-    ("7", "invalid_json"),
-    ('{"type": "offer", "offer": ' + "[" * 50_000, "invalid_json"),
-    ('{"type": "offer", "offer": {}, "to": "bob"} {}', "invalid_json"),
-    ('{"type": "offer", "offer": NaN, "to": "bob"}', "invalid_json"),
-    # Half of a surrogate pair is JSON to some readers, and a text to none.
-    ('{"type": "offer", "offer": "\\ud800", "to": "bob"}', "invalid_json"),
-    ("{}", "invalid_message"),
-    ('{"type": 7}', "invalid_message"),
-    ('{"type": ["ping"]}', "invalid_message"),
-    ('{"type": "offer", "to": "bob"}', "invalid_message"),
-    ('{"type": "answer", "offer": {}, "to": "bob"}', "invalid_message"),
-    ('{"type": "ice_candidate", "to": "bob"}', "invalid_message"),
-    ('{"type": "message", "to": "bob"}', "invalid_message"),
-    ('{"type": "offer", "offer": {}, "to": 7}', "invalid_message"),
-    ('{"type": "message", "data": {}, "to": ["bob"]}', "invalid_message"),
-    ('{"type": "broadcast_start", "media_type": "screen"}', "invalid_message"),
-    ('{"type": "broadcast_start", "media_type": null}', "invalid_message"),
-    ('{"type": "broadcast_start", "media_type": 7}', "invalid_message"),
-]
-
-
-@pytest.mark.parametrize(("text", "code"), MALFORMED)
-async def test_a_malformed_message_changes_nothing(service: Service, text: str, code: str) -> None:
-    async with enter_all(service, "ann", "bob") as (ann, bob):
-        await ann.send_text(text)
-        error = await ann.receive()
-        assert error == {"type": "error", "message": error["message"], "code": code}
-        assert error["message"]
-        await fence(ann, bob)
-        async with enter(service, "carl") as carl:
-            await ann.expect("user_joined")
-            await fence(ann, carl)
-
-
-async def test_too_deep_a_payload_changes_nothing(service: Service) -> None:
-    async with enter_all(service, "ann", "bob") as (ann, bob):
-        deep = "[" * 50_000 + "]" * 50_000
-        await ann.send_text(f'{{"type": "message", "data": {deep}, "to": "bob"}}')
-        await ann.expect("error", code="invalid_json")
-        await fence(ann, bob)
-
-
-async def test_nobody_may_go_on_with_nonsense(service: Service) -> None:
-    async with enter_all(service, "ann", "bob") as (ann, bob):
-        for _ in range(2):  # in a row is what counts
-            for _ in range(49):
-                await ann.send_text("nonsense")
-            await ann.send("ping")
-            await ann.wait_for("pong")
-        for n in range(50):
-            await ann.send("nonsense" if n % 2 else "offer")
-        errors = await ann.expect_close(1008, "Too many malformed messages")
-        assert [error["type"] for error in errors] == ["error"] * 50
-        await bob.expect("user_left", client_id="ann")
-
-
-async def test_binary_data_is_not_spoken(service: Service) -> None:
-    async with enter_all(service, "ann", "bob") as (ann, bob):
-        await ann.send_text(b'{"type":"ping"}')
-        assert await ann.expect_close(1003) == []
-        await bob.expect("user_left", client_id="ann")
-
-
 async def test_a_message_may_be_so_big_and_no_bigger(serve: Serve) -> None:
     async with serve(max_message_bytes=2000) as service, enter_all(service, "ann", "bob") as both:
         ann, bob = both
@@ -705,78 +623,6 @@ async def test_a_message_may_be_so_big_and_no_bigger(serve: Serve) -> None:
 
 
 # Leaving, however it happens
-
-
-@pytest.mark.parametrize("live", [True, False], ids=["live", "not live"])
-@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
-async def test_whoever_leaves_the_others_are_told_once(serve: Serve, way: Way, live: bool) -> None:
-    async with (
-        serve(**way.settings) as service,
-        enter_all(service, "ann", "bob") as (ann, bob),
-        open_raw(service.base) as carl,
-    ):
-        await carl.upgrade(path())
-        await carl.say({"type": "auth_token", "token": "t", "clientId": "c", "username": "Carl"})
-        for other in (ann, bob):
-            await other.expect("user_joined", client_id="c")
-        if live:
-            await carl.say({"type": "broadcast_start"})
-            for other in (ann, bob):
-                await other.expect("broadcast_started", client_id="c")
-        await way.leave(carl)
-        for other in (ann, bob):
-            if live:
-                assert await other.receive() == {
-                    "type": "broadcast_stopped",
-                    "from": "c",
-                    "client_id": "c",
-                    "username": "Carl",
-                }
-            assert await other.receive() == {
-                "type": "user_left",
-                "room_id": "r",
-                "from": "c",
-                "client_id": "c",
-                "username": "Carl",
-                "connected_users": 2,
-                "cause": way.cause,
-            }
-        await fence(ann, bob)
-        await fence(bob, ann)
-        async with enter(service, "dora") as dora:
-            assert dora.log[2]["users"] == [
-                {"client_id": "ann", "username": "Ann"},
-                {"client_id": "bob", "username": "Bob"},
-            ]
-
-
-async def test_who_reads_too_slowly_is_closed_and_disturbs_nobody(serve: Serve) -> None:
-    async with (
-        serve(outbox_bytes=65536) as service,
-        enter_all(service, "ann", "bob") as (ann, bob),
-        open_raw(service.base, receive_buffer=4096) as carl,
-    ):
-        await carl.upgrade(path())
-        await carl.say({"type": "auth_token", "token": "t", "clientId": "c", "username": "Carl"})
-        for other in (ann, bob):
-            await other.expect("user_joined", client_id="c")
-        data = "x" * 50_000
-        sent = 0
-        with trio.fail_after(PATIENCE):
-            while not any(m["type"] == "user_left" for m in await ann.settle()):
-                await ann.send("message", data=data)
-                sent += 1
-        left = 0
-        for _ in range(sent + 1):
-            message = await bob.receive()
-            if message["type"] == "user_left":
-                left += 1
-                assert message["client_id"] == "c"
-            else:
-                assert message["data"] == data
-        assert left == 1
-        frames = await carl.expect_close(1013, "Reads too slowly")
-        assert sum(frame.message["type"] == "message" for frame in frames) < sent
 
 
 async def test_when_the_server_stops_everybody_is_told_to_come_again() -> None:
