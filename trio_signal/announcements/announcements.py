@@ -77,6 +77,8 @@ class Announcements:
         self._state = State()
         self._subscribers = Subscribers(board, metrics if metrics is not None else Metrics())
         self._receipts = Receipts(store, board, self._tell_count)
+        #: How many users heard announcements on other replicas only, when they were counted last.
+        self._elsewhere = 0
         self._looking = trio.Event()
         #: The tables are there; we know what holds.
         self._prepared = trio.Event()
@@ -194,12 +196,12 @@ class Announcements:
         return self._subscribers.users
 
     async def count_users(self) -> int:
-        """How many do so on all replicas, as Redis says; without it, on this one."""
+        """How many do so on all replicas, as Redis says; if it does not, as it said last."""
         if self._board is not None:
             with trio.move_on_after(COUNTING), suppress(BoardError):
-                return max(await self._board.count_users(), self.users_here)
+                self._elsewhere = max(await self._board.count_users() - self.users_here, 0)
         await trio.lowlevel.checkpoint()
-        return self.users_here
+        return self.users_here + self._elsewhere
 
     async def show(self, session: Session) -> None:
         """Tell a subscriber what is active, unless its user has acknowledged it.
