@@ -54,18 +54,21 @@ for (const [offer, link, input] of [
 // Two sides, whose signals may be lost, are never stuck: whatever has happened, both can still come to
 // rest with all changes negotiated. A world is [polite side, impolite side, signals to each].
 
-const CHANGES = 2; // of each side
+const CHANGES = 2; // of each side; for the polite one, one of them is a stream without a transceiver
 const MOST = 2; // signals on their way to one side
 
 const newSide = (polite) => ({
-  polite, state: 'idle', changes: CHANGES, unsaid: false, wish: false, isFirst: true, isPaired: false,
-  offers: 0, taken: 0,
+  polite, state: 'idle', changes: polite ? CHANGES - 1 : CHANGES, unsaid: false, wish: false, isFirst: true,
+  isPaired: false, offers: 0, taken: 0,
+  // The polite side's stream: to come, wanted, or had. The impolite side's: its transceiver is there,
+  // and in the last offer.
+  ...(polite ? { stream: 'to come' } : { slot: false, offered: false }),
 });
 
 /** What a side sends again and again, if anything. */
-function unanswered({ state, offers, isPaired }) {
-  if (state === 'asking') return { type: 'request' };
-  return state === 'offering' ? { type: 'offer', n: offers, knows: isPaired } : null;
+function unanswered({ state, offers, isPaired, stream, offered }) {
+  if (state === 'asking') return { type: 'request', wants: stream === 'wanted' };
+  return state === 'offering' ? { type: 'offer', n: offers, knows: isPaired, slot: offered } : null;
 }
 
 /** Lets a side go on by the table; what it sends. */
@@ -74,10 +77,12 @@ function go(side, input, signal) {
   if (!entry) return [];
   const [next, action] = entry;
   side.state = next;
-  if (action === 'offer') side.unsaid = false;
+  if (action === 'offer') Object.assign(side, { unsaid: false, ...(side.polite ? {} : { offered: side.slot }) });
+  if (action === 'take' && signal.slot) side.stream = 'had';
   if (action === 'take') Object.assign(side, { taken: signal.n, wish: false, isPaired: true, isFirst: false });
   if (action === 'answer') side.unsaid = false;
   if (action === 'apply') Object.assign(side, { isPaired: true, isFirst: false });
+  if (action === 'settle' && side.stream === 'wanted') side.wish = true;
   if (action === 'settle' && side.wish) return go(side, 'wish');
   if (action === 'ask' || action === 'sendOffer') return [unanswered(side)];
   return [];
@@ -96,6 +101,12 @@ function* steps(world) {
     const side = world.sides[me];
     if (side.changes > 0) {
       yield act((mine) => { Object.assign(mine, { changes: mine.changes - 1, unsaid: true }); });
+    }
+    if (side.stream === 'to come' && side.isPaired) {
+      yield act((mine) => {
+        Object.assign(mine, { stream: 'wanted', wish: true });
+        return go(mine, 'wish');
+      });
     }
     if (side.polite && side.isPaired && side.changes > 0) { // ICE has to begin anew
       yield act((mine) => {
@@ -120,7 +131,10 @@ function* steps(world) {
       yield act((_, next) => { next.signals[me].shift(); }); // lost
       yield act((mine, next) => {
         const signal = next.signals[me].shift();
-        if (signal.type === 'request') return go(mine, 'request');
+        if (signal.type === 'request') {
+          if (signal.wants && !mine.slot) Object.assign(mine, { slot: true, unsaid: true });
+          return go(mine, 'request');
+        }
         if (signal.type === 'answer') return signal.n === mine.offers ? go(mine, 'answer') : [];
         if (signal.n === mine.taken) return mine.state === 'taking' ? [] : [{ type: 'answer', n: mine.taken }];
         const offer = { session: 'x', re: signal.knows ? 'y' : undefined };
@@ -143,7 +157,8 @@ for (const [key, world] of worlds) {
 }
 
 const isAtRest = ({ sides, signals }) => signals.every((to) => to.length === 0)
-  && sides.every(({ state, unsaid, changes, wish }) => state === 'idle' && !unsaid && !wish && changes === 0);
+  && sides.every(({ state, unsaid, changes, wish }) => state === 'idle' && !unsaid && !wish && changes === 0)
+  && sides[0].stream === 'had';
 const safe = new Set([...worlds].filter(([, world]) => isAtRest(world)).map(([key]) => key));
 assert(safe.size > 0);
 for (const key of safe) for (const earlier of before.get(key) ?? []) safe.add(earlier);

@@ -765,10 +765,18 @@ def measured(page: Page, peer: str, way: str) -> bool:
 def test_a_pair_measures_itself_hears_who_speaks_and_carries_data(visit: Visit) -> None:
     ada, bob = (visit("/tests/client.html", sound=name == "Ada") for name in ("Ada", "Bob"))
     for page, name in ((ada, "Ada"), (bob, "Bob")):
-        enter_again(
-            page, "data", name, clientId=name
-        )  # of two, the one with the lesser id is polite
+        # Of two, the one with the lesser id is polite.
+        enter_again(page, "data", name, clientId=name, iceServers=[{"urls": "stun:127.0.0.1:9"}])
         page.evaluate(SERVE_DATA)
+    ada.evaluate(  # a channel that comes too late for the first offer
+        """() => {
+            const stop = room.on('connection', ({ connection }) => {
+                const open = () => { peer('Bob').channel('early').send('!'); };
+                connection.addEventListener('signalingstatechange', open, { once: true });
+                stop();
+            });
+        }"""
+    )
     ada.evaluate(
         """async () => {
             const camera = await client.openCamera({ microphone: false });
@@ -783,7 +791,8 @@ def test_a_pair_measures_itself_hears_who_speaks_and_carries_data(visit: Visit) 
     )
     bob.evaluate("() => { room.on('speaker', (peer) => told.push(['speaker', peer?.name])); }")
     expect_watching(bob)
-    assert ada.evaluate("peer('Bob').connection instanceof RTCPeerConnection")
+    servers = "peer('Bob').connection.getConfiguration().iceServers.flatMap(one => one.urls)"
+    assert ada.evaluate(servers) == ["stun:127.0.0.1:9"]
     for page, other, way in ((ada, "Bob", "sent"), (bob, "Ada", "received")):
         wait_until(page, partial(measured, page, other, way))
     encoding = "peer('Bob').connection.getSenders().find(s => s.track?.kind === 'video')"
@@ -791,6 +800,7 @@ def test_a_pair_measures_itself_hears_who_speaks_and_carries_data(visit: Visit) 
     expect_told(bob, "speaker", "Ada")
     assert bob.evaluate("[room.speaker.name, peer('Ada').level >= 0]") == ["Ada", True]
 
+    bob.wait_for_function("carried['early']?.bytes === 1")
     for sender, receiver, name in ((ada, bob, "from polite"), (bob, ada, "from impolite")):
         assert sender.evaluate(SEND_MEGABYTE, name) == "open"
         receiver.wait_for_function("name => carried[name]?.bytes === 1 << 20", arg=name)
@@ -811,10 +821,11 @@ def test_a_pair_measures_itself_hears_who_speaks_and_carries_data(visit: Visit) 
     for page in (ada, bob):
         expect_told(page, "both", "second")
         assert told(page, "both") == [["both", "first"], ["both", "second"]]
-    # The peer comes back as another page, and who opened the channel opens it again.
-    bob.reload()
+    # Another page takes Bob's place, and who opened the channel opens it again.
+    bob = visit("/tests/client.html")
     enter_again(bob, "data", "Bob", clientId="Bob")
     bob.evaluate(SERVE_DATA)
+    bob.wait_for_function("carried['from polite']?.channel.state === 'open'")
     ada.evaluate("peer('Bob').channel('from polite').send('again')")
     bob.wait_for_function("carried['from polite']?.bytes === 5")
     ada.evaluate("peer('Bob').channel('from polite').close()")

@@ -58,7 +58,7 @@ def test_a_viewer_sees_the_broadcaster_through_the_relay(
         return page
 
     ada = broadcast(visit, "relay")
-    bob = watch(visit, "relay")
+    bob = watch(visit, "relay", "live")
     expect_watching(bob)
     for page in (ada, bob):
         assert page.evaluate(LOCAL_CANDIDATES) == ["relay"]

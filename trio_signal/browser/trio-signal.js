@@ -228,17 +228,24 @@ class Signaling {
     return this.#retry !== 0;
   }
 
-  async #receive(socket, message) {
+  /** What of the handshake and the heartbeat asks for something; they go by `#write`, all else by `send`. */
+  #control = {
+    auth_required: (socket) => this.#sayHello(socket),
+    token_expiring: (socket) => this.#sayHello(socket),
+    auth_success: (socket, { heartbeat }) => this.#entered(heartbeat),
+  };
+
+  #receive(socket, message) {
     this.#heard = true;
     this.#trace(message, false);
-    if (message.type === 'auth_required') await this.#sayHello(socket);
-    if (message.type === 'token_expiring') await this.#sayHello(socket);
-    if (message.type === 'auth_success') {
-      this.#attempt = 0;
-      this.#isJoined = true;
-      this.#beatEvery(message.heartbeat * 1000 || HEARTBEAT);
-    }
+    if (Object.hasOwn(this.#control, message.type)) this.#control[message.type](socket, message);
     this.#onMessage(message);
+  }
+
+  #entered(heartbeat) {
+    this.#attempt = 0;
+    this.#isJoined = true;
+    this.#beatEvery(heartbeat * 1000 || HEARTBEAT);
   }
 
   async #sayHello(socket) {
@@ -594,6 +601,7 @@ class Slots {
 
 const FULL = 1 << 20; // bytes that may wait in the browser
 const LOW = FULL / 4;
+const TOLD_WITHIN = 300; // ms that the end of a connection may be behind that of its channels
 const MOST_CHANNELS = 32; // to one peer
 
 /**
@@ -739,9 +747,9 @@ export class Channel {
     pipe.onopen = () => this.#become('open');
     pipe.onclose = () => {
       this.#pipes.delete(pipe);
-      // The peer has closed it, or the whole connection is gone.
-      if (isConnected()) this.close();
-      else if (!this.#out()) this.#become('connecting');
+      if (!this.#out()) this.#become('connecting');
+      // The peer has closed it, or the whole connection is gone: that shows a moment later.
+      setTimeout(() => this.#pipes.size === 0 && isConnected() && this.close(), TOLD_WITHIN);
     };
     if (pipe.readyState === 'open') this.#become('open');
   }
@@ -1299,13 +1307,13 @@ class Link {
     return this.#slots.missing(this.#outgoing, this.#names !== null);
   }
 
-  /** The first channel needs a line in the offer, and only the impolite side adds those. */
+  /** The first channel needs a line in the offer, and once they are paired only the impolite side adds it. */
   #openChannels() {
+    const pc = this.#pc;
+    const beginsWithIt = !this.isPaired && this.#state === 'idle';
     for (const channel of this.#channels.unopened()) {
-      if (!this.#mustAsk() || this.#pc.sctp) {
-        const pipe = this.#pc.createDataChannel(channel.name, channel.init);
-        const pc = this.#pc;
-        channel.attach(pipe, () => isCarried(pc));
+      if (!this.#polite || beginsWithIt || pc.sctp) {
+        channel.attach(pc.createDataChannel(channel.name, channel.init), () => isCarried(pc));
       } else if (this.#names) {
         this.#ask(false); // others would not understand, and never make that line
       }
@@ -1540,7 +1548,8 @@ class Link {
 
 /** Whether data channels are carried: one that ends all the same was closed by the other side. */
 function isCarried(pc) {
-  return pc.connectionState === 'connected' && pc.sctp?.state === 'connected';
+  // Not `sctp.state`: Chromium may leave that at `connecting`.
+  return pc.connectionState === 'connected' && pc.sctp?.transport.state === 'connected';
 }
 
 /** Not crypto.randomUUID(), which a page without https does not have. */

@@ -5,6 +5,7 @@ import { isName } from './streams.js';
 
 const FULL = 1 << 20; // bytes that may wait in the browser
 const LOW = FULL / 4;
+const TOLD_WITHIN = 300; // ms that the end of a connection may be behind that of its channels
 const MOST_CHANNELS = 32; // to one peer
 
 /**
@@ -150,9 +151,9 @@ export class Channel {
     pipe.onopen = () => this.#become('open');
     pipe.onclose = () => {
       this.#pipes.delete(pipe);
-      // The peer has closed it, or the whole connection is gone.
-      if (isConnected()) this.close();
-      else if (!this.#out()) this.#become('connecting');
+      if (!this.#out()) this.#become('connecting');
+      // The peer has closed it, or the whole connection is gone: that shows a moment later.
+      setTimeout(() => this.#pipes.size === 0 && isConnected() && this.close(), TOLD_WITHIN);
     };
     if (pipe.readyState === 'open') this.#become('open');
   }

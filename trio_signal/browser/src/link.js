@@ -203,13 +203,13 @@ export class Link {
     return this.#slots.missing(this.#outgoing, this.#names !== null);
   }
 
-  /** The first channel needs a line in the offer, and only the impolite side adds those. */
+  /** The first channel needs a line in the offer, and once they are paired only the impolite side adds it. */
   #openChannels() {
+    const pc = this.#pc;
+    const beginsWithIt = !this.isPaired && this.#state === 'idle';
     for (const channel of this.#channels.unopened()) {
-      if (!this.#mustAsk() || this.#pc.sctp) {
-        const pipe = this.#pc.createDataChannel(channel.name, channel.init);
-        const pc = this.#pc;
-        channel.attach(pipe, () => isCarried(pc));
+      if (!this.#polite || beginsWithIt || pc.sctp) {
+        channel.attach(pc.createDataChannel(channel.name, channel.init), () => isCarried(pc));
       } else if (this.#names) {
         this.#ask(false); // others would not understand, and never make that line
       }
@@ -444,7 +444,8 @@ export class Link {
 
 /** Whether data channels are carried: one that ends all the same was closed by the other side. */
 function isCarried(pc) {
-  return pc.connectionState === 'connected' && pc.sctp?.state === 'connected';
+  // Not `sctp.state`: Chromium may leave that at `connecting`.
+  return pc.connectionState === 'connected' && pc.sctp?.transport.state === 'connected';
 }
 
 /** Not crypto.randomUUID(), which a page without https does not have. */

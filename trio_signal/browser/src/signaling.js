@@ -112,17 +112,24 @@ export class Signaling {
     return this.#retry !== 0;
   }
 
-  async #receive(socket, message) {
+  /** What of the handshake and the heartbeat asks for something; they go by `#write`, all else by `send`. */
+  #control = {
+    auth_required: (socket) => this.#sayHello(socket),
+    token_expiring: (socket) => this.#sayHello(socket),
+    auth_success: (socket, { heartbeat }) => this.#entered(heartbeat),
+  };
+
+  #receive(socket, message) {
     this.#heard = true;
     this.#trace(message, false);
-    if (message.type === 'auth_required') await this.#sayHello(socket);
-    if (message.type === 'token_expiring') await this.#sayHello(socket);
-    if (message.type === 'auth_success') {
-      this.#attempt = 0;
-      this.#isJoined = true;
-      this.#beatEvery(message.heartbeat * 1000 || HEARTBEAT);
-    }
+    if (Object.hasOwn(this.#control, message.type)) this.#control[message.type](socket, message);
     this.#onMessage(message);
+  }
+
+  #entered(heartbeat) {
+    this.#attempt = 0;
+    this.#isJoined = true;
+    this.#beatEvery(heartbeat * 1000 || HEARTBEAT);
   }
 
   async #sayHello(socket) {
