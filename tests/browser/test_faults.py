@@ -1,23 +1,21 @@
-"""The browser client without a browser: its tables (tables.mjs, negotiation.mjs), and a world."""
+"""What the pages run, without a browser: what is decided by tables, and a simulated world."""
 
 from __future__ import annotations
 
 import subprocess
 from pathlib import Path
 
+import pytest
+
 HERE = Path(__file__).parent
 CLIENT = HERE.parent.parent / "trio_signal" / "browser" / "trio-signal.js"
 SEEDS = "20"
 
 
-def test_what_is_decided_by_tables() -> None:
-    command = ["node", str(HERE / "tables.mjs")]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert run.returncode == 0, run.stderr
-
-
-def test_two_peers_always_come_to_an_agreement() -> None:
-    command = ["node", str(HERE / "negotiation.mjs")]
+# What a module decides by tables; the negotiation of two; where the tiles of a call stand.
+@pytest.mark.parametrize("name", ["tables", "negotiation", "layout"])
+def test_what_is_decided_without_a_browser(name: str) -> None:
+    command = ["node", str(HERE / f"{name}.mjs")]
     run = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert run.returncode == 0, run.stderr
 

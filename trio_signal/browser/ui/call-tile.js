@@ -133,7 +133,7 @@ export class CallTile {
 
   place({ x, y, width, height }) {
     Object.assign(this.element.style, { translate: `${x}px ${y}px`, width: `${width}px`, height: `${height}px` });
-    this.element.classList.toggle('small', width < 200 || height < 110);
+    this.element.classList.toggle('small', width < 280 || height < 160);
     this.#frame();
   }
 

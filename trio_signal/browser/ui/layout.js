@@ -1,7 +1,7 @@
 // Where the tiles of a call stand. Pure: sizes in, boxes out.
 
 const WIDEST = 16 / 9;
-const NARROWEST = 4 / 5;
+const NARROWEST = 1; // of a picture of 16:9 little more than half is seen then
 const GAP = 8;
 /** From this width for a height on, two people are one large picture and a small one of oneself. */
 const LYING = 1.25;

@@ -186,6 +186,7 @@ export class TrioCall extends HTMLElement {
   #entered(room) {
     this.#room = room;
     this.#began = Date.now();
+    this.#bar.tell(timeSince(this.#began));
     this.#told.clear();
     this.#grades.clear();
     this.#panel.clear();
