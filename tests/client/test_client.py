@@ -111,7 +111,17 @@ def test_where_a_room_is(url: str, path: str, secure: bool, port: int) -> None:
 
 @pytest.mark.parametrize(
     ("url", "room"),
-    [("ftp://x", "r"), ("example.com", "r"), ("http://", "r"), ("http://x:y", "r"), ("ws://x", "")],
+    [
+        ("ftp://x", "r"),
+        ("example.com", "r"),
+        ("http://", "r"),
+        ("http://x:y", "r"),
+        ("ws://x", ""),
+        ("http://x:0", "r"),
+        ("http://a..b", "r"),
+        (f"http://{'x' * 64}.com", "r"),
+        ("http://\ud800", "r"),
+    ],
 )
 async def test_a_wrong_address_is_refused_at_once(url: str, room: str) -> None:
     with pytest.raises(ValueError):
@@ -227,9 +237,36 @@ async def test_what_is_not_granted(service: Service) -> None:
 
 async def test_what_cannot_be_sent(service: Service) -> None:
     async with bots(service, "ann") as (ann,):
+        endless: list[object] = []
+        endless.append(endless)
         with pytest.raises(TypeError):
             await ann.send(object())
+        with pytest.raises(ValueError, match="no JSON"):
+            await ann.send(endless)
+        with pytest.raises(ValueError, match="no JSON"):
+            await ann.offer({"sdp": "\ud800"})
+        with pytest.raises(ValueError, match="surrogate"):
+            await ann.send("x", to="\ud800")
+        with pytest.raises(ValueError, match="surrogate"):
+            await ann.renew("\ud800")
         assert await heard(ann) == []
+
+
+@pytest.mark.parametrize("given", ["token", "username", "client_id"])
+async def test_what_cannot_be_said_of_oneself(given: str) -> None:
+    said: dict[str, Any] = {given: "\ud800"}
+    with pytest.raises(ValueError, match="surrogate"):
+        async with open_client("http://127.0.0.1:1", room="r", **said):
+            raise AssertionError
+
+
+async def test_a_fetched_token_that_cannot_be_said() -> None:
+    async def fetch() -> str:
+        return "\ud800"
+
+    with pytest.raises(ValueError, match="surrogate"):
+        async with open_client("http://127.0.0.1:1", room="r", token=fetch):
+            raise AssertionError
 
 
 @pytest.mark.parametrize("payload", ['"\\ud800"', "1e999", "9" * 5000, "[" * 900 + "]" * 900])

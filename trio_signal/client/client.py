@@ -90,26 +90,27 @@ class Client:
 
     # What the user wants to say. Each of these waits for a connection, and until the one before
     # is written. If the client has ended, or ends meanwhile, it raises why: ClosedError,
-    # NotConnectedError (also after the block) or SlowReaderError. Cancelled, it has said nothing.
+    # NotConnectedError (also after the block) or SlowReaderError. What JSON cannot hold raises
+    # TypeError or ValueError at once. Cancelled, it has said nothing.
 
     async def offer(self, offer: Any, *, to: str | None = None) -> None:
         """Send an offer, any JSON, to one peer or to all. Waits until it is on its way."""
-        await self._session.say(mesh.Offer(Raw(encode(offer)), to))
+        await self._session.say(mesh.Offer(_payload(offer), to))
 
     async def answer(self, answer: Any, *, to: str | None = None) -> None:
         """Send an answer, any JSON, to one peer or to all. Waits until it is on its way."""
-        await self._session.say(mesh.AnswerTo(Raw(encode(answer)), to))
+        await self._session.say(mesh.AnswerTo(_payload(answer), to))
 
     async def candidate(self, candidate: Any, *, to: str | None = None) -> None:
         """Send an ICE candidate, any JSON, to one peer or to all. Waits until it is on its way."""
-        await self._session.say(mesh.IceCandidate(Raw(encode(candidate)), to))
+        await self._session.say(mesh.IceCandidate(_payload(candidate), to))
 
     async def send(self, data: Any, *, to: str | None = None) -> None:
         """Send data of the application, any JSON, to one peer or to all.
 
         Waits until it is on its way.
         """
-        await self._session.say(mesh.Message(Raw(encode(data)), to))
+        await self._session.say(mesh.Message(_payload(data), to))
 
     async def broadcast(self, media_type: MediaType = "video") -> None:
         """Be live from now on, also after each reconnect; it is said now if we are in the room."""
@@ -127,7 +128,7 @@ class Client:
 
     async def ping(self, id: Any) -> None:  # noqa: A002  as it is on the wire
         """Ask for a `Pong` with this id, any JSON: the server got all that was sent before."""
-        await self._session.say(mesh.Ping(Raw(encode(id))))
+        await self._session.say(mesh.Ping(_payload(id)))
 
     async def renew(self, token: str) -> None:
         """Go on with a new token of the same user, for the present connection and for later ones.
@@ -142,6 +143,13 @@ class Client:
             await trio.lowlevel.checkpoint()  # said on joining
         else:
             await self._session.say(message)
+
+
+def _payload(value: Any) -> Raw:
+    try:
+        return Raw(encode(value))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"this is no JSON: {error}") from None
 
 
 @asynccontextmanager
@@ -159,7 +167,8 @@ async def open_client(
     """Enter a room, and leave it at the end of the block.
 
     Waits until we are in. That is tried once: raises `NotConnectedError` if the server cannot be
-    reached, and `ClosedError` if it does not let us in. Later the client comes back by itself.
+    reached, `ClosedError` if it does not let us in, and `ValueError` if what was given cannot be
+    sent, or is no URL. Later the client comes back by itself.
     If the block is cancelled or raises, the connection is closed without a goodbye.
 
     :param url: the server: `https://signal.example.com`, also `ws:` and `wss:`, also with a path

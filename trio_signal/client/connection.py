@@ -23,7 +23,7 @@ from wsproto.utilities import ProtocolError
 
 from trio_signal.client.errors import ClosedError, NotConnectedError
 from trio_signal.dialects import mesh
-from trio_signal.dialects.wire import Reader, UnreadableError, encode
+from trio_signal.dialects.wire import Reader, UnreadableError
 from trio_signal.errors import TrioSignalError
 
 #: Room for the picture of a very large room.
@@ -62,12 +62,21 @@ class Address(NamedTuple):
             raise ValueError("a room must have a name")
         parts = urlsplit(url)
         secure = _SCHEMES.get(parts.scheme)
-        if secure is None or not parts.hostname:
+        if secure is None or not parts.hostname or parts.port == 0 or not _is_name(parts.hostname):
             raise ValueError(f"{url!r} is no address of a server; like http://127.0.0.1:8000")
         port = parts.port or (443 if secure else 80)
         netloc = parts.netloc.rpartition("@")[2]
         path = f"{parts.path.rstrip('/')}/ws/{quote(room, safe='')}"
         return cls(parts.hostname, port, secure, netloc, path)
+
+
+def _is_name(host: str) -> bool:
+    """Whether it can be looked up: each part has 1 to 63 characters (RFC 1035 section 2.3.4)."""
+    try:
+        host.encode("idna")
+    except UnicodeError:
+        return False
+    return True
 
 
 class _Wire(trio.abc.Stream):
@@ -162,11 +171,11 @@ class Connection:
         """When something came last from the server; Trio's clock."""
         return self._wire.heard
 
-    async def send(self, message: Struct) -> None:
-        """Send a message; raises ClosedError."""
+    async def send(self, message: str) -> None:
+        """Send a message, as it is encoded; raises ClosedError."""
         assert self._websocket is not None  # noqa: S101  it is open
         try:
-            await self._websocket.send_message(encode(message).decode())
+            await self._websocket.send_message(message)
         except ConnectionClosed as error:
             raise _closed(error) from None
 

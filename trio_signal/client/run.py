@@ -29,7 +29,7 @@ from trio_signal.client.errors import (
     is_final,
 )
 from trio_signal.client.events import Event, StateChanged
-from trio_signal.client.session import Session, TokenSource
+from trio_signal.client.session import Session, TokenSource, written
 from trio_signal.dialects import mesh
 from trio_signal.errors import CloseCode, TrioSignalError
 from trio_signal.messages.identity import MediaType
@@ -147,9 +147,9 @@ async def _enter(
     hello = mesh.AuthToken(token, session.asked_id or None, session.asked_username)
     while not isinstance(await connection.receive(), mesh.AuthRequired):
         pass
-    await connection.send(hello)
+    await connection.send(written(hello))
     # What comes before the answer is the snapshot of the room, and what happened since.
-    await connection.send(mesh.Ping(_FENCE))
+    await connection.send(written(mesh.Ping(_FENCE)))
     users: list[mesh.User] = []
     broadcasters: list[mesh.Broadcaster] = []
     later: list[Struct] = []
@@ -174,7 +174,7 @@ async def _go_live_again(session: Session, connection: Connection) -> None:
     said: MediaType | None = None
     while said != session.broadcasting:
         said = session.broadcasting
-        await connection.send(mesh.BroadcastStart(said) if said else mesh.BroadcastStop())
+        await connection.send(written(mesh.BroadcastStart(said) if said else mesh.BroadcastStop()))
 
 
 async def _receive(session: Session, nursery: trio.Nursery, connection: Connection) -> NoReturn:

@@ -15,6 +15,7 @@ from trio_signal.client.errors import ClosedError, NotConnectedError, SlowReader
 from trio_signal.client.events import Candidate, Event, Offer, PeerLeft, State, StateChanged
 from trio_signal.client.view import View
 from trio_signal.dialects import mesh
+from trio_signal.dialects.wire import encode
 from trio_signal.errors import TrioSignalError
 from trio_signal.messages.identity import MediaType
 
@@ -64,6 +65,8 @@ class Session:
         timing: Timing,
     ) -> None:
         """Make a session that has no connection yet."""
+        if not callable(token):
+            written(mesh.AuthToken(token, client_id, username))
         self.address = address
         self.token = token
         self.asked_username = username
@@ -93,7 +96,7 @@ class Session:
 
         self._event_sender, self.events = trio.open_memory_channel[Event](max_events)
         # Without a buffer: what is sent has a connection that is about to write it.
-        self._outgoing, self.outgoing = trio.open_memory_channel[Struct](0)
+        self._outgoing, self.outgoing = trio.open_memory_channel[str](0)
         self._reported = ""
         #: Whether an event waits for a slow reader, since nothing is read from the server then;
         #: and when the last one did.
@@ -144,9 +147,13 @@ class Session:
                 await self._over.wait()
 
     async def say(self, message: Struct) -> None:
-        """Hand a message to the connection; waits for one. Raises what ended the session."""
+        """Hand a message to the connection; waits for one. Raises what ended the session.
+
+        Raises ValueError at once if it cannot be encoded.
+        """
+        text = written(message)
         try:
-            await self._outgoing.send(message)
+            await self._outgoing.send(text)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             raise self.why_ended() from None
 
@@ -206,9 +213,17 @@ class Session:
 
     async def fetch_token(self) -> str | None:
         """Who we are, to be said to the server; raises what the user's function raises."""
-        if callable(self.token):
-            return await self.token()
-        return self.token
+        token = await self.token() if callable(self.token) else self.token
+        written(mesh.AuthToken(token))
+        return token
+
+
+def written(message: Struct) -> str:
+    """A message as it is sent; raises ValueError."""
+    try:
+        return encode(message).decode()
+    except UnicodeEncodeError:  # it would quote what may be a token
+        raise ValueError("a text has half a surrogate pair, which is no character") from None
 
 
 def _closed() -> NotConnectedError:
