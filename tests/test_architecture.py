@@ -55,7 +55,7 @@ CLIENT_MAY_IMPORT = (
 )
 #: Media have a thread of their own, and whoever wants none does without.
 ASYNCIO = ("asyncio", "aiortc", "av")
-KNOW_ASYNCIO = (f"{NAME}.client.media", f"{NAME}.client.calls", f"{NAME}.client.link")
+KNOW_ASYNCIO = tuple(f"{NAME}.client.{part}" for part in ("aio", "media", "calls", "link"))
 WEBSOCKET_CLIENTS = ("trio_websocket", "wsproto")
 #: The second plays the part of any client.
 KNOW_WEBSOCKET_CLIENTS = (f"{NAME}.client", f"{NAME}.cli.compare")

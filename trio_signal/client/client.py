@@ -203,11 +203,11 @@ async def open_client(
     except BaseExceptionGroup as errors:
         if len(errors.exceptions) != 1:
             raise
-        _raise_as_it_was(errors.exceptions[0])
+        raise_as_it_was(errors.exceptions[0])
 
 
-def _raise_as_it_was(error: BaseException) -> NoReturn:
-    """The block's own exception, which the nursery has wrapped, with the context that it had."""
+def raise_as_it_was(error: BaseException) -> NoReturn:
+    """Raise an exception that a nursery has wrapped, with the context that it had."""
     context = error.__context__
     try:
         raise error
