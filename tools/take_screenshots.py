@@ -31,7 +31,7 @@ SCHEMES = ("light", "dark")
 #: What the documentation shows: the picture's name, of which scene, how wide, in which scheme.
 SHOWN = {
     "index": ("front", 1280, "light"),
-    "call": ("call-6", 1280, "dark"),
+    "call": ("call-4", 1280, "dark"),
     "call-phone": ("call-4", 390, "light"),
     "call-lobby": ("call-lobby", 1280, "light"),
     "broadcast": ("broadcast-live", 1280, "light"),
@@ -75,7 +75,7 @@ class Studio:
                 self.server.stop()
 
     def page(
-        self, path: str, person: int | None = None, *, small: bool = False, script: str = ""
+        self, path: str, person: int | None = None, *, height: int = 360, script: str = ""
     ) -> Page:
         """A page that has been opened; with a person in front of its camera."""
         options: dict[str, Any] = {"base_url": self.server.url, "viewport": WIDTHS[1280]}
@@ -83,7 +83,7 @@ class Studio:
         context.set_default_timeout(PATIENCE)
         context.grant_permissions(["camera", "microphone", "clipboard-write"])
         if person is not None:
-            size = "{ width: 256, height: 144, frameRate: 4 }" if small else "undefined"
+            size = f"{{ width: {height * 16 // 9}, height: {height}, frameRate: {height // 30} }}"
             context.add_init_script(f"window.person = {person}; window.pictureSize = {size};")
             context.add_init_script(path=PEOPLE)
         if script:
@@ -122,16 +122,17 @@ def wait_for_pictures(page: Page, count: int) -> None:
         """count => {
             const within = (root) => [...root.querySelectorAll('*')].flatMap((element) =>
                 [element, ...(element.shadowRoot ? within(element.shadowRoot) : [])]);
-            const videos = within(document).filter((element) => element.localName === 'video');
-            return videos.filter((video) => video.videoHeight > 0).length >= count;
+            const seen = within(document).filter((element) =>
+                element.localName === 'video' && element.checkVisibility() && element.videoHeight);
+            return seen.length >= count;
         }""",
         arg=count,
     )
 
 
-def join_call(studio: Studio, room: str, person: int, *, small: bool = False) -> Page:
-    """Somebody in a call."""
-    page = studio.page(f"/demo/call?room={room}", person, small=small)
+def join_call(studio: Studio, room: str, person: int, height: int = 270) -> Page:
+    """Somebody in a call; the more there are, the smaller a machine can have the pictures."""
+    page = studio.page(f"/demo/call?room={room}", person, height=height)
     page.get_by_label("Your name").fill(NAMES[person])
     page.get_by_role("button", name="Join", exact=True).click()
     expect(page.get_by_role("toolbar", name="Call")).to_be_visible()
@@ -253,7 +254,7 @@ def take_tokens(studio: Studio) -> None:
 def take_calls(studio: Studio) -> None:
     """Calls of several sizes, and what may be open in one."""
     with studio.serving() as server:
-        lobby = studio.page("/demo/call?room=team", 0)
+        lobby = studio.page("/demo/call?room=team", 0, height=270)
         wait_for_pictures(lobby, 1)
         lobby.get_by_label("Your name").fill("Ada")
         studio.shoot(lobby, "call-lobby")
@@ -295,7 +296,7 @@ def take_calls(studio: Studio) -> None:
 def take_great_call(studio: Studio) -> None:
     """A call of twelve: more cannot be in one."""
     with studio.serving():
-        pages = [join_call(studio, "all", person, small=True) for person in range(12)]
+        pages = [join_call(studio, "all", person, 144) for person in range(12)]
         wait_for_pictures(pages[0], 12)
         studio.shoot(pages[0], "call-12")
 
