@@ -3,8 +3,8 @@
 Each replica owns its peers and is the authority on them. The bus has two
 duties. It is the *transport* that tells a room's events to the other replicas
 with peers in that room. And it is the *directory*: who is in which room on
-which replica, so that a newcomer gets a picture that is whole and a cap holds
-for all replicas together.
+which replica, so that a newcomer is told of all, and a cap holds for all replicas
+together.
 
 The contract, for every implementation:
 

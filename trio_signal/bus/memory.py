@@ -58,8 +58,8 @@ class MemoryBus:
         #: The rooms that this replica follows; of no others it is told.
         self._rooms: dict[str, Room] = {}
         #: What is to be delivered. Unbounded: `publish` may not block, and `run` is fast.
-        self._told: deque[RoomEvent | Delivery] = deque()
-        self._was_told = trio.Event()
+        self._pending: deque[RoomEvent | Delivery] = deque()
+        self._any_pending = trio.Event()
         self._deliver: Deliver = lambda delivery: None
 
     @property
@@ -78,13 +78,13 @@ class MemoryBus:
         self._deliver = deliver
         task_status.started()
         while True:
-            await self._was_told.wait()
-            self._was_told = trio.Event()
+            await self._any_pending.wait()
+            self._any_pending = trio.Event()
             self._deliver_all()
 
     def _deliver_all(self) -> None:
-        while self._told:
-            told = self._told.popleft()
+        while self._pending:
+            told = self._pending.popleft()
             try:
                 self._deliver_one(told)
             except Exception:
@@ -107,8 +107,8 @@ class MemoryBus:
         del self._network.replicas[self.replica]
 
     def _take(self, told: RoomEvent | Delivery) -> None:
-        self._told.append(told)
-        self._was_told.set()
+        self._pending.append(told)
+        self._any_pending.set()
 
     async def join(self, room: Room, member: Member, caps: Caps, admit: Admit) -> None:
         """Enter a room; raises JoinRefusedError."""

@@ -54,7 +54,7 @@ class Left(Struct, frozen=True, tag=True):
 
 
 class News(Enum):
-    """What a broadcast changes in the picture of a room."""
+    """What a broadcast changes in a room."""
 
     #: The user was not live before.
     FIRST = "first"
