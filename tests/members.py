@@ -1,6 +1,6 @@
 """Members for the tests, where only some of what they are matters."""
 
-from trio_signal.messages.identity import Live, MediaType, Member
+from trio_signal.messages.identity import WIRE, Live, MediaType, Member
 
 #: A moment. Times are only carried, never compared.
 AT = "2026-11-20T10:15:30.123Z"
@@ -28,4 +28,5 @@ def member(
         subject=subject or user_id,
         avatar_url=avatar_url,
         live=Live(live, AT) if live else None,
+        wire=WIRE,
     )

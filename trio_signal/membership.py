@@ -13,7 +13,7 @@ from trio_signal.errors import JoinRefusedError
 from trio_signal.local_room import LocalRoom
 from trio_signal.messages.commands import Join, LeaveCause
 from trio_signal.messages.events import Entered, Left, Refusal, Refused, Rejoined, RoomEvent
-from trio_signal.messages.identity import Identity, Member, Profile, is_internal
+from trio_signal.messages.identity import WIRE, Identity, Member, Profile, is_internal
 from trio_signal.names import ANONYMOUS
 from trio_signal.notes import Notes
 from trio_signal.participant import Participant
@@ -106,6 +106,7 @@ class Membership:
             subject=f"{peer.dialect_name} {identity.subject}",
             joined_at=unique_now(),
             reserved=command.reserve and identity.verified,
+            wire=WIRE,
         )
 
     async def _recall(self, room_id: str, identity: Identity) -> tuple[str, str | None]:

@@ -17,8 +17,8 @@ The contract, for every implementation:
 - `publish` never blocks and never raises. Events of one room from one replica
   arrive in their order, once. Those that change who is there or who is live
   change the directory as well.
-- `send` goes to one replica only, and keeps the same order. A signal that finds
-  no replica comes back as `Undelivered`.
+- `send` goes to one replica only, and keeps the same order. A signal is delivered, or it comes
+  back once as `Undelivered`, within three seconds, also if nothing is heard of that replica.
 - `broadcast` goes to all other replicas; it may be lost where one cannot be reached.
 - What a replica published itself is never told to it. Its own members it changes itself,
   in the room, before it publishes.

@@ -113,6 +113,10 @@ class Profile(Struct, frozen=True):
     avatar_url: Address | None = None
 
 
+#: What replicas of this version understand of each other.
+WIRE = 2
+
+
 class Member(Struct, frozen=True):
     """One peer in one room, as every replica knows it.
 
@@ -131,6 +135,8 @@ class Member(Struct, frozen=True):
     live: Live | None = None
     joined_at: Moment = ""
     reserved: bool = False
+    #: What its replica understands: `WIRE` if it confirms signals. Version 0.1 does not say.
+    wire: int = 1
 
 
 class Announcement(Struct, frozen=True):

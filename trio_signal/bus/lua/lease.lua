@@ -4,8 +4,8 @@
 -- ARGV  1 replica  2 lease in ms  3 "1" to take a new one if there is none
 --
 -- A lease of over a day was written by somebody else: it is removed.
--- Returns {1 if it is held, the replicas whose leases ran out, 100 at most}. The clock is
--- Redis's own: those of the replicas need not agree.
+-- Returns {1 if it is held, the replicas whose leases ran out, 100 at most, the time in ms}.
+-- The clock is Redis's own: those of the replicas need not agree.
 
 expect(KEYS[1], 'zset')
 
@@ -18,4 +18,4 @@ if held then
   redis.call('ZADD', KEYS[1], string.format('%d', now + tonumber(ARGV[2])), ARGV[1])
 end
 return {held and 1 or 0, redis.call(
-  'ZRANGEBYSCORE', KEYS[1], '-inf', '(' .. string.format('%d', now), 'LIMIT', 0, 100)}
+  'ZRANGEBYSCORE', KEYS[1], '-inf', '(' .. string.format('%d', now), 'LIMIT', 0, 100), now}

@@ -24,14 +24,18 @@ from trio_signal.bus import (
 )
 from trio_signal.bus.announcements import RedisBoard
 from trio_signal.bus.holds import Holds, identity_of
+from trio_signal.bus.redis.direct import DirectSignals
 from trio_signal.bus.redis.directory import Directory, in_order
 from trio_signal.bus.redis.feed import Feed, Feeds
 from trio_signal.bus.redis.lease import Lease
 from trio_signal.bus.redis.recovery import Recovery
 from trio_signal.bus.redis.wire import (
     KINDS,
+    Asked,
+    Confirmed,
     Echo,
     ForAll,
+    Numbered,
     decode_change,
     decode_direct,
     decode_for_all,
@@ -48,7 +52,7 @@ from trio_signal.messages.events import (
     StoppedLive,
     WentLive,
 )
-from trio_signal.messages.identity import LOBBY, Member, is_internal
+from trio_signal.messages.identity import LOBBY, WIRE, Member, is_internal
 from trio_signal.messages.records import RoomCount
 from trio_signal.metrics import Histogram
 from trio_signal.presence import Change, Snapshot
@@ -102,6 +106,9 @@ class RedisBus:
         self._holds = Holds()
         self._missing = 0  # changes that did not come, as their numbers say
         self._delivery = Histogram()
+        self._signals = DirectSignals(
+            redis, self._feeds, self._directory, self._lease, self._hand_over
+        )
         self._deliver: Deliver = lambda delivery: None
 
     @property
@@ -147,6 +154,7 @@ class RedisBus:
                 ("catching up with Redis", self._recovery.keep_restoring),
                 ("keeping the lease", self._keep_lease),
                 ("comparing rooms with Redis", self._recovery.keep_comparing),
+                ("confirming signals", self._signals.run),
             ):
                 nursery.start_soon(supervise, name, task, self._recover)
             await self._leased.wait()
@@ -164,6 +172,7 @@ class RedisBus:
 
     def _reaped(self, lost: ReplicaLost) -> None:
         self.board.forget(lost.replica)
+        self._signals.forget(lost.replica)
         if lost.members:
             self._hand_over(lost)
 
@@ -219,6 +228,9 @@ class RedisBus:
                 if self._recovery.echoed < direct.sent <= now:
                     self._recovery.echoed = direct.sent
                     self._delivery.observe(now - direct.sent)
+            elif isinstance(direct, Numbered | Confirmed | Asked):
+                if not self._signals.take(direct):
+                    self.redis.reader.drop("direct", channel, "its number cannot be")
             elif direct is not None:
                 self._hand_over(direct)
         elif channel == self.board.channel:
@@ -350,7 +362,11 @@ class RedisBus:
                 self.redis.send_nowait("PUBLISH", self._directory.room(event.room_id), told)
 
     def send(self, replica: str, delivery: Direct) -> None:
-        """Tell one replica; a signal that nobody takes comes back."""
+        """Tell one replica; a signal that is not delivered comes back."""
+        target = delivery.target if isinstance(delivery, Signalled) else None
+        if isinstance(delivery, Signalled) and target is not None and target.wire >= WIRE:
+            self._signals.send(replica, target.peer_id, delivery)
+            return
 
         def check(receivers: object) -> None:
             is_lost = not isinstance(receivers, int) or receivers == 0

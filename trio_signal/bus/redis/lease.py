@@ -21,6 +21,8 @@ logger = logging.getLogger(__name__)
 
 #: Seconds after an outage for the other replicas to come back, before they count as gone.
 PATIENCE = 2.0
+#: Seconds in which a reply comes, if Redis's clock is read from it.
+_PROMPT = 0.1
 
 
 class Lease:
@@ -53,6 +55,8 @@ class Lease:
         #: Until when a replica that is missing may be about to come back.
         self._patient_until: float | None = None
         self._retired = False
+        #: By how much Redis's clock is ahead of Trio's; 0 if that is not known yet.
+        self._ahead = 0.0
 
     @property
     def age(self) -> float | None:
@@ -89,7 +93,9 @@ class Lease:
         """Renew the lease, or take a new one; the replicas whose leases ran out."""
         keys, milliseconds = [self._directory.key("replicas")], int(self._seconds * 1000)
         script = self._directory.scripts.lease
-        held, expired = await script(keys, [self._replica, milliseconds, 0])
+        asked = trio.current_time()
+        held, expired, time = await script(keys, [self._replica, milliseconds, 0])
+        self._note_time(asked, time / 1000)
         if not held:
             if self._retired:
                 return []
@@ -98,7 +104,7 @@ class Lease:
             self._lost()
             if self.is_held:
                 self._patient_until = trio.current_time() + PATIENCE
-            _, expired = await script(keys, [self._replica, milliseconds, 1])
+            _, expired, _ = await script(keys, [self._replica, milliseconds, 1])
         now = trio.current_time()
         if self.is_held and (not held or now > self._renewed + self._seconds):
             logger.warning("the lease of this replica ran out: its peers are put back")
@@ -106,6 +112,16 @@ class Lease:
         self.is_held = True
         self._renewed = now
         return list(expired)
+
+    def _note_time(self, asked: float, time: float) -> None:
+        """What Redis's clock says; a reply that took long says little."""
+        now = trio.current_time()
+        if now - asked <= _PROMPT or not self._ahead:
+            self._ahead = time - (asked + now) / 2
+
+    def redis_time(self, now: float) -> float:
+        """What Redis's clock shows at a time of Trio's; 0 if that is not known yet."""
+        return now + self._ahead if self._ahead else 0.0
 
     async def retire(self) -> None:
         """Give it up: nothing of this replica stays in Redis. Does not raise."""

@@ -2,11 +2,11 @@
 
 from typing import Annotated
 
-from msgspec import Meta, Struct
+from msgspec import Meta, Raw, Struct, field
 from msgspec.json import Decoder, Encoder
 
 from trio_signal.bus import Broadcast, Direct, RoomsKept
-from trio_signal.messages.identity import Member, Name
+from trio_signal.messages.identity import Member, Name, Number, SignalKind
 from trio_signal.presence import Change
 
 #: What is counted when it cannot be read, by what it should have been.
@@ -16,10 +16,47 @@ KINDS = (
 )
 
 
+#: Signals to one replica that may be without a confirmation.
+MOST_UNCONFIRMED = 20_000
+
+
 class Echo(Struct, frozen=True, tag=True):
     """What a replica publishes to itself, to see how long that takes; by Trio's clock."""
 
     sent: Annotated[float, Meta(ge=0, le=2**53)]
+
+
+class Numbered(Struct, frozen=True, tag="S", omit_defaults=True):
+    """A signal to a peer of another replica, by the ids of both: that one knows the members."""
+
+    #: The replica that sends it, its number there, and what is over of those before it.
+    origin: Name = field(name="o")
+    number: Number = field(name="n")
+    base: Number = field(name="b")
+    #: When, in seconds of Redis's clock; 0 if that is not known.
+    at: Annotated[float, Meta(ge=0, le=1e11)] = field(name="t")
+    room_id: Name = field(name="r")
+    kind: SignalKind = field(name="k")
+    payload: Raw = field(name="p")
+    sender: Name = field(name="f")
+    target: Name = field(name="q")
+    #: Its type on the wire of a client, if that is not its kind.
+    wire_type: Name = field(name="w", default="")
+
+
+class Confirmed(Struct, frozen=True, tag="C", omit_defaults=True):
+    """A replica has decided on the signals up to a number; some it could not deliver."""
+
+    origin: Name = field(name="o")
+    upto: Number = field(name="n")
+    refused: tuple[Number, ...] = field(name="x", default=())
+
+
+class Asked(Struct, frozen=True, tag="Q"):
+    """A replica wants to know what became of its signals from a number on."""
+
+    origin: Name = field(name="o")
+    base: Number = field(name="b")
 
 
 class ForAll(Struct, frozen=True):
@@ -32,6 +69,6 @@ class ForAll(Struct, frozen=True):
 encode = Encoder().encode
 decode_member = Decoder(Member).decode
 decode_change = Decoder(Change).decode
-decode_direct = Decoder(Direct | Echo).decode
+decode_direct = Decoder(Direct | Echo | Numbered | Confirmed | Asked).decode
 decode_kept = Decoder(RoomsKept).decode
 decode_for_all = Decoder(ForAll).decode

@@ -1,0 +1,202 @@
+"""Signals to peers of other replicas: sent, confirmed, and given up; see `receipts`."""
+
+from collections.abc import Callable
+from typing import NoReturn, assert_never
+
+import trio
+
+from trio_signal.bus import Delivery, Undelivered
+from trio_signal.bus.redis.directory import Directory
+from trio_signal.bus.redis.feed import Feeds
+from trio_signal.bus.redis.lease import Lease
+from trio_signal.bus.redis.receipts import Incoming, Outgoing
+from trio_signal.bus.redis.wire import (
+    MOST_UNCONFIRMED,
+    Asked,
+    Confirmed,
+    Numbered,
+    encode,
+)
+from trio_signal.clock import utc_now
+from trio_signal.messages.events import Signalled
+from trio_signal.redis import OutcomeUnknownError, Redis
+from trio_signal.room import Room
+
+#: Seconds until a signal is confirmed, and how often it is looked after those that are not.
+CONFIRMING = 0.02
+#: Seconds by which we may look too late before it counts as our own standstill, and for which
+#: nothing is given up after one: the confirmation may be here, unread.
+_LATE, _READING = 0.2, 0.5
+#: Seconds after which a replica of which nothing comes is forgotten.
+_FORGET = 60.0
+
+
+class DirectSignals:
+    """Those of one replica. Nothing but `run` blocks."""
+
+    def __init__(
+        self,
+        redis: Redis,
+        feeds: Feeds,
+        directory: Directory,
+        lease: Lease,
+        deliver: Callable[[Delivery], None],
+    ) -> None:
+        """Begin without any; `deliver` gets those that come, and those of ours that are lost."""
+        self._redis = redis
+        self._feeds = feeds
+        self._directory = directory
+        self._lease = lease
+        self._deliver = deliver
+        self._replica = directory.replica
+        #: By replica.
+        self._outgoing: dict[str, Outgoing] = {}
+        self._incoming: dict[str, Incoming] = {}
+        self._work = trio.Event()
+        #: Signals of ours that came back, since the start.
+        self.lost = 0
+
+    @property
+    def unconfirmed(self) -> int:
+        """How many of our signals are not confirmed."""
+        return sum(map(len, self._outgoing.values()))
+
+    # What goes
+
+    def send(self, replica: str, target: str, signal: Signalled) -> None:
+        """Send a signal to a peer of another replica; it comes back if it is not delivered."""
+        outgoing = self._outgoing.get(replica)
+        if outgoing is None:
+            outgoing = self._outgoing[replica] = Outgoing()
+        now = trio.current_time()
+        number = outgoing.add(signal, now)
+        if not number:
+            self._lose([signal])
+            return
+
+        def check(receivers: object) -> None:
+            # Of one whose outcome is unknown the receiver says what became of it, or nobody.
+            is_lost = receivers == 0 or isinstance(receivers, Exception)
+            if is_lost and not isinstance(receivers, OutcomeUnknownError):
+                back = outgoing.take(number)
+                if back is not None:
+                    self._lose([back])
+
+        wire_type = "" if signal.wire_type == signal.kind else signal.wire_type
+        told = encode(
+            Numbered(
+                self._replica,
+                number,
+                outgoing.base,
+                self._lease.redis_time(now),
+                signal.room_id,
+                signal.kind,
+                signal.payload,
+                signal.sender.peer_id,
+                target,
+                wire_type,
+            )
+        )
+        channel = self._directory.key("replica", replica)
+        if not self._redis.send_nowait("PUBLISH", channel, told, on_reply=check):
+            check(0)
+        self._work.set()
+
+    def forget(self, replica: str) -> None:
+        """A replica is gone: what it has not confirmed is lost."""
+        outgoing = self._outgoing.pop(replica, None)
+        self._incoming.pop(replica, None)
+        if outgoing is not None:
+            self._lose(outgoing.give_up(float("inf")))
+
+    def _lose(self, signals: list[Signalled]) -> None:
+        self.lost += len(signals)
+        for signal in signals:
+            self._deliver(Undelivered(signal))
+
+    # What comes
+
+    def take(self, direct: Numbered | Confirmed | Asked) -> bool:
+        """Take in what another replica says of signals; whether it may be."""
+        match direct:
+            case Numbered():
+                if not 0 < direct.base <= direct.number <= direct.base + MOST_UNCONFIRMED:
+                    return False
+                self._take_signal(direct)
+            case Confirmed():
+                outgoing = self._outgoing.get(direct.origin)
+                if outgoing is not None:
+                    self._lose(outgoing.confirm(direct.upto, frozenset(direct.refused)))
+            case Asked():
+                incoming = self._incoming.get(direct.origin)
+                if incoming is None:  # nothing of it has come
+                    incoming = self._incoming[direct.origin] = Incoming(max(direct.base, 1))
+                incoming.is_unsaid = True
+                self._work.set()
+            case _:
+                assert_never(direct)
+        return True
+
+    def _take_signal(self, came: Numbered) -> None:
+        incoming = self._incoming.get(came.origin)
+        if incoming is None:
+            incoming = self._incoming[came.origin] = Incoming(came.base)
+        now = trio.current_time()
+        here = self._lease.redis_time(now)
+        age = here - came.at if here and came.at else 0.0
+        room = self._room(came.room_id)
+        if incoming.take(came, room, age=age, now=now) and room is not None:
+            self._hand_over(came, room)
+        self._work.set()
+
+    def _hand_over(self, came: Numbered, room: Room) -> None:
+        sender, target = room.members[came.sender], room.own[came.target]
+        wire_type = came.wire_type or came.kind
+        self._deliver(
+            Signalled(came.room_id, came.kind, came.payload, sender, target, wire_type, utc_now())
+        )
+
+    def _room(self, room_id: str) -> Room | None:
+        feed = self._feeds.get(room_id)
+        return feed.room if feed is not None else None
+
+    # The time between
+
+    async def run(self) -> NoReturn:
+        """Confirm what came, and give up what is not confirmed; until cancelled."""
+        reading_until = 0.0
+        while True:
+            await self._work.wait()
+            due = trio.current_time() + CONFIRMING
+            await trio.sleep_until(due)
+            now = trio.current_time()
+            if now > due + _LATE:
+                reading_until = now + _READING
+            for replica, incoming in list(self._incoming.items()):
+                self._confirm(replica, incoming, now)
+            for replica, outgoing in list(self._outgoing.items()):
+                if now >= reading_until:
+                    self._lose(outgoing.give_up(now))
+                if outgoing.should_ask(now):
+                    self._publish(replica, Asked(self._replica, outgoing.base))
+            if not self._is_busy():
+                self._work = trio.Event()
+
+    def _confirm(self, replica: str, incoming: Incoming, now: float) -> None:
+        for came in incoming.take_waiting(self._room, now):
+            room = self._room(came.room_id)
+            if room is not None:
+                self._hand_over(came, room)
+        if incoming.is_unsaid:
+            upto, refused = incoming.confirm()
+            self._publish(replica, Confirmed(self._replica, upto, refused))
+        elif now > incoming.last_heard + _FORGET and not incoming.is_waiting:
+            del self._incoming[replica]
+
+    def _publish(self, replica: str, told: Confirmed | Asked) -> None:
+        self._redis.send_nowait("PUBLISH", self._directory.key("replica", replica), encode(told))
+
+    def _is_busy(self) -> bool:
+        return bool(self.unconfirmed) or any(
+            incoming.is_unsaid or incoming.is_waiting for incoming in self._incoming.values()
+        )

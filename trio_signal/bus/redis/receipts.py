@@ -1,0 +1,182 @@
+"""Receipts: what became of the signals between two replicas. Pure: no I/O, no clock.
+
+PUBLISH is no receipt: it counts subscribers that may be dead. So the signals of each pair of
+replicas are numbered, and the receiver says up to which number it has decided, and which it
+could not deliver. It answers for a signal when it has delivered it. A sender that hears nothing
+gives a signal up, and tells its client.
+
+Nobody can be told both and neither. A signal that has been on its way for `MAX_AGE`, by the
+clock of Redis, is not delivered any more; one that has for `GIVE_UP` is given up. What lies
+between them is for the confirmation to come, and for the clocks to differ. The one hole that is
+left are the signals that a replica delivers in the last moment before it is cut off: nobody
+hears of those (the two generals' problem).
+"""
+
+from collections.abc import Callable, Collection, Iterator
+from itertools import takewhile
+from typing import NamedTuple
+
+from trio_signal.bus.redis.wire import MOST_UNCONFIRMED, Numbered
+from trio_signal.messages.events import Signalled
+from trio_signal.room import Room
+
+#: Seconds since a signal was sent, by the clock of Redis, after which nobody delivers it.
+MAX_AGE = 1.5
+#: Seconds without a confirmation after which it counts as lost.
+GIVE_UP = 2.0
+#: Seconds after which the receiver is asked for a confirmation that may have been lost.
+_ASK = 0.7
+#: Bytes of the signals to one replica that may be unconfirmed; one more comes back at once.
+MOST_BYTES = 32 * 2**20
+#: Seconds for which a signal waits until its room here is as it was where it was sent.
+MAX_WAIT = 1.0
+
+
+class _Sent(NamedTuple):
+    signal: Signalled
+    at: float
+
+
+class Outgoing:
+    """The signals to one other replica that are not confirmed; times are Trio's clock."""
+
+    __slots__ = ("_asked", "_bytes", "_number", "_unconfirmed")
+
+    def __init__(self) -> None:
+        self._number = 0
+        #: By number, the oldest first.
+        self._unconfirmed: dict[int, _Sent] = {}
+        self._bytes = 0
+        self._asked = 0.0
+
+    def __len__(self) -> int:
+        """How many are not confirmed."""
+        return len(self._unconfirmed)
+
+    @property
+    def base(self) -> int:
+        """All before this number are confirmed, or given up."""
+        return next(iter(self._unconfirmed), self._number + 1)
+
+    def add(self, signal: Signalled, now: float) -> int:
+        """Number a signal that is about to be sent; 0 if too much is under way."""
+        size = _size(signal)
+        if len(self._unconfirmed) >= MOST_UNCONFIRMED or self._bytes + size > MOST_BYTES:
+            return 0
+        self._number += 1
+        self._unconfirmed[self._number] = _Sent(signal, now)
+        self._bytes += size
+        return self._number
+
+    def take(self, number: int) -> Signalled | None:
+        """It is confirmed, or lost for certain; None if that was known already."""
+        sent = self._unconfirmed.pop(number, None)
+        if sent is None:
+            return None
+        self._bytes -= _size(sent.signal)
+        return sent.signal
+
+    def confirm(self, upto: int, refused: Collection[int]) -> list[Signalled]:
+        """The receiver has decided on all up to this number; those that it did not deliver."""
+        lost = []
+        for number in list(takewhile(lambda number: number <= upto, self._unconfirmed)):
+            signal = self.take(number)
+            if signal is not None and number in refused:
+                lost.append(signal)
+        return lost
+
+    def give_up(self, now: float) -> list[Signalled]:
+        """Those of which nothing was heard for too long."""
+        old = takewhile(lambda sent: sent[1].at + GIVE_UP <= now, self._unconfirmed.items())
+        return [signal for number, _ in list(old) if (signal := self.take(number)) is not None]
+
+    def should_ask(self, now: float) -> bool:
+        """Whether to ask for a confirmation now; at most twice for a signal."""
+        oldest = next(iter(self._unconfirmed.values()), None)
+        if oldest is None or now < max(oldest.at, self._asked) + _ASK:
+            return False
+        self._asked = now
+        return True
+
+
+def _size(signal: Signalled) -> int:
+    return len(memoryview(signal.payload))
+
+
+class Incoming:
+    """The signals from one other replica, and what is to be said of them."""
+
+    __slots__ = ("_last", "_refused", "_waiting", "is_unsaid", "last_heard")
+
+    def __init__(self, base: int) -> None:
+        """All before `base` are over."""
+        self._last = base - 1
+        self._refused: set[int] = set()
+        #: By number, until when it waits (Trio's clock).
+        self._waiting: dict[int, tuple[Numbered, float]] = {}
+        #: Something is to be confirmed.
+        self.is_unsaid = False
+        self.last_heard = 0.0
+
+    def take(self, came: Numbered, room: Room | None, *, age: float, now: float) -> bool:
+        """Whether to deliver this signal now; if not, it waits, is refused, or is an old one.
+
+        Those that were skipped are lost. What waits is overtaken by nothing in its room.
+        """
+        self.last_heard = now
+        self.is_unsaid = True
+        self._last = max(self._last, came.base - 1)
+        self._refused = {number for number in self._refused if number >= came.base}
+        if came.number <= self._last:
+            return False
+        self._refused.update(range(self._last + 1, came.number))
+        self._last = came.number
+        if age > MAX_AGE or room is None:
+            self._refused.add(came.number)
+            return False
+        behind = any(waiting.room_id == came.room_id for waiting, _ in self._waiting.values())
+        if behind or not _is_known(room, came):
+            self._waiting[came.number] = came, now + MAX_WAIT
+            return False
+        return self._decide(came, room)
+
+    def take_waiting(self, rooms: Callable[[str], Room | None], now: float) -> Iterator[Numbered]:
+        """Those that are to be delivered now, in their order."""
+        stuck: set[str] = set()
+        for came, until in list(self._waiting.values()):
+            room = rooms(came.room_id)
+            if room is not None and now < until:
+                if came.room_id in stuck or not _is_known(room, came):
+                    stuck.add(came.room_id)
+                    continue
+                is_fit = self._decide(came, room)
+            else:
+                is_fit = False
+                self._refused.add(came.number)
+            del self._waiting[came.number]
+            self.is_unsaid = True
+            if is_fit:
+                yield came
+
+    def _decide(self, came: Numbered, room: Room) -> bool:
+        if came.target in room.own:
+            return True
+        self._refused.add(came.number)
+        return False
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether any waits."""
+        return bool(self._waiting)
+
+    def confirm(self) -> tuple[int, tuple[int, ...]]:
+        """Up to which number all is decided, and which of these were not delivered."""
+        self.is_unsaid = False
+        upto = min(self._waiting, default=self._last + 1) - 1
+        return upto, tuple(sorted(number for number in self._refused if number <= upto))
+
+
+def _is_known(room: Room, came: Numbered) -> bool:
+    """Whether the room is as it was where this was sent, as far as it matters."""
+    sender = room.members.get(came.sender)
+    return room.numbering.in_step and sender is not None and sender.replica == came.origin
