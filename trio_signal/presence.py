@@ -37,10 +37,14 @@ class Change(Struct, frozen=True):
 
 
 class Snapshot(Struct, frozen=True):
-    """A room's members on all replicas, after the change numbered `seq`."""
+    """A room's members on all replicas, after the change numbered `seq`.
+
+    Of a room that was `deleted` just now the other replicas are about to write theirs.
+    """
 
     seq: int
     members: tuple[Member, ...]
+    deleted: bool = False
 
 
 class Numbering:

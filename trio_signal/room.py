@@ -285,7 +285,8 @@ class Room:
 
         `losses` is what it was when the snapshot was asked for. The room is in step
         afterwards, unless something is missing again. If `patient`, members of
-        a replica of which the snapshot has none stay: it may be about to write them.
+        a replica of which the snapshot has none stay: it may be about to write them. Of a room
+        that was deleted all stay.
         """
         if self.numbering.in_step or losses != self.numbering.losses:
             return []  # another one was faster
@@ -294,9 +295,10 @@ class Room:
         new = {m.peer_id: m for m in snapshot.members if m.replica != self.replica}
         back = {member.replica for member in snapshot.members}
         for peer_id, member in old.items():
-            is_missing = peer_id not in new and member.replica not in back
+            is_back = member.replica in back and not snapshot.deleted
+            is_missing = peer_id not in new and not is_back
             # One that we take over stays until its new connection is let in.
-            if peer_id in self.entered or (patient and is_missing):
+            if peer_id in self.entered or (is_missing and (patient or snapshot.deleted)):
                 new[peer_id] = member
         events: list[RoomEvent] = []
         if self.own:

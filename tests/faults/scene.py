@@ -30,12 +30,14 @@ class FaultyScene:
 
     def __init__(
         self,
+        servers: trio.Nursery,
         nursery: trio.Nursery,
         cluster: Cluster,
         party: Party,
         choice: random.Random,
         patience: float,
     ) -> None:
+        self._servers = servers
         self._nursery = nursery
         self._party = party
         self._choice = choice
@@ -59,7 +61,7 @@ class FaultyScene:
     async def _add_replica(self) -> None:
         name = next(self._names)
         wire = Wire(self.redis.port)
-        await self._nursery.start(wire.run)
+        await self._servers.start(wire.run)
         self.wires.append(wire)
         replica = await self.cluster.add(REDIS_URL=wire.url)
         await replica.wait_status("ready")
@@ -130,7 +132,7 @@ async def open_scene(
     ):
         cluster = Cluster(servers, redis, {"TRIO_SIGNAL_LEASE": LEASE})
         async with open_party() as party, trio.open_nursery() as nursery:
-            scene = FaultyScene(nursery, cluster, party, choice, patience)
+            scene = FaultyScene(servers, nursery, cluster, party, choice, patience)
             await scene.open(replicas, actors)
             yield scene
             nursery.cancel_scope.cancel()

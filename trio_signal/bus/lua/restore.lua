@@ -5,16 +5,18 @@
 --
 -- KEYS  1 members  2 live  3 seq  4 rooms  5 owned  6 replicas  (see join.lua)
 -- ARGV  1 replica  2 room id  3 channel of the room
---       then, for each member: peer id, member (JSON), "1" if live, "0" if not, or
---         "?" if it is on its way: it stays if it is here, and is not written if not.
---         These come first
+--       then, for each member: peer id, member (JSON), "1" if live, "0" if not, with a "+"
+--         behind it if it has been here; or "?" if it is on its way: it stays if it is here,
+--         and is not written if not. These come first
 --
 -- A peer id that another replica holds stays with it, unless its connection is an
 -- older one of the same subject: a stale socket takes down no newer one.
 -- A record that cannot be read, or whose replica has no lease, is removed, since nobody
 -- answers for it; so is a key of another type, and a number that is none.
 -- What is restored without a lease would stay for ever if its replica died now.
--- Returns {"ok", seq, snapshot}, or {"lease"}: this replica has none.
+-- A room in which members that have been here are missing was deleted: other replicas are about
+-- to write theirs again. That is remembered for two seconds.
+-- Returns {"ok", seq, snapshot, 1 if it was deleted}, or {"lease"}: this replica has none.
 
 if not redis.call('ZSCORE', KEYS[6], ARGV[1]) then
   return {'lease'}
@@ -47,6 +49,7 @@ end
 
 local mine = {}
 local entering = {}
+local vanished = ARGV[3] .. ':vanished'
 
 -- Of a room that was here before the number was lost, others believe the old one.
 local number = redis.call('GET', KEYS[3])
@@ -63,13 +66,16 @@ for i = 4, #ARGV, 3 do
     entering[id] = is_same(old, new)
   else
     mine[id] = true
+    if not old and string.sub(state, 2) == '+' then
+      redis.call('SET', vanished, 1, 'PX', 2000)
+    end
     if old ~= new and not entering[id] and may_write(old, new) then
       redis.call('HSET', KEYS[1], id, new)
       changed = true
     end
     local held = redis.call('HGET', KEYS[1], id)
     if held == new then
-      redis.call(state == '1' and 'SADD' or 'SREM', KEYS[2], id)
+      redis.call(string.sub(state, 1, 1) == '1' and 'SADD' or 'SREM', KEYS[2], id)
     end
   end
 end
@@ -107,4 +113,4 @@ if redis.call('EXISTS', KEYS[1]) == 0 then
 else
   redis.call('SADD', KEYS[4], ARGV[2])
 end
-return {'ok', tonumber(seq), redis.call('HVALS', KEYS[1])}
+return {'ok', tonumber(seq), redis.call('HVALS', KEYS[1]), redis.call('EXISTS', vanished)}

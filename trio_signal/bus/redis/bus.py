@@ -27,7 +27,7 @@ from trio_signal.bus.holds import Holds, identity_of
 from trio_signal.bus.redis.direct import DirectSignals
 from trio_signal.bus.redis.directory import Directory, in_order
 from trio_signal.bus.redis.feed import Feed, Feeds
-from trio_signal.bus.redis.lease import Lease
+from trio_signal.bus.redis.lease import PATIENCE, Lease
 from trio_signal.bus.redis.recovery import Recovery
 from trio_signal.bus.redis.wire import (
     KINDS,
@@ -210,11 +210,13 @@ class RedisBus:
                     case Lost(reason=reason):
                         logger.error("Redis is lost, peers of this replica go on: %s", reason)
                         self._feeds.start_over()  # they are restored when it is back
+                        self._lease.hold_off(float("inf"))
                         continue
                     case Overflow():
                         logger.error("more came from Redis than could be taken: catching up")
                     case Resumed():
                         logger.warning("Redis is back: catching up")
+                        self._lease.hold_off(PATIENCE)
                 self._start_over()
 
     def _take(self, channel: str, payload: bytes) -> None:

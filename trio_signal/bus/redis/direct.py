@@ -189,12 +189,14 @@ class DirectSignals:
                 self._hand_over(came, room)
         if incoming.is_unsaid:
             upto, refused = incoming.confirm()
-            self._publish(replica, Confirmed(self._replica, upto, refused))
+            # Without a connection it is tried again; if it is lost, we are asked.
+            incoming.is_unsaid = not self._publish(replica, Confirmed(self._replica, upto, refused))
         elif now > incoming.last_heard + _FORGET and not incoming.is_waiting:
             del self._incoming[replica]
 
-    def _publish(self, replica: str, told: Confirmed | Asked) -> None:
-        self._redis.send_nowait("PUBLISH", self._directory.key("replica", replica), encode(told))
+    def _publish(self, replica: str, told: Confirmed | Asked) -> bool:
+        channel = self._directory.key("replica", replica)
+        return self._redis.send_nowait("PUBLISH", channel, encode(told))
 
     def _is_busy(self) -> bool:
         return bool(self.unconfirmed) or any(

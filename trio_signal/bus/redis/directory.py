@@ -238,14 +238,15 @@ class Directory:
         if feed is not None:
             for member in feed.entering.values():
                 args += (member.peer_id, encode(member), "?")
-            for member in feed.room.own.values():
-                args += _entry(member)
+            for peer_id, member in feed.room.own.items():
+                _, record, live = _entry(member)
+                args += (peer_id, record, f"{live}+" if peer_id in feed.room.entered else live)
         keys = [*self.room_keys(room_id), self.key("replicas")]
         status, *rest = await self.scripts.restore(keys, args)
         if status == b"lease":
             raise NotConnectedError("the lease of this replica ran out")
-        seq, records = rest
-        return Snapshot(seq, self.read_members(room_id, records))
+        seq, records, deleted = rest
+        return Snapshot(seq, self.read_members(room_id, records), bool(deleted))
 
     def leave(self, event: Left) -> None:
         """Take a member of ours out of its room, and tell it. Does not block."""

@@ -55,6 +55,8 @@ class Lease:
         #: Until when a replica that is missing may be about to come back.
         self._patient_until: float | None = None
         self._retired = False
+        #: From when on it reaps others.
+        self._reaps_from = 0.0
         #: By how much Redis's clock is ahead of Trio's; 0 if that is not known yet.
         self._ahead = 0.0
 
@@ -68,6 +70,10 @@ class Lease:
         """Whether replicas that are missing may be about to come back."""
         return self._patient_until is not None
 
+    def hold_off(self, seconds: float) -> None:
+        """Reap nobody for so long: after an outage the others may come back later than we."""
+        self._reaps_from = trio.current_time() + seconds
+
     def end_patience(self) -> bool:
         """Whether it is over just now: who has not come back after an outage is gone."""
         if self._patient_until is None or trio.current_time() <= self._patient_until:
@@ -79,7 +85,7 @@ class Lease:
         """Renew it, or take a new one, and reap the replicas whose leases ran out."""
         async with self._renewing:  # who looks next sees what was done about a lost one
             expired = await self._hold()
-        if self.is_patient:
+        if self.is_patient or trio.current_time() < self._reaps_from:
             return
         replicas = self._directory.key("replicas")
         for name in expired:

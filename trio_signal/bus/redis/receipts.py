@@ -23,7 +23,7 @@ from trio_signal.room import Room
 #: Seconds since a signal was sent, by the clock of Redis, after which nobody delivers it.
 MAX_AGE = 1.5
 #: Seconds without a confirmation after which it counts as lost.
-GIVE_UP = 2.0
+GIVE_UP = 2.5
 #: Seconds after which the receiver is asked for a confirmation that may have been lost.
 _ASK = 0.7
 #: Bytes of the signals to one replica that may be unconfirmed; one more comes back at once.

@@ -32,6 +32,8 @@ PAUSE = 0.5
 COMPARING = 1.0
 COMPARED = 500
 _ROOM_COST = 10
+#: Seconds for the other replicas to write their members of a room that was deleted.
+_WRITTEN = 2.5
 #: How many rooms in which this replica has nobody are compared each time.
 _STRANGE_ROOMS = 5
 
@@ -54,6 +56,8 @@ class Recovery:
         #: When was sent what came back last (Trio's clock): all that was published before
         #: has come.
         self.echoed = 0.0
+        #: Rooms that were deleted, and when all replicas have had the time to write theirs.
+        self._again: dict[str, float] = {}
 
     async def keep_restoring(self) -> None:
         """Restore rooms for as long as any is stale; until cancelled."""
@@ -108,6 +112,8 @@ class Recovery:
         room = feed.room
         has_members_here = bool(room.own)
         events = room.catch_up(snapshot, losses, utc_now(), patient=self._lease.is_patient)
+        if snapshot.deleted:
+            self._again[room.id] = trio.current_time() + _WRITTEN
         self._tell(feed, events, has_members_here)
         if not room.numbering.in_step or room.own.keys() - room.entered:
             self._feeds.mark_stale(room.id)
@@ -122,6 +128,7 @@ class Recovery:
             await trio.sleep(COMPARING * random.uniform(0.9, 1.1))  # noqa: S311
             await self._redis.wait_connected()
             credit = min(credit, 0) + COMPARED
+            self._look_again()
             if not turn:
                 turn = [*self._feeds]
             with suppress(RedisError):
@@ -129,6 +136,13 @@ class Recovery:
                 self._directory.suspects.clear()
                 while credit > 0 and (rooms or turn):
                     credit -= _ROOM_COST + await self._compare((rooms or turn).pop())
+
+    def _look_again(self) -> None:
+        """Who has not come back to a room that was deleted is gone."""
+        now = trio.current_time()
+        for room_id in [room_id for room_id, at in self._again.items() if at <= now]:
+            del self._again[room_id]
+            self._feeds.mark_stale(room_id)
 
     async def _strange_rooms(self) -> list[str]:
         """Some of the rooms in which this replica has nobody, perhaps no replica has."""
