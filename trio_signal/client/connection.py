@@ -207,7 +207,7 @@ def explain_tls(error: BaseException | None) -> str:
     """Why there is no TLS, in words."""
     match error:
         case ssl.SSLCertVerificationError(verify_message=words):
-            return f"TLS: {words}"
+            return f"TLS: certificate verify failed: {words}"
         case ssl.SSLError(reason="WRONG_VERSION_NUMBER" | "RECORD_LAYER_FAILURE"):
             return "TLS: it speaks http there, not https"
         case ssl.SSLError(reason=str(word)):
