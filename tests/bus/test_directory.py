@@ -25,7 +25,7 @@ from trio_signal.redis import Message, Redis, open_redis
 from trio_signal.room import Room
 
 REPLICAS = ("one", "two", "three")
-PEERS = ("p", "q", "r", "s")
+PEERS = ("p", "q")
 CAPS = Caps(100)
 #: Milliseconds; longer than a test.
 LEASE = 3_600_000
@@ -179,7 +179,7 @@ def essence(change: Change) -> Any:
     max_examples=25 * EFFORT,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
-@given(scenes=st.lists(st.lists(steps, min_size=4, max_size=12), min_size=1, max_size=3))
+@given(scenes=st.lists(st.lists(steps, min_size=8, max_size=24), min_size=1, max_size=3))
 async def test_redis_does_what_the_model_does(redis_url: str, scenes: list[list[Step]]) -> None:
     async with open_redis(redis_url) as redis:
         for scene in scenes:
