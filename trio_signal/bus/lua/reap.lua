@@ -1,8 +1,8 @@
 -- Take all members of a dead replica out of their rooms, and tell it.
 --
 -- Whoever comes first does it all, so each departure is told once. The rooms'
--- keys are made from the names that the replica left behind; this is why Redis
--- Cluster is not supported.
+-- keys are made from the names that the replica left behind, so in a cluster all keys
+-- have one hash tag.
 --
 -- KEYS  1 replicas  2 rooms  3 owned by the dead replica  (see join.lua)
 -- ARGV  1 the dead replica  2 prefix of the rooms' keys  3 the time (RFC 3339)
