@@ -22,9 +22,9 @@ from trio_signal.redis.connection import (
     OutcomeUnknownError,
     Request,
     Timing,
-    connect,
     pack,
 )
+from trio_signal.redis.handshake import connect
 
 SECRET = "hunter2"
 TIMING = Timing(connect=PATIENCE, reply=PATIENCE, probe=PATIENCE)

@@ -9,10 +9,8 @@ of the connection: nobody could say any more which reply is whose.
 The protocol is RESP3, which tells replies from published messages by their type.
 """
 
-import ssl
 from collections import deque
 from collections.abc import Awaitable, Callable
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -21,7 +19,6 @@ import trio
 from redis.connection import DefaultParser
 from redis.exceptions import (
     AskError,
-    AuthenticationError,
     BusyLoadingError,
     ClusterDownError,
     ConnectionError,  # noqa: A004
@@ -34,14 +31,12 @@ from redis.exceptions import (
     ResponseError,
 )
 
-from trio_signal.redis.address import Address
-
 #: What a command is made of.
 Argument: TypeAlias = str | bytes | memoryview | int | float
 
 _INCOMPLETE = object()
 #: What the other side says does not make sense.
-_NOT_REDIS = (hiredis.HiredisError, InvalidResponse)
+NOT_REDIS = (hiredis.HiredisError, InvalidResponse)
 #: Whoever says so cannot serve us any more, or not yet: another server does now.
 _WRONG_SERVER = frozenset(
     {
@@ -68,7 +63,7 @@ class ConfigurationError(ConnectionError):
     """
 
 
-class _LostError(Exception):
+class LostError(Exception):
     """The connection is of no use any more; the text says why."""
 
 
@@ -216,7 +211,7 @@ class Connection:
         try:
             with trio.fail_after(self._timing.reply):
                 return await self.greet(*commands)
-        except (_LostError, trio.TooSlowError, trio.BrokenResourceError, *_NOT_REDIS) as error:
+        except (LostError, trio.TooSlowError, trio.BrokenResourceError, *NOT_REDIS) as error:
             raise NotConnectedError(f"no answer: {error}") from error
 
     async def run(self) -> str:
@@ -237,7 +232,7 @@ class Connection:
             async def first_to_end(task: Callable[[], Awaitable[None]]) -> None:
                 try:
                     await task()
-                except (_LostError, trio.BrokenResourceError, *_NOT_REDIS) as error:
+                except (LostError, trio.BrokenResourceError, *NOT_REDIS) as error:
                     reasons.append(str(error) or str(error.__cause__))
                 nursery.cancel_scope.cancel()
 
@@ -287,7 +282,7 @@ class Connection:
     async def _feed(self) -> None:
         data = await self._stream.receive_some()
         if not data:
-            raise _LostError("the server closed the connection")
+            raise LostError("the server closed the connection")
         self._heard = trio.current_time()
         # Our streams give bytes, never a bytearray.
         self._reader.feed(data)  # type: ignore[arg-type]
@@ -304,12 +299,12 @@ class Connection:
                 if type(reply) in _WRONG_SERVER:
                     wrong = reply
             else:
-                raise _LostError(f"the server said what nobody asked for: {reply!r:.80}")
+                raise LostError(f"the server said what nobody asked for: {reply!r:.80}")
         if first is not None and (not in_flight or in_flight[0] is not first):
             self.round_trip = self._heard - first.since
         if wrong is not None:
             self.is_wrong = True
-            raise _LostError(str(wrong))
+            raise LostError(str(wrong))
 
     async def _watch(self) -> None:
         """Give up when a reply is overdue; when all is silent, ask for a sign of life."""
@@ -318,7 +313,7 @@ class Connection:
                 # If it was us who did not look, read first what has come meanwhile.
                 await trio.lowlevel.checkpoint()
                 if self._overdue():
-                    raise _LostError(f"no reply within {self._timing.reply:g} s")
+                    raise LostError(f"no reply within {self._timing.reply:g} s")
             elif not self.in_flight and trio.current_time() >= self._heard + self._timing.probe:
                 self.send(Request("PING"))
             await trio.sleep_until(self._next_look())
@@ -337,131 +332,3 @@ class Connection:
         soon = trio.current_time() + min(self._timing.probe, self._timing.reply)
         due = self._reply_due()
         return soon if due is None else due
-
-
-async def connect(
-    address: Address,
-    name: str,
-    timing: Timing,
-    *,
-    pushed: Callable[[list[bytes]], None],
-    patient: bool,
-    replaces: int | None = None,
-    to_sentinel: bool = False,
-) -> Connection:
-    """Open a connection that calls itself `name` to the server, which is a primary.
-
-    There is one deadline for all of it. One to a node of a cluster may be a replica: it says
-    MOVED to whatever it is asked. `replaces` is the number of a connection of this name that was
-    given up: the server ends it before anything is said on the new one.
-
-    Raises ConfigurationError for what will not mend itself, NotConnectedError for what may.
-    The caller closes it.
-    """
-    try:
-        with trio.fail_after(timing.connect), ExitStack() as stack:
-            transport = await _open_transport(address)
-            stack.callback(transport.socket.close)
-            stream: trio.abc.Stream = transport
-            if address.tls is not None:
-                stream = trio.SSLStream(transport, address.tls, server_hostname=address.host)
-                await stream.do_handshake()
-            connection = Connection(
-                stream, transport.socket, timing, pushed=pushed, patient=patient
-            )
-            await _introduce(connection, address, name, to_sentinel=to_sentinel)
-            if replaces is not None:
-                await _end(connection, replaces, name)
-            stack.pop_all()
-            return connection
-    except trio.TooSlowError:
-        raise NotConnectedError(
-            f"{address}: no answer to TCP, TLS and HELLO within {timing.connect:g} s"
-        ) from None
-    except trio.BrokenResourceError as error:
-        raise _explain(address, error.__cause__ or error) from error
-    except (OSError, _LostError, *_NOT_REDIS) as error:
-        raise _explain(address, error) from error
-
-
-async def _open_transport(address: Address) -> trio.SocketStream:
-    if address.path is not None:
-        return await trio.open_unix_socket(address.path)
-    return await trio.open_tcp_stream(address.host, address.port)
-
-
-async def _introduce(
-    connection: Connection, address: Address, name: str, *, to_sentinel: bool
-) -> None:
-    """Say HELLO and choose the database, in one round trip.
-
-    PING, since a server that still loads its data greets us, and can do nothing else.
-    """
-    password = address.sentinel_password if to_sentinel else address.password
-    hello: tuple[Argument, ...] = ("HELLO", 3)
-    if password is not None:
-        hello += ("AUTH", address.username, password)
-    commands: list[tuple[Argument, ...]] = [hello, ("CLIENT", "SETNAME", name)]
-    if address.db and not to_sentinel:
-        commands.append(("SELECT", address.db))
-    greeting, named, *rest = (*await connection.greet(*commands, ("PING",)), None)
-    _check_greeting(address, greeting)
-    if not isinstance(greeting, dict):
-        raise ConfigurationError(f"{address}: this is not Redis: {greeting!r:.80}")
-    connection.id = greeting.get(b"id")
-    connection.mode = mode = greeting.get(b"mode", b"standalone").decode()
-    if mode == "sentinel" and not to_sentinel:
-        raise ConfigurationError(f"{address}: {await _name_services(connection, address)}")
-    if greeting.get(b"role") in (b"replica", b"slave") and mode == "standalone":
-        raise NotConnectedError(f"{address}: it is a replica, and not the primary")
-    for reply in (None if isinstance(named, NoPermissionError) else named, *rest):
-        if isinstance(reply, Exception):
-            _check_greeting(address, reply)
-
-
-def _check_greeting(address: Address, reply: object) -> None:
-    if not isinstance(reply, Exception):
-        return
-    if "unknown command" in str(reply):
-        # Not its own words: they quote the password.
-        raise ConfigurationError(f"{address}: the server is older than Redis 6")
-    passing = isinstance(reply, BusyLoadingError | MasterDownError | ClusterDownError)
-    lasting = isinstance(reply, AuthenticationError | ResponseError) and not passing
-    kind = ConfigurationError if lasting else NotConnectedError
-    raise kind(f"{address}: {reply}")
-
-
-async def _end(connection: Connection, number: int, name: str) -> None:
-    """End the connection with this number, if it has this name.
-
-    What was said on it may be under way still, and must not be carried out after what its
-    successor says. The number alone may be another's, since the server has started anew.
-    """
-    listing = (await connection.greet(("CLIENT", "LIST", "ID", number)))[0]
-    if not isinstance(listing, Exception) and f" name={name} ".encode() in bytes(listing):
-        await connection.greet(("CLIENT", "KILL", "ID", number))
-
-
-async def _name_services(connection: Connection, address: Address) -> str:
-    """What to say to who takes a Sentinel for a server."""
-    masters = (await connection.greet(("SENTINEL", "MASTERS")))[0]
-    names = [] if isinstance(masters, Exception) else [each[b"name"].decode() for each in masters]
-    scheme = "rediss+sentinel" if address.tls else "redis+sentinel"
-    urls = [f"{scheme}://{address.host}:{address.port}/{name}" for name in names or ["NAME"]]
-    return f"this is a Sentinel: use {' or '.join(urls)}"
-
-
-def _explain(address: Address, error: BaseException) -> ConnectionError:
-    """What to raise for an error of the connection itself."""
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return ConfigurationError(f"{address}: certificate refused: {error.verify_message}")
-    # A server that dies during the handshake shows as one of the two.
-    passing = (ssl.SSLEOFError, ssl.SSLSyscallError)
-    if isinstance(error, ssl.SSLError) and not isinstance(error, passing):
-        return ConfigurationError(f"{address}: TLS failed: {error.reason or error}")
-    if isinstance(error, _NOT_REDIS):
-        return ConfigurationError(f"{address}: this is not Redis: {error}")
-    # Trio tries several addresses, and has what each of them said as the cause.
-    cause = error.__cause__ or error
-    causes = cause.exceptions if isinstance(cause, BaseExceptionGroup) else (cause,)
-    return NotConnectedError(f"{address}: {', '.join(dict.fromkeys(map(str, causes)))}")

@@ -22,8 +22,8 @@ from trio_signal.redis.connection import (
     Connection,
     NotConnectedError,
     Timing,
-    connect,
 )
+from trio_signal.redis.handshake import connect
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ class Locator:
         patient: bool,
         replaces: int | None = None,
     ) -> Connection:
-        """Open a connection to the right server; see `connection.connect`.
+        """Open a connection to the right server; see `handshake.connect`.
 
         Raises ConfigurationError for what will not mend itself, NotConnectedError for what may.
         The caller closes it.

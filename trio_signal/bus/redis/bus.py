@@ -19,7 +19,6 @@ from trio_signal.bus import (
     ReplicaLost,
     RoomChanged,
     RoomsKept,
-    Undelivered,
     count_of,
 )
 from trio_signal.bus.announcements import RedisBoard
@@ -48,11 +47,10 @@ from trio_signal.messages.events import (
     Left,
     ProfileChanged,
     RoomEvent,
-    Signalled,
     StoppedLive,
     WentLive,
 )
-from trio_signal.messages.identity import LOBBY, WIRE, Member, is_internal
+from trio_signal.messages.identity import LOBBY, Member, is_internal
 from trio_signal.messages.records import RoomCount
 from trio_signal.metrics import Histogram
 from trio_signal.presence import Change, Snapshot
@@ -74,6 +72,10 @@ logger = logging.getLogger(__name__)
 
 #: Seconds for a join before it is made without Redis.
 JOIN_TIMEOUT = 3.0
+#: Seconds between two messages to itself by which a replica without rooms measures the way.
+IDLE_ECHO = 10.0
+#: Seconds of silence before a connection is probed.
+PROBE = 5.0
 #: How many rooms are counted at a time, while Redis does nothing else.
 _COUNTED_AT_ONCE = 100
 
@@ -99,14 +101,15 @@ class RedisBus:
         self._lease = Lease(
             redis, self._directory, replica, lease, lost=self._start_over, reaped=self._reaped
         )
-        self._pause = min(lease / 3, 1.0)
+        #: Seconds between two looks at the leases; an idle replica costs a metered Redis little.
+        self._pause, self._idle_pause = min(lease / 3, 1.0), lease / 3
         self._leased = trio.Event()
         self._recovery = Recovery(redis, self._feeds, self._directory, self._lease, self._tell)
         #: What rooms keep, as far as it began here: for when Redis is away.
         self._holds = Holds()
         self._missing = 0  # changes that did not come, as their numbers say
         self._delivery = Histogram()
-        self._signals = DirectSignals(
+        self._direct = DirectSignals(
             redis, self._feeds, self._directory, self._lease, self._hand_over
         )
         self._deliver: Deliver = lambda delivery: None
@@ -154,7 +157,7 @@ class RedisBus:
                 ("catching up with Redis", self._recovery.keep_restoring),
                 ("keeping the lease", self._keep_lease),
                 ("comparing rooms with Redis", self._recovery.keep_comparing),
-                ("confirming signals", self._signals.run),
+                ("confirming signals", self._direct.run),
             ):
                 nursery.start_soon(supervise, name, task, self._recover)
             await self._leased.wait()
@@ -172,7 +175,7 @@ class RedisBus:
 
     def _reaped(self, lost: ReplicaLost) -> None:
         self.board.forget(lost.replica)
-        self._signals.forget(lost.replica)
+        self._direct.forget(lost.replica)
         if lost.members:
             self._hand_over(lost)
 
@@ -182,17 +185,20 @@ class RedisBus:
         self.board.resync()
 
     async def _keep_lease(self) -> None:
-        """Say once a second that we are alive, look who is not, and how long a message takes."""
+        """Say again and again that we are alive, look who is not, and how long a message takes."""
+        echoed = float("-inf")
         while True:
             with suppress(RedisError):
                 await self._lease.renew()
             if self._lease.end_patience():
                 self._feeds.mark_all_stale()
-            if self.redis.connected:
-                echo = encode(Echo(trio.current_time()))
-                self.redis.send_nowait("PUBLISH", self._channels[0], echo)
+            now, is_busy = trio.current_time(), bool(self._feeds)
+            if self.redis.connected and (is_busy or now >= echoed + IDLE_ECHO):
+                self.redis.send_nowait("PUBLISH", self._channels[0], encode(Echo(now)))
+                echoed = now
             self._leased.set()
-            await trio.sleep(self._pause * random.uniform(0.9, 1.1))  # noqa: S311
+            pause = self._pause if is_busy or self._lease.is_patient else self._idle_pause
+            await trio.sleep(pause * random.uniform(0.9, 1.1))  # noqa: S311
 
     # What comes
 
@@ -231,7 +237,7 @@ class RedisBus:
                     self._recovery.echoed = direct.sent
                     self._delivery.observe(now - direct.sent)
             elif isinstance(direct, Numbered | Confirmed | Asked):
-                if not self._signals.take(direct):
+                if not self._direct.take(direct):
                     self.redis.reader.drop("direct", channel, "its number cannot be")
             elif direct is not None:
                 self._hand_over(direct)
@@ -365,19 +371,7 @@ class RedisBus:
 
     def send(self, replica: str, delivery: Direct) -> None:
         """Tell one replica; a signal that is not delivered comes back."""
-        target = delivery.target if isinstance(delivery, Signalled) else None
-        if isinstance(delivery, Signalled) and target is not None and target.wire >= WIRE:
-            self._signals.send(replica, target.peer_id, delivery)
-            return
-
-        def check(receivers: object) -> None:
-            is_lost = not isinstance(receivers, int) or receivers == 0
-            if is_lost and isinstance(delivery, Signalled):
-                self._deliver(Undelivered(delivery))
-
-        channel = self._key("replica", replica)
-        if not self.redis.send_nowait("PUBLISH", channel, encode(delivery), on_reply=check):
-            check(0)
+        self._direct.send(replica, delivery)
 
     def broadcast(self, event: Broadcast | RoomsKept) -> None:
         """Tell all other replicas that can be reached."""
@@ -460,6 +454,7 @@ async def open_redis_bus(
             name=f"trio-signal-{replica[:8]}",
             key=f"{prefix}trio_signal:",
             must_connect=False,
+            probe_interval=PROBE,
         ) as redis:
             yield RedisBus(redis, replica, prefix=prefix, lease=lease)
     except ValueError as error:

@@ -1,11 +1,11 @@
-"""Signals to peers of other replicas: sent, confirmed, and given up; see `receipts`."""
+"""What one replica tells another alone; signals are confirmed, or given up: see `receipts`."""
 
 from collections.abc import Callable
 from typing import NoReturn, assert_never
 
 import trio
 
-from trio_signal.bus import Delivery, Undelivered
+from trio_signal.bus import Delivery, Direct, Undelivered
 from trio_signal.bus.redis.directory import Directory
 from trio_signal.bus.redis.feed import Feeds
 from trio_signal.bus.redis.lease import Lease
@@ -19,6 +19,7 @@ from trio_signal.bus.redis.wire import (
 )
 from trio_signal.clock import utc_now
 from trio_signal.messages.events import Signalled
+from trio_signal.messages.identity import WIRE
 from trio_signal.redis import OutcomeUnknownError, Redis
 from trio_signal.room import Room
 
@@ -63,8 +64,24 @@ class DirectSignals:
 
     # What goes
 
-    def send(self, replica: str, target: str, signal: Signalled) -> None:
-        """Send a signal to a peer of another replica; it comes back if it is not delivered."""
+    def send(self, replica: str, delivery: Direct) -> None:
+        """Tell one replica; a signal that is not delivered comes back."""
+        target = delivery.target if isinstance(delivery, Signalled) else None
+        if isinstance(delivery, Signalled) and target is not None and target.wire >= WIRE:
+            self._send(replica, target.peer_id, delivery)
+            return
+
+        def check(receivers: object) -> None:
+            # Version 0.1 confirms nothing: how many subscribers there are is all that is known.
+            is_lost = not isinstance(receivers, int) or receivers == 0
+            if is_lost and isinstance(delivery, Signalled):
+                self._lose([delivery])
+
+        channel = self._directory.key("replica", replica)
+        if not self._redis.send_nowait("PUBLISH", channel, encode(delivery), on_reply=check):
+            check(0)
+
+    def _send(self, replica: str, target: str, signal: Signalled) -> None:
         outgoing = self._outgoing.get(replica)
         if outgoing is None:
             outgoing = self._outgoing[replica] = Outgoing()

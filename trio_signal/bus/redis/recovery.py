@@ -31,6 +31,8 @@ PAUSE = 0.5
 #: each member counts for one, and each room for some.
 COMPARING = 1.0
 COMPARED = 500
+#: The same of a replica without rooms.
+_IDLE = 30.0
 _ROOM_COST = 10
 #: Seconds for the other replicas to write their members of a room that was deleted.
 _WRITTEN = 2.5
@@ -125,7 +127,8 @@ class Recovery:
         credit = 0
         turn: list[str] = []
         while True:
-            await trio.sleep(COMPARING * random.uniform(0.9, 1.1))  # noqa: S311
+            pause = COMPARING if self._feeds or self._directory.suspects else _IDLE
+            await trio.sleep(pause * random.uniform(0.9, 1.1))  # noqa: S311
             await self._redis.wait_connected()
             credit = min(credit, 0) + COMPARED
             self._look_again()
