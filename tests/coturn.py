@@ -47,7 +47,7 @@ def run_coturn(folder: Path) -> Iterator[int]:
         _wait_until_it_serves(process, port)
         yield port
     finally:
-        process.terminate()
+        process.kill()  # asked to end, it may wait for minutes for what was allocated
         process.wait()
 
 
