@@ -569,7 +569,7 @@ async def come_and_go_often(base: str, visits: int, *, visitors: int = 20) -> No
 
 async def wait_until_gone(census: Counter[str]) -> None:
     with trio.move_on_after(PATIENCE):
-        while take_census() != census:  # noqa: ASYNC110  descriptors have no event
+        while take_census() - census:  # noqa: ASYNC110  descriptors have no event
             await trio.sleep(0.05)
 
 
@@ -591,7 +591,8 @@ async def test_a_thousand_visits_leave_the_process_as_it_was(service: Service) -
     await come_and_go_often(service.base, 1000)
     await wait_until_gone(before)
     after, _ = tracemalloc.get_traced_memory()
-    assert take_census() == before
+    # What the servers did when it began, such as asking their database, may be over.
+    assert not take_census() - before
     # Trio keeps a thousand deadlines that are over, with their scopes: 160 bytes each.
     # A connection has several thousand bytes, and an entry in a dict, its key and value
     # more than 200, which a thousand times is more than this.

@@ -24,7 +24,8 @@ REQUEST_ID = "0242ac11-0002"
 
 @pytest.fixture
 def log(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
-    caplog.set_level(logging.INFO, "trio_signal.connection")
+    for logger in ("trio_signal.service", "trio_signal.session"):
+        caplog.set_level(logging.INFO, logger)
     return caplog
 
 

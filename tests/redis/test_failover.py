@@ -84,7 +84,8 @@ async def test_sentinels_are_followed(tmp_path: Path, end: str) -> None:
             if end == "killed":
                 await primary.kill()
             elif end == "asked":
-                await sentinel.ask("SENTINEL", "FAILOVER", "main")
+                # It knows the replica, and not yet that it is fit to be promoted.
+                await until(partial(asked, sentinel, "SENTINEL", "FAILOVER", "main"))
             else:
                 primary.freeze()
             await until(partial(writes, redis, replica))

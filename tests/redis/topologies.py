@@ -5,6 +5,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
 
+import hiredis
 import trio
 
 from tests.clients import PATIENCE
@@ -17,12 +18,13 @@ TAGGED = "{ts}:"
 
 async def until(condition: Callable[[], Awaitable[bool]]) -> None:
     """Wait for what can only be polled; a command that is refused meanwhile is no answer."""
-    with trio.fail_after(PATIENCE):
+    # A Sentinel that was not given the processor for a while does nothing for half a minute (TILT).
+    with trio.fail_after(3 * PATIENCE):
         while True:
             try:
                 if await condition():
                     return
-            except (RedisError, OSError, trio.BrokenResourceError):
+            except (RedisError, hiredis.ReplyError, OSError, trio.BrokenResourceError):
                 pass
             await trio.sleep(0.02)
 

@@ -40,7 +40,7 @@ def is_running(process: int) -> bool:
 
 async def test_more_than_one_needs_redis() -> None:
     ended = await serve_to_end("--workers", "3")
-    assert (ended.code, ended.output) == (1, "")
+    assert (ended.code, ended.output) == (2, "")
     (line,) = ended.errors.splitlines()
     assert "more than one worker needs REDIS_URL" in line
 

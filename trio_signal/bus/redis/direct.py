@@ -99,7 +99,6 @@ class DirectSignals:
                 if back is not None:
                     self._lose([back])
 
-        wire_type = "" if signal.wire_type == signal.kind else signal.wire_type
         told = encode(
             Numbered(
                 self._replica,
@@ -111,7 +110,7 @@ class DirectSignals:
                 signal.payload,
                 signal.sender.peer_id,
                 target,
-                wire_type,
+                signal.wire_type,
             )
         )
         channel = self._directory.key("replica", replica)
@@ -168,9 +167,10 @@ class DirectSignals:
 
     def _hand_over(self, came: Numbered, room: Room) -> None:
         sender, target = room.members[came.sender], room.own[came.target]
-        wire_type = came.wire_type or came.kind
         self._deliver(
-            Signalled(came.room_id, came.kind, came.payload, sender, target, wire_type, utc_now())
+            Signalled(
+                came.room_id, came.kind, came.payload, sender, target, came.wire_type, utc_now()
+            )
         )
 
     def _room(self, room_id: str) -> Room | None:

@@ -162,7 +162,7 @@ class Recovery:
     async def _compare(self, room_id: str) -> int:
         """Mark a room that is not as the directory has it; how many members that has."""
         feed = self._feeds.get(room_id)
-        if self._lease.is_patient or room_id in self._feeds.stale:
+        if self._lease.is_patient or room_id in self._feeds.stale or room_id in self._again:
             return 0
         if feed is not None and not feed.room.numbering.in_step:
             return 0
@@ -172,7 +172,7 @@ class Recovery:
         except ResponseError:
             self._feeds.mark_stale(room_id)
             return 0
-        if self._lease.is_patient or self._feeds.get(room_id) is not feed:
+        if self._lease.is_patient or self._feeds.get(room_id) is not feed or room_id in self._again:
             return directory.size
         if feed is None or before is None:
             is_other = any(m.replica == self._directory.replica for m in directory.members)

@@ -40,7 +40,6 @@ class Numbered(Struct, frozen=True, tag="S", omit_defaults=True):
     payload: Raw = field(name="p")
     sender: Name = field(name="f")
     target: Name = field(name="q")
-    #: Its type on the wire of a client, if that is not its kind.
     wire_type: Name = field(name="w", default="")
 
 
