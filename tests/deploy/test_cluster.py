@@ -171,7 +171,7 @@ async def test_why_it_does_not_start() -> None:
             run_cluster("--replicas", "1", TRIO_SIGNAL_JWT_SECRET="short") as without_secret,
         ):
             await without_port.wait_said(r"^cluster: nginx did not start\n")
-            await without_secret.wait_said(r"^cluster: Command .*'upgrade'.* exit status 1\.\n")
+            await without_secret.wait_said(r"^cluster: Command .*'upgrade'.* exit status 2\.\n")
             for cluster in (without_port, without_secret):
                 assert await cluster.wait_ended() == 1
                 assert "Traceback" not in cluster.output
