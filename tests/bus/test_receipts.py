@@ -58,6 +58,16 @@ def test_no_more_is_under_way_than_may_be() -> None:
     assert not Outgoing().add(signal("1" * (33 << 20)), 0.0)
 
 
+def test_numbers_go_on_though_a_replica_was_forgotten_meanwhile() -> None:
+    incoming, outgoing = Incoming(1), Outgoing(0)
+    outgoing.add(signal(), 0.0)
+    assert incoming.take(came(1), room(), age=0, now=0)
+    again = Outgoing(outgoing.number)
+    number = again.add(signal(), 0.0)
+    assert incoming.take(came(number, base=again.base), room(), age=0, now=0)
+    assert incoming.confirm() == (2, ())
+
+
 def test_the_receiver_is_asked_now_and_then() -> None:
     outgoing = Outgoing()
     assert not outgoing.should_ask(10.0)

@@ -173,7 +173,7 @@ class Locator:
                 with closing(connection):
                     *_, place = await connection.ask(("SUBSCRIBE", _SWITCHED), self._question)
                     # What happened before we listened; a push in its place is news as well.
-                    if _place(place) != self._primary is not None:
+                    if self._primary is not None and _place(place) != self._primary:
                         switched()
                     await connection.run()
             except (ConfigurationError, NotConnectedError) as error:

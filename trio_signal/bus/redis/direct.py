@@ -28,8 +28,10 @@ CONFIRMING = 0.02
 #: Seconds by which we may look too late before it counts as our own standstill, and for which
 #: nothing is given up after one: the confirmation may be here, unread.
 _LATE, _READING = 0.2, 0.5
-#: Seconds after which a replica of which nothing comes is forgotten.
+#: Seconds after which a replica is forgotten to or from which nothing goes.
 _FORGET = 60.0
+#: How many replicas may send us signals: names in Redis may be made up.
+MOST_REPLICAS = 1000
 
 
 class DirectSignals:
@@ -53,6 +55,8 @@ class DirectSignals:
         #: By replica.
         self._outgoing: dict[str, Outgoing] = {}
         self._incoming: dict[str, Incoming] = {}
+        #: The greatest number that was ever used.
+        self._number = 0
         self._work = trio.Event()
         #: Signals of ours that came back, since the start.
         self.lost = 0
@@ -82,11 +86,13 @@ class DirectSignals:
             check(0)
 
     def _send(self, replica: str, target: str, signal: Signalled) -> None:
+        now = trio.current_time()
         outgoing = self._outgoing.get(replica)
         if outgoing is None:
-            outgoing = self._outgoing[replica] = Outgoing()
-        now = trio.current_time()
+            self._forget_idle(now)
+            outgoing = self._outgoing[replica] = Outgoing(self._number)
         number = outgoing.add(signal, now)
+        self._number = max(self._number, number)
         if not number:
             self._lose([signal])
             return
@@ -138,25 +144,45 @@ class DirectSignals:
             case Numbered():
                 if not 0 < direct.base <= direct.number <= direct.base + MOST_UNCONFIRMED:
                     return False
-                self._take_signal(direct)
+                return self._take_signal(direct)
             case Confirmed():
                 outgoing = self._outgoing.get(direct.origin)
                 if outgoing is not None:
                     self._lose(outgoing.confirm(direct.upto, frozenset(direct.refused)))
             case Asked():
-                incoming = self._incoming.get(direct.origin)
-                if incoming is None:  # nothing of it has come
-                    incoming = self._incoming[direct.origin] = Incoming(max(direct.base, 1))
+                incoming = self._incoming_of(direct.origin, max(direct.base, 1))
+                if incoming is None:
+                    return False
                 incoming.is_unsaid = True
                 self._work.set()
             case _:
                 assert_never(direct)
         return True
 
-    def _take_signal(self, came: Numbered) -> None:
-        incoming = self._incoming.get(came.origin)
+    def _incoming_of(self, origin: str, base: int) -> Incoming | None:
+        """What came from a replica, which may be a new one; None if there are too many."""
+        incoming = self._incoming.get(origin)
         if incoming is None:
-            incoming = self._incoming[came.origin] = Incoming(came.base)
+            self._forget_idle(trio.current_time())
+            if len(self._incoming) >= MOST_REPLICAS:
+                return None
+            incoming = self._incoming[origin] = Incoming(base)
+            incoming.last_heard = trio.current_time()
+        return incoming
+
+    def _forget_idle(self, now: float) -> None:
+        """Replicas that are gone, of which only the one that reaps them hears."""
+        for replica, outgoing in list(self._outgoing.items()):
+            if not outgoing and now > outgoing.used + _FORGET:
+                del self._outgoing[replica]
+        for replica, incoming in list(self._incoming.items()):
+            if not incoming.is_waiting and now > incoming.last_heard + _FORGET:
+                del self._incoming[replica]
+
+    def _take_signal(self, came: Numbered) -> bool:
+        incoming = self._incoming_of(came.origin, came.base)
+        if incoming is None:
+            return False
         now = trio.current_time()
         here = self._lease.redis_time(now)
         age = here - came.at if here and came.at else 0.0
@@ -164,6 +190,7 @@ class DirectSignals:
         if incoming.take(came, room, age=age, now=now) and room is not None:
             self._hand_over(came, room)
         self._work.set()
+        return True
 
     def _hand_over(self, came: Numbered, room: Room) -> None:
         sender, target = room.members[came.sender], room.own[came.target]
@@ -208,8 +235,6 @@ class DirectSignals:
             upto, refused = incoming.confirm()
             # Without a connection it is tried again; if it is lost, we are asked.
             incoming.is_unsaid = not self._publish(replica, Confirmed(self._replica, upto, refused))
-        elif now > incoming.last_heard + _FORGET and not incoming.is_waiting:
-            del self._incoming[replica]
 
     def _publish(self, replica: str, told: Confirmed | Asked) -> bool:
         channel = self._directory.key("replica", replica)

@@ -40,10 +40,13 @@ class _Sent(NamedTuple):
 class Outgoing:
     """The signals to one other replica that are not confirmed; times are Trio's clock."""
 
-    __slots__ = ("_asked", "_bytes", "_number", "_unconfirmed")
+    __slots__ = ("_asked", "_bytes", "_unconfirmed", "number", "used")
 
-    def __init__(self) -> None:
-        self._number = 0
+    def __init__(self, number: int = 0) -> None:
+        """Begin after this number, which is above all that this replica has ever used."""
+        self.number = number
+        #: When a signal was sent last.
+        self.used = 0.0
         #: By number, the oldest first.
         self._unconfirmed: dict[int, _Sent] = {}
         self._bytes = 0
@@ -56,17 +59,18 @@ class Outgoing:
     @property
     def base(self) -> int:
         """All before this number are confirmed, or given up."""
-        return next(iter(self._unconfirmed), self._number + 1)
+        return next(iter(self._unconfirmed), self.number + 1)
 
     def add(self, signal: Signalled, now: float) -> int:
         """Number a signal that is about to be sent; 0 if too much is under way."""
         size = _size(signal)
         if len(self._unconfirmed) >= MOST_UNCONFIRMED or self._bytes + size > MOST_BYTES:
             return 0
-        self._number += 1
-        self._unconfirmed[self._number] = _Sent(signal, now)
+        self.number += 1
+        self.used = now
+        self._unconfirmed[self.number] = _Sent(signal, now)
         self._bytes += size
-        return self._number
+        return self.number
 
     def take(self, number: int) -> Signalled | None:
         """It is confirmed, or lost for certain; None if that was known already."""
@@ -126,7 +130,8 @@ class Incoming:
         self.last_heard = now
         self.is_unsaid = True
         self._last = max(self._last, came.base - 1)
-        self._refused = {number for number in self._refused if number >= came.base}
+        if self._refused:
+            self._refused = {number for number in self._refused if number >= came.base}
         if came.number <= self._last:
             return False
         self._refused.update(range(self._last + 1, came.number))
@@ -134,7 +139,9 @@ class Incoming:
         if age > MAX_AGE or room is None:
             self._refused.add(came.number)
             return False
-        behind = any(waiting.room_id == came.room_id for waiting, _ in self._waiting.values())
+        behind = self._waiting and any(
+            waiting.room_id == came.room_id for waiting, _ in self._waiting.values()
+        )
         if behind or not _is_known(room, came):
             self._waiting[came.number] = came, now + MAX_WAIT
             return False
