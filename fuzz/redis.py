@@ -183,7 +183,7 @@ class Vandal:
             "edition",
             "lost:x",
         )
-        parts = ("members", "live", "seq", "reserved", "reserved_until", "banned")
+        parts = ("members", "live", "seq", "reserved", "reserved_until", "banned", "vanished")
         notes = [
             f"notes:{kind}:{part}" for kind in ("chats", "lost") for part in ("order", "sizes")
         ]

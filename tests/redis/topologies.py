@@ -88,7 +88,13 @@ async def open_redis_cluster(directory: Path) -> AsyncIterator[list[RedisServer]
             place.mkdir()
             nodes.append(
                 await stack.enter_async_context(
-                    open_redis_server(place, repl_diskless_sync_delay="0", **options)
+                    open_redis_server(
+                        place,
+                        repl_diskless_sync_delay="0",
+                        # Not 10,000 above the other, which may be a port of whoever connects.
+                        cluster_port=str(free_port()),
+                        **options,
+                    )
                 )
             )
         *primaries, replica = nodes
@@ -97,7 +103,7 @@ async def open_redis_cluster(directory: Path) -> AsyncIterator[list[RedisServer]
             await node.ask("CLUSTER", "ADDSLOTSRANGE", bounds[number], bounds[number + 1] - 1)
             await node.ask("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
         for node in nodes[1:]:
-            await node.ask("CLUSTER", "MEET", HOST, nodes[0].port)
+            await node.ask("CLUSTER", "MEET", HOST, nodes[0].port, nodes[0].options["cluster-port"])
         slot: int = await nodes[0].ask("CLUSTER", "KEYSLOT", TAGGED)
         owner = primaries[sum(slot >= bound for bound in bounds[1:])]
         owner_id = await owner.ask("CLUSTER", "MYID")

@@ -20,6 +20,7 @@ from tests.replicas.processes import Cluster, Replica, open_cluster
 NOW = time.time_ns() // 1_000_000
 ROOM = "trio_signal:room:room"
 MEMBERS = f"{ROOM}:members"
+VANISHED = f"{ROOM}:vanished"
 EDITION = {
     "revision": 2**63,
     "announcement": {
@@ -61,6 +62,12 @@ async def overwritten_records(cluster: Cluster) -> None:
 
 async def deleted_records(cluster: Cluster) -> None:
     await cluster.redis.ask("DEL", MEMBERS)
+
+
+async def vanished_for_ever(cluster: Cluster) -> None:
+    """A room that is always being written again; and it is to be restored."""
+    await cluster.redis.ask("SET", VANISHED, 1)
+    await cluster.redis.ask("HSET", MEMBERS, "noise", b"\xff\xfe")
 
 
 async def great_revision(cluster: Cluster) -> None:
@@ -107,7 +114,8 @@ async def keys_of_another_type(cluster: Cluster) -> None:
 
 
 ATTACKS = [
-    *(other_record, record_of_no_replica, overwritten_records, deleted_records, great_revision),
+    *(other_record, record_of_no_replica, overwritten_records, deleted_records),
+    *(vanished_for_ever, great_revision),
     *(replica_without_a_name, foreign_departure, great_number, noise_on_channels),
     keys_of_another_type,
 ]
@@ -161,6 +169,8 @@ async def check_service(cluster: Cluster, party: Party) -> None:
 async def is_clean(cluster: Cluster, party: Party) -> bool:
     """Whether Redis has those who are there, and nothing besides; as all replicas say."""
     if await cluster.redis.ask("TYPE", MEMBERS) != b"hash":
+        return False
+    if await cluster.redis.ask("PTTL", VANISHED) == -1:
         return False
     records = await cluster.redis.ask("HGETALL", MEMBERS)
     names = {name.decode(errors="replace") for name in records[::2]}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tests.redis.server import RedisServer, open_redis_server
 from tests.replicas.guests import open_party
-from tests.replicas.processes import LEASE, Replica, open_replica, serve_to_end
+from tests.replicas.processes import LEASE, Replica, open_replica
 
 
 @asynccontextmanager
@@ -36,13 +36,6 @@ def is_running(process: int) -> bool:
     except ProcessLookupError:
         return False
     return True
-
-
-async def test_more_than_one_needs_redis() -> None:
-    ended = await serve_to_end("--workers", "3")
-    assert (ended.code, ended.output) == (2, "")
-    (line,) = ended.errors.splitlines()
-    assert "more than one worker needs REDIS_URL" in line
 
 
 async def test_killed_worker_is_replaced(tmp_path: Path) -> None:

@@ -18,6 +18,8 @@
 -- to write theirs again. That is remembered for two seconds.
 -- Returns {"ok", seq, snapshot, 1 if it was deleted}, or {"lease"}: this replica has none.
 
+local VANISHED = 2000
+
 if not redis.call('ZSCORE', KEYS[6], ARGV[1]) then
   return {'lease'}
 end
@@ -49,14 +51,23 @@ end
 
 local mine = {}
 local entering = {}
+local time = redis.call('TIME')
+local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+
+-- Until when other replicas are about to write theirs (ms); nil if they are not.
 local vanished = ARGV[3] .. ':vanished'
+expect(vanished, 'string')
+local vanished_until = tonumber(redis.call('GET', vanished) or '')
+if not vanished_until or vanished_until <= now or vanished_until > now + VANISHED then
+  redis.call('DEL', vanished)
+  vanished_until = nil
+end
 
 -- Of a room that was here before the number was lost, others believe the old one.
 local number = redis.call('GET', KEYS[3])
 if not number or not string.match(number, '^[1-9]%d*$') or tonumber(number) >= 2 ^ 52 then
   changed = changed or redis.call('EXISTS', KEYS[1]) == 1
-  local now = redis.call('TIME')
-  redis.call('SET', KEYS[3], now[1] .. string.format('%06d', tonumber(now[2])))
+  redis.call('SET', KEYS[3], time[1] .. string.format('%06d', tonumber(time[2])))
 end
 
 for i = 4, #ARGV, 3 do
@@ -67,7 +78,8 @@ for i = 4, #ARGV, 3 do
   else
     mine[id] = true
     if not old and string.sub(state, 2) == '+' then
-      redis.call('SET', vanished, 1, 'PX', 2000)
+      vanished_until = now + VANISHED
+      redis.call('SET', vanished, string.format('%d', vanished_until), 'PX', VANISHED)
     end
     if old ~= new and not entering[id] and may_write(old, new) then
       redis.call('HSET', KEYS[1], id, new)
@@ -113,4 +125,4 @@ if redis.call('EXISTS', KEYS[1]) == 0 then
 else
   redis.call('SADD', KEYS[4], ARGV[2])
 end
-return {'ok', tonumber(seq), redis.call('HVALS', KEYS[1]), redis.call('EXISTS', vanished)}
+return {'ok', tonumber(seq), redis.call('HVALS', KEYS[1]), vanished_until and 1 or 0}

@@ -31,7 +31,7 @@ PAUSE = 0.5
 #: each member counts for one, and each room for some.
 COMPARING = 1.0
 COMPARED = 500
-#: The same of a replica without rooms.
+#: The same of a replica without rooms: a metered Redis is to cost it little.
 _IDLE = 30.0
 _ROOM_COST = 10
 #: Seconds for the other replicas to write their members of a room that was deleted.
@@ -124,12 +124,15 @@ class Recovery:
 
     async def keep_comparing(self) -> None:
         """See to it that rooms are as the directory has them, and it as it should be."""
-        credit = 0
+        credit, compared = 0, trio.current_time()
         turn: list[str] = []
         while True:
-            pause = COMPARING if self._feeds or self._directory.suspects else _IDLE
-            await trio.sleep(pause * random.uniform(0.9, 1.1))  # noqa: S311
+            await trio.sleep(COMPARING * random.uniform(0.9, 1.1))  # noqa: S311
+            is_idle = not (self._feeds or self._directory.suspects)
+            if is_idle and trio.current_time() < compared + _IDLE:
+                continue
             await self._redis.wait_connected()
+            compared = trio.current_time()
             credit = min(credit, 0) + COMPARED
             self._look_again()
             if not turn:
