@@ -87,7 +87,7 @@ class Visitor:
                 if frame.opcode == CLOSE:
                     return
                 if frame.opcode == PING:
-                    await client.send(client_frame(PONG, frame.payload))
+                    client.send_nowait(client_frame(PONG, frame.payload))
                 elif frame.opcode == TEXT:
                     self._take(frame.message)
             data = await client.stream.receive_some()
