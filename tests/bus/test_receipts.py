@@ -115,3 +115,11 @@ def test_a_signal_whose_sender_does_not_come_is_refused_in_the_end() -> None:
     assert list(incoming.take_waiting(lambda _: here, MAX_WAIT - 0.1)) == []
     assert list(incoming.take_waiting(lambda _: here, MAX_WAIT)) == []
     assert incoming.confirm() == (1, (1,))
+
+
+def test_one_that_waits_is_not_delivered_when_it_has_become_too_old() -> None:
+    incoming, here = Incoming(1), room(in_step=False)
+    assert not incoming.take(came(1), here, age=MAX_AGE - 0.3, now=0)
+    here.catch_up(Snapshot(1, (ANN, BOB)), 0, AT)
+    assert list(incoming.take_waiting(lambda _: here, 0.4)) == []
+    assert incoming.confirm() == (1, (1,))

@@ -28,7 +28,8 @@ GIVE_UP = 2.5
 _ASK = 0.7
 #: Bytes of the signals to one replica that may be unconfirmed; one more comes back at once.
 MOST_BYTES = 32 * 2**20
-#: Seconds for which a signal waits until its room here is as it was where it was sent.
+#: Seconds for which a signal waits until its room here is as it was where it was sent; not
+#: beyond its `MAX_AGE`.
 MAX_WAIT = 1.0
 
 
@@ -143,7 +144,7 @@ class Incoming:
             waiting.room_id == came.room_id for waiting, _ in self._waiting.values()
         )
         if behind or not _is_known(room, came):
-            self._waiting[came.number] = came, now + MAX_WAIT
+            self._waiting[came.number] = came, now + min(MAX_WAIT, MAX_AGE - age)
             return False
         return self._decide(came, room)
 
