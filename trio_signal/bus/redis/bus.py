@@ -223,6 +223,7 @@ class RedisBus:
                     case Resumed():
                         logger.warning("Redis is back: catching up")
                         self._lease.hold_off(PATIENCE)
+                        self._direct.doubt()
                 self._start_over()
 
     def _take(self, channel: str, payload: bytes) -> None:

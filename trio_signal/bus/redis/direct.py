@@ -23,7 +23,8 @@ from trio_signal.messages.identity import WIRE
 from trio_signal.redis import OutcomeUnknownError, Redis
 from trio_signal.room import Room
 
-#: Seconds until a signal is confirmed, and how often it is looked after those that are not.
+#: Seconds between two confirmations to one replica; the first is sent at once, since what is
+#: delivered and not confirmed when Redis goes away is reported as lost.
 CONFIRMING = 0.02
 #: Seconds by which we may look too late before it counts as our own standstill, and for which
 #: nothing is given up after one: the confirmation may be here, unread.
@@ -58,6 +59,8 @@ class DirectSignals:
         #: The greatest number that was ever used.
         self._number = 0
         self._work = trio.Event()
+        #: When it is looked at what is not confirmed (Trio's clock).
+        self._due = float("inf")
         #: Signals of ours that came back, since the start.
         self.lost = 0
 
@@ -122,7 +125,8 @@ class DirectSignals:
         channel = self._directory.key("replica", replica)
         if not self._redis.send_nowait("PUBLISH", channel, told, on_reply=check):
             check(0)
-        self._work.set()
+        if self._due == float("inf"):
+            self._work.set()
 
     def forget(self, replica: str) -> None:
         """A replica is gone: what it has not confirmed is lost."""
@@ -189,7 +193,8 @@ class DirectSignals:
         room = self._room(came.room_id)
         if incoming.take(came, room, age=age, now=now) and room is not None:
             self._hand_over(came, room)
-        self._work.set()
+        if self._due == float("inf") or now >= incoming.said + CONFIRMING:
+            self._work.set()
         return True
 
     def _hand_over(self, came: Numbered, room: Room) -> None:
@@ -206,15 +211,23 @@ class DirectSignals:
 
     # The time between
 
+    def doubt(self) -> None:
+        """Redis was away, and with it what we said or were told; does not block."""
+        for outgoing in self._outgoing.values():
+            outgoing.is_doubtful = True
+        for incoming in self._incoming.values():
+            incoming.is_unsaid = True
+        self._work.set()
+
     async def run(self) -> NoReturn:
         """Confirm what came, and give up what is not confirmed; until cancelled."""
         reading_until = 0.0
         while True:
-            await self._work.wait()
-            due = trio.current_time() + CONFIRMING
-            await trio.sleep_until(due)
+            with trio.move_on_at(self._due):
+                await self._work.wait()
+            self._work = trio.Event()
             now = trio.current_time()
-            if now > due + _LATE:
+            if now > self._due + _LATE:
                 reading_until = now + _READING
             for replica, incoming in list(self._incoming.items()):
                 self._confirm(replica, incoming, now)
@@ -223,15 +236,15 @@ class DirectSignals:
                     self._lose(outgoing.give_up(now))
                 if outgoing.should_ask(now):
                     self._publish(replica, Asked(self._replica, outgoing.base))
-            if not self._is_busy():
-                self._work = trio.Event()
+            self._due = now + CONFIRMING if self._is_busy(now) else float("inf")
 
     def _confirm(self, replica: str, incoming: Incoming, now: float) -> None:
         for came in incoming.take_waiting(self._room, now):
             room = self._room(came.room_id)
             if room is not None:
                 self._hand_over(came, room)
-        if incoming.is_unsaid:
+        if incoming.is_unsaid and now >= incoming.said + CONFIRMING:
+            incoming.said = now
             upto, refused = incoming.confirm()
             # Without a connection it is tried again; if it is lost, we are asked.
             incoming.is_unsaid = not self._publish(replica, Confirmed(self._replica, upto, refused))
@@ -240,7 +253,8 @@ class DirectSignals:
         channel = self._directory.key("replica", replica)
         return self._redis.send_nowait("PUBLISH", channel, encode(told))
 
-    def _is_busy(self) -> bool:
+    def _is_busy(self, now: float) -> bool:
         return bool(self.unconfirmed) or any(
-            incoming.is_unsaid or incoming.is_waiting for incoming in self._incoming.values()
+            incoming.is_unsaid or incoming.is_waiting or now < incoming.said + CONFIRMING
+            for incoming in self._incoming.values()
         )

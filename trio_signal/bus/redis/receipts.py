@@ -23,7 +23,7 @@ from trio_signal.room import Room
 #: Seconds since a signal was sent, by the clock of Redis, after which nobody delivers it.
 MAX_AGE = 1.5
 #: Seconds without a confirmation after which it counts as lost.
-GIVE_UP = 2.5
+GIVE_UP = 2.7
 #: Seconds after which the receiver is asked for a confirmation that may have been lost.
 _ASK = 0.7
 #: Bytes of the signals to one replica that may be unconfirmed; one more comes back at once.
@@ -41,7 +41,7 @@ class _Sent(NamedTuple):
 class Outgoing:
     """The signals to one other replica that are not confirmed; times are Trio's clock."""
 
-    __slots__ = ("_asked", "_bytes", "_unconfirmed", "number", "used")
+    __slots__ = ("_asked", "_bytes", "_unconfirmed", "is_doubtful", "number", "used")
 
     def __init__(self, number: int = 0) -> None:
         """Begin after this number, which is above all that this replica has ever used."""
@@ -52,6 +52,8 @@ class Outgoing:
         self._unconfirmed: dict[int, _Sent] = {}
         self._bytes = 0
         self._asked = 0.0
+        #: Confirmations may have been lost just now: ask at once.
+        self.is_doubtful = False
 
     def __len__(self) -> int:
         """How many are not confirmed."""
@@ -96,11 +98,12 @@ class Outgoing:
         return [signal for number, _ in list(old) if (signal := self.take(number)) is not None]
 
     def should_ask(self, now: float) -> bool:
-        """Whether to ask for a confirmation now; at most twice for a signal."""
+        """Whether to ask for a confirmation now; a few times at most for a signal."""
         oldest = next(iter(self._unconfirmed.values()), None)
-        if oldest is None or now < max(oldest.at, self._asked) + _ASK:
+        is_due = oldest is not None and now >= max(oldest.at, self._asked) + _ASK
+        if oldest is None or not (is_due or self.is_doubtful):
             return False
-        self._asked = now
+        self._asked, self.is_doubtful = now, False
         return True
 
 
@@ -111,7 +114,7 @@ def _size(signal: Signalled) -> int:
 class Incoming:
     """The signals from one other replica, and what is to be said of them."""
 
-    __slots__ = ("_last", "_refused", "_waiting", "is_unsaid", "last_heard")
+    __slots__ = ("_last", "_refused", "_waiting", "is_unsaid", "last_heard", "said")
 
     def __init__(self, base: int) -> None:
         """All before `base` are over."""
@@ -121,7 +124,8 @@ class Incoming:
         self._waiting: dict[int, tuple[Numbered, float]] = {}
         #: Something is to be confirmed.
         self.is_unsaid = False
-        self.last_heard = 0.0
+        #: When something was confirmed last, and when a signal came (Trio's clock).
+        self.said = self.last_heard = 0.0
 
     def take(self, came: Numbered, room: Room | None, *, age: float, now: float) -> bool:
         """Whether to deliver this signal now; if not, it waits, is refused, or is an old one.
