@@ -3,15 +3,19 @@
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 import trio
 
-from tests.bus.test_contract import deploy_redis
+from tests.bus.test_contract import RedisReplica, deploy_redis
+from tests.clients import PATIENCE
 from tests.redis.server import RedisServer, open_redis_server
-from trio_signal.bus.redis import open_redis_bus
+from trio_signal.bus.redis import RedisBus, open_redis_bus
 from trio_signal.bus.redis.directory import Directory
+from trio_signal.messages.events import Joined, Left, StoppedLive, WentLive
 from trio_signal.messages.identity import Member
+from trio_signal.redis import open_redis
 
 MANY = 40
 
@@ -40,7 +44,7 @@ async def test_many_who_join_at_once_read_the_room_once(
 
 
 #: What a replica sends by itself; the rest is done by its scripts.
-SENT = frozenset({"evalsha", "eval", "publish", "ping", "srandmember"})
+SENT = frozenset({"evalsha", "eval", "publish", "ping"})
 
 
 async def count_sent(server: RedisServer) -> int:
@@ -63,3 +67,57 @@ async def test_a_replica_without_rooms_costs_a_metered_redis_little(tmp_path: Pa
         await trio.sleep(6.0)
         assert await count_sent(server) - before <= 4
         nursery.cancel_scope.cancel()
+
+
+async def test_members_of_a_dead_replica_are_found_though_nobody_knows_where_they_are(
+    redis_url: str,
+) -> None:
+    """Its list of rooms is gone. It had somebody in a room of ours, and in one of many others."""
+    prefix = f"{uuid4()}:"
+    key = f"{prefix}trio_signal:"
+    async with (
+        open_redis(redis_url) as redis,
+        open_redis_bus(redis_url, "here", prefix=prefix, lease=1.0) as bus,
+        trio.open_nursery() as nursery,
+    ):
+        here = RedisReplica(bus, [])
+        await nursery.start(bus.run, here.deliver)
+        await here.join("witness")
+        async with (
+            open_redis_bus(redis_url, "dead", prefix=prefix, lease=1.0) as dying,
+            trio.open_nursery() as life,
+        ):
+            dead = RedisReplica(dying, [])
+            await life.start(dying.run, dead.deliver)
+            await dead.join("ghost")
+            dead.go_live("ghost")
+            await dead.join("ghost", room="elsewhere")
+            await here.expect(Joined)
+            await here.expect(WentLive)
+            life.cancel_scope.cancel()
+        await redis.unlink(f"{key}owned:dead")
+        await redis.sadd(f"{key}rooms", *[f"empty-{number}" for number in range(300)])
+        assert (await here.expect(StoppedLive)).member.peer_id == "ghost"
+        assert (await here.expect(Left)).member.peer_id == "ghost"
+        with trio.fail_after(PATIENCE):
+            while await bus.room_ids() != ["r"]:  # noqa: ASYNC110  nobody tells
+                await trio.sleep(0.05)
+        assert sorted(await redis.keys(f"{key}room:*")) == [
+            f"{key}room:r:{part}".encode() for part in ("members", "seq")
+        ]
+        with pytest.raises(trio.WouldBlock):  # nothing else was told
+            here._receiver.receive_nowait()
+        nursery.cancel_scope.cancel()
+
+
+async def test_lists_that_were_deleted_are_written_again(redis_url: str) -> None:
+    async with deploy_redis(1, redis_url) as deployed, open_redis(redis_url) as redis:
+        (replica,) = deployed.replicas
+        assert isinstance(replica.bus, RedisBus)
+        await replica.join("one")
+        for parts in (["rooms"], ["owned", replica.name]):
+            key = replica.bus._key(*parts)
+            await redis.unlink(key)
+            with trio.fail_after(PATIENCE):
+                while not await redis.sismember(key, "r"):  # noqa: ASYNC110  nobody tells
+                    await trio.sleep(0.05)

@@ -1,11 +1,15 @@
 -- Who is in a room, the number of its last change, and which replicas there are.
 --
--- KEYS  1 members  2 seq  3 replicas  (see join.lua)
+-- KEYS  1 members  2 seq  3 replicas  4 rooms  5 owned  (see join.lua)
+-- ARGV  1 room id
 --
--- Returns {seq, snapshot, replicas}; seq is 0 for a room that has nobody.
+-- Returns {seq, snapshot, replicas, 1 if the room is on the list, 1 if it is owned}; seq is 0 for
+-- a room that has nobody.
 
 return {
   tonumber(redis.call('GET', KEYS[2]) or '0') or 0,
   redis.call('HVALS', KEYS[1]),
   redis.call('ZRANGE', KEYS[3], 0, -1),
+  redis.call('SISMEMBER', KEYS[4], ARGV[1]),
+  redis.call('SISMEMBER', KEYS[5], ARGV[1]),
 }

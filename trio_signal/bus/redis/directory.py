@@ -31,6 +31,8 @@ from trio_signal.redis import (
 
 #: How many rooms are to be compared ahead of the others, at most.
 _MAX_SUSPECTS = 1000
+#: How many rooms are swept at a time, and how many members one has that is looked at there.
+_SWEPT, _SWEPT_MEMBERS = 100, 200
 #: How many counts of rooms are kept.
 _COUNTS = 10_000
 _NEVER_COUNTED = b"0", None
@@ -58,6 +60,7 @@ class Scripts:
         self.snapshot = register("snapshot")
         self.count = register("count")
         self.live = register("live")
+        self.sweep = register("sweep")
         self.lease = register("lease")
         self.reap = register("reserve", "reap")
 
@@ -69,7 +72,7 @@ class Record(NamedTuple):
     members: tuple[Member, ...]
     #: How many records there are.
     size: int
-    #: All of them are such members.
+    #: All of them are such members, and the room is where it is to be found.
     is_sound: bool
 
 
@@ -133,15 +136,27 @@ class Directory:
                 rooms.append(room_id)
         return rooms
 
+    async def sweep(self, cursor: bytes) -> tuple[bytes, list[str]]:
+        """Look through some of all rooms, wherever the last call ended; b"0" to begin.
+
+        Where this ended, and the rooms that are to be compared.
+        """
+        keys = [self.key("rooms"), self.key("replicas")]
+        args: list[Argument] = [cursor, self.key("room", ""), _SWEPT, _SWEPT_MEMBERS, self.replica]
+        cursor, *names = await self.scripts.sweep(keys, args)
+        return cursor, await self.read_rooms(names)
+
     async def ask(self, room_id: str) -> Record:
         """A room as Redis has it now."""
-        room = self.room(room_id)
-        keys = [f"{room}:members", f"{room}:seq", self.key("replicas")]
-        seq, records, names = await self.scripts.snapshot(keys)
+        members_key, _, seq_key, *lists = self.room_keys(room_id)
+        keys = [members_key, seq_key, self.key("replicas"), *lists]
+        seq, records, names, is_listed, is_owned = await self.scripts.snapshot(keys, [room_id])
         members = self.read_members(room_id, records)
         replicas = {*names}
         answered = tuple(m for m in members if m.replica.encode() in replicas)
-        is_sound = len(answered) == len(records)
+        is_lost = not is_listed if members else False
+        is_lost |= not is_owned and any(m.replica == self.replica for m in members)
+        is_sound = len(answered) == len(records) and not is_lost
         return Record(seq, answered, len(records), is_sound)
 
     async def members(self, room_id: str) -> tuple[Member, ...]:

@@ -8,7 +8,7 @@ import logging
 import random
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import trio
 
@@ -36,8 +36,6 @@ _IDLE = 30.0
 _ROOM_COST = 10
 #: Seconds for the other replicas to write their members of a room that was deleted.
 _WRITTEN = 2.5
-#: How many rooms in which this replica has nobody are compared each time.
-_STRANGE_ROOMS = 5
 
 #: Tells the peers here of events in a room; whether any peers were here before these.
 Tell = Callable[[Feed, Sequence[RoomEvent], bool], None]
@@ -58,6 +56,8 @@ class Recovery:
         #: When was sent what came back last (Trio's clock): all that was published before
         #: has come.
         self.echoed = 0.0
+        #: Where the sweep of all rooms is.
+        self._cursor = b"0"
         #: Rooms that were deleted, and when all replicas have had the time to write theirs.
         self._again: dict[str, float] = {}
 
@@ -151,15 +151,15 @@ class Recovery:
             self._feeds.mark_stale(room_id)
 
     async def _strange_rooms(self) -> list[str]:
-        """Some of the rooms in which this replica has nobody, perhaps no replica has."""
-        key = self._directory.key("rooms")
+        """Rooms in which this replica has nobody, and perhaps no replica has, as some have."""
         try:
-            names: Any = await self._redis.srandmember(key, _STRANGE_ROOMS)
-        except ResponseError:  # it is of another type
-            await self._redis.unlink(key)
-            self._feeds.mark_all_stale()
+            self._cursor, rooms = await self._directory.sweep(self._cursor)
+        except ResponseError as error:
+            self._cursor = b"0"
+            if "WRONGTYPE" in str(error):
+                await self._redis.unlink(self._directory.key("rooms"))
+                self._feeds.mark_all_stale()
             return []
-        rooms = await self._directory.read_rooms(names)
         return [room_id for room_id in rooms if room_id not in self._feeds]
 
     async def _compare(self, room_id: str) -> int:
