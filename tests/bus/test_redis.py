@@ -13,8 +13,10 @@ from tests.clients import PATIENCE
 from tests.redis.server import RedisServer, open_redis_server
 from trio_signal.bus.redis import RedisBus, open_redis_bus
 from trio_signal.bus.redis.directory import Directory
+from trio_signal.bus.redis.feed import Feed
 from trio_signal.messages.events import Joined, Left, StoppedLive, WentLive
 from trio_signal.messages.identity import Member
+from trio_signal.presence import Snapshot
 from trio_signal.redis import open_redis
 
 MANY = 40
@@ -41,6 +43,33 @@ async def test_many_who_join_at_once_read_the_room_once(
                 nursery.start_soon(replica.join, f"peer-{number}")
         assert read <= MANY
         assert len(await replica.peers()) == MANY
+
+
+async def test_rooms_are_restored_together(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All are asked for before the first answer comes: one round trip."""
+    running = together = 0
+    restore = Directory.restore
+
+    async def count(directory: Directory, room_id: str, feed: Feed | None) -> Snapshot:
+        nonlocal running, together
+        running += 1
+        together = max(together, running)
+        snapshot = await restore(directory, room_id, feed)
+        running -= 1
+        return snapshot
+
+    async with deploy_redis(1, redis_url) as deployed:
+        (replica,) = deployed.replicas
+        assert isinstance(replica.bus, RedisBus)
+        for number in range(MANY):
+            await replica.join("one", room=f"room-{number}")
+        monkeypatch.setattr(Directory, "restore", count)
+        replica.bus._start_over()
+        with trio.fail_after(PATIENCE):
+            while replica.bus.degraded:  # noqa: ASYNC110  nobody tells
+                await trio.sleep(0.01)
+        assert together == MANY
+        assert await replica.bus.count_rooms() == MANY
 
 
 #: What a replica sends by itself; the rest is done by its scripts.

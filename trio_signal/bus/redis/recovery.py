@@ -6,7 +6,7 @@ a snapshot comes back, and the room's peers here are told the difference.
 
 import logging
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -23,8 +23,10 @@ from trio_signal.redis import PubSubError, Redis, RedisError, ResponseError
 
 logger = logging.getLogger(__name__)
 
-#: Seconds for a room to be restored.
+#: Seconds for a few rooms to be restored, and how much is restored together: each member counts
+#: for one, and each room for some. Redis does nothing else meanwhile.
 RESTORE_TIMEOUT = 5.0
+_RESTORED = 1000
 #: Seconds between tries to catch up.
 PAUSE = 0.5
 #: Seconds between two comparisons with the directory, and how much is compared each time:
@@ -69,12 +71,42 @@ class Recovery:
             try:
                 # First, as it says whether Redis has forgotten us.
                 await self._lease.renew()
-                for room_id in list(self._feeds.stale):
+                for room_ids in self._batches():
                     with trio.fail_after(RESTORE_TIMEOUT):
-                        await self.restore(room_id)
+                        await self._restore_together(room_ids)
             except (RedisError, trio.TooSlowError) as error:
                 logger.warning("cannot catch up with Redis yet: %s", error)
                 await trio.sleep(PAUSE)
+
+    def _batches(self) -> Iterator[list[str]]:
+        """The stale rooms, as many together as are restored in one round trip."""
+        batch: list[str] = []
+        size = 0
+        for room_id in list(self._feeds.stale):
+            feed = self._feeds.get(room_id)
+            batch.append(room_id)
+            size += _ROOM_COST + (len(feed.room) if feed is not None else 0)
+            if size >= _RESTORED:
+                yield batch
+                batch, size = [], 0
+        if batch:
+            yield batch
+
+    async def _restore_together(self, room_ids: Iterable[str]) -> None:
+        """Ask for all before the first answer comes. Raises the first RedisError, after all."""
+        errors: list[RedisError] = []
+
+        async def restore(room_id: str) -> None:
+            try:
+                await self.restore(room_id)
+            except RedisError as error:
+                errors.append(error)
+
+        async with trio.open_nursery() as nursery:
+            for room_id in room_ids:
+                nursery.start_soon(restore, room_id)
+        if errors:
+            raise errors[0]
 
     async def restore(self, room_id: str) -> None:
         """Write our members of a stale room, and catch up with it. Raises RedisError."""
