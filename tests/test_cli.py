@@ -190,9 +190,10 @@ def test_serve_does_not_start_without_a_key(
 def test_doctor_says_what_is_wrong_and_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     for variable in PLATFORMS:  # the tests may run on one
         monkeypatch.delenv(variable, raising=False)
-    done = run("doctor", PORT="0", TRIO_SIGNAL_HEARTBEAT="60")
+    done = run("doctor", PORT="0", TRIO_SIGNAL_HEARTBEAT="60", TRIO_SIGNAL_HEARTBAET="10")
     assert (done.exit_code, done.stderr) == (0, "")
     assert "TRIO_SIGNAL_HEARTBEAT=20" in done.stdout
+    assert "did you mean TRIO_SIGNAL_HEARTBEAT?" in done.stdout
     done = run("doctor", "--json", PORT="0", TRIO_SIGNAL_HOST="0.0.0.0")
     assert (done.exit_code, done.stderr) == (1, "")
     answer = json.loads(done.stdout)

@@ -89,6 +89,7 @@ MISTAKES: list[tuple[dict[str, Any], dict[str, object], str, str]] = [
     ({}, {"users": UsersFacts(2, ("ann",), readable=False)}, "passwords", "failed"),
     ({"allowed_origins": "*"}, {}, "origins", "warning"),
     ({"metrics_token": ""}, {}, "metrics_token", "warning"),
+    ({}, {"unknown": {"TRIO_SIGNAL_XYZZY": None}}, "variables", "warning"),
     ({}, {"port": "Address already in use"}, "port", "failed"),
     ({}, {"files": 1024}, "files", "failed"),
     ({}, {"files": 10_000}, "files", "warning"),
@@ -170,6 +171,14 @@ def test_what_to_do_about_redis(problem: str, mend: str) -> None:
     ],
 )
 def test_settings_that_cannot_be_read(problem: str, mend: str) -> None:
-    (finding,) = wrong_settings(problem)
+    (finding,) = wrong_settings(problem, {})
     assert (finding.level, finding.says) == ("failed", problem)
     assert mend in finding.mend
+
+
+def test_a_misspelled_setting_may_be_why_they_cannot_be_read() -> None:
+    unknown = {"TRIO_SIGNAL_TURN_SECERT": "TRIO_SIGNAL_TURN_SECRET", "TRIO_SIGNAL_XYZZY": None}
+    _, finding = wrong_settings("TRIO_SIGNAL_TURN_URLS needs a secret", unknown)
+    assert (finding.name, finding.level) == ("variables", "warning")
+    assert finding.says.startswith("TRIO_SIGNAL_TURN_SECERT, TRIO_SIGNAL_XYZZY are no settings")
+    assert finding.mend.startswith("did you mean TRIO_SIGNAL_TURN_SECRET?; remove TRIO_SIGNAL_XYZ")

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from trio_signal.cli.failing import printable
-from trio_signal.config import load_settings
+from trio_signal.config import load_settings, unknown_variables
 from trio_signal.doctor import Finding, examine, gather, wrong_settings
 from trio_signal.errors import ConfigError
 
@@ -34,7 +34,7 @@ def _find(url: str | None) -> list[Finding]:
     try:
         settings = load_settings()
     except ConfigError as error:
-        return wrong_settings(str(error))
+        return wrong_settings(str(error), unknown_variables(os.environ))
     return examine(trio.run(gather, settings, os.environ, url))
 
 

@@ -1,10 +1,12 @@
 """All checks, a function for each mistake, without I/O; and settings that cannot be read."""
 
+from collections.abc import Mapping
+
 from msgspec import Struct
 
 from trio_signal.doctor import admission, machine, neighbours
 from trio_signal.doctor.facts import Facts
-from trio_signal.doctor.verdicts import Check, Level
+from trio_signal.doctor.verdicts import Check, Level, Verdict
 
 
 class Finding(Struct, frozen=True):
@@ -19,7 +21,7 @@ class Finding(Struct, frozen=True):
 CHECKS: tuple[Check, ...] = (
     *(admission.mode, admission.secret, admission.audience, admission.key_set),
     *(admission.users, admission.passwords, admission.origins, admission.metrics_token),
-    *(machine.port, machine.files, machine.workers, machine.replicas, machine.proxies),
+    *(machine.variables, machine.port, machine.files, machine.workers, machine.replicas, machine.proxies),
     machine.public_address,
     *(machine.heartbeat, machine.drain, machine.log_level, machine.turn),
     *(neighbours.redis, neighbours.eviction, neighbours.redis_memory),
@@ -31,10 +33,14 @@ CHECKS: tuple[Check, ...] = (
 def examine(facts: Facts) -> list[Finding]:
     """Run all checks."""
     return [
-        Finding(check.__name__, verdict.level, verdict.says, verdict.mend)
+        _finding(check.__name__, verdict)
         for check in CHECKS
         if (verdict := check(facts)) is not None
     ]
+
+
+def _finding(name: str, verdict: Verdict) -> Finding:
+    return Finding(name, verdict.level, verdict.says, verdict.mend)
 
 
 #: What to do about settings that are wrong, by a part of what is said of them.
@@ -46,8 +52,14 @@ _MENDS = {
 }
 
 
-def wrong_settings(problem: str) -> list[Finding]:
-    """What is found where the settings cannot even be read."""
+def wrong_settings(problem: str, unknown: Mapping[str, str | None]) -> list[Finding]:
+    """What is found where the settings cannot even be read, perhaps for want of a misspelled one.
+
+    `unknown` are the variables that are no settings, with the nearest that there is.
+    """
     mends = (mend for name, mend in _MENDS.items() if name in problem)
     mend = next(mends, "correct it; the README lists the settings")
-    return [Finding("settings", "failed", problem, mend)]
+    findings = [Finding("settings", "failed", problem, mend)]
+    if misspelled := machine.judge_variables(unknown):
+        findings.append(_finding("variables", misspelled))
+    return findings

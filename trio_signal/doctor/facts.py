@@ -15,7 +15,7 @@ import httpx
 import trio
 from msgspec import Struct
 
-from trio_signal.config import Settings
+from trio_signal.config import Settings, unknown_variables
 from trio_signal.dialects import DIALECTS, Dialect
 from trio_signal.errors import ConfigError, StoreError
 from trio_signal.keys import check_key_set
@@ -93,6 +93,8 @@ class Facts(Struct, frozen=True):
     files: int
     #: Whether the port is free, or has a server of ours; else why it cannot be had.
     port: Literal["free", "ours"] | str
+    #: Variables that look like settings and are none; with the nearest that there is, if any.
+    unknown: Mapping[str, str | None] = {}
     redis: RedisFacts | str | None = None
     database: Tables | str | None = None
     #: Why a TURN server does not answer, by its URL; None if it does.
@@ -136,6 +138,7 @@ async def gather(
         platform=next((name for key, name in PLATFORMS.items() if key in environment), None),
         cores=_cores(),
         files=resource.getrlimit(resource.RLIMIT_NOFILE)[0],
+        unknown=unknown_variables(environment),
         **found,
     )
 

@@ -1,5 +1,6 @@
 """Mistakes in the machine, the platform, and what stands in front."""
 
+from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 from trio_signal.config import is_loopback
@@ -15,6 +16,23 @@ _GRACE = 2.0
 _OTHER_FILES = 256
 #: What a shell allows if nobody has raised it.
 _FEW_FILES = 1024
+
+
+def variables(facts: Facts) -> Verdict:
+    """Settings that are misspelled: the server ignores them."""
+    return judge_variables(facts.unknown) or ok("each TRIO_SIGNAL_ variable is a setting")
+
+
+def judge_variables(unknown: Mapping[str, str | None]) -> Verdict | None:
+    """What to say of variables that are no settings, given with the nearest; None if all are."""
+    if not unknown:
+        return None
+    nouns = "is no setting, and is" if len(unknown) == 1 else "are no settings, and are"
+    mends = (
+        f"did you mean {nearest}?" if nearest else f"remove {variable}; the README lists all"
+        for variable, nearest in unknown.items()
+    )
+    return warn(f"{', '.join(unknown)} {nouns} ignored", "; ".join(mends))
 
 
 def port(facts: Facts) -> Verdict:
