@@ -12,6 +12,9 @@ from trio_signal.client import Client, Event, Pong, StateChanged, Timing, open_c
 
 E = TypeVar("E")
 
+#: What opens the clients: that of Trio, or that of asyncio, as the fixture `front` has it.
+front: Callable[..., AbstractAsyncContextManager[Client]] = open_client
+
 #: Nothing here is tested by being fast: a client that nobody disturbs complains of nothing.
 PATIENT = Timing(
     connect=PATIENCE,
@@ -26,6 +29,11 @@ PATIENT = Timing(
 WATCHFUL = replace(PATIENT, heartbeat=0.1, patience=1.0)
 
 
+def enter(url: str, **options: Any) -> AbstractAsyncContextManager[Client]:
+    """What `open_client` does, through the front that the test is run through."""
+    return front(url, **options)
+
+
 def bot(
     base: str, client_id: str | None, *, room: str = "r", **options: Any
 ) -> AbstractAsyncContextManager[Client]:
@@ -33,7 +41,7 @@ def bot(
     if client_id is not None:
         options = {"username": client_id.title(), **options}
     options = {"timing": PATIENT, **options}
-    return open_client(f"http://{base}", room=room, client_id=client_id, **options)
+    return enter(f"http://{base}", room=room, client_id=client_id, **options)
 
 
 @asynccontextmanager
@@ -80,6 +88,12 @@ async def heard(client: Client, service: Service | None = None) -> list[Event]:
     while (event := await receive(client)) != Pong(fence):
         events.append(event)
     return events
+
+
+async def leave(client: Client) -> None:
+    """Before the end of its block."""
+    with trio.fail_after(PATIENCE):
+        await client.session.leave()
 
 
 async def until(condition: Callable[[], bool]) -> None:

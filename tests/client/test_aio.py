@@ -1,4 +1,4 @@
-"""The client for asyncio: the tests of Trio's, with the same events, and what is its own."""
+"""What the client for asyncio has of its own; by conftest.py it goes through Trio's tests."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -7,31 +7,10 @@ from contextlib import suppress
 import pytest
 import trio
 
-from tests.client import bots as bots_module
-from tests.client import through_asyncio
 from tests.client.bots import bots, heard
-from tests.client.test_client import (  # noqa: F401  they run here once more
-    test_a_server_that_is_not_there,
-    test_a_server_that_speaks_something_else,
-    test_a_target_that_is_not_there,
-    test_alone_in_a_room,
-    test_coming_going_and_live,
-    test_signals_to_one_and_to_all,
-    test_the_server_gives_an_id_and_a_name,
-    test_those_who_are_there_are_told_as_if_they_came,
-    test_what_was_said_last_arrives,
-    test_who_is_not_let_in_is_told_why,
-    test_who_waits_to_say_something_is_told_that_the_block_is_over,
-)
 from tests.clients import PATIENCE, Service
 from tests.conftest import Serve
 from trio_signal.client import Message, NotConnectedError, aio
-
-
-@pytest.fixture(autouse=True)
-def through(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Bots are clients of asyncio."""
-    monkeypatch.setattr(bots_module, "open_client", through_asyncio.open_client)
 
 
 @pytest.fixture
@@ -94,11 +73,18 @@ async def test_an_error_of_a_token_source_ends_the_block(service: Service) -> No
 
 
 async def test_errors_of_the_block_and_behind_it(service: Service) -> None:
+    cause = ValueError("the cause")
+
     async def enter() -> None:
         with pytest.raises(ZeroDivisionError) as raised:
             async with aio.open_client(f"http://{service.base}", room="r") as client:
-                raise ZeroDivisionError
-        assert raised.value.__cause__ is None
+                raise ZeroDivisionError from cause
+        assert raised.value.__cause__ is cause
+        with pytest.raises(ExceptionGroup) as group:
+            async with aio.open_client(f"http://{service.base}", room="r"):
+                raise ExceptionGroup("of the user", [KeyError(1), ValueError(2)]) from cause
+        assert group.value.message == "of the user"
+        assert group.value.__cause__ is cause
         for late in (client.send("x"), client.__anext__(), client.broadcast()):
             with pytest.raises(NotConnectedError, match="the client was closed"):
                 await late

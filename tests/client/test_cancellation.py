@@ -13,6 +13,8 @@ from tests.conftest import Serve
 from tests.test_listener import no_descriptor_left
 from trio_signal.client import Client, Message, Peer, PeerJoined, PeerLeft, WentLive
 
+pytestmark = pytest.mark.usefixtures("front")
+
 ANN, BOB = Peer("ann", "Ann"), Peer("bob", "Bob")
 
 
@@ -77,6 +79,7 @@ async def stay(base: str) -> None:
         await ann.send("last")
 
 
+@pytest.mark.of_trio("it counts the steps of Trio's tasks")
 async def test_cancelled_at_every_step(serve: Serve) -> None:
     limits = {"connects_per_ip_per_minute": 1_000_000, "auth_failures_per_ip": 1_000_000}
     async with no_descriptor_left(), serve(**limits) as service, bots(service, "bob") as (bob,):
@@ -116,6 +119,7 @@ async def come_back(service: Service) -> None:
         await ann.send("last")
 
 
+@pytest.mark.of_trio("it counts the steps of Trio's tasks")
 async def test_cancelled_at_every_step_of_coming_back(serve: Serve) -> None:
     limits = {"connects_per_ip_per_minute": 1_000_000, "auth_failures_per_ip": 1_000_000}
     async with no_descriptor_left(), serve(**limits) as service, bots(service, "bob") as (bob,):
@@ -131,6 +135,7 @@ async def test_cancelled_at_every_step_of_coming_back(serve: Serve) -> None:
         assert steps > 100
 
 
+@pytest.mark.of_trio("a call that is cancelled may have said it")
 async def test_a_cancelled_send_has_said_nothing(serve: Serve) -> None:
     async with (
         serve() as service,
@@ -149,6 +154,7 @@ async def test_a_cancelled_send_has_said_nothing(serve: Serve) -> None:
         assert await receive(bob) == Message("ann", "Ann", "said")
 
 
+@pytest.mark.of_trio("a call that is cancelled may not have begun")
 async def test_a_cancelled_broadcast_is_wanted_all_the_same(serve: Serve) -> None:
     async with (
         serve() as service,

@@ -11,7 +11,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from tests.client.bots import PATIENT, Sends, bot, bots, heard, receive, wait_for, wait_state
+from tests.client.bots import PATIENT, Sends, bot, bots, enter, heard, receive, wait_for, wait_state
 from tests.client.lines import open_line
 from tests.clients import PATIENCE, Service
 from tests.clients import Client as RawClient
@@ -34,11 +34,12 @@ from trio_signal.client import (
     TokenExpiring,
     TokenRenewed,
     WentLive,
-    open_client,
 )
 from trio_signal.client import connection as connection_module
 from trio_signal.client.connection import Address
 from trio_signal.dialects import mesh
+
+pytestmark = pytest.mark.usefixtures("front")
 
 ANN, BOB = Peer("ann", "Ann"), Peer("bob", "Bob")
 
@@ -125,7 +126,7 @@ def test_where_a_room_is(url: str, path: str, secure: bool, port: int) -> None:
 )
 async def test_a_wrong_address_is_refused_at_once(url: str, room: str) -> None:
     with pytest.raises(ValueError):
-        async with open_client(url, room=room):
+        async with enter(url, room=room):
             raise AssertionError("this is no address")
 
 
@@ -256,7 +257,7 @@ async def test_what_cannot_be_sent(service: Service) -> None:
 async def test_what_cannot_be_said_of_oneself(given: str) -> None:
     said: dict[str, Any] = {given: "\ud800"}
     with pytest.raises(ValueError, match="surrogate"):
-        async with open_client("http://127.0.0.1:1", room="r", **said):
+        async with enter("http://127.0.0.1:1", room="r", **said):
             raise AssertionError
 
 
@@ -265,7 +266,7 @@ async def test_a_fetched_token_that_cannot_be_said() -> None:
         return "\ud800"
 
     with pytest.raises(ValueError, match="surrogate"):
-        async with open_client("http://127.0.0.1:1", room="r", token=fetch):
+        async with enter("http://127.0.0.1:1", room="r", token=fetch):
             raise AssertionError
 
 
@@ -281,7 +282,7 @@ async def test_a_payload_that_python_cannot_hold_does_no_harm(
             pass
 
 
-async def test_every_message_is_known() -> None:
+def test_every_message_is_known() -> None:
     """What the server says in this dialect, the client can read; what it reads, it can say."""
     read = set(get_args(connection_module._reader._decoder.type))
     said = set(get_args(mesh._reader._decoder.type))
@@ -327,7 +328,6 @@ async def test_a_token_that_is_fetched_is_fetched_again_when_it_expires(guarded:
     lasting = iter([5, 500])
 
     async def fetch() -> str:
-        await trio.lowlevel.checkpoint()
         return token_for("ann", next(lasting))
 
     async with bot(guarded.base, "ann", token=fetch) as ann:
@@ -341,7 +341,6 @@ async def test_a_token_that_cannot_be_fetched_is_tried_again(guarded: Service) -
 
     async def fetch() -> str:
         nonlocal tries
-        await trio.lowlevel.checkpoint()
         tries += 1
         if 1 < tries < 4:
             raise OSError("the token endpoint is away")
@@ -373,7 +372,6 @@ async def test_an_expired_token_ends_it(guarded: Service) -> None:
 
 async def test_an_error_of_the_token_source_comes_out_as_it_is(service: Service) -> None:
     async def fetch() -> str:
-        await trio.lowlevel.checkpoint()
         raise LookupError("no such key")
 
     with pytest.raises(LookupError, match="no such key"):
@@ -431,6 +429,7 @@ async def test_leaving_with_everything_unread(service: Service) -> None:
         assert [(await wait_for(ann, Message)).data for _ in range(300)] == list(range(300))
 
 
+@pytest.mark.of_trio("in the tests, its block is not theirs: test_aio.py has that")
 async def test_an_error_of_the_block_comes_out_as_it_is(service: Service) -> None:
     cause = ValueError("the cause")
     with pytest.raises(KeyError) as failed:
@@ -439,6 +438,7 @@ async def test_an_error_of_the_block_comes_out_as_it_is(service: Service) -> Non
     assert failed.value.__cause__ is cause
 
 
+@pytest.mark.of_trio("as above")
 async def test_so_does_a_group_of_the_block(service: Service) -> None:
     group = ExceptionGroup("of the user", [KeyError(1), KeyError(2)])
     with pytest.raises(ExceptionGroup) as failed:
@@ -537,6 +537,7 @@ async def test_several_tasks_may_read_and_send(service: Service) -> None:
         assert sorted(seen) == list(range(200))
 
 
+@pytest.mark.of_trio("what is cancelled here is the harness: test_aio.py has that")
 async def test_iteration_cancelled_takes_no_event(service: Service) -> None:
     async with bots(service, "ann", "bob") as (ann, bob):
         seen: list[int] = []

@@ -17,7 +17,9 @@ from tests.client.bots import (
     WATCHFUL,
     bot,
     bots,
+    enter,
     heard,
+    leave,
     receive,
     until,
     wait_for,
@@ -40,9 +42,10 @@ from trio_signal.client import (
     StateChanged,
     Stopped,
     WentLive,
-    open_client,
 )
 from trio_signal.errors import CLOSE_CODES, CloseCode
+
+pytestmark = pytest.mark.usefixtures("front")
 
 ANN, BOB = Peer("ann", "Ann"), Peer("bob", "Bob")
 
@@ -96,7 +99,6 @@ async def test_a_new_token_for_who_can_have_one() -> None:
     tokens = iter(["one", "two"])
 
     async def fetch() -> str:
-        await trio.lowlevel.checkpoint()
         return next(tokens)
 
     async with open_fake() as fake, bot(fake.base, "ann", token=fetch) as ann:
@@ -110,7 +112,6 @@ async def test_a_token_source_that_fails_is_asked_again() -> None:
     tokens = iter(["one", "", "two"])
 
     async def fetch() -> str:
-        await trio.lowlevel.checkpoint()
         token = next(tokens)
         if not token:
             raise ConnectionRefusedError(111, "the token endpoint is away")
@@ -289,12 +290,6 @@ async def test_the_differences_are_told(serve: Serve) -> None:
                     ("PeerLeft", "hal"),
                 ]
             assert finn.state == "joined"
-
-
-async def leave(client: Client) -> None:
-    """Before the end of its block."""
-    with trio.fail_after(PATIENCE):
-        await client._session.leave()
 
 
 def kinds(events: list[Event]) -> list[tuple[str, str]]:
@@ -485,7 +480,7 @@ async def test_a_slow_reader_holds_the_server_back_and_loses_nothing(serve: Serv
         for number in range(150):
             await bob.send(number, to="ann")
         await heard(bob)
-        await until(lambda: ann._session.stalled)
+        await until(lambda: ann.session.stalled)
         events = [(await wait_for(ann, Message)).data for _ in range(150)]
         assert events == list(range(150))
 
@@ -656,7 +651,7 @@ async def test_over_tls(
     authority.configure_trust(context)
     async with serve() as service, open_line(service.base, server_context) as line:
         options = {"timing": PATIENT, "ssl_context": context, "room": "r"}
-        async with open_client(f"https://{line.base}", **options) as ann:  # type: ignore[arg-type]
+        async with enter(f"https://{line.base}", **options) as ann:
             assert await heard(ann) == [StateChanged("joined")]
             line.cut()
             await wait_state(ann, "joined")
@@ -669,12 +664,12 @@ async def test_a_certificate_that_nobody_trusts(
 ) -> None:
     async with serve() as service, open_line(service.base, server_context) as line:
         with pytest.raises(NotConnectedError, match="certificate verify failed"):
-            async with open_client(f"wss://{line.base}", room="r"):
+            async with enter(f"wss://{line.base}", room="r"):
                 raise AssertionError("this is nobody whom we know")
 
 
 async def test_tls_with_a_server_that_has_none() -> None:
     async with listen(_nonsense) as base:
         with pytest.raises(NotConnectedError, match="TLS: "):
-            async with open_client(f"https://{base}", room="r"):
+            async with enter(f"https://{base}", room="r"):
                 raise AssertionError("this is plain text")

@@ -5,6 +5,7 @@ import inspect
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import ExitStack, asynccontextmanager
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import trio
@@ -32,7 +33,9 @@ class Loop:
         self._trio.run_sync_soon(work)
 
     async def do(self, work: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
-        """Run it there; cancelled, it is cancelled there."""
+        """Run it there; cancelled, it is cancelled there. After its end, run it in another."""
+        if self.loop.is_closed():
+            return await trio.to_thread.run_sync(asyncio.run, work())
         ended, doing = trio.Event(), list[asyncio.Task[Any]]()
 
         def begin() -> None:
@@ -62,6 +65,17 @@ class Through:
     async def __anext__(self) -> Any:
         return await self._loop.do(self._client.__anext__)
 
+    @property
+    def session(self) -> Any:
+        """What runs it; its `leave` in its own thread."""
+        in_trio = self._client._trio
+        session = in_trio.client.session
+
+        def leave() -> Any:
+            return self._loop.do(partial(in_trio.do, session.leave))
+
+        return SimpleNamespace(leave=leave, stalled=session.stalled)
+
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._client, name)
         if not inspect.iscoroutinefunction(found):
@@ -85,7 +99,9 @@ async def _open(url: str, options: dict[str, Any]) -> AsyncIterator[Any]:
         moved.set()
 
     async with trio.open_nursery() as threads:
-        threads.start_soon(trio.to_thread.run_sync, loop.run)
+        threads.start_soon(
+            partial(trio.to_thread.run_sync, loop.run, limiter=trio.CapacityLimiter(1))
+        )
         with ExitStack() as stopping:
             stopping.callback(loop.stop)
             async with trio.open_nursery() as nursery:
