@@ -21,7 +21,14 @@ class Finding(Struct, frozen=True):
 CHECKS: tuple[Check, ...] = (
     *(admission.mode, admission.secret, admission.audience, admission.key_set),
     *(admission.users, admission.passwords, admission.origins, admission.metrics_token),
-    *(machine.variables, machine.port, machine.files, machine.workers, machine.replicas, machine.proxies),
+    *(
+        machine.variables,
+        machine.port,
+        machine.files,
+        machine.workers,
+        machine.replicas,
+        machine.proxies,
+    ),
     machine.public_address,
     *(machine.heartbeat, machine.drain, machine.log_level, machine.turn),
     *(neighbours.redis, neighbours.eviction, neighbours.redis_memory),
