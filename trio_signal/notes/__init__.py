@@ -54,16 +54,14 @@ PROFILES = Bounds(32 << 20, 16 << 10, 86400)
 LOST_ROOMS = Bounds(16 << 20, 64 << 10, 60)
 #: For each user: the rooms that it left on purpose.
 LEFT_ROOMS = Bounds(16 << 20, 16 << 10, 60)
+#: For each user in each room: what it was when its server ended.
+LOST_MEMBERS = Bounds(16 << 20, 16 << 10, 60)
 #: For each guest.
 USERS = Bounds(16 << 20, 16 << 10, 86400)
 #: For each room: what it is called; an hour after somebody was there.
 ROOMS = Bounds(16 << 20, 16 << 10, 4500)
 #: Seconds after which a room that is in use is kept anew, at most.
 TOUCH_INTERVAL = 900.0
-
-
-#: For each user in each room: what it was when its server ended.
-LOST_MEMBERS = Bounds(16 << 20, 16 << 10, 60)
 
 
 class Notes(Protocol):

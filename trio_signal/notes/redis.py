@@ -7,7 +7,7 @@ version 0.1 wrote them: replicas of both read both.
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from importlib import resources
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import msgspec
 import trio
@@ -55,6 +55,90 @@ class _Scripts:
         self.touch = register("touch")
 
 
+class _Keys:
+    """What the keys of notes are called."""
+
+    def __init__(self, prefix: str) -> None:
+        self._prefix = f"{prefix}trio_signal:"
+
+    def of(self, *parts: str) -> str:
+        """The key of these parts."""
+        return self._prefix + ":".join(parts)
+
+    def accounts(self, kind: str) -> list[str]:
+        """Where the entries of a kind are counted; see account.lua."""
+        return [self.of("notes", kind, "order"), self.of("notes", kind, "sizes")]
+
+
+class Table(Generic[T]):
+    """The notes of one kind, each of whose entries has a key of its own."""
+
+    def __init__(
+        self,
+        redis: Redis,
+        scripts: _Scripts,
+        keys: _Keys,
+        kind: str,
+        bounds: Bounds,
+        decode: Callable[[bytes], T],
+    ) -> None:
+        """Take a kind in the plural: that is how keys have it."""
+        self._redis = redis
+        self._scripts = scripts
+        self._key_prefix = keys.of("notes", kind, "of", "")
+        self._accounts = keys.accounts(kind)
+        self._bounds = bounds
+        self._decode = decode
+        self._called = kind.removesuffix("s")
+
+    async def keep(self, entry: str, value: bytes) -> None:
+        """Keep a value, and wait until it is kept; without Redis, nobody keeps it."""
+        if len(value) > self._bounds.each:
+            await trio.lowlevel.checkpoint()
+            return
+        with suppress(RedisError):
+            await self._scripts.keep(*self._arguments(entry, value))
+
+    def keep_nowait(self, entry: str, value: bytes) -> None:
+        """Keep a value. Does not block."""
+        self._scripts.keep.send_nowait(*self._arguments(entry, value))
+
+    def _arguments(self, entry: str, value: bytes) -> tuple[list[str], list[Argument]]:
+        size, bounds = _size(entry) + len(value), self._bounds
+        return (
+            [self._key_prefix + entry, *self._accounts],
+            [entry, value, size, bounds.total, bounds.seconds, self._key_prefix],
+        )
+
+    async def read(self, entries: Sequence[str]) -> dict[str, T]:
+        """The values of these entries; those that are not kept or cannot be read are missing."""
+        if not entries:
+            await trio.lowlevel.checkpoint()
+            return {}
+        keys = [self._key_prefix + entry for entry in entries]
+        try:
+            values = await self._redis.execute_command("MGET", *keys)
+        except RedisError:
+            return {}
+        read, found = self._redis.reader.read, {}
+        for entry, key, data in zip(entries, keys, values, strict=True):
+            value = read(self._called, self._decode, data, key) if data is not None else None
+            if value is not None:
+                found[entry] = value
+        return found
+
+    def touch(self, entries: Sequence[str]) -> None:
+        """Keep on keeping these entries, if they are kept. Does not block."""
+        for begin in range(0, len(entries), _TOUCHED_AT_ONCE):
+            some = entries[begin : begin + _TOUCHED_AT_ONCE]
+            keys = [*self._accounts, *(self._key_prefix + entry for entry in some)]
+            self._scripts.touch.send_nowait(keys, [self._bounds.seconds, *some])
+
+    def forget(self, entry: str) -> None:
+        """Forget an entry. Does not block."""
+        self._redis.send_nowait("DEL", self._key_prefix + entry)
+
+
 class RedisNotes:
     """See `trio_signal.notes`."""
 
@@ -63,8 +147,14 @@ class RedisNotes:
         #: What Redis does not take is counted there.
         self.failures = 0
         self._redis = redis
-        self._prefix = prefix
-        self._scripts = _Scripts(redis)
+        self._scripts = scripts = _Scripts(redis)
+        keys = _Keys(prefix)
+        self._key, self._accounts = keys.of, keys.accounts
+        shared = redis, scripts, keys
+        self._members = Table(*shared, "members", notes.LOST_MEMBERS, _decode_member)
+        self._users = Table(*shared, "users", notes.USERS, _decode_user)
+        self._names = Table(*shared, "names", notes.USERS, read_text)
+        self._rooms = Table(*shared, "rooms", notes.ROOMS, _decode_room)
         #: Those of which one has to know without asking.
         self._left_here = LeftRooms()
 
@@ -78,13 +168,6 @@ class RedisNotes:
         """Wait until Redis has all that it was to keep."""
         with suppress(RedisError):
             await self._redis.ping()
-
-    def _key(self, *parts: str) -> str:
-        return f"{self._prefix}trio_signal:" + ":".join(parts)
-
-    def _accounts(self, kind: str) -> list[str]:
-        """Where the entries of a kind are counted; see account.lua."""
-        return [self._key("notes", kind, "order"), self._key("notes", kind, "sizes")]
 
     def keep_chat(self, chat: Chatted) -> None:
         """Keep a message of a room."""
@@ -195,91 +278,44 @@ class RedisNotes:
             self.remember_rooms(member.user_id, [room_id], heard)
         if member.live is not None:
             entry = lost_key(room_id, member.user_id, member.dialect)
-            self._scripts.keep.send_nowait(
-                *self._keep_arguments("members", notes.LOST_MEMBERS, entry, _encode(member))
-            )
+            self._members.keep_nowait(entry, _encode(member))
 
     async def lost_member(self, room_id: str, user_id: str, dialect: str) -> Member | None:
         """The user that was live in a room when its server took it out."""
         entry = lost_key(room_id, user_id, dialect)
-        return (await self._read("members", "member", [entry], _decode_member)).get(entry)
+        return (await self._members.read([entry])).get(entry)
 
     def forget_lost(self, room_id: str, user_id: str, dialect: str) -> None:
         """It is live again, or need not be."""
-        entry = lost_key(room_id, user_id, dialect)
-        self._redis.send_nowait("DEL", self._key("notes", "members", "of", entry))
+        self._members.forget(lost_key(room_id, user_id, dialect))
 
     async def keep_user(self, user: GuestUser) -> None:
         """Keep a guest under its id and under its name, and wait until it is kept."""
-        await self._keep("users", notes.USERS, user.id, _encode(user))
-        await self._keep("names", notes.USERS, user.username.casefold(), user.id.encode())
+        await self._users.keep(user.id, _encode(user))
+        await self._names.keep(user.username.casefold(), user.id.encode())
 
     async def user(self, user_id: str) -> GuestUser | None:
         """The guest with this id."""
-        return (await self._read("users", "user", [user_id], _decode_user)).get(user_id)
+        return (await self._users.read([user_id])).get(user_id)
 
     async def user_named(self, name: str) -> GuestUser | None:
         """The guest that is called so now, whatever the case."""
         name = name.casefold()
-        user_id = (await self._read("names", "name", [name], read_text)).get(name)
+        user_id = (await self._names.read([name])).get(name)
         user = await self.user(user_id) if user_id else None
         return user if user and user.username.casefold() == name else None
 
     async def keep_room(self, room: RoomInfo) -> None:
         """Keep what a room is called, and wait until it is kept."""
-        await self._keep("rooms", notes.ROOMS, room.id, _encode(room))
+        await self._rooms.keep(room.id, _encode(room))
 
     async def room_infos(self, room_ids: Sequence[str]) -> dict[str, RoomInfo]:
         """What these rooms are called, by their ids."""
-        return await self._read("rooms", "room", room_ids, _decode_room)
+        return await self._rooms.read(room_ids)
 
     def touch_rooms(self, room_ids: Iterable[str]) -> None:
         """Somebody is in these rooms: keep on keeping what they are called."""
-        rooms = list(room_ids)
-        for begin in range(0, len(rooms), _TOUCHED_AT_ONCE):
-            some = rooms[begin : begin + _TOUCHED_AT_ONCE]
-            values = [self._key("notes", "rooms", "of", room_id) for room_id in some]
-            keys = [*self._accounts("rooms"), *values]
-            self._scripts.touch.send_nowait(keys, [notes.ROOMS.seconds, *some])
-
-    # Kinds that have a key for each entry
-
-    async def _keep(self, kind: str, bounds: Bounds, entry: str, value: bytes) -> None:
-        if len(value) > bounds.each:
-            await trio.lowlevel.checkpoint()
-            return
-        with suppress(RedisError):
-            await self._scripts.keep(*self._keep_arguments(kind, bounds, entry, value))
-
-    def _keep_arguments(
-        self, kind: str, bounds: Bounds, entry: str, value: bytes
-    ) -> tuple[list[str], list[Argument]]:
-        return (
-            [self._key("notes", kind, "of", entry), *self._accounts(kind)],
-            [
-                *(entry, value, _size(entry) + len(value), bounds.total, bounds.seconds),
-                self._key("notes", kind, "of", ""),
-            ],
-        )
-
-    async def _read(
-        self, kind: str, what: str, entries: Sequence[str], decode: Callable[[bytes], T]
-    ) -> dict[str, T]:
-        if not entries:
-            await trio.lowlevel.checkpoint()
-            return {}
-        try:
-            values = await self._redis.execute_command(
-                "MGET", *(self._key("notes", kind, "of", entry) for entry in entries)
-            )
-        except RedisError:
-            return {}
-        found = {}
-        for entry, value in zip(entries, values, strict=True):
-            if value is not None:
-                key = self._key("notes", kind, "of", entry)
-                found[entry] = self._redis.reader.read(what, decode, value, key)
-        return {entry: value for entry, value in found.items() if value is not None}
+        self._rooms.touch(list(room_ids))
 
     def _read_all(self, what: str, decode: Callable[[bytes], T], values: Any, key: str) -> list[T]:
         """Those that can be read."""
