@@ -96,7 +96,7 @@ async def be_idle(server: Server) -> None:
     """Wait until it has nothing to do; a database that is not there is not waited for."""
     if server.hub.announcements is not None:
         with trio.move_on_after(1):
-            await server.hub.announcements.wait_agreed()
+            await server.hub.announcements.agreement.reached.wait()
 
 
 async def quiesce(servers: list[Server]) -> None:

@@ -9,6 +9,7 @@ from trio_signal.bus import Board
 from trio_signal.dialects import Dialect
 from trio_signal.dialects.wire import type_of
 from trio_signal.messages.events import Acknowledged, AnnouncementEvent
+from trio_signal.messages.identity import Announcement
 from trio_signal.metrics import Metrics
 from trio_signal.session import Session, close_untold
 from trio_signal.websocket import text_frame
@@ -79,6 +80,10 @@ class Subscribers:
         for session in list(self._asking):
             self.settle(session)
         self.tell(event)
+
+    def tell_count(self, announcement: Announcement, acknowledged: int) -> None:
+        """Tell how many users have acknowledged an announcement. Does not block."""
+        self.tell(Acknowledged(announcement, acknowledged))
 
     def tell(self, event: AnnouncementEvent) -> None:
         """Tell an event, which is encoded once a dialect. Does not block.
