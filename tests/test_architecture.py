@@ -33,7 +33,7 @@ LAYERS: tuple[frozenset[str], ...] = (
                 "private",
                 "returning",
             ),
-            *("rooms", "membership", "live", "signals", "talk"),
+            *("rooms", "membership", "live", "signals", "talk", "topics"),
             *("online", "announcements", "bus", "notes"),
         }
     ),

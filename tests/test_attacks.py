@@ -29,6 +29,7 @@ PATHS = {
     "stream": ("/ws", 1008, None),
     "mesh": ("/ws/{room}", 1008, None),
     "announce": ("/api/creator/broadcast/ws", 1008, "User not found"),
+    "topics": ("/topics", 1008, None),
 }
 EVIL = "https://evil.example"
 
@@ -95,12 +96,16 @@ async def enter(
                 await client.wait_for("users_in_room")
             case "announce":
                 await client.expect("connected")
+            case "topics":
+                await client.send("subscribe", topic=room)
+                await client.send("ping")
+                await client.expect("pong")
         yield client
 
 
 every_dialect = pytest.mark.parametrize("dialect", list(PATHS))
 every_dialect_with_rooms = pytest.mark.parametrize(
-    "dialect", [name for name in PATHS if name != "announce"]
+    "dialect", [name for name in PATHS if name not in ("announce", "topics")]
 )
 
 
@@ -311,6 +316,7 @@ SERVER_ONLY = {
     "stream": ("viewer-joined", "viewer-left", "stream-ended", "broadcaster-disconnected"),
     "mesh": ("user_joined", "user_left", "broadcast_started", "auth_success", "token_renewed"),
     "announce": ("new_broadcast", "broadcast_cleared", "broadcast_acknowledged", "connected"),
+    "topics": ("pong",),
 }
 
 

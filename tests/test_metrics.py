@@ -25,6 +25,7 @@ PATHS = {
     "stream": "/ws",
     "mesh": "/ws/cellar",
     "announce": "/api/creator/broadcast/ws?user_id={name}",
+    "topics": "/topics",
 }
 
 
@@ -136,6 +137,9 @@ async def play(session: Session) -> None:
     hal = await session.connect("announce", "hal")
     await session.settle()
     await session.say(hal, "get_active_broadcast")
+    ivy = await session.connect("topics", "ivy")
+    await session.say(ivy, "subscribe", topics=["t"])
+    await session.say(ivy, "publish", topic="t", data=1)
 
 
 async def test_a_session_is_counted_number_for_number(service: Service) -> None:
@@ -151,7 +155,8 @@ async def test_a_session_is_counted_number_for_number(service: Service) -> None:
         ("not_live",): 1,
         ("target_not_found",): 1,
     }
-    present = {("room",): 3, ("live",): 2, ("stream",): 2, ("mesh",): 2, ("announce",): 1}
+    present = {("room",): 3, ("live",): 2, ("stream",): 2, ("mesh",): 2}
+    present |= {("announce",): 1, ("topics",): 1}
     assert series(during, "trio_signal_connections") == present
     assert series(after, "trio_signal_connections") == {}
     assert (during["trio_signal_peers"], after["trio_signal_peers"]) == (9, 0)
@@ -160,7 +165,7 @@ async def test_a_session_is_counted_number_for_number(service: Service) -> None:
     if len(service.bases) == 1:
         assert during["trio_signal_rooms"] == 4
     assert series(during, "trio_signal_closed_total") == {("1008",): 1}
-    assert series(after, "trio_signal_closed_total") == {("1000",): 10, ("1008",): 1}
+    assert series(after, "trio_signal_closed_total") == {("1000",): 11, ("1008",): 1}
 
 
 async def test_a_fan_out_is_as_large_as_its_audience(service: Service) -> None:

@@ -50,6 +50,7 @@ from trio_signal.messages.events import (
     Listening,
     Moved,
     OnlineHere,
+    Published,
     Refusal,
     Refused,
     Removed,
@@ -75,6 +76,7 @@ from trio_signal.rooms import Rooms
 from trio_signal.session import Session, close_untold
 from trio_signal.signals import Signals
 from trio_signal.talk import Talk
+from trio_signal.topics import Topics
 
 logger = logging.getLogger(__name__)
 
@@ -146,6 +148,7 @@ class Hub:
         #: Who is online, on all replicas; whoever made the hub runs it as well.
         self.online = Online(bus, self._metrics)
         self.rooms = Rooms(bus, self._metrics)
+        self.topics = Topics(bus, self._metrics, max_rooms)
         self.participants: set[Participant] = set()
         #: Sends what they are told; whoever made the hub runs it as well.
         self.flusher = Flusher()
@@ -191,6 +194,7 @@ class Hub:
         self.participants.discard(participant)
         if isinstance(participant, Session):
             self.online.remove(participant)
+            self.topics.remove(participant)
             if self.announcements is not None:
                 self.announcements.unsubscribe(participant)
         participant.left = room_ids = tuple(participant.memberships)
@@ -341,6 +345,8 @@ class Hub:
                 self._throw_out(delivery)
             case Moved() | OnlineHere():
                 self.online.take(delivery)
+            case Published():
+                self.topics.tell(delivery)
             case Listening():
                 self.live.tell_of_listener(delivery)
             case RoomsKept(user_id=user_id, heard=heard):

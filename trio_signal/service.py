@@ -28,6 +28,7 @@ from trio_signal.messages.commands import (
     Malformed,
     Move,
     OpenInbox,
+    Publish,
     RejoinRooms,
     Renew,
     Send,
@@ -35,6 +36,8 @@ from trio_signal.messages.commands import (
     SendReceipt,
     SetPrivateTyping,
     Signal,
+    Subscribe,
+    Unsubscribe,
 )
 from trio_signal.messages.events import Refusal, Refused, Renewed
 from trio_signal.messages.identity import Identity, ServerInfo, is_internal
@@ -89,7 +92,8 @@ class Service:
                 case Signal():  # first of all, since most are
                     hub.handle(session, action)
                 case Malformed(text=text):
-                    session.answer(text)
+                    if text:
+                        session.answer(text)
                     self._count_malformed(session)
                     return
                 case Send(text=text):
@@ -118,6 +122,12 @@ class Service:
                     await self._announcements.show(session)
                 case Acknowledge():
                     self._announcements.note(session, action.announcement_id)
+                case Subscribe():
+                    await hub.topics.subscribe(session, action)
+                case Unsubscribe():
+                    hub.topics.unsubscribe(session, action)
+                case Publish():
+                    hub.topics.publish(session, action)
                 case IdlePing():
                     session.deadlines.idle_ping = action
                     session.deadlines.put_off_idle_ping()

@@ -40,6 +40,7 @@ from trio_signal.messages.events import (
     Moved,
     OnlineHere,
     PrivateEvent,
+    Published,
     RoomEvent,
     Signalled,
     UserChanged,
@@ -115,7 +116,7 @@ def count_of(room_id: str, members: Collection[Member]) -> RoomCount:
 #: What is told to one replica, and what to all others.
 Direct = Signalled | Undelivered | Kicked | PrivateEvent | Listening
 Broadcast = PrivateEvent | UserChanged | Moved | OnlineHere
-Delivery = RoomChanged | RoomsKept | ReplicaLost | Direct | Broadcast
+Delivery = RoomChanged | Published | RoomsKept | ReplicaLost | Direct | Broadcast
 Deliver = Callable[[Delivery], None]
 #: What to tell of a newcomer to those who are here.
 Admit = Callable[[Sequence[RoomEvent]], None]
@@ -215,10 +216,35 @@ class Board(Protocol):
         ...
 
 
+class TopicBus(Protocol):
+    """What replicas tell each other on topics, and how many subscribe to each."""
+
+    def count(self, counts: Mapping[str, int]) -> None:
+        """So many connections here subscribe to these topics from now on. Does not block."""
+        ...
+
+    async def settle(self, topics: Collection[str]) -> None:
+        """Wait until what others publish on these is delivered here; not for long."""
+        ...
+
+    def publish(self, published: Published, told: Callable[[int], None]) -> None:
+        """Tell all who subscribe on other replicas. Does not block.
+
+        `told` is called once, perhaps at once, with how many subscribe on all replicas: those
+        here are to be told then. One replica's are told in their order.
+        """
+        ...
+
+
 class Bus(Protocol):
     """See the contract above."""
 
     replica: str
+
+    @property
+    def topics(self) -> TopicBus:
+        """What is published by topic, of which rooms know nothing."""
+        ...
 
     @property
     def board(self) -> Board | None:

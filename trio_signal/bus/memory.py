@@ -2,9 +2,10 @@
 
 import logging
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import trio
+from msgspec.structs import replace
 
 from trio_signal.bus import (
     Admit,
@@ -24,6 +25,7 @@ from trio_signal.clock import utc_now
 from trio_signal.messages.events import (
     Joined,
     Left,
+    Published,
     RoomEvent,
     Signalled,
     StoppedLive,
@@ -44,6 +46,38 @@ class MemoryNetwork:
         self.rooms: dict[str, Room] = {}
         self.replicas: dict[str, MemoryBus] = {}
         self.holds = Holds()
+        #: By topic and replica.
+        self.subscribers: dict[str, dict[str, int]] = {}
+
+
+class MemoryTopics:
+    """See `trio_signal.bus.TopicBus`."""
+
+    def __init__(self, bus: "MemoryBus", network: MemoryNetwork) -> None:
+        """Share the topics of `network`."""
+        self._bus = bus
+        self._network = network
+
+    def count(self, counts: Mapping[str, int]) -> None:
+        """So many connections here subscribe to these topics from now on."""
+        subscribers = self._network.subscribers
+        for topic, count in counts.items():
+            replicas = subscribers.setdefault(topic, {})
+            replicas[self._bus.replica] = count
+            if not any(replicas.values()):
+                del subscribers[topic]
+
+    async def settle(self, topics: Collection[str]) -> None:
+        """It holds already."""
+        await trio.lowlevel.checkpoint()
+
+    def publish(self, published: Published, told: Callable[[int], None]) -> None:
+        """Tell all who subscribe on other replicas."""
+        replicas = self._network.subscribers.get(published.topic, {})
+        subscribers = sum(replicas.values())
+        for replica in replicas.keys() & self._network.replicas.keys() - {self._bus.replica}:
+            self._network.replicas[replica]._take(replace(published, subscribers=subscribers))
+        told(subscribers)
 
 
 class MemoryBus:
@@ -55,6 +89,7 @@ class MemoryBus:
         self.board: Board | None = None
         self._network = network or MemoryNetwork()
         self._network.replicas[replica] = self
+        self.topics = MemoryTopics(self, self._network)
         #: The rooms that this replica follows; of no others it is told.
         self._rooms: dict[str, Room] = {}
         #: What is to be delivered. Unbounded: `publish` may not block, and `run` is fast.

@@ -12,6 +12,7 @@ from trio_signal.dialects.live import LiveDialect
 from trio_signal.dialects.mesh import MeshDialect
 from trio_signal.dialects.room import RoomDialect
 from trio_signal.dialects.stream import StreamDialect
+from trio_signal.dialects.topics import TopicsDialect
 from trio_signal.dialects.wire import OTHER
 from trio_signal.errors import IdTooLongError
 from trio_signal.names import MAX_ID
@@ -25,6 +26,7 @@ DIALECTS: dict[str, type[Dialect]] = {
     "stream": StreamDialect,
     "mesh": MeshDialect,
     "announce": AnnounceDialect,
+    "topics": TopicsDialect,
 }
 
 

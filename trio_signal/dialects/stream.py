@@ -36,6 +36,7 @@ from trio_signal.messages.events import (
     Moved,
     Notice,
     PrivateEvent,
+    Published,
     Refusal,
     Refused,
     Rejoined,
@@ -178,7 +179,7 @@ _REFUSALS = {
 }
 
 
-_OfNoRoom = AnnouncementEvent | PrivateEvent | Moved
+_OfNoRoom = Published | AnnouncementEvent | PrivateEvent | Moved
 
 
 class StreamDialect(Dialect):

@@ -4,7 +4,7 @@ from enum import Enum, auto
 
 from msgspec import Raw, Struct
 
-from trio_signal.messages.identity import MediaType, SignalKind
+from trio_signal.messages.identity import MediaType, PublishedForm, SignalKind
 
 # Commands: what a dialect asks for on behalf of its client.
 
@@ -218,6 +218,26 @@ class Acknowledge(Struct, frozen=True):
     announcement_id: str
 
 
+class Subscribe(Struct, frozen=True):
+    """Hear what is published on these topics, from now on."""
+
+    topics: tuple[str, ...]
+
+
+class Unsubscribe(Struct, frozen=True):
+    """Hear it no longer."""
+
+    topics: tuple[str, ...]
+
+
+class Publish(Struct, frozen=True):
+    """Tell something opaque to all who subscribe to a topic."""
+
+    topic: str
+    form: PublishedForm
+    content: Raw
+
+
 #: Commands of a member of a room, carried out at once.
 RoomCommand = (
     Leave | GoLive | StopLive | Signal | Chat | SetTyping | ChangeProfile | StartStreaming | Kick
@@ -237,6 +257,9 @@ Command = (
     | PrivateCommand
     | AskAnnouncement
     | Acknowledge
+    | Subscribe
+    | Unsubscribe
+    | Publish
     | RoomCommand
 )
 
@@ -251,7 +274,7 @@ class Send(Struct, frozen=True):
 
 
 class Malformed(Struct, frozen=True):
-    """The client sent nonsense: answer with this text, and count it."""
+    """The client sent nonsense: answer with this text, if there is any, and count it."""
 
     text: bytes
 

@@ -13,6 +13,7 @@ from trio_signal.messages.identity import (
     Moment,
     Name,
     Number,
+    PublishedForm,
     SignalKind,
 )
 
@@ -250,6 +251,15 @@ class OnlineHere(Struct, frozen=True, tag=True):
     users: tuple[OnlineUser, ...]
 
 
+class Published(Struct, frozen=True, tag=True):
+    """Something opaque for all who subscribe to a topic; so many do, on all replicas."""
+
+    topic: Name
+    form: PublishedForm
+    content: Raw
+    subscribers: Number = 0
+
+
 # Events of announcements: told to all who attend.
 
 
@@ -273,7 +283,7 @@ class Acknowledged(Struct, frozen=True):
 
 
 AnnouncementEvent = Announced | AnnouncementCleared | Acknowledged
-Event = RoomEvent | PrivateEvent | Moved | AnnouncementEvent
+Event = RoomEvent | PrivateEvent | Moved | Published | AnnouncementEvent
 
 
 # Answers: told to the peer whose command it was, and to nobody else.

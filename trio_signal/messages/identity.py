@@ -7,6 +7,8 @@ from msgspec import Meta, Struct, field
 
 MediaType = Literal["audio", "video"]
 SignalKind = Literal["offer", "answer", "candidate", "signal", "message"]
+#: How what is published on a topic is worded: in which field of the message it came.
+PublishedForm = Literal["data", "payload"]
 AnnouncementType = Literal["info", "warning", "alert"]
 
 #: What another replica may have written at most, when it is read. Wider than what clients

@@ -50,6 +50,7 @@ class HubCollector(Collector):
         yield _gauge("peers", "Peers here, each once for every room that it is in", peers)
         live = sum(member.peer_id in room.peers for room in rooms for member in room.live)
         yield _gauge("live", "Broadcasts of peers here", live)
+        yield _gauge("topics", "Topics that have subscribers here", len(hub.topics))
         waiting = [each.waiting_bytes for each in hub.participants if each.waiting_bytes]
         yield _gauge("outbox_bytes", "What waits for clients that read slowly", sum(waiting))
         yield _gauge("outbox_clients", "Clients for which something waits", len(waiting))

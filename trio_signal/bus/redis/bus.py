@@ -28,6 +28,7 @@ from trio_signal.bus.redis.directory import Directory, in_order
 from trio_signal.bus.redis.feed import Feed, Feeds
 from trio_signal.bus.redis.lease import PATIENCE, Lease
 from trio_signal.bus.redis.recovery import Recovery
+from trio_signal.bus.redis.topics import RedisTopics
 from trio_signal.bus.redis.wire import (
     KINDS,
     Asked,
@@ -98,6 +99,7 @@ class RedisBus:
         #: The channels of this replica alone, of lost connections, and of all replicas.
         self._channels = key("replica", replica), key("lost"), key("all")
         self._room_prefix = key("room", "")
+        self.topics = RedisTopics(redis, replica, key)
         self._lease = Lease(
             redis, self._directory, replica, lease, lost=self._start_over, reaped=self._reaped
         )
@@ -158,6 +160,7 @@ class RedisBus:
                 ("keeping the lease", self._keep_lease),
                 ("comparing rooms with Redis", self._recovery.keep_comparing),
                 ("confirming signals", self._direct.run),
+                ("keeping topics", self.topics.keep),
             ):
                 nursery.start_soon(supervise, name, task, self._recover)
             await self._leased.wait()
@@ -182,6 +185,7 @@ class RedisBus:
     def _start_over(self) -> None:
         """Nothing is to be relied on that is known from Redis, or on its way from there."""
         self._feeds.mark_all_stale()
+        self.topics.write_again()
         self.board.resync()
 
     async def _keep_lease(self) -> None:
@@ -252,6 +256,10 @@ class RedisBus:
             told = read("private", decode_for_all, payload, channel)
             if told is not None and told.origin != self.replica:
                 self._hand_over(told.event)
+        elif self.topics.follows(channel):
+            published = self.topics.take(channel, payload)
+            if published is not None:
+                self._hand_over(published)
         elif (feed := self._feeds.get(channel.removeprefix(self._room_prefix))) is not None:
             change = read("change", decode_change, payload, channel)
             if change is not None:

@@ -4,14 +4,16 @@ from typing import Annotated
 
 from msgspec import Meta, Raw, Struct, field
 from msgspec.json import Decoder, Encoder
+from msgspec.structs import replace
 
 from trio_signal.bus import Broadcast, Direct, RoomsKept
+from trio_signal.messages.events import Published
 from trio_signal.messages.identity import Member, Name, Number, SignalKind
 from trio_signal.presence import Change
 
 #: What is counted when it cannot be read, by what it should have been.
 KINDS = (
-    *("member", "change", "direct", "lost", "private", "announcement"),
+    *("member", "change", "direct", "lost", "private", "announcement", "topic"),
     *("chat", "profile", "user", "room", "name"),
 )
 
@@ -65,9 +67,23 @@ class ForAll(Struct, frozen=True):
     event: Broadcast
 
 
+class OnTopic(Struct, frozen=True):
+    """What a replica tells all who subscribe to a topic; so many do, as Redis counts them."""
+
+    origin: Name
+    subscribers: Number
+    event: Published
+
+    @property
+    def published(self) -> Published:
+        """What the subscribers are told."""
+        return replace(self.event, subscribers=self.subscribers)
+
+
 encode = Encoder().encode
 decode_member = Decoder(Member).decode
 decode_change = Decoder(Change).decode
 decode_direct = Decoder(Direct | Echo | Numbered | Confirmed | Asked).decode
 decode_kept = Decoder(RoomsKept).decode
 decode_for_all = Decoder(ForAll).decode
+decode_on_topic = Decoder(OnTopic).decode

@@ -1,0 +1,68 @@
+"""Dialect `topics`: what is said becomes commands, and what is published is told in two forms."""
+
+import pytest
+from msgspec import Raw
+
+from trio_signal.dialects import dialect_at
+from trio_signal.dialects.topics import TopicsDialect
+from trio_signal.messages.commands import (
+    Action,
+    Authenticate,
+    Malformed,
+    Publish,
+    Send,
+    Subscribe,
+    Unsubscribe,
+)
+from trio_signal.messages.events import Audience, Published
+from trio_signal.messages.identity import PublishedForm
+
+
+@pytest.mark.parametrize(
+    ("target", "found"),
+    [("/topics", True), ("/topics/a/b?x=1", True), ("/topic", False), ("/a/topics", False)],
+)
+def test_it_is_spoken_at_one_path_and_below(target: str, found: bool) -> None:
+    assert isinstance(dialect_at(target, ["topics"]), TopicsDialect) is found
+
+
+def test_who_it_is_is_asked_of_the_handshake() -> None:
+    assert list(TopicsDialect().opened("p1")) == [Authenticate("p1")]
+
+
+@pytest.mark.parametrize(
+    ("text", "action"),
+    [
+        ('{"type":"subscribe","topics":["a","b","a"]}', Subscribe(("a", "b"))),
+        ('{"topic":"a","type":"subscribe"}', Subscribe(("a",))),
+        ('{"type":"subscribe","topics":["a"],"topic":"b"}', Subscribe(("a", "b"))),
+        ('{"type":"subscribe","topics":[]}', Subscribe(())),
+        ('{"type":"unsubscribe","topics":["a"]}', Unsubscribe(("a",))),
+        ('{"type":"unsubscribe","topic":"a"}', Unsubscribe(("a",))),
+        ('{"type":"publish","topic":"a","data": {}}', Publish("a", "data", Raw(b"{}"))),
+        ('{"type":"publish","topic":"a","data":null}', Publish("a", "data", Raw(b"null"))),
+        ('{"type":"publish","topic":"a","payload":1.0}', Publish("a", "payload", Raw(b"1.0"))),
+        ('{"type":"publish","topic":"a","payload":1,"data":2}', Publish("a", "data", Raw(b"2"))),
+        ('{"type":"ping"}', Send(b'{"type":"pong"}')),
+        ('{"type":"publish","topic":"a"}', Malformed(b"")),
+        ('{"type":"publish","topic":"","data":1}', Malformed(b"")),
+        ('{"type":"subscribe"}', Malformed(b"")),
+        ('{"type":"subscribe","topics":[null]}', Malformed(b"")),
+        ('{"type":"pong"}', Malformed(b"")),
+        ("ping", Malformed(b"")),
+    ],
+)
+def test_a_message_is_an_action(text: str, action: Action) -> None:
+    assert list(TopicsDialect().received(text.encode(), "")) == [action]
+
+
+@pytest.mark.parametrize(
+    ("form", "text"),
+    [
+        ("data", b'{"type":"publish","topic":"a","data":[1.50],"clients":3}'),
+        ("payload", b'{"topic":"a","payload":[1.50]}'),
+    ],
+)
+def test_what_is_published_is_told_in_its_form(form: PublishedForm, text: bytes) -> None:
+    (notice,) = TopicsDialect.tell(Published("a", form, Raw(b"[1.50]"), 3))
+    assert (notice.audience, notice.text) == (Audience.EVERYONE, text)
