@@ -17,7 +17,7 @@ from trio_signal.bus.redis.feed import Feed
 from trio_signal.messages.events import Joined, Left, StoppedLive, WentLive
 from trio_signal.messages.identity import Member
 from trio_signal.presence import Snapshot
-from trio_signal.redis import open_redis
+from trio_signal.redis import ResponseError, open_redis
 
 MANY = 40
 
@@ -70,6 +70,35 @@ async def test_rooms_are_restored_together(redis_url: str, monkeypatch: pytest.M
                 await trio.sleep(0.01)
         assert together == MANY
         assert await replica.bus.count_rooms() == MANY
+
+
+async def test_why_rooms_cannot_be_restored_is_said_once(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    tries = 0
+    reason = "OOM command not allowed"
+
+    async def refuse(_: Directory, room_id: str, __: Feed | None) -> Snapshot:
+        nonlocal tries
+        tries += 1
+        raise ResponseError(reason)
+
+    async with deploy_redis(1, redis_url) as deployed:
+        (replica,) = deployed.replicas
+        assert isinstance(replica.bus, RedisBus)
+        await replica.join("one")
+        monkeypatch.setattr(Directory, "restore", refuse)
+        replica.bus._start_over()
+        with trio.fail_after(PATIENCE):
+            while tries < 3:  # noqa: ASYNC110  nobody tells
+                await trio.sleep(0.01)
+            reason = "LOADING"
+            while tries < 5:  # noqa: ASYNC110
+                await trio.sleep(0.01)
+    said = [record.message for record in caplog.records if "catch up" in record.message]
+    assert said == [
+        f"cannot catch up with Redis yet: {each}" for each in ("OOM command not allowed", "LOADING")
+    ]
 
 
 #: What a replica sends by itself; the rest is done by its scripts.

@@ -29,6 +29,8 @@ RESTORE_TIMEOUT = 5.0
 _RESTORED = 1000
 #: Seconds between tries to catch up.
 PAUSE = 0.5
+#: Seconds until a reason is said again, and how many are said in that time.
+_LOG_PAUSE, _MOST_REASONS = 60.0, 20
 #: Seconds between two comparisons with the directory, and how much is compared each time:
 #: each member counts for one, and each room for some.
 COMPARING = 1.0
@@ -58,6 +60,8 @@ class Recovery:
         #: When was sent what came back last (Trio's clock): all that was published before
         #: has come.
         self.echoed = 0.0
+        #: Why rooms could not be restored, and when that was said.
+        self._complaints: dict[str, float] = {}
         #: Where the sweep of all rooms is.
         self._cursor = b"0"
         #: Rooms that were deleted, and when all replicas have had the time to write theirs.
@@ -75,8 +79,16 @@ class Recovery:
                     with trio.fail_after(RESTORE_TIMEOUT):
                         await self._restore_together(room_ids)
             except (RedisError, trio.TooSlowError) as error:
-                logger.warning("cannot catch up with Redis yet: %s", error)
+                self._complain(str(error) or f"no answer within {RESTORE_TIMEOUT:g} s")
                 await trio.sleep(PAUSE)
+
+    def _complain(self, reason: str) -> None:
+        """Say why rooms cannot be restored: each reason once a minute at most."""
+        now = trio.current_time()
+        self._complaints = {r: at for r, at in self._complaints.items() if now < at + _LOG_PAUSE}
+        if reason not in self._complaints and len(self._complaints) < _MOST_REASONS:
+            self._complaints[reason] = now
+            logger.warning("cannot catch up with Redis yet: %s", reason)
 
     def _batches(self) -> Iterator[list[str]]:
         """The stale rooms, as many together as are restored in one round trip."""
