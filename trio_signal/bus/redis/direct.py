@@ -9,7 +9,7 @@ from trio_signal.bus import Delivery, Direct, Undelivered
 from trio_signal.bus.redis.directory import Directory
 from trio_signal.bus.redis.feed import Feeds
 from trio_signal.bus.redis.lease import Lease
-from trio_signal.bus.redis.receipts import Incoming, Outgoing
+from trio_signal.bus.redis.receipts import GIVE_UP, Incoming, Outgoing
 from trio_signal.bus.redis.wire import (
     MOST_UNCONFIRMED,
     Asked,
@@ -27,7 +27,8 @@ from trio_signal.room import Room
 #: delivered and not confirmed when Redis goes away is reported as lost.
 CONFIRMING = 0.02
 #: Seconds by which we may look too late before it counts as our own standstill, and for which
-#: nothing is given up after one: the confirmation may be here, unread.
+#: nothing is given up after one, besides its own length: the confirmation may be here, unread, and
+#: who is to send it may be on the same machine.
 _LATE, _READING = 0.2, 0.5
 #: Seconds after which a replica is forgotten to or from which nothing goes.
 _FORGET = 60.0
@@ -227,8 +228,8 @@ class DirectSignals:
                 await self._work.wait()
             self._work = trio.Event()
             now = trio.current_time()
-            if now > self._due + _LATE:
-                reading_until = now + _READING
+            if (late := now - self._due) > _LATE:
+                reading_until = max(reading_until, now + min(late, GIVE_UP) + _READING)
             for replica, incoming in list(self._incoming.items()):
                 self._confirm(replica, incoming, now)
             for replica, outgoing in list(self._outgoing.items()):

@@ -21,7 +21,7 @@ from trio_signal.messages.events import Signalled
 from trio_signal.room import Room
 
 #: Seconds since a signal was sent, by the clock of Redis, after which nobody delivers it.
-MAX_AGE = 1.5
+MAX_AGE = 1.2
 #: Seconds without a confirmation after which it counts as lost.
 GIVE_UP = 2.7
 #: Seconds after which the receiver is asked for a confirmation that may have been lost.
