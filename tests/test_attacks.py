@@ -14,7 +14,7 @@ from urllib.parse import quote
 import httpx
 import pytest
 
-from tests.clients import Client, Service, settle
+from tests.clients import PATIENCE, Client, Service, settle
 from tests.conftest import Serve, serve_once, serve_replicas
 from tests.test_auth import BAD_TOKENS
 from tests.test_web_app import upgrade
@@ -547,6 +547,20 @@ async def test_who_was_kicked_is_kept_out_wherever_it_comes(service: Service) ->
                     case "stream":
                         await eve.send("join-stream", streamId="r")
                         await eve.expect("error", code="not_allowed")
+        headers = {"Authorization": f"Bearer {token}"}
+        for _ in range(2):
+            async with httpx.AsyncClient(
+                base_url=f"http://{service.base}", headers=headers, timeout=PATIENCE
+            ) as http:
+                said = {"user_id": "eve", "content": "I am still here"}
+                assert (await http.post("/rooms/r/messages", json=said)).status_code == 403
+                for path in ("/rooms/r", "/rooms/r/messages"):
+                    assert (await http.get(path)).status_code == 403
+                assert (await http.post("/rooms/s/messages", json=said)).status_code == 200
+        async with knock(service, "live", token) as eve:
+            await eve.expect("connected")
+            await eve.send("live_status", room_id="r")
+            await eve.expect("error", message="Not allowed in this room")
         await mod.expect_nothing()
         async with enter(service, "mesh", "eve", room="s"), enter(service, "mesh", "bob"):
             await mod.expect("user_joined", username="Bob")

@@ -16,7 +16,7 @@ from trio_signal.messages.events import (
     StopCause,
     StreamStarting,
 )
-from trio_signal.messages.identity import Live, Member
+from trio_signal.messages.identity import Identity, Live, Member
 from trio_signal.notes import Notes
 from trio_signal.pacing import DELIVERY
 from trio_signal.participant import Participant
@@ -129,7 +129,7 @@ class LiveBroadcasts:
 
         Blocks while the directory is asked.
         """
-        if peer.identity is None or not may_see(peer.identity, command.room_id):
+        if peer.identity is None or not await self._may_see(peer, peer.identity, command.room_id):
             peer.tell(Refused(command, Refusal.NOT_ALLOWED, utc_now()))
             return
         members = await self._rooms.live_in(command.room_id)
@@ -140,6 +140,15 @@ class LiveBroadcasts:
         if found is not None and command.listens and self._tell_of_listeners:
             self._introduce(*found)
             peer.owes += len(members) * DELIVERY
+
+    async def _may_see(self, peer: Participant, identity: Identity, room_id: str) -> bool:
+        """Whether a peer may know who is live in a room: it may enter, and is not kept out."""
+        if not may_see(identity, room_id):
+            return False
+        # Who is in it need not be asked about; in open mode nobody can be kept out.
+        if room_id in peer.memberships or not identity.verified:
+            return True
+        return not await self._bus.is_banned(room_id, identity.subject)
 
     def _introduce(self, room: LocalRoom, listener: Member) -> None:
         """Tell the broadcasters of its dialect of a listener, if its user is not live itself.

@@ -305,6 +305,10 @@ class Bus(Protocol):
         """
         ...
 
+    async def is_banned(self, room_id: str, identity: str) -> bool:
+        """Whether somebody is kept out of a room; `identity` is its subject, of no dialect."""
+        ...
+
     async def members(self, room_id: str) -> tuple[Member, ...]:
         """All members of a room on all replicas, in the order of joining."""
         ...

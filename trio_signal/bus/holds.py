@@ -82,13 +82,13 @@ class Holds:
         found = self._banned.get(room_id, key, now)
         self._banned.put(room_id, key, b"", max(until, found[0] if found else until), now)
 
-    def is_banned(self, room_id: str, member: Member, now: float) -> bool:
-        """Whether a newcomer is kept out."""
-        return self._banned.get(room_id, _digest(identity_of(member)).hex(), now) is not None
+    def is_banned(self, room_id: str, identity: str, now: float) -> bool:
+        """Whether somebody is kept out."""
+        return self._banned.get(room_id, _digest(identity).hex(), now) is not None
 
     def check(self, room: Room, member: Member, caps: Caps, now: float) -> None:
         """Whether a newcomer may enter a room; raises JoinRefusedError."""
-        if self.is_banned(room.id, member, now):
+        if self.is_banned(room.id, identity_of(member), now):
             raise JoinRefusedError(Refusal.NOT_ALLOWED)
         old = room.members.get(member.peer_id)
         if old is not None:

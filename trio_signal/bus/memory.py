@@ -207,6 +207,11 @@ class MemoryBus:
         now = trio.current_time()
         self._network.holds.ban(room_id, identity_of(member), now + seconds, now)
 
+    async def is_banned(self, room_id: str, identity: str) -> bool:
+        """Whether somebody is kept out of a room."""
+        await trio.lowlevel.checkpoint()
+        return self._network.holds.is_banned(room_id, identity, trio.current_time())
+
     async def members(self, room_id: str) -> tuple[Member, ...]:
         """All members of a room, in the order of joining."""
         await trio.lowlevel.checkpoint()

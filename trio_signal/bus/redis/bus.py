@@ -398,6 +398,13 @@ class RedisBus:
 
     # Questions
 
+    async def is_banned(self, room_id: str, identity: str) -> bool:
+        """Whether somebody is kept out of a room; without Redis, whether by this replica."""
+        try:
+            return await self._directory.is_banned(room_id, identity)
+        except RedisError:
+            return self._holds.is_banned(room_id, identity, trio.current_time())
+
     async def members(self, room_id: str) -> tuple[Member, ...]:
         """All members of a room on all replicas; without Redis, those that are known here."""
         feed = self._feeds.get(room_id)

@@ -6,6 +6,7 @@ the `suspects`, which are compared soon.
 """
 
 from collections.abc import Iterable, Sequence
+from hashlib import sha1
 from typing import Any, NamedTuple
 
 from trio_signal.bus import Caps
@@ -209,6 +210,15 @@ class Directory:
         while len(self._counts) > _COUNTS:
             del self._counts[next(iter(self._counts))]
         return counts
+
+    async def is_banned(self, room_id: str, identity: str) -> bool:
+        """Whether somebody is kept out of a room; see ban.lua."""
+        digest = sha1(identity.encode(), usedforsecurity=False).hexdigest()
+        until = await self._redis.zscore(f"{self.room(room_id)}:banned", digest)
+        if until is None:  # as of nearly everybody
+            return False
+        seconds, microseconds = await self._redis.time()
+        return bool(until > seconds * 1000 + microseconds // 1000)
 
     # Writing
 

@@ -86,6 +86,9 @@ class Directory(Protocol):
     async def count_rooms(self) -> int:
         """How many rooms have members."""
 
+    async def is_banned(self, room_id: str, identity: str) -> bool:
+        """Whether somebody is kept out of a room, by its subject."""
+
 
 class Online(Protocol):
     """The users that are online on all replicas."""

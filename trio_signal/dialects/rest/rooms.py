@@ -165,7 +165,7 @@ async def create_room(call: Call) -> Answer:
 async def show_room(call: Call) -> Answer:
     """Answer `GET /rooms/{room_id}`."""
     room_id = _room_of(call)
-    await call.callers.find_entrant(room_id)
+    await _find_entrant(call, room_id)
     members = await call.core.members(room_id)
     info = (await call.core.notes.room_infos([room_id])).get(room_id)
     return json_answer(_snapshot(room_id, members, info))
@@ -174,7 +174,7 @@ async def show_room(call: Call) -> Answer:
 async def join_room(call: Call) -> Answer:
     """Answer `POST /rooms/{room_id}/join`."""
     room_id, notes = _room_of(call), call.core.notes
-    entrant = await call.callers.find_entrant(room_id)
+    entrant = await _find_entrant(call, room_id)
     body = await read_json(call, JoinRequest)
     if entrant is not None and body.user_id != entrant.user_id:
         raise HttpError(403, "Identity mismatch")
@@ -188,7 +188,7 @@ async def join_room(call: Call) -> Answer:
 async def show_messages(call: Call) -> Answer:
     """Answer `GET /rooms/{room_id}/messages`."""
     room_id = _room_of(call)
-    await call.callers.find_entrant(room_id)
+    await _find_entrant(call, room_id)
     chats = await call.core.notes.chats(room_id, _limit(call, _MESSAGES))
     # The newest are those that are wanted.
     newest = fit_raw((chat_message(chat) for chat in reversed(chats)), MAX_BYTES)
@@ -198,7 +198,7 @@ async def show_messages(call: Call) -> Answer:
 async def post_message(call: Call) -> Answer:
     """Answer `POST /rooms/{room_id}/messages`."""
     room_id = _room_of(call)
-    entrant = await call.callers.find_entrant(room_id)
+    entrant = await _find_entrant(call, room_id)
     body = await read_json(call, MessageRequest)
     if entrant is not None and body.user_id != entrant.user_id:
         raise HttpError(403, "Identity mismatch")
@@ -215,7 +215,7 @@ async def count_room(call: Call) -> Answer:
     room_id = call.path["room_id"]
     if is_internal(room_id):
         raise HttpError(404, "This is no room")
-    await call.callers.find_entrant(room_id)
+    await _find_entrant(call, room_id)
     count = len(await call.core.members(room_id))
     return json_answer(ActiveRoom(room_id, count, is_active=count > 0))
 
@@ -233,6 +233,14 @@ async def _speaker(
         known = Profile(user.username, user.avatar_url or None) if user is not None else None
     known = known or Profile(ANONYMOUS)
     return Profile(username or known.username, avatar_url or known.avatar_url)
+
+
+async def _find_entrant(call: Call, room_id: str) -> Identity | None:
+    """Who asks about a room, or for it; None in open mode. 403 for who was thrown out of it."""
+    entrant = await call.callers.find_entrant(room_id)
+    if entrant is not None and await call.core.bus.is_banned(room_id, entrant.subject):
+        raise HttpError(403, "Not allowed in this room")
+    return entrant
 
 
 def _room_of(call: Call) -> str:
