@@ -147,6 +147,17 @@ async def test_joining_succeeds_and_makes_nobody_present(
     assert (await http.get("/rooms")).json() == []
 
 
+async def test_a_slash_at_the_end_makes_no_difference(http: httpx.AsyncClient) -> None:
+    """The old servers took it; a redirect would cost a page of another origin its preflight."""
+    assert (await http.post("/rooms/r/join/", json=JOINS[0])).status_code == 200
+    for path in ("/rooms/", "/api/rooms/", "/api/v1/ws/stats/", "/api/creator/broadcast/active/"):
+        assert (await http.get(path)).status_code == 200
+    login = await http.post("/auth/login/", json={"username": "ann", "password": "x"})
+    assert login.status_code == 200
+    assert (await http.options("/rooms/")).headers["allow"]
+    assert (await http.get("/rooms/dm/")).status_code == 404
+
+
 async def test_joining_again_without_a_name_keeps_the_one_given(
     service: Service, http: httpx.AsyncClient
 ) -> None:

@@ -45,6 +45,8 @@ def create_app(
     """The app around a hub; `open_http_server` serves it."""
     app = QuartTrio(__name__, static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY
+    # Old clients may ask for `/rooms/`: a redirect would do for few of them, a 404 for none.
+    app.url_map.strict_slashes = False
     _add_health(app, hub)
     _add_metrics(app, hub, settings, metrics)
     callers = Callers(auth, settings, limits, metrics)

@@ -28,7 +28,6 @@ class HttpCall:
         self.path = path
         self.query = request.args
         self.url_path = request.path
-        self.media_type = request.mimetype
         self.now = utc_now()
         self.wants_tokens = site.settings.wants_tokens
         self.lists_rooms = site.settings.list_rooms

@@ -195,9 +195,8 @@ class Call(Protocol):
 
     #: What the variables of the route's path are.
     path: Mapping[str, str]
-    #: The path itself; and the media type of the body, in lower case and without parameters.
+    #: The path itself.
     url_path: str
-    media_type: str
     #: When it came; RFC 3339, UTC, milliseconds.
     now: str
     #: Whether callers need a token. If not, anybody may be anybody.
