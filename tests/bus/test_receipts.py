@@ -1,11 +1,13 @@
 """What became of signals between two replicas: the pure part, with the time given."""
 
+from uuid import UUID
+
 import pytest
 from msgspec import Raw
 
 from tests.members import AT, member
 from trio_signal.bus.redis.receipts import GIVE_UP, MAX_AGE, MAX_WAIT, Incoming, Outgoing
-from trio_signal.bus.redis.wire import MOST_UNCONFIRMED, Numbered
+from trio_signal.bus.redis.wire import MOST_UNCONFIRMED, Numbered, encode
 from trio_signal.messages.events import Signalled
 from trio_signal.presence import Snapshot
 from trio_signal.room import Room
@@ -125,3 +127,11 @@ def test_one_that_waits_is_not_delivered_when_it_has_become_too_old() -> None:
     here.catch_up(Snapshot(1, (ANN, BOB)), 0, AT)
     assert list(incoming.take_waiting(lambda _: here, 0.4)) == []
     assert incoming.confirm() == (1, (1,))
+
+
+def test_an_offer_costs_little_more_on_its_way_than_it_is_long() -> None:
+    payload = Raw(b'"' + b"s" * 1998 + b'"')
+    replica, ann, bob = "0" * 32, str(UUID(int=1)), str(UUID(int=2))
+    sent = Numbered(replica, 10**6, 10**6, 1.8e9 + 0.1234567, "r", "offer", payload, ann, bob)
+    channel = f"trio_signal:replica:{replica}"
+    assert len(encode(sent)) + len(channel) < 1.2 * len(payload)
