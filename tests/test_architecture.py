@@ -33,7 +33,7 @@ LAYERS: tuple[frozenset[str], ...] = (
                 "private",
                 "returning",
             ),
-            *("rooms", "membership", "live", "signals", "talk", "topics"),
+            *("rooms", "membership", "live", "signals", "talk", "topics", "moderation"),
             *("online", "announcements", "bus", "notes"),
         }
     ),

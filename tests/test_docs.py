@@ -46,6 +46,7 @@ ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
 DESIGN = (ROOT / "docs" / "design.md").read_text()
 PROTOCOLS = (ROOT / "docs" / "protocols" / "README.md").read_text()
+SERVER_API = (ROOT / "docs" / "server" / "api.md").read_text()
 
 QUOTED = re.compile(r"`([^`\n]+)`")
 EXAMPLE = re.compile(r"^```text\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -116,6 +117,8 @@ OTHER_VALUES = {
     "dialects": "mesh",
     "database_url": "sqlite:///other.db",
     "list_rooms": "false",
+    "api_keys": f"backend:{SECRET.replace(',', '')}",
+    "webhook_urls": "https://www.example.com/hooks",
     "live_listeners": "false",
     "redis_ca_file": "README.md",
     "redis_url": "redis://redis.example.com",
@@ -130,7 +133,11 @@ OTHER_VALUES = {
     "jwks_url": "https://id.example.com/keys.json",
 }
 #: What a setting needs besides.
-COMPANIONS = {"turn_urls": ("turn_secret", "s3cret"), "users_file": ("jwt_secret", SECRET)}
+COMPANIONS = {
+    "turn_urls": ("turn_secret", "s3cret"),
+    "users_file": ("jwt_secret", SECRET),
+    "webhook_urls": ("api_keys", "backend:s3cret"),
+}
 
 
 @pytest.mark.parametrize("name", sorted(Settings.model_fields))
@@ -192,18 +199,18 @@ def test_readme_has_each_command_and_option() -> None:
 
 
 def test_each_http_call_is_on_a_page() -> None:
-    settings = load_settings()
+    settings = load_settings(api_keys="backend:s3cret")
     store = Store(settings.database_url.get_secret_value())
     hub = Hub(MemoryBus("docs"), announcements=Announcements(store, None))
     web = create_app(hub, OpenAuth(), settings, Limits(settings), Metrics())
     routes = web.url_map.iter_rules()
     calls = {
-        f"{method} {route.rule.replace('<', '{').replace('>', '}')}"
+        f"{method} {route.rule.replace('<path:', '{').replace('<', '{').replace('>', '}')}"
         for route in routes
         for method in route.methods or ()
         if method not in {"HEAD", "OPTIONS"}
     }
-    pages = [README, PROTOCOLS, *map(page_of, DIALECTS)]
+    pages = [README, PROTOCOLS, SERVER_API, *map(page_of, DIALECTS)]
     documented = {word for page in pages for word in words(page)}
     assert calls <= documented
     known = re.compile("(GET|POST|PUT|PATCH|DELETE) /")

@@ -19,22 +19,25 @@ from trio_signal.limits import Limits
 from trio_signal.metrics import Metrics
 from trio_signal.store import Store
 from trio_signal.web.app import create_app
+from trio_signal.web.backend import ROUTES
 from trio_signal.web.openapi import NOT_DESCRIBED, make_document
 
+#: The secret of an API key.
+KEY = "the-secret-of-a-backend-has-48-bytes-or-more-since-HS384-wants-them"
 #: Seconds for some hundred requests.
 PATIENCE = 120.0
 EXAMPLES = 8
 
 
 def test_each_route_is_described_and_there_are_no_others() -> None:
-    settings = load_settings()
+    settings = load_settings(api_keys=f"backend:{KEY}")
     announcements = Announcements(Store(settings.database_url.get_secret_value()), None)
     hub = Hub(MemoryBus("docs"), announcements=announcements)
     app = create_app(hub, OpenAuth(), settings, Limits(settings), Metrics())
     routes = [route for dialect in DIALECTS.values() for route in dialect.routes()]
     described = {
         f"{method.upper()} {path}"
-        for path, operations in make_document(routes)["paths"].items()
+        for path, operations in make_document([*routes, *ROUTES])["paths"].items()
         for method in operations
     }
     assert {call for call in calls_of(app) if call.split(" ")[1] not in NOT_DESCRIBED} == described
@@ -44,7 +47,7 @@ def test_each_route_is_described_and_there_are_no_others() -> None:
 def calls_of(app: QuartTrio) -> set[str]:
     """What the app answers, as the document writes it."""
     return {
-        f"{method} {rule.rule.replace('<', '{').replace('>', '}')}"
+        f"{method} {rule.rule.replace('<path:', '{').replace('<', '{').replace('>', '}')}"
         for rule in app.url_map.iter_rules()
         for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
     }

@@ -192,6 +192,7 @@ class _Claims(msgspec.Struct):
     moderator: bool = False
     creator: bool = False
     team_of: str | None = None
+    admin: bool = False
 
 
 class TokenAuth:
@@ -229,7 +230,9 @@ class TokenAuth:
             user_id=said.sub,
             username=username,
             avatar_url=_web_url(clean_picture(said.picture)) or clean_picture(claims.avatar_url),
-            grants=Grants(said.rooms, said.publish, said.moderator, said.creator, said.team_of),
+            grants=Grants(
+                said.rooms, said.publish, said.moderator, said.creator, said.team_of, said.admin
+            ),
             expires=said.exp if said.exp > now else said.exp + LEEWAY,
             verified=True,
         )

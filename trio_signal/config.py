@@ -135,6 +135,10 @@ class Settings(BaseSettings):
     turn_secret: SecretStr | None = None
     #: Seconds that TURN credentials are good for.
     turn_ttl: int = Field(86400, ge=60)
+    #: `id:secret` of those who may use the server API, which is off without any.
+    api_keys: SecretStr | None = None
+    #: Where the site's backend hears what happens; signed with the first key's secret.
+    webhook_urls: CommaList = ()
     #: What `GET /metrics` wants as its bearer token, in open mode too.
     metrics_token: SecretStr | None = None
 
@@ -143,7 +147,9 @@ class Settings(BaseSettings):
     def _lower(cls, value: object) -> object:
         return value.lower() if isinstance(value, str) else value
 
-    @field_validator("allowed_origins", "dialects", "stun_urls", "turn_urls", mode="before")
+    @field_validator(
+        "allowed_origins", "dialects", "stun_urls", "turn_urls", "webhook_urls", mode="before"
+    )
     @classmethod
     def _split(cls, value: object) -> object:
         if isinstance(value, str):
@@ -209,6 +215,30 @@ class Settings(BaseSettings):
             raise ValueError("must be an https URL; http is for loopback only")
         return value
 
+    @field_validator("api_keys")
+    @classmethod
+    def _check_api_keys(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            read_api_keys(value.get_secret_value())
+        return value
+
+    @field_validator("webhook_urls")
+    @classmethod
+    def _check_webhook_urls(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for url in value:
+            if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
+                raise ValueError("must list URLs that begin with https:// or http://")
+        return tuple(dict.fromkeys(value))
+
+    @model_validator(mode="after")
+    def _check_webhooks(self) -> Self:
+        if self.webhook_urls and self.api_keys is None:
+            raise ValueError(
+                "TRIO_SIGNAL_WEBHOOK_URLS needs TRIO_SIGNAL_API_KEYS as well: the first key's "
+                "secret signs what is sent"
+            )
+        return self
+
     @model_validator(mode="after")
     def _check_workers(self) -> Self:
         if self.workers > 1 and self.redis_url is None:
@@ -260,6 +290,11 @@ class Settings(BaseSettings):
         return self.auth == "token"
 
     @property
+    def secrets_by_key(self) -> dict[str, str]:
+        """The secrets of the API keys by their ids, the first one first."""
+        return read_api_keys(self.api_keys.get_secret_value()) if self.api_keys else {}
+
+    @property
     def _has_key(self) -> bool:
         return any((self.jwt_secret, self.jwt_public_key, self.jwks_url))
 
@@ -308,6 +343,19 @@ class Settings(BaseSettings):
     def _guards_host(self) -> bool:
         open_on_loopback = not self.wants_tokens and is_loopback(self.host)
         return open_on_loopback and not self.trusted_proxies
+
+
+def read_api_keys(text: str) -> dict[str, str]:
+    """Secrets by the ids of their keys; raises ValueError, which does not say them."""
+    keys: dict[str, str] = {}
+    for item in filter(None, map(str.strip, text.split(","))):
+        key_id, colon, secret = item.partition(":")
+        if not (colon and key_id and secret) or key_id in keys:
+            raise ValueError("must list keys as id:secret, each id once")
+        keys[key_id] = secret
+    if not keys:
+        raise ValueError("must list keys as id:secret, each id once")
+    return keys
 
 
 def is_loopback(host: str) -> bool:

@@ -52,6 +52,10 @@ class IdTooLongError(TrioSignalError):
     """An id in a request target is longer than ids may be."""
 
 
+class UnconfirmedError(TrioSignalError):
+    """Not all replicas have said in time that something was done; it may be done later."""
+
+
 class StoreError(TrioSignalError):
     """The database cannot be reached, or takes too long."""
 

@@ -16,6 +16,7 @@ from trio_signal.bus import (
     Bus,
     Caps,
     Delivery,
+    Emptied,
     Kicked,
     ReplicaLost,
     RoomChanged,
@@ -24,9 +25,7 @@ from trio_signal.bus import (
 )
 from trio_signal.clock import trio_time, utc_now
 from trio_signal.dialects import DIALECTS
-from trio_signal.errors import CloseCode
 from trio_signal.live import LiveBroadcasts
-from trio_signal.local_room import LocalRoom
 from trio_signal.membership import Membership
 from trio_signal.messages.commands import (
     ChangeProfile,
@@ -36,7 +35,7 @@ from trio_signal.messages.commands import (
     Join,
     Kick,
     Leave,
-    LeaveCause,
+    Lock,
     OpenInbox,
     PrivateCommand,
     RoomCommand,
@@ -53,7 +52,7 @@ from trio_signal.messages.events import (
     Published,
     Refusal,
     Refused,
-    Removed,
+    ServerSaid,
     Signalled,
     Typing,
     UserChanged,
@@ -65,6 +64,7 @@ from trio_signal.messages.identity import (
     is_internal,
 )
 from trio_signal.metrics import Metrics
+from trio_signal.moderation import Moderation
 from trio_signal.notes import TOUCH_INTERVAL, Notes
 from trio_signal.notes.memory import MemoryNotes
 from trio_signal.online import Online
@@ -84,10 +84,6 @@ logger = logging.getLogger(__name__)
 LEAVE_RATE = 100.0
 #: How many connections hear what is for one user alone.
 _INBOX_CAP = Caps(50)
-#: Seconds for which who was kicked is kept out of the room.
-BAN_SECONDS = 60.0
-#: Characters of the reason for it that are told.
-_MAX_REASON = 120
 
 
 class Stay:
@@ -171,6 +167,7 @@ class Hub:
             tell_of_listeners=live_listeners,
         )
         self.signals = Signals(self.rooms, bus)
+        self.moderation = Moderation(self.rooms, self._membership, self._returning, bus)
         self.talk = Talk(self.rooms, self._membership, self._private, bus, self.notes)
 
     @property
@@ -297,38 +294,13 @@ class Hub:
             case StartStreaming():
                 self.live.announce(peer, room, member, command)
             case Kick():
-                self._kick(peer, room, command)
+                self.moderation.kick(peer, room, command)
+            case Lock():
+                self.moderation.lock(peer, room, member, command)
             case ChangeProfile():
                 self.talk.change_profile(peer, room, member, command)
             case _:
                 assert_never(command)
-
-    def _kick(self, peer: Participant, room: LocalRoom, command: Kick) -> None:
-        if peer.identity is None or not peer.identity.grants.moderator:
-            peer.tell(Refused(command, Refusal.NOT_ALLOWED, utc_now()))
-            return
-        target = room.members.get(command.peer_id)
-        if target is None:
-            peer.tell(Refused(command, Refusal.TARGET_NOT_FOUND, utc_now()))
-            return
-        kicked = Kicked(room.id, target, command.reason[:_MAX_REASON])
-        # First of all: who is thrown out may be back at once, wherever it was.
-        self.bus.ban(room.id, target, BAN_SECONDS)
-        if target.replica == self.bus.replica:
-            self._throw_out(kicked)
-        else:
-            self.bus.send(target.replica, kicked)
-
-    def _throw_out(self, kicked: Kicked) -> None:
-        room = self.rooms.get(kicked.room_id)
-        peer = room.peers.get(kicked.target.peer_id) if room is not None else None
-        if peer is None:
-            return
-        self._returning.keep_out(peer, kicked.room_id)
-        self._membership.leave(peer, kicked.room_id, LeaveCause.KICKED)
-        peer.tell(Removed(kicked.room_id, kicked.reason, utc_now()))
-        if not peer.memberships:
-            peer.close(Close(CloseCode.POLICY, kicked.reason, LeaveCause.KICKED))
 
     # What other replicas tell
 
@@ -342,7 +314,11 @@ class Hub:
             case Undelivered(signal=signal):
                 self.signals.bounce(signal)
             case Kicked():
-                self._throw_out(delivery)
+                self.moderation.throw_out(delivery)
+            case Emptied():
+                self.moderation.empty_here(delivery)
+            case ServerSaid():
+                self.moderation.hear(delivery)
             case Moved() | OnlineHere():
                 self.online.take(delivery)
             case Published():

@@ -23,8 +23,8 @@ The contract, for every implementation:
 - What a replica published itself is never told to it. Its own members it changes itself,
   in the room, before it publishes.
 - A peer id that is `reserved` and has left, however it did, is for its subject alone
-  for `RESERVED_SECONDS` more. Who is banned is not let in. Both are bounded in number:
-  of those of one room that are too many, the one that would end first does.
+  for `RESERVED_SECONDS` more. Who is banned is not let in, nor who is new into a room that is
+  locked. All are bounded in number: of too many, the one that would end first does.
 - `deliver` is never called from inside `publish`. It and `admit` do not block.
 - If `deliver` raises, that is logged, and the following is delivered all the same.
 """
@@ -35,6 +35,7 @@ from typing import Annotated, NamedTuple, Protocol
 import trio
 from msgspec import Meta, Struct
 
+from trio_signal.messages.commands import LeaveCause
 from trio_signal.messages.events import (
     Listening,
     Moved,
@@ -42,6 +43,7 @@ from trio_signal.messages.events import (
     PrivateEvent,
     Published,
     RoomEvent,
+    ServerSaid,
     Signalled,
     UserChanged,
 )
@@ -65,11 +67,30 @@ class Undelivered(Struct, frozen=True, tag=True):
 
 
 class Kicked(Struct, frozen=True, tag=True):
-    """A moderator takes another replica's peer out of a room."""
+    """A moderator, or the site's backend, takes another replica's peer out of a room."""
 
     room_id: Name
     target: Member
     reason: str
+    cause: LeaveCause = LeaveCause.KICKED
+
+
+class Emptied(Struct, frozen=True, tag=True):
+    """The site's backend takes all peers of a replica out of a room."""
+
+    room_id: Name
+    reason: str
+
+
+class Held(Struct, frozen=True, tag=True):
+    """A user is kept out of a room, or everybody new if there is no digest of one.
+
+    `until` is in seconds since 1970; what is lifted is over already.
+    """
+
+    room_id: Name
+    until: Annotated[float, Meta(ge=0, le=1e11)]
+    digest: Name | None = None
 
 
 class RoomsKept(Struct, frozen=True, tag=True):
@@ -114,7 +135,7 @@ def count_of(room_id: str, members: Collection[Member]) -> RoomCount:
 
 
 #: What is told to one replica, and what to all others.
-Direct = Signalled | Undelivered | Kicked | PrivateEvent | Listening
+Direct = Signalled | Undelivered | Kicked | Emptied | ServerSaid | PrivateEvent | Listening
 Broadcast = PrivateEvent | UserChanged | Moved | OnlineHere
 Delivery = RoomChanged | Published | RoomsKept | ReplicaLost | Direct | Broadcast
 Deliver = Callable[[Delivery], None]
@@ -305,8 +326,20 @@ class Bus(Protocol):
         """
         ...
 
-    async def is_banned(self, room_id: str, identity: str) -> bool:
-        """Whether somebody is kept out of a room; `identity` is its subject, of no dialect."""
+    async def is_banned(self, room_id: str, subject: str, user_id: str) -> bool:
+        """Whether somebody is kept out of a room; `subject` is that of no dialect."""
+        ...
+
+    def lock(self, room_id: str, *, locked: bool) -> None:
+        """Let nobody new into a room, or again; for `LOCK_SECONDS` at most. Never blocks.
+
+        In the same order as bans. A peer that joins at the same time is in the room before, on
+        all replicas, or not at all.
+        """
+        ...
+
+    async def is_locked(self, room_id: str) -> bool:
+        """Whether nobody new is let into a room."""
         ...
 
     async def members(self, room_id: str) -> tuple[Member, ...]:

@@ -20,7 +20,7 @@ from trio_signal.bus import (
     Undelivered,
     count_of,
 )
-from trio_signal.bus.holds import Holds, identity_of
+from trio_signal.bus.holds import LOCK_SECONDS, Holds, digest_of, digest_of_user
 from trio_signal.clock import utc_now
 from trio_signal.messages.events import (
     Joined,
@@ -205,12 +205,24 @@ class MemoryBus:
     def ban(self, room_id: str, member: Member, seconds: float) -> None:
         """Let who this member is not enter a room for so long."""
         now = trio.current_time()
-        self._network.holds.ban(room_id, identity_of(member), now + seconds, now)
+        self._network.holds.ban(room_id, digest_of(member), now + seconds, now)
 
-    async def is_banned(self, room_id: str, identity: str) -> bool:
+    def lock(self, room_id: str, *, locked: bool) -> None:
+        """Let nobody new into a room, or again."""
+        now = trio.current_time()
+        self._network.holds.lock(room_id, now + LOCK_SECONDS if locked else 0, now)
+
+    async def is_locked(self, room_id: str) -> bool:
+        """Whether nobody new is let into a room."""
+        await trio.lowlevel.checkpoint()
+        return self._network.holds.is_locked(room_id, trio.current_time())
+
+    async def is_banned(self, room_id: str, subject: str, user_id: str) -> bool:
         """Whether somebody is kept out of a room."""
         await trio.lowlevel.checkpoint()
-        return self._network.holds.is_banned(room_id, identity, trio.current_time())
+        return self._network.holds.is_banned(
+            room_id, digest_of_user(subject, user_id), trio.current_time()
+        )
 
     async def members(self, room_id: str) -> tuple[Member, ...]:
         """All members of a room, in the order of joining."""

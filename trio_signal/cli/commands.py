@@ -69,6 +69,9 @@ _Rooms = Annotated[
 _NoPublish = Annotated[bool, typer.Option("--no-publish", help="May not go live.")]
 _Moderator = Annotated[bool, typer.Option("--moderator", help="May kick others.")]
 _Creator = Annotated[bool, typer.Option("--creator", help="May announce to everybody.")]
+_Admin = Annotated[
+    bool, typer.Option("--admin", help="May use the server API, as with an API key.")
+]
 _TeamOf = Annotated[
     str | None, typer.Option("--team-of", help="User id of the creator whose team it is.")
 ]
@@ -167,6 +170,7 @@ def token(
     moderator: _Moderator = False,
     creator: _Creator = False,
     team_of: _TeamOf = None,
+    admin: _Admin = False,
     ttl: Annotated[
         int,
         typer.Option(parser=duration, metavar="TIME", help="How long it lasts: 90s, 15m, 1h, 7d."),
@@ -175,7 +179,7 @@ def token(
     """Print a token, signed with the configured secret."""
     from trio_signal.cli import tokens
 
-    grants = tokens.make_grants(room, no_publish, moderator, creator, team_of)
+    grants = tokens.make_grants(room, no_publish, moderator, creator, team_of, admin)
     tokens.print_token(sub, name, grants, ttl)
 
 
@@ -380,11 +384,12 @@ def user_add(
     moderator: _Moderator = False,
     creator: _Creator = False,
     team_of: _TeamOf = None,
+    admin: _Admin = False,
 ) -> None:
     """Add a user, or replace one."""
     from trio_signal.cli import tokens
 
-    grants = tokens.make_grants(room, no_publish, moderator, creator, team_of)
+    grants = tokens.make_grants(room, no_publish, moderator, creator, team_of, admin)
     tokens.add_user(user_id, name, grants)
 
 

@@ -16,10 +16,15 @@ from trio_signal.users import User, hash_password, is_user_id, read_users, write
 
 
 def make_grants(
-    rooms: list[str] | None, no_publish: bool, moderator: bool, creator: bool, team_of: str | None
+    rooms: list[str] | None,
+    no_publish: bool,
+    moderator: bool,
+    creator: bool,
+    team_of: str | None,
+    admin: bool,
 ) -> Grants:
     """What a user may do, as it is typed."""
-    return Grants(tuple(rooms or ("*",)), not no_publish, moderator, creator, team_of)
+    return Grants(tuple(rooms or ("*",)), not no_publish, moderator, creator, team_of, admin)
 
 
 def print_token(sub: str, name: str | None, grants: Grants, ttl: float) -> None:

@@ -11,7 +11,7 @@ from msgspec import Meta, Raw, Struct
 
 from trio_signal.dialects.base import Dialect
 from trio_signal.dialects.rest import Route
-from trio_signal.dialects.wire import Id, Reader, UnreadableError, encode
+from trio_signal.dialects.wire import Id, Reader, UnreadableError, encode, text_of
 from trio_signal.errors import AuthenticationError, CloseCode, IdentityMismatchError
 from trio_signal.messages.commands import (
     Action,
@@ -52,6 +52,7 @@ from trio_signal.messages.events import (
     Refusal,
     Refused,
     Removed,
+    ServerSaid,
     Signalled,
     StoppedLive,
     Typing,
@@ -454,6 +455,8 @@ class LiveDialect(Dialect):
                 out = UserTyping(event.room_id, member.user_id, event.typing, event.at)
             case Chatted():
                 return [Notice(Audience.EVERYONE, encode(_message(event)))]
+            case ServerSaid():
+                return [Notice(Audience.EVERYONE, encode(_said(event)))]
             case _:
                 return []
         return [Notice(Audience.OTHER_USERS, encode(out))]
@@ -511,6 +514,14 @@ def _signalled(event: Signalled) -> Iterable[Notice]:
         return []
     out = SignalFrom(type_, event.room_id, event.sender.user_id, event.payload, event.at)
     return [Notice(Audience.EVERYONE, encode(out))]
+
+
+def _said(said: ServerSaid) -> RoomMessage:
+    server = said.member
+    content = text_of(said.data)
+    return RoomMessage(
+        said.id, said.room_id, server.user_id, server.username, content, False, said.at
+    )
 
 
 def _message(chat: Chatted) -> RoomMessage:

@@ -6,14 +6,15 @@ All of its words are in this module, and what each means: hence its length.
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
-from msgspec import UNSET, Raw, Struct, UnsetType, field
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType, field
 
 from trio_signal.dialects.base import Dialect
 from trio_signal.dialects.rest import Route
 from trio_signal.dialects.wire import Id, Reader, UnreadableError, encode
 from trio_signal.errors import AuthenticationError, CloseCode
+from trio_signal.messages import events
 from trio_signal.messages.commands import (
     Action,
     Authenticate,
@@ -22,6 +23,7 @@ from trio_signal.messages.commands import (
     Join,
     Kick,
     LeaveCause,
+    Lock,
     Malformed,
     Renew,
     Send,
@@ -42,6 +44,7 @@ from trio_signal.messages.events import (
     Refusal,
     Refused,
     Renewed,
+    ServerSaid,
     Signalled,
     StoppedLive,
     WentLive,
@@ -112,6 +115,20 @@ class KickPeer(Struct, tag="kick"):
     reason: str | None = None
 
 
+class BanPeer(Struct, tag="ban"):
+    """The same, and keeps that user out of the room for so many seconds; an hour if none."""
+
+    client_id: Id
+    reason: str | None = None
+    seconds: Annotated[float, Meta(gt=0)] = 3600.0
+
+
+class LockRoom(Struct, tag="lock"):
+    """Lets nobody new into the room, or again; for moderators."""
+
+    locked: bool = True
+
+
 class Ping(Struct, tag="ping"):
     """Asks for a sign of life."""
 
@@ -121,7 +138,7 @@ class Ping(Struct, tag="ping"):
 _reader = Reader(
     (
         *(AuthToken, Offer, AnswerTo, IceCandidate, Message),
-        *(BroadcastStart, BroadcastStop, KickPeer, Ping),
+        *(BroadcastStart, BroadcastStop, KickPeer, BanPeer, LockRoom, Ping),
     )
 )
 
@@ -244,6 +261,13 @@ class BroadcastStopped(Struct, tag="broadcast_stopped"):
     from_: str = field(name="from")
     client_id: str
     username: str
+
+
+class RoomLocked(Struct, tag="room_locked"):
+    """Nobody new is let into the room from now on, or somebody is again."""
+
+    room_id: str
+    locked: bool
 
 
 class TokenExpiring(Struct, tag="token_expiring"):
@@ -369,6 +393,10 @@ class MeshDialect(Dialect):
                 return [StopLive(self._room_id)]
             case KickPeer(client_id=client_id, reason=reason):
                 return [Kick(self._room_id, client_id, reason or "Kicked")]
+            case BanPeer(client_id=client_id, reason=reason, seconds=seconds):
+                return [Kick(self._room_id, client_id, reason or "Banned", seconds)]
+            case LockRoom(locked=locked):
+                return [Lock(self._room_id, locked)]
             case Ping(id=id_):
                 return [Send(encode(Pong(id_)))]
             case AuthToken(token=token):
@@ -449,6 +477,12 @@ class MeshDialect(Dialect):
                 )
             case StoppedLive(member=member):
                 out = BroadcastStopped(member.peer_id, member.peer_id, member.username)
+            case ServerSaid(member=server):
+                said = MessageFrom(event.data, server.peer_id, server.username)
+                return [Notice(Audience.EVERYONE, encode(said))]
+            case events.RoomLocked():
+                locked = RoomLocked(event.room_id, event.locked)
+                return [Notice(Audience.EVERYONE, encode(locked))]
             case _:
                 return []
         return [Notice(Audience.OTHER_PEERS, encode(out))]

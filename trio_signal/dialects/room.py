@@ -13,7 +13,7 @@ from msgspec import UNSET, Raw, Struct, UnsetType
 
 from trio_signal.dialects.base import Dialect
 from trio_signal.dialects.rest import Route
-from trio_signal.dialects.wire import Id, Reader, UnreadableError, encode
+from trio_signal.dialects.wire import Id, Reader, UnreadableError, encode, text_of
 from trio_signal.errors import AuthenticationError, CloseCode
 from trio_signal.messages.commands import (
     Action,
@@ -49,6 +49,7 @@ from trio_signal.messages.events import (
     ReadReceipt,
     Refusal,
     Refused,
+    ServerSaid,
     Signalled,
     StoppedLive,
     Typing,
@@ -462,6 +463,8 @@ class RoomDialect(Dialect):
                 return _signalled(event)
             case Chatted():
                 return [Notice(Audience.EVERYONE, encode(chat_message(event)))]
+            case ServerSaid():
+                return [Notice(Audience.EVERYONE, encode(_said(event)))]
             case Joined(first=True, member=member):
                 joined = UserJoined(event.room_id, *_user(member), event.at)
                 return [Notice(Audience.OTHER_USERS, encode(joined))]
@@ -601,6 +604,14 @@ def chat_message(chat: Chatted) -> RoomMessage:
         chat.content,
         chat.avatar,
         chat.at,
+    )
+
+
+def _said(said: ServerSaid) -> RoomMessage:
+    server = said.member
+    content = text_of(said.data)
+    return RoomMessage(
+        said.id, said.room_id, server.user_id, server.username, content, None, said.at
     )
 
 

@@ -6,7 +6,7 @@ from operator import or_
 from typing import Annotated, Any, Literal
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import Meta, Raw, Struct
 
 from trio_signal.names import MAX_ID
 
@@ -74,6 +74,12 @@ class Reader:
             return UnreadableError("json", None, str(broken))
         problem: Literal["type", "fields"] = "fields" if type_ in self.names.values() else "type"
         return UnreadableError(problem, type_, str(error))
+
+
+def text_of(data: Raw) -> str:
+    """A JSON value as people read it: a text as it is, else its JSON."""
+    value = msgspec.json.decode(data)
+    return value if isinstance(value, str) else bytes(data).decode()
 
 
 def type_of(text: bytes) -> bytes:

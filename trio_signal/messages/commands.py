@@ -146,11 +146,22 @@ class StartStreaming(Struct, frozen=True):
 
 
 class Kick(Struct, frozen=True):
-    """Take another peer out of a room, and keep its identity out for a while; for moderators."""
+    """Take another peer out of a room, and keep its user out for a while; for moderators.
+
+    That is a ban if it says for how many seconds; else it is for a minute.
+    """
 
     room_id: str
     peer_id: str
     reason: str
+    ban_seconds: float | None = None
+
+
+class Lock(Struct, frozen=True):
+    """Let nobody new into a room, or again; for moderators."""
+
+    room_id: str
+    locked: bool
 
 
 class AskLive(Struct, frozen=True):
@@ -240,7 +251,16 @@ class Publish(Struct, frozen=True):
 
 #: Commands of a member of a room, carried out at once.
 RoomCommand = (
-    Leave | GoLive | StopLive | Signal | Chat | SetTyping | ChangeProfile | StartStreaming | Kick
+    Leave
+    | GoLive
+    | StopLive
+    | Signal
+    | Chat
+    | SetTyping
+    | ChangeProfile
+    | StartStreaming
+    | Kick
+    | Lock
 )
 #: Commands that tell one user something, whether they share a room or not.
 PrivateCommand = SendPrivate | SetPrivateTyping | SendReceipt

@@ -154,6 +154,29 @@ class StreamStarting(Struct, frozen=True, tag=True):
     at: Moment
 
 
+class RoomLocked(Struct, frozen=True, tag=True):
+    """From now on nobody new is let in, or somebody is again; `member` said so."""
+
+    room_id: Name
+    member: Member
+    locked: bool
+    at: Moment
+
+
+class ServerSaid(Struct, frozen=True, tag=True):
+    """The site's own backend says something: JSON, for one peer or for all.
+
+    `member` is the server itself, which is in no room.
+    """
+
+    room_id: Name
+    member: Member
+    data: Raw
+    target: Member | None
+    id: Name
+    at: Moment
+
+
 RoomEvent = (
     Joined
     | Rejoined
@@ -165,6 +188,8 @@ RoomEvent = (
     | Typing
     | ProfileChanged
     | StreamStarting
+    | RoomLocked
+    | ServerSaid
 )
 
 

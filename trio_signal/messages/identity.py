@@ -51,7 +51,8 @@ def is_internal(room_id: str) -> bool:
 class Grants(Struct, frozen=True):
     """What somebody may do. `rooms` are globs of room ids, as in a shell.
 
-    A `creator` makes announcements; who is `team_of` a creator hears who has seen them.
+    A `creator` makes announcements; who is `team_of` a creator hears who has seen them. An
+    `admin` may ask the server what the site's own backend may.
     """
 
     rooms: tuple[str, ...] = ("*",)
@@ -59,6 +60,7 @@ class Grants(Struct, frozen=True):
     moderator: bool = False
     creator: bool = False
     team_of: str | None = None
+    admin: bool = False
 
     def admit(self, room_id: str) -> bool:
         """Whether one of the granted globs fits this room."""

@@ -21,6 +21,7 @@ from trio_signal.names import MAX_ID
 from trio_signal.sharing import Sharing
 from trio_signal.web.accounts import add_accounts
 from trio_signal.web.asyncapi import add_asyncapi
+from trio_signal.web.backend import PREFIX, ServerRoutes, problem_of
 from trio_signal.web.bodies import json_answer
 from trio_signal.web.callers import Callers, require_bearer
 from trio_signal.web.calls import DialectRoutes
@@ -54,10 +55,12 @@ def create_app(
     add_ice(app, callers, settings)
     dialects = DialectRoutes(hub, callers, settings)
     dialects.add_to(app)
+    backend = ServerRoutes(hub, auth, callers, settings)
+    backend.add_to(app)
     add_pages(app, sharing)
     _add_request_ids(app)
     _add_id_limit(app)
-    add_openapi(app, dialects.routes.values())
+    add_openapi(app, [*dialects.routes.values(), *backend.routes])
     add_asyncapi(app, settings)
     _add_errors(app, settings)
     _add_refusals(app, metrics)
@@ -132,6 +135,8 @@ def _add_errors(app: QuartTrio, settings: Settings) -> None:
 
 def _problem(settings: Settings, error: HttpError) -> object:
     """An error in the words of the dialect below whose prefix it came up."""
+    if request.path.startswith(PREFIX):
+        return problem_of(error.status, error.detail)
     for dialect in map(DIALECTS.__getitem__, settings.dialects):
         if dialect.http_prefix is not None and request.path.startswith(dialect.http_prefix):
             return dialect.problem(error.status, error.detail)
@@ -142,7 +147,10 @@ def _add_refusals(app: QuartTrio, metrics: Metrics) -> None:
     @app.errorhandler(RequestRefusedError)
     async def refuse(refusal: RequestRefusedError) -> Response:
         metrics.count_refused(refusal.reason)
-        answer = json_answer({"detail": str(refusal)}, refusal.status)
+        said: object = {"detail": str(refusal)}
+        if request.path.startswith(PREFIX):
+            said = problem_of(refusal.status, str(refusal))
+        answer = json_answer(said, refusal.status)
         if refusal.retry_after is not None:
             answer.headers["Retry-After"] = f"{math.ceil(refusal.retry_after)}"
         return answer

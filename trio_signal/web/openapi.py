@@ -129,7 +129,14 @@ def make_document(routes: Iterable[Route]) -> dict[str, Any]:
         "paths": paths,
         "components": {
             "schemas": components,
-            "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer"}},
+            "securitySchemes": {
+                "bearer": {"type": "http", "scheme": "bearer"},
+                "key": {
+                    "type": "http",
+                    "scheme": "bearer",
+                    "description": "An API key's secret, or a JWT that was signed with it.",
+                },
+            },
         },
     }
 
@@ -143,8 +150,13 @@ def types_of(operation: Operation) -> Iterator[Any]:
 
 
 def _describe(path: str, operation: Operation, schemas: Mapping[str, Any]) -> dict[str, Any]:
-    def content(type_: Any, media_type: str = "application/json") -> dict[str, Any]:
-        return {media_type: {"schema": schemas[repr(type_)]}}
+    def content(
+        type_: Any, media_type: str = "application/json", example: Any = None
+    ) -> dict[str, Any]:
+        described = {"schema": schemas[repr(type_)]}
+        if example is not None:
+            described["example"] = msgspec.to_builtins(example)
+        return {media_type: described}
 
     text = {"type": "string"}
     parameters: list[dict[str, Any]] = [
@@ -160,7 +172,7 @@ def _describe(path: str, operation: Operation, schemas: Mapping[str, Any]) -> di
         "responses": {
             "200": {
                 "description": _description(operation.answer),
-                "content": content(operation.answer, operation.media_type),
+                "content": content(operation.answer, operation.media_type, operation.example),
             }
         }
         | {
@@ -169,8 +181,11 @@ def _describe(path: str, operation: Operation, schemas: Mapping[str, Any]) -> di
         },
     }
     if operation.body is not None:
-        described["requestBody"] = {"required": True, "content": content(operation.body)}
-    if 401 in operation.errors:
+        body = content(operation.body, example=operation.body_example)
+        described["requestBody"] = {"required": not operation.wants_key, "content": body}
+    if operation.wants_key:
+        described["security"] = [{"key": []}]
+    elif 401 in operation.errors:
         described["security"] = [{}, {"bearer": []}]
     return described
 

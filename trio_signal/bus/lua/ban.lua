@@ -1,14 +1,14 @@
 -- Keep somebody out of a room for a while, in every dialect.
 --
 -- KEYS  1 banned  sorted set: digest of the identity -> until when, in ms; of the room
--- ARGV  1 identity  2 milliseconds  3 how many are kept out of one room at most
+-- ARGV  1 digest of the identity  2 milliseconds  3 how many are kept out of one room at most
 --
 -- If there are more, the one whose time is over first is let in again.
 -- A ban that is longer already stays. Returns until when it is.
 
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
-local digest = redis.sha1hex(ARGV[1])
+local digest = ARGV[1]
 local ends = math.max(now + tonumber(ARGV[2]), tonumber(redis.call('ZSCORE', KEYS[1], digest) or 0))
 redis.call('ZADD', KEYS[1], string.format('%d', ends), digest)
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', string.format('%d', now))

@@ -11,11 +11,11 @@
 --       10 "1" if the reply shall have a snapshot
 --       11 "1" to take the peer id over also from one that joined later
 --
---       12 identity: the subject, whatever the dialect
+--       12 digest of the identity: who it is, whatever the dialect
 --
 -- A record that cannot be read is nobody's.
 -- Returns {"ok", seq, snapshot or false}, or one of {"lease"}: this replica's lease
--- was reaped; {"banned"}; {"in_use"}, or kept for another subject (reserve.lua);
+-- was reaped; {"banned"}, also if the room is locked (the key `locked`); {"in_use"}, or kept for another subject (reserve.lua);
 -- {"later"}: another replica has one that joined later, so this may have been under
 -- way for long; {"room_full"}; {"stream_full"}.
 
@@ -31,7 +31,7 @@ local function is_ahead(score)
   return tonumber(score) > tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
 end
 
-if is_ahead(redis.call('ZSCORE', ARGV[9] .. ':banned', redis.sha1hex(ARGV[12]))) then
+if is_ahead(redis.call('ZSCORE', ARGV[9] .. ':banned', ARGV[12])) then
   return {'banned'}
 end
 
@@ -46,6 +46,9 @@ if holder then
     return {'later'}
   end
 elseif not old then
+  if redis.call('EXISTS', ARGV[9] .. ':locked') == 1 then
+    return {'banned'}
+  end
   local owner = redis.call('HGET', ARGV[9] .. ':reserved', ARGV[3])
   if owner and owner ~= redis.sha1hex(ARGV[4])
       and is_ahead(redis.call('ZSCORE', ARGV[9] .. ':reserved_until', ARGV[3])) then

@@ -7,6 +7,7 @@ that check, write, number and tell in one step. The parts:
 - `directory.py`: the keys, and the scripts that read and write them.
 - `feed.py`: how far each room is that this replica follows, and which rooms are stale.
 - `lease.py`: that this replica is alive, and which of the others are not.
+- `keeping.py`: who is kept out of rooms, and which are locked.
 - `recovery.py`: stale rooms are restored, and those that may be are found.
 
 Members are kept in the hub's `Room` alone, and so is its `Numbering`. Of each room:

@@ -6,12 +6,11 @@ the `suspects`, which are compared soon.
 """
 
 from collections.abc import Iterable, Sequence
-from hashlib import sha1
 from typing import Any, NamedTuple
 
 from trio_signal.bus import Caps
 from trio_signal.bus.announcements import read_script
-from trio_signal.bus.holds import MOST_OF_ROOM, identity_of
+from trio_signal.bus.holds import LOCK_SECONDS, MOST_OF_ROOM, digest_of
 from trio_signal.bus.redis.feed import Feed, Feeds
 from trio_signal.bus.redis.wire import decode_member, encode
 from trio_signal.clock import utc_now
@@ -211,9 +210,8 @@ class Directory:
             del self._counts[next(iter(self._counts))]
         return counts
 
-    async def is_banned(self, room_id: str, identity: str) -> bool:
+    async def is_banned(self, room_id: str, digest: str) -> bool:
         """Whether somebody is kept out of a room; see ban.lua."""
-        digest = sha1(identity.encode(), usedforsecurity=False).hexdigest()
         until = await self._redis.zscore(f"{self.room(room_id)}:banned", digest)
         if until is None:  # as of nearly everybody
             return False
@@ -253,7 +251,7 @@ class Directory:
                 *(encode(member), encode(joined)),
                 *(caps.peers, -1 if caps.viewers is None else caps.viewers),
                 *(self.room(room_id), int(wanted), int(insist)),
-                identity_of(member),
+                digest_of(member),
             ],
         )
 
@@ -291,10 +289,26 @@ class Directory:
         if len(args) > 3:
             self._run(self.scripts.change, room_id, args)
 
-    def ban(self, room_id: str, member: Member, seconds: float) -> None:
-        """Keep who this member is out of a room. Does not block."""
-        args: list[Argument] = [identity_of(member), int(seconds * 1000), MOST_OF_ROOM]
+    def ban(self, room_id: str, digest: str, seconds: float) -> None:
+        """Keep somebody out of a room. Does not block."""
+        args: list[Argument] = [digest, int(seconds * 1000), MOST_OF_ROOM]
         self.scripts.ban.send_nowait([f"{self.room(room_id)}:banned"], args)
+
+    def lock(self, room_id: str, seconds: float, *, unless_known: bool = False) -> None:
+        """Let nobody new into a room for so long, at most `LOCK_SECONDS`. Does not block.
+
+        With 0, let everybody in again. `unless_known` leaves a lock that is there as it is.
+        """
+        key, milliseconds = f"{self.room(room_id)}:locked", int(min(seconds, LOCK_SECONDS) * 1000)
+        if milliseconds <= 0:
+            self._redis.send_nowait("DEL", key)
+        else:
+            extra = ("NX",) if unless_known else ()
+            self._redis.send_nowait("SET", key, "1", "PX", milliseconds, *extra)
+
+    async def is_locked(self, room_id: str) -> bool:
+        """Whether nobody new is let into a room."""
+        return bool(await self._redis.exists(f"{self.room(room_id)}:locked"))
 
     def _run(self, script: Script, room_id: str, args: list[Argument]) -> None:
         """Run a script without waiting; if that fails, the room is restored later."""

@@ -6,7 +6,7 @@ from msgspec import Meta, Raw, Struct, field
 from msgspec.json import Decoder, Encoder
 from msgspec.structs import replace
 
-from trio_signal.bus import Broadcast, Direct, RoomsKept
+from trio_signal.bus import Broadcast, Direct, Held, RoomsKept
 from trio_signal.messages.events import Published
 from trio_signal.messages.identity import Member, Name, Number, SignalKind
 from trio_signal.presence import Change
@@ -64,7 +64,7 @@ class ForAll(Struct, frozen=True):
     """What a replica tells all others."""
 
     origin: Name
-    event: Broadcast
+    event: Broadcast | Held
 
 
 class OnTopic(Struct, frozen=True):

@@ -86,7 +86,7 @@ class Directory(Protocol):
     async def count_rooms(self) -> int:
         """How many rooms have members."""
 
-    async def is_banned(self, room_id: str, identity: str) -> bool:
+    async def is_banned(self, room_id: str, subject: str, user_id: str) -> bool:
         """Whether somebody is kept out of a room, by its subject."""
 
 
@@ -246,6 +246,11 @@ class Operation(NamedTuple):
     query: tuple[str, ...] = ()
     #: Of what it answers with 200.
     media_type: str = "application/json"
+    #: What it may answer, and what its body may be.
+    example: Any = None
+    body_example: Any = None
+    #: Whether it wants an API key.
+    wants_key: bool = False
 
 
 class Route(NamedTuple):

@@ -1,0 +1,235 @@
+"""Moderation: who is taken out of rooms and kept out, which are locked, what the server says.
+
+By a moderator in a room, and by the site's own backend on any replica for any room. What a
+backend asks for is done when the directory says so: not before.
+"""
+
+from collections.abc import Awaitable, Callable
+from uuid import uuid4
+
+import trio
+from msgspec import Raw
+
+from trio_signal.bus import Bus, Emptied, Kicked
+from trio_signal.clock import utc_now
+from trio_signal.errors import CloseCode, UnconfirmedError
+from trio_signal.local_room import LocalRoom
+from trio_signal.membership import Membership
+from trio_signal.messages.commands import Close, Kick, LeaveCause, Lock
+from trio_signal.messages.events import Refusal, Refused, Removed, RoomLocked, ServerSaid
+from trio_signal.messages.identity import Member, is_internal
+from trio_signal.participant import Participant
+from trio_signal.returning import Returning
+from trio_signal.rooms import Rooms
+
+#: Seconds for which who was kicked is kept out of the room.
+KICK_SECONDS = 60.0
+#: Seconds for which somebody may be kept out at most: a year.
+MAX_BAN = 365 * 86400.0
+#: Characters of the reason for it that are told.
+_MAX_REASON = 120
+#: Seconds for the replicas to do what a backend asks for, and after which it is said once more.
+CONFIRM = 3.0
+AGAIN = 1.0
+#: As whom the server speaks.
+SERVER = "server"
+
+
+class Moderation:
+    """Takes peers out of rooms, locks rooms, and speaks in them."""
+
+    def __init__(
+        self, rooms: Rooms, membership: Membership, returning: Returning, bus: Bus
+    ) -> None:
+        """Take the rooms of this replica, and the way to the others."""
+        self._rooms = rooms
+        self._membership = membership
+        self._returning = returning
+        self._bus = bus
+        self._server = Member(
+            peer_id=SERVER,
+            user_id=SERVER,
+            username=SERVER,
+            dialect="",
+            replica=bus.replica,
+            subject="",
+        )
+
+    # By moderators in the room; does not block
+
+    def kick(self, peer: Participant, room: LocalRoom, command: Kick) -> None:
+        """Take another peer out of the room, and keep its user out for a while."""
+        if not _is_moderator(peer):
+            peer.tell(Refused(command, Refusal.NOT_ALLOWED, utc_now()))
+            return
+        target = room.members.get(command.peer_id)
+        if target is None:
+            peer.tell(Refused(command, Refusal.TARGET_NOT_FOUND, utc_now()))
+            return
+        self._take_out(room.id, target, command.reason, command.ban_seconds, KICK_SECONDS)
+
+    def lock(self, peer: Participant, room: LocalRoom, member: Member, command: Lock) -> None:
+        """Let nobody new into the room, or again, and tell those in it."""
+        if not _is_moderator(peer):
+            peer.tell(Refused(command, Refusal.NOT_ALLOWED, utc_now()))
+            return
+        self._bus.lock(room.id, locked=command.locked)
+        self._rooms.tell(peer, room, [RoomLocked(room.id, member, command.locked, utc_now())])
+
+    # By the site's backend; blocks, and raises UnconfirmedError
+
+    async def remove(
+        self, room_id: str, peer_id: str, reason: str, ban_seconds: float | None
+    ) -> Member | None:
+        """Take a peer out of a room, and keep its user out for so long; None if it is not there."""
+        target = _find(await self._members(room_id), peer_id)
+        if target is None:
+            return None
+        member = target
+
+        async def is_gone() -> bool:
+            now = _find(await self._members(room_id), peer_id)
+            return now is None or now.joined_at != member.joined_at
+
+        await self._confirm(
+            lambda: self._take_out(room_id, member, reason, ban_seconds, None), is_gone
+        )
+        return member
+
+    async def empty(self, room_id: str, reason: str) -> int:
+        """Take all who are there out of a room; how many that were."""
+        there = {(m.peer_id, m.joined_at) for m in await self._members(room_id)}
+
+        async def tell() -> None:
+            for replica in {member.replica for member in await self._members(room_id)}:
+                emptied = Emptied(room_id, reason[:_MAX_REASON])
+                if replica == self._bus.replica:
+                    self.empty_here(emptied)
+                else:
+                    self._bus.send(replica, emptied)
+
+        async def is_empty() -> bool:
+            now = {(m.peer_id, m.joined_at) for m in await self._members(room_id)}
+            return now.isdisjoint(there)
+
+        if there:
+            await tell()
+            await self._confirm(lambda: None, is_empty, tell)
+        return len(there)
+
+    async def set_lock(self, room_id: str, *, locked: bool) -> None:
+        """Let nobody new into a room, or again, and tell those in it."""
+
+        async def is_done() -> bool:
+            return await self._bus.is_locked(room_id) is locked
+
+        if await is_done():
+            return
+        await self._confirm(lambda: self._bus.lock(room_id, locked=locked), is_done)
+        self._tell(RoomLocked(room_id, self._server, locked, utc_now()))
+
+    async def say(self, room_id: str, data: Raw, to: str | None) -> int | None:
+        """Say something to all in a room, or to one; to how many, None if that is nobody."""
+        members = await self._members(room_id)
+        target = _find(members, to) if to is not None else None
+        if not members or (to is not None and target is None):
+            return None
+        said = ServerSaid(room_id, self._server, data, target, str(uuid4()), utc_now())
+        if target is None:
+            self._tell(said)
+            return len(members)
+        if target.replica == self._bus.replica:
+            self.hear(said)
+        else:
+            self._bus.send(target.replica, said)
+        return 1
+
+    async def _members(self, room_id: str) -> tuple[Member, ...]:
+        return () if is_internal(room_id) else await self._bus.members(room_id)
+
+    async def _confirm(
+        self,
+        do: Callable[[], None],
+        is_done: Callable[[], Awaitable[bool]],
+        again: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
+        """Do something, and wait until the directory says that it is done; once more if need be."""
+        do()
+        began = trio.current_time()
+        repeat_at, pause = began + AGAIN, 0.005
+        while not await is_done():
+            now = trio.current_time()
+            if now > began + CONFIRM:
+                raise UnconfirmedError("Not all replicas have confirmed it in time")
+            if now > repeat_at:
+                repeat_at = now + AGAIN
+                do()
+                if again is not None:
+                    await again()
+            await trio.sleep(pause)
+            pause = min(2 * pause, 0.1)
+
+    def _tell(self, event: RoomLocked | ServerSaid) -> None:
+        self._bus.publish(event)
+        room = self._rooms.get(event.room_id)
+        if room is not None:
+            self._rooms.tell_here(room, [event])
+
+    def _take_out(
+        self,
+        room_id: str,
+        target: Member,
+        reason: str,
+        ban_seconds: float | None,
+        unless_banned: float | None,
+    ) -> None:
+        cause = LeaveCause.KICKED if ban_seconds is None else LeaveCause.BANNED
+        seconds = unless_banned if ban_seconds is None else ban_seconds
+        if seconds:
+            # First of all: who is thrown out may be back at once, wherever it was.
+            self._bus.ban(room_id, target, min(seconds, MAX_BAN))
+        kicked = Kicked(room_id, target, reason[:_MAX_REASON], cause)
+        if target.replica == self._bus.replica:
+            self.throw_out(kicked)
+        else:
+            self._bus.send(target.replica, kicked)
+
+    # On the replica whose peers they are; does not block
+
+    def throw_out(self, kicked: Kicked) -> None:
+        """A peer of this replica is taken out of a room."""
+        room = self._rooms.get(kicked.room_id)
+        if room is not None:
+            self._throw_out(room, kicked.target.peer_id, kicked.reason, kicked.cause)
+
+    def empty_here(self, emptied: Emptied) -> None:
+        """All peers of this replica are."""
+        room = self._rooms.get(emptied.room_id)
+        if room is not None:
+            for peer_id in tuple(room.peers):
+                self._throw_out(room, peer_id, emptied.reason, LeaveCause.KICKED)
+
+    def _throw_out(self, room: LocalRoom, peer_id: str, reason: str, cause: LeaveCause) -> None:
+        peer = room.peers.get(peer_id)
+        if peer is None:
+            return
+        self._returning.keep_out(peer, room.id)
+        self._membership.leave(peer, room.id, cause)
+        peer.tell(Removed(room.id, reason, utc_now()))
+        if not peer.memberships:
+            peer.close(Close(CloseCode.POLICY, reason, cause))
+
+    def hear(self, said: ServerSaid) -> None:
+        """A peer of this replica is told what is for it alone."""
+        room, target = self._rooms.get(said.room_id), said.target
+        peer = room.peers.get(target.peer_id) if room is not None and target is not None else None
+        if peer is not None:
+            peer.hear(said)
+
+
+def _is_moderator(peer: Participant) -> bool:
+    return peer.identity is not None and peer.identity.grants.moderator
+
+
+def _find(members: tuple[Member, ...], peer_id: str) -> Member | None:
+    return next((member for member in members if member.peer_id == peer_id), None)

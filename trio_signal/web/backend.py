@@ -1,0 +1,527 @@
+"""The server API: what a site's own backend may ask and do, behind API keys.
+
+It works on any replica for any room. What changes something is answered when it is done.
+"""
+
+import time
+import warnings
+from bisect import bisect_left, bisect_right
+from collections.abc import Awaitable, Callable, Mapping
+from hmac import compare_digest
+from http import HTTPStatus
+from typing import Annotated, Any, NamedTuple, TypeVar
+from urllib.parse import unquote
+
+import jwt
+import msgspec
+from msgspec import Meta, Raw, Struct
+from quart import Response, request
+from quart_trio import QuartTrio
+
+from trio_signal.auth import LEEWAY, MAX_TOKEN, Auth, find_token, mint_token
+from trio_signal.config import Settings
+from trio_signal.dialects.rest import MAX_BYTES, Answer, Operation, Route, fit, json_answer
+from trio_signal.errors import (
+    AuthenticationError,
+    HttpError,
+    UnconfirmedError,
+)
+from trio_signal.hub import Hub
+from trio_signal.messages.commands import Authenticate
+from trio_signal.messages.identity import Grants, Member
+from trio_signal.moderation import MAX_BAN
+from trio_signal.names import MAX_ID, clean_name
+from trio_signal.web.callers import Callers
+from trio_signal.web.calls import to_rule
+
+T = TypeVar("T")
+
+PREFIX = "/api/v1/server"
+#: Rooms on a page.
+MAX_ROOMS = 1000
+#: Seconds that a JWT may be good for which is signed with a key, and a client's token.
+MAX_KEY_TTL = 600
+MAX_TTL = 7 * 86400
+
+Id = Annotated[str, Meta(min_length=1, max_length=MAX_ID)]
+Reason = Annotated[str, Meta(max_length=1000)]
+
+
+class RoomSummary(Struct):
+    """A room: how many peers and users are there, and how many of the users are live."""
+
+    id: str
+    peers: int
+    users: int
+    live: int
+
+
+class RoomPage(Struct):
+    """Some rooms, in the order of their ids; `next` is the cursor of the next page."""
+
+    rooms: list[Any]
+    next: str | None
+
+
+class RoomSummaries(RoomPage):
+    """The same, as the document has it."""
+
+    rooms: list[RoomSummary]
+
+
+class PeerDetail(Struct):
+    """A peer in a room."""
+
+    peer_id: str
+    user_id: str
+    username: str
+    dialect: str
+    live: bool
+    joined_at: str
+    replica: str
+
+
+class RoomDetail(Struct):
+    """A room; `seq` is the number of its last webhook, 0 if there was none."""
+
+    id: str
+    peers: list[PeerDetail]
+    locked: bool
+    seq: int
+
+
+class MessageRequest(Struct):
+    """Any JSON for all in a room, or for one peer."""
+
+    data: Raw
+    to: Id | None = None
+
+
+class Delivery(Struct):
+    """How many peers it was told to."""
+
+    peers: int
+
+
+class RemovalRequest(Struct):
+    """Why, and for how many seconds the user is kept out."""
+
+    reason: Reason | None = None
+    ban_seconds: Annotated[float, Meta(gt=0, le=MAX_BAN)] | None = None
+
+
+class ClosingRequest(Struct):
+    """Why."""
+
+    reason: Reason | None = None
+
+
+class LockRequest(Struct):
+    """Whether nobody new is let in."""
+
+    locked: bool | None = None
+
+
+class Removal(Struct):
+    """How many peers were taken out."""
+
+    removed: int
+
+
+class TokenRequest(Struct):
+    """What the token says; `ttl` is in seconds."""
+
+    sub: Id
+    name: Annotated[str, Meta(max_length=1000)] | None = None
+    rooms: Annotated[list[Id], Meta(max_length=100)] | None = None
+    publish: bool = True
+    moderator: bool = False
+    creator: bool = False
+    team_of: Id | None = None
+    ttl: Annotated[float, Meta(ge=1, le=MAX_TTL)] = 3600
+
+
+class MintedToken(Struct):
+    """A client's token, and for how many seconds it is good."""
+
+    token: str
+    expires_in: int
+
+
+class ProblemDetail(Struct):
+    """A code that does not change, and what people read."""
+
+    code: str
+    message: str
+
+
+class Problem(Struct):
+    """Why it was not done."""
+
+    error: ProblemDetail
+
+
+_CODES = {
+    400: "invalid",
+    401: "unauthorized",
+    403: "forbidden",
+    404: "not_found",
+    405: "method_not_allowed",
+    413: "too_large",
+    422: "invalid",
+    429: "too_many_requests",
+    503: "not_confirmed",
+}
+
+
+def problem_of(status: int, message: str) -> Problem:
+    """An error of this API."""
+    return Problem(ProblemDetail(_CODES.get(status, "error"), message))
+
+
+class KeyRing:
+    """The API keys, and who else may do the same: who has a token that says `admin`."""
+
+    def __init__(self, auth: Auth, callers: Callers, settings: Settings) -> None:
+        """Take what knows tokens."""
+        self._auth = auth
+        self._callers = callers
+        self._settings = settings
+        self._secrets = settings.secrets_by_key
+
+    async def require(self) -> None:
+        """Return if the current request has a key; raises HttpError with 401 or 403.
+
+        Addresses that fail too often are refused, but not who has a key.
+        """
+        found = find_token(request.headers.getlist, {})
+        if found is None or found.from_cookie:
+            raise _unauthorized("An API key is needed")
+        token = found.text
+        given = token.encode(errors="replace")
+        if any(compare_digest(given, secret.encode()) for secret in self._secrets.values()):
+            return
+        try:
+            if self._is_signed(token):
+                return
+            identity = None
+            if self._settings.wants_tokens:
+                identity = await self._auth.authenticate(Authenticate("", token))
+        except jwt.ExpiredSignatureError:
+            problem = "The token has expired"
+        except (jwt.PyJWTError, AuthenticationError):
+            problem = "The API key is wrong"
+        else:
+            if identity is not None and identity.grants.admin:
+                return
+            if identity is not None:
+                raise HttpError(403, "The token does not say that you are an admin")
+            problem = "The API key is wrong"
+        self._callers.check_address()
+        self._callers.count_failure()
+        raise _unauthorized(problem)
+
+    def _is_signed(self, token: str) -> bool:
+        """Whether it is a JWT that was signed with a key's secret; raises PyJWTError."""
+        if len(token) > MAX_TOKEN or token.count(".") != 2:
+            return False
+        said = jwt.decode(token, options={"verify_signature": False})
+        secret = self._secrets.get(str(said.get("iss")))
+        if secret is None:
+            return False
+        with warnings.catch_warnings():  # of a short secret the server warns when it starts
+            warnings.simplefilter("ignore")
+            said = jwt.decode(
+                token,
+                secret,
+                algorithms=["HS256"],
+                leeway=LEEWAY,
+                options={"require": ["exp", "iss"], "verify_aud": False},
+            )
+        if float(said["exp"]) > time.time() + MAX_KEY_TTL + LEEWAY:
+            raise jwt.InvalidTokenError("its exp is too far ahead")
+        return True
+
+
+def _unauthorized(text: str) -> HttpError:
+    return HttpError(401, text, {"WWW-Authenticate": "Bearer"})
+
+
+class ServerCall(NamedTuple):
+    """One request: the hub, the settings, and the ids in its path."""
+
+    hub: Hub
+    settings: Settings
+    path: Mapping[str, str]
+
+    async def read(self, type_: type[T]) -> T:
+        """Its JSON; without a body what is in the query, as far as that is text."""
+        body = await request.get_data(as_text=False)
+        try:
+            if body:
+                return msgspec.json.decode(body, type=type_)
+            return msgspec.convert(request.args.to_dict(), type_, strict=False)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise HttpError(422, str(error)) from None
+
+
+async def list_rooms(call: ServerCall) -> Answer:
+    """Answer `GET /rooms`."""
+    limit_text = request.args.get("limit", str(MAX_ROOMS))
+    if not (limit_text.isascii() and limit_text.isdecimal() and len(limit_text) < 10):
+        raise HttpError(422, f"limit must be a whole number from 1 to {MAX_ROOMS}")
+    limit = min(max(int(limit_text), 1), MAX_ROOMS)
+    cursor, prefix = request.args.get("cursor", ""), request.args.get("prefix", "")
+    ids = await call.hub.bus.room_ids()
+    begin = max(bisect_left(ids, prefix), bisect_right(ids, cursor))
+    some = [each for each in ids[begin : begin + limit + 1] if each.startswith(prefix)]
+    counts = {count.room_id: count for count in await call.hub.bus.count_members(some[:limit])}
+    # A room that is empty by now still has a place: a page ends with the last that was looked at.
+    entries = [
+        msgspec.json.encode(RoomSummary(each, count.peers, count.users, count.live))
+        if (count := counts.get(each)) is not None and count.peers
+        else b""
+        for each in some[:limit]
+    ]
+    fitting = fit(entries, MAX_BYTES)
+    following = some[len(fitting) - 1] if len(fitting) < len(some) else None
+    return json_answer(RoomPage([Raw(each) for each in fitting if each], following))
+
+
+async def show_room(call: ServerCall) -> Answer:
+    """Answer `GET /rooms/{room_id}`."""
+    return json_answer(await _detail(call))
+
+
+async def _detail(call: ServerCall) -> RoomDetail:
+    room_id = call.path["room_id"]
+    members = await call.hub.members(room_id)
+    locked = await call.hub.bus.is_locked(room_id)
+    return RoomDetail(room_id, [*map(peer_detail, members)], locked, 0)
+
+
+def peer_detail(member: Member) -> PeerDetail:
+    """A member, as a site's backend has it."""
+    return PeerDetail(
+        member.peer_id,
+        member.user_id,
+        member.username,
+        member.dialect,
+        member.live is not None,
+        member.joined_at,
+        member.replica,
+    )
+
+
+async def send_message(call: ServerCall) -> Answer:
+    """Answer `POST /rooms/{room_id}/messages`."""
+    body = await call.read(MessageRequest)
+    peers = await call.hub.moderation.say(call.path["room_id"], body.data, body.to)
+    if peers is None:
+        raise HttpError(404, "There is no such peer" if body.to is not None else "Nobody is there")
+    return json_answer(Delivery(peers))
+
+
+async def remove_peer(call: ServerCall) -> Answer:
+    """Answer `DELETE /rooms/{room_id}/peers/{peer_id}`."""
+    body = await call.read(RemovalRequest)
+    reason = body.reason or ("Kicked" if body.ban_seconds is None else "Banned")
+    member = await call.hub.moderation.remove(
+        call.path["room_id"], call.path["peer_id"], reason, body.ban_seconds
+    )
+    if member is None:
+        raise HttpError(404, "There is no such peer")
+    return json_answer(Removal(1))
+
+
+async def change_room(call: ServerCall) -> Answer:
+    """Answer `PATCH /rooms/{room_id}`."""
+    body = await call.read(LockRequest)
+    if body.locked is not None:
+        await call.hub.moderation.set_lock(call.path["room_id"], locked=body.locked)
+    return json_answer(await _detail(call))
+
+
+async def close_room(call: ServerCall) -> Answer:
+    """Answer `DELETE /rooms/{room_id}`."""
+    body = await call.read(ClosingRequest)
+    reason = body.reason or "Room closed"
+    return json_answer(Removal(await call.hub.moderation.empty(call.path["room_id"], reason)))
+
+
+async def make_token(call: ServerCall) -> Answer:
+    """Answer `POST /tokens`."""
+    body = await call.read(TokenRequest)
+    if call.settings.jwt_secret is None:
+        raise HttpError(404, "The server has no secret to sign tokens with")
+    grants = Grants(
+        tuple(body.rooms) if body.rooms is not None else ("*",),
+        body.publish,
+        body.moderator,
+        body.creator,
+        body.team_of,
+    )
+    ttl = int(body.ttl)
+    token = mint_token(call.settings, body.sub, name=clean_name(body.name), grants=grants, ttl=ttl)
+    return json_answer(MintedToken(token, ttl))
+
+
+class ServerRoutes:
+    """The routes, if there are API keys."""
+
+    def __init__(self, hub: Hub, auth: Auth, callers: Callers, settings: Settings) -> None:
+        """Take what handlers ask."""
+        self._hub = hub
+        self._settings = settings
+        self._keys = KeyRing(auth, callers, settings)
+
+    @property
+    def routes(self) -> tuple[Route, ...]:
+        """None where there are no keys."""
+        return ROUTES if self._settings.api_keys is not None else ()
+
+    def add_to(self, app: QuartTrio) -> None:
+        """Let the app serve them."""
+        for route in self.routes:
+            method, path = route.call.split(" ")
+            app.add_url_rule(
+                to_rule(path),
+                endpoint=route.call,
+                view_func=self._view(path, route.handle),
+                methods=[method],
+                merge_slashes=False,
+            )
+
+    def _view(
+        self, path: str, handle: Callable[[Any], Awaitable[Answer]]
+    ) -> Callable[..., Awaitable[Response]]:
+        async def view(**_: str) -> Response:
+            await self._keys.require()
+            call = ServerCall(self._hub, self._settings, read_path(path, _raw_path()))
+            try:
+                answer = await handle(call)
+            except UnconfirmedError as error:
+                raise HttpError(HTTPStatus.SERVICE_UNAVAILABLE, str(error)) from error
+            return Response(answer.body, answer.status, content_type=answer.content_type)
+
+        return view
+
+
+def _raw_path() -> bytes:
+    raw = request.scope["raw_path"]
+    assert isinstance(raw, bytes)  # noqa: S101  as Hypercorn has it
+    return raw
+
+
+def read_path(path: str, raw: bytes) -> dict[str, str]:
+    """The ids in a path; a slash in one is written `%2F`. Raises HttpError with 404.
+
+    Routing has decoded these already, and could take a part of one id for another.
+    """
+    wanted, parts = path.split("/"), raw.decode("latin-1").split("/")
+    if len(wanted) != len(parts):
+        raise HttpError(404, "Ids in a path are to be quoted: a slash is %2F")
+    ids = {}
+    for name, part in zip(wanted, parts, strict=True):
+        if name.startswith("{"):
+            ids[name[1:].partition(":")[0].rstrip("}")] = unquote(part, errors="replace")
+    if any(len(id_) > MAX_ID for id_ in ids.values()):
+        raise HttpError(400, f"An id has {MAX_ID} characters at most.")
+    return ids
+
+
+_PEER = PeerDetail(
+    *("ann-1", "ann", "Ann", "mesh", True, "2026-11-20T10:15:30.123456Z", "4f3c9d1e")
+)
+_ERRORS: Mapping[int, Any] = {
+    **dict.fromkeys((400, 401, 403, 404, 413, 422, 429, 503), Problem),
+}
+
+
+def _route(
+    call: str,
+    handle: Callable[[ServerCall], Awaitable[Answer]],
+    summary: str,
+    answer: Any,
+    example: object,
+    *,
+    body: Any = None,
+    body_example: object = None,
+    query: tuple[str, ...] = (),
+) -> Route:
+    method, path = call.split(" ")
+    operation = Operation(
+        summary,
+        answer,
+        _ERRORS,
+        body,
+        query,
+        example=example,
+        body_example=body_example,
+        wants_key=True,
+    )
+    return Route(f"{method} {PREFIX}{path}", handle, operation)  # type: ignore[arg-type]
+
+
+ROUTES = (
+    _route(
+        "GET /rooms",
+        list_rooms,
+        "The rooms in which somebody is",
+        RoomSummaries,
+        RoomSummaries([RoomSummary("lobby", 3, 2, 1)], None),
+        query=("limit", "cursor", "prefix"),
+    ),
+    _route(
+        "GET /rooms/{room_id:path}",
+        show_room,
+        "Who is in a room",
+        RoomDetail,
+        RoomDetail("lobby", [_PEER], False, 7),
+    ),
+    _route(
+        "POST /rooms/{room_id:path}/messages",
+        send_message,
+        "Say something to a room, or to one peer",
+        Delivery,
+        Delivery(3),
+        body=MessageRequest,
+        body_example={"data": {"notice": "The break is over"}, "to": "ann-1"},
+    ),
+    _route(
+        "DELETE /rooms/{room_id:path}/peers/{peer_id:path}",
+        remove_peer,
+        "Take a peer out of a room, and keep its user out for a while",
+        Removal,
+        Removal(1),
+        body=RemovalRequest,
+        body_example=RemovalRequest("Be kind", 3600),
+    ),
+    _route(
+        "PATCH /rooms/{room_id:path}",
+        change_room,
+        "Lock a room, or unlock it",
+        RoomDetail,
+        RoomDetail("lobby", [_PEER], True, 7),
+        body=LockRequest,
+        body_example=LockRequest(True),
+    ),
+    _route(
+        "DELETE /rooms/{room_id:path}",
+        close_room,
+        "Take everybody out of a room",
+        Removal,
+        Removal(3),
+        body=ClosingRequest,
+        body_example=ClosingRequest("The lesson is over"),
+    ),
+    _route(
+        "POST /tokens",
+        make_token,
+        "A client's token",
+        MintedToken,
+        MintedToken("eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.eyJzdWIiOiJhbm4ifQ.c2ln", 3600),
+        body=TokenRequest,
+        body_example=TokenRequest("ann", "Ann", ["lesson-*"]),
+    ),
+)
