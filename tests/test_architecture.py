@@ -55,7 +55,9 @@ CLIENT_MAY_IMPORT = (
 )
 #: Media have a thread of their own, and whoever wants none does without.
 ASYNCIO = ("asyncio", "aiortc", "av")
-KNOW_ASYNCIO = tuple(f"{NAME}.client.{part}" for part in ("aio", "media", "calls", "link"))
+KNOW_ASYNCIO = tuple(
+    f"{NAME}.client.{part}" for part in ("aio", "media", "calls", "link", "peer_connection")
+)
 WEBSOCKET_CLIENTS = ("trio_websocket", "wsproto")
 #: The second plays the part of any client.
 KNOW_WEBSOCKET_CLIENTS = (f"{NAME}.client", f"{NAME}.cli.compare")
@@ -93,6 +95,14 @@ MAY_HAVE_FINALLY = {
     "store.database": "an attempt is given up, and a database closed",
     "users": "who waits for a password to be checked",
     "web.server": "bytes of an HTTP answer are given back",
+}
+MAX_LINES = 450
+MAX_METHODS = 25
+#: What is greater, and why; its head says so as well.
+MAY_BE_LONG = {
+    "dialects.live": "a dialect is one module: all of its words, and what each means",
+    "dialects.mesh": "the same",
+    "dialects.room": "the same",
 }
 CATCH_ALL = frozenset({"BaseException", "Cancelled"})
 
@@ -443,3 +453,41 @@ def test_rule_lets_right_handling_pass(rule: ExceptionRule, handling: str) -> No
 def test_package_handles_exceptions_right(rule: ExceptionRule) -> None:
     wrong = {module: rule(source) for module, source in package_sources().items()}
     assert {module: lines for module, lines in wrong.items() if lines} == {}
+
+
+# The rule about sizes
+
+
+def too_long(source: str) -> list[str]:
+    """What nobody reads from top to bottom: the module, and its classes with many methods."""
+    lines = source.count("\n")
+    found = [f"{lines} lines"] if lines > MAX_LINES else []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ClassDef):
+            methods = sum(isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef) for n in node.body)
+            if methods > MAX_METHODS:
+                found.append(f"{node.name}: {methods} methods")
+    return found
+
+
+def test_rule_sees_what_is_too_long() -> None:
+    def class_of(methods: int) -> str:
+        bodies = [
+            "    @property\n    def one(self): ...",
+            "    async def two(self): ...",
+            *(f"    def more{n}(self): ..." for n in range(methods - 2)),
+        ]
+        return "class Long:\n" + "\n".join(bodies)
+
+    assert too_long("x = 1\n" * (MAX_LINES + 1)) == ["451 lines"]
+    assert too_long(class_of(MAX_METHODS + 1)) == ["Long: 26 methods"]
+    assert too_long("x = 1\n" * MAX_LINES) == too_long(class_of(MAX_METHODS)) == []
+
+
+def test_package_is_in_readable_pieces() -> None:
+    long = {
+        module: sizes for module, source in package_sources().items() if (sizes := too_long(source))
+    }
+    allowed = {f"{NAME}.{module}" for module in MAY_BE_LONG}
+    assert {module: sizes for module, sizes in long.items() if module not in allowed} == {}
+    assert allowed <= long.keys()  # what is short again needs no leave

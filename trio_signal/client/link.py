@@ -1,4 +1,4 @@
-"""One peer connection of aiortc with one peer, and how both sides agree. In asyncio's thread.
+"""How a program and one peer agree on a peer connection. In asyncio's thread.
 
 It follows the rules of the browser client, in the fields that its signals have beside the W3C's:
 `session` names this RTCPeerConnection, `re` the one of the other side, and `n` counts our offers.
@@ -11,21 +11,14 @@ an offer of ours is out, or not.
 
 import asyncio
 import logging
-import secrets
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from functools import partial
 from typing import Any, Literal
 
-from aiortc import (
-    MediaStreamTrack,
-    RTCBundlePolicy,
-    RTCConfiguration,
-    RTCIceServer,
-    RTCPeerConnection,
-    RTCSessionDescription,
-)
-from aiortc.sdp import candidate_from_sdp
+from aiortc import MediaStreamTrack, RTCIceServer
+
+from trio_signal.client.peer_connection import PeerConnection
 
 logger = logging.getLogger(__name__)
 
@@ -34,10 +27,7 @@ Kind = Literal["offer", "answer", "candidate"]
 #: Seconds until an offer is sent again, and how often: signals may be lost.
 _ANSWER_WITHIN = 3.0
 _TIMES = 5
-#: Seconds for the goodbye of a connection.
-_GOODBYE = 2.0
-#: Candidates that wait for their description, and signals that wait for their turn.
-_EARLY = 100
+#: Signals that wait for their turn.
 _WAITING = 500
 #: How often a connection that failed is begun anew, if nothing comes of it.
 _ATTEMPTS = 5
@@ -60,7 +50,7 @@ class Link:
 
         `connected` is given what comes, whenever a connection is up. The two must not block.
         """
-        self._ice_servers = list(ice_servers)
+        self._ice_servers = ice_servers
         self._polite = polite
         self._tell = tell
         self._send = send
@@ -70,30 +60,27 @@ class Link:
         self._attempts = 0
         self._make()
 
-    def _make(self) -> None:
+    def _make(self, early: Sequence[dict[str, Any]] = ()) -> None:
         """Another connection, of which nobody knows yet."""
-        self.session = secrets.token_hex(16)
-        self._theirs: str | None = None
+        self._connection = PeerConnection(
+            self._ice_servers, send=self._send, changed=self._changed, early=early
+        )
         self._paired = False
         self._offers = 0
         #: How often the offer that is out may still be sent; None if there is none.
         self._left: int | None = None
         self._last_offer: object = None
         self._answer: dict[str, Any] | None = None
-        self._early: list[dict[str, Any]] | None = []
-        self._outgoing: list[MediaStreamTrack] = []
-        self._incoming: list[MediaStreamTrack] = []
-        pc = RTCPeerConnection(
-            RTCConfiguration(self._ice_servers, bundlePolicy=RTCBundlePolicy.MAX_BUNDLE)
-        )
-        self._pc = pc
-        pc.on("track", self._incoming.append)
-        pc.on("connectionstatechange", lambda: self._changed(pc))
+
+    @property
+    def session(self) -> str:
+        """The name of the connection that there is now."""
+        return self._connection.session
 
     @property
     def is_up(self) -> bool:
         """Whether the two are connected."""
-        return self._pc.connectionState == "connected"
+        return self._connection.is_up
 
     # What is to be done, in its turn
 
@@ -117,7 +104,8 @@ class Link:
 
     async def run(self) -> None:
         """Do it, until cancelled; then the connection is closed."""
-        async with self:
+        async with AsyncExitStack() as stack:
+            stack.push_async_callback(lambda: self._connection.close())
             while True:
                 step = await self._next()
                 try:
@@ -126,13 +114,6 @@ class Link:
                     # What a peer sends may be anything, and aiortc raises whatever it meets.
                     logger.info("a signal cannot be followed: %r", error)
 
-    async def __aenter__(self) -> None:
-        """Nothing is open yet."""
-
-    async def __aexit__(self, *_: object) -> None:
-        """Close the connection."""
-        await self._close()
-
     async def _next(self) -> Callable[[], Awaitable[None]]:
         patience = _ANSWER_WITHIN if self._left else None
         try:
@@ -140,25 +121,17 @@ class Link:
         except TimeoutError:
             return self._repeat
 
-    async def _close(self) -> None:
-        for track in self._outgoing:
-            track.stop()
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self._pc.close(), _GOODBYE)
-
     async def _begin(self) -> None:
-        early = self._early or []  # they may be for the offer that comes next
-        await self._close()
-        self._make()
-        self._early = early
+        await self._connection.close()
+        self._make(self._connection.early or ())  # they may be for the offer that comes next
 
-    def _changed(self, pc: RTCPeerConnection) -> None:
-        if pc is not self._pc:
+    def _changed(self, connection: PeerConnection) -> None:
+        if connection is not self._connection:
             return
-        if pc.connectionState == "connected":
+        if connection.is_up:
             self._attempts = 0
-            self._connected(tuple(self._incoming))
-        elif pc.connectionState == "failed" and self._attempts < _ATTEMPTS:
+            self._connected(tuple(connection.incoming))
+        elif connection.has_failed and self._attempts < _ATTEMPTS:
             self._attempts += 1
             self._put(self._begin_and_open)
 
@@ -175,52 +148,41 @@ class Link:
             self._receives = True
             await self._begin_and_open()
         elif wanted and self.is_up:
-            self._connected(tuple(self._incoming))
+            self._connected(tuple(self._connection.incoming))
         self._receives = wanted
 
     # Offers of ours
 
     async def _make_offer(self) -> None:
-        if not self._pc.getTransceivers():
-            self._outgoing = self._send()
-            self._add_transceivers()
-        await self._pc.setLocalDescription(await self._pc.createOffer())  # with all candidates
+        await self._connection.make_offer(receives=self._receives)
         self._offers += 1
         self._left = _TIMES
         await self._repeat()
-
-    def _add_transceivers(self) -> None:
-        kinds = {track.kind for track in self._outgoing}
-        for track in self._outgoing:
-            self._pc.addTransceiver(track, "sendrecv" if self._receives else "sendonly")
-        for kind in ("audio", "video"):
-            if self._receives and kind not in kinds:
-                self._pc.addTransceiver(kind, "recvonly")
 
     async def _repeat(self) -> None:
         """Send the offer, as often as it may take."""
         if self._left:
             self._left -= 1
-            description = self._pc.localDescription
-            self._say("offer", {"type": "offer", "sdp": description.sdp, "n": self._offers})
+            sdp = self._connection.local_sdp
+            self._say("offer", {"type": "offer", "sdp": sdp, "n": self._offers})
 
     def _say(self, kind: Kind, payload: dict[str, Any]) -> None:
-        signed = {**payload, "session": self.session}
-        self._tell(kind, signed | ({"re": self._theirs} if self._theirs is not None else {}))
+        signed, theirs = {**payload, "session": self.session}, self._connection.theirs
+        self._tell(kind, signed | ({"re": theirs} if theirs is not None else {}))
 
     async def _answered(self, answer: dict[str, Any]) -> None:
         """Apply it; one for another connection or another offer is not applied."""
         if answer.get("re", self.session) != self.session:
-            if self._paired and answer.get("session") != self._theirs:
+            if self._paired and answer.get("session") != self._connection.theirs:
                 await self._begin_and_open()  # the two are apart
         elif self._left is not None and answer.get("n", self._offers) == self._offers:
             self._pair(answer)
             self._left = None
-            await self._describe("answer", answer)
+            await self._connection.describe("answer", answer)
 
     def _pair(self, description: dict[str, Any]) -> None:
         session = description.get("session")
-        self._theirs = session if isinstance(session, str) else None
+        self._connection.theirs = session if isinstance(session, str) else None
         self._paired = True
 
     # Offers of theirs
@@ -238,7 +200,7 @@ class Link:
                 await self._make_offer()
         elif self._answer is not None and n is not None and (session, n) == self._last_offer:
             self._say("answer", self._answer)
-        elif self._paired and session != self._theirs:
+        elif self._paired and session != self._connection.theirs:
             await self._begin()  # the peer began anew
             await self._take(offer)
         elif self._left is None:
@@ -262,48 +224,10 @@ class Link:
         self._pair(offer)
         self._last_offer = (offer.get("session"), offer.get("n"))
         self._answer = None
-        is_first = not self._pc.getTransceivers()
-        await self._describe("offer", offer)
-        if is_first:
-            self._outgoing = self._send()
-        self._attach()
-        await self._pc.setLocalDescription(await self._pc.createAnswer())
-        sdp = self._pc.localDescription.sdp
+        await self._connection.make_answer(offer, receives=self._receives)
+        sdp = self._connection.local_sdp
         self._answer = {"type": "answer", "sdp": sdp, "n": offer.get("n")}
         self._say("answer", self._answer)
 
-    def _attach(self) -> None:
-        """Send what there is by the transceivers of their offer, and refuse what is not wanted.
-
-        What nobody takes from a track that comes would pile up.
-        """
-        waiting = {track.kind: track for track in self._outgoing}
-        for transceiver in self._pc.getTransceivers():
-            track = transceiver.sender.track or waiting.get(transceiver.kind)
-            if track is not None:
-                transceiver.sender.replaceTrack(track)
-            receives = "recvonly" if self._receives else "inactive"
-            sends = "sendrecv" if self._receives else "sendonly"
-            transceiver.direction = sends if track is not None else receives
-
-    async def _describe(self, type_: str, description: dict[str, Any]) -> None:
-        await self._pc.setRemoteDescription(RTCSessionDescription(description["sdp"], type_))
-        if self.is_up:
-            self._connected(tuple(self._incoming))
-        early, self._early = self._early or [], None
-        for candidate in early:
-            await self._candidate(candidate)
-
-    # Candidates
-
     async def _candidate(self, candidate: dict[str, Any]) -> None:
-        """Add it, or keep it until there is a description for it; an empty one says: no more."""
-        if candidate.get("re", self.session) != self.session:
-            return
-        if self._early is not None:
-            self._early = [*self._early, candidate][-_EARLY:]
-        elif candidate.get("candidate") and candidate.get("session") == self._theirs:
-            parsed = candidate_from_sdp(candidate["candidate"].removeprefix("candidate:"))
-            parsed.sdpMid = candidate.get("sdpMid")
-            parsed.sdpMLineIndex = candidate.get("sdpMLineIndex")
-            await self._pc.addIceCandidate(parsed)
+        await self._connection.add_candidate(candidate)

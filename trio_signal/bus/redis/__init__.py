@@ -40,6 +40,39 @@ are compared with the directory: so what nobody told, or what was told and is no
 found as well.
 """
 
-from trio_signal.bus.redis.bus import JOIN_TIMEOUT, RedisBus, open_redis_bus
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from trio_signal.bus.redis.bus import JOIN_TIMEOUT, RedisBus
+from trio_signal.errors import ConfigError, SettingError
+from trio_signal.redis import ConfigurationError, open_redis
 
 __all__ = ["JOIN_TIMEOUT", "RedisBus", "open_redis_bus"]
+
+#: Seconds of silence before a connection is probed.
+PROBE = 5.0
+
+
+@asynccontextmanager
+async def open_redis_bus(
+    url: str, replica: str, *, prefix: str = "", ca_file: str | None = None, lease: float = 10.0
+) -> AsyncIterator[RedisBus]:
+    """Connect to Redis; the bus then still has to be `run`.
+
+    Begins without a connection if Redis cannot be reached. Raises SettingError
+    if the URL is wrong, and ConfigError if Redis refuses us.
+    """
+    try:
+        async with open_redis(
+            url,
+            ca_file=ca_file,
+            name=f"trio-signal-{replica[:8]}",
+            key=f"{prefix}trio_signal:",
+            must_connect=False,
+            probe_interval=PROBE,
+        ) as redis:
+            yield RedisBus(redis, replica, prefix=prefix, lease=lease)
+    except ValueError as error:
+        raise SettingError(f"REDIS_URL: {error}") from error
+    except ConfigurationError as error:
+        raise ConfigError(f"REDIS_URL: {error}") from error

@@ -2,8 +2,8 @@
 
 import logging
 import random
-from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import trio
@@ -45,7 +45,6 @@ from trio_signal.bus.redis.wire import (
     encode,
 )
 from trio_signal.clock import utc_now
-from trio_signal.errors import ConfigError, SettingError
 from trio_signal.messages.events import (
     Left,
     ProfileChanged,
@@ -58,7 +57,6 @@ from trio_signal.messages.records import RoomCount
 from trio_signal.metrics import Histogram
 from trio_signal.presence import Change, Snapshot
 from trio_signal.redis import (
-    ConfigurationError,
     Lost,
     Message,
     NotConnectedError,
@@ -66,7 +64,6 @@ from trio_signal.redis import (
     Redis,
     RedisError,
     Resumed,
-    open_redis,
 )
 from trio_signal.room import Room
 from trio_signal.supervision import supervise
@@ -77,8 +74,6 @@ logger = logging.getLogger(__name__)
 JOIN_TIMEOUT = 3.0
 #: Seconds between two messages to itself by which a replica without rooms measures the way.
 IDLE_ECHO = 10.0
-#: Seconds of silence before a connection is probed.
-PROBE = 5.0
 #: How many rooms are counted at a time, while Redis does nothing else.
 _COUNTED_AT_ONCE = 100
 
@@ -462,28 +457,3 @@ class RedisBus:
 def _peers_of(room: Room, user_id: str) -> list[Member]:
     """The peers of a user that are this replica's own."""
     return [member for member in room.own.values() if member.user_id == user_id]
-
-
-@asynccontextmanager
-async def open_redis_bus(
-    url: str, replica: str, *, prefix: str = "", ca_file: str | None = None, lease: float = 10.0
-) -> AsyncIterator[RedisBus]:
-    """Connect to Redis; the bus then still has to be `run`.
-
-    Begins without a connection if Redis cannot be reached. Raises SettingError
-    if the URL is wrong, and ConfigError if Redis refuses us.
-    """
-    try:
-        async with open_redis(
-            url,
-            ca_file=ca_file,
-            name=f"trio-signal-{replica[:8]}",
-            key=f"{prefix}trio_signal:",
-            must_connect=False,
-            probe_interval=PROBE,
-        ) as redis:
-            yield RedisBus(redis, replica, prefix=prefix, lease=lease)
-    except ValueError as error:
-        raise SettingError(f"REDIS_URL: {error}") from error
-    except ConfigurationError as error:
-        raise ConfigError(f"REDIS_URL: {error}") from error
