@@ -14,9 +14,9 @@ import trio
 from tests.raw import split_frames
 from trio_signal.auth import OpenAuth, find_token
 from trio_signal.bus.memory import MemoryBus
-from trio_signal.config import load_settings
 from trio_signal.connection import Connection
 from trio_signal.dialects import DIALECTS, dialect_at
+from trio_signal.environment import load_settings
 from trio_signal.errors import IdTooLongError
 from trio_signal.hub import Hub
 from trio_signal.limits import Limits, client_address, network_of

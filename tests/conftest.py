@@ -25,7 +25,8 @@ from tests.postgres import Postgres, run_postgres
 from tests.redis.buses import drain
 from tests.redis.server import run_redis_server
 from trio_signal.bus.redis import RedisBus
-from trio_signal.config import Settings, load_settings
+from trio_signal.config import Settings
+from trio_signal.environment import load_settings
 from trio_signal.server import Server, open_server
 from trio_signal.store import Database
 

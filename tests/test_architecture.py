@@ -103,6 +103,7 @@ MAY_BE_LONG = {
     "dialects.live": "a dialect is one module: all of its words, and what each means",
     "dialects.mesh": "the same",
     "dialects.room": "the same",
+    "messages.events": "the vocabulary of what is told: values, and what each means",
 }
 CATCH_ALL = frozenset({"BaseException", "Cancelled"})
 

@@ -15,7 +15,7 @@ from tests.clients import PATIENCE, Client, Service
 from tests.conftest import Serve, serve_once, serve_replicas
 from tests.test_openapi import KEY
 from tests.tokens import SECRET, make_token
-from trio_signal.web.backend import read_path
+from trio_signal.web.calls import read_path
 
 API = "/api/v1/server"
 KEYS = {"api_keys": f"backend:{KEY},other:{KEY[::-1]}"}

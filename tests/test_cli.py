@@ -12,8 +12,8 @@ from typer.testing import CliRunner, Result
 from tests.tokens import SECRET
 from trio_signal.cli import app
 from trio_signal.cli.serve import _warn_if_open
-from trio_signal.config import load_settings
 from trio_signal.doctor.facts import PLATFORMS
+from trio_signal.environment import load_settings
 from trio_signal.users import read_users
 
 

@@ -28,9 +28,10 @@ from trio_signal.auth import OpenAuth
 from trio_signal.bus.memory import MemoryBus
 from trio_signal.bus.redis import open_redis_bus
 from trio_signal.cli import app
-from trio_signal.config import Settings, load_settings
+from trio_signal.config import Settings
 from trio_signal.dialects import DIALECTS, dialect_at
 from trio_signal.doctor.checks import CHECKS
+from trio_signal.environment import load_settings
 from trio_signal.errors import ConfigError, Reason
 from trio_signal.hub import Hub
 from trio_signal.limits import Limits

@@ -12,7 +12,7 @@ from tests.raw import client_text, open_raw
 from tests.tokens import SECRET
 from trio_signal.auth import OpenAuth
 from trio_signal.bus.memory import MemoryBus
-from trio_signal.config import load_settings
+from trio_signal.environment import load_settings
 from trio_signal.hub import Hub
 from trio_signal.limits import Limits
 from trio_signal.logs import MAX_LINE, find_request_id, list_names, make_formatter

@@ -15,7 +15,7 @@ from tests.client.lines import listen
 from tests.test_cli import run
 from tests.test_watch import run_command
 from trio_signal.cli.usage import server_url
-from trio_signal.config import unknown_variables
+from trio_signal.environment import unknown_variables
 
 _PORT = "must be a whole number from 0 to 65535, not"
 _TTL = "--ttl must be a time, as 90s, 15m, 1h or 7d, not"

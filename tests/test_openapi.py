@@ -12,8 +12,8 @@ from tests.conftest import Serve
 from trio_signal.announcements import Announcements
 from trio_signal.auth import OpenAuth
 from trio_signal.bus.memory import MemoryBus
-from trio_signal.config import load_settings
 from trio_signal.dialects import DIALECTS
+from trio_signal.environment import load_settings
 from trio_signal.hub import Hub
 from trio_signal.limits import Limits
 from trio_signal.metrics import Metrics

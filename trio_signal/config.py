@@ -2,11 +2,8 @@
 
 import ipaddress
 import re
-from collections.abc import Iterable
-from difflib import get_close_matches
 from pathlib import Path
-from types import NoneType
-from typing import Annotated, Any, Literal, Self, get_args, get_origin
+from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -14,28 +11,22 @@ from pydantic import (
     Field,
     FilePath,
     SecretStr,
-    ValidationError,
     field_validator,
     model_validator,
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from trio_signal.dialects import DIALECTS
-from trio_signal.errors import SettingError
 from trio_signal.keys import read_public_key, secret_key
 
 #: How the variables begin that are ours.
-_PREFIX = "TRIO_SIGNAL_"
+PREFIX = "TRIO_SIGNAL_"
 CommaList = Annotated[tuple[str, ...], NoDecode]
 #: How many connections an address may use to the full, if nothing else is set.
 ADDRESS_FACTOR = 20
 _ORIGIN = re.compile(r"\*|https?://(\*\.)?[^/*\s]+")
 _REDIS_URL = re.compile(r"((redis|valkey)s?|rediss?\+sentinel|unix)://.", re.IGNORECASE)
 _DATABASE_URL = re.compile(r"(sqlite:///|postgres(ql(\+psycopg)?)?://).", re.IGNORECASE)
-#: What `serve` takes as an option too.
-_OPTIONS = frozenset({"host", "port", "workers", "redis_url", "database_url"})
-#: What the command line reads besides the settings.
-_OF_COMMANDS = ("TRIO_SIGNAL_URL", "TRIO_SIGNAL_TOKEN")
 
 
 class Settings(BaseSettings):
@@ -45,7 +36,7 @@ class Settings(BaseSettings):
     """
 
     model_config = SettingsConfigDict(
-        env_prefix=_PREFIX,
+        env_prefix=PREFIX,
         env_ignore_empty=True,  # platforms set what is missing to nothing
         frozen=True,
         extra="ignore",
@@ -395,97 +386,3 @@ def _origin_matches(origin: str, allowed: str) -> bool:
     if not host:
         return origin == allowed
     return origin.startswith(f"{scheme}://") and origin.endswith(f".{host}")
-
-
-def load_settings(**overrides: object) -> Settings:
-    """Read the environment; an override that is None or empty is as if it were not given.
-
-    Raises SettingError that names the setting, the value and what is allowed; the
-    option of `serve`, where there is one and it was given.
-    """
-    given = {_key(name): value for name, value in overrides.items() if value not in (None, "")}
-    try:
-        return Settings(**given)  # type: ignore[arg-type]
-    except ValidationError as error:
-        sentences = (_explain(each, given) for each in error.errors())
-        raise SettingError("; ".join(sentences)) from None
-
-
-def unknown_variables(environment: Iterable[str]) -> dict[str, str | None]:
-    """The variables that begin as ours and are none; with the nearest that there is, if any."""
-    known = {_variable(_key(name)): name.upper() for name in Settings.model_fields}
-    known |= {variable: variable.removeprefix(_PREFIX) for variable in _OF_COMMANDS}
-    unknown = {}
-    for variable in sorted(set(environment)):
-        name = variable.upper()  # a setting's is read in either case
-        if name.startswith(_PREFIX) and name not in known:
-            unknown[variable] = _nearest(name.removeprefix(_PREFIX), known)
-    return unknown
-
-
-def _nearest(word: str, known: dict[str, str]) -> str | None:
-    """Of the variables and what they are called in short, the one that may be meant."""
-    short = {name: variable for variable, name in known.items()}
-    short |= {variable: variable for variable in known if not variable.startswith(_PREFIX)}
-    matches = get_close_matches(word, short, n=1)
-    return short[matches[0]] if matches else None
-
-
-def _explain(error: Any, given: dict[str, object]) -> str:
-    """What is wrong with a value, in a sentence of ours."""
-    if not error["loc"]:  # the settings do not go together
-        return str(error["ctx"]["error"])
-    key = str(error["loc"][0])
-    variable = _variable(key)
-    (name,) = (name for name in Settings.model_fields if _key(name) == key)
-    called = f"--{name.replace('_', '-')}" if name in _OPTIONS and key in given else variable
-    if error["type"] == "value_error":  # one of ours
-        return f"{called} {error['ctx']['error']}"
-    sentence = f"{called} must be {_allowed(name)}"
-    return sentence if variable in _UNSAID else f"{sentence}, not {str(error['input'])!r}"
-
-
-def _allowed(name: str) -> str:
-    """What a setting may be, in words."""
-    field = Settings.model_fields[name]
-    kinds = get_args(field.annotation)
-    kind = kinds[0] if NoneType in kinds else field.annotation
-    if get_origin(kind) is Literal:
-        *words, last = get_args(kind)
-        return f"{', '.join(words)} or {last}"
-    if kind is bool:
-        return "true or false"
-    if kind not in (int, float):
-        return "the path of a file that is there"
-    bounds = {
-        bound: getattr(each, bound)
-        for each in field.metadata
-        for bound in ("ge", "le", "gt")
-        if hasattr(each, bound)
-    }
-    number = "a whole number" if kind is int else "a number"
-    if "le" in bounds:
-        return f"{number} from {bounds['ge']} to {bounds['le']}"
-    return (
-        f"{number} above {bounds['gt']}" if "gt" in bounds else f"{number}, {bounds['ge']} or more"
-    )
-
-
-def _key(name: str) -> str:
-    """By what pydantic knows a setting: its variable, if that is a platform's; else its name."""
-    alias = Settings.model_fields[name].validation_alias
-    return str(alias.choices[0]) if isinstance(alias, AliasChoices) else name
-
-
-def _variable(key: str) -> str:
-    return key if key.isupper() else f"{_PREFIX}{key.upper()}"
-
-
-#: Variables whose values are never said. A public key may be a private one by mistake, and a URL
-#: may have a password.
-_UNSAID = {
-    _variable(_key(name))
-    for name, field in Settings.model_fields.items()
-    if SecretStr in (field.annotation, *get_args(field.annotation))
-    or name in {"jwt_public_key", "jwks_url"}
-}

@@ -148,7 +148,7 @@ class LiveBroadcasts:
         # Who is in it need not be asked about; in open mode nobody can be kept out.
         if room_id in peer.memberships or not identity.verified:
             return True
-        return not await self._bus.is_banned(room_id, identity.subject, identity.user_id)
+        return not await self._bus.holds.is_banned(room_id, identity.subject, identity.user_id)
 
     def _introduce(self, room: LocalRoom, listener: Member) -> None:
         """Tell the broadcasters of its dialect of a listener, if its user is not live itself.

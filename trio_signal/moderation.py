@@ -73,7 +73,7 @@ class Moderation:
         if not _is_moderator(peer):
             peer.tell(Refused(command, Refusal.NOT_ALLOWED, utc_now()))
             return
-        self._bus.lock(room.id, locked=command.locked)
+        self._bus.holds.lock(room.id, locked=command.locked)
         self._rooms.tell(peer, room, [RoomLocked(room.id, member, command.locked, utc_now())])
 
     # By the site's backend; blocks, and raises UnconfirmedError
@@ -121,11 +121,11 @@ class Moderation:
         """Let nobody new into a room, or again, and tell those in it."""
 
         async def is_done() -> bool:
-            return await self._bus.is_locked(room_id) is locked
+            return await self._bus.holds.is_locked(room_id) is locked
 
         if await is_done():
             return
-        await self._confirm(lambda: self._bus.lock(room_id, locked=locked), is_done)
+        await self._confirm(lambda: self._bus.holds.lock(room_id, locked=locked), is_done)
         self._tell(RoomLocked(room_id, self._server, locked, utc_now()))
 
     async def say(self, room_id: str, data: Raw, to: str | None) -> int | None:
@@ -187,7 +187,7 @@ class Moderation:
         seconds = unless_banned if ban_seconds is None else ban_seconds
         if seconds:
             # First of all: who is thrown out may be back at once, wherever it was.
-            self._bus.ban(room_id, target, min(seconds, MAX_BAN))
+            self._bus.holds.ban(room_id, target, min(seconds, MAX_BAN))
         kicked = Kicked(room_id, target, reason[:_MAX_REASON], cause)
         if target.replica == self._bus.replica:
             self.throw_out(kicked)

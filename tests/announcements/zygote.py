@@ -9,7 +9,7 @@ import sys
 
 import trio
 
-from trio_signal.config import load_settings
+from trio_signal.environment import load_settings
 from trio_signal.server import open_server
 
 

@@ -113,14 +113,14 @@ async def test_who_is_banned_is_kept_out_in_every_dialect(
     c: Replica,  # noqa: F811
     mock_clock: trio.testing.MockClock,
 ) -> None:
-    a.bus.ban("r", ann(), 60)
-    a.bus.ban("r", ann(), 5)  # the longer one holds
+    a.bus.holds.ban("r", ann(), 60)
+    a.bus.holds.ban("r", ann(), 5)  # the longer one holds
     await a.settle()
     enter = partial(member, "ann-2", "ann")
     for replica in (a, b, c):
-        assert await replica.bus.is_banned("r", "ann", "ann")
-        assert not await replica.bus.is_banned("r", "bob", "bob")
-        assert not await replica.bus.is_banned("another", "ann", "ann")
+        assert await replica.bus.holds.is_banned("r", "ann", "ann")
+        assert not await replica.bus.holds.is_banned("r", "bob", "bob")
+        assert not await replica.bus.holds.is_banned("another", "ann", "ann")
         for dialect in ("mesh", "live"):
             assert await refusal(replica, enter(subject=f"{dialect} ann")) is Refusal.NOT_ALLOWED
     assert await refusal(b, enter(subject="mesh ann"), "another") is None
@@ -128,13 +128,13 @@ async def test_who_is_banned_is_kept_out_in_every_dialect(
     await let_pass(a, 55)
     assert await refusal(c, enter(subject="mesh ann")) is Refusal.NOT_ALLOWED
     await let_pass(a, 10)
-    assert not await c.bus.is_banned("r", "ann", "ann")
+    assert not await c.bus.holds.is_banned("r", "ann", "ann")
     assert await refusal(c, enter(subject="mesh ann")) is None
 
 
 async def test_so_many_are_banned_from_a_room_and_no_more(a: Replica, b: Replica) -> None:  # noqa: F811
     for number in range(MOST_OF_ROOM + 1):
-        a.bus.ban("r", member(f"x{number}", subject=f"mesh x{number}"), 60 + number)
+        a.bus.holds.ban("r", member(f"x{number}", subject=f"mesh x{number}"), 60 + number)
     await a.settle()
     for number, expected in ((0, None), (1, Refusal.NOT_ALLOWED)):
         who = member(f"x{number}", subject=f"mesh x{number}")

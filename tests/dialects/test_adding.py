@@ -12,11 +12,11 @@ import pytest
 
 from tests import test_docs
 from tests.conftest import Serve
-from trio_signal.config import load_settings
 from trio_signal.dialects import DIALECTS, dialect_at
 from trio_signal.dialects.rest import Answer, Call, Operation, Route, json_answer
 from trio_signal.dialects.stream import StreamDialect
 from trio_signal.doctor.facts import ask_for_websocket
+from trio_signal.environment import load_settings
 from trio_signal.errors import CloseCode
 
 PAGE = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text()

@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 
 from tests.tokens import SECRET
-from trio_signal.config import load_settings
 from trio_signal.doctor import Facts, examine, wrong_settings
 from trio_signal.doctor.checks import CHECKS
 from trio_signal.doctor.facts import PublicFacts, RedisFacts, UsersFacts
+from trio_signal.environment import load_settings
 from trio_signal.store import Tables
 
 REDIS = RedisFacts(

@@ -257,6 +257,33 @@ class TopicBus(Protocol):
         ...
 
 
+class RoomHolds(Protocol):
+    """Who is kept out of rooms, and which rooms are locked, on all replicas."""
+
+    def ban(self, room_id: str, member: Member, seconds: float) -> None:
+        """Let who this member is not enter a room for so long, in no dialect. Never blocks.
+
+        Before anything that this replica sends after it arrives.
+        """
+        ...
+
+    async def is_banned(self, room_id: str, subject: str, user_id: str) -> bool:
+        """Whether somebody is kept out of a room; `subject` is that of no dialect."""
+        ...
+
+    def lock(self, room_id: str, *, locked: bool) -> None:
+        """Let nobody new into a room, or again; for `LOCK_SECONDS` at most. Never blocks.
+
+        In the same order as bans. A peer that joins at the same time is in the room before, on
+        all replicas, or not at all.
+        """
+        ...
+
+    async def is_locked(self, room_id: str) -> bool:
+        """Whether nobody new is let into a room."""
+        ...
+
+
 class Bus(Protocol):
     """See the contract above."""
 
@@ -270,6 +297,11 @@ class Bus(Protocol):
     @property
     def board(self) -> Board | None:
         """What the replicas know of announcements; None where there is one replica only."""
+        ...
+
+    @property
+    def holds(self) -> RoomHolds:
+        """Who is kept out of rooms, and which rooms are locked."""
         ...
 
     @property
@@ -317,29 +349,6 @@ class Bus(Protocol):
 
     def broadcast(self, event: Broadcast | RoomsKept) -> None:
         """Tell all other replicas. Never blocks."""
-        ...
-
-    def ban(self, room_id: str, member: Member, seconds: float) -> None:
-        """Let who this member is not enter a room for so long, in no dialect.
-
-        Before anything that this replica sends after it arrives.
-        """
-        ...
-
-    async def is_banned(self, room_id: str, subject: str, user_id: str) -> bool:
-        """Whether somebody is kept out of a room; `subject` is that of no dialect."""
-        ...
-
-    def lock(self, room_id: str, *, locked: bool) -> None:
-        """Let nobody new into a room, or again; for `LOCK_SECONDS` at most. Never blocks.
-
-        In the same order as bans. A peer that joins at the same time is in the room before, on
-        all replicas, or not at all.
-        """
-        ...
-
-    async def is_locked(self, room_id: str) -> bool:
-        """Whether nobody new is let into a room."""
         ...
 
     async def members(self, room_id: str) -> tuple[Member, ...]:

@@ -38,6 +38,35 @@ from trio_signal.room import Room
 logger = logging.getLogger(__name__)
 
 
+class MemoryHolds:
+    """See `trio_signal.bus.RoomHolds`."""
+
+    def __init__(self) -> None:
+        """Begin with nothing."""
+        self.known = Holds()
+
+    def ban(self, room_id: str, member: Member, seconds: float) -> None:
+        """Let who this member is not enter a room for so long."""
+        now = trio.current_time()
+        self.known.ban(room_id, digest_of(member), now + seconds, now)
+
+    def lock(self, room_id: str, *, locked: bool) -> None:
+        """Let nobody new into a room, or again."""
+        now = trio.current_time()
+        self.known.lock(room_id, now + LOCK_SECONDS if locked else 0, now)
+
+    async def is_locked(self, room_id: str) -> bool:
+        """Whether nobody new is let into a room."""
+        await trio.lowlevel.checkpoint()
+        return self.known.is_locked(room_id, trio.current_time())
+
+    async def is_banned(self, room_id: str, subject: str, user_id: str) -> bool:
+        """Whether somebody is kept out of a room."""
+        await trio.lowlevel.checkpoint()
+        digest = digest_of_user(subject, user_id)
+        return self.known.is_banned(room_id, digest, trio.current_time())
+
+
 class MemoryNetwork:
     """The directory that the replicas of one process share."""
 
@@ -45,7 +74,7 @@ class MemoryNetwork:
         """Make an empty directory."""
         self.rooms: dict[str, Room] = {}
         self.replicas: dict[str, MemoryBus] = {}
-        self.holds = Holds()
+        self.holds = MemoryHolds()
         #: By topic and replica.
         self.subscribers: dict[str, dict[str, int]] = {}
 
@@ -90,6 +119,7 @@ class MemoryBus:
         self._network = network or MemoryNetwork()
         self._network.replicas[replica] = self
         self.topics = MemoryTopics(self, self._network)
+        self.holds = self._network.holds
         #: The rooms that this replica follows; of no others it is told.
         self._rooms: dict[str, Room] = {}
         #: What is to be delivered. Unbounded: `publish` may not block, and `run` is fast.
@@ -151,7 +181,7 @@ class MemoryBus:
         self._deliver_all()  # the newcomer is to see it as done
         network, now = self._network, trio.current_time()
         known = network.rooms.get(room.id) or Room(room.id)
-        network.holds.check(known, member, caps, now)
+        network.holds.known.check(known, member, caps, now)
         if room.id not in self._rooms:
             self._rooms[room.id] = room
             others = (m for m in known.members.values() if m.peer_id != member.peer_id)
@@ -173,7 +203,7 @@ class MemoryBus:
         if isinstance(event, Left | WentLive | StoppedLive) and not self._owns(room, event.member):
             return  # it was taken over meanwhile
         if isinstance(event, Left):
-            self._network.holds.reserve(room.id, event.member, trio.current_time())
+            self._network.holds.known.reserve(room.id, event.member, trio.current_time())
         room.apply(event)
         if not room:
             del self._network.rooms[room.id]
@@ -201,28 +231,6 @@ class MemoryBus:
         for bus in self._network.replicas.values():
             if bus is not self:
                 bus._take(event)
-
-    def ban(self, room_id: str, member: Member, seconds: float) -> None:
-        """Let who this member is not enter a room for so long."""
-        now = trio.current_time()
-        self._network.holds.ban(room_id, digest_of(member), now + seconds, now)
-
-    def lock(self, room_id: str, *, locked: bool) -> None:
-        """Let nobody new into a room, or again."""
-        now = trio.current_time()
-        self._network.holds.lock(room_id, now + LOCK_SECONDS if locked else 0, now)
-
-    async def is_locked(self, room_id: str) -> bool:
-        """Whether nobody new is let into a room."""
-        await trio.lowlevel.checkpoint()
-        return self._network.holds.is_locked(room_id, trio.current_time())
-
-    async def is_banned(self, room_id: str, subject: str, user_id: str) -> bool:
-        """Whether somebody is kept out of a room."""
-        await trio.lowlevel.checkpoint()
-        return self._network.holds.is_banned(
-            room_id, digest_of_user(subject, user_id), trio.current_time()
-        )
 
     async def members(self, room_id: str) -> tuple[Member, ...]:
         """All members of a room, in the order of joining."""

@@ -6,7 +6,7 @@ import typer
 from trio_signal.auth import mint_token
 from trio_signal.cli.failing import failing
 from trio_signal.cli.remote import ask
-from trio_signal.config import load_settings
+from trio_signal.environment import load_settings
 from trio_signal.messages.identity import Grants
 
 _PATH = "/api/creator/broadcast"

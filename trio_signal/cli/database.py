@@ -3,7 +3,7 @@
 import typer
 
 from trio_signal.cli.failing import failing
-from trio_signal.config import load_settings
+from trio_signal.environment import load_settings
 from trio_signal.store import upgrade
 
 

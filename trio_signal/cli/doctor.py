@@ -11,8 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from trio_signal.cli.failing import printable
-from trio_signal.config import load_settings, unknown_variables
 from trio_signal.doctor import Finding, examine, gather, wrong_settings
+from trio_signal.environment import load_settings, unknown_variables
 from trio_signal.errors import ConfigError
 
 _MARKS = {"ok": ("ok", "green"), "warning": ("warning", "yellow"), "failed": ("FAILED", "bold red")}

@@ -12,8 +12,9 @@ import typer
 
 from trio_signal.auth import open_auth
 from trio_signal.cli.failing import fail, failing, first_of, reason
-from trio_signal.config import Settings, is_loopback, load_settings, unknown_variables
+from trio_signal.config import Settings, is_loopback
 from trio_signal.doctor.facts import look_at_port
+from trio_signal.environment import load_settings, unknown_variables
 from trio_signal.errors import ConfigError, SettingError, WorkerError
 from trio_signal.logs import configure_logging
 from trio_signal.server import open_bus, open_server, open_sockets

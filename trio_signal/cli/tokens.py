@@ -9,7 +9,7 @@ from msgspec.structs import asdict
 
 from trio_signal.auth import mint_token
 from trio_signal.cli.failing import fail, failing
-from trio_signal.config import load_settings
+from trio_signal.environment import load_settings
 from trio_signal.messages.identity import Grants
 from trio_signal.names import MAX_ID, clean_name
 from trio_signal.users import User, hash_password, is_user_id, read_users, write_users

@@ -15,8 +15,9 @@ import httpx
 import trio
 from msgspec import Struct
 
-from trio_signal.config import Settings, unknown_variables
+from trio_signal.config import Settings
 from trio_signal.dialects import DIALECTS, Dialect
+from trio_signal.environment import unknown_variables
 from trio_signal.errors import ConfigError, StoreError
 from trio_signal.keys import check_key_set
 from trio_signal.redis import Redis, RedisError, ResponseError, open_redis

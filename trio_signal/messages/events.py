@@ -1,4 +1,7 @@
-"""What happens, in the words of the core: events, answers, and whom they are for."""
+"""What happens, in the words of the core: events, answers, and whom they are for.
+
+The whole vocabulary of what is told, each with what it means: hence its length.
+"""
 
 from enum import Enum, auto
 

@@ -3,44 +3,37 @@
 It works on any replica for any room. What changes something is answered when it is done.
 """
 
-import time
-import warnings
 from bisect import bisect_left, bisect_right
 from collections.abc import Awaitable, Callable, Mapping
-from hmac import compare_digest
 from http import HTTPStatus
 from typing import Annotated, Any, NamedTuple, TypeVar
-from urllib.parse import unquote
 
-import jwt
 import msgspec
 from msgspec import Meta, Raw, Struct
 from quart import Response, request
 from quart_trio import QuartTrio
 
-from trio_signal.auth import LEEWAY, MAX_TOKEN, Auth, find_token, mint_token
+from trio_signal.auth import Auth, mint_token
 from trio_signal.config import Settings
 from trio_signal.dialects.rest import MAX_BYTES, Answer, Operation, Route, fit, json_answer
 from trio_signal.errors import (
-    AuthenticationError,
     HttpError,
     UnconfirmedError,
 )
 from trio_signal.hub import Hub
-from trio_signal.messages.commands import Authenticate
 from trio_signal.messages.identity import Grants, Member
 from trio_signal.moderation import MAX_BAN
 from trio_signal.names import MAX_ID, clean_name
+from trio_signal.web.api_keys import KeyRing
 from trio_signal.web.callers import Callers
-from trio_signal.web.calls import to_rule
+from trio_signal.web.calls import raw_path, read_path, to_rule
 
 T = TypeVar("T")
 
 PREFIX = "/api/v1/server"
 #: Rooms on a page.
 MAX_ROOMS = 1000
-#: Seconds that a JWT may be good for which is signed with a key, and a client's token.
-MAX_KEY_TTL = 600
+#: Seconds that a client's token may be good for.
 MAX_TTL = 7 * 86400
 
 Id = Annotated[str, Meta(min_length=1, max_length=MAX_ID)]
@@ -179,74 +172,6 @@ def problem_of(status: int, message: str) -> Problem:
     return Problem(ProblemDetail(_CODES.get(status, "error"), message))
 
 
-class KeyRing:
-    """The API keys, and who else may do the same: who has a token that says `admin`."""
-
-    def __init__(self, auth: Auth, callers: Callers, settings: Settings) -> None:
-        """Take what knows tokens."""
-        self._auth = auth
-        self._callers = callers
-        self._settings = settings
-        self._secrets = settings.secrets_by_key
-
-    async def require(self) -> None:
-        """Return if the current request has a key; raises HttpError with 401 or 403.
-
-        Addresses that fail too often are refused, but not who has a key.
-        """
-        found = find_token(request.headers.getlist, {})
-        if found is None or found.from_cookie:
-            raise _unauthorized("An API key is needed")
-        token = found.text
-        given = token.encode(errors="replace")
-        if any(compare_digest(given, secret.encode()) for secret in self._secrets.values()):
-            return
-        try:
-            if self._is_signed(token):
-                return
-            identity = None
-            if self._settings.wants_tokens:
-                identity = await self._auth.authenticate(Authenticate("", token))
-        except jwt.ExpiredSignatureError:
-            problem = "The token has expired"
-        except (jwt.PyJWTError, AuthenticationError):
-            problem = "The API key is wrong"
-        else:
-            if identity is not None and identity.grants.admin:
-                return
-            if identity is not None:
-                raise HttpError(403, "The token does not say that you are an admin")
-            problem = "The API key is wrong"
-        self._callers.check_address()
-        self._callers.count_failure()
-        raise _unauthorized(problem)
-
-    def _is_signed(self, token: str) -> bool:
-        """Whether it is a JWT that was signed with a key's secret; raises PyJWTError."""
-        if len(token) > MAX_TOKEN or token.count(".") != 2:
-            return False
-        said = jwt.decode(token, options={"verify_signature": False})
-        secret = self._secrets.get(str(said.get("iss")))
-        if secret is None:
-            return False
-        with warnings.catch_warnings():  # of a short secret the server warns when it starts
-            warnings.simplefilter("ignore")
-            said = jwt.decode(
-                token,
-                secret,
-                algorithms=["HS256"],
-                leeway=LEEWAY,
-                options={"require": ["exp", "iss"], "verify_aud": False},
-            )
-        if float(said["exp"]) > time.time() + MAX_KEY_TTL + LEEWAY:
-            raise jwt.InvalidTokenError("its exp is too far ahead")
-        return True
-
-
-def _unauthorized(text: str) -> HttpError:
-    return HttpError(401, text, {"WWW-Authenticate": "Bearer"})
-
-
 class ServerCall(NamedTuple):
     """One request: the hub, the settings, and the ids in its path."""
 
@@ -296,7 +221,7 @@ async def show_room(call: ServerCall) -> Answer:
 async def _detail(call: ServerCall) -> RoomDetail:
     room_id = call.path["room_id"]
     members = await call.hub.members(room_id)
-    locked = await call.hub.bus.is_locked(room_id)
+    locked = await call.hub.bus.holds.is_locked(room_id)
     return RoomDetail(room_id, [*map(peer_detail, members)], locked, 0)
 
 
@@ -397,7 +322,7 @@ class ServerRoutes:
     ) -> Callable[..., Awaitable[Response]]:
         async def view(**_: str) -> Response:
             await self._keys.require()
-            call = ServerCall(self._hub, self._settings, read_path(path, _raw_path()))
+            call = ServerCall(self._hub, self._settings, read_path(path, raw_path()))
             try:
                 answer = await handle(call)
             except UnconfirmedError as error:
@@ -405,29 +330,6 @@ class ServerRoutes:
             return Response(answer.body, answer.status, content_type=answer.content_type)
 
         return view
-
-
-def _raw_path() -> bytes:
-    raw = request.scope["raw_path"]
-    assert isinstance(raw, bytes)  # noqa: S101  as Hypercorn has it
-    return raw
-
-
-def read_path(path: str, raw: bytes) -> dict[str, str]:
-    """The ids in a path; a slash in one is written `%2F`. Raises HttpError with 404.
-
-    Routing has decoded these already, and could take a part of one id for another.
-    """
-    wanted, parts = path.split("/"), raw.decode("latin-1").split("/")
-    if len(wanted) != len(parts):
-        raise HttpError(404, "Ids in a path are to be quoted: a slash is %2F")
-    ids = {}
-    for name, part in zip(wanted, parts, strict=True):
-        if name.startswith("{"):
-            ids[name[1:].partition(":")[0].rstrip("}")] = unquote(part, errors="replace")
-    if any(len(id_) > MAX_ID for id_ in ids.values()):
-        raise HttpError(400, f"An id has {MAX_ID} characters at most.")
-    return ids
 
 
 _PEER = PeerDetail(

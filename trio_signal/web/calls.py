@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Awaitable, Callable, Mapping
+from urllib.parse import unquote
 from uuid import uuid4
 
 from quart import Response, request
@@ -11,8 +12,10 @@ from trio_signal.clock import utc_now
 from trio_signal.config import Settings
 from trio_signal.dialects import DIALECTS
 from trio_signal.dialects.rest import Page, Route, Shape
+from trio_signal.errors import HttpError
 from trio_signal.hub import Hub
 from trio_signal.messages.identity import Identity
+from trio_signal.names import MAX_ID
 from trio_signal.web.callers import Callers
 from trio_signal.web.listing import RoomList
 
@@ -90,3 +93,27 @@ class DialectRoutes:
 def to_rule(path: str) -> str:
     """A dialect's path as the app has it: `/rooms/{room_id}` is `/rooms/<room_id>`."""
     return re.sub(r"{(\w+)}", r"<\1>", re.sub(r"{(\w+):path}", r"<path:\1>", path))
+
+
+def raw_path() -> bytes:
+    """The path of the current request as it came."""
+    raw = request.scope["raw_path"]
+    assert isinstance(raw, bytes)  # noqa: S101  as Hypercorn has it
+    return raw
+
+
+def read_path(path: str, raw: bytes) -> dict[str, str]:
+    """The ids in a path; a slash in one is written `%2F`. Raises HttpError with 404.
+
+    Routing has decoded these already, and could take a part of one id for another.
+    """
+    wanted, parts = path.split("/"), raw.decode("latin-1").split("/")
+    if len(wanted) != len(parts):
+        raise HttpError(404, "Ids in a path are to be quoted: a slash is %2F")
+    ids = {}
+    for name, part in zip(wanted, parts, strict=True):
+        if name.startswith("{"):
+            ids[name[1:].partition(":")[0].rstrip("}")] = unquote(part, errors="replace")
+    if any(len(id_) > MAX_ID for id_ in ids.values()):
+        raise HttpError(400, f"An id has {MAX_ID} characters at most.")
+    return ids

@@ -23,7 +23,6 @@ from trio_signal.bus import (
     count_of,
 )
 from trio_signal.bus.announcements import RedisBoard
-from trio_signal.bus.holds import digest_of_user
 from trio_signal.bus.redis.direct import DirectSignals
 from trio_signal.bus.redis.directory import Directory, in_order
 from trio_signal.bus.redis.feed import Feed, Feeds
@@ -104,7 +103,7 @@ class RedisBus:
         self._pause, self._idle_pause = min(lease / 3, 1.0), lease / 3
         self._leased = trio.Event()
         self._recovery = Recovery(redis, self._feeds, self._directory, self._lease, self._tell)
-        self._holds = KeptHolds(redis, self._directory, replica, self._channels[2])
+        self.holds = KeptHolds(redis, self._directory, replica, self._channels[2])
         self._missing = 0  # changes that did not come, as their numbers say
         self._delivery = Histogram()
         self._direct = DirectSignals(
@@ -157,7 +156,7 @@ class RedisBus:
                 ("comparing rooms with Redis", self._recovery.keep_comparing),
                 ("confirming signals", self._direct.run),
                 ("keeping topics", self.topics.keep),
-                ("keeping bans and locks", self._holds.run),
+                ("keeping bans and locks", self.holds.run),
             ):
                 nursery.start_soon(supervise, name, task, self._recover)
             await self._leased.wait()
@@ -184,7 +183,7 @@ class RedisBus:
         self._feeds.mark_all_stale()
         self.topics.write_again()
         self.board.resync()
-        self._holds.doubt()
+        self.holds.doubt()
 
     async def _keep_lease(self) -> None:
         """Say again and again that we are alive, look who is not, and how long a message takes."""
@@ -255,7 +254,7 @@ class RedisBus:
             if told is None or told.origin == self.replica:
                 return
             if isinstance(told.event, Held):
-                self._holds.take(told.event)
+                self.holds.take(told.event)
             else:
                 self._hand_over(told.event)
         elif self.topics.follows(channel):
@@ -341,7 +340,7 @@ class RedisBus:
                     # is told first; it comes by the other connection, in its own time.
                     await feed.wait_reached(seq)
             except (RedisError, trio.TooSlowError):
-                self._holds.known.check(room, member, caps, trio.current_time())
+                self.holds.known.check(room, member, caps, trio.current_time())
                 unasked = True
             except trio.Cancelled:
                 if peer_id in room.own:  # nobody knows whether it has been replaced
@@ -367,7 +366,7 @@ class RedisBus:
         """Tell the room's other replicas, and bring the directory up to date."""
         match event:
             case Left():
-                self._holds.known.reserve(event.room_id, event.member, trio.current_time())
+                self.holds.known.reserve(event.room_id, event.member, trio.current_time())
                 self._directory.leave(event)
             case WentLive(member=member) | StoppedLive(member=member):
                 self._directory.change(event.room_id, [member], event)
@@ -392,23 +391,7 @@ class RedisBus:
         else:
             self.redis.send_nowait("PUBLISH", for_all, encode(ForAll(self.replica, event)))
 
-    def ban(self, room_id: str, member: Member, seconds: float) -> None:
-        """Let who this member is not enter a room for so long; without Redis, not here."""
-        self._holds.ban(room_id, member, seconds)
-
-    def lock(self, room_id: str, *, locked: bool) -> None:
-        """Let nobody new into a room, or again; the same."""
-        self._holds.lock(room_id, locked=locked)
-
-    async def is_locked(self, room_id: str) -> bool:
-        """Whether nobody new is let into a room."""
-        return await self._holds.is_locked(room_id)
-
     # Questions
-
-    async def is_banned(self, room_id: str, subject: str, user_id: str) -> bool:
-        """Whether somebody is kept out of a room; without Redis, as far as is known here."""
-        return await self._holds.is_banned(room_id, digest_of_user(subject, user_id))
 
     async def members(self, room_id: str) -> tuple[Member, ...]:
         """All members of a room on all replicas; without Redis, those that are known here."""

@@ -9,7 +9,7 @@ from contextlib import suppress
 import trio
 
 from trio_signal.bus import Held
-from trio_signal.bus.holds import LOCK_SECONDS, Holds, digest_of
+from trio_signal.bus.holds import LOCK_SECONDS, Holds, digest_of, digest_of_user
 from trio_signal.bus.redis.directory import Directory
 from trio_signal.bus.redis.wire import ForAll, encode
 from trio_signal.clock import trio_time, wall_time
@@ -18,7 +18,7 @@ from trio_signal.redis import Redis, RedisError
 
 
 class KeptHolds:
-    """The bans and locks of one replica's bus. Only `is_locked` and `run` block."""
+    """The bans and locks of one replica's bus; see `trio_signal.bus.RoomHolds`."""
 
     def __init__(self, redis: Redis, directory: Directory, replica: str, channel: str) -> None:
         """Take an open connection; `channel` is heard by all replicas."""
@@ -53,8 +53,9 @@ class KeptHolds:
             return await self._directory.is_locked(room_id)
         return self.known.is_locked(room_id, trio.current_time())
 
-    async def is_banned(self, room_id: str, digest: str) -> bool:
-        """Whether somebody is kept out of a room."""
+    async def is_banned(self, room_id: str, subject: str, user_id: str) -> bool:
+        """Whether somebody is kept out of a room; without Redis, as far as is known here."""
+        digest = digest_of_user(subject, user_id)
         with suppress(RedisError):
             return await self._directory.is_banned(room_id, digest)
         return self.known.is_banned(room_id, digest, trio.current_time())

@@ -77,6 +77,13 @@ class Notes(Protocol):
         """What rooms are called, of those that are called something."""
 
 
+class Holds(Protocol):
+    """Who is kept out of rooms."""
+
+    async def is_banned(self, room_id: str, subject: str, user_id: str) -> bool:
+        """Whether somebody is kept out of a room, by its subject."""
+
+
 class Directory(Protocol):
     """Who is in which room, on all replicas."""
 
@@ -86,8 +93,9 @@ class Directory(Protocol):
     async def count_rooms(self) -> int:
         """How many rooms have members."""
 
-    async def is_banned(self, room_id: str, subject: str, user_id: str) -> bool:
-        """Whether somebody is kept out of a room, by its subject."""
+    @property
+    def holds(self) -> Holds:
+        """Who is kept out of them."""
 
 
 class Online(Protocol):

@@ -238,7 +238,7 @@ async def _speaker(
 async def _find_entrant(call: Call, room_id: str) -> Identity | None:
     """Who asks about a room, or for it; None in open mode. 403 for who was thrown out of it."""
     entrant = await call.callers.find_entrant(room_id)
-    if entrant is not None and await call.core.bus.is_banned(
+    if entrant is not None and await call.core.bus.holds.is_banned(
         room_id, entrant.subject, entrant.user_id
     ):
         raise HttpError(403, "Not allowed in this room")
