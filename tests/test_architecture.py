@@ -34,7 +34,7 @@ LAYERS: tuple[frozenset[str], ...] = (
                 "returning",
             ),
             *("rooms", "membership", "live", "signals", "talk", "topics", "moderation"),
-            *("online", "announcements", "bus", "notes"),
+            *("online", "announcements", "bus", "notes", "webhooks"),
         }
     ),
     frozenset({"service"}),

@@ -6,6 +6,8 @@ from datetime import UTC, datetime, timedelta
 import trio
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+#: The end of the year 9999.
+_LAST = 253402300799999
 
 _last: tuple[int, str] = (0, "")
 _last_unique = 0
@@ -23,6 +25,11 @@ def utc_now() -> str:
     if now != _last[0]:
         _last = now, _text(datetime.fromtimestamp(now / 1000, UTC))
     return _last[1]
+
+
+def text_of_milliseconds(milliseconds: int) -> str:
+    """The same of a time in milliseconds since 1970; the last one that there is, if it is later."""
+    return _text(_EPOCH + timedelta(milliseconds=min(milliseconds, _LAST)))
 
 
 def unique_now() -> str:

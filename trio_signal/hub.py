@@ -77,6 +77,7 @@ from trio_signal.session import Session, close_untold
 from trio_signal.signals import Signals
 from trio_signal.talk import Talk
 from trio_signal.topics import Topics
+from trio_signal.webhooks.webhooks import LocalWebhooks, SharedWebhooks
 
 logger = logging.getLogger(__name__)
 
@@ -167,6 +168,8 @@ class Hub:
             tell_of_listeners=live_listeners,
         )
         self.signals = Signals(self.rooms, bus)
+        #: What a site's backend is told, if anything; whoever made it runs it.
+        self.webhooks: LocalWebhooks | SharedWebhooks | None = None
         self.moderation = Moderation(self.rooms, self._membership, self._returning, bus)
         self.talk = Talk(self.rooms, self._membership, self._private, bus, self.notes)
 

@@ -72,6 +72,8 @@ class Metrics:
         #: How many peers of this replica heard the same event in the same words.
         self.fan_out: Final = Histogram(_PEERS)
         self.loop_lag: Final = Histogram()
+        #: What became of webhooks: an attempt that `failed` is made again.
+        self.webhooks: dict[str, int] = dict.fromkeys(("delivered", "failed", "dropped"), 0)
 
     def count_refused(self, reason: Reason | Refusal) -> None:
         """Somebody was refused something."""

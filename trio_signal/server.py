@@ -3,7 +3,7 @@
 import logging
 import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from functools import partial
 from typing import NamedTuple
 from uuid import uuid4
@@ -14,7 +14,7 @@ from trio_signal.announcements import Announcements, open_announcements
 from trio_signal.auth import open_auth
 from trio_signal.bus import Bus
 from trio_signal.bus.memory import MemoryBus
-from trio_signal.bus.redis import open_redis_bus
+from trio_signal.bus.redis import RedisBus, open_redis_bus
 from trio_signal.config import Settings
 from trio_signal.dialects import DIALECTS
 from trio_signal.errors import CloseCode, Reason
@@ -29,11 +29,13 @@ from trio_signal.notes.sql import open_sql_notes
 from trio_signal.rounds import Rounds
 from trio_signal.service import Service
 from trio_signal.sharing import Sharing
+from trio_signal.store import OutboxStore
 from trio_signal.supervision import supervise
 from trio_signal.web.app import create_app
 from trio_signal.web.gate import Gate
 from trio_signal.web.server import open_http_server
 from trio_signal.web.unsent import Unsent
+from trio_signal.webhooks.webhooks import LocalWebhooks, SharedWebhooks
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +70,7 @@ async def open_bus(settings: Settings) -> AsyncIterator[tuple[Bus, Notes]]:
             prefix=settings.redis_prefix,
             ca_file=str(settings.redis_ca_file) if settings.redis_ca_file else None,
             lease=settings.lease,
+            observed=bool(settings.webhook_urls),
         ) as bus:
             yield bus, RedisNotes(bus.redis, settings.redis_prefix)
 
@@ -89,6 +92,28 @@ async def open_board(
 
 
 @asynccontextmanager
+async def open_webhooks(
+    settings: Settings, bus: Bus, metrics: Metrics
+) -> AsyncIterator[LocalWebhooks | SharedWebhooks | None]:
+    """What the site's backend is told, if it wants to be; ready to note, and still to be run."""
+    if not settings.webhook_urls:
+        yield None
+        return
+    secret = next(iter(settings.secrets_by_key.values()))
+    with closing(OutboxStore(settings.database_url.get_secret_value())) as store:
+        given = store, settings.webhook_urls, secret, metrics, bus.replica
+        if isinstance(bus, RedisBus):
+            yield SharedWebhooks(*given, bus.observed)
+        else:
+            local = LocalWebhooks(*given)
+            await local.prepare()
+            if isinstance(bus, MemoryBus):
+                bus.observer = local.note
+                local.rooms = bus.members_by_room
+            yield local
+
+
+@asynccontextmanager
 async def open_server(settings: Settings, sharing: Sharing | None = None) -> AsyncIterator[Server]:
     """Serve while the block runs; gives the address that it listens on.
 
@@ -103,6 +128,7 @@ async def open_server(settings: Settings, sharing: Sharing | None = None) -> Asy
     async with (
         open_bus(settings) as (bus, notes),
         open_board(settings, bus, metrics) as announcements,
+        open_webhooks(settings, bus, metrics) as webhooks,
         trio.open_nursery() as background,
     ):
         hub = Hub(
@@ -115,6 +141,11 @@ async def open_server(settings: Settings, sharing: Sharing | None = None) -> Asy
             metrics=metrics,
             live_listeners=settings.live_listeners,
         )
+        hub.webhooks = webhooks
+        if webhooks is not None:
+            if announcements is not None:
+                announcements.observer = webhooks.announced
+            background.start_soon(supervise, "telling the site's backend", webhooks.run)
         await background.start(bus.run, hub.deliver)
         await notes.write()
         for name, task in (
@@ -159,6 +190,9 @@ async def open_server(settings: Settings, sharing: Sharing | None = None) -> Asy
             await notes.write()
         with trio.move_on_after(RETIRE_TIMEOUT):
             await bus.retire()
+        if webhooks is not None:
+            with trio.move_on_after(RETIRE_TIMEOUT):
+                await webhooks.finish()
         background.cancel_scope.cancel()
 
 

@@ -61,6 +61,8 @@ class Announcements:
         self.agreement = Agreement(store, board, self._receipts, self._subscribers, self._clean)
         #: How many users heard announcements on other replicas only, when they were counted last.
         self._elsewhere = 0
+        #: Is told what is announced through this replica. It does not block.
+        self.observer: Callable[[Announcement], None] | None = None
         #: Revisions are told in their order where they are made by one replica.
         self._making = trio.Lock()
 
@@ -102,6 +104,8 @@ class Announcements:
         )
         announcement = self.agreement.cleaned(announcement)
         await self._make(announcement)
+        if self.observer is not None:
+            self.observer(announcement)
         return announcement
 
     async def clear(self) -> Announcement | None:

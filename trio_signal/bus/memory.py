@@ -2,7 +2,7 @@
 
 import logging
 from collections import deque
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 import trio
 from msgspec.structs import replace
@@ -126,6 +126,8 @@ class MemoryBus:
         self._pending: deque[RoomEvent | Delivery] = deque()
         self._any_pending = trio.Event()
         self._deliver: Deliver = lambda delivery: None
+        #: Is told what changes in the directory. It does not block.
+        self.observer: Callable[[RoomEvent], None] | None = None
 
     @property
     def degraded(self) -> None:
@@ -187,7 +189,7 @@ class MemoryBus:
             others = (m for m in known.members.values() if m.peer_id != member.peer_id)
             room.restore(others)
         network.rooms[room.id] = known
-        known.join(member, "")
+        self._observe(known.join(member, ""))
         self._tell(Joined(room.id, member, first=True, peers=len(known), at=utc_now()))
         admit(room.join(member, utc_now()))
 
@@ -204,10 +206,19 @@ class MemoryBus:
             return  # it was taken over meanwhile
         if isinstance(event, Left):
             self._network.holds.known.reserve(room.id, event.member, trio.current_time())
-        room.apply(event)
+        self._observe(room.apply(event))
         if not room:
             del self._network.rooms[room.id]
         self._tell(event)
+
+    def _observe(self, events: Iterable[RoomEvent]) -> None:
+        if self.observer is not None:
+            for event in events:
+                self.observer(event)
+
+    def members_by_room(self) -> dict[str, list[Member]]:
+        """The members of all rooms of the directory."""
+        return {room.id: [*room.members.values()] for room in self._network.rooms.values()}
 
     def _owns(self, room: Room, member: Member) -> bool:
         known = room.members.get(member.peer_id)

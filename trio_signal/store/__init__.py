@@ -7,6 +7,18 @@ database is slow or away.
 
 from trio_signal.store.database import Database, Tables, inspect, upgrade
 from trio_signal.store.members import MemberStore
+from trio_signal.store.outbox import NewEvent, OutboxStore, Settled, Waiting
 from trio_signal.store.store import Store
 
-__all__ = ["Database", "MemberStore", "Store", "Tables", "inspect", "upgrade"]
+__all__ = [
+    "Database",
+    "MemberStore",
+    "NewEvent",
+    "OutboxStore",
+    "Settled",
+    "Store",
+    "Tables",
+    "Waiting",
+    "inspect",
+    "upgrade",
+]

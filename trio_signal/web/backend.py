@@ -222,7 +222,9 @@ async def _detail(call: ServerCall) -> RoomDetail:
     room_id = call.path["room_id"]
     members = await call.hub.members(room_id)
     locked = await call.hub.bus.holds.is_locked(room_id)
-    return RoomDetail(room_id, [*map(peer_detail, members)], locked, 0)
+    webhooks = call.hub.webhooks
+    seq = await webhooks.seq(room_id) if webhooks is not None else 0
+    return RoomDetail(room_id, [*map(peer_detail, members)], locked, seq)
 
 
 def peer_detail(member: Member) -> PeerDetail:

@@ -129,6 +129,8 @@ class CountCollector(Collector):
         yield _counters("refused", "What clients asked for and did not get", ["reason"], refused)
         closed = [([str(code)], count) for code, count in counted.closed.items()]
         yield _counters("closed", "WebSockets that ended, by close code", ["code"], closed)
+        webhooks = [([outcome], count) for outcome, count in counted.webhooks.items()]
+        yield _counters("webhooks", "Attempts to send webhooks, by outcome", ["outcome"], webhooks)
         yield _histogram("fan_out_peers", "Peers here that heard the same event", counted.fan_out)
         yield _histogram(
             "loop_lag_seconds", "Seconds that the event loop was late", counted.loop_lag

@@ -26,6 +26,7 @@ for i = 4, #ARGV, 3 do
   if is_ours(redis.call('HGET', KEYS[1], ARGV[i]), ARGV[i + 1]) then
     redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1])
     redis.call(ARGV[i + 2] == '1' and 'SADD' or 'SREM', KEYS[2], ARGV[i])
+    note_live(ARGV[2], ARGV[i], ARGV[i + 2] == '1', ARGV[1])
     written = written + 1
   end
 end

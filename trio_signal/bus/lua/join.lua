@@ -73,6 +73,8 @@ end
 
 redis.call('HSET', KEYS[1], ARGV[3], ARGV[5])
 redis.call('SREM', KEYS[2], ARGV[3])
+note_live(ARGV[9], ARGV[3], false, ARGV[1])
+note_joined(ARGV[9], ARGV[3], ARGV[5], ARGV[1])
 redis.call('SADD', KEYS[4], ARGV[2])
 redis.call('SADD', KEYS[5], ARGV[2])
 local seq = redis.call('INCR', KEYS[3])

@@ -51,6 +51,7 @@ for _, room in ipairs(redis.call('SMEMBERS', KEYS[3])) do
     if member and member.replica == ARGV[1] then
       redis.call('HDEL', members, entries[i])
       reserve(channel, entries[i], member)
+      note_left(channel, entries[i], cause, ARGV[1])
       -- The member as it is told has no "live"; the JSON itself stays opaque.
       if redis.call('SREM', live, entries[i]) == 1 then
         tell(channel, seq, string.format(

@@ -84,10 +84,12 @@ for i = 4, #ARGV, 3 do
     if old ~= new and not entering[id] and may_write(old, new) then
       redis.call('HSET', KEYS[1], id, new)
       changed = true
+      note_joined(ARGV[3], id, new, ARGV[1])
     end
     local held = redis.call('HGET', KEYS[1], id)
     if held == new then
       redis.call(string.sub(state, 1, 1) == '1' and 'SADD' or 'SREM', KEYS[2], id)
+      note_live(ARGV[3], id, string.sub(state, 1, 1) == '1', ARGV[1])
     end
   end
 end
@@ -99,6 +101,7 @@ for i = 1, #members, 2 do
   local is_left = member and member.replica == ARGV[1] and not known
   if not member or is_left or not redis.call('ZSCORE', KEYS[6], member.replica) then
     redis.call('HDEL', KEYS[1], members[i])
+    note_left(ARGV[3], members[i], is_left and 'lost' or 'replica_lost', ARGV[1])
     if member then
       reserve(ARGV[3], members[i], member)
     end
@@ -113,6 +116,9 @@ for _, id in ipairs(redis.call('SMEMBERS', KEYS[2])) do
   end
 end
 
+if not vanished_until then
+  note_missing(ARGV[3], KEYS[1], ARGV[1])
+end
 redis.call(#ARGV > 3 and 'SADD' or 'SREM', KEYS[5], ARGV[2])
 if changed then
   redis.call('PUBLISH', ARGV[3], string.format(

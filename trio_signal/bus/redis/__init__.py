@@ -55,9 +55,15 @@ PROBE = 5.0
 
 @asynccontextmanager
 async def open_redis_bus(
-    url: str, replica: str, *, prefix: str = "", ca_file: str | None = None, lease: float = 10.0
+    url: str,
+    replica: str,
+    *,
+    prefix: str = "",
+    ca_file: str | None = None,
+    lease: float = 10.0,
+    observed: bool = False,
 ) -> AsyncIterator[RedisBus]:
-    """Connect to Redis; the bus then still has to be `run`.
+    """Connect to Redis; the bus then still has to be `run`. If `observed`, changes are noted.
 
     Begins without a connection if Redis cannot be reached. Raises SettingError
     if the URL is wrong, and ConfigError if Redis refuses us.
@@ -71,7 +77,7 @@ async def open_redis_bus(
             must_connect=False,
             probe_interval=PROBE,
         ) as redis:
-            yield RedisBus(redis, replica, prefix=prefix, lease=lease)
+            yield RedisBus(redis, replica, prefix=prefix, lease=lease, observed=observed)
     except ValueError as error:
         raise SettingError(f"REDIS_URL: {error}") from error
     except ConfigurationError as error:

@@ -28,6 +28,7 @@ from trio_signal.bus.redis.directory import Directory, in_order
 from trio_signal.bus.redis.feed import Feed, Feeds
 from trio_signal.bus.redis.keeping import KeptHolds
 from trio_signal.bus.redis.lease import PATIENCE, Lease
+from trio_signal.bus.redis.observed import ObservedRooms
 from trio_signal.bus.redis.recovery import Recovery
 from trio_signal.bus.redis.topics import RedisTopics
 from trio_signal.bus.redis.wire import (
@@ -83,14 +84,16 @@ class RedisBus:
     Made by `open_redis_bus`.
     """
 
-    def __init__(self, redis: Redis, replica: str, *, prefix: str, lease: float) -> None:
+    def __init__(
+        self, redis: Redis, replica: str, *, prefix: str, lease: float, observed: bool = False
+    ) -> None:
         """Take an open connection, which the caller closes."""
         self.replica = replica
         self.board = RedisBoard(redis, replica, prefix)
         #: For what else is kept there: one connection is to do for a replica.
         self.redis = redis
         self._feeds = Feeds()
-        self._directory = Directory(redis, self._feeds, replica, prefix)
+        self._directory = Directory(redis, self._feeds, replica, prefix, observed=observed)
         self._key = key = self._directory.key
         #: The channels of this replica alone, of lost connections, and of all replicas.
         self._channels = key("replica", replica), key("lost"), key("all")
@@ -99,6 +102,8 @@ class RedisBus:
         self._lease = Lease(
             redis, self._directory, replica, lease, lost=self._start_over, reaped=self._reaped
         )
+        #: What was noted for webhooks.
+        self.observed = ObservedRooms(redis, self._directory)
         #: Seconds between two looks at the leases; an idle replica costs a metered Redis little.
         self._pause, self._idle_pause = min(lease / 3, 1.0), lease / 3
         self._leased = trio.Event()

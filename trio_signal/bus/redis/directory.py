@@ -35,6 +35,8 @@ _MAX_SUSPECTS = 1000
 _SWEPT, _SWEPT_MEMBERS = 100, 200
 #: How many counts of rooms are kept.
 _COUNTS = 10_000
+#: The scripts that change who is in a room.
+_NOTING = frozenset({"join", "leave", "change", "restore", "reap"})
 _NEVER_COUNTED = b"0", None
 
 _REFUSALS = {
@@ -48,9 +50,13 @@ _REFUSALS = {
 class Scripts:
     """The Lua scripts, each in a file of its own."""
 
-    def __init__(self, redis: Redis) -> None:
+    def __init__(self, redis: Redis, observed: str) -> None:
+        """Take what stands before those that change who is in a room."""
+
         def register(*names: str) -> Script:
-            return redis.register_script("".join(map(read_script, ("reading", *names))))
+            noting = observed if names[-1] in _NOTING else ""
+            *before, last = map(read_script, ("reading", *names))
+            return redis.register_script("".join((*before, noting, last)))
 
         self.join = register("join")
         self.leave = register("reserve", "leave")
@@ -63,6 +69,7 @@ class Scripts:
         self.sweep = register("sweep")
         self.lease = register("lease")
         self.reap = register("reserve", "reap")
+        self.lead = register("lead")
 
 
 class Record(NamedTuple):
@@ -82,17 +89,25 @@ class Directory:
     What blocks raises RedisError. Where what does not block fails, the room is stale.
     """
 
-    def __init__(self, redis: Redis, feeds: Feeds, replica: str, prefix: str) -> None:
-        """Take an open connection, which the caller closes."""
+    def __init__(
+        self, redis: Redis, feeds: Feeds, replica: str, prefix: str, *, observed: bool = False
+    ) -> None:
+        """Take an open connection, which the caller closes. If `observed`, changes are noted."""
         self._redis = redis
         self._feeds = feeds
         self.replica = replica
         self._prefix = prefix
-        self.scripts = Scripts(redis)
+        #: The stream of what is noted for webhooks.
+        self.notes = self.key("webhooks", "notes")
+        self.scripts = Scripts(redis, self._noting() if observed else read_script("unobserved"))
         #: Rooms that are to be compared ahead of the others.
         self.suspects: dict[str, None] = {}
         #: How many were in a room, and at which change.
         self._counts: dict[str, tuple[bytes, RoomCount]] = {}
+
+    def _noting(self) -> str:
+        stream, rooms = map(_lua_text, (self.notes, self.key("room", "")))
+        return f"local STREAM, ROOMS = {stream}, {rooms}\n" + read_script("observe")
 
     def key(self, *parts: str) -> str:
         """The name of a key or of a channel."""
@@ -319,6 +334,11 @@ class Directory:
 
         if not script.send_nowait(self.room_keys(room_id), args, on_reply=check):
             self._feeds.mark_stale(room_id)
+
+
+def _lua_text(text: str) -> str:
+    """A text as Lua reads it, whatever is in it."""
+    return '"' + "".join(f"\\{byte:03d}" for byte in text.encode()) + '"'
 
 
 def in_order(members: Iterable[Member]) -> tuple[Member, ...]:

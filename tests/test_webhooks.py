@@ -1,0 +1,191 @@
+"""A site's backend is told what happens: in order, each going once, whatever breaks."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+import pytest
+import trio
+
+from tests.clients import Service
+from tests.conftest import serve_once, serve_replicas
+from tests.members import AT, member
+from tests.receivers import Receiver, receive
+from tests.test_backend import KEYS, backend, mesh
+from tests.test_openapi import KEY
+from trio_signal.messages.commands import LeaveCause
+from trio_signal.messages.events import Joined, Left
+from trio_signal.webhooks import webhooks
+from trio_signal.webhooks.events import SignatureError, check_signature, sign
+from trio_signal.webhooks.journal import Journal
+
+VISIT = [
+    *("room.started", "peer.joined ann", "broadcast.started ann", "peer.joined bob"),
+    *("broadcast.stopped ann", "peer.left ann closed", "peer.left bob kicked", "room.ended"),
+]
+
+
+@pytest.fixture(params=["one replica", "three replicas"])
+def replicas(request: pytest.FixtureRequest) -> tuple[int, str]:
+    """How many there are, and their Redis."""
+    if request.param == "one replica":
+        return 1, ""
+    return 3, request.getfixturevalue("redis_url")
+
+
+@asynccontextmanager
+async def run(replicas: tuple[int, str], *receivers: Receiver) -> AsyncIterator[Service]:
+    given = {**KEYS, "webhook_urls": ",".join(each.url for each in receivers)}
+    count, redis_url = replicas
+    if count == 1:
+        async with serve_once(**given) as service:
+            yield service
+    else:
+        async with serve_replicas(count, redis_url, **given) as service:
+            yield service
+
+
+async def test_a_backend_is_told_what_happens_in_its_order(
+    replicas: tuple[int, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(webhooks, "PAUSES", (0.01,) * 50)
+    async with receive(KEY) as good, receive(KEY) as bad:
+        numbers = iter(range(1000))
+        bad.answer = lambda event: 500 if next(numbers) % 2 else 200
+        async with run(replicas, good, bad) as service, backend(service) as api:
+            async with mesh(service, "ann") as ann:
+                await ann.wait_for("users_in_room")
+                await ann.send("broadcast_start")
+                async with mesh(service, "bob") as bob:
+                    await bob.wait_for("active_broadcasts")
+                    await good.until(lambda: len(good.events) == 4)
+                    assert (await api.ask("GET", "/rooms/r"))["seq"] == 4
+                    await ann.close()
+                    await bob.wait_for("user_left")
+                    await api.ask("DELETE", "/rooms/r/peers/bob")
+                    await bob.expect_close(1008)
+            for receiver in (good, bad):
+                await receiver.until_told(8)
+                assert receiver.words() == VISIT
+                assert receiver.check_visits() == 2
+            joined = good.events[1]
+            assert joined["peer"]["username"] == joined["peer"]["user_id"] == "ann"
+            assert joined["peer"]["dialect"] == "mesh"
+            assert len(joined["replica"]) == 32
+            # The room begins anew.
+            async with mesh(service, "cat") as cat:
+                await cat.wait_for("users_in_room")
+            await good.until(lambda: len(good.events) == 12)
+        assert [len(life) for life in good.lives()["r"]] == [8, 4]
+        assert good.duplicates == 0
+
+
+async def test_nothing_is_lost_when_the_receiver_and_the_server_are_away(
+    replicas: tuple[int, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was not delivered before a stop is delivered by the next server."""
+    monkeypatch.setattr(webhooks, "PAUSES", (0.01,) * 1000)
+    async with receive(KEY) as receiver:
+        receiver.answer = lambda event: 503
+        async with run(replicas, receiver) as service, mesh(service, "ann") as ann:
+            await ann.wait_for("users_in_room")
+            await receiver.until(lambda: receiver.attempts > 1)
+        assert receiver.events == []
+        receiver.answer = lambda event: 200
+        async with run((1, ""), receiver):
+            await receiver.until(lambda: len(receiver.events) == 4)
+        assert receiver.check_visits() == 1
+
+
+async def test_an_event_is_given_up_and_the_next_ones_are_sent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(webhooks, "PAUSES", (0.01,))
+    async with receive(KEY) as receiver:
+        receiver.answer = lambda event: 500 if event["event"] == "room.started" else 200
+        async with run((1, ""), receiver) as service, mesh(service, "ann") as ann:
+            await ann.wait_for("users_in_room")
+            await receiver.until(lambda: receiver.words() == ["peer.joined ann"])
+            assert receiver.attempts == 3
+
+
+def make_journal(*visits: Any) -> Journal:
+    numbers = iter(range(10**6))
+    return Journal("a", lambda: f"{next(numbers)}", lambda: AT, visits)
+
+
+def joined(peer_id: str, room: str = "r") -> Joined:
+    return Joined(room, member(peer_id), first=True, peers=1, at=AT)
+
+
+def left(peer_id: str, room: str = "r") -> Left:
+    return Left(room, member(peer_id), last=True, peers=0, at=AT, cause=LeaveCause.CLOSED)
+
+
+def test_a_run_that_was_killed_is_ended_by_the_next() -> None:
+    journal = make_journal()
+    stored: dict[tuple[str, str], Any] = {}
+    for event in (joined("ann"), joined("bob"), joined("cat"), left("bob")):
+        journal.note(event)
+        _, visits = journal.take()
+        stored |= visits
+    following = make_journal(*(visit for visit in stored.values() if visit is not None))
+    events, visits = following.take()
+    told = [(event.seq, event.event, event.cause) for event in events]
+    assert [(seq, event) for seq, event, _ in told] == [
+        (6, "peer.left"),
+        (7, "peer.left"),
+        (8, "room.ended"),
+    ]
+    assert told[0][2] == "replica_lost"
+    assert set(visits.values()) == {None}
+
+
+def test_of_too_much_the_rooms_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trio_signal.webhooks.journal.MOST_WAITING", 4)
+    journal = make_journal()
+    for event in (joined("ann"), joined("bob"), joined("cat"), joined("dan"), left("ann")):
+        journal.note(event)
+    assert journal.behind
+    first, _ = journal.take()
+    journal.catch_up({"r": [member("bob"), member("cat"), member("dan")]})
+    second, _ = journal.take()
+    told = [(each.seq, each.event) for each in (*first, *second)]
+    assert [seq for seq, _ in told] == [*range(1, 1 + len(told))]
+    assert [event for _, event in told].count("peer.joined") == 4
+    assert [event for _, event in told].count("peer.left") == 1
+
+
+def test_a_signature_is_that_of_standard_webhooks() -> None:
+    id_, body = "msg_p5jXN8AQM9LWM0D4loKWxJek", b'{"test": 2432232314}'
+    headers = {
+        "webhook-id": id_,
+        "Webhook-Timestamp": "1614265330",
+        "webhook-signature": "v1,wrong " + sign("s", id_, 1614265330, body),
+    }
+    check_signature(headers, body, "s", 1614265330 + 299)
+    for changed, given, secret, now in (
+        ({}, b"{}", "s", 1614265330),
+        ({}, body, "t", 1614265330),
+        ({}, body, "s", 1614265330 + 301),
+        ({"webhook-id": "other"}, body, "s", 1614265330),
+        ({"webhook-signature": ""}, body, "s", 1614265330),
+        ({"Webhook-Timestamp": "x"}, body, "s", 1614265330),
+    ):
+        with pytest.raises(SignatureError):
+            check_signature(headers | changed, given, secret, now)
+
+
+async def test_announcements_are_told(replicas: tuple[int, str]) -> None:
+    async with receive(KEY) as receiver, run(replicas, receiver) as service:
+        async with httpx.AsyncClient() as http:
+            with trio.fail_after(30):
+                answer = await http.post(
+                    f"http://{service.base}/api/creator/broadcast?user_id=ann",
+                    json={"message": "hello", "type": "info"},
+                )
+                assert answer.is_success, answer.text
+        await receiver.until(lambda: receiver.words() == ["announcement.created"])
+        event = receiver.events[0]
+        assert (event["room"], event["announcement"]["message"]) == (None, "hello")

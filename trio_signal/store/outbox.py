@@ -1,0 +1,220 @@
+"""What is to be sent to a site's backend, and whose visits were told and are not over.
+
+The tables are made where they are missing, as those of members: a version of before that knows
+nothing of them can use the same database.
+"""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
+from hashlib import sha256
+from typing import NamedTuple
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Connection,
+    Float,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    delete,
+    func,
+    insert,
+    select,
+    update,
+)
+from sqlalchemy.dialects import postgresql, sqlite
+
+from trio_signal.store.database import Database
+from trio_signal.store.store import chunks
+
+#: Events that may wait for one URL. Of more the newest are dropped.
+MOST_WAITING = 200_000
+
+_metadata = MetaData()
+
+_outbox = Table(
+    "webhook_outbox",
+    _metadata,
+    Column("position", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
+    #: Of URLs and rooms the SHA-256: those have a bound.
+    Column("url", String(64), nullable=False),
+    Column("id", String(64), nullable=False),
+    Column("room", String(64), nullable=False),
+    Column("body", Text, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    #: Not before this, in seconds since 1970. Of a room only its first event has any.
+    Column("due", Float, nullable=False),
+    sqlite_autoincrement=True,
+)
+Index("one_webhook_for_a_url", _outbox.c.url, _outbox.c.id, unique=True)
+Index("webhooks_that_are_due", _outbox.c.url, _outbox.c.due)
+
+_visits = Table(
+    "webhook_visits",
+    _metadata,
+    #: The SHA-256 of the room and of the peer id.
+    Column("key", String(64), primary_key=True),
+    Column("visit", Text, nullable=False),
+)
+
+
+class Waiting(NamedTuple):
+    """An event that waits for a URL."""
+
+    position: int
+    id: str
+    room: str
+    body: str
+    attempts: int
+
+
+class NewEvent(NamedTuple):
+    """An event to be stored, encoded; one of no room is in an order of its own."""
+
+    id: str
+    room: str | None
+    body: str
+
+
+class Settled(NamedTuple):
+    """What became of an attempt: when to try again, or None if that is over."""
+
+    waiting: Waiting
+    again: float | None
+
+
+class OutboxStore:
+    """Its methods block, and raise StoreError. Each is one transaction."""
+
+    def __init__(self, url: str) -> None:
+        """Take a `DATABASE_URL`; connects to nothing yet. Raises ConfigError."""
+        self._database = Database(url)
+
+    def close(self) -> None:
+        """Close what is idle; does not block."""
+        self._database.close()
+
+    async def prepare(self) -> list[str]:
+        """Make the tables; the visits that are in them."""
+        return await self._database.write(_prepare)
+
+    async def add(
+        self,
+        urls: Sequence[str],
+        events: Sequence[NewEvent],
+        visits: Mapping[tuple[str, str], str | None],
+    ) -> int:
+        """Store events for each URL, once each, and what visits are now; how many were dropped."""
+        return await self._database.write(partial(_add, [*map(digest, urls)], events, visits))
+
+    async def waiting(self, url: str, now: float, most: int) -> list[Waiting]:
+        """What may be sent to a URL now, in its order."""
+        return await self._database.read(partial(_waiting, digest(url), now, most))
+
+    async def next_due(self, url: str) -> float | None:
+        """When something may be sent to it; None if nothing waits."""
+        return await self._database.read(partial(_next_due, digest(url)))
+
+    async def count(self, url: str) -> int:
+        """How many wait for a URL."""
+        return await self._database.read(partial(_count, digest(url)))
+
+    async def settle(self, settled: Collection[Settled]) -> list[str]:
+        """What became of attempts; the ids of events for which no URL is waited any more."""
+        return await self._database.write(partial(_settle, settled))
+
+
+def digest(text: str) -> str:
+    """What stands for a text of any length and content."""
+    return sha256(text.encode(errors="surrogatepass")).hexdigest()
+
+
+# Each runs in a thread, within a transaction.
+
+
+def _insert_new(connection: Connection) -> Callable[[Table], sqlite.Insert | postgresql.Insert]:
+    return sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
+
+
+def _prepare(connection: Connection) -> list[str]:
+    _metadata.create_all(connection)
+    return list(connection.execute(select(_visits.c.visit)).scalars())
+
+
+def _add(
+    urls: Sequence[str],
+    events: Sequence[NewEvent],
+    visits: Mapping[tuple[str, str], str | None],
+    connection: Connection,
+) -> int:
+    dropped = 0
+    for url in urls:
+        room = max(MOST_WAITING - _count(url, connection), 0) if events else 0
+        rows = [
+            {
+                "url": url,
+                "id": event.id,
+                "room": digest(event.room) if event.room is not None else "",
+                "body": event.body,
+                "attempts": 0,
+                "due": 0.0,
+            }
+            for event in events[:room]
+        ]
+        dropped += len(events) - len(rows)
+        if rows:
+            connection.execute(_insert_new(connection)(_outbox).on_conflict_do_nothing(), rows)
+    keys = {digest("\0".join(key)): visit for key, visit in visits.items()}
+    for some in chunks(list(keys)):
+        connection.execute(delete(_visits).where(_visits.c.key.in_(some)))
+    stored = [{"key": k, "visit": v} for k, v in keys.items() if v is not None]
+    if stored:
+        connection.execute(insert(_visits), stored)
+    return dropped
+
+
+def _waiting(url: str, now: float, most: int, connection: Connection) -> list[Waiting]:
+    held = select(_outbox.c.room).where(_outbox.c.url == url, _outbox.c.due > now)
+    columns = (_outbox.c.position, _outbox.c.id, _outbox.c.room, _outbox.c.body)
+    rows = connection.execute(
+        select(*columns, _outbox.c.attempts)
+        .where(_outbox.c.url == url, _outbox.c.room.not_in(held))
+        .order_by(_outbox.c.position)
+        .limit(most)
+    )
+    return [Waiting(*row) for row in rows]
+
+
+def _next_due(url: str, connection: Connection) -> float | None:
+    # Of rooms in which one waits, the rest has to wait as well.
+    due: float | None = connection.scalar(
+        select(func.min(_outbox.c.due)).where(_outbox.c.url == url, _outbox.c.due > 0)
+    )
+    return due
+
+
+def _count(url: str, connection: Connection) -> int:
+    query = select(func.count()).select_from(_outbox).where(_outbox.c.url == url)
+    return connection.execute(query).scalar_one()
+
+
+def _settle(settled: Collection[Settled], connection: Connection) -> list[str]:
+    over = [each.waiting for each in settled if each.again is None]
+    for begin in range(0, len(over), 300):
+        positions = [each.position for each in over[begin : begin + 300]]
+        connection.execute(delete(_outbox).where(_outbox.c.position.in_(positions)))
+    for each in settled:
+        if each.again is not None:
+            changed = {"attempts": each.waiting.attempts + 1, "due": each.again}
+            same = _outbox.c.position == each.waiting.position
+            connection.execute(update(_outbox).where(same).values(changed))
+    ids = list(dict.fromkeys(each.id for each in over))
+    remaining: set[str] = set()
+    for some in chunks(ids):
+        found = connection.execute(select(_outbox.c.id).where(_outbox.c.id.in_(some)))
+        remaining.update(found.scalars())
+    return [id_ for id_ in ids if id_ not in remaining]

@@ -1,0 +1,191 @@
+"""The journal of a server without Redis: what happens in its rooms becomes numbered events.
+
+Pure: no I/O; ids and times are given. With Redis the scripts do the same; see observe.lua.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any, NamedTuple
+
+from msgspec import UNSET
+
+from trio_signal.messages.commands import LeaveCause
+from trio_signal.messages.events import Joined, Left, RoomEvent, StoppedLive, WentLive
+from trio_signal.messages.identity import Announcement, Member, is_internal
+from trio_signal.webhooks.events import (
+    ANNOUNCED,
+    ENDED,
+    JOINED,
+    LEFT,
+    LIVE,
+    NOT_LIVE,
+    STARTED,
+    HookEvent,
+    Peer,
+)
+
+#: Events that wait to be stored. If there are more, what happens is compared with the rooms later.
+MOST_WAITING = 10_000
+
+
+class Visit(NamedTuple):
+    """A peer whose coming was told, and not its going; as it is stored."""
+
+    room: str
+    peer: Peer
+    live: bool
+    #: The number of the room's last event.
+    seq: int
+
+
+@dataclass(slots=True)
+class _Life:
+    """A room since somebody came."""
+
+    seq: int = 0
+    peers: dict[str, Peer] = field(default_factory=dict)
+    live: set[str] = field(default_factory=set)
+
+
+class Journal:
+    """Which events of a server's rooms were told, and those that wait to be stored."""
+
+    def __init__(
+        self,
+        replica: str,
+        new_id: Callable[[], str],
+        now: Callable[[], str],
+        visits: Iterable[Visit],
+    ) -> None:
+        """Begin with the visits that an earlier run of the server left behind: they are over."""
+        self._replica = replica
+        self._new_id, self._now = new_id, now
+        self._lives: dict[str, _Life] = {}
+        self.waiting: deque[HookEvent] = deque()
+        #: The peers of rooms that are to be stored anew.
+        self._changed: set[tuple[str, str]] = set()
+        #: Something happened that is not among the events.
+        self.behind = False
+        for room, peer, live, seq in visits:
+            life = self._lives.setdefault(room, _Life())
+            life.seq = max(life.seq, seq)
+            life.peers[peer.peer_id] = peer
+            if live:
+                life.live.add(peer.peer_id)
+        for room, life in list(self._lives.items()):
+            for peer_id in list(life.peers):
+                self._leave(room, peer_id, LeaveCause.REPLICA_LOST.value)
+
+    def seq(self, room_id: str) -> int:
+        """The number of a room's last event; 0 if nobody is there."""
+        life = self._lives.get(room_id)
+        return life.seq if life is not None else 0
+
+    def note(self, event: RoomEvent) -> None:
+        """Something happened in a room. Does not block."""
+        if self.behind or is_internal(event.room_id):
+            return
+        if len(self.waiting) >= MOST_WAITING:
+            self.behind = True
+            return
+        match event:
+            case Joined(room_id=room_id, member=member):
+                self._join(room_id, member)
+            case Left(room_id=room_id, member=member):
+                self._leave(room_id, member.peer_id, event.cause.value)
+            case WentLive(room_id=room_id, member=member):
+                self._set_live(room_id, member.peer_id, live=True)
+            case StoppedLive(room_id=room_id, member=member):
+                self._set_live(room_id, member.peer_id, live=False)
+
+    def note_announcement(self, announcement: Announcement) -> None:
+        """An announcement was made. Does not block."""
+        event = self._event(ANNOUNCED, None, 0, announcement=announcement)
+        self.waiting.append(event)
+
+    def catch_up(self, rooms: Mapping[str, Iterable[Member]]) -> None:
+        """These are the rooms as they are; whatever differs has happened meanwhile."""
+        self.behind = False
+        there = {room: {m.peer_id: m for m in members} for room, members in rooms.items()}
+        for room_id, life in list(self._lives.items()):
+            for peer_id in life.peers.keys() - there.get(room_id, {}).keys():
+                self._leave(room_id, peer_id, LeaveCause.LOST.value)
+        for room_id, members in there.items():
+            for peer_id, member in members.items():
+                if not is_internal(room_id):
+                    self._join(room_id, member)
+                    self._set_live(room_id, peer_id, live=member.live is not None)
+
+    def take(self) -> tuple[list[HookEvent], dict[tuple[str, str], Visit | None]]:
+        """All events that wait, and the visits that they changed: to be stored in one step."""
+        taken = list(self.waiting)
+        self.waiting.clear()
+        changed, self._changed = self._changed, set()
+        visits: dict[tuple[str, str], Visit | None] = {}
+        for room_id, peer_id in changed:
+            life = self._lives.get(room_id)
+            peer = life.peers.get(peer_id) if life is not None else None
+            visits[room_id, peer_id] = (
+                Visit(room_id, peer, peer_id in life.live, life.seq)
+                if life is not None and peer is not None
+                else None
+            )
+        return taken, visits
+
+    def put_back(self, taken: Iterable[HookEvent], visits: Iterable[tuple[str, str]]) -> None:
+        """They could not be stored: they are the next ones again."""
+        self.waiting.extendleft(reversed(list(taken)))
+        self._changed.update(visits)
+
+    def _join(self, room_id: str, member: Member) -> None:
+        life = self._lives.get(room_id)
+        if life is not None and member.peer_id in life.peers:
+            return  # a newer connection of the same
+        if life is None:
+            life = self._lives[room_id] = _Life()
+            self._add(room_id, life, STARTED)
+        peer = life.peers[member.peer_id] = Peer.of(member)
+        self._add(room_id, life, JOINED, peer)
+
+    def _leave(self, room_id: str, peer_id: str, cause: str) -> None:
+        life = self._lives.get(room_id)
+        if life is None or peer_id not in life.peers:
+            return
+        self._set_live(room_id, peer_id, live=False)
+        peer = life.peers.pop(peer_id)
+        self._add(room_id, life, LEFT, peer, cause=cause)
+        if not life.peers:
+            self._add(room_id, life, ENDED)
+            del self._lives[room_id]
+
+    def _set_live(self, room_id: str, peer_id: str, *, live: bool) -> None:
+        life = self._lives.get(room_id)
+        if life is None or peer_id not in life.peers or (peer_id in life.live) is live:
+            return
+        (life.live.add if live else life.live.discard)(peer_id)
+        self._add(room_id, life, LIVE if live else NOT_LIVE, life.peers[peer_id])
+
+    def _add(
+        self, room_id: str, life: _Life, event: str, peer: Peer | None = None, **more: Any
+    ) -> None:
+        life.seq += 1
+        if peer is not None:
+            self._changed.add((room_id, peer.peer_id))
+            more["peer"] = peer
+        # The number is stored with any visit.
+        self._changed.update((room_id, peer_id) for peer_id in islice(life.peers, 1))
+        self.waiting.append(self._event(event, room_id, life.seq, **more))
+
+    def _event(self, event: str, room: str | None, seq: int, **more: Any) -> HookEvent:
+        given = {"peer": UNSET, "cause": UNSET, **more}
+        return HookEvent(
+            id=f"msg_{self._new_id()}",
+            event=event,
+            room=room,
+            seq=seq,
+            at=self._now(),
+            replica=self._replica,
+            **given,
+        )

@@ -1,0 +1,342 @@
+"""Webhooks: what happens is stored, and sent to each URL until it has it.
+
+What happens comes from the journal of a server without Redis, or from the notes of the scripts.
+Then one replica at a time reads and sends. Neither waits for a URL: the database stands between.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from itertools import groupby
+from typing import Protocol
+from uuid import uuid4
+
+import httpx
+import msgspec
+import trio
+
+from trio_signal.clock import utc_now
+from trio_signal.errors import BoardError, StoreError
+from trio_signal.messages.events import RoomEvent
+from trio_signal.messages.identity import Announcement, Member
+from trio_signal.metrics import Metrics
+from trio_signal.store import NewEvent, OutboxStore, Settled, Waiting
+from trio_signal.supervision import supervise
+from trio_signal.webhooks.events import HookEvent, encode, signed_headers
+from trio_signal.webhooks.journal import Journal, Visit
+
+logger = logging.getLogger(__name__)
+
+#: Seconds for an answer, and after each failure until the next attempt.
+ANSWER_TIMEOUT = 5.0
+PAUSES = (1.0, 5.0, 30.0, 120.0, 600.0, 3600.0)
+#: Events that are taken from the outbox at a time, and rooms whose events are sent at a time.
+_BATCH = 200
+_AT_ONCE = 16
+#: Bytes of an answer that are read, so that the connection can be used again.
+_ANSWER = 65536
+#: Seconds for which one replica sends, and between two looks whether it still does.
+LEADING = 5.0
+_LOOKING = 1.0
+#: Seconds between two looks for notes, and until something is tried again that failed.
+_READING = 0.1
+_AGAIN = 1.0
+
+_decode_visit = msgspec.json.Decoder(Visit).decode
+
+
+class Source(Protocol):
+    """What was noted on all replicas; see `bus/redis/observed.py`. What blocks may raise."""
+
+    async def lead(self, seconds: float) -> bool:
+        """Whether this replica is the one that sends."""
+
+    async def resign(self) -> None:
+        """Let another one do it at once."""
+
+    async def read(self, after: str) -> tuple[str, list[HookEvent]]:
+        """What was noted after this, and until where."""
+
+    async def forget(self, ids: Iterable[str]) -> None:
+        """These have been delivered, or given up."""
+
+    async def seq(self, room_id: str) -> int:
+        """The number of a room's last note."""
+
+    def announced(self, announcement: Announcement) -> None:
+        """Note an announcement."""
+
+
+class Outbox:
+    """The store, and who waits for something to be in it."""
+
+    def __init__(self, store: OutboxStore, urls: Sequence[str], metrics: Metrics) -> None:
+        """Take an open store."""
+        self.store = store
+        self.urls = urls
+        self._metrics = metrics
+        self.arrived = {url: trio.Event() for url in urls}
+
+    async def add(
+        self, events: Sequence[HookEvent], visits: Mapping[tuple[str, str], Visit | None]
+    ) -> None:
+        """Store events, and wake those who send them."""
+        encoded = [NewEvent(each.id, each.room, encode(each).decode()) for each in events]
+        changed = {
+            key: encode(visit).decode() if visit is not None else None
+            for key, visit in visits.items()
+        }
+        dropped = await self.store.add(self.urls, encoded, changed)
+        if dropped:
+            logger.error("%d webhooks are dropped: too many wait", dropped)
+            self._metrics.webhooks["dropped"] += dropped
+        for url in self.urls:
+            self.arrived[url].set()
+
+
+class Sender:
+    """Sends what waits for one URL, in the order of each room, until it is there."""
+
+    def __init__(
+        self, outbox: Outbox, url: str, secret: str, metrics: Metrics, source: Source | None
+    ) -> None:
+        """Take what to send, and the secret that signs it."""
+        self._outbox = outbox
+        self._url = url
+        self._secret = secret
+        self._metrics = metrics
+        self._source = source
+        self._limiter = trio.CapacityLimiter(_AT_ONCE)
+
+    async def run(self) -> None:
+        """Send until cancelled."""
+        limits = httpx.Limits(max_connections=_AT_ONCE)
+        async with httpx.AsyncClient(timeout=ANSWER_TIMEOUT, limits=limits) as http:
+            while True:
+                try:
+                    await self._send_all(http)
+                except StoreError as error:
+                    logger.warning("cannot look for webhooks to be sent: %s", error)
+                    await trio.sleep(_AGAIN)
+
+    async def _send_all(self, http: httpx.AsyncClient) -> None:
+        store, url = self._outbox.store, self._url
+        arrived = self._outbox.arrived[url] = trio.Event()
+        waiting = await store.waiting(url, time.time(), _BATCH)
+        if not waiting:
+            due = await store.next_due(url)
+            pause = max(due - time.time(), 0.01) if due is not None else float("inf")
+            with trio.move_on_after(pause):
+                await arrived.wait()
+            return
+        settled: list[Settled] = []
+        async with trio.open_nursery() as nursery:
+            waiting.sort(key=lambda each: (each.room, each.position))
+            for _, of_room in groupby(waiting, key=lambda each: each.room):
+                nursery.start_soon(self._send_room, http, list(of_room), settled)
+        over = await store.settle(settled)
+        if self._source is not None:
+            with suppress(BoardError):  # another replica may send them once more
+                await self._source.forget(over)
+
+    async def _send_room(
+        self, http: httpx.AsyncClient, waiting: list[Waiting], settled: list[Settled]
+    ) -> None:
+        """Send the events of one room, up to the first that fails."""
+        async with self._limiter:
+            for each in waiting:
+                if await self._post(http, each):
+                    self._metrics.webhooks["delivered"] += 1
+                    settled.append(Settled(each, None))
+                    continue
+                if each.attempts >= len(PAUSES):
+                    self._metrics.webhooks["dropped"] += 1
+                    logger.error("a webhook is given up after %d attempts", each.attempts + 1)
+                    settled.append(Settled(each, None))
+                    continue
+                self._metrics.webhooks["failed"] += 1
+                settled.append(Settled(each, time.time() + PAUSES[each.attempts]))
+                return
+
+    async def _post(self, http: httpx.AsyncClient, waiting: Waiting) -> bool:
+        body = waiting.body.encode()
+        headers = signed_headers(self._secret, waiting.id, int(time.time()), body)
+        try:
+            with trio.fail_after(ANSWER_TIMEOUT):
+                async with http.stream("POST", self._url, content=body, headers=headers) as answer:
+                    read = 0
+                    async for chunk in answer.aiter_raw():
+                        read += len(chunk)
+                        if read > _ANSWER:
+                            break
+                    return answer.is_success
+        except (httpx.HTTPError, httpx.InvalidURL, trio.TooSlowError, OSError) as error:
+            logger.info("a webhook cannot be delivered now: %s", type(error).__name__)
+            return False
+
+
+class Webhooks:
+    """All of one server. Whoever made it runs it."""
+
+    def __init__(
+        self, store: OutboxStore, urls: Sequence[str], secret: str, metrics: Metrics, replica: str
+    ) -> None:
+        """Take an open store; what happens is noted from the first `run` on."""
+        self._metrics = metrics
+        self._outbox = Outbox(store, urls, metrics)
+        self._secret = secret
+        self._replica = replica
+
+    def _senders(self, source: Source | None) -> list[Sender]:
+        outbox, secret, metrics = self._outbox, self._secret, self._metrics
+        return [Sender(outbox, url, secret, metrics, source) for url in outbox.urls]
+
+    async def _send(self, nursery: trio.Nursery, source: Source | None) -> None:
+        for sender in self._senders(source):
+            nursery.start_soon(supervise, "sending webhooks", sender.run)
+
+
+class LocalWebhooks(Webhooks):
+    """Those of a server without Redis, whose journal they store."""
+
+    def __init__(
+        self, store: OutboxStore, urls: Sequence[str], secret: str, metrics: Metrics, replica: str
+    ) -> None:
+        """Take an open store."""
+        super().__init__(store, urls, secret, metrics, replica)
+        self._journal = Journal(replica, lambda: uuid4().hex, utc_now, ())
+        self._noted = trio.Event()
+        self._storing = trio.Lock()
+        #: The rooms that there are.
+        self.rooms: Callable[[], Mapping[str, Iterable[Member]]] = dict
+
+    async def prepare(self) -> None:
+        """End the visits that an earlier run left behind; before anything is noted."""
+        visits = [_decode_visit(text) for text in await self._outbox.store.prepare()]
+        self._journal = Journal(self._replica, lambda: uuid4().hex, utc_now, visits)
+
+    async def seq(self, room_id: str) -> int:
+        """The number of a room's last event."""
+        await trio.lowlevel.checkpoint()
+        return self._journal.seq(room_id)
+
+    def note(self, event: RoomEvent) -> None:
+        """Something happened in a room. Does not block."""
+        self._journal.note(event)
+        self._noted.set()
+
+    def announced(self, announcement: Announcement) -> None:
+        """An announcement was made. Does not block."""
+        self._journal.note_announcement(announcement)
+        self._noted.set()
+
+    async def run(self) -> None:
+        """Store what is noted, and send it; until cancelled."""
+        async with trio.open_nursery() as nursery:
+            await self._send(nursery, None)
+            while True:
+                self._noted = trio.Event()
+                if await self.store():
+                    if self._journal.behind:
+                        self._journal.catch_up(self.rooms())
+                    else:
+                        await self._noted.wait()
+                else:
+                    await trio.sleep(_AGAIN)
+
+    async def store(self) -> bool:
+        """Store what waits; whether that could be done."""
+        async with self._storing:
+            events, visits = self._journal.take()
+            if not events:
+                return True
+            try:
+                await self._outbox.add(events, visits)
+            except StoreError as error:
+                logger.warning("webhooks cannot be stored: %s", error)
+                self._journal.put_back(events, visits)
+                return False
+            except trio.Cancelled:
+                self._journal.put_back(events, visits)
+                raise
+            return True
+
+    async def finish(self) -> None:
+        """Store what still waits, and wait until all is sent; to be cancelled after a while."""
+        await self.store()
+        for url in self._outbox.urls:
+            while await self._outbox.store.count(url):  # noqa: ASYNC110  it is in a database
+                await trio.sleep(_READING)
+
+
+class SharedWebhooks(Webhooks):
+    """Those of several replicas, of which one at a time stores and sends what all of them note."""
+
+    def __init__(
+        self,
+        store: OutboxStore,
+        urls: Sequence[str],
+        secret: str,
+        metrics: Metrics,
+        replica: str,
+        source: Source,
+    ) -> None:
+        """Take an open store, and what is noted."""
+        super().__init__(store, urls, secret, metrics, replica)
+        self._source = source
+        self.announced = source.announced
+
+    async def seq(self, room_id: str) -> int:
+        """The number of a room's last event."""
+        return await self._source.seq(room_id)
+
+    async def run(self) -> None:
+        """Store and send what is noted, while nobody else does; until cancelled."""
+        while True:
+            asked = trio.current_time()
+            if await self._may_lead():
+                with trio.CancelScope(deadline=asked + LEADING) as leading:
+                    async with trio.open_nursery() as nursery:
+                        nursery.start_soon(self._keep_leading, leading)
+                        nursery.start_soon(self._read)
+                        await self._send(nursery, self._source)
+            await trio.sleep(_LOOKING)
+
+    async def _may_lead(self) -> bool:
+        with suppress(BoardError):
+            return await self._source.lead(LEADING)
+        return False
+
+    async def _keep_leading(self, leading: trio.CancelScope) -> None:
+        """Move the end of it on, as long as nobody else has begun."""
+        while True:
+            await trio.sleep(_LOOKING)
+            asked = trio.current_time()
+            if await self._may_lead():
+                leading.deadline = asked + LEADING
+            elif trio.current_time() > leading.deadline - _LOOKING:
+                leading.cancel()
+
+    async def _read(self) -> None:
+        after, prepared = "", False
+        while True:
+            try:
+                if not prepared:
+                    await self._outbox.store.prepare()
+                    prepared = True
+                upto, events = await self._source.read(after)
+                if events:
+                    await self._outbox.add(events, {})
+            except (BoardError, StoreError) as error:
+                logger.warning("webhooks cannot be stored: %s", error)
+                await trio.sleep(_AGAIN)
+            else:
+                after = upto
+                if not events:
+                    await trio.sleep(_READING)
+
+    async def finish(self) -> None:
+        """Let another replica send at once, since this one stops."""
+        with suppress(BoardError):
+            await self._source.resign()
