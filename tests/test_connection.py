@@ -389,7 +389,7 @@ async def test_a_token_that_lasts_less_than_the_warning_is_warned_of_at_once(
 ) -> None:
     ann, _ = world.connect("/ws/r", auth=Tokens(), heartbeat=1000)
     await ann.say({"type": "auth_token", "token": "5 ann"})
-    # It may come before the picture of the room, for which one waits.
+    # It may come before the snapshot of the room, for which one waits.
     assert (await ann.wait_for("token_expiring"))["expires_in"] == 5
     await ann.expect_close(1008, "Token expired")
 

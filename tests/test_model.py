@@ -1,7 +1,7 @@
 """Whatever peers do, what each was told adds up to the truth.
 
 Steps are drawn at random and done by real clients of all dialects that know of
-presence. Each client keeps a picture of its rooms, only from what it was told;
+presence. Each client keeps a view of its rooms, only from what it was told;
 the test keeps the truth, only from what the clients did. After each wave of
 steps the two must be the same, for everybody.
 
@@ -29,7 +29,7 @@ from trio_websocket import ConnectionClosed
 from tests.clients import PATIENCE, Client, Message, Service, open_client
 from tests.conftest import Serve, serve_replicas
 from tests.effort import EFFORT
-from tests.pictures import LivePicture, MeshPicture, Picture, RoomPicture, StreamPicture, Truth
+from tests.views import LiveView, MeshView, RoomView, StreamView, Truth, View
 from trio_signal.auth import make_login_token
 
 
@@ -76,7 +76,7 @@ class Seat:
         self.user = user
         self.client: Client | None = None
         self.rooms: dict[str, str | None] = {}
-        self.pictures: dict[str, Picture] = {}
+        self.views: dict[str, View] = {}
         self._connections = 0
 
     def __repr__(self) -> str:
@@ -142,7 +142,7 @@ class Seat:
         client, self.client = self.client, None
         assert client is not None
         self.rooms.clear()
-        self.pictures.clear()
+        self.views.clear()
         if way is Verb.CLOSE:
             await client.close()
         elif way is Verb.VANISH:
@@ -173,9 +173,9 @@ class Seat:
 
     def hear(self, message: Message) -> None:
         room = self.room_of(message)
-        assert room in self.pictures, f"{self} was told of {room}: {message}"
+        assert room in self.views, f"{self} was told of {room}: {message}"
         try:
-            self.pictures[room].hear(message)
+            self.views[room].hear(message)
         except AssertionError as error:
             error.add_note(f"{self} was told at last:\n{self.recent}")
             raise
@@ -207,7 +207,7 @@ class RoomSeat(Seat):
     async def come(self, room: str) -> None:
         await self.connect(f"/ws/{room}/{self.user}?username={quote(self.name)}")
         self.rooms[room] = None
-        self.pictures[room] = RoomPicture(room, self.user)
+        self.views[room] = RoomView(room, self.user)
 
     async def act_in(self, room: str, verb: Verb) -> None:
         await super().act_in(next(iter(self.rooms)), verb)
@@ -217,9 +217,9 @@ class RoomSeat(Seat):
         await self.send("broadcast-started")
 
     async def stop(self, room: str) -> None:
-        picture = self.pictures[room]
-        assert isinstance(picture, RoomPicture)
-        picture.asked_to_stop()
+        view = self.views[room]
+        assert isinstance(view, RoomView)
+        view.asked_to_stop()
         await self.send("broadcast-stopped")
 
 
@@ -231,15 +231,15 @@ class LiveSeat(Seat):
         query = f"user_id={self.user}&username={quote(self.name)}"
         client = await self.connect(f"/api/v1/ws/connect?{query}")
         await client.expect("connected", user_id=self.user)
-        while any(picture.told is None for picture in recalled):
+        while any(view.told is None for view in recalled):
             self.hear(await client.receive())
-        for picture in recalled:
-            await self.send("live_status", room_id=picture.room_id)
+        for view in recalled:
+            await self.send("live_status", room_id=view.room_id)
 
-    def _enter(self, room: str) -> LivePicture:
+    def _enter(self, room: str) -> LiveView:
         self.rooms[room] = None
-        picture = self.pictures[room] = LivePicture(room, self.user)
-        return picture
+        view = self.views[room] = LiveView(room, self.user)
+        return view
 
     async def join(self, room: str) -> None:
         if room not in self.rooms:
@@ -268,7 +268,7 @@ class LiveSeat(Seat):
 
     def hear(self, message: Message) -> None:
         if message["type"] == "left_room":
-            del self.pictures[message["room_id"]]
+            del self.views[message["room_id"]]
         else:
             super().hear(message)
 
@@ -293,9 +293,9 @@ class MeshSeat(Seat):
         await client.expect("auth_required")
         await self.send("auth_token", token="t", clientId=self.user, username=self.name)
         self.rooms[room] = None
-        picture = self.pictures[room] = MeshPicture(room, self.user)
+        view = self.views[room] = MeshView(room, self.user)
         try:
-            while picture.told is None:
+            while view.told is None:
                 self.hear(await client.receive())
         except ConnectionClosed as closed:
             self.refused(closed)
@@ -328,7 +328,7 @@ class MeshSeat(Seat):
     def _lose(self) -> None:
         self.client = None
         self.rooms.clear()
-        self.pictures.clear()
+        self.views.clear()
 
     async def act_in(self, room: str, verb: Verb) -> None:
         await super().act_in(next(iter(self.rooms)), verb)
@@ -382,31 +382,31 @@ class StreamSeat(Seat):
         else:
             await super().act_in(room, verb)
 
-    def picture_of(self, room: str) -> StreamPicture:
-        picture = self.pictures.setdefault(room, StreamPicture(room))
-        assert isinstance(picture, StreamPicture)
-        return picture
+    def view_of(self, room: str) -> StreamView:
+        view = self.views.setdefault(room, StreamView(room))
+        assert isinstance(view, StreamView)
+        return view
 
     async def join(self, room: str) -> None:
-        self.picture_of(room)
+        self.view_of(room)
         self.rooms.setdefault(room, None)
         await self.send("join-stream", streamId=room)
 
     async def go_live(self, room: str, media: str) -> None:
-        self.picture_of(room).asked_to_broadcast()
+        self.view_of(room).asked_to_broadcast()
         self.live_in(room, "video")
         self.world.contenders.setdefault(room, set()).add(self)
         await self.send("broadcaster-ready", streamId=room)
 
     async def stop(self, room: str) -> None:
-        self.picture_of(room).asked_to_end()
+        self.view_of(room).asked_to_end()
         await self.send("end-stream", streamId=room)
 
     def thrown_out(self, room: str) -> None:
         """A newer broadcaster has taken the stream over."""
-        assert self.picture_of(room).taken, f"{self} was not told that it is out"
+        assert self.view_of(room).taken, f"{self} was not told that it is out"
         del self.rooms[room]
-        del self.pictures[room]
+        del self.views[room]
 
     def room_of(self, message: Message) -> str:
         return str(message.get("streamId"))
@@ -423,22 +423,22 @@ class Witness(MeshSeat):
         self._room = room
 
     @property
-    def picture(self) -> MeshPicture:
-        picture = self.pictures[self._room]
-        assert isinstance(picture, MeshPicture)
-        return picture
+    def view(self) -> MeshView:
+        view = self.views[self._room]
+        assert isinstance(view, MeshView)
+        return view
 
     @property
     def ids(self) -> dict[str, str]:
         """The peer id of each that is or was in the room, by name."""
-        return {self.name: self.user, **self.picture.ids}
+        return {self.name: self.user, **self.view.ids}
 
     def sees(self, seat: Seat) -> bool:
-        told = self.picture.told
+        told = self.view.told
         return told is not None and self.ids.get(seat.name) in told.here
 
     def sees_live(self, seat: Seat) -> bool:
-        told = self.picture.told
+        told = self.view.told
         return told is not None and self.ids.get(seat.name) in told.live
 
 
@@ -597,7 +597,7 @@ class World:
                         break
 
     async def _agree(self, *, patient: bool) -> None:
-        """Everybody's pictures are the truth: at once, or soon and from then on."""
+        """Everybody's views are the truth: at once, or soon and from then on."""
         await self._listen()
         if patient:
             with trio.move_on_after(PATIENCE):
@@ -619,13 +619,13 @@ class World:
             truth = {seat: seat.truth(room, ids) for seat in self.seated(room)}
             for seat, me in truth.items():
                 others = [other for other in truth.values() if other is not me]
-                difference = seat.pictures[room].differs(me, others)
+                difference = seat.views[room].differs(me, others)
                 if difference:
                     found.append(f"{seat} in {room}: {difference}\n{seat.recent}")
         found += [
-            f"{seat} was told of {[*seat.pictures]}, is in {[*seat.rooms]}"
+            f"{seat} was told of {[*seat.views]}, is in {[*seat.rooms]}"
             for seat in self.everybody
-            if seat.pictures.keys() != seat.rooms.keys()
+            if seat.views.keys() != seat.rooms.keys()
         ]
         return "\n".join(found)
 
@@ -633,11 +633,11 @@ class World:
         """What a client cannot judge by itself."""
         for room in self.witnesses:
             for seat in self.seated(room):
-                picture = seat.pictures[room]
-                if isinstance(picture, LivePicture):
-                    assert picture.surprises() <= self._changing(room), f"{seat} was told twice"
-                elif isinstance(picture, StreamPicture):
-                    self._check_viewers(room, seat, *picture.surprises())
+                view = seat.views[room]
+                if isinstance(view, LiveView):
+                    assert view.surprises() <= self._changing(room), f"{seat} was told twice"
+                elif isinstance(view, StreamView):
+                    self._check_viewers(room, seat, *view.surprises())
 
     def _changing(self, room: str) -> set[str]:
         """Users that went on with other media; of their other tabs' media nothing was told."""

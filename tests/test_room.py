@@ -195,7 +195,7 @@ def test_those_who_are_not_there_change_nothing() -> None:
     assert room.members == {"ann": ANN}
 
 
-def test_a_picture_is_in_the_order_of_joining_and_who_went_live_last_is_the_broadcaster() -> None:
+def test_a_snapshot_is_in_the_order_of_joining_and_who_went_live_last_is_the_broadcaster() -> None:
     members = (
         on_air(ANN, Live("audio", "2026-11-20T10:15:30.900Z")),
         BOB_1,

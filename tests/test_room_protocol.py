@@ -707,7 +707,7 @@ async def test_a_user_may_signal_its_own_other_tab(service: Service) -> None:
         await expect_silence(second, first)
 
 
-# Rooms apart, and whole pictures
+# Rooms apart, and whole snapshots
 
 
 async def test_nothing_leaks_between_rooms(service: Service) -> None:

@@ -329,9 +329,9 @@ class Hub:
             case Listening():
                 self.live.tell_of_listener(delivery)
             case RoomsKept(user_id=user_id, heard=heard):
-                self._give_back(user_id, heard)
+                self._rejoin(user_id, heard)
             case ReplicaLost():
-                self._note_lost(delivery)
+                self._take_replica_lost(delivery)
             case UserChanged():
                 self.talk.change_user_here(delivery)
             case _:
@@ -349,8 +349,8 @@ class Hub:
                 close_untold(room.peers.values(), event)
         self.rooms.drop_if_empty(room)
 
-    def _give_back(self, user_id: str, heard: float) -> None:
-        """Let a connection of a user that came since then have what notes have of an older one."""
+    def _rejoin(self, user_id: str, heard: float) -> None:
+        """Have a newer connection of a user rejoin the rooms of one that was lost then."""
         moment = trio_time(heard)
         successor = self._returning.successor(user_id, moment)
         if successor is not None:
@@ -359,8 +359,8 @@ class Hub:
             if peer.arrived > moment and not peer.is_leaving:
                 peer.rejoin()
 
-    def _note_lost(self, lost: ReplicaLost) -> None:
-        """Keep what the users of another replica are to find again; some have come already."""
+    def _take_replica_lost(self, lost: ReplicaLost) -> None:
+        """Keep where the users of a lost replica were; some have come back already."""
         users: dict[str, None] = {}
         for room_id, member in lost.members:
             dialect = DIALECTS.get(member.dialect)
@@ -369,4 +369,4 @@ class Hub:
                 users[member.user_id] = None
         for user_id in users:
             self.bus.broadcast(RoomsKept(user_id, self.bus.replica, lost.heard))
-            self._give_back(user_id, lost.heard)
+            self._rejoin(user_id, lost.heard)

@@ -29,7 +29,7 @@ class Returning:
             return ()
         user_id = peer.identity.user_id
         self._peers.setdefault(user_id, set()).add(peer)
-        room_ids = await self._notes.recall_rooms(user_id)
+        room_ids = await self._notes.take_lost_rooms(user_id)
         peer.to_rejoin += room_ids
         return room_ids
 

@@ -76,7 +76,7 @@ def test_the_receiver_is_asked_now_and_then() -> None:
     outgoing.add(signal(), 10.0)
     asked = [time / 10 for time in range(100, 125) if outgoing.should_ask(time / 10)]
     assert asked == [10.7, 11.4, 12.1]
-    outgoing.is_doubtful = True
+    outgoing.must_ask = True
     assert [outgoing.should_ask(12.5) for _ in range(2)] == [True, False]
 
 

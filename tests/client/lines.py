@@ -137,7 +137,7 @@ class Visit:
         return message
 
     async def greet(self) -> None:
-        """As far as the picture of the room, which is empty."""
+        """As far as the snapshot of the room, which is empty."""
         await self.say("auth_required", message="")
         self.hello = await self.hear()
         assert self.hello["type"] == "auth_token"

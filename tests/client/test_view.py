@@ -81,7 +81,7 @@ def follow(room: Mapping[str, Peer], events: list[Event]) -> dict[str, Peer]:
 
 
 @given(rooms, rooms)
-def test_the_differences_lead_from_one_picture_to_the_other(
+def test_the_differences_lead_from_one_snapshot_to_the_other(
     old: dict[str, Peer], new: dict[str, Peer]
 ) -> None:
     assert follow(old, reconcile(old, new)) == new

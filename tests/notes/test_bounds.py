@@ -177,7 +177,7 @@ async def test_what_others_wrote_under_our_keys_is_replaced(server: RedisServer)
         await notes.keep_room(RoomInfo("r", "R"))
         assert [chat.content for chat in await notes.chats("r", 10)] == ["hello"]
         assert await notes.profile("r", "ann") == Profile("Ann")
-        assert await notes.recall_rooms("ann") == ("r",)
+        assert await notes.take_lost_rooms("ann") == ("r",)
         assert await notes.room_infos(["r"]) == {"r": RoomInfo("r", "R")}
         assert redis.statistics().refused == 0
 

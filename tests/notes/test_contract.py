@@ -203,10 +203,10 @@ async def test_rooms_are_recalled_once_and_on_any_replica(
     a.remember_rooms("ann", ["r", "q"])
     a.remember_rooms("bob", ["s"])
     await shared.settle()
-    assert set(await b.recall_rooms("ann")) == {"q", "r"}
-    assert await b.recall_rooms("ann") == ()
-    assert await a.recall_rooms("ann") == ()
-    assert await a.recall_rooms("bob") == ("s",)
+    assert set(await b.take_lost_rooms("ann")) == {"q", "r"}
+    assert await b.take_lost_rooms("ann") == ()
+    assert await a.take_lost_rooms("ann") == ()
+    assert await a.take_lost_rooms("bob") == ("s",)
 
 
 async def test_rooms_of_several_lost_connections_are_recalled_together(
@@ -216,7 +216,7 @@ async def test_rooms_of_several_lost_connections_are_recalled_together(
     await shared.settle()
     b.remember_rooms("ann", ["q", "s"])
     await shared.settle()
-    assert sorted(await a.recall_rooms("ann")) == ["q", "r", "s"]
+    assert sorted(await a.take_lost_rooms("ann")) == ["q", "r", "s"]
 
 
 async def test_rooms_of_a_user_are_bounded_in_bytes(shared: Shared, a: Notes) -> None:
@@ -224,7 +224,7 @@ async def test_rooms_of_a_user_are_bounded_in_bytes(shared: Shared, a: Notes) ->
     for n in range(10):
         a.remember_rooms("ann", [f"{n}-{m}-{'x' * 1000}" for m in range(10)])
     await shared.settle()
-    kept = await a.recall_rooms("ann")
+    kept = await a.take_lost_rooms("ann")
     assert 50 < len(kept) < 65
 
 
@@ -233,8 +233,8 @@ async def test_rooms_of_all_users_are_bounded_in_bytes(shared: Shared, a: Notes)
     for user in ("ann", "bob", "carl"):
         a.remember_rooms(user, ["x" * 1500])
     await shared.settle()
-    assert await a.recall_rooms("ann") == ()
-    assert await a.recall_rooms("bob") == await a.recall_rooms("carl") == ("x" * 1500,)
+    assert await a.take_lost_rooms("ann") == ()
+    assert await a.take_lost_rooms("bob") == await a.take_lost_rooms("carl") == ("x" * 1500,)
 
 
 async def test_a_room_that_was_left_on_purpose_since_is_not_remembered(
@@ -248,10 +248,10 @@ async def test_a_room_that_was_left_on_purpose_since_is_not_remembered(
     await shared.settle()
     a.remember_rooms("ann", ["s", "t"], 10)
     await shared.settle()
-    assert set(await b.recall_rooms("ann")) == {"r", "t"}
+    assert set(await b.take_lost_rooms("ann")) == {"r", "t"}
     a.remember_rooms("ann", ["s"], 30)  # it was there again
     await shared.settle()
-    assert await b.recall_rooms("ann") == ("s",)
+    assert await b.take_lost_rooms("ann") == ("s",)
     assert a.has_left("ann", "q", 10)
     assert not a.has_left("ann", "q", 20)
     assert not a.has_left("ann", "t", 0)
@@ -265,7 +265,7 @@ async def test_a_room_that_was_left_is_forgotten_after_a_minute(
     await shared.let_pass(65)
     a.remember_rooms("ann", ["r"], 10)
     await shared.settle()
-    assert await a.recall_rooms("ann") == ("r",)
+    assert await a.take_lost_rooms("ann") == ("r",)
 
 
 async def test_rooms_are_recalled_for_a_minute(
@@ -275,9 +275,9 @@ async def test_rooms_are_recalled_for_a_minute(
     a.remember_rooms("bob", ["r"])
     await shared.settle()
     await shared.let_pass(55)
-    assert await a.recall_rooms("ann") == ("r",)
+    assert await a.take_lost_rooms("ann") == ("r",)
     await shared.let_pass(10)
-    assert await a.recall_rooms("bob") == ()
+    assert await a.take_lost_rooms("bob") == ()
 
 
 async def test_each_lost_connection_begins_the_minute_anew(
@@ -289,7 +289,7 @@ async def test_each_lost_connection_begins_the_minute_anew(
     a.remember_rooms("ann", ["q"])
     await shared.settle()
     await shared.let_pass(55)
-    assert set(await a.recall_rooms("ann")) == {"q", "r"}
+    assert set(await a.take_lost_rooms("ann")) == {"q", "r"}
 
 
 async def test_a_room_that_was_forgotten_stays_forgotten(
@@ -300,7 +300,7 @@ async def test_a_room_that_was_forgotten_stays_forgotten(
     await shared.let_pass(65)
     a.remember_rooms("ann", ["q"])
     await shared.settle()
-    assert await a.recall_rooms("ann") == ("q",)
+    assert await a.take_lost_rooms("ann") == ("q",)
 
 
 # Guests, and what rooms are called

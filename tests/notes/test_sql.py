@@ -48,7 +48,7 @@ async def test_what_was_there_is_found_again(url: str) -> None:
         profile = await notes.profile("r", "bob")
         assert profile is not None
         assert profile.username == "Bob"
-        assert await notes.recall_rooms("eve") == ("r",)
+        assert await notes.take_lost_rooms("eve") == ("r",)
         assert await notes.lost_member("r", "eve", "live") == EVE
         assert await notes.lost_member("r", "eve", "room") is None
 
@@ -62,7 +62,7 @@ async def test_who_left_is_not_found(url: str) -> None:
         notes.forget_member("r", EVE)
     async with run(url) as notes:
         assert await notes.lost_member("r", "ann", "room") is None
-        assert await notes.recall_rooms("eve") == ()
+        assert await notes.take_lost_rooms("eve") == ()
 
 
 async def test_who_has_not_come_back_yet_is_found_by_the_run_after(url: str) -> None:
@@ -130,7 +130,7 @@ async def test_a_database_that_fails_is_tried_again(
     assert caplog.text.count("a restart forgets it") == 1
     async with run(url) as notes:
         assert await notes.lost_member("r", "ann", "room") == ANN
-        assert await notes.recall_rooms("eve") == ()
+        assert await notes.take_lost_rooms("eve") == ()
 
 
 async def test_rows_that_cannot_be_read_are_taken_out(url: str) -> None:

@@ -121,7 +121,7 @@ async def test_subscribe_and_unsubscribe_do_not_block(redis: Redis) -> None:
         await redis.pubsub.wait_subscribed("c")
     await until(lambda: not redis.statistics().pubsub.in_flight)
     assert await redis.pubsub_channels() == [b"c"]
-    # Twice the same wish is one.
+    # Twice the same subscription is one.
     assert redis.statistics().pubsub.requests == 3
 
 
@@ -250,7 +250,7 @@ async def test_an_acknowledgement_counts_for_its_own_wish_only() -> None:
                 for kind in (b"subscribe", b"unsubscribe", b"subscribe"):
                     assert await server.command() == [kind, b"c"]
                 await server.acknowledge(b"subscribe", b"c")
-                await server.publish(b"c", b"for the first wish")
+                await server.publish(b"c", b"for the first subscription")
                 await server.acknowledge(b"unsubscribe", b"c")
                 await until(lambda: redis.statistics().pubsub.in_flight == 1)
                 await trio.testing.wait_all_tasks_blocked()

@@ -86,8 +86,8 @@ class Crowd:
             case "stop":
                 await guest.stop()
             case "signal":
-                assert guest.picture.told is not None
-                target = self._random.choice(sorted(guest.picture.told.here))
+                assert guest.view.told is not None
+                target = self._random.choice(sorted(guest.view.told.here))
                 await guest.say("offer", offer=self.steps, to=target)
         await guest.settle()
         return guest
@@ -138,7 +138,7 @@ class Scene:
         self.stable = list(party.guests.values())
 
     async def check(self, deadline: float) -> float:
-        """Stop the crowd, and wait until all pictures are right; when they were."""
+        """Stop the crowd, and wait until all views are right; when they were."""
         async with self.crowd.resting():
             await self.party.agree(deadline - trio.current_time())
             return trio.current_time()

@@ -1,4 +1,4 @@
-"""Clients in one room over many replicas, each with a picture of the room.
+"""Clients in one room over many replicas, each with a view of the room.
 
 A guest takes in all that it is told as it comes, so that a join or a leave that
 is told twice is noticed at once. The party knows the truth: it is what the
@@ -12,7 +12,6 @@ from typing import NamedTuple, Protocol
 import trio
 
 from tests.clients import Message
-from tests.pictures import MeshPicture, RoomPicture, Truth
 from tests.raw import (
     CLOSE,
     PING,
@@ -24,12 +23,13 @@ from tests.raw import (
     client_text,
     split_frames,
 )
+from tests.views import MeshView, RoomView, Truth
 
 #: Seconds for a guest to be let in, or to be answered, on a machine that is slow and has
 #: other things to do. A join may take a while when Redis has just fallen silent.
 PATIENCE = 60.0
 
-#: What a guest is told that is no part of its picture.
+#: What a guest is told that is no part of its view.
 _SIGNALS = frozenset(
     {"error", "pong", "offer", "answer", "ice_candidate", "message", "webrtc-signal"}
 )
@@ -65,8 +65,8 @@ class Guest:
         self.peer_id = name
         self.replica = replica
         self.media: str | None = None
-        self.picture: MeshPicture | RoomPicture = MeshPicture(party.room_id, name)
-        #: Who came, went, went live, stopped; but not the first picture.
+        self.view: MeshView | RoomView = MeshView(party.room_id, name)
+        #: Who came, went, went live, stopped; but not the first view.
         self.told: list[Told] = []
         #: All the rest, oldest first.
         self.received: list[Message] = []
@@ -124,9 +124,9 @@ class Guest:
             return
         if message["type"] == "auth_required":
             return
-        fresh = self.picture.told is None
+        fresh = self.view.told is None
         try:
-            self.picture.hear(message)
+            self.view.hear(message)
         except AssertionError as error:
             raise AssertionError(f"{self} was told {message}: {error}, after {self.told}") from None
         name = message.get("username")
@@ -146,7 +146,7 @@ class Guest:
                 await self._heard.wait()
 
     async def wait_received(self, type_: str) -> Message:
-        """The oldest message of this type that is not part of the picture; it is taken."""
+        """The oldest message of this type that is not part of the view; it is taken."""
         await self.until(lambda: type_ in self.types())
         return self.received.pop(self.types().index(type_))
 
@@ -223,7 +223,7 @@ class Party:
         self.lost: list[Guest] = []
 
     async def join(self, name: str, replica: Door) -> Guest:
-        """Enter; returns when the guest has its first picture. Dialect `mesh`."""
+        """Enter; returns when the guest has its first view. Dialect `mesh`."""
         guest = await self.connect(name, replica)
         await self.enter(guest)
         assert guest.closed is None, guest.closed
@@ -234,14 +234,14 @@ class Party:
         return await self._open(name, replica, f"/ws/{self.room_id}")
 
     async def enter(self, guest: Guest, token: str = "") -> None:
-        """Returns when the guest has its first picture, or was refused."""
+        """Returns when the guest has its first view, or was refused."""
         await guest.say("auth_token", token=token, clientId=guest.name, username=guest.name)
         await self.admit(guest)
 
     async def watch(self, name: str, replica: Door) -> Guest:
         """Enter as a user of dialect `room`."""
         guest = await self._open(name, replica, f"/ws/{self.room_id}/{name}?username={name}")
-        guest.picture = RoomPicture(self.room_id, name)
+        guest.view = RoomView(self.room_id, name)
         guest.peer_id = ""
         await self.admit(guest)
         return guest
@@ -255,10 +255,10 @@ class Party:
         return Guest(self, name, replica, client)
 
     async def admit(self, guest: Guest) -> None:
-        """Wait until a guest that has said who it is has its first picture, or was refused."""
+        """Wait until a guest that has said who it is has its first view, or was refused."""
         self._nursery.start_soon(guest.run)
         with trio.fail_after(PATIENCE):
-            while guest.picture.told is None and guest.closed is None:
+            while guest.view.told is None and guest.closed is None:
                 await guest._heard.wait()
         if guest.closed is None:
             self.guests[guest.name] = guest
@@ -289,18 +289,18 @@ class Party:
 
     def _difference(self, guest: Guest) -> str:
         others = [other.truth for other in self.guests.values() if other is not guest]
-        if isinstance(guest.picture, MeshPicture):
-            others = [self._known(guest.picture, other) for other in others]
-        found = guest.picture.differs(guest.truth, others)
+        if isinstance(guest.view, MeshView):
+            others = [self._known(guest.view, other) for other in others]
+        found = guest.view.differs(guest.truth, others)
         return f"{guest}: {found}" if found else ""
 
-    def _known(self, picture: MeshPicture, other: Truth) -> Truth:
+    def _known(self, view: MeshView, other: Truth) -> Truth:
         """With the peer id under which it was met, if it does not know that itself."""
-        peer_id = other.peer_id or picture.ids.get(other.name, "")
+        peer_id = other.peer_id or view.ids.get(other.name, "")
         return other._replace(peer_id=peer_id)
 
     async def agree(self, within: float = PATIENCE) -> float:
-        """Wait until each guest's picture is the truth; how many seconds that took.
+        """Wait until each guest's view is the truth; how many seconds that took.
 
         Nobody must come or go meanwhile.
         """

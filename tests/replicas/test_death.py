@@ -83,7 +83,7 @@ async def test_replica_that_was_stopped_comes_back(tmp_path: Path) -> None:
         await party.join("newcomer", other)
         await leaver.leave()
         frozen.send(signal.SIGCONT)
-        print(f"all pictures are right after {await party.agree():.2f} s")
+        print(f"all views are right after {await party.agree():.2f} s")
         for guest in absent:
             came_back = ["user_joined", "broadcast_started"] if guest.media else ["user_joined"]
             assert witness.told_of(guest.name)[-len(came_back) :] == came_back

@@ -43,14 +43,14 @@ async def open_replicas(redis: RedisServer, url: str, prefix: str = "") -> Async
         nursery.cancel_scope.cancel()
 
 
-async def fail_over(cluster: Cluster, heir: RedisServer) -> None:
+async def fail_over(cluster: Cluster, successor: RedisServer) -> None:
     """Kill the primary under traffic; then all views are right soon after there is another."""
     async with open_scene(cluster, actors=4) as scene:
         await trio.sleep(0.3)
         await cluster.redis.kill()
-        await until(partial(is_primary, heir))
+        await until(partial(is_primary, successor))
         began = trio.current_time()
-        cluster.redis = heir
+        cluster.redis = successor
         await cluster.wait_status("ready")
         took = await scene.check(trio.current_time() + EVENTUALLY) - began
         print(f"right {took:.2f} s after there is a new primary; {SOON} is promised at rest")

@@ -1,4 +1,4 @@
-"""What somebody else writes into Redis: no replica ends, and soon all pictures are right.
+"""What somebody else writes into Redis: no replica ends, and soon all views are right.
 
 Each case ended every replica that read it, and each again that was started.
 """

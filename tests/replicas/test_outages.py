@@ -1,6 +1,6 @@
 """Redis fails in every way that it can, under traffic, and comes back.
 
-Soon every client's picture is the truth again: how soon is printed. Meanwhile a
+Soon every client's view is the truth again: how soon is printed. Meanwhile a
 guest that was told of a join or a leave twice would have failed the test, and so
 would a signal within a replica that waited for Redis. And nobody is told that
 somebody has left who has not, but of a replica that was cut off.
@@ -23,7 +23,7 @@ FROZEN = PROMPT + 1
 
 
 async def check_recovery(scene: Scene, since: float) -> None:
-    """Traffic goes on for a while, then all pictures are looked at."""
+    """Traffic goes on for a while, then all views are looked at."""
     await trio.sleep(0.2)
     took = await scene.check(since + PATIENCE) - since
     print(f"right {took:.2f} s after Redis is back")

@@ -11,9 +11,9 @@ from itertools import count
 import trio
 
 from tests.clients import Message
-from tests.pictures import RoomPicture
 from tests.raw import PING, PONG, RawClient, client_frame, split_frames, upgrade_head
 from tests.replicas.guests import Guest, Party
+from tests.views import RoomView
 
 #: Seconds for a visitor to be let in, and for all to know the same, on a slow machine.
 PATIENCE = 300.0
@@ -106,7 +106,7 @@ class Room:
     def talkers(self) -> list[Guest]:
         """Those whose dialect has messages for all."""
         guests = self.party.guests.values()
-        return [guest for guest in guests if not isinstance(guest.picture, RoomPicture)]
+        return [guest for guest in guests if not isinstance(guest.view, RoomView)]
 
     async def probe(self, number: int) -> None:
         """Everybody says something to all; everybody hears each of the others, once."""
@@ -197,7 +197,7 @@ class Seat:
             guest = Guest(self._party, name, self._entrance, client)
             guest.on_signal = Listener(name, self._room, self._happened)
             if other:
-                guest.picture = RoomPicture(self._party.room_id, name)
+                guest.view = RoomView(self._party.room_id, name)
                 guest.peer_id = ""
                 await self._party.admit(guest)
             else:
@@ -213,7 +213,7 @@ class Seat:
     async def _act(self, guest: Guest) -> None:
         if guest.closed is not None:
             raise trio.ClosedResourceError
-        if isinstance(guest.picture, RoomPicture):
+        if isinstance(guest.view, RoomView):
             return
         self._happened.said += 1
         word = {"by": guest.name, "number": next(self._words)}

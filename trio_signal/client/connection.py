@@ -26,7 +26,7 @@ from trio_signal.dialects import mesh
 from trio_signal.dialects.wire import Reader, UnreadableError
 from trio_signal.errors import TrioSignalError
 
-#: Room for the picture of a very large room.
+#: Enough for the snapshot of a very large room.
 _MAX_MESSAGE = 64 * 1024 * 1024
 #: Messages between trio-websocket's task and ours: a burst costs few task switches.
 _QUEUE = 64

@@ -39,7 +39,7 @@ def snapshot(users: Iterable[mesh.User], broadcasters: Iterable[mesh.Broadcaster
 
 
 def reconcile(old: Peers, new: Peers) -> list[Event]:
-    """The events that lead from one picture of a room to another; departures come first."""
+    """The events that lead from one snapshot of a room to another; departures come first."""
     events: list[Event] = []
     for peer in old.values():
         if not _stayed(peer, new):

@@ -437,7 +437,7 @@ class RoomDialect(Dialect):
         return [Chat(self._room_id, other.content)]
 
     def answered(self, answer: Answer) -> Iterable[Send | Close]:
-        """The picture of the room; all else the client learns from the room's events."""
+        """Who is in the room; all else the client learns from the room's events."""
         match answer:
             case Entered():
                 self._username = answer.me.username

@@ -119,7 +119,7 @@ class Notes(Protocol):
         """Whether a user did that on this replica, after this time."""
         ...
 
-    async def recall_rooms(self, user_id: str) -> tuple[str, ...]:
+    async def take_lost_rooms(self, user_id: str) -> tuple[str, ...]:
         """Those rooms, once: then they are forgotten."""
         ...
 

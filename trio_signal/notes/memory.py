@@ -209,7 +209,7 @@ class MemoryNotes:
         """Whether a user did that after this time."""
         return self.left_rooms.has(user_id, room_id, since)
 
-    async def recall_rooms(self, user_id: str) -> tuple[str, ...]:
+    async def take_lost_rooms(self, user_id: str) -> tuple[str, ...]:
         """Those rooms, once: then they are forgotten."""
         await trio.lowlevel.checkpoint()
         return self.lost_table.pop(user_id) or ()

@@ -22,7 +22,7 @@ from trio_signal.notes.memory import SWEEP_INTERVAL, LeftRooms
 from trio_signal.redis import Argument, Redis, RedisError, Script, read_text
 
 #: How many rooms of lost connections a user is put into again.
-MAX_RECALLED = 1000
+MAX_LOST_ROOMS = 1000
 #: Redis does nothing else while a script runs.
 _TOUCHED_AT_ONCE = 200
 
@@ -49,7 +49,7 @@ class _Scripts:
         self.chat = register("chat")
         self.profile = register("profile")
         self.lost = register("lost")
-        self.recall = register("recall")
+        self.take_lost = register("take_lost")
         self.left = register("left")
         self.keep = register("keep")
         self.touch = register("touch")
@@ -257,11 +257,11 @@ class RedisNotes:
         """Whether a user did that on this replica, after this time."""
         return self._left_here.has(user_id, room_id, since)
 
-    async def recall_rooms(self, user_id: str) -> tuple[str, ...]:
+    async def take_lost_rooms(self, user_id: str) -> tuple[str, ...]:
         """Those rooms, once: then they are forgotten."""
         keys = [self._key("lost", user_id), *self._accounts("lost")]
         try:
-            rooms = await self._scripts.recall(keys, [user_id, MAX_RECALLED])
+            rooms = await self._scripts.take_lost(keys, [user_id, MAX_LOST_ROOMS])
         except RedisError:
             return ()
         return tuple(sorted(self._read_all("name", read_text, rooms, self._key("lost", user_id))))

@@ -1,7 +1,7 @@
 """Channels: which we want to hear, and what was heard on them.
 
-Subscriptions are a wish. Asking for one never blocks or fails; the connection,
-whenever there is one, is brought in line with what is wished.
+Subscriptions are desired state. Asking for one never blocks or fails; the connection,
+whenever there is one, is brought in line with it.
 """
 
 import logging
@@ -99,9 +99,9 @@ class Inbox:
 
 
 class _Subscription:
-    """One wish to hear a channel. To wish again after dropping it makes another one.
+    """One desired subscription. To subscribe again after dropping it makes another one.
 
-    So an acknowledgement that is still on its way for the earlier wish does not
+    So an acknowledgement that is still on its way for the earlier one does not
     count for the later.
     """
 
@@ -122,7 +122,7 @@ class _Subscription:
             self.settled = trio.Event()
 
 
-class _Wish(Request):
+class _SubscriptionRequest(Request):
     """SUBSCRIBE or UNSUBSCRIBE, whose answer comes as a push."""
 
     __slots__ = ("_command", "_subscription")
@@ -150,7 +150,7 @@ class _Wish(Request):
 
 
 class _Marker(Request):
-    """A PING behind all wishes: when it is answered, so are they."""
+    """A PING behind all requests: when it is answered, so are they."""
 
     __slots__ = ("_pubsub",)
 
@@ -192,18 +192,18 @@ class PubSub:
         self._changed = changed
         self._wanted: dict[bytes, _Subscription] = {}
         self.inbox = Inbox(limit)
-        #: All that was wished when the connection was made is acknowledged.
+        #: All that was desired when the connection was made is acknowledged.
         self.ready = False
         self.messages = 0
 
     def subscribe(self, channel: str) -> None:
-        """Wish to hear a channel, from now on and after every outage. Does not block."""
+        """Hear a channel, from now on and after every outage. Does not block."""
         subscription = _Subscription(channel)
         if subscription.name in self._wanted:
             return
         self._wanted[subscription.name] = subscription
         if self.link.connection is not None:
-            self.link.connection.send(_Wish("subscribe", subscription))
+            self.link.connection.send(_SubscriptionRequest("subscribe", subscription))
 
     def unsubscribe(self, channel: str) -> None:
         """Take no more of a channel. What waits to be received still comes. Does not block."""
@@ -212,17 +212,17 @@ class PubSub:
             return
         subscription.settled.set()
         if self.link.connection is not None:
-            self.link.connection.send(_Wish("unsubscribe", subscription))
+            self.link.connection.send(_SubscriptionRequest("unsubscribe", subscription))
 
     @property
     def channels(self) -> list[str]:
-        """The channels that are wished for."""
+        """The channels that are desired."""
         return [subscription.channel for subscription in self._wanted.values()]
 
     async def wait_subscribed(self, channel: str) -> None:
         """Wait until the server has acknowledged the subscription, through outages too.
 
-        Raises PubSubError if nobody wishes to hear the channel (any more), and
+        Raises PubSubError if nobody wants the channel (any more), and
         the server's ResponseError if it refuses.
         """
         name = channel.encode()
@@ -246,13 +246,13 @@ class PubSub:
         return await self.inbox.take()
 
     def caught_up(self) -> None:
-        """All that was wished when the connection was made is acknowledged."""
+        """All that was desired when the connection was made is acknowledged."""
         self.ready = True
         self._changed()
 
     def _bring_in_line(self, connection: Connection) -> None:
         for subscription in self._wanted.values():
-            connection.send(_Wish("subscribe", subscription))
+            connection.send(_SubscriptionRequest("subscribe", subscription))
         if self._wanted:
             connection.send(_Marker(self))
         else:

@@ -94,9 +94,7 @@ def _of_redis(bus: BusStatistics) -> Iterator[Metric]:
     unreadable = [([kind], count) for kind, count in bus.unreadable.items()]
     text = "What was in Redis and could not be read, by what it should have been"
     yield _counters("redis_unreadable", text, ["kind"], unreadable)
-    yield _gauge(
-        "doubtful_rooms", "Rooms that are stale, and being restored from Redis", bus.stale_rooms
-    )
+    yield _gauge("stale_rooms", "Rooms that are being restored from Redis", bus.stale_rooms)
     yield _histogram(
         "delivery_seconds", "Seconds that a message takes by way of Redis", bus.delivery
     )

@@ -1,16 +1,17 @@
--- Let an edition of the announcements hold, unless a newer one does.
+-- Let a revision of the announcements hold, unless a newer one does.
 --
 -- KEYS  1 current_broadcast  string: the active announcement (JSON), for all to read
---       2 edition            hash: revision, id, edition (JSON); of what holds
--- ARGV  1 revision  2 id of the announcement  3 edition (JSON)
+--       2 edition            hash: revision, id, edition; the number, the id and the JSON of
+--                            the revision that holds, by the names that version 0.1 gave them
+-- ARGV  1 number  2 id of the announcement  3 revision (JSON)
 --       4 current_broadcast, or "" if nothing is active
 --       5 channel  6 what to tell there
---       7 the greatest revision that may be  8 an edition that cannot be read, or ""
+--       7 the greatest number that may be  8 a revision that cannot be read, or ""
 --
--- Of two with the same revision the one with the greater id is newer. What holds
+-- Of two with the same number the one with the greater id is newer. What holds
 -- already is written once more: somebody may have deleted the key.
 -- What holds does so only if it can be read, is what its fields say, and may be.
--- Returns the edition that holds.
+-- Returns the revision that holds.
 
 expect(KEYS[2], 'hash')
 

@@ -188,7 +188,7 @@ class RedisBus:
         self._feeds.mark_all_stale()
         self.topics.write_again()
         self.board.resync()
-        self.holds.doubt()
+        self.holds.resync()
 
     async def _keep_lease(self) -> None:
         """Say again and again that we are alive, look who is not, and how long a message takes."""
@@ -229,7 +229,7 @@ class RedisBus:
                     case Resumed():
                         logger.warning("Redis is back: catching up")
                         self._lease.hold_off(PATIENCE)
-                        self._direct.doubt()
+                        self._direct.resync()
                 self._start_over()
 
     def _take(self, channel: str, payload: bytes) -> None:

@@ -212,10 +212,10 @@ class DirectSignals:
 
     # The time between
 
-    def doubt(self) -> None:
+    def resync(self) -> None:
         """Redis was away, and with it what we said or were told; does not block."""
         for outgoing in self._outgoing.values():
-            outgoing.is_doubtful = True
+            outgoing.must_ask = True
         for incoming in self._incoming.values():
             incoming.is_unsaid = True
         self._work.set()

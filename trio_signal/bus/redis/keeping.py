@@ -31,7 +31,7 @@ class KeptHolds:
         #: A key that is gone when Redis was emptied; what it was set to.
         self._key = directory.key("holds")
         self._epoch: str | None = None
-        self._doubted = trio.Event()
+        self._uncertain = trio.Event()
 
     def ban(self, room_id: str, member: Member, seconds: float) -> None:
         """Let who this member is not enter a room for so long."""
@@ -71,21 +71,21 @@ class KeptHolds:
         else:
             self.known.ban(held.room_id, held.digest, until, now)
 
-    def doubt(self) -> None:
+    def resync(self) -> None:
         """Redis may have been emptied."""
-        self._doubted.set()
+        self._uncertain.set()
 
     async def run(self) -> None:
         """Write what is known here again whenever Redis was emptied; until cancelled."""
         while True:
             await self._redis.wait_connected()
-            self._doubted = trio.Event()
+            self._uncertain = trio.Event()
             try:
                 await self._look()
             except RedisError:
                 await trio.sleep(1)
             else:
-                await self._doubted.wait()
+                await self._uncertain.wait()
 
     async def _look(self) -> None:
         await self._redis.set(self._key, self._replica, nx=True)

@@ -41,7 +41,7 @@ class _Sent(NamedTuple):
 class Outgoing:
     """The signals to one other replica that are not confirmed; times are Trio's clock."""
 
-    __slots__ = ("_asked", "_bytes", "_unconfirmed", "is_doubtful", "number", "used")
+    __slots__ = ("_asked", "_bytes", "_unconfirmed", "must_ask", "number", "used")
 
     def __init__(self, number: int = 0) -> None:
         """Begin after this number, which is above all that this replica has ever used."""
@@ -53,7 +53,7 @@ class Outgoing:
         self._bytes = 0
         self._asked = 0.0
         #: Confirmations may have been lost just now: ask at once.
-        self.is_doubtful = False
+        self.must_ask = False
 
     def __len__(self) -> int:
         """How many are not confirmed."""
@@ -101,9 +101,9 @@ class Outgoing:
         """Whether to ask for a confirmation now; a few times at most for a signal."""
         oldest = next(iter(self._unconfirmed.values()), None)
         is_due = oldest is not None and now >= max(oldest.at, self._asked) + _ASK
-        if oldest is None or not (is_due or self.is_doubtful):
+        if oldest is None or not (is_due or self.must_ask):
             return False
-        self._asked, self.is_doubtful = now, False
+        self._asked, self.must_ask = now, False
         return True
 
 

@@ -1,8 +1,8 @@
 """What one client knows of a room: only what it was told, in its own dialect.
 
-A picture refuses what can follow from nothing that was told before: somebody
+A view refuses what can follow from nothing that was told before: somebody
 who joins twice, who leaves without having joined, or who leaves while live.
-Whether it is the right picture, `differs` says, which is given the truth.
+Whether it is the right view, `differs` says, which is given the truth.
 """
 
 from collections.abc import Iterable, Sequence
@@ -23,7 +23,7 @@ class Truth(NamedTuple):
     was_live: bool
 
 
-class Picture(Protocol):
+class View(Protocol):
     """One room, as one client was told of it."""
 
     def hear(self, message: Message) -> None:
@@ -31,7 +31,7 @@ class Picture(Protocol):
         ...
 
     def differs(self, me: Truth, others: Sequence[Truth]) -> str:
-        """How the picture differs from the truth; empty if it does not."""
+        """How the view differs from the truth; empty if it does not."""
         ...
 
 
@@ -75,7 +75,7 @@ def live_users(peers: Iterable[Truth]) -> set[str]:
     return {peer.user_id for peer in peers if peer.media}
 
 
-class RoomPicture:
+class RoomView:
     """Dialect `room`: users. Nothing is told of the own user but its broadcasts."""
 
     def __init__(self, room_id: str, user_id: str) -> None:
@@ -149,7 +149,7 @@ class RoomPicture:
         return found
 
 
-class LivePicture:
+class LiveView:
     """Dialect `live`: users, and nothing at all of the own one."""
 
     def __init__(self, room_id: str, user_id: str) -> None:
@@ -221,7 +221,7 @@ class LivePicture:
         return found + compare("live", set(self.told.live), live_users(others) - {self.user_id})
 
 
-class MeshPicture:
+class MeshView:
     """Dialect `mesh`: peers; the other tabs of the own user are like any other."""
 
     def __init__(self, room_id: str, client_id: str) -> None:
@@ -294,7 +294,7 @@ class MeshPicture:
         return compare("peers", told, true)
 
 
-class StreamPicture:
+class StreamView:
     """Dialect `stream`: a count; to the broadcaster the viewers, to a viewer little else."""
 
     def __init__(self, stream_id: str) -> None:
