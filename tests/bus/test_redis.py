@@ -168,6 +168,24 @@ async def test_members_of_a_dead_replica_are_found_though_nobody_knows_where_the
         nursery.cancel_scope.cancel()
 
 
+async def test_a_replica_whose_lease_was_deleted_is_not_taken_for_a_dead_one(
+    redis_url: str,
+) -> None:
+    """It takes another one within a second; until then its members are left alone."""
+    async with deploy_redis(2, redis_url) as deployed, open_redis(redis_url) as redis:
+        here, other = deployed.replicas
+        assert isinstance(here.bus, RedisBus)
+        await here.meet(other)
+        await redis.zrem(here.bus._key("replicas"), other.name)
+        here.bus._start_over()
+        with trio.fail_after(PATIENCE):
+            while here.bus.degraded:  # noqa: ASYNC110  nobody tells
+                await trio.sleep(0.01)
+        other.say("still here")
+        await here.expect_chats("still here")
+        assert [m.peer_id for m in await here.bus.members("r")] == [here.name, other.name]
+
+
 async def test_lists_that_were_deleted_are_written_again(redis_url: str) -> None:
     async with deploy_redis(1, redis_url) as deployed, open_redis(redis_url) as redis:
         (replica,) = deployed.replicas

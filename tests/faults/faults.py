@@ -90,10 +90,15 @@ def delete(pattern: str) -> Do:
 
     async def do(scene: "FaultyScene", choice: random.Random) -> None:
         keys: list[bytes] = await scene.redis.ask("KEYS", f"trio_signal:{pattern}")
-        if keys:
-            await scene.redis.ask("DEL", choice.choice(sorted(keys)))
+        assert keys, pattern
+        await scene.redis.ask("DEL", choice.choice(sorted(keys)))
 
     return do
+
+
+async def delete_lease(scene: "FaultyScene", choice: random.Random) -> None:
+    replicas: list[bytes] = await scene.redis.ask("ZRANGE", "trio_signal:replicas", 0, -1)
+    await scene.redis.ask("ZREM", "trio_signal:replicas", choice.choice(sorted(replicas)))
 
 
 async def cut_off(scene: "FaultyScene", choice: random.Random) -> None:
@@ -156,7 +161,8 @@ FAULTS = (
     Fault("the list of rooms deleted", delete("rooms")),
     Fault("what a replica owns deleted", delete("owned:*")),
     Fault("the list of replicas deleted", delete("replicas")),
-    Fault("a lease deleted", delete("lease:*")),
+    Fault("any key deleted", delete("*")),
+    Fault("the lease of a replica deleted", delete_lease),
     Fault("a replica cut off from Redis", cut_off),
     Fault("a replica late to speak", delay(up=True)),
     Fault("a replica late to hear", delay(up=False)),

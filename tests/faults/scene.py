@@ -21,7 +21,8 @@ from tests.replicas.processes import Cluster, Replica
 LEASE = 6.0
 #: Seconds until all views are right, and all signals accounted for, on a quiet machine.
 SOON = 5.0
-#: Guests of each replica that stay: two of dialect `mesh`, and one of `room`.
+#: Guests of each replica that stay: two of dialect `mesh`, of whom the first is live, and one of
+#: `room`.
 STAYING = ("a", "b")
 
 
@@ -67,6 +68,8 @@ class FaultyScene:
         await replica.wait_status("ready")
         for letter in STAYING:
             guest = await self._party.join(f"stays-{name}-{letter}", replica)
+            if letter == STAYING[0]:
+                await guest.go_live()
             self._staying[guest.name] = replica
             self.ledger.add(guest)
             self._nursery.start_soon(self.ledger.signal, guest)

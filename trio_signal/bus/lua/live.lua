@@ -1,8 +1,8 @@
--- Who is live in a room, and which replicas there are.
+-- Who is live in a room.
 --
--- KEYS  1 live  2 members  3 replicas  (see join.lua)
+-- KEYS  1 live  2 members  (see join.lua)
 --
--- Returns {members, replicas}; a peer id without a member gives none.
+-- Returns members; a peer id without a member gives none.
 
 local ids = redis.call('SMEMBERS', KEYS[1])
 local members = {}
@@ -14,4 +14,4 @@ for first = 1, #ids, 1000 do
     end
   end
 end
-return {members, redis.call('ZRANGE', KEYS[3], 0, -1)}
+return members

@@ -4,14 +4,14 @@
 -- makes every replica fetch a snapshot and tell its peers the difference.
 --
 -- KEYS  1 members  2 live  3 seq  4 rooms  5 owned  6 replicas  (see join.lua)
--- ARGV  1 replica  2 room id  3 channel of the room
+-- ARGV  1 replica  2 room id  3 channel of the room  4 replicas that are gone (JSON)
 --       then, for each member: peer id, member (JSON), "1" if live, "0" if not, with a "+"
 --         behind it if it has been here; or "?" if it is on its way: it stays if it is here,
 --         and is not written if not. These come first
 --
 -- A peer id that another replica holds stays with it, unless its connection is an
 -- older one of the same subject: a stale socket takes down no newer one.
--- A record that cannot be read, or whose replica has no lease, is removed, since nobody
+-- A record that cannot be read, or whose replica has no lease and is gone, is removed, since nobody
 -- answers for it; so is a key of another type, and a number that is none.
 -- What is restored without a lease would stay for ever if its replica died now.
 -- A room in which members that have been here are missing was deleted: other replicas are about
@@ -70,7 +70,12 @@ if not number or not string.match(number, '^[1-9]%d*$') or tonumber(number) >= 2
   redis.call('SET', KEYS[3], time[1] .. string.format('%06d', tonumber(time[2])))
 end
 
-for i = 4, #ARGV, 3 do
+local gone = {}
+for _, replica in ipairs(cjson.decode(ARGV[4])) do
+  gone[replica] = not redis.call('ZSCORE', KEYS[6], replica)
+end
+
+for i = 5, #ARGV, 3 do
   local id, new, state = ARGV[i], ARGV[i + 1], ARGV[i + 2]
   local old = redis.call('HGET', KEYS[1], id)
   if state == '?' then
@@ -99,7 +104,7 @@ for i = 1, #members, 2 do
   local known = mine[members[i]] or entering[members[i]]
   local member = read_member(members[i + 1])
   local is_left = member and member.replica == ARGV[1] and not known
-  if not member or is_left or not redis.call('ZSCORE', KEYS[6], member.replica) then
+  if not member or is_left or gone[member.replica] then
     redis.call('HDEL', KEYS[1], members[i])
     note_left(ARGV[3], members[i], is_left and 'lost' or 'replica_lost', ARGV[1])
     if member then
@@ -119,7 +124,7 @@ end
 if not vanished_until then
   note_missing(ARGV[3], KEYS[1], ARGV[1])
 end
-redis.call(#ARGV > 3 and 'SADD' or 'SREM', KEYS[5], ARGV[2])
+redis.call(#ARGV > 4 and 'SADD' or 'SREM', KEYS[5], ARGV[2])
 if changed then
   redis.call('PUBLISH', ARGV[3], string.format(
     '{"seq":%d,"origin":%s}', redis.call('INCR', KEYS[3]), cjson.encode(ARGV[1])))

@@ -5,8 +5,10 @@ step. Anybody may write to Redis: what cannot be read is dropped, and the room i
 the `suspects`, which are compared soon.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, NamedTuple
+
+import trio
 
 from trio_signal.bus import Caps
 from trio_signal.bus.announcements import read_script
@@ -37,6 +39,9 @@ _SWEPT, _SWEPT_MEMBERS = 100, 200
 _COUNTS = 10_000
 #: The scripts that change who is in a room.
 _NOTING = frozenset({"join", "leave", "change", "restore", "reap"})
+#: Seconds for a replica whose lease was deleted to take another one, and how many such replicas
+#: are kept in mind.
+_GRACE, _MAX_UNLEASED = 2.5, 1000
 _NEVER_COUNTED = b"0", None
 
 _REFUSALS = {
@@ -72,8 +77,31 @@ class Scripts:
         self.lead = register("lead")
 
 
+class Unleased:
+    """Replicas that have members and no lease: it may have been deleted, and they are alive."""
+
+    def __init__(self) -> None:
+        """Begin with none."""
+        #: When each was seen so first, and last (Trio's clock).
+        self._seen: dict[str, tuple[float, float]] = {}
+
+    def note(self, replicas: Iterable[str], leased: Collection[str], now: float) -> None:
+        """What one look at a room has shown."""
+        for replica in [replica for replica in self._seen if replica in leased]:
+            del self._seen[replica]
+        for replica in replicas:
+            first, last = self._seen.pop(replica, (now, now))
+            self._seen[replica] = first if now <= last + 2 * _GRACE else now, now
+        while len(self._seen) > _MAX_UNLEASED:
+            del self._seen[next(iter(self._seen))]
+
+    def gone(self) -> set[str]:
+        """Those that had the time to take another lease, and did not."""
+        return {name for name, (first, last) in self._seen.items() if last >= first + _GRACE}
+
+
 class Record(NamedTuple):
-    """A room as Redis has it: its number, and the members for which a replica answers."""
+    """A room as Redis has it: its number, and the members whose replicas are not gone."""
 
     seq: int
     members: tuple[Member, ...]
@@ -100,6 +128,7 @@ class Directory:
         #: The stream of what is noted for webhooks.
         self.notes = self.key("webhooks", "notes")
         self.scripts = Scripts(redis, self._noting() if observed else read_script("unobserved"))
+        self._unleased = Unleased()
         #: Rooms that are to be compared ahead of the others.
         self.suspects: dict[str, None] = {}
         #: How many were in a room, and at which change.
@@ -167,8 +196,13 @@ class Directory:
         keys = [members_key, seq_key, self.key("replicas"), *lists]
         seq, records, names, is_listed, is_owned = await self.scripts.snapshot(keys, [room_id])
         members = self.read_members(room_id, records)
-        replicas = {*names}
-        answered = tuple(m for m in members if m.replica.encode() in replicas)
+        leased = {name.decode(errors="replace") for name in names}
+        unleased = {m.replica for m in members} - leased
+        self._unleased.note(unleased, leased, trio.current_time())
+        if unleased:
+            self.suspect(room_id)  # until they are gone, or back
+        gone = self._unleased.gone()
+        answered = tuple(m for m in members if m.replica not in gone)
         is_lost = not is_listed if members else False
         is_lost |= not is_owned and any(m.replica == self.replica for m in members)
         is_sound = len(answered) == len(records) and not is_lost
@@ -185,15 +219,14 @@ class Directory:
     async def live(self, room_id: str) -> tuple[Member, ...]:
         """Those that are live; of these only are records read. Does not raise either."""
         room = self.room(room_id)
-        keys = [f"{room}:live", f"{room}:members", self.key("replicas")]
         try:
-            records, names = await self.scripts.live(keys)
+            records = await self.scripts.live([f"{room}:live", f"{room}:members"])
         except RedisError as error:
             self._suspect_if(error, room_id)
             return ()
-        replicas = {*names}
+        gone = self._unleased.gone()
         members = self.read_members(room_id, records)
-        return tuple(m for m in members if m.live and m.replica.encode() in replicas)
+        return tuple(m for m in members if m.live and m.replica not in gone)
 
     def _suspect_if(self, error: RedisError, room_id: str) -> None:
         """A key may be of another type."""
@@ -272,7 +305,8 @@ class Directory:
 
     async def restore(self, room_id: str, feed: Feed | None) -> Snapshot:
         """Make our members of a room what they are; a snapshot of what it is then."""
-        args: list[Argument] = [self.replica, room_id, self.room(room_id)]
+        gone = encode([*self._unleased.gone()])
+        args: list[Argument] = [self.replica, room_id, self.room(room_id), gone]
         if feed is not None:
             for member in feed.entering.values():
                 args += (member.peer_id, encode(member), "?")
