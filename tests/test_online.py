@@ -7,6 +7,7 @@ from typing import Any
 import httpx
 import pytest
 import trio
+import trio.testing
 
 from tests.clients import PATIENCE, Client, Service
 from tests.conftest import Serve, serve_replicas
@@ -14,6 +15,9 @@ from tests.test_live_protocol import enter, join, path, sign_in, without_time
 from tests.tokens import SECRET, make_token
 from trio_signal import online
 from trio_signal.auth import share_room
+from trio_signal.bus import Delivery
+from trio_signal.bus.memory import MemoryBus, MemoryNetwork
+from trio_signal.hub import Hub
 
 USERS = "/api/v1/ws/online-users"
 STATS = "/api/v1/ws/stats"
@@ -117,6 +121,32 @@ async def test_users_of_a_replica_that_stops_are_online_no_longer(redis_url: str
             await wait_online(other, "ann", "bob")
         await wait_online(service)
         assert await get(service.base, STATS) == {"connections": 0, "users": 0, "rooms": 0}
+
+
+@asynccontextmanager
+async def running(replica: str, network: MemoryNetwork, told: list[Delivery]) -> AsyncIterator[Hub]:
+    """A replica without a socket; what it is told is kept."""
+    bus = MemoryBus(replica, network)
+    hub = Hub(bus)
+
+    def deliver(delivery: Delivery) -> None:
+        told.append(delivery)
+        hub.deliver(delivery)
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(bus.run, deliver)
+        nursery.start_soon(hub.online.run)
+        yield hub
+        nursery.cancel_scope.cancel()
+
+
+async def test_replicas_where_nobody_is_online_greet_each_other_once() -> None:
+    told: list[Delivery] = []
+    network = MemoryNetwork()
+    with trio.fail_after(PATIENCE):
+        async with running("a", network, told), running("b", network, told):
+            await trio.testing.wait_all_tasks_blocked(0.1)
+    assert 1 <= len(told) <= 2
 
 
 async def test_an_answer_is_bounded_and_its_count_is_not(

@@ -267,8 +267,9 @@ class Online:
         if old is None:
             if len(self._sections) >= MAX_REPLICAS:
                 return
-            self._changed, self._told = True, -math.inf  # it does not know yet who is here
-            self._wake(trio.current_time())
+            if self._users:  # it does not know them yet
+                self._changed, self._told = True, -math.inf
+                self._wake(trio.current_time())
         users = {
             user.user_id: user
             for user in islice(told.users, MAX_TOLD)
