@@ -18,7 +18,7 @@ THOROUGH := announcements/test_kills.py replicas/test_outages.py replicas/test_s
 # How many tests run at the same time: most of them wait for something most of the time.
 JOBS := 3
 
-.PHONY: serve test quick thorough check format lint types docs site bench cluster soak faults floods fuzz fuzz-redis lock audit check-pythons venv clean
+.PHONY: serve test quick thorough check format lint types docs site bench cluster soak faults floods fuzz fuzz-redis call12 lock audit check-pythons venv clean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -88,6 +88,11 @@ faults: venv
 soak: venv
 	@tools/system-deps nginx postgresql redis-server
 	$(BIN)/python -m tests.soak $(ARGS)
+
+# A call of twelve people in one browser: some minutes.
+call12: venv
+	@tools/system-deps chromium
+	$(BIN)/python -m tests.browser.twelve $(ARGS)
 
 # Ten minutes of anything; what it finds new is kept in fuzz/corpus.
 fuzz: venv

@@ -3,6 +3,8 @@
     python -m tools.take_screenshots              # what the documentation shows, into docs/img/
     python -m tools.take_screenshots FOLDER       # all, at 1280 and 390 px, light and dark
 
+axe-core looks at each that is taken into a folder, and nothing serious may be in it.
+
 It starts servers and browsers of its own. Needs Chromium and the packages of the tests. In place
 of cameras there are drawn people: tools/people.js.
 """
@@ -16,7 +18,7 @@ from typing import Any
 
 from playwright.sync_api import Browser, Page, Playwright, ViewportSize, expect, sync_playwright
 
-from tests.browser.visitors import AUTOPLAY, PATIENCE, Server, open_chromium
+from tests.browser.visitors import AUTOPLAY, Server, find_faults, open_chromium
 from tests.tokens import SECRET
 from trio_signal.users import User, hash_password, write_users
 
@@ -39,6 +41,8 @@ SHOWN = {
     "announcements": ("announcements-banner", 1280, "light"),
     "inspect": ("inspect", 1280, "dark"),
 }
+#: Milliseconds: many people in one browser are slow.
+PATIENCE = 240_000
 #: Until a picture that has just changed is there: milliseconds.
 SETTLED = 400
 
@@ -56,6 +60,8 @@ class Studio:
         self._folder = folder
         self.browser: Browser = self.open_browser()
         self.server = Server()
+        #: What is wrong in what was shown.
+        self.faults: list[str] = []
 
     def open_browser(self) -> Browser:
         return self._stack.enter_context(open_chromium(self._playwright, AUTOPLAY))
@@ -113,6 +119,8 @@ class Studio:
                 page.wait_for_timeout(SETTLED)
                 page.screenshot(path=path)
                 print(path)
+                if self._folder is not None:
+                    self.faults += [f"{path.name}: {fault}" for fault in find_faults(page)]
         page.set_viewport_size(WIDTHS[1280])
 
 
@@ -225,7 +233,7 @@ def take_announcements(studio: Studio) -> None:
         desk = studio.page("/demo/announcements")
         expect(desk.get_by_role("status").first).to_have_text("Connected")
         studio.shoot(desk, "announcements")
-        desk.get_by_label("Say to everybody").fill(
+        desk.get_by_label("Message to everybody").fill(
             "The server restarts at noon. Save your work, and come back five minutes later."
         )
         desk.get_by_role("radio", name="Warning").check()
@@ -303,6 +311,7 @@ def take_great_call(studio: Studio) -> None:
 
 def main() -> None:
     """All scenes, or those that are to be shown."""
+    expect.set_options(timeout=PATIENCE)
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else None
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -313,6 +322,8 @@ def main() -> None:
             *((take_shared_front, take_tokens, take_great_call) if folder is not None else ()),
         ):
             take(studio)
+    if studio.faults:
+        sys.exit("\n".join(studio.faults))
 
 
 if __name__ == "__main__":

@@ -91,6 +91,10 @@ class FirefoxPage:
         assert result["type"] == "success", result["exceptionDetails"]["text"]
         return json.loads(result["result"]["value"])
 
+    def close(self) -> None:
+        """Close the tab, as who closes it does."""
+        self._firefox.call("browsingContext.close", context=self._context)
+
     def wait_for(self, expression: str) -> None:
         """Return once this is true."""
         self.evaluate(

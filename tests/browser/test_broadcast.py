@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import pytest
 from playwright.sync_api import Page, Playwright, expect
 
+from tests.browser.test_pages import enter
 from tests.browser.visitors import (
     Visitors,
     allow,
     ask_the_user,
     close_tab,
     crash_tab,
+    expect_accessible,
     expect_closed,
     expect_playing,
     expect_prompts,
@@ -59,6 +60,7 @@ def expect_watching(page: Page, name: str = "Ada") -> None:
 def test_ten_watch_five_of_them_late_and_the_camera_is_switched(visit: Visit) -> None:
     viewers = [watch(visit, "ten") for _ in range(5)]
     expect(viewers[0].get_by_text("The broadcast will begin soon")).to_be_visible()
+    expect_accessible(viewers[0])
     ada = broadcast(visit, "ten")
     for viewer in viewers:
         expect_watching(viewer)
@@ -69,6 +71,8 @@ def test_ten_watch_five_of_them_late_and_the_camera_is_switched(visit: Visit) ->
     expect(ada.get_by_role("listitem").filter(has_text="Good")).to_have_count(10)
     expect(viewers[0].get_by_role("img", name="10 viewers")).to_be_visible()
 
+    developer = visit("/demo/inspect")
+    enter(developer, "ten", "Dev")
     for camera in ("fake_device_1", "fake_device_2"):  # Chromium encodes nothing of the former
         ada.get_by_role("button", name="Switch camera").click()
         ada.wait_for_function(
@@ -78,12 +82,21 @@ def test_ten_watch_five_of_them_late_and_the_camera_is_switched(visit: Visit) ->
         )
         expect_playing(ada.get_by_label("Your picture", exact=True))
     for viewer in viewers:
+        viewer.wait_for_function(  # of a camera that was chosen
+            """() => document.querySelector('trio-watch').shadowRoot
+                .querySelector('video').videoWidth === 320"""
+        )
         expect_watching(viewer)
         assert viewer.evaluate("connectionsMade") == 1
+    # Who looks on is no viewer.
+    expect(ada.get_by_role("listitem").filter(has_text="Dev")).to_be_visible()
+    expect(ada.get_by_role("img", name="10 viewers")).to_be_visible()
+    expect(viewers[0].get_by_role("img", name="10 viewers")).to_be_visible()
 
     ada.get_by_role("button", name="End").click()
     for viewer in viewers:
         expect(viewer.get_by_text("The broadcast has ended")).to_be_visible()
+    expect_accessible(viewers[0])
     expect(ada.get_by_role("definition").last).to_have_text("10")
     assert not ada.evaluate("document.querySelector('#video').srcObject")  # nothing films
     ada.get_by_role("button", name="Go live again").click()
@@ -111,16 +124,15 @@ def test_a_camera_that_is_allowed_too_late_is_closed(visit: Visit) -> None:
     expect(ada.get_by_role("button", name="Stop sharing")).to_be_visible()
 
 
-@pytest.mark.parametrize("kill", [close_tab, crash_tab])
-def test_a_broadcaster_whose_tab_dies_is_gone(visit: Visit, kill: Callable[[Page], None]) -> None:
-    room = f"dies-{kill.__name__}"
-    ada = broadcast(visit, room, "screen")
-    bob = watch(visit, room, "live")
-    expect_watching(bob)
-    kill(ada)
-    expect(bob.get_by_text("The broadcast has ended")).to_be_visible()
-    expect(bob.locator("trio-watch video")).to_have_count(0)
-    broadcast(visit, room)
+def test_a_broadcaster_whose_tab_dies_is_gone(visit: Visit) -> None:
+    ada = broadcast(visit, "dies", "screen")
+    bob = watch(visit, "dies", "live")
+    for kill in (close_tab, crash_tab):
+        expect_watching(bob)
+        kill(ada)
+        expect(bob.get_by_text("The broadcast has ended")).to_be_visible()
+        expect(bob.locator("trio-watch video")).to_have_count(0)
+        ada = broadcast(visit, "dies")
     expect_watching(bob)  # back by itself
 
 
@@ -134,6 +146,7 @@ def test_a_picture_comes_without_sound_until_somebody_asks_for_it(
         expect_watching(page)
         video = page.get_by_label("Video of Ada")
         assert video.evaluate("video => video.muted")
+        expect_accessible(page)
         page.get_by_role("button", name="Tap for sound").click()
         expect(page.get_by_role("button", name="Tap for sound")).to_be_hidden()
         assert not video.evaluate("video => video.muted")
@@ -148,6 +161,7 @@ def test_a_picture_comes_without_sound_until_somebody_asks_for_it(
         page.keyboard.press("f")
         expect(page.get_by_role("button", name="Full screen")).to_be_visible()
         expect_watching(page)
+        visitors.close()
 
 
 def test_a_link_leads_viewers_into_the_room(visit: Visit) -> None:
@@ -180,6 +194,7 @@ def test_what_is_wrong_with_a_camera_stands_in_its_place(visit: Visit) -> None:
     expect(page.get_by_role("status")).to_contain_text("Camera blocked")
     expect(page.get_by_role("status")).to_contain_text("Allow the camera for this page")
     expect(page.get_by_role("button", name="Go live")).to_be_disabled()
+    expect_accessible(page)
     page.evaluate("window.allowed = true")
     page.get_by_role("button", name="Try again").click()
     picture = page.get_by_label("Your picture", exact=True)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -51,68 +53,114 @@ def reconnecting(page: Page) -> Locator:
     return page.get_by_text("Reconnecting…")
 
 
-# When the page is told that somebody left, and when the tile is gone.
-WATCH_LEAVING = """() => {
-    window.left = new Map();
-    const root = document.querySelector('trio-call').shadowRoot;
-    document.querySelector('trio-call').joined.on('left', ({ name }) => {
-        const entry = [...told].reverse().find(({ username }) => username === name);
-        left.set(name, [entry.cause, performance.now() - entry.at]);
-    });
-}"""
-WATCH_SOCKETS = """
-    window.told = [];
-    window.WebSocket = class extends WebSocket {
-        constructor(...given) {
-            super(...given);
-            this.addEventListener('message', ({ data }) => {
-                const message = JSON.parse(data);
-                if (message.type === 'user_left') told.push({ ...message, at: performance.now() });
-            });
+# When each tile was taken away, by the clock of the machine.
+WATCH_TILES = """() => {
+    window.gone = {};
+    const stage = () => document.querySelector('trio-call').shadowRoot.querySelector('.stage');
+    new MutationObserver((records) => {
+        for (const { removedNodes } of records) {
+            for (const node of removedNodes) {
+                gone[node.querySelector('.name').textContent] = Date.now() / 1000;
+            }
         }
-    };
-"""
+    }).observe(stage(), { childList: true });
+}"""
+#: How a page may end: what happens to it, and within how many seconds the others have to see it.
+ENDS: dict[str, tuple[Callable[[Page], object], float]] = {
+    "crashes": (crash_tab, 0.3),
+    "presses Leave": (lambda page: tool(page, "Leave").click(), 0.3),
+    "goes elsewhere": (lambda page: page.goto("about:blank", wait_until="commit"), 0.3),
+    "is loaded again": (lambda page: page.reload(wait_until="commit"), 0.3),
+    "is closed": (lambda page: page.close(), 0.3),
+    "is killed": (lambda page: kill_browser(browser_of(page)), 2),
+}
+
+
+def browser_of(page: Page) -> Browser:
+    browser = page.context.browser
+    assert browser is not None
+    return browser
 
 
 def test_six_call_each_other_and_whoever_goes_is_gone_at_once(
-    visit: Visit, visitors: Visitors, browser: Browser, playwright: Playwright
+    visitors: Visitors, browser: Browser, playwright: Playwright
 ) -> None:
+    def join(name: str, chromium: Browser) -> Page:
+        page = visitors.page(chromium)
+        page.goto("/demo/call")
+        return call(page, "six", name)
+
+    def see_it_go(name: str, page: Page, end: str) -> float:
+        """Seconds from the act itself until the tile is away."""
+        began = time.time()
+        ENDS[end][0](page)
+        expect(tile(fay, name)).to_have_count(0)
+        gone: float = fay.evaluate("name => gone[name]", name)
+        return gone - began
+
     # The pages of one Chromium share one camera, and it stalls for more than five.
-    with open_chromium(playwright, AUTOPLAY) as other:
-        pages: list[Page] = []
-        for name in ("Ada", "Bob", "Cyd", "Dan", "Eve", "Fay"):
-            page = visitors.page(other if len(pages) < 3 else browser)
-            page.add_init_script(WATCH_SOCKETS)
-            page.goto("/demo/call")
-            pages.append(call(page, "six", name))
+    with ExitStack() as stack:
+        open_another = partial(open_chromium, playwright, AUTOPLAY)
+        other = stack.enter_context(open_another())
+        names = ("Ada", "Bob", "Cyd", "Dan", "Eve", "Fay")
+        pages = [join(name, other if name in "Ada Bob Cyd" else browser) for name in names]
         for page in pages:
             expect(page.get_by_role("img", name="6 people")).to_be_visible()
             expect_all_playing(page, 6)  # five others and oneself
-        *lost, dan, eve, fay = pages
-        fay.evaluate(WATCH_LEAVING)
+        ada, bob, cyd, dan, eve, fay = pages
+        fay.evaluate(WATCH_TILES)
 
-        crash_tab(dan)
-        expect(tile(fay, "Dan")).to_have_count(0)
-        tool(eve, "Leave").click()
-        expect(tile(fay, "Eve")).to_have_count(0)
-        lost[0].goto("about:blank")
-        lost[1].close()
-        for name in ("Ada", "Bob"):
-            expect(tile(fay, name)).to_have_count(0)
-        kill_browser(other)
-        expect(tile(fay, "Cyd")).to_have_count(0)
-        for name, (cause, delay) in fay.evaluate("Object.fromEntries(left)").items():
-            if name == "Cyd":  # within two seconds, if the machine has time to count packets
-                assert (cause, delay < 5_000) == ("lost", True)
-            else:
-                assert (cause, delay < 300) == ("closed", True), name
-        expect(fay.get_by_text("You are the only one here")).to_be_visible()
+        eve_leaves = see_it_go("Eve", eve, "presses Leave")
         expect(eve.get_by_role("heading", name="You have left the call")).to_be_visible()
         eve.get_by_role("button", name="Rejoin").click()
         eve.get_by_role("button", name="Join", exact=True).click()
         expect(tile(fay, "Eve")).to_be_visible()
-        expect_all_playing(fay, 2)
+        delays = {
+            "presses Leave": eve_leaves,
+            "crashes": see_it_go("Dan", dan, "crashes"),
+            "goes elsewhere": see_it_go("Ada", ada, "goes elsewhere"),
+            "is closed": see_it_go("Bob", bob, "is closed"),
+            "is loaded again": see_it_go("Eve", eve, "is loaded again"),
+            "is killed": see_it_go("Cyd", cyd, "is killed"),
+        }
+        expect(fay.get_by_text("You are the only one here")).to_be_visible()
+        for end, (_, limit) in ENDS.items():
+            for _ in range(3):  # who goes need not be quick: the machine may have much to do
+                if delays[end] < limit:
+                    break
+                page = join("Gus", stack.enter_context(open_another()))
+                expect_all_playing(fay, 2)
+                delays[end] = min(delays[end], see_it_go("Gus", page, end))
+        print(", ".join(f"{end}: {delay * 1000:.0f} ms" for end, delay in delays.items()))
+        slow = {end: delay for end, delay in delays.items() if delay >= ENDS[end][1]}
+        assert not slow
         visitors.close()
+
+
+# Its track ends, and as long as it is away the browser has it no more.
+UNPLUG = """() => {
+    const devices = navigator.mediaDevices;
+    if (!window.unplugged) {
+        window.unplugged = { ids: new Set(), all: false };
+        const open = devices.getUserMedia.bind(devices);
+        devices.getUserMedia = async (wanted) => {
+            if (wanted.video && unplugged.all) throw new DOMException('none', 'NotFoundError');
+            const id = wanted.video?.deviceId?.exact;
+            if (unplugged.ids.has(id)) throw new OverconstrainedError('deviceId', 'away');
+            return open(wanted);
+        };
+    }
+    const [track] = document.querySelector('trio-call').joined.published.getVideoTracks();
+    unplugged.ids.add(track.getSettings().deviceId);
+    track.stop();
+    track.dispatchEvent(new Event('ended'));
+}"""
+
+
+def expect_width(page: Page, name: str, width: int) -> None:
+    """That this is the picture that comes from somebody now."""
+    video = tile(page, name).locator("video").element_handle()
+    page.wait_for_function("([video, width]) => video.videoWidth === width", arg=[video, width])
 
 
 def test_what_two_do_in_a_call(visit: Visit) -> None:
@@ -160,21 +208,28 @@ def test_what_two_do_in_a_call(visit: Visit) -> None:
     ada.keyboard.press("Escape")
     ada.keyboard.press("p")
     expect(ada.get_by_role("heading", name="People (3)")).to_be_visible()
+    expect_accessible(ada, "light")
     ada.keyboard.press("i")
     assert ada.get_by_label("Link to this call").input_value().endswith("/demo/call?room=two")
     expect(ada.get_by_role("img", name="The link as a QR code")).to_be_visible()
+    expect_accessible(ada, "dark")
     ada.keyboard.press("d")
-    cameras = ada.get_by_role("combobox", name="Camera")
-    track = "document.querySelector('trio-call').joined.published?.getVideoTracks()[0]"
-    # Chromium lets nobody see the second one: its frames are older than what went out before.
-    for index in (1, 0):
-        cameras.select_option(index=index)
-        ada.wait_for_function(f"() => {track}?.label === 'fake_device_{index}'")
-    expect_all_playing(bob, 2, ".tile video:not(.absent)")
+    expect_accessible(ada, "light")
+    # Of the three cameras that this Chromium has it encodes the first and the last.
+    expect_width(bob, "Ada", 160)
+    ada.get_by_role("combobox", name="Camera").select_option(index=2)
+    expect_width(bob, "Ada", 320)
 
-    # The cable is pulled, and another camera takes over.
-    ada.evaluate(f"() => {{ window.pulled = {track}; pulled.dispatchEvent(new Event('ended')); }}")
-    ada.wait_for_function(f"() => {track} && {track} !== pulled")
+    # The cable is pulled, and another camera takes over; then there is none any more.
+    ada.evaluate(UNPLUG)
+    expect_width(bob, "Ada", 160)
+    expect_all_playing(bob, 2, ".tile video:not(.absent)")
+    ada.evaluate("() => { unplugged.all = true; }")
+    ada.evaluate(UNPLUG)
+    expect(tile(ada, "You").get_by_text("No camera found")).to_be_visible()
+    expect(tile(bob, "Ada").locator(".avatar")).to_be_visible()
+    ada.evaluate("() => { unplugged.all = false; }")
+    tile(ada, "You").get_by_role("button", name="Try again").click()
     expect(tile(bob, "Ada").locator(".avatar")).to_be_hidden()
     expect_all_playing(bob, 2, ".tile video:not(.absent)")
     ada.keyboard.press("Escape")
@@ -202,9 +257,11 @@ def test_a_camera_that_is_denied_is_told_in_its_place(visitors: Visitors, browse
     page.goto("/demo/call?room=denied")
     expect(page.get_by_text("Camera blocked")).to_be_in_viewport()
     expect(page.get_by_text("Allow the camera for this page")).to_be_in_viewport()
+    expect_accessible(page)
     call(page, "denied", "Ada")
     blocked = tile(page, "You").get_by_text("Camera blocked")
     expect(blocked).to_be_in_viewport()
+    expect_accessible(page)
     page.evaluate("() => { denied = false; }")
     tile(page, "You").get_by_role("button", name="Try again").click()
     expect_all_playing(page, 1)
@@ -255,6 +312,7 @@ def test_what_was_muted_while_the_server_was_away_is_told(visit: Visit) -> None:
     is_away = True
     sockets[0].close(code=1011)
     expect(reconnecting(ada)).to_be_visible()
+    expect_accessible(ada)
     tool(ada, "Mute").click()
     tool(bob, "Stop video").click()
     is_away = False
@@ -285,8 +343,10 @@ def test_a_call_in_a_page_of_another_origin(server: Server, visit: Visit) -> Non
 # A call of two, and a newcomer afterwards. Their video must go on, over the same connections.
 
 
-def call_of_two(visit: Visit, url: str, room: str) -> list[Page]:
-    pages = [call(visit(f"{url}/demo/call", sound=True), room, name) for name in ("Ada", "Bob")]
+def call_of_two(visit: Visit, urls: tuple[str, str], room: str) -> list[Page]:
+    """Ada and Bob, by two ways to the same server."""
+    named = zip(("Ada", "Bob"), urls, strict=True)
+    pages = [call(visit(f"{url}/demo/call", sound=True), room, name) for name, url in named]
     for page in pages:
         expect_all_playing(page, 2)
         page.evaluate(
@@ -322,7 +382,7 @@ def test_the_video_goes_on_while_the_server_restarts(
 ) -> None:
     visitors.tolerate("ERR_CONNECTION_REFUSED")
     visitors.tolerate("ERR_CONNECTION_RESET")  # it had not read all, when it was killed
-    pages = call_of_two(visit, own_server.url, "restart")
+    pages = call_of_two(visit, (own_server.url, own_server.url), "restart")
     for end in (own_server.stop, own_server.kill):  # by SIGTERM and SIGKILL
         assert end() in {0, None}
         for page in pages:
@@ -354,44 +414,19 @@ def network(quick_server: Server) -> Iterator[Cut]:
         yield cut
 
 
-def test_the_video_goes_on_while_the_network_is_cut(
-    network: Cut, visit: Visit, visitors: Visitors
-) -> None:
-    visitors.tolerate("closed before the connection is established")
-    pages = call_of_two(visit, network.url, "cut")
-    network.cut()
-    mended = time.monotonic() + 20  # the length of the cut is the case under test
-    for page in pages:
-        expect(reconnecting(page)).to_be_visible()
-    pages[0].wait_for_timeout(1000 * max(0, mended - time.monotonic()))
-    for page in pages:
-        expect_uninterrupted(page)
-
-    network.mend()
-    for page in pages:
-        expect(reconnecting(page)).to_be_hidden()
-    newcomer_sees_everyone(visit, network.url, "cut", pages)
-    for page in pages:
-        expect_uninterrupted(page, newcomers=1)
-
-
-def test_the_video_goes_on_while_one_of_two_has_lost_the_server(
+def test_the_video_goes_on_while_the_network_of_one_is_cut(
     quick_server: Server, network: Cut, visit: Visit, visitors: Visitors
 ) -> None:
     visitors.tolerate("closed before the connection is established")
-    near, far = quick_server.url, network.url
-    ada, bob = (
-        call(visit(f"{near}/demo/call", sound=True), "half", "Ada"),
-        call(visit(f"{far}/demo/call", sound=True), "half", "Bob"),
-    )
-    for page in (ada, bob):
-        expect_all_playing(page, 2)
+    ada, bob = pages = call_of_two(visit, (quick_server.url, network.url), "cut")
     network.cut()
-    expect(tile(ada, "Bob")).to_contain_text("The server has lost them")
-    for page in (ada, bob):
-        expect_all_playing(page, 2)
+    expect(reconnecting(bob)).to_be_visible()
+    expect(tile(ada, "Bob")).to_contain_text("Lost the connection to the server")
+    for page in pages:
+        expect_uninterrupted(page)
     network.mend()
     expect(reconnecting(bob)).to_be_hidden()
-    expect(tile(ada, "Bob")).not_to_contain_text("The server has lost them")
-    for page in (ada, bob):
-        expect_all_playing(page, 2)
+    expect(tile(ada, "Bob")).not_to_contain_text("Lost the connection to the server")
+    newcomer_sees_everyone(visit, quick_server.url, "cut", pages)
+    for page in pages:
+        expect_uninterrupted(page, newcomers=1)

@@ -78,7 +78,7 @@ def test_where_the_server_wants_a_token(guarded: Server, browser: Browser) -> No
     watcher.get_by_label("User name").fill("ann")
     watcher.get_by_label("Password").fill("wrong")
     watcher.keyboard.press("Enter")
-    expect(watcher.get_by_text("do not fit")).to_be_visible()
+    expect(watcher.get_by_text("Wrong user name or password")).to_be_visible()
     watcher.get_by_label("Password").fill(PASSWORD)
     watcher.keyboard.press("Enter")
     expect(watcher.get_by_role("status")).to_contain_text("will begin soon")
@@ -87,6 +87,7 @@ def test_where_the_server_wants_a_token(guarded: Server, browser: Browser) -> No
     caller.get_by_role("button", name="Join", exact=True).click()
     expect(caller.get_by_text("That token is not valid")).to_be_visible()
     assert "token" not in caller.url
+    expect_accessible(caller)
     caller.get_by_label("User name").fill("ann")
     caller.get_by_label("Password").fill(PASSWORD)
     caller.keyboard.press("Enter")
@@ -100,8 +101,12 @@ def test_where_the_server_wants_a_token(guarded: Server, browser: Browser) -> No
     assert "token" not in ada.url
     expect_playing(watcher.get_by_label("Video of Ada"))
 
+    dev.goto("/demo/announcements")
+    expect(dev.get_by_text("This server requires a token.")).to_be_visible()
+    expect_accessible(dev, "light")
     dev.goto("/demo/inspect?room=guarded")
     dev.get_by_text("Use a token instead").click()
+    expect_accessible(dev, "dark")
     dev.get_by_label("Token").fill("nonsense")
     dev.keyboard.press("Enter")
     dev.get_by_role("button", name="Inspect").click()
@@ -117,7 +122,7 @@ def test_where_the_server_wants_a_token(guarded: Server, browser: Browser) -> No
     expect(dev.locator("#me")).to_have_text("Ada")
     creator = make_token(sub="boss", name="Boss", creator=True)
     ada.goto(f"/demo/announcements#token={creator}")
-    ada.get_by_label("Say to everybody").fill("Doors open at nine")
+    ada.get_by_label("Message to everybody").fill("Doors open at nine")
     ada.get_by_role("button", name="Announce").click()
     expect(dev.locator("#banner-text")).to_have_text("Doors open at nine")
     expect_accessible(dev)

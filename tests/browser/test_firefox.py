@@ -1,15 +1,17 @@
-"""The browser client between Firefox and Chromium."""
+"""The browser client and the pages between Firefox and Chromium."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterator
 
-from playwright.sync_api import Page
+import pytest
+from playwright.sync_api import Page, expect
 
-from tests.browser.firefox import open_firefox
-from tests.browser.visitors import Server
+from tests.browser.firefox import Firefox, open_firefox
+from tests.browser.test_broadcast import broadcast
+from tests.browser.test_call import call, tile
+from tests.browser.visitors import Server, expect_all_playing
 
 Visit = Callable[..., Page]
 
@@ -56,37 +58,79 @@ MEASURE = """other().stats().then(({ roundTripTime, sent, received }) => [
 ])"""
 
 
+@pytest.fixture(scope="module")
+def firefox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Firefox]:
+    with open_firefox(tmp_path_factory.mktemp("profile")) as firefox:
+        yield firefox
+        assert firefox.complaints == []
+
+
 def test_firefox_and_chromium_show_each_other_camera_and_screen(
-    server: Server, visit: Visit, tmp_path: Path
+    server: Server, visit: Visit, firefox: Firefox
 ) -> None:
-    with open_firefox(tmp_path) as firefox:
-        fox, chrome = firefox.open(f"{server.url}/client/trio-signal.js"), visit("/healthz")
-        chrome.goto("/client/trio-signal.js")
-        for name, page in (("Fox", fox), ("Chrome", chrome)):
-            names = json.dumps({"username": name, "clientId": name})
-            page.evaluate(ENTER.replace("NAMES", names))
+    fox, chrome = firefox.open(f"{server.url}/client/trio-signal.js"), visit("/healthz")
+    chrome.goto("/client/trio-signal.js")
+    for name, page in (("Fox", fox), ("Chrome", chrome)):
+        names = json.dumps({"username": name, "clientId": name})
+        page.evaluate(ENTER.replace("NAMES", names))
 
-        def both_see(expression: str) -> None:
-            chrome.wait_for_function(expression)
-            fox.wait_for(expression)
+    def both_see(expression: str) -> None:
+        chrome.wait_for_function(expression)
+        fox.wait_for(expression)
 
-        both_see("plays('camera')")
-        for _ in range(ROUNDS):
-            for page in (fox, chrome):
-                page.evaluate("void room.publish(screen_, { name: 'screen' })")
-            both_see("names() === 'camera,screen'")
-            for page in (fox, chrome):
-                page.evaluate("void room.unpublish('screen')")
-            both_see("names() === 'camera'")
+    both_see("plays('camera')")
+    for _ in range(ROUNDS):
         for page in (fox, chrome):
             page.evaluate("void room.publish(screen_, { name: 'screen' })")
-        both_see("plays('camera') && plays('screen')")
+        both_see("names() === 'camera,screen'")
         for page in (fox, chrome):
-            page.evaluate(SEND)
-        both_see("bytes === 1 << 20")
-        for page in (fox, chrome):
-            rows = "camera VP8,screen VP8"
-            assert page.evaluate(MEASURE) == [True, rows, rows]
-            assert page.evaluate("troubles") == []
-            assert page.evaluate("other().connection.getTransceivers().length") == 3
-        assert firefox.complaints == []
+            page.evaluate("void room.unpublish('screen')")
+        both_see("names() === 'camera'")
+    for page in (fox, chrome):
+        page.evaluate("void room.publish(screen_, { name: 'screen' })")
+    both_see("plays('camera') && plays('screen')")
+    for page in (fox, chrome):
+        page.evaluate(SEND)
+    both_see("bytes === 1 << 20")
+    for page in (fox, chrome):
+        rows = "camera VP8,screen VP8"
+        assert page.evaluate(MEASURE) == [True, rows, rows]
+        assert page.evaluate("troubles") == []
+        assert page.evaluate("other().connection.getTransceivers().length") == 3
+    fox.close()
+
+
+# In the pages, which the keyboard of BiDi need not reach.
+JOIN = """(() => {
+    const { shadowRoot } = document.querySelector('trio-call');
+    const form = shadowRoot.querySelector('#join');
+    form.username.value = 'Fox';
+    form.requestSubmit();
+})()"""
+VIDEOS = "[...document.querySelector('{}').shadowRoot.querySelectorAll('.stage video')]"
+MOVING = f"{VIDEOS}.filter((v) => v.videoWidth && v.currentTime > 1).length === {{}}"
+
+
+def test_a_call_and_a_broadcast_between_firefox_and_chromium(
+    server: Server, visit: Visit, firefox: Firefox
+) -> None:
+    chrome = call(visit("/demo/call"), "browsers", "Chrome")
+    fox = firefox.open(f"{server.url}/demo/call?room=browsers")
+    fox.wait_for(
+        "document.querySelector('trio-call')?.shadowRoot.querySelector('.lobby-place:not([hidden])')"
+    )
+    fox.evaluate(JOIN)
+    fox.wait_for(MOVING.format("trio-call", 2))
+    expect_all_playing(chrome, 2)
+    expect(tile(chrome, "Fox")).to_be_visible()
+    fox.close()
+    expect(tile(chrome, "Fox")).to_have_count(0)
+    chrome.close()
+
+    ada = broadcast(visit, "foxes")
+    watcher = firefox.open(f"{server.url}/demo/watch?room=foxes")
+    watcher.wait_for("document.querySelector('trio-watch')?.state === 'live'")
+    watcher.wait_for(MOVING.format("trio-watch", 1))
+    expect(ada.get_by_role("img", name="1 viewer")).to_be_visible()
+    watcher.close()
+    expect(ada.get_by_text("Nobody yet.")).to_be_visible()

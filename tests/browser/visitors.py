@@ -14,8 +14,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
-from playwright.sync_api import Browser, Error, Locator, Page, Playwright, Route, expect
+from playwright.sync_api import (
+    Browser,
+    Error,
+    Locator,
+    Page,
+    Playwright,
+    Route,
+    ViewportSize,
+    expect,
+)
 
 HERE = Path(__file__).parent
 CHROMIUM_NAMES = ["chromium", "chromium-browser", "google-chrome"]
@@ -42,15 +52,19 @@ AUTOPLAY = "--autoplay-policy=no-user-gesture-required"
 PATIENCE = 60_000
 expect.set_options(timeout=PATIENCE)
 
-# Every page encodes and decodes on the same few cores, so the picture is small and slow. How many
-# peer connections a page ever made tells whether one had to be made again.
+# Every page encodes and decodes on the same few cores, so the picture is small and slow. A camera
+# that was chosen has a larger one, by which the others know it. How many peer connections a page
+# ever made tells whether one had to be made again.
 SMALL_PICTURES = """
     const small = { width: 160, height: 120, frameRate: 5 };
+    const larger = { width: 320, height: 240, frameRate: 5 };
     for (const name of ['getUserMedia', 'getDisplayMedia']) {
         const open = navigator.mediaDevices?.[name].bind(navigator.mediaDevices);
         if (!open) continue;
         navigator.mediaDevices[name] = ({ video, ...others }) =>
-            open({ ...others, video: video && { ...(video === true ? {} : video), ...small } });
+            open({ ...others, video: video && {
+                ...(video === true ? {} : video), ...(video.deviceId ? larger : small),
+            } });
     }
     window.connectionsMade = 0;
     window.RTCPeerConnection = class extends RTCPeerConnection {
@@ -64,6 +78,21 @@ SMALL_PICTURES = """
 SILENT = """
     const openAll = navigator.mediaDevices?.getUserMedia.bind(navigator.mediaDevices);
     if (openAll) navigator.mediaDevices.getUserMedia = ({ video }) => openAll({ video });
+"""
+# What moved without the user's doing, as Chromium measures it. A window that changes its size moves
+# everything, and is the user's doing as well.
+WATCH_SHIFTS = """
+    window.shifted = 0;
+    window.shifts = [];
+    new PerformanceObserver((list) => {
+        for (const { value, hadRecentInput, sources } of list.getEntries()) {
+            if (hadRecentInput) continue;
+            window.shifted += value;
+            for (const { node, previousRect, currentRect } of sources) {
+                window.shifts.push([node?.outerHTML ?? node?.data, previousRect, currentRect]);
+            }
+        }
+    }).observe({ type: 'layout-shift', buffered: true });
 """
 LOOK = "video => [video.currentTime, video.getVideoPlaybackQuality().totalVideoFrames]"
 MOVED = """([video, time, frames]) =>
@@ -134,18 +163,21 @@ class Visitors:
         self.complaints: list[str] = []
         self.tolerated: list[str] = []
         self.pages: list[Page] = []
+        self.crashed: list[Page] = []
 
     def page(self, browser: Browser, *, sound: bool = False, **options: Any) -> Page:
         """An empty page, whose camera has no microphone unless there is to be `sound`."""
         context = browser.new_context(base_url=self.server.url, **options)
         context.set_default_timeout(PATIENCE)
         context.add_init_script(SMALL_PICTURES)
+        context.add_init_script(WATCH_SHIFTS)
         if not sound:
             context.add_init_script(SILENT)
         context.route("**/tests/*", serve_test_page)
         page = context.new_page()
         page.on("console", lambda message: self.logged(message.type, message.text))
         page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        page.on("crash", lambda page: self.crashed.append(page))
         self.pages.append(page)
         return page
 
@@ -158,8 +190,15 @@ class Visitors:
             self.complaints.append(text)
 
     def close(self) -> None:
-        """Close all pages; what comes next may be another browser."""
+        """Close all pages, of which those of the server must not have moved by themselves.
+
+        What comes next may be another browser.
+        """
         for page in self.pages:
+            is_ours = re.match(r"/($|demo/)", urlsplit(page.url).path)
+            if is_ours and not page.is_closed() and page not in self.crashed:
+                moved = page.evaluate("shifted < 0.01 ? [] : [shifted, ...shifts]")
+                self.complaints += [f"{page.url} moves: {moved}"] if moved else []
             page.context.close()
         self.pages.clear()
 
@@ -206,16 +245,34 @@ WRONG = """async () => {
 }"""
 
 
-def expect_accessible(page: Page, *schemes: str) -> None:
-    """That axe-core finds nothing serious in what the page shows now, in light and in dark."""
+PHONE: ViewportSize = {"width": 390, "height": 844}
+FITS = "document.documentElement.scrollWidth <= innerWidth"
+
+
+def find_faults(page: Page) -> list[Any]:
+    """What is serious in what the page shows now, by axe-core; and whether it is too wide."""
     if not AXE.exists():
         command = ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
         subprocess.run(command, cwd=HERE, check=True, capture_output=True, timeout=300)
     if not page.evaluate("'axe' in window"):
         page.evaluate(AXE.read_text())
+    found: list[Any] = page.evaluate(WRONG)
+    return found if page.evaluate(FITS) else [*found, "wider than its window"]
+
+
+def expect_accessible(page: Page, *schemes: str) -> None:
+    """That nothing is wrong: in light at the page's size, and in dark at most as wide as a phone.
+
+    `python -m tools.take_screenshots FOLDER` tries all four, in every state.
+    """
+    before = page.viewport_size
     for scheme in schemes or ("light", "dark"):
         page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
-        assert page.evaluate(WRONG) == [], scheme
+        if before and scheme == "dark" and before["width"] > PHONE["width"]:
+            page.set_viewport_size(PHONE)
+        assert find_faults(page) == [], scheme
+    if before:
+        page.set_viewport_size(before)
 
 
 # The browser asks for a camera or a screen, and waits for the user.

@@ -51,7 +51,7 @@ function connect() {
     if (code !== 1008) return lost();
     drop();
     showState('closed', reason);
-    if (token) enter('That token is not valid, or not any more.');
+    if (token) enter('That token is not valid, or has expired.');
   };
   watchdog = setTimeout(lost, OPEN_WITHIN);
 }
@@ -174,6 +174,7 @@ async function enter(problem) {
   } catch (error) {
     return showState('closed', error.message);
   }
+  await count(); // says whether one is a creator
   $('desk').hidden = false;
   $('who').hidden = Boolean(token);
   $('known').hidden = !token;

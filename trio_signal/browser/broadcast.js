@@ -21,6 +21,8 @@ let isAsking = true;
 let isMuted = false;
 let began = 0;
 let most = 0;
+/** How many viewers those who watch were told of last; null if somebody has not been told. */
+let told = null;
 let awake = null;
 /** What was measured last of each viewer, by id. */
 let measured = new Map();
@@ -79,7 +81,7 @@ async function goLive() {
 
 async function askAgain() {
   $('studio').hidden = true;
-  token = await openAccess($('access'), { problem: 'That token is not valid, or not any more.' });
+  token = await openAccess($('access'), { problem: 'That token is not valid, or has expired.' });
   $('studio').hidden = false;
   draw();
 }
@@ -91,12 +93,14 @@ function entered(joined) {
   phase = 'live';
   began = Date.now();
   most = 0;
+  told = null;
   measured = new Map();
   history.replaceState(null, '', `${location.pathname}?room=${encodeURIComponent(room.name)}`);
   write($('room-name'), room.name);
   $('invite').link.value = `${location.origin}/demo/watch?room=${encodeURIComponent(room.name)}`;
   room.publish(new MediaStream(tracks()));
   for (const event of ['peer', 'left', 'connection']) room.on(event, () => room === joined && draw());
+  room.on('connection', () => { told = null; });
   room.on('state', (state, reason) => {
     if (room !== joined) return;
     if (state === 'closed') ended(reason);
@@ -119,6 +123,16 @@ function ended(reason = '') {
   write($('ended-words'), reason ? `The server has ended it: ${reason}` : '');
   draw();
   $('ended-title').focus();
+}
+
+/** Only who sends the picture knows who watches it: others may be in the room as well. */
+function tellViewers() {
+  const viewers = countViewers();
+  if (viewers !== told && room.send({ viewers })) told = viewers;
+}
+
+function countViewers() {
+  return [...room.peers.values()].filter((peer) => peer.state === 'connected').length;
 }
 
 async function measure() {
@@ -214,7 +228,7 @@ function drawVeil(sent) {
   const kind = devices.troubles.camera ? 'camera' : 'microphone';
   $('veil').hidden = hasPicture;
   if (hasPicture) return;
-  let told = { title: 'Your camera is coming', words: 'If your browser asks for camera and microphone, allow them.', canRetry: false };
+  let told = { title: 'Starting your camera…', words: 'If your browser asks, allow the camera and the microphone.', canRetry: false };
   if (trouble && !(isAsking && !devices.troubles.camera)) told = explainTrouble(kind, trouble);
   const isWaiting = !trouble;
   $('veil-mark').replaceChildren(isWaiting ? h('span', { class: 'spinner' }) : icon(kind === 'camera' ? 'camera-off' : 'mic-off'));
@@ -261,7 +275,7 @@ function drawAudience() {
   $('audience').hidden = phase !== 'live';
   if (!room) return;
   const peers = [...room.peers.values()];
-  const viewers = peers.filter((peer) => peer.state === 'connected').length;
+  const viewers = countViewers();
   most = Math.max(most, viewers);
   write($('count'), String(viewers));
   write($('viewers'), String(viewers));
@@ -314,5 +328,9 @@ document.addEventListener('keydown', (event) => {
 });
 document.addEventListener('visibilitychange', () => !document.hidden && phase === 'live' && keepAwake());
 setInterval(measure, MEASURE_EVERY);
-setInterval(() => phase === 'live' && write($('time'), timeSince(began)), 1000);
+setInterval(() => {
+  if (phase !== 'live') return;
+  write($('time'), timeSince(began));
+  tellViewers();
+}, 1000);
 begin();

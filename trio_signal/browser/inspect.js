@@ -103,7 +103,7 @@ function send(event) {
 function pause(paused) {
   isPaused = paused;
   changeIcon($('pause'), paused ? 'play' : 'pause');
-  write($('pause').querySelector('span'), paused ? 'Go on' : 'Pause');
+  write($('pause').querySelector('span'), paused ? 'Resume' : 'Pause');
 }
 
 drawIcons();

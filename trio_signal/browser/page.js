@@ -1,4 +1,4 @@
-/** What the pages have in common: joining, words for states, cameras, and tiles of video. */
+/** What the pages have in common: joining, words for states, icons, and copying a link. */
 
 import { isRefused, openAccess } from '/client/access.js';
 import { changeIcon, icon } from '/client/icons.js';
@@ -9,27 +9,9 @@ export const $ = (id) => document.getElementById(id);
 const ROOM_WORDS = {
   connecting: 'Connecting…',
   joined: 'Connected',
-  waiting: 'Lost. Trying again…',
+  waiting: 'Reconnecting…',
   closed: 'Disconnected',
 };
-const PEER_WORDS = {
-  none: 'Not connected',
-  connecting: 'Connecting…',
-  connected: 'Connected',
-  interrupted: 'Interrupted. Waiting…',
-  failed: 'No way found. Trying again…',
-};
-const TROUBLE_WORDS = {
-  NotAllowedError: 'The browser was not allowed to use it.',
-  NotFoundError: 'No camera was found.',
-  NotReadableError: 'Another program is using it.',
-  TypeError: 'The browser gives cameras and screens only to pages on https or localhost.',
-};
-
-/** The state of a peer connection in words. */
-export function connectionWords({ state, away }) {
-  return away ? 'Connected, but the server has lost it' : PEER_WORDS[state];
-}
 
 export function notify(words) {
   $('notice').textContent = words;
@@ -37,12 +19,10 @@ export function notify(words) {
 
 /**
  * Makes the form `join` work, and shows the state of the connection. `onJoined(room)` is called
- * each time a room is joined, `onClosed()` when it is over. A link with `?room=` fills the form;
- * with `{ atOnce: true }` it joins by itself.
+ * each time a room is joined, `onClosed()` when it is over. A link with `?room=` fills the form.
  */
 export function enter(options, onJoined, onClosed = () => {}) {
   const form = $('join');
-  const { atOnce, ...joinOptions } = options;
   let token;
   form.room.value = new URLSearchParams(location.search).get('room') ?? '';
   const ask = async (problem) => {
@@ -60,13 +40,11 @@ export function enter(options, onJoined, onClosed = () => {}) {
     notify('');
     showState('connecting');
     form.querySelector('button').disabled = true;
-    const room = await attempt(form, { ...joinOptions, token }, ask);
+    const room = await attempt(form, { ...options, token }, ask);
     form.querySelector('button').disabled = false;
     if (room) entered(form, room, onJoined, onClosed);
   };
-  if ($('access')) ask();
-  else if (atOnce && form.room.value) form.requestSubmit();
-  else (form.room.value ? form.username ?? form.room : form.room).focus();
+  ask();
 }
 
 async function attempt(form, options, ask) {
@@ -76,7 +54,7 @@ async function attempt(form, options, ask) {
     return await join(location.origin, { ...options, room, username });
   } catch (error) {
     showState('closed');
-    if (isRefused(error)) return void ask('That token is not valid, or not any more.');
+    if (isRefused(error)) return void ask('That token is not valid, or has expired.');
     notify(`Could not join. ${error.message}`);
   }
 }
@@ -107,77 +85,6 @@ export function showState(state, reason = '') {
   if (state === 'closed' && reason) notify(reason);
 }
 
-// Cameras
-
-/** Camera and microphone; without a microphone, a silent picture. */
-export async function openCamera(deviceId) {
-  const video = { width: { ideal: 1280 }, height: { ideal: 720 }, deviceId };
-  try {
-    return await navigator.mediaDevices.getUserMedia({ video, audio: true });
-  } catch (error) {
-    if (error.name !== 'NotFoundError') throw error;
-    return navigator.mediaDevices.getUserMedia({ video });
-  }
-}
-
-export async function openScreen() {
-  return navigator.mediaDevices.getDisplayMedia({ video: true, audio: true });
-}
-
-export function close(stream) {
-  for (const track of stream?.getTracks() ?? []) track.stop();
-}
-
-export function explain(error) {
-  notify(`That did not work. ${TROUBLE_WORDS[error.name] ?? error.message}`);
-}
-
-// Tiles
-
-/** A tile in `stage` for `id`; the one that is there, or a new one from the template. */
-export function tileOf(stage, id) {
-  const tile = [...stage.querySelectorAll('.tile')].find((t) => t.dataset.id === id);
-  return tile ?? addTile(stage, id);
-}
-
-function addTile(stage, id) {
-  const tile = $('tile').content.firstElementChild.cloneNode(true);
-  tile.dataset.id = id;
-  tile.querySelector('.play').onclick = () => play(tile);
-  stage.append(tile);
-  return tile;
-}
-
-export function removeTile(stage, id) {
-  for (const tile of stage.querySelectorAll('.tile')) if (tile.dataset.id === id) tile.remove();
-}
-
-/** Names come from strangers: they are text, never HTML. */
-export function drawTile(tile, { name, detail = '', wait = '', stream, mine = false, mirrored = false }) {
-  tile.querySelector('.name').textContent = name;
-  tile.querySelector('.detail').textContent = detail;
-  tile.querySelector('.wait').textContent = wait;
-  const video = tile.querySelector('video');
-  video.setAttribute('aria-label', `Video of ${name}`);
-  video.classList.toggle('mirrored', mirrored);
-  if (video.srcObject === stream) return;
-  video.muted = mine; // nobody wants to hear himself
-  video.srcObject = stream;
-  if (stream) play(tile);
-}
-
-/** A browser may refuse to play sound before the first click: then it asks for that click. */
-async function play(tile) {
-  const button = tile.querySelector('.play');
-  try {
-    await tile.querySelector('video').play();
-    button.hidden = true;
-  } catch (error) {
-    // Any other error means that a newer stream took over, and plays.
-    if (error.name === 'NotAllowedError') button.hidden = false;
-  }
-}
-
 /** Draws the icon that each element of the page names in `data-icon`, before its words. */
 export function drawIcons() {
   for (const element of document.querySelectorAll('[data-icon]')) element.prepend(icon(element.dataset.icon));
@@ -195,20 +102,4 @@ export async function copy(button, link) {
   } catch {
     notify(`Not copied: this browser does not allow it here. The link is ${link}`);
   }
-}
-
-/** The form `invite` shows a link, and copies it. */
-export function invite(path, room) {
-  const form = $('invite');
-  form.link.value = `${location.origin}${path}?room=${encodeURIComponent(room.name)}`;
-  form.onsubmit = async (event) => {
-    event.preventDefault();
-    form.link.select();
-    try {
-      await navigator.clipboard.writeText(form.link.value);
-      form.querySelector('button').textContent = 'Copied';
-    } catch {
-      notify('The link is selected. Copy it with the keyboard.');
-    }
-  };
 }

@@ -1623,7 +1623,7 @@ class SpeakerWatch {
 const ASK_AFTER = 1_000; // ms that a live peer has for its offer before we make one
 const STOP_AFTER = 2_000; // ms; one that is live again within this never stopped
 const RETURN_WITHIN = 30_000; // ms for a peer whose media flow, while the server has lost it
-const LISTEN_EVERY = 600; // ms; the packets of such a peer are counted
+const LISTEN_EVERY = 400; // ms; the packets of such a peer are counted
 const SILENCES = 3; // without a packet, one after the other, and it is gone
 /** Who left for these causes does not come back as the same: docs/protocols/mesh.md has them all. */
 const GONE = new Set(['closed', 'kicked', 'banned', 'token_expired']);

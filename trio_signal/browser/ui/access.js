@@ -5,7 +5,7 @@ import { icon } from './icons.js';
 
 const KEPT = 'trio-signal:token'; // in sessionStorage: as long as this tab, and in no other
 const PROBLEMS = {
-  401: 'This name and this password do not fit.',
+  401: 'Wrong user name or password.',
   429: 'Too many failed logins. Try again later.',
   503: 'Too many logins at once. Try again in a moment.',
 };
@@ -86,7 +86,7 @@ export function accessForm(access, { base = HOME, problem = '', onToken }) {
   return h('section', { class: 'card access' },
     h('h1', { class: 'row' }, icon('lock'), access.login ? 'Log in' : 'Token'),
     h('p', { class: 'soft' }, 'This server requires a token.',
-      access.login ? ' Log in, and you have one.' : ' Ask who runs it for one.'),
+      access.login ? ' Log in to get one.' : ' Ask whoever runs it for one.'),
     trouble, ...forms);
 }
 

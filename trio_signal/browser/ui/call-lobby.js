@@ -78,7 +78,8 @@ export class Lobby {
     const canHear = Boolean(this.#devices.tracks.microphone);
     label(this.#mute, isMuted ? 'mic-off' : 'mic', isMuted ? 'Unmute' : 'Mute', isMuted || (!canHear && !isAsking));
     this.#mute.disabled = !canHear && !isAsking;
-    label(this.#dark, isDark ? 'camera-off' : 'camera', isDark ? 'Start video' : 'Stop video', isDark);
+    const isOff = isDark || (!hasPicture && !isAsking);
+    label(this.#dark, isOff ? 'camera-off' : 'camera', isOff ? 'Start video' : 'Stop video', isOff);
     this.#join.disabled = this.#without.disabled = isJoining;
     write(this.#join, isJoining ? 'Joining…' : 'Join');
     this.#without.hidden = isDark;
@@ -91,7 +92,7 @@ export class Lobby {
     const trouble = this.#devices.troubles.camera;
     let told = { title: 'Your camera is off', words: '' };
     if (trouble && !isDark) told = explainTrouble('camera', trouble);
-    else if (isAsking && !isDark) told = { title: 'Your camera is coming', words: 'If your browser asks for camera and microphone, allow them.' };
+    else if (isAsking && !isDark) told = { title: 'Starting your camera…', words: 'If your browser asks, allow the camera and the microphone.' };
     const key = told.title + told.words;
     if (this.#veil.dataset.key === key) return;
     this.#veil.dataset.key = key;

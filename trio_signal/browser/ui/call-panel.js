@@ -17,8 +17,8 @@ export class Panel {
   #title = h('h2', { tabIndex: -1 });
   #lines = h('ol', { class: 'lines' });
   #log = h('div', { 'class': 'log', 'role': 'log', 'aria-label': 'Messages', 'tabIndex': 0 }, this.#lines);
-  #nothing = h('p', { class: 'soft' }, 'No messages yet. Everybody in the call reads what you write; who comes later does not.');
-  #text = h('input', { 'name': 'text', 'aria-label': 'Message', 'placeholder': 'Write to all', 'autocomplete': 'off', 'maxLength': MOST_LETTERS, 'required': true });
+  #nothing = h('p', { class: 'soft' }, 'No messages yet. Everybody in the call reads what you write. Whoever joins later does not.');
+  #text = h('input', { 'name': 'text', 'aria-label': 'Message', 'placeholder': 'Write to everybody', 'autocomplete': 'off', 'maxLength': MOST_LETTERS, 'required': true });
   #people = h('ul', { class: 'list people' });
   #link = h('input', { name: 'link', readOnly: true });
   #copy = h('button', { type: 'button' }, icon('copy'), h('span', {}, 'Copy'));
@@ -48,7 +48,7 @@ export class Panel {
     this.#pages = {
       chat: h('div', { class: 'chat' }, this.#nothing, this.#log, form),
       people: h('div', {}, this.#people),
-      invite: h('div', { class: 'stack' }, h('p', { class: 'soft' }, 'Whoever has this link can come into the call.'),
+      invite: h('div', { class: 'stack' }, h('p', { class: 'soft' }, 'Anybody with this link can join the call.'),
         h('label', {}, 'Link to this call', this.#link), this.#copy, this.#code),
       devices: h('div', { class: 'stack' }, this.#fields.element, keys()),
     };
@@ -114,7 +114,7 @@ export class Panel {
       write(this.#copy.lastElementChild, 'Copied');
     } catch {
       this.#link.select();
-      write(this.#copy.lastElementChild, 'It is selected: copy it');
+      write(this.#copy.lastElementChild, 'Selected: copy it now');
     }
   }
 
@@ -134,6 +134,6 @@ function sign(name, words) {
 }
 
 function keys() {
-  return h('div', {}, h('h3', {}, 'Keys'), h('dl', { class: 'keys' },
+  return h('div', {}, h('h3', {}, 'Keyboard shortcuts'), h('dl', { class: 'keys' },
     ...KEYS.map(([key, words]) => h('div', {}, h('dt', {}, h('kbd', {}, key)), h('dd', {}, words)))));
 }

@@ -15,7 +15,7 @@ export class DeviceFields {
   /** @param {import('./devices.js').Devices} devices */
   constructor(devices) {
     this.#devices = devices;
-    const meter = h('div', { 'class': 'meter', 'role': 'img', 'aria-label': 'How loud you are' }, this.#level);
+    const meter = h('div', { 'class': 'meter', 'role': 'img', 'aria-label': 'Microphone level' }, this.#level);
     const fields = Object.entries(LABELS).map(([kind, label]) => {
       const select = h('select', { onchange: () => devices.choose(kind, select.value) });
       this.#selects[kind] = select;

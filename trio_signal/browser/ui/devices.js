@@ -17,17 +17,17 @@ export function explainTrouble(kind, error) {
     case 'NotAllowedError':
       return {
         title: `${Kind} blocked`,
-        words: `Allow the ${kind} for this page, by the icon beside its address. Then try again.`,
+        words: `Allow the ${kind} for this page with the icon beside its address, then try again.`,
         canRetry: true,
       };
     case 'NotFoundError':
     case 'OverconstrainedError':
-      return { title: `No ${kind} found`, words: `Plug one in, and try again. You can go on without.`, canRetry: true };
+      return { title: `No ${kind} found`, words: 'Plug one in and try again, or go on without.', canRetry: true };
     case 'NotReadableError':
     case 'AbortError':
-      return { title: `${Kind} in use`, words: `Another program uses the ${kind}. Close that, and try again.`, canRetry: true };
+      return { title: `${Kind} in use`, words: `Another program is using the ${kind}. Close it, then try again.`, canRetry: true };
     case 'InsecureError':
-      return { title: `No ${kind} here`, words: 'Browsers give cameras and microphones only to pages on https or localhost.', canRetry: false };
+      return { title: `No ${kind} here`, words: 'Browsers allow cameras and microphones only on https and localhost.', canRetry: false };
     default:
       return { title: `No ${kind}`, words: error.message || String(error), canRetry: true };
   }

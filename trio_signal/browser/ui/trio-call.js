@@ -175,7 +175,7 @@ export class TrioCall extends HTMLElement {
       this.#entered(room);
     } catch (error) {
       if (this.#attempt !== attempt) return;
-      if (isRefused(error)) return this.#open(attempt, 'That token is not valid, or not any more.');
+      if (isRefused(error)) return this.#open(attempt, 'That token is not valid, or has expired.');
       this.#show('lobby');
       this.#lobby.say(`Could not join. ${error.message}`);
     }
@@ -239,7 +239,7 @@ export class TrioCall extends HTMLElement {
     if (document.fullscreenElement === this) document.exitFullscreen();
     const { goodbyeTitle, goodbyeWords } = this.#parts;
     write(goodbyeTitle, reason ? 'The call has ended for you' : 'You have left the call');
-    write(goodbyeWords, reason || `You were in it for ${timeSince(this.#began)}.`);
+    write(goodbyeWords, reason || `You were in the call for ${timeSince(this.#began)}.`);
     this.#show('goodbye');
     if (this.isConnected) this.#parts.rejoin.focus();
   }
@@ -390,7 +390,7 @@ export class TrioCall extends HTMLElement {
       const told = this.#told.get(peer.id) ?? {};
       const camera = peer.streams.get('camera') ?? (peer.streams.has('screen') ? null : peer.stream);
       const hasPicture = Boolean(camera?.getVideoTracks().length) && !told.dark;
-      const words = peer.away ? 'The server has lost them. Waiting…' : '';
+      const words = peer.away ? 'Lost the connection to the server. Waiting…' : '';
       shown.set(peer.id, { name: peer.name, stream: camera, hasPicture, isMuted: told.muted, state: peer.state, words });
       const screen = peer.streams.get('screen');
       if (screen) shown.set(`${peer.id} screen`, { name: peer.name, stream: screen, state: peer.state, isScreen: true });
@@ -467,8 +467,8 @@ export class TrioCall extends HTMLElement {
       lobby: h('div', { class: 'lobby-place', hidden: true }, this.#lobby.element),
       news: h('div', { class: 'news', role: 'status' }),
       overlay: h('div', { class: 'overlay', role: 'status', hidden: true }, h('span', { class: 'spinner' }),
-        h('div', {}, h('strong', {}, 'Reconnecting…'), h('p', {}, 'The connection to the server is lost. The call goes on meanwhile.'))),
-      alone: h('div', { class: 'alone', hidden: true }, h('strong', {}, 'You are the only one here'), h('p', {}, 'Send the others the link, and they come in.'),
+        h('div', {}, h('strong', {}, 'Reconnecting…'), h('p', {}, 'The connection to the server is lost. Your call goes on meanwhile.'))),
+      alone: h('div', { class: 'alone', hidden: true }, h('strong', {}, 'You are the only one here'), h('p', {}, 'Send others the link, and they can join.'),
         h('button', { class: 'primary', type: 'button', onclick: () => this.#togglePanel('invite') }, icon('link'), 'Invite people')),
       sound: h('button', { class: 'primary tap', type: 'button', hidden: true, onclick: () => this.#stage.unblock() }, icon('speaker'), 'Turn the sound on'),
       title: h('h1', { class: 'hidden-text' }),

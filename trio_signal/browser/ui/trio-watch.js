@@ -19,10 +19,10 @@ const CONTROLS_FOR = 3_000; // ms after the last sign of a hand
 
 const SCENES = {
   connecting: ['', 'Connecting…', ''],
-  waiting: ['clock', 'The broadcast will begin soon', 'Nobody is live yet. The picture starts here by itself.'],
-  loading: ['', 'The picture is coming…', ''],
-  interrupted: ['', 'The broadcast is interrupted', 'It goes on here by itself.'],
-  ended: ['check', 'The broadcast has ended', 'If it goes on, you see it here by itself.'],
+  waiting: ['clock', 'The broadcast will begin soon', 'Nobody is live yet. It starts here by itself.'],
+  loading: ['', 'The picture is on its way…', ''],
+  interrupted: ['', 'The broadcast is interrupted', 'It resumes here by itself.'],
+  ended: ['check', 'The broadcast has ended', 'If it starts again, you see it here.'],
   offline: ['', 'No connection to the server', 'Trying again…'],
   closed: ['warning', 'This broadcast cannot be watched', ''],
 };
@@ -59,6 +59,7 @@ export class TrioWatch extends HTMLElement {
   #trouble = '';
   #state = 'connecting';
   #tiles = new Map();
+  #viewers = new Map(); // how many each broadcaster counts, by its id
   #wantsSound = false;
   #wantsSilence = false;
   #volume = 1;
@@ -99,6 +100,7 @@ export class TrioWatch extends HTMLElement {
     this.#room = null;
     room?.leave();
     for (const id of [...this.#tiles.keys()]) this.#drop(id);
+    this.#viewers.clear();
   }
 
   /** All attributes that are set in one go make one attempt. */
@@ -123,7 +125,7 @@ export class TrioWatch extends HTMLElement {
       else room.leave();
     } catch (error) {
       if (this.#attempt !== attempt) return;
-      if (isRefused(error)) return this.#open(attempt, 0, 'That token is not valid, or not any more.');
+      if (isRefused(error)) return this.#open(attempt, 0, 'That token is not valid, or has expired.');
       const delay = retryDelay(error.code ?? 1006, failures);
       this.#trouble = error.message;
       this.#show(delay === null ? 'closed' : 'offline');
@@ -161,6 +163,11 @@ export class TrioWatch extends HTMLElement {
       this.#trouble = reason;
       this.#draw();
     }));
+    room.on('message', here((data, peer) => {
+      if (!Number.isInteger(data?.viewers)) return;
+      this.#viewers.set(peer.id, data.viewers);
+      this.#draw();
+    }));
     for (const event of ['peer', 'live', 'connection']) room.on(event, here(() => this.#draw()));
     room.on('stream', here((stream, peer) => {
       this.#tile(peer).take(stream);
@@ -192,6 +199,7 @@ export class TrioWatch extends HTMLElement {
   #drop(id) {
     this.#tiles.get(id)?.close();
     this.#tiles.delete(id);
+    this.#viewers.delete(id);
   }
 
   #draw() {
@@ -207,13 +215,19 @@ export class TrioWatch extends HTMLElement {
     this.#parts.stage.dataset.count = Math.min(live.length, 5);
     this.#parts.stage.classList.toggle('several', live.length > 1);
     write(names, live.map((peer) => peer.name).join(', '));
-    const count = room.peers.size - live.length + 1;
+    const count = this.#countViewers(live);
     write(viewers, String(count));
     set(viewers.parentElement, 'aria-label', count === 1 ? 'You are the only viewer' : `${count} viewers`);
     const heights = live.map(({ id }) => this.#tiles.get(id).height).filter(Boolean);
     write(detail, heights.length > 0 ? `${Math.max(...heights)}p` : '');
     this.#drawTime();
     this.#drawSound();
+  }
+
+  /** As the broadcaster says. One that says nothing has all the others in the room for viewers. */
+  #countViewers(live) {
+    const counted = live.map(({ id }) => this.#viewers.get(id) ?? 0);
+    return Math.max(...counted) || this.#room.peers.size - live.length + 1;
   }
 
   #drawTime() {
