@@ -89,7 +89,7 @@ class Studio:
         context.set_default_timeout(PATIENCE)
         context.grant_permissions(["camera", "microphone", "clipboard-write"])
         if person is not None:
-            size = f"{{ width: {height * 16 // 9}, height: {height}, frameRate: {height // 30} }}"
+            size = f"{{ width: {height * 16 // 9}, height: {height}, frameRate: {height // 60} }}"
             context.add_init_script(f"window.person = {person}; window.pictureSize = {size};")
             context.add_init_script(path=PEOPLE)
         if script:

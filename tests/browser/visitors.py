@@ -84,9 +84,13 @@ SILENT = """
 WATCH_SHIFTS = """
     window.shifted = 0;
     window.shifts = [];
+    let resized = -Infinity;
+    for (const event of ['resize', 'fullscreenchange']) {
+        window.addEventListener(event, () => { resized = performance.now(); });
+    }
     new PerformanceObserver((list) => {
-        for (const { value, hadRecentInput, sources } of list.getEntries()) {
-            if (hadRecentInput) continue;
+        for (const { value, hadRecentInput, sources, startTime } of list.getEntries()) {
+            if (hadRecentInput || startTime < resized + 1000) continue;
             window.shifted += value;
             for (const { node, previousRect, currentRect } of sources) {
                 window.shifts.push([node?.outerHTML ?? node?.data, previousRect, currentRect]);

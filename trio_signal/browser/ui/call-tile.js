@@ -38,7 +38,7 @@ export class CallTile {
     this.#pin = h('button', { class: 'round pin', type: 'button', onclick: onPin }, icon('pin'));
     this.element = h('figure', { class: isScreen ? 'tile screen' : 'tile' },
       this.#video, this.#avatar, this.#words, this.#trouble,
-      h('figcaption', {}, this.#mute, this.#name, this.#bars), this.#pin);
+      h('figcaption', {}, this.#name, this.#bars, this.#mute), this.#pin);
     this.#video.addEventListener('resize', () => this.#frame());
   }
 

@@ -468,7 +468,7 @@ export class TrioCall extends HTMLElement {
       news: h('div', { class: 'news', role: 'status' }),
       overlay: h('div', { class: 'overlay', role: 'status', hidden: true }, h('span', { class: 'spinner' }),
         h('div', {}, h('strong', {}, 'Reconnecting…'), h('p', {}, 'The connection to the server is lost. Your call goes on meanwhile.'))),
-      alone: h('div', { class: 'alone', hidden: true }, h('strong', {}, 'You are the only one here'), h('p', {}, 'Send others the link, and they can join.'),
+      alone: h('div', { class: 'alone', hidden: true }, h('strong', {}, 'You are the only one here'), h('p', {}, 'Share the link, and others can join.'),
         h('button', { class: 'primary', type: 'button', onclick: () => this.#togglePanel('invite') }, icon('link'), 'Invite people')),
       sound: h('button', { class: 'primary tap', type: 'button', hidden: true, onclick: () => this.#stage.unblock() }, icon('speaker'), 'Turn the sound on'),
       title: h('h1', { class: 'hidden-text' }),
