@@ -1,7 +1,7 @@
 // One picture of a call: somebody's camera, somebody's screen, or oneself.
 
 import { h, set, write } from './dom.js';
-import { icon } from './icons.js';
+import { drawLetters, icon } from './icons.js';
 
 const BARS = { good: 3, fair: 2, poor: 1 };
 const CONNECTIONS = {
@@ -68,7 +68,8 @@ export class CallTile {
     const isAbsent = !hasPicture || !stream;
     this.#avatar.hidden = !isAbsent || Boolean(trouble);
     this.#video.classList.toggle('absent', isAbsent);
-    write(this.#avatar, initials(name));
+    const letters = initials(name);
+    if (this.#avatar.textContent !== letters) this.#avatar.replaceChildren(drawLetters(letters));
     this.element.style.setProperty('--hue', String(hueOf(name)));
     write(this.#words, words || CONNECTIONS[state] || '');
     this.#showTrouble(trouble);

@@ -68,6 +68,23 @@ export function icon(name) {
   return svg;
 }
 
+/**
+ * A letter or two that are as large as the room there is.
+ *
+ * @returns {SVGSVGElement}
+ */
+export function drawLetters(letters) {
+  const svg = document.createElementNS(SVG, 'svg');
+  const text = document.createElementNS(SVG, 'text');
+  svg.setAttribute('viewBox', '0 0 100 100');
+  for (const [key, value] of Object.entries({
+    'x': 50, 'y': 51, 'font-size': 38, 'fill': 'currentColor', 'text-anchor': 'middle', 'dominant-baseline': 'central',
+  })) text.setAttribute(key, value);
+  text.textContent = letters;
+  svg.append(text);
+  return svg;
+}
+
 /** Shows another icon in `element`, in place of the one that it has. */
 export function changeIcon(element, name) {
   const before = element.querySelector('svg.icon');
