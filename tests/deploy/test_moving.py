@@ -111,7 +111,7 @@ async def test_one_address_for_both(family: str, serve: Serve, tmp_path: Path) -
 
 def test_each_dialect_of_an_old_server_has_its_page() -> None:
     assert FAMILIES.keys() <= DIALECTS.keys()
-    assert {page.stem for page in PAGES.iterdir()} == {"README", *FAMILIES}
+    assert {"README", *FAMILIES} <= {page.stem for page in PAGES.iterdir()}
     for family in FAMILIES:
         text = (PAGES / f"{family}.md").read_text()
         headings = re.findall(r"^## (.*)", text, re.MULTILINE)
