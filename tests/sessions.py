@@ -7,21 +7,28 @@ from trio_signal.alarm import Alarm
 from trio_signal.dialects import Dialect
 from trio_signal.limits import Limits
 from trio_signal.metrics import Metrics
-from trio_signal.session import Frames, Session
+from trio_signal.resumption import Frames
+from trio_signal.session import Session
 
 
 class Recorder:
     """Frames on their way to a client that takes all of them at once."""
 
-    size = 0
     behind = overflowed = False
 
     def __init__(self) -> None:
         self._frames: list[bytes] = []
 
+    @property
+    def size(self) -> int:
+        return sum(map(len, self._frames))
+
     def put(self, frame: bytes) -> bool:
         self._frames.append(frame)
         return True
+
+    def release(self) -> None:
+        """Take no more."""
 
     def take(self) -> list[Message]:
         """What came since it was last asked."""
@@ -31,7 +38,7 @@ class Recorder:
         return [frame.message for frame in frames]
 
 
-_LIMITS = Limits(settings())
+_LIMITS, _METRICS = Limits(settings()), Metrics()
 
 
 def make_session(peer_id: str, dialect: Dialect, outbox: Frames | None = None) -> Session:
@@ -42,5 +49,5 @@ def make_session(peer_id: str, dialect: Dialect, outbox: Frames | None = None) -
         Recorder() if outbox is None else outbox,
         Alarm(),
         lease=_LIMITS.admit("192.0.2.1", 0),
-        metrics=Metrics(),
+        metrics=_METRICS,
     )

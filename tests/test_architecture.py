@@ -32,6 +32,7 @@ LAYERS: tuple[frozenset[str], ...] = (
                 "hub",
                 "private",
                 "returning",
+                "resuming",
             ),
             *("rooms", "membership", "live", "signals", "talk", "topics", "moderation"),
             *("online", "announcements", "bus", "notes", "webhooks"),
@@ -76,6 +77,7 @@ PURE = (
     *(f"{NAME}.messages", f"{NAME}.errors", f"{NAME}.websocket"),
     *(f"{NAME}.room", f"{NAME}.presence"),
     f"{NAME}.negotiations",
+    f"{NAME}.resumption",
     f"{NAME}.cli.compare.talk",
 )
 #: What pure code does not import: I/O, tasks, and the clock and chance, which it is given.

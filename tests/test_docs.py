@@ -35,7 +35,7 @@ from trio_signal.environment import load_settings
 from trio_signal.errors import ConfigError, Reason
 from trio_signal.hub import Hub
 from trio_signal.limits import Limits
-from trio_signal.messages.events import Refusal
+from trio_signal.messages.events import NotResumedReason, Refusal
 from trio_signal.metrics import Metrics, label_of
 from trio_signal.store import Store
 from trio_signal.web.app import create_app
@@ -513,7 +513,7 @@ async def test_rules_and_dashboard_ask_for_metrics_that_are_there(
     known = await metrics_of_the_code(redis_url)
     assert asked
     assert {re.sub("_(bucket|sum|count)$", "", metric) for metric in asked} <= known
-    reasons = {label_of(reason) for reason in (*Reason, *Refusal)}
+    reasons = {label_of(reason) for reason in (*Reason, *Refusal, *NotResumedReason)}
     for values in re.findall(r'reason=~?"([^"]*)"', text):
         assert set(values.split("|")) <= reasons
     for code in re.findall(r'code="(\d+)"', text):

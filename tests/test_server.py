@@ -63,5 +63,5 @@ async def test_small_frames_do_not_wait_for_each_other() -> None:
             await client.upgrade("/ws/r")
             (session,) = server.hub.participants
             assert isinstance(session, Session)
-            assert isinstance(session._outbox, Outbox)
-            assert session._outbox._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
+            assert isinstance(session.outbox, Outbox)
+            assert session.outbox._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1

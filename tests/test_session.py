@@ -26,7 +26,9 @@ from trio_signal.metrics import Metrics
 from trio_signal.outbox import Flusher, Outbox
 from trio_signal.rounds import Rounds
 from trio_signal.service import Service
-from trio_signal.session import Session
+from trio_signal.session import Goodbye, Session
+
+GRACE = 10.0
 
 
 def make_session_on(sock: socket.socket) -> tuple[Session, Outbox]:
@@ -112,7 +114,7 @@ class Line:
         await self._end.wait()
         self.events.append("down")
 
-    async def say_goodbye(self) -> None:
+    async def say_goodbye(self, goodbye: Goodbye) -> None:
         self.events.append("goodbye")
 
     def lose(self) -> None:
@@ -125,6 +127,12 @@ class Stage(NamedTuple):
     session: Session
     line: Line
     heard: Recorder
+    service: Service
+
+    def be_resumable(self) -> None:
+        identity = self.session.identity
+        assert identity is not None
+        self.service.hub.resuming.open(self.session, identity, Authenticate("ann"))
 
     def types(self) -> list[str]:
         """What the witness heard."""
@@ -134,7 +142,7 @@ class Stage(NamedTuple):
 @pytest.fixture
 async def stage(nursery: trio.Nursery) -> Stage:
     bus = MemoryBus("here")
-    hub = Hub(bus)
+    hub = Hub(bus, resume_grace=GRACE)
     await nursery.start(bus.run, hub.deliver)
     heard = Recorder()
     ann, witness = (
@@ -148,7 +156,7 @@ async def stage(nursery: trio.Nursery) -> Stage:
     nursery.start_soon(service.run, ann, line)
     await wait_all_tasks_blocked()
     heard.take()
-    return Stage(ann, line, heard)
+    return Stage(ann, line, heard, service)
 
 
 async def test_a_session_without_grace_ends_with_its_connection(stage: Stage) -> None:
@@ -158,24 +166,37 @@ async def test_a_session_without_grace_ends_with_its_connection(stage: Stage) ->
     assert stage.line.events == ["up", "down", "goodbye"]
 
 
-async def test_a_session_is_carried_on_and_nobody_hears_of_it(
+async def test_a_session_that_can_be_resumed_waits_for_its_client(
     stage: Stage, autojump_clock: MockClock
 ) -> None:
-    session, second, outbox = stage.session, Line(), Recorder()
-    session.grace = 10.0
+    stage.be_resumable()
     stage.line.lose()
-    await trio.sleep(9)
-    assert session.is_away
-    session.carry_on(second, outbox, Alarm(), session.lease)
+    await trio.sleep(GRACE - 1)
+    assert stage.session.is_away
+    assert stage.line.events == ["up", "down", "goodbye"]
+    assert stage.types() == []  # the witness has no session of its own
+    await trio.sleep(2)
+    assert stage.types() == ["user_left"]
+
+
+async def test_another_task_carries_a_session_on_and_nobody_hears_of_it(
+    stage: Stage, nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    session, second, outbox = stage.session, Line(), Recorder()
+    stage.be_resumable()
+    stage.line.lose()
+    await trio.sleep(GRACE - 1)
+    newcomer = make_session("new", MeshDialect("r"), outbox)
+    nursery.start_soon(stage.service.run, newcomer, second)
     await wait_all_tasks_blocked()
+    session.go_on(newcomer)
+    await trio.sleep(GRACE + 1)
     assert (session.is_away, second.events, stage.types()) == (False, ["up"], [])
     session.send(b'{"type":"welcome"}')
     assert [message["type"] for message in outbox.take()] == ["welcome"]
     second.lose()
-    await trio.sleep(11)
+    await trio.sleep(GRACE + 1)
     assert stage.types() == ["user_left"]
-    assert second.events == ["up", "down", "goodbye"]
-    assert stage.line.events == ["up", "down"]
 
 
 @pytest.mark.parametrize("closed", ["before", "while away", "by the client"])
@@ -183,7 +204,7 @@ async def test_a_session_that_is_closed_does_not_wait(
     stage: Stage, autojump_clock: MockClock, closed: str
 ) -> None:
     session = stage.session
-    session.grace = 10.0
+    stage.be_resumable()
     if closed == "before":
         session.close(Close(CloseCode.POLICY))
     elif closed == "by the client":

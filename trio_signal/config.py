@@ -119,6 +119,8 @@ class Settings(BaseSettings):
     #: After this a replica that is not heard of counts as dead.
     lease: float = Field(10, ge=1)
     drain: float = Field(10, ge=0)
+    #: For which a lost `mesh` session waits for its client; 0 turns resuming off.
+    resume_grace: float = Field(15, ge=0)
 
     stun_urls: CommaList = ()
     turn_urls: CommaList = ()

@@ -23,13 +23,11 @@ from trio_signal.limits import ConnectionLease
 from trio_signal.messages.commands import Close, LeaveCause
 from trio_signal.outbox import Outbox
 from trio_signal.service import Service
-from trio_signal.session import INTERNAL_ERROR, Session
+from trio_signal.session import INTERNAL_ERROR, Goodbye, Session
 from trio_signal.websocket import (
     FrameParser,
     Message,
     Opcode,
-    close_frame,
-    close_reply,
     control_frame,
 )
 
@@ -119,6 +117,11 @@ class Connection:
                     self._fail()
                 nursery.cancel_scope.cancel()
 
+    def _go_on(self, session: Session) -> None:
+        """Carry the session that its client had before, in place of the new one."""
+        self.session = session
+        session.live_in(self._nursery.cancel_scope)
+
     async def _guarded(self, task: Callable[[], Awaitable[None]]) -> None:
         try:
             await task()
@@ -155,7 +158,7 @@ class Connection:
 
     def _read(self) -> list[Message]:
         try:
-            data = self._sock.recv(_CHUNK)
+            data = b"" if self._outbox.released else self._sock.recv(_CHUNK)
         except BlockingIOError:
             return []
         except OSError:
@@ -217,9 +220,12 @@ class Connection:
         rounds, dialect = service.rounds, session.dialect
         self._outbox.is_late = overdrawn = self._held_until > session.last_heard
         until = 0.0 if overdrawn or rounds.line else rounds.until
-        for message in messages:
+        unread = iter(messages)
+        for message in unread:
             if time.perf_counter() > until:
                 until = await rounds.wait(overdrawn=overdrawn)
+                if self._outbox.released:
+                    break
             match message.opcode:
                 case Opcode.TEXT:
                     if session.deadlines.idle_ping is not None:
@@ -237,8 +243,12 @@ class Connection:
                 case Opcode.CLOSE:
                     session.close_received = message.payload
                     self._ended = True
-            if self._ended or session.closed_with is not None:
-                self._ended = True
+            if self._ended or session.closed_with is not None or self._outbox.released:
+                if session.gone_on is None:
+                    self._ended = True
+                else:
+                    self._go_on(session.gone_on)
+                    await self._take(list(unread))
                 return
         failure = self._parser.failure
         if failure is not None:
@@ -258,15 +268,15 @@ class Connection:
         A dead client's TCP can look alive. This task is also the one that starts others in the
         nursery, which takes some for as long as it runs: others wake it, and start none.
         """
-        session, settings = self.session, self._service.settings
+        settings = self._service.settings
         next_ping = trio.current_time() + settings.heartbeat
         pinged, deadline = 0.0, NEVER
         try:
-            while session.closed_with is None:
+            while self.session.closed_with is None:
                 self._start_what_waits()
-                with self._alarm.until(min(next_ping, deadline, session.due)):
+                with self._alarm.until(min(next_ping, deadline, self.session.due)):
                     await trio.lowlevel.wait_task_rescheduled(_may_be_woken)
-                now = trio.current_time()
+                now, session = trio.current_time(), self.session
                 self._service.pass_time(session, now)
                 if session.last_heard >= pinged or self._peek():
                     # Or it did say something: we were busy, or hold it back.
@@ -308,22 +318,17 @@ class Connection:
 
     # goodbye
 
-    async def say_goodbye(self) -> None:
+    async def say_goodbye(self, goodbye: Goodbye) -> None:
         """The closing handshake, as far as the client takes part in it.
 
         RFC 6455 section 7.1.1: the server closes TCP first. What the client
         still sends is read and forgotten, lest a reset overtakes the close frame.
         Behind its own close frame it sends nothing, so then there is nothing to wait for.
         """
-        session = self.session
-        if session.close_received is not None:
-            frame = close_reply(session.close_received)
-        elif session.closed_with is not None:
-            frame = close_frame(session.closed_with.code, session.closed_with.reason)
-        else:
+        if not goodbye.frame:
             return
-        self._outbox.put_last(frame)
-        if self._outbox.flush_nowait() and session.close_received is not None and not self._peek():
+        self._outbox.put_last(goodbye.frame)
+        if self._outbox.flush_nowait() and goodbye.is_reply and not self._peek():
             return
         with trio.move_on_after(_GOODBYE):
             await self._outbox.flush()

@@ -5,7 +5,7 @@ from enum import Enum, IntEnum, auto
 from http import HTTPStatus
 from typing import Literal, NamedTuple
 
-from trio_signal.messages.events import Refusal
+from trio_signal.messages.events import NotResumedReason, Refusal
 
 
 class TrioSignalError(Exception):
@@ -44,6 +44,14 @@ class JoinRefusedError(TrioSignalError):
     """The directory did not let a peer into a room."""
 
     def __init__(self, reason: Refusal) -> None:
+        super().__init__(reason.name)
+        self.reason = reason
+
+
+class NotResumedError(TrioSignalError):
+    """A client cannot go on with the session that it had before."""
+
+    def __init__(self, reason: NotResumedReason) -> None:
         super().__init__(reason.name)
         self.reason = reason
 
@@ -111,6 +119,7 @@ class Reason(Enum):
     MESSAGE_TOO_BIG = auto()
     MESSAGE_RATE = auto()
     MESSAGE_RATE_PER_IP = auto()
+    RESUMES_PER_IP = auto()
 
 
 class RequestRefusedError(TrioSignalError):

@@ -6,7 +6,6 @@ one step that nothing can interrupt, neither a cancellation nor a shutdown.
 """
 
 import logging
-from types import TracebackType
 from typing import assert_never
 
 import trio
@@ -69,8 +68,10 @@ from trio_signal.notes import TOUCH_INTERVAL, Notes
 from trio_signal.notes.memory import MemoryNotes
 from trio_signal.online import Online
 from trio_signal.outbox import Flusher
-from trio_signal.participant import Participant
+from trio_signal.participant import Participant, Stay
 from trio_signal.private import PrivateMessages
+from trio_signal.resuming import Resuming
+from trio_signal.resumption import MOST_BYTES
 from trio_signal.returning import Returning
 from trio_signal.rooms import Rooms
 from trio_signal.session import Session, close_untold
@@ -85,34 +86,6 @@ logger = logging.getLogger(__name__)
 LEAVE_RATE = 100.0
 #: How many connections hear what is for one user alone.
 _INBOX_CAP = Caps(50)
-
-
-class Stay:
-    """A participant's stay at the hub; leaving it leaves every room.
-
-    A plain context manager: its exit awaits nothing, so it is done whatever
-    ended the stay.
-    """
-
-    __slots__ = ("_hub", "_participant")
-
-    def __init__(self, hub: "Hub", participant: Participant) -> None:
-        """Prepare the stay; it begins on entering."""
-        self._hub = hub
-        self._participant = participant
-
-    def __enter__(self) -> None:
-        """Begin the stay."""
-        self._hub.arrive(self._participant)
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """End it, and tell all rooms."""
-        self._hub.depart(self._participant)
 
 
 class Hub:
@@ -133,6 +106,9 @@ class Hub:
         announcements: Announcements | None = None,
         metrics: Metrics | None = None,
         live_listeners: bool = True,
+        resume_grace: float = 0.0,
+        max_away: int = 20_000,
+        resume_bytes: int = MOST_BYTES,
     ) -> None:
         """Make a hub without peers. It counts what they are told in `metrics`.
 
@@ -158,6 +134,15 @@ class Hub:
             max_room_peers=max_room_peers,
             max_viewers=max_viewers,
             max_rooms=max_rooms,
+        )
+        #: The sessions that can be resumed.
+        self.resuming = Resuming(
+            self.rooms,
+            self._metrics,
+            bus.replica,
+            grace=resume_grace,
+            most_away=max_away,
+            limit=resume_bytes,
         )
         self.live = LiveBroadcasts(
             self.rooms,
@@ -193,6 +178,7 @@ class Hub:
         """Take a participant out of all its rooms, and tell them."""
         self.participants.discard(participant)
         if isinstance(participant, Session):
+            self.resuming.forget(participant)
             self.online.remove(participant)
             self.topics.remove(participant)
             if self.announcements is not None:
@@ -254,7 +240,7 @@ class Hub:
         inbox = inbox_of(peer.identity.user_id)
         await self._membership.enter(peer, peer.identity, Join(inbox), _INBOX_CAP)
 
-    async def resume(self, peer: Participant) -> None:
+    async def resume_live(self, peer: Participant) -> None:
         """Let a peer be live again where its user was, when its server ended without a word."""
         for room_id in tuple(peer.memberships):
             await self.live.resume(peer, room_id)

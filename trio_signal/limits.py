@@ -20,6 +20,8 @@ MAX_ADDRESSES = 65_536
 #: Seconds of a counter of connects, and of one of failed authentications.
 MINUTE = 60.0
 PENALTY = 300.0
+#: Failed resumes of an address, in a minute; then it may resume nothing for a minute.
+RESUMES = 10
 #: Seconds after which to try again, where nobody knows when there will be room.
 _SOME_SECONDS = 5.0
 
@@ -234,6 +236,14 @@ class ConnectionLease:
         """Its client failed to say who it is."""
         self._limits.count_failure(self._address, now)
 
+    def may_resume(self, now: float) -> bool:
+        """Whether its client may try to resume a session: others there may have guessed."""
+        return not self._limits.resumes.wait(self._address, now)
+
+    def failed_to_resume(self, now: float) -> None:
+        """Its client knew no session's id, or somebody else's."""
+        self._limits.resumes.count(self._address, now)
+
     def leave(self) -> None:
         """Give it back; more than once is as good as once."""
         if not self._left:
@@ -280,6 +290,7 @@ class Limits:
         self._max_unauthenticated = settings.max_unauthenticated
         self._connects = RateCounter(settings.connects_per_ip_per_minute, MINUTE)
         self._requests = Buckets(settings.http_requests_per_second, settings.http_burst)
+        self.resumes = RateCounter(RESUMES, MINUTE, penalty=True)
         self._failures = RateCounter(settings.auth_failures_per_ip, PENALTY, penalty=True)
 
     def visit(self, peer: str) -> HttpLease:

@@ -139,6 +139,12 @@ class LocalRoom(Room):
                 return [peers[own_id]] if own_id in peers else []
             case Audience.OTHER_PEERS:
                 return [peer for peer_id, peer in peers.items() if peer_id != own_id]
+            case Audience.OTHER_SESSIONS:
+                return [
+                    peer
+                    for peer_id, peer in peers.items()
+                    if peer_id != own_id and peer.resumption is not None
+                ]
             case Audience.OTHER_USERS:
                 members = self.members
                 return [

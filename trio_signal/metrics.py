@@ -13,7 +13,7 @@ import trio
 
 from trio_signal.dialects import DIALECTS, OTHER, Dialect
 from trio_signal.errors import CloseCode, Reason
-from trio_signal.messages.events import Refusal
+from trio_signal.messages.events import NotResumedReason, Refusal
 
 #: How a connection can end without a close code of ours: RFC 6455 section 7.1.5.
 NO_CODE = 1005
@@ -60,6 +60,10 @@ class Metrics:
             **dict.fromkeys(map(int, CloseCode), 0),
             **{NO_CODE: 0, BROKEN_OFF: 0, OTHER: 0},
         }
+        #: Sessions that clients came back to, why others could not, and the messages that they
+        #: got again.
+        self.resumed = self.replayed = 0
+        self.not_resumed = dict.fromkeys(NotResumedReason, 0)
         #: By dialect, what clients said by its type.
         self.messages_in: dict[str, dict[str, int]] = {
             name: dict.fromkeys((*sorted(_types(dialect)), OTHER), 0)
@@ -91,7 +95,7 @@ class Metrics:
             self.loop_lag.observe(trio.current_time() - due)
 
 
-def label_of(reason: Reason | Refusal) -> str:
+def label_of(reason: Reason | Refusal | NotResumedReason) -> str:
     """The label of a reason: `room_full`."""
     return reason.name.lower()
 

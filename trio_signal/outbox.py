@@ -91,6 +91,7 @@ class Outbox:
         "behind",
         "is_late",
         "overflowed",
+        "released",
     )
 
     def __init__(self, sock: socket.socket, limit: int, flusher: Flusher, alarm: Alarm) -> None:
@@ -112,6 +113,8 @@ class Outbox:
         #: The socket does not take all; `flush` sends the rest.
         self.behind = False
         self.overflowed = False
+        #: Another connection serves the client: nothing is sent, nor read, any more.
+        self.released = False
         #: Its client has overdrawn what it may spend, and is served after the others.
         self.is_late = False
 
@@ -155,6 +158,12 @@ class Outbox:
         if not (self.behind or self.flush_nowait()):
             self.behind = True
             self._alarm.set()
+
+    def release(self) -> None:
+        """Send nothing more but a close frame; another connection serves the client, or none."""
+        self.released = self._broken = True
+        del self._waiting[1 if self._torn else 0 :]
+        self._size = sum(map(len, self._waiting))
 
     def break_off(self) -> None:
         """Send no more; the receiving task sees the end."""

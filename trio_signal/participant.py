@@ -1,6 +1,8 @@
 """Participant: who can be in rooms, as the hub and the rooms see it."""
 
 from abc import ABC, abstractmethod
+from types import TracebackType
+from typing import Protocol, Self
 
 import trio
 
@@ -9,6 +11,65 @@ from trio_signal.messages.commands import Close, LeaveCause
 from trio_signal.messages.events import Answer, Event
 from trio_signal.messages.identity import Identity
 from trio_signal.negotiations import Negotiations
+
+
+class Host(Protocol):
+    """What participants stay at: a hub."""
+
+    def arrive(self, participant: "Participant") -> None:
+        """Count a participant among those that are here."""
+        ...
+
+    def depart(self, participant: "Participant") -> None:
+        """Take a participant out of all its rooms, and tell them."""
+        ...
+
+
+class Stay:
+    """A participant's stay at the hub; leaving it leaves every room.
+
+    A plain context manager: its exit awaits nothing, so it is done whatever
+    ended the stay.
+    """
+
+    __slots__ = ("_hub", "participant")
+
+    def __init__(self, hub: Host, participant: "Participant") -> None:
+        """Prepare the stay; it begins on entering."""
+        self._hub = hub
+        #: Who stays; None if another stay has taken it over.
+        self.participant: Participant | None = participant
+
+    def __enter__(self) -> Self:
+        """Begin the stay."""
+        if self.participant is not None:
+            self.participant.stay = self
+            self._hub.arrive(self.participant)
+        return self
+
+    def take(self, other: "Stay") -> None:
+        """Have who is in another stay; who was in this one is in no room, and is gone.
+
+        One step: at any time there is exactly one stay at whose end a participant leaves.
+        """
+        newcomer, participant = self.participant, other.participant
+        if newcomer is not None and participant is not None:
+            self.participant, other.participant = participant, None
+            participant.stay, newcomer.stay = self, None
+            self._hub.depart(newcomer)
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """End it, and tell all rooms."""
+        participant, self.participant = self.participant, None
+        if participant is not None:
+            participant.stay = None
+            self._hub.depart(participant)
+            participant.end()
 
 
 class Participant(ABC):
@@ -21,7 +82,7 @@ class Participant(ABC):
 
     __slots__ = (
         *("arrived", "closed_with", "id", "identity", "last_heard"),
-        *("left", "memberships", "negotiations", "owes", "to_rejoin"),
+        *("left", "memberships", "negotiations", "owes", "stay", "to_rejoin"),
     )
 
     def __init__(self, id_: str) -> None:
@@ -40,6 +101,8 @@ class Participant(ABC):
         self.to_rejoin: tuple[str, ...] = ()
         #: The rooms in which it was when it ended.
         self.left: tuple[str, ...] = ()
+        #: At whose end it leaves its rooms.
+        self.stay: Stay | None = None
         #: What it has still to settle with its counterparts, if it needs help with that.
         self.negotiations: Negotiations | None = None
 
@@ -60,6 +123,14 @@ class Participant(ABC):
 
     def wake(self, at: float) -> None:  # noqa: B027  most do nothing by themselves
         """Look after its negotiations at this time of Trio's clock."""
+
+    def end(self) -> None:  # noqa: B027  most have nothing to say then
+        """It has left all its rooms."""
+
+    @property
+    def is_away(self) -> bool:
+        """Whether it is in its rooms without a connection, and may have one again."""
+        return False
 
     @property
     def is_leaving(self) -> bool:

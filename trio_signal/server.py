@@ -140,6 +140,9 @@ async def open_server(settings: Settings, sharing: Sharing | None = None) -> Asy
             announcements=announcements,
             metrics=metrics,
             live_listeners=settings.live_listeners,
+            resume_grace=settings.resume_grace,
+            max_away=settings.max_connections,
+            resume_bytes=settings.outbox_bytes,
         )
         hub.webhooks = webhooks
         if webhooks is not None:

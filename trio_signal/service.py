@@ -11,7 +11,13 @@ from trio_signal.announcements import Announcements
 from trio_signal.auth import Auth
 from trio_signal.clock import utc_now
 from trio_signal.config import Settings
-from trio_signal.errors import AuthenticationError, CloseCode, IdentityMismatchError, Reason
+from trio_signal.errors import (
+    AuthenticationError,
+    CloseCode,
+    IdentityMismatchError,
+    NotResumedError,
+    Reason,
+)
 from trio_signal.hub import Hub
 from trio_signal.ice import ice_servers
 from trio_signal.messages.commands import (
@@ -22,6 +28,7 @@ from trio_signal.messages.commands import (
     AskLive,
     Authenticate,
     Close,
+    Confirm,
     HearAnnouncements,
     IdlePing,
     Join,
@@ -31,6 +38,7 @@ from trio_signal.messages.commands import (
     Publish,
     RejoinRooms,
     Renew,
+    Resume,
     Send,
     SendPrivate,
     SendReceipt,
@@ -39,16 +47,20 @@ from trio_signal.messages.commands import (
     Subscribe,
     Unsubscribe,
 )
-from trio_signal.messages.events import Refusal, Refused, Renewed
+from trio_signal.messages.events import NotResumed, NotResumedReason, Refusal, Refused, Renewed
 from trio_signal.messages.identity import Identity, ServerInfo, is_internal
 from trio_signal.metrics import Metrics
+from trio_signal.participant import Stay
+from trio_signal.resuming import confirm, discount
 from trio_signal.rounds import Rounds
-from trio_signal.session import Carrier, Session
+from trio_signal.session import Carrier, Goodbye, Session, goodbye_of
 
 logger = logging.getLogger(__name__)
 
 #: How many malformed messages in a row end a session.
 MAX_MALFORMED = 50
+#: With these a client may have guessed.
+_GUESSED = (NotResumedReason.UNKNOWN, NotResumedReason.OTHER_IDENTITY)
 
 
 class Service:
@@ -67,15 +79,31 @@ class Service:
     async def run(self, session: Session, carrier: Carrier) -> None:
         """The task of a session: it leaves its rooms by the exit of a plain `with`.
 
-        A connection carries it. If that is lost, the session waits in its rooms for another one,
-        as long as its grace allows. The goodbye comes when nobody depends on it any more.
+        A connection carries it, or the session that its client had before. If that is lost, the
+        session waits in its rooms until the task of another connection takes it over, as long
+        as its grace allows. The goodbye comes when nobody depends on it any more.
         """
-        with session, self.hub.stay(session):
+        with self.hub.stay(session) as stay:
             await carrier.carry()
-            while (another := await session.wait_for_carrier()) is not None:
-                carrier = another
-                await carrier.carry()
-        await carrier.say_goodbye()
+            carried = stay.participant
+            if not isinstance(carried, Session):
+                return  # another connection carries it
+            session = carried
+            goodbye = goodbye_of(session)
+            if self.hub.resuming.lose(session):
+                await self._wait(stay, session, carrier, goodbye)
+                return
+        await carrier.say_goodbye(goodbye)
+
+    async def _wait(self, stay: Stay, session: Session, carrier: Carrier, goodbye: Goodbye) -> None:
+        """Wait until another task has the session, or it is too late to come back."""
+        with trio.move_on_at(self.hub.resuming.until(session)) as scope:
+            session.live_in(scope)
+            await carrier.say_goodbye(goodbye)
+            await trio.sleep_forever()
+        if stay.participant is not None:
+            session.pass_time(trio.current_time())  # its token may be over as well
+            self.hub.resuming.expire(session)
 
     def pass_time(self, session: Session, now: float) -> None:
         """Do what is due for a session; for its connection, when that is so. Does not block."""
@@ -91,7 +119,9 @@ class Service:
             match action:
                 case Signal():  # first of all, since most are
                     hub.handle(session, action)
-                case Malformed(text=text):
+                case Malformed(text=text, counted=counted):
+                    if not counted:
+                        discount(session)
                     if text:
                         session.answer(text)
                     self._count_malformed(session)
@@ -102,7 +132,10 @@ class Service:
                     await hub.join(session, action)
                 case Authenticate():
                     await self._authenticate(session, action)
+                case Confirm():
+                    session.tell(confirm(session, action))
                 case Renew():
+                    discount(session)
                     await self._renew(session, action)
                 case AskLive():
                     await hub.live.ask(session, action)
@@ -154,13 +187,41 @@ class Service:
             session.close(session.dialect.authentication_failed(error))
             return
         session.lease.authenticated()
+        info = ServerInfo(ice_servers(self.settings, identity.user_id), self.settings.heartbeat)
+        if claims.resume is not None:
+            if self._resume(session, identity, claims, claims.resume):
+                return
+            if self.hub.resuming.grace > 0:
+                info = replace(info, session=self.hub.resuming.open(session, identity, claims))
         session.identity = identity
         session.deadlines.authenticate_by = NEVER
         logger.info("connection opened", extra=session.names())
-        server = ServerInfo(ice_servers(self.settings, identity.user_id), self.settings.heartbeat)
-        await self.perform(session, session.dialect.authenticated(identity, server, utc_now()))
+        await self.perform(session, session.dialect.authenticated(identity, info, utc_now()))
         # Not before the client has heard that it is in: it may be warned at once.
         self._watch_expiry(session, identity)
+
+    def _resume(
+        self, newcomer: Session, identity: Identity, claims: Authenticate, resume: Resume
+    ) -> bool:
+        """Let a client go on with the session that it had before; whether it does."""
+        if resume.session_id is None:
+            return False
+        now, lease = trio.current_time(), newcomer.lease
+        if not lease.may_resume(now):
+            self.metrics.count_refused(Reason.RESUMES_PER_IP)
+            newcomer.tell(NotResumed(NotResumedReason.UNKNOWN))
+            return False
+        try:
+            resumed = self.hub.resuming.resume(newcomer, identity, claims, resume)
+        except NotResumedError as error:
+            if error.reason in _GUESSED:
+                lease.failed_to_resume(now)
+            newcomer.tell(NotResumed(error.reason))
+            return False
+        if identity.verified:
+            resumed.identity = identity
+            self._watch_expiry(resumed, identity)
+        return True
 
     async def _renew(self, session: Session, command: Renew) -> None:
         """Go on with a new token; one that will not do changes nothing."""
@@ -206,7 +267,7 @@ class Service:
         If its client enters them by itself, let it find there what it does not say.
         """
         if session.dialect.resumes != "rooms":
-            await self.hub.resume(session)
+            await self.hub.resume_live(session)
             return
         rooms = dict.fromkeys([*room_ids, *await self.hub.rooms_to_rejoin(session)])
         await self.perform(session, session.dialect.rejoin(tuple(rooms)))

@@ -3,8 +3,7 @@
 import logging
 from collections.abc import Collection
 from itertools import islice
-from types import TracebackType
-from typing import Protocol, Self
+from typing import NamedTuple, Protocol
 
 import trio
 from msgspec import Struct
@@ -18,47 +17,42 @@ from trio_signal.errors import AuthenticationError, CloseCode, Reason
 from trio_signal.limits import ConnectionLease
 from trio_signal.logs import list_names
 from trio_signal.messages.commands import Close, LeaveCause, Send
-from trio_signal.messages.events import Answer, Event, Expiring, Refused
+from trio_signal.messages.events import (
+    Answer,
+    Event,
+    Expiring,
+    Refused,
+)
 from trio_signal.messages.identity import is_internal
 from trio_signal.metrics import BROKEN_OFF, NO_CODE, Metrics
 from trio_signal.negotiations import Negotiations
 from trio_signal.pacing import ANSWER_BYTE
 from trio_signal.participant import Participant
-from trio_signal.websocket import text_frame
+from trio_signal.resumption import NOWHERE, Frames, Resumption, Sink
+from trio_signal.websocket import close_frame, close_reply, text_frame
 
 logger = logging.getLogger(__name__)
 
 _TOO_SLOW = Close(CloseCode.TRY_AGAIN_LATER, "Reads too slowly", LeaveCause.TOO_SLOW)
+#: Nobody is told: the connection stays, and carries the session that the client had before.
+_GONE_ON = Close(CloseCode.NORMAL)
 INTERNAL_ERROR = Close(CloseCode.INTERNAL_ERROR, "Internal error")
 #: Rooms that are named in the log.
 _ROOMS_LOGGED = 20
 #: With these, or with none, a client says that it goes; with any other it may come back.
 _GOODBYES = (CloseCode.NORMAL, CloseCode.GOING_AWAY, NO_CODE)
+#: With these it does not give up a session that it can resume. IANA has 1012, service restart.
+_MAY_COME_BACK = (CloseCode.GOING_AWAY, CloseCode.INTERNAL_ERROR, 1012)
 _EXPIRED = AuthenticationError("Token expired")
 _TOO_LATE = AuthenticationError("Authentication timeout")
 
 
-class Frames(Protocol):
-    """Where a session puts what its client is told: an outbox."""
+class Goodbye(NamedTuple):
+    """The close frame that ends a connection; none if there is nothing more to say."""
 
-    @property
-    def size(self) -> int:
-        """How many bytes wait."""
-        ...
-
-    @property
-    def behind(self) -> bool:
-        """Whether they wait for the client to read."""
-        ...
-
-    @property
-    def overflowed(self) -> bool:
-        """Whether more was put than may wait."""
-        ...
-
-    def put(self, frame: bytes) -> bool:
-        """Have a frame sent, without blocking; False if it will not be."""
-        ...
+    frame: bytes
+    #: The client closed first, and says nothing more.
+    is_reply: bool
 
 
 class Carrier(Protocol):
@@ -68,7 +62,7 @@ class Carrier(Protocol):
         """Serve the session's client until the socket or the session ends."""
         ...
 
-    async def say_goodbye(self) -> None:
+    async def say_goodbye(self, goodbye: Goodbye) -> None:
         """End the connection in the way in which its protocol wants it, if there is time."""
         ...
 
@@ -81,9 +75,9 @@ class Session(Participant):
     """
 
     __slots__ = (
-        *("_alarm", "_arrival", "_metrics", "_next", "_outbox", "_scope", "close_received"),
-        *("deadlines", "dialect", "grace", "lease", "malformed", "messages_out", "received"),
-        *("rejoins", "request_id", "sent", "token"),
+        *("_alarm", "_metrics", "_scope", "close_received", "frames", "outbox"),
+        *("deadlines", "dialect", "gone_on", "lease", "malformed", "messages_out", "received"),
+        *("rejoins", "request_id", "resumption", "sent", "token"),
     )
 
     def __init__(
@@ -106,7 +100,9 @@ class Session(Participant):
         """
         super().__init__(id_)
         self.dialect = dialect
-        self._outbox = outbox
+        #: Where goes what is no message, and where messages go: it may count them first.
+        self.outbox = outbox
+        self.frames: Sink = outbox
         self._alarm = alarm
         self._metrics = metrics
         self.lease = lease
@@ -125,42 +121,59 @@ class Session(Participant):
         self.rejoins: tuple[str, ...] | None = None
         #: What the client gave as its reason, once it began the closing handshake.
         self.close_received: bytes | None = None
-        #: Seconds for which it waits for another connection, when one was lost.
-        self.grace = 0.0
+        #: What it needs to be carried on by another connection, if its client asked for that.
+        self.resumption: Resumption | None = None
+        #: The session that goes on in place of this one, whose client was known already.
+        self.gone_on: Session | None = None
         self._scope: trio.CancelScope | None = None
-        self._arrival: trio.Event | None = None
-        self._next: Carrier | None = None
 
     # What carries it
 
-    async def wait_for_carrier(self) -> Carrier | None:
-        """Wait in its rooms for a connection that carries it on; None if it ends instead.
+    @property
+    def can_stay(self) -> bool:
+        """Whether it may wait in its rooms for another connection, now that this one is over.
 
-        That is so if it was closed, from whichever side, or if none comes within its grace.
+        So it is if the client can resume it, and has neither said goodbye nor been sent away.
         """
-        if self.grace <= 0 or self.closed_with is not None or self.close_received is not None:
-            return None
-        self._arrival = trio.Event()
-        with trio.move_on_after(self.grace) as scope:
-            self.live_in(scope)
-            await self._arrival.wait()
-        self._arrival = None
-        carrier, self._next = self._next, None
-        return carrier
+        if self.resumption is None or not self.memberships:
+            return False
+        if self.closed_with is not None:
+            return self.closed_with.cause is LeaveCause.LOST
+        return self.close_received is None or self.close_code in _MAY_COME_BACK
 
     @property
     def is_away(self) -> bool:
         """Whether it waits for a connection."""
-        return self._arrival is not None and self._next is None and not self.is_leaving
+        return self.outbox is NOWHERE and self.closed_with is None
 
-    def carry_on(
-        self, carrier: Carrier, outbox: Frames, alarm: Alarm, lease: ConnectionLease
-    ) -> None:
-        """Go on, on this connection; only if it `is_away`. Does not block."""
-        assert self._arrival is not None  # noqa: S101
-        self._outbox, self._alarm, self.lease = outbox, alarm, lease
-        self._next = carrier
-        self._arrival.set()
+    def go_away(self) -> None:
+        """Be without a connection from now on; what its client is told is kept. Does not block."""
+        self.closed_with = self.close_received = None
+        self.outbox.release()
+        self.outbox, self._alarm = NOWHERE, Alarm()
+        if self.resumption is not None:
+            self.resumption.outbox = NOWHERE
+
+    def go_on(self, newcomer: "Session") -> None:
+        """Be carried by the connection of a newcomer, which is the same client. Does not block.
+
+        The connection that it had until now, if any, ends and takes no more of what comes.
+        The newcomer's task will have it leave its rooms, and none besides.
+        """
+        if newcomer.stay is not None and self.stay is not None:
+            newcomer.stay.take(self.stay)
+        if self._scope is not None:
+            self._scope.cancel(reason="another connection carries the session on")
+        self._scope = None
+        self.closed_with = self.close_received = None
+        self.outbox.release()
+        self.outbox, self._alarm = newcomer.outbox, newcomer._alarm
+        if self.resumption is not None:
+            self.resumption.outbox = newcomer.outbox
+        self.lease, self.request_id = newcomer.lease, newcomer.request_id
+        self.last_heard = trio.current_time()
+        self.wake()
+        newcomer.gone_on, newcomer.closed_with = self, _GONE_ON
 
     # Its end
 
@@ -199,20 +212,12 @@ class Session(Participant):
             return int.from_bytes(self.close_received[:2]) or NO_CODE
         return self.closed_with.code if self.closed_with is not None else BROKEN_OFF
 
-    def __enter__(self) -> Self:
-        """It begins."""
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def end(self) -> None:
         """Count and log its end, whatever it is; the rooms know by then."""
         now = trio.current_time()
         self.lease.payer.spend(self.owes, now)
-        self._metrics.count_closed(self.close_code)
+        if self.outbox is not NOWHERE:  # else the end of its connection was counted
+            self._metrics.count_closed(self.close_code)
         rooms = [room for room in self.left if not is_internal(room)]
         logger.info(
             "connection closed",
@@ -242,19 +247,24 @@ class Session(Participant):
 
         A session whose outbox is full is closed as too slow.
         """
-        if not self._outbox.put(frame) and self._outbox.overflowed:
+        if not self.outbox.put(frame) and self.outbox.overflowed:
             self.close(_TOO_SLOW)
 
     def send_frame(self, frame: bytes) -> None:
         """Send a message's frame, which others get as well; does not block."""
         self.sent += 1  # and then as `put`, with one call less for each who hears an event
-        if not self._outbox.put(frame) and self._outbox.overflowed:
+        if not self.frames.put(frame) and self.outbox.overflowed:
             self.close(_TOO_SLOW)
 
     def send(self, text: bytes) -> None:
         """Send a text to this client alone; does not block."""
-        self.messages_out[type_of(text)] += 1
-        self.send_frame(text_frame(text))
+        type_ = type_of(text)
+        self.messages_out[type_] += 1
+        if self.resumption is None or type_ not in self.dialect.uncounted:
+            self.send_frame(text_frame(text))
+        else:
+            self.sent += 1
+            self.put(text_frame(text))
 
     def answer(self, text: bytes) -> None:
         """Send a text at the session's own cost; does not block."""
@@ -300,7 +310,7 @@ class Session(Participant):
     @property
     def waiting_bytes(self) -> int:
         """How many bytes wait since its client does not read as fast as it is told."""
-        return self._outbox.size if self._outbox.behind else 0
+        return self.outbox.size if self.outbox.behind else 0
 
     def rejoin(self, room_ids: tuple[str, ...] = ()) -> None:
         """Have its connection enter these rooms, and where else the user was; does not block."""
@@ -336,6 +346,16 @@ class Session(Participant):
         if deadlines.idle_ping is not None and now >= deadlines.idle_ping_at:
             self.send(deadlines.idle_ping.text)
             deadlines.put_off_idle_ping()
+
+
+def goodbye_of(session: Session) -> Goodbye:
+    """How the connection of a session is to be ended."""
+    if session.close_received is not None:
+        return Goodbye(close_reply(session.close_received), is_reply=True)
+    if session.closed_with is not None:
+        frame = close_frame(session.closed_with.code, session.closed_with.reason)
+        return Goodbye(frame, is_reply=False)
+    return Goodbye(b"", is_reply=False)
 
 
 def close_untold(peers: Collection[Participant], untold: Struct) -> None:

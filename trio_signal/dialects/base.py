@@ -49,6 +49,9 @@ class Dialect(ABC):
     #: Whether its clients drop candidates that come before they have applied the description.
     holds_candidates: ClassVar[bool] = False
 
+    #: The types of what clients are told that a session does not count: see `Resumption`.
+    uncounted: ClassVar[frozenset[bytes]] = frozenset()
+
     #: What its clients do not say by themselves when they come back after a restart: that they
     #: broadcast, or that and the rooms in which they are.
     resumes: ClassVar[Resumes] = "nothing"

@@ -6,7 +6,7 @@ All of its words are in this module, and what each means: hence its length.
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType, field
 
@@ -19,6 +19,7 @@ from trio_signal.messages.commands import (
     Action,
     Authenticate,
     Close,
+    Confirm,
     GoLive,
     Join,
     Kick,
@@ -26,6 +27,7 @@ from trio_signal.messages.commands import (
     Lock,
     Malformed,
     Renew,
+    Resume,
     Send,
     Signal,
     StopLive,
@@ -34,6 +36,8 @@ from trio_signal.messages.commands import (
 from trio_signal.messages.events import (
     Answer,
     Audience,
+    CameBack,
+    Confirmed,
     Entered,
     Event,
     Expiring,
@@ -47,13 +51,19 @@ from trio_signal.messages.events import (
     ServerSaid,
     Signalled,
     StoppedLive,
+    WentAway,
     WentLive,
 )
 from trio_signal.messages.identity import Identity, MediaType, Member, ServerInfo, SignalKind
 
 #: The version of this protocol, told in `auth_success`.
 PROTOCOL = 1
+#: How the types begin of what a session does not count.
+_UNCOUNTED = ("ping", "pong", "auth_", "token_", "resumed", "not_resumed")
 _CLIENT_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+#: How many messages of a session have arrived.
+Count = Annotated[int, Meta(ge=0)]
 
 # What clients say
 
@@ -64,6 +74,9 @@ class AuthToken(Struct, tag="auth_token", rename={"client_id": "clientId"}):
     token: str | None = None
     client_id: str | None = None
     username: str | None = None
+    resume: bool = False
+    session: str | None = None
+    received: Count = 0
 
     def __repr__(self) -> str:
         """Without the token, which is a secret."""
@@ -133,6 +146,7 @@ class Ping(Struct, tag="ping"):
     """Asks for a sign of life."""
 
     id: Raw | UnsetType = UNSET
+    received: Count | None = None
 
 
 _reader = Reader(
@@ -151,8 +165,15 @@ class AuthRequired(Struct, tag="auth_required"):
     message: str = "Send auth_token to join"
 
 
+class SessionOffer(Struct):
+    """By what the session can be resumed, and for how many seconds."""
+
+    id: str
+    grace: float
+
+
 class AuthSuccess(Struct, tag="auth_success"):
-    """You are in."""
+    """You are in; with a `session`, if you asked for one."""
 
     user: str
     client_id: str
@@ -162,6 +183,34 @@ class AuthSuccess(Struct, tag="auth_success"):
     ice_servers: Sequence[Mapping[str, object]]
     heartbeat: float
     protocol: int
+    session: SessionOffer | UnsetType = UNSET
+
+
+class Resumed(Struct, tag="resumed"):
+    """You are the same peer: so many of your messages arrived, and so many follow."""
+
+    received: int
+    replayed: int
+
+
+class NotResumed(Struct, tag="not_resumed"):
+    """The session is over, and this is why; the handshake goes on as a new peer's."""
+
+    reason: Literal["unknown", "expired", "overflow", "owner_lost", "other_identity"]
+
+
+class UserAway(Struct, tag="user_away"):
+    """A peer has lost its connection, and may come back."""
+
+    client_id: str
+    username: str
+
+
+class UserBack(Struct, tag="user_back"):
+    """It has come back."""
+
+    client_id: str
+    username: str
 
 
 class User(Struct):
@@ -283,9 +332,10 @@ class TokenRenewed(Struct, tag="token_renewed"):
 
 
 class Pong(Struct, tag="pong"):
-    """Answers `ping`."""
+    """Answers `ping`; with a session it says how many messages have arrived."""
 
     id: Raw | UnsetType = UNSET
+    received: int | UnsetType = UNSET
 
 
 class Error(Struct, tag="error", omit_defaults=True):
@@ -314,6 +364,12 @@ class MeshDialect(Dialect):
     reader = _reader
     samples = (BroadcastStart("audio"), UserLeft("lobby", "ann-1", "ann-1", "Ann", 1))
     asks_who = True
+    uncounted = frozenset(
+        {
+            *(b"pong", b"auth_required", b"auth_success", b"token_expiring", b"token_renewed"),
+            *(b"resumed", b"not_resumed"),
+        }
+    )
 
     def __init__(self, room_id: str) -> None:
         """Take the room; who the client is, it says in its first message."""
@@ -352,7 +408,7 @@ class MeshDialect(Dialect):
     def unreadable(self, text: bytes, error: UnreadableError) -> Iterable[Action]:
         """The error says what is wrong; as the first message it ends the connection."""
         if self._identity is not None:
-            return [_explain(error)]
+            return [_explain(error, counted=not (error.type or "").startswith(_UNCOUNTED))]
         if _is_about_token(error):  # it is no text, so it cannot be valid, in no mode
             return [self.authentication_failed(AuthenticationError("Invalid token"))]
         return [self._not_authenticated()]
@@ -369,6 +425,11 @@ class MeshDialect(Dialect):
             user_id=self._peer_id,
             username=message.username or None,
             guest_name=f"Guest-{self._peer_id[:4]}",
+            resume=(
+                Resume(self._room_id, message.session, message.received)
+                if message.resume or message.session
+                else None
+            ),
         )
 
     def _not_authenticated(self) -> Close:
@@ -397,7 +458,9 @@ class MeshDialect(Dialect):
                 return [Kick(self._room_id, client_id, reason or "Banned", seconds)]
             case LockRoom(locked=locked):
                 return [Lock(self._room_id, locked)]
-            case Ping(id=id_):
+            case Ping(id=id_, received=received):
+                if self._server.session is not None:
+                    return [Confirm(received, id_)]
                 return [Send(encode(Pong(id_)))]
             case AuthToken(token=token):
                 return [Renew(token)]
@@ -421,6 +484,12 @@ class MeshDialect(Dialect):
                 return [_join_refused(reason)]
             case Refused(command=Renew()):
                 return [Send(encode(Error("Invalid token", "invalid_token")))]
+            case Confirmed(received=received, id=id_):
+                return [Send(encode(Pong(id_, received)))]
+            case events.Resumed(received=received, replayed=replayed):
+                return [Send(encode(Resumed(received, replayed)))]
+            case events.NotResumed(reason=why):
+                return [Send(encode(NotResumed(why.value)))]
             case Renewed(expires_in=expires_in):
                 return [Send(encode(TokenRenewed(expires_in)))]
             case Expiring(expires_in=expires_in):
@@ -430,7 +499,7 @@ class MeshDialect(Dialect):
         return []
 
     def _entered(self, entered: Entered) -> Iterable[Send | Close]:
-        me = entered.me
+        me, session = entered.me, self._server.session
         others = [m for m in entered.members if m.peer_id != me.peer_id]
         success = AuthSuccess(
             me.username,
@@ -441,6 +510,7 @@ class MeshDialect(Dialect):
             self._server.ice_servers,
             self._server.heartbeat,
             PROTOCOL,
+            UNSET if session is None else SessionOffer(session.id, session.grace),
         )
         users = UsersInRoom([User(m.peer_id, m.username) for m in others])
         sends = [Send(encode(success)), Send(encode(users))]
@@ -483,6 +553,12 @@ class MeshDialect(Dialect):
             case events.RoomLocked():
                 locked = RoomLocked(event.room_id, event.locked)
                 return [Notice(Audience.EVERYONE, encode(locked))]
+            case WentAway(member=member):
+                away = UserAway(member.peer_id, member.username)
+                return [Notice(Audience.OTHER_SESSIONS, encode(away))]
+            case CameBack(member=member):
+                back = UserBack(member.peer_id, member.username)
+                return [Notice(Audience.OTHER_SESSIONS, encode(back))]
             case _:
                 return []
         return [Notice(Audience.OTHER_PEERS, encode(out))]
@@ -493,14 +569,14 @@ def _is_about_token(error: UnreadableError) -> bool:
     return error.type == "auth_token" and str(error).endswith("`$.token`")
 
 
-def _explain(error: UnreadableError) -> Malformed:
+def _explain(error: UnreadableError, *, counted: bool) -> Malformed:
     if error.problem == "json":
         answer = Error("Invalid JSON", "invalid_json")
     elif error.problem == "type" and error.type is not None:
         answer = Error(f"Unknown message type: {error.type}", "unknown_type")
     else:
         answer = Error(f"Invalid message: {error}", "invalid_message")
-    return Malformed(encode(answer))
+    return Malformed(encode(answer), counted)
 
 
 def _join_refused(reason: Refusal) -> Close:

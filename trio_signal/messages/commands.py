@@ -2,7 +2,7 @@
 
 from enum import Enum, auto
 
-from msgspec import Raw, Struct
+from msgspec import UNSET, Raw, Struct, UnsetType
 
 from trio_signal.messages.identity import MediaType, PublishedForm, SignalKind
 
@@ -16,11 +16,23 @@ class _Secretive(Struct, frozen=True):
         return f"{type(self).__name__}(...)"
 
 
+class Resume(_Secretive, frozen=True):
+    """Be able to come back to this room as the same peer; with a session's id, come back so.
+
+    The client has got `received` of the messages that it was sent in that session.
+    """
+
+    room_id: str
+    session_id: str | None = None
+    received: int = 0
+
+
 class Authenticate(_Secretive, frozen=True):
     """Find out who this is: from a token or, in open mode, from what it claims.
 
     `guest_name` is for a user of whom nobody says the name. `claimed` is the
-    user id that the client gave itself, if it did: a token must agree with it.
+    user id that the client gave itself, if it did: a token must agree with it. With `resume`
+    the client can lose its connection and stay.
     """
 
     user_id: str
@@ -29,12 +41,23 @@ class Authenticate(_Secretive, frozen=True):
     avatar_url: str | None = None
     guest_name: str | None = None
     claimed: str | None = None
+    resume: Resume | None = None
 
 
 class Renew(_Secretive, frozen=True):
     """Go on with a new token, of the same user, before the old one expires."""
 
     token: str | None
+
+
+class Confirm(Struct, frozen=True):
+    """Say how many messages of the session have arrived, and ask how many did here.
+
+    `id` is told back.
+    """
+
+    received: int | None
+    id: Raw | UnsetType = UNSET
 
 
 class Join(Struct, frozen=True):
@@ -267,6 +290,7 @@ PrivateCommand = SendPrivate | SetPrivateTyping | SendReceipt
 Command = (
     Authenticate
     | Renew
+    | Confirm
     | Join
     | AskLive
     | RejoinRooms
@@ -294,9 +318,13 @@ class Send(Struct, frozen=True):
 
 
 class Malformed(Struct, frozen=True):
-    """The client sent nonsense: answer with this text, if there is any, and count it."""
+    """The client sent nonsense: answer with this text, if there is any, and count it.
+
+    Whether a session counts it among its messages is another question: see `Resumption`.
+    """
 
     text: bytes
+    counted: bool = True
 
 
 class IdlePing(Struct, frozen=True):

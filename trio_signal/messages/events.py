@@ -5,7 +5,7 @@ The whole vocabulary of what is told, each with what it means: hence its length.
 
 from enum import Enum, auto
 
-from msgspec import Raw, Struct
+from msgspec import Raw, Struct, UnsetType
 
 from trio_signal.messages.commands import Command, LeaveCause
 from trio_signal.messages.identity import (
@@ -180,6 +180,22 @@ class ServerSaid(Struct, frozen=True, tag=True):
     at: Moment
 
 
+class WentAway(Struct, frozen=True, tag=True):
+    """A peer has lost its connection, and may come back within its grace."""
+
+    room_id: Name
+    member: Member
+    at: Moment
+
+
+class CameBack(Struct, frozen=True, tag=True):
+    """A peer that was away has a connection again."""
+
+    room_id: Name
+    member: Member
+    at: Moment
+
+
 RoomEvent = (
     Joined
     | Rejoined
@@ -193,6 +209,8 @@ RoomEvent = (
     | StreamStarting
     | RoomLocked
     | ServerSaid
+    | WentAway
+    | CameBack
 )
 
 
@@ -411,6 +429,41 @@ class Refused(Struct, frozen=True):
     at: str
 
 
+class Resumed(Struct, frozen=True):
+    """You are who you were: so many of your messages arrived, and so many follow."""
+
+    received: int
+    replayed: int
+
+
+class NotResumedReason(Enum):
+    """Why a session cannot be resumed."""
+
+    #: There is no such session, or it has ended.
+    UNKNOWN = "unknown"
+    #: Its grace is over.
+    EXPIRED = "expired"
+    #: More was not confirmed than is kept.
+    OVERFLOW = "overflow"
+    #: Its replica is gone, or does not answer.
+    OWNER_LOST = "owner_lost"
+    #: It is somebody else's.
+    OTHER_IDENTITY = "other_identity"
+
+
+class NotResumed(Struct, frozen=True):
+    """Your session cannot be resumed: you are a new peer."""
+
+    reason: NotResumedReason
+
+
+class Confirmed(Struct, frozen=True):
+    """So many of your messages have arrived; `id` is your question's."""
+
+    received: int
+    id: Raw | UnsetType
+
+
 class Expiring(Struct, frozen=True):
     """Your token expires in so many seconds, and the connection with it."""
 
@@ -443,6 +496,9 @@ Answer = (
     | Refused
     | Expiring
     | Renewed
+    | Resumed
+    | NotResumed
+    | Confirmed
 )
 
 
@@ -455,6 +511,8 @@ class Audience(Enum):
     OTHER_PEERS = auto()
     #: All peers but those of the event's user.
     OTHER_USERS = auto()
+    #: All peers but the event's own, as far as they can resume their sessions.
+    OTHER_SESSIONS = auto()
     #: The peers that are live.
     BROADCASTERS = auto()
 

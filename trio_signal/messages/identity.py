@@ -89,6 +89,17 @@ class Identity(Struct, frozen=True):
     verified: bool = False
 
 
+class SessionInfo(Struct, frozen=True):
+    """By what a client can resume its session, and for how many seconds after it was lost."""
+
+    id: str
+    grace: float
+
+    def __repr__(self) -> str:
+        """Without the id, which is a secret."""
+        return "SessionInfo(...)"
+
+
 class ServerInfo(Struct, frozen=True):
     """What a client is told of the server, once it is authenticated."""
 
@@ -96,6 +107,8 @@ class ServerInfo(Struct, frozen=True):
     ice_servers: tuple[dict[str, object], ...] = ()
     #: Seconds between the server's pings.
     heartbeat: float = 20.0
+    #: If the client can come back as the same peer.
+    session: SessionInfo | None = None
 
 
 class Live(Struct, frozen=True):

@@ -82,9 +82,8 @@ def _add_health(app: QuartTrio, hub: Hub) -> None:
     async def health() -> Response:
         # Anybody may ask this at any time, so the rooms are counted and not read.
         rooms = await hub.bus.count_rooms()
-        return json_answer(
-            {"status": "healthy", "active_connections": len(hub.participants), "rooms": rooms}
-        )
+        here = sum(not each.is_away for each in hub.participants)
+        return json_answer({"status": "healthy", "active_connections": here, "rooms": rooms})
 
 
 def _add_metrics(app: QuartTrio, hub: Hub, settings: Settings, counted: Metrics) -> None:

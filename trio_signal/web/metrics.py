@@ -41,9 +41,13 @@ class HubCollector(Collector):
             "Which version this is, and which replica",
             {"version": __version__, "replica": hub.bus.replica},
         )
-        counts = Counter(each.dialect_name for each in hub.participants)
+        counts = Counter(each.dialect_name for each in hub.participants if not each.is_away)
         connections = [([name], counts[name]) for name in self._dialects]
         yield _gauges("connections", "WebSockets that are open here", ["dialect"], connections)
+        away = len(hub.resuming.away)
+        yield _gauge("sessions_away", "Sessions that wait for their clients to come back", away)
+        kept = hub.resuming.kept_bytes
+        yield _gauge("unconfirmed_bytes", "What is kept until clients confirm it", kept)
         rooms = [room for room in hub.rooms.values() if not is_internal(room.id)]
         yield _gauge("rooms", "Rooms with peers here", len(rooms))
         peers = sum(len(room.peers) for room in rooms)
@@ -129,6 +133,13 @@ class CountCollector(Collector):
         yield _counters("closed", "WebSockets that ended, by close code", ["code"], closed)
         webhooks = [([outcome], count) for outcome, count in counted.webhooks.items()]
         yield _counters("webhooks", "Attempts to send webhooks, by outcome", ["outcome"], webhooks)
+        text = "Sessions that clients came back to"
+        yield _counters("sessions_resumed", text, [], [([], counted.resumed)])
+        refusals = [([reason.value], count) for reason, count in counted.not_resumed.items()]
+        text = "Sessions that clients could not come back to"
+        yield _counters("sessions_not_resumed", text, ["reason"], refusals)
+        text = "Messages that clients got when they came back"
+        yield _counters("messages_replayed", text, [], [([], counted.replayed)])
         yield _histogram("fan_out_peers", "Peers here that heard the same event", counted.fan_out)
         yield _histogram(
             "loop_lag_seconds", "Seconds that the event loop was late", counted.loop_lag

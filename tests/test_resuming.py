@@ -1,0 +1,456 @@
+"""Coming back as the same peer, as the clients of `mesh` meet it: over real sockets.
+
+What the counting alone has to hold is in tests/test_resumption.py.
+"""
+
+import os
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import ExitStack, asynccontextmanager, suppress
+from random import Random
+from typing import Any, NamedTuple
+
+import pytest
+import trio
+from trio_websocket import ConnectionClosed
+
+from tests.clients import PATIENCE, Client, Message, Service, open_client
+from tests.conftest import serve_once
+from tests.effort import EFFORT
+from tests.raw import TEXT, RawClient, client_text, get, open_raw, split_frames, upgrade_head
+from tests.tokens import SECRET, make_token
+from tests.traveller import UNCOUNTED, Traveller
+from trio_signal.limits import RESUMES
+
+SEEDS = 40 * EFFORT
+PATH = "/ws/r"
+
+
+class Guest(NamedTuple):
+    """A client in the room, and what it needs to come back."""
+
+    client: Client
+    id: str
+    claims: dict[str, Any]
+    #: What it got on earlier connections.
+    before: int = 0
+
+    def received(self) -> int:
+        """How many of the messages that count it has got."""
+        return self.before + sum(message["type"] not in UNCOUNTED for message in self.client.log)
+
+
+class Room(NamedTuple):
+    """A service, and those who come and go there."""
+
+    service: Service
+    nursery: trio.Nursery
+    sockets: ExitStack
+
+    async def connect(self, path: str = PATH) -> Client:
+        client = await open_client(self.nursery, self.service.base, path)
+        self.sockets.callback(client.socket._stream.socket.close)  # type: ignore[attr-defined]
+        await client.expect("auth_required")
+        return client
+
+    async def enter(self, name: str, **claims: Any) -> Guest:
+        client = await self.connect()
+        claims = {"token": "t", "clientId": name, "username": name, "resume": True, **claims}
+        await client.send("auth_token", **claims)
+        success = await client.expect("auth_success")
+        await client.expect("users_in_room")
+        session = success.get("session", {"id": "", "grace": 0})
+        return Guest(client, session["id"], claims)
+
+    async def enter_all(self, *names: str) -> list[Guest]:
+        guests: list[Guest] = []
+        for name in names:
+            guests.append(await self.enter(name))
+            for other in guests[:-1]:
+                await other.client.expect("user_joined", client_id=name)
+        return guests
+
+    async def ask(self, guest: Guest, received: int | None = None, **claims: Any) -> Client:
+        """A connection that asks for a guest's session."""
+        client = await self.connect()
+        received = guest.received() if received is None else received
+        claims = {"token": guest.claims["token"], "session": guest.id, **claims}
+        await client.send("auth_token", received=received, **claims)
+        return client
+
+    async def resume(self, guest: Guest, **claims: Any) -> tuple[Guest, Message]:
+        client = await self.ask(guest, **claims)
+        resumed = await client.expect("resumed")
+        return guest._replace(client=client, before=guest.received()), resumed
+
+
+@asynccontextmanager
+async def open_room(**given: object) -> AsyncIterator[Room]:
+    async with serve_once(**given) as service, trio.open_nursery() as nursery:
+        with ExitStack() as sockets:
+            yield Room(service, nursery, sockets)
+        nursery.cancel_scope.cancel()
+
+
+@pytest.fixture
+async def room() -> AsyncIterator[Room]:
+    async with open_room() as room:
+        yield room
+
+
+async def fence(sender: Client, *others: Client) -> None:
+    """The others were told nothing that has happened up to now."""
+    await sender.send("message", data="fence")
+    for other in others:
+        await other.expect("message", data="fence")
+
+
+# A network that is lost
+
+
+async def test_who_comes_back_is_the_same_peer_and_misses_nothing(room: Room) -> None:
+    ann, bob, eve = await room.enter_all("ann", "bob", "eve")
+    plain = (await room.enter("old", resume=False)).client  # knows nothing of all this
+    for guest in (ann, bob, eve):
+        await guest.client.expect("user_joined", client_id="old")
+    await ann.client.send("broadcast_start")
+    for client in (bob.client, eve.client, plain):
+        await client.expect("broadcast_started", client_id="ann")
+
+    ann.client.reset()
+    for guest in (bob, eve):
+        away = await guest.client.expect("user_away")
+        assert away == {"type": "user_away", "client_id": "ann", "username": "ann"}
+    # What is for it is kept: it is not gone.
+    await bob.client.send("offer", to_="ann", offer={"sdp": 1})
+    await plain.send("message", data="to all")
+    for client in (bob.client, eve.client):
+        await client.expect("message", data="to all")
+    await room.enter("late", resume=False)
+    for client in (bob.client, eve.client, plain):
+        await client.expect("user_joined", client_id="late")
+
+    back, resumed = await room.resume(ann)
+    assert resumed == {"type": "resumed", "received": 1, "replayed": 3}
+    await back.client.expect("offer", from_="bob")
+    await back.client.expect("message", data="to all")
+    await back.client.expect("user_joined", client_id="late")
+    for guest in (bob, eve):
+        await guest.client.expect("user_back", client_id="ann", username="ann")
+    await fence(back.client, bob.client, eve.client, plain)
+    await back.client.send("broadcast_stop")  # it is still live
+    await plain.expect("broadcast_stopped", client_id="ann")
+
+
+async def test_both_sides_say_what_they_have_got(room: Room) -> None:
+    ann, _ = await room.enter_all("ann", "bob")
+    client = ann.client
+    await client.send("ping", id=7, received=ann.received())
+    await client.expect("pong", id=7, received=0)
+    await client.send("message", data=1)
+    await client.send("offer", to_="nobody", offer={})
+    await client.expect("error", code="target_not_found")
+    await client.send("auth_token", token="t")  # a new token is not counted
+    await client.send("nonsense")
+    await client.expect("error", code="unknown_type")
+    await client.send("ping", received="much")  # nor is what would be one of those
+    await client.expect("error", code="invalid_message")
+    await client.send("ping")
+    await client.expect("pong", received=3)
+    # Without a session nothing is counted.
+    plain = await room.enter("plain", resume=False)
+    await plain.client.send("ping", id=1, received=0)
+    assert await plain.client.receive() == {"type": "pong", "id": 1}
+
+
+async def test_a_connection_that_looks_alive_is_taken_over(room: Room) -> None:
+    ann, bob = await room.enter_all("ann", "bob")
+    await ann.client.send("message", data=1)
+    await bob.client.expect("message", data=1)
+    back, resumed = await room.resume(ann)
+    assert resumed == {"type": "resumed", "received": 1, "replayed": 0}
+    again, _ = await room.resume(back)  # and once more, while that one is there
+    for old in (ann.client, back.client):
+        with pytest.raises(ConnectionClosed):
+            await old.receive()
+    await fence(again.client, bob.client)
+    await fence(bob.client, again.client)
+
+
+async def test_what_was_confirmed_is_not_sent_again(room: Room) -> None:
+    ann, bob = await room.enter_all("ann", "bob")
+    await ann.client.send("ping", received=ann.received())
+    await ann.client.expect("pong")
+    ann.client.reset()
+    await bob.client.expect("user_away")
+    _, resumed = await room.resume(ann)
+    assert resumed["replayed"] == 0
+
+
+# How a session ends
+
+
+@pytest.mark.parametrize("code", [1001, 1011, 1012])
+async def test_who_may_come_back_is_waited_for(room: Room, code: int) -> None:
+    ann, bob = await room.enter_all("ann", "bob")
+    await ann.client.close(code)
+    await bob.client.expect("user_away", client_id="ann")
+    await room.resume(ann)
+    await bob.client.expect("user_back", client_id="ann")
+
+
+@pytest.mark.parametrize("code", [1000, 4000])
+async def test_who_says_goodbye_is_gone(room: Room, code: int) -> None:
+    ann, bob = await room.enter_all("ann", "bob")
+    await ann.client.close(code)
+    await bob.client.expect("user_left", client_id="ann")
+    await (await room.ask(ann)).expect("not_resumed", reason="unknown")
+
+
+async def test_who_falls_silent_is_waited_for() -> None:
+    async with open_room(heartbeat=0.2, heartbeat_timeout=0.2, resume_grace=60) as room:
+        bob = await room.enter("bob")
+        async with open_raw(room.service.base) as ann:
+            await ann.upgrade(PATH)
+            await ann.say({"type": "auth_token", "clientId": "ann", "resume": True})
+            await bob.client.expect("user_joined")
+            await bob.client.expect("user_away", client_id="ann")
+            await ann.expect_close(1011)
+
+
+async def test_whose_time_is_over_has_left() -> None:
+    async with open_room(resume_grace=0.3) as room:
+        ann, bob = await room.enter_all("ann", "bob")
+        plain = await room.enter("plain", resume=False)
+        for guest in (ann, bob):
+            await guest.client.expect("user_joined")
+        await ann.client.send("broadcast_start")
+        ann.client.reset()
+        for guest in (bob, plain):
+            await guest.client.expect("broadcast_started")
+        await bob.client.expect("user_away")
+        for guest in (bob, plain):
+            await guest.client.expect("broadcast_stopped", client_id="ann")
+            await guest.client.expect("user_left", client_id="ann", cause="lost")
+        await (await room.ask(ann)).expect("not_resumed", reason="expired")
+
+
+async def test_whose_token_expires_meanwhile_has_left() -> None:
+    async with open_room(jwt_secret=SECRET) as room:
+        bob = await room.enter("bob", token=make_token("bob"))
+        token = make_token("ann", exp=time.time() + 1)
+        ann = await room.enter("ann", token=token)
+        await bob.client.expect("user_joined")
+        ann.client.reset()
+        await bob.client.expect("user_away")
+        await bob.client.expect("user_left", cause="token_expired")
+
+
+async def test_who_is_kicked_while_away_is_gone() -> None:
+    async with open_room(jwt_secret=SECRET) as room:
+        bob = await room.enter("bob", token=make_token("bob", moderator=True))
+        ann = await room.enter("ann", token=make_token("ann"))
+        await bob.client.expect("user_joined")
+        ann.client.reset()
+        await bob.client.expect("user_away")
+        await bob.client.send("kick", client_id="ann")
+        await bob.client.expect("user_left", cause="kicked")
+        await (await room.ask(ann)).expect("not_resumed", reason="unknown")
+
+
+async def test_where_it_is_turned_off_nobody_has_a_session() -> None:
+    async with open_room(resume_grace=0) as room:
+        ann = await room.enter("ann")
+        assert ann.id == ""
+        stranger = await room.ask(ann._replace(id="x"))
+        await stranger.expect("not_resumed", reason="unknown")
+        assert "session" not in await stranger.expect("auth_success")
+
+
+# What cannot be resumed
+
+
+async def test_the_handshake_goes_on_as_a_new_peer_or_as_the_heir() -> None:
+    async with open_room(outbox_bytes=4096) as room:
+        ann, bob = await room.enter_all("ann", "bob")
+        ann.client.reset()
+        await bob.client.expect("user_away")
+        for _ in range(5):  # more than is kept
+            await bob.client.send("message", data="x" * 1000)
+        heir = await room.ask(ann, clientId="ann", username="ann")
+        await heir.expect("not_resumed", reason="overflow")
+        success = await heir.expect("auth_success", client_id="ann")
+        assert success["session"]["id"] != ann.id  # and it may come back in its turn
+        await heir.expect("users_in_room")
+        await fence(heir, bob.client)  # nobody left, and nobody came
+        # A session of which nobody knows anything.
+        for id_, reason in (("x", "unknown"), (f"{'0' * 32}.{'A' * 22}", "owner_lost")):
+            stranger = await room.ask(ann._replace(id=id_), clientId=reason)
+            await stranger.expect("not_resumed", reason=reason)
+            await stranger.expect("auth_success", client_id=reason)
+            await bob.client.expect("user_joined", client_id=reason)
+
+
+async def test_a_session_is_for_its_subject_and_its_room_alone() -> None:
+    async with open_room(jwt_secret=SECRET) as room:
+        bob = await room.enter("bob", token=make_token("bob"))
+        ann = await room.enter("ann", token=make_token("ann"))
+        await bob.client.expect("user_joined")
+        ann.client.reset()
+        await bob.client.expect("user_away")
+        eve = await room.ask(ann, token=make_token("eve"))
+        await eve.expect("not_resumed", reason="other_identity")
+        await bob.client.expect("user_joined")
+        barred = await room.ask(ann, token=make_token("ann", rooms=["other"]))
+        await barred.expect("not_resumed", reason="other_identity")
+        await barred.expect_close(1008, "Not allowed in this room")
+        elsewhere = await room.connect("/ws/elsewhere")
+        await elsewhere.send("auth_token", token=ann.claims["token"], session=ann.id, received=1)
+        await elsewhere.expect("not_resumed", reason="unknown")
+        back, _ = await room.resume(ann)  # none of that has harmed it
+        await bob.client.expect("user_back")
+        await fence(back.client, bob.client)
+
+
+async def test_in_open_mode_it_is_for_who_says_the_same_token(room: Room) -> None:
+    ann, bob = await room.enter_all("ann", "bob")
+    ann.client.reset()
+    await bob.client.expect("user_away")
+    await (await room.ask(ann, token="u")).expect("not_resumed", reason="other_identity")
+    await room.resume(ann)
+
+
+async def test_who_guesses_is_not_listened_to_for_a_minute(room: Room) -> None:
+    ann, bob = await room.enter_all("ann", "bob")
+    for _ in range(RESUMES):
+        await (await room.ask(ann._replace(id="guess"))).expect("not_resumed")
+    ann.client.reset()
+    await bob.client.wait_for("user_away")
+    await (await room.ask(ann)).expect("not_resumed", reason="unknown")
+    refused = 'trio_signal_refused_total{reason="resumes_per_ip"} 1.0'
+    assert refused in (await get(room.service.base, "/metrics")).decode()
+
+
+# Whatever is cut
+
+
+class Walker:
+    """A client whose connection is cut anywhere, in either direction."""
+
+    def __init__(self, base: str, room: str, traveller: Traveller, chance: Random) -> None:
+        self.base = base
+        self.path = f"/ws/{room}"
+        self.traveller = traveller
+        self.chance = chance
+        self.stream: trio.SocketStream | None = None
+        self.buffer = b""
+
+    async def connect(self) -> None:
+        host, _, port = self.base.partition(":")
+        with trio.fail_after(PATIENCE):
+            self.stream = await trio.open_tcp_stream(host, int(port))
+            await self.stream.send_all(upgrade_head(self.path))
+            head = b""
+            while b"\r\n\r\n" not in head:
+                head += await self.stream.receive_some()
+        self.buffer = head.partition(b"\r\n\r\n")[2]
+        await self.send(self.traveller.hello())
+
+    async def send(self, *messages: Message) -> None:
+        assert self.stream is not None
+        await self.stream.send_all(b"".join(client_text(message) for message in messages))
+
+    async def say(self) -> None:
+        """Some numbers, and perhaps a confirmation."""
+        said = [self.traveller.say() for _ in range(self.chance.randrange(1, 6))]
+        if self.stream is not None and self.traveller.is_in:
+            await self.send(*said, *[self.traveller.ping()] * self.chance.randrange(2))
+
+    async def read(self, most: int) -> None:
+        """Some bytes; they may end anywhere in a message."""
+        assert self.stream is not None
+        with trio.fail_after(PATIENCE):
+            data = await self.stream.receive_some(most)
+        assert data, "the server has closed the connection"
+        await self.take(data)
+
+    async def look(self, most: int) -> None:
+        """Read what is there by now."""
+        assert self.stream is not None
+        await trio.lowlevel.checkpoint()
+        with suppress(BlockingIOError):
+            await self.take(os.read(self.stream.socket.fileno(), most))
+
+    async def take(self, data: bytes) -> None:
+        self.buffer += data
+        frames, self.buffer = split_frames(self.buffer)
+        for frame in frames:
+            if frame.opcode == TEXT:
+                await self.send(*self.traveller.hear(frame.message))
+
+    async def cut(self) -> None:
+        """The end, in the middle of what is being said; half of the time TCP says so."""
+        stream, self.stream, self.buffer = self.stream, None, b""
+        if stream is None:
+            return
+        if self.traveller.is_in:
+            said = b"".join(client_text(self.traveller.say()) for _ in range(3))
+            await stream.send_all(said[: self.chance.randrange(len(said))])
+        RawClient(stream).reset() if self.chance.random() < 0.5 else await stream.aclose()
+
+    async def close(self) -> None:
+        assert self.stream is not None
+        await self.stream.aclose()
+
+    async def step(self) -> None:
+        if self.stream is None:
+            await self.connect()
+        match self.chance.choice(["say", "say", "read", "read", "read", "cut"]):
+            case "say":
+                await self.say()
+            case "read":
+                await self.look(self.chance.randrange(1, 400))
+            case "cut":
+                await self.cut()
+
+    async def settle(self) -> None:
+        """Read until the server has all that was said."""
+        while self.stream is None or not self.traveller.is_in or self.traveller.kept:
+            if self.stream is None:
+                await self.connect()
+            elif self.traveller.is_in:
+                await self.send(self.traveller.ping())
+            await self.read(65536)
+
+
+async def walk(bases: Sequence[str], seed: int) -> int:
+    """Two clients talk while they are cut off; how often they came back."""
+    chance = Random(seed)
+    travellers = [Traveller(name) for name in ("ann", "bob")]
+    room = f"{seed}"
+    walkers = [Walker(chance.choice(bases), room, each, chance) for each in travellers]
+    for walker in walkers:
+        await walker.settle()
+    for _ in range(40):
+        walker = chance.choice(walkers)
+        walker.base = chance.choice(bases)
+        await walker.step()
+    for walker in walkers:
+        await walker.settle()
+    ann, bob = travellers
+    for walker, other in zip(walkers, (bob, ann), strict=True):
+        while walker.traveller.heard[-1:] != [other.number]:
+            await walker.read(65536)
+        assert walker.traveller.heard == list(range(1, other.number + 1)), seed
+        assert walker.traveller.refusals == [], seed
+    for walker in walkers:
+        await walker.close()
+    return ann.resumes + bob.resumes
+
+
+async def test_whatever_is_cut_nothing_is_lost_doubled_or_overtaken() -> None:
+    async with serve_once() as service:
+        resumes = 0
+        for seed in range(SEEDS):
+            resumes += await walk(service.bases, seed)
+    assert resumes > 2 * SEEDS

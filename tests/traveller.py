@@ -1,0 +1,83 @@
+"""A client that comes back as the same peer, without I/O: it counts, and keeps what may be lost."""
+
+from collections import deque
+from typing import Any
+
+UNCOUNTED = {"auth_required", "auth_success", "resumed", "not_resumed", "pong", "token_expiring"}
+
+
+class Traveller:
+    """One client; it says numbers, and notes those that it hears.
+
+    It is given what the server says, and asked what to say. What is lost it does not know.
+    """
+
+    def __init__(self, name: str, **claims: Any) -> None:
+        self.name = name
+        self.claims = {"token": name, "clientId": name, "username": name, **claims}
+        self.session: str | None = None
+        #: What it said and got in this session, as far as it counts.
+        self.said = self.got = 0
+        #: What is not confirmed, the oldest first.
+        self.kept: deque[dict[str, Any]] = deque()
+        self.number = 0
+        self.heard: list[int] = []
+        #: All that it heard besides numbers, in the last connection.
+        self.types: list[str] = []
+        #: Why it could not resume.
+        self.refusals: list[str] = []
+        self.resumes = 0
+        #: Whether the handshake is over: until then what it says is only kept.
+        self.is_in = False
+
+    def hello(self) -> dict[str, Any]:
+        """What it says first on a connection."""
+        self.types.clear()
+        self.is_in = False
+        if self.session is None:
+            return {"type": "auth_token", **self.claims, "resume": True}
+        return {"type": "auth_token", **self.claims, "session": self.session, "received": self.got}
+
+    def say(self, **fields: Any) -> dict[str, Any]:
+        """The next number; or anything else, which counts as well."""
+        if not fields:
+            self.number += 1
+            fields = {"type": "message", "data": self.number}
+        self.said += 1
+        self.kept.append(fields)
+        return fields
+
+    def ping(self) -> dict[str, Any]:
+        return {"type": "ping", "received": self.got}
+
+    def hear(self, message: dict[str, Any]) -> list[dict[str, Any]]:
+        """Take in a message; what to say to it."""
+        type_ = message["type"]
+        self.got += type_ not in UNCOUNTED
+        match type_:
+            case "message":
+                self.heard.append(message["data"])
+                return []
+            case "auth_success":
+                self.session = message["session"]["id"]
+                self.said = self.got = 0
+                self.kept.clear()
+                self.is_in = True
+            case "resumed":
+                assert self.types == ["auth_required"], self.types
+                self.resumes += 1
+                self.is_in = True
+                self._confirm(message["received"])
+                self.types.append(type_)
+                return list(self.kept)
+            case "not_resumed":
+                self.refusals.append(message["reason"])
+            case "pong":
+                self._confirm(message["received"])
+        self.types.append(type_)
+        return []
+
+    def _confirm(self, received: int) -> None:
+        assert self.said - len(self.kept) <= received <= self.said, (received, self.said, self.kept)
+        while self.said - len(self.kept) < received:
+            self.kept.popleft()
