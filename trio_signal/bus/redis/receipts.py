@@ -36,6 +36,7 @@ MAX_WAIT = 1.0
 class _Sent(NamedTuple):
     signal: Signalled
     at: float
+    size: int
 
 
 class Outgoing:
@@ -66,12 +67,12 @@ class Outgoing:
 
     def add(self, signal: Signalled, now: float) -> int:
         """Number a signal that is about to be sent; 0 if too much is under way."""
-        size = _size(signal)
+        size = len(memoryview(signal.payload))
         if len(self._unconfirmed) >= MOST_UNCONFIRMED or self._bytes + size > MOST_BYTES:
             return 0
         self.number += 1
         self.used = now
-        self._unconfirmed[self.number] = _Sent(signal, now)
+        self._unconfirmed[self.number] = _Sent(signal, now, size)
         self._bytes += size
         return self.number
 
@@ -80,13 +81,15 @@ class Outgoing:
         sent = self._unconfirmed.pop(number, None)
         if sent is None:
             return None
-        self._bytes -= _size(sent.signal)
+        self._bytes -= sent.size
         return sent.signal
 
     def confirm(self, upto: int, refused: Collection[int]) -> list[Signalled]:
         """The receiver has decided on all up to this number; those that it did not deliver."""
         lost = []
-        for number in list(takewhile(lambda number: number <= upto, self._unconfirmed)):
+        for number in list(self._unconfirmed):
+            if number > upto:
+                break
             signal = self.take(number)
             if signal is not None and number in refused:
                 lost.append(signal)
@@ -105,10 +108,6 @@ class Outgoing:
             return False
         self._asked, self.must_ask = now, False
         return True
-
-
-def _size(signal: Signalled) -> int:
-    return len(memoryview(signal.payload))
 
 
 class Incoming:
