@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
+from uuid import uuid4
 
 import httpx
 import pytest
@@ -35,8 +36,10 @@ def replicas(request: pytest.FixtureRequest) -> tuple[int, str]:
 
 
 @asynccontextmanager
-async def run(replicas: tuple[int, str], *receivers: Receiver) -> AsyncIterator[Service]:
-    given = {**KEYS, "webhook_urls": ",".join(each.url for each in receivers)}
+async def run(
+    replicas: tuple[int, str], *receivers: Receiver, **more: object
+) -> AsyncIterator[Service]:
+    given = {**KEYS, "webhook_urls": ",".join(each.url for each in receivers), **more}
     count, redis_url = replicas
     if count == 1:
         async with serve_once(**given) as service:
@@ -88,12 +91,16 @@ async def test_nothing_is_lost_when_the_receiver_and_the_server_are_away(
     monkeypatch.setattr(webhooks, "PAUSES", (0.01,) * 1000)
     async with receive(KEY) as receiver:
         receiver.answer = lambda event: 503
-        async with run(replicas, receiver) as service, mesh(service, "ann") as ann:
+        prefix = f"{uuid4()}:"
+        async with (
+            run(replicas, receiver, redis_prefix=prefix) as service,
+            mesh(service, "ann") as ann,
+        ):
             await ann.wait_for("users_in_room")
             await receiver.until(lambda: receiver.attempts > 1)
         assert receiver.events == []
         receiver.answer = lambda event: 200
-        async with run((1, ""), receiver):
+        async with run(replicas, receiver, redis_prefix=prefix):
             await receiver.until(lambda: len(receiver.events) == 4)
         assert receiver.check_visits() == 1
 

@@ -16,6 +16,9 @@ from trio_signal.clock import trio_time, wall_time
 from trio_signal.messages.identity import Member
 from trio_signal.redis import Redis, RedisError
 
+#: Seconds for which Redis knows that it was not emptied; longer than any lock.
+_EPOCH = 7 * 86400
+
 
 class KeptHolds:
     """The bans and locks of one replica's bus; see `trio_signal.bus.RoomHolds`."""
@@ -88,7 +91,7 @@ class KeptHolds:
                 await self._uncertain.wait()
 
     async def _look(self) -> None:
-        await self._redis.set(self._key, self._replica, nx=True)
+        await self._redis.set(self._key, self._replica, nx=True, ex=_EPOCH)
         epoch = str(await self._redis.get(self._key))
         if self._epoch is not None and epoch != self._epoch:
             now = trio.current_time()

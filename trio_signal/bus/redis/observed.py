@@ -50,6 +50,8 @@ class ObservedRooms:
         if await self.lead(1):
             with _translated():
                 await self._redis.delete(self._leader)
+                if not await self._redis.xlen(self._directory.notes):
+                    await self._redis.delete(self._directory.notes)
 
     async def read(self, after: str) -> tuple[str, list[HookEvent]]:
         """What was noted after this entry, in its order; and the last entry that was read."""
