@@ -12,7 +12,7 @@ import h11
 import trio
 
 from tests.clients import PATIENCE
-from trio_signal.webhooks.events import check_signature
+from trio_signal.hooks import check_signature
 
 
 class Receiver:

@@ -15,6 +15,7 @@ from tests.clients import PATIENCE, Client, Service
 from tests.conftest import Serve, serve_once, serve_replicas
 from tests.test_openapi import KEY
 from tests.tokens import SECRET, make_token
+from trio_signal.server import AsyncServerApi, ServerApi, ServerApiError
 from trio_signal.web.calls import read_path
 
 API = "/api/v1/server"
@@ -187,6 +188,40 @@ async def guess(service: Service) -> httpx.Response:
     async with httpx.AsyncClient(timeout=PATIENCE) as http:
         headers = {"Authorization": "Bearer guess"}
         return await http.get(f"http://{service.base}{API}/rooms", headers=headers)
+
+
+async def test_the_modules_for_backends(serve: Serve) -> None:
+    async with serve(**TOKENS) as service:
+        url = f"http://{service.base}/"
+        async with AsyncServerApi(url, KEY) as api:
+            token = await api.token("ann", rooms=["a/*"])
+            async with mesh(service, "ann", "a/b", token) as ann:
+                await ann.wait_for("users_in_room")
+                assert [room.id async for room in api.rooms()] == ["a/b"]
+                await api.lock("a/b")
+                room = await api.room("a/b")
+                assert (room.locked, [peer.user_id for peer in room.peers]) == (True, ["ann"])
+                assert await api.send("a/b", [1]) == 1
+                await ann.wait_for("message", data=[1])
+                await trio.to_thread.run_sync(act, url)
+                await ann.wait_for("message", data="plain")
+                await ann.expect_close(1008, "Bye")
+                assert await api.close_room("a/b") == 0
+                with pytest.raises(ServerApiError) as refused:
+                    await api.remove("a/b", "nobody", ban_seconds=1)
+                assert (refused.value.status, refused.value.code) == (404, "not_found")
+
+
+def act(url: str) -> None:
+    """What a backend without `async` does."""
+    with ServerApi(url, KEY) as api:
+        assert [room.peers for room in api.rooms("a/")] == [1]
+        assert api.send("a/b", "plain", "ann") == 1
+        api.lock("a/b", locked=False)
+        assert not api.room("a/b").locked
+        api.remove("a/b", "ann", reason="Bye")
+        assert api.close_room("a/b") == 0
+        assert api.token("ann")
 
 
 async def test_moderators_ban_and_lock(serve: Serve) -> None:

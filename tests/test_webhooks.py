@@ -1,7 +1,11 @@
 """A site's backend is told what happens: in order, each going once, whatever breaks."""
 
+import os
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
@@ -15,10 +19,10 @@ from tests.members import AT, member
 from tests.receivers import Receiver, receive
 from tests.test_backend import KEYS, backend, mesh
 from tests.test_openapi import KEY
+from trio_signal.hooks import SignatureError, check_signature, sign
 from trio_signal.messages.commands import LeaveCause
 from trio_signal.messages.events import Joined, Left
 from trio_signal.webhooks import webhooks
-from trio_signal.webhooks.events import SignatureError, check_signature, sign
 from trio_signal.webhooks.journal import Journal
 
 VISIT = [
@@ -196,3 +200,28 @@ async def test_announcements_are_told(replicas: tuple[int, str]) -> None:
         await receiver.until(lambda: receiver.words() == ["announcement.created"])
         event = receiver.events[0]
         assert (event["room"], event["announcement"]["message"]) == (None, "hello")
+
+
+async def test_webhooks_are_listened_to_for_trying_out() -> None:
+    async with trio.open_nursery() as nursery:
+        process = await nursery.start(
+            partial(
+                trio.run_process,
+                [sys.executable, "-m", "trio_signal", "webhooks", "listen", "--port", "0"],
+                env={**os.environ, "TRIO_SIGNAL_API_KEYS": f"site:{KEY}"},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                check=False,
+            )
+        )
+        with trio.fail_after(60):
+            line = await process.stderr.receive_some()
+            given = {**KEYS, "webhook_urls": line.decode().split()[-1]}
+            async with serve_once(**given) as service, mesh(service, "ann", "lobby") as ann:
+                await ann.wait_for("users_in_room")
+                printed = b""
+                while printed.count(b"\n") < 2:
+                    printed += await process.stdout.receive_some()
+        words = [line.split("  ")[1:] for line in printed.decode().splitlines()]
+        assert words == [["lobby", "1", "room.started"], ["lobby", "2", "peer.joined", "ann"]]
+        process.terminate()

@@ -12,12 +12,14 @@ import trio
 
 from trio_signal.announcements import Announcements, open_announcements
 from trio_signal.auth import open_auth
+from trio_signal.backend import AsyncServerApi, ServerApi, ServerApiError, verify_webhook
 from trio_signal.bus import Bus
 from trio_signal.bus.memory import MemoryBus
 from trio_signal.bus.redis import RedisBus, open_redis_bus
 from trio_signal.config import Settings
 from trio_signal.dialects import DIALECTS
 from trio_signal.errors import CloseCode, Reason
+from trio_signal.hooks import SignatureError
 from trio_signal.hub import Hub
 from trio_signal.limits import Limits
 from trio_signal.listener import Listener
@@ -36,6 +38,19 @@ from trio_signal.web.gate import Gate
 from trio_signal.web.server import open_http_server
 from trio_signal.web.unsent import Unsent
 from trio_signal.webhooks.webhooks import LocalWebhooks, SharedWebhooks
+
+#: The first five are for a site's own backend, which is to find them here.
+__all__ = [
+    "AsyncServerApi",
+    "Server",
+    "ServerApi",
+    "ServerApiError",
+    "SignatureError",
+    "open_bus",
+    "open_server",
+    "open_sockets",
+    "verify_webhook",
+]
 
 logger = logging.getLogger(__name__)
 

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from trio_signal import __version__
+from trio_signal.cli import webhooks
 from trio_signal.cli.usage import (
     LOCAL,
     Command,
@@ -42,7 +43,6 @@ user_app = typer.Typer(
 db_app = typer.Typer(
     cls=Commands, help="The database of announcements.", invoke_without_command=True
 )
-
 Url = Annotated[
     str,
     typer.Option(
@@ -414,6 +414,7 @@ def user_list(as_json: AsJson = False) -> None:
 # The database of announcements
 
 app.add_typer(db_app, name="db")
+app.add_typer(webhooks.app, name="webhooks")
 
 
 @db_app.callback()

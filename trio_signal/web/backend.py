@@ -14,6 +14,7 @@ from quart import Response, request
 from quart_trio import QuartTrio
 
 from trio_signal.auth import Auth, mint_token
+from trio_signal.backend import PeerDetail, RoomDetail, RoomSummary
 from trio_signal.config import Settings
 from trio_signal.dialects.rest import MAX_BYTES, Answer, Operation, Route, fit, json_answer
 from trio_signal.errors import (
@@ -40,15 +41,6 @@ Id = Annotated[str, Meta(min_length=1, max_length=MAX_ID)]
 Reason = Annotated[str, Meta(max_length=1000)]
 
 
-class RoomSummary(Struct):
-    """A room: how many peers and users are there, and how many of the users are live."""
-
-    id: str
-    peers: int
-    users: int
-    live: int
-
-
 class RoomPage(Struct):
     """Some rooms, in the order of their ids; `next` is the cursor of the next page."""
 
@@ -60,27 +52,6 @@ class RoomSummaries(RoomPage):
     """The same, as the document has it."""
 
     rooms: list[RoomSummary]
-
-
-class PeerDetail(Struct):
-    """A peer in a room."""
-
-    peer_id: str
-    user_id: str
-    username: str
-    dialect: str
-    live: bool
-    joined_at: str
-    replica: str
-
-
-class RoomDetail(Struct):
-    """A room; `seq` is the number of its last webhook, 0 if there was none."""
-
-    id: str
-    peers: list[PeerDetail]
-    locked: bool
-    seq: int
 
 
 class MessageRequest(Struct):

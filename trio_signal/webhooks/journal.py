@@ -11,10 +11,7 @@ from typing import Any, NamedTuple
 
 from msgspec import UNSET
 
-from trio_signal.messages.commands import LeaveCause
-from trio_signal.messages.events import Joined, Left, RoomEvent, StoppedLive, WentLive
-from trio_signal.messages.identity import Announcement, Member, is_internal
-from trio_signal.webhooks.events import (
+from trio_signal.hooks import (
     ANNOUNCED,
     ENDED,
     JOINED,
@@ -25,6 +22,9 @@ from trio_signal.webhooks.events import (
     HookEvent,
     Peer,
 )
+from trio_signal.messages.commands import LeaveCause
+from trio_signal.messages.events import Joined, Left, RoomEvent, StoppedLive, WentLive
+from trio_signal.messages.identity import Announcement, Member, is_internal
 
 #: Events that wait to be stored. If there are more, what happens is compared with the rooms later.
 MOST_WAITING = 10_000

@@ -18,12 +18,12 @@ import trio
 
 from trio_signal.clock import utc_now
 from trio_signal.errors import BoardError, StoreError
+from trio_signal.hooks import HookEvent, encode, signed_headers
 from trio_signal.messages.events import RoomEvent
 from trio_signal.messages.identity import Announcement, Member
 from trio_signal.metrics import Metrics
 from trio_signal.store import NewEvent, OutboxStore, Settled, Waiting
 from trio_signal.supervision import supervise
-from trio_signal.webhooks.events import HookEvent, encode, signed_headers
 from trio_signal.webhooks.journal import Journal, Visit
 
 logger = logging.getLogger(__name__)

@@ -11,9 +11,9 @@ from trio_signal.bus.redis.directory import Directory
 from trio_signal.bus.redis.wire import decode_member, encode
 from trio_signal.clock import text_of_milliseconds
 from trio_signal.errors import BoardError
+from trio_signal.hooks import ANNOUNCED, EVENTS, HookEvent, Peer
 from trio_signal.messages.identity import Announcement, Member
 from trio_signal.redis import Argument, Redis, RedisError
-from trio_signal.webhooks.events import ANNOUNCED, EVENTS, HookEvent, Peer
 
 _decode_announcement = Decoder(Announcement).decode
 #: Before the ids of events, whose rest is the entry's.

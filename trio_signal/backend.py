@@ -1,0 +1,276 @@
+"""For a site's own backend: the server API, plain and `async`, and webhooks that are checked.
+
+::
+
+    from trio_signal.server import ServerApi, verify_webhook
+
+    with ServerApi("https://signal.example.com", SECRET) as api:
+        for room in api.rooms(prefix="lesson-"):
+            print(room.id, room.peers)
+
+    event = verify_webhook(request.headers, request.get_data(), SECRET)
+
+What fails raises ServerApiError, or SignatureError; httpx's errors pass.
+"""
+
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping
+from typing import Any, Self, TypeVar
+from urllib.parse import quote
+
+import httpx
+import msgspec
+from msgspec import Struct
+
+from trio_signal.hooks import HookEvent, SignatureError, check_signature
+
+__all__ = [
+    "AsyncServerApi",
+    "HookEvent",
+    "PeerDetail",
+    "RoomDetail",
+    "RoomSummary",
+    "ServerApi",
+    "ServerApiError",
+    "SignatureError",
+    "verify_webhook",
+]
+
+T = TypeVar("T")
+
+#: Below it are all calls.
+PREFIX = "/api/v1/server"
+#: Seconds for an answer.
+TIMEOUT = 10.0
+
+
+class RoomSummary(Struct):
+    """A room: how many peers and users are there, and how many of the users are live."""
+
+    id: str
+    peers: int
+    users: int
+    live: int
+
+
+class PeerDetail(Struct):
+    """A peer in a room."""
+
+    peer_id: str
+    user_id: str
+    username: str
+    dialect: str
+    live: bool
+    joined_at: str
+    replica: str
+
+
+class RoomDetail(Struct):
+    """A room; `seq` is the number of its last webhook, 0 if there was none."""
+
+    id: str
+    peers: list[PeerDetail]
+    locked: bool
+    seq: int
+
+
+class _RoomPage(Struct):
+    rooms: list[RoomSummary]
+    next: str | None
+
+
+class _Count(Struct):
+    peers: int = 0
+    removed: int = 0
+
+
+class _Token(Struct):
+    token: str
+
+
+class _Detail(Struct):
+    code: str
+    message: str
+
+
+class _Problem(Struct):
+    error: _Detail
+
+
+class ServerApiError(Exception):
+    """The server did not do it: its status, a `code` that does not change, and why."""
+
+    def __init__(self, status: int, code: str, message: str) -> None:
+        super().__init__(f"{status} {code}: {message}")
+        self.status = status
+        self.code = code
+
+
+def verify_webhook(headers: Mapping[str, str], body: bytes, secret: str) -> HookEvent:
+    """The event that a webhook tells; raises SignatureError if it is not from your server.
+
+    `body` is as it came, byte by byte; `headers` may be in any case.
+    """
+    check_signature(headers, body, secret, time.time())
+    try:
+        return msgspec.json.decode(body, type=HookEvent)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise SignatureError(f"the body is no event: {error}") from None
+
+
+def _room(room_id: str, *more: str) -> str:
+    return "/".join(("", "rooms", quote(room_id, safe=""), *(quote(m, safe="") for m in more)))
+
+
+def _given(**values: Any) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _read(answer: httpx.Response, type_: type[T]) -> T:
+    if answer.is_success:
+        return msgspec.json.decode(answer.content, type=type_)
+    try:
+        problem = msgspec.json.decode(answer.content, type=_Problem).error
+    except msgspec.DecodeError:
+        problem = _Detail("error", answer.reason_phrase)
+    raise ServerApiError(answer.status_code, problem.code, problem.message)
+
+
+def _client_arguments(url: str, key: str) -> dict[str, Any]:
+    return {
+        "base_url": url.rstrip("/") + PREFIX,
+        "headers": {"Authorization": f"Bearer {key}"},
+        "timeout": TIMEOUT,
+    }
+
+
+class ServerApi:
+    """The server API; each call blocks. A context manager, or to be closed."""
+
+    def __init__(self, url: str, key: str) -> None:
+        """Take the server's URL, and an API key's secret. Connects to nothing yet."""
+        self._http = httpx.Client(**_client_arguments(url, key))
+
+    def __enter__(self) -> Self:
+        """Use it."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close it."""
+        self.close()
+
+    def close(self) -> None:
+        """Close its connections."""
+        self._http.close()
+
+    def _ask(self, type_: type[T], method: str, path: str, **more: Any) -> T:
+        return _read(self._http.request(method, path, **more), type_)
+
+    def rooms(self, prefix: str = "") -> Iterator[RoomSummary]:
+        """The rooms in which somebody is, by their ids, page after page."""
+        cursor: str | None = ""
+        while cursor is not None:
+            params = {"prefix": prefix, "cursor": cursor}
+            page = self._ask(_RoomPage, "GET", "/rooms", params=params)
+            yield from page.rooms
+            cursor = page.next
+
+    def room(self, room_id: str) -> RoomDetail:
+        """Who is in a room."""
+        return self._ask(RoomDetail, "GET", _room(room_id))
+
+    def send(self, room_id: str, data: Any, to: str | None = None) -> int:
+        """Say any JSON to a room, or to one peer; to how many peers."""
+        body = {"data": data, **_given(to=to)}
+        return self._ask(_Count, "POST", _room(room_id, "messages"), json=body).peers
+
+    def remove(
+        self,
+        room_id: str,
+        peer_id: str,
+        *,
+        reason: str | None = None,
+        ban_seconds: float | None = None,
+    ) -> None:
+        """Take a peer out of a room, and keep its user out for so long."""
+        body = _given(reason=reason, ban_seconds=ban_seconds)
+        self._ask(_Count, "DELETE", _room(room_id, "peers", peer_id), json=body)
+
+    def lock(self, room_id: str, *, locked: bool = True) -> None:
+        """Let nobody new into a room, or again."""
+        self._ask(RoomDetail, "PATCH", _room(room_id), json={"locked": locked})
+
+    def close_room(self, room_id: str, *, reason: str | None = None) -> int:
+        """Take everybody out of a room; how many that were."""
+        return self._ask(_Count, "DELETE", _room(room_id), json=_given(reason=reason)).removed
+
+    def token(self, sub: str, **claims: Any) -> str:
+        """A client's token; `claims` are `name`, `rooms`, `ttl` and the like."""
+        return self._ask(_Token, "POST", "/tokens", json={"sub": sub, **claims}).token
+
+
+class AsyncServerApi:
+    """The same to be awaited, under asyncio and Trio. An async context manager."""
+
+    def __init__(self, url: str, key: str) -> None:
+        """Take the server's URL, and an API key's secret. Connects to nothing yet."""
+        self._http = httpx.AsyncClient(**_client_arguments(url, key))
+
+    async def __aenter__(self) -> Self:
+        """Use it."""
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Close it."""
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close its connections."""
+        await self._http.aclose()
+
+    async def _ask(self, type_: type[T], method: str, path: str, **more: Any) -> T:
+        return _read(await self._http.request(method, path, **more), type_)
+
+    async def rooms(self, prefix: str = "") -> AsyncIterator[RoomSummary]:
+        """The rooms in which somebody is, by their ids, page after page."""
+        cursor: str | None = ""
+        while cursor is not None:
+            params = {"prefix": prefix, "cursor": cursor}
+            page = await self._ask(_RoomPage, "GET", "/rooms", params=params)
+            for room in page.rooms:
+                yield room
+            cursor = page.next
+
+    async def room(self, room_id: str) -> RoomDetail:
+        """Who is in a room."""
+        return await self._ask(RoomDetail, "GET", _room(room_id))
+
+    async def send(self, room_id: str, data: Any, to: str | None = None) -> int:
+        """Say any JSON to a room, or to one peer; to how many peers."""
+        body = {"data": data, **_given(to=to)}
+        return (await self._ask(_Count, "POST", _room(room_id, "messages"), json=body)).peers
+
+    async def remove(
+        self,
+        room_id: str,
+        peer_id: str,
+        *,
+        reason: str | None = None,
+        ban_seconds: float | None = None,
+    ) -> None:
+        """Take a peer out of a room, and keep its user out for so long."""
+        body = _given(reason=reason, ban_seconds=ban_seconds)
+        await self._ask(_Count, "DELETE", _room(room_id, "peers", peer_id), json=body)
+
+    async def lock(self, room_id: str, *, locked: bool = True) -> None:
+        """Let nobody new into a room, or again."""
+        await self._ask(RoomDetail, "PATCH", _room(room_id), json={"locked": locked})
+
+    async def close_room(self, room_id: str, *, reason: str | None = None) -> int:
+        """Take everybody out of a room; how many that were."""
+        body = _given(reason=reason)
+        return (await self._ask(_Count, "DELETE", _room(room_id), json=body)).removed
+
+    async def token(self, sub: str, **claims: Any) -> str:
+        """A client's token; `claims` are `name`, `rooms`, `ttl` and the like."""
+        return (await self._ask(_Token, "POST", "/tokens", json={"sub": sub, **claims})).token

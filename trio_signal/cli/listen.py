@@ -1,0 +1,91 @@
+"""A receiver of webhooks for trying out: it checks signatures, and prints."""
+
+import json
+import sys
+from functools import partial
+
+import h11
+import trio
+import typer
+
+from trio_signal.backend import verify_webhook
+from trio_signal.cli.failing import fail, failing
+from trio_signal.environment import load_settings
+from trio_signal.hooks import SignatureError
+
+#: Bytes of a webhook at most, and seconds for it to come.
+_MOST = 1 << 20
+_PATIENCE = 30.0
+
+
+def listen(host: str, port: int, secret: str | None, *, as_json: bool) -> None:
+    """Print each webhook that comes, and answer 204; 401 to what is not signed. Until SIGINT."""
+    if secret is None:
+        with failing():
+            secrets = list(load_settings().secrets_by_key.values())
+        if not secrets:
+            fail("--secret, or the first key of TRIO_SIGNAL_API_KEYS, is needed")
+        secret = secrets[0]
+    try:
+        trio.run(_listen, host, port, partial(_tell, secret, as_json))
+    except* OSError as errors:
+        fail(f"cannot listen on {host}:{port}: {errors.exceptions[0]}")
+    except* KeyboardInterrupt:
+        pass
+
+
+async def _listen(host: str, port: int, tell: "partial[int]") -> None:
+    listeners = await trio.open_tcp_listeners(port, host=host)
+    port = listeners[0].socket.getsockname()[1]
+    typer.echo(f"listening on http://{host}:{port}", err=True)
+    await trio.serve_listeners(partial(_serve, tell), listeners)
+
+
+async def _serve(tell: "partial[int]", stream: trio.SocketStream) -> None:
+    connection = h11.Connection(h11.SERVER)
+    async with stream:
+        try:
+            while True:
+                with trio.fail_after(_PATIENCE):
+                    await _answer(connection, stream, tell)
+                connection.start_next_cycle()  # or it raises, since the client wants no other
+        except (trio.BrokenResourceError, trio.TooSlowError, h11.ProtocolError):
+            return
+
+
+async def _answer(
+    connection: h11.Connection, stream: trio.SocketStream, tell: "partial[int]"
+) -> None:
+    headers: dict[str, str] = {}
+    body = b""
+    while True:
+        event = connection.next_event()
+        if event is h11.NEED_DATA:
+            connection.receive_data(await stream.receive_some())
+        elif isinstance(event, h11.Request):
+            headers = {n.decode("latin-1"): v.decode("latin-1") for n, v in event.headers}
+        elif isinstance(event, h11.Data) and len(body) < _MOST:
+            body += bytes(event.data)
+        elif isinstance(event, h11.EndOfMessage):
+            break
+        else:
+            raise trio.BrokenResourceError
+    response = h11.Response(status_code=tell(headers, body), headers=[("Content-Length", "0")])
+    for part in (response, h11.EndOfMessage()):
+        await stream.send_all(connection.send(part) or b"")
+
+
+def _tell(secret: str, as_json: bool, headers: dict[str, str], body: bytes) -> int:
+    try:
+        event = verify_webhook(headers, body, secret)
+    except SignatureError as error:
+        typer.echo(f"refused: {error}", err=True)
+        return 401
+    if as_json:
+        typer.echo(json.dumps(json.loads(body)))
+    else:
+        peer = event.peer.username if event.peer else ""
+        words = (event.at, event.room or "", str(event.seq), event.event, peer, event.cause or "")
+        typer.echo("  ".join(filter(None, words)))
+    sys.stdout.flush()
+    return 204
