@@ -35,6 +35,7 @@ LAYERS: tuple[frozenset[str], ...] = (
                 "resuming",
             ),
             *("rooms", "membership", "live", "signals", "talk", "topics", "moderation"),
+            *("namespace", "mailbox"),
             *("online", "announcements", "bus", "notes", "webhooks"),
         }
     ),
@@ -78,6 +79,8 @@ PURE = (
     *(f"{NAME}.room", f"{NAME}.presence"),
     f"{NAME}.negotiations",
     f"{NAME}.resumption",
+    f"{NAME}.mailbox",
+    f"{NAME}.bus.names",
     f"{NAME}.cli.compare.talk",
 )
 #: What pure code does not import: I/O, tasks, and the clock and chance, which it is given.

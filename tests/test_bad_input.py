@@ -375,7 +375,7 @@ messages = st.one_of(
     "path",
     [
         *("/ws/r/ann", "/api/v1/ws/connect", "/ws", "/ws/r"),
-        *("/api/creator/broadcast/ws?user_id=ann", "/topics"),
+        *("/api/creator/broadcast/ws?user_id=ann", "/topics", "/peerjs?key=k&id=ann&token=t"),
     ],
 )
 @given(st.lists(messages, max_size=5))

@@ -26,6 +26,7 @@ PATHS = {
     "mesh": "/ws/cellar",
     "announce": "/api/creator/broadcast/ws?user_id={name}",
     "topics": "/topics",
+    "peerjs": "/peerjs?key=peerjs&token=t&id={name}",
 }
 
 
@@ -140,6 +141,14 @@ async def play(session: Session) -> None:
     ivy = await session.connect("topics", "ivy")
     await session.say(ivy, "subscribe", topics=["t"])
     await session.say(ivy, "publish", topic="t", data=1)
+    jan, kim = [await session.connect("peerjs", name) for name in ("jan", "kim")]
+    await session.settle()
+    await session.say(jan, "OFFER", dst="kim", payload={})
+    await session.settle()
+    await session.say(kim, "LEAVE", dst="jan")
+    await session.say(kim, "HEARTBEAT")
+    await session.say_text(kim, OTHER, '{"type": "EXPIRE"}')
+    await session.settle()
 
 
 async def test_a_session_is_counted_number_for_number(service: Service) -> None:
@@ -156,7 +165,7 @@ async def test_a_session_is_counted_number_for_number(service: Service) -> None:
         ("target_not_found",): 1,
     }
     present = {("room",): 3, ("live",): 2, ("stream",): 2, ("mesh",): 2}
-    present |= {("announce",): 1, ("topics",): 1}
+    present |= {("announce",): 1, ("topics",): 1, ("peerjs",): 2}
     assert series(during, "trio_signal_connections") == present
     assert series(after, "trio_signal_connections") == {}
     assert (during["trio_signal_peers"], after["trio_signal_peers"]) == (9, 0)
@@ -165,7 +174,7 @@ async def test_a_session_is_counted_number_for_number(service: Service) -> None:
     if len(service.bases) == 1:
         assert during["trio_signal_rooms"] == 4
     assert series(during, "trio_signal_closed_total") == {("1008",): 1}
-    assert series(after, "trio_signal_closed_total") == {("1000",): 11, ("1008",): 1}
+    assert series(after, "trio_signal_closed_total") == {("1000",): 13, ("1008",): 1}
 
 
 async def test_a_fan_out_is_as_large_as_its_audience(service: Service) -> None:

@@ -22,6 +22,8 @@ from trio_signal.keys import read_public_key, secret_key
 #: How the variables begin that are ours.
 PREFIX = "TRIO_SIGNAL_"
 CommaList = Annotated[tuple[str, ...], NoDecode]
+_PeerJsKey = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+
 #: How many connections an address may use to the full, if nothing else is set.
 ADDRESS_FACTOR = 20
 _ORIGIN = re.compile(r"\*|https?://(\*\.)?[^/*\s]+")
@@ -80,6 +82,8 @@ class Settings(BaseSettings):
     #: Besides the server's own: `https://app.example.com`, `https://*.example.com`, `*`.
     allowed_origins: CommaList = ()
     dialects: CommaList = tuple(DIALECTS)
+    #: The keys with which clients of `peerjs` may come; those of different keys do not meet.
+    peerjs_keys: Annotated[tuple[_PeerJsKey, ...], NoDecode] = ("peerjs",)
 
     #: How many proxies in front may say who the client is, by X-Forwarded-For.
     trusted_proxies: int = Field(0, ge=0, le=16)
@@ -141,7 +145,8 @@ class Settings(BaseSettings):
         return value.lower() if isinstance(value, str) else value
 
     @field_validator(
-        "allowed_origins", "dialects", "stun_urls", "turn_urls", "webhook_urls", mode="before"
+        *("allowed_origins", "dialects", "peerjs_keys", "stun_urls", "turn_urls", "webhook_urls"),
+        mode="before",
     )
     @classmethod
     def _split(cls, value: object) -> object:

@@ -6,6 +6,7 @@ one step that nothing can interrupt, neither a cancellation nor a shutdown.
 """
 
 import logging
+from collections.abc import Collection
 from typing import assert_never
 
 import trio
@@ -22,6 +23,7 @@ from trio_signal.bus import (
     RoomsKept,
     Undelivered,
 )
+from trio_signal.bus.names import Letter, NameClaimed, Receipt
 from trio_signal.clock import trio_time, utc_now
 from trio_signal.dialects import DIALECTS
 from trio_signal.live import LiveBroadcasts
@@ -64,6 +66,7 @@ from trio_signal.messages.identity import (
 )
 from trio_signal.metrics import Metrics
 from trio_signal.moderation import Moderation
+from trio_signal.namespace import Namespace
 from trio_signal.notes import TOUCH_INTERVAL, Notes
 from trio_signal.notes.memory import MemoryNotes
 from trio_signal.online import Online
@@ -109,6 +112,7 @@ class Hub:
         resume_grace: float = 0.0,
         max_away: int = 20_000,
         resume_bytes: int = MOST_BYTES,
+        namespaces: Collection[str] = (),
     ) -> None:
         """Make a hub without peers. It counts what they are told in `metrics`.
 
@@ -121,6 +125,7 @@ class Hub:
         #: Who is online, on all replicas; whoever made the hub runs it as well.
         self.online = Online(bus, self._metrics)
         self.rooms = Rooms(bus, self._metrics)
+        self.names = Namespace(bus, namespaces)
         self.topics = Topics(bus, self._metrics, max_rooms)
         self.participants: set[Participant] = set()
         #: Sends what they are told; whoever made the hub runs it as well.
@@ -181,6 +186,7 @@ class Hub:
             self.resuming.forget(participant)
             self.online.remove(participant)
             self.topics.remove(participant)
+            self.names.remove(participant)
             if self.announcements is not None:
                 self.announcements.unsubscribe(participant)
         participant.left = room_ids = tuple(participant.memberships)
@@ -310,6 +316,8 @@ class Hub:
                 self.moderation.hear(delivery)
             case Moved() | OnlineHere():
                 self.online.take(delivery)
+            case Letter() | Receipt() | NameClaimed():
+                self.names.take(delivery)
             case Published():
                 self.topics.tell(delivery)
             case Listening():

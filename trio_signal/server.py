@@ -158,6 +158,7 @@ async def open_server(settings: Settings, sharing: Sharing | None = None) -> Asy
             resume_grace=settings.resume_grace,
             max_away=settings.max_connections,
             resume_bytes=settings.outbox_bytes,
+            namespaces=settings.peerjs_keys,
         )
         hub.webhooks = webhooks
         if webhooks is not None:
@@ -173,6 +174,7 @@ async def open_server(settings: Settings, sharing: Sharing | None = None) -> Asy
             ("sending what waits", hub.flusher.run),
             ("letting all have their turn", rounds.run),
             ("telling who is online", hub.online.run),
+            ("telling whose signals found nobody", hub.names.run),
         ):
             background.start_soon(supervise, name, task)
         gate = Gate(hub, settings, limits, metrics)

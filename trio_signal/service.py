@@ -27,6 +27,7 @@ from trio_signal.messages.commands import (
     AskAnnouncement,
     AskLive,
     Authenticate,
+    Claim,
     Close,
     Confirm,
     HearAnnouncements,
@@ -37,6 +38,7 @@ from trio_signal.messages.commands import (
     OpenInbox,
     Publish,
     RejoinRooms,
+    Release,
     Renew,
     Resume,
     Send,
@@ -44,6 +46,7 @@ from trio_signal.messages.commands import (
     SendReceipt,
     SetPrivateTyping,
     Signal,
+    SignalName,
     Subscribe,
     Unsubscribe,
 )
@@ -155,6 +158,12 @@ class Service:
                     await self._announcements.show(session)
                 case Acknowledge():
                     self._announcements.note(session, action.announcement_id)
+                case SignalName():
+                    hub.names.send(session, action)
+                case Claim():
+                    await hub.names.claim(session, action)
+                case Release():
+                    hub.names.remove(session, hold=False)
                 case Subscribe():
                     await hub.topics.subscribe(session, action)
                 case Unsubscribe():

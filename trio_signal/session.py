@@ -194,6 +194,8 @@ class Session(Participant):
         """End the session; does not block. The first reason counts."""
         if self.closed_with is None:
             self.closed_with = close
+            if close.last:
+                self.send(close.last)
             if self._scope is not None:
                 self._scope.cancel(reason=close.reason or None)
 

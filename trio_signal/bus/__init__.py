@@ -35,6 +35,7 @@ from typing import Annotated, NamedTuple, Protocol
 import trio
 from msgspec import Meta, Struct
 
+from trio_signal.bus.names import Letter, NameBus, NameClaimed, Receipt
 from trio_signal.messages.commands import LeaveCause
 from trio_signal.messages.events import (
     Listening,
@@ -135,7 +136,18 @@ def count_of(room_id: str, members: Collection[Member]) -> RoomCount:
 
 
 #: What is told to one replica, and what to all others.
-Direct = Signalled | Undelivered | Kicked | Emptied | ServerSaid | PrivateEvent | Listening
+Direct = (
+    Signalled
+    | Undelivered
+    | Kicked
+    | Emptied
+    | ServerSaid
+    | PrivateEvent
+    | Listening
+    | Letter
+    | Receipt
+    | NameClaimed
+)
 Broadcast = PrivateEvent | UserChanged | Moved | OnlineHere
 Delivery = RoomChanged | Published | RoomsKept | ReplicaLost | Direct | Broadcast
 Deliver = Callable[[Delivery], None]
@@ -288,6 +300,11 @@ class Bus(Protocol):
     """See the contract above."""
 
     replica: str
+
+    @property
+    def names(self) -> NameBus:
+        """Who has which name, of which rooms know nothing either."""
+        ...
 
     @property
     def topics(self) -> TopicBus:

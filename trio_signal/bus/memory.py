@@ -21,6 +21,7 @@ from trio_signal.bus import (
     count_of,
 )
 from trio_signal.bus.holds import LOCK_SECONDS, Holds, digest_of, digest_of_user
+from trio_signal.bus.names import Holder, NameClaimed, Names
 from trio_signal.clock import utc_now
 from trio_signal.messages.events import (
     Joined,
@@ -75,8 +76,42 @@ class MemoryNetwork:
         self.rooms: dict[str, Room] = {}
         self.replicas: dict[str, MemoryBus] = {}
         self.holds = MemoryHolds()
+        self.names = Names()
         #: By topic and replica.
         self.subscribers: dict[str, dict[str, int]] = {}
+
+
+class MemoryNames:
+    """See `trio_signal.bus.NameBus`."""
+
+    def __init__(self, bus: "MemoryBus", network: MemoryNetwork) -> None:
+        """Share the names of `network`."""
+        self._bus = bus
+        self._network = network
+
+    async def claim(self, name: str, claim: str, subject: str) -> None:
+        """Have a name here; raises JoinRefusedError if it is somebody else's."""
+        await trio.lowlevel.checkpoint()
+        now, names, replica = trio.current_time(), self._network.names, self._bus.replica
+        names.check(name, subject, now)
+        told = names.put(name, Holder(replica, claim), subject, now)
+        for other in told - {replica}:
+            self._bus.send(other, NameClaimed(name, replica, claim))
+
+    def release(self, name: str, claim: str, *, hold: bool) -> None:
+        """Give a name back, if it is still claimed so."""
+        self._network.names.release(name, claim, trio.current_time(), hold=hold)
+
+    def find(self, name: str, stale: str, found: Callable[[Holder | None, bool], None]) -> bool:
+        """Find who has a name, by another claim than `stale`."""
+        now = trio.current_time()
+        found(self._network.names.find(name, stale, self._bus.replica, now), True)
+        return True
+
+    async def list(self, namespace: str) -> list[str]:
+        """The names in a namespace, without that; sorted."""
+        await trio.lowlevel.checkpoint()
+        return self._network.names.list(namespace)
 
 
 class MemoryTopics:
@@ -118,6 +153,7 @@ class MemoryBus:
         self.board: Board | None = None
         self._network = network or MemoryNetwork()
         self._network.replicas[replica] = self
+        self.names = MemoryNames(self, self._network)
         self.topics = MemoryTopics(self, self._network)
         self.holds = self._network.holds
         #: The rooms that this replica follows; of no others it is told.

@@ -10,6 +10,7 @@ from trio_signal.dialects.announce import AnnounceDialect
 from trio_signal.dialects.base import Dialect
 from trio_signal.dialects.live import LiveDialect
 from trio_signal.dialects.mesh import MeshDialect
+from trio_signal.dialects.peerjs import PeerJsDialect
 from trio_signal.dialects.room import RoomDialect
 from trio_signal.dialects.stream import StreamDialect
 from trio_signal.dialects.topics import TopicsDialect
@@ -27,6 +28,7 @@ DIALECTS: dict[str, type[Dialect]] = {
     "mesh": MeshDialect,
     "announce": AnnounceDialect,
     "topics": TopicsDialect,
+    "peerjs": PeerJsDialect,
 }
 
 

@@ -42,6 +42,8 @@ class Dialect(ABC):
     cookie_path: ClassVar[str | None] = None
     #: All errors of HTTP calls whose paths begin so are told as `problem` does.
     http_prefix: ClassVar[str | None] = None
+    #: What `GET /` answers to those who ask for JSON, if its clients do.
+    card: ClassVar[Struct | None] = None
     #: Whether it needs announcements, and so their database.
     announces: ClassVar[bool] = False
     #: Whether its clients may send a text as a binary frame, which ends the others' connections.

@@ -34,6 +34,7 @@ from trio_signal.messages.events import (
     Left,
     LiveNow,
     Moved,
+    NameSignalled,
     Notice,
     PrivateEvent,
     Published,
@@ -179,7 +180,7 @@ _REFUSALS = {
 }
 
 
-_OfNoRoom = Published | AnnouncementEvent | PrivateEvent | Moved
+_OfNoRoom = Published | NameSignalled | AnnouncementEvent | PrivateEvent | Moved
 
 
 class StreamDialect(Dialect):

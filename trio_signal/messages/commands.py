@@ -4,7 +4,7 @@ from enum import Enum, auto
 
 from msgspec import UNSET, Raw, Struct, UnsetType
 
-from trio_signal.messages.identity import MediaType, PublishedForm, SignalKind
+from trio_signal.messages.identity import MediaType, NameSignalKind, PublishedForm, SignalKind
 
 # Commands: what a dialect asks for on behalf of its client.
 
@@ -252,6 +252,27 @@ class Acknowledge(Struct, frozen=True):
     announcement_id: str
 
 
+class Claim(Struct, frozen=True):
+    """Have a name, which begins with its namespace and a colon, for as long as one is here."""
+
+    name: str
+
+
+class Release(Struct, frozen=True):
+    """Give one's name back; anybody may have it then."""
+
+
+class SignalName(Struct, frozen=True):
+    """Carry an opaque payload to who has a name, or claims it within a few seconds.
+
+    `leave` does not wait, and reaches those only with whom signals were exchanged.
+    """
+
+    target: str
+    kind: NameSignalKind
+    payload: Raw | UnsetType = UNSET
+
+
 class Subscribe(Struct, frozen=True):
     """Hear what is published on these topics, from now on."""
 
@@ -301,6 +322,9 @@ Command = (
     | PrivateCommand
     | AskAnnouncement
     | Acknowledge
+    | Claim
+    | Release
+    | SignalName
     | Subscribe
     | Unsubscribe
     | Publish
@@ -359,11 +383,15 @@ class LeaveCause(Enum):
 
 
 class Close(Struct, frozen=True):
-    """Close the connection; its rooms are told that the peer left for this `cause`."""
+    """Close the connection; its rooms are told that the peer left for this `cause`.
+
+    `last` is a text that the client is sent before, if there is any.
+    """
 
     code: int
     reason: str = ""
     cause: LeaveCause = LeaveCause.ERROR
+    last: bytes = b""
 
 
 Action = Command | Send | Malformed | IdlePing | Close

@@ -5,7 +5,7 @@ The whole vocabulary of what is told, each with what it means: hence its length.
 
 from enum import Enum, auto
 
-from msgspec import Raw, Struct, UnsetType
+from msgspec import UNSET, Raw, Struct, UnsetType
 
 from trio_signal.messages.commands import Command, LeaveCause
 from trio_signal.messages.identity import (
@@ -15,6 +15,7 @@ from trio_signal.messages.identity import (
     Member,
     Moment,
     Name,
+    NameSignalKind,
     Number,
     PublishedForm,
     SignalKind,
@@ -306,6 +307,15 @@ class Published(Struct, frozen=True, tag=True):
     subscribers: Number = 0
 
 
+class NameSignalled(Struct, frozen=True):
+    """An opaque payload from who has a name, for who has another."""
+
+    sender: str
+    target: str
+    kind: NameSignalKind
+    payload: Raw | UnsetType = UNSET
+
+
 # Events of announcements: told to all who attend.
 
 
@@ -329,7 +339,7 @@ class Acknowledged(Struct, frozen=True):
 
 
 AnnouncementEvent = Announced | AnnouncementCleared | Acknowledged
-Event = RoomEvent | PrivateEvent | Moved | Published | AnnouncementEvent
+Event = RoomEvent | PrivateEvent | Moved | Published | NameSignalled | AnnouncementEvent
 
 
 # Answers: told to the peer whose command it was, and to nobody else.
@@ -406,6 +416,18 @@ class LocationUpdated(Struct, frozen=True):
     at: str
 
 
+class Claimed(Struct, frozen=True):
+    """You have the name."""
+
+    name: str
+
+
+class Unreached(Struct, frozen=True):
+    """Nobody claimed this name in time; what you sent there is gone. Told once."""
+
+    target: str
+
+
 class Refusal(Enum):
     """Why a command was not carried out."""
 
@@ -418,6 +440,7 @@ class Refusal(Enum):
     STREAM_TAKEN = auto()
     TOO_MANY_ROOMS = auto()
     PEER_ID_IN_USE = auto()
+    UNKNOWN_NAMESPACE = auto()
     INVALID_TOKEN = auto()
 
 
@@ -493,6 +516,8 @@ Answer = (
     | LocationUpdated
     | ChatSent
     | ActiveAnnouncement
+    | Claimed
+    | Unreached
     | Refused
     | Expiring
     | Renewed

@@ -9,6 +9,8 @@ MediaType = Literal["audio", "video"]
 SignalKind = Literal["offer", "answer", "candidate", "signal", "message"]
 #: How what is published on a topic is worded: in which field of the message it came.
 PublishedForm = Literal["data", "payload"]
+#: What goes from one name to another.
+NameSignalKind = Literal["offer", "answer", "candidate", "leave"]
 AnnouncementType = Literal["info", "warning", "alert"]
 
 #: What another replica may have written at most, when it is read. Wider than what clients

@@ -25,7 +25,7 @@ from trio_signal.web.backend import PREFIX, ServerRoutes, problem_of
 from trio_signal.web.bodies import json_answer
 from trio_signal.web.callers import Callers, require_bearer
 from trio_signal.web.calls import DialectRoutes
-from trio_signal.web.gate import ALIVE, readiness, sharing_headers
+from trio_signal.web.gate import ALIVE, open_calls, readiness, sharing_headers
 from trio_signal.web.ice import add_ice
 from trio_signal.web.metrics import render_metrics
 from trio_signal.web.openapi import add_openapi
@@ -57,7 +57,8 @@ def create_app(
     dialects.add_to(app)
     backend = ServerRoutes(hub, auth, callers, settings)
     backend.add_to(app)
-    add_pages(app, sharing)
+    cards = (DIALECTS[name].card for name in settings.dialects)
+    add_pages(app, sharing, next(filter(None, cards), None))
     _add_request_ids(app)
     _add_id_limit(app)
     add_openapi(app, [*dialects.routes.values(), *backend.routes])
@@ -163,10 +164,14 @@ def _is_for_websockets(settings: Settings) -> bool:
 
 
 def _add_cors(app: QuartTrio, settings: Settings) -> None:
+    calls = open_calls(settings)
+
     @app.after_request
     async def allow(answer: Response) -> Response:
         headers, asked = answer.headers, request.headers
         sharing = sharing_headers(settings, asked.get("Origin"), asked.get("Host"))
+        if "Origin" in asked and calls.fullmatch(request.path):
+            sharing.setdefault("Access-Control-Allow-Origin", "*")
         for name, value in sharing.items():
             headers[name] = value
         if request.method == "OPTIONS" and "Access-Control-Allow-Origin" in sharing:

@@ -5,6 +5,7 @@ keeps only the answer from it. So what another site's page causes is refused bef
 its visitor's address, and before it changes anything.
 """
 
+import re
 from http import HTTPStatus
 
 import h11
@@ -12,6 +13,7 @@ import msgspec
 import trio
 
 from trio_signal.config import Settings
+from trio_signal.dialects import DIALECTS
 from trio_signal.errors import Reason, RequestRefusedError
 from trio_signal.hub import Hub
 from trio_signal.limits import Limits, client_address, network_of
@@ -53,6 +55,14 @@ def readiness(hub: Hub) -> tuple[HTTPStatus, dict[str, str]]:
     return HTTPStatus.OK, {"status": "ready"}
 
 
+def open_calls(settings: Settings) -> re.Pattern[str]:
+    """The paths of calls that any site's pages may make: where tokens are wanted, of none."""
+    dialects = () if settings.wants_tokens else map(DIALECTS.__getitem__, settings.dialects)
+    paths = (route.path for dialect in dialects for route in dialect.routes() if route.public)
+    patterns = (re.sub(r"{\w+}", "[^/]+", re.sub(r"{\w+:path}", ".+", path)) for path in paths)
+    return re.compile("|".join(patterns) or "(?!)")
+
+
 class Gate:
     """Lets requests in, or not; those for WebSockets pass by the listener instead."""
 
@@ -62,6 +72,7 @@ class Gate:
         self._settings = settings
         self._limits = limits
         self._metrics = metrics
+        self._open_calls = open_calls(settings)
         #: Whether who asks too often may be kept waiting: no proxy that serves others.
         self.holds = not settings.trusted_proxies
 
@@ -86,10 +97,13 @@ class Gate:
             return network_of(address)
         if not self._settings.allows_host(fields.host):
             raise RequestRefusedError(HTTPStatus.MISDIRECTED_REQUEST, Reason.HOST, HOST_TEXT)
-        if not fields.is_public and not self._allows_sender(fields):
+        if not (fields.is_public or self._is_open_call(fields) or self._allows_sender(fields)):
             raise RequestRefusedError(HTTPStatus.FORBIDDEN, Reason.ORIGIN, ORIGIN_TEXT)
         self._limits.count_request(address, trio.current_time())
         return network_of(address)
+
+    def _is_open_call(self, fields: "_Fields") -> bool:
+        return fields.reads and self._open_calls.fullmatch(fields.path) is not None
 
     def _allows_sender(self, fields: "_Fields") -> bool:
         if fields.site in ("same-origin", "none"):
@@ -134,7 +148,7 @@ class _Fields:
 
     __slots__ = (
         *("ends_twice", "forwarded", "host", "is_followed"),
-        *("is_public", "origins", "path", "site"),
+        *("is_public", "origins", "path", "reads", "site"),
     )
 
     def __init__(self, request: h11.Request) -> None:
@@ -161,7 +175,7 @@ class _Fields:
         # Who reads the one and who reads the other take the next request to begin elsewhere:
         # RFC 9112 section 6.1, which also knows no coding in HTTP/1.0.
         self.ends_twice = bool(codings and (lengths or request.http_version == b"1.0"))
-        reads = request.method in (b"GET", b"HEAD")
+        self.reads = reads = request.method in (b"GET", b"HEAD")
         public = self.path in PUBLIC_FILES or self.path.startswith(PUBLIC)
         # By OPTIONS browsers ask what a page may do; to ask is allowed.
         self.is_public = (reads and public) or request.method == b"OPTIONS"

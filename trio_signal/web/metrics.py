@@ -54,6 +54,13 @@ class HubCollector(Collector):
         yield _gauge("peers", "Peers here, each once for every room that it is in", peers)
         live = sum(member.peer_id in room.peers for room in rooms for member in room.live)
         yield _gauge("live", "Broadcasts of peers here", live)
+        names, mail = hub.names, hub.names.mailbox
+        yield _gauge("names", "Ids of peers that are held here", len(names))
+        text = "Signals that wait for their target, or for a replica to confirm them"
+        yield _gauge("letters", text, len(mail))
+        yield _gauge("letters_bytes", "What these take in memory, about", mail.size)
+        text = "How often a peer was told that its target is not there"
+        yield _counters("unreached", text, [], [([], names.unreached)])
         yield _gauge("topics", "Topics that have subscribers here", len(hub.topics))
         waiting = [each.waiting_bytes for each in hub.participants if each.waiting_bytes]
         yield _gauge("outbox_bytes", "What waits for clients that read slowly", sum(waiting))

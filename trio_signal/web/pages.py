@@ -7,12 +7,13 @@ from importlib import resources
 from importlib.resources.abc import Traversable
 
 import jinja2
-from quart import Response
+from msgspec import Struct
+from quart import Response, request
 from quart_trio import QuartTrio
 from werkzeug.exceptions import NotFound
 
 from trio_signal.sharing import Sharing
-from trio_signal.web.bodies import Unchanging
+from trio_signal.web.bodies import Unchanging, json_answer
 
 PAGES = ("index", "call", "broadcast", "watch", "announcements", "inspect")
 _KINDS = (".js", ".css", ".svg")
@@ -37,8 +38,11 @@ def _content_type(name: str) -> str:
     return f"{content_type}; charset=utf-8"
 
 
-def add_pages(app: QuartTrio, sharing: Sharing | None = None) -> None:
-    """Add the routes. The pages invite phones if those can come."""
+def add_pages(app: QuartTrio, sharing: Sharing | None = None, card: Struct | None = None) -> None:
+    """Add the routes. The pages invite phones if those can come.
+
+    `card` says what server this is, to programs that ask for JSON.
+    """
     files, shared = _make_files(sharing)
 
     def answer(name: str, known: Mapping[str, Unchanging] = files) -> Response:
@@ -48,6 +52,9 @@ def add_pages(app: QuartTrio, sharing: Sharing | None = None) -> None:
 
     @app.get("/")
     async def index() -> Response:
+        kinds = request.accept_mimetypes
+        if card is not None and kinds["application/json"] > kinds["text/html"]:
+            return json_answer(card)
         return answer("index.html")
 
     @app.get("/demo/<name>")

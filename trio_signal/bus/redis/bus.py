@@ -28,6 +28,7 @@ from trio_signal.bus.redis.directory import Directory, in_order
 from trio_signal.bus.redis.feed import Feed, Feeds
 from trio_signal.bus.redis.keeping import KeptHolds
 from trio_signal.bus.redis.lease import PATIENCE, Lease
+from trio_signal.bus.redis.names import RedisNames
 from trio_signal.bus.redis.observed import ObservedRooms
 from trio_signal.bus.redis.recovery import Recovery
 from trio_signal.bus.redis.topics import RedisTopics
@@ -99,6 +100,7 @@ class RedisBus:
         self._channels = key("replica", replica), key("lost"), key("all")
         self._room_prefix = key("room", "")
         self.topics = RedisTopics(redis, replica, key)
+        self.names = RedisNames(redis, replica, key, self._hand_over)
         self._lease = Lease(
             redis, self._directory, replica, lease, lost=self._start_over, reaped=self._reaped
         )
@@ -162,6 +164,7 @@ class RedisBus:
                 ("confirming signals", self._direct.run),
                 ("keeping topics", self.topics.keep),
                 ("keeping bans and locks", self.holds.run),
+                ("keeping names", self.names.keep),
             ):
                 nursery.start_soon(supervise, name, task, self._recover)
             await self._leased.wait()
@@ -187,6 +190,7 @@ class RedisBus:
         """Nothing is to be relied on that is known from Redis, or on its way from there."""
         self._feeds.mark_all_stale()
         self.topics.write_again()
+        self.names.write_again()
         self.board.resync()
         self.holds.resync()
 
@@ -263,8 +267,7 @@ class RedisBus:
             else:
                 self._hand_over(told.event)
         elif self.topics.follows(channel):
-            published = self.topics.take(channel, payload)
-            if published is not None:
+            if (published := self.topics.take(channel, payload)) is not None:
                 self._hand_over(published)
         elif (feed := self._feeds.get(channel.removeprefix(self._room_prefix))) is not None:
             change = read("change", decode_change, payload, channel)

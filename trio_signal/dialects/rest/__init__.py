@@ -84,8 +84,19 @@ class Holds(Protocol):
         """Whether somebody is kept out of a room, by its subject."""
 
 
+class Names(Protocol):
+    """Who has which name."""
+
+    async def list(self, namespace: str) -> list[str]:
+        """The names in a namespace, without that; sorted."""
+
+
 class Directory(Protocol):
     """Who is in which room, on all replicas."""
+
+    @property
+    def names(self) -> Names:
+        """Who has which name."""
 
     async def count_members(self, room_ids: Sequence[str]) -> list[RoomCount]:
         """How many are in these rooms; those in which nobody is are left out."""
@@ -268,6 +279,13 @@ class Route(NamedTuple):
     call: str
     handle: Handler
     operation: Operation
+    #: Whether any site's pages may call it where no tokens are wanted.
+    public: bool = False
+
+    @property
+    def path(self) -> str:
+        """Its path, as in `call`."""
+        return self.call.partition(" ")[2]
 
 
 #: What any caller may say of itself in the query.

@@ -1,0 +1,116 @@
+"""The mailbox: what waits is bounded and in order, and its sender is told once."""
+
+from msgspec import Raw
+
+from trio_signal.bus.names import Holder, Letter
+from trio_signal.mailbox import KEEP, MOST_IN_ALL, MOST_LETTERS, MOST_NAMES, Mail, Mailbox
+from trio_signal.messages.identity import NameSignalKind
+
+
+def put(
+    box: Mailbox,
+    target: str,
+    *,
+    sender: str = "ann",
+    kind: NameSignalKind = "offer",
+    size: int = 1,
+    now: float = 0.0,
+) -> Mail | None:
+    payload = Raw(b"1" * size)
+    return box.put(Letter("here", box.next_number(), sender, target, kind, payload), now)
+
+
+def absent(box: Mailbox, target: str, **given: object) -> Mail:
+    """Mail for a name that nobody has."""
+    mail = put(box, target, **given)  # type: ignore[arg-type]
+    assert mail is not None
+    mail.absent_until = KEEP
+    return mail
+
+
+def test_what_is_over_is_told_once_for_each_pair() -> None:
+    box = Mailbox()
+    absent(box, "bob", now=1.0)
+    put(box, "bob", kind="candidate", now=3.0)
+    put(box, "bob", sender="eve", now=3.0)
+    put(box, "bob", kind="leave", now=3.0)
+    assert box.expire(1.0 + KEEP - 0.1) == []
+    assert box.expire(1.0 + KEEP) == [("ann", "bob")]
+    # What belongs to the same offer comes too late; another offer begins anew.
+    put(box, "bob", kind="candidate", now=6.5)
+    assert box.expire(3.0 + KEEP) == [("eve", "bob")]
+    assert (len(box), box.size) == (0, 0)
+    put(box, "bob", now=9.0)
+    assert box.expire(9.0 + KEEP) == [("ann", "bob")]
+
+
+def test_each_name_has_room_for_so_much() -> None:
+    box = Mailbox()
+    mail = absent(box, "bob")
+    for _ in range(MOST_LETTERS + 10):
+        assert put(box, "bob") is mail  # it will be told when those are over
+    assert len(box) == MOST_LETTERS
+    assert put(box, "bob", sender="eve") is None
+    big = absent(box, "cyd", size=200_000)
+    put(box, "cyd", size=100_000)
+    assert len(big.waiting) == 1
+
+
+def test_what_was_too_much_while_the_name_was_sought_is_dropped() -> None:
+    box = Mailbox()
+    mail = put(box, "bob", kind="leave")
+    assert mail is not None
+    mail.is_sought = True
+    for number in range(MOST_LETTERS + 10):
+        put(box, "bob", sender="ann" if number < MOST_LETTERS else "eve")
+    assert len(mail.waiting) == MOST_LETTERS + 11
+    mail.is_sought = False
+    assert box.drop_unkept(mail) == ["eve"]
+    assert [kept.letter.kind for kept in mail.waiting.values()] == ["offer"] * MOST_LETTERS
+
+
+def test_all_names_have_room_for_so_much_together() -> None:
+    box = Mailbox()
+    refused = 0
+    for number in range(200):
+        refused += put(box, f"absent{number}", size=100_000) is None
+    assert refused > 30
+    assert box.size <= MOST_IN_ALL
+    for number in range(3 * MOST_NAMES):
+        put(box, f"small{number}", now=number / 1000)
+        box.expire(number / 1000)
+    assert box.size <= MOST_IN_ALL
+    assert len(box._mail) <= MOST_NAMES + len(box)
+
+
+def test_what_was_sent_in_vain_is_in_its_order_again() -> None:
+    box = Mailbox()
+    mail = absent(box, "bob")
+    mail.holder = Holder("there", "c1")
+    put(box, "bob")
+    first = mail.post_waiting(1.0)
+    put(box, "bob", now=1.0)
+    second = mail.post_waiting(2.0)
+    numbers = [letter.number for letter in first + second]
+    assert numbers == sorted(numbers)
+    assert box.unconfirmed(1.5) == [(mail, "c1")]
+    box.remove(numbers[1])
+    mail.holder = None
+    put(box, "bob", now=2.0)
+    mail.call_back("c1")
+    assert [*mail.waiting] == [numbers[0], numbers[2], numbers[2] + 1]
+    assert [letter.number for letter in box.take_waiting(mail)] == [
+        *sorted({*numbers} - {numbers[1]}),
+        numbers[2] + 1,
+    ]
+    assert (len(box), box.size) == (0, 0)
+
+
+def test_a_payload_is_no_part_of_a_large_message() -> None:
+    whole = memoryview(b'{"payload":1,"filler":"' + b"x" * 100_000 + b'"}')
+    box = Mailbox()
+    mail = box.put(Letter("here", 1, "ann", "bob", "offer", Raw(whole[11:12])), 0.0)
+    assert mail is not None
+    payload = mail.waiting[1].letter.payload
+    assert isinstance(payload, Raw)
+    assert memoryview(payload).obj is not whole.obj

@@ -1,0 +1,17 @@
+-- Give a name back, if it is still claimed so.
+--
+-- KEYS  1 the name: who has it  2 names of the replica
+-- ARGV  1 claim  2 milliseconds for which it is held for its subject, or 0  3 the name
+
+expect(KEYS[1], 'hash')
+expect(KEYS[2], 'set')
+if redis.call('HGET', KEYS[1], 'claim') == ARGV[1] then
+  redis.call('SREM', KEYS[2], ARGV[3])
+  if ARGV[2] == '0' then
+    redis.call('DEL', KEYS[1])
+  else
+    redis.call('HDEL', KEYS[1], 'replica', 'claim')
+    redis.call('PEXPIRE', KEYS[1], ARGV[2])
+  end
+end
+return 1

@@ -1,0 +1,270 @@
+"""Dialect `peerjs`: peers that know each other's ids, as the npm package of that name.
+
+There are no rooms, and a peer is told nothing of another that it has not talked to.
+See docs/protocols/peerjs.md.
+"""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Self
+
+from msgspec import UNSET, Raw, Struct, UnsetType
+
+from trio_signal.dialects.base import Dialect
+from trio_signal.dialects.rest import Route
+from trio_signal.dialects.wire import Id, Reader, UnreadableError, encode
+from trio_signal.errors import AuthenticationError, CloseCode
+from trio_signal.messages.commands import (
+    Action,
+    Authenticate,
+    Claim,
+    Close,
+    Malformed,
+    Release,
+    Send,
+    SignalName,
+)
+from trio_signal.messages.events import (
+    Answer,
+    Audience,
+    Claimed,
+    Event,
+    NameSignalled,
+    Notice,
+    Refusal,
+    Refused,
+    Unreached,
+)
+from trio_signal.messages.identity import Identity, NameSignalKind, ServerInfo
+from trio_signal.names import MAX_ID
+
+_ID = re.compile(r"[A-Za-z0-9]+([ _-][A-Za-z0-9]+)*")
+
+# What clients say
+
+
+class SendOffer(Struct, tag="OFFER"):
+    """Begins a connection to a peer."""
+
+    dst: Id
+    payload: Raw | UnsetType = UNSET
+
+
+class SendAnswer(Struct, tag="ANSWER"):
+    """Takes it."""
+
+    dst: Id
+    payload: Raw | UnsetType = UNSET
+
+
+class SendCandidate(Struct, tag="CANDIDATE"):
+    """Says how one may be reached."""
+
+    dst: Id
+    payload: Raw | UnsetType = UNSET
+
+
+class SendLeave(Struct, tag="LEAVE"):
+    """Tells a peer that one is gone; without `dst`, gives one's id back."""
+
+    dst: Id | UnsetType | None = UNSET
+
+
+class Heartbeat(Struct, tag="HEARTBEAT"):
+    """Shows that it is there."""
+
+
+# What they are told
+
+
+class Open(Struct, tag="OPEN"):
+    """You have the id."""
+
+
+class Reason(Struct, frozen=True):
+    """What went wrong."""
+
+    msg: str
+
+
+class Error(Struct, tag="ERROR"):
+    """You are not let in; the connection ends."""
+
+    payload: Reason
+
+
+class IdTaken(Struct, tag="ID-TAKEN"):
+    """Somebody else has the id; the connection ends."""
+
+    payload: Reason = Reason("ID is taken")
+
+
+class Offer(Struct, tag="OFFER"):
+    """A peer begins a connection to you."""
+
+    src: str
+    dst: str
+    payload: Raw | UnsetType = UNSET
+
+
+class GotAnswer(Struct, tag="ANSWER"):
+    """A peer takes yours."""
+
+    src: str
+    dst: str
+    payload: Raw | UnsetType = UNSET
+
+
+class Candidate(Struct, tag="CANDIDATE"):
+    """A peer says how it may be reached."""
+
+    src: str
+    dst: str
+    payload: Raw | UnsetType = UNSET
+
+
+class Leave(Struct, tag="LEAVE"):
+    """A peer with which you have exchanged signals is gone."""
+
+    src: str
+    dst: str
+
+
+class Expire(Struct, tag="EXPIRE"):
+    """Nobody came by the id `src` in time; what you sent there is gone."""
+
+    src: str
+    dst: str
+
+
+class _Card(Struct):
+    """What kind of server this is, as clients of it may ask at `/`."""
+
+    name: str = "PeerJS Server"
+    description: str = "A server side element to broker connections between PeerJS clients."
+    website: str = "https://peerjs.com/"
+
+
+_KINDS: dict[type[Struct], NameSignalKind] = {
+    SendOffer: "offer",
+    SendAnswer: "answer",
+    SendCandidate: "candidate",
+}
+_TOLD = {"offer": Offer, "answer": GotAnswer, "candidate": Candidate}
+_NONSENSE = [Malformed(b"")]
+_OPEN = Send(encode(Open()))
+_TAKEN = "ID is taken"
+_WRONG_KEY = "Invalid key provided"
+_WRONG_TOKEN = "Invalid token provided"  # noqa: S105
+_WRONG_ID = "Invalid id provided"
+_INCOMPLETE = "No id, token, or key supplied to websocket server"
+
+
+def _refuse(message: str) -> list[Send | Close]:
+    told = encode(IdTaken() if message == _TAKEN else Error(Reason(message)))
+    return [Send(told), Close(CloseCode.POLICY, message)]
+
+
+class PeerJsDialect(Dialect):
+    """One connection that speaks `peerjs`."""
+
+    __slots__ = ("_id", "_key", "_token")
+
+    name = "peerjs"
+    address = "/peerjs"
+    query = ("key", "id", "token", "version")
+    reader = Reader((SendOffer, SendAnswer, SendCandidate, SendLeave, Heartbeat))
+    samples = (
+        SendOffer("bob", Raw(b'{"sdp":{"type":"offer","sdp":"v=0..."},"type":"data"}')),
+        Offer("ann", "bob", Raw(b'{"sdp":{"type":"offer","sdp":"v=0..."},"type":"data"}')),
+        Expire("bob", "ann"),
+    )
+    card = _Card()
+
+    def __init__(self, key: str, id_: str, token: str) -> None:
+        """Take what stands in the query."""
+        super().__init__()
+        self._key = key
+        self._id = id_
+        self._token = token
+
+    @classmethod
+    def routes(cls) -> Sequence[Route]:
+        """Its HTTP calls: a new id, and who is there."""
+        from trio_signal.dialects.rest import peers
+
+        return peers.ROUTES
+
+    @classmethod
+    def at(cls, path: Sequence[str], query: Mapping[str, str]) -> Self | None:
+        """The dialect of any path that ends in `peerjs`."""
+        if path[-1] != "peerjs":
+            return None
+        return cls(query.get("key", ""), query.get("id", ""), query.get("token", ""))
+
+    def opened(self, peer_id: str) -> Iterable[Action]:
+        """All that it has to say stands in the query."""
+        if not (self._key and self._id and self._token):
+            return _refuse(_INCOMPLETE)
+        if len(self._id) > MAX_ID or not _ID.fullmatch(self._id):
+            return _refuse(_WRONG_ID)
+        return [Authenticate(self._id, self._token)]
+
+    def authenticated(self, identity: Identity, server: ServerInfo, now: str) -> Iterable[Action]:
+        """It claims its id, which its token proves to be its own."""
+        return [Claim(self._full(self._id))]
+
+    def authentication_failed(self, error: AuthenticationError) -> Close:
+        """Its clients read a message, and no close code."""
+        return Close(CloseCode.POLICY, _WRONG_TOKEN, last=encode(Error(Reason(_WRONG_TOKEN))))
+
+    def commands(self, message: Any, now: str) -> Iterable[Action]:
+        """The client's message as commands."""
+        match message:
+            case SendOffer() | SendAnswer() | SendCandidate():
+                kind = _KINDS[type(message)]
+                return [SignalName(self._full(message.dst), kind, message.payload)]
+            case SendLeave(dst=str() as dst) if dst:
+                return [SignalName(self._full(dst), "leave")]
+            case SendLeave():
+                return [Release()]
+        return []
+
+    def unreadable(self, text: bytes, error: UnreadableError) -> Iterable[Action]:
+        """What is no message is ignored, and counted unless it has a type of its own."""
+        return [] if error.problem == "type" and error.type is not None else _NONSENSE
+
+    def answered(self, answer: Answer) -> Iterable[Send | Close]:
+        """Whether it has its id, and whom it does not reach."""
+        match answer:
+            case Claimed():
+                return [_OPEN]
+            case Unreached(target=target):
+                return [Send(encode(Expire(_short(target), self._id)))]
+            case Refused(command=Claim(), reason=Refusal.UNKNOWN_NAMESPACE):
+                return _refuse(_WRONG_KEY)
+            case Refused(command=Claim()):
+                return _refuse(_TAKEN)
+        return []
+
+    @staticmethod
+    def tell(event: Event) -> Iterable[Notice]:
+        """What another peer sent."""
+        match event:
+            case NameSignalled(kind="leave"):
+                told = encode(Leave(_short(event.sender), _short(event.target)))
+            case NameSignalled():
+                struct = _TOLD[event.kind]
+                told = encode(struct(_short(event.sender), _short(event.target), event.payload))
+            case _:
+                return []
+        return [Notice(Audience.ITSELF, told)]
+
+    def _full(self, id_: str) -> str:
+        """An id with its namespace, which is the key."""
+        return f"{self._key}:{id_}"
+
+
+def _short(name: str) -> str:
+    """The id in a name."""
+    return name.partition(":")[2]

@@ -1,0 +1,251 @@
+"""Mailbox: signals on their way to names that are on another replica, or nowhere yet.
+
+Pure: the time is given, in seconds of a clock that only goes forward. All that is kept is
+bounded, in all and for each name, and goes when its time is over.
+"""
+
+from collections.abc import Iterator
+from itertools import islice
+
+from msgspec import UNSET
+from msgspec.structs import replace
+
+from trio_signal.bus.names import Holder, Letter
+
+#: Seconds for which a signal waits, or is on its way.
+KEEP = 5.0
+#: What may wait for one name, and for all names together; signals on their way count there too.
+MOST_LETTERS = 64
+MOST_BYTES = 256 * 1024
+MOST_IN_ALL = 16 * 2**20
+#: The same of one name that is being looked for, which takes a moment.
+_MOST_SOUGHT, _MOST_SOUGHT_BYTES = 1000, 2**20
+#: What a letter takes in memory besides its payload, about.
+_OVERHEAD = 400
+#: Names that are kept in mind, with where they are; and pairs of which one was told of late.
+MOST_NAMES = 20_000
+MOST_PAIRS = 10_000
+#: Of how many names it is looked whether they can be forgotten, for a new one.
+_LOOKED_AT = 50
+
+
+class _Kept:
+    """A letter, when its signal came, and when it was last sent."""
+
+    __slots__ = ("at", "claim", "letter", "posted", "size")
+
+    def __init__(self, letter: Letter, at: float, size: int) -> None:
+        self.letter = letter
+        self.at = at
+        self.size = size
+        #: When, and to whose claim.
+        self.posted, self.claim = 0.0, ""
+
+
+class Mail:
+    """What is for one name, and where that is as far as is known."""
+
+    __slots__ = ("absent_until", "holder", "is_sought", "name", "sent", "size", "stale", "waiting")
+
+    def __init__(self, name: str) -> None:
+        """Begin with nothing, and without a place."""
+        self.name = name
+        self.holder: Holder | None = None
+        #: The claim of a holder that does not have it any more.
+        self.stale = ""
+        self.is_sought = False
+        #: Until when one will be told if somebody claims it.
+        self.absent_until = 0.0
+        #: By number: what waits, in bytes as well, and what was sent and is not confirmed.
+        self.waiting: dict[int, _Kept] = {}
+        self.size = 0
+        self.sent: dict[int, _Kept] = {}
+
+    def post_waiting(self, now: float) -> list[Letter]:
+        """What waits is sent to the holder now, in its order."""
+        posted = list(self.waiting.values())
+        for kept in posted:
+            kept.posted, kept.claim = now, self.holder.claim if self.holder is not None else ""
+        self.sent |= self.waiting
+        self.waiting, self.size = {}, 0
+        return [kept.letter for kept in posted]
+
+    def has_any_of(self, sender: str) -> bool:
+        """Whether something of this sender waits."""
+        return any(kept.letter.sender == sender for kept in self.waiting.values())
+
+    def call_back(self, claim: str) -> None:
+        """What was sent to this claim waits again, in the order of the numbers."""
+        back = {number: kept for number, kept in self.sent.items() if kept.claim == claim}
+        self.sent = {n: kept for n, kept in self.sent.items() if n not in back}
+        self.waiting = dict(sorted((back | self.waiting).items()))
+        self.size = sum(kept.size for kept in self.waiting.values())
+
+
+class Mailbox:
+    """All mail of one replica."""
+
+    def __init__(self) -> None:
+        """Begin without any."""
+        self._mail: dict[str, Mail] = {}
+        #: By number, the oldest first: to which mail it belongs.
+        self._letters: dict[int, Mail] = {}
+        self._number = 0
+        #: Bytes of all letters.
+        self.size = 0
+        #: Pairs of sender and target of which the sender was told of late, and until when.
+        self._told: dict[tuple[str, str], float] = {}
+
+    def __len__(self) -> int:
+        """How many letters there are."""
+        return len(self._letters)
+
+    def next_number(self) -> int:
+        """A number that no letter of this replica had."""
+        self._number += 1
+        return self._number
+
+    def get(self, name: str) -> Mail | None:
+        """The mail for a name, if there is or was any."""
+        return self._mail.get(name)
+
+    def put(self, letter: Letter, now: float) -> Mail | None:
+        """Let a letter wait; None if it does not fit, and its sender is to know.
+
+        Of a pair of which the sender was told just now, what belongs to the same offer is dropped.
+        """
+        mail = self._mail.pop(letter.target, None) or Mail(letter.target)
+        pair = letter.sender, letter.target
+        size = _OVERHEAD
+        if letter.payload is not UNSET:
+            # A copy, since it may be a small part of a large message.
+            letter = replace(letter, payload=letter.payload.copy())
+            size += len(memoryview(letter.payload))  # type: ignore[arg-type]
+        is_told = letter.kind != "offer" and mail.holder is None and self._told.get(pair, 0.0) > now
+        if is_told or not self._has_room(mail, size, now):
+            self._put_back(mail)
+            if is_told or letter.kind == "leave" or mail.has_any_of(letter.sender):
+                return mail  # it was told, or will be when those are over
+            self._note_told(pair, now)
+            return None
+        self._make_room()
+        self._mail[letter.target] = mail  # as the one that was used last
+        mail.waiting[letter.number] = _Kept(letter, now, size)
+        mail.size += size
+        self.size += size
+        self._letters[letter.number] = mail
+        return mail
+
+    def _has_room(self, mail: Mail, size: int, now: float) -> bool:
+        most, most_bytes = MOST_LETTERS, MOST_BYTES
+        if mail.is_sought or mail.holder is not None or now >= mail.absent_until:
+            most, most_bytes = _MOST_SOUGHT, _MOST_SOUGHT_BYTES
+        return (
+            len(mail.waiting) < most
+            and mail.size + size <= most_bytes
+            and self.size + size <= MOST_IN_ALL
+        )
+
+    def _put_back(self, mail: Mail) -> None:
+        if mail.waiting or mail.sent or mail.is_sought or mail.holder is not None:
+            self._mail[mail.name] = mail
+
+    def _make_room(self) -> None:
+        """Forget a name for which nothing is under way; those for which something is are few."""
+        if len(self._mail) < MOST_NAMES:
+            return
+        for name, mail in islice(self._mail.items(), _LOOKED_AT):
+            if not mail.waiting and not mail.sent and not mail.is_sought:
+                del self._mail[name]
+                return
+
+    def _note_told(self, pair: tuple[str, str], now: float) -> None:
+        self._told.pop(pair, None)
+        self._told[pair] = now + KEEP
+        while len(self._told) > MOST_PAIRS:
+            del self._told[next(iter(self._told))]
+
+    def sent(self, number: int) -> Mail | None:
+        """To which mail a letter belongs that was sent and is not confirmed."""
+        mail = self._letters.get(number)
+        return mail if mail is not None and number in mail.sent else None
+
+    def remove(self, number: int) -> None:
+        """A letter is delivered, or given up."""
+        mail = self._letters.pop(number, None)
+        if mail is None:
+            return
+        kept = mail.sent.pop(number, None)
+        if kept is None:
+            kept = mail.waiting.pop(number)
+            mail.size -= kept.size
+        self.size -= kept.size
+
+    def take_waiting(self, mail: Mail) -> list[Letter]:
+        """What waits, in its order; it is delivered now."""
+        letters = [kept.letter for kept in mail.waiting.values()]
+        for letter in letters:
+            self.remove(letter.number)
+        return letters
+
+    def drop_unkept(self, mail: Mail) -> list[str]:
+        """Drop what does not wait for a name that nobody has; the senders that are to know.
+
+        That is what says goodbye, and what is too much.
+        """
+        for number in [n for n, kept in mail.waiting.items() if kept.letter.kind == "leave"]:
+            self.remove(number)
+        senders: dict[str, None] = {}
+        while len(mail.waiting) > MOST_LETTERS or mail.size > MOST_BYTES:
+            last = next(reversed(mail.waiting))
+            senders[mail.waiting[last].letter.sender] = None
+            self.remove(last)
+        left = {kept.letter.sender for kept in mail.waiting.values()}
+        return [sender for sender in senders if sender not in left]
+
+    def expire(self, now: float) -> list[tuple[str, str]]:
+        """Drop what is over; of which pairs the sender is to know, each once."""
+        pairs: dict[tuple[str, str], None] = {}
+        for number, mail in list(self._old(now - KEEP)):
+            kept = mail.waiting.get(number) or mail.sent.get(number)
+            if kept is None:
+                continue  # another of the same pair was over before
+            letter = kept.letter
+            self.remove(number)
+            if letter.kind == "leave":
+                continue
+            pairs[letter.sender, letter.target] = None
+            self._note_told((letter.sender, letter.target), now)
+            for other in [n for n, k in mail.waiting.items() if k.letter.sender == letter.sender]:
+                self.remove(other)
+            if not mail.waiting and not mail.sent and not mail.is_sought and mail.holder is None:
+                self._mail.pop(mail.name, None)
+        return list(pairs)
+
+    def _old(self, before: float) -> Iterator[tuple[int, Mail]]:
+        for number, mail in self._letters.items():
+            kept = mail.waiting.get(number) or mail.sent[number]
+            if kept.at > before:
+                return
+            yield number, mail
+
+    def unconfirmed(self, before: float) -> list[tuple[Mail, str]]:
+        """Mail of which something was sent to a claim before then and is not confirmed."""
+        found: dict[tuple[int, str], tuple[Mail, str]] = {}
+        for number, mail in self._letters.items():
+            kept = mail.sent.get(number)
+            if kept is not None and kept.posted <= before:
+                found[id(mail), kept.claim] = mail, kept.claim
+        return list(found.values())
+
+    def unsought(self, now: float) -> list[Mail]:
+        """Mail that waits, and nobody says when its name is claimed."""
+        mails = {id(mail): mail for mail in self._letters.values()}
+        return [
+            mail
+            for mail in mails.values()
+            if mail.waiting
+            and mail.holder is None
+            and not mail.is_sought
+            and now >= mail.absent_until
+        ]
