@@ -28,6 +28,9 @@ class Line:
         self._down = False
         #: How many connections came in.
         self.connects = 0
+        #: How many bytes were carried, both ways; and the address from which the server is called.
+        self.carried = 0
+        self.source: str | None = None
         self.base = ""
 
     def pull(self) -> None:
@@ -65,7 +68,7 @@ class Line:
                 return
             await self._plugged.wait()
             host, _, port = self.target.rpartition(":")
-            server = await trio.open_tcp_stream(host, int(port))
+            server = await trio.open_tcp_stream(host, int(port), local_address=self.source)
             with closing(server.socket):
                 await self._connect(client, server)
 
@@ -86,6 +89,7 @@ class Line:
             while data := await source.receive_some(65536):
                 await self._plugged.wait()
                 await sink.send_all(data)
+                self.carried += len(data)
             if isinstance(sink, trio.SocketStream):
                 await sink.send_eof()
                 return
@@ -136,11 +140,13 @@ class Visit:
         assert isinstance(message, dict)
         return message
 
-    async def greet(self) -> None:
-        """As far as the snapshot of the room, which is empty."""
+    async def greet(self, session: str | None = None) -> None:
+        """As far as the snapshot of the room, which is empty; who comes to resume is refused."""
         await self.say("auth_required", message="")
         self.hello = await self.hear()
         assert self.hello["type"] == "auth_token"
+        if self.hello["session"] is not None:
+            await self.say("not_resumed", reason="unknown")
         await self.say(
             "auth_success",
             user=self.hello.get("username") or "Guest",
@@ -151,14 +157,20 @@ class Visit:
             ice_servers=[],
             heartbeat=20.0,
             protocol=1,
+            **({"session": {"id": session, "grace": 15.0}} if session else {}),
         )
         await self.say("users_in_room", users=[])
-        assert await self.hear() == {"type": "ping", "id": "entered"}
+        assert (await self.hear())["id"] == "entered"
         await self.say("pong", id="entered")
 
     async def close(self, code: int, reason: str = "") -> None:
         with trio.fail_after(PATIENCE):
             await self.websocket.aclose(code, reason)
+        self._done.set()
+
+    async def cut(self) -> None:
+        """End the connection without a word."""
+        await trio.aclose_forcefully(self.websocket._stream)
         self._done.set()
 
     def done(self) -> None:
@@ -176,6 +188,8 @@ class FakeServer:
         self._sender, self._visits = trio.open_memory_channel[Visit](100)
         self.base = ""
         self.tokens: list[str | None] = []
+        #: By what the next one may come back; an old server lets nobody.
+        self.session: str | None = None
         #: Why nobody is let in any more, and what those said who were not.
         self.refusal = ""
         self.refused: list[dict[str, Any]] = []
@@ -193,7 +207,7 @@ class FakeServer:
                 self.refused.append(await visit.hear())
                 await visit.close(1008, self.refusal)
                 return
-            await visit.greet()
+            await visit.greet(self.session)
             self.tokens.append(visit.hello["token"])
             self._sender.send_nowait(visit)
             await visit.wait()

@@ -93,7 +93,7 @@ async def test_errors_of_the_block_and_behind_it(service: Service) -> None:
         await trio.to_thread.run_sync(asyncio.run, enter())
 
 
-async def test_a_cancelled_block_says_no_goodbye(service: Service) -> None:
+async def test_a_cancelled_block_is_gone_at_once(service: Service) -> None:
     async def enter() -> None:
         async with asyncio.timeout(0.2), aio.open_client(f"http://{service.base}", room="r"):
             await asyncio.sleep(1000)

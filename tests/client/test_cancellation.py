@@ -122,7 +122,12 @@ async def come_back(service: Service) -> None:
 @pytest.mark.of_trio("it counts the steps of Trio's tasks")
 async def test_cancelled_at_every_step_of_coming_back(serve: Serve) -> None:
     limits = {"connects_per_ip_per_minute": 1_000_000, "auth_failures_per_ip": 1_000_000}
-    async with no_descriptor_left(), serve(**limits) as service, bots(service, "bob") as (bob,):
+    async with (
+        no_descriptor_left(),
+        # While it has no connection, it cannot say that it goes.
+        serve(resume_grace=0.1, **limits) as service,
+        bots(service, "bob") as (bob,),
+    ):
         steps, cancelled = 0, True
         while cancelled:
             steps += 3

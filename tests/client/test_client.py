@@ -562,7 +562,7 @@ def test_events_are_json() -> None:
     event = PeerJoined(Peer("ann", "Ann"))
     assert json.loads(msgspec.json.encode(event)) == {
         "type": "peer_joined",
-        "peer": {"id": "ann", "username": "Ann", "live": None},
+        "peer": {"id": "ann", "username": "Ann", "live": None, "away": False},
     }
 
 

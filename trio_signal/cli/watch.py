@@ -23,6 +23,8 @@ from trio_signal.client import (
     Message,
     Offer,
     Peer,
+    PeerAway,
+    PeerBack,
     PeerJoined,
     PeerLeft,
     Pong,
@@ -120,6 +122,10 @@ def _describe(event: Event) -> tuple[str, str, str]:
             return "joined", "green", _name(peer)
         case PeerLeft(peer=peer):
             return "left", "dim", _name(peer)
+        case PeerAway(peer=peer):
+            return "away", "yellow", _name(peer)
+        case PeerBack(peer=peer):
+            return "back", "green", _name(peer)
         case WentLive(peer=Peer(live=Live(media_type=media_type)) as peer):
             return "live", "bold red", f"{_name(peer)}  {media_type}"
         case Stopped(peer=peer):

@@ -7,11 +7,11 @@ from types import MappingProxyType
 from typing import Any, NoReturn, Self
 
 import trio
-from msgspec import Raw, Struct
+from msgspec import Raw
 
 from trio_signal.client.connection import Address
 from trio_signal.client.events import Event, Peer, State
-from trio_signal.client.run import run
+from trio_signal.client.run import declaration, run
 from trio_signal.client.session import Session, Timing, TokenSource
 from trio_signal.dialects import mesh
 from trio_signal.dialects.wire import encode
@@ -115,12 +115,12 @@ class Client:
     async def broadcast(self, media_type: MediaType = "video") -> None:
         """Be live from now on, also after each reconnect; it is said now if we are in the room."""
         self._session.broadcasting = media_type
-        await self._say_if_joined(mesh.BroadcastStart(media_type))
+        await self._declare()
 
     async def stop_broadcast(self) -> None:
         """Be live no longer; it is said now if we are in the room."""
         self._session.broadcasting = None
-        await self._say_if_joined(mesh.BroadcastStop())
+        await self._declare()
 
     async def kick(self, client_id: str, reason: str | None = None) -> None:
         """End a peer's connection; for moderators, others get an `Error` event."""
@@ -138,11 +138,13 @@ class Client:
         self._session.token = token
         await self._session.say(mesh.AuthToken(token))
 
-    async def _say_if_joined(self, message: Struct) -> None:
+    async def _declare(self) -> None:
+        wanted = self._session.broadcasting
         if not self._session.ended and self._session.state != "joined":
             await trio.lowlevel.checkpoint()  # said on joining
         else:
-            await self._session.say(message)
+            await self._session.say(declaration(wanted))
+            self._session.declared = wanted
 
 
 def _payload(value: Any) -> Raw:
@@ -169,7 +171,7 @@ async def open_client(
     Waits until we are in. That is tried once: raises `NotConnectedError` if the server cannot be
     reached, `ClosedError` if it does not let us in, and `ValueError` if what was given cannot be
     sent, or is no URL. Later the client comes back by itself.
-    If the block is cancelled or raises, the connection is closed without a goodbye.
+    If the block is cancelled or raises, it says goodbye in passing, for half a second at most.
 
     :param url: the server: `https://signal.example.com`, also `ws:` and `wss:`, also with a path
         in front of `/ws`.

@@ -6,6 +6,7 @@ handshake, and leaves the socket open when it is cancelled then.
 
 import ssl
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import NamedTuple, Self, cast
 from urllib.parse import quote, urlsplit
 
@@ -35,11 +36,30 @@ _SCHEMES = {"http": False, "ws": False, "https": True, "wss": True}
 _reader = Reader(
     (
         *(mesh.AuthRequired, mesh.AuthSuccess, mesh.UsersInRoom, mesh.ActiveBroadcasts),
+        *(mesh.Resumed, mesh.NotResumed, mesh.UserAway, mesh.UserBack),
         *(mesh.UserJoined, mesh.UserLeft, mesh.BroadcastStarted, mesh.BroadcastStopped),
         *(mesh.OfferFrom, mesh.AnswerFrom, mesh.IceCandidateFrom, mesh.MessageFrom),
         *(mesh.TokenExpiring, mesh.TokenRenewed, mesh.Pong, mesh.Error),
     )
 )
+
+
+#: How the types begin of what is not counted: docs/protocols/mesh.md.
+_UNCOUNTED = ("ping", "pong", "auth_", "token_", "resumed", "not_resumed")
+#: A close frame that says goodbye (1000), masked with zeros: RFC 6455 sections 5.2 and 7.4.1.
+_GOODBYE = b"\x88\x82\x00\x00\x00\x00\x03\xe8"
+
+
+class Unknown(Struct, frozen=True):
+    """A message that we cannot read: newer servers say more."""
+
+
+class Received(NamedTuple):
+    """A message from the server."""
+
+    message: Struct
+    #: How many bytes long it is, if it is one of those that are counted; else 0.
+    counts: int
 
 
 class Address(NamedTuple):
@@ -179,24 +199,36 @@ class Connection:
         except ConnectionClosed as error:
             raise _closed(error) from None
 
-    async def receive(self) -> Struct:
-        """The next message that is of a known kind; raises ClosedError."""
+    async def receive(self) -> Received:
+        """The next message; raises ClosedError."""
         assert self._websocket is not None  # noqa: S101  it is open
-        while True:
-            try:
-                text = await self._websocket.get_message()
-            except ConnectionClosed as error:
-                raise _closed(error) from None
-            try:
-                message: Struct = _reader.read(text if isinstance(text, bytes) else text.encode())
-            except UnreadableError:
-                continue  # newer servers say more
-            return message
+        try:
+            text = await self._websocket.get_message()
+        except ConnectionClosed as error:
+            raise _closed(error) from None
+        try:
+            message: Struct = _reader.read(text if isinstance(text, bytes) else text.encode())
+        except UnreadableError as error:
+            message, name = Unknown(), error.type or ""
+        else:
+            name = _reader.names[type(message)]
+        return Received(message, 0 if name.startswith(_UNCOUNTED) else len(text))
 
     async def say_goodbye(self) -> None:
         """The closing handshake."""
         assert self._websocket is not None  # noqa: S101  it is open
         await self._websocket.aclose()
+
+    async def drop(self) -> None:
+        """Say goodbye when nobody reads any more, and wait until the server has heard it.
+
+        Not if something is being sent. To close before it has heard may be to send a reset.
+        """
+        if self._wire.open:
+            with suppress(OSError, trio.BusyResourceError, *_BROKEN):
+                await self._wire.send_all(_GOODBYE)
+                while await self._wire.receive_some():
+                    pass
 
     def close(self) -> None:
         """Close at once; does not block."""
@@ -222,14 +254,15 @@ def _closed(closed: ConnectionClosed) -> ClosedError:
     return ClosedError(closed.reason.code, closed.reason.reason or "")
 
 
+_BROKEN = (trio.BrokenResourceError, trio.ClosedResourceError)
+
 #: How a connection fails, apart from bugs.
 FAILURES = (
     ClosedError,
     NotConnectedError,
     OSError,
     trio.TooSlowError,
-    trio.BrokenResourceError,
-    trio.ClosedResourceError,
+    *_BROKEN,
     HandshakeError,
     ConnectionClosed,
     ProtocolError,

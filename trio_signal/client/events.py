@@ -10,11 +10,15 @@ State = Literal["joined", "waiting"]
 
 
 class Peer(Struct, frozen=True):
-    """Another connection in the room. `live` is its broadcast, if it has one."""
+    """Another connection in the room. `live` is its broadcast, if it has one.
+
+    `away`: it has lost its connection, and may come back as the same; what is said to it waits.
+    """
 
     id: str
     username: str
     live: Live | None = None
+    away: bool = False
 
 
 class StateChanged(Struct, frozen=True, tag="state_changed"):
@@ -36,6 +40,18 @@ class PeerJoined(Struct, frozen=True, tag="peer_joined"):
 
 class PeerLeft(Struct, frozen=True, tag="peer_left"):
     """A peer is gone; if it was live, `Stopped` came before."""
+
+    peer: Peer
+
+
+class PeerAway(Struct, frozen=True, tag="peer_away"):
+    """A peer has lost its connection, and may come back: `PeerBack` or `PeerLeft` follows."""
+
+    peer: Peer
+
+
+class PeerBack(Struct, frozen=True, tag="peer_back"):
+    """A peer that was away is back. What was said to it meanwhile, it is told now."""
 
     peer: Peer
 
@@ -117,6 +133,8 @@ Event = (
     StateChanged
     | PeerJoined
     | PeerLeft
+    | PeerAway
+    | PeerBack
     | WentLive
     | Stopped
     | Offer

@@ -6,6 +6,7 @@ The tasks, and who ends them:
         a connection's nursery     receive    the server's messages become events
                                    write      what the user's tasks say
                                    beat       asks for a sign of life
+                                   confirm    says and asks how much has arrived
                                    renew      a new token, when the old one is about to expire
 
 The first of a connection's tasks that fails ends the connection. Only `write` sends, so a
@@ -14,13 +15,13 @@ cancelled `Client.send` has been sent whole, or not at all.
 
 import logging
 from collections.abc import Callable
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from typing import NoReturn
 
 import trio
 from msgspec import Raw, Struct
 
-from trio_signal.client.connection import FAILURES, Connection, explain
+from trio_signal.client.connection import FAILURES, Connection, Received, explain
 from trio_signal.client.errors import (
     ClosedError,
     NotConnectedError,
@@ -28,7 +29,8 @@ from trio_signal.client.errors import (
     is_at_once,
     is_final,
 )
-from trio_signal.client.events import Event, StateChanged
+from trio_signal.client.events import StateChanged
+from trio_signal.client.resumption import Resumption
 from trio_signal.client.session import Session, TokenSource, written
 from trio_signal.dialects import mesh
 from trio_signal.errors import CloseCode, TrioSignalError
@@ -40,6 +42,12 @@ logger = logging.getLogger(__name__)
 _FENCE = Raw(b'"entered"')
 #: What the server says of an id of ours that is somebody else's: docs/protocols/mesh.md.
 _ID_IN_USE = "Client id in use"
+
+
+#: How a connection ends whose session the server keeps for a while: docs/protocols/mesh.md.
+_RESUMABLE = (1001, 1006, 1011, 1012)
+#: Seconds for a goodbye where there is no time for one.
+_PARTING = 0.5
 
 
 class _Lost(Struct, frozen=True):
@@ -77,12 +85,19 @@ async def _come_back(session: Session, lost: _Lost) -> TrioSignalError:
     ):
         if lost.lasted >= session.timing.longest_pause:
             attempt = 0
+        if lost.joined and not _waits_for_us(lost.error):
+            session.resumption = None
         await session.tell_waiting(lost.error)
         if attempt or not is_at_once(lost.error):
             await trio.sleep(session.timing.pause(attempt))
         attempt += 1
         lost = await _connect(session, lambda: None)
     return lost.error
+
+
+def _waits_for_us(error: TrioSignalError) -> bool:
+    """Whether the server keeps our session for a while."""
+    return not isinstance(error, ClosedError) or error.code in _RESUMABLE
 
 
 def _takes_fresh_id(session: Session, error: TrioSignalError) -> bool:
@@ -108,101 +123,138 @@ async def _connect(session: Session, joined: Callable[[], None]) -> _Lost:
         joined()
 
     failure: TrioSignalError
-    try:
-        token = await session.fetch_token()
-        async with trio.open_nursery() as nursery:
-            await _stay(session, nursery, token, entered)
-    except* FAILURES as errors:
-        failure = explain(errors)
+    with ExitStack() as leaving:
+        try:
+            token = await session.fetch_token()
+            async with trio.open_nursery() as nursery:
+                await _stay(session, nursery, leaving, token, entered)
+        except* FAILURES as errors:
+            failure = explain(errors)
+        except* (trio.Cancelled, SlowReaderError):
+            # The server would wait for us.
+            if session.connection is not None:
+                with trio.move_on_after(_PARTING, shield=True):
+                    await session.connection.drop()
+            raise
     session.state = "waiting"
     return _Lost(failure, was_in, trio.current_time() - start)
 
 
 async def _stay(
-    session: Session, nursery: trio.Nursery, token: str | None, joined: Callable[[], None]
+    session: Session,
+    nursery: trio.Nursery,
+    leaving: ExitStack,
+    token: str | None,
+    joined: Callable[[], None],
 ) -> NoReturn:
     """Enter the room, and stay until the connection fails or the user leaves."""
     deadline = trio.current_time() + session.timing.connect
     with trio.fail_at(deadline):
         connection = await Connection.dial(session.address)
-    with closing(connection):
-        with trio.fail_at(deadline):
-            await connection.open(nursery, session.address, session.ssl_context)
-            events, later = await _enter(session, connection, token)
-        session.joined()
-        joined()
-        nursery.start_soon(_write, session, connection)
-        nursery.start_soon(_beat, session, connection)
-        for event in events:
-            await session.tell(event)
-        for message in later:
-            await _take(session, nursery, message)
-        await _receive(session, nursery, connection)
+    leaving.enter_context(closing(connection))
+    session.connection = connection
+    with trio.fail_at(deadline):
+        await connection.open(nursery, session.address, session.ssl_context)
+        await _enter(session, nursery, connection, token)
+    session.joined()
+    joined()
+    nursery.start_soon(_write, session, connection)
+    nursery.start_soon(_beat, session, connection)
+    nursery.start_soon(_confirm, session)
+    await session.tell_all()
+    await _receive(session, nursery, connection)
 
 
 async def _enter(
-    session: Session, connection: Connection, token: str | None
-) -> tuple[list[Event], list[Struct]]:
-    """Say who we are, and take in who is there; the events to tell, and what came since."""
-    hello = mesh.AuthToken(token, session.asked_id or None, session.asked_username)
-    while not isinstance(await connection.receive(), mesh.AuthRequired):
+    session: Session, nursery: trio.Nursery, connection: Connection, token: str | None
+) -> None:
+    """Say who we are, and take in who is there, or what we have missed."""
+    old = session.resumption
+    hello = mesh.AuthToken(
+        token,
+        session.asked_id or None,
+        session.asked_username,
+        resume=True,
+        session=old.id if old else None,
+        received=old.received if old else 0,
+    )
+    while not isinstance((await connection.receive()).message, mesh.AuthRequired):
         pass
     await connection.send(written(hello))
     # What comes before the answer is the snapshot of the room, and what happened since.
     await connection.send(written(mesh.Ping(_FENCE)))
-    users: list[mesh.User] = []
-    broadcasters: list[mesh.Broadcaster] = []
-    later: list[Struct] = []
-    while True:
-        match await connection.receive():
-            case mesh.AuthSuccess() as success:
+    came: list[Received] = []
+    new: Resumption | None = None
+    while not isinstance((received := await connection.receive()).message, mesh.Pong):
+        match received.message:
+            case mesh.Resumed() as resumed if old is not None:
+                await _resume(session, nursery, connection, old.lacking(resumed.received))
+                return
+            case mesh.AuthSuccess(session=offered) as success:
                 session.welcome(success)
-            case mesh.UsersInRoom(users=users):
-                pass
-            case mesh.ActiveBroadcasts(broadcasters=broadcasters):
-                pass
-            case mesh.Pong():
-                break
-            case message:
-                later.append(message)
+                new = Resumption(offered.id) if isinstance(offered, mesh.SessionOffer) else None
+            case _:
+                came.append(received)
+    session.enter(new, came)
+    for received in came:
+        _take(session, nursery, received)
     await _go_live_again(session, connection)
-    return [StateChanged("joined"), *session.view.enter(users, broadcasters)], later
+
+
+async def _resume(
+    session: Session, nursery: trio.Nursery, connection: Connection, lacking: list[str]
+) -> None:
+    """Say again what has not arrived, and take in what we have missed."""
+    session.put(StateChanged("joined"))
+    for text in lacking:
+        await connection.send(text)
+    while not isinstance((received := await connection.receive()).message, mesh.Pong):
+        _take(session, nursery, received)
+    await _go_live_again(session, connection)
 
 
 async def _go_live_again(session: Session, connection: Connection) -> None:
     """Say what the user wants us to be, which may change in between."""
-    said: MediaType | None = None
-    while said != session.broadcasting:
-        said = session.broadcasting
-        await connection.send(written(mesh.BroadcastStart(said) if said else mesh.BroadcastStop()))
+    while session.declared != session.broadcasting:
+        session.declared = session.broadcasting
+        text = written(declaration(session.declared))
+        session.keep(text)
+        await connection.send(text)
+
+
+def declaration(wanted: MediaType | None) -> mesh.BroadcastStart | mesh.BroadcastStop:
+    """What says that we are live, or that we are not."""
+    return mesh.BroadcastStart(wanted) if wanted else mesh.BroadcastStop()
 
 
 async def _receive(session: Session, nursery: trio.Nursery, connection: Connection) -> NoReturn:
     while True:
         try:
-            message = await connection.receive()
+            received = await connection.receive()
         except ClosedError:
             if session.leaving:
                 await trio.sleep_forever()  # until the goodbye is over
             raise
-        await _take(session, nursery, message)
+        _take(session, nursery, received)
+        await session.tell_all()
 
 
-async def _take(session: Session, nursery: trio.Nursery, message: Struct) -> None:
-    if isinstance(message, mesh.TokenExpiring) and callable(session.token):
+def _take(session: Session, nursery: trio.Nursery, received: Received) -> None:
+    if isinstance(received.message, mesh.TokenExpiring) and callable(session.token):
         nursery.start_soon(_renew, session, session.token)
-    for event in session.view.follow(message):
-        await session.tell(event)
+    session.take(*received)
 
 
 async def _write(session: Session, connection: Connection) -> NoReturn:
     """Send what the user's tasks say; when the user leaves, say goodbye, which ends it."""
     while True:
         try:
-            message = await session.outgoing.receive()
+            text, counted = await session.outgoing.receive()
         except trio.EndOfChannel:
             break
-        await connection.send(message)
+        if counted:
+            session.keep(text)
+        await connection.send(text)
     await connection.say_goodbye()
     raise ClosedError(CloseCode.NORMAL, "left")
 
@@ -214,10 +266,18 @@ async def _beat(session: Session, connection: Connection) -> None:
         await trio.sleep(timing.heartbeat)
         asked = trio.current_time()
         with trio.move_on_at(asked + timing.patience):
-            await _say_ourselves(session, mesh.Ping())
+            await _say_ourselves(session, session.ping())
         await trio.sleep_until(asked + timing.patience)
         if max(connection.heard, session.stalled_until) < asked and not session.stalled:
             raise NotConnectedError("no sign of life from the server")
+
+
+async def _confirm(session: Session) -> None:
+    """Say and ask how much has arrived, before either side has to keep too much."""
+    while True:
+        await session.ask_now.wait()
+        session.ask_now = trio.Event()
+        await _say_ourselves(session, session.ping())
 
 
 async def _renew(session: Session, source: TokenSource) -> None:

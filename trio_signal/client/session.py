@@ -5,14 +5,17 @@ It outlives its connections, which `trio_signal.client.run` makes one after the 
 
 import random
 import ssl
-from collections.abc import Awaitable, Callable, Mapping
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import trio
 from msgspec import Struct
 
-from trio_signal.client.connection import Address
+from trio_signal.client.connection import Address, Connection, Received
 from trio_signal.client.errors import ClosedError, NotConnectedError, SlowReaderError
 from trio_signal.client.events import Candidate, Event, Offer, PeerLeft, State, StateChanged
+from trio_signal.client.resumption import Resumption
 from trio_signal.client.view import View
 from trio_signal.dialects import mesh
 from trio_signal.dialects.wire import encode
@@ -24,6 +27,14 @@ _MOST_OFFERS = 32
 _MOST_CANDIDATES = 100
 
 TokenSource = Callable[[], Awaitable[str]]
+
+
+class Said(NamedTuple):
+    """A message on its way to the connection."""
+
+    text: str
+    #: Whether the server counts it.
+    counted: bool
 
 
 class Timing(Struct, frozen=True):
@@ -74,6 +85,8 @@ class Session:
         self.timing = timing
         #: What the user wants to be live as.
         self.broadcasting: MediaType | None = None
+        #: As what we have told the server that we are, since we entered.
+        self.declared: MediaType | None = None
         #: The user has left, and what was said before is being sent.
         self.leaving = False
 
@@ -86,6 +99,12 @@ class Session:
         self.username = username or ""
         self.ice_servers: tuple[Mapping[str, object], ...] = ()
         self.state: State = "waiting"
+        #: What is to be told of the end, unless it was told already or told in vain.
+        self.connection: Connection | None = None
+        #: What we need to go on as the same peer; None if we cannot.
+        self.resumption: Resumption | None = None
+        #: Set when the server is to be told, and asked, how much has arrived.
+        self.ask_now = trio.Event()
 
         #: Where tasks run that last as long as the client; set by who runs it.
         self.nursery: trio.Nursery | None = None
@@ -95,8 +114,10 @@ class Session:
         self.offers: dict[str, list[Offer | Candidate]] = {}
 
         self._event_sender, self.events = trio.open_memory_channel[Event](max_events)
+        #: Events that no reader has room for: what came at once. Only one task at a time puts them.
+        self._untold = deque[Event]()
         # Without a buffer: what is sent has a connection that is about to write it.
-        self._outgoing, self.outgoing = trio.open_memory_channel[str](0)
+        self._outgoing, self.outgoing = trio.open_memory_channel[Said](0)
         self._reported = ""
         #: Whether an event waits for a slow reader, since nothing is read from the server then;
         #: and when the last one did.
@@ -145,35 +166,94 @@ class Session:
         if self.state == "joined":
             with trio.move_on_after(self.timing.goodbye):
                 await self._over.wait()
+        self.connection = None
 
     async def say(self, message: Struct) -> None:
         """Hand a message to the connection; waits for one. Raises what ended the session.
 
         Raises ValueError at once if it cannot be encoded.
         """
-        text = written(message)
+        said = Said(written(message), not isinstance(message, mesh.Ping | mesh.AuthToken))
         try:
-            await self._outgoing.send(text)
+            await self._outgoing.send(said)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             raise self.why_ended() from None
 
-    async def tell(self, event: Event) -> None:
-        """Put an event into the queue; while that is full, nothing is read from the server.
+    def enter(self, resumption: Resumption | None, came: Iterable[Received]) -> None:
+        """We are in the room, as a new peer; this came as its snapshot. Does not block."""
+        users: Sequence[mesh.User] = ()
+        broadcasters: Sequence[mesh.Broadcaster] = ()
+        for received in came:
+            match received.message:
+                case mesh.UsersInRoom(users=users):
+                    pass
+                case mesh.ActiveBroadcasts(broadcasters=broadcasters):
+                    pass
+        self.resumption, self.declared = resumption, None
+        self.put(StateChanged("joined"), *self.view.enter(users, broadcasters))
 
-        Raises SlowReaderError.
+    def take(self, message: Struct, counts: int) -> None:
+        """Take in one of the server's messages; `tell_all` tells what it means. Does not block.
+
+        It counts so many bytes: what is taken in need not be told again after a loss.
         """
-        self._keep_offer(event)
-        for ear in tuple(self.ears):
-            ear(event)
-        try:
-            self._event_sender.send_nowait(event)
-        except trio.WouldBlock:
-            self.stalled = True
-            with trio.move_on_after(self.timing.slow_reader) as patience:
-                await self._event_sender.send(event)
-            self.stalled, self.stalled_until = False, trio.current_time()
-            if patience.cancelled_caught:
-                raise SlowReaderError("nobody read the events") from None
+        if self.resumption is not None and counts:
+            self.resumption.came(counts)
+            self._ask_if_due()
+        if isinstance(message, mesh.Pong) and isinstance(message.received, int):
+            self.confirmed(message.received)
+        self.put(*self.view.follow(message))
+
+    def confirmed(self, received: int) -> None:
+        """The server has got so many of our messages."""
+        if self.resumption is not None:
+            self.resumption.confirm(received)
+
+    def keep(self, text: str) -> None:
+        """A message is about to be sent, and may have to be sent again. Does not block."""
+        if self.resumption is None:
+            return
+        self.resumption.keep(text)
+        self._ask_if_due()
+        if self.resumption.overflowed:
+            self.resumption = None
+
+    def _ask_if_due(self) -> None:
+        if self.resumption is not None and self.resumption.is_due:
+            self.ask_now.set()
+
+    def ping(self) -> mesh.Ping:
+        """A question for a sign of life, which says how much has come."""
+        return mesh.Ping(received=self.resumption.ask() if self.resumption else None)
+
+    def put(self, *events: Event) -> None:
+        """Have events told, in this order, by `tell_all`. Does not block."""
+        for event in events:
+            self._keep_offer(event)
+            for ear in tuple(self.ears):
+                ear(event)
+        self._untold.extend(events)
+
+    async def tell_all(self) -> None:
+        """Put all events into the queue; while that is full, nothing is read from the server.
+
+        Cancelled, it has lost none: the next one goes on. Raises SlowReaderError.
+        """
+        while self._untold:
+            event = self._untold[0]
+            try:
+                self._event_sender.send_nowait(event)
+            except trio.WouldBlock:
+                await self._wait_for_reader(event)
+            self._untold.popleft()
+
+    async def _wait_for_reader(self, event: Event) -> None:
+        self.stalled = True
+        with trio.move_on_after(self.timing.slow_reader) as patience:
+            await self._event_sender.send(event)
+        self.stalled, self.stalled_until = False, trio.current_time()
+        if patience.cancelled_caught:
+            raise SlowReaderError("nobody read the events")
 
     def _keep_offer(self, event: Event) -> None:
         """Whoever wants the media of a peer may come later than its offer."""
@@ -196,9 +276,10 @@ class Session:
             self._reported = str(error)
             match error:
                 case ClosedError(code=code, reason=reason):
-                    await self.tell(StateChanged("waiting", reason, code))
+                    self.put(StateChanged("waiting", reason, code))
                 case _:
-                    await self.tell(StateChanged("waiting", str(error)))
+                    self.put(StateChanged("waiting", str(error)))
+        await self.tell_all()
 
     def joined(self) -> None:
         """A connection has got us into the room."""

@@ -16,6 +16,8 @@ from trio_signal.client.events import (
     Message,
     Offer,
     Peer,
+    PeerAway,
+    PeerBack,
     PeerJoined,
     PeerLeft,
     Pong,
@@ -46,7 +48,8 @@ def reconcile(old: Peers, new: Peers) -> list[Event]:
             events += _departure(peer)
     for peer in new.values():
         if _stayed(peer, old):
-            events += _live_change(old[peer.id], peer)
+            before = old[peer.id]
+            events += [*_return(before, peer), *_live_change(before, peer)]
         else:
             events += _arrival(peer)
     return events
@@ -63,8 +66,12 @@ def _arrival(peer: Peer) -> list[Event]:
 
 
 def _departure(peer: Peer) -> list[Event]:
-    gone = replace(peer, live=None)
+    gone = replace(peer, live=None, away=False)
     return [Stopped(gone), PeerLeft(gone)] if peer.live else [PeerLeft(gone)]
+
+
+def _return(old: Peer, new: Peer) -> list[Event]:
+    return [PeerBack(replace(old, away=False))] if old.away and not new.away else []
 
 
 def _live_change(old: Peer, new: Peer) -> list[Event]:
@@ -105,6 +112,10 @@ class View:
                 return self._set_live(id_, Live(media_type, at))
             case mesh.BroadcastStopped(client_id=id_):
                 return self._set_live(id_, None)
+            case mesh.UserAway(client_id=id_):
+                return self._set_away(id_, away=True)
+            case mesh.UserBack(client_id=id_):
+                return self._set_away(id_, away=False)
             case _:
                 return _pass_on(message)
 
@@ -123,6 +134,13 @@ class View:
             return []
         self.peers[id_] = new = replace(old, live=live)
         return _live_change(old, new)
+
+    def _set_away(self, id_: str, *, away: bool) -> list[Event]:
+        old = self.peers.get(id_)
+        if old is None or old.away == away:
+            return []
+        self.peers[id_] = new = replace(old, away=away)
+        return [PeerAway(new)] if away else [PeerBack(new)]
 
 
 def _pass_on(message: Struct) -> list[Event]:
