@@ -275,7 +275,7 @@ async def test_tail_as_json_until_nobody_reads(serve: Serve) -> None:
     del second["at"]
     assert second == {
         "type": "peer_joined",
-        "peer": {"id": "ann", "username": "Ann", "live": None},
+        "peer": {"id": "ann", "username": "Ann", "live": None, "away": False},
     }
 
 

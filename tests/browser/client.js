@@ -10,7 +10,7 @@ window.told = [];
 /** Joins, and keeps the room in `window.room`. */
 window.enter = async (room, options = {}) => {
   window.room = await client.join(location.origin, { room, ...options });
-  for (const event of ['peer', 'left', 'live', 'stopped']) {
+  for (const event of ['peer', 'left', 'away', 'back', 'live', 'stopped']) {
     window.room.on(event, (peer) => window.told.push([event, peer.name]));
   }
   window.room.on('connection', (peer) => window.told.push(['connection', peer.name, peer.state]));

@@ -22,6 +22,9 @@ class Cut:
         self._lost: set[socket.socket] = set()
         self._is_cut = False
         self._is_over = False
+        #: The address from which the server is called.
+        self._source = "127.0.0.1"
+        self._is_moving = False
 
     @property
     def url(self) -> str:
@@ -34,6 +37,11 @@ class Cut:
     def mend(self) -> None:
         """What was open when the network was cut is lost; what came since then is connected."""
         self._is_cut = False
+        self._wake.send(b"!")
+
+    def move(self, source: str) -> None:
+        """Lose what is open, and come from another address: a phone that changes networks."""
+        self._source, self._is_moving = source, True
         self._wake.send(b"!")
 
     def end(self) -> None:
@@ -58,17 +66,19 @@ class Cut:
             end.close()
 
     def _changed(self) -> None:
+        if self._is_cut or self._is_moving:
+            self._lost, self._is_moving = set(self._ends), False
         if self._is_cut:
-            self._lost = set(self._ends)
-        else:
-            for end in self._lost & set(self._ends):
-                self._close(end)
-            self._connect()
+            return
+        for end in self._lost & set(self._ends):
+            self._close(end)
+        self._connect()
 
     def _connect(self) -> None:
         while self._waiting and not self._is_cut:
             near = self._waiting.pop()
-            far = socket.create_connection(("127.0.0.1", self._target))
+            source = (self._source, 0)
+            far = socket.create_connection(("127.0.0.1", self._target), source_address=source)
             self._ends[near], self._ends[far] = far, near
 
     def _pass_on(self, end: socket.socket) -> None:

@@ -8,7 +8,7 @@
 
 import { pathToFileURL } from 'node:url';
 
-import { after, begin, connections, cut, drop, network, random, runUntil, trouble } from './simulated.mjs';
+import { after, begin, connections, cut, drop, entries, network, random, runUntil, trouble } from './simulated.mjs';
 
 const [client, count, first = '1', wanted = ''] = process.argv.slice(2);
 const { join } = await import(pathToFileURL(client));
@@ -65,15 +65,32 @@ function toggle(room) {
   after(30_000, show);
 }
 
-/** Everybody publishes, or with an odd seed only one of them. */
+/**
+ * Says numbers, and hears those of the others. Nothing is doubled or overtaken; nor lost, if who said it and who
+ * heard it are the same peers as in the beginning.
+ */
+function converse(room, id, heard) {
+  let next = 0;
+  for (let ms = 500; ms < 90_000; ms += 500) after(ms, () => room.send(next) && next++);
+  room.on('message', (number, { id: from }) => {
+    const last = heard.get(`${from} ${id}`) ?? -1;
+    heard.set(`${from} ${id}`, number);
+    const isLost = number > last + 1 && last !== -1 && [from, id].every((one) => entries.get(one) === 1);
+    if (number <= last || isLost) trouble.push(`${id} hears ${number} of ${from} after ${last}`);
+  });
+}
+
+/** Everybody publishes, or with an odd seed only one of them. Half of the servers let pages resume. */
 async function meet(seed, fault) {
-  begin(seed, { heartbeat: 3 });
+  begin(seed, { heartbeat: 3, grace: seed % 4 < 2 ? 15_000 : 0 });
   const publishers = seed % 2 ? [anyone()] : PAGES;
   const rooms = new Map();
+  const heard = new Map(); // from and to -> the last number
   for (const id of PAGES) {
     after(random() * 3000, async () => {
       const room = await join(`http://server/${id}`, { room: 'r', username: id, clientId: id });
       rooms.set(id, room);
+      converse(room, id, heard);
       room.on('error', (error) => trouble.push(error.stack));
       if (publishers.includes(id)) {
         after(random() * 15_000, () => room.publish(new MediaStream([{ kind: 'video' }])));

@@ -19,6 +19,8 @@ export function begin(seed, settings) {
   steps.clear();
   connections.clear();
   server.clear();
+  sessions.clear();
+  entries.clear();
   away.clear();
   trouble.length = 0;
   Object.assign(network, { latency: 40, slowness: 10, loses: () => false }, settings);
@@ -406,11 +408,18 @@ class Stream {
 
 // The server, and the network to it
 
-/** `latency` and `slowness` (of browsers) in ms at most; `loses(message, from)` says what gets lost. */
+/**
+ * `latency` and `slowness` (of browsers) in ms at most; `loses(message, from)` says what gets lost;
+ * `grace` in ms, for which a session waits for its page (0: there are none, as with an old server).
+ */
 export const network = {};
 /** Pages whose network swallows everything. */
 export const away = new Set();
 const server = new Map(); // client id -> Visit
+const sessions = new Map(); // id -> Visit
+/** How often each page entered as a new peer. */
+export const entries = new Map();
+const isCounted = (type) => !/^(ping|pong|auth_|token_|resumed|not_resumed)/.test(type);
 
 /** Carries steps one way: each takes a moment, and none overtakes another. */
 function line() {
@@ -421,13 +430,15 @@ function line() {
   };
 }
 
-/** The server's end of a socket. */
+/** The server's end of a socket; with a session, of one after the other. */
 class Visit {
   id = null;
   live = null;
   isOver = false;
-  #socket;
+  #socket; // null while the page is away
   #line = line();
+  #session = null; // { id, received, confirmed, kept }
+  #waiting = 0; // timer
 
   constructor(socket) {
     this.#socket = socket;
@@ -435,7 +446,15 @@ class Visit {
   }
 
   tell(message) {
-    if (!this.isOver) this.#line(() => this.#socket.hear(JSON.stringify(message)));
+    if (this.isOver) return;
+    const text = JSON.stringify(message);
+    if (this.#session && isCounted(message.type)) this.#session.kept.push(text);
+    this.#send(text);
+  }
+
+  #send(text) {
+    const socket = this.#socket;
+    if (socket) this.#line(() => socket.hear(text));
   }
 
   tellOthers(message) {
@@ -444,25 +463,83 @@ class Visit {
 
   hear(message) {
     if (this.isOver) return;
-    if (message.type === 'auth_token') this.#join(message);
+    if (this.#session && isCounted(message.type)) this.#session.received += 1;
+    if (message.type === 'auth_token') this.#enter(message);
     else if (this.id === null) trouble.push(`${message.type} before auth_token`); // final: 1008
-    else if (message.type === 'ping') this.tell({ type: 'pong' });
+    else if (message.type === 'ping') this.#pong(message);
+    else if (message.type === 'message') this.tellOthers({ ...message, from: this.id });
     else if (message.type === 'broadcast_start') this.#goLive();
     else if (message.type === 'broadcast_stop') this.#goOff();
     else if (!network.loses(message, this.id)) server.get(message.to)?.tell({ ...message, from: this.id });
   }
 
-  #join({ clientId }) {
+  #enter(hello) {
+    const session = sessions.get(hello.session);
+    if (session && !session.isOver && session.#resume(this, hello)) return;
+    if (hello.session) this.tell({ type: 'not_resumed', reason: 'unknown' });
+    this.#join(hello);
+  }
+
+  /** The socket of a newcomer is ours from now on; what came by the old one is of no account. */
+  #resume(newcomer, { received }) {
+    const lacks = received - this.#session.confirmed;
+    if (lacks < 0 || lacks > this.#session.kept.length) {
+      trouble.push(`${this.id} says that it has got ${received} messages`);
+      return false;
+    }
+    const wasAway = this.#socket === null;
+    steps.delete(this.#waiting);
+    this.#socket?.lead(GONE);
+    this.#socket = newcomer.#socket;
+    this.#line = newcomer.#line;
+    newcomer.isOver = true;
+    this.#socket.lead(this);
+    this.#confirm(received);
+    this.tell({ type: 'resumed', received: this.#session.received, replayed: this.#session.kept.length });
+    for (const text of this.#session.kept) this.#send(text);
+    if (wasAway) this.tellOthers({ type: 'user_back', client_id: this.id });
+    return true;
+  }
+
+  #pong({ received }) {
+    if (this.#session && received !== undefined) this.#confirm(received);
+    this.tell({ type: 'pong', received: this.#session?.received });
+  }
+
+  #confirm(received) {
+    this.#session.kept.splice(0, received - this.#session.confirmed);
+    this.#session.confirmed = received;
+  }
+
+  /** The socket is gone without a goodbye. */
+  lose() {
+    if (!this.#session || this.isOver) return this.leave();
+    if (!this.#socket) return;
+    this.#socket.lead(GONE);
+    this.#socket = null;
+    this.tellOthers({ type: 'user_away', client_id: this.id });
+    this.#waiting = after(network.grace, () => this.leave());
+  }
+
+  #join({ clientId, resume }) {
     const before = server.get(clientId);
     this.id = clientId;
+    entries.set(clientId, (entries.get(clientId) ?? 0) + 1);
     if (before) {
+      steps.delete(before.#waiting);
       before.isOver = true;
       if (before.live) before.tellOthers({ type: 'broadcast_stopped', client_id: clientId });
       server.delete(clientId);
     }
     const named = (visit) => ({ client_id: visit.id, username: visit.id });
     const others = [...server.values()];
-    this.tell({ type: 'auth_success', client_id: clientId, user: clientId, heartbeat: network.heartbeat ?? 3 });
+    const welcome = { client_id: clientId, user: clientId, heartbeat: network.heartbeat ?? 3 };
+    if (resume && network.grace) {
+      this.#session = { id: ++lastId, received: 0, confirmed: 0, kept: [] };
+      sessions.set(this.#session.id, this);
+      welcome.session = { id: this.#session.id, grace: network.grace / 1000 };
+    }
+    this.tell({ type: 'auth_success', ...welcome });
     this.tell({ type: 'users_in_room', users: others.map(named) });
     const broadcasters = others.filter(({ live }) => live).map((one) => ({ ...named(one), ...one.live }));
     this.tell({ type: 'active_broadcasts', broadcasters });
@@ -484,6 +561,7 @@ class Visit {
   leave() {
     if (this.isOver) return;
     this.isOver = true;
+    if (server.get(this.id) !== this) return;
     server.delete(this.id);
     if (this.live) this.tellOthers({ type: 'broadcast_stopped', client_id: this.id });
     this.tellOthers({ type: 'user_left', client_id: this.id });
@@ -491,10 +569,13 @@ class Visit {
 
   /** The server closes the connection, as if it had heard nothing for too long. */
   drop() {
-    this.leave();
-    this.#socket.closed(1011);
+    const socket = this.#socket;
+    this.lose();
+    socket?.closed(1011);
   }
 }
+
+const GONE = { hear() {}, leave() {} };
 
 /** Ends the connection of a page, if it has one. */
 export function drop(id) {
@@ -506,7 +587,7 @@ export function cut(id, { length, noticed }) {
   const visit = server.get(id);
   away.add(id);
   after(length, () => away.delete(id));
-  if (visit && noticed < length) after(noticed, () => visit.leave());
+  if (visit && noticed < length) after(noticed, () => visit.lose());
 }
 
 class Socket {
@@ -528,6 +609,11 @@ class Socket {
       this.readyState = Socket.OPEN;
       this.#visit = new Visit(this);
     });
+  }
+
+  /** Whom the server has hear what comes from here. */
+  lead(visit) {
+    this.#visit = visit;
   }
 
   hear(data) {

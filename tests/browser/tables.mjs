@@ -1,11 +1,13 @@
 /**
- * What the browser client decides without a browser: who speaks, what names mean, what stats say.
+ * What the browser client decides without a browser: who speaks, what names mean, what stats say, and what is said
+ * again.
  *
  *     node tables.mjs
  */
 
 import assert from 'node:assert/strict';
 
+import { Resumption } from '../../trio_signal/browser/src/resumption.js';
 import { SpeakerFinder } from '../../trio_signal/browser/src/speaker.js';
 import { StatsReader } from '../../trio_signal/browser/src/stats.js';
 import { mainOf, namesIn, wantsIn } from '../../trio_signal/browser/src/streams.js';
@@ -71,4 +73,46 @@ for (const [bytesSent, timestamp, bitrate] of [
   assert.deepEqual([row.bitrate, row.bytes], [bitrate, bytesSent]);
   assert.deepEqual([row.name, row.codec, row.lost, row.rid], ['name 0', 'VP8', null, null]);
   assert.deepEqual([received, roundTripTime, relayed], [[], 20, true]);
+}
+
+// What is said again: what we said, what was confirmed before, what the server says that it got, what it lacks.
+
+for (const [said, confirmed, received, lacking] of [
+  [[], 0, 0, []],
+  [['a', 'b'], 0, 0, ['a', 'b']],
+  [['a', 'b'], 0, 1, ['b']],
+  [['a', 'b', 'c'], 1, 1, ['b', 'c']],
+  [['a', 'b', 'c'], 1, 3, []],
+  [['a', 'b'], 1, 0, ['b']], // less than it said before is not believed,
+  [['a', 'b'], 0, 3, ['a', 'b']], // nor more than there was,
+  [['a', 'b'], 0, undefined, ['a', 'b']], // nor nothing
+  [Array(2048).fill('x'), 0, 2046, ['x', 'x']],
+  [Array(2049).fill('x'), 0, 0, []], // it is given up
+  [['x'.repeat(2 ** 20), 'x'], 0, 0, []],
+]) {
+  const resumption = new Resumption('s');
+  for (const text of said) resumption.keep(text);
+  resumption.confirm(confirmed);
+  const again = `${said.length}, ${confirmed}, ${received}`;
+  for (let i = 0; i < 2; i++) assert.deepEqual(resumption.lacking(received), lacking, again);
+  assert.equal(resumption.overflowed, said.length > 2048 || said.join('').length > 2 ** 20, again);
+}
+
+// When it is asked: messages that come and go, of so many characters, until it is due.
+
+for (const [types, size, due] of [
+  [['message'], 1, 64],
+  [['message', 'ping'], 1, 64],
+  [['user_joined'], 8192, 4],
+  [['pong', 'auth_success', 'token_expiring', 'resumed', 'not_resumed'], 99_999, Infinity],
+]) {
+  const resumption = new Resumption('s');
+  let counted = 0;
+  for (let i = 0; i < 200 && !resumption.isDue; i++) {
+    for (const type of types) resumption.came(type, size);
+    counted += 1;
+  }
+  assert.equal(resumption.isDue ? counted : Infinity, due, types.join());
+  assert.equal(resumption.ask(), resumption.isDue ? 0 : due === Infinity ? 0 : due);
+  assert.equal(resumption.isDue, false);
 }

@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from playwright.sync_api import Page, expect
 
+from tests.browser.cut import open_cut
+from tests.browser.test_client import (
+    enter,
+    enter_again,
+    expect_told,
+    expect_watching,
+    publish,
+    told,
+    wait_until,
+)
 from tests.browser.visitors import Server, Visitors, expect_playing
 from tests.replicas.test_coming_back import read_members
 
@@ -148,3 +159,38 @@ def test_rooms_broadcasts_and_video_of_live_clients_outlast_restarts(
     for page in (ada, bob, cyd):
         assert "error" not in page.evaluate("messages.map(m => m.type)")
     assert "live_peer_left" not in bob.evaluate("messages.map(m => m.type)")
+
+
+def test_a_phone_that_changes_networks_is_away_and_back(server: Server, visit: Visit) -> None:
+    """And the video does not stop, nor is anything lost that is said meanwhile."""
+    with open_cut(server.port) as network:
+        ada = visit(f"{network.url}/tests/client.html")
+        enter_again(ada, "moving", "Ada", clientId="ada")
+        bob = enter(visit, "moving", "Bob")
+        publish(ada)
+        expect_watching(bob)
+        bob.evaluate(WATCH_PAUSES)
+        bob.evaluate("""() => {
+            let next = 0;
+            setInterval(() => room.send(next++, { to: 'ada' }), 5);
+            room.on('away', () => { told.push(['peer.away', peer('Ada').away]); });
+        }""")
+        for number, source in enumerate(["127.0.0.2", "127.0.0.3"], 1):
+            network.move(source)
+            wait_until(bob, partial(_has_come_back, bob, number))
+            ada.wait_for_function("room.send('here I am')")
+        expect_told(bob, "message", "Ada", "here I am")
+        assert told(bob, "peer.away") == [["peer.away", True]] * 2
+        assert bob.evaluate("peer('Ada').away") is False
+        assert told(bob, "left") == told(bob, "stopped") == told(ada, "left") == []
+        heard = "told.filter(([event]) => event === 'message').map(([, , data]) => data)"
+        assert ada.evaluate(f"{heard}.every((number, i) => number === i)")
+        assert ada.evaluate(f"{heard}.length") > 20
+        assert [state for _, state, _ in told(ada, "state")].count("waiting") == 2
+        expect_no_pause(bob)
+        assert bob.evaluate("interrupted") == 0
+        assert len(told(bob, "stream")) == 1
+
+
+def _has_come_back(page: Page, times: int) -> bool:
+    return len(told(page, "back")) == times

@@ -50,6 +50,10 @@ export interface Events {
   peer: (peer: Peer) => void;
   /** Somebody left. */
   left: (peer: Peer) => void;
+  /** A peer has lost the server, and may come back as the same: `back` follows, or `left`. What is sent to it meanwhile, it gets when it is back. */
+  away: (peer: Peer) => void;
+  /** A peer that was away is back. */
+  back: (peer: Peer) => void;
   /** A peer went live, or changed what it shows. Those that were live before you joined are told right after it. */
   live: (peer: Peer) => void;
   /** Its broadcast is over, and `peer.stream` is null. */
@@ -168,7 +172,7 @@ export class Peer {
   readonly streams: ReadonlyMap<string, MediaStream>;
   /** The state of the peer connection. */
   readonly state: LinkState;
-  /** The server has lost it, and its media still flow. It has half a minute to come back. */
+  /** The server has lost it, and it may come back as the same. Its media may flow all the while. */
   readonly away: boolean;
   /** The one to show where there is room for one, for `srcObject` of a video element: the `camera`, or else the oldest of its streams. */
   readonly stream: MediaStream | null;

@@ -76,6 +76,9 @@
  * @property {(peer: Peer) => void} peer - Somebody is here. A listener is told of everybody: first, right after
  *   `on`, of those that are here already, and then of who comes.
  * @property {(peer: Peer) => void} left - Somebody left.
+ * @property {(peer: Peer) => void} away - A peer has lost the server, and may come back as the same: `back`
+ *   follows, or `left`. What is sent to it meanwhile, it gets when it is back.
+ * @property {(peer: Peer) => void} back - A peer that was away is back.
  * @property {(peer: Peer) => void} live - A peer went live, or changed what it shows. Those that were
  *   live before you joined are told right after it.
  * @property {(peer: Peer) => void} stopped - Its broadcast is over, and `peer.stream` is null.
@@ -114,6 +117,82 @@ export class RoomError extends Error {
   }
 }
 
+// What a client needs to come back as the same peer. Both ends count messages and do not number them, and each
+// keeps what the other has not confirmed: docs/protocols/mesh.md.
+
+/** What is kept of what the server has not confirmed; with more, the session cannot be resumed. */
+const MOST_MESSAGES = 2048;
+const MOST_CHARACTERS = 2 ** 20;
+/** The server keeps 512 messages or 256 KiB for us at most. So it is told, and asked, much earlier. */
+const ASK_AFTER_MESSAGES = 64;
+const ASK_AFTER_CHARACTERS = 2 ** 15;
+const UNCOUNTED = /^(ping|pong|auth_|token_|resumed|not_resumed)/;
+
+/** One session: how much of it has come, and what of ours may not have arrived. */
+class Resumption {
+  id;
+  received = 0; // of the server's messages
+  #confirmed = 0; // of ours
+  #unconfirmed = []; // ours, encoded, oldest first; null if there were too many
+  #size = 0;
+  #news = { messages: 0, characters: 0 }; // since we asked
+
+  constructor(id) {
+    this.id = id;
+  }
+
+  /** Whether more was said than is kept, so that what is lost could not be said again. */
+  get overflowed() {
+    return this.#unconfirmed === null;
+  }
+
+  /** Whether it is time to tell and to ask how much has arrived. */
+  get isDue() {
+    return this.#news.messages >= ASK_AFTER_MESSAGES || this.#news.characters >= ASK_AFTER_CHARACTERS;
+  }
+
+  /** One of the server's messages has come. */
+  came(type, size) {
+    if (UNCOUNTED.test(type)) return;
+    this.received += 1;
+    this.#count(size);
+  }
+
+  /** One of ours is about to be sent; not one of the handshake or the heartbeat. */
+  keep(text) {
+    if (this.overflowed) return;
+    this.#unconfirmed.push(text);
+    this.#size += text.length;
+    this.#count(text.length);
+    if (this.#unconfirmed.length > MOST_MESSAGES || this.#size > MOST_CHARACTERS) this.#unconfirmed = null;
+  }
+
+  #count(size) {
+    this.#news.messages += 1;
+    this.#news.characters += size;
+  }
+
+  /** We are about to ask: how many to confirm to the server. */
+  ask() {
+    this.#news = { messages: 0, characters: 0 };
+    return this.received;
+  }
+
+  /** The server has got so many of ours; more than there were is not believed. */
+  confirm(received) {
+    const more = received - this.#confirmed;
+    if (this.overflowed || !(more > 0 && more <= this.#unconfirmed.length)) return;
+    for (const text of this.#unconfirmed.splice(0, more)) this.#size -= text.length;
+    this.#confirmed = received;
+  }
+
+  /** What to say again to a server that has got so many of ours. */
+  lacking(received) {
+    this.confirm(received);
+    return [...(this.#unconfirmed ?? [])];
+  }
+}
+
 // The WebSocket to the server, and when it is opened again.
 
 const FIRST_DELAY = 500; // ms, doubled with each attempt
@@ -125,6 +204,8 @@ const HEARTBEAT = 20_000; // ms, until the server has told its own
 const FINAL_CODES = new Set([1000, 1002, 1003, 1007, 1008, 1009, 4001, 4004, 4409]);
 const GOING_AWAY = 1001;
 const LOST = 1006;
+/** After these the server keeps the session for a while: docs/protocols/mesh.md. */
+const RESUMABLE = new Set([GOING_AWAY, LOST, 1011, 1012]);
 const GOODBYE = 1000;
 const FOR_ANOTHER = 4000; // it is no goodbye: the next one is opened soon
 
@@ -151,7 +232,10 @@ class Signaling {
   #isOther;
   #trace;
   #socket = null;
+  #stale = null; // a socket that fell silent; to close it would be to say goodbye
   #isJoined = false; // the handshake is over
+  #resumption = null; // what we need to come back as the same peer; null if we cannot
+  #beat = HEARTBEAT;
   #attempt = 0;
   #retry = 0;
   #watchdog = 0;
@@ -194,24 +278,43 @@ class Signaling {
     clearTimeout(this.#retry);
     this.#retry = 0;
     const socket = new WebSocket(this.#url);
-    socket.onmessage = ({ data }) => this.#receive(socket, JSON.parse(data));
+    socket.onmessage = ({ data }) => this.#receive(socket, JSON.parse(data), data.length);
     socket.onclose = ({ code, reason }) => this.#lost(code, reason);
     this.#socket = socket;
     this.#watchdog = setTimeout(() => this.#lost(LOST, 'No answer'), CONNECT_WITHIN);
     this.#onState('connecting');
   }
 
-  /** Sends at once, or not at all: what a lost connection missed, the next join tells anew. */
+  /** Sends at once, or not at all. What a lost connection missed is sent again when we resume. */
   send(message) {
-    return this.#isJoined && this.#write(message);
+    if (!this.#isJoined || !this.#isOpen()) return false;
+    const text = JSON.stringify(message);
+    this.#resumption?.keep(text);
+    if (this.#resumption?.overflowed) this.#resumption = null;
+    this.#socket.send(text);
+    this.#trace(message, true);
+    this.#askIfDue();
+    return true;
   }
 
   /** Of the handshake and the heartbeat; before the handshake is over, the server takes nothing else. */
   #write(message) {
-    if (this.#socket?.readyState !== WebSocket.OPEN) return false;
+    if (!this.#isOpen()) return;
     this.#socket.send(JSON.stringify(message));
     this.#trace(message, true);
-    return true;
+  }
+
+  #isOpen() {
+    return this.#socket?.readyState === WebSocket.OPEN;
+  }
+
+  /** Says how much has come, and asks how much has arrived, before either side has to keep too much. */
+  #askIfDue() {
+    if (this.#resumption?.isDue) this.#ping();
+  }
+
+  #ping() {
+    this.#write({ type: 'ping', received: this.#resumption?.ask() });
   }
 
   close() {
@@ -230,28 +333,54 @@ class Signaling {
 
   /** What of the handshake and the heartbeat asks for something; they go by `#write`, all else by `send`. */
   #control = {
-    auth_required: (socket) => this.#sayHello(socket),
+    auth_required: (socket) => this.#sayHello(socket, this.#claims()),
     token_expiring: (socket) => this.#sayHello(socket),
-    auth_success: (socket, { heartbeat }) => this.#entered(heartbeat),
+    auth_success: (socket, { heartbeat, session }) => this.#entered(heartbeat, session),
+    not_resumed: () => { this.#resumption = null; },
+    resumed: (socket, { received }) => this.#resumed(received),
+    pong: (socket, { received }) => this.#resumption?.confirm(received),
   };
 
-  #receive(socket, message) {
+  #claims() {
+    const { id: session, received } = this.#resumption ?? {};
+    return { resume: true, session, received };
+  }
+
+  #receive(socket, message, size) {
     this.#heard = true;
     this.#trace(message, false);
+    this.#resumption?.came(message.type, size);
+    this.#askIfDue();
     if (Object.hasOwn(this.#control, message.type)) this.#control[message.type](socket, message);
     this.#onMessage(message);
   }
 
-  #entered(heartbeat) {
-    this.#attempt = 0;
-    this.#isJoined = true;
-    this.#beatEvery(heartbeat * 1000 || HEARTBEAT);
+  #entered(heartbeat, session) {
+    this.#resumption = session ? new Resumption(session.id) : null;
+    this.#beat = heartbeat * 1000 || HEARTBEAT;
+    this.#joined();
   }
 
-  async #sayHello(socket) {
+  /** Sends again what the server lacks; from now on what it has to tell comes as if nothing had been. */
+  #resumed(received) {
+    for (const text of this.#resumption.lacking(received)) {
+      this.#socket.send(text);
+      this.#trace(JSON.parse(text), true);
+    }
+    this.#joined();
+  }
+
+  #joined() {
+    this.#attempt = 0;
+    this.#isJoined = true;
+    this.#forgetStale(FOR_ANOTHER);
+    this.#beatOn();
+  }
+
+  async #sayHello(socket, claims) {
     try {
       const hello = await this.#hello();
-      if (socket === this.#socket) this.#write({ type: 'auth_token', ...hello });
+      if (socket === this.#socket) this.#write({ type: 'auth_token', ...hello, ...claims });
     } catch (error) {
       // The application could not get a token. That may be the network, so it is tried again.
       if (socket === this.#socket) this.#lost(LOST, String(error?.message ?? error));
@@ -259,6 +388,8 @@ class Signaling {
   }
 
   #lost(code, reason) {
+    if (this.#isJoined && !RESUMABLE.has(code)) this.#resumption = null;
+    if (this.#isJoined && this.#resumption) this.#leaveStale();
     this.#drop(FOR_ANOTHER);
     if (this.#isOther(code, reason)) return this.open();
     const delay = retryDelay(code, this.#attempt++);
@@ -271,19 +402,36 @@ class Signaling {
   }
 
   /** A dead network closes no socket. Whoever is silent for a whole beat is taken for gone. */
-  #beatEvery(interval) {
+  #beatOn() {
     clearTimeout(this.#watchdog);
     this.#heard = false;
-    this.#write({ type: 'ping' });
+    this.#ping();
     this.#watchdog = setTimeout(() => {
-      if (this.#heard) this.#beatEvery(interval);
+      if (this.#heard) this.#beatOn();
       else this.#lost(LOST, 'No sign of life');
-    }, interval);
+    }, this.#beat);
+  }
+
+  /** The server may hear of it after all, and any code that a page may give means that we do not come back. */
+  #leaveStale() {
+    this.#forgetStale(FOR_ANOTHER);
+    this.#stale = this.#socket;
+    this.#stale.onmessage = this.#stale.onclose = null;
+    this.#socket = null;
+  }
+
+  #forgetStale(code) {
+    this.#stale?.close(code);
+    this.#stale = null;
   }
 
   #drop(code) {
     clearTimeout(this.#watchdog);
     this.#isJoined = false;
+    if (code === GOODBYE) {
+      this.#resumption = null;
+      this.#forgetStale(code);
+    }
     if (!this.#socket) return;
     this.#socket.onmessage = this.#socket.onclose = null;
     this.#socket.close(code);
@@ -861,7 +1009,7 @@ export class Peer {
    */
   state = 'none';
   /**
-   * The server has lost it, and its media still flow. It has half a minute to come back.
+   * The server has lost it, and it may come back as the same. Its media may flow all the while.
    *
    * @type {boolean}
    */
@@ -1698,6 +1846,7 @@ export class Room {
   #ownIceServers; // of the application
   #wantsMedia;
   #settle; // of the promise that `join` gave, until it is settled
+  #declared = null; // as what the server was told that we are live, since we joined
 
   /** @private */
   constructor(url, { room, username, token, clientId, iceServers, media = true, trace }, resolve, reject) {
@@ -1791,8 +1940,7 @@ export class Room {
       this.#outgoing.delete(one);
     }
     for (const link of this.#links.values()) link.send();
-    if (this.published) this.#tellLive();
-    else this.#signaling.send({ type: 'broadcast_stop' });
+    this.#tellLive();
   }
 
   /**
@@ -1844,6 +1992,9 @@ export class Room {
   #received(message) {
     const { type, from, client_id: id } = message;
     if (type === 'auth_success') this.#joined(message);
+    else if (type === 'resumed') this.#resumed();
+    else if (type === 'user_away') this.#lostTouch(id);
+    else if (type === 'user_back') this.#inTouch(id);
     else if (type === 'users_in_room') this.#pictured(message.users);
     else if (type === 'active_broadcasts') message.broadcasters.forEach((b) => this.#wentLive(b));
     else if (type === 'user_joined') this.#arrived(message);
@@ -1870,7 +2021,16 @@ export class Room {
     // To the others we are somebody new, and which side is the polite one may be different.
     if (client_id !== this.me.id) for (const id of [...this.peers.keys()]) this.#drop(id);
     this.me = { id: client_id, name: user };
+    this.#declared = null;
     this.#iceServers = this.#ownIceServers ?? ice_servers ?? [];
+  }
+
+  /** We are the same peer as before. What was said while there was no connection was not kept. */
+  #resumed() {
+    this.state = 'joined';
+    if (this.#declared !== this.#media()) this.#tellLive();
+    for (const link of [...this.#links.values()]) link.resume();
+    this.#emit('state', 'joined', '');
   }
 
   /** The picture of the room: the first one, or after a lost connection one to compare with. */
@@ -1910,11 +2070,13 @@ export class Room {
     this.#never(peer.id, 'drop');
     this.#never(peer.id, 'listen');
     const { away, name: before } = peer;
-    Object.assign(peer, { away: false, name });
+    peer.name = name;
+    if (away) this.#setAway(peer, false);
+    if (!this.peers.has(peer.id)) return; // a listener left the room
     if (away && peer.live) this.#soon(peer.id, 'stop', STOP_AFTER, () => this.#ended(peer.id));
     if (this.#links.has(peer.id)) this.#links.get(peer.id).resume();
     else this.#serve(peer.id);
-    if (away || name !== before) this.#emit('connection', peer);
+    if (name !== before) this.#emit('connection', peer);
   }
 
   /**
@@ -1923,18 +2085,40 @@ export class Room {
    */
   #departed(id, cause) {
     const peer = this.peers.get(id);
-    if (!peer || peer.away) return;
+    if (!peer || this.#isLost(id)) return;
     if (peer.state !== 'connected' || GONE.has(cause)) return this.#drop(id);
-    peer.away = true;
     this.#never(id, 'stop');
     this.#soon(id, 'drop', RETURN_WITHIN, () => this.#drop(id));
     this.#listenTo(id, this.#links.get(id));
-    this.#emit('connection', peer);
+    if (!peer.away) this.#setAway(peer, true);
+  }
+
+  /** Whether the server has told that it has left, and only its media say that it is there. */
+  #isLost(id) {
+    return Boolean(this.#timers.get(id)?.drop);
+  }
+
+  /** It has no connection to the server, which holds its place and will tell how that ends. */
+  #lostTouch(id) {
+    const peer = this.peers.get(id);
+    if (peer && !peer.away) this.#setAway(peer, true);
+  }
+
+  #inTouch(id) {
+    const peer = this.peers.get(id);
+    if (peer?.away && !this.#isLost(id)) this.#setAway(peer, false);
+  }
+
+  #setAway(peer, away) {
+    peer.away = away;
+    if (away) this.#emit('away', peer);
+    else this.#emit('back', peer);
+    if (this.peers.get(peer.id) === peer) this.#emit('connection', peer);
   }
 
   async #listenTo(id, link, before = -1, silences = 0) {
     const packets = await link.packetsReceived();
-    if (!this.peers.get(id)?.away || this.#links.get(id) !== link) return;
+    if (!this.#isLost(id) || this.#links.get(id) !== link) return;
     const silent = packets === before ? silences + 1 : 0;
     if (silent === SILENCES) this.#drop(id);
     else this.#soon(id, 'listen', LISTEN_EVERY, () => this.#listenTo(id, link, packets, silent));
@@ -1959,9 +2143,16 @@ export class Room {
   // Who is live
 
   #tellLive() {
+    const media_type = this.#media();
+    const message = media_type ? { type: 'broadcast_start', media_type } : { type: 'broadcast_stop' };
+    if (this.#signaling.send(message)) this.#declared = media_type;
+  }
+
+  /** As what we are live; null if we are not. */
+  #media() {
+    if (!this.published) return null;
     const tracks = [...this.#outgoing.values()].flatMap((stream) => stream.tracks);
-    const media_type = tracks.some(({ kind }) => kind === 'video') ? 'video' : 'audio';
-    this.#signaling.send({ type: 'broadcast_start', media_type });
+    return tracks.some(({ kind }) => kind === 'video') ? 'video' : 'audio';
   }
 
   #wentLive({ client_id: id, media_type: media, started_at: since }) {
@@ -1982,7 +2173,7 @@ export class Room {
   /** A peer that reconnects stops and is live again at once. Nobody need see that. */
   #stoppedLive(id) {
     const peer = this.peers.get(id);
-    if (!peer?.live || peer.away) return;
+    if (!peer?.live || this.#isLost(id)) return;
     if ([...peer.streams.values()].some(hasTracks)) this.#soon(id, 'stop', STOP_AFTER, () => this.#ended(id));
     else this.#ended(id);
   }
@@ -2044,7 +2235,7 @@ export class Room {
   #linkChanged(id, link) {
     const peer = this.peers.get(id);
     if (this.#links.get(id) !== link || !peer) return;
-    if (peer.away && link.state !== 'connected') return this.#drop(id);
+    if (this.#isLost(id) && link.state !== 'connected') return this.#drop(id);
     if (peer.state === link.state) return;
     peer.state = link.state;
     if (peer.state === 'connected') this.#forget(peer, link.streams);

@@ -35,7 +35,7 @@ export class Peer {
    */
   state = 'none';
   /**
-   * The server has lost it, and its media still flow. It has half a minute to come back.
+   * The server has lost it, and it may come back as the same. Its media may flow all the while.
    *
    * @type {boolean}
    */

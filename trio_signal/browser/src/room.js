@@ -87,6 +87,7 @@ export class Room {
   #ownIceServers; // of the application
   #wantsMedia;
   #settle; // of the promise that `join` gave, until it is settled
+  #declared = null; // as what the server was told that we are live, since we joined
 
   /** @private */
   constructor(url, { room, username, token, clientId, iceServers, media = true, trace }, resolve, reject) {
@@ -180,8 +181,7 @@ export class Room {
       this.#outgoing.delete(one);
     }
     for (const link of this.#links.values()) link.send();
-    if (this.published) this.#tellLive();
-    else this.#signaling.send({ type: 'broadcast_stop' });
+    this.#tellLive();
   }
 
   /**
@@ -233,6 +233,9 @@ export class Room {
   #received(message) {
     const { type, from, client_id: id } = message;
     if (type === 'auth_success') this.#joined(message);
+    else if (type === 'resumed') this.#resumed();
+    else if (type === 'user_away') this.#lostTouch(id);
+    else if (type === 'user_back') this.#inTouch(id);
     else if (type === 'users_in_room') this.#pictured(message.users);
     else if (type === 'active_broadcasts') message.broadcasters.forEach((b) => this.#wentLive(b));
     else if (type === 'user_joined') this.#arrived(message);
@@ -259,7 +262,16 @@ export class Room {
     // To the others we are somebody new, and which side is the polite one may be different.
     if (client_id !== this.me.id) for (const id of [...this.peers.keys()]) this.#drop(id);
     this.me = { id: client_id, name: user };
+    this.#declared = null;
     this.#iceServers = this.#ownIceServers ?? ice_servers ?? [];
+  }
+
+  /** We are the same peer as before. What was said while there was no connection was not kept. */
+  #resumed() {
+    this.state = 'joined';
+    if (this.#declared !== this.#media()) this.#tellLive();
+    for (const link of [...this.#links.values()]) link.resume();
+    this.#emit('state', 'joined', '');
   }
 
   /** The picture of the room: the first one, or after a lost connection one to compare with. */
@@ -299,11 +311,13 @@ export class Room {
     this.#never(peer.id, 'drop');
     this.#never(peer.id, 'listen');
     const { away, name: before } = peer;
-    Object.assign(peer, { away: false, name });
+    peer.name = name;
+    if (away) this.#setAway(peer, false);
+    if (!this.peers.has(peer.id)) return; // a listener left the room
     if (away && peer.live) this.#soon(peer.id, 'stop', STOP_AFTER, () => this.#ended(peer.id));
     if (this.#links.has(peer.id)) this.#links.get(peer.id).resume();
     else this.#serve(peer.id);
-    if (away || name !== before) this.#emit('connection', peer);
+    if (name !== before) this.#emit('connection', peer);
   }
 
   /**
@@ -312,18 +326,40 @@ export class Room {
    */
   #departed(id, cause) {
     const peer = this.peers.get(id);
-    if (!peer || peer.away) return;
+    if (!peer || this.#isLost(id)) return;
     if (peer.state !== 'connected' || GONE.has(cause)) return this.#drop(id);
-    peer.away = true;
     this.#never(id, 'stop');
     this.#soon(id, 'drop', RETURN_WITHIN, () => this.#drop(id));
     this.#listenTo(id, this.#links.get(id));
-    this.#emit('connection', peer);
+    if (!peer.away) this.#setAway(peer, true);
+  }
+
+  /** Whether the server has told that it has left, and only its media say that it is there. */
+  #isLost(id) {
+    return Boolean(this.#timers.get(id)?.drop);
+  }
+
+  /** It has no connection to the server, which holds its place and will tell how that ends. */
+  #lostTouch(id) {
+    const peer = this.peers.get(id);
+    if (peer && !peer.away) this.#setAway(peer, true);
+  }
+
+  #inTouch(id) {
+    const peer = this.peers.get(id);
+    if (peer?.away && !this.#isLost(id)) this.#setAway(peer, false);
+  }
+
+  #setAway(peer, away) {
+    peer.away = away;
+    if (away) this.#emit('away', peer);
+    else this.#emit('back', peer);
+    if (this.peers.get(peer.id) === peer) this.#emit('connection', peer);
   }
 
   async #listenTo(id, link, before = -1, silences = 0) {
     const packets = await link.packetsReceived();
-    if (!this.peers.get(id)?.away || this.#links.get(id) !== link) return;
+    if (!this.#isLost(id) || this.#links.get(id) !== link) return;
     const silent = packets === before ? silences + 1 : 0;
     if (silent === SILENCES) this.#drop(id);
     else this.#soon(id, 'listen', LISTEN_EVERY, () => this.#listenTo(id, link, packets, silent));
@@ -348,9 +384,16 @@ export class Room {
   // Who is live
 
   #tellLive() {
+    const media_type = this.#media();
+    const message = media_type ? { type: 'broadcast_start', media_type } : { type: 'broadcast_stop' };
+    if (this.#signaling.send(message)) this.#declared = media_type;
+  }
+
+  /** As what we are live; null if we are not. */
+  #media() {
+    if (!this.published) return null;
     const tracks = [...this.#outgoing.values()].flatMap((stream) => stream.tracks);
-    const media_type = tracks.some(({ kind }) => kind === 'video') ? 'video' : 'audio';
-    this.#signaling.send({ type: 'broadcast_start', media_type });
+    return tracks.some(({ kind }) => kind === 'video') ? 'video' : 'audio';
   }
 
   #wentLive({ client_id: id, media_type: media, started_at: since }) {
@@ -371,7 +414,7 @@ export class Room {
   /** A peer that reconnects stops and is live again at once. Nobody need see that. */
   #stoppedLive(id) {
     const peer = this.peers.get(id);
-    if (!peer?.live || peer.away) return;
+    if (!peer?.live || this.#isLost(id)) return;
     if ([...peer.streams.values()].some(hasTracks)) this.#soon(id, 'stop', STOP_AFTER, () => this.#ended(id));
     else this.#ended(id);
   }
@@ -433,7 +476,7 @@ export class Room {
   #linkChanged(id, link) {
     const peer = this.peers.get(id);
     if (this.#links.get(id) !== link || !peer) return;
-    if (peer.away && link.state !== 'connected') return this.#drop(id);
+    if (this.#isLost(id) && link.state !== 'connected') return this.#drop(id);
     if (peer.state === link.state) return;
     peer.state = link.state;
     if (peer.state === 'connected') this.#forget(peer, link.streams);

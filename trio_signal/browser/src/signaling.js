@@ -1,5 +1,7 @@
 // The WebSocket to the server, and when it is opened again.
 
+import { Resumption } from './resumption.js';
+
 const FIRST_DELAY = 500; // ms, doubled with each attempt
 const LONGEST_DELAY = 5_000;
 const CONNECT_WITHIN = 10_000; // ms; a network that swallows everything refuses nothing
@@ -9,6 +11,8 @@ const HEARTBEAT = 20_000; // ms, until the server has told its own
 const FINAL_CODES = new Set([1000, 1002, 1003, 1007, 1008, 1009, 4001, 4004, 4409]);
 const GOING_AWAY = 1001;
 const LOST = 1006;
+/** After these the server keeps the session for a while: docs/protocols/mesh.md. */
+const RESUMABLE = new Set([GOING_AWAY, LOST, 1011, 1012]);
 const GOODBYE = 1000;
 const FOR_ANOTHER = 4000; // it is no goodbye: the next one is opened soon
 
@@ -35,7 +39,10 @@ export class Signaling {
   #isOther;
   #trace;
   #socket = null;
+  #stale = null; // a socket that fell silent; to close it would be to say goodbye
   #isJoined = false; // the handshake is over
+  #resumption = null; // what we need to come back as the same peer; null if we cannot
+  #beat = HEARTBEAT;
   #attempt = 0;
   #retry = 0;
   #watchdog = 0;
@@ -78,24 +85,43 @@ export class Signaling {
     clearTimeout(this.#retry);
     this.#retry = 0;
     const socket = new WebSocket(this.#url);
-    socket.onmessage = ({ data }) => this.#receive(socket, JSON.parse(data));
+    socket.onmessage = ({ data }) => this.#receive(socket, JSON.parse(data), data.length);
     socket.onclose = ({ code, reason }) => this.#lost(code, reason);
     this.#socket = socket;
     this.#watchdog = setTimeout(() => this.#lost(LOST, 'No answer'), CONNECT_WITHIN);
     this.#onState('connecting');
   }
 
-  /** Sends at once, or not at all: what a lost connection missed, the next join tells anew. */
+  /** Sends at once, or not at all. What a lost connection missed is sent again when we resume. */
   send(message) {
-    return this.#isJoined && this.#write(message);
+    if (!this.#isJoined || !this.#isOpen()) return false;
+    const text = JSON.stringify(message);
+    this.#resumption?.keep(text);
+    if (this.#resumption?.overflowed) this.#resumption = null;
+    this.#socket.send(text);
+    this.#trace(message, true);
+    this.#askIfDue();
+    return true;
   }
 
   /** Of the handshake and the heartbeat; before the handshake is over, the server takes nothing else. */
   #write(message) {
-    if (this.#socket?.readyState !== WebSocket.OPEN) return false;
+    if (!this.#isOpen()) return;
     this.#socket.send(JSON.stringify(message));
     this.#trace(message, true);
-    return true;
+  }
+
+  #isOpen() {
+    return this.#socket?.readyState === WebSocket.OPEN;
+  }
+
+  /** Says how much has come, and asks how much has arrived, before either side has to keep too much. */
+  #askIfDue() {
+    if (this.#resumption?.isDue) this.#ping();
+  }
+
+  #ping() {
+    this.#write({ type: 'ping', received: this.#resumption?.ask() });
   }
 
   close() {
@@ -114,28 +140,54 @@ export class Signaling {
 
   /** What of the handshake and the heartbeat asks for something; they go by `#write`, all else by `send`. */
   #control = {
-    auth_required: (socket) => this.#sayHello(socket),
+    auth_required: (socket) => this.#sayHello(socket, this.#claims()),
     token_expiring: (socket) => this.#sayHello(socket),
-    auth_success: (socket, { heartbeat }) => this.#entered(heartbeat),
+    auth_success: (socket, { heartbeat, session }) => this.#entered(heartbeat, session),
+    not_resumed: () => { this.#resumption = null; },
+    resumed: (socket, { received }) => this.#resumed(received),
+    pong: (socket, { received }) => this.#resumption?.confirm(received),
   };
 
-  #receive(socket, message) {
+  #claims() {
+    const { id: session, received } = this.#resumption ?? {};
+    return { resume: true, session, received };
+  }
+
+  #receive(socket, message, size) {
     this.#heard = true;
     this.#trace(message, false);
+    this.#resumption?.came(message.type, size);
+    this.#askIfDue();
     if (Object.hasOwn(this.#control, message.type)) this.#control[message.type](socket, message);
     this.#onMessage(message);
   }
 
-  #entered(heartbeat) {
-    this.#attempt = 0;
-    this.#isJoined = true;
-    this.#beatEvery(heartbeat * 1000 || HEARTBEAT);
+  #entered(heartbeat, session) {
+    this.#resumption = session ? new Resumption(session.id) : null;
+    this.#beat = heartbeat * 1000 || HEARTBEAT;
+    this.#joined();
   }
 
-  async #sayHello(socket) {
+  /** Sends again what the server lacks; from now on what it has to tell comes as if nothing had been. */
+  #resumed(received) {
+    for (const text of this.#resumption.lacking(received)) {
+      this.#socket.send(text);
+      this.#trace(JSON.parse(text), true);
+    }
+    this.#joined();
+  }
+
+  #joined() {
+    this.#attempt = 0;
+    this.#isJoined = true;
+    this.#forgetStale(FOR_ANOTHER);
+    this.#beatOn();
+  }
+
+  async #sayHello(socket, claims) {
     try {
       const hello = await this.#hello();
-      if (socket === this.#socket) this.#write({ type: 'auth_token', ...hello });
+      if (socket === this.#socket) this.#write({ type: 'auth_token', ...hello, ...claims });
     } catch (error) {
       // The application could not get a token. That may be the network, so it is tried again.
       if (socket === this.#socket) this.#lost(LOST, String(error?.message ?? error));
@@ -143,6 +195,8 @@ export class Signaling {
   }
 
   #lost(code, reason) {
+    if (this.#isJoined && !RESUMABLE.has(code)) this.#resumption = null;
+    if (this.#isJoined && this.#resumption) this.#leaveStale();
     this.#drop(FOR_ANOTHER);
     if (this.#isOther(code, reason)) return this.open();
     const delay = retryDelay(code, this.#attempt++);
@@ -155,19 +209,36 @@ export class Signaling {
   }
 
   /** A dead network closes no socket. Whoever is silent for a whole beat is taken for gone. */
-  #beatEvery(interval) {
+  #beatOn() {
     clearTimeout(this.#watchdog);
     this.#heard = false;
-    this.#write({ type: 'ping' });
+    this.#ping();
     this.#watchdog = setTimeout(() => {
-      if (this.#heard) this.#beatEvery(interval);
+      if (this.#heard) this.#beatOn();
       else this.#lost(LOST, 'No sign of life');
-    }, interval);
+    }, this.#beat);
+  }
+
+  /** The server may hear of it after all, and any code that a page may give means that we do not come back. */
+  #leaveStale() {
+    this.#forgetStale(FOR_ANOTHER);
+    this.#stale = this.#socket;
+    this.#stale.onmessage = this.#stale.onclose = null;
+    this.#socket = null;
+  }
+
+  #forgetStale(code) {
+    this.#stale?.close(code);
+    this.#stale = null;
   }
 
   #drop(code) {
     clearTimeout(this.#watchdog);
     this.#isJoined = false;
+    if (code === GOODBYE) {
+      this.#resumption = null;
+      this.#forgetStale(code);
+    }
     if (!this.#socket) return;
     this.#socket.onmessage = this.#socket.onclose = null;
     this.#socket.close(code);

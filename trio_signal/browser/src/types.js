@@ -58,6 +58,9 @@
  * @property {(peer: Peer) => void} peer - Somebody is here. A listener is told of everybody: first, right after
  *   `on`, of those that are here already, and then of who comes.
  * @property {(peer: Peer) => void} left - Somebody left.
+ * @property {(peer: Peer) => void} away - A peer has lost the server, and may come back as the same: `back`
+ *   follows, or `left`. What is sent to it meanwhile, it gets when it is back.
+ * @property {(peer: Peer) => void} back - A peer that was away is back.
  * @property {(peer: Peer) => void} live - A peer went live, or changed what it shows. Those that were
  *   live before you joined are told right after it.
  * @property {(peer: Peer) => void} stopped - Its broadcast is over, and `peer.stream` is null.
