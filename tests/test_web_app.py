@@ -20,8 +20,8 @@ from trio_signal.hub import Hub
 from trio_signal.limits import Limits
 from trio_signal.messages.commands import Close
 from trio_signal.metrics import Metrics
-from trio_signal.web.addresses import request_address
 from trio_signal.web.app import create_app
+from trio_signal.web.callers import request_address
 
 TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 

@@ -9,13 +9,12 @@ from trio_signal.auth import Auth, find_token, read_login_token
 from trio_signal.config import Settings
 from trio_signal.cookies import find_user
 from trio_signal.errors import AuthenticationError, HttpError, IdentityMismatchError, Reason
-from trio_signal.limits import Limits, network_of
+from trio_signal.limits import Limits, client_address, network_of
 from trio_signal.messages.commands import Authenticate
 from trio_signal.messages.identity import Identity
 from trio_signal.metrics import Metrics
 from trio_signal.names import MAX_ID
 from trio_signal.pacing import cost_of_delivery
-from trio_signal.web.addresses import request_address
 
 #: Methods that change nothing.
 _READING = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -139,3 +138,9 @@ def _check_origin(settings: Settings) -> None:
     origin = request.headers.get("Origin")
     if origin is None or not settings.trusts_origin(origin, request.headers.get("Host")):
         raise HttpError(403, "Pages of this origin may not do this")
+
+
+def request_address(settings: Settings) -> str:
+    """The address of who sends the current request, as the trusted proxies say."""
+    forwarded = request.headers.getlist("X-Forwarded-For")
+    return client_address(request.remote_addr or "", forwarded, settings.trusted_proxies)
