@@ -43,7 +43,8 @@ class Flusher:
         """Empty the outboxes for which it is called, until cancelled."""
         while True:
             self._deliver(self._called, BUDGET)
-            self._deliver(self._late, LATE_BUDGET)
+            if self._late:
+                self._deliver(self._late, LATE_BUDGET)
             if self._called or self._late:
                 await trio.lowlevel.checkpoint()
             else:
