@@ -11,11 +11,13 @@ import pytest
 from playwright.sync_api import Browser, Page, Playwright, sync_playwright
 
 from tests.browser.visitors import AUTOPLAY, ELSEWHERE, Server, Visitors, open_chromium
+from tests.test_openapi import KEY
 
 
 @pytest.fixture(scope="package")
 def server() -> Iterator[Server]:
-    server = Server(environment={"TRIO_SIGNAL_ALLOWED_ORIGINS": ELSEWHERE})
+    environment = {"TRIO_SIGNAL_ALLOWED_ORIGINS": ELSEWHERE, "TRIO_SIGNAL_API_KEYS": f"site:{KEY}"}
+    server = Server(environment=environment)
     server.start()
     yield server
     assert server.stop() == 0

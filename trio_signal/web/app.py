@@ -9,6 +9,7 @@ from structlog.contextvars import bind_contextvars
 from werkzeug.exceptions import BadRequest, HTTPException
 
 from trio_signal.auth import Auth
+from trio_signal.backend import PREFIX
 from trio_signal.config import Settings
 from trio_signal.dialects import DIALECTS, dialect_at
 from trio_signal.dialects.rest import Detail
@@ -21,7 +22,7 @@ from trio_signal.names import MAX_ID
 from trio_signal.sharing import Sharing
 from trio_signal.web.accounts import add_accounts
 from trio_signal.web.asyncapi import add_asyncapi
-from trio_signal.web.backend import PREFIX, ServerRoutes, problem_of
+from trio_signal.web.backend import ServerRoutes, problem_of
 from trio_signal.web.bodies import json_answer
 from trio_signal.web.callers import Callers, require_bearer
 from trio_signal.web.calls import DialectRoutes

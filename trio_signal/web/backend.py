@@ -14,7 +14,7 @@ from quart import Response, request
 from quart_trio import QuartTrio
 
 from trio_signal.auth import Auth, mint_token
-from trio_signal.backend import PeerDetail, RoomDetail, RoomSummary
+from trio_signal.backend import PREFIX, PeerDetail, RoomDetail, RoomSummary
 from trio_signal.config import Settings
 from trio_signal.dialects.rest import MAX_BYTES, Answer, Operation, Route, fit, json_answer
 from trio_signal.errors import (
@@ -28,10 +28,11 @@ from trio_signal.names import MAX_ID, clean_name
 from trio_signal.web.api_keys import KeyRing
 from trio_signal.web.callers import Callers
 from trio_signal.web.calls import raw_path, read_path, to_rule
+from trio_signal.web.changes import add_changes
 
 T = TypeVar("T")
 
-PREFIX = "/api/v1/server"
+
 #: Rooms on a page.
 MAX_ROOMS = 1000
 #: Seconds that a client's token may be good for.
@@ -280,6 +281,8 @@ class ServerRoutes:
 
     def add_to(self, app: QuartTrio) -> None:
         """Let the app serve them."""
+        if self.routes:
+            add_changes(app, self._hub, self._keys)
         for route in self.routes:
             method, path = route.call.split(" ")
             app.add_url_rule(

@@ -91,8 +91,8 @@ OPERATIONS: dict[str, Operation] = {
 #: What is no JSON, or is this document.
 NOT_DESCRIBED = frozenset(
     {
-        *("/", "/client/{name}", "/demo/{name}", "/metrics"),
-        *("/openapi.json", "/asyncapi.json"),
+        *("/", "/admin", "/client/{name}", "/demo/{name}", "/metrics"),
+        *("/openapi.json", "/asyncapi.json", "/api/v1/server/events"),
     }
 )
 

@@ -57,6 +57,10 @@ def add_pages(app: QuartTrio, sharing: Sharing | None = None, card: Struct | Non
             return json_answer(card)
         return answer("index.html")
 
+    @app.get("/admin")
+    async def admin() -> Response:
+        return answer("admin.html")
+
     @app.get("/demo/<name>")
     async def demo(name: str) -> Response:
         return answer(name if name in files else f"{name}.html")
@@ -84,7 +88,7 @@ def _make_files(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    for name in PAGES:
+    for name in (*PAGES, "admin"):
         text = templates.get_template(f"{name}.html").render(
             name=name, demos=PAGES[1:], sharing=sharing
         )

@@ -1,0 +1,52 @@
+"""The page for operators: what they do is seen in the pages of those to whom it is done."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from playwright.sync_api import Page, expect
+
+from tests.browser.visitors import Visitors, expect_accessible
+from tests.test_openapi import KEY
+
+Visit = Callable[..., Page]
+
+
+def test_an_operator_sees_and_ends_a_call(visit: Visit, visitors: Visitors) -> None:
+    visitors.tolerate("/demo/call?room=admin-test moves")  # when the call is over
+    ann = visit("/demo/call")
+    ann.get_by_label("Your name").fill("Ann")
+    ann.get_by_label("Room").fill("admin-test")
+    ann.get_by_role("button", name="Join without camera", exact=True).click()
+    expect(ann.get_by_role("toolbar", name="Call")).to_be_visible()
+
+    admin = visit("/admin")
+    admin.get_by_label("API key").fill(KEY)
+    expect_accessible(admin)
+    admin.get_by_role("button", name="Connect").click()
+    admin.get_by_label("Rooms whose name begins with").fill("admin-")
+    expect_accessible(admin)
+    admin.get_by_role("button", name="admin-test", exact=True).click()
+    expect(admin.get_by_text("1 of 1 peers")).to_be_visible()
+    expect_accessible(admin)
+    # It follows what happens without being asked.
+    bob = visit("/demo/call")
+    bob.get_by_label("Your name").fill("Bob")
+    bob.get_by_label("Room").fill("admin-test")
+    bob.get_by_role("button", name="Join without camera", exact=True).click()
+    expect(admin.get_by_text("2 of 2 peers")).to_be_visible()
+    admin.get_by_label("Only peers with").fill("bob")
+    expect(admin.get_by_text("1 of 2 peers")).to_be_visible()
+
+    admin.get_by_role("button", name="Lock", exact=True).click()
+    expect(admin.get_by_role("button", name="Unlock", exact=True)).to_be_visible()
+    admin.get_by_label("Message to all").fill("The break is over")
+    admin.get_by_role("button", name="Send").click()
+    expect(admin.get_by_role("status").filter(has_text="Sent")).to_be_visible()
+    admin.get_by_label("Reason").fill("Be kind")
+    admin.get_by_role("button", name="Ban Bob").click()
+    expect(admin.get_by_text("0 of 1 peers")).to_be_visible()
+    expect(bob.get_by_text("Be kind")).to_be_visible()
+    expect(ann.get_by_role("toolbar", name="Call")).to_be_visible()
+    admin.get_by_role("button", name="Take everybody out").click()
+    expect(admin.get_by_text("0 of 0 peers")).to_be_visible()

@@ -1,0 +1,196 @@
+/** For operators: the rooms and peers of all replicas, and what may be done to them. */
+
+import { h, write } from '/client/dom.js';
+
+const API = '/api/v1/server';
+const PAGE = 50; // rows
+const AGAIN = 2000; // milliseconds until the next attempt to hear of changes
+
+const $ = (id) => document.getElementById(id);
+let key = '';
+let roomId = null;
+/** With what the page of rooms begins, and the next one. */
+let cursor = '';
+let nextCursor = null;
+/** All peers of the room, and which page of them is shown. */
+let peers = [];
+let page = 0;
+let listening = null;
+
+async function ask(method, path, body) {
+  const headers = { Authorization: `Bearer ${key}` };
+  if (body !== undefined) headers['Content-Type'] = 'application/json';
+  const answer = await fetch(`${API}${path}`, { method, headers, body: body && JSON.stringify(body) });
+  const said = await answer.json().catch(() => ({}));
+  if (!answer.ok) throw new Error(said.error?.message ?? `The server answered ${answer.status}`);
+  return said;
+}
+
+const room = (...more) => ['/rooms', encodeURIComponent(roomId), ...more].join('/');
+
+function state(text, which) {
+  write($('state'), text);
+  $('state').dataset.state = which;
+}
+
+/** Does something for the operator, and says what became of it. */
+async function attempt(what, done) {
+  try {
+    await what();
+    if (done) state(done, 'open');
+  } catch (error) {
+    state(error.message, 'closed');
+  }
+}
+
+// What is shown
+
+async function look() {
+  if (roomId === null) await lookAtRooms();
+  else await lookAtRoom();
+}
+
+async function lookAtRooms() {
+  const query = new URLSearchParams({ limit: PAGE, cursor, prefix: $('prefix').value });
+  const { rooms, next } = await ask('GET', `/rooms?${query}`);
+  nextCursor = next;
+  $('rooms-next').disabled = next === null;
+  $('rooms-first').disabled = cursor === '';
+  $('room-list').replaceChildren(...rooms.map(({ id, peers, users, live }) => h('tr', {},
+    h('th', { scope: 'row' }, h('button', { type: 'button', onclick: () => show(id) }, id)),
+    h('td', {}, peers), h('td', {}, users), h('td', {}, live))));
+  const { status, reason } = await fetch('/readyz').then((answer) => answer.json());
+  write($('health'), `The replica that answers is ${status}${reason ? `: ${reason}` : ''}.`);
+}
+
+async function lookAtRoom() {
+  const found = await ask('GET', room());
+  peers = found.peers;
+  write($('lock'), found.locked ? 'Unlock' : 'Lock');
+  $('lock').setAttribute('aria-pressed', found.locked);
+  drawPeers();
+}
+
+function drawPeers() {
+  const wanted = $('search').value.toLowerCase();
+  const some = peers.filter(({ peer_id, user_id, username }) =>
+    [peer_id, user_id, username].some((text) => text.toLowerCase().includes(wanted)));
+  page = Math.min(page, Math.max(Math.ceil(some.length / PAGE) - 1, 0));
+  const shown = some.slice(page * PAGE, (page + 1) * PAGE);
+  $('peers-before').disabled = page === 0;
+  $('peers-next').disabled = (page + 1) * PAGE >= some.length;
+  write($('count'), `${some.length} of ${peers.length} peers`);
+  const focused = document.activeElement?.dataset?.act;
+  $('peer-list').replaceChildren(...shown.map(row));
+  if (focused) document.querySelector(`[data-act="${CSS.escape(focused)}"]`)?.focus();
+}
+
+function row({ peer_id, user_id, username, dialect, live, joined_at, replica }) {
+  const button = (word, act) => h('button', {
+    type: 'button', 'aria-label': `${word} ${username}`, 'data-act': `${word} ${peer_id}`, onclick: act,
+  }, word);
+  return h('tr', {},
+    h('th', { scope: 'row', title: peer_id }, username),
+    h('td', {}, user_id), h('td', {}, dialect), h('td', {}, live ? 'live' : ''),
+    h('td', {}, h('time', { dateTime: joined_at }, new Date(joined_at).toLocaleTimeString())),
+    h('td', { title: replica }, replica.slice(0, 8)),
+    h('td', {}, h('div', { class: 'row' },
+      button('Take out', () => takeOut(peer_id)),
+      button('Ban', () => takeOut(peer_id, $('minutes').valueAsNumber * 60)))));
+}
+
+function takeOut(peer, seconds) {
+  const body = { reason: $('reason').value || undefined, ban_seconds: seconds };
+  attempt(async () => {
+    await ask('DELETE', room('peers', encodeURIComponent(peer)), body);
+    await look();
+  }, seconds ? 'Banned' : 'Taken out');
+}
+
+// Where one is
+
+function show(id) {
+  roomId = id;
+  page = 0;
+  $('rooms').hidden = id !== null;
+  $('room').hidden = id === null;
+  write($('room-title'), id ?? '');
+  $(id === null ? 'rooms-title' : 'room-title').focus();
+  listen();
+}
+
+/** Hears of changes, again and again, until another room is shown. */
+async function listen() {
+  listening?.abort();
+  const mine = (listening = new AbortController());
+  while (!mine.signal.aborted) {
+    try {
+      await attempt(look);
+      const query = roomId === null ? '' : `?${new URLSearchParams({ room: roomId })}`;
+      const headers = { Authorization: `Bearer ${key}` };
+      const answer = await fetch(`${API}/events${query}`, { headers, signal: mine.signal });
+      const reader = answer.body.getReader();
+      state('Connected', 'open');
+      for (;;) {
+        const { done, value } = await reader.read();
+        if (done) break;
+        if (new TextDecoder().decode(value).includes('event: change')) await attempt(look);
+      }
+    } catch {
+      if (mine.signal.aborted) return;
+    }
+    state('Connecting again', 'closed');
+    await new Promise((resolve) => setTimeout(resolve, AGAIN));
+  }
+}
+
+$('access').addEventListener('submit', async (event) => {
+  event.preventDefault();
+  key = $('key').value.trim();
+  try {
+    await ask('GET', '/rooms?limit=1');
+  } catch (error) {
+    $('problem').hidden = false;
+    write($('problem'), error.message);
+    return;
+  }
+  $('access').hidden = true;
+  show(null);
+});
+$('prefix').addEventListener('input', () => {
+  cursor = '';
+  attempt(look);
+});
+$('rooms-first').addEventListener('click', () => {
+  cursor = '';
+  attempt(look);
+});
+$('rooms-next').addEventListener('click', () => {
+  cursor = nextCursor ?? '';
+  attempt(look);
+});
+$('back').addEventListener('click', () => show(null));
+$('search').addEventListener('input', drawPeers);
+$('peers-before').addEventListener('click', () => {
+  page -= 1;
+  drawPeers();
+});
+$('peers-next').addEventListener('click', () => {
+  page += 1;
+  drawPeers();
+});
+$('lock').addEventListener('click', () => attempt(async () => {
+  await ask('PATCH', room(), { locked: $('lock').getAttribute('aria-pressed') !== 'true' });
+  await look();
+}, 'Done'));
+$('close-room').addEventListener('click', () => attempt(async () => {
+  await ask('DELETE', room(), { reason: $('reason').value || undefined });
+  await look();
+}, 'Everybody was taken out'));
+$('message').addEventListener('submit', (event) => {
+  event.preventDefault();
+  attempt(async () => {
+    await ask('POST', room('messages'), { data: $('text').value });
+    $('text').value = '';
+  }, 'Sent');
+});
