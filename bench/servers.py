@@ -150,6 +150,7 @@ TARGETS = (
     Target("node ws", _node("ws")),
     Target("socket.io", _node("socketio"), SOCKET_IO),
     Target("peerjs", _node("peerjs"), PEERJS),
+    Target("trio-signal peerjs", _ours, PEERJS, environment={**OURS, "TRIO_SIGNAL_AUTH": "open"}),
     Target("fastapi", _python("fastapi")),
     Target("starlette", _python("starlette")),
     Target("python-socketio", _python("python_socketio"), SOCKET_IO),
