@@ -78,7 +78,7 @@ class Receiver:
         with trio.move_on_after(patience):
             while not is_enough():
                 await self.came.wait()
-        assert is_enough(), self.words()
+        assert is_enough(), self.words()[-50:]
 
     async def until_told(self, count: int) -> None:
         """Wait until so many events came, and no more."""

@@ -155,3 +155,72 @@ def test_what_is_over_is_forgotten() -> None:
     holds.reserve("a", ann(), 0)
     holds.reserve("b", ann(), 100)
     assert list(holds._reserved._rooms) == ["b"]
+
+
+async def test_nobody_new_comes_into_a_locked_room(
+    a: Replica,  # noqa: F811
+    b: Replica,  # noqa: F811
+) -> None:
+    assert await refusal(a, ann()) is None
+    a.bus.holds.lock("r", locked=True)
+    await a.settle()
+    for replica in (a, b):
+        assert await replica.bus.holds.is_locked("r")
+        assert await refusal(replica, member("bob")) is Refusal.NOT_ALLOWED
+        assert await refusal(replica, member("bob"), "another") is None
+        replica.leave("bob", room="another")
+        await replica.settle()
+    assert await refusal(b, ann()) is None  # it has a connection there, and replaces it
+    b.bus.holds.lock("r", locked=False)
+    await b.settle()
+    assert await refusal(a, member("bob")) is None
+
+
+async def test_who_joins_while_a_room_is_locked_is_in_it_everywhere_or_nowhere(
+    a: Replica,  # noqa: F811
+    b: Replica,  # noqa: F811
+    c: Replica,  # noqa: F811
+) -> None:
+    for number in range(20):
+        room = f"r{number}"
+        refused: dict[str, object] = {}
+        assert await refusal(c, member("fence"), room) is None
+
+        async def join(replica: Replica, name: str, room: str, refused: dict[str, object]) -> None:
+            refused[name] = await refusal(replica, member(name), room)
+
+        async def lock(room: str) -> None:
+            await trio.lowlevel.checkpoint()
+            c.bus.holds.lock(room, locked=True)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(join, a, "ann", room, refused)
+            nursery.start_soon(lock, room)
+            nursery.start_soon(join, b, "bob", room, refused)
+        for replica in (a, b, c):
+            await replica.settle()
+        there = {name for name, reason in refused.items() if reason is None} | {"fence"}
+        for replica in (a, b, c):
+            assert {m.peer_id for m in await replica.bus.members(room)} == there
+            assert await refusal(replica, member("late"), room) is Refusal.NOT_ALLOWED
+
+
+async def test_bans_and_locks_are_written_again_when_redis_was_emptied(redis_url: str) -> None:
+    async with deploy_redis(2, redis_url) as deployed:
+        one, other = deployed.replicas
+        assert isinstance(one.bus, RedisBus)
+        assert isinstance(other.bus, RedisBus)
+        one.bus.holds.ban("r", ann(), 3600)
+        one.bus.holds.lock("locked", locked=True)
+        await one.settle()
+        await other.settle()
+        keys = [one.bus._key("holds"), one.bus._key("room", "r", "banned")]
+        await one.bus.redis.delete(*keys, one.bus._key("room", "locked", "locked"))
+        other.bus._start_over()  # as after an outage; the one that was told it first is gone
+        with trio.fail_after(PATIENCE):
+            while await refusal(one, ann()) is None:
+                one.leave("ann-1")
+                await trio.sleep(0.01)
+            while await refusal(one, member("bob"), "locked") is None:
+                one.leave("bob", room="locked")
+                await trio.sleep(0.01)
