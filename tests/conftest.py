@@ -64,6 +64,8 @@ WIDE_LIMITS = {
     "connects_per_ip_per_minute": 1_000_000,
     "http_requests_per_second": 100_000,
     "http_burst": 100_000,
+    # No load balancer has to notice that they stop.
+    "drain_pause": 0,
 }
 
 

@@ -1,12 +1,15 @@
 import socket
 
+import pytest
 import trio
+import trio.testing
 
 from tests.clients import PATIENCE, Service
 from tests.conftest import settings
 from tests.raw import open_raw
+from trio_signal.environment import load_settings
 from trio_signal.outbox import Outbox
-from trio_signal.server import open_server
+from trio_signal.server import open_server, pause_before_draining
 from trio_signal.session import Session
 
 
@@ -65,3 +68,40 @@ async def test_small_frames_do_not_wait_for_each_other() -> None:
             assert isinstance(session, Session)
             assert isinstance(session.outbox, Outbox)
             assert session.outbox._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
+
+
+async def test_a_load_balancer_has_time_to_notice_that_a_server_stops() -> None:
+    stop, pause = trio.Event(), 1.0
+    async with trio.open_nursery() as nursery:
+
+        async def serve(*, task_status: trio.TaskStatus[Service]) -> None:
+            async with open_server(settings(drain_pause=pause)) as server:
+                task_status.started(Service(f"{server.host}:{server.port}"))
+                await stop.wait()
+
+        service = await nursery.start(serve)
+        began = trio.current_time()
+        stop.set()
+        await trio.testing.wait_all_tasks_blocked()
+        async with open_raw(service.base) as probe, service.connect("/ws/r") as late:
+            await probe.send(
+                b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+            )
+            answer = await probe.receive_answer()
+            assert (answer.status, answer.body) == (503, b'{"status":"stopping"}')
+            await late.expect("auth_required")
+            await late.expect_close(1001, "Server going away")
+            assert trio.current_time() >= began + pause
+
+
+@pytest.mark.parametrize(
+    ("given", "seconds"),
+    [
+        ({}, 0.0),
+        ({"redis_url": "redis://localhost"}, 3.0),
+        ({"redis_url": "redis://localhost", "drain_pause": 0}, 0.0),
+        ({"drain_pause": 2}, 2.0),
+    ],
+)
+def test_who_has_no_other_replica_need_not_wait(given: dict[str, object], seconds: float) -> None:
+    assert pause_before_draining(load_settings(**given)) == seconds

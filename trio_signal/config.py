@@ -123,6 +123,9 @@ class Settings(BaseSettings):
     #: After this a replica that is not heard of counts as dead.
     lease: float = Field(10, ge=1)
     drain: float = Field(10, ge=0)
+    #: For which connections are still accepted after SIGTERM, while `/readyz` says 503; with Redis
+    #: 3, if not given, else 0.
+    drain_pause: float | None = Field(None, ge=0)
     #: For which a lost `mesh` session waits for its client; 0 turns resuming off.
     resume_grace: float = Field(15, ge=0)
 

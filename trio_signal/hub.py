@@ -204,7 +204,7 @@ class Hub:
         Those that are here are spread over `within` seconds at most, and a second per
         `LEAVE_RATE` of them, so that they do not all come back elsewhere at one moment.
         """
-        self.rooms.closing = close
+        self.rooms.is_stopping, self.rooms.closing = True, close
         leaving = list(self.participants)
         began, seconds = trio.current_time(), min(within, len(leaving) / LEAVE_RATE)
         for number, peer in enumerate(leaving):

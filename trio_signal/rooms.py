@@ -20,6 +20,8 @@ class Rooms(dict[str, LocalRoom]):
         super().__init__()
         self._bus = bus
         self._metrics = metrics
+        #: Whether the server is about to stop, and is to get no more clients.
+        self.is_stopping = False
         #: The reason with which peers are closed, once the server stops.
         self.closing: Close | None = None
 

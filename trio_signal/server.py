@@ -57,6 +57,8 @@ logger = logging.getLogger(__name__)
 
 #: Seconds to take leave of the other replicas; if Redis is gone, they have leases.
 RETIRE_TIMEOUT = 1.0
+#: Seconds before it stops accepting, if there are other replicas.
+_PAUSE = 3.0
 #: What part of the drain time may pass until the last peer is sent away.
 SPREAD = 0.6
 #: As many as the kernel allows; Trio's default as well.
@@ -134,9 +136,9 @@ async def open_server(settings: Settings, sharing: Sharing | None = None) -> Asy
 
     With `sharing` it is https, by the certificate of that.
 
-    Leaving the block stops accepting, closes every peer with 1001, lets the
-    rooms hear of it, and takes `settings.drain` seconds at most. A cancellation
-    ends everything at once. Raises OSError if the port cannot be had, and
+    Leaving the block tells load balancers. After a pause it stops accepting, closes every
+    peer with 1001, lets the rooms hear of it, and takes `settings.drain` seconds at most.
+    A cancellation ends everything at once. Raises OSError if the port cannot be had, and
     ConfigError if Redis refuses us, or if there can be no such database.
     """
     limits, metrics, rounds = Limits(settings), Metrics(), Rounds()
@@ -199,6 +201,9 @@ async def open_server(settings: Settings, sharing: Sharing | None = None) -> Asy
                             listener.accept, sock, connections, sharing and sharing.tls
                         )
                     yield Server(host, port, hub)
+                    # A load balancer sends clients here until it has asked whether it should.
+                    hub.rooms.is_stopping = True
+                    await trio.sleep(pause_before_draining(settings))
                     accepting.cancel_scope.cancel()
                 connections.cancel_scope.deadline = trio.current_time() + settings.drain
                 listener.drain()
@@ -214,6 +219,13 @@ async def open_server(settings: Settings, sharing: Sharing | None = None) -> Asy
             with trio.move_on_after(RETIRE_TIMEOUT):
                 await webhooks.finish()
         background.cancel_scope.cancel()
+
+
+def pause_before_draining(settings: Settings) -> float:
+    """Seconds in which load balancers may notice that this replica is about to stop."""
+    if settings.drain_pause is not None:
+        return settings.drain_pause
+    return 0.0 if settings.redis_url is None else _PAUSE
 
 
 async def open_sockets(settings: Settings) -> list[socket.socket]:

@@ -47,7 +47,7 @@ ALIVE = {"status": "ok"}
 
 def readiness(hub: Hub) -> tuple[HTTPStatus, dict[str, str]]:
     """What `/readyz` says."""
-    if hub.rooms.closing is not None:
+    if hub.rooms.is_stopping:
         return HTTPStatus.SERVICE_UNAVAILABLE, {"status": "stopping"}
     reason = hub.degraded
     if reason is not None:
