@@ -614,7 +614,7 @@ def test_who_is_live_again_after_long_is_seen_again(visit: Visit) -> None:
     bob = enter(visit, "again", "Bob")
     publish(ada)
     expect_watching(bob)
-    sockets[0].close(code=1011)
+    sockets[0].close(code=1013)  # the server keeps no place for it
     expect_told(bob, "stopped", "Ada")
     assert bob.evaluate("peer('Ada').stream") is None
     wait_until(ada, lambda: bool(held))
@@ -639,7 +639,7 @@ def open_mesh(
 
 def lose_server(page: Page, sockets: list[WebSocketRoute]) -> None:
     """Until the page's clock runs on, it does not connect again."""
-    sockets[-1].close(code=1011)
+    sockets[-1].close(code=1013)  # it keeps no place for the page
     expect_told(page, "state", "waiting")
 
 

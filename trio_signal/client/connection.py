@@ -39,7 +39,7 @@ _reader = Reader(
         *(mesh.Resumed, mesh.NotResumed, mesh.UserAway, mesh.UserBack),
         *(mesh.UserJoined, mesh.UserLeft, mesh.BroadcastStarted, mesh.BroadcastStopped),
         *(mesh.OfferFrom, mesh.AnswerFrom, mesh.IceCandidateFrom, mesh.MessageFrom),
-        *(mesh.TokenExpiring, mesh.TokenRenewed, mesh.Pong, mesh.Error),
+        *(mesh.RoomLocked, mesh.TokenExpiring, mesh.TokenRenewed, mesh.Pong, mesh.Error),
     )
 )
 
