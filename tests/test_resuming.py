@@ -15,7 +15,7 @@ import trio
 from trio_websocket import ConnectionClosed
 
 from tests.clients import PATIENCE, Client, Message, Service, open_client
-from tests.conftest import serve_once
+from tests.conftest import serve_once, serve_replicas
 from tests.effort import EFFORT
 from tests.raw import TEXT, RawClient, client_text, get, open_raw, split_frames, upgrade_head
 from tests.tokens import SECRET, make_token
@@ -89,6 +89,16 @@ async def open_room(**given: object) -> AsyncIterator[Room]:
     async with serve_once(**given) as service, trio.open_nursery() as nursery:
         with ExitStack() as sockets:
             yield Room(service, nursery, sockets)
+        nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def open_replicas(redis_url: str) -> AsyncIterator[tuple[Room, Room]]:
+    """Two replicas of one service, with a room each for those who connect there."""
+    async with serve_replicas(2, redis_url) as service, trio.open_nursery() as nursery:
+        with ExitStack() as sockets:
+            here, there = (Room(Service(base), nursery, sockets) for base in service.bases)
+            yield here, there
         nursery.cancel_scope.cancel()
 
 
@@ -329,6 +339,31 @@ async def test_who_guesses_is_not_listened_to_for_a_minute(room: Room) -> None:
     await (await room.ask(ann)).expect("not_resumed", reason="unknown")
     refused = 'trio_signal_refused_total{reason="resumes_per_ip"} 1.0'
     assert refused in (await get(room.service.base, "/metrics")).decode()
+
+
+# Among several replicas
+
+
+async def test_other_replicas_hear_of_it_and_their_signals_are_kept(redis_url: str) -> None:
+    async with open_replicas(redis_url) as (here, there):
+        ann, bob = await here.enter("ann"), await there.enter("bob")
+        await ann.client.expect("user_joined")
+        ann.client.reset()
+        await bob.client.expect("user_away", client_id="ann")
+        await bob.client.send("offer", to_="ann", offer={"sdp": 1})
+        await bob.client.send("message", data="to all")
+        ann, _ = await here.resume(ann)
+        await bob.client.expect("user_back", client_id="ann")
+        heard = {(await ann.client.receive())["type"] for _ in range(2)}  # by two ways
+        assert heard == {"offer", "message"}
+        # On another replica it is a new peer, which takes the place of the one that it was.
+        ann.client.reset()
+        await bob.client.expect("user_away")
+        heir = await there.ask(ann, clientId="ann", username="ann")
+        await heir.expect("not_resumed", reason="owner_lost")
+        await heir.expect("auth_success", client_id="ann")
+        await heir.expect("users_in_room")
+        await fence(heir, bob.client)
 
 
 # Whatever is cut
