@@ -52,6 +52,8 @@ class Ledger:
                 del table[pair]
 
     def _hear(self, guest: Guest, message: Message) -> None:
+        if self._guests.get(guest.peer_id) is not guest:
+            return  # its replica says goodbye, and passes on what it has
         if message["type"] == "error":
             assert message["code"] == "target_not_found", message
             target = self._guests.get(message["to"])
