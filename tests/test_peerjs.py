@@ -71,39 +71,47 @@ async def test_peers_exchange_signals(service: Service) -> None:
 
 
 async def test_an_id_is_held_for_its_owner(service: Service) -> None:
-    async with service.connect(path_of("ann", "mine")) as old:
+    async with (
+        service.connect(path_of("ann", "mine")) as old,
+        service.connect(path_of("bob")) as bob,
+    ):
         await open_peer(old)
-        for _ in range(3):
-            async with service.connect(path_of("ann", "other")) as thief:
-                assert await thief.expect_close(1008) == [TAKEN]
-        async with (
-            service.connect(path_of("ann", "mine")) as new,
-            service.connect(path_of("bob")) as bob,
-        ):
+        await open_peer(bob)
+        await bob.send("OFFER", dst="ann", payload=0)
+        await old.expect("OFFER", src="bob")
+        await expect_taken(service)
+        async with service.connect(path_of("ann", "mine")) as new:
             await open_peer(new)
             await old.expect_close(4409)
-            await open_peer(bob)
-            await bob.send("OFFER", dst="ann", payload=1)
-            await new.expect("OFFER", src="bob")
+            # Who knew where it was finds it where it is now, and all in its order.
+            for number in range(20):
+                await bob.send("CANDIDATE", dst="ann", payload=number)
+            for number in range(20):
+                await new.expect("CANDIDATE", src="bob", payload=number)
             await bob.expect_nothing()
             await new.vanish()
-            for _ in range(3):
-                async with service.connect(path_of("ann", "other")) as thief:
-                    assert await thief.expect_close(1008) == [TAKEN]
-            # What is sent meanwhile waits; who gives the id back on purpose may lose it.
+        await expect_taken(service)
+        # What is sent meanwhile waits; who gives the id back on purpose may lose it.
+        for number in range(3):
+            await bob.send("CANDIDATE", dst="ann", payload=number)
+        async with service.connect(path_of("ann", "mine")) as back:
+            await open_peer(back)
             for number in range(3):
-                await bob.send("CANDIDATE", dst="ann", payload=number)
-            async with service.connect(path_of("ann", "mine")) as back:
-                await open_peer(back)
-                for number in range(3):
-                    await back.expect("CANDIDATE", src="bob", payload=number)
-                await back.send("LEAVE")
+                await back.expect("CANDIDATE", src="bob", payload=number)
+            await back.send("LEAVE")
+            await settle(back)
+            async with service.connect(path_of("ann", "other")) as heir:
+                await open_peer(heir)
+                await back.send("OFFER", dst="bob")
                 await settle(back)
-                async with service.connect(path_of("ann", "other")) as heir:
-                    await open_peer(heir)
-                    await back.send("OFFER", dst="bob")
-                    await settle(back)
-                    await bob.expect_nothing()
+                await bob.expect_nothing()
+
+
+async def expect_taken(service: Service) -> None:
+    """Nobody else gets the id of ann, on no replica."""
+    for _ in range(3):
+        async with service.connect(path_of("ann", "other")) as thief:
+            assert await thief.expect_close(1008) == [TAKEN]
 
 
 async def test_signals_wait_for_their_target_and_expire_once(service: Service) -> None:
