@@ -1,0 +1,157 @@
+"""PeerJS and y-webrtc as npm has them, in Chromium, on replicas that Redis joins."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Page
+
+from tests.browser.test_package import npm
+from tests.browser.visitors import HERE, Server, Visitors
+
+#: What a page has of these: `Peer`, `Y` and `WebrtcProvider`.
+ENTRY = """
+export { Peer } from 'peerjs';
+export * as Y from 'yjs';
+export { WebrtcProvider } from 'y-webrtc';
+"""
+
+# What happens to a peer is noted in `log`, and what it is sent in `heard`.
+MAKE_PEER = """([port, id, token]) => {
+    const peer = window.peer = new ecosystems.Peer(id, {
+        host: '127.0.0.1', port, path: '/some/where', token, config: {}, debug: 0,
+    });
+    window.log = [];
+    window.heard = [];
+    window.links = {};
+    const listen = link => {
+        links[link.peer] = link;
+        link.on('data', data => heard.push(data));
+        link.on('open', () => log.push(`linked ${link.peer}`));
+        link.on('close', () => log.push(`closed ${link.peer}`));
+    };
+    window.link = (id, serialization) =>
+        listen(peer.connect(id, serialization ? { serialization } : {}));
+    for (const event of ['open', 'disconnected', 'close']) peer.on(event, () => log.push(event));
+    peer.on('error', ({ type }) => log.push(type));
+    peer.on('connection', listen);
+}"""
+# The client has no setting for it: a load balancer would bring it elsewhere.
+MOVE = "port => { peer.socket._baseUrl = peer.socket._baseUrl.replace(/:\\d+/, `:${port}`); }"
+LOGGED = "([entry, times]) => log.filter(each => each === entry).length >= times"
+
+EDIT = """([port, password]) => {
+    window.document_ = new ecosystems.Y.Doc();
+    window.provider = new ecosystems.WebrtcProvider('sheet-7', document_, {
+        signaling: [`ws://127.0.0.1:${port}/topics`], password, filterBcConns: false,
+        peerOpts: { config: { iceServers: [] } },
+    });
+    window.sheet = document_.getText('sheet');
+}"""
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """All of them in one script."""
+    folder = Path(tmp_path_factory.mktemp("ecosystems"))
+    for name in ("package.json", "package-lock.json"):
+        (folder / name).write_text((HERE / name).read_text())
+    npm("ci", "--ignore-scripts", folder=folder, offline=False)
+    (folder / "entry.js").write_text(ENTRY)
+    command = [f"{folder}/node_modules/.bin/esbuild", "entry.js", "--bundle"]
+    command += ["--format=iife", "--global-name=ecosystems", "--define:global=window"]
+    made = subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True)
+    # An `eval` is a scope of its own.
+    script: str = made.stdout.replace("var ecosystems =", "window.ecosystems =", 1)
+    return script + "; 0"
+
+
+@pytest.fixture
+def replicas(redis_url: str) -> Iterator[list[Server]]:
+    environment = {"REDIS_URL": redis_url, "TRIO_SIGNAL_ALLOWED_ORIGINS": "*"}
+    environment |= {"TRIO_SIGNAL_REDIS_PREFIX": "ecosystems:"}
+    servers = [Server(environment=environment) for _ in range(2)]
+    for server in servers:
+        server.start()
+    yield servers
+    for server in servers:
+        server.stop()
+
+
+@pytest.fixture
+def pages(replicas: list[Server], browser: Browser, bundle: str) -> Iterator[list[Page]]:
+    visitors = Visitors(replicas[0])
+    pages = [visitors.page(browser, bypass_csp=True) for _ in range(3)]
+    for page in pages:
+        page.goto("/healthz")
+        page.evaluate(bundle)
+    yield pages
+    visitors.close()
+
+
+def wait(page: Page, entry: str, times: int = 1) -> None:
+    page.wait_for_function(LOGGED, arg=[entry, times])
+
+
+def open_peer(page: Page, server: Server, id_: str, token: str) -> None:
+    page.evaluate(MAKE_PEER, [server.port, id_, token])
+
+
+def expect_heard(page: Page, wanted: Any) -> None:
+    page.wait_for_function("wanted => JSON.stringify(heard.at(-1)) === wanted", arg=wanted)
+
+
+def test_peers_of_the_npm_package_connect(pages: list[Page], replicas: list[Server]) -> None:
+    """Across replicas, with one who comes late, one that is not there, and a replica that dies."""
+    ann, bob, eve = pages
+    one, two = replicas
+    open_peer(ann, one, "ann", "a")
+    wait(ann, "open")
+    ann.evaluate("link('bob'); link('nobody')")  # bob is not there yet
+    open_peer(bob, two, "bob", "b")
+    wait(bob, "linked ann")
+    wait(ann, "linked bob")
+    for serialization in ("json", "binary", "raw"):
+        ann.evaluate("serialization => link('bob', serialization)", serialization)
+        bob.wait_for_function("() => links.ann.open")
+        ann.wait_for_function("() => links.bob.open")
+        text = f'"over {serialization}"'
+        ann.evaluate("text => links.bob.send(JSON.parse(text))", text)
+        if serialization == "raw":
+            continue  # what comes is of another kind
+        expect_heard(bob, text)
+    wait(ann, "peer-unavailable")
+    assert ann.evaluate("log.filter(each => each === 'peer-unavailable').length") == 1
+    open_peer(eve, one, "bob", "e")
+    wait(eve, "unavailable-id")
+    # A cut socket: media go on, and the id is got back, here on the other replica.
+    bob.evaluate("peer.disconnect()")
+    wait(bob, "disconnected")
+    bob.evaluate(MOVE, one.port)
+    bob.evaluate("peer.reconnect()")
+    wait(bob, "open", 2)
+    ann.evaluate("links.bob.send('still')")
+    # A replica is killed, and comes back.
+    one.kill()
+    wait(ann, "disconnected")
+    ann.wait_for_function("() => links.bob.open")
+    one.start()
+    ann.evaluate("peer.reconnect()")
+    wait(ann, "open", 2)
+    assert ann.evaluate("log.filter(each => each.startsWith('closed')).length") == 0
+
+
+def test_two_edit_one_document(pages: list[Page], replicas: list[Server]) -> None:
+    """Of y-webrtc, over two replicas, with a password: the server sees no content."""
+    ann, bob, _ = pages
+    for page, server in ((ann, replicas[0]), (bob, replicas[1])):
+        page.evaluate(EDIT, [server.port, "secret"])
+    ann.evaluate("() => { sheet.insert(0, 'hello '); }")
+    bob.evaluate("() => { sheet.insert(0, 'world'); }")
+    for page in (ann, bob):
+        page.wait_for_function("() => ['hello world', 'worldhello '].includes(sheet.toString())")
+    assert ann.evaluate("sheet.toString()") == bob.evaluate("sheet.toString()")
