@@ -296,6 +296,7 @@ def take_calls(studio: Studio) -> None:
             lobby.keyboard.press(key)
             studio.shoot(lobby, f"call-{name}")
             lobby.keyboard.press("Escape")
+        pages[1].keyboard.press("Escape")  # or it would be written into the chat
         pages[1].keyboard.press("s")
         wait_for_pictures(lobby, 4)  # one has no camera now, and one shows a screen
         studio.shoot(lobby, "call-screen")
