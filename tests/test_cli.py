@@ -40,7 +40,7 @@ def test_token_says_what_is_granted() -> None:
     command = "token --sub ann --name Ann --room a --room b-* --no-publish --moderator --creator"
     done = run(
         *command.split(),
-        *("--team-of", "cyd", "--ttl", "2d"),
+        *("--team-of", "cyd", "--ttl", "2d", "--admin"),
         TRIO_SIGNAL_JWT_SECRET=SECRET,
         TRIO_SIGNAL_JWT_ISSUER="us",
         TRIO_SIGNAL_JWT_AUDIENCE="signal",
@@ -57,6 +57,7 @@ def test_token_says_what_is_granted() -> None:
         "moderator": True,
         "creator": True,
         "team_of": "cyd",
+        "admin": True,
     }
 
 
@@ -130,6 +131,7 @@ def test_users_are_added_listed_and_removed(tmp_path: Path) -> None:
         "moderator": True,
         "creator": True,
         "team_of": "cyd",
+        "admin": False,
     }
     assert users(path, "remove", "ann").exit_code == 0
     assert users(path, "list").stdout == "bob\n"
