@@ -27,7 +27,6 @@ from tests.browser.visitors import (
     kill_browser,
     open_chromium,
 )
-from trio_signal.config import Settings
 
 Visit = Callable[..., Page]
 EXAMPLES = Path(__file__).resolve().parent.parent.parent / "examples"
@@ -66,16 +65,16 @@ WATCH_TILES = """() => {
         }
     }).observe(stage(), { childList: true });
 }"""
-#: Seconds for which the server keeps the place of whoever did not say goodbye, and two to be told.
-KEPT = Settings.model_fields["resume_grace"].default + 2
+#: Seconds for a page that did not say goodbye: its place is kept, but nothing comes from it.
+SILENT = 2.0
 #: How a page may end: what happens to it, and within how many seconds the others have to see it.
 ENDS: dict[str, tuple[Callable[[Page], object], float]] = {
-    "crashes": (crash_tab, KEPT),
+    "crashes": (crash_tab, SILENT),
     "presses Leave": (lambda page: tool(page, "Leave").click(), 0.3),
     "goes elsewhere": (lambda page: page.goto("about:blank", wait_until="commit"), 0.3),
     "is loaded again": (lambda page: page.reload(wait_until="commit"), 0.3),
     "is closed": (lambda page: page.close(), 0.3),
-    "is killed": (lambda page: kill_browser(browser_of(page)), KEPT),
+    "is killed": (lambda page: kill_browser(browser_of(page)), SILENT),
 }
 
 

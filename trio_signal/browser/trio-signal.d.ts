@@ -70,7 +70,7 @@ export interface Events {
   message: (data: any, peer: Peer) => void;
   /** The connection to the server changed. The reason is the server's, in words, or empty. */
   state: (state: RoomState, reason: string) => void;
-  /** `peer.state`, `peer.connection`, `peer.away` or `peer.name` changed. */
+  /** `peer.state`, `peer.connection`, `peer.away`, `peer.silent` or `peer.name` changed. */
   connection: (peer: Peer) => void;
   /** Something went wrong that does not end the room: a `RoomError` with the server's code, or what the browser threw. */
   error: (error: Error) => void;
@@ -174,6 +174,8 @@ export class Peer {
   readonly state: LinkState;
   /** The server has lost it, and it may come back as the same. Its media may flow all the while. */
   readonly away: boolean;
+  /** It is away, and nothing comes from it directly either: it may be gone. Show it no more, until it is back. */
+  readonly silent: boolean;
   /** The one to show where there is room for one, for `srcObject` of a video element: the `camera`, or else the oldest of its streams. */
   readonly stream: MediaStream | null;
   /** The peer connection, for what this client does not offer: read it, and leave its tracks and descriptions alone. Another one may take its place; the event `connection` tells so. Null if there is none. */

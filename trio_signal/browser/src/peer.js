@@ -40,6 +40,13 @@ export class Peer {
    * @type {boolean}
    */
   away = false;
+  /**
+   * It is away, and nothing comes from it directly either: it may be gone. Show it no more, until it
+   * is back.
+   *
+   * @type {boolean}
+   */
+  silent = false;
   #linkOf;
   #channelOf;
 

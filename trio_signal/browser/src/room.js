@@ -309,7 +309,6 @@ export class Room {
   /** It is the one we know, and its media may never have stopped. */
   #returned(peer, name) {
     this.#never(peer.id, 'drop');
-    this.#never(peer.id, 'listen');
     const { away, name: before } = peer;
     peer.name = name;
     if (away) this.#setAway(peer, false);
@@ -328,9 +327,9 @@ export class Room {
     const peer = this.peers.get(id);
     if (!peer || this.#isLost(id)) return;
     if (peer.state !== 'connected' || GONE.has(cause)) return this.#drop(id);
+    if (peer.silent) return this.#drop(id);
     this.#never(id, 'stop');
     this.#soon(id, 'drop', RETURN_WITHIN, () => this.#drop(id));
-    this.#listenTo(id, this.#links.get(id));
     if (!peer.away) this.#setAway(peer, true);
   }
 
@@ -352,17 +351,30 @@ export class Room {
 
   #setAway(peer, away) {
     peer.away = away;
-    if (away) this.#emit('away', peer);
-    else this.#emit('back', peer);
+    peer.silent = false;
+    if (away) {
+      this.#emit('away', peer);
+      if (peer.away) this.#listenTo(peer, this.#links.get(peer.id));
+    } else {
+      this.#never(peer.id, 'listen');
+      this.#emit('back', peer);
+    }
     if (this.peers.get(peer.id) === peer) this.#emit('connection', peer);
   }
 
-  async #listenTo(id, link, before = -1, silences = 0) {
-    const packets = await link.packetsReceived();
-    if (!this.#isLost(id) || this.#links.get(id) !== link) return;
-    const silent = packets === before ? silences + 1 : 0;
-    if (silent === SILENCES) this.#drop(id);
-    else this.#soon(id, 'listen', LISTEN_EVERY, () => this.#listenTo(id, link, packets, silent));
+  /** While a peer is away, its media tell whether it is there. */
+  async #listenTo(peer, link, before = -1, silences = 0) {
+    const packets = (await link?.packetsReceived()) ?? before;
+    if (!peer.away || this.peers.get(peer.id) !== peer || this.#links.get(peer.id) !== link) return;
+    const silent = Object.is(packets, before) ? silences + 1 : 0;
+    if (silent < SILENCES) {
+      this.#soon(peer.id, 'listen', LISTEN_EVERY, () => this.#listenTo(peer, link, packets, silent));
+    } else if (this.#isLost(peer.id)) {
+      this.#drop(peer.id);
+    } else {
+      peer.silent = true;
+      this.#emit('connection', peer);
+    }
   }
 
   #drop(id, tell = true) {

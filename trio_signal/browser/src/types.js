@@ -75,7 +75,7 @@
  * @property {(data: any, peer: Peer) => void} message - What a peer gave to `room.send`.
  * @property {(state: RoomState, reason: string) => void} state - The connection to the server changed.
  *   The reason is the server's, in words, or empty.
- * @property {(peer: Peer) => void} connection - `peer.state`, `peer.connection`, `peer.away` or `peer.name`
+ * @property {(peer: Peer) => void} connection - `peer.state`, `peer.connection`, `peer.away`, `peer.silent` or `peer.name`
  *   changed.
  * @property {(error: Error) => void} error - Something went wrong that does not end the room: a
  *   `RoomError` with the server's code, or what the browser threw.

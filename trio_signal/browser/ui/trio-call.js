@@ -27,6 +27,9 @@ const MEASURE_EVERY = 3_000;
 const NEWS_FOR = 4_000;
 const LOUD = 0.45; // of the meter: speech, and no breath
 
+/** Who is in the call; whoever is silent may be gone, and has no tile. */
+const presentIn = (room) => [...room.peers.values()].filter((peer) => !peer.silent);
+
 /** `access` asks who one is, `lobby` is before the call, `goodbye` after it. */
 export class TrioCall extends HTMLElement {
   static observedAttributes = ['room', 'server', 'token', 'name', 'link'];
@@ -367,7 +370,7 @@ export class TrioCall extends HTMLElement {
   #drawCall(room) {
     const shown = this.#shown(room);
     this.#stage.draw(shown, { grades: this.#grades, speaker: this.#media.devices.chosen.speaker });
-    const people = [this.#me(room), ...[...room.peers.values()].map((peer) => this.#person(peer))];
+    const people = [this.#me(room), ...presentIn(room).map((peer) => this.#person(peer))];
     this.#panel.drawPeople(people);
     this.#panel.drawLink(this.#link(room));
     write(this.#parts.title, room.name);
@@ -386,7 +389,7 @@ export class TrioCall extends HTMLElement {
   /** What has a tile: key -> what it shows. */
   #shown(room) {
     const shown = new Map();
-    for (const peer of room.peers.values()) {
+    for (const peer of presentIn(room)) {
       const told = this.#told.get(peer.id) ?? {};
       const camera = peer.streams.get('camera') ?? (peer.streams.has('screen') ? null : peer.stream);
       const hasPicture = Boolean(camera?.getVideoTracks().length) && !told.dark;
@@ -424,7 +427,7 @@ export class TrioCall extends HTMLElement {
 
   #drawBar = () => {
     this.#bar.draw({
-      room: this.#room?.name ?? '', people: (this.#room?.peers.size ?? 0) + 1,
+      room: this.#room?.name ?? '', people: (this.#room ? presentIn(this.#room).length : 0) + 1,
       isMuted: this.#media.isSilent, isDark: this.#media.isWithoutCamera, isSharing: Boolean(this.#media.screen),
       panel: this.#panel.open, unread: this.#panel.unread, isFull: document.fullscreenElement === this,
     });
