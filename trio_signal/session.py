@@ -229,7 +229,7 @@ class Session(Participant):
                 "seconds": round(now - self.arrived, 3),
                 "received": self.received,
                 "sent": self.sent,
-                "code": self.close_code,
+                "code": int(self.close_code),
             },
         )
 
