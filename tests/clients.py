@@ -118,7 +118,7 @@ class Client:
         assert ended is not None, "closed without a close frame"
         assert ended.code == code, ended
         if reason is not None:
-            assert ended.reason == reason
+            assert ended.reason == reason, ended
         return messages
 
     async def _receive_all(self, messages: list[Message]) -> NoReturn:

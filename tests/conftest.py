@@ -5,6 +5,7 @@ the protocols promise has to hold for both.
 """
 
 import shutil
+import signal
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from functools import partial
@@ -37,6 +38,16 @@ hypothesis_settings.register_profile(
 hypothesis_settings.load_profile("any machine")
 
 Serve = Callable[..., AbstractAsyncContextManager[Service]]
+
+
+@pytest.fixture(autouse=True)
+def _signals_as_they_were() -> Iterator[None]:
+    """What ignores SIGTERM from some test on, as `trio-signal serve` does at its end, hands that on
+    to each process that is started later.
+    """
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
 
 
 @pytest.hookimpl(optionalhook=True)

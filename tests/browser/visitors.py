@@ -199,7 +199,9 @@ class Visitors:
         What comes next may be another browser.
         """
         for page in self.pages:
-            is_ours = re.match(r"/($|demo/)", urlsplit(page.url).path)
+            where = urlsplit(page.url)
+            is_served = where.netloc == urlsplit(self.server.url).netloc
+            is_ours = is_served and re.match(r"/($|demo/)", where.path)
             if is_ours and not page.is_closed() and page not in self.crashed:
                 moved = page.evaluate("shifted < 0.01 ? [] : [shifted, ...shifts]")
                 self.complaints += [f"{page.url} moves: {moved}"] if moved else []

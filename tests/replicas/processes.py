@@ -227,6 +227,12 @@ class Wire:
             await sink.send_eof()
 
 
+async def kept_keys(redis: RedisServer) -> list[str]:
+    """All that Redis holds and does not forget by itself."""
+    keys: list[bytes] = await redis.ask("KEYS", "*")
+    return sorted([key.decode() for key in keys if await redis.ask("TTL", key) == -1])
+
+
 class Cluster:
     """Replicas with a Redis of their own."""
 
@@ -261,8 +267,7 @@ class Cluster:
 
     async def keys(self) -> list[str]:
         """All that Redis holds and does not forget by itself."""
-        keys: list[bytes] = await self.redis.ask("KEYS", "*")
-        return sorted([key.decode() for key in keys if await self.redis.ask("TTL", key) == -1])
+        return await kept_keys(self.redis)
 
     async def stop(self) -> None:
         """End gracefully, and look whether something stays behind."""

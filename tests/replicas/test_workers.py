@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tests.redis.server import RedisServer, open_redis_server
 from tests.replicas.guests import open_party
-from tests.replicas.processes import LEASE, Replica, open_replica
+from tests.replicas.processes import LEASE, Replica, kept_keys, open_replica
 
 
 @asynccontextmanager
@@ -65,7 +65,7 @@ async def test_sigterm_to_the_parent_ends_all(tmp_path: Path) -> None:
             assert (await guest.wait_gone()).code == 1001
         party.lost.clear()
         assert not any(map(is_running, processes))
-        assert await redis.ask("KEYS", "*") == []
+        assert await kept_keys(redis) == []
         assert parent.logged("Traceback") == []
 
 
@@ -78,4 +78,4 @@ async def test_workers_end_when_the_parent_is_killed(tmp_path: Path) -> None:
             assert (await guest.wait_gone()).code == 1001
         party.lost.clear()
         await parent.wait_all_gone()
-        assert await redis.ask("KEYS", "*") == []
+        assert await kept_keys(redis) == []
