@@ -16,7 +16,7 @@ SLOW := announcements browser conformance deploy floods replicas soak \
 THOROUGH := announcements/test_kills.py replicas/test_outages.py replicas/test_storm.py test_model.py test_resumption.py test_resuming.py
 
 # How many tests run at the same time: most of them wait for something most of the time.
-JOBS := 4
+JOBS := 3
 
 .PHONY: serve test quick thorough check format lint types docs site bench cluster soak faults floods fuzz fuzz-redis call12 lock audit check-pythons venv clean
 .NOTPARALLEL:

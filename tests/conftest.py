@@ -4,6 +4,7 @@
 the protocols promise has to hold for both.
 """
 
+import logging
 import shutil
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -41,13 +42,16 @@ Serve = Callable[..., AbstractAsyncContextManager[Service]]
 
 
 @pytest.fixture(autouse=True)
-def _signals_as_they_were() -> Iterator[None]:
-    """What ignores SIGTERM from some test on, as `trio-signal serve` does at its end, hands that on
-    to each process that is started later.
+def _process_as_it_was() -> Iterator[None]:
+    """`trio-signal serve` sets up the log, and ignores SIGTERM at its end, for good: its process is
+    about to be over. That of the tests is not, and hands what is ignored on to each that it starts.
     """
-    before = signal.getsignal(signal.SIGTERM)
+    terminate, handlers = signal.getsignal(signal.SIGTERM), logging.root.handlers[:]
+    level = logging.root.level
     yield
-    signal.signal(signal.SIGTERM, before)
+    signal.signal(signal.SIGTERM, terminate)
+    logging.root.handlers[:] = handlers
+    logging.root.setLevel(level)
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -150,6 +150,8 @@ def test_two_edit_one_document(pages: list[Page], replicas: list[Server]) -> Non
     ann, bob, _ = pages
     for page, server in ((ann, replicas[0]), (bob, replicas[1])):
         page.evaluate(EDIT, [server.port, "secret"])
+        # Two that announce themselves at the same moment call each other, which may fail there.
+        page.wait_for_function("() => provider.signalingConns[0]?.connected")
     ann.evaluate("() => { sheet.insert(0, 'hello '); }")
     bob.evaluate("() => { sheet.insert(0, 'world'); }")
     for page in (ann, bob):

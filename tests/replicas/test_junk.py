@@ -52,6 +52,7 @@ async def record_of_no_replica(cluster: Cluster) -> None:
     """One that can be read; nobody answers for it."""
     (text, *_) = await cluster.redis.ask("HVALS", MEMBERS)
     ghost = json.loads(text) | {"peer_id": "ghost", "user_id": "ghost", "replica": "nobody"}
+    ghost["username"] = "ghost"  # by their names people are known apart
     await cluster.redis.ask("HSET", MEMBERS, "ghost", json.dumps(ghost))
 
 

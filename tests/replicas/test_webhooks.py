@@ -66,7 +66,8 @@ async def wait_ended(receiver: Receiver) -> None:
 
     def is_over() -> bool:
         words = [event["event"] for event in receiver.events]
-        return 0 < words.count("peer.joined") == words.count("peer.left")
+        is_left = 0 < words.count("peer.joined") == words.count("peer.left")
+        return is_left and words.count("room.started") == words.count("room.ended")
 
     await receiver.until(is_over, ARRIVING)
 
