@@ -43,8 +43,8 @@ def test_nothing_else_is_public() -> None:
 def test_the_figures_in_the_guide_are_the_defaults() -> None:
     guide = " ".join(PAGE.partition("## Reference")[0].split())
     timing = Timing()
-    assert f"it waits {timing.first_pause:g} seconds" in guide
-    assert f"up to {timing.longest_pause:g}, less" in guide
+    assert f"starts at {timing.first_pause:g} seconds" in guide
+    assert f"up to {timing.longest_pause:g}, minus" in guide
     assert f"`Timing.slow_reader` seconds ({timing.slow_reader:g})" in guide
     assert f"every {timing.heartbeat:g} seconds" in guide
     assert f"within {timing.patience:g} more" in guide
