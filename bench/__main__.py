@@ -15,7 +15,15 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from bench.report import print_tables, write_page, write_plots
-from bench.servers import HERE, TARGETS, MissingError, Target, compile_c, versions
+from bench.servers import (
+    HERE,
+    TARGETS,
+    MissingError,
+    Target,
+    compile_c,
+    other_checkout,
+    versions,
+)
 from bench.workloads import (
     Cores,
     FailedError,
@@ -206,6 +214,12 @@ def read_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--only", help=f"some of {', '.join(names)}")
     parser.add_argument("--peers", help=f"some of {', '.join(targets)}")
+    parser.add_argument(
+        "--against",
+        type=Path,
+        metavar="FOLDER",
+        help="measure another checkout of this server as well, with the .venv that it has",
+    )
     parser.add_argument("--json", type=Path, default=HERE / "results.json")
     parser.add_argument(
         "--publish",
@@ -224,6 +238,10 @@ def read_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     options.peers = choose(
         parser, options.peers, everybody, QUICK_PEERS if options.quick else everybody
     )
+    options.targets = [target for name, target in targets.items() if name in options.peers]
+    if options.against:
+        options.targets.insert(0, other_checkout(options.against))
+        options.all_for += (options.targets[0].name,)
     return options
 
 
@@ -251,11 +269,11 @@ def main() -> None:
         machine = describe_machine()
         if machine["shared_core"]:
             Console(stderr=True).print("one core only: the load shares it with the server")
-        measure(options, [t for t in TARGETS if t.name in options.peers], results)
+        measure(options, options.targets, results)
         document = {
             "machine": machine,
             "quick": options.quick,
-            "order": [t.name for t in TARGETS],
+            "order": [target.name for target in options.targets],
             **results.document(),
         }
         options.json.write_text(json.dumps(document, indent=1))

@@ -160,6 +160,14 @@ TARGETS = (
 )
 
 
+def other_checkout(folder: Path) -> Target:
+    """This server as it is in another folder: the commit before, say."""
+    program = folder / ".venv" / "bin" / "trio-signal"
+    return TARGETS[0]._replace(
+        name=str(folder), prepare=lambda: [str(program.absolute()), "serve", "--port", "0"]
+    )
+
+
 def versions() -> dict[str, str]:
     """What the servers are made of."""
     found = {"python": sys.version.split()[0], "trio": version("trio")}

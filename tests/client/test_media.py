@@ -3,19 +3,21 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from fractions import Fraction
 from pathlib import Path
 
 import av
 import pytest
 import trio
 from aiortc import MediaStreamTrack
-from aiortc.mediastreams import AudioStreamTrack, VideoStreamTrack
+from aiortc.mediastreams import AudioStreamTrack, MediaStreamError, VideoStreamTrack
 
 from tests.client.bots import bot, bots, until, wait_for
 from tests.clients import PATIENCE
 from tests.conftest import Serve
 from trio_signal.client import Client, NotConnectedError, Stopped, WentLive
 from trio_signal.client import calls as calls_module
+from trio_signal.client import media
 from trio_signal.client.media import MediaError, publish, watch
 
 
@@ -67,6 +69,44 @@ async def test_a_broadcast_is_watched_recorded_and_stopped(serve: Serve, tmp_pat
         assert {stream.type for stream in file.streams} == {"audio", "video"}
         assert file.duration is not None
         assert 0.5 < file.duration / 1_000_000 < 3
+
+
+class Paced(VideoStreamTrack):
+    """Pictures of a thirtieth of a second each, given at another pace; so many, then none."""
+
+    def __init__(self, pace: float, count: int) -> None:
+        super().__init__()
+        self._pace = pace
+        self._numbers = iter(range(count))
+
+    async def recv(self) -> av.VideoFrame:
+        number = next(self._numbers, None)
+        if number is None:
+            await asyncio.sleep(60)
+            raise MediaStreamError
+        await asyncio.sleep(self._pace)
+        frame = av.VideoFrame(64, 64)
+        frame.pts, frame.time_base = 1000 + 3000 * number, Fraction(1, 90000)
+        return frame
+
+
+@pytest.mark.parametrize(
+    ("pace", "count", "recorded"),
+    [
+        pytest.param(0.07, 1000, 1.0, id="a busy machine: half as fast"),
+        pytest.param(0.01, 1000, 1.0, id="what was waiting comes at once"),
+        pytest.param(0.01, 15, 0.5, id="a camera that stops"),
+    ],
+)
+def test_a_recording_is_as_long_as_was_asked_for(
+    pace: float, count: int, recorded: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(media, "_STALLED", 0.5)
+    path = str(tmp_path / "talk.mp4")
+    asyncio.run(media._record([Paced(pace, count)], path, 1.0))
+    with av.open(path) as file:
+        assert file.duration is not None
+        assert file.duration / 1_000_000 == pytest.approx(recorded, abs=0.1)
 
 
 async def test_both_send_and_watch_at_once(serve: Serve) -> None:

@@ -11,6 +11,7 @@ its tracks are for that thread, where `Tracks.run` does what you want with them.
 """
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from typing import Any, TypeVar
@@ -39,6 +40,8 @@ T = TypeVar("T")
 _GOODBYE = 1.0
 #: Seconds that a recording waits for the second track, when there are frames of the first.
 _OTHER_TRACK = 2.0
+#: Seconds without a frame after which a recording whose time is up ends with what it has.
+_STALLED = 5.0
 
 _calls: "WeakKeyDictionary[Client, Calls]" = WeakKeyDictionary()
 
@@ -87,47 +90,63 @@ class Tracks(Sequence[MediaStreamTrack]):
     async def record(self, path: str, seconds: float) -> None:
         """Write a file, as `talk.mp4`, of so many seconds from the first frame on.
 
-        Ends earlier if the tracks do; raises `MediaError` if they did before. A track without
-        frames, as of a camera that is off, is left out.
+        The seconds are those of the media: a busy machine that decodes late takes longer, and
+        the file is as long. Ends earlier if the tracks do, or if their frames stop coming;
+        raises `MediaError` if they ended before the first. A track without frames, as of a
+        camera that is off, is left out.
         """
         await self.run(_record, self._tracks, path, seconds)
 
 
 class _Recorded(MediaStreamTrack):
-    """A track of which the first frame was taken, and whether it has ended."""
+    """So many seconds of a track of which the first frame was taken."""
 
-    def __init__(self, source: MediaStreamTrack, first: Any) -> None:
+    def __init__(self, source: MediaStreamTrack, first: Any, seconds: float) -> None:
         super().__init__()
         self.kind = source.kind
         self._source = source
         self._first = first
+        self._time = first.time
+        self._seconds_left = seconds
+        self.last_frame = time.monotonic()
         self.over = asyncio.Event()
 
     async def recv(self) -> Any:
-        first, self._first = self._first, None
-        if first is not None:
-            return first
-        try:
-            return await self._source.recv()
-        except MediaStreamError:
+        frame, self._first = self._first, None
+        if frame is None:
+            try:
+                frame = await self._source.recv()
+            except MediaStreamError:
+                self.over.set()
+                raise
+        self.last_frame = time.monotonic()
+        # Not from the first frame on: the clock of RTP starts again from 0 after some hours.
+        self._seconds_left -= max(0.0, frame.time - self._time)
+        self._time = frame.time
+        if self._seconds_left <= 0:
             self.over.set()
-            raise
+            raise MediaStreamError
+        return frame
 
 
 async def _record(tracks: Sequence[MediaStreamTrack], path: str, seconds: float) -> None:
-    recorder, recorded = MediaRecorder(path), await _begin(tracks)
+    recorder, recorded = MediaRecorder(path), await _begin(tracks, seconds)
     # The head of a file is written with the first packet, and says what the picture is like: so
     # that comes first. It is there, so it is encoded before anything else can be.
     for track in sorted(recorded, key=lambda track: track.kind, reverse=True):
         recorder.addTrack(track)
     async with _Recording(recorder):
-        with suppress(TimeoutError):
-            await asyncio.wait_for(
-                asyncio.gather(*(each.over.wait() for each in recorded)), seconds
-            )
+        ends = [asyncio.ensure_future(track.over.wait()) for track in recorded]
+        time_left = seconds
+        while time_left > 0:
+            _, waiting = await asyncio.wait(ends, timeout=time_left)
+            last_frame = max(track.last_frame for track in recorded)
+            time_left = last_frame + _STALLED - time.monotonic() if waiting else 0
+        for end in ends:
+            end.cancel()
 
 
-async def _begin(tracks: Sequence[MediaStreamTrack]) -> list[_Recorded]:
+async def _begin(tracks: Sequence[MediaStreamTrack], seconds: float) -> list[_Recorded]:
     """Those of them that have frames; a camera may be off."""
     taking = {asyncio.ensure_future(track.recv()): track for track in tracks}
     await asyncio.wait(taking, return_when=asyncio.FIRST_COMPLETED)
@@ -136,7 +155,7 @@ async def _begin(tracks: Sequence[MediaStreamTrack]) -> list[_Recorded]:
     for take, track in taking.items():
         take.cancel()
         if take.done() and not take.cancelled() and take.exception() is None:
-            begun.append(_Recorded(track, take.result()))
+            begun.append(_Recorded(track, take.result(), seconds))
     if not begun:
         raise MediaError("the tracks have ended before their first frame")
     return begun
