@@ -161,7 +161,7 @@ TARGETS = (
 
 
 def other_checkout(folder: Path) -> Target:
-    """This server as it is in another folder: the commit before, say."""
+    """Make a target of this server as it is in another folder: the commit before, say."""
     program = folder / ".venv" / "bin" / "trio-signal"
     return TARGETS[0]._replace(
         name=str(folder), prepare=lambda: [str(program.absolute()), "serve", "--port", "0"]

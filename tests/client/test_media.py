@@ -15,9 +15,8 @@ from aiortc.mediastreams import AudioStreamTrack, MediaStreamError, VideoStreamT
 from tests.client.bots import bot, bots, until, wait_for
 from tests.clients import PATIENCE
 from tests.conftest import Serve
-from trio_signal.client import Client, NotConnectedError, Stopped, WentLive
+from trio_signal.client import Client, NotConnectedError, Stopped, WentLive, media
 from trio_signal.client import calls as calls_module
-from trio_signal.client import media
 from trio_signal.client.media import MediaError, publish, watch
 
 
