@@ -3,8 +3,8 @@
     python -m tests.browser.twelve
 
 Everybody has to see eleven others move, the thirteenth is told that the call is full, and the tile
-of whoever leaves goes from all the others. The pictures are drawn, small and slow, since each of
-them is encoded and decoded eleven times on this machine.
+of whoever leaves goes from all the others. The pictures are drawn, small and slow, and there is no
+sound, since each of them is encoded and decoded eleven times on this machine.
 """
 
 from __future__ import annotations
@@ -16,7 +16,13 @@ from pathlib import Path
 
 from playwright.sync_api import Page, expect, sync_playwright
 
-from tests.browser.visitors import AUTOPLAY, Server, expect_all_playing, open_chromium
+from tests.browser.visitors import (
+    AUTOPLAY,
+    SILENT,
+    Server,
+    expect_all_playing,
+    open_chromium,
+)
 
 PEOPLE = Path(__file__).parents[2] / "tools" / "people.js"
 SMALL = "window.pictureSize = { width: 160, height: 90, frameRate: 2 };"
@@ -31,11 +37,23 @@ def timed(what: str) -> Iterator[None]:
     print(f"{what}: {time.monotonic() - began:.1f} s", flush=True)
 
 
-def main() -> None:
-    expect.set_options(timeout=PATIENCE)
+@contextmanager
+def serving() -> Iterator[Server]:
     server = Server()
     server.start()
-    with sync_playwright() as playwright, open_chromium(playwright, AUTOPLAY) as browser:
+    try:
+        yield server
+    finally:
+        assert server.stop() == 0
+
+
+def main() -> None:
+    expect.set_options(timeout=PATIENCE)
+    with (
+        serving() as server,
+        sync_playwright() as playwright,
+        open_chromium(playwright, AUTOPLAY) as browser,
+    ):
         complaints: list[str] = []
 
         def open_page(person: int) -> Page:
@@ -45,6 +63,7 @@ def main() -> None:
             context.set_default_timeout(PATIENCE)
             context.add_init_script(f"window.person = {person}; {SMALL}")
             context.add_init_script(path=PEOPLE)
+            context.add_init_script(SILENT)
             page = context.new_page()
             page.on("console", lambda message: complaints.append(message.text))
             page.on("pageerror", lambda error: complaints.append(str(error)))
@@ -70,7 +89,6 @@ def main() -> None:
                     expect(page.get_by_role("figure")).to_have_count(len(pages))
         expect(pages[0].get_by_text("You are the only one here")).to_be_visible()
         assert complaints == []
-    assert server.stop() == 0
 
 
 if __name__ == "__main__":
