@@ -7,8 +7,10 @@ import ast
 import importlib
 import json
 import re
+import shlex
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
+from itertools import dropwhile
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -18,11 +20,11 @@ import msgspec
 import pytest
 import typer
 from msgspec import UNSET, Struct
-from pydantic import AliasChoices, SecretStr
 
 from tests.clients import PATIENCE, Client, Service
 from tests.tokens import SECRET, private_key, public_pem
-from tools import print_close_codes
+from tools import print_close_codes, print_commands, print_settings
+from tools.print_settings import as_written, variable
 from trio_signal.announcements import Announcements
 from trio_signal.auth import OpenAuth
 from trio_signal.bus.memory import MemoryBus
@@ -45,6 +47,7 @@ from trio_signal.web.openapi import types_of
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
+HTTP = (ROOT / "docs" / "http.md").read_text()
 DESIGN = (ROOT / "docs" / "design.md").read_text()
 PROTOCOLS = (ROOT / "docs" / "protocols" / "README.md").read_text()
 SERVER_API = (ROOT / "docs" / "server" / "api.md").read_text()
@@ -82,27 +85,19 @@ def page_of(dialect: str) -> str:
 # Settings and commands
 
 
-def variable(name: str) -> str:
-    alias = Settings.model_fields[name].validation_alias
-    if isinstance(alias, AliasChoices):
-        return str(alias.choices[0])
-    return f"TRIO_SIGNAL_{name.upper()}"
+@pytest.mark.parametrize("tool", [print_close_codes, print_commands, print_settings])
+def test_a_printed_page_is_that_of_the_code(tool: Any) -> None:
+    page = tool.PAGE.read_text()
+    assert tool.printed(page) == page, f"run: python -m {tool.__name__}"
+    with pytest.raises(ValueError, match="no markers"):
+        tool.printed("# A page\n")
 
 
-def as_written(default: object) -> str:
-    if default is None:
-        return ""
-    if isinstance(default, SecretStr):
-        return default.get_secret_value()
-    if isinstance(default, tuple):
-        return ",".join(default)
-    return f"{default}".lower() if isinstance(default, bool) else f"{default}"
-
-
-def test_readme_has_each_setting_with_its_default() -> None:
+def test_each_setting_is_on_its_page_with_its_default_and_meaning() -> None:
     documented = {
         words(first)[0]: "".join(words(default))
-        for first, default, *_ in rows(section(README, "Settings"))
+        for first, default, meaning in rows(print_settings.PAGE.read_text())
+        if meaning
     }
     assert documented == {
         variable(name): as_written(field.default) for name, field in Settings.model_fields.items()
@@ -142,7 +137,7 @@ COMPANIONS = {
 
 
 @pytest.mark.parametrize("name", sorted(Settings.model_fields))
-def test_each_variable_in_readme_is_read(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_documented_variable_is_read(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     value = OTHER_VALUES.get(name, "5000")
     monkeypatch.setenv(variable(name), value)
     if name in COMPANIONS:
@@ -184,16 +179,54 @@ def test_an_empty_variable_is_as_if_it_were_not_set(monkeypatch: pytest.MonkeyPa
     assert load_settings().model_dump() == defaults
 
 
-def test_readme_has_each_command_and_option() -> None:
-    group = typer.main.get_command(app)
-    commands = getattr(group, "commands")  # noqa: B009  of a class that Typer may change
-    options = [option for param in group.params for option in param.opts]
-    for command in commands.values():
-        for each in (command, *getattr(command, "commands", {}).values()):
-            options += [option for param in each.params for option in param.opts]
-    documented = {word.split("=")[0] for text in words(README) for word in text.split()}
-    named = {option for option in options if option.startswith("-")}
-    assert {*commands, *named} <= documented
+def test_each_command_and_option_is_on_its_page() -> None:
+    page = print_commands.PAGE.read_text()
+    for path, command in print_commands.commands(typer.main.get_command(app), "trio-signal"):
+        told = section(page, path)
+        for param in command.params:
+            name = param.opts[0] if param.param_type_name == "option" else param.metavar
+            assert name in {word.split(" ")[0] for word in words(told)} | {*words(told)}
+
+
+#: Whose shell blocks are read.
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
+SHELL = re.compile(r"^```sh\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+def typed(page: str) -> Iterator[list[str]]:
+    """The commands in the shell blocks of a page, one after the other, without variables."""
+    for block in SHELL.findall(page):
+        for line in block.replace("\\\n", " ").splitlines():
+            for part in re.split(r" (?:\||&&?|#)(?: |$)", line):
+                arguments = shlex.split(part, comments=True)
+                yield list(dropwhile(lambda each: re.match("[A-Z_]+=", each), arguments))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_each_command_on_a_page_can_be_typed(page: Path) -> None:
+    targets = re.findall(r"(?m)^([a-z][\w-]*):", (ROOT / "Makefile").read_text())
+    for command in typed(page.read_text()):
+        match command:
+            case ["make", target, *variables]:
+                assert target in targets
+                assert {each.partition("=")[0] for each in variables} <= {"ARGS", "PYTHON"}
+            case ["trio-signal", *arguments]:
+                group = typer.main.get_command(app)
+                while hasattr(group, "commands") and not arguments[0].startswith("-"):
+                    group = getattr(group, "commands")[arguments.pop(0)]  # noqa: B009
+                group.make_context("trio-signal", arguments, resilient_parsing=False)
+
+
+def test_readme_is_short_and_has_the_figures_of_the_benchmark() -> None:
+    assert len(README.splitlines()) < 150
+    measured = (ROOT / "docs" / "performance.md").read_text()
+    figures = [row[1:] for row in rows(section(README, "Performance"))]
+    assert len(figures) == 3
+    for ours, theirs in figures:
+        assert f"| {ours} | {theirs} |" in measured
 
 
 # HTTP
@@ -211,24 +244,11 @@ def test_each_http_call_is_on_a_page() -> None:
         for method in route.methods or ()
         if method not in {"HEAD", "OPTIONS"}
     }
-    pages = [README, PROTOCOLS, SERVER_API, *map(page_of, DIALECTS)]
+    pages = [HTTP, README, PROTOCOLS, SERVER_API, *map(page_of, DIALECTS)]
     documented = {word for page in pages for word in words(page)}
     assert calls <= documented
     known = re.compile("(GET|POST|PUT|PATCH|DELETE) /")
     assert {word for word in documented if known.match(word)} <= calls
-
-
-# Close codes
-
-
-def test_close_codes_are_those_of_the_code() -> None:
-    page = print_close_codes.PAGE.read_text()
-    assert print_close_codes.printed(page) == page, "run: python -m tools.print_close_codes"
-
-
-def test_a_page_without_markers_is_not_printed_into() -> None:
-    with pytest.raises(ValueError, match="no markers"):
-        print_close_codes.printed("| code |\n")
 
 
 # Messages
@@ -347,7 +367,7 @@ def test_page_has_each_field_inside_a_field(dialect: str) -> None:
 
 @pytest.mark.parametrize(
     "table",
-    [section(README, "Connect"), PROTOCOLS.partition("\n## ")[0]],
+    [section(README, "Dialects"), PROTOCOLS.partition("\n## ")[0]],
     ids=["README", "protocols"],
 )
 def test_path_of_each_dialect(table: str) -> None:

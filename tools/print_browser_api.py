@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tools import markers
+
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "trio_signal" / "browser" / "trio-signal.js"
 TYPES = SOURCE.with_suffix(".d.ts")
@@ -18,8 +20,6 @@ PAGE = ROOT / "docs" / "clients" / "browser.md"
 REACT = SOURCE.with_name("react.js")
 REACT_TYPES = REACT.with_suffix(".d.ts")
 REACT_PAGE = PAGE.with_name("react.md")
-BEGIN = "<!-- begin: printed by python -m tools.print_browser_api -->\n"
-END = "<!-- end -->\n"
 
 COMMENT = re.compile(r"^( *)/\*\*(.*?)\*/\n *([^\n]*)", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"{@link ([\w.]+)}")
@@ -240,11 +240,7 @@ def react_types() -> str:
 
 def printed(text: str, source: str) -> str:
     """The page with the reference of this module between its two markers."""
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end):
-        raise ValueError("the page has no markers")
-    return f"{before}{begin}\n{page(source)}{end}{after}"
+    return markers.printed(text, "print_browser_api", f"\n{page(source)}")
 
 
 if __name__ == "__main__":

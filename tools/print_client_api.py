@@ -15,12 +15,11 @@ from typing import Any, get_args
 import msgspec
 from msgspec import NODEFAULT, Struct
 
+from tools import markers
 from trio_signal import client
 from trio_signal.client import media
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "clients" / "python.md"
-BEGIN = "<!-- begin: printed by python -m tools.print_client_api -->\n"
-END = "<!-- end -->\n"
 
 
 def doc(thing: object) -> str:
@@ -117,11 +116,7 @@ def table(rows: Iterator[tuple[str, str]]) -> str:
 
 def printed(page: str) -> str:
     """The page with the reference between its two markers."""
-    before, begin, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end):
-        raise ValueError(f"{PAGE} has no markers")
-    return before + begin + reference() + end + after
+    return markers.printed(page, "print_client_api", reference())
 
 
 if __name__ == "__main__":

@@ -7,11 +7,10 @@ The table in the code, `trio_signal.errors.CLOSE_CODES`, is the one that counts.
 
 from pathlib import Path
 
+from tools import markers
 from trio_signal.errors import CLOSE_CODES
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "close-codes.md"
-BEGIN = "<!-- begin: printed by python -m tools.print_close_codes -->\n"
-END = "<!-- end -->\n"
 
 
 def table() -> str:
@@ -26,11 +25,7 @@ def table() -> str:
 
 def printed(page: str) -> str:
     """The page with the table between its two markers."""
-    before, begin, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end):
-        raise ValueError(f"{PAGE} has no markers")
-    return before + begin + table() + end + after
+    return markers.printed(page, "print_close_codes", table())
 
 
 if __name__ == "__main__":

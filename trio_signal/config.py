@@ -1,6 +1,5 @@
 """Every setting, its environment variable, its default."""
 
-import ipaddress
 import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -17,6 +16,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from trio_signal.dialects import DIALECTS
+from trio_signal.hosts import host_of, is_loopback, is_of_this_machine, name_of, origin_matches
 from trio_signal.keys import read_public_key, secret_key
 
 #: How the variables begin that are ours.
@@ -35,6 +35,7 @@ class Settings(BaseSettings):
     """The settings of one server, read from the environment.
 
     The platform's names stand alone (`PORT`); ours begin with `TRIO_SIGNAL_`.
+    `tools.print_settings` prints the headings and comments of the fields into docs/settings.md.
     """
 
     model_config = SettingsConfigDict(
@@ -44,102 +45,159 @@ class Settings(BaseSettings):
         extra="ignore",
     )
 
+    # Address and log
+
+    #: Address to listen on.
+    host: str = "127.0.0.1"
+    #: Port to listen on; 0 picks a free one.
     port: int = Field(8000, ge=0, le=65535, validation_alias=AliasChoices("PORT"))
+    #: `debug`, `info`, `warning` or `error`.
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", validation_alias=AliasChoices("LOG_LEVEL")
     )
+    #: `console` for people, `json` for machines; one entry a line, to standard error.
     log_format: Literal["console", "json"] = Field(
         "console", validation_alias=AliasChoices("LOG_FORMAT")
     )
-    #: How many replicas to run on this machine, all on one port.
+
+    # Replicas and storage
+
+    #: Number of workers: replicas on this machine that share the port; more than one requires
+    #: `REDIS_URL`.
     workers: int = Field(1, ge=1, le=256, validation_alias=AliasChoices("WEB_CONCURRENCY"))
-    #: This process is one of several that share the port; set by their parent.
+    #: Set by the parent of several workers; do not set it yourself.
     worker: bool = False
-    #: What joins replicas into one service: redis://, valkey://, redis+sentinel://, the same with
-    #: TLS, or unix://.
+    #: Redis or Valkey server that joins any number of replicas into one service: `redis://`,
+    #: `rediss://`, `valkey://`, `valkeys://`, `unix://`,
+    #: `redis+sentinel://HOST,HOST/SERVICE` or `rediss+sentinel://`.
     redis_url: SecretStr | None = Field(None, validation_alias=AliasChoices("REDIS_URL"))
-    #: Before the names of all keys and channels.
+    #: Prefix of all key and channel names.
     redis_prefix: str = ""
-    #: For a Redis whose certificate no public authority signed.
+    #: Certificate authority of a `rediss://` server whose certificate no public authority
+    #: signed.
     redis_ca_file: FilePath | None = None
-    #: Where announcements are kept: sqlite:// or postgresql://, also postgres://.
+    #: Seconds without a renewal after which a replica counts as dead.
+    lease: float = Field(10, ge=1)
+    #: Database for announcements and, without Redis, for the members to restore after a
+    #: restart: `sqlite:///file` or `postgresql://`, also `postgres://`.
     database_url: SecretStr = Field(
         SecretStr("sqlite:///trio-signal.db"), validation_alias=AliasChoices("DATABASE_URL")
     )
-    host: str = "127.0.0.1"
-    #: In `open` mode everybody is who they say they are; `token` is the default with a key.
+
+    # Who may connect
+
+    #: `open` trusts every client; `token` requires a token signed by one of the keys. If
+    #: unset: `token` with a key, `open` without.
     auth: Literal["open", "token"] | None = None
-    #: HS256 secret of 32 bytes or more.
+    #: Key of HS256 tokens, 32 bytes or more.
     jwt_secret: SecretStr | None = None
-    #: PEM of an RSA, EC or Ed25519 key: its text, or the path of its file.
+    #: Public key of RS256, ES256 or EdDSA tokens: PEM, or the path of a PEM file.
     jwt_public_key: str | None = None
-    #: Where the key set is, by https.
+    #: The https URL of the key set that verifies tokens.
     jwks_url: str | None = None
+    #: Required value of `iss` in a token.
     jwt_issuer: str | None = None
+    #: Value that `aud` in a token must contain.
     jwt_audience: str | None = None
-    #: File of the built-in login; it turns that on.
+    #: File with the users of the built-in login; setting it turns the login on. Requires
+    #: `TRIO_SIGNAL_JWT_SECRET`.
     users_file: Path | None = None
-    #: Besides the server's own: `https://app.example.com`, `https://*.example.com`, `*`.
+    #: Origins whose pages may connect, besides the server's own; a comma-separated list of
+    #: `https://app.example.com`, `https://*.example.com` (its subdomains) or `*` (all).
     allowed_origins: CommaList = ()
-    dialects: CommaList = tuple(DIALECTS)
-    #: The keys with which clients of `peerjs` may come; those of different keys do not meet.
-    peerjs_keys: Annotated[tuple[_PeerJsKey, ...], NoDecode] = ("peerjs",)
-
-    #: How many proxies in front may say who the client is, by X-Forwarded-For.
+    #: Number of proxies in front whose `X-Forwarded-For` is trusted for the client's
+    #: address.
     trusted_proxies: int = Field(0, ge=0, le=16)
-
-    #: Whether `GET /rooms` tells anybody which rooms there are.
+    #: Comma-separated list of enabled dialects; the HTTP calls of the others are off too.
+    dialects: CommaList = tuple(DIALECTS)
+    #: Comma-separated list of the keys that `peerjs` clients may use; clients with different
+    #: keys do not meet.
+    peerjs_keys: Annotated[tuple[_PeerJsKey, ...], NoDecode] = ("peerjs",)
+    #: Whether `GET /rooms` lists the rooms to everybody.
     list_rooms: bool = True
-    #: Whether who is live in `live` is told of listeners that wait for its offer.
+    #: Whether a broadcaster in the dialect `live` is told about listeners that wait for an
+    #: offer.
     live_listeners: bool = True
 
+    # Limits
+
+    #: Maximum size in bytes of one message from a client.
     max_message_bytes: int = Field(131072, ge=1024)
-    #: Per connection; a client may save up a burst.
+    #: Messages a second that a connection may send; excess messages wait unread, and a client that
+    #: never slows down is disconnected.
     messages_per_second: float = Field(50, gt=0)
+    #: Messages that a connection may send at once after a silence.
     message_burst: int = Field(200, ge=1)
-    #: The same for all connections of an address; 20 times as much, if not given.
+    #: Messages a second that all connections from one address together may send. If unset: 20
+    #: times `TRIO_SIGNAL_MESSAGES_PER_SECOND`.
     messages_per_ip_per_second: float | None = Field(None, gt=0)
+    #: Messages that all connections from one address together may send at once after a silence.
+    #: If unset: 20 times `TRIO_SIGNAL_MESSAGE_BURST`.
     message_burst_per_ip: int | None = Field(None, ge=1)
-    max_connections: int = Field(20000, ge=1)
-    max_connections_per_ip: int = Field(200, ge=1)
-    connects_per_ip_per_minute: int = Field(600, ge=1)
-    #: Sockets that have not said yet who they are.
-    max_unauthenticated: int = Field(1000, ge=1)
-    #: Of an address; it may save up a burst. Health checks are not counted.
+    #: HTTP requests a second that an address may send; the excess gets 429. Health checks do not
+    #: count.
     http_requests_per_second: float = Field(50, gt=0)
+    #: HTTP requests that an address may send at once after a silence.
     http_burst: int = Field(200, ge=1)
-    #: In 300 s; then the address is refused for 300 s.
+    #: Concurrent WebSockets; more are refused with 503.
+    max_connections: int = Field(20000, ge=1)
+    #: Concurrent WebSockets from one address; more are refused with 429.
+    max_connections_per_ip: int = Field(200, ge=1)
+    #: New WebSockets from one address in a minute; more are refused with 429.
+    connects_per_ip_per_minute: int = Field(600, ge=1)
+    #: WebSockets that have not authenticated yet; more are refused with 503.
+    max_unauthenticated: int = Field(1000, ge=1)
+    #: Failed authentications from one address in 300 s; then it is refused for 300 s.
     auth_failures_per_ip: int = Field(20, ge=1)
+    #: Rooms that one connection may be in.
     max_rooms_per_connection: int = Field(100, ge=1)
+    #: Peers in one room.
     max_room_peers: int = Field(5000, ge=1)
+    #: Viewers that may join one stream through the dialect `stream`.
     max_viewers: int = Field(50, ge=1)
-    #: What may wait for a peer that reads slowly, before it is closed.
+    #: Bytes that may wait for a slow client before it is disconnected.
     outbox_bytes: int = Field(1048576, ge=4096)
 
-    # Seconds.
-    auth_timeout: float = Field(10, gt=0)
-    heartbeat: float = Field(20, gt=0)
-    heartbeat_timeout: float = Field(20, gt=0)
-    #: After this a replica that is not heard of counts as dead.
-    lease: float = Field(10, ge=1)
-    drain: float = Field(10, ge=0)
-    #: For which connections are still accepted after SIGTERM, while `/readyz` says 503; with Redis
-    #: 3, if not given, else 0.
-    drain_pause: float | None = Field(None, ge=0)
-    #: For which a lost `mesh` session waits for its client; 0 turns resuming off.
-    resume_grace: float = Field(15, ge=0)
+    # Times
 
+    #: Seconds in which a `mesh` client must authenticate.
+    auth_timeout: float = Field(10, gt=0)
+    #: Seconds between pings.
+    heartbeat: float = Field(20, gt=0)
+    #: Seconds after a ping in which the client must send something.
+    heartbeat_timeout: float = Field(20, gt=0)
+    #: Seconds for which a `mesh` client that lost its connection stays in its room, if it
+    #: asked to; 0 turns this off.
+    resume_grace: float = Field(15, ge=0)
+    #: Maximum seconds for a shutdown.
+    drain: float = Field(10, ge=0)
+    #: Seconds after SIGTERM in which the server still accepts connections while `/readyz`
+    #: answers 503, so that a load balancer notices; in addition to `TRIO_SIGNAL_DRAIN`. If
+    #: unset: 3 with Redis, else 0.
+    drain_pause: float | None = Field(None, ge=0)
+
+    # STUN and TURN
+
+    #: STUN servers offered to clients, a comma-separated list of `stun:host:port`.
     stun_urls: CommaList = ()
+    #: TURN servers offered to clients, a comma-separated list of `turn:host:port`; requires
+    #: `TRIO_SIGNAL_TURN_SECRET`.
     turn_urls: CommaList = ()
-    #: Shared with coturn (`static-auth-secret`).
+    #: Secret shared with coturn (`static-auth-secret`); short-lived credentials are derived
+    #: from it.
     turn_secret: SecretStr | None = None
-    #: Seconds that TURN credentials are good for.
+    #: Lifetime of TURN credentials in seconds.
     turn_ttl: int = Field(86400, ge=60)
-    #: `id:secret` of those who may use the server API, which is off without any.
+
+    # Backend and metrics
+
+    #: Keys of your backend for the [server API](server/api.md), a comma-separated list of
+    #: `id:secret`; without a key the API is off.
     api_keys: SecretStr | None = None
-    #: Where the site's backend hears what happens; signed with the first key's secret.
+    #: URLs where your backend receives webhooks, a comma-separated list; requires
+    #: `TRIO_SIGNAL_API_KEYS`: the first key's secret signs them.
     webhook_urls: CommaList = ()
-    #: What `GET /metrics` wants as its bearer token, in open mode too.
+    #: Bearer token required by `GET /metrics`.
     metrics_token: SecretStr | None = None
 
     @field_validator("log_level", mode="before")
@@ -313,13 +371,13 @@ class Settings(BaseSettings):
 
         For that an origin has to be named: `*` is for those that bring a token on purpose.
         """
-        if host and _host_of(origin.lower()) == host.lower():
+        if host and host_of(origin.lower()) == host.lower():
             return True
         return self.names_origin(origin)
 
     def names_origin(self, origin: str) -> bool:
         """Whether this origin is one of those that are allowed by name, or by `*.` and a name."""
-        return any(_origin_matches(origin.lower(), allowed) for allowed in self.allowed_origins)
+        return any(origin_matches(origin.lower(), allowed) for allowed in self.allowed_origins)
 
     def allows_host(self, host: str | None) -> bool:
         """Whether a request may be for a server that is called so.
@@ -331,10 +389,10 @@ class Settings(BaseSettings):
         """
         if host is None or not self._guards_host or "*" in self.allowed_origins:
             return True
-        name = _name_of(host)
+        name = name_of(host)
         if name is None:
             return False
-        return _is_of_this_machine(name) or any(
+        return is_of_this_machine(name) or any(
             self.names_origin(f"{scheme}://{known}")
             for scheme in ("http", "https")
             for known in (host, name)
@@ -357,42 +415,3 @@ def read_api_keys(text: str) -> dict[str, str]:
     if not keys:
         raise ValueError("must list keys as id:secret, each id once")
     return keys
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a host name or address is surely of this machine."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def _name_of(host: str) -> str | None:
-    """The name or address in a `Host`, without the port; None if it cannot be read."""
-    try:
-        return urlsplit(f"//{host}").hostname
-    except ValueError:  # as of `[`
-        return None
-
-
-def _is_of_this_machine(name: str) -> bool:
-    """Whether it is an address, or a name that browsers resolve to loopback themselves."""
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return name == "localhost" or name.endswith(".localhost")
-    return True
-
-
-def _host_of(origin: str) -> str | None:
-    try:
-        return urlsplit(origin).netloc
-    except ValueError:  # as of `http://[`
-        return None
-
-
-def _origin_matches(origin: str, allowed: str) -> bool:
-    scheme, _, host = allowed.partition("://*.")
-    if not host:
-        return origin == allowed
-    return origin.startswith(f"{scheme}://") and origin.endswith(f".{host}")

@@ -16,6 +16,7 @@ from tests.browser.visitors import ELSEWHERE, Server, expect_all_playing
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PACKAGE = ROOT / "trio_signal" / "browser"
+README = (ROOT / "README.md").read_text()
 TUTORIAL = (ROOT / "docs" / "tutorial.md").read_text()
 
 Visit = Callable[..., Page]
@@ -87,6 +88,16 @@ def test_the_tutorial_is_a_call(server: Server, visit: Visit) -> None:
     for page in pages[:2]:
         expect(page.locator("video")).to_have_count(2)
         expect_all_playing(page, 2, "video")
+
+
+def test_the_lines_in_the_readme_are_a_call(server: Server, visit: Visit) -> None:
+    (code,) = re.findall(r"^```js\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+    code = code.replace("'/client/", f"'{server.url}/client/")
+    code = code.replace("location.origin", f"'{server.url}'")
+    body = f'<!doctype html><body><script type="module">{code}</script>'
+    for page in [visit_elsewhere(server, visit, body) for _ in range(2)]:
+        expect(page.locator("video")).to_have_count(1)
+        expect_all_playing(page, 1, "video")
 
 
 def test_a_call_with_chat_and_screen_is_a_short_page(server: Server, visit: Visit) -> None:

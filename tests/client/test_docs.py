@@ -2,6 +2,9 @@
 
 import ast
 import re
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -14,7 +17,17 @@ from trio_signal import client
 from trio_signal.client import Message, Timing
 
 PAGE = print_client_api.PAGE.read_text()
-CODE = re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+PYTHON = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
+CODE = PYTHON.findall(PAGE)
+README = (Path(__file__).resolve().parent.parent.parent / "README.md").read_text()
+
+
+def main_of(code: str, base: str) -> Callable[[], Awaitable[None]]:
+    """The function that an example runs, for the server of the test."""
+    names: dict[str, Any] = {}
+    exec(code.replace("127.0.0.1:8000", base).replace("trio.run(main)", ""), names)
+    main: Callable[[], Awaitable[None]] = names["main"]
+    return main
 
 
 def test_the_reference_is_that_of_the_code() -> None:
@@ -58,18 +71,21 @@ def test_code_on_the_page_can_be_read(code: str) -> None:
 async def test_the_first_example_does_what_it_says(
     serve: Serve, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    async with serve() as service:
-        code = CODE[0].replace("127.0.0.1:8000", service.base).replace("trio.run(main)", "")
-        names: dict[str, object] = {}
-        exec(code, names)
-        main = names["main"]
-        assert callable(main)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(main)
-            async with bot(service.base, "bob", room="lobby") as bob:
-                assert (await wait_for(bob, Message)).data == "Hello Bob"
-                await bob.send("Thank you")
-                with trio.fail_after(PATIENCE):
-                    while capsys.readouterr().out != "Bob: Thank you\n":  # noqa: ASYNC110
-                        await trio.sleep(0.01)
-            nursery.cancel_scope.cancel()
+    async with serve() as service, trio.open_nursery() as nursery:
+        nursery.start_soon(main_of(CODE[0], service.base))
+        async with bot(service.base, "bob", room="lobby") as bob:
+            assert (await wait_for(bob, Message)).data == "Hello Bob"
+            await bob.send("Thank you")
+            with trio.fail_after(PATIENCE):
+                while capsys.readouterr().out != "Bob: Thank you\n":  # noqa: ASYNC110
+                    await trio.sleep(0.01)
+        nursery.cancel_scope.cancel()
+
+
+async def test_the_lines_in_the_readme_greet_newcomers(serve: Serve) -> None:
+    (code,) = PYTHON.findall(README)
+    async with serve() as service, trio.open_nursery() as nursery:
+        nursery.start_soon(main_of(code, service.base))
+        async with bot(service.base, "bob", room="lobby") as bob:
+            assert (await wait_for(bob, Message)).data == "Hello Bob"
+        nursery.cancel_scope.cancel()

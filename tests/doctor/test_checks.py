@@ -167,7 +167,7 @@ def test_what_to_do_about_redis(problem: str, mend: str) -> None:
     [
         ("TRIO_SIGNAL_JWT_SECRET: must have 32 bytes or more", "openssl rand"),
         ("WEB_CONCURRENCY: more than one worker needs REDIS_URL", "WEB_CONCURRENCY=1"),
-        ("PORT='x': must be a number", "README"),
+        ("PORT='x': must be a number", "settings.md"),
     ],
 )
 def test_settings_that_cannot_be_read(problem: str, mend: str) -> None:

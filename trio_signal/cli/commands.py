@@ -1,7 +1,7 @@
-"""The commands as they are typed: their options, and what may be said with them.
+"""The commands as they are typed, with their options.
 
-What does the work is imported when it is wanted. So help, the version, and what was typed wrong
-are told at once.
+The modules that do the work are imported when a command runs. So the help, the version and
+mistakes are printed at once. `tools.print_commands` makes docs/commands.md of this module.
 """
 
 from pathlib import Path
@@ -10,12 +10,25 @@ from typing import Annotated
 import typer
 
 from trio_signal import __version__
-from trio_signal.cli import webhooks
+from trio_signal.cli import accounts, webhooks
+from trio_signal.cli.options import (
+    Admin,
+    AsJson,
+    Creator,
+    Moderator,
+    Name,
+    NoPublish,
+    Rooms,
+    TeamOf,
+    Token,
+    Url,
+)
 from trio_signal.cli.usage import (
     LOCAL,
     Command,
     Commands,
     duration,
+    examples,
     need_command,
     number,
     one_of,
@@ -27,54 +40,17 @@ _HELP = {"help_option_names": ["--help", "-h"]}
 
 app = typer.Typer(
     cls=Commands,
-    help="WebRTC signaling and live broadcast on Trio.",
+    help="WebRTC signaling and live broadcasts, on Trio.",
     invoke_without_command=True,
     add_completion=False,
     rich_markup_mode=None,
-    # They may show the values of local variables: a password may be among them.
+    # They would show the values of local variables, and one of these may be a password.
     pretty_exceptions_enable=False,
     context_settings=_HELP,
 )
-user_app = typer.Typer(
-    cls=Commands,
-    help="The users of the built-in login, in TRIO_SIGNAL_USERS_FILE.",
-    invoke_without_command=True,
-)
 db_app = typer.Typer(
-    cls=Commands, help="The database of announcements.", invoke_without_command=True
+    cls=Commands, help="Maintain the server's database.", invoke_without_command=True
 )
-Url = Annotated[
-    str,
-    typer.Option(
-        parser=server_url,
-        metavar="URL",
-        envvar="TRIO_SIGNAL_URL",
-        help="The server; ws: and wss: will do. Without a scheme it is http on this machine, "
-        "and https elsewhere.",
-    ),
-]
-Token = Annotated[
-    str | None,
-    typer.Option(
-        help="Who you are. In the variable nobody else on the machine can read it.",
-        envvar="TRIO_SIGNAL_TOKEN",
-    ),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
-_Name = Annotated[str | None, typer.Option(help="The name to show.")]
-_Rooms = Annotated[
-    list[str] | None,
-    typer.Option("--room", help="Room, or glob of rooms; may be repeated. All if none."),
-]
-_NoPublish = Annotated[bool, typer.Option("--no-publish", help="May not go live.")]
-_Moderator = Annotated[bool, typer.Option("--moderator", help="May kick others.")]
-_Creator = Annotated[bool, typer.Option("--creator", help="May announce to everybody.")]
-_Admin = Annotated[
-    bool, typer.Option("--admin", help="May use the server API, as with an API key.")
-]
-_TeamOf = Annotated[
-    str | None, typer.Option("--team-of", help="User id of the creator whose team it is.")
-]
 
 
 def _print_version(wanted: bool) -> None:
@@ -93,14 +69,17 @@ def main(
         ),
     ] = False,
 ) -> None:
-    """WebRTC signaling and live broadcast on Trio."""
+    """WebRTC signaling and live broadcasts, on Trio."""
     need_command(context)
 
 
 @app.command(
     cls=Command,
-    epilog="Example: trio-signal serve --host 0.0.0.0 --workers 4 --redis-url redis://localhost. "
-    "All settings are environment variables; the README lists them.",
+    epilog=examples(
+        "serve --host 0.0.0.0 --port 9000",
+        "serve --workers 4 --redis-url redis://localhost",
+        "serve --database-url postgresql://localhost/signal",
+    ),
 )
 def serve(
     host: Annotated[
@@ -111,7 +90,7 @@ def serve(
         typer.Option(
             parser=whole(0, 65535),
             metavar="PORT",
-            help="Port to listen on; 0 picks one.  [PORT, 8000]",
+            help="Port to listen on; 0 picks a free one.  [PORT, 8000]",
         ),
     ] = None,
     workers: Annotated[
@@ -119,31 +98,35 @@ def serve(
         typer.Option(
             parser=whole(1, 256),
             metavar="NUMBER",
-            help="How many replicas to run on the port.  [WEB_CONCURRENCY, 1]",
+            help="Number of replicas that share the port; more than one requires Redis.  "
+            "[WEB_CONCURRENCY, 1]",
         ),
     ] = None,
     redis_url: Annotated[
-        str | None, typer.Option(help="Redis that joins replicas into one service.  [REDIS_URL]")
+        str | None,
+        typer.Option(help="Redis that joins several replicas into one service.  [REDIS_URL]"),
     ] = None,
     database_url: Annotated[
         str | None,
-        typer.Option(
-            help="Where announcements are kept.  [DATABASE_URL, sqlite:///trio-signal.db]"
-        ),
+        typer.Option(help="Database for announcements.  [DATABASE_URL, sqlite:///trio-signal.db]"),
     ] = None,
     share: Annotated[
         bool,
         typer.Option(
             "--share",
-            help="Let phones in the local network come too: https with a certificate made now, "
-            "and a QR code of the address.",
+            help="Serve https in the local network, for phones: makes a certificate, and prints a "
+            "QR code of the address.",
         ),
     ] = False,
     check: Annotated[
-        bool, typer.Option("--check", help="Only say whether it would start with these settings.")
+        bool, typer.Option("--check", help="Only check whether the server would start, and exit.")
     ] = False,
 ) -> None:
-    """Run the server until SIGTERM or SIGINT."""
+    """Run the server until SIGTERM or SIGINT.
+
+    It prints `listening on http://HOST:PORT` when it is ready. A worker that ends is restarted.
+    Everything else is set by environment variables: see docs/settings.md.
+    """
     from trio_signal.cli import serve as work
 
     work.run(
@@ -159,24 +142,26 @@ def serve(
 
 @app.command(
     cls=Command,
-    epilog="Example: trio-signal token --sub ann --name Ann --room 'team-*' --ttl 8h. "
-    "Needs TRIO_SIGNAL_JWT_SECRET; issuer and audience are the server's.",
+    epilog=examples("token --sub ann --name Ann --room 'team-*' --ttl 8h"),
 )
 def token(
-    sub: Annotated[str, typer.Option(help="The user id.", show_default=False)],
-    name: _Name = None,
-    room: _Rooms = None,
-    no_publish: _NoPublish = False,
-    moderator: _Moderator = False,
-    creator: _Creator = False,
-    team_of: _TeamOf = None,
-    admin: _Admin = False,
+    sub: Annotated[str, typer.Option(help="User id.", show_default=False)],
+    name: Name = None,
+    room: Rooms = None,
+    no_publish: NoPublish = False,
+    moderator: Moderator = False,
+    creator: Creator = False,
+    team_of: TeamOf = None,
+    admin: Admin = False,
     ttl: Annotated[
         int,
-        typer.Option(parser=duration, metavar="TIME", help="How long it lasts: 90s, 15m, 1h, 7d."),
+        typer.Option(parser=duration, metavar="TIME", help="Lifetime, as 90s, 15m, 1h or 7d."),
     ] = "1h",  # type: ignore[assignment]  # the parser's input
 ) -> None:
-    """Print a token, signed with the configured secret."""
+    """Print a token for a user, signed with TRIO_SIGNAL_JWT_SECRET.
+
+    It gets the configured issuer and audience, if there are any.
+    """
     from trio_signal.cli import tokens
 
     grants = tokens.make_grants(room, no_publish, moderator, creator, team_of, admin)
@@ -184,11 +169,12 @@ def token(
 
 
 @app.command(
-    cls=Command, epilog="Example: trio-signal announce 'Back in five minutes' --type warning"
+    cls=Command,
+    epilog=examples("announce 'Back in five minutes' --type warning", "announce --clear"),
 )
 def announce(
     text: Annotated[
-        str | None, typer.Argument(metavar="TEXT", help="What to say to every user.")
+        str | None, typer.Argument(metavar="TEXT", help="Text to show to every user.")
     ] = None,
     type_: Annotated[
         str,
@@ -196,17 +182,20 @@ def announce(
             "--type",
             parser=one_of("info", "warning", "alert"),
             metavar="TYPE",
-            help="How urgent it is: info, warning or alert.",
+            help="Urgency: info, warning or alert.",
         ),
     ] = "info",
-    clear: Annotated[bool, typer.Option("--clear", help="Take the last one away.")] = False,
+    clear: Annotated[
+        bool, typer.Option("--clear", help="Remove the current announcement.")
+    ] = False,
     url: Url = LOCAL,
     token: Token = None,
     as_json: AsJson = False,
 ) -> None:
-    """Announce something to every user who is connected, or comes before it is cleared.
+    """Show an announcement to every user of a running server.
 
-    Without a token it makes one of its own, if TRIO_SIGNAL_JWT_SECRET is set.
+    Users who connect later see it too, until it is removed. Without a token, the command makes
+    one if TRIO_SIGNAL_JWT_SECRET is set.
     """
     if clear == (text is not None):
         given = "both are given" if clear else "neither is given"
@@ -216,27 +205,30 @@ def announce(
     work.run(text, type_, url, token, as_json)
 
 
-@app.command(cls=Command, epilog="Example: trio-signal rooms --url https://signal.example.com")
+@app.command(cls=Command, epilog=examples("rooms --url https://signal.example.com"))
 def rooms(url: Url = LOCAL, token: Token = None, as_json: AsJson = False) -> None:
-    """List the rooms in which somebody is."""
+    """List the rooms of a running server.
+
+    Prints the id of each room and its number of peers.
+    """
     from trio_signal.cli import watch
 
     watch.rooms(url, token, as_json)
 
 
-@app.command(cls=Command, epilog="Example: trio-signal tail lobby --json | jq .type")
+@app.command(cls=Command, epilog=examples("tail lobby --json | jq .type"))
 def tail(
-    room: Annotated[str, typer.Argument(metavar="ROOM", help="The room's id.")],
+    room: Annotated[str, typer.Argument(metavar="ROOM", help="Id of the room.")],
     url: Url = LOCAL,
     token: Token = None,
     username: Annotated[
-        str, typer.Option(help="What the others see, where the token does not say it.")
+        str, typer.Option(help="Name that the others see, if the token has none.")
     ] = "tail",
     as_json: AsJson = False,
 ) -> None:
-    """Join a room, and print what happens in it as it happens, until Ctrl-C.
+    """Join a room and print its events until Ctrl-C.
 
-    The others see it as a peer. What two of them send to each other goes past it.
+    The others see it as a peer. It does not see messages between two other peers.
     """
     if not room:
         raise typer.BadParameter("ROOM must have one character or more")
@@ -245,34 +237,39 @@ def tail(
     watch.tail(url, room, token, username, as_json)
 
 
-@app.command(cls=Command, epilog="Example: trio-signal bench --pairs 100 --rate 10 --seconds 30")
+@app.command(cls=Command, epilog=examples("bench --pairs 100 --rate 10 --seconds 30"))
 def bench(
     url: Url = LOCAL,
     token: Token = None,
     pairs: Annotated[
         int,
         typer.Option(
-            parser=whole(1, 10_000), metavar="NUMBER", help="Rooms of two, of whom one speaks."
+            parser=whole(1, 10_000),
+            metavar="NUMBER",
+            help="Number of rooms with two peers, of which one sends.",
         ),
     ] = 20,
     rate: Annotated[
         float,
         typer.Option(
-            parser=number(0.1, 1000), metavar="NUMBER", help="Messages a second of each pair."
+            parser=number(0.1, 1000), metavar="NUMBER", help="Messages a second in each room."
         ),
     ] = 20.0,
     seconds: Annotated[
-        float, typer.Option(parser=number(1, 3600), metavar="NUMBER", help="For how long.")
+        float, typer.Option(parser=number(1, 3600), metavar="NUMBER", help="Duration in seconds.")
     ] = 10.0,
     size: Annotated[
-        int, typer.Option(parser=whole(0, 60_000), metavar="BYTES", help="Bytes of a message.")
+        int,
+        typer.Option(
+            parser=whole(0, 60_000), metavar="BYTES", help="Size of each message in bytes."
+        ),
     ] = 2000,
     as_json: AsJson = False,
 ) -> None:
-    """Load a running server with pairs that signal, and say what arrived, and how fast.
+    """Measure a running server under load.
 
-    Ends with 1 if a message did not arrive, or on Ctrl-C.
-    A server limits connections and messages of one address.
+    Pairs of peers send each other messages. Prints how many arrived, and how long they took. Exits
+    with 1 if a message did not arrive, or on Ctrl-C. The server's limits for one address apply.
     """
     from trio_signal.cli import load
 
@@ -281,9 +278,10 @@ def bench(
 
 @app.command(
     cls=Command,
-    epilog="Example: trio-signal compare https://old.example.com http://127.0.0.1:8000 "
-    "--record talk.jsonl, and a client that uses http://127.0.0.1:9001; later the same again: "
-    "trio-signal compare http://127.0.0.1:8000 --replay talk.jsonl",
+    epilog=examples(
+        "compare https://old.example.com http://127.0.0.1:8000 --record talk.jsonl",
+        "compare http://127.0.0.1:8000 --replay talk.jsonl",
+    ),
 )
 def compare(
     servers: Annotated[
@@ -291,19 +289,19 @@ def compare(
         typer.Argument(
             parser=server_url,
             metavar="[OLD] NEW",
-            help="The two servers; with --replay the new one.",
+            help="The two servers; with --replay only the new one.",
         ),
     ],
     record: Annotated[
-        Path | None, typer.Option(help="A new file, for the conversation with the old server.")
+        Path | None, typer.Option(help="New file for the conversation with the old server.")
     ] = None,
-    replay: Annotated[Path | None, typer.Option(help="A file that --record wrote.")] = None,
+    replay: Annotated[Path | None, typer.Option(help="File that --record wrote.")] = None,
     port: Annotated[
         int,
         typer.Option(
             parser=whole(0, 65535),
             metavar="PORT",
-            help="Where clients find the old server meanwhile.",
+            help="Port to which clients connect while recording.",
         ),
     ] = 9001,
     idle: Annotated[
@@ -311,19 +309,20 @@ def compare(
         typer.Option(
             parser=number(0.1, 86_400),
             metavar="SECONDS",
-            help="The recording ends so many seconds after the last socket.",
+            help="Seconds without a client after which the recording ends.",
         ),
     ] = 5.0,
     as_json: AsJson = False,
 ) -> None:
-    """Record clients with their old server, and see what a new one answers to the same.
+    """Compare how an old and a new server answer.
 
-    With --record it listens on 127.0.0.1 and passes everything on to OLD. Let a client use that
-    address for a while; when it is gone, or on Ctrl-C, what it said is said to NEW. Printed is what
-    NEW leaves out, says otherwise or adds, by message and field; ids and times aside.
+    With --record it listens on 127.0.0.1 and forwards everything to OLD. Let a client use that
+    address for a while. When it has disconnected, or on Ctrl-C, its messages are sent to NEW. The
+    output lists what NEW leaves out, answers differently or adds, by message and field, without
+    ids and times. With --replay the messages come from an earlier recording.
 
-    Ends with 1 if a client may notice a difference: if something is not only added.
-    The file has what clients sent, tokens and all; only you can read it.
+    Exits with 1 if a client may notice a difference, that is, if anything but additions differ.
+    The file contains everything that clients sent, including tokens. Only you can read it.
     """
     wanted = 2 if record is not None else 1
     if (record is None) is (replay is None) or len(servers) != wanted:
@@ -334,102 +333,54 @@ def compare(
     work.run(old[0] if old else None, new, record or replay or Path(), port, idle, as_json)
 
 
-@app.command(cls=Command, epilog="Example: REDIS_URL=redis://localhost trio-signal doctor --json")
+@app.command(
+    cls=Command, epilog=examples("doctor", "doctor --url https://signal.example.com --json")
+)
 def doctor(
     url: Annotated[
         str | None,
         typer.Option(
             parser=server_url,
             metavar="URL",
-            help="Where clients reach the server; tried too.",
+            help="Address at which clients reach the server; it is tested too.",
             envvar="TRIO_SIGNAL_URL",
         ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Find the usual mistakes in settings, Redis, database, TURN and machine; and say what to do.
+    """Find common mistakes, and say how to fix them.
 
-    Run it with the server's environment, where the server runs. It changes nothing.
+    It checks settings, Redis, database, TURN, clock and machine. Run it on the server's machine,
+    with the server's environment. It changes nothing. Exits with 1 if a check fails.
     """
     from trio_signal.cli import doctor as work
 
     work.run(url, as_json)
 
 
-# The users of the built-in login
+# The database
 
-app.add_typer(user_app, name="user")
-
-
-@user_app.callback()
-def user(context: typer.Context) -> None:
-    """The users of the built-in login, in TRIO_SIGNAL_USERS_FILE."""
-    need_command(context)
-
-
-@user_app.command(
-    "add",
-    cls=Command,
-    epilog="Example: trio-signal user add ann --name Ann --creator. "
-    "The password is asked for twice, or read from standard input if that is no terminal. "
-    "A user that is there already is replaced.",
-)
-def user_add(
-    user_id: Annotated[
-        str, typer.Argument(metavar="USER_ID", help="The user id, with which one logs in.")
-    ],
-    name: _Name = None,
-    room: _Rooms = None,
-    no_publish: _NoPublish = False,
-    moderator: _Moderator = False,
-    creator: _Creator = False,
-    team_of: _TeamOf = None,
-    admin: _Admin = False,
-) -> None:
-    """Add a user, or replace one."""
-    from trio_signal.cli import tokens
-
-    grants = tokens.make_grants(room, no_publish, moderator, creator, team_of, admin)
-    tokens.add_user(user_id, name, grants)
-
-
-@user_app.command("remove", cls=Command, epilog="Example: trio-signal user remove ann")
-def user_remove(
-    user_id: Annotated[str, typer.Argument(metavar="USER_ID", help="The user id.")],
-) -> None:
-    """Remove a user. Tokens that it has are good until they run out."""
-    from trio_signal.cli import tokens
-
-    tokens.remove_user(user_id)
-
-
-@user_app.command("list", cls=Command, epilog="Example: trio-signal user list --json")
-def user_list(as_json: AsJson = False) -> None:
-    """Print the users and what they may."""
-    from trio_signal.cli import tokens
-
-    tokens.list_users(as_json)
-
-
-# The database of announcements
-
+app.add_typer(accounts.app, name="user")
 app.add_typer(db_app, name="db")
 app.add_typer(webhooks.app, name="webhooks")
 
 
 @db_app.callback()
 def database(context: typer.Context) -> None:
-    """The database of announcements."""
+    """Maintain the server's database."""
     need_command(context)
 
 
 @db_app.command(
     "upgrade",
     cls=Command,
-    epilog="Example: DATABASE_URL=postgresql://localhost/signal trio-signal db upgrade",
+    epilog=examples("db upgrade"),
 )
 def db_upgrade() -> None:
-    """Make the tables, or bring them up to date; a server does so too when it starts."""
+    """Create or migrate the tables.
+
+    The database is that of DATABASE_URL. A server also does this when it starts.
+    """
     from trio_signal.cli import database
 
     database.run()

@@ -12,10 +12,11 @@ import typer
 
 from trio_signal.auth import open_auth
 from trio_signal.cli.failing import fail, failing, first_of, reason
-from trio_signal.config import Settings, is_loopback
+from trio_signal.config import Settings
 from trio_signal.doctor.facts import look_at_port
 from trio_signal.environment import load_settings, unknown_variables
 from trio_signal.errors import ConfigError, SettingError, WorkerError
+from trio_signal.hosts import is_loopback
 from trio_signal.logs import configure_logging
 from trio_signal.server import open_bus, open_server, open_sockets
 from trio_signal.sharing import ANY, Sharing, open_sharing, url_of
@@ -50,7 +51,7 @@ def run(*, check: bool, share: bool, **options: object) -> None:
 
 def _warn_of_unknown(environment: Iterable[str]) -> None:
     for variable, nearest in unknown_variables(environment).items():
-        advice = f"did you mean {nearest}?" if nearest else "the README lists all"
+        advice = f"did you mean {nearest}?" if nearest else "docs/settings.md lists all"
         logger.warning("%s is no setting, and is ignored; %s", variable, advice)
 
 

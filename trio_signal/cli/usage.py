@@ -64,6 +64,12 @@ class Commands(TyperGroup):
         return super().resolve_command(ctx, args)
 
 
+def examples(*commands: str) -> str:
+    """The end of a command's help: one example a line, which is not wrapped."""
+    lines = "".join(f"\n  trio-signal {each}" for each in commands)
+    return f"\b\n{'Examples' if len(commands) > 1 else 'Example'}:{lines}"
+
+
 def need_command(context: typer.Context) -> None:
     """Print the help, and end with 2, if no command was typed."""
     if context.invoked_subcommand is None:

@@ -65,7 +65,7 @@ def wrong_settings(problem: str, unknown: Mapping[str, str | None]) -> list[Find
     `unknown` are the variables that are no settings, with the nearest that there is.
     """
     mends = (mend for name, mend in _MENDS.items() if name in problem)
-    mend = next(mends, "correct it; the README lists the settings")
+    mend = next(mends, "correct it; docs/settings.md lists the settings")
     findings = [Finding("settings", "failed", problem, mend)]
     if misspelled := machine.judge_variables(unknown):
         findings.append(_finding("variables", misspelled))

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
-from trio_signal.config import is_loopback
 from trio_signal.doctor.facts import Facts, PublicFacts
 from trio_signal.doctor.verdicts import Verdict, fail, is_public, ok, warn
+from trio_signal.hosts import is_loopback
 
 #: Seconds after which common proxies end an idle connection: Heroku 55, nginx and others 60.
 IDLE_TIMEOUT = 55.0
@@ -29,7 +29,7 @@ def judge_variables(unknown: Mapping[str, str | None]) -> Verdict | None:
         return None
     nouns = "is no setting, and is" if len(unknown) == 1 else "are no settings, and are"
     mends = (
-        f"did you mean {nearest}?" if nearest else f"remove {variable}; the README lists all"
+        f"did you mean {nearest}?" if nearest else f"remove {variable}; docs/settings.md lists all"
         for variable, nearest in unknown.items()
     )
     return warn(f"{', '.join(unknown)} {nouns} ignored", "; ".join(mends))

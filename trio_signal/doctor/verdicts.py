@@ -5,8 +5,8 @@ from typing import Literal
 
 from msgspec import Struct
 
-from trio_signal.config import is_loopback
 from trio_signal.doctor.facts import Facts
+from trio_signal.hosts import is_loopback
 
 Level = Literal["ok", "warning", "failed"]
 
