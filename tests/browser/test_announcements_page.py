@@ -35,9 +35,7 @@ def test_a_banner_until_it_is_acknowledged(visit: Callable[..., Page], desk: Pag
     expect(ann.locator("#state")).to_have_text("Connected")
     expect(desk.locator("#connected")).to_have_text("2")
     announce(desk, "Back in five minutes", "warning")
-    expect(desk.locator("#outcome")).to_have_text(
-        "Broadcast sent successfully to 2 connected users."
-    )
+    expect(desk.locator("#outcome")).to_have_text("Sent to 2 people.")
     for page in (desk, ann):
         expect(page.locator("#banner-text")).to_have_text("Back in five minutes")
         expect(page.locator("#banner")).to_have_attribute("data-type", "warning")

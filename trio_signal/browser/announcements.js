@@ -134,7 +134,7 @@ async function attempt(button, action) {
   $('outcome').textContent = '';
   notify('');
   try {
-    $('outcome').textContent = (await action()).message;
+    $('outcome').textContent = await action();
   } catch (error) {
     notify(error.message);
   } finally {
@@ -156,10 +156,11 @@ $('write').onsubmit = (event) => {
     const answer = await call('POST', '', { message: $('message').value, type });
     $('message').value = '';
     measure();
-    return answer;
+    const { sent_to_users: users } = answer;
+    return users === 1 ? 'Sent to 1 person.' : `Sent to ${users} people.`;
   });
 };
-$('clear').onclick = () => attempt($('clear'), () => call('POST', '/clear'));
+$('clear').onclick = () => attempt($('clear'), async () => (await call('POST', '/clear')).message);
 $('who').onsubmit = (event) => {
   event.preventDefault();
   pause = 500;

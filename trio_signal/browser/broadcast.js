@@ -285,12 +285,15 @@ function drawAudience() {
     || $('video').srcObject?.getVideoTracks()[0]?.getSettings().height;
   write($('height'), height ? `${height}p` : 'Sound only');
   $('nobody').hidden = peers.length > 0;
+  // Somebody in the room who does not watch counts as no viewer, and comes last.
+  const watching = (peer) => peer.state !== 'none';
+  peers.sort((one, other) => watching(other) - watching(one));
   $('people').replaceChildren(...peers.map(drawViewer));
 }
 
 function drawViewer(peer) {
   const grade = peer.state === 'connected' ? gradeOf(measured.get(peer.id) ?? {}) : '';
-  const words = peer.state === 'connected' ? GRADES[grade] ?? 'Watching' : peer.state === 'none' ? 'In the room' : 'Connecting…';
+  const words = peer.state === 'connected' ? GRADES[grade] ?? 'Watching' : peer.state === 'none' ? 'Not watching' : 'Connecting…';
   return h('li', {}, h('span', { class: 'who' }, peer.name), h('span', { class: 'grade', 'data-grade': grade }, words));
 }
 
