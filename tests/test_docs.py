@@ -34,7 +34,7 @@ from trio_signal.config import Settings
 from trio_signal.dialects import DIALECTS, dialect_at
 from trio_signal.doctor.checks import CHECKS
 from trio_signal.environment import load_settings
-from trio_signal.errors import ConfigError, Reason
+from trio_signal.errors import CLOSE_CODES, ConfigError, Reason
 from trio_signal.hub import Hub
 from trio_signal.limits import Limits
 from trio_signal.messages.events import NotResumedReason, Refusal
@@ -227,6 +227,19 @@ def test_readme_is_short_and_has_the_figures_of_the_benchmark() -> None:
     assert len(figures) == 3
     for ours, theirs in figures:
         assert f"| {ours} | {theirs} |" in measured
+
+
+def test_reasons_of_close_codes_are_said_by_the_code() -> None:
+    said = {
+        node.value
+        for path in (ROOT / "trio_signal").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    }
+    page = section(print_close_codes.PAGE.read_text(), "Reasons")
+    for code, reason, _ in rows(page):
+        assert int(code) in CLOSE_CODES
+        assert words(reason)[0] in said
 
 
 # HTTP
@@ -504,21 +517,30 @@ def unindented(text: str) -> str:
 # Limits and metrics
 
 
-async def metrics_of_the_code(redis_url: str) -> set[str]:
-    """The names on the lines `# TYPE`, but for those of the process."""
+async def rendered_metrics(redis_url: str) -> str:
+    """What `/metrics` answers on a replica with Redis."""
     settings = load_settings(redis_url=redis_url)
     async with open_redis_bus(redis_url, "docs") as bus:
-        text = render_metrics(Hub(bus), settings, Metrics()).decode()
-    told = {line.split()[2] for line in text.splitlines() if line.startswith("# TYPE")}
-    return {name for name in told if name.startswith("trio_signal")}
+        return render_metrics(Hub(bus), settings, Metrics()).decode()
 
 
-async def test_page_has_each_metric_and_each_label(redis_url: str) -> None:
+def kinds_of_metrics(text: str) -> dict[str, str]:
+    """The names and kinds on the lines `# TYPE`, but for those of the process."""
+    return dict(re.findall(r"(?m)^# TYPE (trio_signal\w+) (\w+)$", text))
+
+
+async def test_page_has_each_metric_with_its_kind_and_labels(redis_url: str) -> None:
     page = (ROOT / "docs" / "metrics.md").read_text()
     reasons = {words(first)[0] for first, _ in rows(section(page, "`trio_signal_refused_total`"))}
     assert reasons == {label_of(reason) for reason in (*Reason, *Refusal)}
-    documented = {words(first)[0] for first, *_ in rows(page) if "trio_signal" in first}
-    assert documented == await metrics_of_the_code(redis_url)
+    documented = {words(row[0])[0]: row[1:3] for row in rows(page) if "trio_signal" in row[0]}
+    text = await rendered_metrics(redis_url)
+    assert {name: kind for name, (kind, _) in documented.items()} == kinds_of_metrics(text)
+    for name, (_, labels) in documented.items():
+        samples = re.findall(rf"(?m)^{name}(?:{{(.*)}})? ", text)
+        for told in filter(None, samples):
+            assert {*re.findall(r'(\w+)="', told)} == {*words(labels)}
+        assert not labels or "" not in samples
 
 
 OPS = ROOT / "docs" / "ops"
@@ -530,9 +552,9 @@ async def test_rules_and_dashboard_ask_for_metrics_that_are_there(
 ) -> None:
     text = (OPS / name).read_text()
     asked = set(re.findall(r"\btrio_signal_[a-z_]+", text))
-    known = await metrics_of_the_code(redis_url)
+    known = kinds_of_metrics(await rendered_metrics(redis_url))
     assert asked
-    assert {re.sub("_(bucket|sum|count)$", "", metric) for metric in asked} <= known
+    assert {re.sub("_(bucket|sum|count)$", "", metric) for metric in asked} <= known.keys()
     reasons = {label_of(reason) for reason in (*Reason, *Refusal, *NotResumedReason)}
     for values in re.findall(r'reason=~?"([^"]*)"', text):
         assert set(values.split("|")) <= reasons
