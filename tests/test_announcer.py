@@ -72,7 +72,7 @@ async def test_wrong_use(arguments: list[str]) -> None:
 
 async def test_db_upgrade(tmp_path: Path) -> None:
     path = tmp_path / "new.db"
-    for output in ("The tables are upgraded.\n", "The tables are up to date.\n"):
+    for output in ("The tables are now up to date.\n", "The tables were already up to date.\n"):
         ended = await run("db", "upgrade", DATABASE_URL=f"sqlite:///{path}")
         assert (ended.code, ended.output) == (0, output)
     with closing(sqlite3.connect(path)) as connection:

@@ -391,7 +391,7 @@ async def test_a_client_that_is_refused_or_sent_away(serve: Serve, tmp_path: Pat
         (("http://a", "--record", "new"), 2, "needs OLD NEW --record FILE"),
         (("a:", "b", "--record", "new"), 2, "must be the address of a server"),
         (("http://127.0.0.1:1", "--replay", "none"), 1, "No such file"),
-        (("http://127.0.0.1:1", "--replay", "bad"), 1, "is no recording"),
+        (("http://127.0.0.1:1", "--replay", "bad"), 1, "is not a recording"),
         (("http://127.0.0.1:1", "--replay", "talk"), 1, "trio-signal: http://127.0.0.1:1: "),
         (("http://a", "http://b", "--record", "talk"), 1, "File exists"),
     ],

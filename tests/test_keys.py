@@ -207,7 +207,7 @@ async def test_a_set_that_is_not_there_yet_comes_later(
             real, server.url = server.url, f"http://127.0.0.1:{probe.getsockname()[1]}"
             async with run_key_set(server) as keys:
                 assert await found(keys, "es") == []
-                assert "known keys go on: ConnectError" in caplog.text
+                assert "keeping the known keys: ConnectError" in caplog.text
                 keys._url = real
                 mock_clock.jump(PAUSE)
                 assert await found(keys, "es") == ["ES256"]

@@ -87,7 +87,7 @@ async def test_ctrl_c_stops_it(serve: Serve) -> None:
                 await trio.sleep(0.02)
             process.send_signal(signal.SIGINT)
             assert await process.wait() == 1
-            assert await read_to_end(process.stderr) == "trio-signal: stopped before the end\n"
+            assert await read_to_end(process.stderr) == "trio-signal: stopped early\n"
 
 
 @pytest.mark.parametrize(

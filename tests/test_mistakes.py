@@ -22,8 +22,11 @@ _TTL = "--ttl must be a time, as 90s, 15m, 1h or 7d, not"
 _URL = "must be the address of a server, as http://127.0.0.1:8000, not"
 _COMPARE = "compare needs OLD NEW --record FILE, or NEW --replay FILE"
 _DATABASE = "must be sqlite:///FILE or postgresql://HOST/DATABASE"
-_REDIS = "must begin with redis://, valkey://, redis+sentinel://, the same with an s, or unix://"
-_ALONE = "need REDIS_URL or --redis-url, or their peers would not see each other"
+_REDIS = (
+    "must begin with redis://, valkey://, redis+sentinel://, the same with TLS (rediss://, ...), "
+    "or unix://"
+)
+_ALONE = "need REDIS_URL or --redis-url, or peers on different workers would not see each other"
 
 #: The command, with variables before it, and what it says.
 MISTAKES = (
@@ -63,13 +66,13 @@ MISTAKES = (
     ("serve --port ''", f"--port {_PORT} ''"),
     ("serve --workers 0", "--workers must be a whole number from 1 to 256, not '0'"),
     ("serve --workers 4", f"4 workers (--workers, WEB_CONCURRENCY) {_ALONE}"),
-    ("REDIS_URL=redis://x serve --share --workers 2", "--share is for one worker, not 2"),
+    ("REDIS_URL=redis://x serve --share --workers 2", "--share works with one worker, not 2"),
     ("serve --redis-url localhost:6379", f"--redis-url {_REDIS}"),
     ("serve --database-url signal.db", f"--database-url {_DATABASE}"),
     ("token --sub ''", "--sub must have 1 to 256 characters, not 0"),
     ("token --sub ann --ttl 3600", f"{_TTL} '3600'"),
     ("token --sub ann --ttl 1w", f"{_TTL} '1w'"),
-    ("user add ''", "USER_ID must have 1 to 256 characters that can be seen, not ''"),
+    ("user add ''", "USER_ID must have 1 to 256 visible characters, not ''"),
     ("announce", "announce needs either TEXT or --clear, but neither is given"),
     ("announce Hi --clear", "announce needs either TEXT or --clear, but both are given"),
     ("announce Hi --type panic", "--type must be info, warning or alert, not 'panic'"),
@@ -107,12 +110,12 @@ MISTAKES = (
     ),
     (
         "TRIO_SIGNAL_JWT_PUBLIC_KEY=-----BEGIN serve",
-        "TRIO_SIGNAL_JWT_PUBLIC_KEY must be a public key of RSA (2048 bits or more), EC on P-256, "
+        "TRIO_SIGNAL_JWT_PUBLIC_KEY must be a public key: RSA (2048 bits or more), EC P-256 "
         "or Ed25519",
     ),
     (
         "TRIO_SIGNAL_JWKS_URL=http://example.com/keys serve",
-        "TRIO_SIGNAL_JWKS_URL must be an https URL; http is for loopback only",
+        "TRIO_SIGNAL_JWKS_URL must be an https URL; http is allowed for loopback only",
     ),
     ("TRIO_SIGNAL_AUTH=yes serve", "TRIO_SIGNAL_AUTH must be open or token, not 'yes'"),
     (
@@ -122,7 +125,7 @@ MISTAKES = (
     ),
     (
         "TRIO_SIGNAL_USERS_FILE=users.json serve",
-        "TRIO_SIGNAL_USERS_FILE needs TRIO_SIGNAL_JWT_SECRET as well, which signs its users' "
+        "TRIO_SIGNAL_USERS_FILE needs TRIO_SIGNAL_JWT_SECRET as well, to sign its users' "
         "tokens; try: openssl rand -base64 48",
     ),
     (
@@ -132,11 +135,11 @@ MISTAKES = (
     (
         "TRIO_SIGNAL_ALLOWED_ORIGINS=example.com serve",
         "TRIO_SIGNAL_ALLOWED_ORIGINS must list origins, as https://app.example.com or "
-        "https://*.example.com, or be *; 'example.com' is no origin",
+        "https://*.example.com, or be *; 'example.com' is not an origin",
     ),
     (
         "TRIO_SIGNAL_DIALECTS=mesh,sip serve",
-        "TRIO_SIGNAL_DIALECTS must list some of .*, mesh, .*; 'sip' is none",
+        "TRIO_SIGNAL_DIALECTS must list some of .*, mesh, .*; 'sip' is not one of them",
     ),
     ("TRIO_SIGNAL_DRAIN=-1 serve", "TRIO_SIGNAL_DRAIN must be a number, 0 or more, not '-1'"),
     (
@@ -153,7 +156,7 @@ MISTAKES = (
     ),
     (
         "TRIO_SIGNAL_REDIS_CA_FILE=/nowhere serve",
-        "TRIO_SIGNAL_REDIS_CA_FILE must be the path of a file that is there, not '/nowhere'",
+        "TRIO_SIGNAL_REDIS_CA_FILE must be the path of an existing file, not '/nowhere'",
     ),
     (
         "PORT=x TRIO_SIGNAL_LEASE=0 serve",
@@ -230,7 +233,7 @@ async def test_https_against_http_says_so(command: str) -> None:
         done = await run_command(*command.split(), "--url", f"wss://{base}")
     assert (done.returncode, done.stdout) == (1, b"")
     assert re.fullmatch(
-        rf"trio-signal: https://{base}\S*: TLS: it speaks http there, not https\n",
+        rf"trio-signal: https://{base}\S*: TLS: the server speaks http, not https\n",
         done.stderr.decode(),
     )
 
@@ -239,7 +242,7 @@ async def test_http_against_https_says_so() -> None:
     async with listen(_speak_tls) as base:
         done = await run_command("rooms", "--url", f"http://{base}")
     assert done.returncode == 1
-    says = "it does not speak http there; perhaps https"
+    says = "it does not speak http; try https"
     assert done.stderr.decode() == f"trio-signal: http://{base}/rooms: {says}\n"
 
 
@@ -281,7 +284,7 @@ def test_serve_check_says_whether_it_would_start(tmp_path: Path) -> None:
         0,
         "The server would start on http://127.0.0.1:0\n",
     )
-    assert "TRIO_SIGNAL_JWTSECRET is no setting" in good.stderr
+    assert "TRIO_SIGNAL_JWTSECRET is not a setting" in good.stderr
     assert "did you mean TRIO_SIGNAL_JWT_SECRET?" in good.stderr
     assert not database.exists()
     taken = typed("serve", "--check", "--host", "192.0.2.1", **variables)

@@ -32,7 +32,7 @@ async def test_a_task_that_fails_begins_again(
     assert recovered == list(range(1, len(begins) + 1))
     records = [record for record in caplog.records if record.levelno == logging.ERROR]
     assert len(records) == len(begins)
-    assert records[0].getMessage() == "counting failed, and begins again in 0.1 s"
+    assert records[0].getMessage() == "counting failed, restarting in 0.1 s"
     assert records[0].exc_info is not None
 
 

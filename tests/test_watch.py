@@ -62,7 +62,7 @@ async def rooms(service: Service, *arguments: str) -> Result:
 async def test_rooms_is_a_table(serve: Serve) -> None:
     async with serve() as service:
         empty = await rooms(service)
-        assert (empty.exit_code, empty.stdout) == (0, "Nobody is in any room.\n")
+        assert (empty.exit_code, empty.stdout) == (0, "No room has peers.\n")
         async with (
             bot(service.base, "ann", room="lobby") as ann,
             bot(service.base, "bob", room="lobby"),
@@ -120,7 +120,7 @@ async def test_a_page_on_another_server_is_not_read() -> None:
     async with listen(_elsewhere) as base:
         failed = await run_command("rooms", "--url", f"http://{base}", "--token", "t")
     assert failed.returncode == 1
-    assert b"leads to another server" in failed.stderr
+    assert b"redirects to another server" in failed.stderr
 
 
 async def test_rooms_that_are_not_listed(serve: Serve) -> None:

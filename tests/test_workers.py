@@ -22,8 +22,8 @@ from trio_signal.workers import open_workers
 
 #: Seconds for processes to come up or to go.
 PATIENCE = 90.0
-SERVES = re.compile(r"worker (\d+) serves as process (\d+)")
-AGAIN = re.compile(r"worker \d+ is started again in ([\d.]+) s")
+SERVES = re.compile(r"worker (\d+) is ready, process (\d+)")
+AGAIN = re.compile(r"restarting worker \d+ in ([\d.]+) s")
 
 Found = Callable[[re.Pattern[str]], list[re.Match[str]]]
 
@@ -108,7 +108,7 @@ async def test_worker_that_cannot_be_started_is_tried_again(
     program.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(program))
     monkeypatch.setattr(workers, "BACKOFF", 0.1)
-    failed = re.compile(r"worker (\d) cannot be started: .*No such file.*")
+    failed = re.compile(r"cannot start worker (\d): .*No such file.*")
     with trio.fail_after(PATIENCE):
         async with open_workers(two(redis_url)):
             victim, other = found(SERVES)

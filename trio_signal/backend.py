@@ -115,7 +115,7 @@ def verify_webhook(headers: Mapping[str, str], body: bytes, secret: str) -> Hook
     try:
         return msgspec.json.decode(body, type=HookEvent)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise SignatureError(f"the body is no event: {error}") from None
+        raise SignatureError(f"the body is not an event: {error}") from None
 
 
 def _room(room_id: str, *more: str) -> str:
@@ -167,7 +167,7 @@ class ServerApi:
         return _read(self._http.request(method, path, **more), type_)
 
     def rooms(self, prefix: str = "") -> Iterator[RoomSummary]:
-        """The rooms in which somebody is, by their ids, page after page."""
+        """List the rooms that have peers, by their ids, page after page."""
         cursor: str | None = ""
         while cursor is not None:
             params = {"prefix": prefix, "cursor": cursor}
@@ -176,7 +176,7 @@ class ServerApi:
             cursor = page.next
 
     def room(self, room_id: str) -> RoomDetail:
-        """Who is in a room."""
+        """List the peers of a room."""
         return self._ask(RoomDetail, "GET", _room(room_id))
 
     def send(self, room_id: str, data: Any, to: str | None = None) -> int:
@@ -201,7 +201,7 @@ class ServerApi:
         self._ask(RoomDetail, "PATCH", _room(room_id), json={"locked": locked})
 
     def close_room(self, room_id: str, *, reason: str | None = None) -> int:
-        """Take everybody out of a room; how many that were."""
+        """Remove everybody from a room. Returns how many that were."""
         return self._ask(_Count, "DELETE", _room(room_id), json=_given(reason=reason)).removed
 
     def token(self, sub: str, **claims: Any) -> str:
@@ -232,7 +232,7 @@ class AsyncServerApi:
         return _read(await self._http.request(method, path, **more), type_)
 
     async def rooms(self, prefix: str = "") -> AsyncIterator[RoomSummary]:
-        """The rooms in which somebody is, by their ids, page after page."""
+        """List the rooms that have peers, by their ids, page after page."""
         cursor: str | None = ""
         while cursor is not None:
             params = {"prefix": prefix, "cursor": cursor}
@@ -242,7 +242,7 @@ class AsyncServerApi:
             cursor = page.next
 
     async def room(self, room_id: str) -> RoomDetail:
-        """Who is in a room."""
+        """List the peers of a room."""
         return await self._ask(RoomDetail, "GET", _room(room_id))
 
     async def send(self, room_id: str, data: Any, to: str | None = None) -> int:
@@ -267,7 +267,7 @@ class AsyncServerApi:
         await self._ask(RoomDetail, "PATCH", _room(room_id), json={"locked": locked})
 
     async def close_room(self, room_id: str, *, reason: str | None = None) -> int:
-        """Take everybody out of a room; how many that were."""
+        """Remove everybody from a room. Returns how many that were."""
         body = _given(reason=reason)
         return (await self._ask(_Count, "DELETE", _room(room_id), json=body)).removed
 

@@ -222,7 +222,7 @@ class Settings(BaseSettings):
             if not _ORIGIN.fullmatch(origin):
                 raise ValueError(
                     "must list origins, as https://app.example.com or https://*.example.com, "
-                    f"or be *; {origin!r} is no origin"
+                    f"or be *; {origin!r} is not an origin"
                 )
         return tuple(origin.lower() for origin in value)
 
@@ -231,7 +231,9 @@ class Settings(BaseSettings):
     def _check_dialects(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for name in value:
             if name not in DIALECTS:
-                raise ValueError(f"must list some of {', '.join(DIALECTS)}; {name!r} is none")
+                raise ValueError(
+                    f"must list some of {', '.join(DIALECTS)}; {name!r} is not one of them"
+                )
         return tuple(dict.fromkeys(value))
 
     @field_validator("redis_url")
@@ -239,8 +241,8 @@ class Settings(BaseSettings):
     def _check_redis_url(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None and not _REDIS_URL.match(value.get_secret_value()):
             raise ValueError(
-                "must begin with redis://, valkey://, redis+sentinel://, the same with an s, "
-                "or unix://"
+                "must begin with redis://, valkey://, redis+sentinel://, the same with TLS "
+                "(rediss://, ...), or unix://"
             )
         return value
 
@@ -271,7 +273,7 @@ class Settings(BaseSettings):
         url = urlsplit(value or "https://x")
         secure = url.scheme == "https" or (url.scheme == "http" and is_loopback(url.hostname or ""))
         if not secure or not url.hostname:
-            raise ValueError("must be an https URL; http is for loopback only")
+            raise ValueError("must be an https URL; http is allowed for loopback only")
         return value
 
     @field_validator("api_keys")
@@ -294,7 +296,7 @@ class Settings(BaseSettings):
         if self.webhook_urls and self.api_keys is None:
             raise ValueError(
                 "TRIO_SIGNAL_WEBHOOK_URLS needs TRIO_SIGNAL_API_KEYS as well: the first key's "
-                "secret signs what is sent"
+                "secret signs the webhooks"
             )
         return self
 
@@ -303,7 +305,7 @@ class Settings(BaseSettings):
         if self.workers > 1 and self.redis_url is None:
             raise ValueError(
                 f"{self.workers} workers (--workers, WEB_CONCURRENCY) need REDIS_URL or "
-                "--redis-url, or their peers would not see each other"
+                "--redis-url, or peers on different workers would not see each other"
             )
         return self
 
@@ -313,7 +315,7 @@ class Settings(BaseSettings):
             return self
         if self.users_file is not None and self.jwt_secret is None:
             raise ValueError(
-                "TRIO_SIGNAL_USERS_FILE needs TRIO_SIGNAL_JWT_SECRET as well, which signs "
+                "TRIO_SIGNAL_USERS_FILE needs TRIO_SIGNAL_JWT_SECRET as well, to sign "
                 "its users' tokens; try: openssl rand -base64 48"
             )
         if not self._has_key:

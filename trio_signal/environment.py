@@ -75,7 +75,7 @@ def _allowed(name: str) -> str:
     if kind is bool:
         return "true or false"
     if kind not in (int, float):
-        return "the path of a file that is there"
+        return "the path of an existing file"
     bounds = {
         bound: getattr(each, bound)
         for each in field.metadata

@@ -88,7 +88,7 @@ def check_signature(headers: Mapping[str, str], body: bytes, secret: str, now: f
     if not id_ or not (timestamp.isascii() and timestamp.isdecimal() and len(timestamp) < 16):
         raise SignatureError("Webhook-Id or Webhook-Timestamp is missing")
     if abs(int(timestamp) - now) > TOLERANCE:
-        raise SignatureError("Webhook-Timestamp is too far from the time here")
+        raise SignatureError("Webhook-Timestamp is too far from the current time")
     expected = sign(secret, id_, int(timestamp), body).partition(",")[2].encode()
     for signature in found.get("webhook-signature", "").split():
         version, _, given = signature.partition(",")

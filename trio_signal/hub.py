@@ -194,7 +194,9 @@ class Hub:
             try:
                 self._membership.leave(participant, room_id, participant.leave_cause)
             except Exception:
-                logger.exception("a peer has left room %s, and not all were told", ascii(room_id))
+                logger.exception(
+                    "a peer left room %s, but not everybody could be told", ascii(room_id)
+                )
         self._returning.depart(participant, room_ids)
         self._private.remove(participant)
 

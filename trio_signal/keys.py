@@ -71,7 +71,7 @@ def read_public_key(text: str) -> Key:
     return _public_key(key)
 
 
-_WANTED = f"must be a public key of RSA ({MIN_RSA} bits or more), EC on P-256, or Ed25519"
+_WANTED = f"must be a public key: RSA ({MIN_RSA} bits or more), EC P-256 or Ed25519"
 
 
 def _public_key(key: object, id_: str | None = None) -> Key:
@@ -132,9 +132,9 @@ class KeySet:
             while True:
                 problem = await self._refresh(client)
                 if problem is not None and reachable:
-                    logger.error("key set cannot be read, known keys go on: %s", problem)
+                    logger.error("cannot read the key set, keeping the known keys: %s", problem)
                 elif problem is None and not reachable:
-                    logger.warning("key set can be read again")
+                    logger.warning("the key set can be read again")
                 reachable = problem is None
                 self._not_before = trio.current_time() + PAUSE
                 self._wanted = trio.Event()
@@ -192,10 +192,10 @@ def _read_key_set(body: bytes) -> tuple[Key, ...]:
     try:
         jwks = msgspec.json.decode(body, type=_JWKS).keys
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        raise ValueError("it is no JSON of a key set") from None
+        raise ValueError("it is not a JSON key set") from None
     keys = tuple(key for jwk in jwks if (key := _read_jwk(jwk)) is not None)
     if not keys:
-        raise ValueError("it has no key of RS256, ES256 or EdDSA")
+        raise ValueError("it has no key for RS256, ES256 or EdDSA")
     return keys
 
 

@@ -316,7 +316,9 @@ class Limits:
             raise _too_many(Reason.CONNECTS_PER_IP, "Your address connects too often.", wait)
         self.websockets.check(network)
         if self.unauthenticated >= self._max_unauthenticated:
-            raise _overload(Reason.UNAUTHENTICATED, "Too many have not said yet who they are.")
+            raise _overload(
+                Reason.UNAUTHENTICATED, "Too many connections are not authenticated yet."
+            )
 
     def count_request(self, address: str, now: float) -> None:
         """A request that is for no WebSocket; raises RequestRefusedError if there are too many."""

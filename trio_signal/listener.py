@@ -207,7 +207,7 @@ class Listener:
             lease = self._limits.admit(address, trio.current_time())
             unless_opened.enter_context(lease)
             if request is None:
-                text = "The request cannot be read."
+                text = "The request is not valid HTTP."
                 raise _refusal(HTTPStatus.BAD_REQUEST, Reason.BAD_REQUEST, text)
             dialect = self._dialect(request)
             token = _token(request, self._settings)
@@ -236,7 +236,7 @@ class Listener:
         except IdTooLongError as error:
             raise _refusal(HTTPStatus.BAD_REQUEST, Reason.ID_TOO_LONG, str(error)) from None
         if dialect is None:
-            text = "Nothing is spoken at this path."
+            text = "No dialect uses this path."
             raise _refusal(HTTPStatus.NOT_FOUND, Reason.UNKNOWN_PATH, text)
         return dialect
 
@@ -331,7 +331,7 @@ class _Shortages:
         if now >= self._log_at:
             extra = {"times": self._count}
             logger.error(
-                "cannot accept: %s; trying again every %s s", error, _RECOVERY, extra=extra
+                "cannot accept connections: %s; retrying every %s s", error, _RECOVERY, extra=extra
             )
             self._log_at, self._count = now + _LOG_INTERVAL, 0
 

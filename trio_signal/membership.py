@@ -152,7 +152,7 @@ class Membership:
                 try:
                     tell(event)
                 except Exception:  # it has left all the same, and the others are told
-                    logger.exception("cannot tell that a peer has left")
+                    logger.exception("cannot report that a peer left")
         self._rooms.drop_if_empty(room)
 
     def _returns(self, peer: Participant) -> bool:

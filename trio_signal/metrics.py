@@ -60,7 +60,7 @@ class Metrics:
             **dict.fromkeys(map(int, CloseCode), 0),
             **{NO_CODE: 0, BROKEN_OFF: 0, OTHER: 0},
         }
-        #: Sessions that clients came back to, why others could not, and the messages that they
+        #: Sessions that were resumed, why others could not, and the messages that they
         #: got again.
         self.resumed = self.replayed = 0
         self.not_resumed = dict.fromkeys(NotResumedReason, 0)

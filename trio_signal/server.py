@@ -166,17 +166,17 @@ async def open_server(settings: Settings, sharing: Sharing | None = None) -> Asy
         if webhooks is not None:
             if announcements is not None:
                 announcements.observer = webhooks.announced
-            background.start_soon(supervise, "telling the site's backend", webhooks.run)
+            background.start_soon(supervise, "recording webhooks", webhooks.run)
         await background.start(bus.run, hub.deliver)
         await notes.write()
         for name, task in (
-            ("keeping notes", notes.run),
-            ("keeping what rooms are called", hub.keep_rooms),
+            ("storing notes", notes.run),
+            ("storing the names of rooms", hub.keep_rooms),
             ("watching the event loop", metrics.watch_loop),
-            ("sending what waits", hub.flusher.run),
-            ("letting all have their turn", rounds.run),
-            ("telling who is online", hub.online.run),
-            ("telling whose signals found nobody", hub.names.run),
+            ("the flusher", hub.flusher.run),
+            ("the event loop's rounds", rounds.run),
+            ("reporting who is online", hub.online.run),
+            ("the peerjs mailbox", hub.names.run),
         ):
             background.start_soon(supervise, name, task)
         gate = Gate(hub, settings, limits, metrics)

@@ -27,7 +27,7 @@ _CODE_LINE = "  \x1b[97;40m{}\x1b[0m\n"
 
 
 class Sharing(NamedTuple):
-    """How the phones around come here."""
+    """How phones in the local network reach this server."""
 
     #: This machine's name or address in the local network.
     host: str
@@ -39,10 +39,10 @@ class Sharing(NamedTuple):
         """What the terminal says: a link to a call, also as a QR code if it is to show one."""
         link = f"{url}/demo/call?room={self.room}"
         return (
-            "Open this on your phone and on this computer, and both are in one call:\n\n"
+            "Open this on your phone and on this computer, to bring both into one call:\n\n"
             f"  {link}\n\n{_code_of(link) if qr else ''}"
-            "Each browser warns once, since this machine made the certificate for itself: choose\n"
-            "“Advanced”, then go on. The phone has to be in the same network."
+            "Each browser warns once, because no authority signed the certificate: choose\n"
+            "“Advanced”, then continue. The phone must be in the same network."
         )
 
 
@@ -64,8 +64,7 @@ def find_address() -> str:
         probe.connect(_ELSEWHERE)  # sends nothing
         return str(probe.getsockname()[0])
     raise ConfigError(
-        "this machine is in no network that a phone could be in as well; if it is, say its "
-        "address there with --host"
+        "this machine has no address in a local network; if it has one, pass it with --host"
     )
 
 

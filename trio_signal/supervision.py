@@ -30,7 +30,7 @@ async def supervise(
         except Exception:
             if trio.current_time() - began > LONGEST_PAUSE:
                 pause = FIRST_PAUSE
-            logger.exception("%s failed, and begins again in %.1f s", name, pause)
+            logger.exception("%s failed, restarting in %.1f s", name, pause)
         else:
             return
         if recover is not None:

@@ -66,7 +66,7 @@ def read_users(path: Path) -> dict[str, User]:
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        raise ConfigError(f"{path}: it is no file of users") from None
+        raise ConfigError(f"{path}: it is not a users file") from None
 
 
 def write_users(path: Path, users: dict[str, User]) -> None:

@@ -97,13 +97,13 @@ class _Worker:
         await self._run(number, task_status)
         backoff = BACKOFF
         while True:
-            logger.error("worker %d is started again in %.1f s", number, backoff)
+            logger.error("restarting worker %d in %.1f s", number, backoff)
             await trio.sleep(backoff * random.uniform(0.8, 1.2))  # noqa: S311
             began = trio.current_time()
             try:
                 await self._run(number, trio.TASK_STATUS_IGNORED)
             except* OSError as errors:  # there may be no memory for a process at the moment
-                logger.warning("worker %d cannot be started: %s", number, errors.exceptions[0])
+                logger.warning("cannot start worker %d: %s", number, errors.exceptions[0])
             except* WorkerError:
                 pass
             healthy = trio.current_time() - began > HEALTHY
@@ -125,11 +125,11 @@ class _Worker:
             )
             serves = await self._wait_ready(process)
             if serves:
-                logger.info("worker %d serves as process %d", number, process.pid)
+                logger.info("worker %d is ready, process %d", number, process.pid)
                 task_status.started()
         if not serves:
             raise WorkerError(f"worker {number} ended with {process.returncode}")
-        logger.error("worker %d ended with %s", number, process.returncode)
+        logger.error("worker %d exited with %s", number, process.returncode)
 
     async def _wait_ready(self, process: trio.Process) -> bool:
         """Whether the worker came up: then it says so in one line, and nothing else."""

@@ -95,9 +95,10 @@ async def test_why_rooms_cannot_be_restored_is_said_once(
             reason = "LOADING"
             while tries < 5:  # noqa: ASYNC110
                 await trio.sleep(0.01)
-    said = [record.message for record in caplog.records if "catch up" in record.message]
+    said = [record.message for record in caplog.records if "resynchronize" in record.message]
     assert said == [
-        f"cannot catch up with Redis yet: {each}" for each in ("OOM command not allowed", "LOADING")
+        f"cannot resynchronize with Redis yet: {each}"
+        for each in ("OOM command not allowed", "LOADING")
     ]
 
 

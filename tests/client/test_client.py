@@ -242,9 +242,9 @@ async def test_what_cannot_be_sent(service: Service) -> None:
         endless.append(endless)
         with pytest.raises(TypeError):
             await ann.send(object())
-        with pytest.raises(ValueError, match="no JSON"):
+        with pytest.raises(ValueError, match="not JSON"):
             await ann.send(endless)
-        with pytest.raises(ValueError, match="no JSON"):
+        with pytest.raises(ValueError, match="not JSON"):
             await ann.offer({"sdp": "\ud800"})
         with pytest.raises(ValueError, match="surrogate"):
             await ann.send("x", to="\ud800")

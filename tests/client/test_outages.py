@@ -565,9 +565,9 @@ async def _answer(stream: trio.SocketStream, status: str) -> None:
 @pytest.mark.parametrize(
     ("handler", "reason", "status"),
     [
-        (_hang_up, "hung up", None),
-        (_read_and_hang_up, "hung up", None),
-        (_reset, "hung up", None),
+        (_hang_up, "closed the connection before", None),
+        (_read_and_hang_up, "closed the connection before", None),
+        (_reset, "closed the connection before", None),
         (_nonsense, "can't handle", None),
         (_redirect, "301 sorry", 301),
         (_forbid, "403 sorry", 403),

@@ -82,7 +82,7 @@ MISTAKES: list[tuple[dict[str, Any], dict[str, object], str, str]] = [
     ({"jwt_secret": "a" * 40}, {}, "secret", "failed"),
     ({"jwt_secret": SECRET[:20] + "-change-me-please"}, {}, "secret", "failed"),
     ({"jwt_audience": ""}, {}, "audience", "warning"),
-    ({}, {"key_set": "it has no key of RS256, ES256 or EdDSA"}, "key_set", "failed"),
+    ({}, {"key_set": "it has no key for RS256, ES256 or EdDSA"}, "key_set", "failed"),
     ({}, {"users": "users.json: Permission denied"}, "users", "failed"),
     ({}, {"users": UsersFacts(2, (), readable=True)}, "users", "warning"),
     ({}, {"users": UsersFacts(0, (), readable=False)}, "users", "warning"),
@@ -150,9 +150,12 @@ def test_each_check_can_find_something() -> None:
         ("redis:6379: WRONGPASS invalid username-password pair", "PASSWORD@"),
         ("redis:6379: unknown command 'HELLO'", "Redis 6"),
         ("redis:6379: Connection refused", "is it running"),
-        ("redis:6379: it is a replica, and not the primary", "name the primary"),
+        ("redis:6379: it is a replica, and not the primary", "use the address of the primary"),
         ("redis:6379: this is a cluster, so all keys need one hash tag", "REDIS_PREFIX={ts}:"),
-        ("redis:26379: this is a Sentinel: use redis+sentinel://redis:26379/main", "Sentinels'"),
+        (
+            "redis:26379: this is a Sentinel: use redis+sentinel://redis:26379/main",
+            "hosts of the Sentinels",
+        ),
     ],
 )
 def test_what_to_do_about_redis(problem: str, mend: str) -> None:
@@ -180,5 +183,5 @@ def test_a_misspelled_setting_may_be_why_they_cannot_be_read() -> None:
     unknown = {"TRIO_SIGNAL_TURN_SECERT": "TRIO_SIGNAL_TURN_SECRET", "TRIO_SIGNAL_XYZZY": None}
     _, finding = wrong_settings("TRIO_SIGNAL_TURN_URLS needs a secret", unknown)
     assert (finding.name, finding.level) == ("variables", "warning")
-    assert finding.says.startswith("TRIO_SIGNAL_TURN_SECERT, TRIO_SIGNAL_XYZZY are no settings")
+    assert finding.says.startswith("TRIO_SIGNAL_TURN_SECERT, TRIO_SIGNAL_XYZZY are not settings")
     assert finding.mend.startswith("did you mean TRIO_SIGNAL_TURN_SECRET?; remove TRIO_SIGNAL_XYZ")

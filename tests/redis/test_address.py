@@ -91,7 +91,7 @@ def test_less_checking_is_logged_loudly(
     assert (context.check_hostname, context.verify_mode) == (False, mode)
     [record] = caplog.records
     assert record.levelno == logging.WARNING
-    assert "NOT fully checked" in record.getMessage()
+    assert "NOT fully verified" in record.getMessage()
     assert SECRET not in record.getMessage()
 
 

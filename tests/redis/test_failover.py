@@ -103,7 +103,7 @@ async def test_a_sentinel_is_not_taken_for_a_server(tmp_path: Path) -> None:
         with pytest.raises(ConfigurationError, match=mended):
             async with open_redis(sentinel.url):
                 pass
-        with pytest.raises(ConfigurationError, match="know no 'other'"):
+        with pytest.raises(ConfigurationError, match="do not know 'other'"):
             async with open_redis(f"redis+sentinel://{HOST}:{sentinel.port}/other"):
                 pass
 

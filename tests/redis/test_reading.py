@@ -46,7 +46,7 @@ async def test_the_log_is_bounded(mock_clock: MockClock, caplog: pytest.LogCaptu
     reader.drop("name", "here", 1000 * "y")
     texts = [r.getMessage() for r in caplog.records if r.levelno == logging.ERROR]
     assert len(texts) == 2
-    assert texts[0].startswith("cannot read a name from Redis, at 'a key\\nxxx")
-    assert texts[1].endswith("(and 999 others before)")
+    assert texts[0].startswith("cannot decode a name from Redis, at 'a key\\nxxx")
+    assert texts[1].endswith("(and 999 earlier ones)")
     assert max(map(len, texts)) < 500
     assert reader.unreadable == {"name": 1001}

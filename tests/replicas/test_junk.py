@@ -139,7 +139,7 @@ async def test_no_replica_ends(tmp_path: Path) -> None:
         await check_service(cluster, party)
         assert await unreadable(cluster) > 10
         for replica in cluster.replicas:
-            assert len(replica.logged("cannot read a ")) < 20, "not at a bounded rate"
+            assert len(replica.logged("cannot decode a ")) < 20, "not at a bounded rate"
         await clear_announcements(cluster)
 
 

@@ -99,7 +99,7 @@ async def test_wrong_password_of_workers(tmp_path: Path) -> None:
     assert (ended.code, ended.output) == (1, "")
     assert all("invalid username-password pair" in reason for reason in reasons)
     assert reasons
-    assert "ended with 1" in last
+    assert "exited with 1" in last
     assert "hunter2" not in ended.errors
 
 

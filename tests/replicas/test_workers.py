@@ -20,13 +20,13 @@ async def open_workers(
     async with open_redis_server(directory) as redis:
         environment = {"REDIS_URL": redis.url, "TRIO_SIGNAL_LEASE": LEASE, **given}
         async with open_replica("--workers", "3", **environment) as parent:
-            await parent.wait_logged("serves as process", 3)
+            await parent.wait_logged("is ready, process", 3)
             yield parent, redis
 
 
 def workers(parent: Replica) -> dict[int, int]:
     """The process of each worker, as last said."""
-    said = (re.search(r"worker (\d+) serves as process (\d+)", line) for line in parent.log)
+    said = (re.search(r"worker (\d+) is ready, process (\d+)", line) for line in parent.log)
     return {int(found[1]): int(found[2]) for found in said if found}
 
 
@@ -46,7 +46,7 @@ async def test_killed_worker_is_replaced(tmp_path: Path) -> None:
         await party.agree()
         for times in (1, 2):
             os.kill(workers(parent)[0], signal.SIGKILL)
-            await parent.wait_logged("serves as process", 3 + times)
+            await parent.wait_logged("is ready, process", 3 + times)
             await party.join(f"newcomer-{times}", parent)
             await party.agree()
         assert {guest.closed for guest in party.lost} <= {(1006, "")}

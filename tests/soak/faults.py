@@ -18,10 +18,10 @@ AWAY = 1.0
 AFTER = 3.0
 
 _REDIS = (
-    r"Redis is (lost|back)|lost its connection|catch(ing)? up|more came from Redis|lease of this"
-    r"|replica \w+ is gone|nobody waits for|cannot connect|command timed out"
+    r"Redis is (lost|back)|lost its connection|resynchroniz|more arrived from Redis|lease of this"
+    r"|replica \w+ is gone|no longer waits|cannot connect|command timed out"
 )
-_DATABASE = r"announcements cannot be made|database is back|acknowledge"
+_DATABASE = r"cannot make announcements|database is back|acknowledge"
 _REPLICA = r"replica \w+ is gone"
 _UPSTREAM = r"\[error\].*upstream|\[error\].*recv\(\)|\[warn\].*upstream"
 _STORE = r"FATAL|terminat|shut ?down|WARNING"

@@ -162,9 +162,9 @@ class Agreement:
 
     def _note_failure(self, failure: str | None) -> None:
         if failure is not None and self.failure is None:
-            logger.error("announcements cannot be made: %s", failure)
+            logger.error("cannot make announcements: %s", failure)
         elif failure is None and self.failure is not None:
-            logger.warning("the database is back: announcements can be made")
+            logger.warning("the database is back: announcements work again")
         self.failure = f"the database fails: {failure}" if failure is not None else None
 
     async def _look(self) -> None:

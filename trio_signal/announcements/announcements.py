@@ -244,7 +244,7 @@ class Announcements:
         try:
             self._receipts.add(revision, identity.user_id)
         except StoreError as error:
-            logger.warning("an acknowledgement is lost: %s", error)
+            logger.warning("lost an acknowledgement: %s", error)
         else:
             state.remember(identity.user_id)
 

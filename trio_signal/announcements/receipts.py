@@ -120,7 +120,9 @@ class Receipts:
             try:
                 total = await self._store.acknowledge(revision, _users(batch))
             except StoreError as error:
-                logger.warning("%d acknowledgements wait: %s", len(self._unsaved), error)
+                logger.warning(
+                    "cannot store %d acknowledgements yet: %s", len(self._unsaved), error
+                )
                 await trio.sleep(PAUSE)
                 continue
             _mark_stored(batch)

@@ -189,7 +189,7 @@ class BusStatistics(NamedTuple):
     missing: int
     overflows: int
     dropped: int
-    #: What was in Redis and could not be read, by what it should have been.
+    #: Values in Redis that could not be decoded, by expected kind.
     unreadable: Mapping[str, int]
     #: Rooms that are stale.
     stale_rooms: int

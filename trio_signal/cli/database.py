@@ -11,4 +11,6 @@ def run() -> None:
     """Make the tables, or bring them up to date. Blocks."""
     with failing():
         changed = upgrade(load_settings().database_url.get_secret_value())
-    typer.echo("The tables are upgraded." if changed else "The tables are up to date.")
+    typer.echo(
+        "The tables are now up to date." if changed else "The tables were already up to date."
+    )

@@ -24,7 +24,7 @@ def listen(host: str, port: int, secret: str | None, *, as_json: bool) -> None:
         with failing():
             secrets = list(load_settings().secrets_by_key.values())
         if not secrets:
-            fail("--secret, or the first key of TRIO_SIGNAL_API_KEYS, is needed")
+            fail("set --secret, or TRIO_SIGNAL_API_KEYS")
         secret = secrets[0]
     try:
         trio.run(_listen, host, port, partial(_tell, secret, as_json))

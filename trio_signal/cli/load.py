@@ -108,7 +108,7 @@ def run(load: Load, as_json: bool) -> None:
     except* TrioSignalError as errors:
         fail(f"{load.url}: {first_of(errors)}")
     if report is None:
-        fail("stopped before the end")
+        fail("stopped early")
     if as_json:
         sys.stdout.write(f"{msgspec.json.encode(report).decode()}\n")
     else:
@@ -123,11 +123,11 @@ def _table(report: Report) -> Table:
     table.add_column(justify="right")
     for name, value in (
         ("pairs", f"{report.pairs}"),
-        ("all in their rooms after", f"{report.connecting:.2f} s"),
+        ("all joined after", f"{report.connecting:.2f} s"),
         ("messages sent", f"{report.sent:,}"),
         ("messages received", f"{report.received:,}"),
         ("received a second", f"{report.messages_per_second:,.0f}"),
-        ("latency, half of them", f"{report.p50:.2f} ms"),
+        ("latency, median", f"{report.p50:.2f} ms"),
         ("latency, 95 %", f"{report.p95:.2f} ms"),
         ("latency, 99 %", f"{report.p99:.2f} ms"),
         ("latency, the slowest", f"{report.slowest:.2f} ms"),

@@ -34,7 +34,7 @@ def ask(url: str, token: str | None, type_: type[T], body: object = None) -> T:
 def ask_pages(url: str, token: str | None, type_: type[T]) -> Iterator[T]:
     """What it answers to a GET, and behind each `Link` to the next page. Blocks.
 
-    Ends the command as `ask` does, and where the link leads to another server: that would get
+    Ends the command as `ask` does, and where the link redirects to another server: that would get
     the token.
     """
     seen = set[str]()
@@ -47,7 +47,7 @@ def ask_pages(url: str, token: str | None, type_: type[T]) -> Iterator[T]:
             return
         here, url = url, urljoin(url, following)
         if urlsplit(url)[:2] != urlsplit(here)[:2]:
-            fail(f"{here} leads to another server: {url}")
+            fail(f"{here} redirects to another server: {url}")
 
 
 def _request(url: str, token: str | None, body: object = None) -> httpx.Response:
@@ -73,7 +73,7 @@ def _explain(error: BaseException) -> str:
         cause = cause.__cause__ or cause.__context__
     # What h11 says of bytes that begin no line, as a TLS alert (RFC 8446 section 6).
     if str(error) == "illegal request line":
-        return "it does not speak http there; perhaps https"
+        return "it does not speak http; try https"
     return str(error)
 
 
@@ -83,7 +83,7 @@ def _read(url: str, answer: httpx.Response, type_: type[T]) -> T:
     try:
         return msgspec.json.decode(answer.content, type=type_)
     except msgspec.DecodeError:
-        fail(f"{url} does not answer as a trio-signal server does")
+        fail(f"{url} is not a trio-signal server")
 
 
 def _reason(body: bytes) -> str:

@@ -31,7 +31,7 @@ def run(*, check: bool, share: bool, **options: object) -> None:
     with failing():
         settings = load_settings(**options)
         if share and settings.workers > 1:
-            raise SettingError(f"--share is for one worker, not {settings.workers}")
+            raise SettingError(f"--share works with one worker, not {settings.workers}")
         if share and "host" not in settings.model_fields_set:
             settings = settings.model_copy(update={"host": ANY})
         sharing = open_sharing(settings.host) if share else None
@@ -52,7 +52,7 @@ def run(*, check: bool, share: bool, **options: object) -> None:
 def _warn_of_unknown(environment: Iterable[str]) -> None:
     for variable, nearest in unknown_variables(environment).items():
         advice = f"did you mean {nearest}?" if nearest else "docs/settings.md lists all"
-        logger.warning("%s is no setting, and is ignored; %s", variable, advice)
+        logger.warning("%s is not a setting, ignoring it; %s", variable, advice)
 
 
 async def _check(settings: Settings) -> None:
@@ -60,9 +60,9 @@ async def _check(settings: Settings) -> None:
     Store(settings.database_url.get_secret_value()).close()
     async with open_bus(settings) as (bus, _), open_auth(settings):
         if bus.board is not None and not bus.board.reachable:
-            typer.echo("Redis does not answer now; the server would try again, and serve alone.")
+            typer.echo("Redis does not answer. The server would start, and keep trying.")
         if await look_at_port(settings) == "ours":
-            typer.echo("A server runs there already.")
+            typer.echo("Another server already uses this address.")
         else:
             for sock in await open_sockets(settings):
                 sock.close()
@@ -147,6 +147,6 @@ async def _until_parent_goes(scope: trio.CancelScope) -> None:
 def _warn_if_open(settings: Settings) -> None:
     if not settings.wants_tokens and not is_loopback(settings.host):
         logger.warning(
-            "open mode beyond loopback: anybody who reaches %s may be anybody here",
+            "open mode beyond loopback: anybody who reaches %s can impersonate anybody",
             settings.host,
         )

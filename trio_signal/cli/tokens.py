@@ -40,7 +40,7 @@ def add_user(user_id: str, name: str | None, grants: Grants) -> None:
     """Add a user, or replace one. The password is asked for, or read from standard input."""
     if not is_user_id(user_id):
         raise typer.BadParameter(
-            f"USER_ID must have 1 to {MAX_ID} characters that can be seen, not {user_id!r}"
+            f"USER_ID must have 1 to {MAX_ID} visible characters, not {user_id!r}"
         )
     path = _users_file()
     password = _ask_password()
@@ -101,5 +101,5 @@ def _ask_password() -> str:
     else:
         password = sys.stdin.readline().rstrip("\r\n")
     if not password:
-        fail("a password is needed")
+        fail("no password was given")
     return password

@@ -60,7 +60,7 @@ def rooms(url: str, token: str | None, as_json: bool) -> None:
     if as_json:
         _write(msgspec.json.encode(found).decode())
     elif not found:
-        _write("Nobody is in any room.")
+        _write("No room has peers.")
     else:
         _write(_render(_table(found)))
 

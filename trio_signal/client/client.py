@@ -151,7 +151,7 @@ def _payload(value: Any) -> Raw:
     try:
         return Raw(encode(value))
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"this is no JSON: {error}") from None
+        raise ValueError(f"this is not JSON: {error}") from None
 
 
 @asynccontextmanager

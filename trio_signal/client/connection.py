@@ -83,7 +83,7 @@ class Address(NamedTuple):
         parts = urlsplit(url)
         secure = _SCHEMES.get(parts.scheme)
         if secure is None or not parts.hostname or parts.port == 0 or not _is_name(parts.hostname):
-            raise ValueError(f"{url!r} is no address of a server; like http://127.0.0.1:8000")
+            raise ValueError(f"{url!r} is not a server's address, such as http://127.0.0.1:8000")
         port = parts.port or (443 if secure else 80)
         netloc = parts.netloc.rpartition("@")[2]
         path = f"{parts.path.rstrip('/')}/ws/{quote(room, safe='')}"
@@ -144,7 +144,7 @@ class _Wire(trio.abc.Stream):
 
     def _check_open(self) -> None:
         if not self.open:
-            raise NotConnectedError("the server hung up before it answered")
+            raise NotConnectedError("the server closed the connection before it answered")
 
     async def aclose(self) -> None:
         await self._stream.aclose()
@@ -241,7 +241,7 @@ def explain_tls(error: BaseException | None) -> str:
         case ssl.SSLCertVerificationError(verify_message=words):
             return f"TLS: certificate verify failed: {words}"
         case ssl.SSLError(reason="WRONG_VERSION_NUMBER" | "RECORD_LAYER_FAILURE"):
-            return "TLS: it speaks http there, not https"
+            return "TLS: the server speaks http, not https"
         case ssl.SSLError(reason=str(word)):
             return f"TLS: {word.replace('_', ' ').lower()}"
         case _:

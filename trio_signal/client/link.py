@@ -112,7 +112,7 @@ class Link:
                     await step()
                 except Exception as error:
                     # What a peer sends may be anything, and aiortc raises whatever it meets.
-                    logger.info("a signal cannot be followed: %r", error)
+                    logger.info("ignoring a signal that does not fit: %r", error)
 
     async def _next(self) -> Callable[[], Awaitable[None]]:
         patience = _ANSWER_WITHIN if self._left else None

@@ -24,7 +24,7 @@ try:
     from aiortc.contrib.media import MediaRecorder
     from aiortc.mediastreams import MediaStreamError
 except ImportError as error:
-    raise ImportError(f"{error}; it comes with: pip install 'trio-signal[media]'") from error
+    raise ImportError(f"{error}; install it with: pip install 'trio-signal[media]'") from error
 
 from trio_signal.client.calls import Calls, Player
 from trio_signal.client.client import Client

@@ -73,7 +73,7 @@ async def run(session: Session, *, task_status: trio.TaskStatus[None]) -> None:
                 raise lost.error
             session.end(await _come_back(session, lost))
         except* SlowReaderError:
-            session.end(SlowReaderError("nobody read the events"))
+            session.end(SlowReaderError("the events were not read"))
 
 
 async def _come_back(session: Session, lost: _Lost) -> TrioSignalError:
@@ -287,7 +287,7 @@ async def _renew(session: Session, source: TokenSource) -> None:
         try:
             token = await source()
         except (OSError, NotConnectedError) as error:
-            logger.warning("no new token: %s", error)
+            logger.warning("cannot get a new token: %s", error)
             await trio.sleep(session.timing.pause(attempt))
             attempt += 1
         else:

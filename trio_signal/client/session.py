@@ -253,7 +253,7 @@ class Session:
             await self._event_sender.send(event)
         self.stalled, self.stalled_until = False, trio.current_time()
         if patience.cancelled_caught:
-            raise SlowReaderError("nobody read the events")
+            raise SlowReaderError("the events were not read")
 
     def _keep_offer(self, event: Event) -> None:
         """Whoever wants the media of a peer may come later than its offer."""
@@ -304,7 +304,7 @@ def written(message: Struct) -> str:
     try:
         return encode(message).decode()
     except UnicodeEncodeError:  # it would quote what may be a token
-        raise ValueError("a text has half a surrogate pair, which is no character") from None
+        raise ValueError("a string contains half a surrogate pair") from None
 
 
 def _closed() -> NotConnectedError:

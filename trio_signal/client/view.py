@@ -148,7 +148,7 @@ def _pass_on(message: Struct) -> list[Event]:
         event = _event(message)
     except (msgspec.DecodeError, RecursionError) as error:
         # The server does not look into it, so it may be what Python cannot hold.
-        logger.debug("a payload cannot be read: %s", error)
+        logger.debug("cannot decode a payload: %s", error)
         return []
     return [] if event is None else [event]
 

@@ -10,12 +10,12 @@ _MIN_DISTINCT = 12
 def mode(facts: Facts) -> Verdict:
     """Open mode where anybody gets."""
     if facts.settings.wants_tokens:
-        return ok("only who has a token is let in")
+        return ok("only clients with a token are admitted")
     if is_public(facts):
         return fail(
-            "open mode in public: anybody may be anybody, in any room",
+            "open mode in public: anybody can impersonate anybody, in any room",
             "set TRIO_SIGNAL_JWT_SECRET=$(openssl rand -base64 48), "
-            "and for a login of its own TRIO_SIGNAL_USERS_FILE as well",
+            "and TRIO_SIGNAL_USERS_FILE for the built-in login",
         )
     return ok(f"open mode, on {facts.settings.host} only")
 
@@ -28,10 +28,10 @@ def secret(facts: Facts) -> Verdict | None:
     words = [word for word in ("secret", "change", "example", "password") if word in text.lower()]
     if len(set(text)) < _MIN_DISTINCT or words:
         return fail(
-            "TRIO_SIGNAL_JWT_SECRET could be guessed, and with it anybody makes tokens",
-            "take a random one: openssl rand -base64 48",
+            "TRIO_SIGNAL_JWT_SECRET is easy to guess, and whoever knows it can make tokens",
+            "use a random one: openssl rand -base64 48",
         )
-    return ok("the secret is long, and looks random")
+    return ok("the secret is long and looks random")
 
 
 def audience(facts: Facts) -> Verdict | None:
@@ -41,10 +41,10 @@ def audience(facts: Facts) -> Verdict | None:
         return None
     if settings.jwt_issuer is None or settings.jwt_audience is None:
         return warn(
-            "a token that was made for another service is good here too",
+            "a token issued for another service is valid here too",
             "set TRIO_SIGNAL_JWT_ISSUER and TRIO_SIGNAL_JWT_AUDIENCE",
         )
-    return ok("tokens must be made for this service")
+    return ok("tokens must be issued for this service")
 
 
 def key_set(facts: Facts) -> Verdict | None:
@@ -54,7 +54,7 @@ def key_set(facts: Facts) -> Verdict | None:
     if facts.key_set is not None:
         return fail(
             f"TRIO_SIGNAL_JWKS_URL: {facts.key_set}",
-            "it must be reachable from here by https, and have a key of RS256, ES256 or EdDSA",
+            "it must be reachable from here by https, and contain a key for RS256, ES256 or EdDSA",
         )
     return ok("the key set can be read")
 
@@ -66,7 +66,7 @@ def users(facts: Facts) -> Verdict | None:
             return None
         case UsersFacts(readable=True):
             return warn(
-                "others on this machine may read the users file",
+                "other users of this machine can read the users file",
                 f"chmod 600 {facts.settings.users_file}",
             )
         case UsersFacts(users=0):
@@ -85,27 +85,27 @@ def passwords(facts: Facts) -> Verdict | None:
         return None
     if facts.users.guessed:
         return fail(
-            f"the passwords of {', '.join(facts.users.guessed)} were guessed at once",
-            "trio-signal user add NAME gives a new one",
+            f"the passwords of {', '.join(facts.users.guessed)} are easy to guess",
+            "trio-signal user add NAME sets a new one",
         )
-    return ok("no password was guessed at once")
+    return ok("no password is easy to guess")
 
 
 def origins(facts: Facts) -> Verdict | None:
     """`*` beside a login by cookie."""
     settings = facts.settings
     if "*" not in settings.allowed_origins:
-        return ok("pages of named origins, and of our own, may connect")
+        return ok("pages of the listed origins, and the server's own, may connect")
     if settings.users_file is not None:
         return warn(
             "TRIO_SIGNAL_ALLOWED_ORIGINS=* does not hold for the login's cookie: "
-            "pages of other sites connect, and are nobody",
-            "name the origins instead: https://app.example.com,https://*.example.com",
+            "pages of other sites can connect, but are not logged in",
+            "list the origins instead: https://app.example.com,https://*.example.com",
         )
     if not settings.wants_tokens and is_public(facts):
         return warn(
-            "pages of all sites may connect, and nobody needs a token",
-            "name the origins in TRIO_SIGNAL_ALLOWED_ORIGINS",
+            "pages of all sites may connect, without a token",
+            "list the origins in TRIO_SIGNAL_ALLOWED_ORIGINS",
         )
     return ok("pages of all origins may connect, with a token")
 
@@ -113,9 +113,9 @@ def origins(facts: Facts) -> Verdict | None:
 def metrics_token(facts: Facts) -> Verdict | None:
     """Metrics that everybody can read."""
     if facts.settings.metrics_token is not None:
-        return ok("/metrics wants its token")
+        return ok("/metrics requires a token")
     if not is_public(facts):
         return None
     return warn(
-        "everybody can read /metrics", "set TRIO_SIGNAL_METRICS_TOKEN, or do not pass the path on"
+        "everybody can read /metrics", "set TRIO_SIGNAL_METRICS_TOKEN, or do not forward the path"
     )

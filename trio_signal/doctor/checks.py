@@ -52,9 +52,9 @@ def _finding(name: str, verdict: Verdict) -> Finding:
 
 #: What to do about settings that are wrong, by a part of what is said of them.
 _MENDS = {
-    "JWT_SECRET": "take a random one: openssl rand -base64 48",
+    "JWT_SECRET": "use a random one: openssl rand -base64 48",
     "WEB_CONCURRENCY": "set REDIS_URL, or WEB_CONCURRENCY=1",
-    "JWT_PUBLIC_KEY": "openssl pkey -in key.pem -pubout makes one from a private key",
+    "JWT_PUBLIC_KEY": "derive it from the private key: openssl pkey -in key.pem -pubout",
     "TURN_URLS": "set TRIO_SIGNAL_TURN_SECRET to coturn's static-auth-secret",
 }
 

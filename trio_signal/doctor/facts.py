@@ -209,7 +209,7 @@ async def ask_redis(settings: Settings) -> RedisFacts | str:
     except (RedisError, ValueError) as error:
         return str(error)
     return RedisFacts(
-        version=str(info.get("redis_version", "of a version that it does not tell")),
+        version=str(info.get("redis_version", "of an unknown version")),
         refused=refused,
         policy=str(info.get("maxmemory_policy", "noeviction")),
         max_memory=int(info.get("maxmemory", 0)),

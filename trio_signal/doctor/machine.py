@@ -27,7 +27,7 @@ def judge_variables(unknown: Mapping[str, str | None]) -> Verdict | None:
     """What to say of variables that are no settings, given with the nearest; None if all are."""
     if not unknown:
         return None
-    nouns = "is no setting, and is" if len(unknown) == 1 else "are no settings, and are"
+    nouns = "is not a setting, and is" if len(unknown) == 1 else "are not settings, and are"
     mends = (
         f"did you mean {nearest}?" if nearest else f"remove {variable}; docs/settings.md lists all"
         for variable, nearest in unknown.items()
@@ -42,8 +42,8 @@ def port(facts: Facts) -> Verdict:
         case "free":
             return ok(f"{where} is free")
         case "ours":
-            return ok(f"a server runs on {where}")
-    return fail(f"{where}: {facts.port}", "stop what is there, or set PORT")
+            return ok(f"a server already runs on {where}")
+    return fail(f"{where}: {facts.port}", "stop the other server, or set PORT")
 
 
 def files(facts: Facts) -> Verdict:
@@ -65,7 +65,7 @@ def workers(facts: Facts) -> Verdict:
     number = facts.settings.workers
     if number > facts.cores:
         return warn(
-            f"{number} workers on {facts.cores} cores take turns, and everybody waits longer",
+            f"{number} workers on {facts.cores} cores compete for them, and everybody waits longer",
             f"set WEB_CONCURRENCY={facts.cores}",
         )
     return ok(f"workers: {number}, cores: {facts.cores}")
@@ -74,11 +74,11 @@ def workers(facts: Facts) -> Verdict:
 def replicas(facts: Facts) -> Verdict | None:
     """Instances that do not know of each other."""
     if facts.settings.redis_url is not None:
-        return ok("any number of replicas are one service, by Redis")
+        return ok("Redis joins any number of replicas into one service")
     if facts.platform is None:
         return None
     return warn(
-        "without REDIS_URL a second instance would not see the peers of the first",
+        "without REDIS_URL, a second instance would not see the peers of the first",
         f"run one instance, or add a Redis to {facts.platform}",
     )
 
@@ -89,11 +89,11 @@ def proxies(facts: Facts) -> Verdict | None:
     if facts.platform is not None and not trusted:
         return fail(
             f"{facts.platform} has a proxy in front, so all clients count as one address, "
-            "and the limits of one hold for all",
-            "set TRIO_SIGNAL_TRUSTED_PROXIES=1, and one more for each proxy before that",
+            "and share its limits",
+            "set TRIO_SIGNAL_TRUSTED_PROXIES=1, plus one for each further proxy",
         )
     if trusted:
-        return ok(f"{trusted} proxies say who the client is")
+        return ok(f"{trusted} proxies are trusted for the client's address")
     return None
 
 
@@ -107,16 +107,16 @@ def public_address(facts: Facts) -> Verdict | None:
             if parts.scheme == "https" or is_loopback(parts.hostname or ""):
                 return ok(f"{url} speaks WebSocket")
             return warn(
-                f"{url} is not encrypted: tokens can be read on the way, and browsers give no "
-                "camera to its pages",
-                "let the proxy speak https",
+                f"{url} is not encrypted: tokens can be read on the way, and browsers do not "
+                "allow the camera on its pages",
+                "serve https in the proxy",
             )
         case PublicFacts(status=429 | 503 as status, url=url):
-            return warn(f"{url} has no place for us: {status}", "try again later")
+            return warn(f"{url} refuses another connection: {status}", "try again later")
         case PublicFacts(status=status, url=url):
             return fail(
                 f"{url} answers {status} to a request for a WebSocket",
-                "let the proxy pass Upgrade and Connection on (nginx: proxy_http_version 1.1; "
+                "let the proxy forward Upgrade and Connection (nginx: proxy_http_version 1.1; "
                 'proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection "upgrade")',
             )
         case problem:
@@ -128,7 +128,8 @@ def heartbeat(facts: Facts) -> Verdict:
     seconds = facts.settings.heartbeat
     if seconds < IDLE_TIMEOUT:
         return ok(f"a ping every {seconds:g} s keeps idle connections open")
-    says = f"a ping every {seconds:g} s: proxies end what is idle for {IDLE_TIMEOUT:g} to 60 s"
+    idle = f"idle for {IDLE_TIMEOUT:g} to 60 s"
+    says = f"a ping every {seconds:g} s: proxies close connections that are {idle}"
     mend = "set TRIO_SIGNAL_HEARTBEAT=20"
     return fail(says, mend) if facts.platform is not None else warn(says, mend)
 
@@ -137,9 +138,9 @@ def drain(facts: Facts) -> Verdict:
     """A goodbye that takes longer than the platform waits."""
     seconds = facts.settings.drain
     if seconds + _GRACE < KILL:
-        return ok(f"it stops within {seconds + _GRACE:g} s")
-    says = f"to stop takes up to {seconds + _GRACE:g} s; platforms kill after {KILL:g} s"
-    mend = "set TRIO_SIGNAL_DRAIN=10, or let the platform wait longer"
+        return ok(f"the server stops within {seconds + _GRACE:g} s")
+    says = f"stopping takes up to {seconds + _GRACE:g} s; platforms kill after {KILL:g} s"
+    mend = "set TRIO_SIGNAL_DRAIN=10, or make the platform wait longer"
     return fail(says, mend) if facts.platform is not None else warn(says, mend)
 
 

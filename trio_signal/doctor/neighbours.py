@@ -22,7 +22,7 @@ def redis(facts: Facts) -> Verdict | None:
         case RedisFacts(refused=refused) if needed := [c for c in refused if c in _NEEDED]:
             key = f"{facts.settings.redis_prefix}trio_signal:*"
             return fail(
-                f"our account at Redis may not {', '.join(needed)} on {key}",
+                f"the account at Redis is not allowed to {', '.join(needed)} on {key}",
                 f"ACL SETUSER NAME ~{key} &{key} {_PERMISSIONS}",
             )
         case RedisFacts(version=version):
@@ -34,21 +34,21 @@ def redis(facts: Facts) -> Verdict | None:
 def _mend_redis(problem: str) -> str:
     text = problem.lower()
     if "sentinel" in text:
-        return "take the URL that is named there, with the Sentinels' hosts"
+        return "use the URL in the message, with the hosts of the Sentinels"
     if "hash tag" in text:
         return "TRIO_SIGNAL_REDIS_PREFIX={ts}: puts all keys on one node"
     if "replica" in text:
-        return "name the primary"
+        return "use the address of the primary"
     if "certificate" in text or "ssl" in text:
         return (
-            "TRIO_SIGNAL_REDIS_CA_FILE names who signed the certificate; for a platform that "
+            "set TRIO_SIGNAL_REDIS_CA_FILE to the certificate authority; for a platform that "
             "signs its own, add ?ssl_cert_reqs=none to the URL"
         )
     if any(word in text for word in ("password", "auth", "wrongpass")):
         return "put user and password into the URL: redis://USER:PASSWORD@HOST:PORT"
     if "hello" in text:
-        return "take Redis 6 or newer"
-    return "is it running, and may this machine reach its port?"
+        return "use Redis 6 or newer"
+    return "is it running, and can this machine reach its port?"
 
 
 def eviction(facts: Facts) -> Verdict | None:
@@ -58,10 +58,10 @@ def eviction(facts: Facts) -> Verdict | None:
     policy = facts.redis.policy
     if policy.startswith("allkeys"):
         return fail(
-            f"maxmemory-policy {policy}: when memory is full, Redis forgets who is in a room",
+            f"maxmemory-policy {policy}: when its memory is full, Redis drops members of rooms",
             "redis-cli config set maxmemory-policy noeviction",
         )
-    return ok(f"maxmemory-policy {policy} keeps who is there")
+    return ok(f"maxmemory-policy {policy} keeps the members of rooms")
 
 
 def redis_memory(facts: Facts) -> Verdict | None:
@@ -70,8 +70,8 @@ def redis_memory(facts: Facts) -> Verdict | None:
         return None
     part = facts.redis.used_memory / facts.redis.max_memory
     if part > 0.9:
-        return warn(f"{part:.0%} of Redis's memory are used", "give it more, or clean it up")
-    return ok(f"{part:.0%} of Redis's memory are used")
+        return warn(f"{part:.0%} of Redis's memory is used", "give it more memory, or delete data")
+    return ok(f"{part:.0%} of Redis's memory is used")
 
 
 def redis_connections(facts: Facts) -> Verdict | None:
@@ -87,7 +87,7 @@ def redis_connections(facts: Facts) -> Verdict | None:
         )
     if free < 2 * needed:
         return warn(
-            f"{says}: too few for the next ones to start before these have stopped",
+            f"{says}: too few to start new workers before the old ones have stopped",
             "fewer workers, or a plan with more connections",
         )
     return ok(says)
@@ -113,12 +113,12 @@ def redis_encryption(facts: Facts) -> Verdict | None:
     url = urlsplit(facts.settings.redis_url.get_secret_value())
     if parse_qs(url.query).get("ssl_cert_reqs") == ["none"]:
         return warn(
-            "Redis's certificate is not checked: whoever is between can read and change all",
-            "TRIO_SIGNAL_REDIS_CA_FILE names who signed it, if the provider tells",
+            "Redis's certificate is not verified: anybody on the way can read and change all",
+            "set TRIO_SIGNAL_REDIS_CA_FILE, if the provider publishes its certificate authority",
         )
     if url.scheme == "redis" and not _is_near(url.hostname or ""):
-        return warn("redis:// is not encrypted", "take rediss:// outside of a private network")
-    return ok("the way to Redis is private, or encrypted")
+        return warn("redis:// is not encrypted", "use rediss:// outside of a private network")
+    return ok("the connection to Redis is private or encrypted")
 
 
 def _is_near(host: str) -> bool:
@@ -138,18 +138,19 @@ def database(facts: Facts) -> Verdict | None:
             return warn("the database has no tables yet", "trio-signal db upgrade")
         case Tables(version=str(version), wanted=wanted) if version < wanted:
             return warn(
-                f"the tables are of version {version}, wanted is {wanted}", "trio-signal db upgrade"
+                f"the tables are of version {version}, this program needs version {wanted}",
+                "trio-signal db upgrade",
             )
         case Tables(version=str(version), wanted=wanted) if version > wanted:
             return fail(
                 f"the tables are of version {version}, newer than this program ({wanted})",
-                "take the program that made them, or a copy of the database from before",
+                "use a newer program, or restore a backup of the database",
             )
         case Tables(version=version):
             return ok(f"the database has its tables, version {version}")
         case problem:
             return fail(
-                f"DATABASE_URL: {problem}", "is it running, and are user and password right?"
+                f"DATABASE_URL: {problem}", "is it running, and are the user and password correct?"
             )
 
 
@@ -159,17 +160,16 @@ def database_place(facts: Facts) -> Verdict | None:
     if facts.database is None:
         return None
     if not settings.database_url.get_secret_value().startswith("sqlite"):
-        return ok("all replicas have one database")
+        return ok("all replicas share one database")
     mend = "set DATABASE_URL=postgresql://..."
     if facts.platform is not None:
-        return warn(f"{facts.platform} takes the SQLite file away with each restart", mend)
+        return warn(f"{facts.platform} deletes the SQLite file at each restart", mend)
     if settings.redis_url is not None:
         return warn(
-            "with SQLite each host has its own database: announcements are kept where they "
-            "were made",
+            "with SQLite each host has its own database, and its own announcements",
             mend,
         )
-    return ok("one host, and SQLite")
+    return ok("SQLite, on one host")
 
 
 def clocks(facts: Facts) -> Verdict | None:

@@ -88,7 +88,9 @@ class SqlNotes(MemoryNotes):
                 self._changes = changes | self._changes
                 self.failures += 1
                 if not self._failing:
-                    logger.warning("who is here cannot be written, a restart forgets it: %s", error)
+                    logger.warning(
+                        "cannot store the members, a restart would forget them: %s", error
+                    )
                 self._failing = True
             else:
                 self._failing = False
@@ -110,7 +112,7 @@ class SqlNotes(MemoryNotes):
             try:
                 present = _decode(row)
             except msgspec.DecodeError:
-                logger.warning("a member in the database cannot be read, and is forgotten")
+                logger.warning("cannot decode a member in the database: dropping it")
                 self._changes.setdefault(key, None)
                 continue
             if present.member.dialect not in DIALECTS:

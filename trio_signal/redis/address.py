@@ -82,8 +82,8 @@ def parse_address(url: str, *, ca_file: str | None = None) -> Address:
     )
     if address.tls is not None and not address.tls.check_hostname:
         logger.warning(
-            "the certificate of %s is NOT fully checked, as its URL demands: "
-            "whoever is between can read and change everything",
+            "the certificate of %s is NOT fully verified, because its URL says so: "
+            "anybody on the way can read and change everything",
             address,
         )
     return address

@@ -254,7 +254,7 @@ class Redis(AsyncCoreCommands):
         self._refused += 1
         if self._refusal != str(reply):
             self._refusal = str(reply)
-            logger.error("a command that nobody waits for was refused: %s", reply)
+            logger.error("Redis refused a command whose caller no longer waits: %s", reply)
 
     def reconnect(self) -> None:
         """Begin with new connections, perhaps to another server. Does not block."""
@@ -338,7 +338,7 @@ def _command_name(args: tuple[Argument, ...]) -> str:
     if not name:
         raise DataError(f"the name of a command is a str, not {args[0]!r}")
     if name in REFUSED:
-        raise DataError(f"{name} would change or block the connection that all share")
+        raise DataError(f"{name} would change or block the shared connection")
     return name
 
 

@@ -102,7 +102,7 @@ class Link:
     def give_up(self) -> None:
         """What runs the connection has failed: begin with another one. Does not block."""
         if self.connection is not None:
-            self._lose(self.connection, "an error of ours")
+            self._lose(self.connection, "an internal error")
 
     def move(self, because: str) -> None:
         """Begin with another connection, perhaps to another server. Does not block."""

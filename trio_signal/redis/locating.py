@@ -111,7 +111,7 @@ class Locator:
             if not isinstance(found, MovedError):
                 raise NotConnectedError(f"{address}: {found}")
             address = replace(address, host=found.host or address.host, port=found.port)
-        raise NotConnectedError(f"{address}: the nodes of the cluster send us around")
+        raise NotConnectedError(f"{address}: the nodes of the cluster keep redirecting us")
 
     def _note_nodes(self, known: Address, slots: Any) -> None:
         if isinstance(slots, Exception):
@@ -130,7 +130,7 @@ class Locator:
         if isinstance(place, Exception):
             raise NotConnectedError(f"{self}: {place}")
         if place is None:
-            raise ConfigurationError(f"{self}: the Sentinels know no {self._address.service!r}")
+            raise ConfigurationError(f"{self}: the Sentinels do not know {self._address.service!r}")
         host, port = place
         self._primary = (host.decode(), int(port))
         return replace(self._address, host=self._primary[0], port=self._primary[1], sentinels=())

@@ -53,7 +53,7 @@ class Reader:
             self._unsaid += 1
             return
         logger.error(
-            "cannot read a %s from Redis, at %.*s: %.*s (and %d others before)",
+            "cannot decode a %s from Redis, at %.*s: %.*s (and %d earlier ones)",
             *(kind, _SHOWN, ascii(where), _SHOWN, reason, self._unsaid),
         )
         self._silent_until = now + LOG_PAUSE

@@ -199,7 +199,7 @@ class Database:
                 return False  # another replica was faster
             _migrate(connection)
             connection.commit()
-        logger.info("the tables in %r are of version %s now", self._url, VERSION)
+        logger.info("migrated the tables in %r to version %s", self._url, VERSION)
         return True
 
 

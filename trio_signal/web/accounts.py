@@ -17,7 +17,7 @@ from trio_signal.web.callers import Callers
 
 #: Seconds that a token of the built-in login is good for.
 SESSION = 12 * 3600.0
-_NO_LOGIN = "There is no login here"
+_NO_LOGIN = "The built-in login is off"
 
 
 class LoginRequest(Struct):

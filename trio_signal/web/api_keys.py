@@ -53,7 +53,7 @@ class KeyRing:
             if identity is not None and identity.grants.admin:
                 return
             if identity is not None:
-                raise HttpError(403, "The token does not say that you are an admin")
+                raise HttpError(403, "The token does not grant the server API")
             problem = "The API key is wrong"
         self._callers.check_address()
         self._callers.count_failure()

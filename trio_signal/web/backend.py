@@ -217,7 +217,9 @@ async def send_message(call: ServerCall) -> Answer:
     body = await call.read(MessageRequest)
     peers = await call.hub.moderation.say(call.path["room_id"], body.data, body.to)
     if peers is None:
-        raise HttpError(404, "There is no such peer" if body.to is not None else "Nobody is there")
+        raise HttpError(
+            404, "There is no such peer" if body.to is not None else "The room is empty"
+        )
     return json_answer(Delivery(peers))
 
 
@@ -252,7 +254,7 @@ async def make_token(call: ServerCall) -> Answer:
     """Answer `POST /tokens`."""
     body = await call.read(TokenRequest)
     if call.settings.jwt_secret is None:
-        raise HttpError(404, "The server has no secret to sign tokens with")
+        raise HttpError(404, "The server has no TRIO_SIGNAL_JWT_SECRET to sign tokens with")
     grants = Grants(
         tuple(body.rooms) if body.rooms is not None else ("*",),
         body.publish,
@@ -345,7 +347,7 @@ ROUTES = (
     _route(
         "GET /rooms",
         list_rooms,
-        "The rooms in which somebody is",
+        "List the rooms that have peers",
         RoomSummaries,
         RoomSummaries([RoomSummary("lobby", 3, 2, 1)], None),
         query=("limit", "cursor", "prefix"),
@@ -353,14 +355,14 @@ ROUTES = (
     _route(
         "GET /rooms/{room_id:path}",
         show_room,
-        "Who is in a room",
+        "List the peers of a room",
         RoomDetail,
         RoomDetail("lobby", [_PEER], False, 7),
     ),
     _route(
         "POST /rooms/{room_id:path}/messages",
         send_message,
-        "Say something to a room, or to one peer",
+        "Send a message to a room, or to one peer",
         Delivery,
         Delivery(3),
         body=MessageRequest,
@@ -369,7 +371,7 @@ ROUTES = (
     _route(
         "DELETE /rooms/{room_id:path}/peers/{peer_id:path}",
         remove_peer,
-        "Take a peer out of a room, and keep its user out for a while",
+        "Remove a peer from a room, and optionally ban its user",
         Removal,
         Removal(1),
         body=RemovalRequest,
@@ -378,7 +380,7 @@ ROUTES = (
     _route(
         "PATCH /rooms/{room_id:path}",
         change_room,
-        "Lock a room, or unlock it",
+        "Lock or unlock a room",
         RoomDetail,
         RoomDetail("lobby", [_PEER], True, 7),
         body=LockRequest,
@@ -387,7 +389,7 @@ ROUTES = (
     _route(
         "DELETE /rooms/{room_id:path}",
         close_room,
-        "Take everybody out of a room",
+        "Remove everybody from a room",
         Removal,
         Removal(3),
         body=ClosingRequest,
@@ -396,7 +398,7 @@ ROUTES = (
     _route(
         "POST /tokens",
         make_token,
-        "A client's token",
+        "Create a token for a client",
         MintedToken,
         MintedToken("eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.eyJzdWIiOiJhbm4ifQ.c2ln", 3600),
         body=TokenRequest,

@@ -109,7 +109,7 @@ def read_path(path: str, raw: bytes) -> dict[str, str]:
     """
     wanted, parts = path.split("/"), raw.decode("latin-1").split("/")
     if len(wanted) != len(parts):
-        raise HttpError(404, "Ids in a path are to be quoted: a slash is %2F")
+        raise HttpError(404, "Ids in a path must be percent-encoded: a slash is %2F")
     ids = {}
     for name, part in zip(wanted, parts, strict=True):
         if name.startswith("{"):

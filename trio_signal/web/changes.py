@@ -50,7 +50,7 @@ def add_changes(app: QuartTrio, hub: Hub, keys: KeyRing) -> None:
     async def events() -> Response:
         await keys.require()
         if listeners.count >= MOST:
-            raise HttpError(429, "Too many listen to this replica")
+            raise HttpError(429, "Too many clients listen to this replica")
         room_id = request.args.get("room") or None
         answer = Response(
             _changes(hub, room_id, listeners),

@@ -35,10 +35,10 @@ _FOLLOWED = frozenset(
 )
 
 HOST_TEXT = (
-    "An open server on loopback does not answer to this name. Ask for localhost, "
-    "or name the site in TRIO_SIGNAL_ALLOWED_ORIGINS."
+    "An open server on loopback does not answer to this host name. Use localhost, "
+    "or list the site in TRIO_SIGNAL_ALLOWED_ORIGINS."
 )
-ORIGIN_TEXT = "Pages of this origin may not ask this."
+ORIGIN_TEXT = "Pages of this origin may not make this request."
 
 
 #: What `/healthz` says.
@@ -90,7 +90,7 @@ class Gate:
     def _check(self, request: h11.Request, peer: str) -> str:
         fields = _Fields(request)
         if fields.ends_twice:
-            text = "A request has a Content-Length, or is chunked."
+            text = "A request must not have both Content-Length and Transfer-Encoding."
             raise RequestRefusedError(HTTPStatus.BAD_REQUEST, Reason.BAD_REQUEST, text)
         address = client_address(peer, fields.forwarded, self._settings.trusted_proxies)
         if fields.path in PROBES:

@@ -38,42 +38,42 @@ class HubCollector(Collector):
         hub = self._hub
         yield InfoMetricFamily(
             "trio_signal",
-            "Which version this is, and which replica",
+            "Version and replica",
             {"version": __version__, "replica": hub.bus.replica},
         )
         counts = Counter(each.dialect_name for each in hub.participants if not each.is_away)
         connections = [([name], counts[name]) for name in self._dialects]
-        yield _gauges("connections", "WebSockets that are open here", ["dialect"], connections)
+        yield _gauges("connections", "Open WebSockets", ["dialect"], connections)
         away = len(hub.resuming.away)
         yield _gauge("sessions_away", "Sessions that wait for their clients to come back", away)
         kept = hub.resuming.kept_bytes
-        yield _gauge("unconfirmed_bytes", "What is kept until clients confirm it", kept)
+        yield _gauge("unconfirmed_bytes", "Bytes kept until clients confirm them", kept)
         rooms = [room for room in hub.rooms.values() if not is_internal(room.id)]
-        yield _gauge("rooms", "Rooms with peers here", len(rooms))
+        yield _gauge("rooms", "Rooms with peers on this replica", len(rooms))
         peers = sum(len(room.peers) for room in rooms)
-        yield _gauge("peers", "Peers here, each once for every room that it is in", peers)
+        yield _gauge("peers", "Peers of this replica, counted once for every room", peers)
         live = sum(member.peer_id in room.peers for room in rooms for member in room.live)
-        yield _gauge("live", "Broadcasts of peers here", live)
+        yield _gauge("live", "Broadcasts of peers on this replica", live)
         names, mail = hub.names, hub.names.mailbox
-        yield _gauge("names", "Ids of peers that are held here", len(names))
-        text = "Signals that wait for their target, or for a replica to confirm them"
+        yield _gauge("names", "Ids of peerjs held on this replica", len(names))
+        text = "Signals of peerjs that wait for their target or for a confirmation"
         yield _gauge("letters", text, len(mail))
-        yield _gauge("letters_bytes", "What these take in memory, about", mail.size)
-        text = "How often a peer was told that its target is not there"
+        yield _gauge("letters_bytes", "Approximate memory of these in bytes", mail.size)
+        text = "How often a peer of peerjs was told that its target is not connected"
         yield _counters("unreached", text, [], [([], names.unreached)])
-        yield _gauge("topics", "Topics that have subscribers here", len(hub.topics))
+        yield _gauge("topics", "Topics with subscribers on this replica", len(hub.topics))
         waiting = [each.waiting_bytes for each in hub.participants if each.waiting_bytes]
-        yield _gauge("outbox_bytes", "What waits for clients that read slowly", sum(waiting))
-        yield _gauge("outbox_clients", "Clients for which something waits", len(waiting))
+        yield _gauge("outbox_bytes", "Bytes queued for slow clients", sum(waiting))
+        yield _gauge("outbox_clients", "Clients with queued bytes", len(waiting))
         yield _gauge("threads", "Threads of this process", threading.active_count())
         degraded = hub.degraded is not None
-        yield _gauge("degraded", "1 while something that is needed is not there", int(degraded))
-        text = "How often notes could not be written"
+        yield _gauge("degraded", "1 while Redis or the database is unavailable", int(degraded))
+        text = "How often the members could not be written to the database"
         yield _counters("notes_failures", text, [], [([], hub.notes.failures)])
         statistics = hub.bus.statistics()
         if statistics is not None:
             up = int(hub.bus.degraded is None)
-            text = "1 if Redis is there and no room is stale, 0 while degraded"
+            text = "1 if Redis is available and no room is stale, 0 while degraded"
             yield _gauge("redis_up", text, up)
             yield from _of_redis(statistics)
 
@@ -81,34 +81,35 @@ class HubCollector(Collector):
 def _of_redis(bus: BusStatistics) -> Iterator[Metric]:
     connected = [(["commands"], bus.commands_connected), (["events"], bus.events_connected)]
     yield _gauges(
-        "redis_connected", "Whether there is a connection to Redis", ["connection"], connected
+        "redis_connected", "1 for each connection to Redis that is up", ["connection"], connected
     )
     yield _counters(
         "redis_losses", "How often a connection to Redis was lost", [], [([], bus.losses)]
     )
     yield _gauge(
-        "redis_round_trip_seconds", "Seconds that Redis took to answer last", bus.round_trip
+        "redis_round_trip_seconds", "Redis's latest response time in seconds", bus.round_trip
     )
     yield _gauge(
         "lease_age_seconds", "Seconds since this replica's lease was renewed", bus.lease_age
     )
     waiting = [(["send"], bus.send_bytes), (["receive"], bus.receive_bytes)]
     yield _gauges(
-        "redis_queue_bytes", "What waits to be sent, or to be taken in", ["queue"], waiting
+        "redis_queue_bytes",
+        "Bytes queued for Redis to accept, or for this replica to process",
+        ["queue"],
+        waiting,
     )
     yield _counters(
         "redis_gaps",
-        "Messages that were lost between replicas",
+        "Messages lost between replicas",
         ["cause"],
         [(["missing"], bus.missing), (["overflow"], bus.overflows), (["dropped"], bus.dropped)],
     )
     unreadable = [([kind], count) for kind, count in bus.unreadable.items()]
-    text = "What was in Redis and could not be read, by what it should have been"
+    text = "Values in Redis that could not be decoded, by expected kind"
     yield _counters("redis_unreadable", text, ["kind"], unreadable)
     yield _gauge("stale_rooms", "Rooms that are being restored from Redis", bus.stale_rooms)
-    yield _histogram(
-        "delivery_seconds", "Seconds that a message takes by way of Redis", bus.delivery
-    )
+    yield _histogram("delivery_seconds", "Seconds that a message takes through Redis", bus.delivery)
 
 
 class CountCollector(Collector):
@@ -135,19 +136,21 @@ class CountCollector(Collector):
         ]
         yield _counters("messages_out", "Messages to clients", labels, went)
         refused = [([label_of(reason)], count) for reason, count in counted.refused.items()]
-        yield _counters("refused", "What clients asked for and did not get", ["reason"], refused)
+        yield _counters("refused", "Client requests that were refused", ["reason"], refused)
         closed = [([str(code)], count) for code, count in counted.closed.items()]
         yield _counters("closed", "WebSockets that ended, by close code", ["code"], closed)
         webhooks = [([outcome], count) for outcome, count in counted.webhooks.items()]
         yield _counters("webhooks", "Attempts to send webhooks, by outcome", ["outcome"], webhooks)
-        text = "Sessions that clients came back to"
+        text = "Sessions that were resumed"
         yield _counters("sessions_resumed", text, [], [([], counted.resumed)])
         refusals = [([reason.value], count) for reason, count in counted.not_resumed.items()]
-        text = "Sessions that clients could not come back to"
+        text = "Attempts to resume that failed, by reason"
         yield _counters("sessions_not_resumed", text, ["reason"], refusals)
-        text = "Messages that clients got when they came back"
+        text = "Messages replayed to clients that resumed"
         yield _counters("messages_replayed", text, [], [([], counted.replayed)])
-        yield _histogram("fan_out_peers", "Peers here that heard the same event", counted.fan_out)
+        yield _histogram(
+            "fan_out_peers", "Peers of this replica that received the same event", counted.fan_out
+        )
         yield _histogram(
             "loop_lag_seconds", "Seconds that the event loop was late", counted.loop_lag
         )

@@ -70,22 +70,33 @@ _LOGIN = {401: Detail, 404: Detail, 429: Detail, 503: Detail, **BODY}
 
 #: The calls that are no dialect's own, by method and path.
 OPERATIONS: dict[str, Operation] = {
-    "GET /healthz": Operation("Whether the process is alive", Status),
-    "GET /readyz": Operation("Whether it takes connections", Readiness, {503: Status}),
-    "GET /health": Operation("Numbers of connections and rooms", Health),
-    "GET /auth/mode": Operation("What it takes to be let in", AccessMode),
+    "GET /healthz": Operation("Says that the process is alive", Status),
+    "GET /readyz": Operation(
+        "Says whether the server accepts connections", Readiness, {503: Status}
+    ),
+    "GET /health": Operation("Count connections and rooms", Health),
+    "GET /auth/mode": Operation(
+        "Say whether clients need a token, and whether there is a login", AccessMode
+    ),
     "POST /auth/login": Operation("Get a token", LoggedIn, _LOGIN, LoginRequest),
-    "POST /auth/token": Operation("The same", LoggedIn, _LOGIN, LoginRequest),
+    "POST /auth/token": Operation(
+        "Get a token, for clients of `mesh`", LoggedIn, _LOGIN, LoginRequest
+    ),
     "POST /auth/refresh": Operation(
         "Get a new token of the same user", LoggedIn, {**SIGNED_IN, 404: Detail}, query=CALLER
     ),
-    "POST /auth/logout": Operation("Nothing, as tokens expire", LoggedOut, {404: Detail}),
-    "GET /auth/me": Operation("Who one is", Me, SIGNED_IN, query=CALLER),
+    "POST /auth/logout": Operation(
+        "Does nothing: tokens expire by themselves", LoggedOut, {404: Detail}
+    ),
+    "GET /auth/me": Operation("Get the caller's identity", Me, SIGNED_IN, query=CALLER),
     "GET /auth/turn-credentials": Operation(
-        "Credentials for the TURN server", dict[str, Any], {**SIGNED_IN, 503: Detail}, query=CALLER
+        "Get credentials for the TURN server",
+        dict[str, Any],
+        {**SIGNED_IN, 503: Detail},
+        query=CALLER,
     ),
     "GET /ice-servers": Operation(
-        "What goes into an RTCPeerConnection", IceServers, SIGNED_IN, query=CALLER
+        "Get the configuration for an RTCPeerConnection", IceServers, SIGNED_IN, query=CALLER
     ),
 }
 #: What is no JSON, or is this document.
@@ -134,7 +145,7 @@ def make_document(routes: Iterable[Route]) -> dict[str, Any]:
                 "key": {
                     "type": "http",
                     "scheme": "bearer",
-                    "description": "An API key's secret, or a JWT that was signed with it.",
+                    "description": "An API key's secret, or a JWT signed with it.",
                 },
             },
         },

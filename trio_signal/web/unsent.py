@@ -117,5 +117,5 @@ class Unsent:
 
     def _refuse(self) -> None:
         self._count()
-        text = "Too much waits to be sent."
+        text = "Too many bytes are waiting to be sent."
         raise RequestRefusedError(HTTPStatus.SERVICE_UNAVAILABLE, Reason.HTTP_BYTES, text, 1)

@@ -89,7 +89,7 @@ class Outbox:
         }
         dropped = await self.store.add(self.urls, encoded, changed)
         if dropped:
-            logger.error("%d webhooks are dropped: too many wait", dropped)
+            logger.error("dropped %d webhooks: too many are waiting", dropped)
             self._metrics.webhooks["dropped"] += dropped
         for url in self.urls:
             self.arrived[url].set()
@@ -117,7 +117,7 @@ class Sender:
                 try:
                     await self._send_all(http)
                 except StoreError as error:
-                    logger.warning("cannot look for webhooks to be sent: %s", error)
+                    logger.warning("cannot read waiting webhooks: %s", error)
                     await trio.sleep(_AGAIN)
 
     async def _send_all(self, http: httpx.AsyncClient) -> None:
@@ -152,7 +152,7 @@ class Sender:
                     continue
                 if each.attempts >= len(PAUSES):
                     self._metrics.webhooks["dropped"] += 1
-                    logger.error("a webhook is given up after %d attempts", each.attempts + 1)
+                    logger.error("gave up a webhook after %d attempts", each.attempts + 1)
                     settled.append(Settled(each, None))
                     continue
                 self._metrics.webhooks["failed"] += 1
@@ -172,7 +172,7 @@ class Sender:
                             break
                     return answer.is_success
         except (httpx.HTTPError, httpx.InvalidURL, trio.TooSlowError, OSError) as error:
-            logger.info("a webhook cannot be delivered now: %s", type(error).__name__)
+            logger.info("cannot deliver a webhook yet: %s", type(error).__name__)
             return False
 
 
@@ -254,7 +254,7 @@ class LocalWebhooks(Webhooks):
             try:
                 await self._outbox.add(events, visits)
             except StoreError as error:
-                logger.warning("webhooks cannot be stored: %s", error)
+                logger.warning("cannot store webhooks: %s", error)
                 self._journal.put_back(events, visits)
                 return False
             except trio.Cancelled:
@@ -329,7 +329,7 @@ class SharedWebhooks(Webhooks):
                 if events:
                     await self._outbox.add(events, {})
             except (BoardError, StoreError) as error:
-                logger.warning("webhooks cannot be stored: %s", error)
+                logger.warning("cannot store webhooks: %s", error)
                 await trio.sleep(_AGAIN)
             else:
                 after = upto

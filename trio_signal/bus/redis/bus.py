@@ -220,18 +220,22 @@ class RedisBus:
                         try:
                             self._take(channel, payload)
                         except Exception:
-                            logger.exception("cannot take in what came on %s", ascii(channel))
+                            logger.exception("cannot process a message on %s", ascii(channel))
                             self._start_over()
                         continue
                     case Lost(reason=reason):
-                        logger.error("Redis is lost, peers of this replica go on: %s", reason)
+                        logger.error(
+                            "Redis is lost, continuing with the peers of this replica: %s", reason
+                        )
                         self._feeds.start_over()  # they are restored when it is back
                         self._lease.hold_off(float("inf"))
                         continue
                     case Overflow():
-                        logger.error("more came from Redis than could be taken: catching up")
+                        logger.error(
+                            "more arrived from Redis than could be processed: resynchronizing"
+                        )
                     case Resumed():
-                        logger.warning("Redis is back: catching up")
+                        logger.warning("Redis is back: resynchronizing")
                         self._lease.hold_off(PATIENCE)
                         self._direct.resync()
                 self._start_over()

@@ -113,7 +113,7 @@ class Lease:
             _, expired, _ = await script(keys, [self._replica, milliseconds, 1])
         now = trio.current_time()
         if self.is_held and (not held or now > self._renewed + self._seconds):
-            logger.warning("the lease of this replica ran out: its peers are put back")
+            logger.warning("the lease of this replica expired: adding its peers again")
             self._patient_until = now + PATIENCE
         self.is_held = True
         self._renewed = now
@@ -143,7 +143,7 @@ class Lease:
         if goodbye:
             return
         if taken:
-            logger.warning("replica %s is gone: %d peers have left", replica, len(taken) // 2)
+            logger.warning("replica %s is gone: removed its %d peers", replica, len(taken) // 2)
         members = tuple(self._read_taken(replica, taken))
         self._reaped(ReplicaLost(replica, until / 1000 - self._seconds, members))
 

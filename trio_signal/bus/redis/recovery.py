@@ -88,7 +88,7 @@ class Recovery:
         self._complaints = {r: at for r, at in self._complaints.items() if now < at + _LOG_PAUSE}
         if reason not in self._complaints and len(self._complaints) < _MOST_REASONS:
             self._complaints[reason] = now
-            logger.warning("cannot catch up with Redis yet: %s", reason)
+            logger.warning("cannot resynchronize with Redis yet: %s", reason)
 
     def _batches(self) -> Iterator[list[str]]:
         """The stale rooms, as many together as are restored in one round trip."""
@@ -226,7 +226,7 @@ class Recovery:
         else:
             is_other = _differs(feed, before, directory, self.echoed)
         if is_other or not directory.is_sound:
-            logger.warning("room %s is not as Redis has it: it is restored", ascii(room_id[:200]))
+            logger.warning("room %s differs from Redis: restoring it", ascii(room_id[:200]))
             self._feeds.mark_stale(room_id)
         return directory.size
 

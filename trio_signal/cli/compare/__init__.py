@@ -26,7 +26,7 @@ def run(old: str | None, new: str, path: Path, port: int, idle: float, as_json: 
     except* (OSError, TrioSignalError) as errors:
         fail(reason(first_of(errors)))
     if found is None:
-        fail("stopped before the end")
+        fail("stopped early")
     if as_json:
         sys.stdout.write(f"{msgspec.json.encode(found).decode()}\n")
     else:
@@ -53,7 +53,7 @@ def _read(path: Path) -> list[Record]:
     try:
         records = [decode_record(line) for line in lines]
     except (msgspec.DecodeError, UnicodeDecodeError):
-        raise TrioSignalError(f"{path} is no recording") from None
+        raise TrioSignalError(f"{path} is not a recording") from None
     # A call is kept when it is answered; what it did was told by sockets before that.
     return sorted(records, key=attrgetter("at"))
 

@@ -208,7 +208,7 @@ class Replay:
             raise OSError(str(error)) from None
         self._take_cookies(answer.headers.get_list("set-cookie"))
         if answer.status_code in (404, 405) and record.status < 400:
-            comparison.note("missing", where, "", "the new server has no such call")
+            comparison.note("missing", where, "", "the new server does not have this call")
         elif answer.status_code != record.status:
             what = f"{record.status} became {answer.status_code}"
             comparison.note("differs", where, "status", what)

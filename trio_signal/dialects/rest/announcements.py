@@ -89,7 +89,7 @@ class Active(Struct):
 
 
 class Limits(Struct):
-    """What may be announced."""
+    """Get the limits of announcements."""
 
     current_active_broadcasts: int
     max_characters: int = MAX_CHARACTERS
@@ -97,7 +97,7 @@ class Limits(Struct):
 
 
 class Stats(Struct):
-    """Numbers for creators."""
+    """Get statistics, for creators."""
 
     broadcasts_today: int
     active_broadcast: bool
@@ -282,18 +282,20 @@ ROUTES = (
     Route(
         f"POST {_PATH}",
         announce,
-        Operation("Announce something to every user", Sent, _BODY_ERRORS, BroadcastRequest, CALLER),
+        Operation(
+            "Make an announcement to every user", Sent, _BODY_ERRORS, BroadcastRequest, CALLER
+        ),
     ),
     Route(
         f"POST {_PATH}/clear",
         clear,
-        Operation("Take the announcement away", Cleared, _ERRORS, query=CALLER),
+        Operation("Remove the announcement", Cleared, _ERRORS, query=CALLER),
     ),
     Route(
         f"POST {_PATH}/acknowledge",
         acknowledge,
         Operation(
-            "Do not show it to the caller again",
+            "Acknowledge the announcement, so that the caller does not see it again",
             Success,
             {**_BODY_ERRORS, 404: Problem},
             AcknowledgeRequest,
@@ -303,16 +305,21 @@ ROUTES = (
     Route(
         f"GET {_PATH}/active",
         show_active,
-        Operation("What the caller is to see", Active, _ERRORS, query=CALLER),
+        Operation(
+            "Get the announcement that the caller has not acknowledged",
+            Active,
+            _ERRORS,
+            query=CALLER,
+        ),
     ),
     Route(
         f"GET {_PATH}/limits",
         show_limits,
-        Operation("What may be announced", Limits, _ERRORS, query=CALLER),
+        Operation("Get the limits of announcements", Limits, _ERRORS, query=CALLER),
     ),
     Route(
         f"GET {_PATH}/stats",
         show_stats,
-        Operation("Numbers for creators", StatsAnswer, _ERRORS, query=CALLER),
+        Operation("Get statistics, for creators", StatsAnswer, _ERRORS, query=CALLER),
     ),
 )

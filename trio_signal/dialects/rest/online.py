@@ -22,12 +22,12 @@ ROUTES = (
         "GET /api/v1/ws/online-users",
         show_users,
         Operation(
-            "The users that are connected by `live`", OnlineUsers, SIGNED_IN, query=("token",)
+            "List the users connected through `live`", OnlineUsers, SIGNED_IN, query=("token",)
         ),
     ),
     Route(
         "GET /api/v1/ws/stats",
         show_stats,
-        Operation("Numbers of what is connected by `live`", Stats),
+        Operation("Count connections of `live`", Stats),
     ),
 )

@@ -36,8 +36,8 @@ async def list_ids(call: Call) -> Answer:
     return json_answer(ids)
 
 
-_ID = Operation("A new id, as PeerJS clients ask for it", str, media_type="text/plain")
-_IDS = Operation("The ids that peers have, for moderators", list[str], {401: Refused})
+_ID = Operation("Get a new peer id, for PeerJS clients", str, media_type="text/plain")
+_IDS = Operation("List the ids of connected peers, for moderators", list[str], {401: Refused})
 
 ROUTES = [
     Route("GET /{key}/id", make_id, _ID, public=True),

@@ -214,7 +214,7 @@ async def count_room(call: Call) -> Answer:
     """Answer `POST /api/rooms/{room_id}/info`."""
     room_id = call.path["room_id"]
     if is_internal(room_id):
-        raise HttpError(404, "This is no room")
+        raise HttpError(404, "This is not a room")
     await _find_entrant(call, room_id)
     count = len(await call.core.members(room_id))
     return json_answer(ActiveRoom(room_id, count, is_active=count > 0))
@@ -249,7 +249,7 @@ def _room_of(call: Call) -> str:
     """The room of a call. Private messages have the path of one, and none of a room's calls."""
     room_id = call.path["room_id"]
     if room_id == NO_ROOM or is_internal(room_id):
-        raise HttpError(404, "This is no room")
+        raise HttpError(404, "This is not a room")
     return room_id
 
 
@@ -292,7 +292,7 @@ _LIST = Route(
     "GET /rooms",
     list_rooms,
     Operation(
-        "The rooms in which somebody is", list[RoomEntry], {**SIGNED_IN, 422: Detail}, query=_PAGE
+        "List the rooms that have peers", list[RoomEntry], {**SIGNED_IN, 422: Detail}, query=_PAGE
     ),
 )
 ROUTES = (
@@ -301,15 +301,19 @@ ROUTES = (
         "POST /rooms",
         create_room,
         Operation(
-            "Give a new room a name", RoomInfo, {**SIGNED_IN, **BODY, 400: Detail}, RoomRequest
+            "Create a room with a name", RoomInfo, {**SIGNED_IN, **BODY, 400: Detail}, RoomRequest
         ),
     ),
-    Route("GET /rooms/{room_id}", show_room, Operation("Who is in a room", RoomSnapshot, _IN_ROOM)),
+    Route(
+        "GET /rooms/{room_id}",
+        show_room,
+        Operation("List the peers of a room", RoomSnapshot, _IN_ROOM),
+    ),
     Route(
         "GET /rooms/{room_id}/messages",
         show_messages,
         Operation(
-            "The last messages of a room",
+            "Get the last messages of a room",
             list[RoomMessage],
             {**_IN_ROOM, 422: Detail},
             query=("limit",),
@@ -318,14 +322,12 @@ ROUTES = (
     Route(
         "POST /rooms/{room_id}/messages",
         post_message,
-        Operation("Say something to a room", RoomMessage, {**_IN_ROOM, **BODY}, MessageRequest),
+        Operation("Send a message to a room", RoomMessage, {**_IN_ROOM, **BODY}, MessageRequest),
     ),
     Route(
         "POST /rooms/{room_id}/join",
         join_room,
-        Operation(
-            "Say what a user is called in a room", RoomJoined, {**_IN_ROOM, **BODY}, JoinRequest
-        ),
+        Operation("Set a user's name in a room", RoomJoined, {**_IN_ROOM, **BODY}, JoinRequest),
     ),
 )
 MESH_ROUTES = (
@@ -334,7 +336,7 @@ MESH_ROUTES = (
         "GET /api/rooms",
         list_active_rooms,
         Operation(
-            "The rooms in which somebody is, for clients of `mesh`",
+            "List the rooms that have peers, for clients of `mesh`",
             list[ActiveRoom],
             {**SIGNED_IN, 422: Detail},
             query=_PAGE,
@@ -343,6 +345,6 @@ MESH_ROUTES = (
     Route(
         "POST /api/rooms/{room_id}/info",
         count_room,
-        Operation("How many are in a room", ActiveRoom, _IN_ROOM),
+        Operation("Count the peers of a room", ActiveRoom, _IN_ROOM),
     ),
 )

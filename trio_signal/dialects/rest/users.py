@@ -180,7 +180,7 @@ ROUTES = (
         "POST /users",
         create_user,
         Operation(
-            "Get an identity by name",
+            "Create a guest identity",
             UserAnswer,
             {**SIGNED_IN, **BODY, 400: Detail},
             UserRequest,
@@ -189,13 +189,13 @@ ROUTES = (
     Route(
         "GET /users/{user_id}",
         show_user,
-        Operation("What is known of a user", UserAnswer, {**SIGNED_IN, 404: Detail}),
+        Operation("Get a user", UserAnswer, {**SIGNED_IN, 404: Detail}),
     ),
     Route(
         "PUT /users/{user_id}/profile",
         change_profile,
         Operation(
-            "Say more of oneself, also to the rooms in which one is",
+            "Update the caller's profile, and tell its rooms",
             ProfileChanged,
             {**SIGNED_IN, **BODY, 404: Detail},
             ProfileRequest,
