@@ -18,7 +18,7 @@ AWAY = 1.0
 AFTER = 3.0
 
 _REDIS = (
-    r"Redis is (lost|back)|lost its connection|resynchroniz|more arrived from Redis|lease of this"
+    r"Redis is (lost|back)|lost its connection|resynchroniz|too many messages from Redis|lease of this"
     r"|replica \w+ is gone|no longer waits|cannot connect|command timed out"
 )
 _DATABASE = r"cannot make announcements|database is back|acknowledge"

@@ -224,16 +224,12 @@ class RedisBus:
                             self._start_over()
                         continue
                     case Lost(reason=reason):
-                        logger.error(
-                            "Redis is lost, continuing with the peers of this replica: %s", reason
-                        )
+                        logger.error("Redis is lost, serving only local peers: %s", reason)
                         self._feeds.start_over()  # they are restored when it is back
                         self._lease.hold_off(float("inf"))
                         continue
                     case Overflow():
-                        logger.error(
-                            "more arrived from Redis than could be processed: resynchronizing"
-                        )
+                        logger.error("too many messages from Redis: resynchronizing")
                     case Resumed():
                         logger.warning("Redis is back: resynchronizing")
                         self._lease.hold_off(PATIENCE)
