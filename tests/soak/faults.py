@@ -18,8 +18,8 @@ AWAY = 1.0
 AFTER = 3.0
 
 _REDIS = (
-    r"Redis is (lost|back)|lost its connection|resynchroniz|too many messages from Redis|lease of this"
-    r"|replica \w+ is gone|no longer waits|cannot connect|command timed out"
+    r"Redis is (lost|back)|lost its connection|resynchroniz|too many messages from Redis"
+    r"|lease of this|replica \w+ is gone|no longer waits|cannot connect|command timed out"
 )
 _DATABASE = r"cannot make announcements|database is back|acknowledge"
 _REPLICA = r"replica \w+ is gone"
