@@ -25,7 +25,7 @@ REQUEST_ID = "0242ac11-0002"
 @pytest.fixture
 def log(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
     for logger in ("trio_signal.service", "trio_signal.session"):
-        caplog.set_level(logging.INFO, logger)
+        caplog.set_level(logging.DEBUG, logger)
     return caplog
 
 
@@ -38,7 +38,9 @@ def fields(record: logging.LogRecord, *names: str) -> dict[str, object]:
     return {name: said[name] for name in ("event", "user", "dialect", "request_id", *names)}
 
 
-async def test_a_connection_has_two_lines(serve: Serve, log: pytest.LogCaptureFixture) -> None:
+async def test_a_connection_has_a_line_at_its_end_and_one_for_debugging(
+    serve: Serve, log: pytest.LogCaptureFixture
+) -> None:
     async with serve() as service:
         headers = [("X-Request-ID", REQUEST_ID)]
         async with service.connect("/ws/hall/ann", headers=headers) as ann:
@@ -46,6 +48,7 @@ async def test_a_connection_has_two_lines(serve: Serve, log: pytest.LogCaptureFi
             await settle(ann)
             told = len(await ann.settle())
     opened, closed = log.records
+    assert [record.levelname for record in log.records] == ["DEBUG", "INFO"]
     shared = {"user": "ann", "dialect": "room", "request_id": REQUEST_ID}
     assert fields(opened) == {"event": "connection opened", **shared}
     ended = fields(closed, "rooms", "received", "sent", "code", "connection", "seconds")

@@ -103,7 +103,7 @@ def _renderers(settings: Settings) -> list[Processor]:
 
 
 def _render_json(_: object, __: str, fields: structlog.typing.EventDict) -> str:
-    """The same as structlog's own, in a third of its time: each connection makes two lines."""
+    """The same as structlog's own, in a third of its time: each connection makes a line."""
     line = msgspec.json.encode(fields, enc_hook=repr)
     if len(line) > MAX_LINE:
         # Each is a text now. JSON has six bytes for some of one: \u0000. Keys are short.

@@ -204,7 +204,7 @@ class Service:
                 info = replace(info, session=self.hub.resuming.open(session, identity, claims))
         session.identity = identity
         session.deadlines.authenticate_by = NEVER
-        logger.info("connection opened", extra=session.names())
+        logger.debug("connection opened", extra=session.names())
         await self.perform(session, session.dialect.authenticated(identity, info, utc_now()))
         # Not before the client has heard that it is in: it may be warned at once.
         self._watch_expiry(session, identity)

@@ -10,9 +10,9 @@ The protocol is RESP3, which tells replies from published messages by their type
 """
 
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 import hiredis
 import trio
@@ -154,8 +154,8 @@ class Connection:
         self._unsent: deque[Request] = deque()
         self._in_flight: deque[Request] = deque()
         self._filled = trio.Event()
-        self._unsent_bytes = 0
-        self._written_bytes = 0
+        #: How much is not yet in the socket.
+        self.waiting_bytes = 0
         self._heard = trio.current_time()
         self._closed_because: str | None = None
         #: What ends `run` early, and why.
@@ -176,18 +176,13 @@ class Connection:
         """How many requests have no answer yet."""
         return len(self._unsent) + len(self._in_flight)
 
-    @property
-    def waiting_bytes(self) -> int:
-        """How much is not yet in the socket."""
-        return self._unsent_bytes + self._written_bytes
-
     def send(self, request: Request) -> None:
         """Queue a request. Does not block."""
         if self._closed_because is not None:
             request.answer(NotConnectedError(self._closed_because))
             return
         self._unsent.append(request)
-        self._unsent_bytes += len(request.data)
+        self.waiting_bytes += len(request.data)
         self._filled.set()
 
     async def greet(self, *commands: tuple[Argument, ...]) -> list[Any]:
@@ -200,7 +195,7 @@ class Connection:
         replies: list[Any] = []
         for _ in commands:
             while (reply := self._reader.gets()) is _INCOMPLETE:
-                await self._feed()
+                self._feed(await self._stream.receive_some())
             replies.append(reply)
             if isinstance(reply, Exception) and not isinstance(reply, NoPermissionError):
                 break
@@ -218,26 +213,18 @@ class Connection:
         """Carry requests and replies until the connection is lost, and return why."""
         reasons: list[str] = []
         with self._scope:
-            await self._carry(reasons)
+            try:
+                async with trio.open_nursery() as nursery:
+                    for task in (self._read, self._write, self._watch):
+                        nursery.start_soon(task)
+            except* (LostError, trio.BrokenResourceError, *NOT_REDIS) as lost:
+                reasons += [str(error) or str(error.__cause__) for error in lost.exceptions]
         return self._ended_because or reasons[0]
 
     def end(self, because: str) -> None:
         """Have `run` return this soon; does not block."""
         self._ended_because = because
         self._scope.cancel(reason=because)
-
-    async def _carry(self, reasons: list[str]) -> None:
-        async with trio.open_nursery() as nursery:
-
-            async def first_to_end(task: Callable[[], Awaitable[None]]) -> None:
-                try:
-                    await task()
-                except (LostError, trio.BrokenResourceError, *NOT_REDIS) as error:
-                    reasons.append(str(error) or str(error.__cause__))
-                nursery.cancel_scope.cancel()
-
-            for task in (self._read, self._write, self._watch):
-                nursery.start_soon(first_to_end, task)
 
     def close(self, because: str = "closed") -> None:
         """Close the socket, and tell what waits how far it came. Does not block."""
@@ -252,35 +239,35 @@ class Connection:
         self._in_flight.clear()
         self._unsent.clear()
 
-    async def _write(self) -> None:
+    async def _write(self) -> NoReturn:
         while True:
             await self._filled.wait()
             self._filled = trio.Event()
             if data := self._take_unsent():
                 await self._stream.send_all(data)
-            self._written_bytes = 0
+                self.waiting_bytes -= len(data)
 
     def _take_unsent(self) -> bytes:
         """All that waits, in one piece: from here on its outcome is unknown."""
         now = trio.current_time()
-        taken = [request for request in self._unsent if not request.cancelled]
-        data = b"".join([request.data for request in taken])
-        for request in taken:
-            request.since = now
-            request.data = b""
-        self._in_flight.extend(taken)
+        data = []
+        for request in self._unsent:
+            if request.cancelled:
+                self.waiting_bytes -= len(request.data)
+                continue
+            data.append(request.data)
+            request.since, request.data = now, b""
+            self._in_flight.append(request)
         self._unsent.clear()
-        self._written_bytes, self._unsent_bytes = self._unsent_bytes, 0
-        self.sent += len(taken)
-        return data
+        self.sent += len(data)
+        return b"".join(data)
 
-    async def _read(self) -> None:
+    async def _read(self) -> NoReturn:
         while True:
-            await self._feed()
+            self._feed(await self._stream.receive_some())
             self._take_replies()
 
-    async def _feed(self) -> None:
-        data = await self._stream.receive_some()
+    def _feed(self, data: bytes | bytearray) -> None:
         if not data:
             raise LostError("the server closed the connection")
         self._heard = trio.current_time()
@@ -306,7 +293,7 @@ class Connection:
             self.is_wrong = True
             raise LostError(str(wrong))
 
-    async def _watch(self) -> None:
+    async def _watch(self) -> NoReturn:
         """Give up when a reply is overdue; when all is silent, ask for a sign of life."""
         while True:
             if self._overdue():

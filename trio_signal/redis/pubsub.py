@@ -5,7 +5,7 @@ whenever there is one, is brought in line with it.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, TypeAlias
 
@@ -70,9 +70,8 @@ class Inbox:
         if self.size > self._limit:
             self._overflowed = True
             self.overflows += 1
-            self._append(Overflow())
-        else:
-            self._append(message)
+        self._events.append(Overflow() if self._overflowed else message)
+        self._filled.set()
 
     def put_state(self, event: Lost | Resumed) -> None:
         """Add what always fits: an outage that nobody has noticed yet is the same outage."""
@@ -80,11 +79,8 @@ class Inbox:
             case Lost(), [Lost(), Resumed()]:
                 self._events.pop()
             case _:
-                self._append(event)
-
-    def _append(self, event: Event) -> None:
-        self._events.append(event)
-        self._filled.set()
+                self._events.append(event)
+                self._filled.set()
 
     async def take(self) -> list[Event]:
         """Wait until there are events, and take all."""
@@ -237,13 +233,13 @@ class PubSub:
                 return
             await subscription.settled.wait()
 
-    async def receive(self) -> list[Event]:
+    def receive(self) -> Awaitable[list[Event]]:
         """Wait for events, and take all that are there, oldest first.
 
         A message is here only if it was published after the server acknowledged
         the present subscription to its channel.
         """
-        return await self.inbox.take()
+        return self.inbox.take()
 
     def caught_up(self) -> None:
         """All that was desired when the connection was made is acknowledged."""
