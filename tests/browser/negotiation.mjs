@@ -9,7 +9,7 @@ import assert from 'node:assert/strict';
 import { inputOf, NEGOTIATION } from '../../trio_signal/browser/src/negotiation.js';
 
 const STATES = Object.keys(NEGOTIATION);
-const LOCAL = ['change', 'wish', 'made', 'failed', 'applied', 'refused', 'taken', 'answered'];
+const LOCAL = ['change', 'need', 'made', 'failed', 'applied', 'refused', 'taken', 'answered'];
 const REMOTE = ['request', 'answer', 'answerLost', 'offer', 'yield'];
 
 // The table is whole: what it names is there, and each state leads back to rest.
@@ -58,7 +58,7 @@ const CHANGES = 2; // of each side; for the polite one, one of them is a stream 
 const MOST = 2; // signals on their way to one side
 
 const newSide = (polite) => ({
-  polite, state: 'idle', changes: polite ? CHANGES - 1 : CHANGES, unsaid: false, wish: false, isFirst: true,
+  polite, state: 'idle', changes: polite ? CHANGES - 1 : CHANGES, unsaid: false, need: false, isFirst: true,
   isPaired: false, offers: 0, taken: 0,
   // The polite side's stream: to come, wanted, or had. The impolite side's: its transceiver is there,
   // and in the last offer.
@@ -79,11 +79,11 @@ function go(side, input, signal) {
   side.state = next;
   if (action === 'offer') Object.assign(side, { unsaid: false, ...(side.polite ? {} : { offered: side.slot }) });
   if (action === 'take' && signal.slot) side.stream = 'had';
-  if (action === 'take') Object.assign(side, { taken: signal.n, wish: false, isPaired: true, isFirst: false });
+  if (action === 'take') Object.assign(side, { taken: signal.n, need: false, isPaired: true, isFirst: false });
   if (action === 'answer') side.unsaid = false;
   if (action === 'apply') Object.assign(side, { isPaired: true, isFirst: false });
-  if (action === 'settle' && side.stream === 'wanted') side.wish = true;
-  if (action === 'settle' && side.wish) return go(side, 'wish');
+  if (action === 'settle' && side.stream === 'wanted') side.need = true;
+  if (action === 'settle' && side.need) return go(side, 'need');
   if (action === 'ask' || action === 'sendOffer') return [unanswered(side)];
   return [];
 }
@@ -104,20 +104,20 @@ function* steps(world) {
     }
     if (side.stream === 'to come' && side.isPaired) {
       yield act((mine) => {
-        Object.assign(mine, { stream: 'wanted', wish: true });
-        return go(mine, 'wish');
+        Object.assign(mine, { stream: 'wanted', need: true });
+        return go(mine, 'need');
       });
     }
     if (side.polite && side.isPaired && side.changes > 0) { // ICE has to begin anew
       yield act((mine) => {
-        Object.assign(mine, { changes: mine.changes - 1, wish: true });
-        return go(mine, 'wish');
+        Object.assign(mine, { changes: mine.changes - 1, need: true });
+        return go(mine, 'need');
       });
     }
-    if (side.unsaid && ['idle', 'asking'].includes(side.state) && !side.wish) {
+    if (side.unsaid && ['idle', 'asking'].includes(side.state) && !side.need) {
       yield act((mine) => {
-        mine.wish = mine.polite && mine.isPaired;
-        return go(mine, mine.wish ? 'wish' : 'change');
+        mine.need = mine.polite && mine.isPaired;
+        return go(mine, mine.need ? 'need' : 'change');
       });
     }
     if (side.state === 'making') yield act((mine) => { mine.offers += 1; return go(mine, 'made'); });
@@ -157,7 +157,7 @@ for (const [key, world] of worlds) {
 }
 
 const isAtRest = ({ sides, signals }) => signals.every((to) => to.length === 0)
-  && sides.every(({ state, unsaid, changes, wish }) => state === 'idle' && !unsaid && !wish && changes === 0)
+  && sides.every(({ state, unsaid, changes, need }) => state === 'idle' && !unsaid && !need && changes === 0)
   && sides[0].stream === 'had';
 const safe = new Set([...worlds].filter(([, world]) => isAtRest(world)).map(([key]) => key));
 assert(safe.size > 0);

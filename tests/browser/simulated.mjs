@@ -97,7 +97,7 @@ class Transceiver {
     after(0, () => this.#pc.negotiate());
   }
 
-  get wish() {
+  get desired() {
     return `${this.direction} ${this.sender.stream}`;
   }
 }
@@ -197,7 +197,7 @@ class PeerConnection {
 
   #isNegotiationNeeded() {
     if (this.signalingState !== 'stable' || this.#queued > 0) return false;
-    return this.#restart || this.#transceivers.some(({ wish, agreed }) => wish !== agreed);
+    return this.#restart || this.#transceivers.some(({ desired, agreed }) => desired !== agreed);
   }
 
   restartIce() {
@@ -220,7 +220,7 @@ class PeerConnection {
     this.#restart = false;
     this.#transceivers.forEach((one, i) => { one.mid ??= `m${i}`; });
     this.#pending = this.#describe('offer', (one) => one.direction);
-    this.#pending.wishes = this.#transceivers.map((one) => one.wish);
+    this.#pending.desired = this.#transceivers.map((one) => one.desired);
     this.signalingState = 'have-local-offer';
   }
 
@@ -234,7 +234,7 @@ class PeerConnection {
       return sends ? 'sendrecv' : 'recvonly';
     });
     for (const one of this.#transceivers) {
-      if (offer.media.some(({ mid }) => mid === one.mid)) one.agreed = one.wish;
+      if (offer.media.some(({ mid }) => mid === one.mid)) one.agreed = one.desired;
     }
     this.#theirs = offer;
     this.signalingState = 'stable';
@@ -274,7 +274,7 @@ class PeerConnection {
 
   #takeAnswer(answer) {
     if (this.signalingState !== 'have-local-offer') throw new Error('No offer');
-    this.#pending.wishes.forEach((wish, i) => { this.#transceivers[i].agreed = wish; });
+    this.#pending.desired.forEach((desired, i) => { this.#transceivers[i].agreed = desired; });
     this.#ours = this.#pending;
     this.#theirs = answer;
     this.signalingState = 'stable';

@@ -125,7 +125,7 @@ async def test_subscribe_and_unsubscribe_do_not_block(redis: Redis) -> None:
     assert redis.statistics().pubsub.requests == 3
 
 
-async def test_wait_subscribed_waits_for_a_wish_that_holds(redis: Redis) -> None:
+async def test_wait_subscribed_waits_for_a_subscription_that_holds(redis: Redis) -> None:
     with pytest.raises(PubSubError, match="not subscribed to 'c'"):
         await redis.pubsub.wait_subscribed("c")
     await subscribe(redis, "c")
@@ -136,7 +136,7 @@ async def test_wait_subscribed_waits_for_a_wish_that_holds(redis: Redis) -> None
         await redis.pubsub.wait_subscribed("c")
 
 
-async def test_wait_subscribed_ends_when_the_wish_does(server: RedisServer, redis: Redis) -> None:
+async def test_wait_subscribed_ends_with_the_desired_subscription(server: RedisServer, redis: Redis) -> None:
     server.freeze()
     redis.pubsub.subscribe("c")
     with trio.fail_after(PATIENCE):
@@ -233,7 +233,7 @@ async def with_fake(
         yield redis, commands, pubsub
 
 
-async def test_an_acknowledgement_counts_for_its_own_wish_only() -> None:
+async def test_an_acknowledgement_counts_for_its_own_request_only() -> None:
     async with open_fake() as fake, with_fake(fake) as (redis, _, server):
         redis.pubsub.subscribe("c")
         redis.pubsub.unsubscribe("c")
@@ -277,14 +277,14 @@ async def test_resumed_comes_only_when_all_is_acknowledged() -> None:
             ends = [await fake.accept(), await fake.accept()]
             async with trio.open_nursery() as nursery:
                 for end in ends:
-                    nursery.start_soon(answer_wishes, end, redis)
+                    nursery.start_soon(answer_requests, end, redis)
                 assert await redis.pubsub.receive() == [Message("c", b"before all are there")]
                 assert await redis.pubsub.receive() == [Resumed()]
                 nursery.cancel_scope.cancel()
         assert redis.connected
 
 
-async def answer_wishes(end: FakeConnection, redis: Redis) -> None:
+async def answer_requests(end: FakeConnection, redis: Redis) -> None:
     """Acknowledge late, and check that nobody is told too early."""
     assert await end.command() == [b"subscribe", b"c"]
     assert await end.command() == [b"subscribe", b"d"]

@@ -2,40 +2,40 @@
 
 import type { JoinOptions, LinkState, Live, Peer, Room, RoomError, RoomState } from './trio-signal.js';
 
-/** A room, and how the connection to it does. */
+/** A room, and the state of its connection. */
 export interface RoomView {
-  /** Null until it is joined, and if it could not be. */
+  /** The room; null until it is joined, or if joining failed. */
   room: Room | null;
-  /** As `room.state`. `closed` also if there is nothing to join. */
+  /** As `room.state`; also `closed` if there is nothing to join. */
   state: RoomState;
-  /** Why it is `waiting` or `closed`, in the server's words; or empty. */
+  /** The server's reason for `waiting` or `closed`, or empty. */
   reason: string;
-  /** Why it could not be joined: a `RoomError`, or what was thrown. */
+  /** Why joining failed: a `RoomError` or another exception. */
   error: Error | null;
 }
 
-/** One of the others, as it is at this moment. A new object is made when something of it changes, and only then, so it can be compared. */
+/** One of the other peers, at one moment. A new object is made only when something changes, so objects can be compared. */
 export interface PeerView {
   /** Its client id. */
   id: string;
-  /** How it calls itself. */
+  /** The name it chose. */
   name: string;
   /** Whether it is live, and since when. */
   live: Live | null;
   /** The state of the peer connection. */
   state: LinkState;
-  /** The server has lost it, and its media still flow. */
+  /** Whether the server has lost it. */
   away: boolean;
-  /** The one to show where there is room for one. */
+  /** The stream to show if you show only one. */
   stream: MediaStream | null;
-  /** All of them, by name. */
+  /** All its streams, by name. */
   streams: ReadonlyMap<string, MediaStream>;
-  /** For `peer.stats()` and `peer.channel(name)`. */
+  /** The peer itself, for `peer.stats()` and `peer.channel(name)`. */
   peer: Peer;
 }
 
-/** Joins a room when the component appears, and leaves it when the component goes. It is joined anew if the server, the room, the user's name, the client id or a token that is a text becomes another. Other options count when it is joined next. */
+/** Joins a room when the component mounts, and leaves it when the component unmounts. It rejoins if the server, the room, the username, the client id or a string token changes. Changes of other options apply to the next join. */
 export function useRoom(url: string | URL, options: JoinOptions | null): RoomView;
 
-/** Who else is in the room. The component is drawn again whenever somebody comes, goes or changes. */
+/** Returns the other peers in the room. The component renders again whenever a peer joins, leaves or changes. */
 export function usePeers(room: Room | null): readonly PeerView[];

@@ -17,38 +17,38 @@ const OF_PEERS = ['peer', 'left', 'live', 'stopped', 'stream', 'removed', 'conne
 const NOBODY = [];
 
 /**
- * A room, and how the connection to it does.
+ * A room, and the state of its connection.
  *
  * @typedef {object} RoomView
- * @property {Room | null} room - Null until it is joined, and if it could not be.
- * @property {RoomState} state - As `room.state`. `closed` also if there is nothing to join.
- * @property {string} reason - Why it is `waiting` or `closed`, in the server's words; or empty.
- * @property {Error | null} error - Why it could not be joined: a `RoomError`, or what was thrown.
+ * @property {Room | null} room - The room; null until it is joined, or if joining failed.
+ * @property {RoomState} state - As `room.state`; also `closed` if there is nothing to join.
+ * @property {string} reason - The server's reason for `waiting` or `closed`, or empty.
+ * @property {Error | null} error - Why joining failed: a `RoomError` or another exception.
  */
 
 /**
- * One of the others, as it is at this moment. A new object is made when something of it changes, and
- * only then, so it can be compared.
+ * One of the other peers, at one moment. A new object is made only when something changes, so objects can
+ * be compared.
  *
  * @typedef {object} PeerView
  * @property {string} id - Its client id.
- * @property {string} name - How it calls itself.
+ * @property {string} name - The name it chose.
  * @property {Live | null} live - Whether it is live, and since when.
  * @property {LinkState} state - The state of the peer connection.
- * @property {boolean} away - The server has lost it, and its media still flow.
- * @property {MediaStream | null} stream - The one to show where there is room for one.
- * @property {ReadonlyMap<string, MediaStream>} streams - All of them, by name.
- * @property {Peer} peer - For `peer.stats()` and `peer.channel(name)`.
+ * @property {boolean} away - Whether the server has lost it.
+ * @property {MediaStream | null} stream - The stream to show if you show only one.
+ * @property {ReadonlyMap<string, MediaStream>} streams - All its streams, by name.
+ * @property {Peer} peer - The peer itself, for `peer.stats()` and `peer.channel(name)`.
  */
 
 /**
- * Joins a room when the component appears, and leaves it when the component goes. It is joined anew
- * if the server, the room, the user's name, the client id or a token that is a text becomes another.
- * Other options count when it is joined next.
+ * Joins a room when the component mounts, and leaves it when the component unmounts. It rejoins if the
+ * server, the room, the username, the client id or a string token changes. Changes of other options apply
+ * to the next join.
  *
- * @param {string | URL} url - Where the server is.
- * @param {JoinOptions | null} options - As for `join`; null as long as nothing is to be joined.
- * @returns {RoomView} What there is to draw.
+ * @param {string | URL} url - The server's URL.
+ * @param {JoinOptions | null} options - As for `join`; null to join nothing yet.
+ * @returns {RoomView} The room and its state.
  */
 export function useRoom(url, options) {
   const [view, setView] = useState(options ? CONNECTING : CLOSED);
@@ -88,10 +88,12 @@ function stay(url, options, setView) {
 }
 
 /**
- * Who else is in the room. The component is drawn again whenever somebody comes, goes or changes.
+ * Returns the other peers in the room. The component renders again whenever a peer joins, leaves or
+ * changes.
  *
  * @param {Room | null} room - As {@link useRoom} gave it.
- * @returns {readonly PeerView[]} In the order in which they came; the same one until something changes.
+ * @returns {readonly PeerView[]} The peers in the order in which they joined; the same array until
+ *   something changes.
  */
 export function usePeers(room) {
   const { subscribe, read } = useMemo(() => peersOf(room), [room]);

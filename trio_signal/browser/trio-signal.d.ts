@@ -1,104 +1,104 @@
 // Printed by python -m tools.print_browser_api.
 
-/** What `join` may be told. */
+/** Options of `join`. */
 export interface JoinOptions {
   /** The name of the room. */
   room: string;
-  /** How the others see you; else `Guest-` and four characters. */
+  /** The name that the others see; by default `Guest-` and four characters. */
   username?: string;
-  /** Says who you are, where the server wants to know. A function is asked for a fresh one at each connection, and before one expires. */
+  /** Your token, if the server requires one. A function is called for a new token at each connection, and before a token expires. */
   token?: string | (() => string | Promise<string>);
-  /** The id under which others reach you, `[A-Za-z0-9_-]{1,64}`. Give one to keep it when the page is loaded again; without it each page gets its own. */
+  /** The id by which others address you, `[A-Za-z0-9_-]{1,64}`. Set it to keep the id when the page is reloaded; by default each page gets a new one. */
   clientId?: string;
-  /** STUN and TURN servers, instead of those that the server names. */
+  /** STUN and TURN servers, in place of those that the server lists. */
   iceServers?: RTCIceServer[];
   /** `false` makes no peer connections: for chat, presence and tools. */
   media?: boolean;
-  /** Sees each message of the protocol. */
+  /** Called with each message of the protocol. */
   trace?: (message: object, sent: boolean) => void;
 }
 
-/** How `Room.publish` sends a stream. */
+/** Options of `Room.publish`. */
 export interface PublishOptions {
-  /** What the others know it by: `camera` if not given, `screen`, or others, at most 64 characters. Each stream that is to be seen at the same time has a name of its own; a room takes eight in its life, so use them again. */
+  /** The stream's name, at most 64 characters; by default `camera`. Streams that are sent at the same time need different names. A room allows eight names in its lifetime, so reuse them. */
   name?: string;
-  /** Of its picture, in bits a second; the browser may send less. */
+  /** The maximum bitrate of its video, in bits a second; the browser may send less. */
   maxBitrate?: number;
-  /** Of its picture, `VP8`, `VP9`, `H264` or `AV1`: used if both browsers have it, and if this one lets the sender choose (Chromium and Safari do). */
+  /** The codec of its video, `VP8`, `VP9`, `H264` or `AV1`. Used if both browsers have it, and if this browser lets the sender choose, as Chromium and Safari do. */
   codec?: string;
-  /** Sends the picture in three sizes, `h`, `m` and `l`, to whoever accepts that, as media servers do; browsers take `h` alone. It counts for peer connections that begin later. */
+  /** Sends the video in three sizes, `h`, `m` and `l`, to receivers that accept them, as media servers do; browsers receive only `h`. Applies to later peer connections. */
   simulcast?: boolean;
 }
 
 /** A broadcast. */
 export interface Live {
-  /** What it shows. */
+  /** The kind of media. */
   media: 'audio' | 'video';
-  /** When it went live, RFC 3339. */
+  /** The time when it went live, in RFC 3339. */
   since: string;
 }
 
-/** `none`: nobody has anything to send yet, or the peer does not answer. `interrupted`: nothing comes, and it may recover by itself. `failed`: a new way is being looked for. */
+/** `none`: neither side has anything to send yet, or the peer does not answer. `interrupted`: nothing arrives, but it may recover by itself. `failed`: the client tries to restore it. */
 export type LinkState = 'none' | 'connecting' | 'connected' | 'interrupted' | 'failed';
 
-/** `connecting`: an attempt runs. `joined`: in the room. `waiting`: lost, and the next attempt is due soon. `closed`: for good, by you or by the server. */
+/** `connecting`: an attempt is running. `joined`: in the room. `waiting`: the connection is lost, and the next attempt follows soon. `closed`: ended for good, by you or by the server. */
 export type RoomState = 'connecting' | 'joined' | 'waiting' | 'closed';
 
-/** What `Room.on` can tell you. */
+/** Events of `Room.on`. */
 export interface Events {
-  /** Somebody is here. A listener is told of everybody: first, right after `on`, of those that are here already, and then of who comes. */
+  /** A peer is in the room. A new listener is first called for each peer that is already there, right after `on`, and then for each peer that joins. */
   peer: (peer: Peer) => void;
-  /** Somebody left. */
+  /** A peer left. */
   left: (peer: Peer) => void;
-  /** A peer has lost the server, and may come back as the same: `back` follows, or `left`. What is sent to it meanwhile, it gets when it is back. */
+  /** A peer lost its connection to the server, and may resume: `back` or `left` follows. Messages sent to it meanwhile are delivered when it is back. */
   away: (peer: Peer) => void;
   /** A peer that was away is back. */
   back: (peer: Peer) => void;
-  /** A peer went live, or changed what it shows. Those that were live before you joined are told right after it. */
+  /** A peer went live, or changed its kind of media. Peers that were live before you joined are reported right after you join. */
   live: (peer: Peer) => void;
-  /** Its broadcast is over, and `peer.stream` is null. */
+  /** A peer's broadcast ended; its `peer.stream` is null. */
   stopped: (peer: Peer) => void;
-  /** Sound and picture of a peer arrive. Told again if the stream is replaced by another. */
+  /** A stream of a peer arrived. Emitted again if the stream is replaced by another. */
   stream: (stream: MediaStream, peer: Peer, name: string) => void;
-  /** One of its streams is over. If it was the last, `stopped` follows. */
+  /** One of a peer's streams ended. After the last one, `stopped` follows. */
   removed: (stream: MediaStream, peer: Peer, name: string) => void;
-  /** `room.speaker` is another. It is looked for while somebody listens. */
+  /** `room.speaker` changed. It is only updated while there is a listener. */
   speaker: (peer: Peer | null) => void;
-  /** A peer opened a channel that you have not opened. Listen to it at once, and you miss nothing. */
+  /** A peer opened a channel that you have not opened. Add your listeners at once, and you miss nothing. */
   channel: (channel: Channel, peer: Peer) => void;
-  /** What a peer gave to `room.send`. */
+  /** A peer called `room.send`. */
   message: (data: any, peer: Peer) => void;
-  /** The connection to the server changed. The reason is the server's, in words, or empty. */
+  /** The state of the connection to the server changed. The reason is the server's text, or empty. */
   state: (state: RoomState, reason: string) => void;
   /** `peer.state`, `peer.connection`, `peer.away`, `peer.silent` or `peer.name` changed. */
   connection: (peer: Peer) => void;
-  /** Something went wrong that does not end the room: a `RoomError` with the server's code, or what the browser threw. */
+  /** An error that does not end the room: a `RoomError` with the server's code, or an exception of the browser. */
   error: (error: Error) => void;
 }
 
-/** What the server refused. */
+/** An error that the server reported. */
 export class RoomError extends Error {
   constructor(message: string, code: number | string);
   /** A close code of docs/close-codes.md, or an error's code of docs/protocols/mesh.md. */
   readonly code: number | string;
 }
 
-/** How long to wait before connecting again. Random, so that a restarted server is not stormed. */
+/** Returns how long to wait before reconnecting. The time is random, so that not all clients of a restarted server come back at once. */
 export function retryDelay(code: number, attempt: number, random?: () => number): number | null;
 
-/** What `openCamera` opens. */
+/** Options of `openCamera`. */
 export interface CameraOptions {
-  /** A device's id; false for sound alone. */
+  /** The id of a device; false for audio only. */
   camera?: string | false;
-  /** A device's id; false for a silent picture. */
+  /** The id of a device; false for video only. */
   microphone?: string | false;
-  /** Of the picture, if the camera has it: 1280 if not given. */
+  /** The preferred width of the video; by default 1280. */
   width?: number;
-  /** 720 if not given. */
+  /** The preferred height of the video; by default 720. */
   height?: number;
 }
 
-/** The devices of this machine. Their labels are empty until the user has allowed the page one of them. */
+/** The devices of this machine. Their labels are empty until the user has granted the page access to a device. */
 export interface Devices {
   /** For `openCamera`. */
   cameras: MediaDeviceInfo[];
@@ -108,7 +108,7 @@ export interface Devices {
   speakers: MediaDeviceInfo[];
 }
 
-/** Opens a camera with a microphone; if there is but one of the two, that one. */
+/** Opens a camera and a microphone, or the only one of the two that exists. */
 export function openCamera(options?: CameraOptions): Promise<MediaStream>;
 
 /** Lets the user choose a screen, a window or a tab. */
@@ -117,147 +117,147 @@ export function openScreen(options?: { audio?: boolean }): Promise<MediaStream>;
 /** Lists the devices. */
 export function listDevices(): Promise<Devices>;
 
-/** Calls `listener` with the devices now, and whenever one is plugged in or out. */
+/** Calls `listener` with the current devices, and again whenever a device is plugged in or removed. */
 export function watchDevices(listener: (devices: Devices) => void): () => void;
 
-/** Ends all tracks: the camera's light goes out. */
+/** Stops all tracks of a stream, so that the camera's light goes out. */
 export function closeStream(stream?: MediaStream | null): void;
 
-/** `connecting`: there is no way to the peer yet, or none now. `closed`: for good, by one of the two, or because the peer left. */
+/** `connecting`: not connected to the peer yet, or not at the moment. `closed`: closed for good by one of the two sides, or because the peer left. */
 export type ChannelState = 'connecting' | 'open' | 'closed';
 
-/** What `Channel.on` can tell you. */
+/** Events of `Channel.on`. */
 export interface ChannelEvents {
-  /** The peer sent this. */
+  /** The peer sent a message. */
   message: (data: string | ArrayBuffer) => void;
   /** `channel.state` changed. */
   state: (state: ChannelState) => void;
 }
 
-/** How a channel carries data. Left out, nothing is lost and everything keeps its order. */
+/** How a channel carries data; by default reliable and in order. */
 export interface ChannelOptions {
-  /** False: what comes is told at once, whatever is still missing. */
+  /** If false, messages are delivered as they arrive, even if earlier ones are still missing. */
   ordered?: boolean;
-  /** How often a lost packet is sent again. */
+  /** How many times a lost packet is sent again. */
   maxRetransmits?: number;
-  /** For how many ms it is. */
+  /** For how many milliseconds a lost packet is sent again. */
   maxPacketLifeTime?: number;
 }
 
-/** A channel for data to one peer; `peer.channel(name)` gives it. It lasts as long as the peer is here: if the peer connection is made anew, so is what carries it. What was under way then is lost. Both sides may open it, also at the same moment. Each sends by a data channel of its own then, and hears what comes by either. */
+/** A data channel to one peer. `peer.channel(name)` returns it. It lasts as long as the peer is in the room, even if the peer connection is replaced. Messages in flight at that moment are lost. Both sides may open it, even at the same moment. Each then sends over its own data channel, and receives from both. */
 export class Channel {
   private constructor();
   /** Its name. */
   readonly name: string;
-  /** Whether it carries anything. */
+  /** The state of the channel. */
   readonly state: ChannelState;
-  /** Calls `listener` whenever something happens. */
+  /** Adds a listener. */
   on<T extends keyof ChannelEvents>(type: T, listener: ChannelEvents[T]): () => void;
-  /** Sends data. Wait for it in a loop, and never more than a megabyte is kept in memory. */
+  /** Sends data. If you await it in a loop, at most a megabyte is kept in memory. */
   send(data: string | ArrayBuffer | ArrayBufferView): Promise<void>;
-  /** Closes it for both. */
+  /** Closes the channel for both sides. */
   close(): void;
 }
 
-/** Another one in the room. Read it, never write it. */
+/** Another peer in the room. Its properties are read-only. */
 export class Peer {
   private constructor();
   /** Its client id. */
   readonly id: string;
-  /** How it calls itself. It comes from a stranger: show it as text, not as HTML. */
+  /** The name it chose. It is untrusted input: show it as text, not as HTML. */
   readonly name: string;
   /** Whether it is live, and since when. */
   readonly live: Live | null;
-  /** What it sends us, by the names that it gave: `camera`, `screen`, or others. */
+  /** The streams that it sends to us, by their names: `camera`, `screen`, or others. */
   readonly streams: ReadonlyMap<string, MediaStream>;
   /** The state of the peer connection. */
   readonly state: LinkState;
-  /** The server has lost it, and it may come back as the same. Its media may flow all the while. */
+  /** True while the peer has lost its connection to the server and may still resume as the same peer. Its media may continue to flow. */
   readonly away: boolean;
-  /** It is away, and nothing comes from it directly either: it may be gone. Show it no more, until it is back. */
+  /** True if the peer is away and no media or data arrive from it directly either. It may be gone: hide it until it is back. */
   readonly silent: boolean;
-  /** The one to show where there is room for one, for `srcObject` of a video element: the `camera`, or else the oldest of its streams. */
+  /** The stream to show if you show only one: the `camera`, or else the oldest. */
   readonly stream: MediaStream | null;
-  /** The peer connection, for what this client does not offer: read it, and leave its tracks and descriptions alone. Another one may take its place; the event `connection` tells so. Null if there is none. */
+  /** The peer connection, for features that this client does not offer; null if there is none. Do not change its tracks or descriptions. It may be replaced; then `connection` is emitted. */
   readonly connection: RTCPeerConnection | null;
-  /** How loud it is at this moment, from 0 to 1: look again and again, as long as you show it. */
+  /** The current volume of its audio, from 0 to 1. Poll it for as long as you show it. */
   readonly level: number;
-  /** How the peer connection does. */
+  /** Returns statistics of the peer connection. */
   stats(): Promise<PeerStats | null>;
-  /** A channel for data to this peer, from browser to browser. The same name gives the same channel; if the peer has opened it already, that one. It makes a peer connection if there is none. */
+  /** Opens a data channel to this peer, directly between the browsers. The same name returns the same channel, also if the peer opened it. Makes a peer connection if there is none. */
   channel(name: string, options?: ChannelOptions): Channel;
 }
 
-/** How a peer connection does. Numbers that the browser does not know are null. */
+/** Statistics of a peer connection. Values that the browser does not report are null. */
 export interface PeerStats {
-  /** To the peer and back, in ms. */
+  /** The round-trip time in milliseconds. */
   roundTripTime: number | null;
-  /** What the way to the peer is estimated to carry, in bits a second. */
+  /** The estimated bandwidth to the peer, in bits a second. */
   bandwidth: number | null;
-  /** Whether a TURN server passes all of it on. */
+  /** Whether the connection goes through a TURN server. */
   relayed: boolean;
-  /** A row for each track that we send, and for each layer of simulcast. */
+  /** An entry for each track that we send, and for each simulcast layer. */
   sent: StreamStats[];
-  /** A row for each track that we receive. */
+  /** An entry for each track that we receive. */
   received: StreamStats[];
 }
 
-/** How one track does. */
+/** Statistics of one track. */
 export interface StreamStats {
-  /** The stream's. */
+  /** The name of the stream. */
   name: string;
-  /** What it is. */
+  /** The kind of track. */
   kind: 'audio' | 'video';
-  /** The layer of simulcast. */
+  /** The simulcast layer. */
   rid: string | null;
   /** `VP8`, `opus`, ... */
   codec: string | null;
-  /** Since the track began. */
+  /** Bytes since the track began. */
   bytes: number;
-  /** In bits a second, since `stats` was called before; null the first time. */
+  /** Bits a second since the previous call of `stats`; null at the first call. */
   bitrate: number | null;
-  /** Packets that did not arrive. */
+  /** Lost packets. */
   lost: number | null;
-  /** In ms. */
+  /** Jitter in milliseconds. */
   jitter: number | null;
-  /** Of the picture. */
+  /** Width of the video. */
   width: number | null;
-  /** Of the picture. */
+  /** Height of the video. */
   height: number | null;
-  /** Of the picture. */
+  /** Frame rate of the video. */
   framesPerSecond: number | null;
-  /** What keeps the picture that we send from being better: `none`, `cpu`, `bandwidth` or `other`. */
+  /** What limits the quality of the video that we send: `none`, `cpu`, `bandwidth` or `other`. */
   limitation: string | null;
 }
 
-/** Joins a room. From then on the connection is kept: when it breaks, it comes back, takes over its client id, and is live again if it was. If somebody else has that id by then, it takes a fresh one, and is a new peer to the others. */
+/** Joins a room. After that the client reconnects by itself, keeps its client id, and is live again if it was. If another client has taken the id meanwhile, it joins under a new one, as a new peer. */
 export function join(url: string | URL, options: JoinOptions): Promise<Room>;
 
-/** A room that you have joined; `join` makes it. */
+/** A room that you have joined. `join` returns it. */
 export class Room {
   private constructor();
   /** The name of the room. */
   readonly name: string;
-  /** You: the client id and the name that the others see. */
+  /** Your own client id, and the name that the others see. */
   readonly me: { id: string, name: string };
-  /** The others, by client id. */
+  /** The other peers, by client id. */
   readonly peers: ReadonlyMap<string, Peer>;
   /** The state of the connection to the server. */
   readonly state: RoomState;
-  /** Who of the others speaks, or did so last. Known only while somebody listens to `speaker`. */
+  /** The peer that speaks, or spoke last. It is only updated while there is a listener for `speaker`. */
   readonly speaker: Peer | null;
-  /** What you publish, by name. */
+  /** The streams that you publish, by name. */
   readonly streams: ReadonlyMap<string, MediaStream>;
-  /** Calls `listener` whenever something happens. Listen right after `join`, before you wait for anything else, and you miss nothing. */
+  /** Adds a listener. If you add your listeners right after `join`, before you await anything else, you miss nothing. */
   on<T extends keyof Events>(type: T, listener: Events[T]): () => void;
-  /** The main one of what you publish: the `camera`, or else the oldest; null if there is nothing. */
+  /** The main stream that you publish: the `camera`, or else the oldest; null if there is none. */
   readonly published: MediaStream | null;
-  /** Goes live: sends `stream` to everybody in the room, and to all who come. Under another name, it is sent besides what is published already: a screen beside a camera. Called again with the same name, it switches to another stream without interruption: the tracks are replaced. The stream stays yours; mute with `track.enabled = false`. Clients that know no names of streams see one of them: the camera, or else the oldest. */
+  /** Goes live: sends `stream` to everybody in the room, and to late joiners. A stream with another name is sent in addition, such as a screen beside a camera. A stream with the same name replaces the earlier one without interruption. To mute, set `track.enabled = false`. Clients that do not support named streams see only one: the camera, or else the oldest. */
   publish(stream: MediaStream, options?: PublishOptions): void;
-  /** Sends a stream no longer. Once nothing is published, you are live no longer. The tracks are not stopped; they are yours. */
+  /** Stops sending a stream. After the last one you are no longer live. Does not stop the tracks. */
   unpublish(name?: string): void;
-  /** Sends data of your own: chat, mute state, anything. */
+  /** Sends application data, such as chat or mute state. */
   send(data: any, options?: { to?: string }): boolean;
-  /** Leaves: closes all connections. The state is `closed` then. */
+  /** Leaves the room and closes all connections. The state becomes `closed`. */
   leave(): void;
 }

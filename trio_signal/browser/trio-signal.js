@@ -1,14 +1,14 @@
 // Made of src/ by python -m tools.bundle_browser_client.
 
 /**
- * The browser client of trio-signal: a room, who is in it, and their sound and picture.
+ * The browser client of trio-signal: joins rooms, and carries audio, video and data between peers.
  *
  *     const room = await join(location.origin, { room: 'lobby', username: 'Ada' });
  *     room.on('stream', (stream, peer) => show(stream, peer.name));
  *     room.on('stopped', (peer) => hide(peer));
  *     room.publish(await navigator.mediaDevices.getUserMedia({ video: true, audio: true }));
  *
- * It speaks the `mesh` dialect. The server only introduces the browsers: sound and picture go
+ * It speaks the `mesh` dialect. The server only introduces the browsers: audio and video go
  * from browser to browser, over one RTCPeerConnection for each two of them, and go on while the
  * server is away.
  *
@@ -19,87 +19,88 @@
 // What goes into the client and comes out of it.
 
 /**
- * What {@link join} may be told.
+ * Options of {@link join}.
  *
  * @typedef {object} JoinOptions
  * @property {string} room - The name of the room.
- * @property {string} [username] - How the others see you; else `Guest-` and four characters.
- * @property {string | (() => string | Promise<string>)} [token] - Says who you are, where the
- *   server wants to know. A function is asked for a fresh one at each connection, and before one expires.
- * @property {string} [clientId] - The id under which others reach you, `[A-Za-z0-9_-]{1,64}`.
- *   Give one to keep it when the page is loaded again; without it each page gets its own.
- * @property {RTCIceServer[]} [iceServers] - STUN and TURN servers, instead of those that the server names.
+ * @property {string} [username] - The name that the others see; by default `Guest-` and four characters.
+ * @property {string | (() => string | Promise<string>)} [token] - Your token, if the server requires one. A
+ *   function is called for a new token at each connection, and before a token expires.
+ * @property {string} [clientId] - The id by which others address you, `[A-Za-z0-9_-]{1,64}`. Set it to keep
+ *   the id when the page is reloaded; by default each page gets a new one.
+ * @property {RTCIceServer[]} [iceServers] - STUN and TURN servers, in place of those that the server lists.
  * @property {boolean} [media] - `false` makes no peer connections: for chat, presence and tools.
- * @property {(message: object, sent: boolean) => void} [trace] - Sees each message of the protocol.
+ * @property {(message: object, sent: boolean) => void} [trace] - Called with each message of the protocol.
  */
 
 /**
- * How {@link Room.publish} sends a stream.
+ * Options of {@link Room.publish}.
  *
  * @typedef {object} PublishOptions
- * @property {string} [name] - What the others know it by: `camera` if not given, `screen`, or others, at
- *   most 64 characters. Each stream that is to be seen at the same time has a name of its own; a
- *   room takes eight in its life, so use them again.
- * @property {number} [maxBitrate] - Of its picture, in bits a second; the browser may send less.
- * @property {string} [codec] - Of its picture, `VP8`, `VP9`, `H264` or `AV1`: used if both browsers have it,
- *   and if this one lets the sender choose (Chromium and Safari do).
- * @property {boolean} [simulcast] - Sends the picture in three sizes, `h`, `m` and `l`, to whoever accepts
- *   that, as media servers do; browsers take `h` alone. It counts for peer connections that begin later.
+ * @property {string} [name] - The stream's name, at most 64 characters; by default `camera`. Streams that
+ *   are sent at the same time need different names. A room allows eight names in its lifetime, so reuse
+ *   them.
+ * @property {number} [maxBitrate] - The maximum bitrate of its video, in bits a second; the browser may
+ *   send less.
+ * @property {string} [codec] - The codec of its video, `VP8`, `VP9`, `H264` or `AV1`. Used if both browsers
+ *   have it, and if this browser lets the sender choose, as Chromium and Safari do.
+ * @property {boolean} [simulcast] - Sends the video in three sizes, `h`, `m` and `l`, to receivers that
+ *   accept them, as media servers do; browsers receive only `h`. Applies to later peer connections.
  */
 
 /**
  * A broadcast.
  *
  * @typedef {object} Live
- * @property {'audio' | 'video'} media - What it shows.
- * @property {string} since - When it went live, RFC 3339.
+ * @property {'audio' | 'video'} media - The kind of media.
+ * @property {string} since - The time when it went live, in RFC 3339.
  */
 
 /**
- * `none`: nobody has anything to send yet, or the peer does not answer. `interrupted`: nothing comes,
- * and it may recover by itself. `failed`: a new way is being looked for.
+ * `none`: neither side has anything to send yet, or the peer does not answer. `interrupted`: nothing
+ * arrives, but it may recover by itself. `failed`: the client tries to restore it.
  *
  * @typedef {'none' | 'connecting' | 'connected' | 'interrupted' | 'failed'} LinkState
  */
 
 /**
- * `connecting`: an attempt runs. `joined`: in the room. `waiting`: lost, and the next attempt is due
- * soon. `closed`: for good, by you or by the server.
+ * `connecting`: an attempt is running. `joined`: in the room. `waiting`: the connection is lost, and the
+ * next attempt follows soon. `closed`: ended for good, by you or by the server.
  *
  * @typedef {'connecting' | 'joined' | 'waiting' | 'closed'} RoomState
  */
 
 /**
- * What {@link Room.on} can tell you.
+ * Events of {@link Room.on}.
  *
  * @typedef {object} Events
- * @property {(peer: Peer) => void} peer - Somebody is here. A listener is told of everybody: first, right after
- *   `on`, of those that are here already, and then of who comes.
- * @property {(peer: Peer) => void} left - Somebody left.
- * @property {(peer: Peer) => void} away - A peer has lost the server, and may come back as the same: `back`
- *   follows, or `left`. What is sent to it meanwhile, it gets when it is back.
+ * @property {(peer: Peer) => void} peer - A peer is in the room. A new listener is first called for each
+ *   peer that is already there, right after `on`, and then for each peer that joins.
+ * @property {(peer: Peer) => void} left - A peer left.
+ * @property {(peer: Peer) => void} away - A peer lost its connection to the server, and may resume: `back`
+ *   or `left` follows. Messages sent to it meanwhile are delivered when it is back.
  * @property {(peer: Peer) => void} back - A peer that was away is back.
- * @property {(peer: Peer) => void} live - A peer went live, or changed what it shows. Those that were
- *   live before you joined are told right after it.
- * @property {(peer: Peer) => void} stopped - Its broadcast is over, and `peer.stream` is null.
- * @property {(stream: MediaStream, peer: Peer, name: string) => void} stream - Sound and picture of a
- *   peer arrive. Told again if the stream is replaced by another.
- * @property {(stream: MediaStream, peer: Peer, name: string) => void} removed - One of its streams is
- *   over. If it was the last, `stopped` follows.
- * @property {(peer: Peer | null) => void} speaker - `room.speaker` is another. It is looked for while
- *   somebody listens.
+ * @property {(peer: Peer) => void} live - A peer went live, or changed its kind of media. Peers that were
+ *   live before you joined are reported right after you join.
+ * @property {(peer: Peer) => void} stopped - A peer's broadcast ended; its `peer.stream` is null.
+ * @property {(stream: MediaStream, peer: Peer, name: string) => void} stream - A stream of a peer arrived.
+ *   Emitted again if the stream is replaced by another.
+ * @property {(stream: MediaStream, peer: Peer, name: string) => void} removed - One of a peer's streams
+ *   ended. After the last one, `stopped` follows.
+ * @property {(peer: Peer | null) => void} speaker - `room.speaker` changed. It is only updated while there
+ *   is a listener.
  * @property {(channel: Channel, peer: Peer) => void} channel - A peer opened a channel that you have not
- *   opened. Listen to it at once, and you miss nothing.
- * @property {(data: any, peer: Peer) => void} message - What a peer gave to `room.send`.
- * @property {(state: RoomState, reason: string) => void} state - The connection to the server changed.
- *   The reason is the server's, in words, or empty.
+ *   opened. Add your listeners at once, and you miss nothing.
+ * @property {(data: any, peer: Peer) => void} message - A peer called `room.send`.
+ * @property {(state: RoomState, reason: string) => void} state - The state of the connection to the server
+ *   changed. The reason is the server's text, or empty.
  * @property {(peer: Peer) => void} connection - `peer.state`, `peer.connection`, `peer.away`, `peer.silent` or `peer.name`
  *   changed.
- * @property {(error: Error) => void} error - Something went wrong that does not end the room: a
- *   `RoomError` with the server's code, or what the browser threw.
+ * @property {(error: Error) => void} error - An error that does not end the room: a `RoomError` with the
+ *   server's code, or an exception of the browser.
  */
 
-/** What the server refused. */
+/** An error that the server reported. */
 export class RoomError extends Error {
   /**
    * @param {string} message - The server's words.
@@ -210,12 +211,13 @@ const GOODBYE = 1000;
 const FOR_ANOTHER = 4000; // it is no goodbye: the next one is opened soon
 
 /**
- * How long to wait before connecting again. Random, so that a restarted server is not stormed.
+ * Returns how long to wait before reconnecting. The time is random, so that not all clients of a restarted
+ * server come back at once.
  *
  * @param {number} code - The close code.
- * @param {number} attempt - How many attempts have failed since the last success.
- * @param {() => number} [random] - Gives numbers from 0 to 1.
- * @returns {number | null} Milliseconds; null if the code is final.
+ * @param {number} attempt - Number of failed attempts since the last success.
+ * @param {() => number} [random] - Returns numbers from 0 to 1.
+ * @returns {number | null} The time in milliseconds, or null if the client should not reconnect.
  */
 export function retryDelay(code, attempt, random = Math.random) {
   if (FINAL_CODES.has(code)) return null;
@@ -450,17 +452,18 @@ function socketUrl(base, room) {
 // Cameras, microphones and screens.
 
 /**
- * What {@link openCamera} opens.
+ * Options of {@link openCamera}.
  *
  * @typedef {object} CameraOptions
- * @property {string | false} [camera] - A device's id; false for sound alone.
- * @property {string | false} [microphone] - A device's id; false for a silent picture.
- * @property {number} [width] - Of the picture, if the camera has it: 1280 if not given.
- * @property {number} [height] - 720 if not given.
+ * @property {string | false} [camera] - The id of a device; false for audio only.
+ * @property {string | false} [microphone] - The id of a device; false for video only.
+ * @property {number} [width] - The preferred width of the video; by default 1280.
+ * @property {number} [height] - The preferred height of the video; by default 720.
  */
 
 /**
- * The devices of this machine. Their labels are empty until the user has allowed the page one of them.
+ * The devices of this machine. Their labels are empty until the user has granted the page access to a
+ * device.
  *
  * @typedef {object} Devices
  * @property {MediaDeviceInfo[]} cameras - For {@link openCamera}.
@@ -469,10 +472,11 @@ function socketUrl(base, room) {
  */
 
 /**
- * Opens a camera with a microphone; if there is but one of the two, that one.
+ * Opens a camera and a microphone, or the only one of the two that exists.
  *
- * @param {CameraOptions} [options] - Which, and how large.
- * @returns {Promise<MediaStream>} Rejects as `getUserMedia` does: `NotAllowedError`, `NotFoundError`, ...
+ * @param {CameraOptions} [options] - Which devices, and the size of the video.
+ * @returns {Promise<MediaStream>} The stream. Rejects like `getUserMedia`: `NotAllowedError`,
+ *   `NotFoundError`, ...
  */
 export async function openCamera({ camera, microphone, width = 1280, height = 720 } = {}) {
   const exactly = (id) => (id ? { deviceId: { exact: id } } : {});
@@ -493,8 +497,9 @@ export async function openCamera({ camera, microphone, width = 1280, height = 72
 /**
  * Lets the user choose a screen, a window or a tab.
  *
- * @param {{ audio?: boolean }} [options] - Whether to ask for its sound as well; true if not given.
- * @returns {Promise<MediaStream>} Rejects as `getDisplayMedia` does: `NotAllowedError` if it was dismissed.
+ * @param {{ audio?: boolean }} [options] - Whether to share audio as well; true by default.
+ * @returns {Promise<MediaStream>} The stream. Rejects like `getDisplayMedia`: `NotAllowedError` if the user
+ *   dismisses the dialog.
  */
 export function openScreen({ audio = true } = {}) {
   return navigator.mediaDevices.getDisplayMedia({ video: true, audio });
@@ -503,7 +508,7 @@ export function openScreen({ audio = true } = {}) {
 /**
  * Lists the devices.
  *
- * @returns {Promise<Devices>} What there is now.
+ * @returns {Promise<Devices>} The current devices.
  */
 export async function listDevices() {
   const all = await navigator.mediaDevices.enumerateDevices();
@@ -512,10 +517,10 @@ export async function listDevices() {
 }
 
 /**
- * Calls `listener` with the devices now, and whenever one is plugged in or out.
+ * Calls `listener` with the current devices, and again whenever a device is plugged in or removed.
  *
- * @param {(devices: Devices) => void} listener - What to call.
- * @returns {() => void} Stops that.
+ * @param {(devices: Devices) => void} listener - The function to call.
+ * @returns {() => void} A function that stops the calls.
  */
 export function watchDevices(listener) {
   let latest = 0;
@@ -533,9 +538,9 @@ export function watchDevices(listener) {
 }
 
 /**
- * Ends all tracks: the camera's light goes out.
+ * Stops all tracks of a stream, so that the camera's light goes out.
  *
- * @param {MediaStream | null} [stream] - None is fine.
+ * @param {MediaStream | null} [stream] - The stream; null and undefined are ignored.
  * @returns {void}
  */
 export function closeStream(stream) {
@@ -753,35 +758,36 @@ const TOLD_WITHIN = 300; // ms that the end of a connection may be behind that o
 const MOST_CHANNELS = 32; // to one peer
 
 /**
- * `connecting`: there is no way to the peer yet, or none now. `closed`: for good, by one of the two, or
- * because the peer left.
+ * `connecting`: not connected to the peer yet, or not at the moment. `closed`: closed for good by one of
+ * the two sides, or because the peer left.
  *
  * @typedef {'connecting' | 'open' | 'closed'} ChannelState
  */
 
 /**
- * What {@link Channel.on} can tell you.
+ * Events of {@link Channel.on}.
  *
  * @typedef {object} ChannelEvents
- * @property {(data: string | ArrayBuffer) => void} message - The peer sent this.
+ * @property {(data: string | ArrayBuffer) => void} message - The peer sent a message.
  * @property {(state: ChannelState) => void} state - `channel.state` changed.
  */
 
 /**
- * How a channel carries data. Left out, nothing is lost and everything keeps its order.
+ * How a channel carries data; by default reliable and in order.
  *
  * @typedef {object} ChannelOptions
- * @property {boolean} [ordered] - False: what comes is told at once, whatever is still missing.
- * @property {number} [maxRetransmits] - How often a lost packet is sent again.
- * @property {number} [maxPacketLifeTime] - For how many ms it is.
+ * @property {boolean} [ordered] - If false, messages are delivered as they arrive, even if earlier ones are
+ *   still missing.
+ * @property {number} [maxRetransmits] - How many times a lost packet is sent again.
+ * @property {number} [maxPacketLifeTime] - For how many milliseconds a lost packet is sent again.
  */
 
 /**
- * A channel for data to one peer; `peer.channel(name)` gives it. It lasts as long as the peer is here:
- * if the peer connection is made anew, so is what carries it. What was under way then is lost.
+ * A data channel to one peer. `peer.channel(name)` returns it. It lasts as long as the peer is in the
+ * room, even if the peer connection is replaced. Messages in flight at that moment are lost.
  *
- * Both sides may open it, also at the same moment. Each sends by a data channel of its own then, and
- * hears what comes by either.
+ * Both sides may open it, even at the same moment. Each then sends over its own data channel, and receives
+ * from both.
  */
 export class Channel {
   /**
@@ -791,7 +797,7 @@ export class Channel {
    */
   name;
   /**
-   * Whether it carries anything.
+   * The state of the channel.
    *
    * @type {ChannelState}
    */
@@ -812,23 +818,24 @@ export class Channel {
   }
 
   /**
-   * Calls `listener` whenever something happens.
+   * Adds a listener.
    *
    * @template {keyof ChannelEvents} T
-   * @param {T} type - What to listen for.
-   * @param {ChannelEvents[T]} listener - What to call.
-   * @returns {() => void} Stops listening.
+   * @param {T} type - The event to listen for.
+   * @param {ChannelEvents[T]} listener - The function to call.
+   * @returns {() => void} A function that removes the listener.
    */
   on(type, listener) {
     return this.#listeners.add(type, listener);
   }
 
   /**
-   * Sends data. Wait for it in a loop, and never more than a megabyte is kept in memory.
+   * Sends data. If you await it in a loop, at most a megabyte is kept in memory.
    *
-   * @param {string | ArrayBuffer | ArrayBufferView} data - At most 256 KiB, or some browser cannot take it.
-   * @returns {Promise<void>} Resolves when the browser has taken it, after all that was sent before;
-   *   rejects if it cannot, or if the channel is closed.
+   * @param {string | ArrayBuffer | ArrayBufferView} data - At most 256 KiB, since some browsers cannot
+   *   receive more.
+   * @returns {Promise<void>} Resolves when the browser has accepted the data, in the order of the calls.
+   *   Rejects if it cannot, or if the channel is closed.
    */
   send(data) {
     const before = this.#sent.catch(() => {});
@@ -854,7 +861,7 @@ export class Channel {
   }
 
   /**
-   * Closes it for both.
+   * Closes the channel for both sides.
    *
    * @returns {void}
    */
@@ -976,7 +983,7 @@ class Channels {
 
 // Another one in the room, as the application sees it.
 
-/** Another one in the room. Read it, never write it. */
+/** Another peer in the room. Its properties are read-only. */
 export class Peer {
   /**
    * Its client id.
@@ -985,7 +992,7 @@ export class Peer {
    */
   id;
   /**
-   * How it calls itself. It comes from a stranger: show it as text, not as HTML.
+   * The name it chose. It is untrusted input: show it as text, not as HTML.
    *
    * @type {string}
    */
@@ -997,7 +1004,7 @@ export class Peer {
    */
   live = null;
   /**
-   * What it sends us, by the names that it gave: `camera`, `screen`, or others.
+   * The streams that it sends to us, by their names: `camera`, `screen`, or others.
    *
    * @type {ReadonlyMap<string, MediaStream>}
    */
@@ -1009,14 +1016,15 @@ export class Peer {
    */
   state = 'none';
   /**
-   * The server has lost it, and it may come back as the same. Its media may flow all the while.
+   * True while the peer has lost its connection to the server and may still resume as the same peer. Its
+   * media may continue to flow.
    *
    * @type {boolean}
    */
   away = false;
   /**
-   * It is away, and nothing comes from it directly either: it may be gone. Show it no more, until it
-   * is back.
+   * True if the peer is away and no media or data arrive from it directly either. It may be gone: hide it
+   * until it is back.
    *
    * @type {boolean}
    */
@@ -1033,8 +1041,7 @@ export class Peer {
   }
 
   /**
-   * The one to show where there is room for one, for `srcObject` of a video element: the `camera`, or
-   * else the oldest of its streams.
+   * The stream to show if you show only one: the `camera`, or else the oldest.
    *
    * @type {MediaStream | null}
    */
@@ -1043,9 +1050,8 @@ export class Peer {
   }
 
   /**
-   * The peer connection, for what this client does not offer: read it, and leave its tracks and
-   * descriptions alone. Another one may take its place; the event `connection` tells so. Null if there
-   * is none.
+   * The peer connection, for features that this client does not offer; null if there is none. Do not change
+   * its tracks or descriptions. It may be replaced; then `connection` is emitted.
    *
    * @type {RTCPeerConnection | null}
    */
@@ -1054,7 +1060,7 @@ export class Peer {
   }
 
   /**
-   * How loud it is at this moment, from 0 to 1: look again and again, as long as you show it.
+   * The current volume of its audio, from 0 to 1. Poll it for as long as you show it.
    *
    * @type {number}
    */
@@ -1063,21 +1069,21 @@ export class Peer {
   }
 
   /**
-   * How the peer connection does.
+   * Returns statistics of the peer connection.
    *
-   * @returns {Promise<PeerStats | null>} Null if there is none.
+   * @returns {Promise<PeerStats | null>} The statistics, or null if there is no peer connection.
    */
   async stats() {
     return (await this.#linkOf(this.id)?.stats()) ?? null;
   }
 
   /**
-   * A channel for data to this peer, from browser to browser. The same name gives the same channel; if
-   * the peer has opened it already, that one. It makes a peer connection if there is none.
+   * Opens a data channel to this peer, directly between the browsers. The same name returns the same
+   * channel, also if the peer opened it. Makes a peer connection if there is none.
    *
-   * @param {string} name - What the peer knows it by, at most 64 characters.
-   * @param {ChannelOptions} [options] - How it carries data; those of who opens it count.
-   * @returns {Channel} It is `connecting` at first; what you send waits.
+   * @param {string} name - The channel's name, at most 64 characters.
+   * @param {ChannelOptions} [options] - How it carries data. The options of the side that opens it apply.
+   * @returns {Channel} The channel. Its state is `connecting` at first; messages that you send wait.
    */
   channel(name, options) {
     return this.#channelOf(this.id, name, options);
@@ -1094,7 +1100,7 @@ export class Peer {
  * `applying` an answer; `owing`, the same, and another offer was asked for meanwhile;
  * `taking` their offer; `answering` it.
  *
- * Inputs from this side: `change`, something here must be negotiated, by an offer of ours; `wish`,
+ * Inputs from this side: `change`, something here must be negotiated, by an offer of ours; `need`,
  * the same, by an offer of theirs; and the ends of the steps: `made` or `failed`, `applied` or
  * `refused`, `taken`, `answered`.
  * Inputs from the other side: `request`, it asks for an offer; `answer`; and its offers, by
@@ -1103,14 +1109,14 @@ export class Peer {
 const NEGOTIATION = {
   idle: {
     change: ['making', 'offer'],
-    wish: ['asking', 'ask'],
+    need: ['asking', 'ask'],
     request: ['making', 'offer'],
     offer: ['taking', 'take'],
     yield: ['taking', 'take'],
   },
   asking: {
     change: ['making', 'offer'],
-    wish: ['asking', 'ask'],
+    need: ['asking', 'ask'],
     request: ['making', 'offer'],
     offer: ['taking', 'take'],
     yield: ['taking', 'take'],
@@ -1167,33 +1173,34 @@ function inputOf({ session, re }, { polite, isFirst }) {
 // What a peer connection tells of itself, in a form that fits a page.
 
 /**
- * How a peer connection does. Numbers that the browser does not know are null.
+ * Statistics of a peer connection. Values that the browser does not report are null.
  *
  * @typedef {object} PeerStats
- * @property {number | null} roundTripTime - To the peer and back, in ms.
- * @property {number | null} bandwidth - What the way to the peer is estimated to carry, in bits a second.
- * @property {boolean} relayed - Whether a TURN server passes all of it on.
- * @property {StreamStats[]} sent - A row for each track that we send, and for each layer of simulcast.
- * @property {StreamStats[]} received - A row for each track that we receive.
+ * @property {number | null} roundTripTime - The round-trip time in milliseconds.
+ * @property {number | null} bandwidth - The estimated bandwidth to the peer, in bits a second.
+ * @property {boolean} relayed - Whether the connection goes through a TURN server.
+ * @property {StreamStats[]} sent - An entry for each track that we send, and for each simulcast layer.
+ * @property {StreamStats[]} received - An entry for each track that we receive.
  */
 
 /**
- * How one track does.
+ * Statistics of one track.
  *
  * @typedef {object} StreamStats
- * @property {string} name - The stream's.
- * @property {'audio' | 'video'} kind - What it is.
- * @property {string | null} rid - The layer of simulcast.
+ * @property {string} name - The name of the stream.
+ * @property {'audio' | 'video'} kind - The kind of track.
+ * @property {string | null} rid - The simulcast layer.
  * @property {string | null} codec - `VP8`, `opus`, ...
- * @property {number} bytes - Since the track began.
- * @property {number | null} bitrate - In bits a second, since `stats` was called before; null the first time.
- * @property {number | null} lost - Packets that did not arrive.
- * @property {number | null} jitter - In ms.
- * @property {number | null} width - Of the picture.
- * @property {number | null} height - Of the picture.
- * @property {number | null} framesPerSecond - Of the picture.
- * @property {string | null} limitation - What keeps the picture that we send from being better: `none`,
- *   `cpu`, `bandwidth` or `other`.
+ * @property {number} bytes - Bytes since the track began.
+ * @property {number | null} bitrate - Bits a second since the previous call of `stats`; null at the first
+ *   call.
+ * @property {number | null} lost - Lost packets.
+ * @property {number | null} jitter - Jitter in milliseconds.
+ * @property {number | null} width - Width of the video.
+ * @property {number | null} height - Height of the video.
+ * @property {number | null} framesPerSecond - Frame rate of the video.
+ * @property {string | null} limitation - What limits the quality of the video that we send: `none`, `cpu`,
+ *   `bandwidth` or `other`.
  */
 
 /** Reads the reports of one RTCPeerConnection, one after the other. */
@@ -1313,7 +1320,7 @@ class Link {
   #hasDataLine; // made because the other side asked for it
   #theirs; // the other side's session
   #names; // what it calls its transceivers, by mid; null if it knows no names, undefined until we know
-  #wish = null; // { restart }: what their next offer is for, until it comes
+  #needed = null; // { restart }: what we need an offer of theirs for, until it arrives
   #offers = 0; // how many we made
   #left = 0; // how often the last offer or request may still be sent
   #again = 0; // timer
@@ -1511,7 +1518,7 @@ class Link {
   /** Now that they agree, and know each other, there may be more to say. */
   #settle() {
     this.send();
-    if (this.#wish && this.#state === 'idle') this.#input('wish');
+    if (this.#needed && this.#state === 'idle') this.#input('need');
   }
 
   /** Once the two know each other, only the impolite side makes offers. */
@@ -1520,8 +1527,8 @@ class Link {
   }
 
   #ask(restart) {
-    this.#wish = { restart: restart || Boolean(this.#wish?.restart) };
-    this.#input('wish');
+    this.#needed = { restart: restart || Boolean(this.#needed?.restart) };
+    this.#input('need');
   }
 
   async #makeOffer() {
@@ -1557,7 +1564,7 @@ class Link {
   #unanswered() {
     if (this.#state === 'asking') {
       const data = this.#channels.unopened().length > 0;
-      return { type: 'request', ...this.#wish, wants: this.#missing(), data };
+      return { type: 'request', ...this.#needed, wants: this.#missing(), data };
     }
     if (this.#state !== 'offering') return null;
     const { type, sdp } = this.#pc.localDescription;
@@ -1596,7 +1603,7 @@ class Link {
     this.#theirs = session;
     this.#names = namesIn(streams);
     this.#lastOffer = n;
-    this.#answer = this.#wish = null;
+    this.#answer = this.#needed = null;
     clearTimeout(this.#again);
     await this.#describe({ type, sdp });
     if (n === this.#lastOffer) await this.#input('taken');
@@ -1786,13 +1793,12 @@ const POLICY = 1008;
 const ID_IN_USE = 'Client id in use'; // as the server says it: docs/protocols/mesh.md
 
 /**
- * Joins a room. From then on the connection is kept: when it breaks, it comes back, takes over its
- * client id, and is live again if it was. If somebody else has that id by then, it takes a fresh one,
- * and is a new peer to the others.
+ * Joins a room. After that the client reconnects by itself, keeps its client id, and is live again if it
+ * was. If another client has taken the id meanwhile, it joins under a new one, as a new peer.
  *
- * @param {string | URL} url - Where the server is: `https://signal.example.com`, or `location.origin`.
- * @param {JoinOptions} options - The room, and who you are.
- * @returns {Promise<Room>} Rejects with a `RoomError` if the first attempt fails.
+ * @param {string | URL} url - The server's URL: `https://signal.example.com`, or `location.origin`.
+ * @param {JoinOptions} options - The room, your name, and more.
+ * @returns {Promise<Room>} The room. Rejects with a `RoomError` if the first attempt fails.
  */
 export function join(url, options) {
   return new Promise((resolve, reject) => {
@@ -1800,7 +1806,7 @@ export function join(url, options) {
   });
 }
 
-/** A room that you have joined; `join` makes it. */
+/** A room that you have joined. `join` returns it. */
 export class Room {
   /**
    * The name of the room.
@@ -1809,13 +1815,13 @@ export class Room {
    */
   name;
   /**
-   * You: the client id and the name that the others see.
+   * Your own client id, and the name that the others see.
    *
    * @type {{ id: string, name: string }}
    */
   me;
   /**
-   * The others, by client id.
+   * The other peers, by client id.
    *
    * @type {ReadonlyMap<string, Peer>}
    */
@@ -1827,13 +1833,13 @@ export class Room {
    */
   state = 'connecting';
   /**
-   * Who of the others speaks, or did so last. Known only while somebody listens to `speaker`.
+   * The peer that speaks, or spoke last. It is only updated while there is a listener for `speaker`.
    *
    * @type {Peer | null}
    */
   speaker = null;
   /**
-   * What you publish, by name.
+   * The streams that you publish, by name.
    *
    * @type {ReadonlyMap<string, MediaStream>}
    */
@@ -1884,13 +1890,13 @@ export class Room {
   }
 
   /**
-   * Calls `listener` whenever something happens. Listen right after `join`, before you wait for
-   * anything else, and you miss nothing.
+   * Adds a listener. If you add your listeners right after `join`, before you await anything else, you miss
+   * nothing.
    *
    * @template {keyof Events} T
-   * @param {T} type - What to listen for.
-   * @param {Events[T]} listener - What to call. If it throws, the others are called all the same.
-   * @returns {() => void} Stops listening.
+   * @param {T} type - The event to listen for.
+   * @param {Events[T]} listener - The function to call. If it throws, the other listeners are still called.
+   * @returns {() => void} A function that removes the listener.
    */
   on(type, listener) {
     const stop = this.#listeners.add(type, listener);
@@ -1900,7 +1906,7 @@ export class Room {
   }
 
   /**
-   * The main one of what you publish: the `camera`, or else the oldest; null if there is nothing.
+   * The main stream that you publish: the `camera`, or else the oldest; null if there is none.
    *
    * @type {MediaStream | null}
    */
@@ -1909,15 +1915,14 @@ export class Room {
   }
 
   /**
-   * Goes live: sends `stream` to everybody in the room, and to all who come. Under another name, it
-   * is sent besides what is published already: a screen beside a camera. Called again with the same
-   * name, it switches to another stream without interruption: the tracks are replaced.
-   * The stream stays yours; mute with `track.enabled = false`.
+   * Goes live: sends `stream` to everybody in the room, and to late joiners. A stream with another name is
+   * sent in addition, such as a screen beside a camera. A stream with the same name replaces the earlier
+   * one without interruption. To mute, set `track.enabled = false`.
    *
-   * Clients that know no names of streams see one of them: the camera, or else the oldest.
+   * Clients that do not support named streams see only one: the camera, or else the oldest.
    *
-   * @param {MediaStream} stream - At most one track of sound and one of picture.
-   * @param {PublishOptions} [options] - Its name, and how it is sent.
+   * @param {MediaStream} stream - The stream, with at most one audio track and one video track.
+   * @param {PublishOptions} [options] - Its name, and how it is encoded.
    * @returns {void}
    */
   publish(stream, { name = MAIN, ...options } = {}) {
@@ -1933,10 +1938,9 @@ export class Room {
   }
 
   /**
-   * Sends a stream no longer. Once nothing is published, you are live no longer. The tracks are not
-   * stopped; they are yours.
+   * Stops sending a stream. After the last one you are no longer live. Does not stop the tracks.
    *
-   * @param {string} [name] - Which; without it, all.
+   * @param {string} [name] - The stream's name; by default all streams.
    * @returns {void}
    */
   unpublish(name) {
@@ -1951,11 +1955,12 @@ export class Room {
   }
 
   /**
-   * Sends data of your own: chat, mute state, anything.
+   * Sends application data, such as chat or mute state.
    *
-   * @param {any} data - What JSON can hold.
-   * @param {{ to?: string }} [options] - `to` is one peer's id; without it all the others get it.
-   * @returns {boolean} False if there is no connection now; then nothing was sent, nor will be.
+   * @param {any} data - Anything that JSON can represent.
+   * @param {{ to?: string }} [options] - `to` is the id of one peer; by default all other peers receive it.
+   * @returns {boolean} False if there is no connection at the moment. Then the data are not sent, not even
+   *   later.
    */
   send(data, { to } = {}) {
     if (to) this.#addressees.add(to);
@@ -1963,7 +1968,7 @@ export class Room {
   }
 
   /**
-   * Leaves: closes all connections. The state is `closed` then.
+   * Leaves the room and closes all connections. The state becomes `closed`.
    *
    * @returns {void}
    */
@@ -2002,7 +2007,7 @@ export class Room {
     else if (type === 'resumed') this.#resumed();
     else if (type === 'user_away') this.#lostTouch(id);
     else if (type === 'user_back') this.#inTouch(id);
-    else if (type === 'users_in_room') this.#pictured(message.users);
+    else if (type === 'users_in_room') this.#entered(message.users);
     else if (type === 'active_broadcasts') message.broadcasters.forEach((b) => this.#wentLive(b));
     else if (type === 'user_joined') this.#arrived(message);
     else if (type === 'user_left') this.#departed(id, message.cause);
@@ -2040,8 +2045,8 @@ export class Room {
     this.#emit('state', 'joined', '');
   }
 
-  /** The picture of the room: the first one, or after a lost connection one to compare with. */
-  #pictured(users) {
+  /** The snapshot of the room: the first one, or after a lost connection the one to compare with. */
+  #entered(users) {
     const present = new Set(users.map((user) => user.client_id));
     for (const [id, peer] of this.peers) {
       if (!present.has(id)) this.#departed(id);
@@ -2354,7 +2359,7 @@ export class Room {
     if (peer) this.#emit('message', data, peer);
   }
 
-  /** Signals to one who has just left are nothing to tell about. */
+  /** A signal to a peer that has just left is not an error. */
   #refused({ message, code, to }) {
     if (code === 'target_not_found' && !this.#addressees.delete(to)) return;
     this.#emit('error', new RoomError(message, code));

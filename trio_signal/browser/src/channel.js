@@ -9,35 +9,36 @@ const TOLD_WITHIN = 300; // ms that the end of a connection may be behind that o
 const MOST_CHANNELS = 32; // to one peer
 
 /**
- * `connecting`: there is no way to the peer yet, or none now. `closed`: for good, by one of the two, or
- * because the peer left.
+ * `connecting`: not connected to the peer yet, or not at the moment. `closed`: closed for good by one of
+ * the two sides, or because the peer left.
  *
  * @typedef {'connecting' | 'open' | 'closed'} ChannelState
  */
 
 /**
- * What {@link Channel.on} can tell you.
+ * Events of {@link Channel.on}.
  *
  * @typedef {object} ChannelEvents
- * @property {(data: string | ArrayBuffer) => void} message - The peer sent this.
+ * @property {(data: string | ArrayBuffer) => void} message - The peer sent a message.
  * @property {(state: ChannelState) => void} state - `channel.state` changed.
  */
 
 /**
- * How a channel carries data. Left out, nothing is lost and everything keeps its order.
+ * How a channel carries data; by default reliable and in order.
  *
  * @typedef {object} ChannelOptions
- * @property {boolean} [ordered] - False: what comes is told at once, whatever is still missing.
- * @property {number} [maxRetransmits] - How often a lost packet is sent again.
- * @property {number} [maxPacketLifeTime] - For how many ms it is.
+ * @property {boolean} [ordered] - If false, messages are delivered as they arrive, even if earlier ones are
+ *   still missing.
+ * @property {number} [maxRetransmits] - How many times a lost packet is sent again.
+ * @property {number} [maxPacketLifeTime] - For how many milliseconds a lost packet is sent again.
  */
 
 /**
- * A channel for data to one peer; `peer.channel(name)` gives it. It lasts as long as the peer is here:
- * if the peer connection is made anew, so is what carries it. What was under way then is lost.
+ * A data channel to one peer. `peer.channel(name)` returns it. It lasts as long as the peer is in the
+ * room, even if the peer connection is replaced. Messages in flight at that moment are lost.
  *
- * Both sides may open it, also at the same moment. Each sends by a data channel of its own then, and
- * hears what comes by either.
+ * Both sides may open it, even at the same moment. Each then sends over its own data channel, and receives
+ * from both.
  */
 export class Channel {
   /**
@@ -47,7 +48,7 @@ export class Channel {
    */
   name;
   /**
-   * Whether it carries anything.
+   * The state of the channel.
    *
    * @type {ChannelState}
    */
@@ -68,23 +69,24 @@ export class Channel {
   }
 
   /**
-   * Calls `listener` whenever something happens.
+   * Adds a listener.
    *
    * @template {keyof ChannelEvents} T
-   * @param {T} type - What to listen for.
-   * @param {ChannelEvents[T]} listener - What to call.
-   * @returns {() => void} Stops listening.
+   * @param {T} type - The event to listen for.
+   * @param {ChannelEvents[T]} listener - The function to call.
+   * @returns {() => void} A function that removes the listener.
    */
   on(type, listener) {
     return this.#listeners.add(type, listener);
   }
 
   /**
-   * Sends data. Wait for it in a loop, and never more than a megabyte is kept in memory.
+   * Sends data. If you await it in a loop, at most a megabyte is kept in memory.
    *
-   * @param {string | ArrayBuffer | ArrayBufferView} data - At most 256 KiB, or some browser cannot take it.
-   * @returns {Promise<void>} Resolves when the browser has taken it, after all that was sent before;
-   *   rejects if it cannot, or if the channel is closed.
+   * @param {string | ArrayBuffer | ArrayBufferView} data - At most 256 KiB, since some browsers cannot
+   *   receive more.
+   * @returns {Promise<void>} Resolves when the browser has accepted the data, in the order of the calls.
+   *   Rejects if it cannot, or if the channel is closed.
    */
   send(data) {
     const before = this.#sent.catch(() => {});
@@ -110,7 +112,7 @@ export class Channel {
   }
 
   /**
-   * Closes it for both.
+   * Closes the channel for both sides.
    *
    * @returns {void}
    */

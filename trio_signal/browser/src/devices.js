@@ -1,17 +1,18 @@
 // Cameras, microphones and screens.
 
 /**
- * What {@link openCamera} opens.
+ * Options of {@link openCamera}.
  *
  * @typedef {object} CameraOptions
- * @property {string | false} [camera] - A device's id; false for sound alone.
- * @property {string | false} [microphone] - A device's id; false for a silent picture.
- * @property {number} [width] - Of the picture, if the camera has it: 1280 if not given.
- * @property {number} [height] - 720 if not given.
+ * @property {string | false} [camera] - The id of a device; false for audio only.
+ * @property {string | false} [microphone] - The id of a device; false for video only.
+ * @property {number} [width] - The preferred width of the video; by default 1280.
+ * @property {number} [height] - The preferred height of the video; by default 720.
  */
 
 /**
- * The devices of this machine. Their labels are empty until the user has allowed the page one of them.
+ * The devices of this machine. Their labels are empty until the user has granted the page access to a
+ * device.
  *
  * @typedef {object} Devices
  * @property {MediaDeviceInfo[]} cameras - For {@link openCamera}.
@@ -20,10 +21,11 @@
  */
 
 /**
- * Opens a camera with a microphone; if there is but one of the two, that one.
+ * Opens a camera and a microphone, or the only one of the two that exists.
  *
- * @param {CameraOptions} [options] - Which, and how large.
- * @returns {Promise<MediaStream>} Rejects as `getUserMedia` does: `NotAllowedError`, `NotFoundError`, ...
+ * @param {CameraOptions} [options] - Which devices, and the size of the video.
+ * @returns {Promise<MediaStream>} The stream. Rejects like `getUserMedia`: `NotAllowedError`,
+ *   `NotFoundError`, ...
  */
 export async function openCamera({ camera, microphone, width = 1280, height = 720 } = {}) {
   const exactly = (id) => (id ? { deviceId: { exact: id } } : {});
@@ -44,8 +46,9 @@ export async function openCamera({ camera, microphone, width = 1280, height = 72
 /**
  * Lets the user choose a screen, a window or a tab.
  *
- * @param {{ audio?: boolean }} [options] - Whether to ask for its sound as well; true if not given.
- * @returns {Promise<MediaStream>} Rejects as `getDisplayMedia` does: `NotAllowedError` if it was dismissed.
+ * @param {{ audio?: boolean }} [options] - Whether to share audio as well; true by default.
+ * @returns {Promise<MediaStream>} The stream. Rejects like `getDisplayMedia`: `NotAllowedError` if the user
+ *   dismisses the dialog.
  */
 export function openScreen({ audio = true } = {}) {
   return navigator.mediaDevices.getDisplayMedia({ video: true, audio });
@@ -54,7 +57,7 @@ export function openScreen({ audio = true } = {}) {
 /**
  * Lists the devices.
  *
- * @returns {Promise<Devices>} What there is now.
+ * @returns {Promise<Devices>} The current devices.
  */
 export async function listDevices() {
   const all = await navigator.mediaDevices.enumerateDevices();
@@ -63,10 +66,10 @@ export async function listDevices() {
 }
 
 /**
- * Calls `listener` with the devices now, and whenever one is plugged in or out.
+ * Calls `listener` with the current devices, and again whenever a device is plugged in or removed.
  *
- * @param {(devices: Devices) => void} listener - What to call.
- * @returns {() => void} Stops that.
+ * @param {(devices: Devices) => void} listener - The function to call.
+ * @returns {() => void} A function that stops the calls.
  */
 export function watchDevices(listener) {
   let latest = 0;
@@ -84,9 +87,9 @@ export function watchDevices(listener) {
 }
 
 /**
- * Ends all tracks: the camera's light goes out.
+ * Stops all tracks of a stream, so that the camera's light goes out.
  *
- * @param {MediaStream | null} [stream] - None is fine.
+ * @param {MediaStream | null} [stream] - The stream; null and undefined are ignored.
  * @returns {void}
  */
 export function closeStream(stream) {

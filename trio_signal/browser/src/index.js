@@ -1,12 +1,12 @@
 /**
- * The browser client of trio-signal: a room, who is in it, and their sound and picture.
+ * The browser client of trio-signal: joins rooms, and carries audio, video and data between peers.
  *
  *     const room = await join(location.origin, { room: 'lobby', username: 'Ada' });
  *     room.on('stream', (stream, peer) => show(stream, peer.name));
  *     room.on('stopped', (peer) => hide(peer));
  *     room.publish(await navigator.mediaDevices.getUserMedia({ video: true, audio: true }));
  *
- * It speaks the `mesh` dialect. The server only introduces the browsers: sound and picture go
+ * It speaks the `mesh` dialect. The server only introduces the browsers: audio and video go
  * from browser to browser, over one RTCPeerConnection for each two of them, and go on while the
  * server is away.
  *

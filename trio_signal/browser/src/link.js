@@ -54,7 +54,7 @@ export class Link {
   #hasDataLine; // made because the other side asked for it
   #theirs; // the other side's session
   #names; // what it calls its transceivers, by mid; null if it knows no names, undefined until we know
-  #wish = null; // { restart }: what their next offer is for, until it comes
+  #needed = null; // { restart }: what we need an offer of theirs for, until it arrives
   #offers = 0; // how many we made
   #left = 0; // how often the last offer or request may still be sent
   #again = 0; // timer
@@ -252,7 +252,7 @@ export class Link {
   /** Now that they agree, and know each other, there may be more to say. */
   #settle() {
     this.send();
-    if (this.#wish && this.#state === 'idle') this.#input('wish');
+    if (this.#needed && this.#state === 'idle') this.#input('need');
   }
 
   /** Once the two know each other, only the impolite side makes offers. */
@@ -261,8 +261,8 @@ export class Link {
   }
 
   #ask(restart) {
-    this.#wish = { restart: restart || Boolean(this.#wish?.restart) };
-    this.#input('wish');
+    this.#needed = { restart: restart || Boolean(this.#needed?.restart) };
+    this.#input('need');
   }
 
   async #makeOffer() {
@@ -298,7 +298,7 @@ export class Link {
   #unanswered() {
     if (this.#state === 'asking') {
       const data = this.#channels.unopened().length > 0;
-      return { type: 'request', ...this.#wish, wants: this.#missing(), data };
+      return { type: 'request', ...this.#needed, wants: this.#missing(), data };
     }
     if (this.#state !== 'offering') return null;
     const { type, sdp } = this.#pc.localDescription;
@@ -337,7 +337,7 @@ export class Link {
     this.#theirs = session;
     this.#names = namesIn(streams);
     this.#lastOffer = n;
-    this.#answer = this.#wish = null;
+    this.#answer = this.#needed = null;
     clearTimeout(this.#again);
     await this.#describe({ type, sdp });
     if (n === this.#lastOffer) await this.#input('taken');

@@ -8,7 +8,7 @@
  * `applying` an answer; `owing`, the same, and another offer was asked for meanwhile;
  * `taking` their offer; `answering` it.
  *
- * Inputs from this side: `change`, something here must be negotiated, by an offer of ours; `wish`,
+ * Inputs from this side: `change`, something here must be negotiated, by an offer of ours; `need`,
  * the same, by an offer of theirs; and the ends of the steps: `made` or `failed`, `applied` or
  * `refused`, `taken`, `answered`.
  * Inputs from the other side: `request`, it asks for an offer; `answer`; and its offers, by
@@ -17,14 +17,14 @@
 export const NEGOTIATION = {
   idle: {
     change: ['making', 'offer'],
-    wish: ['asking', 'ask'],
+    need: ['asking', 'ask'],
     request: ['making', 'offer'],
     offer: ['taking', 'take'],
     yield: ['taking', 'take'],
   },
   asking: {
     change: ['making', 'offer'],
-    wish: ['asking', 'ask'],
+    need: ['asking', 'ask'],
     request: ['making', 'offer'],
     offer: ['taking', 'take'],
     yield: ['taking', 'take'],

@@ -2,7 +2,7 @@
 
 import { mainOf } from './streams.js';
 
-/** Another one in the room. Read it, never write it. */
+/** Another peer in the room. Its properties are read-only. */
 export class Peer {
   /**
    * Its client id.
@@ -11,7 +11,7 @@ export class Peer {
    */
   id;
   /**
-   * How it calls itself. It comes from a stranger: show it as text, not as HTML.
+   * The name it chose. It is untrusted input: show it as text, not as HTML.
    *
    * @type {string}
    */
@@ -23,7 +23,7 @@ export class Peer {
    */
   live = null;
   /**
-   * What it sends us, by the names that it gave: `camera`, `screen`, or others.
+   * The streams that it sends to us, by their names: `camera`, `screen`, or others.
    *
    * @type {ReadonlyMap<string, MediaStream>}
    */
@@ -35,14 +35,15 @@ export class Peer {
    */
   state = 'none';
   /**
-   * The server has lost it, and it may come back as the same. Its media may flow all the while.
+   * True while the peer has lost its connection to the server and may still resume as the same peer. Its
+   * media may continue to flow.
    *
    * @type {boolean}
    */
   away = false;
   /**
-   * It is away, and nothing comes from it directly either: it may be gone. Show it no more, until it
-   * is back.
+   * True if the peer is away and no media or data arrive from it directly either. It may be gone: hide it
+   * until it is back.
    *
    * @type {boolean}
    */
@@ -59,8 +60,7 @@ export class Peer {
   }
 
   /**
-   * The one to show where there is room for one, for `srcObject` of a video element: the `camera`, or
-   * else the oldest of its streams.
+   * The stream to show if you show only one: the `camera`, or else the oldest.
    *
    * @type {MediaStream | null}
    */
@@ -69,9 +69,8 @@ export class Peer {
   }
 
   /**
-   * The peer connection, for what this client does not offer: read it, and leave its tracks and
-   * descriptions alone. Another one may take its place; the event `connection` tells so. Null if there
-   * is none.
+   * The peer connection, for features that this client does not offer; null if there is none. Do not change
+   * its tracks or descriptions. It may be replaced; then `connection` is emitted.
    *
    * @type {RTCPeerConnection | null}
    */
@@ -80,7 +79,7 @@ export class Peer {
   }
 
   /**
-   * How loud it is at this moment, from 0 to 1: look again and again, as long as you show it.
+   * The current volume of its audio, from 0 to 1. Poll it for as long as you show it.
    *
    * @type {number}
    */
@@ -89,21 +88,21 @@ export class Peer {
   }
 
   /**
-   * How the peer connection does.
+   * Returns statistics of the peer connection.
    *
-   * @returns {Promise<PeerStats | null>} Null if there is none.
+   * @returns {Promise<PeerStats | null>} The statistics, or null if there is no peer connection.
    */
   async stats() {
     return (await this.#linkOf(this.id)?.stats()) ?? null;
   }
 
   /**
-   * A channel for data to this peer, from browser to browser. The same name gives the same channel; if
-   * the peer has opened it already, that one. It makes a peer connection if there is none.
+   * Opens a data channel to this peer, directly between the browsers. The same name returns the same
+   * channel, also if the peer opened it. Makes a peer connection if there is none.
    *
-   * @param {string} name - What the peer knows it by, at most 64 characters.
-   * @param {ChannelOptions} [options] - How it carries data; those of who opens it count.
-   * @returns {Channel} It is `connecting` at first; what you send waits.
+   * @param {string} name - The channel's name, at most 64 characters.
+   * @param {ChannelOptions} [options] - How it carries data. The options of the side that opens it apply.
+   * @returns {Channel} The channel. Its state is `connecting` at first; messages that you send wait.
    */
   channel(name, options) {
     return this.#channelOf(this.id, name, options);

@@ -20,13 +20,12 @@ const POLICY = 1008;
 const ID_IN_USE = 'Client id in use'; // as the server says it: docs/protocols/mesh.md
 
 /**
- * Joins a room. From then on the connection is kept: when it breaks, it comes back, takes over its
- * client id, and is live again if it was. If somebody else has that id by then, it takes a fresh one,
- * and is a new peer to the others.
+ * Joins a room. After that the client reconnects by itself, keeps its client id, and is live again if it
+ * was. If another client has taken the id meanwhile, it joins under a new one, as a new peer.
  *
- * @param {string | URL} url - Where the server is: `https://signal.example.com`, or `location.origin`.
- * @param {JoinOptions} options - The room, and who you are.
- * @returns {Promise<Room>} Rejects with a `RoomError` if the first attempt fails.
+ * @param {string | URL} url - The server's URL: `https://signal.example.com`, or `location.origin`.
+ * @param {JoinOptions} options - The room, your name, and more.
+ * @returns {Promise<Room>} The room. Rejects with a `RoomError` if the first attempt fails.
  */
 export function join(url, options) {
   return new Promise((resolve, reject) => {
@@ -34,7 +33,7 @@ export function join(url, options) {
   });
 }
 
-/** A room that you have joined; `join` makes it. */
+/** A room that you have joined. `join` returns it. */
 export class Room {
   /**
    * The name of the room.
@@ -43,13 +42,13 @@ export class Room {
    */
   name;
   /**
-   * You: the client id and the name that the others see.
+   * Your own client id, and the name that the others see.
    *
    * @type {{ id: string, name: string }}
    */
   me;
   /**
-   * The others, by client id.
+   * The other peers, by client id.
    *
    * @type {ReadonlyMap<string, Peer>}
    */
@@ -61,13 +60,13 @@ export class Room {
    */
   state = 'connecting';
   /**
-   * Who of the others speaks, or did so last. Known only while somebody listens to `speaker`.
+   * The peer that speaks, or spoke last. It is only updated while there is a listener for `speaker`.
    *
    * @type {Peer | null}
    */
   speaker = null;
   /**
-   * What you publish, by name.
+   * The streams that you publish, by name.
    *
    * @type {ReadonlyMap<string, MediaStream>}
    */
@@ -118,13 +117,13 @@ export class Room {
   }
 
   /**
-   * Calls `listener` whenever something happens. Listen right after `join`, before you wait for
-   * anything else, and you miss nothing.
+   * Adds a listener. If you add your listeners right after `join`, before you await anything else, you miss
+   * nothing.
    *
    * @template {keyof Events} T
-   * @param {T} type - What to listen for.
-   * @param {Events[T]} listener - What to call. If it throws, the others are called all the same.
-   * @returns {() => void} Stops listening.
+   * @param {T} type - The event to listen for.
+   * @param {Events[T]} listener - The function to call. If it throws, the other listeners are still called.
+   * @returns {() => void} A function that removes the listener.
    */
   on(type, listener) {
     const stop = this.#listeners.add(type, listener);
@@ -134,7 +133,7 @@ export class Room {
   }
 
   /**
-   * The main one of what you publish: the `camera`, or else the oldest; null if there is nothing.
+   * The main stream that you publish: the `camera`, or else the oldest; null if there is none.
    *
    * @type {MediaStream | null}
    */
@@ -143,15 +142,14 @@ export class Room {
   }
 
   /**
-   * Goes live: sends `stream` to everybody in the room, and to all who come. Under another name, it
-   * is sent besides what is published already: a screen beside a camera. Called again with the same
-   * name, it switches to another stream without interruption: the tracks are replaced.
-   * The stream stays yours; mute with `track.enabled = false`.
+   * Goes live: sends `stream` to everybody in the room, and to late joiners. A stream with another name is
+   * sent in addition, such as a screen beside a camera. A stream with the same name replaces the earlier
+   * one without interruption. To mute, set `track.enabled = false`.
    *
-   * Clients that know no names of streams see one of them: the camera, or else the oldest.
+   * Clients that do not support named streams see only one: the camera, or else the oldest.
    *
-   * @param {MediaStream} stream - At most one track of sound and one of picture.
-   * @param {PublishOptions} [options] - Its name, and how it is sent.
+   * @param {MediaStream} stream - The stream, with at most one audio track and one video track.
+   * @param {PublishOptions} [options] - Its name, and how it is encoded.
    * @returns {void}
    */
   publish(stream, { name = MAIN, ...options } = {}) {
@@ -167,10 +165,9 @@ export class Room {
   }
 
   /**
-   * Sends a stream no longer. Once nothing is published, you are live no longer. The tracks are not
-   * stopped; they are yours.
+   * Stops sending a stream. After the last one you are no longer live. Does not stop the tracks.
    *
-   * @param {string} [name] - Which; without it, all.
+   * @param {string} [name] - The stream's name; by default all streams.
    * @returns {void}
    */
   unpublish(name) {
@@ -185,11 +182,12 @@ export class Room {
   }
 
   /**
-   * Sends data of your own: chat, mute state, anything.
+   * Sends application data, such as chat or mute state.
    *
-   * @param {any} data - What JSON can hold.
-   * @param {{ to?: string }} [options] - `to` is one peer's id; without it all the others get it.
-   * @returns {boolean} False if there is no connection now; then nothing was sent, nor will be.
+   * @param {any} data - Anything that JSON can represent.
+   * @param {{ to?: string }} [options] - `to` is the id of one peer; by default all other peers receive it.
+   * @returns {boolean} False if there is no connection at the moment. Then the data are not sent, not even
+   *   later.
    */
   send(data, { to } = {}) {
     if (to) this.#addressees.add(to);
@@ -197,7 +195,7 @@ export class Room {
   }
 
   /**
-   * Leaves: closes all connections. The state is `closed` then.
+   * Leaves the room and closes all connections. The state becomes `closed`.
    *
    * @returns {void}
    */
@@ -236,7 +234,7 @@ export class Room {
     else if (type === 'resumed') this.#resumed();
     else if (type === 'user_away') this.#lostTouch(id);
     else if (type === 'user_back') this.#inTouch(id);
-    else if (type === 'users_in_room') this.#pictured(message.users);
+    else if (type === 'users_in_room') this.#entered(message.users);
     else if (type === 'active_broadcasts') message.broadcasters.forEach((b) => this.#wentLive(b));
     else if (type === 'user_joined') this.#arrived(message);
     else if (type === 'user_left') this.#departed(id, message.cause);
@@ -274,8 +272,8 @@ export class Room {
     this.#emit('state', 'joined', '');
   }
 
-  /** The picture of the room: the first one, or after a lost connection one to compare with. */
-  #pictured(users) {
+  /** The snapshot of the room: the first one, or after a lost connection the one to compare with. */
+  #entered(users) {
     const present = new Set(users.map((user) => user.client_id));
     for (const [id, peer] of this.peers) {
       if (!present.has(id)) this.#departed(id);
@@ -588,7 +586,7 @@ export class Room {
     if (peer) this.#emit('message', data, peer);
   }
 
-  /** Signals to one who has just left are nothing to tell about. */
+  /** A signal to a peer that has just left is not an error. */
   #refused({ message, code, to }) {
     if (code === 'target_not_found' && !this.#addressees.delete(to)) return;
     this.#emit('error', new RoomError(message, code));

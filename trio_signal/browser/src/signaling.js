@@ -17,12 +17,13 @@ const GOODBYE = 1000;
 const FOR_ANOTHER = 4000; // it is no goodbye: the next one is opened soon
 
 /**
- * How long to wait before connecting again. Random, so that a restarted server is not stormed.
+ * Returns how long to wait before reconnecting. The time is random, so that not all clients of a restarted
+ * server come back at once.
  *
  * @param {number} code - The close code.
- * @param {number} attempt - How many attempts have failed since the last success.
- * @param {() => number} [random] - Gives numbers from 0 to 1.
- * @returns {number | null} Milliseconds; null if the code is final.
+ * @param {number} attempt - Number of failed attempts since the last success.
+ * @param {() => number} [random] - Returns numbers from 0 to 1.
+ * @returns {number | null} The time in milliseconds, or null if the client should not reconnect.
  */
 export function retryDelay(code, attempt, random = Math.random) {
   if (FINAL_CODES.has(code)) return null;

@@ -1,33 +1,34 @@
 // What a peer connection tells of itself, in a form that fits a page.
 
 /**
- * How a peer connection does. Numbers that the browser does not know are null.
+ * Statistics of a peer connection. Values that the browser does not report are null.
  *
  * @typedef {object} PeerStats
- * @property {number | null} roundTripTime - To the peer and back, in ms.
- * @property {number | null} bandwidth - What the way to the peer is estimated to carry, in bits a second.
- * @property {boolean} relayed - Whether a TURN server passes all of it on.
- * @property {StreamStats[]} sent - A row for each track that we send, and for each layer of simulcast.
- * @property {StreamStats[]} received - A row for each track that we receive.
+ * @property {number | null} roundTripTime - The round-trip time in milliseconds.
+ * @property {number | null} bandwidth - The estimated bandwidth to the peer, in bits a second.
+ * @property {boolean} relayed - Whether the connection goes through a TURN server.
+ * @property {StreamStats[]} sent - An entry for each track that we send, and for each simulcast layer.
+ * @property {StreamStats[]} received - An entry for each track that we receive.
  */
 
 /**
- * How one track does.
+ * Statistics of one track.
  *
  * @typedef {object} StreamStats
- * @property {string} name - The stream's.
- * @property {'audio' | 'video'} kind - What it is.
- * @property {string | null} rid - The layer of simulcast.
+ * @property {string} name - The name of the stream.
+ * @property {'audio' | 'video'} kind - The kind of track.
+ * @property {string | null} rid - The simulcast layer.
  * @property {string | null} codec - `VP8`, `opus`, ...
- * @property {number} bytes - Since the track began.
- * @property {number | null} bitrate - In bits a second, since `stats` was called before; null the first time.
- * @property {number | null} lost - Packets that did not arrive.
- * @property {number | null} jitter - In ms.
- * @property {number | null} width - Of the picture.
- * @property {number | null} height - Of the picture.
- * @property {number | null} framesPerSecond - Of the picture.
- * @property {string | null} limitation - What keeps the picture that we send from being better: `none`,
- *   `cpu`, `bandwidth` or `other`.
+ * @property {number} bytes - Bytes since the track began.
+ * @property {number | null} bitrate - Bits a second since the previous call of `stats`; null at the first
+ *   call.
+ * @property {number | null} lost - Lost packets.
+ * @property {number | null} jitter - Jitter in milliseconds.
+ * @property {number | null} width - Width of the video.
+ * @property {number | null} height - Height of the video.
+ * @property {number | null} framesPerSecond - Frame rate of the video.
+ * @property {string | null} limitation - What limits the quality of the video that we send: `none`, `cpu`,
+ *   `bandwidth` or `other`.
  */
 
 /** Reads the reports of one RTCPeerConnection, one after the other. */
