@@ -1,4 +1,4 @@
-"""For a site's own backend: the server API, plain and `async`, and webhooks that are checked.
+"""For your site's backend: clients of the server API, blocking and `async`; checking webhooks.
 
 ::
 
@@ -10,7 +10,7 @@
 
     event = verify_webhook(request.headers, request.get_data(), SECRET)
 
-What fails raises ServerApiError, or SignatureError; httpx's errors pass.
+Refused calls raise ServerApiError, bad webhooks SignatureError. Exceptions of httpx are passed on.
 """
 
 import time
@@ -45,7 +45,7 @@ TIMEOUT = 10.0
 
 
 class RoomSummary(Struct):
-    """A room: how many peers and users are there, and how many of the users are live."""
+    """A room, with its numbers of peers, users and live users."""
 
     id: str
     peers: int
@@ -66,7 +66,7 @@ class PeerDetail(Struct):
 
 
 class RoomDetail(Struct):
-    """A room; `seq` is the number of its last webhook, 0 if there was none."""
+    """A room and its peers. `seq` is the number of its last webhook, 0 if there was none."""
 
     id: str
     peers: list[PeerDetail]
@@ -98,7 +98,7 @@ class _Problem(Struct):
 
 
 class ServerApiError(Exception):
-    """The server did not do it: its status, a `code` that does not change, and why."""
+    """The server refused a call. Rely on `status` and `code`; the message is for people."""
 
     def __init__(self, status: int, code: str, message: str) -> None:
         super().__init__(f"{status} {code}: {message}")
@@ -107,9 +107,10 @@ class ServerApiError(Exception):
 
 
 def verify_webhook(headers: Mapping[str, str], body: bytes, secret: str) -> HookEvent:
-    """The event that a webhook tells; raises SignatureError if it is not from your server.
+    """Check a webhook's signature, and return its event. Raises SignatureError if it is not from
+    your server.
 
-    `body` is as it came, byte by byte; `headers` may be in any case.
+    `body` is the unchanged body of the request. The names in `headers` may be in any case.
     """
     check_signature(headers, body, secret, time.time())
     try:
@@ -145,22 +146,22 @@ def _client_arguments(url: str, key: str) -> dict[str, Any]:
 
 
 class ServerApi:
-    """The server API; each call blocks. A context manager, or to be closed."""
+    """A blocking client of the server API. Use it as a context manager, or call `close`."""
 
     def __init__(self, url: str, key: str) -> None:
-        """Take the server's URL, and an API key's secret. Connects to nothing yet."""
+        """Take the server's URL, and an API key's secret. Does not connect yet."""
         self._http = httpx.Client(**_client_arguments(url, key))
 
     def __enter__(self) -> Self:
-        """Use it."""
+        """Return the client itself."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Close it."""
+        """Close the connections."""
         self.close()
 
     def close(self) -> None:
-        """Close its connections."""
+        """Close the connections."""
         self._http.close()
 
     def _ask(self, type_: type[T], method: str, path: str, **more: Any) -> T:
@@ -180,7 +181,7 @@ class ServerApi:
         return self._ask(RoomDetail, "GET", _room(room_id))
 
     def send(self, room_id: str, data: Any, to: str | None = None) -> int:
-        """Say any JSON to a room, or to one peer; to how many peers."""
+        """Send any JSON to a room, or to one peer. Returns the number of receivers."""
         body = {"data": data, **_given(to=to)}
         return self._ask(_Count, "POST", _room(room_id, "messages"), json=body).peers
 
@@ -192,40 +193,42 @@ class ServerApi:
         reason: str | None = None,
         ban_seconds: float | None = None,
     ) -> None:
-        """Take a peer out of a room, and keep its user out for so long."""
+        """Remove a peer from a room, and optionally ban its user for so many seconds."""
         body = _given(reason=reason, ban_seconds=ban_seconds)
         self._ask(_Count, "DELETE", _room(room_id, "peers", peer_id), json=body)
 
     def lock(self, room_id: str, *, locked: bool = True) -> None:
-        """Let nobody new into a room, or again."""
+        """Lock a room, so that nobody new can join; or unlock it."""
         self._ask(RoomDetail, "PATCH", _room(room_id), json={"locked": locked})
 
     def close_room(self, room_id: str, *, reason: str | None = None) -> int:
-        """Remove everybody from a room. Returns how many that were."""
+        """Remove everybody from a room. Returns the number of removed peers."""
         return self._ask(_Count, "DELETE", _room(room_id), json=_given(reason=reason)).removed
 
     def token(self, sub: str, **claims: Any) -> str:
-        """A client's token; `claims` are `name`, `rooms`, `ttl` and the like."""
+        """Return a token for a client. `claims` are `name`, `rooms`, `ttl` and the like."""
         return self._ask(_Token, "POST", "/tokens", json={"sub": sub, **claims}).token
 
 
 class AsyncServerApi:
-    """The same to be awaited, under asyncio and Trio. An async context manager."""
+    """The same client for asyncio and Trio. Use it as an async context manager, or call
+    `aclose`.
+    """
 
     def __init__(self, url: str, key: str) -> None:
-        """Take the server's URL, and an API key's secret. Connects to nothing yet."""
+        """Take the server's URL, and an API key's secret. Does not connect yet."""
         self._http = httpx.AsyncClient(**_client_arguments(url, key))
 
     async def __aenter__(self) -> Self:
-        """Use it."""
+        """Return the client itself."""
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """Close it."""
+        """Close the connections."""
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Close its connections."""
+        """Close the connections."""
         await self._http.aclose()
 
     async def _ask(self, type_: type[T], method: str, path: str, **more: Any) -> T:
@@ -246,7 +249,7 @@ class AsyncServerApi:
         return await self._ask(RoomDetail, "GET", _room(room_id))
 
     async def send(self, room_id: str, data: Any, to: str | None = None) -> int:
-        """Say any JSON to a room, or to one peer; to how many peers."""
+        """Send any JSON to a room, or to one peer. Returns the number of receivers."""
         body = {"data": data, **_given(to=to)}
         return (await self._ask(_Count, "POST", _room(room_id, "messages"), json=body)).peers
 
@@ -258,19 +261,19 @@ class AsyncServerApi:
         reason: str | None = None,
         ban_seconds: float | None = None,
     ) -> None:
-        """Take a peer out of a room, and keep its user out for so long."""
+        """Remove a peer from a room, and optionally ban its user for so many seconds."""
         body = _given(reason=reason, ban_seconds=ban_seconds)
         await self._ask(_Count, "DELETE", _room(room_id, "peers", peer_id), json=body)
 
     async def lock(self, room_id: str, *, locked: bool = True) -> None:
-        """Let nobody new into a room, or again."""
+        """Lock a room, so that nobody new can join; or unlock it."""
         await self._ask(RoomDetail, "PATCH", _room(room_id), json={"locked": locked})
 
     async def close_room(self, room_id: str, *, reason: str | None = None) -> int:
-        """Remove everybody from a room. Returns how many that were."""
+        """Remove everybody from a room. Returns the number of removed peers."""
         body = _given(reason=reason)
         return (await self._ask(_Count, "DELETE", _room(room_id), json=body)).removed
 
     async def token(self, sub: str, **claims: Any) -> str:
-        """A client's token; `claims` are `name`, `rooms`, `ttl` and the like."""
+        """Return a token for a client. `claims` are `name`, `rooms`, `ttl` and the like."""
         return (await self._ask(_Token, "POST", "/tokens", json={"sub": sub, **claims})).token

@@ -93,7 +93,7 @@ class Membership:
 
     async def _member(self, peer: Participant, identity: Identity, command: Join) -> Member:
         username, avatar_url = identity.username, identity.avatar_url
-        if command.recall_profile:
+        if command.restore_profile:
             username, avatar_url = await self._recall(command.room_id, identity)
         return Member(
             peer_id=command.peer_id or peer.id,

@@ -106,7 +106,7 @@ def test_who_one_is_stands_in_path_and_query(
 def test_a_known_user_enters_the_one_room_of_its_path() -> None:
     made = dialect()
     assert list(made.authenticated(Identity("s", "ann"), ServerInfo(), AT)) == [
-        Join("r", recall_profile=True, reachable=True)
+        Join("r", restore_profile=True, reachable=True)
     ]
     assert list(made.rejoin(["other"])) == []
 
@@ -437,7 +437,7 @@ def test_a_recorded_conversation() -> None:
 
     assert list(bea.opened("c1")) == [Authenticate("bea", username="Bea", claimed="bea")]
     assert list(bea.authenticated(Identity("", "bea", "Bea"), ServerInfo(), AT)) == [
-        Join("r", recall_profile=True, reachable=True)
+        Join("r", restore_profile=True, reachable=True)
     ]
     state, live = wire(bea.answered(Entered("r", bea_here, (ann_live, bea_here), AT)))
     assert [user["user_id"] for user in state["users"]] == ["ann", "bea"]

@@ -136,7 +136,9 @@ async def test_wait_subscribed_waits_for_a_subscription_that_holds(redis: Redis)
         await redis.pubsub.wait_subscribed("c")
 
 
-async def test_wait_subscribed_ends_with_the_desired_subscription(server: RedisServer, redis: Redis) -> None:
+async def test_wait_subscribed_ends_with_the_desired_subscription(
+    server: RedisServer, redis: Redis
+) -> None:
     server.freeze()
     redis.pubsub.subscribe("c")
     with trio.fail_after(PATIENCE):

@@ -197,22 +197,22 @@ class Client:
 
     @property
     def id(self) -> str:
-        """Under which others reach us; it stays the same."""
+        """The client's id. It never changes."""
         return self._trio.client.id
 
     @property
     def user_id(self) -> str:
-        """Who the server says that we are."""
+        """The user id that the server gave this client."""
         return self._trio.client.user_id
 
     @property
     def username(self) -> str:
-        """What others see as our name."""
+        """The name that others see."""
         return self._trio.client.username
 
     @property
     def state(self) -> State:
-        """Whether we are in the room now."""
+        """`joined` while the client is in the room, else `waiting`."""
         return self._trio.client.state
 
     @property
@@ -222,17 +222,17 @@ class Client:
 
     @property
     def live(self) -> Mapping[str, Peer]:
-        """Those of them that are live."""
+        """Those peers that are live."""
         return {id_: peer for id_, peer in self.peers.items() if peer.live}
 
     @property
     def broadcasting(self) -> MediaType | None:
-        """As what we want to be live ourselves."""
+        """The media type of this client's own broadcast, or None."""
         return self._trio.client.broadcasting
 
     @property
     def ice_servers(self) -> tuple[Mapping[str, object], ...]:
-        """For a peer connection: what the server told when we joined last."""
+        """STUN and TURN servers for a peer connection, as the server last listed them."""
         return self._trio.client.ice_servers
 
     def __aiter__(self) -> Self:
@@ -260,7 +260,7 @@ class Client:
 async def open_client(
     url: str, *, room: str, token: str | TokenSource | None = None, **options: Any
 ) -> AsyncIterator[Client]:
-    """Enter a room, and leave it at the end of the block.
+    """Join a room, and leave it at the end of the block.
 
     As `trio_signal.client.open_client`, with the same options; a function that fetches tokens is
     asyncio's. An exception of the block comes out as it is.

@@ -19,11 +19,12 @@ from trio_signal.messages.identity import MediaType
 
 
 class Client:
-    """A place in one room. Made by `open_client`.
+    """A client in one room. `open_client` makes it.
 
-    Iterate over it for the room's events. Each event goes to one reader; the iteration ends with
-    the exception that says why: `ClosedError` when the server closed for good, `NotConnectedError`
-    when it refuses us now, or after the block, `SlowReaderError` when nobody read.
+    Iterate over it for the room's events. Each event goes to one reader. The iteration ends with an
+    exception: `ClosedError` if the server closed the connection for good, `NotConnectedError` if
+    the server refuses the client or the block has ended, `SlowReaderError` if the events were not
+    read.
     """
 
     def __init__(self, session: Session) -> None:
@@ -32,47 +33,49 @@ class Client:
 
     @property
     def id(self) -> str:
-        """Under which others reach us; it stays the same."""
+        """The client's id. It never changes."""
         return self._session.client_id
 
     @property
     def user_id(self) -> str:
-        """Who the server says that we are."""
+        """The user id that the server gave this client."""
         return self._session.user_id
 
     @property
     def username(self) -> str:
-        """What others see as our name."""
+        """The name that others see."""
         return self._session.username
 
     @property
     def state(self) -> State:
-        """Whether we are in the room now."""
+        """`joined` while the client is in the room, else `waiting`."""
         return self._session.state
 
     @property
     def peers(self) -> Mapping[str, Peer]:
-        """The others in the room, by id, as the server said last. Events may lag behind."""
+        """The other peers in the room, by id: the latest state from the server, which includes
+        events not read yet.
+        """
         return MappingProxyType(self._session.view.peers)
 
     @property
     def live(self) -> Mapping[str, Peer]:
-        """Those of them that are live."""
+        """Those peers that are live."""
         return {id_: peer for id_, peer in self._session.view.peers.items() if peer.live}
 
     @property
     def broadcasting(self) -> MediaType | None:
-        """As what we want to be live ourselves."""
+        """The media type of this client's own broadcast, or None."""
         return self._session.broadcasting
 
     @property
     def ice_servers(self) -> tuple[Mapping[str, object], ...]:
-        """For a peer connection: what the server told when we joined last."""
+        """STUN and TURN servers for a peer connection, as the server last listed them."""
         return self._session.ice_servers
 
     @property
     def session(self) -> Session:
-        """What runs it; for this package."""
+        """The session behind the client; internal."""
         return self._session
 
     # Events
@@ -94,46 +97,48 @@ class Client:
     # TypeError or ValueError at once. Cancelled, it has said nothing.
 
     async def offer(self, offer: Any, *, to: str | None = None) -> None:
-        """Send an offer, any JSON, to one peer or to all. Waits until it is on its way."""
+        """Send an offer, any JSON, to one peer or to all. Waits until it is written."""
         await self._session.say(mesh.Offer(_payload(offer), to))
 
     async def answer(self, answer: Any, *, to: str | None = None) -> None:
-        """Send an answer, any JSON, to one peer or to all. Waits until it is on its way."""
+        """Send an answer, any JSON, to one peer or to all. Waits until it is written."""
         await self._session.say(mesh.AnswerTo(_payload(answer), to))
 
     async def candidate(self, candidate: Any, *, to: str | None = None) -> None:
-        """Send an ICE candidate, any JSON, to one peer or to all. Waits until it is on its way."""
+        """Send an ICE candidate, any JSON, to one peer or to all. Waits until it is written."""
         await self._session.say(mesh.IceCandidate(_payload(candidate), to))
 
     async def send(self, data: Any, *, to: str | None = None) -> None:
-        """Send data of the application, any JSON, to one peer or to all.
+        """Send application data, any JSON, to one peer or to all.
 
-        Waits until it is on its way.
+        Waits until it is written.
         """
         await self._session.say(mesh.Message(_payload(data), to))
 
     async def broadcast(self, media_type: MediaType = "video") -> None:
-        """Be live from now on, also after each reconnect; it is said now if we are in the room."""
+        """Go live, and go live again after each reconnect."""
         self._session.broadcasting = media_type
         await self._declare()
 
     async def stop_broadcast(self) -> None:
-        """Be live no longer; it is said now if we are in the room."""
+        """Stop being live."""
         self._session.broadcasting = None
         await self._declare()
 
     async def kick(self, client_id: str, reason: str | None = None) -> None:
-        """End a peer's connection; for moderators, others get an `Error` event."""
+        """End a peer's connection. Only moderators may; others get an `Error` event."""
         await self._session.say(mesh.KickPeer(client_id, reason))
 
     async def ping(self, id: Any) -> None:  # noqa: A002  as it is on the wire
-        """Ask for a `Pong` with this id, any JSON: the server got all that was sent before."""
+        """Request a `Pong` with this id, any JSON. When it arrives, the server has received
+        everything sent before.
+        """
         await self._session.say(mesh.Ping(_payload(id)))
 
     async def renew(self, token: str) -> None:
-        """Go on with a new token of the same user, for the present connection and for later ones.
+        """Replace the token by a new one of the same user, for this connection and later ones.
 
-        `TokenRenewed` comes back, or an `Error`. Only for a token that was given as a string.
+        The answer is `TokenRenewed` or `Error`. Only if the token was given as a string.
         """
         self._session.token = token
         await self._session.say(mesh.AuthToken(token))
@@ -166,24 +171,24 @@ async def open_client(
     max_events: int = 1000,
     timing: Timing | None = None,
 ) -> AsyncIterator[Client]:
-    """Enter a room, and leave it at the end of the block.
+    """Join a room, and leave it at the end of the block.
 
-    Waits until we are in. That is tried once: raises `NotConnectedError` if the server cannot be
-    reached, `ClosedError` if it does not let us in, and `ValueError` if what was given cannot be
-    sent, or is no URL. Later the client comes back by itself.
-    If the block is cancelled or raises, it says goodbye in passing, for half a second at most.
+    Waits until the room is joined. There is one attempt: raises `NotConnectedError` if the server
+    cannot be reached, `ClosedError` if it refuses the client, and `ValueError` if an argument is
+    invalid. After that the client reconnects by itself.
+    If the block is cancelled or raises, the connection is closed within half a second.
 
-    :param url: the server: `https://signal.example.com`, also `ws:` and `wss:`, also with a path
-        in front of `/ws`.
-    :param token: who we are; or an async function that fetches one, which is called for each
-        connection and when the server says that the token expires. It may raise `OSError` or
-        `NotConnectedError`, and is then called again after a while.
-    :param client_id: under which others reach us; the server makes one if it is not given.
-    :param username: what others see, where the token does not say it.
-    :param ssl_context: for `https:` and `wss:`, in place of the default one.
-    :param max_events: how many events may wait for the reader. While so many do, nothing is read
-        from the server; if the reader takes none for `timing.slow_reader` seconds, the client ends
-        with `SlowReaderError`.
+    :param url: the server's URL: `https://signal.example.com`, also `ws:` and `wss:`, also with a
+        path in front of `/ws`.
+    :param token: a token, or an async function that fetches one. The function is called for each
+        connection, and when the token is about to expire. If it raises `OSError` or
+        `NotConnectedError`, it is called again after a pause.
+    :param client_id: the id by which others address this client; by default the server makes one.
+    :param username: the name that others see, if the token has none.
+    :param ssl_context: for `https:` and `wss:`, in place of the default context.
+    :param max_events: how many events may wait to be read. While the queue is full, the client
+        reads nothing from the server. If no event is taken for `timing.slow_reader` seconds, the
+        client ends with `SlowReaderError`.
     """
     session = Session(
         Address.of_room(url, room),

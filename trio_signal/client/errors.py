@@ -6,7 +6,7 @@ from trio_signal.errors import CLOSE_CODES, CloseCode, TrioSignalError
 
 
 class ClosedError(TrioSignalError):
-    """The server has closed the connection; `code` and `reason` are those of its close frame."""
+    """The server closed the connection, with this `code` and `reason`."""
 
     def __init__(self, code: int, reason: str) -> None:
         """Take what the close frame said; 1006 if there was none."""
@@ -16,7 +16,9 @@ class ClosedError(TrioSignalError):
 
 
 class NotConnectedError(TrioSignalError):
-    """No connection could be made. `reason` is in words, `status` HTTP's, if there was one."""
+    """No connection could be made. `reason` is a text, `status` the HTTP status, if there was
+    one.
+    """
 
     def __init__(self, reason: str, status: int | None = None) -> None:
         """Take the reason in words."""
@@ -26,11 +28,11 @@ class NotConnectedError(TrioSignalError):
 
 
 class SlowReaderError(TrioSignalError):
-    """Too many events were waiting for too long, and nobody read them."""
+    """The event queue was full for too long."""
 
 
 class MediaError(TrioSignalError):
-    """No sound or picture comes from a peer, nor will."""
+    """No audio or video arrives from a peer, and none will."""
 
 
 #: Refusals that may be over soon.

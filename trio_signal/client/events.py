@@ -10,9 +10,9 @@ State = Literal["joined", "waiting"]
 
 
 class Peer(Struct, frozen=True):
-    """Another connection in the room. `live` is its broadcast, if it has one.
+    """Another peer in the room. `live` is its broadcast, if it has one.
 
-    `away`: it has lost its connection, and may come back as the same; what is said to it waits.
+    `away`: it lost its connection and may resume; messages to it wait.
     """
 
     id: str
@@ -22,9 +22,9 @@ class Peer(Struct, frozen=True):
 
 
 class StateChanged(Struct, frozen=True, tag="state_changed"):
-    """We are in the room (`joined`), or out of it and trying to come back (`waiting`).
+    """The client is in the room (`joined`), or lost its connection and reconnects (`waiting`).
 
-    `reason` says in words why we wait, and `code` is that of the close frame, if there was one.
+    `reason` is a text, and `code` the close code, if there was one.
     """
 
     state: State
@@ -33,43 +33,43 @@ class StateChanged(Struct, frozen=True, tag="state_changed"):
 
 
 class PeerJoined(Struct, frozen=True, tag="peer_joined"):
-    """A peer is in the room; those that were there before us are told so as well."""
+    """A peer is in the room. Peers that were there before the client are reported too."""
 
     peer: Peer
 
 
 class PeerLeft(Struct, frozen=True, tag="peer_left"):
-    """A peer is gone; if it was live, `Stopped` came before."""
+    """A peer left. If it was live, `Stopped` came before."""
 
     peer: Peer
 
 
 class PeerAway(Struct, frozen=True, tag="peer_away"):
-    """A peer has lost its connection, and may come back: `PeerBack` or `PeerLeft` follows."""
+    """A peer lost its connection and may resume: `PeerBack` or `PeerLeft` follows."""
 
     peer: Peer
 
 
 class PeerBack(Struct, frozen=True, tag="peer_back"):
-    """A peer that was away is back. What was said to it meanwhile, it is told now."""
+    """A peer that was away is back. Messages sent to it meanwhile are delivered now."""
 
     peer: Peer
 
 
 class WentLive(Struct, frozen=True, tag="went_live"):
-    """A peer is live, or is live with other media than before; `peer.live` says which."""
+    """A peer went live, or changed its media type; see `peer.live`."""
 
     peer: Peer
 
 
 class Stopped(Struct, frozen=True, tag="stopped"):
-    """A peer is live no longer."""
+    """A peer stopped being live."""
 
     peer: Peer
 
 
 class Offer(Struct, frozen=True, tag="offer"):
-    """An offer, as the sender made it."""
+    """An offer, unchanged."""
 
     sender: str
     username: str
@@ -77,7 +77,7 @@ class Offer(Struct, frozen=True, tag="offer"):
 
 
 class Answer(Struct, frozen=True, tag="answer"):
-    """An answer, as the sender made it."""
+    """An answer, unchanged."""
 
     sender: str
     username: str
@@ -85,7 +85,7 @@ class Answer(Struct, frozen=True, tag="answer"):
 
 
 class Candidate(Struct, frozen=True, tag="candidate"):
-    """An ICE candidate, as the sender made it."""
+    """An ICE candidate, unchanged."""
 
     sender: str
     username: str
@@ -93,7 +93,7 @@ class Candidate(Struct, frozen=True, tag="candidate"):
 
 
 class Message(Struct, frozen=True, tag="message"):
-    """The application's own data."""
+    """Application data."""
 
     sender: str
     username: str
@@ -101,9 +101,9 @@ class Message(Struct, frozen=True, tag="message"):
 
 
 class Error(Struct, frozen=True, tag="error"):
-    """The server did not do what we asked for. Go by `code`; `message` is for people.
+    """The server refused a request. Rely on `code`; `message` is for people.
 
-    `to` is the peer that was meant, where it is not there.
+    `to` is the peer that a signal could not reach.
     """
 
     message: str
@@ -112,13 +112,15 @@ class Error(Struct, frozen=True, tag="error"):
 
 
 class TokenExpiring(Struct, frozen=True, tag="token_expiring"):
-    """Our token is good for so many seconds only. One that is fetched, is fetched anew now."""
+    """The token expires in so many seconds. If it comes from a function, the client fetches a new
+    one now.
+    """
 
     expires_in: int
 
 
 class TokenRenewed(Struct, frozen=True, tag="token_renewed"):
-    """Our new token is good for so many seconds."""
+    """The new token is accepted, and expires in so many seconds."""
 
     expires_in: int
 

@@ -47,7 +47,7 @@ _calls: "WeakKeyDictionary[Client, Calls]" = WeakKeyDictionary()
 
 
 class Tracks(Sequence[MediaStreamTrack]):
-    """What comes from a peer: one track of sound, one of picture, or both.
+    """The tracks of a peer: audio, video, or both.
 
     They end when the peer stops, and when the `watch` block ends.
     """
@@ -67,19 +67,19 @@ class Tracks(Sequence[MediaStreamTrack]):
 
     @property
     def audio(self) -> MediaStreamTrack | None:
-        """The sound, if there is any."""
+        """The audio track, or None."""
         return next((track for track in self._tracks if track.kind == "audio"), None)
 
     @property
     def video(self) -> MediaStreamTrack | None:
-        """The picture, if there is any."""
+        """The video track, or None."""
         return next((track for track in self._tracks if track.kind == "video"), None)
 
     async def run(self, work: Callable[..., Awaitable[T]], *args: object) -> T:
-        """Run an async function of asyncio in aiortc's thread, and wait for what it returns.
+        """Run an asyncio function in aiortc's thread, and return its result.
 
-        Only there frames can be taken: `await track.recv()`. What it raises is raised. Cancelled,
-        it is cancelled there, and waited for.
+        Only there can frames be received: `await track.recv()`. Its exceptions are raised. If this
+        call is cancelled, the function is cancelled, and waited for.
         """
 
         async def do() -> T:
@@ -88,12 +88,12 @@ class Tracks(Sequence[MediaStreamTrack]):
         return await self._calls.do(do)
 
     async def record(self, path: str, seconds: float) -> None:
-        """Write a file, as `talk.mp4`, of so many seconds from the first frame on.
+        """Write a file such as `talk.mp4`, of so many seconds from the first frame on.
 
-        The seconds are those of the media: a busy machine that decodes late takes longer, and
-        the file is as long. Ends earlier if the tracks do, or if their frames stop coming;
-        raises `MediaError` if they ended before the first. A track without frames, as of a
-        camera that is off, is left out.
+        The seconds are those of the media: on a busy machine recording takes longer, but the file
+        does not get shorter. Ends early if the tracks end, or if no more frames arrive; raises
+        `MediaError` if they ended before the first frame. A track without frames, such as that of
+        a camera that is off, is left out.
         """
         await self.run(_record, self._tracks, path, seconds)
 
@@ -176,11 +176,10 @@ class _Recording:
 
 @asynccontextmanager
 async def watch(client: Client, peer: Peer | str) -> AsyncIterator[Tracks]:
-    """What comes from a peer, by a connection to it that lasts as long as the block.
+    """Receive a peer's audio and video, over a peer connection that lasts as long as the block.
 
-    Waits until it is connected, for as long as it takes: bound it with `trio.fail_after`. Raises
-    `MediaError` if the peer leaves before, or the client ends. Go on reading the client's events,
-    if the block takes long.
+    Waits until it is connected; bound the wait with `trio.fail_after`. Raises `MediaError` if the
+    peer leaves first, or the client ends. Keep reading the client's events if the block takes long.
 
     :param peer: a peer, or its id.
     """
@@ -201,12 +200,12 @@ async def watch(client: Client, peer: Peer | str) -> AsyncIterator[Tracks]:
 
 @asynccontextmanager
 async def publish(client: Client, player: Player) -> AsyncIterator[None]:
-    """Be live with what a player has, as long as the block lasts: everybody in the room gets it.
+    """Broadcast a player's tracks to everybody in the room, as long as the block lasts.
 
-    Waits until the server knows. Who comes later gets it as well. One player at a time.
+    Waits until the server has accepted it. Late joiners receive it too. One player at a time.
 
-    :param player: aiortc's `MediaPlayer`, or anything else with an `audio` and a `video`, each a
-        track of aiortc or None. It stays yours to stop.
+    :param player: aiortc's `MediaPlayer`, or any object with `audio` and `video`, each an aiortc
+        track or None. Stopping it is up to you.
     """
     with _using(client) as calls, calls.publishing(player):
         await client.broadcast("video" if player.video is not None else "audio")

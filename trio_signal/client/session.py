@@ -38,21 +38,21 @@ class Said(NamedTuple):
 
 
 class Timing(Struct, frozen=True):
-    """How patient a client is; all in seconds."""
+    """Time limits of a client, in seconds."""
 
-    #: From the first packet until we are in the room.
+    #: Until the room is joined, at each attempt.
     connect: float = 10.0
-    #: Between two questions for a sign of life.
+    #: Between pings.
     heartbeat: float = 10.0
-    #: After such a question something must come back.
+    #: After a ping, until something must have arrived.
     patience: float = 10.0
-    #: Before the first try to come back; doubled with each further one.
+    #: Before the first attempt to reconnect; doubled at each further one.
     first_pause: float = 0.5
-    #: At most between two tries. A connection that lasted so long counts as a success.
+    #: Maximum between two attempts. A connection that lasted so long counts as a success.
     longest_pause: float = 15.0
-    #: How long events wait for a reader when the queue is full.
+    #: How long a full event queue may wait for a reader.
     slow_reader: float = 10.0
-    #: For the closing handshake.
+    #: Maximum for the closing handshake.
     goodbye: float = 2.0
 
     def pause(self, attempt: int) -> float:

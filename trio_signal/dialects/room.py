@@ -379,7 +379,7 @@ class RoomDialect(Dialect):
     def authenticated(self, identity: Identity, server: ServerInfo, now: str) -> Iterable[Action]:
         """Enter the one room at once."""
         self._user_id = identity.user_id
-        return [Join(self._room_id, recall_profile=True, reachable=True)]
+        return [Join(self._room_id, restore_profile=True, reachable=True)]
 
     def authentication_failed(self, error: AuthenticationError) -> Close:
         """A code that the client does not retry."""

@@ -65,7 +65,7 @@ class Join(Struct, frozen=True):
 
     A `viewer` counts towards the room's cap of viewers; a `broadcaster` is about
     to have the room for its own exclusive broadcast. Who is both has announced one:
-    nobody owes it a new offer if it is there already. `recall_profile` gives a
+    nobody owes it a new offer if it is there already. `restore_profile` gives a
     user without a name the one that it had in the room before. `reachable` lets the
     connection hear what is for its user alone, where the user has no inbox. `reserve` keeps
     the peer id for its identity, if that is verified, for a while after it has left.
@@ -75,7 +75,7 @@ class Join(Struct, frozen=True):
     peer_id: str | None = None
     viewer: bool = False
     broadcaster: bool = False
-    recall_profile: bool = False
+    restore_profile: bool = False
     reachable: bool = False
     reserve: bool = False
 

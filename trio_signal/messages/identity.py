@@ -114,9 +114,9 @@ class ServerInfo(Struct, frozen=True):
 
 
 class Live(Struct, frozen=True):
-    """A broadcast that is running; an `exclusive` one ends older ones of the same dialect.
+    """A running broadcast. An `exclusive` one ends older ones of the same dialect.
 
-    `username` is what the broadcaster calls itself in it, if not as in the room.
+    `username` is the broadcaster's name in it, if it differs from the name in the room.
     """
 
     media_type: MediaType
