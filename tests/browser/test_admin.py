@@ -47,7 +47,7 @@ def test_an_operator_sees_and_ends_a_call(visit: Visit) -> None:
     expect(admin.get_by_text("0 of 1 peers")).to_be_visible()
     expect(bob.get_by_text("Be kind")).to_be_visible()
     expect(ann.get_by_role("toolbar", name="Call")).to_be_visible()
-    admin.get_by_role("button", name="Take everybody out").click()
+    admin.get_by_role("button", name="Remove everybody").click()
     expect(admin.get_by_text("0 of 0 peers")).to_be_visible()
     for page in (ann, bob):  # these moved when the call was over
         page.close()

@@ -104,7 +104,7 @@ function takeOut(peer, seconds) {
   attempt(async () => {
     await ask('DELETE', room('peers', encodeURIComponent(peer)), body);
     await look();
-  }, seconds ? 'Banned' : 'Taken out');
+  }, seconds ? 'Banned' : 'Removed');
 }
 
 // Where one is
@@ -186,7 +186,7 @@ $('lock').addEventListener('click', () => attempt(async () => {
 $('close-room').addEventListener('click', () => attempt(async () => {
   await ask('DELETE', room(), { reason: $('reason').value || undefined });
   await look();
-}, 'Everybody was taken out'));
+}, 'Everybody was removed'));
 $('message').addEventListener('submit', (event) => {
   event.preventDefault();
   attempt(async () => {

@@ -283,7 +283,7 @@ function drawAudience() {
   write($('time'), timeSince(began));
   const height = Math.max(0, ...[...measured.values()].map((found) => found.height ?? 0))
     || $('video').srcObject?.getVideoTracks()[0]?.getSettings().height;
-  write($('height'), height ? `${height}p` : 'Sound only');
+  write($('height'), height ? `${height}p` : 'Audio only');
   $('nobody').hidden = peers.length > 0;
   // Somebody in the room who does not watch counts as no viewer, and comes last.
   const watching = (peer) => peer.state !== 'none';

@@ -198,7 +198,7 @@ export class Channels {
     if (!isName(name)) throw new TypeError(`A channel's name has 1 to 64 characters: ${name}`);
     const channel = this.#all.get(name) ?? this.#add(name, options);
     channel?.claim(options);
-    if (!channel) throw new RangeError(`A peer takes ${MOST_CHANNELS} channels`);
+    if (!channel) throw new RangeError(`A peer allows ${MOST_CHANNELS} channels`);
     return channel;
   }
 

@@ -155,7 +155,7 @@ export class Room {
   publish(stream, { name = MAIN, ...options } = {}) {
     if (!isName(name)) throw new TypeError(`A stream's name has 1 to 64 characters: ${name}`);
     if (!this.#names.has(name) && this.#names.size === MOST_NAMES) {
-      throw new RangeError(`A room takes ${MOST_NAMES} names of streams: use one again`);
+      throw new RangeError(`A room allows ${MOST_NAMES} names of streams: reuse one`);
     }
     this.#names.add(name);
     this.streams.set(name, stream);
@@ -535,7 +535,7 @@ export class Room {
 
   #channel(id, name, options) {
     const channels = this.#channels.get(id);
-    if (!channels || !this.#wantsMedia) throw new Error('There is no peer connection, nor will be');
+    if (!channels || !this.#wantsMedia) throw new Error('There is no peer connection to open a channel on');
     const channel = channels.open(name, options);
     (this.#links.get(id) ?? this.#link(id)).open();
     return channel;

@@ -114,7 +114,7 @@ export class Panel {
       write(this.#copy.lastElementChild, 'Copied');
     } catch {
       this.#link.select();
-      write(this.#copy.lastElementChild, 'Selected: copy it now');
+      write(this.#copy.lastElementChild, 'Selected: press Ctrl-C');
     }
   }
 

@@ -7,7 +7,7 @@ const BARS = { good: 3, fair: 2, poor: 1 };
 const CONNECTIONS = {
   connecting: 'Connecting…',
   interrupted: 'Interrupted…',
-  failed: 'Looking for another way…',
+  failed: 'Can’t reach them. Trying again…',
 };
 const SPEECH = 0.03;
 const SPEAKING_FOR = 600; // ms after the last sound, so that the ring does not flicker

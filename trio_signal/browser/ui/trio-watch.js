@@ -20,7 +20,7 @@ const CONTROLS_FOR = 3_000; // ms after the last sign of a hand
 const SCENES = {
   connecting: ['', 'Connecting…', ''],
   waiting: ['clock', 'The broadcast will begin soon', 'Nobody is live yet. It starts here by itself.'],
-  loading: ['', 'The picture is on its way…', ''],
+  loading: ['', 'Waiting for the video…', ''],
   interrupted: ['', 'The broadcast is interrupted', 'It resumes here by itself.'],
   ended: ['check', 'The broadcast has ended', 'If it starts again, you see it here.'],
   offline: ['', 'No connection to the server', 'Trying again…'],
