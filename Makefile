@@ -1,4 +1,4 @@
-# `make check` is what CI runs. ARGS goes to the program, as in: make test ARGS='-k room'
+# `make check` is what CI runs. ARGS goes to the program, as in: make test ARGS=tests/test_hub.py
 # PYTHON chooses the interpreter of a new environment: make venv PYTHON=python3.13
 
 VENV := .venv

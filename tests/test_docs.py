@@ -587,3 +587,14 @@ def test_page_of_limits_names_settings_and_reasons_that_are_there() -> None:
     for variables, labels in named:
         assert {name.lower() for name in variables} <= Settings.model_fields.keys()
         assert {*labels} <= reasons | {"trio_signal_closed_total"}
+
+
+# The site
+
+
+def test_each_page_is_in_the_navigation_of_the_site() -> None:
+    config = (ROOT / "mkdocs.yml").read_text()
+    listed = re.findall(r"(?m)^ +- (?:.*: )?(\S+\.md)$", config.partition("\nnav:")[2])
+    pages = {str(page.relative_to(ROOT / "docs")) for page in (ROOT / "docs").rglob("*.md")}
+    assert pages == {*listed} - {"index.md"}
+    assert len(listed) == len({*listed})
