@@ -15,6 +15,9 @@ SLOW := announcements browser conformance deploy floods replicas soak \
 # Those that try what is left to chance, as often as there is time for.
 THOROUGH := announcements/test_kills.py replicas/test_outages.py replicas/test_storm.py test_model.py test_resumption.py test_resuming.py
 
+# What people read, and no tool writes.
+PAGES := README.md CONTRIBUTING.md CHANGELOG.md SECURITY.md docs
+
 # How many tests run at the same time: most of them wait for something most of the time.
 JOBS := 3
 
@@ -55,6 +58,9 @@ format: venv
 lint: venv
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/codespell
+	$(BIN)/proselint check --config tools/proselint.json $(PAGES)
+	$(BIN)/python tools/check_words.py
 
 types: venv
 	$(BIN)/mypy
