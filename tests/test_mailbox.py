@@ -44,6 +44,13 @@ def test_what_is_over_is_told_once_for_each_pair() -> None:
     assert box.expire(9.0 + KEEP) == [("ann", "bob")]
 
 
+def test_a_goodbye_does_not_wait_for_a_name_that_nobody_has() -> None:
+    box = Mailbox()
+    mail = absent(box, "bob")
+    assert put(box, "bob", kind="leave") is mail
+    assert [kept.letter.kind for kept in mail.waiting.values()] == ["offer"]
+
+
 def test_each_name_has_room_for_so_much() -> None:
     box = Mailbox()
     mail = absent(box, "bob")

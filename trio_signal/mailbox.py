@@ -70,6 +70,10 @@ class Mail:
         self.waiting, self.size = {}, 0
         return [kept.letter for kept in posted]
 
+    def is_absent(self, now: float) -> bool:
+        """Whether nobody has the name, as far as is known; goodbyes do not wait then."""
+        return self.holder is None and not self.is_sought and now < self.absent_until
+
     def has_any_of(self, sender: str) -> bool:
         """Whether something of this sender waits."""
         return any(kept.letter.sender == sender for kept in self.waiting.values())
@@ -122,9 +126,10 @@ class Mailbox:
             letter = replace(letter, payload=letter.payload.copy())
             size += len(memoryview(letter.payload))  # type: ignore[arg-type]
         is_told = letter.kind != "offer" and mail.holder is None and self._told.get(pair, 0.0) > now
-        if is_told or not self._has_room(mail, size, now):
+        is_farewell, is_absent = letter.kind == "leave", mail.is_absent(now)
+        if is_told or (is_farewell and is_absent) or not self._has_room(mail, size, is_absent):
             self._put_back(mail)
-            if is_told or letter.kind == "leave" or mail.has_any_of(letter.sender):
+            if is_told or is_farewell or mail.has_any_of(letter.sender):
                 return mail  # it was told, or will be when those are over
             self._note_told(pair, now)
             return None
@@ -136,10 +141,10 @@ class Mailbox:
         self._letters[letter.number] = mail
         return mail
 
-    def _has_room(self, mail: Mail, size: int, now: float) -> bool:
-        most, most_bytes = MOST_LETTERS, MOST_BYTES
-        if mail.is_sought or mail.holder is not None or now >= mail.absent_until:
-            most, most_bytes = _MOST_SOUGHT, _MOST_SOUGHT_BYTES
+    def _has_room(self, mail: Mail, size: int, is_absent: bool) -> bool:
+        most, most_bytes = _MOST_SOUGHT, _MOST_SOUGHT_BYTES
+        if is_absent:
+            most, most_bytes = MOST_LETTERS, MOST_BYTES
         return (
             len(mail.waiting) < most
             and mail.size + size <= most_bytes
