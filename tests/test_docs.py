@@ -23,7 +23,7 @@ from msgspec import UNSET, Struct
 
 from tests.clients import PATIENCE, Client, Service
 from tests.tokens import SECRET, private_key, public_pem
-from tools import print_close_codes, print_commands, print_settings
+from tools import api_pages, print_close_codes, print_commands, print_settings
 from tools.print_settings import as_written, variable
 from trio_signal.announcements import Announcements
 from trio_signal.auth import OpenAuth
@@ -596,5 +596,16 @@ def test_each_page_is_in_the_navigation_of_the_site() -> None:
     config = (ROOT / "mkdocs.yml").read_text()
     listed = re.findall(r"(?m)^ +- (?:.*: )?(\S+\.md)$", config.partition("\nnav:")[2])
     pages = {str(page.relative_to(ROOT / "docs")) for page in (ROOT / "docs").rglob("*.md")}
-    assert pages == {*listed} - {"index.md"}
+    assert pages == {name for name in listed if not name.startswith("reference/")}
     assert len(listed) == len({*listed})
+
+
+def test_the_site_has_each_call_and_message_of_the_documents() -> None:
+    pages = api_pages.generated()
+    for path, operations in json.loads(pages["reference/openapi.json"])["paths"].items():
+        for method in operations:
+            assert f"\n## {method.upper()} {path}\n" in pages["reference/openapi.md"]
+    headings = re.findall("(?m)^### (.*)$", pages["reference/asyncapi.md"])
+    told = {word for heading in headings for word in words(heading)}
+    assert {tag(struct) for name in DIALECTS for struct in DIALECTS[name].reader.structs} <= told
+    assert {tag(struct) for name in DIALECTS for struct in outgoing(name) if tag(struct)} <= told

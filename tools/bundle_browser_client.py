@@ -32,6 +32,11 @@ def bundle(modules: dict[str, str]) -> str:
     return "\n".join(parts)
 
 
+def classic(text: str) -> str:
+    """The same as a script that is no module, which browsers also load from a file."""
+    return EXPORT.sub(lambda match: match[1], text)
+
+
 def _in_order(modules: dict[str, str], wanted: list[str]) -> Iterator[str]:
     """The modules that these need and these, each once, behind those that it imports."""
     done: set[str] = set()

@@ -1,10 +1,11 @@
-"""What the site has besides docs/: README as its first page, and links that stay inside.
+"""What the site has besides docs/: the references of the two APIs, and the client of its demo.
 
 A hook of mkdocs, named in mkdocs.yml.
 """
 
 import os
 import re
+import sys
 from pathlib import Path
 
 from mkdocs.config.defaults import MkDocsConfig
@@ -12,21 +13,27 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))  # mkdocs loads this file alone
+
+from tools import api_pages, bundle_browser_client  # noqa: E402
+
 DOCS = ROOT / "docs"
 README = ROOT / "README.md"
 LINK = re.compile(r"\[([^\[\]]*)\]\(([^()\s#]+)(#[^()\s]*)?\)")
 
 
 def on_files(files: Files, *, config: MkDocsConfig) -> Files:
-    """README is the first page."""
-    files.append(File.generated(config, "index.md", content=README.read_text()))
+    """Add what is made here."""
+    client = bundle_browser_client.classic(bundle_browser_client.BUNDLE.read_text())
+    for path, content in {**api_pages.generated(), "demo/trio-signal.js": client}.items():
+        files.append(File.generated(config, path, content=content))
     return files
 
 
 def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Links to README lead to the first page; of those to other files only the words are left."""
     place = page.file.src_uri
-    source = README if place == "index.md" else DOCS / place
+    source = DOCS / place
 
     def moved(match: re.Match[str]) -> str:
         text, target, anchor = match[1], match[2], match[3] or ""
@@ -34,7 +41,7 @@ def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: 
         if not goal.exists():
             return match[0]
         if goal == README:
-            goal = DOCS / "index.md"
+            goal, anchor = DOCS / "index.md", ""
         if not goal.is_relative_to(DOCS):
             return text
         return f"[{text}]({os.path.relpath(goal, (DOCS / place).parent)}{anchor})"

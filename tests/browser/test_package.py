@@ -13,6 +13,7 @@ import pytest
 from playwright.sync_api import Page, Route, expect
 
 from tests.browser.visitors import ELSEWHERE, Server, expect_all_playing
+from tools import bundle_browser_client
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PACKAGE = ROOT / "trio_signal" / "browser"
@@ -116,3 +117,23 @@ def test_a_call_with_chat_and_screen_is_a_short_page(server: Server, visit: Visi
     ada.click("#share")
     expect(bob.locator("video")).to_have_count(2)
     expect_all_playing(ada, 2, "video")
+
+
+def test_the_demo_of_the_site_is_a_broadcast(visit: Visit, tmp_path: Path) -> None:
+    """From a file, as the site may be read. Late joiners see it, and so does who was there."""
+    for name in ("index.html", "server.js", "demo.js"):
+        (tmp_path / name).write_text((ROOT / "docs" / "demo" / name).read_text())
+    client = (PACKAGE / "trio-signal.js").read_text()
+    (tmp_path / "trio-signal.js").write_text(bundle_browser_client.classic(client))
+    page = visit((tmp_path / "index.html").as_uri())
+    page.click("#start")
+    page.click("#add")
+    expect(page.locator("video")).to_have_count(3)
+    expect_all_playing(page, 3, "video")
+    page.click("#break")
+    expect(page.get_by_label("Messages")).to_contain_text("Bob: user_left")
+    expect(page.get_by_label("Messages")).to_contain_text(
+        re.compile("user_left.*Ada → server: auth_token.*Bob: broadcast_started")
+    )
+    expect(page.locator(".state")).to_have_text(["", "", ""])
+    expect_all_playing(page, 3, "video")
