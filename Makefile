@@ -16,7 +16,7 @@ SLOW := announcements browser conformance deploy floods replicas soak \
 THOROUGH := announcements/test_kills.py replicas/test_outages.py replicas/test_storm.py test_model.py test_resumption.py test_resuming.py
 
 # What people read, and no tool writes.
-PAGES := README.md CONTRIBUTING.md CHANGELOG.md SECURITY.md docs
+PAGES := README.md CONTRIBUTING.md CHANGELOG.md SECURITY.md $(wildcard docs/*.md docs/*/*.md)
 
 # How many tests run at the same time: most of them wait for something most of the time.
 JOBS := 3
