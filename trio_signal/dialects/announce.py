@@ -41,11 +41,11 @@ IDLE = 30.0
 
 
 class GetActiveBroadcast(Struct, tag="get_active_broadcast"):
-    """Asks for what is to be shown."""
+    """Requests the active announcement."""
 
 
 class AcknowledgeBroadcast(Struct, tag="acknowledge_broadcast"):
-    """The user has seen it."""
+    """The user has seen the announcement."""
 
     broadcast_id: str
 
@@ -72,25 +72,25 @@ class Connected(Struct, tag="connected"):
 
 
 class NewBroadcast(Struct, tag="new_broadcast"):
-    """It was made just now; `created_by` is a name."""
+    """A new announcement; `created_by` is a name."""
 
     broadcast: Broadcast
 
 
 class ActiveBroadcast(Struct, tag="active_broadcast"):
-    """It was made before; `created_by` is a user id."""
+    """An earlier announcement that is active; `created_by` is a user id."""
 
     broadcast: Broadcast
 
 
 class BroadcastCleared(Struct, tag="broadcast_cleared"):
-    """It is not to be shown any more."""
+    """The announcement was removed."""
 
     message: str = "Active broadcast has been cleared"
 
 
 class BroadcastAcknowledged(Struct, tag="broadcast_acknowledged"):
-    """So many users have seen it; for its creator, and the creator's team."""
+    """The number of users that have seen it; for its creator and the creator's team."""
 
     broadcast_id: str
     acknowledged: int

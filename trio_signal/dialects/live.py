@@ -67,7 +67,7 @@ MAX_COORDINATE = 1e9
 
 
 class JoinRoom(Struct, tag="join_room"):
-    """Enters a room."""
+    """Joins a room."""
 
     room_id: Id | None = None
 
@@ -86,13 +86,13 @@ class LiveStart(Struct, tag="live_start"):
 
 
 class LiveStop(Struct, tag="live_stop"):
-    """Is live no longer."""
+    """Stops being live."""
 
     room_id: Id | None = None
 
 
 class LiveStatus(Struct, tag="live_status"):
-    """Asks who is live."""
+    """Requests the list of live users."""
 
     room_id: Id | None = None
 
@@ -116,28 +116,28 @@ class LiveIce(_Addressed, tag="live_ice"):
 
 
 class SendMessage(Struct, tag="send_message"):
-    """Chat."""
+    """A chat message."""
 
     room_id: Id | None = None
     content: str | None = None
 
 
 class TypingState(Struct, tag="typing"):
-    """Begins or ceases to type."""
+    """Starts or stops typing."""
 
     room_id: Id | None = None
     is_typing: bool = True
 
 
 class UpdateLocation(Struct, tag="update_location"):
-    """Is at another place of the application's map."""
+    """Moves to another place on the application's map."""
 
     x: Annotated[float, Meta(ge=-MAX_COORDINATE, le=MAX_COORDINATE)]
     y: Annotated[float, Meta(ge=-MAX_COORDINATE, le=MAX_COORDINATE)]
 
 
 class Ping(Struct, tag="ping"):
-    """Asks for a sign of life."""
+    """Requests a pong."""
 
 
 _reader = Reader(
@@ -172,7 +172,7 @@ _SIGNAL_TYPES: dict[SignalKind, str] = {
 
 
 class Connected(Struct, tag="connected"):
-    """The socket is open and the user known."""
+    """The connection is open, and the user authenticated."""
 
     user_id: str
     username: str
@@ -181,7 +181,7 @@ class Connected(Struct, tag="connected"):
 
 
 class JoinedRoom(Struct, tag="joined_room"):
-    """You are in the room, with these users, yourself among them."""
+    """You joined the room; `users` includes you."""
 
     room_id: str
     room_name: str
@@ -190,14 +190,14 @@ class JoinedRoom(Struct, tag="joined_room"):
 
 
 class LeftRoom(Struct, tag="left_room"):
-    """You are no longer in the room."""
+    """You left the room."""
 
     room_id: str
     timestamp: str
 
 
 class UserMoved(Struct):
-    """A user joined or left, or is live no longer."""
+    """A user joined, left, or stopped being live."""
 
     type: str
     room_id: str
@@ -206,7 +206,7 @@ class UserMoved(Struct):
 
 
 class LivePeerJoined(Struct, tag="live_peer_joined", omit_defaults=True):
-    """A user went live, or is a `listener` that waits for an offer and is not live."""
+    """A user went live; or, with `listener`, waits for an offer without being live."""
 
     room_id: str
     user_id: str
@@ -225,7 +225,7 @@ class LivePeer(Struct):
 
 
 class LivePeerList(Struct, tag="live_peers"):
-    """Who is live, the asking user not among them."""
+    """The live users, without the one that asked."""
 
     room_id: str
     peers: list[LivePeer]
@@ -254,7 +254,7 @@ class RoomMessage(Struct, tag="message"):
 
 
 class MessageSent(Struct, tag="message_sent"):
-    """Your message was told to the room."""
+    """Your message was sent to the room."""
 
     message_id: str
     room_id: str
@@ -262,7 +262,7 @@ class MessageSent(Struct, tag="message_sent"):
 
 
 class UserTyping(Struct, tag="typing"):
-    """A user types, or does not."""
+    """A user started or stopped typing."""
 
     room_id: str
     user_id: str
@@ -271,7 +271,7 @@ class UserTyping(Struct, tag="typing"):
 
 
 class LocationTaken(Struct, tag="location_updated"):
-    """You are there; the ids of users that are near, in no order."""
+    """Your location was accepted; the ids of nearby users, in no order."""
 
     x: float
     y: float
@@ -280,7 +280,7 @@ class LocationTaken(Struct, tag="location_updated"):
 
 
 class PlayerLocation(Struct, tag="player_location"):
-    """Where another user is."""
+    """The location of another user."""
 
     user_id: str
     username: str
@@ -296,7 +296,7 @@ class Pong(Struct, tag="pong"):
 
 
 class Error(Struct, tag="error"):
-    """Something is wrong with what the client sent."""
+    """The client sent something wrong."""
 
     message: str
 

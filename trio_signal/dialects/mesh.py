@@ -69,7 +69,7 @@ Count = Annotated[int, Meta(ge=0)]
 
 
 class AuthToken(Struct, tag="auth_token", rename={"client_id": "clientId"}):
-    """Says who it is; the first message, and again before the token expires."""
+    """Authenticates the client: the first message, and again before the token expires."""
 
     token: str | None = None
     client_id: str | None = None
@@ -105,7 +105,7 @@ class IceCandidate(Struct, tag="ice_candidate"):
 
 
 class Message(Struct, tag="message"):
-    """The application's own data for one peer, or for all."""
+    """Application data for one peer, or for all."""
 
     data: Raw
     to: Id | None = None
@@ -118,18 +118,18 @@ class BroadcastStart(Struct, tag="broadcast_start"):
 
 
 class BroadcastStop(Struct, tag="broadcast_stop"):
-    """Is live no longer."""
+    """Stops being live."""
 
 
 class KickPeer(Struct, tag="kick"):
-    """Ends another's connection; for moderators, of whom open mode has none."""
+    """Removes a peer from the room. For moderators; there are none in open mode."""
 
     client_id: Id
     reason: str | None = None
 
 
 class BanPeer(Struct, tag="ban"):
-    """The same, and keeps that user out of the room for so many seconds; an hour if none."""
+    """The same, and keeps the user out for so many seconds; by default an hour."""
 
     client_id: Id
     reason: str | None = None
@@ -137,13 +137,13 @@ class BanPeer(Struct, tag="ban"):
 
 
 class LockRoom(Struct, tag="lock"):
-    """Lets nobody new into the room, or again; for moderators."""
+    """Closes the room to newcomers, or opens it. For moderators."""
 
     locked: bool = True
 
 
 class Ping(Struct, tag="ping"):
-    """Asks for a sign of life."""
+    """Requests a pong."""
 
     id: Raw | UnsetType = UNSET
     received: Count | None = None
@@ -160,20 +160,20 @@ _reader = Reader(
 
 
 class AuthRequired(Struct, tag="auth_required"):
-    """Say who you are."""
+    """Asks for `auth_token`."""
 
     message: str = "Send auth_token to join"
 
 
 class SessionOffer(Struct):
-    """By what the session can be resumed, and for how many seconds."""
+    """The id to resume the session with, and for how many seconds it is kept."""
 
     id: str
     grace: float
 
 
 class AuthSuccess(Struct, tag="auth_success"):
-    """You are in; with a `session`, if you asked for one."""
+    """You joined the room; with a `session`, if you asked for one."""
 
     user: str
     client_id: str
@@ -187,27 +187,27 @@ class AuthSuccess(Struct, tag="auth_success"):
 
 
 class Resumed(Struct, tag="resumed"):
-    """You are the same peer: so many of your messages arrived, and so many follow."""
+    """You resumed as the same peer: so many of your messages had arrived, and so many follow."""
 
     received: int
     replayed: int
 
 
 class NotResumed(Struct, tag="not_resumed"):
-    """The session is over, and this is why; the handshake goes on as a new peer's."""
+    """You cannot resume, for this reason. The handshake continues as for a new peer."""
 
     reason: Literal["unknown", "expired", "overflow", "owner_lost", "other_identity"]
 
 
 class UserAway(Struct, tag="user_away"):
-    """A peer has lost its connection, and may come back."""
+    """A peer lost its connection, and may resume."""
 
     client_id: str
     username: str
 
 
 class UserBack(Struct, tag="user_back"):
-    """It has come back."""
+    """A peer that was away is back."""
 
     client_id: str
     username: str
@@ -221,7 +221,7 @@ class User(Struct):
 
 
 class UsersInRoom(Struct, tag="users_in_room"):
-    """The others that are here already."""
+    """The other peers that are already in the room."""
 
     users: list[User]
 
@@ -236,13 +236,13 @@ class Broadcaster(Struct):
 
 
 class ActiveBroadcasts(Struct, tag="active_broadcasts"):
-    """Who is live, for those who come late."""
+    """The running broadcasts, for late joiners."""
 
     broadcasters: list[Broadcaster]
 
 
 class UserJoined(Struct, tag="user_joined"):
-    """A peer came."""
+    """A peer joined."""
 
     room_id: str
     from_: str = field(name="from")
@@ -252,7 +252,7 @@ class UserJoined(Struct, tag="user_joined"):
 
 
 class UserLeft(Struct, tag="user_left"):
-    """A peer went; `cause` is one of `LeaveCause`, and older servers do not say it."""
+    """A peer left; `cause` is one of `LeaveCause`. Older servers do not send it."""
 
     room_id: str
     from_: str = field(name="from")
@@ -287,7 +287,7 @@ class IceCandidateFrom(Struct, tag="ice_candidate"):
 
 
 class MessageFrom(Struct, tag="message"):
-    """The application's own data from a peer."""
+    """Application data from a peer."""
 
     data: Raw
     from_: str = field(name="from")
@@ -305,7 +305,7 @@ class BroadcastStarted(Struct, tag="broadcast_started"):
 
 
 class BroadcastStopped(Struct, tag="broadcast_stopped"):
-    """A peer is live no longer."""
+    """A peer stopped being live."""
 
     from_: str = field(name="from")
     client_id: str
@@ -313,33 +313,33 @@ class BroadcastStopped(Struct, tag="broadcast_stopped"):
 
 
 class RoomLocked(Struct, tag="room_locked"):
-    """Nobody new is let into the room from now on, or somebody is again."""
+    """The room was closed to newcomers, or opened."""
 
     room_id: str
     locked: bool
 
 
 class TokenExpiring(Struct, tag="token_expiring"):
-    """The token expires in so many seconds; send another."""
+    """The token expires in so many seconds. Send a new one."""
 
     expires_in: int
 
 
 class TokenRenewed(Struct, tag="token_renewed"):
-    """The new token is good for so many seconds."""
+    """The new token was accepted, and expires in so many seconds."""
 
     expires_in: int
 
 
 class Pong(Struct, tag="pong"):
-    """Answers `ping`; with a session it says how many messages have arrived."""
+    """Answers `ping`. With a session, `received` is the number of messages that have arrived."""
 
     id: Raw | UnsetType = UNSET
     received: int | UnsetType = UNSET
 
 
 class Error(Struct, tag="error", omit_defaults=True):
-    """Something is wrong with what the client sent; `code` does not change."""
+    """The client sent something wrong. Rely on `code`."""
 
     message: str
     code: str

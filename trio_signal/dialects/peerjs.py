@@ -44,41 +44,41 @@ _ID = re.compile(r"[A-Za-z0-9]+([ _-][A-Za-z0-9]+)*")
 
 
 class SendOffer(Struct, tag="OFFER"):
-    """Begins a connection to a peer."""
+    """An offer to a peer."""
 
     dst: Id
     payload: Raw | UnsetType = UNSET
 
 
 class SendAnswer(Struct, tag="ANSWER"):
-    """Takes it."""
+    """An answer to a peer."""
 
     dst: Id
     payload: Raw | UnsetType = UNSET
 
 
 class SendCandidate(Struct, tag="CANDIDATE"):
-    """Says how one may be reached."""
+    """A candidate for a peer."""
 
     dst: Id
     payload: Raw | UnsetType = UNSET
 
 
 class SendLeave(Struct, tag="LEAVE"):
-    """Tells a peer that one is gone; without `dst`, gives one's id back."""
+    """Tells a peer that you left; without `dst`, releases your id."""
 
     dst: Id | UnsetType | None = UNSET
 
 
 class Heartbeat(Struct, tag="HEARTBEAT"):
-    """Shows that it is there."""
+    """Keeps the connection alive."""
 
 
 # What they are told
 
 
 class Open(Struct, tag="OPEN"):
-    """You have the id."""
+    """You own the id."""
 
 
 class Reason(Struct, frozen=True):
@@ -88,19 +88,19 @@ class Reason(Struct, frozen=True):
 
 
 class Error(Struct, tag="ERROR"):
-    """You are not let in; the connection ends."""
+    """You are refused; the connection ends."""
 
     payload: Reason
 
 
 class IdTaken(Struct, tag="ID-TAKEN"):
-    """Somebody else has the id; the connection ends."""
+    """Another client has the id; the connection ends."""
 
     payload: Reason = Reason("ID is taken")
 
 
 class Offer(Struct, tag="OFFER"):
-    """A peer begins a connection to you."""
+    """An offer from a peer."""
 
     src: str
     dst: str
@@ -108,7 +108,7 @@ class Offer(Struct, tag="OFFER"):
 
 
 class GotAnswer(Struct, tag="ANSWER"):
-    """A peer takes yours."""
+    """An answer from a peer."""
 
     src: str
     dst: str
@@ -116,7 +116,7 @@ class GotAnswer(Struct, tag="ANSWER"):
 
 
 class Candidate(Struct, tag="CANDIDATE"):
-    """A peer says how it may be reached."""
+    """A candidate from a peer."""
 
     src: str
     dst: str
@@ -124,14 +124,14 @@ class Candidate(Struct, tag="CANDIDATE"):
 
 
 class Leave(Struct, tag="LEAVE"):
-    """A peer with which you have exchanged signals is gone."""
+    """A peer with which you exchanged signals left."""
 
     src: str
     dst: str
 
 
 class Expire(Struct, tag="EXPIRE"):
-    """Nobody came by the id `src` in time; what you sent there is gone."""
+    """No client took the id `src` in time. Your signals to it are lost."""
 
     src: str
     dst: str

@@ -61,7 +61,7 @@ from trio_signal.messages.identity import NO_ROOM, Identity, Member, ServerInfo
 
 
 class KeepAlive(Struct, tag="keep_alive"):
-    """Asks for a sign of life."""
+    """Requests a pong."""
 
 
 class Pong(Struct, tag="pong"):
@@ -69,22 +69,22 @@ class Pong(Struct, tag="pong"):
 
 
 class Message(Struct, tag="message"):
-    """Chat."""
+    """A chat message."""
 
     content: str
     avatar: str | None = None
 
 
 class TypingStart(Struct, tag="typing_start"):
-    """Begins to type."""
+    """Starts typing."""
 
 
 class TypingStop(Struct, tag="typing_stop"):
-    """Ceases to type."""
+    """Stops typing."""
 
 
 class ProfileUpdated(Struct, tag="profile_updated"):
-    """Has another name or picture."""
+    """Changes the user's name or picture."""
 
     username: str | None = None
     prevUsername: str | None = None  # noqa: N815
@@ -94,7 +94,7 @@ class ProfileUpdated(Struct, tag="profile_updated"):
 
 
 class AvatarUpdated(ProfileUpdated, tag="avatar_updated"):
-    """The same, under another name."""
+    """The same under another name."""
 
 
 class WebRtcSignal(Struct, tag="webrtc-signal"):
@@ -105,17 +105,17 @@ class WebRtcSignal(Struct, tag="webrtc-signal"):
 
 
 class BroadcastStarted(Struct, tag="broadcast-started"):
-    """Goes live; its name counts in open mode, where nobody knows better."""
+    """Goes live. The name counts in open mode only."""
 
     username: str | None = None
 
 
 class BroadcastStopped(Struct, tag="broadcast-stopped"):
-    """Is live no longer."""
+    """Stops being live."""
 
 
 class DmMessage(Struct, tag="dm_message"):
-    """Says something to one user alone. Who says it, and when, is the server's to say."""
+    """A private message to one user. The server adds sender and time."""
 
     receiver_id: Id
     content: str
@@ -124,14 +124,14 @@ class DmMessage(Struct, tag="dm_message"):
 
 
 class DmTyping(Struct, tag="dm_typing"):
-    """Begins or ceases to type to one user alone."""
+    """Starts or stops typing a private message."""
 
     receiver_id: Id
     is_typing: bool
 
 
 class DmRead(Struct, tag="dm_read"):
-    """Has read what this user sent."""
+    """Confirms that this user's messages were read."""
 
     sender_id: Id
 
@@ -184,7 +184,7 @@ class Broadcaster(Struct):
 
 
 class RoomState(Struct, tag="room_state"):
-    """All present users, oneself included."""
+    """All present users, including yourself."""
 
     room_id: str
     users: list[User]
@@ -192,7 +192,7 @@ class RoomState(Struct, tag="room_state"):
 
 
 class ActiveBroadcasts(Struct, tag="active-broadcasts"):
-    """Who is live, for those who come late."""
+    """The running broadcasts, for late joiners."""
 
     room_id: str
     broadcasters: list[Broadcaster]
@@ -200,7 +200,7 @@ class ActiveBroadcasts(Struct, tag="active-broadcasts"):
 
 
 class UserJoined(Struct, tag="user_joined"):
-    """A user came."""
+    """A user joined."""
 
     room_id: str
     user_id: str
@@ -210,7 +210,7 @@ class UserJoined(Struct, tag="user_joined"):
 
 
 class UserLeft(Struct, tag="user_left"):
-    """A user went."""
+    """A user left."""
 
     room_id: str
     user_id: str
@@ -219,7 +219,7 @@ class UserLeft(Struct, tag="user_left"):
 
 
 class UserTyping(Struct):
-    """A user types, or does not."""
+    """A user started or stopped typing."""
 
     type: str
     room_id: str
@@ -229,7 +229,7 @@ class UserTyping(Struct):
 
 
 class RoomMessage(Struct, tag="message"):
-    """Chat; the sender gets it too, and swaps its own copy for it."""
+    """A chat message; the sender receives it too, and replaces its own copy."""
 
     id: str
     room_id: str
@@ -241,7 +241,7 @@ class RoomMessage(Struct, tag="message"):
 
 
 class Profile(Struct):
-    """A user has another name or picture."""
+    """A user changed its name or picture."""
 
     type: str
     room_id: str
@@ -266,13 +266,13 @@ class SignalFrom(Struct, tag="webrtc-signal"):
 
 
 class IceCandidate(Struct, tag="ice-candidate"):
-    """How this dialect wraps a candidate, for those that come from another."""
+    """A candidate from another dialect, as this dialect wraps it."""
 
     candidate: Raw
 
 
 class UserBroadcast(Struct):
-    """A user went live, or is so no longer."""
+    """A user went live, or stopped."""
 
     type: str
     user_id: str
@@ -281,7 +281,7 @@ class UserBroadcast(Struct):
 
 
 class Private(Struct):
-    """What one user said to another."""
+    """A private message."""
 
     id: str
     sender_id: str
@@ -293,20 +293,20 @@ class Private(Struct):
 
 
 class PrivateSaid(Struct, tag="dm_message"):
-    """A user says something to you alone."""
+    """A private message from a user."""
 
     message: Private
 
 
 class PrivatelyTyping(Struct, tag="dm_typing"):
-    """A user types to you alone, or does not."""
+    """A user started or stopped typing a private message to you."""
 
     sender_id: str
     is_typing: bool
 
 
 class PrivateRead(Struct, tag="dm_read"):
-    """A user has read what you sent to it; you are the sender."""
+    """A user has read your private messages; `sender` is you."""
 
     reader_id: str
     sender_id: str
@@ -320,7 +320,7 @@ class Ping(Struct, tag="ping"):
 
 
 class Error(Struct, tag="error"):
-    """Something is wrong with what the client sent."""
+    """The client sent something wrong."""
 
     message: str
 

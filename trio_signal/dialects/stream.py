@@ -62,7 +62,7 @@ class BroadcasterReady(_OfStream, tag="broadcaster-ready"):
 
 
 class JoinStream(_OfStream, tag="join-stream"):
-    """Wants to watch."""
+    """Asks to watch a stream."""
 
 
 class WebRtcOffer(_OfStream, tag="webrtc-offer"):
@@ -79,24 +79,24 @@ class WebRtcAnswer(_OfStream, tag="webrtc-answer"):
 
 
 class WebRtcIceCandidate(_OfStream, tag="webrtc-ice-candidate"):
-    """A candidate, of either side; a viewer's `viewerId` does not count."""
+    """A candidate from either side; a viewer's `viewerId` is ignored."""
 
     candidate: Raw
     viewer_id: Id | None = None
 
 
 class IceCandidate(WebRtcIceCandidate, tag="ice-candidate"):
-    """The same, under another name."""
+    """The same under another name."""
 
 
 class StreamStart(Struct, tag="start-streaming", rename="camel"):
-    """Will go live soon."""
+    """Announces that it will go live soon."""
 
     order_id: Id
 
 
 class EndStream(_OfStream, tag="end-stream"):
-    """The broadcaster ends the stream."""
+    """Ends the stream; for the broadcaster."""
 
 
 _reader = Reader(
@@ -123,7 +123,7 @@ class StreamNotice(Struct, rename="camel"):
 
 
 class ViewerNotice(Struct, rename="camel"):
-    """A viewer came or went."""
+    """A viewer joined or left."""
 
     type: str
     stream_id: str
@@ -131,7 +131,7 @@ class ViewerNotice(Struct, rename="camel"):
 
 
 class ViewerCount(Struct, tag="viewer-count", rename="camel"):
-    """How many peers there are, the broadcaster among them."""
+    """The number of peers, including the broadcaster."""
 
     count: int
     stream_id: str
@@ -154,7 +154,7 @@ class AnswerFrom(Struct, tag="webrtc-answer", rename="camel"):
 
 
 class Candidate(Struct, rename="camel"):
-    """A candidate, under the type it came in."""
+    """A candidate, with the type with which it was sent."""
 
     type: str
     candidate: Raw
@@ -163,7 +163,7 @@ class Candidate(Struct, rename="camel"):
 
 
 class Error(Struct, tag="error", rename="camel", omit_defaults=True):
-    """Something is wrong; clients that do not know this type ignore it."""
+    """An error. Old clients ignore this type."""
 
     code: str
     message: str

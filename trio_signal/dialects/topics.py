@@ -30,21 +30,21 @@ _Topic = Annotated[str, Meta(min_length=1, max_length=MAX_ID)]
 
 
 class SubscribeTo(Struct, tag="subscribe"):
-    """Wants what is published on these topics: `topics` of y-webrtc, `topic` of trystero."""
+    """Subscribes to topics: `topics` in y-webrtc, `topic` in trystero."""
 
     topics: list[_Topic] | UnsetType = UNSET
     topic: _Topic | UnsetType = UNSET
 
 
 class UnsubscribeFrom(Struct, tag="unsubscribe"):
-    """Wants it no longer."""
+    """Unsubscribes."""
 
     topics: list[_Topic] | UnsetType = UNSET
     topic: _Topic | UnsetType = UNSET
 
 
 class PublishOn(Struct, tag="publish"):
-    """Publishes something opaque: `data` as y-webrtc has it, else `payload` as trystero does."""
+    """Publishes opaque data: `data` in y-webrtc, `payload` in trystero."""
 
     topic: _Topic
     data: Raw | UnsetType = UNSET
@@ -52,14 +52,14 @@ class PublishOn(Struct, tag="publish"):
 
 
 class Ping(Struct, tag="ping"):
-    """Shows that it is there."""
+    """Keeps the connection alive."""
 
 
 # What they are told
 
 
 class Heard(Struct, tag="publish"):
-    """Somebody published `data`, perhaps you; `clients` is how many hear it."""
+    """Published data, possibly your own; `clients` is the number of subscribers."""
 
     topic: str
     data: Raw

@@ -18,7 +18,7 @@ class RoomCount(NamedTuple):
 
 
 class RoomInfo(Struct, frozen=True):
-    """What a room is called, and how it looks in a list."""
+    """A room's name, and its appearance in lists."""
 
     id: str
     name: str
@@ -48,7 +48,7 @@ class Location(Struct):
 
 
 class Presence(Struct, omit_defaults=True):
-    """That a user is online."""
+    """A user is online."""
 
     status: str
     last_seen: str
@@ -64,14 +64,14 @@ class OnlinePerson(Struct):
 
 
 class OnlineUsers(Struct):
-    """Those that the caller may know of; `count` is of all, also of those that are not listed."""
+    """The users that the caller may see; `count` includes the others."""
 
     users: list[OnlinePerson]
     count: int
 
 
 class Stats(Struct):
-    """How many connections and users there are, and rooms with somebody in them."""
+    """Numbers of connections, users, and rooms with peers."""
 
     connections: int
     users: int

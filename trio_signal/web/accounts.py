@@ -28,7 +28,7 @@ class LoginRequest(Struct):
 
 
 class AccessMode(Struct):
-    """Whether one needs a token here, and whether there is a login that gives one."""
+    """Whether clients need a token, and whether the built-in login issues them."""
 
     token: bool
     login: bool

@@ -50,26 +50,26 @@ class RoomPage(Struct):
 
 
 class RoomSummaries(RoomPage):
-    """The same, as the document has it."""
+    """A list of rooms."""
 
     rooms: list[RoomSummary]
 
 
 class MessageRequest(Struct):
-    """Any JSON for all in a room, or for one peer."""
+    """Any JSON for all peers of a room, or for one."""
 
     data: Raw
     to: Id | None = None
 
 
 class Delivery(Struct):
-    """How many peers it was told to."""
+    """The number of peers that received it."""
 
     peers: int
 
 
 class RemovalRequest(Struct):
-    """Why, and for how many seconds the user is kept out."""
+    """The reason, and the duration of the ban in seconds."""
 
     reason: Reason | None = None
     ban_seconds: Annotated[float, Meta(gt=0, le=MAX_BAN)] | None = None
@@ -82,19 +82,19 @@ class ClosingRequest(Struct):
 
 
 class LockRequest(Struct):
-    """Whether nobody new is let in."""
+    """Whether the room is closed to newcomers."""
 
     locked: bool | None = None
 
 
 class Removal(Struct):
-    """How many peers were taken out."""
+    """The number of removed peers."""
 
     removed: int
 
 
 class TokenRequest(Struct):
-    """What the token says; `ttl` is in seconds."""
+    """The claims of the token; `ttl` is in seconds."""
 
     sub: Id
     name: Annotated[str, Meta(max_length=1000)] | None = None
@@ -107,21 +107,21 @@ class TokenRequest(Struct):
 
 
 class MintedToken(Struct):
-    """A client's token, and for how many seconds it is good."""
+    """A client's token, and its lifetime in seconds."""
 
     token: str
     expires_in: int
 
 
 class ProblemDetail(Struct):
-    """A code that does not change, and what people read."""
+    """A stable code, and a text for people."""
 
     code: str
     message: str
 
 
 class Problem(Struct):
-    """Why it was not done."""
+    """Why the call was refused."""
 
     error: ProblemDetail
 

@@ -17,20 +17,20 @@ from trio_signal.web.bodies import Unchanging
 
 
 class Status(Struct):
-    """How the server is."""
+    """The state of the server."""
 
     status: str
 
 
 class Readiness(Struct, omit_defaults=True):
-    """Whether the server takes connections, and what does not work as it should."""
+    """Whether the server accepts connections, and the reason if it is degraded."""
 
     status: str
     reason: str | None = None
 
 
 class Health(Struct):
-    """What some clients look at before they connect."""
+    """Numbers that some clients read before they connect."""
 
     status: str
     active_connections: int
@@ -38,7 +38,7 @@ class Health(Struct):
 
 
 class LoggedIn(Struct):
-    """A token, under both its names."""
+    """A token, under both names that clients read."""
 
     access_token: str
     token: str
@@ -47,20 +47,20 @@ class LoggedIn(Struct):
 
 
 class LoggedOut(Struct):
-    """That it was heard."""
+    """Confirms the call."""
 
     message: str
 
 
 class Me(Struct):
-    """Who one is."""
+    """The caller's identity."""
 
     user_id: str
     username: str
 
 
 class IceServers(Struct):
-    """STUN and TURN servers, and for how many seconds their credentials are good."""
+    """STUN and TURN servers, and the lifetime of their credentials in seconds."""
 
     iceServers: list[dict[str, Any]]  # noqa: N815
     ttl: int

@@ -37,7 +37,7 @@ class Answer(Struct, frozen=True):
 
 
 class Detail(Struct):
-    """Why it was not done."""
+    """Why the call was refused."""
 
     detail: str
 

@@ -49,7 +49,7 @@ class AcknowledgeRequest(Struct):
 
 
 class Sent(Struct):
-    """An announcement was stored and told."""
+    """The announcement was stored and sent."""
 
     id: str
     message: str
@@ -60,7 +60,7 @@ class Sent(Struct):
 
 
 class Cleared(Struct):
-    """Nothing is active any more."""
+    """No announcement is active any more."""
 
     cleared_for_users: int
     message: str = "Broadcast cleared successfully"
@@ -68,13 +68,13 @@ class Cleared(Struct):
 
 
 class Success(Struct):
-    """It is done."""
+    """The call succeeded."""
 
     status: Literal["success"] = "success"
 
 
 class Banner(Struct):
-    """What is to be shown; some clients read `type`, some `message_type`."""
+    """The banner to show; some clients read `type`, some `message_type`."""
 
     id: str
     message: str
@@ -83,13 +83,13 @@ class Banner(Struct):
 
 
 class Active(Struct):
-    """What this user is to see, if anything."""
+    """The announcement to show to the user, if any."""
 
     broadcast: Banner | None
 
 
 class Limits(Struct):
-    """Get the limits of announcements."""
+    """The limits of announcements."""
 
     current_active_broadcasts: int
     max_characters: int = MAX_CHARACTERS
@@ -97,7 +97,7 @@ class Limits(Struct):
 
 
 class Stats(Struct):
-    """Get statistics, for creators."""
+    """Statistics for creators."""
 
     broadcasts_today: int
     active_broadcast: bool
@@ -108,14 +108,14 @@ class Stats(Struct):
 
 
 class StatsAnswer(Struct):
-    """The same, in its envelope."""
+    """The statistics in an envelope."""
 
     stats: Stats
     status: Literal["success"] = "success"
 
 
 class Problem(Struct):
-    """Why it was not done."""
+    """Why the call was refused."""
 
     message: str
     status: Literal["error"] = "error"

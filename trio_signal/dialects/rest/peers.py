@@ -9,7 +9,7 @@ _MAX_BYTES = 2**20
 
 
 class Refused(Struct):
-    """Why it is not answered."""
+    """Why the call is refused."""
 
     error: str
 

@@ -61,7 +61,7 @@ class MessageRequest(Struct):
 
 
 class RoomJoined(Struct):
-    """The name is known now."""
+    """Confirms the name."""
 
     room_id: str
     user_id: str
@@ -69,7 +69,7 @@ class RoomJoined(Struct):
 
 
 class RoomEntry(Struct):
-    """A room as the lists have it."""
+    """A room in a list."""
 
     id: str
     name: str
@@ -84,7 +84,7 @@ class RoomEntry(Struct):
 
 
 class RoomSnapshot(RoomEntry):
-    """A room, and who is in it, as far as that is not too much for an answer."""
+    """A room and its users, as many as fit into an answer."""
 
     room_id: str
     users: list[User]
@@ -100,7 +100,7 @@ class _RawSnapshot(RoomEntry):
 
 
 class ActiveRoom(Struct):
-    """A room as clients of `mesh` have it."""
+    """A room, in the format of `mesh`'s clients."""
 
     room_id: str
     connected_users: int
@@ -121,7 +121,7 @@ def room_entry(count: RoomCount, info: RoomInfo | None) -> RoomEntry:
 
 
 def active_room(count: RoomCount, info: RoomInfo | None) -> ActiveRoom:
-    """A room as clients of `mesh` have it."""
+    """A room, in the format of `mesh`'s clients."""
     return ActiveRoom(count.room_id, count.peers, is_active=True)
 
 

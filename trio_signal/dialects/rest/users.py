@@ -38,7 +38,7 @@ class UserRequest(Struct):
 
 
 class ProfileRequest(Struct):
-    """The body of `PUT /users/{user_id}/profile`; what is missing stays as it was."""
+    """The body of `PUT /users/{user_id}/profile`; missing fields stay unchanged."""
 
     display_name: str | None = None
     username: str | None = None
@@ -48,14 +48,14 @@ class ProfileRequest(Struct):
 
 
 class UserAnswer(GuestUser, frozen=True):
-    """A user, as the clients have it."""
+    """A user, in the format of the clients."""
 
     #: Pictures of other sizes, of which there are none.
     avatar_urls: dict[str, str] = field(default_factory=dict)
 
 
 class ProfileChanged(Struct):
-    """The user as it is now."""
+    """The changed user."""
 
     success: bool
     user: UserAnswer
