@@ -1,10 +1,16 @@
 """The mailbox: what waits is bounded and in order, and its sender is told once."""
 
+import tracemalloc
+
+import pytest
 from msgspec import Raw
 
+from tests.sessions import make_session
 from trio_signal.bus.names import Holder, Letter
+from trio_signal.dialects.peerjs import PeerJsDialect
 from trio_signal.mailbox import KEEP, MOST_IN_ALL, MOST_LETTERS, MOST_NAMES, Mail, Mailbox
 from trio_signal.messages.identity import NameSignalKind
+from trio_signal.namespace import MAX_MET, _Holder
 
 
 def put(
@@ -88,6 +94,30 @@ def test_all_names_have_room_for_so_much_together() -> None:
         box.expire(number / 1000)
     assert box.size <= MOST_IN_ALL
     assert len(box._mail) <= MOST_NAMES + len(box)
+
+
+@pytest.mark.parametrize("filler", ["", 250 * "\N{GRINNING FACE}"])
+def test_what_waits_takes_no_more_memory_than_is_counted(filler: str) -> None:
+    tracemalloc.start()
+    box = Mailbox()
+    number = 0
+    while put(box, f"{number}{filler}") is not None:
+        number += 1
+    taken, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert MOST_IN_ALL / 2 < taken < MOST_IN_ALL
+
+
+async def test_whom_one_has_met_takes_little_memory() -> None:
+    session = make_session("p1", PeerJsDialect("peerjs", "ann", "t"))
+    tracemalloc.start()
+    holder = _Holder(session, "c1")
+    for number in range(MAX_MET + 10):
+        holder.meet(f"{number}{250 * 'x'}")
+    taken, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert taken < 150_000
+    assert [holder.has_met(f"{n}{250 * 'x'}") for n in (9, 10)] == [False, True]
 
 
 def test_what_was_sent_in_vain_is_in_its_order_again() -> None:

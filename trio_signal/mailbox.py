@@ -6,6 +6,7 @@ bounded, in all and for each name, and goes when its time is over.
 
 from collections.abc import Iterator
 from itertools import islice
+from sys import getsizeof
 
 from msgspec import UNSET
 from msgspec.structs import replace
@@ -20,8 +21,8 @@ MOST_BYTES = 256 * 1024
 MOST_IN_ALL = 16 * 2**20
 #: The same of one name that is being looked for, which takes a moment.
 _MOST_SOUGHT, _MOST_SOUGHT_BYTES = 1000, 2**20
-#: What a letter takes in memory besides its payload, about.
-_OVERHEAD = 400
+#: What a letter takes in memory besides its payload and the name, about.
+_OVERHEAD = 800
 #: Names that are kept in mind, with where they are; and pairs of which one was told of late.
 MOST_NAMES = 20_000
 MOST_PAIRS = 10_000
@@ -97,8 +98,8 @@ class Mailbox:
         self._number = 0
         #: Bytes of all letters.
         self.size = 0
-        #: Pairs of sender and target of which the sender was told of late, and until when.
-        self._told: dict[tuple[str, str], float] = {}
+        #: Hashes of pairs of which the sender was told of late, and until when.
+        self._told: dict[int, float] = {}
 
     def __len__(self) -> int:
         """How many letters there are."""
@@ -119,8 +120,8 @@ class Mailbox:
         Of a pair of which the sender was told just now, what belongs to the same offer is dropped.
         """
         mail = self._mail.pop(letter.target, None) or Mail(letter.target)
-        pair = letter.sender, letter.target
-        size = _OVERHEAD
+        pair = hash((letter.sender, letter.target))
+        size = _OVERHEAD + getsizeof(letter.target)
         if letter.payload is not UNSET:
             # A copy, since it may be a small part of a large message.
             letter = replace(letter, payload=letter.payload.copy())
@@ -164,7 +165,7 @@ class Mailbox:
                 del self._mail[name]
                 return
 
-    def _note_told(self, pair: tuple[str, str], now: float) -> None:
+    def _note_told(self, pair: int, now: float) -> None:
         self._told.pop(pair, None)
         self._told[pair] = now + KEEP
         while len(self._told) > MOST_PAIRS:
@@ -220,7 +221,7 @@ class Mailbox:
             if letter.kind == "leave":
                 continue
             pairs[letter.sender, letter.target] = None
-            self._note_told((letter.sender, letter.target), now)
+            self._note_told(hash((letter.sender, letter.target)), now)
             for other in [n for n, k in mail.waiting.items() if k.letter.sender == letter.sender]:
                 self.remove(other)
             if not mail.waiting and not mail.sent and not mail.is_sought and mail.holder is None:

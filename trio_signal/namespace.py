@@ -50,19 +50,20 @@ class _Holder:
     def __init__(self, session: Session, claim: str) -> None:
         self.session = session
         self.claim = claim
-        #: The names with which it has exchanged signals, the newest last; None for none.
-        self.met: dict[str, None] | None = None
+        #: The hashes of names with which it has exchanged signals, the newest last; None for none.
+        self.met: dict[int, None] | None = None
 
     def meet(self, name: str) -> None:
         if self.met is None:
             self.met = {}
-        if name not in self.met:
+        key = hash(name)
+        if key not in self.met:
             if len(self.met) >= MAX_MET:
                 del self.met[next(iter(self.met))]
-            self.met[name] = None
+            self.met[key] = None
 
     def has_met(self, name: str) -> bool:
-        return self.met is not None and name in self.met
+        return self.met is not None and hash(name) in self.met
 
 
 class Namespace:

@@ -66,3 +66,31 @@ def test_a_message_is_an_action(text: str, action: Action) -> None:
 def test_what_is_published_is_told_in_its_form(form: PublishedForm, text: bytes) -> None:
     (notice,) = TopicsDialect.tell(Published("a", form, Raw(b"[1.50]"), 3))
     assert (notice.audience, notice.text) == (Audience.EVERYONE, text)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        rb'"\ud800"',
+        rb'{"\udc00":1}',
+        b"1e999",
+        b"NaN",
+        b"",
+        b'"\x00"',
+        b"[" * 900 + b"]" * 900,
+        b"[" * 100_000 + b"]" * 100_000,
+    ],
+)
+def test_what_can_be_published_can_be_told(said: bytes) -> None:
+    """Else one publisher would end the connections of all who subscribe."""
+    for text in (
+        b'{"type":"publish","topic":"t","data":' + said + b"}",
+        b'{"type":"publish","topic":"t","payload":' + said + b"}",
+        b'{"type":"publish","topic":' + said + b',"data":1}',
+    ):
+        (action,) = TopicsDialect().received(text, "")
+        if isinstance(action, Publish):
+            published = Published(action.topic, action.form, action.content, 2)
+            assert len(list(TopicsDialect.tell(published))) == 1
+        else:
+            assert isinstance(action, Malformed)

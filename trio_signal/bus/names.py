@@ -15,9 +15,10 @@ from trio_signal.errors import JoinRefusedError
 from trio_signal.messages.events import Refusal
 from trio_signal.messages.identity import Name, NameSignalKind, Number
 
-#: Names that are held for who had them, and names for which somebody waits.
+#: Names that are held for who had them, and names for which somebody waits: no fewer than
+#: there may be letters.
 MOST_HELD = 50_000
-MOST_AWAITED = 50_000
+MOST_AWAITED = 20_000
 
 
 #: Seconds for which a name is held for who had it, and for which one is told of its next claim.
