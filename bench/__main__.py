@@ -204,13 +204,13 @@ def read_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     targets = {target.name: target for target in TARGETS}
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
     parser.add_argument(
-        "--quick", action="store_true", help="one small round with the most telling peers"
+        "--quick", action="store_true", help="one short round with the most informative servers"
     )
     parser.add_argument(
         "--minutes",
         type=float,
         default=11,
-        help="go on with further rounds of the most telling servers in this time  [11]",
+        help="run further rounds of the most informative servers within this time  [11]",
     )
     parser.add_argument("--only", help=f"some of {', '.join(names)}")
     parser.add_argument("--peers", help=f"some of {', '.join(targets)}")
@@ -218,18 +218,18 @@ def read_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         "--against",
         type=Path,
         metavar="FOLDER",
-        help="measure another checkout of this server as well, with the .venv that it has",
+        help="measure another checkout of this server as well, with its own .venv",
     )
     parser.add_argument("--json", type=Path, default=HERE / "results.json")
     parser.add_argument(
         "--publish",
         action="store_true",
-        help="put the tables into docs/performance.md, and the plots into docs/img",
+        help="write the tables into docs/performance.md, and the plots into docs/img",
     )
-    parser.add_argument("--from-json", type=Path, help="measure nothing: show what was")
+    parser.add_argument("--from-json", type=Path, help="measure nothing: show stored results")
     options = parser.parse_args(arguments)
     if options.publish and (options.quick or options.only or options.peers):
-        parser.error("--publish replaces the whole page: not with --quick, --only or --peers")
+        parser.error("--publish replaces all tables, so it excludes --quick, --only and --peers")
     if options.quick:
         options.minutes = 0
     options.only = choose(parser, options.only, names, names)

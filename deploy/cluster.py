@@ -87,7 +87,7 @@ class Program:
         while True:
             if self._wanted.is_set():
                 await trio.sleep(PAUSE)
-                self._on_line(self.name, "has ended, and is started again")
+                self._on_line(self.name, "has exited: restarting it")
             await self._wanted.wait()
             await self._run_once(trio.TASK_STATUS_IGNORED)
 
@@ -279,7 +279,7 @@ def _program(name: str, *where: str) -> Path:
     for pattern in where:
         places += sorted(Path("/").glob(f"{pattern.lstrip('/')}/{name}"), reverse=True)
     if not places:
-        raise ClusterError(f"{name} is not installed; `make cluster` sees to that")
+        raise ClusterError(f"{name} is not installed; `make cluster` installs it")
     return places[0]
 
 
@@ -345,7 +345,7 @@ async def _heed(signals: AsyncIterator[int], stopping: trio.Event, scope: trio.C
 def main() -> None:
     """Run the arrangement until Ctrl-C."""
     parser = argparse.ArgumentParser(description="Three replicas behind nginx, without Docker.")
-    parser.add_argument("--port", type=int, default=8000, help="port of nginx; 0 picks one")
+    parser.add_argument("--port", type=int, default=8000, help="port of nginx; 0 picks a free one")
     parser.add_argument("--replicas", type=int, default=3, help="how many")
     given = parser.parse_args()
     try:

@@ -9,7 +9,7 @@ from bench.__main__ import read_options
 def test_a_part_is_not_published(part: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         read_options(["--publish", part])
-    assert "--publish replaces the whole page" in capsys.readouterr().err
+    assert "--publish replaces all tables" in capsys.readouterr().err
 
 
 def test_peers_that_are_asked_for_get_all_workloads() -> None:

@@ -150,7 +150,7 @@ async def test_visitors_of_all_dialects_and_addresses() -> None:
         assert len(stopped) == 6
         assert not any([await is_served(address) for address in stopped])
     assert "Traceback" not in cluster.output
-    assert "is started again" not in cluster.output
+    assert "restarting it" not in cluster.output
 
 
 async def test_nothing_is_left_when_the_terminal_is_closed() -> None:

@@ -108,7 +108,7 @@ def test_pack_splits_the_names_of_the_command_api() -> None:
 
 
 def test_pack_says_what_cannot_be_sent_and_does_not_quote_it() -> None:
-    with pytest.raises(DataError, match="'SET' cannot take all of: str, NoneType") as caught:
+    with pytest.raises(DataError, match="'SET' cannot combine: str, NoneType") as caught:
         pack(("SET", SECRET, None))  # type: ignore[arg-type]
     assert SECRET not in str(caught.value)
 
@@ -294,7 +294,7 @@ async def test_end_of_the_server_answers_what_waits(server: RedisServer) -> None
 
 @pytest.mark.parametrize(
     ("said", "reason"),
-    [(b"+surprise\r\n", "nobody asked for"), (b"what?\r\n", "Protocol error")],
+    [(b"+surprise\r\n", "unexpected reply"), (b"what?\r\n", "Protocol error")],
 )
 async def test_nonsense_ends_the_connection(said: bytes, reason: str) -> None:
     async with open_fake() as fake, running(fake.url) as (connection, end):

@@ -88,7 +88,7 @@ def pack(args: tuple[Argument, ...]) -> bytes:
         packed: bytes = hiredis.pack_command(args)  # type: ignore[arg-type]
     except TypeError:
         kinds = ", ".join(type(arg).__name__ for arg in args[1:])
-        raise DataError(f"{args[0]!r} cannot take all of: {kinds}") from None
+        raise DataError(f"{args[0]!r} cannot combine: {kinds}") from None
     return packed
 
 
@@ -286,7 +286,7 @@ class Connection:
                 if type(reply) in _WRONG_SERVER:
                     wrong = reply
             else:
-                raise LostError(f"the server said what nobody asked for: {reply!r:.80}")
+                raise LostError(f"unexpected reply: {reply!r:.80}")
         if first is not None and (not in_flight or in_flight[0] is not first):
             self.round_trip = self._heard - first.since
         if wrong is not None:
