@@ -33,6 +33,7 @@ LAYERS: tuple[frozenset[str], ...] = (
                 "private",
                 "returning",
                 "resuming",
+                "handover",
             ),
             *("rooms", "membership", "live", "signals", "talk", "topics", "moderation"),
             *("namespace", "mailbox"),

@@ -356,14 +356,55 @@ async def test_other_replicas_hear_of_it_and_their_signals_are_kept(redis_url: s
         await bob.client.expect("user_back", client_id="ann")
         heard = {(await ann.client.receive())["type"] for _ in range(2)}  # by two ways
         assert heard == {"offer", "message"}
-        # On another replica it is a new peer, which takes the place of the one that it was.
+
+
+async def test_it_goes_on_at_another_replica(redis_url: str) -> None:
+    async with open_replicas(redis_url) as (here, there):
+        ann, bob, eve = await here.enter("ann"), await there.enter("bob"), await here.enter("eve")
+        await ann.client.expect("user_joined", client_id="bob")
+        for guest in (ann, bob):
+            await guest.client.expect("user_joined", client_id="eve")
+        await ann.client.send("broadcast_start")
+        for guest in (bob, eve):
+            await guest.client.expect("broadcast_started")
         ann.client.reset()
-        await bob.client.expect("user_away")
-        heir = await there.ask(ann, clientId="ann", username="ann")
-        await heir.expect("not_resumed", reason="owner_lost")
-        await heir.expect("auth_success", client_id="ann")
-        await heir.expect("users_in_room")
-        await fence(heir, bob.client)
+        for guest in (bob, eve):
+            await guest.client.expect("user_away", client_id="ann")
+        await bob.client.send("message", data="from there")
+        await eve.client.expect("message", data="from there")
+        await eve.client.send("message", data="from here")
+        await bob.client.expect("message", data="from here")
+        ann, resumed = await there.resume(ann)
+        assert resumed == {"type": "resumed", "received": 1, "replayed": 2}
+        await ann.client.expect("message", data="from there")
+        await ann.client.expect("message", data="from here")
+        for guest in (bob, eve):
+            await guest.client.expect("user_back", client_id="ann")
+        for guest in (bob, eve):  # and now it is there
+            await guest.client.send("offer", to_="ann", offer={"sdp": 1})
+            await ann.client.expect("offer", from_=guest.claims["clientId"])
+        await ann.client.send("broadcast_stop")  # it is still live
+        for guest in (bob, eve):
+            await guest.client.expect("broadcast_stopped")
+        # A connection that looks alive is left for one at the replica where it began.
+        ann, _ = await here.resume(ann)
+        await fence(ann.client, bob.client, eve.client)
+        await fence(bob.client, ann.client, eve.client)
+        await fence(eve.client, ann.client, bob.client)
+
+
+async def test_at_another_replica_it_is_for_its_subject_alone(redis_url: str) -> None:
+    async with open_replicas(redis_url) as (here, there):
+        ann, bob = await here.enter("ann"), await there.enter("bob")
+        await ann.client.expect("user_joined")
+        thief = await there.ask(ann, token="u")
+        await thief.expect("not_resumed", reason="other_identity")
+        await (await there.ask(ann, received=9)).expect("not_resumed", reason="unknown")
+        await ann.client.send("message", data="here")  # none of that has harmed it
+        await bob.client.wait_for("message", data="here")
+        await ann.client.close(1000)
+        await bob.client.wait_for("user_left", client_id="ann")
+        await (await there.ask(ann)).expect("not_resumed", reason="owner_lost")
 
 
 # Whatever is cut
@@ -393,7 +434,8 @@ class Walker:
 
     async def send(self, *messages: Message) -> None:
         assert self.stream is not None
-        await self.stream.send_all(b"".join(client_text(message) for message in messages))
+        with suppress(trio.BrokenResourceError):  # it is over, and is not read yet
+            await self.stream.send_all(b"".join(client_text(message) for message in messages))
 
     async def say(self) -> None:
         """Some numbers, and perhaps a confirmation."""
@@ -403,11 +445,15 @@ class Walker:
 
     async def read(self, most: int) -> None:
         """Some bytes; they may end anywhere in a message."""
-        assert self.stream is not None
-        with trio.fail_after(PATIENCE):
+        if self.stream is None:
+            await self.connect()
+            return
+        data = b""
+        with trio.fail_after(PATIENCE), suppress(trio.BrokenResourceError):
             data = await self.stream.receive_some(most)
-        assert data, "the server has closed the connection"
-        await self.take(data)
+            await self.take(data)
+        if not data:  # an earlier connection, at another replica, was taken for the newer one
+            await self.cut()
 
     async def look(self, most: int) -> None:
         """Read what is there by now."""
@@ -430,12 +476,13 @@ class Walker:
             return
         if self.traveller.is_in:
             said = b"".join(client_text(self.traveller.say()) for _ in range(3))
-            await stream.send_all(said[: self.chance.randrange(len(said))])
+            with suppress(trio.BrokenResourceError):
+                await stream.send_all(said[: self.chance.randrange(len(said))])
         RawClient(stream).reset() if self.chance.random() < 0.5 else await stream.aclose()
 
     async def close(self) -> None:
-        assert self.stream is not None
-        await self.stream.aclose()
+        if self.stream is not None:
+            await self.stream.aclose()
 
     async def step(self) -> None:
         if self.stream is None:
@@ -461,7 +508,9 @@ class Walker:
 async def walk(bases: Sequence[str], seed: int) -> int:
     """Two clients talk while they are cut off; how often they came back."""
     chance = Random(seed)
-    travellers = [Traveller(name) for name in ("ann", "bob")]
+    names = "ann", "bob"
+    others = reversed(names) if chance.random() < 0.5 else (None, None)  # or to the whole room
+    travellers = [Traveller(name, to=to) for name, to in zip(names, others, strict=True)]
     room = f"{seed}"
     walkers = [Walker(chance.choice(bases), room, each, chance) for each in travellers]
     for walker in walkers:
@@ -489,3 +538,11 @@ async def test_whatever_is_cut_nothing_is_lost_doubled_or_overtaken() -> None:
         for seed in range(SEEDS):
             resumes += await walk(service.bases, seed)
     assert resumes > 2 * SEEDS
+
+
+async def test_the_same_on_three_replicas(redis_url: str) -> None:
+    async with serve_replicas(3, redis_url) as service:
+        resumes = 0
+        for seed in range(SEEDS // 4):
+            resumes += await walk(service.bases, seed)
+    assert resumes > SEEDS // 2

@@ -12,8 +12,10 @@ class Traveller:
     It is given what the server says, and asked what to say. What is lost it does not know.
     """
 
-    def __init__(self, name: str, **claims: Any) -> None:
+    def __init__(self, name: str, to: str | None = None, **claims: Any) -> None:
         self.name = name
+        #: Whom it tells its numbers; all if nobody.
+        self.to = to
         self.claims = {"token": name, "clientId": name, "username": name, **claims}
         self.session: str | None = None
         #: What it said and got in this session, as far as it counts.
@@ -42,7 +44,7 @@ class Traveller:
         """The next number; or anything else, which counts as well."""
         if not fields:
             self.number += 1
-            fields = {"type": "message", "data": self.number}
+            fields = {"type": "message", "data": self.number} | ({"to": self.to} if self.to else {})
         self.said += 1
         self.kept.append(fields)
         return fields

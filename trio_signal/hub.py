@@ -26,9 +26,11 @@ from trio_signal.bus import (
 from trio_signal.bus.names import Letter, NameClaimed, Receipt
 from trio_signal.clock import trio_time, utc_now
 from trio_signal.dialects import DIALECTS
+from trio_signal.handover import Handover
 from trio_signal.live import LiveBroadcasts
 from trio_signal.membership import Membership
 from trio_signal.messages.commands import (
+    Authenticate,
     ChangeProfile,
     Chat,
     Close,
@@ -39,6 +41,7 @@ from trio_signal.messages.commands import (
     Lock,
     OpenInbox,
     PrivateCommand,
+    Resume,
     RoomCommand,
     SetTyping,
     Signal,
@@ -59,7 +62,9 @@ from trio_signal.messages.events import (
     UserChanged,
     WentLive,
 )
+from trio_signal.messages.handover import NotGiven, Parcel
 from trio_signal.messages.identity import (
+    Identity,
     Member,
     inbox_of,
     is_internal,
@@ -149,6 +154,13 @@ class Hub:
             most_away=max_away,
             limit=resume_bytes,
         )
+        #: The same of those that come from other replicas, or go there, if there are others.
+        self.handover: Handover | None = None
+        if bus.handover is not None:
+            self.handover = Handover(
+                *(self, self.participants, self.rooms, self._membership, self.resuming),
+                *(self._metrics, bus.handover),
+            )
         self.live = LiveBroadcasts(
             self.rooms,
             self._membership,
@@ -240,6 +252,17 @@ class Hub:
             return
         await self._private.send(peer, peer.identity, command)
 
+    async def resume(
+        self, newcomer: Session, identity: Identity, claims: Authenticate, resume: Resume
+    ) -> Session:
+        """Let a connection carry its client's session, of whichever replica it is.
+
+        Raises NotResumedError.
+        """
+        if self.handover is None:
+            return self.resuming.resume(newcomer, identity, claims, resume)
+        return await self.handover.resume(newcomer, identity, claims, resume)
+
     async def open_inbox(self, peer: Participant, command: OpenInbox) -> None:
         """Let a peer hear what is for its user alone."""
         if peer.identity is None:
@@ -318,6 +341,9 @@ class Hub:
                 self.moderation.hear(delivery)
             case Moved() | OnlineHere():
                 self.online.take(delivery)
+            case Parcel() | NotGiven():
+                if self.handover is not None:
+                    self.handover.take(delivery)
             case Letter() | Receipt() | NameClaimed():
                 self.names.take(delivery)
             case Published():
@@ -341,6 +367,7 @@ class Hub:
                 if isinstance(event, WentLive) and event.exclusive and event.member.live:
                     self.live.end_older(room, event.member, event.member.live)
                 self.rooms.tell_here(room, [event])
+                room.tell_late(room.departing, event)
             except Exception:
                 close_untold(room.peers.values(), event)
         self.rooms.drop_if_empty(room)

@@ -7,7 +7,7 @@ from trio_signal.dialects import Dialect
 from trio_signal.dialects.wire import type_of
 from trio_signal.errors import CloseCode
 from trio_signal.messages.commands import Close
-from trio_signal.messages.events import Audience, Event, Notice
+from trio_signal.messages.events import Audience, Event, Joined, Notice, RoomEvent, Signalled
 from trio_signal.messages.identity import Member
 from trio_signal.metrics import Metrics
 from trio_signal.pacing import DELIVERY, cost_of_delivery
@@ -35,6 +35,11 @@ class LocalRoom(Room):
         #: By the peer id of a broadcaster here: the users of the room that it has exchanged
         #: signals with in this broadcast, or that it was told of as listeners.
         self._met: dict[str, set[str]] = {}
+        #: Sessions that are being given up to other replicas: what this one tells the room from
+        #: now on they are told there.
+        self.departing: dict[str, Session] = {}
+        #: By the peer id of a newcomer: the peers here that were told of it elsewhere.
+        self.told_elsewhere: dict[str, set[Participant]] = {}
 
     def meet(self, broadcaster: str, user_id: str) -> bool:
         """Note that a broadcaster here and a user know each other; whether that is new."""
@@ -50,7 +55,10 @@ class LocalRoom(Room):
     def _put(self, member: Member) -> None:
         super()._put(member)
         if member.replica != self.replica and member.peer_id in self.peers:
-            self.replace(member.peer_id)
+            if member.peer_id in self.departing:
+                self.dismiss(member.peer_id)
+            else:
+                self.replace(member.peer_id)
         if self._met and member.live is None:
             self._met.pop(member.peer_id, None)  # the next broadcast begins anew
 
@@ -75,19 +83,36 @@ class LocalRoom(Room):
         if replaced is not None:
             replaced.close(Close(CloseCode.REPLACED, "Replaced by a newer connection"))
 
+    def depart(self, peer_id: str, session: Session) -> None:
+        """Tell a session only what comes from other replicas, and what is for it alone."""
+        self._silence(peer_id, session)
+        self.departing[peer_id] = session
+
     def dismiss(self, peer_id: str) -> Participant | None:
         """Let a peer hear no more; None if it is not here."""
         peer = self.peers.pop(peer_id, None)
-        if isinstance(peer, Session):
-            speakers = self._speakers[type(peer.dialect)]
-            del speakers[peer_id]
-            if not speakers:
-                del self._speakers[type(peer.dialect)]
+        if isinstance(peer, Session) and self.departing.pop(peer_id, None) is None:
+            self._silence(peer_id, peer)
         if peer is not None:
             self._hearers.pop(peer_id, None)
             del peer.memberships[self.id]
             self._met.pop(peer_id, None)
         return peer
+
+    def _silence(self, peer_id: str, peer: Session) -> None:
+        speakers = self._speakers[type(peer.dialect)]
+        del speakers[peer_id]
+        if not speakers:
+            del self._speakers[type(peer.dialect)]
+
+    def tell_late(self, peers: dict[str, Session], event: RoomEvent) -> None:
+        """Tell an event to these peers only."""
+        origin = event.sender if isinstance(event, Signalled) else event.member
+        for peer_id, peer in list(peers.items()):
+            for notice in peer.dialect.tell(event):
+                one = {peer_id: peer}
+                if self._audience(notice.audience, one, origin.user_id, origin.peer_id):
+                    peer.send(notice.text)
 
     def tell(
         self, event: Event, user_id: str, peer_id: str = "", *, to_resuming: bool = True
@@ -104,11 +129,16 @@ class LocalRoom(Room):
                 continue
             frame = text_frame(notice.text)
             audience = self._audience(notice.audience, peers, user_id, peer_id)
+            if self.told_elsewhere and isinstance(event, Joined):
+                known = self.told_elsewhere.get(peer_id, set())
+                audience = [peer for peer in audience if peer not in known]
             for peer in audience:
                 peer.send_frame(frame)
             each = cost_of_delivery(len(frame))
             cost, most = cost + len(audience) * each, max(most, each)
             self._count(dialect, notice, len(audience))
+        if isinstance(event, Joined):
+            self.told_elsewhere.pop(peer_id, None)
         for hearer in list(self._hearers.values()):
             hearer.hear(event)
         return cost + (len(self) - len(self.peers)) * most

@@ -107,6 +107,7 @@ class Membership:
             joined_at=unique_now(),
             reserved=command.reserve and identity.verified,
             wire=WIRE,
+            session=peer.session_tag,
         )
 
     async def _recall(self, room_id: str, identity: Identity) -> tuple[str, str | None]:

@@ -153,6 +153,11 @@ class Participant(ABC):
         return ""
 
     @property
+    def session_tag(self) -> str:
+        """By what it is found if its client can resume it; else empty."""
+        return ""
+
+    @property
     def resumes(self) -> Resumes:
         """What its client does not say by itself when it comes back; see `Dialect`."""
         return "nothing"

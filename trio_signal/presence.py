@@ -19,6 +19,7 @@ from trio_signal.messages.events import (
     StoppedLive,
     WentLive,
 )
+from trio_signal.messages.handover import Sought
 from trio_signal.messages.identity import Member, Name, Number
 
 #: How many changes wait for a snapshot that is on its way; then another is fetched.
@@ -28,12 +29,16 @@ MAX_WAITING = 10_000
 class Change(Struct, frozen=True):
     """A numbered change of a room, as the directory published it.
 
-    Without an event it says only that the room changed: fetch a snapshot.
+    A member that `moved` is another replica's from then on, which nobody is told. Without
+    either it says only that the room changed: fetch a snapshot.
     """
 
     seq: Number
     origin: Name
     event: RoomEvent | None = None
+    moved: Member | None = None
+    #: It changes nothing: a replica wants a session.
+    sought: Sought | None = None
 
 
 class Snapshot(Struct, frozen=True):
@@ -74,7 +79,7 @@ class Numbering:
         if self.in_step:
             if change.seq <= self.seq:
                 return False
-            if change.seq == self.seq + 1 and change.event is not None:
+            if change.seq == self.seq + 1 and (change.event or change.moved) is not None:
                 self.seq = change.seq
                 return True
             self.lose_step()
@@ -128,8 +133,12 @@ def reconcile(
 
 
 def _is_same(old: Member, new: Member) -> bool:
-    """Whether it is the same connection still: a newer one takes over the peer id."""
-    return (old.replica, old.joined_at) == (new.replica, new.joined_at)
+    """Whether it is the same peer still: a newer one takes over the peer id.
+
+    A session that has moved has joined at the same moment, as nobody else of this id has.
+    """
+    is_moved = bool(old.session) and old.session == new.session
+    return (old.replica == new.replica or is_moved) and old.joined_at == new.joined_at
 
 
 def _departure(room_id: str, member: Member, at: str) -> list[RoomEvent]:

@@ -9,6 +9,7 @@ rooms, and it does so by the exit of a plain `with`.
 import hmac
 import re
 import secrets
+from base64 import urlsafe_b64encode
 from hashlib import sha256
 
 import trio
@@ -17,6 +18,7 @@ from trio_signal.clock import utc_now
 from trio_signal.errors import NotResumedError
 from trio_signal.messages.commands import Authenticate, Confirm, Resume
 from trio_signal.messages.events import CameBack, Confirmed, NotResumedReason, Resumed, WentAway
+from trio_signal.messages.handover import Sought
 from trio_signal.messages.identity import Identity, SessionInfo
 from trio_signal.metrics import Metrics
 from trio_signal.pacing import ANSWER_BYTE
@@ -68,17 +70,38 @@ class Resuming:
 
     def open(self, session: Session, identity: Identity, claims: Authenticate) -> SessionInfo:
         """Let a session be resumed, from now on, by who its client is now."""
-        resumption = Resumption(
-            f"{self._replica}.{secrets.token_urlsafe(16)}",
-            owner_of(identity, claims),
-            session.outbox,
-            self._allowance,
-            limit=self._limit,
-            uncounted=session.received,
-        )
-        session.resumption = session.frames = resumption
+        session_id = f"{self._replica}.{secrets.token_urlsafe(16)}"
+        resumption = self.expect(session, tag_of(session_id))
+        resumption.owner, resumption.uncounted = owner_of(identity, claims), session.received
         self._sessions[resumption.id] = session
-        return SessionInfo(resumption.id, self.grace)
+        return SessionInfo(session_id, self.grace)
+
+    def expect(self, session: Session, tag: str) -> Resumption:
+        """Keep what its client is told, from now on; nobody can resume it yet."""
+        resumption = Resumption(tag, b"", session.outbox, self._allowance, limit=self._limit)
+        session.resumption = session.frames = resumption
+        return resumption
+
+    def take(self, session: Session, *, away: bool) -> None:
+        """Let one that came from another replica be resumed; its rooms may know it is away."""
+        self._sessions[session.session_tag] = session
+        if away:
+            self.away[session] = None
+
+    def release(self, session: Session) -> bool:
+        """Have it no more, as another replica goes on with it; whether it is known to be away."""
+        was_away = session in self.away
+        self.away.pop(session, None)
+        del self._sessions[session.session_tag]
+        return was_away
+
+    def has(self, tag: str) -> bool:
+        """Whether there is such a session here, or was one a moment ago."""
+        return tag in self._sessions or tag in self._expired
+
+    def with_tag(self, tag: str) -> Session | None:
+        """The session that has this tag."""
+        return self._sessions.get(tag)
 
     def resume(
         self, newcomer: Session, identity: Identity, claims: Authenticate, resume: Resume
@@ -94,7 +117,7 @@ class Resuming:
         except NotResumedError as error:
             self._metrics.not_resumed[error.reason] += 1
             raise
-        was_away = session.is_away
+        was_away = session in self.away
         self.away.pop(session, None)
         session.go_on(newcomer)
         session.tell(Resumed(_counted(session), len(missing)))
@@ -109,24 +132,33 @@ class Resuming:
 
     def _find(self, identity: Identity, claims: Authenticate, resume: Resume) -> Session:
         """The session that is meant; raises NotResumedError if it is not this client's, or over."""
-        session_id = resume.session_id or ""
-        session = self._sessions.get(session_id)
+        session = self._sessions.get(tag_of(resume.session_id or ""))
         if session is None:
-            raise NotResumedError(self._why_unknown(session_id))
-        if not hmac.compare_digest(_resumption_of(session).owner, owner_of(identity, claims)):
-            raise NotResumedError(NotResumedReason.OTHER_IDENTITY)
-        if resume.room_id not in session.memberships or not session.can_stay:
-            raise NotResumedError(NotResumedReason.UNKNOWN)
+            raise self.unknown(resume)
+        _check(session, resume.room_id, owner_of(identity, claims))
         if not identity.grants.admit(resume.room_id):
             raise NotResumedError(NotResumedReason.OTHER_IDENTITY)
         return session
 
-    def _why_unknown(self, session_id: str) -> NotResumedReason:
-        if session_id in self._expired:
-            return NotResumedReason.EXPIRED
+    def unknown(self, resume: Resume) -> NotResumedError:
+        """Why there is no such session."""
+        session_id = resume.session_id or ""
+        if tag_of(session_id) in self._expired:
+            return NotResumedError(NotResumedReason.EXPIRED)
         found = _ID.fullmatch(session_id)
         is_elsewhere = found is not None and found[1] != self._replica
-        return NotResumedReason.OWNER_LOST if is_elsewhere else NotResumedReason.UNKNOWN
+        lost, unknown = NotResumedReason.OWNER_LOST, NotResumedReason.UNKNOWN
+        return NotResumedError(lost if is_elsewhere else unknown)
+
+    def check(self, session: Session, room_id: str, sought: Sought) -> str:
+        """Whether another replica may have it, as which peer it is; raises NotResumedError."""
+        if sought.owner is not None:
+            _check(session, room_id, sought.owner)
+        if not session.can_stay or tuple(session.memberships) != (room_id,):
+            raise NotResumedError(NotResumedReason.UNKNOWN)
+        resumption = _resumption_of(session)
+        resumption.missing(resumption.confirmed if sought.received is None else sought.received)
+        return session.memberships[room_id]
 
     # Between two connections
 
@@ -136,9 +168,16 @@ class Resuming:
             return False
         if len(self.away) >= self._most_away:
             return False
-        self.away[session] = None
         session.go_away()
-        self._tell(session, WentAway)
+        return self.keep_waiting(session)
+
+    def keep_waiting(self, session: Session) -> bool:
+        """The same of one that has no connection: nobody has taken it since it came here."""
+        if self._rooms.closing is not None:
+            return False
+        if session not in self.away:
+            self.away[session] = None
+            self._tell(session, WentAway)
         return True
 
     def _tell(self, session: Session, kind: type[WentAway | CameBack]) -> None:
@@ -165,14 +204,27 @@ class Resuming:
         """It is over."""
         if session.resumption is not None:
             self.away.pop(session, None)
-            del self._sessions[session.resumption.id]
+            self._sessions.pop(session.resumption.id, None)
             session.resumption.end()
+
+
+def tag_of(session_id: str) -> str:
+    """By what a session is found, and cannot be resumed: replicas tell it each other."""
+    return urlsafe_b64encode(sha256(session_id.encode(errors="replace")).digest()[:15]).decode()
 
 
 def owner_of(identity: Identity, claims: Authenticate) -> bytes:
     """Whose a session is: its token's subject. In open mode a token is no more than a text."""
     who = identity.subject if identity.verified else f"\0{claims.token or ''}"
     return sha256(who.encode(errors="replace")).digest()[:16]
+
+
+def _check(session: Session, room_id: str, owner: bytes) -> None:
+    """Whether it is this owner's, and in this room; raises NotResumedError."""
+    if not hmac.compare_digest(_resumption_of(session).owner, owner):
+        raise NotResumedError(NotResumedReason.OTHER_IDENTITY)
+    if room_id not in session.memberships or not session.can_stay:
+        raise NotResumedError(NotResumedReason.UNKNOWN)
 
 
 def _resumption_of(session: Session) -> Resumption:

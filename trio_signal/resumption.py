@@ -81,7 +81,7 @@ class Resumption:
     """What one session's client has not confirmed, on its way to whatever outbox there is."""
 
     __slots__ = (
-        *("_allowance", "_frames", "_limit", "_size", "confirmed", "id", "outbox"),
+        *("_allowance", "_frames", "_limit", "_size", "asked_at", "confirmed", "id", "outbox"),
         *("owner", "uncounted"),
     )
 
@@ -97,13 +97,16 @@ class Resumption:
     ) -> None:
         """Begin to count: what is put from now on, and what the client says from now on.
 
-        Who resumes the session has to know `id_`, and be `owner`. It keeps `limit` bytes at most.
+        Who resumes the session has to know of what `id_` is the tag, and be `owner`. It keeps
+        `limit` bytes at most.
         Of what the client has said, so many messages are `uncounted`.
         """
         self.id = id_
         self.owner = owner
         self.outbox = outbox
         self.uncounted = uncounted
+        #: When the client asked last to go on with it, by a clock that all replicas share.
+        self.asked_at = 0.0
         #: How many messages the client has confirmed.
         self.confirmed = 0
         self._limit = limit
@@ -133,19 +136,23 @@ class Resumption:
         frames = self._frames
         if frames is not None:
             frames.append(frame)
-            size, allowance = len(frame), self._allowance
+            size = len(frame)
             self._size += size
-            allowance.used += size
-            if (
-                self._size > self._limit
-                or len(frames) > MOST_MESSAGES
-                or (
-                    allowance.used > allowance.most
-                    and self._size > allowance.most // allowance.sessions
-                )
-            ):
+            self._allowance.used += size
+            if self._is_too_much(frames):
                 self._forget()
         return self.outbox.put(frame)
+
+    def _is_too_much(self, frames: list[bytes]) -> bool:
+        allowance = self._allowance
+        return (
+            self._size > self._limit
+            or len(frames) > MOST_MESSAGES
+            or (
+                allowance.used > allowance.most
+                and self._size > allowance.most // allowance.sessions
+            )
+        )
 
     def _forget(self) -> None:
         self._frames = None
@@ -156,6 +163,21 @@ class Resumption:
         """Keep nothing more; the session is over. Only once."""
         self._forget()
         self._allowance.sessions -= 1
+
+    def give(self) -> tuple[bytes, ...] | None:
+        """What is to be handed over to another replica; None if there was too much."""
+        return tuple(self._frames) if self._frames is not None else None
+
+    def take(self, frames: tuple[bytes, ...], confirmed: int) -> None:
+        """Have what another replica kept before all that was put here."""
+        self.confirmed = confirmed
+        if self._frames is not None:
+            self._frames[:0] = frames
+            size = sum(map(len, frames))
+            self._size += size
+            self._allowance.used += size
+            if self._is_too_much(self._frames):
+                self._forget()
 
     def confirm(self, received: int) -> None:
         """The client has got so many messages; more than there were is not believed."""

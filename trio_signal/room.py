@@ -100,6 +100,10 @@ class Room:
                 found = member
         return found
 
+    def own_of(self, user_id: str) -> list[Member]:
+        """The peers of a user that are this replica's own."""
+        return [member for member in self.own.values() if member.user_id == user_id]
+
     def first_of(self, user_id: str, dialect: str) -> Member | None:
         """The peer of a user that joined first, of those that speak this dialect."""
         peers = self._users.get(user_id, {}).values()
@@ -239,7 +243,11 @@ class Room:
         Afterwards the room may be stale. The change may also have to wait for a snapshot.
         """
         event = change.event
-        if not self.numbering.accept(change) or event is None:
+        if not self.numbering.accept(change):
+            return []
+        if change.moved is not None and change.moved.replica != self.replica:
+            self.move(change.moved)
+        if event is None:
             return []
         if change.origin != self.replica:
             return self.apply(event)
@@ -278,6 +286,18 @@ class Room:
                 return self.stop_live(member.peer_id, event.at, event.cause)
         return [event]
 
+    def move(self, member: Member) -> None:
+        """Have a member that another replica answers for from now on; nobody is told of it."""
+        known = self.members.get(member.peer_id)
+        if known is not None and known.joined_at == member.joined_at:
+            self.entered.discard(member.peer_id)
+            self._put(member)
+
+    def take_over(self, member: Member) -> None:
+        """The same of a member that is this replica's own from now on."""
+        self.entered.add(member.peer_id)
+        self._put(member)
+
     def catch_up(
         self, snapshot: Snapshot, losses: int, at: str, *, patient: bool = False
     ) -> list[RoomEvent]:
@@ -304,6 +324,9 @@ class Room:
         if self.own:
             for event in reconcile(self.id, old, new, at):
                 events += self.apply(event)
+            for peer_id, member in new.items():
+                if peer_id in old and member.replica != self.members[peer_id].replica:
+                    self.move(member)
             self._sort_live()
         else:
             self.restore(new.values())

@@ -19,6 +19,7 @@ class Rooms(dict[str, LocalRoom]):
         """Begin without any."""
         super().__init__()
         self._bus = bus
+        self.replica = bus.replica
         self._metrics = metrics
         #: Whether the server is about to stop, and is to get no more clients.
         self.is_stopping = False

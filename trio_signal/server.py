@@ -176,6 +176,7 @@ async def open_server(settings: Settings, sharing: Sharing | None = None) -> Asy
             ("the flusher", hub.flusher.run),
             ("the event loop's rounds", rounds.run),
             ("reporting who is online", hub.online.run),
+            *([("moving sessions", hub.handover.run)] if hub.handover else []),
             ("the peerjs mailbox", hub.names.run),
         ):
             background.start_soon(supervise, name, task)

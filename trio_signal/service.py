@@ -198,7 +198,7 @@ class Service:
         session.lease.authenticated()
         info = ServerInfo(ice_servers(self.settings, identity.user_id), self.settings.heartbeat)
         if claims.resume is not None:
-            if self._resume(session, identity, claims, claims.resume):
+            if await self._resume(session, identity, claims, claims.resume):
                 return
             if self.hub.resuming.grace > 0:
                 info = replace(info, session=self.hub.resuming.open(session, identity, claims))
@@ -209,7 +209,7 @@ class Service:
         # Not before the client has heard that it is in: it may be warned at once.
         self._watch_expiry(session, identity)
 
-    def _resume(
+    async def _resume(
         self, newcomer: Session, identity: Identity, claims: Authenticate, resume: Resume
     ) -> bool:
         """Let a client go on with the session that it had before; whether it does."""
@@ -221,7 +221,7 @@ class Service:
             newcomer.tell(NotResumed(NotResumedReason.UNKNOWN))
             return False
         try:
-            resumed = self.hub.resuming.resume(newcomer, identity, claims, resume)
+            resumed = await self.hub.resume(newcomer, identity, claims, resume)
         except NotResumedError as error:
             if error.reason in _GUESSED:
                 lease.failed_to_resume(now)

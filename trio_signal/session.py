@@ -154,6 +154,16 @@ class Session(Participant):
         if self.resumption is not None:
             self.resumption.outbox = NOWHERE
 
+    def give_up(self) -> None:
+        """Be without a connection or a task: another replica goes on. Does not block."""
+        if self.stay is not None:
+            self.stay.participant = None
+            self.stay = None
+        if self._scope is not None:
+            self._scope.cancel(reason="another replica carries the session on")
+        self._scope = None
+        self.go_away()
+
     def go_on(self, newcomer: "Session") -> None:
         """Be carried by the connection of a newcomer, which is the same client. Does not block.
 
@@ -303,6 +313,11 @@ class Session(Participant):
     def dialect_name(self) -> str:
         """What its client speaks."""
         return self.dialect.name
+
+    @property
+    def session_tag(self) -> str:
+        """By what it is found if its client can resume it; else empty."""
+        return self.resumption.id if self.resumption is not None else ""
 
     @property
     def resumes(self) -> Resumes:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 
 import trio
+from msgspec.structs import replace
 
 from trio_signal.bus import Bus, Undelivered
 from trio_signal.clock import utc_now
@@ -38,7 +39,9 @@ class Signals:
         )
         if target is None:
             self._rooms.tell(peer, room, [signal])
-        elif (local := room.peers.get(target.peer_id)) is not None:
+        elif (local := room.peers.get(target.peer_id)) is not None and (
+            not self._bus.following or (room.id, target.peer_id) not in self._bus.following
+        ):
             if local.negotiations is None:
                 local.hear(signal)
             else:
@@ -69,6 +72,9 @@ class Signals:
         room = self._rooms.get(signal.room_id)
         sender = room.peers.get(signal.sender.peer_id) if room is not None else None
         if sender is None:
+            known = room.members.get(signal.sender.peer_id) if room is not None else None
+            if known is not None and known.joined_at == signal.sender.joined_at:
+                self._bus.send(known.replica, Undelivered(replace(signal, sender=known)))
             return
         command = Signal(
             room_id=signal.room_id,

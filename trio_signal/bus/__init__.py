@@ -35,6 +35,7 @@ from typing import Annotated, NamedTuple, Protocol
 import trio
 from msgspec import Meta, Struct
 
+from trio_signal.bus.handover import HandoverBus
 from trio_signal.bus.names import Letter, NameBus, NameClaimed, Receipt
 from trio_signal.messages.commands import LeaveCause
 from trio_signal.messages.events import (
@@ -48,6 +49,7 @@ from trio_signal.messages.events import (
     Signalled,
     UserChanged,
 )
+from trio_signal.messages.handover import NotGiven, Parcel
 from trio_signal.messages.identity import Member, Name, Revision
 from trio_signal.messages.records import RoomCount
 from trio_signal.metrics import Histogram
@@ -147,6 +149,8 @@ Direct = (
     | Letter
     | Receipt
     | NameClaimed
+    | Parcel
+    | NotGiven
 )
 Broadcast = PrivateEvent | UserChanged | Moved | OnlineHere
 Delivery = RoomChanged | Published | RoomsKept | ReplicaLost | Direct | Broadcast
@@ -304,6 +308,19 @@ class Bus(Protocol):
     @property
     def names(self) -> NameBus:
         """Who has which name, of which rooms know nothing either."""
+        ...
+
+    @property
+    def handover(self) -> HandoverBus | None:
+        """How sessions move to other replicas; None where there is one replica only."""
+        ...
+
+    @property
+    def following(self) -> Collection[tuple[str, str]]:
+        """Rooms and peers of them whose signals wait: some are under way to where the peer was.
+
+        To these, signals are sent by `send` also if they are of this replica.
+        """
         ...
 
     @property

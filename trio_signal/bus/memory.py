@@ -20,6 +20,7 @@ from trio_signal.bus import (
     Undelivered,
     count_of,
 )
+from trio_signal.bus.handover import HandoverBus
 from trio_signal.bus.holds import LOCK_SECONDS, Holds, digest_of, digest_of_user
 from trio_signal.bus.names import Holder, NameClaimed, Names
 from trio_signal.clock import utc_now
@@ -151,6 +152,8 @@ class MemoryBus:
         """Join `network`, or be alone."""
         self.replica = replica
         self.board: Board | None = None
+        self.handover: HandoverBus | None = None
+        self.following: Collection[tuple[str, str]] = ()
         self._network = network or MemoryNetwork()
         self._network.replicas[replica] = self
         self.names = MemoryNames(self, self._network)

@@ -83,6 +83,11 @@ class Dialect(ABC):
     def at(cls, path: Sequence[str], query: Mapping[str, str]) -> Self | None:
         """A dialect for a new connection to this path, if it is one of this dialect's."""
 
+    @classmethod
+    def carried_on(cls, room_id: str) -> Self | None:
+        """A dialect for a session of another replica that goes on here; None if none can."""
+        return None
+
     @abstractmethod
     def opened(self, peer_id: str) -> Iterable[Action]:
         """The WebSocket is open; `peer_id` is new, and nobody can guess it."""

@@ -394,6 +394,11 @@ class MeshDialect(Dialect):
                 return cls(room_id)
         return None
 
+    @classmethod
+    def carried_on(cls, room_id: str) -> Self:
+        """One that has said all that comes before the room."""
+        return cls(room_id)
+
     def opened(self, peer_id: str) -> Iterable[Action]:
         """Ask who it is."""
         self._peer_id = peer_id

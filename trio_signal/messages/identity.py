@@ -156,6 +156,8 @@ class Member(Struct, frozen=True):
     reserved: bool = False
     #: What its replica understands: `WIRE` if it confirms signals. Version 0.1 does not say.
     wire: int = 1
+    #: By what its session is found, if it can be resumed; its id cannot be found out from that.
+    session: Name = ""
 
 
 class Announcement(Struct, frozen=True):

@@ -26,6 +26,7 @@ from trio_signal.bus.announcements import RedisBoard
 from trio_signal.bus.redis.direct import DirectSignals
 from trio_signal.bus.redis.directory import Directory, in_order
 from trio_signal.bus.redis.feed import Feed, Feeds
+from trio_signal.bus.redis.handover import RedisHandover
 from trio_signal.bus.redis.keeping import KeptHolds
 from trio_signal.bus.redis.lease import PATIENCE, Lease
 from trio_signal.bus.redis.names import RedisNames
@@ -75,8 +76,8 @@ logger = logging.getLogger(__name__)
 JOIN_TIMEOUT = 3.0
 #: Seconds between two messages to itself by which a replica without rooms measures the way.
 IDLE_ECHO = 10.0
-#: How many rooms are counted at a time, while Redis does nothing else.
-_COUNTED_AT_ONCE = 100
+#: How many rooms are counted at a time.
+_COUNTED = 100
 
 
 class RedisBus:
@@ -109,13 +110,14 @@ class RedisBus:
         #: Seconds between two looks at the leases; an idle replica costs a metered Redis little.
         self._pause, self._idle_pause = min(lease / 3, 1.0), lease / 3
         self._leased = trio.Event()
-        self._recovery = Recovery(redis, self._feeds, self._directory, self._lease, self._tell)
+        parts = redis, self._feeds, self._directory, self._lease
+        self._recovery = Recovery(*parts, self._tell)
         self.holds = KeptHolds(redis, self._directory, replica, self._channels[2])
         self._missing = 0  # changes that did not come, as their numbers say
         self._delivery = Histogram()
-        self._direct = DirectSignals(
-            redis, self._feeds, self._directory, self._lease, self._hand_over
-        )
+        self._direct = DirectSignals(*parts, self._hand_over)
+        self.following = self._direct.following
+        self.handover = RedisHandover(*parts, self._recovery, self._direct)
         self._deliver: Deliver = lambda delivery: None
 
     @property
@@ -285,11 +287,14 @@ class RedisBus:
             room.numbering.lose_step()
             self._feeds.mark_stale(room.id)
             return
+        if self.handover.hear(feed, change):
+            return
         if not change.seq:
             if room.own and event is not None and change.origin != self.replica:
                 self._hand_over(RoomChanged(room.id, room.apply(event)))
             return
         has_members_here, was_in_step = bool(room.own), room.numbering.in_step
+        is_next = was_in_step and change.seq > room.numbering.seq
         events = room.follow(change)
         missed = was_in_step and not room.numbering.in_step
         self._missing += missed and event is not None
@@ -297,13 +302,15 @@ class RedisBus:
         if missed or (isinstance(event, Left) and event.member.peer_id in room.own):
             self._feeds.mark_stale(room.id)
         self._tell(feed, events, has_members_here)
+        if change.moved is not None and is_next and not missed:
+            self.handover.move(feed, change.origin, change.moved)
 
     def _tell(self, feed: Feed, events: Sequence[RoomEvent], has_members_here: bool) -> None:
         """Deliver what others have changed in a room, and write of it what is ours to write."""
         room = feed.room
         for event in events:
             if isinstance(event, ProfileChanged):
-                self._directory.change(room.id, _peers_of(room, event.member.user_id), None)
+                self._directory.change(room.id, room.own_of(event.member.user_id), None)
         if has_members_here and (events or not room.own):
             self._hand_over(RoomChanged(room.id, events))
         feed.note_progress()
@@ -322,10 +329,7 @@ class RedisBus:
         Redis decides. Without it the peers of one replica go on, and it is told when it is back.
         """
         room_id, peer_id, channel = room.id, member.peer_id, self._directory.room(room.id)
-        feed = self._feeds.get(room_id)
-        if feed is None:
-            feed = self._feeds[room_id] = Feed(room)
-            self.redis.pubsub.subscribe(channel)
+        feed = self.handover.feed_of(room)
         async with feed.turns.setdefault(peer_id, trio.Lock()):
             # Until it is let in, a restore leaves it in the directory if it is there.
             feed.entering[peer_id] = member
@@ -372,6 +376,7 @@ class RedisBus:
 
     def publish(self, event: RoomEvent) -> None:
         """Tell the room's other replicas, and bring the directory up to date."""
+        self.handover.note(event)
         match event:
             case Left():
                 self.holds.known.reserve(event.room_id, event.member, trio.current_time())
@@ -381,8 +386,8 @@ class RedisBus:
             case ProfileChanged(member=member):
                 feed = self._feeds.get(event.room_id)
                 if feed is not None:
-                    peers = _peers_of(feed.room, member.user_id)
-                    self._directory.change(event.room_id, peers, event)
+                    own = feed.room.own_of(member.user_id)
+                    self._directory.change(event.room_id, own, event)
             case _:  # changes nothing that is kept: it is not numbered, and may be lost
                 told = encode(Change(0, self.replica, event))
                 self.redis.send_nowait("PUBLISH", self._directory.room(event.room_id), told)
@@ -427,8 +432,8 @@ class RedisBus:
     async def count_members(self, room_ids: Sequence[str]) -> list[RoomCount]:
         """How many are in these rooms; those in which nobody is are left out."""
         counts: list[RoomCount] = []
-        for begin in range(0, len(room_ids), _COUNTED_AT_ONCE):
-            some = room_ids[begin : begin + _COUNTED_AT_ONCE]
+        for begin in range(0, len(room_ids), _COUNTED):
+            some = room_ids[begin : begin + _COUNTED]
             try:
                 counts += await self._directory.count(some)
             except RedisError:
@@ -443,8 +448,3 @@ class RedisBus:
             return await self.redis.scard(key) - await self.redis.sismember(key, LOBBY)
         except RedisError:
             return sum(not is_internal(room_id) for room_id in self._feeds)
-
-
-def _peers_of(room: Room, user_id: str) -> list[Member]:
-    """The peers of a user that are this replica's own."""
-    return [member for member in room.own.values() if member.user_id == user_id]

@@ -1,9 +1,11 @@
 """What one replica tells another alone; signals are confirmed, or given up: see `receipts`."""
 
 from collections.abc import Callable
+from itertools import chain
 from typing import NoReturn, assert_never
 
 import trio
+from msgspec.structs import replace
 
 from trio_signal.bus import Delivery, Direct, Undelivered
 from trio_signal.bus.redis.directory import Directory
@@ -36,6 +38,17 @@ _FORGET = 60.0
 MOST_REPLICAS = 1000
 
 
+class Following:
+    """Signals to a peer that has moved, while some to where it was are not confirmed."""
+
+    def __init__(self, origin: str) -> None:
+        """Begin to wait for what is under way to `origin`."""
+        self.origin = origin
+        #: Those that came back, and those that were said since.
+        self.returned: list[Signalled] = []
+        self.waiting: list[Signalled] = []
+
+
 class DirectSignals:
     """Those of one replica. Nothing but `run` blocks."""
 
@@ -64,6 +77,8 @@ class DirectSignals:
         self._due = float("inf")
         #: Signals of ours that came back, since the start.
         self.lost = 0
+        #: By room and peer: those that wait for what went to where the peer was before it moved.
+        self.following: dict[tuple[str, str], Following] = {}
 
     @property
     def unconfirmed(self) -> int:
@@ -76,7 +91,13 @@ class DirectSignals:
         """Tell one replica; a signal that is not delivered comes back."""
         target = delivery.target if isinstance(delivery, Signalled) else None
         if isinstance(delivery, Signalled) and target is not None and target.wire >= WIRE:
-            self._send(replica, target.peer_id, delivery)
+            following = self.following.get((delivery.room_id, target.peer_id))
+            if following is not None:
+                following.waiting.append(delivery)
+            elif replica == self._replica:
+                self._deliver(delivery)
+            else:
+                self._send(replica, target.peer_id, delivery)
             return
 
         def check(receivers: object) -> None:
@@ -108,6 +129,7 @@ class DirectSignals:
                 back = outgoing.take(number)
                 if back is not None:
                     self._lose([back])
+                    self._send_what_waited(replica)
 
         told = encode(
             Numbered(
@@ -121,6 +143,7 @@ class DirectSignals:
                 signal.sender.peer_id,
                 target,
                 signal.wire_type,
+                signal.sender.session,
             )
         )
         channel = self._directory.key("replica", replica)
@@ -135,6 +158,56 @@ class DirectSignals:
         self._incoming.pop(replica, None)
         if outgoing is not None:
             self._lose(outgoing.give_up(float("inf")))
+            self._send_what_waited(replica)
+
+    # Peers that move
+
+    def follow(self, room_id: str, peer_id: str, origin: str) -> None:
+        """A peer has moved: what is under way to where it was goes first, and what comes then."""
+        outgoing = self._outgoing.get(origin)
+        is_under_way = outgoing is not None and outgoing.has(room_id, peer_id)
+        if is_under_way and (room_id, peer_id) not in self.following:
+            self.following[room_id, peer_id] = Following(origin)
+
+    def has_from(self, room_id: str, peer_id: str) -> bool:
+        """Whether any signal of this peer is under way, or waits."""
+        waiting = (s for each in self.following.values() for s in each.returned + each.waiting)
+        sent = (s for outgoing in self._outgoing.values() for s in outgoing.signals())
+        return any(
+            s.room_id == room_id and s.sender.peer_id == peer_id for s in chain(sent, waiting)
+        )
+
+    def _return(self, origin: str, signals: list[Signalled]) -> None:
+        """A replica has not delivered these: their targets are gone, or have moved."""
+        for signal in signals:
+            target = signal.target
+            if target is None:
+                continue
+            following = self.following.get((signal.room_id, target.peer_id))
+            if following is not None and following.origin == origin:
+                following.returned.append(signal)
+                continue
+            room = self._room(signal.room_id)
+            known = room.members.get(target.peer_id) if room is not None else None
+            if known is None or known.replica == origin or known.joined_at != target.joined_at:
+                self._lose([signal])
+            else:
+                self.send(known.replica, replace(signal, target=known))
+
+    def _send_what_waited(self, origin: str) -> None:
+        """Nothing more is under way to where some peers were."""
+        outgoing = self._outgoing.get(origin)
+        for (room_id, peer_id), following in list(self.following.items()):
+            if following.origin != origin or (outgoing and outgoing.has(room_id, peer_id)):
+                continue
+            del self.following[room_id, peer_id]
+            room = self._room(room_id)
+            target = room.members.get(peer_id) if room is not None else None
+            for signal in following.returned + following.waiting:
+                if target is None:
+                    self._lose([signal])
+                else:
+                    self.send(target.replica, replace(signal, target=target))
 
     def _lose(self, signals: list[Signalled]) -> None:
         self.lost += len(signals)
@@ -153,7 +226,10 @@ class DirectSignals:
             case Confirmed():
                 outgoing = self._outgoing.get(direct.origin)
                 if outgoing is not None:
-                    self._lose(outgoing.confirm(direct.upto, frozenset(direct.refused)))
+                    self._return(
+                        direct.origin, outgoing.confirm(direct.upto, frozenset(direct.refused))
+                    )
+                    self._send_what_waited(direct.origin)
             case Asked():
                 incoming = self._incoming_of(direct.origin, max(direct.base, 1))
                 if incoming is None:
@@ -235,6 +311,7 @@ class DirectSignals:
             for replica, outgoing in list(self._outgoing.items()):
                 if now >= reading_until:
                     self._lose(outgoing.give_up(now))
+                    self._send_what_waited(replica)
                 if outgoing.should_ask(now):
                     self._publish(replica, Asked(self._replica, outgoing.base))
             self._due = now + CONFIRMING if self._is_busy(now) else float("inf")

@@ -5,7 +5,7 @@ step. Anybody may write to Redis: what cannot be read is dropped, and the room i
 the `suspects`, which are compared soon.
 """
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import trio
@@ -67,6 +67,7 @@ class Scripts:
         self.leave = register("reserve", "leave")
         self.ban = register("ban")
         self.change = register("change")
+        self.move = register("move")
         self.restore = register("reserve", "restore")
         self.snapshot = register("snapshot")
         self.count = register("count")
@@ -337,6 +338,13 @@ class Directory:
             args += _entry(member)
         if len(args) > 3:
             self._run(self.scripts.change, room_id, args)
+
+    def move(self, room_id: str, member: Member, on_reply: Callable[[object], None]) -> bool:
+        """Let a member of ours be that of another replica; as `Redis.send_nowait`."""
+        keys = [*self.room_keys(room_id), self.key("replicas"), self.key("owned", member.replica)]
+        args: list[Argument] = [self.replica, room_id, member.peer_id, encode(member)]
+        args += (member.replica, self.room(room_id))
+        return self.scripts.move.send_nowait(keys, args, on_reply=on_reply)
 
     def ban(self, room_id: str, digest: str, seconds: float) -> None:
         """Keep somebody out of a room. Does not block."""

@@ -1,23 +1,59 @@
 """Feed: what one replica knows, besides the members, of how a room comes to it from Redis."""
 
+from collections import deque
 from weakref import WeakValueDictionary
 
 import trio
 
+from trio_signal.bus.redis.wire import encode
 from trio_signal.messages.events import (
     Joined,
     Left,
     ProfileChanged,
+    RoomEvent,
     Signalled,
     StoppedLive,
     WentLive,
 )
+from trio_signal.messages.handover import Sought
 from trio_signal.messages.identity import Member
 from trio_signal.presence import Change
 from trio_signal.room import Room
 
 #: What changes who is in a room, or who is live: these are numbered.
 _NUMBERED = (Joined, Left, WentLive, StoppedLive, ProfileChanged)
+
+
+class Search:
+    """A session that is sought, and what of this replica's own events it may have missed.
+
+    They are those that Redis has had after the member's move, by the order in which they come
+    back. So they are noted from the first question on, which comes back before all of them.
+    """
+
+    def __init__(self, sought: Sought, losses: int) -> None:
+        """Note what is published from now on; `losses` is how often the room lost step."""
+        self.sought = sought
+        self.losses = losses
+        #: Whether the question has come back.
+        self.is_heard = False
+        self._published: deque[tuple[bytes, RoomEvent]] = deque()
+
+    def note(self, event: RoomEvent) -> None:
+        """An event of this replica is on its way."""
+        self._published.append((encode(event), event))
+
+    def take_back(self, event: RoomEvent) -> None:
+        """It has come back; those before it never will."""
+        told = encode(event)
+        if self.is_heard and any(told == published for published, _ in self._published):
+            while self._published.popleft()[0] != told:
+                pass
+
+    @property
+    def missed(self) -> list[RoomEvent]:
+        """Those that have not come back."""
+        return [event for _, event in self._published]
 
 
 class Feed:
@@ -33,7 +69,18 @@ class Feed:
         self.entering: dict[str, Member] = {}
         #: The last number that was seen by asking, and when (Trio's clock).
         self.seen = (0, 0.0)
+        #: By their tags: sessions that are sought, in other replicas.
+        self.sought: dict[str, Search] = {}
+        #: Those of this replica that are being given up.
+        self.given: set[str] = set()
+        #: Is held by who waits for the room to be in step, to seek one.
+        self.catching_up = trio.Lock()
         self._progress = trio.lowlevel.ParkingLot()
+
+    async def wait_moved(self) -> None:
+        """Wait until no session is about to come or go, which relies on the room's step."""
+        while (self.sought or self.given) and self.room.numbering.in_step:
+            await self._progress.park()
 
     def note_progress(self) -> None:
         """Wake those who wait for the room to get somewhere."""
@@ -49,7 +96,9 @@ class Feed:
         """Whether this may be, as far as one sees: of our own peers nobody else tells."""
         event, room = change.event, self.room
         if event is None:
-            return change.seq > 0
+            if change.sought is not None:
+                return not change.seq and change.sought.replica == change.origin
+            return change.seq > 0 and (change.moved is None or self._may_move(change))
         if event.room_id != room.id:
             return False
         if not change.seq:
@@ -62,6 +111,14 @@ class Feed:
         # Somebody may have joined in place of a peer of ours; the directory has let it.
         is_ours = event.member.peer_id in room.own and change.origin != room.replica
         return isinstance(event, Joined) or not is_ours
+
+    def _may_move(self, change: Change) -> bool:
+        """A member is moved by the replica that has it, and ours by nobody else."""
+        moved = change.moved
+        if moved is None or moved.replica == change.origin:
+            return False
+        known = self.room.members.get(moved.peer_id)
+        return known is None or known.replica == change.origin
 
 
 class Feeds(dict[str, Feed]):

@@ -65,6 +65,17 @@ class Outgoing:
         """All before this number are confirmed, or given up."""
         return next(iter(self._unconfirmed), self.number + 1)
 
+    def has(self, room_id: str, peer_id: str) -> bool:
+        """Whether any of them is for this peer."""
+        return any(
+            signal.room_id == room_id and signal.target and signal.target.peer_id == peer_id
+            for signal in self.signals()
+        )
+
+    def signals(self) -> Iterator[Signalled]:
+        """Those that are not confirmed."""
+        return (sent.signal for sent in self._unconfirmed.values())
+
     def add(self, signal: Signalled, now: float) -> int:
         """Number a signal that is about to be sent; 0 if too much is under way."""
         size = len(memoryview(signal.payload))
@@ -190,4 +201,7 @@ class Incoming:
 def _is_known(room: Room, came: Numbered) -> bool:
     """Whether the room is as it was where this was sent, as far as it matters."""
     sender = room.members.get(came.sender)
-    return room.numbering.in_step and sender is not None and sender.replica == came.origin
+    if sender is None or not room.numbering.in_step:
+        return False
+    # Its session may have moved since it said this.
+    return sender.replica == came.origin or bool(came.session and came.session == sender.session)

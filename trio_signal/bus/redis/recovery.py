@@ -38,6 +38,8 @@ COMPARED = 500
 #: The same of a replica without rooms: a metered Redis is to cost it little.
 _IDLE = 30.0
 _ROOM_COST = 10
+#: Seconds for sessions that are about to come or go.
+_MOVED = 1.0
 #: Seconds for the other replicas to write their members of a room that was deleted.
 _WRITTEN = 2.5
 
@@ -123,7 +125,10 @@ class Recovery:
     async def restore(self, room_id: str) -> None:
         """Write our members of a stale room, and catch up with it. Raises RedisError."""
         feed = await self._subscribed_feed(room_id)
-        if room_id not in self._feeds.stale:
+        if feed is not None:
+            with trio.move_on_after(_MOVED):
+                await feed.wait_moved()
+        if self._feeds.get(room_id) is not feed or room_id not in self._feeds.stale:
             return  # another task was faster
         losses = 0
         if feed is not None:

@@ -43,6 +43,8 @@ class Numbered(Struct, frozen=True, tag="S", omit_defaults=True):
     sender: Name = field(name="f")
     target: Name = field(name="q")
     wire_type: Name = field(name="w", default="")
+    #: The sender's session, which may be at another replica by now.
+    session: Name = field(name="s", default="")
 
 
 class Confirmed(Struct, frozen=True, tag="C", omit_defaults=True):

@@ -1,0 +1,188 @@
+"""Sessions that move between replicas, as Redis carries that; see `trio_signal.bus.handover`."""
+
+import logging
+from collections.abc import Collection
+from contextlib import suppress
+
+import trio
+from msgspec.structs import replace
+
+from trio_signal.bus.handover import Mover
+from trio_signal.bus.redis.direct import DirectSignals
+from trio_signal.bus.redis.directory import Directory
+from trio_signal.bus.redis.feed import Feed, Feeds, Search
+from trio_signal.bus.redis.lease import Lease
+from trio_signal.bus.redis.recovery import Recovery
+from trio_signal.bus.redis.wire import encode
+from trio_signal.clock import utc_now
+from trio_signal.messages.events import Joined, Left, RoomEvent
+from trio_signal.messages.handover import NotGiven, Parcel, Sought
+from trio_signal.messages.identity import Member
+from trio_signal.presence import Change
+from trio_signal.redis import Redis, RedisError
+from trio_signal.room import Room
+
+logger = logging.getLogger(__name__)
+
+#: Seconds between two looks whether a peer's signals have arrived.
+_SETTLING = 0.005
+
+
+class RedisHandover:
+    """See `HandoverBus`. Nothing but what is `async` blocks."""
+
+    def __init__(
+        self,
+        redis: Redis,
+        feeds: Feeds,
+        directory: Directory,
+        lease: Lease,
+        recovery: Recovery,
+        direct: DirectSignals,
+    ) -> None:
+        """Take the other parts of the bus."""
+        self._redis = redis
+        self._feeds = feeds
+        self._directory = directory
+        self._lease = lease
+        self._recovery = recovery
+        self._direct = direct
+        self._replica = directory.replica
+        self._mover: Mover | None = None
+
+    def serve(self, mover: Mover) -> None:
+        """Have this one do what is to be done with the sessions of this replica."""
+        self._mover = mover
+
+    def time(self) -> float:
+        """Seconds of Redis's clock; 0 if that is not known yet."""
+        return self._lease.redis_time(trio.current_time())
+
+    # Seeking
+
+    async def find(self, room_id: str, session: str) -> Member | None:
+        """The member whose session has this tag."""
+        feed = self._feeds.get(room_id)
+        members: Collection[Member]
+        if feed is not None and feed.room.numbering.in_step:
+            await trio.lowlevel.checkpoint()
+            members = feed.room.members.values()
+        else:
+            members = await self._directory.members(room_id)
+        return next((member for member in members if member.session == session), None)
+
+    async def follow(self, room: Room) -> bool:
+        """Follow a room in which nobody of this replica need be; whether it is in step."""
+        feed = self.feed_of(room)
+        async with feed.catching_up:  # once for all: who is in step relies on it
+            if not room.numbering.in_step and self._redis.connected:
+                self._feeds.mark_stale(room.id)
+                with suppress(RedisError):
+                    await self._recovery.restore(room.id)
+                await feed.wait_reached(0)
+        return room.numbering.in_step
+
+    def feed_of(self, room: Room) -> Feed:
+        """The feed of a room, which is followed from now on."""
+        feed = self._feeds.get(room.id)
+        if feed is None:
+            feed = self._feeds[room.id] = Feed(room)
+            self._redis.pubsub.subscribe(self._directory.room(room.id))
+        return feed
+
+    def seek(self, room: Room, sought: Sought) -> None:
+        """Ask for a session, until it has arrived or `stop` is called."""
+        self._feeds[room.id].sought[sought.session] = Search(sought, room.numbering.losses)
+        self._ask(room.id, sought)
+
+    def _ask(self, room_id: str, sought: Sought) -> None:
+        told = encode(Change(0, self._replica, sought=sought))
+        self._redis.send_nowait("PUBLISH", self._directory.room(room_id), told)
+
+    def stop(self, room_id: str, session: str) -> None:
+        """Want it no longer: if it comes all the same, it leaves the room."""
+        feed = self._feeds.get(room_id)
+        if feed is not None:
+            feed.sought.pop(session, None)
+            feed.note_progress()
+
+    # Giving up
+
+    def give(self, room: Room, member: Member, sought: Sought) -> None:
+        """Let the other replica have a member of ours."""
+        mover = self._mover
+        if mover is None:
+            return
+        feed = self._feeds[room.id]
+        feed.given.add(sought.session)
+        for peer_id, newcomer in feed.entering.items():
+            if peer_id in room.entered and peer_id not in room.own:
+                mover.joined(Joined(room.id, newcomer, first=False, peers=0, at=utc_now()))
+
+        def check(reply: object) -> None:
+            if reply != 1:
+                feed.given.discard(sought.session)
+                mover.failed(sought.session)
+
+        moved = replace(member, replica=sought.replica)
+        if not self._directory.move(room.id, moved, check):
+            check(0)
+
+    async def settle(self, room_id: str, peer_id: str) -> None:
+        """Wait until no signal of this peer is under way from here."""
+        while self._direct.has_from(room_id, peer_id):  # noqa: ASYNC110  it is over at once
+            await trio.sleep(_SETTLING)
+
+    def send(self, replica: str, told: Parcel | NotGiven) -> None:
+        """Tell the replica that seeks a session."""
+        self._redis.send_nowait("PUBLISH", self._directory.key("replica", replica), encode(told))
+
+    # What comes on the channel of a room, in its order
+
+    def note(self, event: RoomEvent) -> None:
+        """An event of this replica is on its way."""
+        feed = self._feeds.get(event.room_id)
+        if feed is not None:
+            for search in feed.sought.values():
+                search.note(event)
+
+    def hear(self, feed: Feed, change: Change) -> bool:
+        """Take in what comes of others' questions, and of ours; whether it is one."""
+        sought, event, is_ours = change.sought, change.event, change.origin == self._replica
+        if sought is not None:
+            if is_ours and (search := feed.sought.get(sought.session)) is not None:
+                search.is_heard = True
+            elif not is_ours and self._mover is not None:
+                self._mover.give(feed.room.id, sought)
+            return True
+        if is_ours and event is not None:
+            if not isinstance(event, Joined):
+                for search in feed.sought.values():
+                    search.take_back(event)
+            elif self._mover is not None and event.member.peer_id not in feed.room.own:
+                self._mover.joined(event)
+        return False
+
+    def move(self, feed: Feed, origin: str, member: Member) -> None:
+        """A member has moved, and the room is as it was told of that."""
+        room, mover = feed.room, self._mover
+        self._direct.follow(room.id, member.peer_id, origin)
+        if origin == self._replica:
+            feed.given.discard(member.session)
+            feed.note_progress()
+            if mover is not None:
+                mover.gone(member.session)
+            return
+        search = feed.sought.get(member.session)
+        if member.replica != self._replica:
+            if search is not None and search.is_heard:
+                self._ask(room.id, search.sought)
+        elif search is None or mover is None or search.losses != room.numbering.losses:
+            # Nobody here waits for it any more, or not all that it has missed is known.
+            left = Left(room.id, replace(member, live=None), last=False, peers=0, at=utc_now())
+            self._directory.leave(left)
+        else:
+            del feed.sought[member.session]
+            told = frozenset(feed.entering.keys() & room.entered - room.own.keys())
+            room.take_over(member)
+            mover.arrived(room.id, member, search.missed, told)

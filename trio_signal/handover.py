@@ -1,0 +1,423 @@
+"""Handover: sessions of this replica that go on at another one, and the other way round.
+
+See `trio_signal.bus.handover` for how replicas agree on that. Here a session that is given up has
+no task any more, and one that comes has a task of its own, until a connection takes it over.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Self
+from uuid import uuid4
+
+import trio
+from msgspec.structs import replace
+
+from trio_signal.alarm import Alarm
+from trio_signal.bus.handover import HandoverBus
+from trio_signal.clock import utc_now
+from trio_signal.dialects import DIALECTS
+from trio_signal.errors import CloseCode, NotResumedError
+from trio_signal.limits import ConnectionLease
+from trio_signal.local_room import LocalRoom
+from trio_signal.membership import Membership
+from trio_signal.messages.commands import Authenticate, Close, LeaveCause, Resume
+from trio_signal.messages.events import Joined, NotResumedReason, RoomEvent
+from trio_signal.messages.handover import NotGiven, Parcel, Sought
+from trio_signal.messages.identity import Identity, Member, ServerInfo, SessionInfo
+from trio_signal.metrics import Metrics
+from trio_signal.participant import Host, Participant, Stay
+from trio_signal.resuming import Resuming, owner_of, tag_of
+from trio_signal.resumption import NOWHERE
+from trio_signal.rooms import Rooms
+from trio_signal.session import Session
+
+logger = logging.getLogger(__name__)
+
+#: Seconds for a session to come from another replica.
+TIMEOUT = 1.0
+#: Seconds for what its client said to arrive, before it goes on elsewhere.
+_SETTLING = 0.5
+#: Seconds after which one that was given up and is still ours has left.
+_GIVEN_UP = 3.0
+_REPLACED = Close(CloseCode.TRY_AGAIN_LATER, "A newer connection goes on")
+
+
+class _Claimant:
+    """A connection that waits for its client's session; a context manager while it does."""
+
+    def __init__(self, number: int, asked_at: float) -> None:
+        #: Which came first, and when by the clock of all replicas.
+        self.number = number
+        self.asked_at = asked_at
+        #: Why it does not get it; None if it does, or another one that came later.
+        self.reason: NotResumedReason | None = None
+        self.is_chosen = False
+        self.decided = trio.Event()
+        self.gone = trio.Event()
+
+    def refuse(self, reason: NotResumedReason | None) -> None:
+        self.reason = reason
+        self.decided.set()
+
+    def choose(self) -> None:
+        self.is_chosen = True
+        self.decided.set()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.gone.set()
+
+
+class _Reception:
+    """A session on its way to this replica."""
+
+    def __init__(self, room_id: str, sought: Sought, session: Session) -> None:
+        self.room_id = room_id
+        self.sought = sought
+        self.session = session
+        self.claimants: list[_Claimant] = []
+        self.came = trio.Event()
+        self.outcome: Parcel | NotResumedReason | None = NotResumedReason.OWNER_LOST
+        #: Who seeks it next, while it is still under way to here.
+        self.next: Sought | None = None
+
+    def decide(self, outcome: Parcel | NotResumedReason | None) -> None:
+        self.outcome = outcome
+        self.came.set()
+
+
+class _Departure:
+    """A session that is being given up."""
+
+    def __init__(
+        self, session: Session, peer_id: str, room: LocalRoom, sought: Sought, *, away: bool
+    ) -> None:
+        self.session = session
+        self.peer_id = peer_id
+        self.room = room
+        self.sought = sought
+        self.was_away = away
+        #: The other replica has the member.
+        self.moved = trio.Event()
+
+
+class Handover:
+    """The sessions of one replica that come or go. Nothing but `resume` and `run` blocks."""
+
+    def __init__(
+        self,
+        host: Host,
+        participants: set[Participant],
+        rooms: Rooms,
+        membership: Membership,
+        resuming: Resuming,
+        metrics: Metrics,
+        bus: HandoverBus,
+    ) -> None:
+        """Take the parts of the hub; whoever made it runs it."""
+        self._host = host
+        self._participants = participants
+        self._rooms = rooms
+        self._membership = membership
+        self._resuming = resuming
+        self._metrics = metrics
+        self._bus = bus
+        self._nursery: trio.Nursery | None = None
+        #: By the session's tag.
+        self._receptions: dict[str, _Reception] = {}
+        self._departures: dict[str, _Departure] = {}
+        self._attempts = self._claims = 0
+        bus.serve(self)
+
+    async def run(self) -> None:
+        """Have tasks for the sessions that come and go; until cancelled."""
+        self._receptions.clear()
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            await trio.sleep_forever()
+
+    # Sessions that come
+
+    async def resume(
+        self, newcomer: Session, identity: Identity, claims: Authenticate, resume: Resume
+    ) -> Session:
+        """Let the connection of a newcomer carry its client's session.
+
+        If another replica has it, this blocks for `TIMEOUT`, or a little longer, at most.
+        Raises NotResumedError.
+        """
+        tag, asked_at = tag_of(resume.session_id or ""), self._bus.time()
+        self._claims = number = self._claims + 1
+        if self._resuming.has(tag):
+            return self._resume(asked_at, newcomer, identity, claims, resume)
+        if tag not in self._receptions:
+            member = await self._bus.find(resume.room_id, tag)
+            if self._resuming.has(tag):
+                return self._resume(asked_at, newcomer, identity, claims, resume)
+            if tag not in self._receptions:
+                if member is None:
+                    raise self._resuming.unknown(resume)
+                self._begin(
+                    *(resume.room_id, member, newcomer.lease),
+                    *(asked_at, owner_of(identity, claims), resume.received),
+                )
+        with _Claimant(number, asked_at) as claimant:
+            self._receptions[tag].claimants.append(claimant)
+            await claimant.decided.wait()
+            # It may have been given up to a newer connection elsewhere, just now.
+            if claimant.is_chosen and self._resuming.has(tag):
+                return self._resume(asked_at, newcomer, identity, claims, resume)
+        if claimant.reason is not None:
+            self._metrics.not_resumed[claimant.reason] += 1
+            raise NotResumedError(claimant.reason)
+        newcomer.close(_REPLACED)
+        return newcomer
+
+    def _resume(
+        self,
+        asked_at: float,
+        newcomer: Session,
+        identity: Identity,
+        claims: Authenticate,
+        resume: Resume,
+    ) -> Session:
+        """Let it carry the session, which is here by now."""
+        session = self._resuming.resume(newcomer, identity, claims, resume)
+        if session.resumption is not None:
+            session.resumption.asked_at = asked_at
+        return session
+
+    def _begin(
+        self,
+        room_id: str,
+        member: Member,
+        lease: ConnectionLease,
+        asked_at: float,
+        owner: bytes | None,
+        received: int | None,
+    ) -> None:
+        """Seek the session of a member; raises NotResumedError if that cannot be."""
+        kind = DIALECTS.get(member.dialect)
+        dialect = kind.carried_on(room_id) if kind is not None else None
+        if dialect is None or self._nursery is None or self._rooms.closing is not None:
+            raise NotResumedError(NotResumedReason.OWNER_LOST)
+        self._attempts += 1
+        sought = Sought(
+            *(member.session, self._attempts, self._rooms.replica),
+            *(asked_at, owner, received),
+        )
+        session = Session(
+            uuid4().hex,
+            dialect,
+            NOWHERE,
+            Alarm(),
+            lease=lease,
+            metrics=self._metrics,
+        )
+        self._resuming.expect(session, member.session)
+        reception = self._receptions[member.session] = _Reception(room_id, sought, session)
+        self._nursery.start_soon(self._guard, reception, name="reception")
+
+    async def _guard(self, reception: _Reception) -> None:
+        try:
+            await self._receive(reception)
+        except Exception:
+            logger.exception("a session that came from another replica failed")
+            self._receptions.pop(reception.sought.session, None)
+            self._refuse(reception, NotResumedReason.OWNER_LOST)
+
+    async def _receive(self, reception: _Reception) -> None:
+        """The task of a session that comes: it leaves its room by the exit of a plain `with`."""
+        session, sought = reception.session, reception.sought
+        with Stay(self._host, session) as stay:
+            with (
+                self._rooms.entering(reception.room_id) as room,
+                trio.move_on_after(TIMEOUT),
+            ):
+                if await self._bus.follow(room):
+                    self._bus.seek(room, sought)
+                    await reception.came.wait()
+            del self._receptions[sought.session]
+            self._bus.stop(reception.room_id, sought.session)
+            if not isinstance(reception.outcome, Parcel) or not session.memberships:
+                reason = reception.outcome
+                lost = NotResumedReason.OWNER_LOST
+                self._refuse(reception, lost if isinstance(reason, Parcel) else reason)
+                return
+            self._unpack(session, reception.outcome)
+            if reception.next is not None:
+                self.give(reception.room_id, reception.next)
+            if stay.participant is None:
+                self._refuse(reception, None)
+                return
+            await self._admit(reception)
+            if stay.participant is None or not self._resuming.keep_waiting(session):
+                return
+            with trio.move_on_at(self._resuming.until(session)) as scope:
+                session.live_in(scope)
+                await trio.sleep_forever()
+            if stay.participant is not None:
+                session.pass_time(trio.current_time())
+                self._resuming.expire(session)
+
+    def _refuse(self, reception: _Reception, reason: NotResumedReason | None) -> None:
+        for claimant in reception.claimants:
+            claimant.refuse(reason)
+
+    def _unpack(self, session: Session, parcel: Parcel) -> None:
+        """Go on where the other replica has ended."""
+        session.id, session.identity = parcel.connection, parcel.identity
+        session.received, session.sent = parcel.received, session.sent + parcel.sent
+        session.deadlines.watch_expiry(parcel.identity)
+        resumption = session.resumption
+        if resumption is not None:
+            resumption.owner, resumption.uncounted = parcel.owner, parcel.uncounted
+            resumption.asked_at = parcel.at
+            resumption.take(parcel.frames, parcel.confirmed)
+            info = ServerInfo(session=SessionInfo(resumption.id, self._resuming.grace))
+            # Its dialect knows from then on that its client is in; what it says was said.
+            list(session.dialect.authenticated(parcel.identity, info, utc_now()))
+        self._resuming.take(session, away=parcel.away)
+
+    async def _admit(self, reception: _Reception) -> None:
+        """Let the newest connection that waits carry the session."""
+        waiting = [each for each in reception.claimants if not each.gone.is_set()]
+        waiting.sort(key=lambda claimant: claimant.number)
+        for claimant in waiting[:-1]:
+            claimant.refuse(None)
+        for claimant in waiting[-1:]:
+            claimant.choose()
+            await claimant.gone.wait()
+
+    def take(self, told: Parcel | NotGiven) -> None:
+        """What another replica says of a session that is sought here."""
+        reception = self._receptions.get(told.session)
+        if reception is None:
+            return
+        if isinstance(told, Parcel):
+            reception.decide(told)
+        elif told.attempt == reception.sought.attempt:
+            reception.decide(told.reason)
+
+    def arrived(
+        self, room_id: str, member: Member, missed: Sequence[RoomEvent], told: frozenset[str]
+    ) -> None:
+        """A member whose session is sought here is this replica's own."""
+        session, room = self._receptions[member.session].session, self._rooms[room_id]
+        room.admit(member.peer_id, session)
+        for peer_id in told:
+            room.told_elsewhere.setdefault(peer_id, set()).add(session)
+        for event in missed:
+            room.tell_late({member.peer_id: session}, event)
+
+    # Sessions that go
+
+    def give(self, room_id: str, sought: Sought) -> None:
+        """Give up a session that another replica seeks, if it is here."""
+        reception = self._receptions.get(sought.session)
+        if reception is not None and reception.session.memberships:
+            if 0 < sought.at < max((each.asked_at for each in reception.claimants), default=0):
+                self._bus.send(sought.replica, NotGiven(sought.session, sought.attempt, None))
+            else:
+                reception.next = sought
+            return
+        session = self._resuming.with_tag(sought.session)
+        if session is None or self._nursery is None:
+            return
+        resumption = session.resumption
+        if resumption is not None and 0 < sought.at < resumption.asked_at:
+            # It was asked for before the connection that has it now: that one is the newer.
+            self._bus.send(sought.replica, NotGiven(sought.session, sought.attempt, None))
+            return
+        try:
+            peer_id = self._resuming.check(session, room_id, sought)
+        except NotResumedError as error:
+            told = NotGiven(sought.session, sought.attempt, error.reason)
+            self._bus.send(sought.replica, told)
+            return
+        room = self._rooms[room_id]
+        was_away = self._resuming.release(session)
+        departure = _Departure(session, peer_id, room, sought, away=was_away)
+        self._departures[sought.session] = departure
+        self._participants.discard(session)
+        session.give_up()
+        room.joining += 1  # so that it is followed until the other replica has the member
+        room.depart(peer_id, session)
+        self._nursery.start_soon(self._watch, departure, name="departure")
+        self._bus.give(room, room.members[peer_id], sought)
+
+    async def _watch(self, departure: _Departure) -> None:
+        """Send the parcel when the member has moved; what is not heard of for too long has failed.
+
+        What the client said to others here is with them before: so nothing overtakes it there.
+        """
+        tag = departure.sought.session
+        with trio.move_on_after(_GIVEN_UP):
+            await departure.moved.wait()
+            with trio.move_on_after(_SETTLING):
+                await self._bus.settle(departure.room.id, departure.peer_id)
+            self._end(tag, self._pack)
+            return
+        self.failed(tag)
+
+    def joined(self, event: Joined) -> None:
+        """Sessions that are being given up are to be told of a newcomer of this replica."""
+        room = self._rooms.get(event.room_id)
+        if room is not None and room.departing and event.member.peer_id not in room.members:
+            room.tell_late(room.departing, replace(event, peers=len(room) + 1))
+
+    def gone(self, session: str) -> None:
+        """The member of one is the other replica's now: what its client lacks follows."""
+        departure = self._departures.get(session)
+        if departure is not None:
+            departure.moved.set()
+
+    def _pack(self, departure: _Departure) -> None:
+        session, sought = departure.session, departure.sought
+        resumption, identity = session.resumption, session.identity
+        frames = resumption.give() if resumption is not None else None
+        if resumption is None or identity is None or frames is None or session.closed_with:
+            reason = NotResumedReason.OVERFLOW if frames is None else NotResumedReason.UNKNOWN
+            told: Parcel | NotGiven = NotGiven(sought.session, sought.attempt, reason)
+        else:
+            told = Parcel(
+                session=sought.session,
+                connection=session.id,
+                identity=identity,
+                owner=resumption.owner,
+                received=session.received,
+                uncounted=resumption.uncounted,
+                sent=session.sent,
+                confirmed=resumption.confirmed,
+                frames=frames,
+                away=departure.was_away,
+                at=resumption.asked_at,
+            )
+        self._bus.send(sought.replica, told)
+
+    def failed(self, session: str) -> None:
+        """The other replica has not got one: it has left."""
+        self._end(session, self._leave)
+
+    def _leave(self, departure: _Departure) -> None:
+        for room_id in tuple(departure.session.memberships):
+            self._membership.leave(departure.session, room_id, LeaveCause.LOST)
+
+    def _end(self, tag: str, how: Callable[[_Departure], None]) -> None:
+        departure = self._departures.pop(tag, None)
+        if departure is None:
+            return
+        how(departure)
+        if departure.session.resumption is not None:
+            departure.session.resumption.end()
+        departure.session.end()
+        departure.room.joining -= 1
+        self._rooms.drop_if_empty(departure.room)
