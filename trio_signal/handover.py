@@ -348,7 +348,7 @@ class Handover:
         departure = _Departure(session, peer_id, room, sought, away=was_away)
         self._departures[sought.session] = departure
         self._participants.discard(session)
-        session.give_up()
+        session.go_away(for_good=True)
         room.joining += 1  # so that it is followed until the other replica has the member
         room.depart(peer_id, session)
         self._nursery.start_soon(self._watch, departure, name="departure")

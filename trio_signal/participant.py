@@ -58,6 +58,12 @@ class Stay:
             participant.stay, newcomer.stay = self, None
             self._hub.depart(newcomer)
 
+    def release(self) -> None:
+        """Have nobody any more: who was in it is looked after elsewhere."""
+        if self.participant is not None:
+            self.participant.stay = None
+            self.participant = None
+
     def __exit__(
         self,
         exc_type: type[BaseException] | None,
@@ -82,7 +88,7 @@ class Participant(ABC):
 
     __slots__ = (
         *("arrived", "closed_with", "id", "identity", "last_heard"),
-        *("left", "memberships", "negotiations", "owes", "stay", "to_rejoin"),
+        *("left", "memberships", "negotiations", "owes", "session_tag", "stay", "to_rejoin"),
     )
 
     def __init__(self, id_: str) -> None:
@@ -101,6 +107,8 @@ class Participant(ABC):
         self.to_rejoin: tuple[str, ...] = ()
         #: The rooms in which it was when it ended.
         self.left: tuple[str, ...] = ()
+        #: By what it is found on all replicas, if its client can resume it.
+        self.session_tag = ""
         #: At whose end it leaves its rooms.
         self.stay: Stay | None = None
         #: What it has still to settle with its counterparts, if it needs help with that.
@@ -150,11 +158,6 @@ class Participant(ABC):
     @property
     def dialect_name(self) -> str:
         """What its client speaks; empty if it needs no words."""
-        return ""
-
-    @property
-    def session_tag(self) -> str:
-        """By what it is found if its client can resume it; else empty."""
         return ""
 
     @property

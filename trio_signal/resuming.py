@@ -80,6 +80,7 @@ class Resuming:
         """Keep what its client is told, from now on; nobody can resume it yet."""
         resumption = Resumption(tag, b"", session.outbox, self._allowance, limit=self._limit)
         session.resumption = session.frames = resumption
+        session.session_tag = tag
         return resumption
 
     def take(self, session: Session, *, away: bool) -> None:

@@ -4,7 +4,7 @@ A replica has one of each room in which it has peers. Every change returns the e
 tell of it, in their order.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from msgspec.structs import replace
 
@@ -31,6 +31,10 @@ def renamed(member: Member, username: str, avatar_url: str | None) -> Member:
     if live is not None and live.username is not None and username != member.username:
         live = replace(live, username=None)
     return replace(member, username=username, avatar_url=avatar_url, live=live)
+
+
+def _any_live(members: Mapping[str, Member]) -> bool:
+    return any(member.live for member in members.values())
 
 
 class Room:
@@ -99,10 +103,6 @@ class Room:
             if member.peer_id != but and (found is None or member.live or not found.live):
                 found = member
         return found
-
-    def own_of(self, user_id: str) -> list[Member]:
-        """The peers of a user that are this replica's own."""
-        return [member for member in self.own.values() if member.user_id == user_id]
 
     def first_of(self, user_id: str, dialect: str) -> Member | None:
         """The peer of a user that joined first, of those that speak this dialect."""
@@ -192,10 +192,7 @@ class Room:
         if member.live is not None:
             same = member.live.media_type == live.media_type
             return News.AGAIN if same else News.CHANGED
-        return News.ANOTHER if self._is_live(member.user_id) else News.FIRST
-
-    def _is_live(self, user_id: str) -> bool:
-        return any(member.live for member in self._users[user_id].values())
+        return News.ANOTHER if _any_live(self._users[member.user_id]) else News.FIRST
 
     def stop_live(
         self, peer_id: str, at: str, cause: StopCause = StopCause.STOPPED
@@ -207,7 +204,7 @@ class Room:
         username = member.live.username if member.live is not None else None
         member = replace(member, live=None)
         self._put(member)
-        last = not self._is_live(member.user_id)
+        last = not _any_live(self._users[member.user_id])
         return [StoppedLive(self.id, member, last, cause, at, username)]
 
     def change_profile(self, peer_id: str, change: ChangeProfile, at: str) -> list[ProfileChanged]:
@@ -289,14 +286,12 @@ class Room:
     def move(self, member: Member) -> None:
         """Have a member that another replica answers for from now on; nobody is told of it."""
         known = self.members.get(member.peer_id)
-        if known is not None and known.joined_at == member.joined_at:
+        if member.replica == self.replica:
+            self.entered.add(member.peer_id)
+            self._put(member)
+        elif known is not None and known.joined_at == member.joined_at:
             self.entered.discard(member.peer_id)
             self._put(member)
-
-    def take_over(self, member: Member) -> None:
-        """The same of a member that is this replica's own from now on."""
-        self.entered.add(member.peer_id)
-        self._put(member)
 
     def catch_up(
         self, snapshot: Snapshot, losses: int, at: str, *, patient: bool = False

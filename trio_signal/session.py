@@ -146,23 +146,21 @@ class Session(Participant):
         """Whether it waits for a connection."""
         return self.outbox is NOWHERE and self.closed_with is None
 
-    def go_away(self) -> None:
-        """Be without a connection from now on; what its client is told is kept. Does not block."""
+    def go_away(self, *, for_good: bool = False) -> None:
+        """Be without a connection from now on; what its client is told is kept. Does not block.
+
+        If `for_good`, another replica goes on with it: it has no task any more.
+        """
+        if for_good and self.stay is not None:
+            self.stay.release()
+        if for_good and self._scope is not None:
+            self._scope.cancel(reason="another replica carries the session on")
+            self._scope = None
         self.closed_with = self.close_received = None
         self.outbox.release()
         self.outbox, self._alarm = NOWHERE, Alarm()
         if self.resumption is not None:
             self.resumption.outbox = NOWHERE
-
-    def give_up(self) -> None:
-        """Be without a connection or a task: another replica goes on. Does not block."""
-        if self.stay is not None:
-            self.stay.participant = None
-            self.stay = None
-        if self._scope is not None:
-            self._scope.cancel(reason="another replica carries the session on")
-        self._scope = None
-        self.go_away()
 
     def go_on(self, newcomer: "Session") -> None:
         """Be carried by the connection of a newcomer, which is the same client. Does not block.
@@ -313,11 +311,6 @@ class Session(Participant):
     def dialect_name(self) -> str:
         """What its client speaks."""
         return self.dialect.name
-
-    @property
-    def session_tag(self) -> str:
-        """By what it is found if its client can resume it; else empty."""
-        return self.resumption.id if self.resumption is not None else ""
 
     @property
     def resumes(self) -> Resumes:

@@ -310,7 +310,7 @@ class RedisBus:
         room = feed.room
         for event in events:
             if isinstance(event, ProfileChanged):
-                self._directory.change(room.id, room.own_of(event.member.user_id), None)
+                self._directory.change(room.id, feed.own_of(event.member.user_id), None)
         if has_members_here and (events or not room.own):
             self._hand_over(RoomChanged(room.id, events))
         feed.note_progress()
@@ -386,7 +386,7 @@ class RedisBus:
             case ProfileChanged(member=member):
                 feed = self._feeds.get(event.room_id)
                 if feed is not None:
-                    own = feed.room.own_of(member.user_id)
+                    own = feed.own_of(member.user_id)
                     self._directory.change(event.room_id, own, event)
             case _:  # changes nothing that is kept: it is not numbered, and may be lost
                 told = encode(Change(0, self.replica, event))

@@ -112,6 +112,10 @@ class Feed:
         is_ours = event.member.peer_id in room.own and change.origin != room.replica
         return isinstance(event, Joined) or not is_ours
 
+    def own_of(self, user_id: str) -> list[Member]:
+        """The peers of a user that are this replica's own."""
+        return [member for member in self.room.own.values() if member.user_id == user_id]
+
     def _may_move(self, change: Change) -> bool:
         """A member is moved by the replica that has it, and ours by nobody else."""
         moved = change.moved

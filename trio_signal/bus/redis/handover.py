@@ -184,5 +184,5 @@ class RedisHandover:
         else:
             del feed.sought[member.session]
             told = frozenset(feed.entering.keys() & room.entered - room.own.keys())
-            room.take_over(member)
+            room.move(member)
             mover.arrived(room.id, member, search.missed, told)
