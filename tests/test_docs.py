@@ -609,3 +609,32 @@ def test_the_site_has_each_call_and_message_of_the_documents() -> None:
     told = {word for heading in headings for word in words(heading)}
     assert {tag(struct) for name in DIALECTS for struct in DIALECTS[name].reader.structs} <= told
     assert {tag(struct) for name in DIALECTS for struct in outgoing(name) if tag(struct)} <= told
+
+
+# Code on the pages
+
+
+def blocks(language: str) -> list[Any]:
+    """The code in this language on all pages, each block as a parameter of a test."""
+    fence = re.compile(rf"^```{language}\n(.*?)^```", re.MULTILINE | re.DOTALL)
+    return [
+        pytest.param(code, id=f"{page.relative_to(ROOT)}:{number}")
+        for page in PAGES
+        for number, code in enumerate(fence.findall(page.read_text()))
+    ]
+
+
+@pytest.mark.parametrize("code", blocks("python"))
+def test_python_can_be_read_and_imports_what_is_there(code: str) -> None:
+    # What stands in a design's excerpt may be the body of something.
+    tree = compile(code, "page", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT | ast.PyCF_ONLY_AST)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and str(node.module).startswith("trio_signal"):
+            module = importlib.import_module(str(node.module))
+            assert [each.name for each in node.names if not hasattr(module, each.name)] == []
+
+
+@pytest.mark.parametrize("code", blocks("json"))
+def test_json_can_be_read(code: str) -> None:
+    for document in re.split(r"\n(?={)", code.strip()):
+        json.loads(document)

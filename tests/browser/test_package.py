@@ -13,6 +13,7 @@ import pytest
 from playwright.sync_api import Page, Route, expect
 
 from tests.browser.visitors import ELSEWHERE, Server, expect_all_playing
+from tests.test_docs import blocks
 from tools import bundle_browser_client
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -137,3 +138,18 @@ def test_the_demo_of_the_site_is_a_broadcast(visit: Visit, tmp_path: Path) -> No
     )
     expect(page.locator(".state")).to_have_text(["", "", ""])
     expect_all_playing(page, 3, "video")
+
+
+def test_javascript_on_all_pages_can_be_read() -> None:
+    codes = [param.values[0] for param in blocks("js")]
+    assert codes
+    check = """
+        const { SourceTextModule } = require('node:vm');
+        const codes = JSON.parse(require('node:fs').readFileSync(0));
+        for (const code of codes) new SourceTextModule(code);
+    """
+    command = ["node", "--no-warnings", "--experimental-vm-modules", "-e", check]
+    run = subprocess.run(
+        command, input=json.dumps(codes), capture_output=True, text=True, timeout=60
+    )
+    assert run.stderr == ""
