@@ -38,6 +38,7 @@ from trio_signal.room import Room
 LATER = "2026-11-20T10:15:31.456Z"
 VIDEO = Live("video", AT)
 AUDIO = Live("audio", AT)
+THEIRS = member().replica
 VIDEO_AGAIN = Live("video", LATER)
 EXCLUSIVE = Live("video", AT, exclusive=True)
 
@@ -393,6 +394,21 @@ def test_our_own_peer_is_taken_over() -> None:
     assert here.follow(change(12, joined(theirs))) == []
     assert here.others == by_peer([theirs])
     assert here.room.own.keys() == {"me"}
+
+
+@pytest.mark.parametrize(
+    ("written", "told"),
+    [
+        pytest.param({OURS}, [], id="they have not written theirs yet"),
+        pytest.param({OURS, THEIRS}, [left(member("p"))], id="they have, and this is not there"),
+    ],
+)
+def test_a_room_that_was_deleted(written: set[str], told: list[RoomEvent]) -> None:
+    here = here_with(member("p"), member("q"))
+    here.numbering.lose_step()
+    # One that has just joined there is no sign that the others were written.
+    snapshot = Snapshot(12, (member("q"),), frozenset(written))
+    assert here.catch_up(snapshot) == told
 
 
 def test_we_take_a_peer_over() -> None:

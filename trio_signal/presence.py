@@ -44,12 +44,12 @@ class Change(Struct, frozen=True):
 class Snapshot(Struct, frozen=True):
     """A room's members on all replicas, after the change numbered `seq`.
 
-    Of a room that was `deleted` just now the other replicas are about to write theirs.
+    Of a room that was deleted just now, `written` are the replicas that have written theirs since.
     """
 
     seq: int
     members: tuple[Member, ...]
-    deleted: bool = False
+    written: frozenset[str] | None = None
 
 
 class Numbering:

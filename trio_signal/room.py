@@ -301,19 +301,21 @@ class Room:
         `losses` is what it was when the snapshot was asked for. The room is in step
         afterwards, unless something is missing again. If `patient`, members of
         a replica of which the snapshot has none stay: it may be about to write them. Of a room
-        that was deleted all stay.
+        that was deleted those stay whose replica has not written it again.
         """
         if self.numbering.in_step or losses != self.numbering.losses:
             return []  # another one was faster
         self.entered = {m.peer_id for m in snapshot.members if m.replica == self.replica}
         old = {p: m for p, m in self.members.items() if p not in self.own}
         new = {m.peer_id: m for m in snapshot.members if m.replica != self.replica}
-        back = {member.replica for member in snapshot.members}
+        back = snapshot.written
+        if back is None:
+            back = frozenset(member.replica for member in snapshot.members)
+        waits = patient or snapshot.written is not None
         for peer_id, member in old.items():
-            is_back = member.replica in back and not snapshot.deleted
-            is_missing = peer_id not in new and not is_back
+            is_awaited = waits and member.replica not in back and peer_id not in new
             # One that we take over stays until its new connection is let in.
-            if peer_id in self.entered or (is_missing and (patient or snapshot.deleted)):
+            if peer_id in self.entered or is_awaited:
                 new[peer_id] = member
         events: list[RoomEvent] = []
         if self.own:

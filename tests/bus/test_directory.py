@@ -103,8 +103,9 @@ class Both:
         who = member(step.peer_id, step.replica, joined_at=joined_at)
         self.known.append(who)
         self.model.join(who)
-        _, records = await self.directories[step.replica].join(ROOM, who, CAPS, wanted=True)
-        assert {*self.any.read_members(ROOM, records or ())} == {*self.model.members.values()}
+        _, read_snapshot = await self.directories[step.replica].join(ROOM, who, CAPS, wanted=True)
+        assert read_snapshot is not None
+        assert {*read_snapshot().members} == {*self.model.members.values()}
 
     def change(self, verb: Verb, nth: int) -> None:
         who = self.known[nth]

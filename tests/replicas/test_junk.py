@@ -67,7 +67,7 @@ async def deleted_records(cluster: Cluster) -> None:
 
 async def vanished_for_ever(cluster: Cluster) -> None:
     """A room that is always being written again; and it is to be restored."""
-    await cluster.redis.ask("SET", VANISHED, 1)
+    await cluster.redis.ask("SADD", VANISHED, "nobody")
     await cluster.redis.ask("HSET", MEMBERS, "noise", b"\xff\xfe")
 
 

@@ -14,7 +14,7 @@
 --       12 digest of the identity: who it is, whatever the dialect
 --
 -- A record that cannot be read is nobody's.
--- Returns {"ok", seq, snapshot or false}, or one of {"lease"}: this replica's lease
+-- Returns {"ok", seq, snapshot or false, written}, `written` as in restore.lua, or one of {"lease"}: this replica's lease
 -- was reaped; {"banned"}, also if the room is locked (the key `locked`); {"in_use"}, or kept for another subject (reserve.lua);
 -- {"later"}: another replica has one that joined later, so this may have been under
 -- way for long; {"room_full"}; {"stream_full"}.
@@ -80,8 +80,8 @@ redis.call('SADD', KEYS[5], ARGV[2])
 local seq = redis.call('INCR', KEYS[3])
 redis.call('PUBLISH', ARGV[9], string.format(
   '{"seq":%d,"origin":%s,"event":%s}', seq, cjson.encode(ARGV[1]), ARGV[6]))
-local snapshot = false
-if ARGV[10] == '1' then
-  snapshot = redis.call('HVALS', KEYS[1])
+if ARGV[10] ~= '1' then
+  return {'ok', seq, false, false}
 end
-return {'ok', seq, snapshot}
+local written = redis.pcall('SMEMBERS', ARGV[9] .. ':vanished')
+return {'ok', seq, redis.call('HVALS', KEYS[1]), #written > 0 and written}

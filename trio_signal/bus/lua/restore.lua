@@ -14,11 +14,11 @@
 -- A record that cannot be read, or whose replica has no lease and is gone, is removed, since nobody
 -- answers for it; so is a key of another type, and a number that is none.
 -- What is restored without a lease would stay for ever if its replica died now.
--- A room in which members that have been here are missing was deleted: other replicas are about
--- to write theirs again. That is remembered for two seconds.
--- Returns {"ok", seq, snapshot, 1 if it was deleted}, or {"lease"}: this replica has none.
+-- A room in which members that have been here are missing was deleted: all replicas are about to
+-- write theirs again. For five seconds the set `vanished` has those that have done so.
+-- Returns {"ok", seq, snapshot, false or these replicas}, or {"lease"}: this replica has none.
 
-local VANISHED = 2000
+local VANISHED, MOST = 5000, 10000
 
 if not redis.call('ZSCORE', KEYS[6], ARGV[1]) then
   return {'lease'}
@@ -51,25 +51,22 @@ end
 
 local mine = {}
 local entering = {}
-local time = redis.call('TIME')
-local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
-
--- Until when other replicas are about to write theirs (ms); nil if they are not.
 local vanished = ARGV[3] .. ':vanished'
-expect(vanished, 'string')
-local vanished_until = tonumber(redis.call('GET', vanished) or '')
-if not vanished_until or vanished_until <= now or vanished_until > now + VANISHED then
+expect(vanished, 'set')
+local left = redis.call('PTTL', vanished)
+if left == -1 or left > VANISHED or redis.call('SCARD', vanished) > MOST then
   redis.call('DEL', vanished)
-  vanished_until = nil
 end
 
 -- Of a room that was here before the number was lost, others believe the old one.
 local number = redis.call('GET', KEYS[3])
 if not number or not string.match(number, '^[1-9]%d*$') or tonumber(number) >= 2 ^ 52 then
   changed = changed or redis.call('EXISTS', KEYS[1]) == 1
+  local time = redis.call('TIME')
   redis.call('SET', KEYS[3], time[1] .. string.format('%06d', tonumber(time[2])))
 end
 
+local is_missing = false
 local gone = {}
 for _, replica in ipairs(cjson.decode(ARGV[4])) do
   gone[replica] = not redis.call('ZSCORE', KEYS[6], replica)
@@ -82,10 +79,7 @@ for i = 5, #ARGV, 3 do
     entering[id] = is_same(old, new)
   else
     mine[id] = true
-    if not old and string.sub(state, 2) == '+' then
-      vanished_until = now + VANISHED
-      redis.call('SET', vanished, string.format('%d', vanished_until), 'PX', VANISHED)
-    end
+    is_missing = is_missing or (string.sub(state, 2) == '+' and not (old and read_member(old)))
     if old ~= new and not entering[id] and may_write(old, new) then
       redis.call('HSET', KEYS[1], id, new)
       changed = true
@@ -106,14 +100,29 @@ for i = 1, #members, 2 do
   local is_left = member and member.replica == ARGV[1] and not known
   if not member or is_left or gone[member.replica] then
     redis.call('HDEL', KEYS[1], members[i])
-    note_left(ARGV[3], members[i], is_left and 'lost' or 'replica_lost', ARGV[1])
     if member then
+      note_left(ARGV[3], members[i], is_left and 'lost' or 'replica_lost', ARGV[1])
       reserve(ARGV[3], members[i], member)
+    else
+      is_missing = true
     end
     redis.call('SREM', KEYS[2], members[i])
     changed = true
   end
 end
+
+-- If those are missing that we have written since, it was deleted once more.
+if is_missing and redis.call('SISMEMBER', vanished, ARGV[1]) == 1 then
+  redis.call('DEL', vanished)
+end
+if is_missing or redis.call('EXISTS', vanished) == 1 then
+  redis.call('SADD', vanished, ARGV[1])
+  if redis.call('PTTL', vanished) < 0 then
+    redis.call('PEXPIRE', vanished, VANISHED)
+  end
+end
+local written = redis.call('SMEMBERS', vanished)
+local is_whole = #written == 0
 
 for _, id in ipairs(redis.call('SMEMBERS', KEYS[2])) do
   if redis.call('HEXISTS', KEYS[1], id) == 0 then
@@ -121,7 +130,7 @@ for _, id in ipairs(redis.call('SMEMBERS', KEYS[2])) do
   end
 end
 
-if not vanished_until then
+if is_whole then
   note_missing(ARGV[3], KEYS[1], ARGV[1])
 end
 redis.call(#ARGV > 4 and 'SADD' or 'SREM', KEYS[5], ARGV[2])
@@ -136,4 +145,4 @@ if redis.call('EXISTS', KEYS[1]) == 0 then
 else
   redis.call('SADD', KEYS[4], ARGV[2])
 end
-return {'ok', tonumber(seq), redis.call('HVALS', KEYS[1]), vanished_until and 1 or 0}
+return {'ok', tonumber(seq), redis.call('HVALS', KEYS[1]), not is_whole and written}

@@ -57,7 +57,7 @@ from trio_signal.messages.events import (
 from trio_signal.messages.identity import LOBBY, Member, is_internal
 from trio_signal.messages.records import RoomCount
 from trio_signal.metrics import Histogram
-from trio_signal.presence import Change, Snapshot
+from trio_signal.presence import Change
 from trio_signal.redis import (
     Lost,
     Message,
@@ -342,12 +342,11 @@ class RedisBus:
                     if room_id in self._feeds.stale:
                         await self._recovery.restore(room_id)
                     losses, in_step = room.numbering.losses, room.numbering.in_step
-                    seq, records = await self._directory.join(
+                    seq, read_snapshot = await self._directory.join(
                         room_id, member, caps, wanted=not in_step
                     )
-                    if records is not None and not room.numbering.in_step:
-                        members = self._directory.read_members(room_id, records)
-                        self._recovery.catch_up(feed, Snapshot(seq, members), losses)
+                    if read_snapshot is not None and not room.numbering.in_step:
+                        self._recovery.catch_up(feed, read_snapshot(), losses)
                     # What happened before this, on any replica, belongs to what the newcomer
                     # is told first; it comes by the other connection, in its own time.
                     await feed.wait_reached(seq)

@@ -6,6 +6,7 @@ the `suspects`, which are compared soon.
 """
 
 from collections.abc import Callable, Collection, Iterable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import trio
@@ -271,8 +272,8 @@ class Directory:
 
     async def join(
         self, room_id: str, member: Member, caps: Caps, *, wanted: bool
-    ) -> tuple[int, list[bytes] | None]:
-        """Enter a member: the number of that change, and all records if they are wanted.
+    ) -> tuple[int, Callable[[], Snapshot] | None]:
+        """Enter a member: the number of that change, and what reads a snapshot if it is wanted.
 
         Raises JoinRefusedError as well.
         """
@@ -286,8 +287,11 @@ class Directory:
             raise JoinRefusedError(_REFUSALS[status])
         if status == b"lease":
             raise NotConnectedError("the lease of this replica ran out")
-        seq, records = rest
-        return seq, records
+        seq, records, written = rest
+        if records is None:
+            return seq, None
+        # Of many who join at once, one reads it.
+        return seq, partial(self._snapshot, room_id, seq, records, written)
 
     async def _ask_to_join(
         self, room_id: str, member: Member, caps: Caps, *, wanted: bool, insist: bool = False
@@ -318,8 +322,13 @@ class Directory:
         status, *rest = await self.scripts.restore(keys, args)
         if status == b"lease":
             raise NotConnectedError("the lease of this replica ran out")
-        seq, records, deleted = rest
-        return Snapshot(seq, self.read_members(room_id, records), bool(deleted))
+        return self._snapshot(room_id, *rest)
+
+    def _snapshot(
+        self, room_id: str, seq: int, records: list[bytes], written: list[bytes] | None
+    ) -> Snapshot:
+        names = frozenset(name.decode(errors="replace") for name in written) if written else None
+        return Snapshot(seq, self.read_members(room_id, records), names)
 
     def leave(self, event: Left) -> None:
         """Take a member of ours out of its room, and tell it. Does not block."""

@@ -41,7 +41,7 @@ _ROOM_COST = 10
 #: Seconds for sessions that are about to come or go.
 _MOVED = 1.0
 #: Seconds for the other replicas to write their members of a room that was deleted.
-_WRITTEN = 2.5
+_WRITTEN = 5.5
 
 #: Tells the peers here of events in a room; whether any peers were here before these.
 Tell = Callable[[Feed, Sequence[RoomEvent], bool], None]
@@ -68,6 +68,8 @@ class Recovery:
         self._cursor = b"0"
         #: Rooms that were deleted, and when all replicas have had the time to write theirs.
         self._again: dict[str, float] = {}
+        #: Those of them that a replica with members there has not written yet.
+        self._awaited: set[str] = set()
 
     async def keep_restoring(self) -> None:
         """Restore rooms for as long as any is stale; until cancelled."""
@@ -163,8 +165,12 @@ class Recovery:
         room = feed.room
         has_members_here = bool(room.own)
         events = room.catch_up(snapshot, losses, utc_now(), patient=self._lease.is_patient)
-        if snapshot.deleted:
+        if snapshot.written is not None:
             self._again[room.id] = trio.current_time() + _WRITTEN
+            if {member.replica for member in room.members.values()} <= snapshot.written:
+                self._awaited.discard(room.id)
+            else:
+                self._awaited.add(room.id)
         self._tell(feed, events, has_members_here)
         if not room.numbering.in_step or room.own.keys() - room.entered:
             self._feeds.mark_stale(room.id)
@@ -197,6 +203,7 @@ class Recovery:
         now = trio.current_time()
         for room_id in [room_id for room_id, at in self._again.items() if at <= now]:
             del self._again[room_id]
+            self._awaited.discard(room_id)
             self._feeds.mark_stale(room_id)
 
     async def _strange_rooms(self) -> list[str]:
@@ -214,7 +221,7 @@ class Recovery:
     async def _compare(self, room_id: str) -> int:
         """Mark a room that is not as the directory has it; how many members that has."""
         feed = self._feeds.get(room_id)
-        if self._lease.is_patient or room_id in self._feeds.stale or room_id in self._again:
+        if self._lease.is_patient or room_id in self._feeds.stale or room_id in self._awaited:
             return 0
         if feed is not None and not feed.room.numbering.in_step:
             return 0
@@ -224,7 +231,7 @@ class Recovery:
         except ResponseError:
             self._feeds.mark_stale(room_id)
             return 0
-        if self._lease.is_patient or self._feeds.get(room_id) is not feed or room_id in self._again:
+        if self._lease.is_patient or self._feeds.get(room_id) is not feed:
             return directory.size
         if feed is None or before is None:
             is_other = any(m.replica == self._directory.replica for m in directory.members)
