@@ -7,7 +7,7 @@ the `suspects`, which are compared soon.
 
 from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import trio
 
@@ -277,12 +277,20 @@ class Directory:
 
         Raises JoinRefusedError as well.
         """
-        status, *rest = await self._ask_to_join(room_id, member, caps, wanted=wanted)
-        if status == b"later":
-            # By its clock. We are here to ask again, so it is we who are the newer one.
-            status, *rest = await self._ask_to_join(
-                room_id, member, caps, wanted=wanted, insist=True
+        joined = Joined(room_id, member, first=False, peers=0, at=utc_now())
+        for insist in (False, True):
+            status, *rest = await self.scripts.join(
+                [*self.room_keys(room_id), self.key("replicas")],
+                [
+                    *(self.replica, room_id, member.peer_id, member.subject),
+                    *(encode(member), encode(joined)),
+                    *(caps.peers, -1 if caps.viewers is None else caps.viewers),
+                    *(self.room(room_id), int(wanted), int(insist)),
+                    digest_of(member),
+                ],
             )
+            if status != b"later":  # by its clock; we are here to ask, so it is we who are newer
+                break
         if status in _REFUSALS:
             raise JoinRefusedError(_REFUSALS[status])
         if status == b"lease":
@@ -292,21 +300,6 @@ class Directory:
             return seq, None
         # Of many who join at once, one reads it.
         return seq, partial(self._snapshot, room_id, seq, records, written)
-
-    async def _ask_to_join(
-        self, room_id: str, member: Member, caps: Caps, *, wanted: bool, insist: bool = False
-    ) -> Any:
-        joined = Joined(room_id, member, first=False, peers=0, at=utc_now())
-        return await self.scripts.join(
-            [*self.room_keys(room_id), self.key("replicas")],
-            [
-                *(self.replica, room_id, member.peer_id, member.subject),
-                *(encode(member), encode(joined)),
-                *(caps.peers, -1 if caps.viewers is None else caps.viewers),
-                *(self.room(room_id), int(wanted), int(insist)),
-                digest_of(member),
-            ],
-        )
 
     async def restore(self, room_id: str, feed: Feed | None) -> Snapshot:
         """Make our members of a room what they are; a snapshot of what it is then."""
