@@ -35,7 +35,7 @@ LAYERS: tuple[frozenset[str], ...] = (
                 "resuming",
                 "handover",
             ),
-            *("rooms", "membership", "live", "signals", "talk", "topics", "moderation"),
+            *("rooms", "membership", "live", "signals", "talk", "topics", "moderation", "survey"),
             *("namespace", "mailbox"),
             *("online", "announcements", "bus", "notes", "webhooks"),
         }

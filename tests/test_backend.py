@@ -27,10 +27,11 @@ TOKENS = {"auth": "token", "jwt_secret": SECRET, **KEYS}
 async def open_service(request: pytest.FixtureRequest) -> AsyncIterator[Service]:
     """A service with API keys, in open mode."""
     if request.param == "one replica":
-        async with serve_once(**KEYS) as service:
+        async with serve_once(resume_grace=60, **KEYS) as service:
             yield service
     else:
-        async with serve_replicas(3, request.getfixturevalue("redis_url"), **KEYS) as service:
+        redis_url = request.getfixturevalue("redis_url")
+        async with serve_replicas(3, redis_url, resume_grace=60, **KEYS) as service:
             yield service
 
 
@@ -87,6 +88,25 @@ async def test_a_backend_acts_on_a_room_with_peers_of_every_dialect(open_service
         assert set(peers) == {"mesh", "room", "live", "stream"}
         assert peers["mesh"]["peer_id"] == peers["mesh"]["username"] == "ann"
         assert (room["id"], room["locked"], peers["room"]["live"]) == ("r", False, False)
+        assert {peer["address_class"] for peer in peers.values()} == {"loopback"}
+        # Of a peer that lost its connection, any replica says that it is away.
+        path = "/ws/r"
+        async with open_service.connect(path) as gus:
+            await gus.expect("auth_required")
+            await gus.send("auth_token", clientId="gus", resume=True)
+            await gus.wait_for("users_in_room")
+            gus.reset()
+        for _ in open_service.bases:
+            away = ["not known yet"]
+            with trio.fail_after(PATIENCE):
+                while away != ["gus"]:
+                    room = await api.ask("GET", "/rooms/r")
+                    away = [peer["peer_id"] for peer in room["peers"] if peer["away"]]
+        await api.ask("DELETE", "/rooms/r/peers/gus")
+        replicas = (await api.ask("GET", "/replicas"))["replicas"]
+        assert {replica["status"] for replica in replicas} == {"ready"}
+        assert len({replica["replica"] for replica in replicas}) == len(open_service.bases)
+        assert sum(replica["peers"] for replica in replicas) == 4
         listed = await api.ask("GET", "/rooms", params={"prefix": "r"})
         assert listed == {"rooms": [{"id": "r", "peers": 4, "users": 4, "live": 0}], "next": None}
         assert (await api.ask("GET", "/rooms?prefix=x"))["rooms"] == []
@@ -200,6 +220,7 @@ async def test_the_modules_for_backends(serve: Serve) -> None:
                 assert [room.id async for room in api.rooms()] == ["a/b"]
                 await api.lock("a/b")
                 room = await api.room("a/b")
+                assert [replica.peers for replica in await api.replicas()] == [1]
                 assert (room.locked, [peer.user_id for peer in room.peers]) == (True, ["ann"])
                 assert await api.send("a/b", [1]) == 1
                 await ann.wait_for("message", data=[1])
@@ -218,6 +239,7 @@ def act(url: str) -> None:
         assert [room.peers for room in api.rooms("a/")] == [1]
         assert api.send("a/b", "plain", "ann") == 1
         api.lock("a/b", locked=False)
+        assert [replica.status for replica in api.replicas()] == ["ready"]
         assert not api.room("a/b").locked
         api.remove("a/b", "ann", reason="Bye")
         assert api.close_room("a/b") == 0

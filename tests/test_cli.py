@@ -11,7 +11,7 @@ from typer.testing import CliRunner, Result
 
 from tests.tokens import SECRET
 from trio_signal.cli import app
-from trio_signal.cli.serve import _warn_if_open
+from trio_signal.cli.serve import _warn_of_admission
 from trio_signal.doctor.facts import PLATFORMS
 from trio_signal.environment import load_settings
 from trio_signal.users import read_users
@@ -100,8 +100,15 @@ def test_token_wants_a_secret_and_does_not_repeat_a_bad_one() -> None:
 def test_open_mode_beyond_loopback_is_warned_of(
     given: dict[str, str], warned: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    _warn_if_open(load_settings(**given))
+    _warn_of_admission(load_settings(**given))
     assert ("open mode" in caplog.text) is warned
+
+
+def test_short_secrets_of_api_keys_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    _warn_of_admission(load_settings(api_keys=f"site:{'long' * 8},old:hunter2"))
+    assert "API key 'old' is shorter" in caplog.text
+    assert "site" not in caplog.text
+    assert "hunter2" not in caplog.text
 
 
 def users(path: Path, *arguments: str, given: str = "") -> Result:

@@ -23,11 +23,13 @@ import msgspec
 from msgspec import Struct
 
 from trio_signal.hooks import HookEvent, SignatureError, check_signature
+from trio_signal.messages.states import ReplicaState
 
 __all__ = [
     "AsyncServerApi",
     "HookEvent",
     "PeerDetail",
+    "ReplicaState",
     "RoomDetail",
     "RoomSummary",
     "ServerApi",
@@ -63,6 +65,10 @@ class PeerDetail(Struct):
     live: bool
     joined_at: str
     replica: str
+    #: `loopback`, `private` or `public`; `unknown` if its replica did not answer.
+    address_class: str = "unknown"
+    #: Whether it lost its connection, and may come back.
+    away: bool = False
 
 
 class RoomDetail(Struct):
@@ -72,6 +78,10 @@ class RoomDetail(Struct):
     peers: list[PeerDetail]
     locked: bool
     seq: int
+
+
+class _Replicas(Struct):
+    replicas: list[ReplicaState]
 
 
 class _RoomPage(Struct):
@@ -180,6 +190,10 @@ class ServerApi:
         """List the peers of a room."""
         return self._ask(RoomDetail, "GET", _room(room_id))
 
+    def replicas(self) -> list[ReplicaState]:
+        """List the replicas and their health, the one that answers first."""
+        return self._ask(_Replicas, "GET", "/replicas").replicas
+
     def send(self, room_id: str, data: Any, to: str | None = None) -> int:
         """Send any JSON to a room, or to one peer. Returns the number of receivers."""
         body = {"data": data, **_given(to=to)}
@@ -247,6 +261,10 @@ class AsyncServerApi:
     async def room(self, room_id: str) -> RoomDetail:
         """List the peers of a room."""
         return await self._ask(RoomDetail, "GET", _room(room_id))
+
+    async def replicas(self) -> list[ReplicaState]:
+        """List the replicas and their health, the one that answers first."""
+        return (await self._ask(_Replicas, "GET", "/replicas")).replicas
 
     async def send(self, room_id: str, data: Any, to: str | None = None) -> int:
         """Send any JSON to a room, or to one peer. Returns the number of receivers."""

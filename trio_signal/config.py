@@ -24,6 +24,8 @@ PREFIX = "TRIO_SIGNAL_"
 CommaList = Annotated[tuple[str, ...], NoDecode]
 _PeerJsKey = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 
+#: Bytes of an API key's secret, at least: with fewer the server starts, and warns.
+MIN_API_KEY = 32
 #: How many connections an address may use to the full, if nothing else is set.
 ADDRESS_FACTOR = 20
 _ORIGIN = re.compile(r"\*|https?://(\*\.)?[^/*\s]+")
@@ -417,3 +419,9 @@ def read_api_keys(text: str) -> dict[str, str]:
     if not keys:
         raise ValueError("must list keys as id:secret, each id once")
     return keys
+
+
+def short_api_keys(settings: Settings) -> list[str]:
+    """The ids of the API keys whose secrets could be found out by trying."""
+    secrets = settings.secrets_by_key
+    return [key_id for key_id, secret in secrets.items() if len(secret.encode()) < MIN_API_KEY]

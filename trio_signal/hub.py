@@ -69,6 +69,7 @@ from trio_signal.messages.identity import (
     inbox_of,
     is_internal,
 )
+from trio_signal.messages.states import StatesAsked, StatesTold
 from trio_signal.metrics import Metrics
 from trio_signal.moderation import Moderation
 from trio_signal.namespace import Namespace
@@ -84,6 +85,7 @@ from trio_signal.returning import Returning
 from trio_signal.rooms import Rooms
 from trio_signal.session import Session, close_untold
 from trio_signal.signals import Signals
+from trio_signal.survey import Survey
 from trio_signal.talk import Talk
 from trio_signal.topics import Topics
 from trio_signal.webhooks.webhooks import LocalWebhooks, SharedWebhooks
@@ -170,6 +172,8 @@ class Hub:
             tell_of_listeners=live_listeners,
         )
         self.signals = Signals(self.rooms, bus)
+        #: How all replicas are, for operators.
+        self.survey = Survey(bus, self.rooms, self.participants)
         #: What a site's backend is told, if anything; whoever made it runs it.
         self.webhooks: LocalWebhooks | SharedWebhooks | None = None
         self.moderation = Moderation(self.rooms, self._membership, self._returning, bus)
@@ -346,6 +350,8 @@ class Hub:
                     self.handover.take(delivery)
             case Letter() | Receipt() | NameClaimed():
                 self.names.take(delivery)
+            case StatesAsked() | StatesTold():
+                self.survey.take(delivery)
             case Published():
                 self.topics.tell(delivery)
             case Listening():

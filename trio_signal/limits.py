@@ -201,12 +201,13 @@ class ConnectionLease:
     It counts as unauthenticated until it is known who is there.
     """
 
-    __slots__ = ("_address", "_known", "_left", "_limits", "payer")
+    __slots__ = ("_known", "_left", "_limits", "address", "payer")
 
     def __init__(self, limits: "Limits", address: str, now: float) -> None:
         """Take the place."""
         self._limits = limits
-        self._address = address
+        #: Whence its client came.
+        self.address = address
         #: Who pays for what is said there.
         self.payer = limits.pacing.enter(address, now)
         self._known = self._left = False
@@ -234,23 +235,23 @@ class ConnectionLease:
 
     def failed(self, now: float) -> None:
         """Its client failed to say who it is."""
-        self._limits.count_failure(self._address, now)
+        self._limits.count_failure(self.address, now)
 
     def may_resume(self, now: float) -> bool:
         """Whether its client may try to resume a session: others there may have guessed."""
-        return not self._limits.resumes.wait(self._address, now)
+        return not self._limits.resumes.wait(self.address, now)
 
     def failed_to_resume(self, now: float) -> None:
         """Its client knew no session's id, or somebody else's."""
-        self._limits.resumes.count(self._address, now)
+        self._limits.resumes.count(self.address, now)
 
     def leave(self) -> None:
         """Give it back; more than once is as good as once."""
         if not self._left:
             self._left = True
             self.authenticated()
-            self._limits.websockets.leave(self._address)
-            self._limits.pacing.leave(self._address)
+            self._limits.websockets.leave(self.address)
+            self._limits.pacing.leave(self.address)
 
 
 class HttpLease:

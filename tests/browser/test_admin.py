@@ -23,10 +23,12 @@ def test_an_operator_sees_and_ends_a_call(visit: Visit) -> None:
     admin.get_by_label("API key").fill(KEY)
     expect_accessible(admin)
     admin.get_by_role("button", name="Connect").click()
+    expect(admin.get_by_role("row").filter(has_text="ready")).to_be_visible()
     admin.get_by_label("Rooms whose name begins with").fill("admin-")
     expect_accessible(admin)
     admin.get_by_role("button", name="admin-test", exact=True).click()
     expect(admin.get_by_text("1 of 1 peers")).to_be_visible()
+    expect(admin.get_by_role("row").filter(has_text="loopback")).to_contain_text("here")
     expect_accessible(admin)
     # It follows what happens without being asked.
     bob = visit("/demo/call")

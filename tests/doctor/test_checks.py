@@ -32,6 +32,7 @@ RIGHT = {
     "database_url": "postgresql://db.example.com/signal",
     "trusted_proxies": 1,
     "metrics_token": "m" * 32,
+    "api_keys": f"site:{RANDOM}",
     "turn_urls": "turn:turn.example.com",
     "turn_secret": "t",
     "workers": 4,
@@ -80,6 +81,7 @@ def test_on_ones_own_machine_little_is_needed() -> None:
 MISTAKES: list[tuple[dict[str, Any], dict[str, object], str, str]] = [
     ({"auth": "open"}, {}, "mode", "failed"),
     ({"jwt_secret": "a" * 40}, {}, "secret", "failed"),
+    ({"api_keys": f"site:{RANDOM},old:short"}, {}, "api_keys", "warning"),
     ({"jwt_secret": SECRET[:20] + "-change-me-please"}, {}, "secret", "failed"),
     ({"jwt_audience": ""}, {}, "audience", "warning"),
     ({}, {"key_set": "it has no key for RS256, ES256 or EdDSA"}, "key_set", "failed"),

@@ -59,8 +59,28 @@ async function lookAtRooms() {
   $('room-list').replaceChildren(...rooms.map(({ id, peers, users, live }) => h('tr', {},
     h('th', { scope: 'row' }, h('button', { type: 'button', onclick: () => show(id) }, id)),
     h('td', {}, peers), h('td', {}, users), h('td', {}, live))));
-  const { status, reason } = await fetch('/readyz').then((answer) => answer.json());
-  write($('health'), `The replica that answers is ${status}${reason ? `: ${reason}` : ''}.`);
+  const { replicas } = await ask('GET', '/replicas');
+  $('replica-list').replaceChildren(...replicas.map(replicaRow));
+}
+
+function replicaRow({ replica, host, status, reason, version, started_at, ...counts }) {
+  const { connections, away, rooms, peers, live } = counts;
+  return h('tr', {},
+    h('th', { scope: 'row', title: replica }, replica.slice(0, 8)),
+    h('td', {}, host), h('td', {}, reason ? `${status}: ${reason}` : status), h('td', {}, version),
+    h('td', {}, started_at && since(started_at)),
+    ...[connections, away, rooms, peers, live].map((count) => h('td', {}, count)));
+}
+
+/** How long ago a time is, in its two greatest units, as an element that knows the time. */
+function since(at) {
+  let seconds = Math.max(Math.round((Date.now() - Date.parse(at)) / 1000), 0);
+  const parts = [];
+  for (const [unit, length] of [['d', 86400], ['h', 3600], ['min', 60], ['s', 1]]) {
+    if (seconds >= length || parts.length || unit === 's') parts.push(`${Math.floor(seconds / length)} ${unit}`);
+    seconds %= length;
+  }
+  return h('time', { dateTime: at, title: new Date(at).toLocaleString() }, parts.slice(0, 2).join(' '));
 }
 
 async function lookAtRoom() {
@@ -85,14 +105,14 @@ function drawPeers() {
   if (focused) document.querySelector(`[data-act="${CSS.escape(focused)}"]`)?.focus();
 }
 
-function row({ peer_id, user_id, username, dialect, live, joined_at, replica }) {
+function row({ peer_id, user_id, username, dialect, live, joined_at, replica, address_class, away }) {
   const button = (word, act) => h('button', {
     type: 'button', 'aria-label': `${word} ${username}`, 'data-act': `${word} ${peer_id}`, onclick: act,
   }, word);
   return h('tr', {},
     h('th', { scope: 'row', title: peer_id }, username),
     h('td', {}, user_id), h('td', {}, dialect), h('td', {}, live ? 'live' : ''),
-    h('td', {}, h('time', { dateTime: joined_at }, new Date(joined_at).toLocaleTimeString())),
+    h('td', {}, away ? 'away' : 'here'), h('td', {}, since(joined_at)), h('td', {}, address_class),
     h('td', { title: replica }, replica.slice(0, 8)),
     h('td', {}, h('div', { class: 'row' },
       button('Take out', () => takeOut(peer_id)),

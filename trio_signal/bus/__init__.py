@@ -52,6 +52,7 @@ from trio_signal.messages.events import (
 from trio_signal.messages.handover import NotGiven, Parcel
 from trio_signal.messages.identity import Member, Name, Revision
 from trio_signal.messages.records import RoomCount
+from trio_signal.messages.states import StatesAsked, StatesTold
 from trio_signal.metrics import Histogram
 from trio_signal.room import Room
 
@@ -151,8 +152,10 @@ Direct = (
     | NameClaimed
     | Parcel
     | NotGiven
+    | StatesAsked
+    | StatesTold
 )
-Broadcast = PrivateEvent | UserChanged | Moved | OnlineHere
+Broadcast = PrivateEvent | UserChanged | Moved | OnlineHere | StatesAsked
 Delivery = RoomChanged | Published | RoomsKept | ReplicaLost | Direct | Broadcast
 Deliver = Callable[[Delivery], None]
 #: What to tell of a newcomer to those who are here.

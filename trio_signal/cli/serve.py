@@ -12,7 +12,7 @@ import typer
 
 from trio_signal.auth import open_auth
 from trio_signal.cli.failing import fail, failing, first_of, reason
-from trio_signal.config import Settings
+from trio_signal.config import MIN_API_KEY, Settings, short_api_keys
 from trio_signal.doctor.facts import look_at_port
 from trio_signal.environment import load_settings, unknown_variables
 from trio_signal.errors import ConfigError, SettingError, WorkerError
@@ -66,7 +66,7 @@ async def _check(settings: Settings) -> None:
         else:
             for sock in await open_sockets(settings):
                 sock.close()
-    _warn_if_open(settings)
+    _warn_of_admission(settings)
     where = url_of("http", settings.host, settings.port)
     typer.echo(f"The server would start on {where}")
 
@@ -88,7 +88,7 @@ async def _serve(settings: Settings, sharing: Sharing | None) -> None:
             )
             async with server as (host, port, *_):
                 _tune_gc()
-                _warn_if_open(settings)
+                _warn_of_admission(settings)
                 _say_where(host, port, sharing)
                 interrupts = await _until_stopped(signals, settings)
                 nursery.start_soon(_until_interrupted, signals, 2 - interrupts, hurry, nursery)
@@ -144,9 +144,15 @@ async def _until_parent_goes(scope: trio.CancelScope) -> None:
     scope.cancel()
 
 
-def _warn_if_open(settings: Settings) -> None:
+def _warn_of_admission(settings: Settings) -> None:
     if not settings.wants_tokens and not is_loopback(settings.host):
         logger.warning(
             "open mode beyond loopback: anybody who reaches %s can impersonate anybody",
             settings.host,
+        )
+    for key_id in short_api_keys(settings):
+        logger.warning(
+            "the secret of API key %s is shorter than %d bytes; try: openssl rand -hex 32",
+            ascii(key_id),
+            MIN_API_KEY,
         )

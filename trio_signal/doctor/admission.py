@@ -1,5 +1,6 @@
 """Mistakes in who is let in, and who is believed."""
 
+from trio_signal.config import MIN_API_KEY, short_api_keys
 from trio_signal.doctor.facts import Facts, UsersFacts
 from trio_signal.doctor.verdicts import Verdict, fail, is_public, ok, warn
 
@@ -32,6 +33,18 @@ def secret(facts: Facts) -> Verdict | None:
             "use a random one: openssl rand -base64 48",
         )
     return ok("the secret is long and looks random")
+
+
+def api_keys(facts: Facts) -> Verdict | None:
+    """Secrets of API keys that could be guessed."""
+    short = short_api_keys(facts.settings)
+    if short:
+        return warn(
+            f"the secrets of the API keys {', '.join(map(ascii, short))} are shorter than "
+            f"{MIN_API_KEY} bytes, and whoever knows one can act on all rooms",
+            "use random ones: openssl rand -hex 32",
+        )
+    return ok("the API keys are long") if facts.settings.api_keys is not None else None
 
 
 def audience(facts: Facts) -> Verdict | None:

@@ -19,7 +19,7 @@ class Finding(Struct, frozen=True):
 
 
 CHECKS: tuple[Check, ...] = (
-    *(admission.mode, admission.secret, admission.audience, admission.key_set),
+    *(admission.mode, admission.secret, admission.api_keys, admission.audience, admission.key_set),
     *(admission.users, admission.passwords, admission.origins, admission.metrics_token),
     *(
         machine.variables,

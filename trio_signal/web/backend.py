@@ -23,6 +23,7 @@ from trio_signal.errors import (
 )
 from trio_signal.hub import Hub
 from trio_signal.messages.identity import Grants, Member
+from trio_signal.messages.states import PeerState, ReplicaState
 from trio_signal.moderation import MAX_BAN
 from trio_signal.names import MAX_ID, clean_name
 from trio_signal.web.api_keys import KeyRing
@@ -53,6 +54,12 @@ class RoomSummaries(RoomPage):
     """A list of rooms."""
 
     rooms: list[RoomSummary]
+
+
+class ReplicaList(Struct):
+    """The replicas, the one that answers first."""
+
+    replicas: list[ReplicaState]
 
 
 class MessageRequest(Struct):
@@ -194,12 +201,21 @@ async def _detail(call: ServerCall) -> RoomDetail:
     room_id = call.path["room_id"]
     members = await call.hub.members(room_id)
     locked = await call.hub.bus.holds.is_locked(room_id)
+    states = await call.hub.survey.peers(room_id, {member.replica for member in members})
     webhooks = call.hub.webhooks
     seq = await webhooks.seq(room_id) if webhooks is not None else 0
-    return RoomDetail(room_id, [*map(peer_detail, members)], locked, seq)
+    peers = [
+        peer_detail(member, states.get((member.replica, member.peer_id))) for member in members
+    ]
+    return RoomDetail(room_id, peers, locked, seq)
 
 
-def peer_detail(member: Member) -> PeerDetail:
+async def list_replicas(call: ServerCall) -> Answer:
+    """Answer `GET /replicas`."""
+    return json_answer(ReplicaList(await call.hub.survey.replicas()))
+
+
+def peer_detail(member: Member, state: PeerState | None) -> PeerDetail:
     """A member, as a site's backend has it."""
     return PeerDetail(
         member.peer_id,
@@ -209,6 +225,7 @@ def peer_detail(member: Member) -> PeerDetail:
         member.live is not None,
         member.joined_at,
         member.replica,
+        *((state.address_class, state.away) if state is not None else ()),
     )
 
 
@@ -311,7 +328,10 @@ class ServerRoutes:
 
 
 _PEER = PeerDetail(
-    *("ann-1", "ann", "Ann", "mesh", True, "2026-11-20T10:15:30.123456Z", "4f3c9d1e")
+    *("ann-1", "ann", "Ann", "mesh", True, "2026-11-20T10:15:30.123456Z", "4f3c9d1e", "public")
+)
+_REPLICA = ReplicaState(
+    *("4f3c9d1e", "ready", "", "web-1", "0.2.0", "2026-11-20T08:00:00.000000Z", 12, 0, 3, 12, 1)
 )
 _ERRORS: Mapping[int, Any] = {
     **dict.fromkeys((400, 401, 403, 404, 413, 422, 429, 503), Problem),
@@ -358,6 +378,13 @@ ROUTES = (
         "List the peers of a room",
         RoomDetail,
         RoomDetail("lobby", [_PEER], False, 7),
+    ),
+    _route(
+        "GET /replicas",
+        list_replicas,
+        "List the replicas and their health",
+        ReplicaList,
+        ReplicaList([_REPLICA]),
     ),
     _route(
         "POST /rooms/{room_id:path}/messages",

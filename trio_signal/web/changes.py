@@ -17,6 +17,8 @@ _LOOKING = 1.0
 _LIST = 3.0
 #: Seconds without a change after which a comment shows that the server is there.
 _QUIET = 15.0
+#: Peers of a room of which it is a change that one is away.
+_SMALL = 500
 #: How many may listen to one replica.
 MOST = 50
 
@@ -83,4 +85,7 @@ async def _look(hub: Hub, room_id: str | None) -> object:
         return await hub.bus.count_rooms(), trio.current_time() // _LIST
     members = await hub.members(room_id)
     there = tuple((m.peer_id, m.joined_at, m.username, m.live is None) for m in members)
-    return hash(there), await hub.bus.holds.is_locked(room_id)
+    replicas = {m.replica for m in members} if len(members) <= _SMALL else ()
+    states = await hub.survey.peers(room_id, replicas)
+    away = frozenset(key for key, state in states.items() if state.away)
+    return hash(there), away, await hub.bus.holds.is_locked(room_id)

@@ -1,0 +1,48 @@
+"""What replicas tell each other of themselves and of their peers, when an operator looks."""
+
+from msgspec import Struct
+
+from trio_signal.messages.identity import Name
+
+
+class ReplicaState(Struct, frozen=True):
+    """How one replica is: its health, and what it has to do.
+
+    `status` is `ready`, `degraded`, `stopping`, or `silent` if it did not answer in time.
+    """
+
+    replica: str
+    status: str
+    reason: str = ""
+    host: str = ""
+    version: str = ""
+    started_at: str = ""
+    connections: int = 0
+    away: int = 0
+    rooms: int = 0
+    peers: int = 0
+    live: int = 0
+
+
+class PeerState(Struct, frozen=True):
+    """What only a peer's replica knows of it: from what kind of address it came, if it is away."""
+
+    peer_id: Name
+    address_class: str
+    away: bool
+
+
+class StatesAsked(Struct, frozen=True, tag=True):
+    """An operator looks at a room, or at all replicas if none is named."""
+
+    id: Name
+    replica: Name
+    room_id: Name | None = None
+
+
+class StatesTold(Struct, frozen=True, tag=True):
+    """What a replica answers to that."""
+
+    id: Name
+    state: ReplicaState
+    peers: tuple[PeerState, ...] = ()
