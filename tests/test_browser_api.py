@@ -35,6 +35,9 @@ def test_a_bundle_has_each_module_once_behind_those_that_it_needs() -> None:
 def test_the_types_are_those_of_the_comments() -> None:
     types = print_browser_api.TYPES.read_text()
     assert types == print_browser_api.types(SOURCE), "run: python -m tools.print_browser_api"
+    types = print_browser_api.SERVER_TYPES.read_text()
+    server = print_browser_api.SERVER.read_text()
+    assert types == print_browser_api.types(server), "run: python -m tools.print_browser_api"
     types = print_browser_api.REACT_TYPES.read_text()
     assert types == print_browser_api.react_types(), "run: python -m tools.print_browser_api"
 

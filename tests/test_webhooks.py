@@ -1,14 +1,11 @@
 """A site's backend is told what happens: in order, each going once, whatever breaks."""
 
-import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
-from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -22,8 +19,7 @@ from tests.members import AT, member
 from tests.receivers import Receiver, receive
 from tests.test_backend import KEYS, backend, mesh
 from tests.test_openapi import KEY
-from tests.tokens import SECRET
-from trio_signal.hooks import SignatureError, check_signature, sign, signed_headers
+from trio_signal.hooks import SignatureError, check_signature, sign
 from trio_signal.messages.commands import LeaveCause
 from trio_signal.messages.events import Joined, Left
 from trio_signal.webhooks import webhooks
@@ -229,27 +225,3 @@ async def test_webhooks_are_listened_to_for_trying_out() -> None:
         words = [line.split("  ")[1:] for line in printed.decode().splitlines()]
         assert words == [["lobby", "1", "room.started"], ["lobby", "2", "peer.joined", "ann"]]
         process.terminate()
-
-
-async def test_the_guides_example_hears_and_asks() -> None:
-    guide = Path(__file__).parent.parent / "docs" / "server" / "README.md"
-    code = guide.read_text().partition("```python\n")[2].partition("```")[0]
-    async with receive(KEY) as receiver:
-        given = {**KEYS, "auth": "token", "jwt_secret": SECRET, "webhook_urls": receiver.url}
-        async with serve_once(**given) as service:
-            site: dict[str, Any] = {"__name__": "site"}
-            code = code.replace('"..."', repr(KEY)).replace("127.0.0.1:8000", service.base)
-            exec(code, site)
-            browser = site["app"].test_client()
-            answer = await trio.to_thread.run_sync(lambda: browser.post("/call/lobby/token"))
-            async with mesh(service, "ann-1", "lobby", answer.json["token"]) as ann:
-                await ann.wait_for("users_in_room")
-                await receiver.until(lambda: len(receiver.events) == 2)
-            for _ in range(2):
-                for event in receiver.events:
-                    body = json.dumps(event).encode()
-                    headers = signed_headers(KEY, event["id"], int(time.time()), body)
-                    assert browser.post("/hooks", data=body, headers=headers).status_code == 204
-            assert site["present"]["lobby"] == {"ann-1": "ann"}
-            assert browser.post("/hooks", data=b"{}").status_code == 401
-            site["api"].close()

@@ -2,8 +2,8 @@
 
     python -m tools.print_browser_api
 
-Writes the types of trio_signal/browser/trio-signal.js and react.js, and the references in
-docs/clients/browser.md and react.md. The comments in these modules are what counts.
+Writes the types of trio_signal/browser/trio-signal.js, react.js and server.js, and the references
+in docs/clients/browser.md and react.md. The comments in these modules are what counts.
 """
 
 import re
@@ -19,6 +19,8 @@ TYPES = SOURCE.with_suffix(".d.ts")
 PAGE = ROOT / "docs" / "clients" / "browser.md"
 REACT = SOURCE.with_name("react.js")
 REACT_TYPES = REACT.with_suffix(".d.ts")
+SERVER = SOURCE.with_name("server.js")
+SERVER_TYPES = SERVER.with_suffix(".d.ts")
 REACT_PAGE = PAGE.with_name("react.md")
 
 COMMENT = re.compile(r"^( *)/\*\*(.*?)\*/\n *([^\n]*)", re.MULTILINE | re.DOTALL)
@@ -246,5 +248,6 @@ def printed(text: str, source: str) -> str:
 if __name__ == "__main__":
     TYPES.write_text(types(SOURCE.read_text()))
     REACT_TYPES.write_text(react_types())
+    SERVER_TYPES.write_text(types(SERVER.read_text()))
     for place, module in ((PAGE, SOURCE), (REACT_PAGE, REACT)):
         place.write_text(printed(place.read_text(), module.read_text()))

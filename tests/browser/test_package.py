@@ -47,6 +47,8 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "trio-signal.d.ts",
             "react.js",
             "react.d.ts",
+            "server.js",
+            "server.d.ts",
         }
     return folder / "node_modules" / "trio-signal"
 

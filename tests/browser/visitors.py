@@ -27,6 +27,8 @@ from playwright.sync_api import (
     expect,
 )
 
+from tests.node import node_package
+
 HERE = Path(__file__).parent
 CHROMIUM_NAMES = ["chromium", "chromium-browser", "google-chrome"]
 CHROME_ON_MACOS = "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome"
@@ -240,7 +242,6 @@ def expect_all_playing(page: Page, count: int, selector: str = ".tile video") ->
         page.wait_for_function(ALL_MOVED, arg=[selector, before])
 
 
-AXE = HERE / "node_modules" / "axe-core" / "axe.min.js"
 # What axe-core finds. Of what is only a good habit, it says so as well.
 WRONG = """async () => {
     const runOnly = ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa', 'best-practice'];
@@ -257,11 +258,8 @@ FITS = "document.documentElement.scrollWidth <= innerWidth"
 
 def find_faults(page: Page) -> list[Any]:
     """What is serious in what the page shows now, by axe-core; and whether it is too wide."""
-    if not AXE.exists():
-        command = ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
-        subprocess.run(command, cwd=HERE, check=True, capture_output=True, timeout=300)
     if not page.evaluate("'axe' in window"):
-        page.evaluate(AXE.read_text())
+        page.evaluate((node_package("axe-core") / "axe.min.js").read_text())
     found: list[Any] = page.evaluate(WRONG)
     return found if page.evaluate(FITS) else [*found, "wider than its window"]
 
