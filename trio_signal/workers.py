@@ -128,7 +128,7 @@ class _Worker:
                 logger.info("worker %d is ready, process %d", number, process.pid)
                 task_status.started()
         if not serves:
-            raise WorkerError(f"worker {number} ended with {process.returncode}")
+            raise WorkerError(f"worker {number} exited with {process.returncode}")
         logger.error("worker %d exited with %s", number, process.returncode)
 
     async def _wait_ready(self, process: trio.Process) -> bool:

@@ -51,7 +51,7 @@ async def test_killed_worker_is_replaced(tmp_path: Path) -> None:
             await party.agree()
         assert {guest.closed for guest in party.lost} <= {(1006, "")}
         party.lost.clear()
-        said = [re.search(r"started again in ([\d.]+) s", line) for line in parent.log]
+        said = [re.search(r"restarting worker \d+ in ([\d.]+) s", line) for line in parent.log]
         assert [float(found[1]) for found in said if found] == [0.5, 1.0]
 
 
