@@ -1,4 +1,4 @@
-"""Be live with a test pattern and a tone: python examples/publish.py URL ROOM"""
+"""Broadcast a test pattern and a tone: python examples/publish.py URL ROOM"""
 
 import sys
 
@@ -10,11 +10,11 @@ from trio_signal.client.media import publish
 
 
 async def go_live(url: str, room: str) -> None:
-    """Send the pattern to everybody who comes, until Ctrl-C."""
+    """Send the pattern to everybody in the room, until Ctrl-C."""
     pattern = MediaPlayer("testsrc=size=320x240:rate=15", format="lavfi")
     async with open_client(url, room=room, username="Pattern") as client, publish(client, pattern):
         async for _ in client:
-            pass  # what nobody reads holds the server back
+            pass  # unread events hold the server back
 
 
 url, room = sys.argv[1:]

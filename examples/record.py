@@ -1,4 +1,4 @@
-"""Record ten seconds of whoever is live first: python examples/record.py URL ROOM talk.mp4"""
+"""Record ten seconds of the first broadcaster: python examples/record.py URL ROOM talk.mp4"""
 
 import sys
 

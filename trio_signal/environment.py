@@ -17,10 +17,10 @@ _OF_COMMANDS = ("TRIO_SIGNAL_URL", "TRIO_SIGNAL_TOKEN")
 
 
 def load_settings(**overrides: object) -> Settings:
-    """Read the environment; an override that is None or empty is as if it were not given.
+    """Read the environment; an override that is None or empty counts as missing.
 
-    Raises SettingError that names the setting, the value and what is allowed; the
-    option of `serve`, where there is one and it was given.
+    Raises SettingError, which names the setting (or the option of `serve` that was given), the
+    value and what is allowed.
     """
     given = {_key(name): value for name, value in overrides.items() if value not in (None, "")}
     try:

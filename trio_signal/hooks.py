@@ -1,4 +1,4 @@
-"""What a site's backend is told, and how it is signed. Pure; the time is given."""
+"""Webhooks: their events, and their signatures. Pure; the time is an argument."""
 
 import base64
 import binascii
@@ -42,9 +42,9 @@ class Peer(Struct, frozen=True):
 
 
 class HookEvent(Struct, frozen=True, kw_only=True):
-    """One event. `seq` numbers those of one room's life, from 1 and without a gap.
+    """One event. `seq` numbers the events of one room's life, from 1 and without a gap.
 
-    `at` is RFC 3339. `replica` is the one on which it happened. An announcement is of no room.
+    `at` is RFC 3339. `replica` is the replica on which it happened. An announcement has no room.
     """
 
     id: str
@@ -79,7 +79,7 @@ def signed_headers(secret: str, id_: str, timestamp: int, body: bytes) -> dict[s
 
 
 def check_signature(headers: Mapping[str, str], body: bytes, secret: str, now: float) -> None:
-    """Raise SignatureError unless one of the signatures is right, and not too old.
+    """Raise SignatureError unless one of the signatures is valid and not too old.
 
     `headers` may be in any case. `now` is in seconds since 1970.
     """

@@ -66,7 +66,7 @@ BACKLOG = 65535
 
 
 class Server(NamedTuple):
-    """A server that runs."""
+    """A running server."""
 
     host: str
     port: int
@@ -132,14 +132,14 @@ async def open_webhooks(
 
 @asynccontextmanager
 async def open_server(settings: Settings, sharing: Sharing | None = None) -> AsyncIterator[Server]:
-    """Serve while the block runs; gives the address that it listens on.
+    """Serve while the block runs; yields the server, with the address that it listens on.
 
-    With `sharing` it is https, by the certificate of that.
+    With `sharing` it serves https, with the certificate of `sharing`.
 
-    Leaving the block tells load balancers. After a pause it stops accepting, closes every
-    peer with 1001, lets the rooms hear of it, and takes `settings.drain` seconds at most.
-    A cancellation ends everything at once. Raises OSError if the port cannot be had, and
-    ConfigError if Redis refuses us, or if there can be no such database.
+    At the end of the block `/readyz` answers 503. After a pause the server stops accepting, closes
+    every peer with 1001, and tells the rooms, in at most `settings.drain` seconds. A cancellation
+    ends everything at once. Raises OSError if the port is not available, and ConfigError if Redis
+    refuses the server, or if the database is impossible.
     """
     limits, metrics, rounds = Limits(settings), Metrics(), Rounds()
     async with (

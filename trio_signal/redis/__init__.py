@@ -7,7 +7,7 @@
             for event in await redis.pubsub.receive():
                 ...
 
-It knows nothing of rooms. docs/redis.md has its rules, and why.
+It is independent of rooms. docs/redis.md has its rules, and the reasons.
 """
 
 from collections.abc import AsyncIterator
@@ -72,17 +72,16 @@ async def open_redis(
 ) -> AsyncIterator[Redis]:
     """Connect, and stay connected until the block ends. Uses two connections.
 
-    Raises ValueError for a wrong URL, ConfigurationError for a wrong password or
-    a certificate that is not trusted, and NotConnectedError if the server cannot
-    be reached; with `must_connect=False` the block then begins without a
-    connection, with `Lost` as the first event. After that no outage raises here.
+    Raises ValueError for an invalid URL, ConfigurationError for a wrong password or an untrusted
+    certificate, and NotConnectedError if the server cannot be reached. With `must_connect=False`
+    the block then begins without a connection, and `Lost` is the first event. Later outages raise
+    nothing here.
 
-    `name` is how the server lists the connections. In a cluster all keys must be on one node, so
-    they have one hash tag, and so has `key`, which finds that node. Times are seconds:
+    `name` is the name of the connections in the server's list. In a cluster all keys must be on one
+    node: they have one hash tag, and `key` is a key with this tag. Times are in seconds:
     `connect_timeout` for TCP, TLS and HELLO together, `command_timeout` for a
-    reply, and `probe_interval` of silence before the server is asked for a sign
-    of life. Limits are bytes: `send_limit` of what `send_nowait` takes,
-    `receive_limit` of messages that nobody has received yet.
+    reply, and `probe_interval` of silence before a PING. Limits are in bytes: `send_limit` for
+    commands of `send_nowait`, `receive_limit` for messages waiting to be received.
     """
     locator = Locator(parse_address(url, ca_file=ca_file), key)
     timing = Timing(connect_timeout, command_timeout, probe_interval)

@@ -1,4 +1,4 @@
-"""Commands: many tasks share one connection."""
+"""Commands of many tasks over one connection."""
 
 import hashlib
 import logging
@@ -61,8 +61,8 @@ class _Call(Request):
     async def wait(self) -> Any:
         """Wait for the reply; raises it if it is an exception.
 
-        When this is cancelled, the call keeps its place in the queue and eats its
-        reply, so that the replies behind it reach their own tasks.
+        If this is cancelled, the call keeps its place in the queue and consumes its reply, so that
+        later replies reach their own tasks.
         """
 
         def abort(_: object) -> trio.lowlevel.Abort:
@@ -116,7 +116,7 @@ class Statistics:
 
 
 class Redis(AsyncCoreCommands):
-    """A Redis, as `open_redis` yields it: redis-py's commands, and `pubsub`.
+    """A client, as `open_redis` yields it: redis-py's commands, and `pubsub`.
 
     Each command waits for its reply. It raises
 
@@ -164,7 +164,7 @@ class Redis(AsyncCoreCommands):
 
     @property
     def connected(self) -> bool:
-        """Whether commands work and all channels are heard."""
+        """Whether commands work and all channels are subscribed."""
         return self._connected.is_set()
 
     async def wait_connected(self) -> None:
@@ -176,7 +176,7 @@ class Redis(AsyncCoreCommands):
         await self._disconnected.wait()
 
     async def execute_command(self, *args: Argument, **options: Any) -> Any:
-        """Run one command and return its reply, as redis-py's methods want it."""
+        """Run one command and return its reply, as redis-py's methods expect it."""
         name = _command_name(args)
         call = _Call(*args)
         connection = self.link.connection
@@ -199,16 +199,16 @@ class Redis(AsyncCoreCommands):
         return callback(reply, **options)
 
     def send_nowait(self, *args: Argument, on_reply: OnReply | None = None) -> bool:
-        """Queue a command and do not wait for its reply. Does not block.
+        """Queue a command without waiting for its reply. Does not block.
 
         Commands reach the server in the order in which this and the others were
-        called. False if there is no connection, or too much waits already: then
-        the command will not run. To wait until all that was queued has been
-        answered, await any command: `await redis.ping()`.
+        called. Returns False if there is no connection, or if too much is queued: then the command
+        will not run. To wait until everything queued has been answered, await any command: `await
+        redis.ping()`.
 
-        `on_reply` gets the reply, or the exception that a waiting task would get.
-        It is called from the connection's task; it must not block nor raise.
-        Without it, what the server refuses is counted and logged.
+        `on_reply` gets the reply, or the exception that a waiting task would get. It is called from
+        the connection's task, and must neither block nor raise. Without it, refusals of the server
+        are counted and logged.
         """
         _command_name(args)
         connection = self.link.connection
@@ -229,7 +229,7 @@ class Redis(AsyncCoreCommands):
         return made
 
     def statistics(self) -> Statistics:
-        """How it is doing, for a metric or a person."""
+        """The current numbers, for metrics or people."""
         connection = self.link.connection
         return Statistics(
             commands=self.link.statistics(),

@@ -1,4 +1,4 @@
-"""A connection that is made again whenever it is lost."""
+"""A connection that is replaced whenever it is lost."""
 
 import logging
 import random

@@ -1,7 +1,7 @@
-"""Channels: which we want to hear, and what was heard on them.
+"""Channels: the desired subscriptions, and the messages received.
 
-Subscriptions are desired state. Asking for one never blocks or fails; the connection,
-whenever there is one, is brought in line with it.
+Subscriptions are desired state. Asking for one never blocks or fails. Whenever there is a
+connection, it is brought in line with that state.
 """
 
 import logging
@@ -23,7 +23,7 @@ MESSAGE_OVERHEAD = 200
 
 
 class Message(NamedTuple):
-    """Something was published on a channel to which we are subscribed."""
+    """A message was published on a subscribed channel."""
 
     channel: str
     payload: bytes
@@ -31,26 +31,28 @@ class Message(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """A connection is lost: messages may be missed, and commands in flight did or did not run."""
+    """A connection is lost: messages may be missed, and commands in flight may or may not have
+    run.
+    """
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class Resumed:
-    """Commands work again, and all channels are heard again. What was missed stays missed."""
+    """Commands work again, and all channels are subscribed again. Missed messages stay missed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Overflow:
-    """Messages after this were thrown away, since those before it were not taken in time."""
+    """Later messages were discarded, since earlier ones were not received in time."""
 
 
 Event: TypeAlias = Message | Lost | Resumed | Overflow
 
 
 class Inbox:
-    """Events that wait to be taken; at most about `limit` bytes of messages."""
+    """Events waiting to be received; at most about `limit` bytes of messages."""
 
     def __init__(self, limit: int) -> None:
         """Make an empty one."""
@@ -160,9 +162,9 @@ class _Marker(Request):
 
 
 class PubSub:
-    """Subscriptions, and the events that they bring.
+    """Subscriptions and their events.
 
-    Nothing here but `receive` and `wait_subscribed` blocks.
+    Only `receive` and `wait_subscribed` block.
     """
 
     def __init__(
@@ -193,7 +195,7 @@ class PubSub:
         self.messages = 0
 
     def subscribe(self, channel: str) -> None:
-        """Hear a channel, from now on and after every outage. Does not block."""
+        """Subscribe to a channel, now and after every outage. Does not block."""
         subscription = _Subscription(channel)
         if subscription.name in self._wanted:
             return
@@ -202,7 +204,7 @@ class PubSub:
             self.link.connection.send(_SubscriptionRequest("subscribe", subscription))
 
     def unsubscribe(self, channel: str) -> None:
-        """Take no more of a channel. What waits to be received still comes. Does not block."""
+        """Unsubscribe from a channel. Waiting messages are still received. Does not block."""
         subscription = self._wanted.pop(channel.encode(), None)
         if subscription is None:
             return
@@ -212,14 +214,14 @@ class PubSub:
 
     @property
     def channels(self) -> list[str]:
-        """The channels that are desired."""
+        """The desired channels."""
         return [subscription.channel for subscription in self._wanted.values()]
 
     async def wait_subscribed(self, channel: str) -> None:
         """Wait until the server has acknowledged the subscription, through outages too.
 
-        Raises PubSubError if nobody wants the channel (any more), and
-        the server's ResponseError if it refuses.
+        Raises PubSubError if the subscription is not (or no longer) desired, and the server's
+        ResponseError if it refuses.
         """
         name = channel.encode()
         while True:
@@ -234,10 +236,10 @@ class PubSub:
             await subscription.settled.wait()
 
     def receive(self) -> Awaitable[list[Event]]:
-        """Wait for events, and take all that are there, oldest first.
+        """Wait for events, and return all that are there, oldest first.
 
-        A message is here only if it was published after the server acknowledged
-        the present subscription to its channel.
+        Only messages that were published after the server acknowledged the current subscription are
+        received.
         """
         return self.inbox.take()
 
