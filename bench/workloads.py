@@ -44,7 +44,7 @@ class Workload(NamedTuple):
     @property
     def needs_rooms(self) -> bool:
         """Whether a server without rooms cannot do it."""
-        return self.room_size > 2
+        return any(phase.startswith("fanout") for phase in self.phases)
 
 
 SIGNAL = "size=2048"

@@ -122,6 +122,8 @@ class Service:
             match action:
                 case Signal():  # first of all, since most are
                     hub.handle(session, action)
+                case SignalName():
+                    hub.names.send(session, action)
                 case Malformed(text=text, counted=counted):
                     if not counted:
                         discount(session)
@@ -158,8 +160,6 @@ class Service:
                     await self._announcements.show(session)
                 case Acknowledge():
                     self._announcements.note(session, action.announcement_id)
-                case SignalName():
-                    hub.names.send(session, action)
                 case Claim():
                     await hub.names.claim(session, action)
                 case Release():

@@ -174,7 +174,8 @@ class FrameParser:
                 start = position + 14
             if second < 0x80:
                 raise WebSocketError(CloseCode.PROTOCOL_ERROR, "Frame is not masked")
-            self._check_head(first, size)
+            if first != _TEXT_HEAD or self._fragments_opcode is not None:  # most are whole texts
+                self._check_head(first, size)
             if start > end:
                 self._wanted = start - position
                 return position

@@ -220,10 +220,10 @@ class PeerJsDialect(Dialect):
 
     def commands(self, message: Any, now: str) -> Iterable[Action]:
         """The client's message as commands."""
+        kind = _KINDS.get(type(message))
+        if kind is not None:
+            return [SignalName(f"{self._key}:{message.dst}", kind, message.payload)]
         match message:
-            case SendOffer() | SendAnswer() | SendCandidate():
-                kind = _KINDS[type(message)]
-                return [SignalName(self._full(message.dst), kind, message.payload)]
             case SendLeave(dst=str() as dst) if dst:
                 return [SignalName(self._full(dst), "leave")]
             case SendLeave():
@@ -250,15 +250,13 @@ class PeerJsDialect(Dialect):
     @staticmethod
     def tell(event: Event) -> Iterable[Notice]:
         """What another peer sent."""
-        match event:
-            case NameSignalled(kind="leave"):
-                told = encode(Leave(_short(event.sender), _short(event.target)))
-            case NameSignalled():
-                struct = _TOLD[event.kind]
-                told = encode(struct(_short(event.sender), _short(event.target), event.payload))
-            case _:
-                return []
-        return [Notice(Audience.ITSELF, told)]
+        if not isinstance(event, NameSignalled):
+            return []
+        sender, target = _short(event.sender), _short(event.target)
+        struct = _TOLD.get(event.kind)
+        if struct is None:
+            return [Notice(Audience.ITSELF, encode(Leave(sender, target)))]
+        return [Notice(Audience.ITSELF, encode(struct(sender, target, event.payload)))]
 
     def _full(self, id_: str) -> str:
         """An id with its namespace, which is the key."""
@@ -267,4 +265,4 @@ class PeerJsDialect(Dialect):
 
 def _short(name: str) -> str:
     """The id in a name."""
-    return name.partition(":")[2]
+    return name[name.index(":") + 1 :]
