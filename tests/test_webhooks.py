@@ -3,9 +3,10 @@
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -19,11 +20,12 @@ from tests.members import AT, member
 from tests.receivers import Receiver, receive
 from tests.test_backend import KEYS, backend, mesh
 from tests.test_openapi import KEY
-from trio_signal.hooks import SignatureError, check_signature, sign
+from trio_signal.hooks import HookEvent, SignatureError, check_signature, sign
 from trio_signal.messages.commands import LeaveCause
 from trio_signal.messages.events import Joined, Left
 from trio_signal.webhooks import webhooks
 from trio_signal.webhooks.journal import Journal
+from trio_signal.webhooks.spool import Spool
 
 VISIT = [
     *("room.started", "peer.joined ann", "broadcast.started ann", "peer.joined bob"),
@@ -121,9 +123,9 @@ async def test_an_event_is_given_up_and_the_next_ones_are_sent(
             assert receiver.attempts == 3
 
 
-def make_journal(*visits: Any) -> Journal:
+def make_journal(*visits: Any, unstored: Iterable[HookEvent] = ()) -> Journal:
     numbers = iter(range(10**6))
-    return Journal("a", lambda: f"{next(numbers)}", lambda: AT, visits)
+    return Journal("a", lambda: f"{next(numbers)}", lambda: AT, visits, unstored)
 
 
 def joined(peer_id: str, room: str = "r") -> Joined:
@@ -151,6 +153,32 @@ def test_a_run_that_was_killed_is_ended_by_the_next() -> None:
     ]
     assert told[0][2] == "replica_lost"
     assert set(visits.values()) == {None}
+
+
+def test_what_was_not_stored_yet_outlives_a_kill(tmp_path: Path) -> None:
+    """Whether it was killed before the commit, or after it and before the file was emptied."""
+    for was_stored in (False, True):
+        path = tmp_path / f"spool-{was_stored}"
+        journal = make_journal()
+        spool = Spool(path)
+        assert spool.open() == []
+        journal.note(joined("ann"))
+        _, visits = journal.take()
+        spool.keep_only([])
+        for event in (left("ann"), joined("bob"), joined("cat"), left("bob")):
+            before = len(journal.waiting)
+            journal.note(event)
+            spool.add([*journal.waiting][before:])
+        if was_stored:
+            _, more = journal.take()
+            visits |= more
+        path.write_bytes(path.read_bytes() + b'{"id":"half')
+        following = make_journal(*filter(None, visits.values()), unstored=Spool(path).open())
+        told = [(event.seq, event.event) for event in following.take()[0]]
+        assert told == [
+            *((3, "peer.left"), (4, "room.ended"), (1, "room.started"), (2, "peer.joined")),
+            *((3, "peer.joined"), (4, "peer.left"), (5, "peer.left"), (6, "room.ended")),
+        ]
 
 
 def test_of_too_much_the_rooms_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:

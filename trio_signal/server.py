@@ -31,12 +31,13 @@ from trio_signal.notes.sql import open_sql_notes
 from trio_signal.rounds import Rounds
 from trio_signal.service import Service
 from trio_signal.sharing import Sharing
-from trio_signal.store import OutboxStore
+from trio_signal.store import OutboxStore, sqlite_file
 from trio_signal.supervision import supervise
 from trio_signal.web.app import create_app
 from trio_signal.web.gate import Gate
 from trio_signal.web.server import open_http_server
 from trio_signal.web.unsent import Unsent
+from trio_signal.webhooks.spool import Spool
 from trio_signal.webhooks.webhooks import LocalWebhooks, SharedWebhooks
 
 #: The first five are for a site's own backend, which is to find them here.
@@ -117,17 +118,21 @@ async def open_webhooks(
         yield None
         return
     secret = next(iter(settings.secrets_by_key.values()))
-    with closing(OutboxStore(settings.database_url.get_secret_value())) as store:
+    url = settings.database_url.get_secret_value()
+    with closing(OutboxStore(url)) as store:
         given = store, settings.webhook_urls, secret, metrics, bus.replica
         if isinstance(bus, RedisBus):
             yield SharedWebhooks(*given, bus.observed)
         else:
-            local = LocalWebhooks(*given)
-            await local.prepare()
-            if isinstance(bus, MemoryBus):
-                bus.observer = local.note
-                local.rooms = bus.members_by_room
-            yield local
+            file = sqlite_file(url)
+            path = file.with_name(f"{file.name}-webhooks") if file is not None else None
+            with closing(Spool(path)) as spool:
+                local = LocalWebhooks(*given, spool)
+                await local.prepare()
+                if isinstance(bus, MemoryBus):
+                    bus.observer = local.note
+                    local.rooms = bus.members_by_room
+                yield local
 
 
 @asynccontextmanager

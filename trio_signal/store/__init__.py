@@ -5,7 +5,7 @@ sees `Store` only; docs/announcements.md says what is kept, and what happens whe
 database is slow or away.
 """
 
-from trio_signal.store.database import Database, Tables, inspect, upgrade
+from trio_signal.store.database import Database, Tables, inspect, sqlite_file, upgrade
 from trio_signal.store.members import MemberStore
 from trio_signal.store.outbox import NewEvent, OutboxStore, Settled, Waiting
 from trio_signal.store.store import Store
@@ -20,5 +20,6 @@ __all__ = [
     "Tables",
     "Waiting",
     "inspect",
+    "sqlite_file",
     "upgrade",
 ]

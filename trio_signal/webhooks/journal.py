@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from msgspec import UNSET
 
+from trio_signal import hooks
 from trio_signal.hooks import (
     ANNOUNCED,
     ENDED,
@@ -58,8 +59,12 @@ class Journal:
         new_id: Callable[[], str],
         now: Callable[[], str],
         visits: Iterable[Visit],
+        unstored: Iterable[HookEvent] = (),
     ) -> None:
-        """Begin with the visits that an earlier run of the server left behind: they are over."""
+        """Begin with the visits that an earlier run of the server left behind: they are over.
+
+        `unstored` is what happened since those visits were stored, or shortly before.
+        """
         self._replica = replica
         self._new_id, self._now = new_id, now
         self._lives: dict[str, _Life] = {}
@@ -74,9 +79,34 @@ class Journal:
             life.peers[peer.peer_id] = peer
             if live:
                 life.live.add(peer.peer_id)
+        for event in unstored:
+            self._repeat(event)
         for room, life in list(self._lives.items()):
             for peer_id in list(life.peers):
                 self._leave(room, peer_id, LeaveCause.REPLICA_LOST.value)
+
+    def _repeat(self, event: HookEvent) -> None:
+        """Take an event that an earlier run made; it may be known already."""
+        self.waiting.append(event)
+        if event.room is None:
+            return
+        life = self._lives.setdefault(event.room, _Life())
+        life.seq = max(life.seq, event.seq)
+        if event.event == ENDED:
+            del self._lives[event.room]
+        if event.peer is UNSET:
+            return
+        peer_id = event.peer.peer_id
+        self._changed.add((event.room, peer_id))
+        match event.event:
+            case hooks.JOINED:
+                life.peers[peer_id] = event.peer
+            case hooks.LIVE:
+                life.live.add(peer_id)
+            case hooks.NOT_LIVE:
+                life.live.discard(peer_id)
+            case hooks.LEFT:
+                life.peers.pop(peer_id, None)
 
     def seq(self, room_id: str) -> int:
         """The number of a room's last event; 0 if nobody is there."""

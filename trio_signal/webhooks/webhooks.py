@@ -25,6 +25,7 @@ from trio_signal.metrics import Metrics
 from trio_signal.store import NewEvent, OutboxStore, Settled, Waiting
 from trio_signal.supervision import supervise
 from trio_signal.webhooks.journal import Journal, Visit
+from trio_signal.webhooks.spool import Spool
 
 logger = logging.getLogger(__name__)
 
@@ -201,10 +202,17 @@ class LocalWebhooks(Webhooks):
     """Those of a server without Redis, whose journal they store."""
 
     def __init__(
-        self, store: OutboxStore, urls: Sequence[str], secret: str, metrics: Metrics, replica: str
+        self,
+        store: OutboxStore,
+        urls: Sequence[str],
+        secret: str,
+        metrics: Metrics,
+        replica: str,
+        spool: Spool,
     ) -> None:
-        """Take an open store."""
+        """Take an open store, and where events are that are not in it yet."""
         super().__init__(store, urls, secret, metrics, replica)
+        self._spool = spool
         self._journal = Journal(replica, lambda: uuid4().hex, utc_now, ())
         self._noted = trio.Event()
         self._storing = trio.Lock()
@@ -214,7 +222,9 @@ class LocalWebhooks(Webhooks):
     async def prepare(self) -> None:
         """End the visits that an earlier run left behind; before anything is noted."""
         visits = [_decode_visit(text) for text in await self._outbox.store.prepare()]
-        self._journal = Journal(self._replica, lambda: uuid4().hex, utc_now, visits)
+        unstored = self._spool.open()
+        self._journal = Journal(self._replica, lambda: uuid4().hex, utc_now, visits, unstored)
+        self._spool.keep_only(self._journal.waiting)
 
     async def seq(self, room_id: str) -> int:
         """The number of a room's last event."""
@@ -223,13 +233,22 @@ class LocalWebhooks(Webhooks):
 
     def note(self, event: RoomEvent) -> None:
         """Something happened in a room. Does not block."""
+        before = len(self._journal.waiting)
         self._journal.note(event)
+        self._spool_since(before)
         self._noted.set()
 
     def announced(self, announcement: Announcement) -> None:
         """An announcement was made. Does not block."""
+        before = len(self._journal.waiting)
         self._journal.note_announcement(announcement)
+        self._spool_since(before)
         self._noted.set()
+
+    def _spool_since(self, before: int) -> None:
+        """Keep those that wait beyond so many."""
+        waiting = self._journal.waiting
+        self._spool.add([waiting[i] for i in range(before - len(waiting), 0)])
 
     async def run(self) -> None:
         """Store what is noted, and send it; until cancelled."""
@@ -239,7 +258,9 @@ class LocalWebhooks(Webhooks):
                 self._noted = trio.Event()
                 if await self.store():
                     if self._journal.behind:
+                        before = len(self._journal.waiting)
                         self._journal.catch_up(self.rooms())
+                        self._spool_since(before)
                     else:
                         await self._noted.wait()
                 else:
@@ -260,6 +281,7 @@ class LocalWebhooks(Webhooks):
             except trio.Cancelled:
                 self._journal.put_back(events, visits)
                 raise
+            self._spool.keep_only(self._journal.waiting)
             return True
 
     async def finish(self) -> None:
