@@ -238,3 +238,47 @@ async def test_a_dialect_that_is_named_twice_is_measured_once(serve: Serve) -> N
         lines = [line for line in text.splitlines() if not line.startswith("#")]
         names = [line.rsplit(" ", 1)[0] for line in lines]
         assert len(names) == len(set(names))
+
+
+async def report_quality(service: Service, *reports: dict[str, Any]) -> Counter[str]:
+    """The metrics after one client sent these."""
+    async with service.connect("/ws/r") as ann:
+        await ann.expect("auth_required")
+        await ann.send("auth_token", clientId="ann")
+        success = await ann.expect("auth_success")
+        assert success.get("quality") == (30 if reports else None)
+        for report in reports or [{"checked": 1}]:
+            await ann.send("quality", **report)
+        await ann.settle()
+        return await read_metrics(service)
+
+
+async def test_reports_of_calls_are_added_up_where_the_server_wants_them(serve: Serve) -> None:
+    async with serve(quality_interval=30) as service:
+        first = {"checked": 3, "silent": 1, "connected": 4, "relayed": 2, "failed": 1}
+        bad = {"checked": 201}, {"silent": -1}, {"round_trips": [70_000]}, {"round_trips": [1] * 51}
+        metrics = await report_quality(
+            service, first, {"checked": 1, "round_trips": [20, 300]}, *bad
+        )
+        assert series(metrics, "trio_signal_calls_total") == {
+            ("checked",): 4,
+            ("silent",): 1,
+            ("connected",): 4,
+            ("relayed",): 2,
+            ("failed",): 1,
+        }
+        assert metrics["trio_signal_quality_reports_total"] == 2
+        assert metrics["trio_signal_call_round_trip_seconds_sum"] == pytest.approx(0.32)
+        assert series(metrics, "trio_signal_refused_total") == {("malformed",): 4}
+    async with serve() as service:
+        metrics = await report_quality(service)
+        assert metrics["trio_signal_quality_reports_total"] == 0
+        assert series(metrics, "trio_signal_calls_total") == {}
+
+
+async def test_a_client_that_reports_all_the_time_is_slowed_down(serve: Serve) -> None:
+    async with serve(quality_interval=30, message_burst=50, messages_per_second=20) as service:
+        began = trio.current_time()
+        metrics = await report_quality(service, *[{"checked": 1}] * 10)
+        assert metrics["trio_signal_quality_reports_total"] == 10
+        assert trio.current_time() - began > 2  # 10 reports of 11 tokens, of which there are 50

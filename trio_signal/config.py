@@ -199,6 +199,9 @@ class Settings(BaseSettings):
     #: URLs where your backend receives webhooks, a comma-separated list; requires
     #: `TRIO_SIGNAL_API_KEYS`: the first key's secret signs them.
     webhook_urls: CommaList = ()
+    #: Seconds between reports of browser clients about the quality of their calls; 30 is a good
+    #: value, and 0 turns them off.
+    quality_interval: float = Field(0, ge=0)
     #: Bearer token required by `GET /metrics`.
     metrics_token: SecretStr | None = None
 

@@ -173,7 +173,7 @@ class Hub:
         )
         self.signals = Signals(self.rooms, bus)
         #: How all replicas are, for operators.
-        self.survey = Survey(bus, self.rooms, self.participants)
+        self.survey = Survey(bus, self.rooms, self.participants, self._metrics)
         #: What a site's backend is told, if anything; whoever made it runs it.
         self.webhooks: LocalWebhooks | SharedWebhooks | None = None
         self.moderation = Moderation(self.rooms, self._membership, self._returning, bus)

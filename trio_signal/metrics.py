@@ -13,6 +13,7 @@ import trio
 
 from trio_signal.dialects import DIALECTS, OTHER, Dialect
 from trio_signal.errors import CloseCode, Reason
+from trio_signal.messages.commands import ReportQuality
 from trio_signal.messages.events import NotResumedReason, Refusal
 
 #: How a connection can end without a close code of ours: RFC 6455 section 7.1.5.
@@ -23,6 +24,7 @@ BROKEN_OFF = 1006
 LAG_INTERVAL = 0.1
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+_ROUND_TRIPS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0)
 _PEERS = (1.0, 2.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1000.0, 2500.0, 5000.0)
 
 
@@ -35,6 +37,12 @@ class Histogram:
         #: One more than there are bounds: the last is for what is greater than all.
         self._counts = [0] * (len(bounds) + 1)
         self.sum = 0.0
+
+    @property
+    def mean(self) -> float | None:
+        """The mean of the values; None if there is none."""
+        count = sum(self._counts)
+        return self.sum / count if count else None
 
     def observe(self, value: float) -> None:
         """Take a value in."""
@@ -76,6 +84,12 @@ class Metrics:
         #: How many peers of this replica heard the same event in the same words.
         self.fan_out: Final = Histogram(_PEERS)
         self.loop_lag: Final = Histogram()
+        #: What browser clients reported of their calls: see `ReportQuality`.
+        self.calls: dict[str, int] = dict.fromkeys(
+            ("checked", "silent", "connected", "relayed", "failed"), 0
+        )
+        self.quality_reports = 0
+        self.call_round_trip: Final = Histogram(_ROUND_TRIPS)
         #: What became of webhooks: an attempt that `failed` is made again.
         self.webhooks: dict[str, int] = dict.fromkeys(("delivered", "failed", "dropped"), 0)
 
@@ -86,6 +100,14 @@ class Metrics:
     def count_closed(self, code: int) -> None:
         """A WebSocket ended; clients may close with codes of their own."""
         self.closed[code if code in self.closed else OTHER] += 1
+
+    def count_quality(self, report: ReportQuality) -> None:
+        """A client reported how its calls are."""
+        self.quality_reports += 1
+        for name in self.calls:
+            self.calls[name] += getattr(report, name)
+        for seconds in report.round_trips:
+            self.call_round_trip.observe(seconds)
 
     async def watch_loop(self) -> None:
         """Look ten times a second how late the event loop is; until cancelled."""

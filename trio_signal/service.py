@@ -40,6 +40,7 @@ from trio_signal.messages.commands import (
     RejoinRooms,
     Release,
     Renew,
+    ReportQuality,
     Resume,
     Send,
     SendPrivate,
@@ -62,6 +63,8 @@ logger = logging.getLogger(__name__)
 
 #: How many malformed messages in a row end a session.
 MAX_MALFORMED = 50
+#: Tokens that a report of quality costs, so that nobody says much more than is asked for.
+REPORT_COST = 10.0
 #: With these a client may have guessed.
 _GUESSED = (NotResumedReason.UNKNOWN, NotResumedReason.OTHER_IDENTITY)
 
@@ -142,6 +145,10 @@ class Service:
                 case Renew():
                     discount(session)
                     await self._renew(session, action)
+                case ReportQuality():
+                    session.owes += REPORT_COST
+                    if self.settings.quality_interval:
+                        self.metrics.count_quality(action)
                 case AskLive():
                     await hub.live.ask(session, action)
                 case RejoinRooms():
@@ -196,7 +203,9 @@ class Service:
             session.close(session.dialect.authentication_failed(error))
             return
         session.lease.authenticated()
-        info = ServerInfo(ice_servers(self.settings, identity.user_id), self.settings.heartbeat)
+        settings = self.settings
+        ice = ice_servers(settings, identity.user_id)
+        info = ServerInfo(ice, settings.heartbeat, quality=settings.quality_interval)
         if claims.resume is not None:
             if await self._resume(session, identity, claims, claims.resume):
                 return

@@ -15,7 +15,14 @@ from trio_signal import __version__
 from trio_signal.bus import Bus
 from trio_signal.clock import utc_now
 from trio_signal.messages.identity import is_internal
-from trio_signal.messages.states import PeerState, ReplicaState, StatesAsked, StatesTold
+from trio_signal.messages.states import (
+    PeerState,
+    QualityState,
+    ReplicaState,
+    StatesAsked,
+    StatesTold,
+)
+from trio_signal.metrics import Metrics
 from trio_signal.participant import Participant
 from trio_signal.rooms import Rooms
 from trio_signal.session import Session
@@ -48,11 +55,14 @@ class _Question:
 class Survey:
     """Asks other replicas, and answers them."""
 
-    def __init__(self, bus: Bus, rooms: Rooms, participants: Collection[Participant]) -> None:
+    def __init__(
+        self, bus: Bus, rooms: Rooms, participants: Collection[Participant], metrics: Metrics
+    ) -> None:
         """Take what it tells of: `participants` are all of this replica."""
         self._bus = bus
         self._rooms = rooms
         self._participants = participants
+        self._metrics = metrics
         self._started_at = utc_now()
         self._questions: set[_Question] = set()
         #: Other replicas, and when each answered last.
@@ -131,6 +141,11 @@ class Survey:
             rooms=len(rooms),
             peers=sum(len(room.peers) for room in rooms),
             live=sum(member.peer_id in room.peers for room in rooms for member in room.live),
+            quality=QualityState(
+                self._metrics.quality_reports,
+                **self._metrics.calls,
+                round_trip=self._metrics.call_round_trip.mean,
+            ),
         )
 
     def _peers(self, room_id: str) -> list[PeerState]:

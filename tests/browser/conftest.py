@@ -16,7 +16,11 @@ from tests.test_openapi import KEY
 
 @pytest.fixture(scope="package")
 def server() -> Iterator[Server]:
-    environment = {"TRIO_SIGNAL_ALLOWED_ORIGINS": ELSEWHERE, "TRIO_SIGNAL_API_KEYS": f"site:{KEY}"}
+    environment = {
+        "TRIO_SIGNAL_ALLOWED_ORIGINS": ELSEWHERE,
+        "TRIO_SIGNAL_API_KEYS": f"site:{KEY}",
+        "TRIO_SIGNAL_QUALITY_INTERVAL": "2",
+    }
     server = Server(environment=environment)
     server.start()
     yield server

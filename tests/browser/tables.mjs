@@ -7,6 +7,7 @@
 
 import assert from 'node:assert/strict';
 
+import { Quality } from '../../trio_signal/browser/src/quality.js';
 import { Resumption } from '../../trio_signal/browser/src/resumption.js';
 import { SpeakerFinder } from '../../trio_signal/browser/src/speaker.js';
 import { StatsReader } from '../../trio_signal/browser/src/stats.js';
@@ -115,4 +116,34 @@ for (const [types, size, due] of [
   assert.equal(resumption.isDue ? counted : Infinity, due, types.join());
   assert.equal(resumption.ask(), resumption.isDue ? 0 : due === Infinity ? 0 : due);
   assert.equal(resumption.isDue, false);
+}
+
+// How calls are: rows of [state, bytes received, relayed], and what is reported of it.
+
+{
+  const call = ([state, bytes, relayed]) => ({
+    state,
+    glance: async () => ({ relayed, roundTripTime: 20, received: [{ bytes }], sent: [] }),
+  });
+  const none = { checked: 0, silent: 0, connected: 0, relayed: 0, failed: 0 };
+  for (const [rows, counts, trips] of [
+    [[['connected', 9, false]], { checked: 1, connected: 1 }, 1],
+    [[['connected', 9, true], ['connected', 0, false]], { checked: 2, silent: 1, connected: 2, relayed: 1 }, 2],
+    [[['connecting', 0, false]], { checked: 1, silent: 1 }, 0],
+  ]) {
+    const links = rows.map(call);
+    const reports = [];
+    let isOnline = false;
+    const send = (report) => isOnline && Boolean(reports.push(report));
+    const quality = new Quality({ links: () => links, expects: () => 'received', send });
+    await quality.check({ state: 'closed' }); // it is nobody's any more
+    for (const link of links) await quality.check(link);
+    await quality.report(); // nobody hears it, so it is said again
+    isOnline = true;
+    await quality.report();
+    assert.deepEqual(reports, [{ type: 'quality', ...none, ...counts, round_trips: Array(trips).fill(20) }]);
+    links.length = 0;
+    await quality.report(); // nothing new
+    assert.equal(reports.length, 1);
+  }
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 from playwright.sync_api import Page, expect
@@ -53,3 +54,20 @@ def test_an_operator_sees_and_ends_a_call(visit: Visit) -> None:
     expect(admin.get_by_text("0 of 0 peers")).to_be_visible()
     for page in (ann, bob):  # these moved when the call was over
         page.close()
+
+
+def test_an_operator_sees_how_calls_are(visit: Visit) -> None:
+    page = visit("/tests/client.html")
+    page.evaluate("""async () => {
+        const { join } = await import('/client/trio-signal.js');
+        const join_as = (username) => join(location.origin, { room: 'quality-test', username });
+        window.rooms = [await join_as('Ann'), await join_as('Bob')];
+        const [peer] = rooms[1].peers.values();
+        peer.channel('any');
+    }""")
+    admin = visit("/admin")
+    admin.get_by_label("API key").fill(KEY)
+    admin.get_by_role("button", name="Connect").click()
+    said = r"through TURN: 0 of \d+ \(0 %\) · round trip: \d+ ms"
+    expect(admin.get_by_text(re.compile(said))).to_be_visible()
+    expect_accessible(admin)

@@ -61,6 +61,26 @@ async function lookAtRooms() {
     h('td', {}, peers), h('td', {}, users), h('td', {}, live))));
   const { replicas } = await ask('GET', '/replicas');
   $('replica-list').replaceChildren(...replicas.map(replicaRow));
+  write($('quality'), qualityOf(replicas.map(({ quality }) => quality)));
+}
+
+/** What the clients of all replicas reported of their calls, in words. */
+function qualityOf(all) {
+  const total = (name) => all.reduce((sum, one) => sum + one[name], 0);
+  if (total('reports') === 0) return 'No reports of call quality.';
+  const trips = all.filter(({ round_trip }) => round_trip !== null);
+  const weight = trips.reduce((sum, { reports }) => sum + reports, 0);
+  const trip = trips.reduce((sum, { round_trip, reports }) => sum + round_trip * reports, 0) / weight;
+  return [
+    `Calls without media after 10 seconds: ${share(total('silent'), total('checked'))}`,
+    `ICE failures: ${total('failed')}`,
+    `through TURN: ${share(total('relayed'), total('connected'))}`,
+    `round trip: ${weight ? `${Math.round(trip * 1000)} ms` : 'unknown'}`,
+  ].join(' · ');
+}
+
+function share(some, all) {
+  return all === 0 ? 'none yet' : `${some} of ${all} (${Math.round((100 * some) / all)} %)`;
 }
 
 function replicaRow({ replica, host, status, reason, version, started_at, ...counts }) {

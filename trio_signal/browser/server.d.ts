@@ -70,6 +70,8 @@ export interface ReplicaState {
   peers: number;
   /** Broadcasts of its peers. */
   live: number;
+  /** What its clients reported of their calls. */
+  quality: Record<string, number | null>;
 }
 
 /** A webhook's event. `seq` numbers those of one room's life, from 1 without a gap. */

@@ -64,6 +64,7 @@ const TOLERANCE = 300; // seconds by which a signature's time may differ from ou
  * @property {number} rooms - Rooms with peers on it.
  * @property {number} peers - Its peers, counted once for every room.
  * @property {number} live - Broadcasts of its peers.
+ * @property {Record<string, number | null>} quality - What its clients reported of their calls.
  */
 
 /**

@@ -1416,6 +1416,11 @@ class Link {
     });
   }
 
+  /** The same without bitrates, and without a change to those of `stats`. */
+  async glance() {
+    return new StatsReader().read(await this.#pc.getStats(), () => MAIN);
+  }
+
   /** Whether an offer of `session` is for this connection. */
   isWith(session) {
     return this.#theirs === undefined || this.#theirs === session;
@@ -1720,6 +1725,85 @@ function randomId() {
   return Array.from(bytes, (byte) => byte.toString(16).padStart(2, '0')).join('');
 }
 
+// How the calls are, for a server that wants reports of it.
+
+const PATIENCE = 10_000; // ms after which a call should have sound or a picture
+const MOST = 50; // round trips in one report
+const LIMIT = 200; // of each number; the server takes no more
+
+const none = () => ({ checked: 0, silent: 0, connected: 0, relayed: 0, failed: 0 });
+
+/** Counts what becomes of links, and reports it every so many seconds. It says nothing of whom they are with. */
+class Quality {
+  #links;
+  #expects;
+  #send;
+  #counts = none();
+  #known = new WeakSet(); // links that were counted as connected
+  #timer = 0;
+
+  /**
+   * @param {object} room
+   * @param {() => Iterable<any>} room.links - The links that there are.
+   * @param {(link: any) => 'received' | 'sent' | null} room.expects - Where a link should have media.
+   * @param {(report: object) => boolean} room.send - Sends a report, if there is a connection.
+   */
+  constructor({ links, expects, send }) {
+    this.#links = links;
+    this.#expects = expects;
+    this.#send = send;
+  }
+
+  /** Reports from now on, or no more if no `seconds` are given. */
+  start(seconds) {
+    clearInterval(this.#timer);
+    this.#timer = seconds > 0 ? setInterval(() => this.report(), seconds * 1000) : 0;
+  }
+
+  /** A link was made. */
+  watch(link) {
+    if (this.#timer) setTimeout(() => this.check(link), PATIENCE);
+  }
+
+  /** ICE failed. */
+  failed() {
+    if (this.#timer) this.#count('failed');
+  }
+
+  /** Whether a link has media by now; one that is closed already is nobody's business. */
+  async check(link) {
+    const wanted = [...this.#links()].includes(link) ? this.#expects(link) : null;
+    if (wanted === null) return;
+    const stats = link.state === 'connected' ? await this.#look(link) : null;
+    this.#count('checked');
+    if (!stats?.[wanted].some(({ bytes }) => bytes > 0)) this.#count('silent');
+  }
+
+  async report() {
+    const connected = [...this.#links()].filter(({ state }) => state === 'connected');
+    const stats = await Promise.all(connected.map((link) => this.#look(link)));
+    const trips = stats.map((one) => one?.roundTripTime ?? null).filter((time) => time !== null);
+    const report = { type: 'quality', ...this.#counts, round_trips: trips.slice(0, MOST) };
+    const isEmpty = trips.length === 0 && Object.values(this.#counts).every((count) => count === 0);
+    if (!isEmpty && this.#send(report)) this.#counts = none();
+  }
+
+  /** Statistics of a link; it may be closed meanwhile. The first time it counts as connected. */
+  async #look(link) {
+    const stats = await link.glance().catch(() => null);
+    if (stats && !this.#known.has(link)) {
+      this.#known.add(link);
+      this.#count('connected');
+      if (stats.relayed) this.#count('relayed');
+    }
+    return stats;
+  }
+
+  #count(what) {
+    this.#counts[what] = Math.min(this.#counts[what] + 1, LIMIT);
+  }
+}
+
 // Who of several speaks.
 
 const EVERY = 200; // ms
@@ -1851,6 +1935,7 @@ export class Room {
   #links = new Map(); // peer's id -> Link
   #channels = new Map(); // peer's id -> Channels
   #speakers;
+  #quality;
   #timers = new Map(); // peer's id -> what is going to happen to it, by name
   #addressees = new Set(); // whom the application wrote to
   #outgoing = new Map(); // name -> { tracks, ...PublishOptions }: what goes out
@@ -1878,6 +1963,11 @@ export class Room {
         this.speaker = this.peers.get(id) ?? null;
         this.#emit('speaker', this.speaker);
       },
+    });
+    this.#quality = new Quality({
+      links: () => this.#links.values(),
+      expects: (link) => this.#expectsMedia(link),
+      send: (report) => this.#signaling.send(report),
     });
     this.#signaling = new Signaling(socketUrl(url, room), {
       hello: async () => ({ token: await askFor(secret), clientId: this.#id, username }),
@@ -1996,6 +2086,7 @@ export class Room {
       this.#signaling.close();
       return;
     }
+    if (state === 'closed') this.#quality.start(0);
     if (state === 'closed') for (const id of [...this.peers.keys()]) this.#drop(id, false);
     if (state !== 'joined') this.#emit('state', state, reason);
   }
@@ -2029,7 +2120,8 @@ export class Room {
     return true;
   }
 
-  #joined({ client_id, user, ice_servers }) {
+  #joined({ client_id, user, ice_servers, quality }) {
+    this.#quality.start(quality);
     // To the others we are somebody new, and which side is the polite one may be different.
     if (client_id !== this.me.id) for (const id of [...this.peers.keys()]) this.#drop(id);
     this.me = { id: client_id, name: user };
@@ -2252,6 +2344,7 @@ export class Room {
       onError: (error) => this.#emit('error', error),
     });
     this.#links.set(id, link);
+    this.#quality.watch(link);
     this.#linkChanged(id, link);
     return link;
   }
@@ -2265,7 +2358,15 @@ export class Room {
     if (peer.state === 'connected') this.#forget(peer, link.streams);
     if (this.#links.get(id) !== link) return; // a listener left the room
     this.#emit('connection', peer);
+    if (link.state === 'failed') this.#quality.failed();
     if (link.state === 'failed' && !link.restart()) this.#link(id).open();
+  }
+
+  /** Where a link should have media by now, if anywhere. */
+  #expectsMedia(link) {
+    const [id] = [...this.#links].find(([, one]) => one === link) ?? [];
+    if (this.peers.get(id)?.live) return 'received';
+    return this.published ? 'sent' : null;
   }
 
   /** What came by an earlier connection, and does not come by this one. */

@@ -27,6 +27,7 @@ from trio_signal.messages.commands import (
     Lock,
     Malformed,
     Renew,
+    ReportQuality,
     Resume,
     Send,
     Signal,
@@ -64,6 +65,9 @@ _CLIENT_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 #: How many messages of a session have arrived.
 Count = Annotated[int, Meta(ge=0)]
+#: How many peer connections a report may be about.
+Calls = Annotated[int, Meta(ge=0, le=200)]
+Milliseconds = Annotated[float, Meta(ge=0, le=60_000)]
 
 # What clients say
 
@@ -142,6 +146,17 @@ class LockRoom(Struct, tag="lock"):
     locked: bool = True
 
 
+class Quality(Struct, tag="quality"):
+    """Reports the client's peer connections since its last report, if the server asks for it."""
+
+    checked: Calls = 0
+    silent: Calls = 0
+    connected: Calls = 0
+    relayed: Calls = 0
+    failed: Calls = 0
+    round_trips: Annotated[list[Milliseconds], Meta(max_length=50)] = []
+
+
 class Ping(Struct, tag="ping"):
     """Requests a pong."""
 
@@ -152,7 +167,7 @@ class Ping(Struct, tag="ping"):
 _reader = Reader(
     (
         *(AuthToken, Offer, AnswerTo, IceCandidate, Message),
-        *(BroadcastStart, BroadcastStop, KickPeer, BanPeer, LockRoom, Ping),
+        *(BroadcastStart, BroadcastStop, KickPeer, BanPeer, LockRoom, Quality, Ping),
     )
 )
 
@@ -184,6 +199,7 @@ class AuthSuccess(Struct, tag="auth_success"):
     heartbeat: float
     protocol: int
     session: SessionOffer | UnsetType = UNSET
+    quality: float | UnsetType = UNSET
 
 
 class Resumed(Struct, tag="resumed"):
@@ -467,6 +483,8 @@ class MeshDialect(Dialect):
                 if self._server.session is not None:
                     return [Confirm(received, id_)]
                 return [Send(encode(Pong(id_)))]
+            case Quality():
+                return [_report(message)]
             case AuthToken(token=token):
                 return [Renew(token)]
         return []
@@ -516,6 +534,7 @@ class MeshDialect(Dialect):
             self._server.heartbeat,
             PROTOCOL,
             UNSET if session is None else SessionOffer(session.id, session.grace),
+            self._server.quality or UNSET,
         )
         users = UsersInRoom([User(m.peer_id, m.username) for m in others])
         sends = [Send(encode(success)), Send(encode(users))]
@@ -567,6 +586,13 @@ class MeshDialect(Dialect):
             case _:
                 return []
         return [Notice(Audience.OTHER_PEERS, encode(out))]
+
+
+def _report(quality: Quality) -> ReportQuality:
+    return ReportQuality(
+        *(quality.checked, quality.silent, quality.connected, quality.relayed, quality.failed),
+        tuple(each / 1000 for each in quality.round_trips),
+    )
 
 
 def _is_about_token(error: UnreadableError) -> bool:

@@ -187,6 +187,22 @@ class Lock(Struct, frozen=True):
     locked: bool
 
 
+class ReportQuality(Struct, frozen=True):
+    """How the client's calls are since its last report.
+
+    Of peer connections that were ten seconds old, `checked` is how many should have had media, and
+    `silent` how many of them had none. `connected` were made, of which `relayed` go through TURN;
+    `failed` is how often ICE failed. `round_trips` are in seconds, of calls that are now.
+    """
+
+    checked: int
+    silent: int
+    connected: int
+    relayed: int
+    failed: int
+    round_trips: tuple[float, ...] = ()
+
+
 class AskLive(Struct, frozen=True):
     """Ask who is live in a room, joined or not.
 
@@ -313,6 +329,7 @@ Command = (
     | Renew
     | Confirm
     | Join
+    | ReportQuality
     | AskLive
     | RejoinRooms
     | HearAnnouncements

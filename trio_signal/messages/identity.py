@@ -111,6 +111,8 @@ class ServerInfo(Struct, frozen=True):
     heartbeat: float = 20.0
     #: If the client can come back as the same peer.
     session: SessionInfo | None = None
+    #: Seconds between reports of its calls' quality; 0 if none are wanted.
+    quality: float = 0.0
 
 
 class Live(Struct, frozen=True):

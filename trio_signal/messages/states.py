@@ -5,6 +5,19 @@ from msgspec import Struct
 from trio_signal.messages.identity import Name
 
 
+class QualityState(Struct, frozen=True):
+    """What the clients of one replica reported of their calls since it started."""
+
+    reports: int = 0
+    checked: int = 0
+    silent: int = 0
+    connected: int = 0
+    relayed: int = 0
+    failed: int = 0
+    #: Of calls, in seconds, on average; None if none was reported.
+    round_trip: float | None = None
+
+
 class ReplicaState(Struct, frozen=True):
     """How one replica is: its health, and what it has to do.
 
@@ -22,6 +35,7 @@ class ReplicaState(Struct, frozen=True):
     rooms: int = 0
     peers: int = 0
     live: int = 0
+    quality: QualityState = QualityState()
 
 
 class PeerState(Struct, frozen=True):

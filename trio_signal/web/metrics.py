@@ -141,6 +141,13 @@ class CountCollector(Collector):
         yield _counters("closed", "WebSockets that ended, by close code", ["code"], closed)
         webhooks = [([outcome], count) for outcome, count in counted.webhooks.items()]
         yield _counters("webhooks", "Attempts to send webhooks, by outcome", ["outcome"], webhooks)
+        text = "Quality reports from clients"
+        yield _counters("quality_reports", text, [], [([], counted.quality_reports)])
+        calls = [([outcome], count) for outcome, count in counted.calls.items()]
+        text = "Peer connections that clients reported, by what became of them"
+        yield _counters("calls", text, ["outcome"], calls)
+        text = "Round-trip time of calls in seconds, as clients reported it"
+        yield _histogram("call_round_trip_seconds", text, counted.call_round_trip)
         text = "Sessions that were resumed"
         yield _counters("sessions_resumed", text, [], [([], counted.resumed)])
         refusals = [([reason.value], count) for reason, count in counted.not_resumed.items()]

@@ -150,6 +150,11 @@ export class Link {
     });
   }
 
+  /** The same without bitrates, and without a change to those of `stats`. */
+  async glance() {
+    return new StatsReader().read(await this.#pc.getStats(), () => MAIN);
+  }
+
   /** Whether an offer of `session` is for this connection. */
   isWith(session) {
     return this.#theirs === undefined || this.#theirs === session;

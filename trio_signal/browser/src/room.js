@@ -4,6 +4,7 @@ import { Channels } from './channel.js';
 import { call, Listeners } from './events.js';
 import { Link, randomId } from './link.js';
 import { Peer } from './peer.js';
+import { Quality } from './quality.js';
 import { SpeakerWatch } from './speaker.js';
 import { Signaling, socketUrl } from './signaling.js';
 import { hasTracks, isName, MAIN, mainOf, MOST_NAMES } from './streams.js';
@@ -78,6 +79,7 @@ export class Room {
   #links = new Map(); // peer's id -> Link
   #channels = new Map(); // peer's id -> Channels
   #speakers;
+  #quality;
   #timers = new Map(); // peer's id -> what is going to happen to it, by name
   #addressees = new Set(); // whom the application wrote to
   #outgoing = new Map(); // name -> { tracks, ...PublishOptions }: what goes out
@@ -105,6 +107,11 @@ export class Room {
         this.speaker = this.peers.get(id) ?? null;
         this.#emit('speaker', this.speaker);
       },
+    });
+    this.#quality = new Quality({
+      links: () => this.#links.values(),
+      expects: (link) => this.#expectsMedia(link),
+      send: (report) => this.#signaling.send(report),
     });
     this.#signaling = new Signaling(socketUrl(url, room), {
       hello: async () => ({ token: await askFor(secret), clientId: this.#id, username }),
@@ -223,6 +230,7 @@ export class Room {
       this.#signaling.close();
       return;
     }
+    if (state === 'closed') this.#quality.start(0);
     if (state === 'closed') for (const id of [...this.peers.keys()]) this.#drop(id, false);
     if (state !== 'joined') this.#emit('state', state, reason);
   }
@@ -256,7 +264,8 @@ export class Room {
     return true;
   }
 
-  #joined({ client_id, user, ice_servers }) {
+  #joined({ client_id, user, ice_servers, quality }) {
+    this.#quality.start(quality);
     // To the others we are somebody new, and which side is the polite one may be different.
     if (client_id !== this.me.id) for (const id of [...this.peers.keys()]) this.#drop(id);
     this.me = { id: client_id, name: user };
@@ -479,6 +488,7 @@ export class Room {
       onError: (error) => this.#emit('error', error),
     });
     this.#links.set(id, link);
+    this.#quality.watch(link);
     this.#linkChanged(id, link);
     return link;
   }
@@ -492,7 +502,15 @@ export class Room {
     if (peer.state === 'connected') this.#forget(peer, link.streams);
     if (this.#links.get(id) !== link) return; // a listener left the room
     this.#emit('connection', peer);
+    if (link.state === 'failed') this.#quality.failed();
     if (link.state === 'failed' && !link.restart()) this.#link(id).open();
+  }
+
+  /** Where a link should have media by now, if anywhere. */
+  #expectsMedia(link) {
+    const [id] = [...this.#links].find(([, one]) => one === link) ?? [];
+    if (this.peers.get(id)?.live) return 'received';
+    return this.published ? 'sent' : null;
   }
 
   /** What came by an earlier connection, and does not come by this one. */
