@@ -23,7 +23,7 @@ from msgspec import UNSET, Struct
 
 from tests.clients import PATIENCE, Client, Service
 from tests.tokens import SECRET, private_key, public_pem
-from tools import api_pages, print_close_codes, print_commands, print_settings
+from tools import api_pages, check_words, print_close_codes, print_commands, print_settings
 from tools.print_settings import as_written, variable
 from trio_signal.announcements import Announcements
 from trio_signal.auth import OpenAuth
@@ -611,7 +611,11 @@ def test_the_site_has_each_call_and_message_of_the_documents() -> None:
     assert {tag(struct) for name in DIALECTS for struct in outgoing(name) if tag(struct)} <= told
 
 
-# Code on the pages
+# Words, and code on the pages
+
+
+def test_pages_do_without_our_own_words(capsys: pytest.CaptureFixture[str]) -> None:
+    assert check_words.main(ROOT) == 0, capsys.readouterr().out
 
 
 def blocks(language: str) -> list[Any]:
