@@ -731,7 +731,7 @@ two_tabs_after_a_loss = example(
 )
 
 
-@settings(thorough, max_examples=40 * EFFORT)
+@settings(thorough, max_examples=25 * EFFORT)
 @reload_while_live
 @two_tabs_after_a_loss
 @given(crowd=crowds, steps=st.lists(steps, min_size=4, max_size=30))
@@ -739,7 +739,7 @@ async def test_one_after_the_other(serve: Serve, crowd: list[Step], steps: list[
     await play(serve, [[step] for step in [*crowd, *steps]])
 
 
-@settings(thorough, max_examples=40 * EFFORT)
+@settings(thorough, max_examples=25 * EFFORT)
 @given(crowd=crowds, waves=st.lists(waves, min_size=2, max_size=16))
 async def test_at_the_same_instant(
     serve: Serve, crowd: list[Step], waves: list[list[Step]]
@@ -764,7 +764,7 @@ come_back_elsewhere = example(
 )
 
 
-@settings(thorough, max_examples=15 * EFFORT)
+@settings(thorough, max_examples=10 * EFFORT)
 @one_id_twice
 @come_back_elsewhere
 @given(crowd=crowds, waves=st.lists(waves, max_size=4))

@@ -20,7 +20,7 @@ from tests.effort import EFFORT
 from tests.replicas.processes import STARTING
 
 ROOT = Path(__file__).resolve().parents[2]
-KILLS = 40 * EFFORT
+KILLS = 24 * EFFORT
 #: When a server is killed at the latest, as a part of the time that a call takes on this machine.
 LATEST = 1.5
 

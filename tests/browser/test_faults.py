@@ -9,7 +9,7 @@ import pytest
 
 HERE = Path(__file__).parent
 CLIENT = HERE.parent.parent / "trio_signal" / "browser" / "trio-signal.js"
-SEEDS = "12"
+SEEDS = "8"
 
 
 # What a module decides by tables; the negotiation of two; where the tiles of a call stand.

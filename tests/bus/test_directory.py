@@ -183,7 +183,7 @@ def essence(change: Change) -> Any:
 
 
 @settings(
-    max_examples=25 * EFFORT,
+    max_examples=15 * EFFORT,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(scenes=st.lists(st.lists(steps, min_size=8, max_size=24), min_size=1, max_size=3))

@@ -31,7 +31,7 @@ async def check_recovery(scene: Scene, since: float) -> None:
 
 async def test_killed_and_restarted_empty(tmp_path: Path) -> None:
     async with open_cluster(tmp_path) as cluster, open_scene(cluster) as scene:
-        for _ in range(6 * EFFORT):
+        for _ in range(4 * EFFORT):
             await cluster.redis.kill()
             await trio.sleep(0.3)
             await cluster.redis.start()
