@@ -155,30 +155,55 @@ def test_a_run_that_was_killed_is_ended_by_the_next() -> None:
     assert set(visits.values()) == {None}
 
 
-def test_what_was_not_stored_yet_outlives_a_kill(tmp_path: Path) -> None:
-    """Whether it was killed before the commit, or after it and before the file was emptied."""
-    for was_stored in (False, True):
-        path = tmp_path / f"spool-{was_stored}"
-        journal = make_journal()
-        spool = Spool(path)
-        assert spool.open() == []
-        journal.note(joined("ann"))
-        _, visits = journal.take()
-        spool.keep_only([])
-        for event in (left("ann"), joined("bob"), joined("cat"), left("bob")):
-            before = len(journal.waiting)
-            journal.note(event)
-            spool.add([*journal.waiting][before:])
-        if was_stored:
-            _, more = journal.take()
-            visits |= more
-        path.write_bytes(path.read_bytes() + b'{"id":"half')
-        following = make_journal(*filter(None, visits.values()), unstored=Spool(path).open())
-        told = [(event.seq, event.event) for event in following.take()[0]]
-        assert told == [
-            *((3, "peer.left"), (4, "room.ended"), (1, "room.started"), (2, "peer.joined")),
-            *((3, "peer.joined"), (4, "peer.left"), (5, "peer.left"), (6, "room.ended")),
-        ]
+@pytest.mark.parametrize("was_stored", [False, True])
+def test_what_was_not_stored_yet_outlives_a_kill(tmp_path: Path, was_stored: bool) -> None:
+    """Whether it was killed before the commit, or after it and before that was noted."""
+    path = tmp_path / "spool"
+    journal, spool = make_journal(), Spool(path)
+    assert spool.open() == []
+
+    def note(event: Joined | Left) -> None:
+        before = len(journal.waiting)
+        journal.note(event)
+        spool.add([*journal.waiting][before:])
+
+    note(joined("ann"))
+    stored, visits = journal.take()
+    note(left("ann"))  # while that is stored
+    spool.note_stored(len(stored), journal.waiting)
+    for event in (joined("bob"), joined("cat"), left("bob")):
+        note(event)
+    if was_stored:
+        visits |= journal.take()[1]
+    path.write_bytes(path.read_bytes() + b'{"id":"half')
+    remaining = [visit for visit in visits.values() if visit is not None]
+    following = make_journal(*remaining, unstored=Spool(path).open())
+    told = [(event.seq, event.event) for event in following.take()[0]]
+    assert told == [
+        *((3, "peer.left"), (4, "room.ended"), (1, "room.started"), (2, "peer.joined")),
+        *((3, "peer.joined"), (4, "peer.left"), (5, "peer.left"), (6, "room.ended")),
+    ]
+
+
+def test_the_file_beside_the_database_stays_small(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trio_signal.webhooks.spool.MOST_BYTES", 2000)
+    path = tmp_path / "spool"
+    journal, spool = make_journal(), Spool(path)
+    spool.open()
+    for number in range(100):
+        journal.note(joined(f"peer-{number}"))
+    events, _ = journal.take()
+    for number, event in enumerate(events[:-1]):
+        spool.add([event])
+        assert path.stat().st_size < 3000
+        if number:  # there is always one that waits
+            spool.note_stored(1, [event])
+    assert Spool(path).open() == [events[-2]]
+    spool.note_stored(1, [])
+    assert path.read_bytes() == b""
+    spool.close()
 
 
 def test_of_too_much_the_rooms_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:

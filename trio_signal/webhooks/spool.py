@@ -7,7 +7,7 @@ machine may lose the last ones.
 
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 import msgspec
@@ -15,6 +15,12 @@ import msgspec
 from trio_signal.hooks import HookEvent, encode
 
 logger = logging.getLogger(__name__)
+
+#: Bytes of the file, above which it is written anew.
+MOST_BYTES = 4 * 2**20
+#: How a line begins that says how many of the events before it are stored.
+_STORED = b"stored "
+_FLAGS = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
 
 _decode = msgspec.json.Decoder(HookEvent).decode
 
@@ -26,53 +32,54 @@ class Spool:
         """Take its path; opens nothing yet."""
         self._path = path
         self._file: int | None = None
+        self._size = 0
 
     def open(self) -> list[HookEvent]:
         """Open the file, and return what an earlier run left behind."""
         if self._path is None:
             return []
         try:
-            flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-            self._file = os.open(self._path, flags, 0o600)
-            lines = self._path.read_bytes().split(b"\n")
+            self._file = os.open(self._path, _FLAGS, 0o600)
+            return _decode_all(self._path.read_bytes())
         except OSError as error:
             self._give_up(error)
             return []
-        events = []
-        for line in lines:
-            try:
-                events.append(_decode(line))
-            except (msgspec.DecodeError, UnicodeDecodeError):
-                continue  # the last line may be half a line
-        return events
 
     def add(self, events: Iterable[HookEvent]) -> None:
         """Keep events; does not wait for the disk."""
-        if self._file is not None:
-            try:
-                os.write(self._file, _encode_all(events))
-            except OSError as error:
-                self._give_up(error)
+        self._write(_encode_all(events))
 
-    def keep_only(self, events: Iterable[HookEvent]) -> None:
-        """All but these are in the database."""
+    def note_stored(self, count: int, waiting: Collection[HookEvent]) -> None:
+        """The first so many are in the database, and only these still wait."""
+        if waiting and self._size < MOST_BYTES:
+            self._write(b"%s%d\n" % (_STORED, count))
+        else:
+            self.keep_only(waiting)
+
+    def keep_only(self, events: Collection[HookEvent]) -> None:
+        """Keep these instead of all others, in one step, so that a kill loses none."""
         if self._file is None or self._path is None:
             return
-        remaining = _encode_all(events)
         try:
-            if not remaining:
+            self._size = 0
+            if not events:
                 os.ftruncate(self._file, 0)
                 return
-            # In one step, so that a kill loses none.
             new = self._path.with_name(f"{self._path.name}.new")
-            flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC
-            file = os.open(new, flags, 0o600)
+            file = os.open(new, _FLAGS | os.O_TRUNC, 0o600)
             old, self._file = self._file, file
             os.close(old)
-            os.write(file, remaining)
+            self._write(_encode_all(events))
             new.replace(self._path)
         except OSError as error:
             self._give_up(error)
+
+    def _write(self, data: bytes) -> None:
+        if self._file is not None:
+            try:
+                self._size += os.write(self._file, data)
+            except OSError as error:
+                self._give_up(error)
 
     def close(self) -> None:
         """Close the file."""
@@ -89,3 +96,17 @@ class Spool:
 
 def _encode_all(events: Iterable[HookEvent]) -> bytes:
     return b"".join(encode(event) + b"\n" for event in events)
+
+
+def _decode_all(data: bytes) -> list[HookEvent]:
+    """The events that are not known to be stored; the last line may be half a line."""
+    events: list[HookEvent] = []
+    for line in data.split(b"\n")[:-1]:
+        try:
+            if line.startswith(_STORED):
+                del events[: int(line.removeprefix(_STORED))]
+            else:
+                events.append(_decode(line))
+        except (ValueError, msgspec.DecodeError):  # a disk that was full
+            continue
+    return events

@@ -281,7 +281,7 @@ class LocalWebhooks(Webhooks):
             except trio.Cancelled:
                 self._journal.put_back(events, visits)
                 raise
-            self._spool.keep_only(self._journal.waiting)
+            self._spool.note_stored(len(events), self._journal.waiting)
             return True
 
     async def finish(self) -> None:
