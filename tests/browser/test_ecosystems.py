@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -148,7 +149,9 @@ def test_peers_of_the_npm_package_connect(pages: list[Page], replicas: list[Serv
 def test_two_edit_one_document(pages: list[Page], replicas: list[Server]) -> None:
     """Of y-webrtc, over two replicas, with a password: the server sees no content."""
     ann, bob, _ = pages
+    sent: list[str] = []
     for page, server in ((ann, replicas[0]), (bob, replicas[1])):
+        page.on("websocket", lambda socket: socket.on("framesent", lambda text: sent.append(text)))
         page.evaluate(EDIT, [server.port, "secret"])
         # Two that announce themselves at the same moment call each other, which may fail there.
         page.wait_for_function("() => provider.signalingConns[0]?.connected")
@@ -157,3 +160,5 @@ def test_two_edit_one_document(pages: list[Page], replicas: list[Server]) -> Non
     for page in (ann, bob):
         page.wait_for_function("() => ['hello world', 'worldhello '].includes(sheet.toString())")
     assert ann.evaluate("sheet.toString()") == bob.evaluate("sheet.toString()")
+    published = [message for text in sent if (message := json.loads(text))["type"] == "publish"]
+    assert {type(message["data"]) for message in published} == {str}  # else an object
