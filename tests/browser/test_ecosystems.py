@@ -149,7 +149,7 @@ def test_peers_of_the_npm_package_connect(pages: list[Page], replicas: list[Serv
 def test_two_edit_one_document(pages: list[Page], replicas: list[Server]) -> None:
     """Of y-webrtc, over two replicas, with a password: the server sees no content."""
     ann, bob, _ = pages
-    sent: list[str] = []
+    sent: list[bytes | str] = []
     for page, server in ((ann, replicas[0]), (bob, replicas[1])):
         page.on("websocket", lambda socket: socket.on("framesent", lambda text: sent.append(text)))
         page.evaluate(EDIT, [server.port, "secret"])
