@@ -85,10 +85,6 @@ class Receiver:
         await self.until(lambda: len(self.events) >= count)
         assert len(self.events) == count, self.words()
 
-    async def until_joined(self, count: int) -> None:
-        """Wait until so many peers came."""
-        await self.until(lambda: sum(e["event"] == "peer.joined" for e in self.events) >= count)
-
     def words(self) -> list[str]:
         """What came, in short."""
         return [word_of(event) for event in self.events]
