@@ -34,6 +34,8 @@ LAYERS: tuple[frozenset[str], ...] = (
                 "returning",
                 "resuming",
                 "handover",
+                "draining",
+                "parcels",
             ),
             *("rooms", "membership", "live", "signals", "talk", "topics", "moderation", "survey"),
             *("namespace", "mailbox"),

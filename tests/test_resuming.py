@@ -6,9 +6,10 @@ What the counting alone has to hold is in tests/test_resumption.py.
 import os
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import ExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
 from random import Random
 from typing import Any, NamedTuple
+from uuid import uuid4
 
 import pytest
 import trio
@@ -405,6 +406,65 @@ async def test_at_another_replica_it_is_for_its_subject_alone(redis_url: str) ->
         await ann.client.close(1000)
         await bob.client.wait_for("user_left", client_id="ann")
         await (await there.ask(ann)).expect("not_resumed", reason="owner_lost")
+
+
+# Servers that stop
+
+
+async def test_a_server_that_stops_hands_over(redis_url: str) -> None:
+    given = {"redis_url": redis_url, "redis_prefix": f"{uuid4()}:", "drain_pause": 0, "drain": 1}
+    async with trio.open_nursery() as nursery, AsyncExitStack() as servers:
+        with ExitStack() as sockets:
+            base = await servers.enter_async_context(serve_once(**given))
+            async with serve_once(**given) as other:
+                there = Room(other, nursery, sockets)
+                here = Room(base, nursery, sockets)
+                ann = await there.enter("ann")
+                await there.enter("eve", resume=False)
+                bob = await here.enter("bob")
+                await ann.client.send("broadcast_start")
+                await bob.client.expect("broadcast_started")
+            await ann.client.expect("user_joined", client_id="eve")
+            await ann.client.expect("user_joined", client_id="bob")
+            await ann.client.expect_close(1001)
+            await bob.client.send("message", data="meanwhile")
+            # Only she has left who cannot come back.
+            heard = [await bob.client.receive() for _ in range(2)]
+            assert {message["type"] for message in heard} == {"user_away", "user_left"}
+            assert {message["client_id"] for message in heard} == {"ann", "eve"}
+            ann, _ = await here.resume(ann)
+            await ann.client.wait_for("message", data="meanwhile")
+            await bob.client.expect("user_back")
+            await ann.client.send("broadcast_stop")
+            await bob.client.expect("broadcast_stopped")
+        nursery.cancel_scope.cancel()
+
+
+async def test_the_only_server_that_stops_leaves_them_to_the_next(redis_url: str) -> None:
+    given = {"redis_url": redis_url, "redis_prefix": f"{uuid4()}:", "drain_pause": 0, "drain": 1}
+    async with trio.open_nursery() as nursery:
+        with ExitStack() as sockets:
+            async with serve_once(**given) as service:
+                room = Room(service, nursery, sockets)
+                ann, bob = await room.enter_all("ann", "bob")
+                await ann.client.send("broadcast_start")
+                await bob.client.expect("broadcast_started")
+                await room.enter("eve", resume=False)
+                for guest in (ann, bob):
+                    await guest.client.expect("user_joined", client_id="eve")
+            for guest in (ann, bob):
+                await guest.client.expect_close(1001)
+            async with serve_once(**given, resume_grace=1) as service:
+                room = Room(service, nursery, sockets)
+                bob, resumed = await room.resume(bob)
+                # What ends while nobody is there is told as well.
+                assert resumed["replayed"] == 2
+                heard = [(await bob.client.receive()) for _ in range(2)]
+                assert {each["type"] for each in heard} == {"user_left", "user_away"}
+                await bob.client.send("offer", to_="ann", offer={})
+                await bob.client.expect("broadcast_stopped", client_id="ann")
+                await bob.client.expect("user_left", client_id="ann", cause="lost")
+        nursery.cancel_scope.cancel()
 
 
 # Whatever is cut

@@ -6,6 +6,7 @@ no task any more, and one that comes has a task of its own, until a connection t
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import Self
 from uuid import uuid4
@@ -15,17 +16,17 @@ from msgspec.structs import replace
 
 from trio_signal.alarm import Alarm
 from trio_signal.bus.handover import HandoverBus
-from trio_signal.clock import utc_now
 from trio_signal.dialects import DIALECTS
 from trio_signal.errors import CloseCode, NotResumedError
-from trio_signal.limits import ConnectionLease
+from trio_signal.limits import ConnectionLease, NoLease
 from trio_signal.local_room import LocalRoom
 from trio_signal.membership import Membership
 from trio_signal.messages.commands import Authenticate, Close, LeaveCause, Resume
 from trio_signal.messages.events import Joined, NotResumedReason, RoomEvent
-from trio_signal.messages.handover import NotGiven, Parcel, Sought
-from trio_signal.messages.identity import Identity, Member, ServerInfo, SessionInfo
+from trio_signal.messages.handover import NotGiven, Offered, Parcel, Sought
+from trio_signal.messages.identity import Identity, Member
 from trio_signal.metrics import Metrics
+from trio_signal.parcels import pack, unpack
 from trio_signal.participant import Host, Participant, Stay
 from trio_signal.resuming import Resuming, owner_of, tag_of
 from trio_signal.resumption import NOWHERE
@@ -79,12 +80,17 @@ class _Claimant:
 class _Reception:
     """A session on its way to this replica."""
 
-    def __init__(self, room_id: str, sought: Sought, session: Session) -> None:
+    def __init__(
+        self, room_id: str, sought: Sought, session: Session, replica: str, *, ask: bool
+    ) -> None:
         self.room_id = room_id
+        #: Which replica had it, and whether that one is to be asked.
+        self.replica = replica
+        self.ask = ask
         self.sought = sought
         self.session = session
         self.claimants: list[_Claimant] = []
-        self.came = trio.Event()
+        self.came, self.arrived = trio.Event(), trio.Event()
         self.outcome: Parcel | NotResumedReason | None = NotResumedReason.OWNER_LOST
         #: Who seeks it next, while it is still under way to here.
         self.next: Sought | None = None
@@ -94,7 +100,7 @@ class _Reception:
         self.came.set()
 
 
-class _Departure:
+class Departure:
     """A session that is being given up."""
 
     def __init__(
@@ -107,6 +113,10 @@ class _Departure:
         self.was_away = away
         #: The other replica has the member.
         self.moved = trio.Event()
+
+    def pack(self) -> Parcel | NotGiven:
+        """What the other replica needs to go on; why it cannot."""
+        return pack(self.session, self.sought, away=self.was_away)
 
 
 class Handover:
@@ -132,16 +142,19 @@ class Handover:
         self._bus = bus
         self._nursery: trio.Nursery | None = None
         #: By the session's tag.
-        self._receptions: dict[str, _Reception] = {}
-        self._departures: dict[str, _Departure] = {}
+        self.receptions: dict[str, _Reception] = {}
+        self.departures: dict[str, Departure] = {}
+        #: It has begun to run.
+        self.ready = trio.Event()
         self._attempts = self._claims = 0
         bus.serve(self)
 
     async def run(self) -> None:
         """Have tasks for the sessions that come and go; until cancelled."""
-        self._receptions.clear()
+        self.receptions.clear()
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
+            self.ready.set()
             await trio.sleep_forever()
 
     # Sessions that come
@@ -158,11 +171,11 @@ class Handover:
         self._claims = number = self._claims + 1
         if self._resuming.has(tag):
             return self._resume(asked_at, newcomer, identity, claims, resume)
-        if tag not in self._receptions:
+        if tag not in self.receptions:
             member = await self._bus.find(resume.room_id, tag)
             if self._resuming.has(tag):
                 return self._resume(asked_at, newcomer, identity, claims, resume)
-            if tag not in self._receptions:
+            if tag not in self.receptions:
                 if member is None:
                     raise self._resuming.unknown(resume)
                 self._begin(
@@ -170,7 +183,7 @@ class Handover:
                     *(asked_at, owner_of(identity, claims), resume.received),
                 )
         with _Claimant(number, asked_at) as claimant:
-            self._receptions[tag].claimants.append(claimant)
+            self.receptions[tag].claimants.append(claimant)
             await claimant.decided.wait()
             # It may have been given up to a newer connection elsewhere, just now.
             if claimant.is_chosen and self._resuming.has(tag):
@@ -203,6 +216,8 @@ class Handover:
         asked_at: float,
         owner: bytes | None,
         received: int | None,
+        *,
+        ask: bool = True,
     ) -> None:
         """Seek the session of a member; raises NotResumedError if that cannot be."""
         kind = DIALECTS.get(member.dialect)
@@ -223,7 +238,8 @@ class Handover:
             metrics=self._metrics,
         )
         self._resuming.expect(session, member.session)
-        reception = self._receptions[member.session] = _Reception(room_id, sought, session)
+        reception = _Reception(room_id, sought, session, member.replica, ask=ask)
+        self.receptions[member.session] = reception
         self._nursery.start_soon(self._guard, reception, name="reception")
 
     async def _guard(self, reception: _Reception) -> None:
@@ -231,7 +247,7 @@ class Handover:
             await self._receive(reception)
         except Exception:
             logger.exception("a session that came from another replica failed")
-            self._receptions.pop(reception.sought.session, None)
+            self.receptions.pop(reception.sought.session, None)
             self._refuse(reception, NotResumedReason.OWNER_LOST)
 
     async def _receive(self, reception: _Reception) -> None:
@@ -243,16 +259,24 @@ class Handover:
                 trio.move_on_after(TIMEOUT),
             ):
                 if await self._bus.follow(room):
-                    self._bus.seek(room, sought)
-                    await reception.came.wait()
-            del self._receptions[sought.session]
+                    parcel = await self._bus.seek(
+                        room, sought, reception.replica, ask=reception.ask
+                    )
+                    if parcel is not None:
+                        reception.decide(parcel)
+                    if parcel is not None or reception.ask:
+                        await reception.came.wait()
+                    if isinstance(reception.outcome, Parcel):
+                        await reception.arrived.wait()
+            del self.receptions[sought.session]
             self._bus.stop(reception.room_id, sought.session)
             if not isinstance(reception.outcome, Parcel) or not session.memberships:
                 reason = reception.outcome
                 lost = NotResumedReason.OWNER_LOST
                 self._refuse(reception, lost if isinstance(reason, Parcel) else reason)
                 return
-            self._unpack(session, reception.outcome)
+            unpack(session, reception.outcome, self._resuming.grace)
+            self._resuming.take(session, away=reception.outcome.away)
             if reception.next is not None:
                 self.give(reception.room_id, reception.next)
             if stay.participant is None:
@@ -272,21 +296,6 @@ class Handover:
         for claimant in reception.claimants:
             claimant.refuse(reason)
 
-    def _unpack(self, session: Session, parcel: Parcel) -> None:
-        """Go on where the other replica has ended."""
-        session.id, session.identity = parcel.connection, parcel.identity
-        session.received, session.sent = parcel.received, session.sent + parcel.sent
-        session.deadlines.watch_expiry(parcel.identity)
-        resumption = session.resumption
-        if resumption is not None:
-            resumption.owner, resumption.uncounted = parcel.owner, parcel.uncounted
-            resumption.asked_at = parcel.at
-            resumption.take(parcel.frames, parcel.confirmed)
-            info = ServerInfo(session=SessionInfo(resumption.id, self._resuming.grace))
-            # Its dialect knows from then on that its client is in; what it says was said.
-            list(session.dialect.authenticated(parcel.identity, info, utc_now()))
-        self._resuming.take(session, away=parcel.away)
-
     async def _admit(self, reception: _Reception) -> None:
         """Let the newest connection that waits carry the session."""
         waiting = [each for each in reception.claimants if not each.gone.is_set()]
@@ -297,9 +306,13 @@ class Handover:
             claimant.choose()
             await claimant.gone.wait()
 
-    def take(self, told: Parcel | NotGiven) -> None:
-        """What another replica says of a session that is sought here."""
-        reception = self._receptions.get(told.session)
+    def take(self, told: Parcel | NotGiven | Offered) -> None:
+        """What another replica says of a session, which may be sought here."""
+        if isinstance(told, Offered):
+            if self._nursery is not None and not self._rooms.is_stopping:
+                self._nursery.start_soon(self.accept, told, name="offer")
+            return
+        reception = self.receptions.get(told.session)
         if reception is None:
             return
         if isinstance(told, Parcel):
@@ -311,18 +324,28 @@ class Handover:
         self, room_id: str, member: Member, missed: Sequence[RoomEvent], told: frozenset[str]
     ) -> None:
         """A member whose session is sought here is this replica's own."""
-        session, room = self._receptions[member.session].session, self._rooms[room_id]
+        session, room = self.receptions[member.session].session, self._rooms[room_id]
         room.admit(member.peer_id, session)
         for peer_id in told:
             room.told_elsewhere.setdefault(peer_id, set()).add(session)
         for event in missed:
             room.tell_late({member.peer_id: session}, event)
+        self.receptions[member.session].arrived.set()
+
+    async def accept(self, offered: Offered, *, ask: bool = True) -> None:
+        """Have a session whose client is not here yet."""
+        tag, room_id = offered.session, offered.room_id
+        member = await self._bus.find(room_id, tag)
+        is_here = tag in self.receptions or self._resuming.has(tag)
+        if member is not None and member.replica != self._rooms.replica and not is_here:
+            with suppress(NotResumedError):
+                self._begin(room_id, member, NoLease(), 0.0, None, None, ask=ask)
 
     # Sessions that go
 
     def give(self, room_id: str, sought: Sought) -> None:
         """Give up a session that another replica seeks, if it is here."""
-        reception = self._receptions.get(sought.session)
+        reception = self.receptions.get(sought.session)
         if reception is not None and reception.session.memberships:
             if 0 < sought.at < max((each.asked_at for each in reception.claimants), default=0):
                 self._bus.send(sought.replica, NotGiven(sought.session, sought.attempt, None))
@@ -344,17 +367,20 @@ class Handover:
             self._bus.send(sought.replica, told)
             return
         room = self._rooms[room_id]
-        was_away = self._resuming.release(session)
-        departure = _Departure(session, peer_id, room, sought, away=was_away)
-        self._departures[sought.session] = departure
-        self._participants.discard(session)
-        session.go_away(for_good=True)
-        room.joining += 1  # so that it is followed until the other replica has the member
+        self.departures[sought.session] = departure = self.release(session, room, sought)
         room.depart(peer_id, session)
         self._nursery.start_soon(self._watch, departure, name="departure")
         self._bus.give(room, room.members[peer_id], sought)
 
-    async def _watch(self, departure: _Departure) -> None:
+    def release(self, session: Session, room: LocalRoom, sought: Sought) -> Departure:
+        """End its task and its connection; its room is followed until `_end`."""
+        was_away = self._resuming.release(session)
+        self._participants.discard(session)
+        session.go_away(for_good=True)
+        room.joining += 1
+        return Departure(session, session.memberships[room.id], room, sought, away=was_away)
+
+    async def _watch(self, departure: Departure) -> None:
         """Send the parcel when the member has moved; what is not heard of for too long has failed.
 
         What the client said to others here is with them before: so nothing overtakes it there.
@@ -376,43 +402,23 @@ class Handover:
 
     def gone(self, session: str) -> None:
         """The member of one is the other replica's now: what its client lacks follows."""
-        departure = self._departures.get(session)
+        departure = self.departures.get(session)
         if departure is not None:
             departure.moved.set()
 
-    def _pack(self, departure: _Departure) -> None:
-        session, sought = departure.session, departure.sought
-        resumption, identity = session.resumption, session.identity
-        frames = resumption.give() if resumption is not None else None
-        if resumption is None or identity is None or frames is None or session.closed_with:
-            reason = NotResumedReason.OVERFLOW if frames is None else NotResumedReason.UNKNOWN
-            told: Parcel | NotGiven = NotGiven(sought.session, sought.attempt, reason)
-        else:
-            told = Parcel(
-                session=sought.session,
-                connection=session.id,
-                identity=identity,
-                owner=resumption.owner,
-                received=session.received,
-                uncounted=resumption.uncounted,
-                sent=session.sent,
-                confirmed=resumption.confirmed,
-                frames=frames,
-                away=departure.was_away,
-                at=resumption.asked_at,
-            )
-        self._bus.send(sought.replica, told)
+    def _pack(self, departure: Departure) -> None:
+        self._bus.send(departure.sought.replica, departure.pack())
 
     def failed(self, session: str) -> None:
         """The other replica has not got one: it has left."""
-        self._end(session, self._leave)
+        self._end(session, self.drop)
 
-    def _leave(self, departure: _Departure) -> None:
+    def drop(self, departure: Departure) -> None:
         for room_id in tuple(departure.session.memberships):
             self._membership.leave(departure.session, room_id, LeaveCause.LOST)
 
-    def _end(self, tag: str, how: Callable[[_Departure], None]) -> None:
-        departure = self._departures.pop(tag, None)
+    def _end(self, tag: str, how: Callable[[Departure], None]) -> None:
+        departure = self.departures.pop(tag, None)
         if departure is None:
             return
         how(departure)

@@ -26,6 +26,7 @@ from trio_signal.bus import (
 from trio_signal.bus.names import Letter, NameClaimed, Receipt
 from trio_signal.clock import trio_time, utc_now
 from trio_signal.dialects import DIALECTS
+from trio_signal.draining import Draining
 from trio_signal.handover import Handover
 from trio_signal.live import LiveBroadcasts
 from trio_signal.membership import Membership
@@ -62,7 +63,7 @@ from trio_signal.messages.events import (
     UserChanged,
     WentLive,
 )
-from trio_signal.messages.handover import NotGiven, Parcel
+from trio_signal.messages.handover import NotGiven, Offered, Parcel
 from trio_signal.messages.identity import (
     Identity,
     Member,
@@ -158,11 +159,13 @@ class Hub:
         )
         #: The same of those that come from other replicas, or go there, if there are others.
         self.handover: Handover | None = None
+        self.draining: Draining | None = None
         if bus.handover is not None:
-            self.handover = Handover(
+            self.handover = handover = Handover(
                 *(self, self.participants, self.rooms, self._membership, self.resuming),
                 *(self._metrics, bus.handover),
             )
+            self.draining = Draining(handover, self.resuming, self.rooms, bus.handover)
         self.live = LiveBroadcasts(
             self.rooms,
             self._membership,
@@ -345,7 +348,7 @@ class Hub:
                 self.moderation.hear(delivery)
             case Moved() | OnlineHere():
                 self.online.take(delivery)
-            case Parcel() | NotGiven():
+            case Parcel() | NotGiven() | Offered():
                 if self.handover is not None:
                     self.handover.take(delivery)
             case Letter() | Receipt() | NameClaimed():

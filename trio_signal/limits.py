@@ -13,7 +13,7 @@ from typing import Self
 
 from trio_signal.config import Settings
 from trio_signal.errors import Reason, RequestRefusedError
-from trio_signal.pacing import Pacing
+from trio_signal.pacing import Address, Pacing, Payer
 
 #: Addresses that a counter keeps in mind; the one that would be forgiven first is forgotten first.
 MAX_ADDRESSES = 65_536
@@ -252,6 +252,17 @@ class ConnectionLease:
             self.authenticated()
             self._limits.websockets.leave(self.address)
             self._limits.pacing.leave(self.address)
+
+
+class NoLease(ConnectionLease):
+    """That of a session that no connection has carried here yet."""
+
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        """Take no place."""
+        self.payer = Payer(1.0, 1, Address(1.0, 1))
+        self._known = self._left = True
 
 
 class HttpLease:

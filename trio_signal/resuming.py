@@ -10,6 +10,7 @@ import hmac
 import re
 import secrets
 from base64 import urlsafe_b64encode
+from collections.abc import Iterator
 from hashlib import sha256
 
 import trio
@@ -99,6 +100,15 @@ class Resuming:
     def has(self, tag: str) -> bool:
         """Whether there is such a session here, or was one a moment ago."""
         return tag in self._sessions or tag in self._expired
+
+    def that_can_move(self) -> Iterator[tuple[str, str]]:
+        """The tags of those that another replica may have, and their rooms."""
+        for tag, session in self._sessions.items():
+            resumption = session.resumption
+            if session.can_stay and resumption is not None and not resumption.overflowed:
+                (*_, room_id) = session.memberships
+                if len(session.memberships) == 1:
+                    yield tag, room_id
 
     def with_tag(self, tag: str) -> Session | None:
         """The session that has this tag."""

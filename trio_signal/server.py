@@ -62,6 +62,8 @@ RETIRE_TIMEOUT = 1.0
 _PAUSE = 3.0
 #: What part of the drain time may pass until the last peer is sent away.
 SPREAD = 0.6
+#: What part of it may pass until its sessions are at other replicas.
+HANDING_OVER = 0.4
 #: As many as the kernel allows; Trio's default as well.
 BACKLOG = 65535
 
@@ -199,6 +201,8 @@ async def open_server(settings: Settings, sharing: Sharing | None = None) -> Asy
             service = Service(hub, auth, settings, metrics, rounds)
             listener = Listener(service, http, auth, limits)
             async with trio.open_nursery() as connections:
+                if hub.draining is not None:
+                    await hub.draining.adopt()
                 async with trio.open_nursery() as accepting:
                     sockets = await open_sockets(settings)
                     host, port, *_ = sockets[0].getsockname()
@@ -209,14 +213,21 @@ async def open_server(settings: Settings, sharing: Sharing | None = None) -> Asy
                     yield Server(host, port, hub)
                     # A load balancer sends clients here until it has asked whether it should.
                     hub.rooms.is_stopping = True
+                    if hub.draining is not None:
+                        await hub.draining.begin()
                     await trio.sleep(pause_before_draining(settings))
                     accepting.cancel_scope.cancel()
                 connections.cancel_scope.deadline = trio.current_time() + settings.drain
                 listener.drain()
                 http.drain()
+                if hub.draining is not None:
+                    await hub.draining.leave(settings.drain * HANDING_OVER)
                 goodbye = Close(CloseCode.GOING_AWAY, "Server going away", LeaveCause.SHUTDOWN)
                 await hub.close_all(goodbye, within=settings.drain * SPREAD)
         hub.online.say_goodbye()
+        if hub.draining is not None:
+            with trio.move_on_after(RETIRE_TIMEOUT):
+                await hub.draining.park()
         with trio.move_on_after(RETIRE_TIMEOUT):
             await notes.write()
         with trio.move_on_after(RETIRE_TIMEOUT):

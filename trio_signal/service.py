@@ -57,7 +57,7 @@ from trio_signal.metrics import Metrics
 from trio_signal.participant import Stay
 from trio_signal.resuming import confirm, discount
 from trio_signal.rounds import Rounds
-from trio_signal.session import Carrier, Goodbye, Session, goodbye_of
+from trio_signal.session import GOING_AWAY, Carrier, Goodbye, Session, goodbye_of
 
 logger = logging.getLogger(__name__)
 
@@ -93,7 +93,11 @@ class Service:
             await carrier.carry()
             carried = stay.participant
             if not isinstance(carried, Session):
-                return  # another connection carries it
+                # Another connection carries it, or another replica has it as this one stops.
+                if self.hub.rooms.is_stopping:
+                    goodbye = Goodbye(GOING_AWAY, is_reply=False)
+                    await carrier.say_goodbye(goodbye)
+                return
             session = carried
             goodbye = goodbye_of(session)
             if self.hub.resuming.lose(session):

@@ -43,6 +43,8 @@ _ROOMS_LOGGED = 20
 _GOODBYES = (CloseCode.NORMAL, CloseCode.GOING_AWAY, NO_CODE)
 #: With these it does not give up a session that it can resume. IANA has 1012, service restart.
 _MAY_COME_BACK = (CloseCode.GOING_AWAY, CloseCode.INTERNAL_ERROR, 1012)
+#: The close frame of a server that stops.
+GOING_AWAY = close_frame(CloseCode.GOING_AWAY, "Server going away")
 _EXPIRED = AuthenticationError("Token expired")
 _TOO_LATE = AuthenticationError("Authentication timeout")
 

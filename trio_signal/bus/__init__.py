@@ -49,7 +49,7 @@ from trio_signal.messages.events import (
     Signalled,
     UserChanged,
 )
-from trio_signal.messages.handover import NotGiven, Parcel
+from trio_signal.messages.handover import NotGiven, Offered, Parcel
 from trio_signal.messages.identity import Member, Name, Revision
 from trio_signal.messages.records import RoomCount
 from trio_signal.messages.states import StatesAsked, StatesTold
@@ -152,6 +152,7 @@ Direct = (
     | NameClaimed
     | Parcel
     | NotGiven
+    | Offered
     | StatesAsked
     | StatesTold
 )

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from trio_signal.messages.events import Joined, RoomEvent
-from trio_signal.messages.handover import NotGiven, Parcel, Sought
+from trio_signal.messages.handover import NotGiven, Offered, Parcel, Sought
 from trio_signal.messages.identity import Member
 from trio_signal.room import Room
 
@@ -75,8 +75,11 @@ class HandoverBus(Protocol):
         """Follow a room in which nobody of this replica need be; whether it is in step."""
         ...
 
-    def seek(self, room: Room, sought: Sought) -> None:
-        """Ask for a session, until it has arrived or `stop` is called."""
+    async def seek(self, room: Room, sought: Sought, replica: str, *, ask: bool) -> Parcel | None:
+        """Seek a session, which `replica` had last, until it has arrived or `stop` is called.
+
+        If that one has ended and left a parcel, that is returned; else it is asked, if `ask`.
+        """
         ...
 
     def stop(self, room_id: str, session: str) -> None:
@@ -91,6 +94,21 @@ class HandoverBus(Protocol):
         """Wait until no signal of this peer is under way from here."""
         ...
 
-    def send(self, replica: str, told: Parcel | NotGiven) -> None:
+    async def others(self, seconds: float) -> list[str]:
+        """Say for so long that we stop; which other replicas do not. None if none can be asked."""
+        ...
+
+    async def park(self, parcels: Sequence[tuple[str, Parcel]], seconds: float) -> bool:
+        """Leave sessions, each with its room, to whoever comes first in this time; if it worked.
+
+        Their members stay in the directory. Whom nobody takes over is reaped then.
+        """
+        ...
+
+    async def parked(self) -> list[tuple[str, str]]:
+        """Sessions that were left so, and the rooms in which they are."""
+        ...
+
+    def send(self, replica: str, told: Parcel | NotGiven | Offered) -> None:
         """Tell the replica that seeks a session."""
         ...

@@ -49,6 +49,13 @@ class Parcel(Struct, frozen=True, tag=True):
     at: Moment = 0.0
 
 
+class Offered(Struct, frozen=True, tag=True):
+    """A replica that is about to stop wants another one to have a session."""
+
+    session: Name
+    room_id: Name
+
+
 class NotGiven(Struct, frozen=True, tag=True):
     """A session is not given up, and this is why."""
 

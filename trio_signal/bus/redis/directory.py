@@ -69,6 +69,7 @@ class Scripts:
         self.ban = register("ban")
         self.change = register("change")
         self.move = register("move")
+        self.unpark = register("unpark")
         self.restore = register("reserve", "restore")
         self.snapshot = register("snapshot")
         self.count = register("count")
@@ -347,6 +348,15 @@ class Directory:
         args: list[Argument] = [self.replica, room_id, member.peer_id, encode(member)]
         args += (member.replica, self.room(room_id))
         return self.scripts.move.send_nowait(keys, args, on_reply=on_reply)
+
+    async def unpark(self, room_id: str, member: Member, replica: str) -> bytes | None:
+        """Have a member, whose replica has ended, if that has left its session."""
+        keys = [*self.room_keys(room_id), self.key("replicas"), self.key("parked")]
+        keys.append(self.key("parked", member.session))
+        args: list[Argument] = [self.replica, room_id, member.peer_id, encode(member)]
+        args += (replica, self.room(room_id), member.session)
+        parcel: bytes | None = await self.scripts.unpark(keys, args)
+        return parcel
 
     def ban(self, room_id: str, digest: str, seconds: float) -> None:
         """Keep somebody out of a room. Does not block."""

@@ -1,8 +1,10 @@
 """Sessions that move between replicas, as Redis carries that; see `trio_signal.bus.handover`."""
 
 import logging
-from collections.abc import Collection
+import math
+from collections.abc import Collection, Sequence
 from contextlib import suppress
+from typing import Any
 
 import trio
 from msgspec.structs import replace
@@ -13,19 +15,21 @@ from trio_signal.bus.redis.directory import Directory
 from trio_signal.bus.redis.feed import Feed, Feeds, Search
 from trio_signal.bus.redis.lease import Lease
 from trio_signal.bus.redis.recovery import Recovery
-from trio_signal.bus.redis.wire import encode
+from trio_signal.bus.redis.wire import decode_parcel, encode
 from trio_signal.clock import utc_now
 from trio_signal.messages.events import Joined, Left, RoomEvent
-from trio_signal.messages.handover import NotGiven, Parcel, Sought
+from trio_signal.messages.handover import NotGiven, Offered, Parcel, Sought
 from trio_signal.messages.identity import Member
 from trio_signal.presence import Change
-from trio_signal.redis import Redis, RedisError
+from trio_signal.redis import Redis, RedisError, read_text
 from trio_signal.room import Room
 
 logger = logging.getLogger(__name__)
 
 #: Seconds between two looks whether a peer's signals have arrived.
 _SETTLING = 0.005
+#: Seconds for which a parcel is kept that nobody can have any more.
+_PARKED = 5
 
 
 class RedisHandover:
@@ -90,10 +94,24 @@ class RedisHandover:
             self._redis.pubsub.subscribe(self._directory.room(room.id))
         return feed
 
-    def seek(self, room: Room, sought: Sought) -> None:
-        """Ask for a session, until it has arrived or `stop` is called."""
+    async def seek(self, room: Room, sought: Sought, replica: str, *, ask: bool) -> Parcel | None:
+        """Seek a session, which `replica` had last, until it has arrived or `stop` is called.
+
+        If that one has ended and left a parcel, that is returned; else it is asked, if `ask`.
+        """
+        # Its member comes with the script that takes it; none of our events overtakes that.
         self._feeds[room.id].sought[sought.session] = Search(sought, room.numbering.losses)
-        self._ask(room.id, sought)
+        member = next((m for m in room.members.values() if m.session == sought.session), None)
+        parcel = None
+        if member is not None and member.replica == replica:
+            moved = replace(member, replica=self._replica)
+            with suppress(RedisError):
+                parcel = await self._directory.unpark(room.id, moved, replica)
+        if parcel is None:
+            if ask:
+                self._ask(room.id, sought)
+            return None
+        return self._redis.reader.read("direct", decode_parcel, parcel, room.id)
 
     def _ask(self, room_id: str, sought: Sought) -> None:
         told = encode(Change(0, self._replica, sought=sought))
@@ -133,7 +151,59 @@ class RedisHandover:
         while self._direct.has_from(room_id, peer_id):  # noqa: ASYNC110  it is over at once
             await trio.sleep(_SETTLING)
 
-    def send(self, replica: str, told: Parcel | NotGiven) -> None:
+    # Sessions of a replica that stops
+
+    async def others(self, seconds: float) -> list[str]:
+        """Say for so long that we stop; which other replicas do not. None if none can be asked."""
+        key, replicas = self._directory.key, []
+        if not self._redis.connected:
+            return []
+        try:
+            await self._redis.set(key("stopping", self._replica), "1", ex=math.ceil(seconds))
+            now, _ = await self._redis.time()
+            names: Any = await self._redis.zrangebyscore(key("replicas"), now * 1000, "+inf")
+            for name in names:
+                replica = self._redis.reader.read("name", read_text, name, key("replicas"))
+                if replica is None or replica == self._replica:
+                    continue
+                if not await self._redis.exists(key("stopping", replica)):
+                    replicas.append(replica)
+        except RedisError:
+            return []
+        return replicas
+
+    async def park(self, parcels: Sequence[tuple[str, Parcel]], seconds: float) -> bool:
+        """Leave sessions, each with its room, to whoever comes first in this time; if it worked.
+
+        Their members stay in the directory. Whom nobody takes over is reaped then.
+        """
+        key, kept = self._directory.key, math.ceil(seconds) + _PARKED
+        try:
+            for room_id, parcel in parcels:
+                await self._redis.set(key("parked", parcel.session), encode(parcel), ex=kept)
+                await self._redis.hset(key("parked"), parcel.session, room_id)
+            await self._redis.expire(key("parked"), kept)
+            await self._lease.outlast(seconds)
+        except RedisError:
+            return False
+        return True
+
+    async def parked(self) -> list[tuple[str, str]]:
+        """Sessions that were left so, and the rooms in which they are."""
+        key, read = self._directory.key("parked"), self._redis.reader.read
+        if not self._redis.connected:
+            return []
+        try:
+            found: Any = await self._redis.hgetall(key)
+        except RedisError:
+            return []
+        pairs = [
+            (read("name", read_text, a, key), read("name", read_text, b, key))
+            for a, b in found.items()
+        ]
+        return [(tag, room_id) for tag, room_id in pairs if tag is not None and room_id is not None]
+
+    def send(self, replica: str, told: Parcel | NotGiven | Offered) -> None:
         """Tell the replica that seeks a session."""
         self._redis.send_nowait("PUBLISH", self._directory.key("replica", replica), encode(told))
 

@@ -83,6 +83,8 @@ class Lease:
 
     async def renew(self) -> None:
         """Renew it, or take a new one, and reap the replicas whose leases ran out."""
+        if self._retired:
+            return
         async with self._renewing:  # who looks next sees what was done about a lost one
             expired = await self._hold()
         if self.is_patient or trio.current_time() < self._reaps_from:
@@ -129,8 +131,20 @@ class Lease:
         """What Redis's clock shows at a time of Trio's; 0 if that is not known yet."""
         return now + self._ahead if self._ahead else 0.0
 
+    async def outlast(self, seconds: float) -> None:
+        """Renew it for the last time: members that are left to others may stay for so long."""
+        async with self._renewing:
+            self._retired = True
+            keys = [self._directory.key("replicas")]
+            await self._directory.scripts.lease(keys, [self._replica, int(seconds * 1000), 1])
+
     async def retire(self) -> None:
-        """Give it up: nothing of this replica stays in Redis. Does not raise."""
+        """Give it up: nothing of this replica stays in Redis, or what is left to others.
+
+        Does not raise.
+        """
+        if self._retired:
+            return
         self._retired = True
         with suppress(RedisError):
             await self._reap(self._replica, goodbye=True)

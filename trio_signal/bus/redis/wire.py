@@ -8,6 +8,7 @@ from msgspec.structs import replace
 
 from trio_signal.bus import Broadcast, Direct, Held, RoomsKept
 from trio_signal.messages.events import Published
+from trio_signal.messages.handover import Parcel
 from trio_signal.messages.identity import Member, Name, Number, SignalKind
 from trio_signal.presence import Change
 
@@ -86,6 +87,7 @@ encode = Encoder().encode
 decode_member = Decoder(Member).decode
 decode_change = Decoder(Change).decode
 decode_direct = Decoder(Direct | Echo | Numbered | Confirmed | Asked).decode
+decode_parcel = Decoder(Parcel).decode
 decode_kept = Decoder(RoomsKept).decode
 decode_for_all = Decoder(ForAll).decode
 decode_on_topic = Decoder(OnTopic).decode

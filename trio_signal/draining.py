@@ -1,0 +1,104 @@
+"""Draining: what becomes of the sessions of a server that stops; one that starts takes them over.
+
+Other replicas are offered them, and seek them as if their clients had come. So they miss nothing.
+Where there is no other replica, or all stop at once, sessions are parked in Redis for their grace:
+whoever comes first has them. What nobody takes over is reaped then, and has left, once.
+"""
+
+from functools import partial
+
+import trio
+
+from trio_signal.bus.handover import HandoverBus
+from trio_signal.handover import TIMEOUT, Departure, Handover
+from trio_signal.messages.handover import Offered, Parcel, Sought
+from trio_signal.resuming import Resuming
+from trio_signal.rooms import Rooms
+
+#: Seconds for a server that starts to take over sessions of replicas that have ended.
+_ADOPTING = 3.0
+#: How many sessions are offered to other replicas at a time, and seconds between two looks.
+_AT_ONCE, _POLLING = 100, 0.01
+#: Seconds for which it is known of a replica that it stops, at least.
+_STOPPING = 60.0
+
+
+class Draining:
+    """The sessions of one server that stops or starts."""
+
+    def __init__(
+        self, handover: Handover, resuming: Resuming, rooms: Rooms, bus: HandoverBus
+    ) -> None:
+        """Take the parts of the hub."""
+        self._handover = handover
+        self._resuming = resuming
+        self._rooms = rooms
+        self._bus = bus
+        #: Those that are left to whoever comes first.
+        self._parked: list[Departure] = []
+        #: Replicas that do not stop, as far as one knows.
+        self._others: list[str] = []
+
+    async def adopt(self) -> None:
+        """Have the sessions that replicas have left which ended; for a while at most."""
+        handover = self._handover
+        tried: set[str] = set()
+        with trio.move_on_after(_ADOPTING):
+            await handover.ready.wait()
+            while found := dict(pair for pair in await self._bus.parked() if pair[0] not in tried):
+                tried |= found.keys()
+                async with trio.open_nursery() as nursery:
+                    for tag, room_id in found.items():
+                        offered = Offered(tag, room_id)
+                        nursery.start_soon(partial(handover.accept, offered, ask=False))
+                while handover.receptions.keys() & found.keys():  # noqa: ASYNC110  soon over
+                    await trio.sleep(_POLLING)
+
+    async def begin(self) -> None:
+        """Say to the others that this replica stops; which of them do not."""
+        with trio.move_on_after(TIMEOUT):
+            self._others = await self._bus.others(max(_STOPPING, 2 * self._resuming.grace))
+
+    async def leave(self, within: float) -> None:
+        """Let other replicas have all sessions. Those that remain are to be parked."""
+        if any(self._resuming.that_can_move()):
+            await self.begin()
+            with trio.move_on_after(within):
+                await self._offer(self._others)
+        for tag, room_id in list(self._resuming.that_can_move()):
+            session, room = self._resuming.with_tag(tag), self._rooms[room_id]
+            if session is not None:
+                # It is in the room still, and hears what goes on until the end.
+                departure = self._handover.release(session, room, Sought(tag, 0, ""))
+                self._parked.append(departure)
+
+    async def _offer(self, others: list[str]) -> None:
+        sessions = list(self._resuming.that_can_move())
+        while others and sessions:
+            batch, sessions = sessions[:_AT_ONCE], sessions[_AT_ONCE:]
+            for number, (tag, room_id) in enumerate(batch):
+                self._bus.send(others[number % len(others)], Offered(tag, room_id))
+            with trio.move_on_after(TIMEOUT):
+                while any(map(self._is_here, batch)):  # noqa: ASYNC110  soon over
+                    await trio.sleep(_POLLING)
+            if all(map(self._is_here, batch)):
+                break  # the others stop as well, or understand nothing of this
+        with trio.move_on_after(TIMEOUT):
+            while self._handover.departures:  # noqa: ASYNC110  soon over
+                await trio.sleep(_POLLING)
+
+    def _is_here(self, session: tuple[str, str]) -> bool:
+        return self._resuming.with_tag(session[0]) is not None
+
+    async def park(self) -> None:
+        """Leave the sessions that remain to whoever comes first; when all others have left."""
+        parcels: list[tuple[str, Parcel]] = []
+        for departure in self._parked:
+            told = departure.pack()
+            if isinstance(told, Parcel) and departure.session.memberships:
+                parcels.append((departure.room.id, told))
+            else:
+                self._handover.drop(departure)
+        is_done = not parcels or await self._bus.park(parcels, self._resuming.grace)
+        for departure in [] if is_done else self._parked:
+            self._handover.drop(departure)

@@ -1,0 +1,44 @@
+"""Parcels: what a session is while it moves from one replica to another. Nothing blocks."""
+
+from trio_signal.clock import utc_now
+from trio_signal.messages.events import NotResumedReason
+from trio_signal.messages.handover import NotGiven, Parcel, Sought
+from trio_signal.messages.identity import ServerInfo, SessionInfo
+from trio_signal.session import Session
+
+
+def pack(session: Session, sought: Sought, *, away: bool) -> Parcel | NotGiven:
+    """What the next replica needs to go on; why it cannot."""
+    resumption, identity = session.resumption, session.identity
+    frames = resumption.give() if resumption is not None else None
+    if resumption is None or identity is None or frames is None or session.closed_with:
+        reason = NotResumedReason.OVERFLOW if frames is None else NotResumedReason.UNKNOWN
+        return NotGiven(sought.session, sought.attempt, reason)
+    return Parcel(
+        session=sought.session,
+        connection=session.id,
+        identity=identity,
+        owner=resumption.owner,
+        received=session.received,
+        uncounted=resumption.uncounted,
+        sent=session.sent,
+        confirmed=resumption.confirmed,
+        frames=frames,
+        away=away,
+        at=resumption.asked_at,
+    )
+
+
+def unpack(session: Session, parcel: Parcel, grace: float) -> None:
+    """Go on where the other replica has ended, after what was told here already."""
+    session.id, session.identity = parcel.connection, parcel.identity
+    session.received, session.sent = parcel.received, session.sent + parcel.sent
+    session.deadlines.watch_expiry(parcel.identity)
+    resumption = session.resumption
+    if resumption is not None:
+        resumption.owner, resumption.uncounted = parcel.owner, parcel.uncounted
+        resumption.asked_at = parcel.at
+        resumption.take(parcel.frames, parcel.confirmed)
+        info = ServerInfo(session=SessionInfo(resumption.id, grace))
+        # Its dialect knows from then on that its client is in; what it says was said.
+        list(session.dialect.authenticated(parcel.identity, info, utc_now()))
