@@ -109,6 +109,10 @@ class RedisHandover:
                 parcel = await self._directory.unpark(room.id, moved, replica)
         if parcel is None:
             if ask:
+                feed = self._feeds.get(room.id)
+                if feed is not None and sought.session in feed.sought:
+                    # What was published until now comes back before the question does.
+                    feed.sought[sought.session] = Search(sought, room.numbering.losses)
                 self._ask(room.id, sought)
             return None
         return self._redis.reader.read("direct", decode_parcel, parcel, room.id)
