@@ -10,7 +10,7 @@ from functools import partial
 import trio
 
 from trio_signal.bus.handover import HandoverBus
-from trio_signal.handover import TIMEOUT, Departure, Handover
+from trio_signal.handover import TIMEOUT, Handover
 from trio_signal.messages.handover import Offered, Parcel, Sought
 from trio_signal.resuming import Resuming
 from trio_signal.rooms import Rooms
@@ -34,8 +34,6 @@ class Draining:
         self._resuming = resuming
         self._rooms = rooms
         self._bus = bus
-        #: Those that are left to whoever comes first.
-        self._parked: list[Departure] = []
         #: Replicas that do not stop, as far as one knows.
         self._others: list[str] = []
 
@@ -68,9 +66,9 @@ class Draining:
         for tag, room_id in list(self._resuming.that_can_move()):
             session, room = self._resuming.with_tag(tag), self._rooms[room_id]
             if session is not None:
-                # It is in the room still, and hears what goes on until the end.
+                # It is in the room and hears what goes on until the end. Who seeks it gets it.
                 departure = self._handover.release(session, room, Sought(tag, 0, ""))
-                self._parked.append(departure)
+                self._handover.parked[tag] = departure
 
     async def _offer(self, others: list[str]) -> None:
         sessions = list(self._resuming.that_can_move())
@@ -82,7 +80,7 @@ class Draining:
                 while any(map(self._is_here, batch)):  # noqa: ASYNC110  soon over
                     await trio.sleep(_POLLING)
             if all(map(self._is_here, batch)):
-                break  # the others stop as well, or understand nothing of this
+                break  # the others stop as well, or understand nothing of this, or are busy
         with trio.move_on_after(TIMEOUT):
             while self._handover.departures:  # noqa: ASYNC110  soon over
                 await trio.sleep(_POLLING)
@@ -93,12 +91,14 @@ class Draining:
     async def park(self) -> None:
         """Leave the sessions that remain to whoever comes first; when all others have left."""
         parcels: list[tuple[str, Parcel]] = []
-        for departure in self._parked:
+        parked = list(self._handover.parked.values())
+        self._handover.parked.clear()
+        for departure in parked:
             told = departure.pack()
             if isinstance(told, Parcel) and departure.session.memberships:
                 parcels.append((departure.room.id, told))
             else:
                 self._handover.drop(departure)
         is_done = not parcels or await self._bus.park(parcels, self._resuming.grace)
-        for departure in [] if is_done else self._parked:
+        for departure in [] if is_done else parked:
             self._handover.drop(departure)

@@ -91,6 +91,8 @@ class _Reception:
         self.session = session
         self.claimants: list[_Claimant] = []
         self.came, self.arrived = trio.Event(), trio.Event()
+        #: In which it is waited for.
+        self.scope = trio.CancelScope()
         self.outcome: Parcel | NotResumedReason | None = NotResumedReason.OWNER_LOST
         #: Who seeks it next, while it is still under way to here.
         self.next: Sought | None = None
@@ -144,6 +146,8 @@ class Handover:
         #: By the session's tag.
         self.receptions: dict[str, _Reception] = {}
         self.departures: dict[str, Departure] = {}
+        #: Those that are left to whoever comes first, as this server stops.
+        self.parked: dict[str, Departure] = {}
         #: It has begun to run.
         self.ready = trio.Event()
         self._attempts = self._claims = 0
@@ -256,8 +260,9 @@ class Handover:
         with Stay(self._host, session) as stay:
             with (
                 self._rooms.entering(reception.room_id) as room,
-                trio.move_on_after(TIMEOUT),
+                reception.scope,
             ):
+                reception.scope.deadline = trio.current_time() + TIMEOUT
                 if await self._bus.follow(room):
                     parcel = await self._bus.seek(
                         room, sought, reception.replica, ask=reception.ask
@@ -330,7 +335,10 @@ class Handover:
             room.told_elsewhere.setdefault(peer_id, set()).add(session)
         for event in missed:
             room.tell_late({member.peer_id: session}, event)
-        self.receptions[member.session].arrived.set()
+        reception = self.receptions[member.session]
+        reception.arrived.set()
+        # The other replica has answered, so the parcel is on its way.
+        reception.scope.deadline = trio.current_time() + _GIVEN_UP
 
     async def accept(self, offered: Offered, *, ask: bool = True) -> None:
         """Have a session whose client is not here yet."""
@@ -352,7 +360,8 @@ class Handover:
             else:
                 reception.next = sought
             return
-        session = self._resuming.with_tag(sought.session)
+        parked = self.parked.get(sought.session)
+        session = parked.session if parked else self._resuming.with_tag(sought.session)
         if session is None or self._nursery is None:
             return
         resumption = session.resumption
@@ -367,7 +376,11 @@ class Handover:
             self._bus.send(sought.replica, told)
             return
         room = self._rooms[room_id]
-        self.departures[sought.session] = departure = self.release(session, room, sought)
+        if parked is not None:
+            del self.parked[sought.session]
+            parked.sought = sought
+        departure = parked or self.release(session, room, sought)
+        self.departures[sought.session] = departure
         room.depart(peer_id, session)
         self._nursery.start_soon(self._watch, departure, name="departure")
         self._bus.give(room, room.members[peer_id], sought)

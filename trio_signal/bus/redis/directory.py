@@ -349,15 +349,6 @@ class Directory:
         args += (member.replica, self.room(room_id))
         return self.scripts.move.send_nowait(keys, args, on_reply=on_reply)
 
-    async def unpark(self, room_id: str, member: Member, replica: str) -> bytes | None:
-        """Have a member, whose replica has ended, if that has left its session."""
-        keys = [*self.room_keys(room_id), self.key("replicas"), self.key("parked")]
-        keys.append(self.key("parked", member.session))
-        args: list[Argument] = [self.replica, room_id, member.peer_id, encode(member)]
-        args += (replica, self.room(room_id), member.session)
-        parcel: bytes | None = await self.scripts.unpark(keys, args)
-        return parcel
-
     def ban(self, room_id: str, digest: str, seconds: float) -> None:
         """Keep somebody out of a room. Does not block."""
         args: list[Argument] = [digest, int(seconds * 1000), MOST_OF_ROOM]

@@ -21,7 +21,7 @@ from trio_signal.messages.events import Joined, Left, RoomEvent
 from trio_signal.messages.handover import NotGiven, Offered, Parcel, Sought
 from trio_signal.messages.identity import Member
 from trio_signal.presence import Change
-from trio_signal.redis import Redis, RedisError, read_text
+from trio_signal.redis import Argument, Redis, RedisError, read_text
 from trio_signal.room import Room
 
 logger = logging.getLogger(__name__)
@@ -106,7 +106,7 @@ class RedisHandover:
         if member is not None and member.replica == replica:
             moved = replace(member, replica=self._replica)
             with suppress(RedisError):
-                parcel = await self._directory.unpark(room.id, moved, replica)
+                parcel = await self._unpark(room.id, moved, replica)
         if parcel is None:
             if ask:
                 feed = self._feeds.get(room.id)
@@ -116,6 +116,16 @@ class RedisHandover:
                 self._ask(room.id, sought)
             return None
         return self._redis.reader.read("direct", decode_parcel, parcel, room.id)
+
+    async def _unpark(self, room_id: str, member: Member, replica: str) -> bytes | None:
+        """Have a member, whose replica has ended, if that has left its session."""
+        directory, key = self._directory, self._directory.key
+        keys = [*directory.room_keys(room_id), key("replicas"), key("parked")]
+        keys.append(key("parked", member.session))
+        args: list[Argument] = [self._replica, room_id, member.peer_id, encode(member)]
+        args += (replica, directory.room(room_id), member.session)
+        parcel: bytes | None = await directory.scripts.unpark(keys, args)
+        return parcel
 
     def _ask(self, room_id: str, sought: Sought) -> None:
         told = encode(Change(0, self._replica, sought=sought))
@@ -182,10 +192,13 @@ class RedisHandover:
         Their members stay in the directory. Whom nobody takes over is reaped then.
         """
         key, kept = self._directory.key, math.ceil(seconds) + _PARKED
+        send = self._redis.send_nowait
+        for room_id, parcel in parcels:
+            session = parcel.session
+            is_sent = send("SET", key("parked", session), encode(parcel), "EX", kept)
+            if not is_sent or not send("HSET", key("parked"), session, room_id):
+                return False
         try:
-            for room_id, parcel in parcels:
-                await self._redis.set(key("parked", parcel.session), encode(parcel), ex=kept)
-                await self._redis.hset(key("parked"), parcel.session, room_id)
             await self._redis.expire(key("parked"), kept)
             await self._lease.outlast(seconds)
         except RedisError:
