@@ -2,10 +2,12 @@
 
 import pytest
 
-from tests.presence_model import left, member
-from trio_signal.bus.redis.feed import Search
+from tests.presence_model import ROOM, left, member
+from trio_signal.bus.redis.feed import Feed, Search
 from trio_signal.messages.events import RoomEvent
 from trio_signal.messages.handover import Sought
+from trio_signal.presence import Change, Snapshot
+from trio_signal.room import Room
 
 #: Events of this replica, as they are published.
 A, B, C = (left(member(name)) for name in "abc")
@@ -36,3 +38,23 @@ def test_missed_are_those_that_have_not_come_back(
         search.is_heard = number >= heard_after
         search.take_back(event)
     assert search.missed == missed
+
+
+@pytest.mark.parametrize(
+    ("seq", "origin", "believed"),
+    [
+        (6, "other", True),
+        (6, "third", False),  # it never had that member
+        (5, "third", True),  # the snapshot has it: it is an older one, and changes nothing
+        (9, "third", True),  # after a gap nobody knows
+    ],
+)
+def test_a_member_is_moved_by_the_replica_that_has_it(
+    seq: int, origin: str, believed: bool
+) -> None:
+    room = Room(ROOM, "ours")
+    room.catch_up(Snapshot(5, (member("p", "other"),)), room.numbering.losses, "")
+    if seq > 6:
+        room.numbering.lose_step()
+    moved = member("p", "ours")
+    assert Feed(room).believes(Change(seq, origin, moved=moved)) is believed

@@ -121,8 +121,10 @@ class Feed:
         moved = change.moved
         if moved is None or moved.replica == change.origin:
             return False
-        known = self.room.members.get(moved.peer_id)
-        return known is None or known.replica == change.origin
+        numbering, known = self.room.numbering, self.room.members.get(moved.peer_id)
+        if known is None or not numbering.in_step or change.seq <= numbering.seq:
+            return True  # it waits for a snapshot, or the last one has it already
+        return known.replica == change.origin
 
 
 class Feeds(dict[str, Feed]):
