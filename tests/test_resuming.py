@@ -480,8 +480,12 @@ class Walker:
         self.chance = chance
         self.stream: trio.SocketStream | None = None
         self.buffer = b""
+        #: Seconds before it comes back, at most.
+        self.pause = 0.0
 
     async def connect(self) -> None:
+        # Which of two connections is the newer one, replicas know by their clocks alone.
+        await trio.sleep(self.chance.random() * self.pause)
         host, _, port = self.base.partition(":")
         with trio.fail_after(PATIENCE):
             self.stream = await trio.open_tcp_stream(host, int(port))
@@ -519,7 +523,7 @@ class Walker:
         """Read what is there by now."""
         assert self.stream is not None
         await trio.lowlevel.checkpoint()
-        with suppress(BlockingIOError):
+        with suppress(BlockingIOError, ConnectionResetError):
             await self.take(os.read(self.stream.socket.fileno(), most))
 
     async def take(self, data: bytes) -> None:
@@ -574,6 +578,7 @@ async def walk(bases: Sequence[str], seed: int) -> int:
     room = f"{seed}"
     walkers = [Walker(chance.choice(bases), room, each, chance) for each in travellers]
     for walker in walkers:
+        walker.pause = 0.03 if len(bases) > 1 else 0.0
         await walker.settle()
     for _ in range(40):
         walker = chance.choice(walkers)

@@ -29,7 +29,7 @@ from trio_signal.metrics import Metrics
 from trio_signal.parcels import pack, unpack
 from trio_signal.participant import Host, Participant, Stay
 from trio_signal.resuming import Resuming, owner_of, tag_of
-from trio_signal.resumption import NOWHERE
+from trio_signal.resumption import NOWHERE, Resumption
 from trio_signal.rooms import Rooms
 from trio_signal.session import Session
 
@@ -119,6 +119,15 @@ class Departure:
     def pack(self) -> Parcel | NotGiven:
         """What the other replica needs to go on; why it cannot."""
         return pack(self.session, self.sought, away=self.was_away)
+
+
+def _is_late(sought: Sought, resumption: Resumption) -> bool:
+    """Whether it was asked for before the connection that has it now: that one is the newer.
+
+    Clocks may differ; but what a client has confirmed since, it has got on a later connection.
+    """
+    has_more = not resumption.overflowed and (sought.received or 0) < resumption.confirmed
+    return 0 < sought.at < resumption.asked_at or (sought.received is not None and has_more)
 
 
 class Handover:
@@ -365,8 +374,7 @@ class Handover:
         if session is None or self._nursery is None:
             return
         resumption = session.resumption
-        if resumption is not None and 0 < sought.at < resumption.asked_at:
-            # It was asked for before the connection that has it now: that one is the newer.
+        if resumption is not None and _is_late(sought, resumption):
             self._bus.send(sought.replica, NotGiven(sought.session, sought.attempt, None))
             return
         try:
