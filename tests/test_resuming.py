@@ -580,6 +580,8 @@ async def walk(bases: Sequence[str], seed: int) -> int:
     for walker in walkers:
         walker.pause = 0.03 if len(bases) > 1 else 0.0
         await walker.settle()
+    while "user_joined" not in travellers[0].types:  # now both are known wherever they are
+        await walkers[0].read(65536)
     for _ in range(40):
         walker = chance.choice(walkers)
         walker.base = chance.choice(bases)
