@@ -140,7 +140,14 @@ def plan(
         for again in (False, True)
     )
     if "replicas" in options.only:
-        first += [replica_run(results, count, options.quick, cores) for count in (1, 2)]
+        ours = [target for target in targets if target.protocol == OURS.protocol]
+        joined = [
+            replica_run(results, target, count, options.quick, cores)
+            for count in (1, 2)
+            for target in ours
+        ]
+        first += joined
+        further += joined
     if "growth" in options.only:
         first += [
             growth_run(results, what, count, workload, cores)
@@ -159,14 +166,17 @@ def one_run(results: Results, target: Target, workload: Workload, cores: Cores) 
     return target.name, workload.name, step
 
 
-def replica_run(results: Results, count: int, quick: bool, cores: Cores) -> Step:
-    """Our server, one or two of it."""
+def replica_run(results: Results, target: Target, count: int, quick: bool, cores: Cores) -> Step:
+    """Our server, or another checkout of it: one or two replicas."""
+    column = ("one replica", "two replicas")[count - 1]
+    if target is not OURS:
+        column = f"{column} of {target.name}"
 
     def step() -> None:
-        for name, phases in run_replicas(OURS, count, quick, cores).items():
-            results.replicas[name][str(count)].append(phases)
+        for name, phases in run_replicas(target, count, quick, cores).items():
+            results.replicas[name][column].append(phases)
 
-    return OURS.name, f"replicas: {count}", step
+    return target.name, f"replicas: {count}", step
 
 
 def growth_run(results: Results, what: str, count: int, workload: Workload, cores: Cores) -> Step:

@@ -78,7 +78,9 @@ FIGURES = (
     Figure("relay at 1,000/s, us of CPU each", "relay", _SLICES, _cpu, ".0f"),
     Figure("fan-out 500, deliveries/s", "fanout", _FIRST, _rate, ",.0f", True, True),
     Figure("fan-out 500, us of CPU each", "fanout", _FIRST, _cpu, ".2f"),
-    Figure("fan-out 500, one at a time, deliveries/s", "fanout-one", _FIRST, _rate, ",.0f", True, True),
+    Figure(
+        "fan-out 500, one at a time, deliveries/s", "fanout-one", _FIRST, _rate, ",.0f", True, True
+    ),
     Figure("fan-out 500, one at a time, us of CPU each", "fanout-one", _FIRST, _cpu, ".2f"),
     Figure("fan-out 2,000, deliveries/s", "storm", _FIRST, _rate, ",.0f", True, True),
     Figure("fan-out 2,000, us of CPU each", "storm", _FIRST, _cpu, ".2f"),
@@ -315,14 +317,19 @@ _REPLICA_FIGURES = (
 )
 
 
+def _replica_columns(document: Document) -> list[str]:
+    """One replica, two, and the same of another checkout if there is one."""
+    return list(document["replicas"]["relay"])
+
+
 def _replica_rows(document: Document) -> list[list[str]]:
     """A figure, for one replica and for two."""
     rows = []
     for figure in _REPLICA_FIGURES:
         by_count = document["replicas"].get(figure.workload, {})
         cells = []
-        for count in ("1", "2"):
-            values = [figure.read(run[1], run) for run in by_count.get(count, [])]
+        for column in _replica_columns(document):
+            values = [figure.read(run[1], run) for run in by_count.get(column, [])]
             numbers = [number for number in values if number is not None]
             cells.append(format(statistics.median(numbers), figure.show) if numbers else "-")
         rows.append([figure.name, *cells])
@@ -331,7 +338,7 @@ def _replica_rows(document: Document) -> list[list[str]]:
 
 def _replicas_table(document: Document) -> Table:
     table = Table(title="through Redis: the two of a pair on one replica, and on two")
-    for column in ("", "one replica", "two replicas"):
+    for column in ("", *_replica_columns(document)):
         table.add_column(column, justify="left" if not column else "right")
     for row in _replica_rows(document):
         table.add_row(*row)
@@ -377,7 +384,7 @@ def _markdown(document: Document) -> str:
         _markdown_targets(document),
     ]
     if document["replicas"]:
-        table = _rows_of(["", "one replica", "two replicas"], _replica_rows(document))
+        table = _rows_of(["", *_replica_columns(document)], _replica_rows(document))
         parts += ["### Through Redis\n", table]
     absent = [f"- {name} is missing: {why}" for name, why in document["missing"].items()]
     absent += [f"- {name} failed at {what}: {why}" for name, what, why in document["failed"]]

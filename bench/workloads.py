@@ -67,7 +67,9 @@ def workloads(quick: bool) -> dict[str, Workload]:
             ),
         ),
         # What a real call does: one signal at a time.
-        Workload("one", 100, 2, (f"relay pairs=50 window=1 {SIGNAL} warmup=0.7 seconds={seconds}",)),
+        Workload(
+            "one", 100, 2, (f"relay pairs=50 window=1 {SIGNAL} warmup=0.7 seconds={seconds}",)
+        ),
         Workload("fanout", 500, 500, (f"{SPEECH} warmup=0.5 seconds={seconds}",)),
         Workload(
             "fanout-one", 500, 500, (f"fanout window=1 size=200 warmup=0.5 seconds={seconds}",)
