@@ -153,9 +153,9 @@ async def test_late_ones_are_served_after_the_others(flusher: Flusher) -> None:
     class Noted(Outbox):
         name = ""
 
-        def send(self) -> None:
+        def send(self) -> bool:
             order.append(self.name)
-            super().send()
+            return super().send()
 
     with socket_pair() as (first, _one), socket_pair() as (second, _two):
         for sock, name in ((first, "late"), (second, "prompt")):

@@ -20,54 +20,66 @@ LATE_BUDGET = 0.0005
 _BATCH = 64
 
 
-class Flusher:
-    """Sends what is put into outboxes, once in each turn of the loop.
+class Flusher(trio.abc.Instrument):
+    """Sends what is put into outboxes, once in each round of the loop.
 
-    So what a client is told by all that happens in one turn is one system call. The more
-    there is to do, the longer is a turn, and the less each frame costs.
+    So what a client is told by all that happens in one round is one system call. The more
+    there is to do, the longer is a round, and the less each frame costs. It is an instrument
+    of Trio's, since a task would have its turn a round later, at the cost of that round.
     """
 
     def __init__(self) -> None:
         """Make one that `run` sets to work."""
         self._called: list[Outbox] = []
         self._late: list[Outbox] = []
-        self._rest = trio.lowlevel.ParkingLot()
 
     def call(self, outbox: "Outbox") -> None:
         """Have an outbox emptied; does not block."""
-        if not (self._called or self._late):
-            self._rest.unpark()
         (self._late if outbox.is_late else self._called).append(outbox)
 
     async def run(self) -> NoReturn:
-        """Empty the outboxes for which it is called, until cancelled."""
-        while True:
-            self._deliver(self._called, BUDGET)
-            if self._late:
-                self._deliver(self._late, LATE_BUDGET)
-            if self._called or self._late:
-                await trio.lowlevel.checkpoint()
-            else:
-                await self._rest.park()
+        """Have Trio call it in each round, until cancelled."""
+        self._token = trio.lowlevel.current_trio_token()
+        trio.lowlevel.add_instrument(self)
+        try:
+            await trio.sleep_forever()
+        finally:
+            trio.lowlevel.remove_instrument(self)
+
+    def before_io_wait(self, timeout: float) -> None:
+        """All tasks have had their turn; called by Trio, which is about to wait."""
+        if not (self._called or self._late):
+            return
+        has_woken = self._deliver(self._called, BUDGET)
+        if self._late:
+            has_woken |= self._deliver(self._late, LATE_BUDGET)
+        if has_woken or self._called or self._late:
+            # Trio knows by now how long it waits.
+            self._token.run_sync_soon(_begin_another_round, idempotent=True)
 
     def deliver(self) -> None:
         """Empty all for which it was called; does not block."""
         self._deliver(self._called, float("inf"))
         self._deliver(self._late, float("inf"))
 
-    def _deliver(self, called: "list[Outbox]", seconds: float) -> None:
-        """Empty some of them, as far as it takes so long."""
-        until, emptied = time.perf_counter() + seconds, 0
+    def _deliver(self, called: "list[Outbox]", seconds: float) -> bool:
+        """Empty some of them, as far as it takes so long; whether a task has to do with it."""
+        until, emptied, has_woken = time.perf_counter() + seconds, 0, False
         for outbox in called:
             emptied += 1
             try:
-                outbox.send()
+                has_woken |= not outbox.send()
             except Exception:
                 logger.exception("an outbox failed")
                 outbox.break_off()
             if time.perf_counter() > until:
                 break
         del called[:emptied]
+        return has_woken
+
+
+def _begin_another_round() -> None:
+    """Nothing is to be done but what it does anyway."""
 
 
 class Outbox:
@@ -153,12 +165,14 @@ class Outbox:
         self._waiting.append(frame)
         self._size += len(frame)
 
-    def send(self) -> None:
-        """Send what the socket takes, and let the rest be flushed; for the flusher."""
+    def send(self) -> bool:
+        """Send what the socket takes; False if a task was woken to flush the rest."""
         self._is_called = False
-        if not (self.behind or self.flush_nowait()):
-            self.behind = True
-            self._alarm.set()
+        if self.behind or self.flush_nowait():
+            return True
+        self.behind = True
+        self._alarm.set()
+        return False
 
     def release(self) -> None:
         """Send nothing more but a close frame; another connection serves the client, or none."""
