@@ -19,8 +19,9 @@ from tests.conftest import Serve, serve_once, serve_replicas
 from tests.test_auth import BAD_TOKENS
 from tests.test_web_app import upgrade
 from tests.tokens import SECRET, make_token
-from trio_signal.auth import LEEWAY, MAX_TOKEN
+from trio_signal.auth import MAX_TOKEN
 from trio_signal.dialects import DIALECTS
+from trio_signal.tokens import LEEWAY
 
 #: Path of each dialect, and how it says that somebody is not let in.
 PATHS = {

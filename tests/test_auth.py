@@ -16,7 +16,6 @@ from tests.clients import PATIENCE
 from tests.conftest import settings
 from tests.tokens import SECRET, jwk, make_token, private_key, public_pem, run_key_server
 from trio_signal.auth import (
-    LEEWAY,
     MAX_TOKEN,
     FoundToken,
     OpenAuth,
@@ -31,6 +30,7 @@ from trio_signal.errors import AuthenticationError, ConfigError, IdentityMismatc
 from trio_signal.messages.commands import Authenticate, Renew
 from trio_signal.messages.identity import Grants, Identity
 from trio_signal.names import MAX_PICTURE
+from trio_signal.tokens import LEEWAY
 
 
 async def identify(token: str | None, *, claimed: str | None = None, **given: Any) -> Identity:

@@ -12,7 +12,7 @@ from functools import lru_cache
 from hashlib import sha256
 from itertools import accumulate
 from operator import and_
-from typing import Annotated, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import jwt
 import msgspec
@@ -24,15 +24,14 @@ from trio_signal.errors import AuthenticationError, ConfigError, IdentityMismatc
 from trio_signal.keys import Key, KeySet, read_public_key, secret_key
 from trio_signal.messages.commands import Authenticate
 from trio_signal.messages.identity import OPEN_GRANTS, Grants, Identity
-from trio_signal.names import MAX_ID, clean_name, clean_picture
+from trio_signal.names import clean_name, clean_picture
 from trio_signal.supervision import supervise
+from trio_signal.tokens import LEEWAY, BadTokenError, Claims, read_token
 
 _PREFIX = "open."
 
 #: Characters of a token.
 MAX_TOKEN = 8192
-#: Seconds by which clocks may differ.
-LEEWAY = 30
 #: What a client is told whose token is missing, bad or expired: it need not know more.
 _INVALID = "Invalid token"
 #: What reading a bad token may raise: it is of the client's making, down to nested JSON.
@@ -179,22 +178,6 @@ class OpenAuth:
         )
 
 
-class _Claims(msgspec.Struct):
-    """What we read of a token. What is there has to be of the right type."""
-
-    sub: Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_ID)]
-    exp: float
-    iss: str | None = None
-    name: str | None = None
-    picture: str | None = None
-    rooms: tuple[str, ...] = ("*",)
-    publish: bool = True
-    moderator: bool = False
-    creator: bool = False
-    team_of: str | None = None
-    admin: bool = False
-
-
 class TokenAuth:
     """Token mode: who somebody is stands in a token that one of our keys signed."""
 
@@ -237,7 +220,7 @@ class TokenAuth:
             verified=True,
         )
 
-    async def _verify(self, token: str) -> _Claims:
+    async def _verify(self, token: str) -> Claims:
         claims = self._read(token, self._keys)
         if claims is None and self._key_set is not None:
             claims = self._read(token, await self._key_set.find(_key_id(token)))
@@ -245,27 +228,12 @@ class TokenAuth:
             raise AuthenticationError(_INVALID)
         return claims
 
-    def _read(self, token: str, keys: Iterable[Key]) -> _Claims | None:
+    def _read(self, token: str, keys: Iterable[Key]) -> Claims | None:
         """What the token says; None if none of these keys signed it, or it does not count."""
         for key in keys:
-            with suppress(*_UNREADABLE):
-                return self._decode(token, key)
+            with suppress(BadTokenError):
+                return read_token(token, key, issuer=self._issuer, audience=self._audience)
         return None
-
-    def _decode(self, token: str, key: Key) -> _Claims:
-        payload = jwt.decode(
-            token,
-            key.material,
-            algorithms=[key.algorithm],  # not the one that the head names
-            issuer=self._issuer,
-            audience=self._audience,
-            leeway=LEEWAY,
-            options={"require": ["exp", "sub"], "verify_aud": self._audience is not None},
-        )
-        said = msgspec.convert(payload, _Claims)
-        # JSON may name half a surrogate pair, which could be told to nobody.
-        msgspec.json.encode(said)
-        return said
 
 
 def subject_of(issuer: str | None, sub: str) -> str:

@@ -31,6 +31,10 @@ PAUSE = 60.0
 FETCH_TIMEOUT = 5.0
 MAX_KEY_SET = 1 << 20
 
+_ALGORITHMS = {
+    name: jwt.get_algorithm_by_name(name) for name in ("HS256", "RS256", "ES256", "EdDSA")
+}
+
 PublicKey = RSAPublicKey | EllipticCurvePublicKey | Ed25519PublicKey
 
 
@@ -40,6 +44,10 @@ class Key(NamedTuple):
     algorithm: str
     material: bytes | PublicKey
     id: str | None = None
+
+    def verify(self, signed: bytes, signature: bytes) -> bool:
+        """Whether this key has signed that."""
+        return bool(_ALGORITHMS[self.algorithm].verify(signed, self.material, signature))
 
     def __repr__(self) -> str:
         """Without the key, which may be a secret."""
@@ -51,6 +59,10 @@ def secret_key(secret: str) -> Key:
     material = secret.encode()
     if len(material) < MIN_SECRET:
         raise ValueError(f"must have {MIN_SECRET} bytes or more; try: openssl rand -base64 48")
+    try:
+        _ALGORITHMS["HS256"].prepare_key(material)
+    except jwt.InvalidKeyError:
+        raise ValueError("must be a secret; this is a public key, which everybody knows") from None
     return Key("HS256", material)
 
 

@@ -7,10 +7,11 @@ from hmac import compare_digest
 import jwt
 from quart import request
 
-from trio_signal.auth import LEEWAY, MAX_TOKEN, Auth, find_token
+from trio_signal.auth import MAX_TOKEN, Auth, find_token
 from trio_signal.config import Settings
 from trio_signal.errors import AuthenticationError, HttpError
 from trio_signal.messages.commands import Authenticate
+from trio_signal.tokens import LEEWAY
 from trio_signal.web.callers import Callers
 
 #: Seconds that a JWT may be good for which is signed with a key.
