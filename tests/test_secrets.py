@@ -20,10 +20,10 @@ from tests.tokens import SECRET, make_token
 #: As the command, but that reading a token fails in a way that nobody thought of.
 BROKEN = """
 from trio_signal import auth
-def fail(self, token, key):
+def fail(token, key, **wanted):
     payload = {"token": token}
     raise RuntimeError("nobody thought of this")
-auth.TokenAuth._decode = fail
+auth.read_token = fail
 from trio_signal.cli import app
 app()
 """
