@@ -39,7 +39,7 @@ LAYERS: tuple[frozenset[str], ...] = (
             ),
             *("rooms", "membership", "live", "signals", "talk", "topics", "moderation", "survey"),
             *("namespace", "mailbox"),
-            *("online", "announcements", "bus", "notes", "webhooks"),
+            *("online", "announcements", "bus", "notes", "webhooks", "relay"),
         }
     ),
     frozenset({"service"}),
