@@ -1,4 +1,4 @@
-"""Alarm: how the task that looks at the time is woken earlier than it meant to be."""
+"""Alarm: wakes a sleeping task earlier than it planned."""
 
 import trio
 
@@ -6,15 +6,15 @@ NEVER = float("inf")
 
 
 class Alarm:
-    """Wakes one task. Others need not know which, nor whether it still runs.
+    """Wakes one task. Whoever sets it need not know which task, nor whether it still runs.
 
-    The task looks at what there is to do before it sleeps: what it is not asleep for is not kept.
+    The task looks for work before it sleeps, so a time that is set while it is awake is not kept.
     """
 
     __slots__ = ("_scope",)
 
     def __init__(self) -> None:
-        """Make one for which nobody waits."""
+        """Make one that no task waits for."""
         self._scope: trio.CancelScope | None = None
 
     def set(self, at: float = -NEVER) -> None:
@@ -23,6 +23,6 @@ class Alarm:
             self._scope.deadline = min(self._scope.deadline, at)
 
     def until(self, at: float) -> trio.CancelScope:
-        """The scope in which the task sleeps; it ends then, or when the alarm is set to."""
+        """The scope in which the task sleeps. It ends at `time`, or earlier if the alarm is set."""
         self._scope = trio.CancelScope(deadline=at)
         return self._scope

@@ -1,4 +1,4 @@
-"""Who a connection speaks for."""
+"""Authentication: which user a connection belongs to."""
 
 import base64
 import binascii
@@ -32,9 +32,9 @@ _PREFIX = "open."
 
 #: Characters of a token.
 MAX_TOKEN = 8192
-#: What a client is told whose token is missing, bad or expired: it need not know more.
+#: The only answer to a client whose token is missing, bad or expired.
 _INVALID = "Invalid token"
-#: What reading a bad token may raise: it is of the client's making, down to nested JSON.
+#: What reading a bad token may raise: clients control all of it, even how deep its JSON nests.
 _UNREADABLE = (
     *(jwt.PyJWTError, msgspec.ValidationError, ValueError, TypeError),
     *(OverflowError, RecursionError),
@@ -48,14 +48,16 @@ _MAX_COMPARED = 1 << 16
 
 
 class _LoginToken(msgspec.Struct):
-    """What the tokens say that open mode's login hands out; anyone can make them."""
+    """The claims of the tokens that open mode's login returns. Anyone can forge them."""
 
     sub: str
     name: str
 
 
 class FoundToken(NamedTuple):
-    """A token that came with a request. Browsers send cookies also when another site asks."""
+    """A token that came with a request, and whether a cookie carried it: browsers also send cookies
+    when another site's page makes the request.
+    """
 
     text: str
     from_cookie: bool = False
@@ -68,11 +70,11 @@ class FoundToken(NamedTuple):
 def find_token(
     get_all: Callable[[str], Iterable[str]], query: Mapping[str, str]
 ) -> FoundToken | None:
-    """The token of a request, by its headers (`get_all` gives those of a name) and its query.
+    """Find the token of a request, in its headers (`get_all` returns those of a name) or its query.
 
-    What was sent on purpose comes first: `Authorization: Bearer`, the subprotocols `bearer,
-    TOKEN` (a browser's WebSocket can send no other header), `?token=`. Then come the cookies
-    `session_id` and `session`.
+    A token that was sent deliberately comes first: `Authorization: Bearer`, the subprotocols
+    `bearer, TOKEN` (a browser's WebSocket can send no other header), `?token=`. Then come the
+    cookies `session_id` and `session`.
     """
     for value in get_all("Authorization"):
         scheme, _, token = value.strip().partition(" ")
@@ -91,7 +93,7 @@ def find_token(
 
 
 def read_cookies(headers: Iterable[str]) -> dict[str, str]:
-    """Cookies by name. Not by http.cookies, which drops all for one that it does not like."""
+    """Read cookies by name. http.cookies would drop all of them because of a single invalid one."""
     cookies: dict[str, str] = {}
     for header in headers:
         for item in header.split(";"):
@@ -102,7 +104,7 @@ def read_cookies(headers: Iterable[str]) -> dict[str, str]:
 
 @lru_cache(maxsize=10_000)
 def share_room(one: tuple[str, ...], other: tuple[str, ...]) -> bool:
-    """Whether there is a room that both grants are for, whoever is in it."""
+    """Whether both grants allow at least one common room, whether or not anybody is in it."""
     if not set(one).isdisjoint(other):
         return True
     wild = [glob for glob in one if _WILD.search(glob)]
@@ -113,7 +115,7 @@ def share_room(one: tuple[str, ...], other: tuple[str, ...]) -> bool:
 
 
 def _overlap(one: str, other: str) -> bool:
-    """Whether a text fits both globs. Long ones that are not equal count as apart."""
+    """Whether any text matches both globs. Long globs that differ count as disjoint."""
     if one == other or one == "*" or other == "*":
         return True
     if not _WILD.search(one):
@@ -151,18 +153,20 @@ def _share_character(one: str, other: str) -> bool:
 
 
 class Auth(Protocol):
-    """How it is found out who somebody is."""
+    """Decides who a client is."""
 
     async def authenticate(self, claims: Authenticate) -> Identity:
-        """Who makes these claims; raises AuthenticationError. Blocks where a key set is asked."""
+        """Return the identity of these claims; raises AuthenticationError. May block on a key
+        set.
+        """
         ...
 
 
 class OpenAuth:
-    """Open mode: claims are believed, and tokens need not be any."""
+    """Open mode: trusts every claim, and needs no token."""
 
     async def authenticate(self, claims: Authenticate) -> Identity:
-        """Who makes these claims."""
+        """Return the identity that the client claims."""
         await trio.lowlevel.checkpoint()
         login = read_login_token(claims.token)
         username = claims.username or (login.name if login else None)
@@ -179,7 +183,7 @@ class OpenAuth:
 
 
 class TokenAuth:
-    """Token mode: who somebody is stands in a token that one of our keys signed."""
+    """Token mode: trusts the identity in a token that one of our keys signed."""
 
     def __init__(
         self,
@@ -189,14 +193,14 @@ class TokenAuth:
         issuer: str | None = None,
         audience: str | None = None,
     ) -> None:
-        """Take the keys; whoever made the set runs it."""
+        """Take the keys. The caller runs the key set."""
         self._keys = tuple(keys)
         self._key_set = key_set
         self._issuer = issuer
         self._audience = audience
 
     async def authenticate(self, claims: Authenticate) -> Identity:
-        """Who the token speaks for; it has to agree with the id that the client claims."""
+        """Return the token's identity, which must match the id that the client claims."""
         await trio.lowlevel.checkpoint()
         token = claims.token
         if token is None or len(token) > MAX_TOKEN:
@@ -229,7 +233,7 @@ class TokenAuth:
         return claims
 
     def _read(self, token: str, keys: Iterable[Key]) -> Claims | None:
-        """What the token says; None if none of these keys signed it, or it does not count."""
+        """The claims of the token; None if none of these keys signed it, or it is not valid now."""
         for key in keys:
             with suppress(BadTokenError):
                 return read_token(token, key, issuer=self._issuer, audience=self._audience)
@@ -237,7 +241,7 @@ class TokenAuth:
 
 
 def subject_of(issuer: str | None, sub: str) -> str:
-    """Whom a token is for: two issuers may mean two people by one `sub`."""
+    """The user of a token. Two issuers may use the same `sub` for two people."""
     return f"{issuer or ''}\0{sub}"
 
 
@@ -250,15 +254,15 @@ def _key_id(token: str) -> str | None:
 
 
 def _web_url(url: str | None) -> str | None:
-    """A picture's address, if that is what it is: pages show it."""
+    """A picture's address if it is a web address, since pages load it."""
     return url if url and url.startswith(("https://", "http://")) else None
 
 
 @asynccontextmanager
 async def open_auth(settings: Settings) -> AsyncIterator[Auth]:
-    """What the settings ask for; keeps the key set fresh while the block runs.
+    """Open the authentication that the settings ask for; keeps the key set fresh in the block.
 
-    Does not wait for the key set: while its URL does not answer, its tokens are refused.
+    Does not wait for the key set. While its URL does not answer, tokens of its keys are refused.
     """
     if not settings.wants_tokens:
         yield OpenAuth()
@@ -284,7 +288,7 @@ def mint_token(
     grants: Grants = _DEFAULT_GRANTS,
     ttl: float,
 ) -> str:
-    """A token that servers with these settings believe for `ttl` seconds.
+    """Make a token that servers with these settings accept for `ttl` seconds.
 
     Raises ConfigError if there is no secret to sign it with.
     """
@@ -303,13 +307,13 @@ def mint_token(
 
 
 def make_login_token(username: str) -> str:
-    """A token of open mode, so that clients that log in first need no change."""
+    """Make a token in open mode, so that clients that log in first need no change."""
     body = msgspec.json.encode(_LoginToken(username, username))
     return _PREFIX + base64.urlsafe_b64encode(body).decode().rstrip("=")
 
 
 def read_login_token(token: str | None) -> _LoginToken | None:
-    """Whom such a token names; None for any other text."""
+    """The user that such a token names; None for any other text."""
     if token is None or not token.startswith(_PREFIX):
         return None
     body = token[len(_PREFIX) :]

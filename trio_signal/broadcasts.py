@@ -1,4 +1,4 @@
-"""Who may broadcast, and which broadcast ends which. No I/O, and no state.
+"""Who may broadcast, and which broadcast replaces which. No I/O, and no state.
 
 A broadcast of the dialect `stream` is exclusive: a stream has one broadcaster, the newest.
 """
@@ -14,9 +14,9 @@ from trio_signal.room import Room
 def why_not_live(
     identity: Identity | None, room: Room, member: Member, *, exclusive: bool
 ) -> Refusal | None:
-    """What keeps a peer from broadcasting.
+    """Why a peer may not broadcast; None if it may.
 
-    Where nobody can prove to be the same as before, the newest has an exclusive broadcast.
+    Where identities are not verified, the newest peer gets an exclusive broadcast.
     """
     if identity is None or not identity.grants.publish:
         return Refusal.NOT_ALLOWED
@@ -28,13 +28,13 @@ def why_not_live(
 
 
 def name_of(identity: Identity | None, command: GoLive) -> str | None:
-    """What a broadcaster calls itself, where nobody knows better."""
+    """The name that a broadcaster gives itself, used if identities are not verified."""
     known = identity is not None and identity.verified
     return None if known else clean_name(command.username)
 
 
 def rivals_of(room: Room, newest: Member) -> dict[str, Live]:
-    """The broadcasts of the same dialect in a room, but one's own; by peer id."""
+    """The other peers' broadcasts of the same dialect in a room, by peer id."""
     return {
         member.peer_id: member.live
         for member in room.live
@@ -48,15 +48,15 @@ def is_rival(newest: Member, other: Member) -> bool:
 
 
 def begin_after(now: str, rivals: dict[str, Live]) -> str:
-    """When an exclusive broadcast begins: later than all others of which its replica knows.
+    """The start time of an exclusive broadcast: later than all others that its replica knows.
 
-    So two that begin at the same moment on two replicas agree on who is newer.
+    So if two begin at the same moment on two replicas, all agree on which is newer.
     """
     return max([now, *(just_after(rival.started_at) for rival in rivals.values())])
 
 
 def replaced_by(newest: Member, live: Live, room: Room) -> list[str]:
-    """The peers whose exclusive broadcasts end when this one begins; the page of each is stale."""
+    """The peers whose exclusive broadcasts end when this one begins; their pages are outdated."""
     return [
         peer_id
         for peer_id, old in rivals_of(room, newest).items()

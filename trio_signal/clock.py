@@ -1,4 +1,4 @@
-"""The time as the wire has it, and as other replicas have it."""
+"""Times: as text in messages, and as a clock that all replicas share."""
 
 import time
 from datetime import UTC, datetime, timedelta
@@ -28,19 +28,19 @@ def utc_now() -> str:
 
 
 def text_of_milliseconds(milliseconds: int) -> str:
-    """The same of a time in milliseconds since 1970; the last one that there is, if it is later."""
+    """The same for a time in milliseconds since 1970, capped at the end of the year 9999."""
     return _text(_EPOCH + timedelta(milliseconds=min(milliseconds, _LAST)))
 
 
 def unique_now() -> str:
-    """The same in microseconds, and later than any that this process made before."""
+    """The same in microseconds, and later than any that this process has returned before."""
     global _last_unique
     _last_unique = max(time.time_ns() // 1_000, _last_unique + 1)
     return _text(_EPOCH + timedelta(microseconds=_last_unique), "microseconds")
 
 
 def just_after(moment: str) -> str:
-    """A millisecond later than such a text says; now, if it is none: another wrote it."""
+    """A millisecond after such a text; the current time if another replica wrote something else."""
     try:
         return _text(datetime.fromisoformat(moment) + timedelta(milliseconds=1))
     except (ValueError, OverflowError):
@@ -48,12 +48,12 @@ def just_after(moment: str) -> str:
 
 
 def wall_time(moment: float) -> float:
-    """Seconds since 1970 at a moment of Trio's clock, which is this process's own."""
+    """Convert a time of Trio's clock, which only this process knows, to seconds since 1970."""
     return time.time() - trio.current_time() + moment
 
 
 def trio_time(moment: float) -> float:
-    """The other way round."""
+    """Convert seconds since 1970 to Trio's clock."""
     return trio.current_time() - time.time() + moment
 
 

@@ -19,14 +19,14 @@ from trio_signal.dialects import DIALECTS
 from trio_signal.hosts import host_of, is_loopback, is_of_this_machine, name_of, origin_matches
 from trio_signal.keys import read_public_key, secret_key
 
-#: How the variables begin that are ours.
+#: The prefix of our own variables.
 PREFIX = "TRIO_SIGNAL_"
 CommaList = Annotated[tuple[str, ...], NoDecode]
 _PeerJsKey = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 
-#: Bytes of an API key's secret, at least: with fewer the server starts, and warns.
+#: Minimum bytes of an API key's secret. With fewer the server starts, and warns.
 MIN_API_KEY = 32
-#: How many connections an address may use to the full, if nothing else is set.
+#: Default budget of an address, as a multiple of that of one connection.
 ADDRESS_FACTOR = 20
 _ORIGIN = re.compile(r"\*|https?://(\*\.)?[^/*\s]+")
 _REDIS_URL = re.compile(r"((redis|valkey)s?|rediss?\+sentinel|unix)://.", re.IGNORECASE)
@@ -338,19 +338,19 @@ class Settings(BaseSettings):
 
     @property
     def messages_of_address_per_second(self) -> float:
-        """What all connections of an address may send together."""
+        """The messages a second that all connections of an address together may send."""
         given = self.messages_per_ip_per_second
         return self.messages_per_second * ADDRESS_FACTOR if given is None else given
 
     @property
     def message_burst_of_address(self) -> int:
-        """What they may send together at once."""
+        """The messages that they may send at once after a silence."""
         given = self.message_burst_per_ip
         return self.message_burst * ADDRESS_FACTOR if given is None else given
 
     @property
     def wants_tokens(self) -> bool:
-        """Whether only those are let in who have a token: as `auth` says, else if it could be."""
+        """Whether clients need a token: as `auth` says; if unset, whether there is a key."""
         if self.auth is None:
             return self._has_key or self.users_file is not None
         return self.auth == "token"
@@ -365,7 +365,7 @@ class Settings(BaseSettings):
         return any((self.jwt_secret, self.jwt_public_key, self.jwks_url))
 
     def allows_origin(self, origin: str | None, host: str | None) -> bool:
-        """Whether a page of this `Origin` may talk to a server called `host`.
+        """Whether a page of this `Origin` may connect to a server with this `Host`.
 
         Programs that are not browsers send no origin; they are allowed.
         """
@@ -374,25 +374,25 @@ class Settings(BaseSettings):
         return self.trusts_origin(origin, host)
 
     def trusts_origin(self, origin: str, host: str | None) -> bool:
-        """The same for a request with a cookie, which a browser also sends unasked.
+        """The same for a request with a cookie, which a browser sends even if the page did not ask.
 
-        For that an origin has to be named: `*` is for those that bring a token on purpose.
+        Such an origin must be listed by name: `*` admits only pages that send a token deliberately.
         """
         if host and host_of(origin.lower()) == host.lower():
             return True
         return self.names_origin(origin)
 
     def names_origin(self, origin: str) -> bool:
-        """Whether this origin is one of those that are allowed by name, or by `*.` and a name."""
+        """Whether this origin is listed by its name, or matches a name that begins with `*.`."""
         return any(origin_matches(origin.lower(), allowed) for allowed in self.allowed_origins)
 
     def allows_host(self, host: str | None) -> bool:
-        """Whether a request may be for a server that is called so.
+        """Whether a request may name this host.
 
-        In open mode on loopback, only this machine can ask, and whoever asks may do everything.
-        A page could ask as well that has the name of its own site point here (DNS rebinding): it
-        comes from its own origin then, but with that name. An address cannot be made to point
-        elsewhere. Behind a proxy names are known to the proxy.
+        In open mode on loopback only this machine can connect, and may do everything. But any site
+        can let a name of its own point to 127.0.0.1 (DNS rebinding), so that its page connects from
+        its own origin and with that name. So only addresses and names of this machine are allowed;
+        an address cannot be pointed elsewhere. Behind a proxy, the proxy checks the names.
         """
         if host is None or not self._guards_host or "*" in self.allowed_origins:
             return True
@@ -412,7 +412,7 @@ class Settings(BaseSettings):
 
 
 def read_api_keys(text: str) -> dict[str, str]:
-    """Secrets by the ids of their keys; raises ValueError, which does not say them."""
+    """Secrets by the ids of their keys. Raises ValueError, without the secrets in its text."""
     keys: dict[str, str] = {}
     for item in filter(None, map(str.strip, text.split(","))):
         key_id, colon, secret = item.partition(":")
@@ -425,6 +425,6 @@ def read_api_keys(text: str) -> dict[str, str]:
 
 
 def short_api_keys(settings: Settings) -> list[str]:
-    """The ids of the API keys whose secrets could be found out by trying."""
+    """The ids of the API keys whose secrets are short enough to be guessed."""
     secrets = settings.secrets_by_key
     return [key_id for key_id, secret in secrets.items() if len(secret.encode()) < MIN_API_KEY]

@@ -33,12 +33,11 @@ from trio_signal.websocket import (
 
 logger = logging.getLogger(__name__)
 
-#: How much is read at once: a burst of candidates, and no more than a fair share.
+#: Bytes to read at once: enough for a burst of candidates, and no more than a fair share.
 _CHUNK = 16384
-#: A read that completes no frame counts as one, unless it brings this much.
+#: A read that completes no frame counts as a message, unless it has at least so many bytes.
 _CRUMB = 256
-#: Seconds for which a client may press on while it is held back, and by how much one may do so
-#: longer than another.
+#: Seconds for which a throttled client may go on sending, and the random part of that.
 MAX_PRESSING = 10.0
 _PRESSING_SPREAD = 1.5
 #: Seconds for the closing handshake; the rooms have been told before it begins.
@@ -96,7 +95,7 @@ class Connection:
         )
         self.session.deadlines.expect_identity(service.settings.auth_timeout)
         self._messages_in = service.metrics.messages_in[dialect.name]
-        #: Until when the client is not read, and until when it may go on sending nevertheless.
+        #: Until when the client is not read, and until when it may go on sending all the same.
         self._held_until, self._press_until = 0.0, NEVER
         self._ended = self._is_flushing = False
         self._opening, self._early = opening, early
@@ -118,7 +117,7 @@ class Connection:
                 nursery.cancel_scope.cancel()
 
     def _go_on(self, session: Session) -> None:
-        """Carry the session that its client had before, in place of the new one."""
+        """Continue the session that the client had before, in place of the new one."""
         self.session = session
         session.live_in(self._nursery.cancel_scope)
 
@@ -129,7 +128,7 @@ class Connection:
             self._fail()
 
     def _fail(self) -> None:
-        """End the session for an error; called in its `except`."""
+        """End the session because of an error; called in the `except` block."""
         session = self.session
         logger.exception("connection %s (%s) failed", session.id, session.dialect.name)
         session.close(INTERNAL_ERROR)
@@ -148,7 +147,7 @@ class Connection:
             await self._take(self._read())
 
     async def _open(self) -> None:
-        """Answer the handshake, with what the dialect says first in the same packet."""
+        """Answer the handshake, with the dialect's first message in the same packet."""
         session = self.session
         self._outbox.put(self._opening)
         await self._service.perform(session, session.dialect.opened(session.id))
@@ -177,9 +176,9 @@ class Connection:
         return messages
 
     async def _pay(self, *, more: bool) -> None:
-        """Pay for what the last message made the server do; wait if that was too much.
+        """Charge for the work that the last message caused; wait if that was too much.
 
-        `more` messages may be in our hands already.
+        `more` messages may already have been read.
         """
         now = trio.current_time()
         self._held_until = self._payer.spend(self.session.owes, now)
@@ -188,10 +187,11 @@ class Connection:
             await self._hold_back(more=True)
 
     async def _hold_back(self, *, more: bool = False) -> None:
-        """Leave the client unread until its rate is again what it may be.
+        """Stop reading the client until its rate is allowed again.
 
-        TCP then holds up the client itself, and nothing of it is lost. One that never lets up is
-        closed. If it is gone its rooms hear of it at once, unless it said `more` before.
+        TCP then slows the client down, and nothing it sends is lost. A client that never slows down
+        is disconnected. If it has gone, its rooms are told at once, unless `more` of its messages
+        are still to be carried out.
         """
         while (now := trio.current_time()) < (until := self._payer.waits_until(now)):
             unread = self._peek()
@@ -215,7 +215,7 @@ class Connection:
                 return  # it is gone
 
     async def _take(self, messages: list[Message]) -> None:
-        """Carry out what these say; blocks where they do, and now and then for others' sake."""
+        """Carry out these messages. Blocks where they do, and now and then to let others run."""
         session, service = self.session, self._service
         rounds, dialect = service.rounds, session.dialect
         self._outbox.is_late = overdrawn = self._held_until > session.last_heard
@@ -279,7 +279,7 @@ class Connection:
                 now, session = trio.current_time(), self.session
                 self._service.pass_time(session, now)
                 if session.last_heard >= pinged or self._peek():
-                    # Or it did say something: we were busy, or hold it back.
+                    # Or it did send something: we were busy, or do not read it at the moment.
                     deadline = NEVER
                 elif now >= deadline:
                     session.close(_SILENT)
@@ -293,7 +293,7 @@ class Connection:
         self._nursery.cancel_scope.cancel()
 
     def _start_what_waits(self) -> None:
-        """Begin to flush if the socket did not take all, and to rejoin if there are rooms."""
+        """Start flushing if the socket is behind, and rejoining if there are rooms."""
         session = self.session
         if self._outbox.behind and not self._is_flushing:
             self._is_flushing = True
@@ -308,7 +308,7 @@ class Connection:
         self._is_flushing = False
 
     def _peek(self) -> bytes | None:
-        """The next unread byte: none if the client is gone, None if it said nothing more."""
+        """The next unread byte: empty if the client is gone, None if nothing came yet."""
         try:
             return self._sock.recv(1, socket.MSG_PEEK)
         except BlockingIOError:
@@ -344,7 +344,7 @@ def _may_be_woken(raise_cancel: object) -> trio.lowlevel.Abort:
 
 
 async def shut_down(sock: socket.socket) -> None:
-    """Tell the other side that nothing more comes, and wait until it ends as well."""
+    """Send the end of the stream, and wait until the other side ends too."""
     try:
         sock.shutdown(socket.SHUT_WR)
         while True:

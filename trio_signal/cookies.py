@@ -1,7 +1,7 @@
-"""The cookie by which a WebSocket's handshake tells HTTP calls whose browser it is.
+"""A cookie from the WebSocket handshake that tells later HTTP calls which user a browser has.
 
-In open mode only: it says no more than what anybody may write into a query. It is no token, and
-nothing but the calls of its dialect reads it.
+Only in open mode: it says no more than anybody may write into a query. It is not a token, and only
+the calls of its dialect read it.
 """
 
 from collections.abc import Callable, Iterable
@@ -14,15 +14,15 @@ NAME = "trio_signal_user"
 
 
 def set_user(user_id: str, path: str, *, secure: bool) -> str:
-    """The value of `Set-Cookie` for calls below `path`; less than 4 KiB, for any id that we take.
+    """The value of `Set-Cookie` for calls below `path`; less than 4 KiB for any valid id.
 
-    It is gone when the browser is closed: the next handshake sets it again.
+    It is gone when the browser is closed. The next handshake sets it again.
     """
     flags = "; Secure" if secure else ""
     return f"{NAME}={quote(user_id, safe='')}; Path={path}; HttpOnly; SameSite=Lax{flags}"
 
 
 def find_user(get_all: Callable[[str], Iterable[str]]) -> str | None:
-    """The user id in a request's cookie, if there is one that we could have set."""
+    """The user id in a request's cookie, if this server could have set it."""
     user_id = unquote(read_cookies(get_all("Cookie")).get(NAME, ""))
     return user_id if 0 < len(user_id) <= MAX_ID else None

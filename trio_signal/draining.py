@@ -1,8 +1,9 @@
-"""Draining: what becomes of the sessions of a server that stops; one that starts takes them over.
+"""Draining: hands over the sessions of a server that stops; a server that starts takes them over.
 
-Other replicas are offered them, and seek them as if their clients had come. So they miss nothing.
-Where there is no other replica, or all stop at once, sessions are parked in Redis for their grace:
-whoever comes first has them. What nobody takes over is reaped then, and has left, once.
+The other replicas are offered the sessions, and request them as if their clients had come. So the
+clients miss nothing. If there is no other replica, or all stop at once, sessions are parked in
+Redis for their grace period, and the first replica to come takes them. A session that nobody takes
+is removed when its grace period is over, and its rooms are told once.
 """
 
 from functools import partial
@@ -15,16 +16,16 @@ from trio_signal.messages.handover import Offered, Parcel, Sought
 from trio_signal.resuming import Resuming
 from trio_signal.rooms import Rooms
 
-#: Seconds for a server that starts to take over sessions of replicas that have ended.
+#: Seconds in which a starting server takes over sessions of replicas that have ended.
 _ADOPTING = 3.0
-#: How many sessions are offered to other replicas at a time, and seconds between two looks.
+#: How many sessions are offered to other replicas at a time, and seconds between two checks.
 _AT_ONCE, _POLLING = 100, 0.01
-#: Seconds for which it is known of a replica that it stops, at least.
+#: Minimum seconds for which it is remembered that a replica is stopping.
 _STOPPING = 60.0
 
 
 class Draining:
-    """The sessions of one server that stops or starts."""
+    """The sessions of one server that is stopping or starting."""
 
     def __init__(
         self, handover: Handover, resuming: Resuming, rooms: Rooms, bus: HandoverBus
@@ -34,11 +35,11 @@ class Draining:
         self._resuming = resuming
         self._rooms = rooms
         self._bus = bus
-        #: Replicas that do not stop, as far as one knows.
+        #: Replicas that are not known to be stopping.
         self._others: list[str] = []
 
     async def adopt(self) -> None:
-        """Have the sessions that replicas have left which ended; for a while at most."""
+        """Take over the sessions of replicas that have ended, for a limited time."""
         handover = self._handover
         tried: set[str] = set()
         with trio.move_on_after(_ADOPTING):
@@ -53,12 +54,12 @@ class Draining:
                     await trio.sleep(_POLLING)
 
     async def begin(self) -> None:
-        """Say to the others that this replica stops; which of them do not."""
+        """Tell the other replicas that this one is stopping. Returns those that are not."""
         with trio.move_on_after(TIMEOUT):
             self._others = await self._bus.others(max(_STOPPING, 2 * self._resuming.grace))
 
     async def leave(self, within: float) -> None:
-        """Let other replicas have all sessions. Those that remain are to be parked."""
+        """Hand all sessions over to other replicas. Those that remain have to be parked."""
         if any(self._resuming.that_can_move()):
             await self.begin()
             with trio.move_on_after(within):
@@ -66,7 +67,8 @@ class Draining:
         for tag, room_id in list(self._resuming.that_can_move()):
             session, room = self._resuming.with_tag(tag), self._rooms[room_id]
             if session is not None:
-                # It is in the room and hears what goes on until the end. Who seeks it gets it.
+                # It stays in the room and hears everything until the end. Whoever requests it gets
+                # it.
                 departure = self._handover.release(session, room, Sought(tag, 0, ""))
                 self._handover.parked[tag] = departure
 
@@ -80,7 +82,7 @@ class Draining:
                 while any(map(self._is_here, batch)):  # noqa: ASYNC110  soon over
                     await trio.sleep(_POLLING)
             if all(map(self._is_here, batch)):
-                break  # the others stop as well, or understand nothing of this, or are busy
+                break  # the others are stopping too, are too old for this, or are busy
         with trio.move_on_after(TIMEOUT):
             while self._handover.departures:  # noqa: ASYNC110  soon over
                 await trio.sleep(_POLLING)
@@ -89,7 +91,7 @@ class Draining:
         return self._resuming.with_tag(session[0]) is not None
 
     async def park(self) -> None:
-        """Leave the sessions that remain to whoever comes first; when all others have left."""
+        """Park the remaining sessions, when all others have left."""
         parcels: list[tuple[str, Parcel]] = []
         parked = list(self._handover.parked.values())
         self._handover.parked.clear()

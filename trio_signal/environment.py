@@ -1,4 +1,4 @@
-"""The environment that settings are read from, and what is wrong with it, in sentences."""
+"""Reads settings from the environment, and describes its mistakes in sentences."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -10,9 +10,9 @@ from pydantic import AliasChoices, SecretStr, ValidationError
 from trio_signal.config import PREFIX, Settings
 from trio_signal.errors import SettingError
 
-#: What `serve` takes as an option too.
+#: Settings that are also options of `serve`.
 _OPTIONS = frozenset({"host", "port", "workers", "redis_url", "database_url"})
-#: What the command line reads besides the settings.
+#: Variables that the command line reads besides the settings.
 _OF_COMMANDS = ("TRIO_SIGNAL_URL", "TRIO_SIGNAL_TOKEN")
 
 
@@ -31,7 +31,7 @@ def load_settings(**overrides: object) -> Settings:
 
 
 def unknown_variables(environment: Iterable[str]) -> dict[str, str | None]:
-    """The variables that begin as ours and are none; with the nearest that there is, if any."""
+    """Variables with our prefix that are no settings, each with the closest setting, if any."""
     known = {_variable(_key(name)): name.upper() for name in Settings.model_fields}
     known |= {variable: variable.removeprefix(PREFIX) for variable in _OF_COMMANDS}
     unknown = {}
@@ -43,7 +43,7 @@ def unknown_variables(environment: Iterable[str]) -> dict[str, str | None]:
 
 
 def _nearest(word: str, known: dict[str, str]) -> str | None:
-    """Of the variables and what they are called in short, the one that may be meant."""
+    """The variable that was probably meant, compared by its full and its short name."""
     short = {name: variable for variable, name in known.items()}
     short |= {variable: variable for variable in known if not variable.startswith(PREFIX)}
     matches = get_close_matches(word, short, n=1)
@@ -51,7 +51,7 @@ def _nearest(word: str, known: dict[str, str]) -> str | None:
 
 
 def _explain(error: Any, given: dict[str, object]) -> str:
-    """What is wrong with a value, in a sentence of ours."""
+    """Describe what is wrong with a value, in one sentence."""
     if not error["loc"]:  # the settings do not go together
         return str(error["ctx"]["error"])
     key = str(error["loc"][0])
@@ -65,7 +65,7 @@ def _explain(error: Any, given: dict[str, object]) -> str:
 
 
 def _allowed(name: str) -> str:
-    """What a setting may be, in words."""
+    """Describe the allowed values of a setting."""
     field = Settings.model_fields[name]
     kinds = get_args(field.annotation)
     kind = kinds[0] if NoneType in kinds else field.annotation
@@ -91,7 +91,7 @@ def _allowed(name: str) -> str:
 
 
 def _key(name: str) -> str:
-    """By what pydantic knows a setting: its variable, if that is a platform's; else its name."""
+    """Pydantic's key of a setting: its variable if it is a platform's, else its name."""
     alias = Settings.model_fields[name].validation_alias
     return str(alias.choices[0]) if isinstance(alias, AliasChoices) else name
 
@@ -100,8 +100,8 @@ def _variable(key: str) -> str:
     return key if key.isupper() else f"{PREFIX}{key.upper()}"
 
 
-#: Variables whose values are never said. A public key may be a private one by mistake, and a URL
-#: may have a password.
+#: Variables whose values are never printed. A public key may be a private one by mistake, and a URL
+#: may contain a password.
 _UNSAID = {
     _variable(_key(name))
     for name, field in Settings.model_fields.items()

@@ -9,7 +9,7 @@ from trio_signal.messages.events import NotResumedReason, Refusal
 
 
 class TrioSignalError(Exception):
-    """Base of what this package raises on purpose."""
+    """Base of all exceptions that this package raises deliberately."""
 
 
 class ConfigError(TrioSignalError):
@@ -17,7 +17,7 @@ class ConfigError(TrioSignalError):
 
 
 class SettingError(ConfigError):
-    """A setting has a value that it cannot have, or settings do not go together."""
+    """A setting has an invalid value, or settings contradict each other."""
 
 
 class AuthenticationError(TrioSignalError):
@@ -25,11 +25,11 @@ class AuthenticationError(TrioSignalError):
 
 
 class IdentityMismatchError(AuthenticationError):
-    """The client says that it is somebody else than its token says."""
+    """The client claims another identity than its token."""
 
 
 class LoginError(TrioSignalError):
-    """The name or the password is wrong, or it is too early to say, by `wait` seconds."""
+    """Name or password are wrong, or the next attempt is allowed after `wait` seconds."""
 
     def __init__(self, wait: float) -> None:
         super().__init__("Incorrect username or password")
@@ -37,7 +37,7 @@ class LoginError(TrioSignalError):
 
 
 class LoginBusyError(LoginError):
-    """Too many logins wait to be checked; nothing is said of this one."""
+    """Too many logins wait to be checked, so this one was not checked."""
 
 
 class JoinRefusedError(TrioSignalError):
@@ -49,7 +49,7 @@ class JoinRefusedError(TrioSignalError):
 
 
 class NotResumedError(TrioSignalError):
-    """A client cannot go on with the session that it had before."""
+    """A client cannot resume the session that it had before."""
 
     def __init__(self, reason: NotResumedReason) -> None:
         super().__init__(reason.name)
@@ -61,7 +61,7 @@ class IdTooLongError(TrioSignalError):
 
 
 class UnconfirmedError(TrioSignalError):
-    """Not all replicas have said in time that something was done; it may be done later."""
+    """Not all replicas confirmed in time. What was asked for may still happen."""
 
 
 class StoreError(TrioSignalError):
@@ -69,11 +69,11 @@ class StoreError(TrioSignalError):
 
 
 class BoardError(TrioSignalError):
-    """What the replicas share cannot be reached, or takes too long."""
+    """The storage that the replicas share cannot be reached, or takes too long."""
 
 
 class AnnouncementError(TrioSignalError):
-    """What cannot be announced; the text says why, and is for the creator."""
+    """An announcement is refused. The text says why, and is for its creator."""
 
 
 class UnknownAnnouncementError(TrioSignalError):
@@ -94,7 +94,7 @@ class WorkerError(TrioSignalError):
 
 
 class Reason(Enum):
-    """Why a client was refused something; docs/metrics.md says which is which."""
+    """Why a client was refused something; docs/metrics.md explains each."""
 
     # Before the connection is a WebSocket.
     HEAD_TIMEOUT = auto()
@@ -123,7 +123,7 @@ class Reason(Enum):
 
 
 class RequestRefusedError(TrioSignalError):
-    """A request gets an HTTP status instead of what it asks for; the text is for the client."""
+    """A request is refused with an HTTP status; the text is for the client."""
 
     def __init__(
         self, status: HTTPStatus, reason: Reason, text: str, retry_after: float | None = None
@@ -166,7 +166,7 @@ Reconnect = Literal["no", "at once", "with backoff", "with a new token"]
 
 
 class CloseMeaning(NamedTuple):
-    """What a client should know of a close code."""
+    """What a client should know about a close code."""
 
     meaning: str
     reconnect: Reconnect

@@ -1,7 +1,7 @@
-"""Handover: sessions of this replica that go on at another one, and the other way round.
+"""Handover: moves sessions from this replica to another one, and the other way round.
 
-See `trio_signal.bus.handover` for how replicas agree on that. Here a session that is given up has
-no task any more, and one that comes has a task of its own, until a connection takes it over.
+`trio_signal.bus.handover` describes how replicas agree on it. Here, a session that is given up has
+no task any more; one that arrives has a task of its own until a connection takes it over.
 """
 
 import logging
@@ -35,23 +35,23 @@ from trio_signal.session import Session
 
 logger = logging.getLogger(__name__)
 
-#: Seconds for a session to come from another replica.
+#: Seconds in which a session must arrive from another replica.
 TIMEOUT = 1.0
-#: Seconds for what its client said to arrive, before it goes on elsewhere.
+#: Seconds in which the client's last messages must arrive, before its session continues elsewhere.
 _SETTLING = 0.5
-#: Seconds after which one that was given up and is still ours has left.
+#: Seconds after which a session that was given up, but is still ours, has left.
 _GIVEN_UP = 3.0
 _REPLACED = Close(CloseCode.TRY_AGAIN_LATER, "A newer connection goes on")
 
 
 class _Claimant:
-    """A connection that waits for its client's session; a context manager while it does."""
+    """A connection that waits for its client's session; a context manager for that time."""
 
     def __init__(self, number: int, asked_at: float) -> None:
-        #: Which came first, and when by the clock of all replicas.
+        #: Its order among these connections, and when it came by the clock that all replicas share.
         self.number = number
         self.asked_at = asked_at
-        #: Why it does not get it; None if it does, or another one that came later.
+        #: Why it does not get the session; None if it does, or if a later connection does.
         self.reason: NotResumedReason | None = None
         self.is_chosen = False
         self.decided = trio.Event()
@@ -84,17 +84,17 @@ class _Reception:
         self, room_id: str, sought: Sought, session: Session, replica: str, *, ask: bool
     ) -> None:
         self.room_id = room_id
-        #: Which replica had it, and whether that one is to be asked.
+        #: Which replica had it, and whether to ask that replica.
         self.replica = replica
         self.ask = ask
         self.sought = sought
         self.session = session
         self.claimants: list[_Claimant] = []
         self.came, self.arrived = trio.Event(), trio.Event()
-        #: In which it is waited for.
+        #: The scope in which it is waited for.
         self.scope = trio.CancelScope()
         self.outcome: Parcel | NotResumedReason | None = NotResumedReason.OWNER_LOST
-        #: Who seeks it next, while it is still under way to here.
+        #: The replica that requests it next, while it is still on its way here.
         self.next: Sought | None = None
 
     def decide(self, outcome: Parcel | NotResumedReason | None) -> None:
@@ -113,25 +113,25 @@ class Departure:
         self.room = room
         self.sought = sought
         self.was_away = away
-        #: The other replica has the member.
+        #: Set when the other replica has the member.
         self.moved = trio.Event()
 
     def pack(self) -> Parcel | NotGiven:
-        """What the other replica needs to go on; why it cannot."""
+        """Pack what the other replica needs to continue; or why it cannot."""
         return pack(self.session, self.sought, away=self.was_away)
 
 
 def _is_late(sought: Sought, resumption: Resumption) -> bool:
-    """Whether it was asked for before the connection that has it now: that one is the newer.
+    """Whether the request is older than the connection that has the session now.
 
-    Clocks may differ; but what a client has confirmed since, it has got on a later connection.
+    Clocks may differ. But what the client has confirmed since, it received on a later connection.
     """
     has_more = not resumption.overflowed and (sought.received or 0) < resumption.confirmed
     return 0 < sought.at < resumption.asked_at or (sought.received is not None and has_more)
 
 
 class Handover:
-    """The sessions of one replica that come or go. Nothing but `resume` and `run` blocks."""
+    """The sessions that a replica receives or gives up. Only `resume` and `run` block."""
 
     def __init__(
         self,
@@ -143,7 +143,7 @@ class Handover:
         metrics: Metrics,
         bus: HandoverBus,
     ) -> None:
-        """Take the parts of the hub; whoever made it runs it."""
+        """Take the parts of the hub. The caller runs it."""
         self._host = host
         self._participants = participants
         self._rooms = rooms
@@ -155,15 +155,15 @@ class Handover:
         #: By the session's tag.
         self.receptions: dict[str, _Reception] = {}
         self.departures: dict[str, Departure] = {}
-        #: Those that are left to whoever comes first, as this server stops.
+        #: Sessions that are parked for whichever replica comes first, since this server stops.
         self.parked: dict[str, Departure] = {}
-        #: It has begun to run.
+        #: Set when it runs.
         self.ready = trio.Event()
         self._attempts = self._claims = 0
         bus.serve(self)
 
     async def run(self) -> None:
-        """Have tasks for the sessions that come and go; until cancelled."""
+        """Run the tasks of the sessions that come and go, until cancelled."""
         self.receptions.clear()
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
@@ -175,10 +175,10 @@ class Handover:
     async def resume(
         self, newcomer: Session, identity: Identity, claims: Authenticate, resume: Resume
     ) -> Session:
-        """Let the connection of a newcomer carry its client's session.
+        """Let a new connection carry its client's earlier session.
 
-        If another replica has it, this blocks for `TIMEOUT`, or a little longer, at most.
-        Raises NotResumedError.
+        If another replica has the session, this blocks for about `TIMEOUT` at most. Raises
+        NotResumedError.
         """
         tag, asked_at = tag_of(resume.session_id or ""), self._bus.time()
         self._claims = number = self._claims + 1
@@ -198,7 +198,7 @@ class Handover:
         with _Claimant(number, asked_at) as claimant:
             self.receptions[tag].claimants.append(claimant)
             await claimant.decided.wait()
-            # It may have been given up to a newer connection elsewhere, just now.
+            # It may just have been given up to a newer connection elsewhere.
             if claimant.is_chosen and self._resuming.has(tag):
                 return self._resume(asked_at, newcomer, identity, claims, resume)
         if claimant.reason is not None:
@@ -215,7 +215,7 @@ class Handover:
         claims: Authenticate,
         resume: Resume,
     ) -> Session:
-        """Let it carry the session, which is here by now."""
+        """Let the connection carry the session, which is here by now."""
         session = self._resuming.resume(newcomer, identity, claims, resume)
         if session.resumption is not None:
             session.resumption.asked_at = asked_at
@@ -232,7 +232,7 @@ class Handover:
         *,
         ask: bool = True,
     ) -> None:
-        """Seek the session of a member; raises NotResumedError if that cannot be."""
+        """Request the session of a member; raises NotResumedError if that is impossible."""
         kind = DIALECTS.get(member.dialect)
         dialect = kind.carried_on(room_id) if kind is not None else None
         if dialect is None or self._nursery is None or self._rooms.closing is not None:
@@ -264,7 +264,7 @@ class Handover:
             self._refuse(reception, NotResumedReason.OWNER_LOST)
 
     async def _receive(self, reception: _Reception) -> None:
-        """The task of a session that comes: it leaves its room by the exit of a plain `with`."""
+        """The task of an arriving session, which leaves its room at the exit of a plain `with`."""
         session, sought = reception.session, reception.sought
         with Stay(self._host, session) as stay:
             with (
@@ -311,7 +311,7 @@ class Handover:
             claimant.refuse(reason)
 
     async def _admit(self, reception: _Reception) -> None:
-        """Let the newest connection that waits carry the session."""
+        """Let the newest waiting connection carry the session."""
         waiting = [each for each in reception.claimants if not each.gone.is_set()]
         waiting.sort(key=lambda claimant: claimant.number)
         for claimant in waiting[:-1]:
@@ -321,7 +321,7 @@ class Handover:
             await claimant.gone.wait()
 
     def take(self, told: Parcel | NotGiven | Offered) -> None:
-        """What another replica says of a session, which may be sought here."""
+        """Handle what another replica says about a session, which may have been requested here."""
         if isinstance(told, Offered):
             if self._nursery is not None and not self._rooms.is_stopping:
                 self._nursery.start_soon(self.accept, told, name="offer")
@@ -337,7 +337,7 @@ class Handover:
     def arrived(
         self, room_id: str, member: Member, missed: Sequence[RoomEvent], told: frozenset[str]
     ) -> None:
-        """A member whose session is sought here is this replica's own."""
+        """A member whose session was requested here now belongs to this replica."""
         session, room = self.receptions[member.session].session, self._rooms[room_id]
         room.admit(member.peer_id, session)
         for peer_id in told:
@@ -346,11 +346,11 @@ class Handover:
             room.tell_late({member.peer_id: session}, event)
         reception = self.receptions[member.session]
         reception.arrived.set()
-        # The other replica has answered, so the parcel is on its way.
+        # The other replica has answered, so the session's data are on their way.
         reception.scope.deadline = trio.current_time() + _GIVEN_UP
 
     async def accept(self, offered: Offered, *, ask: bool = True) -> None:
-        """Have a session whose client is not here yet."""
+        """Accept a session whose client has not come yet."""
         tag, room_id = offered.session, offered.room_id
         member = await self._bus.find(room_id, tag)
         is_here = tag in self.receptions or self._resuming.has(tag)
@@ -361,7 +361,7 @@ class Handover:
     # Sessions that go
 
     def give(self, room_id: str, sought: Sought) -> None:
-        """Give up a session that another replica seeks, if it is here."""
+        """Give up a session that another replica requests, if it is here."""
         reception = self.receptions.get(sought.session)
         if reception is not None and reception.session.memberships:
             if 0 < sought.at < max((each.asked_at for each in reception.claimants), default=0):
@@ -394,7 +394,7 @@ class Handover:
         self._bus.give(room, room.members[peer_id], sought)
 
     def release(self, session: Session, room: LocalRoom, sought: Sought) -> Departure:
-        """End its task and its connection; its room is followed until `_end`."""
+        """End the session's task and connection; its room is still followed until `_end`."""
         was_away = self._resuming.release(session)
         self._participants.discard(session)
         session.go_away(for_good=True)
@@ -402,9 +402,9 @@ class Handover:
         return Departure(session, session.memberships[room.id], room, sought, away=was_away)
 
     async def _watch(self, departure: Departure) -> None:
-        """Send the parcel when the member has moved; what is not heard of for too long has failed.
+        """Send the session's data when the member has moved; if that takes too long, it has failed.
 
-        What the client said to others here is with them before: so nothing overtakes it there.
+        What the client sent to others here has been delivered by then: nothing overtakes it.
         """
         tag = departure.sought.session
         with trio.move_on_after(_GIVEN_UP):
@@ -416,13 +416,13 @@ class Handover:
         self.failed(tag)
 
     def joined(self, event: Joined) -> None:
-        """Sessions that are being given up are to be told of a newcomer of this replica."""
+        """Tell the sessions that are being given up about a peer that has joined here."""
         room = self._rooms.get(event.room_id)
         if room is not None and room.departing and event.member.peer_id not in room.members:
             room.tell_late(room.departing, replace(event, peers=len(room) + 1))
 
     def gone(self, session: str) -> None:
-        """The member of one is the other replica's now: what its client lacks follows."""
+        """The member now belongs to the other replica: send what the client has missed."""
         departure = self.departures.get(session)
         if departure is not None:
             departure.moved.set()
@@ -431,7 +431,7 @@ class Handover:
         self._bus.send(departure.sought.replica, departure.pack())
 
     def failed(self, session: str) -> None:
-        """The other replica has not got one: it has left."""
+        """The other replica did not receive a session: its peer has left."""
         self._end(session, self.drop)
 
     def drop(self, departure: Departure) -> None:

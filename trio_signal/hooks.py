@@ -1,4 +1,4 @@
-"""Webhooks: their events, and their signatures. Pure; the time is an argument."""
+"""Webhooks: events and signatures. No I/O; the time is an argument."""
 
 import base64
 import binascii
@@ -18,7 +18,7 @@ LIVE, NOT_LIVE = "broadcast.started", "broadcast.stopped"
 ANNOUNCED = "announcement.created"
 EVENTS = frozenset({STARTED, ENDED, JOINED, LEFT, LIVE, NOT_LIVE, ANNOUNCED})
 
-#: Seconds by which the time of a signature may differ from that of who checks it.
+#: Seconds by which the time of a signature may differ from the receiver's clock.
 TOLERANCE = 300.0
 
 
@@ -34,7 +34,7 @@ class Peer(Struct, frozen=True):
 
     @classmethod
     def of(cls, member: Member) -> "Peer":
-        """What of a member is told."""
+        """The fields of a member that webhooks contain."""
         return cls(
             *(member.peer_id, member.user_id, member.username, member.dialect),
             *(member.joined_at, member.replica),
@@ -42,7 +42,7 @@ class Peer(Struct, frozen=True):
 
 
 class HookEvent(Struct, frozen=True, kw_only=True):
-    """One event. `seq` numbers the events of one room's life, from 1 and without a gap.
+    """One event. `seq` numbers the events of a room, from 1 and without a gap, until it is empty.
 
     `at` is RFC 3339. `replica` is the replica on which it happened. An announcement has no room.
     """
@@ -63,13 +63,13 @@ class SignatureError(Exception):
 
 
 def sign(secret: str, id_: str, timestamp: int, body: bytes) -> str:
-    """The signature of a webhook, as Standard Webhooks has it."""
+    """The signature of a webhook, as Standard Webhooks defines it."""
     signed = b".".join((id_.encode(), str(timestamp).encode(), body))
     return "v1," + base64.b64encode(hmac.digest(secret.encode(), signed, "sha256")).decode()
 
 
 def signed_headers(secret: str, id_: str, timestamp: int, body: bytes) -> dict[str, str]:
-    """The headers of a request."""
+    """The headers of a signed request."""
     return {
         "Content-Type": "application/json",
         "Webhook-Id": id_,

@@ -1,11 +1,11 @@
-"""Host names and origins: whether they are of this machine, and whether one is allowed."""
+"""Host names and origins: whether they mean this machine, and whether one is allowed."""
 
 import ipaddress
 from urllib.parse import urlsplit
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host name or address is surely of this machine."""
+    """Whether a host name or address certainly means this machine."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

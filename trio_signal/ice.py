@@ -1,7 +1,7 @@
-"""The STUN and TURN servers that clients are told to use, and credentials for them.
+"""The STUN and TURN servers that clients use, and credentials for them.
 
-TURN credentials are coturn's `use-auth-secret`: they say when they run out and for whom they
-were made, and the TURN server, which has the same secret, checks that by itself.
+TURN credentials are those of coturn's `use-auth-secret`: they contain their expiry and their user,
+and the TURN server checks them by itself, since it has the same secret.
 """
 
 import base64
@@ -26,12 +26,12 @@ class TurnCredentials(NamedTuple):
 
 
 def has_turn(settings: Settings) -> bool:
-    """Whether there is a TURN server to have credentials for."""
+    """Whether a TURN server is configured."""
     return bool(settings.turn_urls) and settings.turn_secret is not None
 
 
 def turn_credentials(settings: Settings, user_id: str) -> TurnCredentials:
-    """What this user may use TURN with, for `turn_ttl` seconds from now on."""
+    """TURN credentials for this user, valid for `turn_ttl` seconds from now."""
     assert settings.turn_secret is not None  # noqa: S101  has_turn says so
     username = f"{int(time.time()) + settings.turn_ttl}:{_turn_name(user_id)}"
     secret = settings.turn_secret.get_secret_value().encode()
@@ -40,7 +40,7 @@ def turn_credentials(settings: Settings, user_id: str) -> TurnCredentials:
 
 
 def ice_servers(settings: Settings, user_id: str) -> tuple[dict[str, object], ...]:
-    """What goes into a browser's `RTCPeerConnection`; for one who is authenticated."""
+    """The `iceServers` of a browser's `RTCPeerConnection`, for an authenticated user."""
     servers: list[dict[str, object]] = []
     if settings.stun_urls:
         servers.append({"urls": settings.stun_urls})

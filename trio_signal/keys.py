@@ -1,7 +1,7 @@
-"""The keys that tokens are signed with: a secret, a public key, a set behind a URL.
+"""The keys that verify tokens: a secret, a public key, a key set at a URL.
 
-Each key has one algorithm. A token never chooses: a public key is no HS256 secret, whatever
-the token's head says.
+Each key has one algorithm. The token never chooses it, so a public key cannot be abused as an HS256
+secret, whatever the token's header says.
 """
 
 import logging
@@ -21,13 +21,13 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 logger = logging.getLogger(__name__)
 
-#: Bytes that an HS256 secret must have (RFC 7518 section 3.2), and bits of an RSA key (3.3).
+#: Minimum bytes of an HS256 secret (RFC 7518 section 3.2), and bits of an RSA key (3.3).
 MIN_SECRET = 32
 MIN_RSA = 2048
-#: Seconds after which a key set is read again, and between two attempts at least.
+#: Seconds after which a key set is read again, and minimum seconds between two attempts.
 REFRESH = 600.0
 PAUSE = 60.0
-#: Seconds for the whole key set to arrive, and its bytes at most.
+#: Maximum seconds to read a key set, and its maximum size in bytes.
 FETCH_TIMEOUT = 5.0
 MAX_KEY_SET = 1 << 20
 
@@ -39,14 +39,14 @@ PublicKey = RSAPublicKey | EllipticCurvePublicKey | Ed25519PublicKey
 
 
 class Key(NamedTuple):
-    """A key, and the one algorithm that it is for."""
+    """A key, and the only algorithm that it is used with."""
 
     algorithm: str
     material: bytes | PublicKey
     id: str | None = None
 
     def verify(self, signed: bytes, signature: bytes) -> bool:
-        """Whether this key has signed that."""
+        """Whether this key made the signature."""
         return bool(_ALGORITHMS[self.algorithm].verify(signed, self.material, signature))
 
     def __repr__(self) -> str:
@@ -55,7 +55,7 @@ class Key(NamedTuple):
 
 
 def secret_key(secret: str) -> Key:
-    """The key of HS256; raises ValueError if it could be guessed."""
+    """The key for HS256; raises ValueError if it is short enough to be guessed."""
     material = secret.encode()
     if len(material) < MIN_SECRET:
         raise ValueError(f"must have {MIN_SECRET} bytes or more; try: openssl rand -base64 48")
@@ -67,9 +67,9 @@ def secret_key(secret: str) -> Key:
 
 
 def read_public_key(text: str) -> Key:
-    """A public key from PEM, or from the file that has it.
+    """Read a public key from PEM, or from a PEM file.
 
-    Raises ValueError, which does not say what was given: it may be a private key by mistake.
+    Raises ValueError, whose text does not repeat the value: it may be a private key by mistake.
     """
     try:
         pem = text.encode() if "-----BEGIN" in text else Path(text).read_bytes()
@@ -98,30 +98,30 @@ def _public_key(key: object, id_: str | None = None) -> Key:
 
 
 async def check_key_set(url: str) -> str | None:
-    """Why the key set at `url` cannot be used; None if it can. Takes some seconds at most."""
+    """Why the key set at `url` cannot be used; None if it can. Blocks for a few seconds at most."""
     async with httpx.AsyncClient(timeout=None) as client:  # noqa: S113  _read has a deadline
         found = await _read(client, url)
     return found if isinstance(found, str) else None
 
 
 class KeySet:
-    """The keys behind a URL. Whoever makes one runs `run`; nothing is read without it."""
+    """The keys at a URL. The caller runs `run`; without it nothing is read."""
 
     def __init__(self, url: str) -> None:
-        """Know no key yet."""
+        """Start without keys."""
         self._url = url
         self._keys: tuple[Key, ...] = ()
-        #: Somebody asks for a key that we do not know.
+        #: Set when a token names an unknown key.
         self._wanted = trio.Event()
-        #: The end of the attempt that is under way, else of the next.
+        #: Set at the end of the current attempt to read the set, or of the next one.
         self._next = trio.Event()
         self._not_before = -float("inf")
 
     async def find(self, id_: str | None) -> Sequence[Key]:
-        """The keys that a token with this `kid` may be signed with.
+        """The keys that may have signed a token with this `kid`.
 
-        For an unknown one the set is read once more, if that was not done within the last
-        minute; this blocks for as long as that takes, a few seconds at most.
+        For an unknown `kid` the set is read again, unless that was done within the last minute.
+        This blocks meanwhile, for a few seconds at most.
         """
         found = self._known(id_)
         if found or trio.current_time() < self._not_before:
@@ -137,9 +137,9 @@ class KeySet:
         return [key for key in self._keys if key.id == id_]
 
     async def run(self) -> None:
-        """Keep the keys fresh, until cancelled. While the URL does not answer, they stay."""
+        """Refresh the keys until cancelled. If the URL does not answer, the old ones stay."""
         reachable = True
-        # Made once: it loads all the certificates that it trusts.
+        # Made only once, because it loads all trusted certificates.
         async with httpx.AsyncClient(timeout=None) as client:  # noqa: S113  _read has a deadline
             while True:
                 problem = await self._refresh(client)
@@ -156,7 +156,7 @@ class KeySet:
                     await self._wanted.wait()
 
     async def _refresh(self, client: httpx.AsyncClient) -> str | None:
-        """Read the set; what went wrong, if it did."""
+        """Read the set. Returns what went wrong, or None."""
         found = await _read(client, self._url)
         if isinstance(found, str):
             return found
@@ -165,7 +165,7 @@ class KeySet:
 
 
 async def _read(client: httpx.AsyncClient, url: str) -> tuple[Key, ...] | str:
-    """The keys of a set, or what went wrong. Not the URL, which may have a password."""
+    """The keys of a set, or what went wrong, without the URL: it may contain a password."""
     try:
         with trio.fail_after(FETCH_TIMEOUT):
             return _read_key_set(await _fetch(client, url))
@@ -183,7 +183,7 @@ async def _fetch(client: httpx.AsyncClient, url: str) -> bytes:
     async with client.stream("GET", url) as response:
         response.raise_for_status()
         body = b""
-        # Read to its end, or httpx would leave generators behind; the deadline bounds that.
+        # Read it to the end, or httpx leaves generators behind. The deadline bounds that.
         async for chunk in response.aiter_bytes():
             if len(body) <= MAX_KEY_SET:
                 body += chunk
@@ -197,7 +197,7 @@ class _JWKS(msgspec.Struct):
 
 
 def _read_key_set(body: bytes) -> tuple[Key, ...]:
-    """The keys of a set that are for us; raises ValueError if there is none.
+    """The usable keys of a set; raises ValueError if there is none.
 
     A set may have keys of other kinds, and for other uses (RFC 7517 section 5).
     """

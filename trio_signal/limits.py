@@ -1,8 +1,7 @@
-"""Who may connect: how many of one address, and of all together.
+"""Limits: how many connections one address may have, and all together.
 
-Without I/O: the time is given, in seconds of a clock that only goes forward.
-Whatever is asked costs the same however many addresses there are, and memory
-is bounded. Each replica counts for itself.
+No I/O: the time is an argument, in seconds of a clock that only goes forward. Each call costs the
+same for any number of addresses, and memory is bounded. Each replica counts for itself.
 """
 
 from collections.abc import Iterable
@@ -15,14 +14,14 @@ from trio_signal.config import Settings
 from trio_signal.errors import Reason, RequestRefusedError
 from trio_signal.pacing import Address, Pacing, Payer
 
-#: Addresses that a counter keeps in mind; the one that would be forgiven first is forgotten first.
+#: Addresses that a counter remembers. It forgets the one whose period ends first.
 MAX_ADDRESSES = 65_536
-#: Seconds of a counter of connects, and of one of failed authentications.
+#: The periods, in seconds, of the counters of connects and of failed authentications.
 MINUTE = 60.0
 PENALTY = 300.0
-#: Failed resumes of an address, in a minute; then it may resume nothing for a minute.
+#: Failed resumes of an address in a minute; then it may not resume for a minute.
 RESUMES = 10
-#: Seconds after which to try again, where nobody knows when there will be room.
+#: Value of `Retry-After` where it is unknown when there will be room.
 _SOME_SECONDS = 5.0
 
 
@@ -30,12 +29,12 @@ _SOME_SECONDS = 5.0
 
 
 def client_address(peer: str, forwarded: Iterable[str], trusted_proxies: int) -> str:
-    """Where a client is, when its connection comes from `peer`.
+    """The address of a client whose connection comes from `peer`.
 
-    `forwarded` are the values of `X-Forwarded-For`, in the order of the request. Each trusted
-    proxy has appended whom it heard, so the client stands as many places from the end as there
-    are proxies; what stands before that, anybody may have written. With fewer entries than
-    proxies the first one counts. An entry that is no address is passed over, towards us.
+    `forwarded` are the values of `X-Forwarded-For`, in the order of the request. Each trusted proxy
+    has appended the address that it saw. So the client's address is the entry as far from the end
+    as there are proxies; anybody may have written the entries before it. If there are fewer entries
+    than proxies, the first one counts. If an entry is no address, the next one towards us counts.
     """
     if not trusted_proxies and ":" not in peer:
         return peer
@@ -64,7 +63,7 @@ def _parse(entry: str) -> IPv4Address | IPv6Address | None:
 
 
 def network_of(address: str) -> str:
-    """What counts as one address: of IPv6 the /64, since that is what one household has."""
+    """What counts as one address: for IPv6 the /64, which is what one household gets."""
     if ":" not in address:
         return address
     parsed = _parse(address)
@@ -77,27 +76,27 @@ def network_of(address: str) -> str:
 
 
 class RateCounter:
-    """How often each address did something, from the first time on for a period.
+    """How often each address did something, in a period that begins with the first time.
 
-    An address that has reached the limit is held off until its period is over. With `penalty`
-    the period begins anew when the limit is reached.
+    An address that has reached the limit is refused until its period is over. With `penalty`, the
+    period starts again when the limit is reached.
     """
 
     def __init__(self, limit: int, period: float, *, penalty: bool = False) -> None:
-        """Begin with nobody; `period` is in seconds."""
+        """Start with all counts at 0; `period` is in seconds."""
         self._limit = limit
         self._period = period
         self._penalty = penalty
-        #: By address: when its period ends, and how often so far. The first to end stands first,
-        #: since all periods are of one length.
+        #: By address: when its period ends, and the count so far. They are in the order in which
+        #: they end, since all periods have the same length.
         self._counts: dict[str, tuple[float, int]] = {}
 
     def __len__(self) -> int:
-        """How many addresses are kept in mind."""
+        """The number of addresses that are remembered."""
         return len(self._counts)
 
     def count(self, address: str, now: float) -> None:
-        """It did it once more."""
+        """Count one more for this address."""
         self._forget(now)
         end, number = self._counts.get(address, (now + self._period, 0))
         number += 1
@@ -107,7 +106,7 @@ class RateCounter:
         self._counts[address] = (end, number)
 
     def wait(self, address: str, now: float) -> float:
-        """Seconds until it may do it again; 0 if it may now."""
+        """Seconds until this address is allowed again; 0 if it is now."""
         end, number = self._counts.get(address, (now, 0))
         return max(0.0, end - now) if number >= self._limit else 0.0
 
@@ -121,10 +120,10 @@ class RateCounter:
 
 
 class ConnectionCounter:
-    """How many there are at this moment, in all and at each address."""
+    """The current number of connections, in total and from each address."""
 
     def __init__(self, most: int, most_each: int | None) -> None:
-        """Begin with nobody; None is no limit for each."""
+        """Start at 0. None means no limit for each address."""
         self._most = most
         self._most_each = most_each
         self._at: dict[str, int] = {}
@@ -138,12 +137,12 @@ class ConnectionCounter:
             raise _overload(Reason.CONNECTIONS, "Too many connections.")
 
     def enter(self, address: str) -> None:
-        """There is one more."""
+        """Count one more."""
         self.size += 1
         self._at[address] = self._at.get(address, 0) + 1
 
     def leave(self, address: str) -> None:
-        """There is one less."""
+        """Count one less."""
         self.size -= 1
         self._at[address] -= 1
         if not self._at[address]:
@@ -151,21 +150,21 @@ class ConnectionCounter:
 
 
 class Buckets:
-    """A bucket of tokens for each address: they come back at a steady rate, up to a burst."""
+    """A bucket of tokens for each address, refilled at a steady rate, up to a burst."""
 
     def __init__(self, rate: float, burst: int) -> None:
-        """Begin with nobody; `rate` is in tokens a second."""
+        """Start with full buckets; `rate` is in tokens a second."""
         self._cost = 1 / rate
         self._patience = burst / rate
-        #: By address, when its bucket is full again. The last one used stands last.
+        #: By address, when its bucket is full again. The most recently used comes last.
         self._full_at: dict[str, float] = {}
 
     def __len__(self) -> int:
-        """How many addresses are kept in mind: those whose buckets are not full, and a few."""
+        """The number of remembered addresses: those whose buckets are not full, and a few."""
         return len(self._full_at)
 
     def spend(self, address: str, now: float) -> float:
-        """Take a token. If there is none, take nothing: seconds until there is one."""
+        """Take a token, and return 0. If there is none, return the seconds until there is one."""
         full_at = max(self._full_at.pop(address, now), now)
         wait = full_at + self._cost - self._patience - now
         self._full_at[address] = full_at if wait > 0 else full_at + self._cost
@@ -173,7 +172,7 @@ class Buckets:
         return max(0.0, wait)
 
     def charge(self, address: str, tokens: float, now: float) -> None:
-        """Take tokens for what has been done already; never more than another burst is owed."""
+        """Take tokens for work already done. The debt is at most another burst."""
         full_at = max(self._full_at.pop(address, now), now) + tokens * self._cost
         self._full_at[address] = min(full_at, now + 2 * self._patience)
         self._forget(now)
@@ -196,9 +195,9 @@ def _overload(reason: Reason, text: str) -> RequestRefusedError:
 
 
 class ConnectionLease:
-    """One WebSocket's place among the others; leaving the `with` gives it back.
+    """One WebSocket's place among the allowed ones; leaving the `with` gives it back.
 
-    It counts as unauthenticated until it is known who is there.
+    It counts as unauthenticated until the client has authenticated.
     """
 
     __slots__ = ("_known", "_left", "_limits", "address", "payer")
@@ -206,16 +205,16 @@ class ConnectionLease:
     def __init__(self, limits: "Limits", address: str, now: float) -> None:
         """Take the place."""
         self._limits = limits
-        #: Whence its client came.
+        #: The client's address.
         self.address = address
-        #: Who pays for what is said there.
+        #: Who pays for its messages.
         self.payer = limits.pacing.enter(address, now)
         self._known = self._left = False
         limits.websockets.enter(address)
         limits.unauthenticated += 1
 
     def __enter__(self) -> Self:
-        """The place is taken already."""
+        """The place has already been taken."""
         return self
 
     def __exit__(
@@ -224,29 +223,29 @@ class ConnectionLease:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Give it back, if that has not been done."""
+        """Give the place back, if that has not been done."""
         self.leave()
 
     def authenticated(self) -> None:
-        """It is known who is there."""
+        """The client has authenticated."""
         if not self._known:
             self._known = True
             self._limits.unauthenticated -= 1
 
     def failed(self, now: float) -> None:
-        """Its client failed to say who it is."""
+        """The client failed to authenticate."""
         self._limits.count_failure(self.address, now)
 
     def may_resume(self, now: float) -> bool:
-        """Whether its client may try to resume a session: others there may have guessed."""
+        """Whether the client may try to resume: others at its address may have guessed ids."""
         return not self._limits.resumes.wait(self.address, now)
 
     def failed_to_resume(self, now: float) -> None:
-        """Its client knew no session's id, or somebody else's."""
+        """The client gave an id of no session, or of somebody else's."""
         self._limits.resumes.count(self.address, now)
 
     def leave(self) -> None:
-        """Give it back; more than once is as good as once."""
+        """Give the place back. Calling it again does nothing."""
         if not self._left:
             self._left = True
             self.authenticated()
@@ -255,7 +254,7 @@ class ConnectionLease:
 
 
 class NoLease(ConnectionLease):
-    """That of a session that no connection has carried here yet."""
+    """The lease of a session that no connection has carried on this replica yet."""
 
     __slots__ = ()
 
@@ -266,15 +265,15 @@ class NoLease(ConnectionLease):
 
 
 class HttpLease:
-    """One connection that is no WebSocket, or not yet; a plain context manager."""
+    """A connection that is not a WebSocket, or not yet; a plain context manager."""
 
     def __init__(self, counter: ConnectionCounter, address: str) -> None:
-        """Prepare it."""
+        """Prepare the lease. Entering it counts the connection."""
         self._counter = counter
         self._address = address
 
     def __enter__(self) -> None:
-        """Be counted; raises RequestRefusedError if there is no room."""
+        """Count the connection; raises RequestRefusedError if there is no room."""
         self._counter.check(self._address)
         self._counter.enter(self._address)
 
@@ -284,12 +283,12 @@ class HttpLease:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Be counted no more."""
+        """Stop counting the connection."""
         self._counter.leave(self._address)
 
 
 class Limits:
-    """Who may connect to this replica. Nothing here blocks."""
+    """The limits of this replica. Nothing here blocks."""
 
     def __init__(self, settings: Settings) -> None:
         """Begin with nobody."""
@@ -306,14 +305,14 @@ class Limits:
         self._failures = RateCounter(settings.auth_failures_per_ip, PENALTY, penalty=True)
 
     def visit(self, peer: str) -> HttpLease:
-        """A connection from `peer`, from its beginning on and as long as it is no WebSocket."""
+        """The lease of a connection from `peer`, from its start until it becomes a WebSocket."""
         return HttpLease(self.others, network_of(peer))
 
     def admit(self, address: str, now: float) -> ConnectionLease:
-        """A place for one more WebSocket of the client at `address`, which counts from now on.
+        """Take a place for another WebSocket of the client at `address`.
 
-        Raises RequestRefusedError if there is none for it. Whether the address failed to
-        authenticate too often is not asked: see `check_failures`.
+        Raises RequestRefusedError if there is none. Does not check whether the address failed to
+        authenticate too often: see `check_failures`.
         """
         self.check(address, now)
         network = network_of(address)
@@ -333,20 +332,20 @@ class Limits:
             )
 
     def count_request(self, address: str, now: float) -> None:
-        """A request that is for no WebSocket; raises RequestRefusedError if there are too many."""
+        """Count a request for no WebSocket; raises RequestRefusedError if there are too many."""
         wait = self._requests.spend(network_of(address), now)
         if wait:
             text = "Your address sends too many requests."
             raise _too_many(Reason.HTTP_RATE, text, wait)
 
     def charge_request(self, address: str, tokens: float, now: float) -> None:
-        """Let this address pay for what its request makes the server do, besides the request."""
+        """Charge this address for the work that its request causes."""
         self._requests.charge(network_of(address), tokens, now)
 
     def check_failures(self, address: str, now: float) -> None:
         """Raise RequestRefusedError if this address failed to authenticate too often.
 
-        Not for who has a token that verifies: others there may have failed.
+        Do not call it for a client with a valid token: others at its address may have failed.
         """
         wait = self._failures.wait(network_of(address), now)
         if wait:
@@ -354,5 +353,5 @@ class Limits:
             raise _too_many(Reason.AUTH_FAILURES_PER_IP, text, wait)
 
     def count_failure(self, address: str, now: float) -> None:
-        """An authentication from this address failed."""
+        """Count a failed authentication from this address."""
         self._failures.count(network_of(address), now)

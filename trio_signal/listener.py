@@ -1,7 +1,6 @@
-"""One port: each accepted connection becomes WebSocket or HTTP by its first head.
+"""One port: the first request head of a connection decides whether it is a WebSocket or HTTP.
 
-The head is peeked at, not read: nothing is consumed, so HTTP gets its stream
-untouched and nothing need be replayed.
+The head is peeked at, not read. So HTTP gets its stream untouched, and nothing has to be replayed.
 """
 
 import errno
@@ -43,23 +42,23 @@ from trio_signal.websocket import Handshake, Head, is_upgrade
 
 logger = logging.getLogger(__name__)
 
-#: Seconds for a connection's first request head, and its bytes at most.
+#: Maximum seconds for a connection's first request head, and its maximum size in bytes.
 HEAD_TIMEOUT = 10.0
 MAX_HEAD = 16384
-#: Seconds after which to look again at a socket that is readable without saying more.
+#: Seconds after which to look again at a socket that is readable but has nothing new.
 _PAUSE = 0.5
-#: Seconds for a refused client to take its answer.
+#: Seconds in which a refused client must read its answer.
 _REFUSAL_TIMEOUT = 2.0
-#: How many of them may take that time; of more, some lose the answer.
+#: How many refused clients may take that long; if there are more, some lose the answer.
 _MAX_REFUSALS = 500
-#: How many heads are read in one round of the loop; peers wait for no more than these.
+#: How many heads are read in one round of the event loop: peers wait for at most these.
 _HEADS_AT_ONCE = 8
 #: Errors of `accept` that are the new connection's, as accept(2) has them, and the firewall's.
 _NOT_OURS = {
     *(errno.ECONNABORTED, errno.ENETDOWN, errno.EPROTO, errno.ENOPROTOOPT, errno.EHOSTDOWN),
     *(errno.EHOSTUNREACH, errno.EOPNOTSUPP, errno.ENETUNREACH, errno.EPERM),
 }
-#: Those of a machine that has no room for one more, and seconds until it may have.
+#: Errors of a machine that has no room for another connection, and seconds to wait then.
 _PASSING = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _RECOVERY = 0.1
 #: Seconds between two lines of the log about that.
@@ -68,7 +67,7 @@ _FORWARDED = re.compile(rb"^X-Forwarded-For:(.*)$", re.IGNORECASE | re.MULTILINE
 
 
 class Listener:
-    """Serves those who connect, each in a task of its own."""
+    """Serves each connection in a task of its own."""
 
     def __init__(
         self,
@@ -86,7 +85,7 @@ class Listener:
         self._metrics = service.metrics
         #: Connections that have not sent a whole head yet.
         self._waiting: set[trio.CancelScope] = set()
-        #: Refused clients that have not taken their answer yet.
+        #: Refused clients that have not read their answer yet.
         self._refusals = 0
         self._shortages = _Shortages()
         self._turns = trio.Semaphore(_HEADS_AT_ONCE)
@@ -97,12 +96,12 @@ class Listener:
         connections: trio.Nursery,
         tls: ssl.SSLContext | None = None,
     ) -> NoReturn:
-        """Serve all who connect, in tasks of `connections`; until cancelled. Closes `listening`.
+        """Serve all connections, in tasks of `connections`, until cancelled. Closes `listening`.
 
-        With `tls` they have to speak that.
+        With `tls`, clients must use TLS.
 
-        Not by `trio.serve_listeners`: its streams cost a connection more than its handshake does,
-        and a WebSocket has no use for them.
+        It does not use `trio.serve_listeners`: its streams cost a connection more than its
+        handshake, and a WebSocket has no use for them.
         """
         with listening:
             listening.setblocking(False)
@@ -119,7 +118,7 @@ class Listener:
                     await self._shortages.let_pass(error)
 
     async def serve(self, sock: socket.socket, peer: str) -> None:
-        """Serve one connection until it is over, and close it; raises nothing of its own.
+        """Serve one connection until it ends, and close it; raises no errors of its own.
 
         `peer` is its address.
         """
@@ -141,14 +140,14 @@ class Listener:
                 logger.exception("connection failed")
 
     def drain(self) -> None:
-        """Give up on connections that have asked for nothing yet. Does not block."""
+        """End the connections that have not sent a request yet. Does not block."""
         for scope in self._waiting:
             scope.cancel()
 
     async def _open(self, sock: socket.socket, peer: str) -> Connection | None:
-        """Serve whatever comes before a WebSocket; that, if one is opened.
+        """Serve HTTP until a WebSocket is opened; return the WebSocket, if there is one.
 
-        It ends before the connection begins, so that nothing of the handshake is kept.
+        It returns before the WebSocket is served, so that nothing of the handshake stays in memory.
         """
         try:
             with self._limits.visit(peer):
@@ -163,7 +162,7 @@ class Listener:
         return opened
 
     async def _converse(self, sock: socket.socket, peer: str) -> bytes | None:
-        """Speak HTTP up to a request for a WebSocket; what was read of that, if one came."""
+        """Speak HTTP until a WebSocket is requested; return what was read of that request."""
         try:
             head = _whole(_peek(sock)) or await self._wait_for_head(sock)
             if head is None:
@@ -173,7 +172,7 @@ class Listener:
             if is_upgrade(head):
                 return sock.recv(len(head))
         except OSError:
-            return None  # it was gone before it was anybody
+            return None  # it was gone before anybody knew its address
         stream = trio.SocketStream(trio.socket.from_stdlib_socket(sock))
         return await self._http.serve_connection(stream, peer)
 
@@ -187,20 +186,20 @@ class Listener:
         raise _refusal(HTTPStatus.REQUEST_TIMEOUT, Reason.HEAD_TIMEOUT)
 
     async def _upgrade(self, sock: socket.socket, received: bytes, peer: str) -> Connection | bytes:
-        """Open a WebSocket; the answer that refuses it, if it cannot be one.
+        """Open a WebSocket; return the answer that refuses it if it is refused.
 
-        `received` may go on after the request's head. Raises RequestRefusedError. Blocks only
-        for a client whose address is refused, while a key set is asked.
+        `received` may go on after the request's head. Raises RequestRefusedError. Blocks only for a
+        client whose address is refused, while a key set is asked.
         """
         head, blank_line, early = received.partition(b"\r\n\r\n")
         forwarded = [value.decode("latin-1") for value in _FORWARDED.findall(head)]
         address = client_address(peer, forwarded, self._settings.trusted_proxies)
-        # First of all: in a flood, to refuse has to be cheap.
+        # This comes first: in a flood, refusing must be cheap.
         self._limits.check(address, trio.current_time())
         handshake = Handshake(head + blank_line)
         request = handshake.request
         if request is not None:
-            # Before it counts: any site may have its visitors' browsers try.
+            # Before it is counted: any site can make its visitors' browsers try.
             self._check_host(request)
             self._check_origin(request)
         with ExitStack() as unless_opened:
@@ -230,7 +229,7 @@ class Listener:
         return connection
 
     def _dialect(self, request: Head) -> Dialect:
-        """The dialect that is asked for; raises RequestRefusedError."""
+        """The requested dialect; raises RequestRefusedError."""
         try:
             dialect = dialect_at(request.path, self._settings.dialects)
         except IdTooLongError as error:
@@ -241,10 +240,10 @@ class Listener:
         return dialect
 
     async def _check_failures(self, address: str, dialect: Dialect, token: str | None) -> None:
-        """Raise RequestRefusedError for an address that failed too often.
+        """Raise RequestRefusedError for an address that failed to authenticate too often.
 
-        But not for who has a token that verifies, nor where that comes only with the first
-        message: there it is decided then.
+        It spares clients with a valid token. If the token comes only with the first message, the
+        decision is made there.
         """
         try:
             self._limits.check_failures(address, trio.current_time())
@@ -262,7 +261,7 @@ class Listener:
         return True
 
     def _check_host(self, request: Head) -> None:
-        """Raise RequestRefusedError for a name that is not ours."""
+        """Raise RequestRefusedError if the `Host` is not allowed."""
         if not self._settings.allows_host(request.get_only("Host")):
             raise _refusal(HTTPStatus.MISDIRECTED_REQUEST, Reason.HOST, HOST_TEXT)
 
@@ -275,9 +274,9 @@ class Listener:
             raise _refusal(HTTPStatus.FORBIDDEN, Reason.ORIGIN, text)
 
     def _cookie(self, request: Head, dialect: Dialect) -> str | None:
-        """What tells the dialect's HTTP calls who this is, where no token does.
+        """The cookie that tells the dialect's HTTP calls who this is, if there is no token.
 
-        Pages of other sites may set none, and thereby make a browser somebody else.
+        Pages of other sites cannot set it, so they cannot change a browser's identity.
         """
         settings = self._settings
         if dialect.cookie_path is None or settings.wants_tokens:
@@ -290,9 +289,9 @@ class Listener:
         return set_user(user_id, dialect.cookie_path, secure="https" in schemes)
 
     async def _refuse(self, sock: socket.socket, answer: bytes) -> None:
-        """Send an answer and end the connection, so that the answer arrives.
+        """Send an answer, and end the connection so that the answer arrives.
 
-        In a flood of those, it ends at once: they may not cost more than those who are let in.
+        In a flood of refused clients it ends at once: they must not cost more than accepted ones.
         """
         self._refusals += 1
         try:
@@ -310,14 +309,14 @@ class Listener:
 
 
 class _Shortages:
-    """When the machine has no room for one more connection, once a minute in the log."""
+    """Logs at most once a minute that the machine has no room for another connection."""
 
     def __init__(self) -> None:
         self._log_at = float("-inf")
         self._count = 0
 
     async def let_pass(self, error: OSError) -> None:
-        """Go on after an error of `accept`, if it is one of a connection or will pass."""
+        """Continue after an error of `accept` that concerns one connection, or will pass."""
         if error.errno in _NOT_OURS:
             await trio.lowlevel.checkpoint()
         elif error.errno in _PASSING:
@@ -337,7 +336,7 @@ class _Shortages:
 
 
 def _peek(sock: socket.socket) -> bytes:
-    """What there is to read; nothing is consumed."""
+    """Peek at the bytes that are there; nothing is consumed."""
     try:
         return sock.recv(MAX_HEAD + 1, socket.MSG_PEEK)
     except BlockingIOError:
@@ -345,7 +344,7 @@ def _peek(sock: socket.socket) -> bytes:
 
 
 def _whole(begin: bytes) -> bytes | None:
-    """The request head that these bytes begin with, or too much of it; None if it goes on."""
+    """The head that these bytes start with, or too much of one; None if it is incomplete."""
     end = begin.find(b"\r\n\r\n")
     if 0 <= end <= MAX_HEAD - 4:
         return begin[: end + 4]
@@ -353,9 +352,9 @@ def _whole(begin: bytes) -> bytes | None:
 
 
 async def peek_head(sock: socket.socket, turns: trio.Semaphore) -> bytes | None:
-    """The first request head, which stays unread; None if the client left first.
+    """Peek at the first request head, which stays unread; None if the client left first.
 
-    More than `MAX_HEAD` bytes come back if the head does not end by then. Those that come at the
+    Returns more than `MAX_HEAD` bytes if the head does not end before. Heads that arrive at the
     same moment take turns. Raises OSError.
     """
     before = b""
@@ -365,21 +364,22 @@ async def peek_head(sock: socket.socket, turns: trio.Semaphore) -> bytes | None:
             peeked = _peek(sock)
         head = _whole(peeked)
         if head is not None:
-            # Not before the next read is complete would anything wake us again.
+            # Nothing would wake us again before the next read completes.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
             return head
         if len(peeked) == len(before):
             if not peeked or _has_ended(sock.fileno()):
                 return None
-            # Woken for nothing, and so it would go on: a peek stops before urgent data.
+            # Woken for nothing, which would repeat: a peek stops before urgent data.
             await trio.sleep(_PAUSE)
         before = peeked
-        # Sleep until there is more, or the end: what is there would wake us at once.
+        # Sleep until there is more, or until the end: the bytes already there would wake us at
+        # once.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, len(before) + 1)
 
 
 def _has_ended(fileno: int) -> bool:
-    """Whether the client will send no more; behind unread bytes, recv does not tell."""
+    """Whether the client will send no more. While bytes are unread, recv does not tell."""
     poll = select.poll()
     poll.register(fileno, getattr(select, "POLLRDHUP", 0))
     return bool(poll.poll(0))

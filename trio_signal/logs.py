@@ -1,4 +1,4 @@
-"""How the log looks: for a person at a console, or as JSON for a machine."""
+"""The format of the log: text for people, or JSON for machines."""
 
 import logging
 import re
@@ -11,14 +11,14 @@ from structlog.typing import Processor
 
 from trio_signal.config import Settings
 
-#: What platforms call the id that they give a request. The first that is there counts.
+#: Headers in which platforms pass a request's id. The first one present counts.
 REQUEST_ID_HEADERS = (
     *("X-Request-ID", "X-Railway-Request-Id", "Fly-Request-Id", "CF-Ray"),
     *("X-Amzn-Trace-Id", "X-Cloud-Trace-Context", "traceparent"),
 )
-#: Bytes of a line at most. Others' words are in it, and there are some for each connection.
+#: Maximum bytes of a line. It contains text from clients, and each connection writes a few.
 MAX_LINE = 16_384
-#: Characters of a name in a list, and bytes of the list.
+#: Maximum characters of a name in a list, and maximum bytes of the list.
 MAX_LISTED_NAME = 64
 MAX_LIST = 1024
 #: Anybody can send such a header, so it has to look like an id.
@@ -26,29 +26,29 @@ _REQUEST_ID = re.compile("[!-~]{1,128}")
 
 
 def configure_logging(settings: Settings) -> None:
-    """Send the whole process's log to standard error, one line an entry.
+    """Send the whole process's log to standard error, one line for each entry.
 
-    What a logger is given as `extra` becomes fields of the line.
+    The `extra` fields of an entry become fields of the line.
     """
-    # Nobody is told these, and to ask for them is two system calls an entry.
+    # The lines do not contain these, and reading them takes two system calls for each entry.
     logging.logProcesses = logging.logThreads = logging.logMultiprocessing = False
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(make_formatter(settings))
-    for library in ("httpx", "httpcore"):  # they tell of each request, with its URL
+    for library in ("httpx", "httpcore"):  # they log each request, with its URL
         logging.getLogger(library).setLevel(logging.WARNING)
     logging.basicConfig(handlers=[handler], level=settings.log_level.upper(), force=True)
 
 
 class BoundedFormatter(structlog.stdlib.ProcessorFormatter):
-    """What turns an entry into its line, which has a bound."""
+    """Turns an entry into a line of bounded length."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line; what is over its bound is missing in the middle."""
+        """The line; if it is too long, its middle is cut out."""
         return _cut(super().format(record), MAX_LINE)
 
 
 def make_formatter(settings: Settings) -> logging.Formatter:
-    """What turns an entry into its line."""
+    """The formatter for this format."""
     return BoundedFormatter(
         foreign_pre_chain=[
             structlog.contextvars.merge_contextvars,
@@ -65,7 +65,7 @@ def make_formatter(settings: Settings) -> logging.Formatter:
 
 
 def list_names(names: Iterable[str]) -> list[str]:
-    """As many of these as a line has room for, each not too long; an ellipsis for the others."""
+    """As many of these names as a line has room for, each shortened; an ellipsis for the others."""
     listed: list[str] = []
     size = 0
     for name in names:
@@ -78,8 +78,8 @@ def list_names(names: Iterable[str]) -> list[str]:
 
 
 def _cut(text: str, limit: int) -> str:
-    """A text of so many bytes at most; what is too much is taken from its middle."""
-    if len(text) <= limit // 4:  # no character has more than four
+    """A text of at most so many bytes; the excess is cut out of its middle."""
+    if len(text) <= limit // 4:  # no character has more than four bytes
         return text
     data = text.encode(errors="replace")
     if len(data) <= limit:
@@ -94,26 +94,26 @@ def _renderers(settings: Settings) -> list[Processor]:
     return [
         structlog.dev.ConsoleRenderer(
             colors=sys.stderr.isatty(),
-            # Names and ids are others' words: no line may be begun by them.
+            # Names and ids come from clients: they must not begin a new line.
             repr_native_str=True,
-            # Not the one with the values of local variables: a password may be among them.
+            # Not the one that prints local variables: a password may be among them.
             exception_formatter=structlog.dev.plain_traceback,
         )
     ]
 
 
 def _render_json(_: object, __: str, fields: structlog.typing.EventDict) -> str:
-    """The same as structlog's own, in a third of its time: each connection makes a line."""
+    """The same as structlog's renderer, in a third of its time: each connection logs."""
     line = msgspec.json.encode(fields, enc_hook=repr)
     if len(line) > MAX_LINE:
-        # Each is a text now. JSON has six bytes for some of one: \u0000. Keys are short.
+        # Each value is a text now. JSON writes some bytes as six: \u0000. Keys are short.
         share = (MAX_LINE // len(fields) - MAX_LISTED_NAME) // 6
         line = msgspec.json.encode({key: _cut(str(value), share) for key, value in fields.items()})
     return line.decode()
 
 
 def find_request_id(get_all: Callable[[str], Iterable[str]]) -> str | None:
-    """The id that a platform in front gave a request, by its headers; None if it gave none."""
+    """The id that a platform in front gave the request, from its headers; None if there is none."""
     for name in REQUEST_ID_HEADERS:
         for value in get_all(name):
             if _REQUEST_ID.fullmatch(value):

@@ -1,7 +1,7 @@
-"""Mailbox: signals on their way to names that are on another replica, or nowhere yet.
+"""Mailbox: signals on their way to names on other replicas, or to names that nobody has yet.
 
-Pure: the time is given, in seconds of a clock that only goes forward. All that is kept is
-bounded, in all and for each name, and goes when its time is over.
+No I/O: the time is an argument, in seconds of a clock that only goes forward. Everything kept is
+bounded, in total and for each name, and expires.
 """
 
 from collections.abc import Iterator
@@ -13,20 +13,20 @@ from msgspec.structs import replace
 
 from trio_signal.bus.names import Holder, Letter
 
-#: Seconds for which a signal waits, or is on its way.
+#: Maximum seconds for which a signal waits, or is on its way.
 KEEP = 5.0
-#: What may wait for one name, and for all names together; signals on their way count there too.
+#: Maximum that waits for one name, and for all names together, including signals on their way.
 MOST_LETTERS = 64
 MOST_BYTES = 256 * 1024
 MOST_IN_ALL = 16 * 2**20
-#: The same of one name that is being looked for, which takes a moment.
+#: The same for a name that is being looked up, which takes a moment.
 _MOST_SOUGHT, _MOST_SOUGHT_BYTES = 1000, 2**20
-#: What a letter takes in memory besides its payload and the name, about.
+#: Approximate memory of a letter besides its payload and the name.
 _OVERHEAD = 800
-#: Names that are kept in mind, with where they are; and pairs of which one was told of late.
+#: How many names are remembered with their replicas; and pairs whose sender was told recently.
 MOST_NAMES = 20_000
 MOST_PAIRS = 10_000
-#: Of how many names it is looked whether they can be forgotten, for a new one.
+#: How many names are checked for one that can be forgotten, to make room for a new one.
 _LOOKED_AT = 50
 
 
@@ -39,31 +39,31 @@ class _Kept:
         self.letter = letter
         self.at = at
         self.size = size
-        #: When, and to whose claim.
+        #: When, and to which claim.
         self.posted, self.claim = 0.0, ""
 
 
 class Mail:
-    """What is for one name, and where that is as far as is known."""
+    """The letters for one name, and the replica that has the name, if known."""
 
     __slots__ = ("absent_until", "holder", "is_sought", "name", "sent", "size", "stale", "waiting")
 
     def __init__(self, name: str) -> None:
-        """Begin with nothing, and without a place."""
+        """Start empty, with the name's replica unknown."""
         self.name = name
         self.holder: Holder | None = None
-        #: The claim of a holder that does not have it any more.
+        #: The claim of a holder that no longer has the name.
         self.stale = ""
         self.is_sought = False
-        #: Until when one will be told if somebody claims it.
+        #: Until when this replica will be told if somebody claims the name.
         self.absent_until = 0.0
-        #: By number: what waits, in bytes as well, and what was sent and is not confirmed.
+        #: By number: the letters that wait, their bytes, and those sent but not confirmed.
         self.waiting: dict[int, _Kept] = {}
         self.size = 0
         self.sent: dict[int, _Kept] = {}
 
     def post_waiting(self, now: float) -> list[Letter]:
-        """What waits is sent to the holder now, in its order."""
+        """Send the waiting letters to the holder, in order."""
         posted = list(self.waiting.values())
         for kept in posted:
             kept.posted, kept.claim = now, self.holder.claim if self.holder is not None else ""
@@ -72,15 +72,15 @@ class Mail:
         return [kept.letter for kept in posted]
 
     def is_absent(self, now: float) -> bool:
-        """Whether nobody has the name, as far as is known; goodbyes do not wait then."""
+        """Whether nobody is known to have the name. Goodbyes do not wait then."""
         return self.holder is None and not self.is_sought and now < self.absent_until
 
     def has_any_of(self, sender: str) -> bool:
-        """Whether something of this sender waits."""
+        """Whether a letter of this sender waits."""
         return any(kept.letter.sender == sender for kept in self.waiting.values())
 
     def call_back(self, claim: str) -> None:
-        """What was sent to this claim waits again, in the order of the numbers."""
+        """Let letters that were sent to this claim wait again, in the order of their numbers."""
         back = {number: kept for number, kept in self.sent.items() if kept.claim == claim}
         self.sent = {n: kept for n, kept in self.sent.items() if n not in back}
         self.waiting = dict(sorted((back | self.waiting).items()))
@@ -88,42 +88,42 @@ class Mail:
 
 
 class Mailbox:
-    """All mail of one replica."""
+    """All letters of one replica."""
 
     def __init__(self) -> None:
-        """Begin without any."""
+        """Start empty."""
         self._mail: dict[str, Mail] = {}
-        #: By number, the oldest first: to which mail it belongs.
+        #: By number, the oldest first: the mail that the letter belongs to.
         self._letters: dict[int, Mail] = {}
         self._number = 0
         #: Bytes of all letters.
         self.size = 0
-        #: Hashes of pairs of which the sender was told of late, and until when.
+        #: Hashes of pairs whose sender was told recently, and until when that counts.
         self._told: dict[int, float] = {}
 
     def __len__(self) -> int:
-        """How many letters there are."""
+        """The number of letters."""
         return len(self._letters)
 
     def next_number(self) -> int:
-        """A number that no letter of this replica had."""
+        """The next unused number for a letter of this replica."""
         self._number += 1
         return self._number
 
     def get(self, name: str) -> Mail | None:
-        """The mail for a name, if there is or was any."""
+        """The mail for a name, if it is known."""
         return self._mail.get(name)
 
     def put(self, letter: Letter, now: float) -> Mail | None:
-        """Let a letter wait; None if it does not fit, and its sender is to know.
+        """Let a letter wait; None if there is no room, and its sender must be told.
 
-        Of a pair of which the sender was told just now, what belongs to the same offer is dropped.
+        If the sender of this pair was told just now, the rest of the same offer is dropped.
         """
         mail = self._mail.pop(letter.target, None) or Mail(letter.target)
         pair = hash((letter.sender, letter.target))
         size = _OVERHEAD + getsizeof(letter.target)
         if letter.payload is not UNSET:
-            # A copy, since it may be a small part of a large message.
+            # A copy, since the payload may be a small part of a large message.
             letter = replace(letter, payload=letter.payload.copy())
             size += len(memoryview(letter.payload))  # type: ignore[arg-type]
         is_told = letter.kind != "offer" and mail.holder is None and self._told.get(pair, 0.0) > now
@@ -131,11 +131,11 @@ class Mailbox:
         if is_told or (is_farewell and is_absent) or not self._has_room(mail, size, is_absent):
             self._put_back(mail)
             if is_told or is_farewell or mail.has_any_of(letter.sender):
-                return mail  # it was told, or will be when those are over
+                return mail  # it was told, or will be when those expire
             self._note_told(pair, now)
             return None
         self._make_room()
-        self._mail[letter.target] = mail  # as the one that was used last
+        self._mail[letter.target] = mail  # as the most recently used
         mail.waiting[letter.number] = _Kept(letter, now, size)
         mail.size += size
         self.size += size
@@ -157,7 +157,7 @@ class Mailbox:
             self._mail[mail.name] = mail
 
     def _make_room(self) -> None:
-        """Forget a name for which nothing is under way; those for which something is are few."""
+        """Forget a name without letters. Few names have some."""
         if len(self._mail) < MOST_NAMES:
             return
         for name, mail in islice(self._mail.items(), _LOOKED_AT):
@@ -172,12 +172,12 @@ class Mailbox:
             del self._told[next(iter(self._told))]
 
     def sent(self, number: int) -> Mail | None:
-        """To which mail a letter belongs that was sent and is not confirmed."""
+        """The mail of a letter that was sent but not confirmed."""
         mail = self._letters.get(number)
         return mail if mail is not None and number in mail.sent else None
 
     def remove(self, number: int) -> None:
-        """A letter is delivered, or given up."""
+        """Remove a letter that was delivered or given up."""
         mail = self._letters.pop(number, None)
         if mail is None:
             return
@@ -188,16 +188,16 @@ class Mailbox:
         self.size -= kept.size
 
     def take_waiting(self, mail: Mail) -> list[Letter]:
-        """What waits, in its order; it is delivered now."""
+        """Take the waiting letters, in order, to deliver them now."""
         letters = [kept.letter for kept in mail.waiting.values()]
         for letter in letters:
             self.remove(letter.number)
         return letters
 
     def drop_unkept(self, mail: Mail) -> list[str]:
-        """Drop what does not wait for a name that nobody has; the senders that are to know.
+        """Drop letters that must not wait for a name that nobody has; return the senders to tell.
 
-        That is what says goodbye, and what is too much.
+        Those are goodbyes, and what exceeds the limits.
         """
         for number in [n for n, kept in mail.waiting.items() if kept.letter.kind == "leave"]:
             self.remove(number)
@@ -210,12 +210,12 @@ class Mailbox:
         return [sender for sender in senders if sender not in left]
 
     def expire(self, now: float) -> list[tuple[str, str]]:
-        """Drop what is over; of which pairs the sender is to know, each once."""
+        """Drop expired letters; return the pairs whose sender must be told, each once."""
         pairs: dict[tuple[str, str], None] = {}
         for number, mail in list(self._old(now - KEEP)):
             kept = mail.waiting.get(number) or mail.sent.get(number)
             if kept is None:
-                continue  # another of the same pair was over before
+                continue  # another letter of the same pair has expired before
             letter = kept.letter
             self.remove(number)
             if letter.kind == "leave":
@@ -236,7 +236,7 @@ class Mailbox:
             yield number, mail
 
     def unconfirmed(self, before: float) -> list[tuple[Mail, str]]:
-        """Mail of which something was sent to a claim before then and is not confirmed."""
+        """Mail with a letter that was sent to a claim before that time, and is not confirmed."""
         found: dict[tuple[int, str], tuple[Mail, str]] = {}
         for number, mail in self._letters.items():
             kept = mail.sent.get(number)
@@ -245,7 +245,7 @@ class Mailbox:
         return list(found.values())
 
     def unsought(self, now: float) -> list[Mail]:
-        """Mail that waits, and nobody says when its name is claimed."""
+        """Mail that waits for a name, if nothing will report a claim of that name."""
         mails = {id(mail): mail for mail in self._letters.values()}
         return [
             mail

@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 
 class Membership:
-    """Lets peers into rooms, and takes them out again."""
+    """Lets peers join and leave rooms."""
 
     def __init__(
         self,
@@ -35,7 +35,7 @@ class Membership:
         max_viewers: int,
         max_rooms: int,
     ) -> None:
-        """Take the rooms of this replica; `max_rooms` are those of one connection."""
+        """Take the rooms of this replica. A connection may be in `max_rooms`."""
         self._rooms = rooms
         self._bus = bus
         self._notes = notes
@@ -44,7 +44,7 @@ class Membership:
         self._max_rooms = max_rooms
 
     async def join(self, peer: Participant, command: Join) -> bool:
-        """Enter a room, and tell the peer and the room of it; whether it was not there before.
+        """Let a peer join, and tell it and the room; returns whether it was not there before.
 
         Blocks while the bus is asked.
         """
@@ -63,7 +63,7 @@ class Membership:
         return await self.enter(peer, identity, command, caps)
 
     async def enter(self, peer: Participant, identity: Identity, command: Join, caps: Caps) -> bool:
-        """The same without asking whether it may; for rooms of ours as well."""
+        """The same without checking whether the peer may; also for internal rooms."""
         room_id = command.room_id
         member = await self._member(peer, identity, command)
         if command.broadcaster and identity.verified and await self._is_taken(room_id, member):
@@ -76,13 +76,13 @@ class Membership:
                 peer.tell(Refused(command, error.reason, utc_now()))
                 return False
             except trio.Cancelled:
-                if member.peer_id not in room.peers:  # the directory may have it all the same
+                if member.peer_id not in room.peers:  # the directory may have it nevertheless
                     self._bus.publish(Left(room.id, member, last=True, peers=0, at=utc_now()))
                 raise
         return True
 
     async def _is_taken(self, room_id: str, member: Member) -> bool:
-        """Whether somebody else has the room for an exclusive broadcast."""
+        """Whether somebody else has an exclusive broadcast in the room."""
         members = await self._rooms.live_in(room_id)
         return any(is_rival(member, other) and other.subject != member.subject for other in members)
 
@@ -102,7 +102,8 @@ class Membership:
             avatar_url=avatar_url,
             dialect=peer.dialect_name,
             replica=self._bus.replica,
-            # Participant ids are seen by all dialects, and are taken over within one only.
+            # All dialects see participant ids, but only a client of the same dialect may take one
+            # over.
             subject=f"{peer.dialect_name} {identity.subject}",
             joined_at=unique_now(),
             reserved=command.reserve and identity.verified,
@@ -111,7 +112,7 @@ class Membership:
         )
 
     async def _recall(self, room_id: str, identity: Identity) -> tuple[str, str | None]:
-        """What to call a user: as it says now, else as it said before."""
+        """The name of a user: the one given now, else the last one given."""
         user_id = identity.user_id
         known = await self._notes.profile(room_id, user_id) or Profile(ANONYMOUS)
         profile = Profile(
@@ -124,13 +125,13 @@ class Membership:
     def _admit(
         self, peer: Participant, room: LocalRoom, member: Member, events: Iterable[RoomEvent]
     ) -> None:
-        """It is in the room: tell it what there is, and the others here that it came."""
-        # If it asked twice, and waited for both, the room has the newer member.
+        """The peer is in the room: tell it the room's state, and tell the others here about it."""
+        # If it joined twice and waited for both, the room has the newer member.
         if room.peers.get(member.peer_id) is not peer:
             room.replace(member.peer_id)
             room.admit(member.peer_id, peer)
             self.note(peer, room, member.peer_id)
-        for event in events:  # the bus has told the other replicas
+        for event in events:  # the bus has already told the other replicas
             self._rooms.tell_at_cost(peer, room, event)
         self._tell_entered(peer, room, member)
 
@@ -138,7 +139,7 @@ class Membership:
         peer.tell(Entered(room.id, me, tuple(room.members.values()), utc_now()))
 
     def leave(self, peer: Participant, room_id: str, cause: LeaveCause = LeaveCause.CLOSED) -> None:
-        """Take a peer out of a room, and tell the others why. Does not block."""
+        """Let a peer leave a room, and tell the others why. Does not block."""
         room = self._rooms[room_id]
         peer_id = peer.memberships[room_id]
         returns = self._returns(peer)
@@ -152,22 +153,22 @@ class Membership:
             for tell in tells:
                 try:
                     tell(event)
-                except Exception:  # it has left all the same, and the others are told
+                except Exception:  # it has left nevertheless, and the others are told
                     logger.exception("cannot report that a peer left")
         self._rooms.drop_if_empty(room)
 
     def _returns(self, peer: Participant) -> bool:
-        """Whether the server sends it away because it stops, and gives back what it had.
+        """Whether the peer leaves only because the server stops, and will get its place back.
 
-        Those that are here are next. To hear of it would make their clients end what goes from
-        browser to browser, and needs no server.
+        The others here are next. If they were told, their clients would end media that flow
+        directly between browsers, and need no server.
         """
         closing = self._rooms.closing
         is_sent_away = closing is not None and peer.closed_with is closing
         return is_sent_away and peer.resumes != "nothing"
 
     def _note_leave(self, room_id: str, member: Member, *, returns: bool) -> None:
-        """What the server takes from a user it gives back after the restart; see `Dialect`."""
+        """Remember what a user gets back after the restart; see `Dialect`."""
         if not returns:
             self._notes.forget_member(room_id, member)
             return
@@ -177,7 +178,7 @@ class Membership:
             self._bus.broadcast(RoomsKept(member.user_id, self._bus.replica, now))
 
     def note(self, peer: Participant, room: LocalRoom, peer_id: str) -> None:
-        """Let the notes have a member as it is now. Does not block."""
+        """Write a member's current state into the notes. Does not block."""
         if peer.resumes != "nothing":
             self._notes.keep_member(room.id, room.members[peer_id])
 
@@ -188,5 +189,5 @@ def _may_join(identity: Identity, command: Join) -> bool:
 
 
 def may_see(identity: Identity, room_id: str) -> bool:
-    """Whether this one may know who is live in a room."""
+    """Whether this participant may know who is live in a room."""
     return not is_internal(room_id) and identity.grants.admit(room_id)

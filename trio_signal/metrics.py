@@ -1,7 +1,7 @@
-"""What is counted as it happens; what can be looked up is read when metrics are asked for.
+"""Metrics that are counted when something happens; all others are read when they are requested.
 
-Plain ints in dictionaries that are made beforehand: a message costs an addition here,
-and what Prometheus wants is made of them when it asks.
+Plain ints in dictionaries that are made in advance: a message costs one addition here, and the
+Prometheus format is made when it is requested.
 """
 
 from bisect import bisect_left
@@ -16,11 +16,11 @@ from trio_signal.errors import CloseCode, Reason
 from trio_signal.messages.commands import ReportQuality
 from trio_signal.messages.events import NotResumedReason, Refusal
 
-#: How a connection can end without a close code of ours: RFC 6455 section 7.1.5.
+#: Close codes of connections that end without one of ours: RFC 6455 section 7.1.5.
 NO_CODE = 1005
 BROKEN_OFF = 1006
 
-#: Seconds between two looks at whether the event loop keeps up.
+#: Seconds between two measurements of the event loop's delay.
 LAG_INTERVAL = 0.1
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
@@ -29,12 +29,12 @@ _PEERS = (1.0, 2.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1000.0, 2500.0, 
 
 
 class Histogram:
-    """How many values were at most as great as each bound."""
+    """A histogram: the number of values up to each bound."""
 
     def __init__(self, bounds: Sequence[float] = _SECONDS) -> None:
-        """Begin with zeros; the bounds ascend."""
+        """Start at 0; the bounds ascend."""
         self._bounds = bounds
-        #: One more than there are bounds: the last is for what is greater than all.
+        #: One more than there are bounds: the last one counts the values above all bounds.
         self._counts = [0] * (len(bounds) + 1)
         self.sum = 0.0
 
@@ -45,12 +45,12 @@ class Histogram:
         return self.sum / count if count else None
 
     def observe(self, value: float) -> None:
-        """Take a value in."""
+        """Count a value."""
         self._counts[bisect_left(self._bounds, value)] += 1
         self.sum += value
 
     def buckets(self) -> list[tuple[str, float]]:
-        """Each bound as text, the last one `+Inf`, and how many were at most so great."""
+        """Each bound as text, the last one `+Inf`, and the number of values up to it."""
         counted, buckets = 0, []
         for bound, count in zip((*self._bounds, "+Inf"), self._counts, strict=True):
             counted += count
@@ -62,7 +62,7 @@ class Metrics:
     """The counters of one server. Labels come from fixed lists, whatever clients send."""
 
     def __init__(self) -> None:
-        """Begin with zeros."""
+        """Start at 0."""
         self.refused: dict[Reason | Refusal, int] = dict.fromkeys((*Reason, *Refusal), 0)
         self.closed: dict[int | str, int] = {
             **dict.fromkeys(map(int, CloseCode), 0),
@@ -72,16 +72,16 @@ class Metrics:
         #: got again.
         self.resumed = self.replayed = 0
         self.not_resumed = dict.fromkeys(NotResumedReason, 0)
-        #: By dialect, what clients said by its type.
+        #: By dialect, the messages from clients, by type.
         self.messages_in: dict[str, dict[str, int]] = {
             name: dict.fromkeys((*sorted(_types(dialect)), OTHER), 0)
             for name, dialect in DIALECTS.items()
         }
-        #: By dialect, what they were told. The types are those that its encoder writes.
+        #: By dialect, the messages to clients. The types are those that its encoder writes.
         self.messages_out: dict[str, defaultdict[bytes, int]] = {
             name: defaultdict(int) for name in DIALECTS
         }
-        #: How many peers of this replica heard the same event in the same words.
+        #: How many peers of this replica received the same encoded event.
         self.fan_out: Final = Histogram(_PEERS)
         self.loop_lag: Final = Histogram()
         #: What browser clients reported of their calls: see `ReportQuality`.
@@ -90,19 +90,19 @@ class Metrics:
         )
         self.quality_reports = 0
         self.call_round_trip: Final = Histogram(_ROUND_TRIPS)
-        #: What became of webhooks: an attempt that `failed` is made again.
+        #: The results of webhooks: an attempt that `failed` is repeated.
         self.webhooks: dict[str, int] = dict.fromkeys(("delivered", "failed", "dropped"), 0)
 
     def count_refused(self, reason: Reason | Refusal) -> None:
-        """Somebody was refused something."""
+        """Count a refusal."""
         self.refused[reason] += 1
 
     def count_closed(self, code: int) -> None:
-        """A WebSocket ended; clients may close with codes of their own."""
+        """Count the end of a WebSocket; clients may close with codes of their own."""
         self.closed[code if code in self.closed else OTHER] += 1
 
     def count_quality(self, report: ReportQuality) -> None:
-        """A client reported how its calls are."""
+        """Count a client's report about the quality of its calls."""
         self.quality_reports += 1
         for name in self.calls:
             self.calls[name] += getattr(report, name)
@@ -110,7 +110,7 @@ class Metrics:
             self.call_round_trip.observe(seconds)
 
     async def watch_loop(self) -> None:
-        """Look ten times a second how late the event loop is; until cancelled."""
+        """Measure the event loop's delay ten times a second, until cancelled."""
         while True:
             due = trio.current_time() + LAG_INTERVAL
             await trio.sleep_until(due)
@@ -123,5 +123,5 @@ def label_of(reason: Reason | Refusal | NotResumedReason) -> str:
 
 
 def _types(dialect: type[Dialect]) -> set[str]:
-    """What clients may say in it."""
+    """The types of messages that clients of a dialect may send."""
     return {*dialect.reader.names.values(), *dialect.words}

@@ -1,7 +1,7 @@
-"""Moderation: who is taken out of rooms and kept out, which are locked, what the server says.
+"""Moderation: removing and banning peers, locking rooms, and messages from the server.
 
-By a moderator in a room, and by the site's own backend on any replica for any room. What a
-backend asks for is done when the directory says so: not before.
+Moderators do this in their room; the site's backend on any replica, for any room. A call of the
+backend has succeeded only when the directory confirms it.
 """
 
 from collections.abc import Awaitable, Callable
@@ -22,21 +22,21 @@ from trio_signal.participant import Participant
 from trio_signal.returning import Returning
 from trio_signal.rooms import Rooms
 
-#: Seconds for which who was kicked is kept out of the room.
+#: Seconds for which a kicked user cannot rejoin the room.
 KICK_SECONDS = 60.0
-#: Seconds for which somebody may be kept out at most: a year.
+#: Maximum seconds of a ban: a year.
 MAX_BAN = 365 * 86400.0
-#: Characters of the reason for it that are told.
+#: Maximum characters of the reason that is sent.
 _MAX_REASON = 120
-#: Seconds for the replicas to do what a backend asks for, and after which it is said once more.
+#: Seconds in which the replicas must do what a backend asks for, and after which it is repeated.
 CONFIRM = 3.0
 AGAIN = 1.0
-#: As whom the server speaks.
+#: The sender of the server's messages.
 SERVER = "server"
 
 
 class Moderation:
-    """Takes peers out of rooms, locks rooms, and speaks in them."""
+    """Removes peers from rooms, locks rooms, and sends messages to them."""
 
     def __init__(
         self, rooms: Rooms, membership: Membership, returning: Returning, bus: Bus
@@ -58,7 +58,7 @@ class Moderation:
     # By moderators in the room; does not block
 
     def kick(self, peer: Participant, room: LocalRoom, command: Kick) -> None:
-        """Take another peer out of the room, and keep its user out for a while."""
+        """Remove another peer from the room, and ban its user for a while."""
         if not _is_moderator(peer):
             peer.tell(Refused(command, Refusal.NOT_ALLOWED, utc_now()))
             return
@@ -69,7 +69,7 @@ class Moderation:
         self._take_out(room.id, target, command.reason, command.ban_seconds, KICK_SECONDS)
 
     def lock(self, peer: Participant, room: LocalRoom, member: Member, command: Lock) -> None:
-        """Let nobody new into the room, or again, and tell those in it."""
+        """Lock or unlock the room, and tell its peers."""
         if not _is_moderator(peer):
             peer.tell(Refused(command, Refusal.NOT_ALLOWED, utc_now()))
             return
@@ -81,7 +81,7 @@ class Moderation:
     async def remove(
         self, room_id: str, peer_id: str, reason: str, ban_seconds: float | None
     ) -> Member | None:
-        """Take a peer out of a room, and keep its user out for so long; None if it is not there."""
+        """Remove a peer from a room, and ban its user for so long; None if it is not there."""
         target = _find(await self._members(room_id), peer_id)
         if target is None:
             return None
@@ -97,7 +97,7 @@ class Moderation:
         return member
 
     async def empty(self, room_id: str, reason: str) -> int:
-        """Take all who are there out of a room; how many that were."""
+        """Remove everybody from a room; returns how many."""
         there = {(m.peer_id, m.joined_at) for m in await self._members(room_id)}
 
         async def tell() -> None:
@@ -118,7 +118,7 @@ class Moderation:
         return len(there)
 
     async def set_lock(self, room_id: str, *, locked: bool) -> None:
-        """Let nobody new into a room, or again, and tell those in it."""
+        """Lock or unlock a room, and tell its peers."""
 
         async def is_done() -> bool:
             return await self._bus.holds.is_locked(room_id) is locked
@@ -129,7 +129,7 @@ class Moderation:
         self._tell(RoomLocked(room_id, self._server, locked, utc_now()))
 
     async def say(self, room_id: str, data: Raw, to: str | None) -> int | None:
-        """Say something to all in a room, or to one; to how many, None if that is nobody."""
+        """Send a message to a room or a peer; returns how many get it, None if nobody does."""
         members = await self._members(room_id)
         target = _find(members, to) if to is not None else None
         if not members or (to is not None and target is None):
@@ -153,7 +153,7 @@ class Moderation:
         is_done: Callable[[], Awaitable[bool]],
         again: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
-        """Do something, and wait until the directory says that it is done; once more if need be."""
+        """Do something, and wait until the directory confirms it; repeat it while it does not."""
         do()
         began = trio.current_time()
         repeat_at, pause = began + AGAIN, 0.005
@@ -186,7 +186,7 @@ class Moderation:
         cause = LeaveCause.KICKED if ban_seconds is None else LeaveCause.BANNED
         seconds = unless_banned if ban_seconds is None else ban_seconds
         if seconds:
-            # First of all: who is thrown out may be back at once, wherever it was.
+            # This comes first: a removed peer may come back at once, on any replica.
             self._bus.holds.ban(room_id, target, min(seconds, MAX_BAN))
         kicked = Kicked(room_id, target, reason[:_MAX_REASON], cause)
         if target.replica == self._bus.replica:
@@ -197,13 +197,13 @@ class Moderation:
     # On the replica whose peers they are; does not block
 
     def throw_out(self, kicked: Kicked) -> None:
-        """A peer of this replica is taken out of a room."""
+        """Remove a peer of this replica from a room."""
         room = self._rooms.get(kicked.room_id)
         if room is not None:
             self._throw_out(room, kicked.target.peer_id, kicked.reason, kicked.cause)
 
     def empty_here(self, emptied: Emptied) -> None:
-        """All peers of this replica are."""
+        """Remove all peers of this replica from a room."""
         room = self._rooms.get(emptied.room_id)
         if room is not None:
             for peer_id in tuple(room.peers):
@@ -220,7 +220,7 @@ class Moderation:
             peer.close(Close(CloseCode.POLICY, reason, cause))
 
     def hear(self, said: ServerSaid) -> None:
-        """A peer of this replica is told what is for it alone."""
+        """Send a message to one peer of this replica."""
         room, target = self._rooms.get(said.room_id), said.target
         peer = room.peers.get(target.peer_id) if room is not None and target is not None else None
         if peer is not None:

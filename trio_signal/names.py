@@ -1,17 +1,17 @@
-"""Names and pictures from clients: shown to people and written to logs, so made harmless."""
+"""Cleans names and pictures from clients, since they are shown to people and written to logs."""
 
 import unicodedata
 
-#: What a user without any name is called.
+#: The name of a user without a name.
 ANONYMOUS = "Anonymous"
-#: Characters of a name; the rest is cut off.
+#: Maximum characters of a name; the rest is cut off.
 MAX_NAME = 64
-#: Characters of a picture's address. Each newcomer is told those of all who are there.
+#: Maximum characters of a picture's address. Each newcomer receives those of all peers.
 MAX_PICTURE = 2048
-#: Characters of a user's id. An id is compared, so it is taken as it is or not at all.
+#: Maximum characters of a user's id. Ids are compared, so a longer one is refused, not cut.
 MAX_ID = 256
 
-#: Zero-width joiner and non-joiner: emoji and some scripts are written with them.
+#: Zero-width joiner and non-joiner: emoji and some scripts need them.
 _JOINERS = "\u200c\u200d"
 #: Control, format (the bidirectional overrides among them), surrogate.
 _UNSHOWN = frozenset({"Cc", "Cf", "Cs"})
@@ -19,19 +19,19 @@ _FULL_WIDTH = str.maketrans("<>&", "＜＞＆")
 
 
 def clean_name(text: str | None) -> str | None:
-    """A name as it may be shown: one line, as it reads, not long; None if nothing is left."""
+    """A name that is safe to show: one line, of bounded length; None if nothing is left."""
     if text is None:
         return None
     shown = " ".join(text[: 16 * MAX_NAME].split())
     if not shown.isascii() or not shown.isprintable():
         shown = "".join(character for character in shown if _is_shown(character))
-        shown = " ".join(shown.split())  # there may have been space on both sides of one
+        shown = " ".join(shown.split())  # there may have been spaces on both sides of one
     shown = shown[:MAX_NAME].strip()
     return shown if shown.strip(_JOINERS) else None
 
 
 def clean_picture(url: str | None) -> str | None:
-    """A picture's address as it is; None if it is too long, since a part of it shows nothing."""
+    """A picture's address, unchanged; None if it is too long, since a part of it is useless."""
     return url if url is not None and len(url) <= MAX_PICTURE else None
 
 
@@ -40,7 +40,7 @@ def _is_shown(character: str) -> bool:
 
 
 def to_harmless(text: str) -> str:
-    """The text without what can begin HTML: old clients put it into their pages as it is.
+    """The text without characters that can begin HTML: old clients insert it into pages unchanged.
 
     `<`, `>` and `&` become their full-width forms, so its length stays the same.
     """

@@ -1,11 +1,11 @@
-"""Namespace: names that clients claim, and signals from one name to another. There are no rooms.
+"""Namespace: names that clients claim, and signals from one name to another, without rooms.
 
-A name is full: what stands before its first colon says in which namespace it is. Who has a
-name the directory knows, one key a name; nobody is told of it who does not ask for this one.
+Names are full names: the part before the first colon is the namespace. The directory knows who has
+a name, in one key for each; only those who ask for a name are told about it.
 
-Signals for a name that nobody has wait for it where they were sent, some seconds. Signals to
-another replica are *letters*: numbered, kept until that replica confirms them, and sought anew
-if it says that the name is not there. It knows the last numbers, so none is delivered twice.
+Signals for a name that nobody has wait for some seconds at the sender's replica. Signals to another
+replica are *letters*: numbered, kept until that replica confirms them, and routed again if it
+answers that the name is not there. It remembers the last numbers, so none is delivered twice.
 """
 
 from collections import OrderedDict
@@ -25,32 +25,32 @@ from trio_signal.messages.commands import Claim, Close, SignalName
 from trio_signal.messages.events import Claimed, NameSignalled, Refusal, Refused, Unreached
 from trio_signal.session import Session
 
-#: Seconds without a confirmation after which a letter is sought a place anew; between two looks
-#: at what waits; and until what came is confirmed.
+#: Seconds without a confirmation after which a letter is routed again; between two checks of what
+#: waits; and until what came is confirmed.
 GIVE_UP = 2.5
 LOOKING = 0.25
 CONFIRMING = 0.02
 #: Seconds until a directory that did not answer is asked again.
 _ASK_AGAIN = 0.5
-#: What it costs to let a signal wait, besides the signal, in tokens.
+#: Extra cost of a signal that waits, in tokens.
 _WAITING = 1 / 4
-#: How many names one holder remembers to have exchanged signals with.
+#: With how many names a holder remembers to have exchanged signals.
 MAX_MET = 1000
-#: Letters of other replicas that are remembered, and those that wait for a claim.
+#: Maximum letters of other replicas that are remembered, and that wait for a claim.
 MOST_DECIDED = 50_000
 MOST_PENDING = 1000
 _REPLACED = Close(CloseCode.REPLACED, "Replaced by a newer connection")
 
 
 class _Holder:
-    """Who has a name here."""
+    """The peer that has a name on this replica."""
 
     __slots__ = ("claim", "met", "session")
 
     def __init__(self, session: Session, claim: str) -> None:
         self.session = session
         self.claim = claim
-        #: The hashes of names with which it has exchanged signals, the newest last; None for none.
+        #: Hashes of the names with which it has exchanged signals, the newest last; None for none.
         self.met: dict[int, None] | None = None
 
     def meet(self, name: str) -> None:
@@ -67,33 +67,33 @@ class _Holder:
 
 
 class Namespace:
-    """The names that are held on this replica. Nothing here blocks but `claim` and `run`."""
+    """The names of this replica's clients. Only `claim` and `run` block."""
 
     def __init__(self, bus: Bus, namespaces: Collection[str] = ()) -> None:
-        """Begin without any; names are claimed in these namespaces."""
+        """Start without names; clients claim names in these namespaces."""
         self._bus = bus
         self._namespaces = frozenset(namespaces)
         self._holders: dict[str, _Holder] = {}
         self._names: dict[Session, str] = {}
-        #: Whose turn it is to claim a name; and letters for one that is being claimed here.
+        #: Locks for claims, by name; and letters for names that are being claimed here.
         self._turns: WeakValueDictionary[str, trio.Lock] = WeakValueDictionary()
         self._claiming: dict[str, list[Letter]] = {}
         self.mailbox = Mailbox()
-        #: What came of late from other replicas; and what of that is to be confirmed.
+        #: Letters that came recently from other replicas, and those to be confirmed.
         self._decided: OrderedDict[tuple[str, int], bool] = OrderedDict()
         self._receipts: dict[str, tuple[list[int], list[int]]] = {}
         self._work = trio.Event()
-        #: How often a sender was told that its target is not there.
+        #: How often a sender was told that its target does not exist.
         self.unreached = 0
 
     def __len__(self) -> int:
-        """How many names are held here."""
+        """The number of names of this replica's clients."""
         return len(self._holders)
 
     # Who has a name
 
     async def claim(self, peer: Session, command: Claim) -> None:
-        """Have a name, from whoever has it with the same subject; tells the peer.
+        """Claim a name for a peer, also from another peer with the same subject; tells the peer.
 
         Blocks while the directory is asked.
         """
@@ -138,14 +138,14 @@ class Namespace:
             self._seek(mail)
 
     def _replace(self, name: str) -> None:
-        """Somebody else has the name now; who had it here does not give it back."""
+        """Somebody else has the name now; its former holder here does not release it."""
         replaced = self._holders.pop(name, None)
         if replaced is not None:
             del self._names[replaced.session]
             replaced.session.close(_REPLACED)
 
     def remove(self, peer: Session, *, hold: bool = True) -> None:
-        """A peer gives its name back, if it has one; to `hold` keeps it for its subject."""
+        """Release a peer's name, if it has one. With `hold`, the name is kept for its subject."""
         name = self._names.pop(peer, None)
         if name is not None:
             holder = self._holders.pop(name)
@@ -154,15 +154,15 @@ class Namespace:
     # Signals
 
     def send(self, peer: Session, command: SignalName) -> None:
-        """Carry a signal to who has a name, or will have it soon, on whichever replica."""
+        """Carry a signal to the holder of a name, now or soon, on any replica."""
         sender = self._names.get(peer)
         if sender is None:
-            return  # it gave its name back
+            return  # it has released its name
         target, is_farewell = command.target, command.kind == "leave"
         holder = self._holders[sender]
         if is_farewell:
             if not holder.has_met(target):
-                return  # a stranger could end what others have
+                return  # a stranger could end other people's calls
         else:
             holder.meet(target)
         here = self._holders.get(target)
@@ -189,7 +189,7 @@ class Namespace:
         holder.session.hear(NameSignalled(sender, target, said.kind, said.payload))
 
     def _post(self, letter: Letter, now: float) -> Mail | None:
-        """Send a letter, or let it wait; None if there is no room, and its sender is to know."""
+        """Send a letter, or let it wait; None if there is no room, and its sender must be told."""
         self._work.set()
         mail = self.mailbox.put(letter, now)
         if mail is None:
@@ -201,19 +201,19 @@ class Namespace:
         return mail
 
     def _forward(self, mail: Mail, now: float) -> None:
-        """Send what waits to the replica on which its target is."""
+        """Send the waiting letters to the replica of their target."""
         assert mail.holder is not None  # noqa: S101
         for letter in mail.post_waiting(now):
             self._bus.send(mail.holder.replica, letter)
 
     def _deliver_waiting(self, mail: Mail) -> None:
-        """Its target is here now."""
+        """Deliver waiting letters, since their target is here now."""
         holder = self._holders[mail.name]
         for letter in self.mailbox.take_waiting(mail):
             self._hear(holder, letter.sender, letter.target, letter)
 
     def _seek(self, mail: Mail) -> None:
-        """Find out who has the name; who claims it from now on is told that something waits."""
+        """Find out who has the name; whoever claims it later is told that letters wait."""
         mail.is_sought = True
         asked = self._bus.names.find(mail.name, mail.stale, self._found(mail))
         if not asked:
@@ -226,12 +226,12 @@ class Namespace:
             if mail.name in self._holders:
                 self._deliver_waiting(mail)
             elif mail.holder is not None or mail.name in self._claiming:
-                pass  # it came meanwhile, or is about to
+                pass  # it has come meanwhile, or is about to
             elif holder is None:
                 mail.absent_until = now + (KEEP if known else _ASK_AGAIN)
                 self._drop_unkept(mail)
             elif holder.replica == self._bus.replica:
-                mail.stale = holder.claim  # it has just been given back
+                mail.stale = holder.claim  # it has just been released
                 self._seek(mail)
             else:
                 mail.holder = holder
@@ -244,7 +244,7 @@ class Namespace:
             self._tell_unreached(sender, mail.name)
 
     def _tell_unreached(self, sender: str, target: str) -> None:
-        """A sender is told once that its target is not there, if it is here itself."""
+        """Tell a sender of this replica, once, that its target does not exist."""
         holder = self._holders.get(sender)
         if holder is not None:
             self.unreached += 1
@@ -253,7 +253,7 @@ class Namespace:
     # What other replicas tell
 
     def take(self, told: Letter | Receipt | NameClaimed) -> None:
-        """Take in what another replica tells."""
+        """Handle a message of another replica."""
         match told:
             case Letter():
                 self._take_letter(told)
@@ -290,9 +290,9 @@ class Namespace:
                 self._seek_anew(mail, mail.sent[number].claim)
 
     def _seek_anew(self, mail: Mail, claim: str) -> None:
-        """The replica that was to have the name does not have it, or does not answer.
+        """Route letters again: their replica does not have the name, or does not answer.
 
-        All that was sent there is called back at once, so that it stays in its order.
+        All letters that were sent there are called back at once, so that they stay in order.
         """
         mail.call_back(claim)
         if mail.holder is not None and mail.holder.claim == claim:
@@ -316,7 +316,7 @@ class Namespace:
     # Time
 
     async def run(self) -> NoReturn:
-        """Confirm what came, and tell whose signals found nobody; until cancelled."""
+        """Confirm letters, and tell senders whose signals found nobody, until cancelled."""
         look_at = 0.0
         while True:
             await self._work.wait()
@@ -335,7 +335,7 @@ class Namespace:
             self._bus.send(origin, Receipt(tuple(delivered), tuple(absent)))
 
     def pass_time(self, now: float) -> None:
-        """Tell whose signals found nobody in time, and seek anew what is not confirmed."""
+        """Tell senders whose signals found nobody in time, and route unconfirmed letters again."""
         for sender, target in self.mailbox.expire(now):
             self._tell_unreached(sender, target)
         for mail, claim in self.mailbox.unconfirmed(now - GIVE_UP):

@@ -1,9 +1,9 @@
-"""Negotiations: what one client and each of its counterparts have still to settle. No I/O.
+"""Negotiations: offers, answers and candidates that are open between two clients. No I/O.
 
-Clients of the `stream` dialect drop candidates that come before they have applied the
-description, and viewers ignore offers while they hold on to a connection that has not failed
-yet. So candidates are held back until they can be used, and a broadcaster is asked for another
-offer when a viewer gave no answer. Times are given, in seconds of any clock.
+Clients of the `stream` dialect drop candidates that come before they have applied the description,
+and viewers ignore offers while they have a connection that has not failed yet. So candidates are
+held back until they can be used, and a broadcaster is asked for another offer if a viewer did not
+answer. Times are arguments, in seconds of any clock.
 """
 
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from trio_signal.messages.events import Signalled
 
-#: Seconds that candidates wait for an answer, and behind one until it has been applied.
+#: Seconds for which candidates wait for an answer, and after it until it has been applied.
 ANSWER_WAIT = 3.0
 SETTLE = 0.1
 #: A viewer that answered before, or gave no answer for so long, may ignore offers, as it has a
@@ -19,24 +19,24 @@ SETTLE = 0.1
 #: are dropped if no answer comes.
 _IGNORED = 2.5
 IGNORED_WAIT = 30.0
-#: Seconds for which an offer without an answer is kept in mind.
+#: Seconds for which an offer without an answer is remembered.
 _MINDED = 60.0
 #: Seconds after an offer without an answer when another one is asked for.
 ASK_AFTER = (3.0, 6.0, 12.0, 24.0)
-#: How often that series is gone through: with the last offer that was asked for it begins again.
+#: How often that series is repeated: the last offer that was asked for starts it again.
 ROUNDS = 2
 #: An offer that comes so soon after it was asked for is the one that was asked for.
 _PROVOKED = 3.0
-#: What waits for one client at most; what would be more is told at once, as is all that waited.
+#: Maximum that waits for one client. Beyond it, everything that waits is sent at once.
 MAX_HELD = 256
 MAX_HELD_BYTES = 1 << 16
-#: What a candidate takes besides its text.
+#: Memory of a candidate besides its text.
 _OVERHEAD = 200
 NEVER = float("inf")
 
 
 class Unanswered(NamedTuple):
-    """An offer to this peer has had no answer so far."""
+    """An offer to this peer is still without an answer."""
 
     room_id: str
     peer_id: str
@@ -52,37 +52,37 @@ class _Pair:
 
     def __init__(self) -> None:
         self.held: list[Signalled] = []
-        #: Until when candidates are held back; `NEVER` if they are not.
+        #: Until when candidates are held back; `NEVER` if they are not held back.
         self.held_until = NEVER
-        #: When the client was offered what it has not answered, and whether it ignores offers.
+        #: When the unanswered offer came, and whether the client ignores offers.
         self.offered_at, self.ignores = -NEVER, False
-        #: When the series of unanswered offers began, and how often one was asked for in it.
+        #: When the series of unanswered offers began, and how many offers were asked for in it.
         self.began, self.asked, self.rounds = 0.0, 0, 0
-        #: When one was asked for last, and when the next is to be.
+        #: When an offer was last asked for, and when the next one is due.
         self.asked_at, self.ask_at = -NEVER, NEVER
 
     def was_offered(self, now: float, *, before: bool) -> float:
-        """An offer came in; until when its candidates are to be held back.
+        """Note an offer to the client; returns until when its candidates are held back.
 
-        `before`: the client has answered one in this room, of whomever.
+        `before`: the client has answered an offer of anybody in this room before.
         """
         self.ignores |= before or _IGNORED <= now - self.offered_at < _MINDED
         self.offered_at = now
         return now + (IGNORED_WAIT if self.ignores else ANSWER_WAIT)
 
     def offered(self, now: float) -> None:
-        """An offer went out: expect an answer."""
+        """Note an offer of the client: expect an answer."""
         if now - self.asked_at > _PROVOKED:
             self.rounds = 0
         elif self.asked < len(ASK_AFTER):
-            return  # it was asked for, and the series goes on
+            return  # it was asked for, so the series continues
         self.asked_at = -NEVER
         self.began, self.asked = now, 0
         self.rounds += 1
         self.ask_at = now + ASK_AFTER[0] if self.rounds <= ROUNDS else NEVER
 
     def ask(self, now: float) -> None:
-        """Another offer is asked for."""
+        """Note that another offer is asked for."""
         self.asked += 1
         self.asked_at = now
         more = self.asked < len(ASK_AFTER)
@@ -93,40 +93,40 @@ class _Pair:
         return min(self.held_until, self.ask_at)
 
     def is_over(self, now: float) -> bool:
-        """Whether nothing is waited for, nor to be kept in mind."""
+        """Whether nothing is expected or remembered any more."""
         return self.due == NEVER and now > self.minded_until
 
     @property
     def minded_until(self) -> float:
-        """Until when it makes a difference what was asked for, or not answered."""
+        """Until when unanswered offers and requests are remembered."""
         return max(self.asked_at + _PROVOKED, self.offered_at + _MINDED)
 
 
 class Negotiations:
-    """All those of one client, which is the broadcaster or a viewer.
+    """The negotiations of one client, which is the broadcaster or a viewer.
 
-    What it gives back to be told is in the order in which it came from each counterpart.
+    What it returns to be sent is in the order in which it came from each counterpart.
     """
 
     __slots__ = ("_answered", "_held", "_held_bytes", "_pairs", "due")
 
     def __init__(self) -> None:
-        """Begin with none."""
+        """Start without negotiations."""
         self._pairs: dict[Unanswered, _Pair] = {}
         self._held = self._held_bytes = 0
-        #: The rooms in which the client answered an offer; it is in all of them, or was.
+        #: The rooms in which the client has answered an offer.
         self._answered: set[str] = set()
-        #: When `take_due` has something to do.
+        #: When `take_due` has to be called.
         self.due = NEVER
 
     def hear(self, signal: Signalled, now: float) -> list[Signalled]:
-        """A counterpart's signal for this client: what is to be told to it now."""
+        """A counterpart's signal for this client: returns the signals to send to the client now."""
         key = Unanswered(signal.room_id, signal.sender.peer_id)
         match signal.kind:
             case "offer":
                 offered = self._pair(key)
                 if now - offered.offered_at >= _IGNORED:
-                    self._release(offered)  # they are of an offer that is no longer good
+                    self._release(offered)  # they belong to an offer that is no longer valid
                 until = offered.was_offered(now, before=key.room_id in self._answered)
                 self._hold(offered, until)
             case "answer":
@@ -141,7 +141,7 @@ class Negotiations:
         return [signal]
 
     def say(self, signal: Signalled, now: float) -> list[Signalled]:
-        """An offer or an answer of this client went out: what is to be told to it now."""
+        """The client sent an offer or answer: returns the signals to send to it now."""
         if signal.target is None:
             return []
         key = Unanswered(signal.room_id, signal.target.peer_id)
@@ -157,7 +157,7 @@ class Negotiations:
         return []
 
     def take_due(self, now: float) -> tuple[list[Signalled], list[Unanswered]]:
-        """What has waited long enough, and the offers that are to be asked for again."""
+        """The signals that have waited long enough, and the offers to ask for again."""
         signals: list[Signalled] = []
         unanswered: list[Unanswered] = []
         for key, pair in list(self._pairs.items()):
@@ -173,14 +173,14 @@ class Negotiations:
         return signals, unanswered
 
     def forget(self, key: Unanswered) -> None:
-        """A counterpart is gone, and what waits from it goes with it."""
+        """Forget a counterpart that has left, and its waiting signals."""
         pair = self._pairs.pop(key, None)
         if pair is not None:
             self._release(pair)
 
     def _dues(self) -> Iterator[float]:
         for pair in self._pairs.values():
-            # One that waits for nothing has to be looked at again, to be forgotten.
+            # A negotiation that waits for nothing is checked again, so that it is forgotten.
             yield pair.due if pair.due != NEVER else pair.minded_until + 1
 
     def _pair(self, key: Unanswered) -> _Pair:

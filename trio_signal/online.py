@@ -1,10 +1,10 @@
-"""Online: which users are connected, and where on a map they are, on all replicas.
+"""Online: which users are connected, and where they are on a map, on all replicas.
 
-Each replica tells the others whom it has, once a second at most, and when something changed or
-some seconds have passed: what got lost is right again then, and nothing is asked for. So a
-connection costs no request to Redis, and who polls is answered from memory.
+Each replica tells the others about its users: at most once a second, when something changed, and
+again after some seconds. So lost messages are repaired without requests, a connection costs no
+command to Redis, and clients that poll are answered from memory.
 
-Who may know of whom: users whose grants have a room in common, which in open mode are all.
+A user may know of users whose grants have a room in common; in open mode that is everybody.
 """
 
 import math
@@ -30,25 +30,25 @@ from trio_signal.pacing import DELIVERY, cost_of_delivery
 from trio_signal.session import Session, close_untold
 from trio_signal.websocket import text_frame
 
-#: Users in one answer, and near somebody.
+#: Maximum users in one answer, and near somebody.
 MAX_SHOWN = 500
 MAX_NEARBY = 100
-#: Users that one replica tells the others of, and how many in a second; replicas to listen to.
+#: Maximum users that one replica announces, and how many in a second; and maximum replicas.
 MAX_TOLD = 10_000
 TOLD_PER_SECOND = 2_000
 MAX_REPLICAS = 256
-#: Seconds between two tellings: at least, and at most. Who says nothing for long is gone.
+#: Minimum and maximum seconds between two announcements. A replica that is silent for long is gone.
 TELL_AFTER = 1.0
 TELL_AGAIN = 5.0
 SILENCE = 15.0
-#: Seconds for which an answer is good, and how many there are, for different grants.
+#: Seconds for which an answer is cached, and how many are, for different grants.
 FRESH = 1.0
 MAX_ANSWERS = 100
-#: Seconds between two places of a user that others are told.
+#: Minimum seconds between two announced places of a user.
 MOVE_AFTER = 0.1
-#: How near is near.
+#: The distance within which users are near.
 NEAR = 5.0
-#: Users that are looked at to find those that are near: a crowd may be in one spot.
+#: Maximum users to check for those that are near: a crowd may be in one spot.
 _LOOKED_AT = 1000
 _TICK = 0.05
 
@@ -66,22 +66,22 @@ class _Local:
         self.rooms = rooms
         self.peers: set[Session] = set()
         self.location: Location | None = None
-        #: When the others may be told of its next place.
+        #: When its next place may be announced.
         self.due = 0.0
 
 
 class _Section(NamedTuple):
-    """What another replica told last."""
+    """The last announcement of another replica."""
 
     heard: float
     connections: int
     users: dict[str, OnlineUser]
-    #: What the token of each grants.
+    #: The grants of each user's token.
     rooms: dict[str, Rooms]
 
 
 class _Map:
-    """Who is where, by squares, so that few have to be looked at."""
+    """The places of users, by squares of a grid, so that few have to be checked."""
 
     def __init__(self) -> None:
         self._places: dict[str, tuple[Location, Rooms]] = {}
@@ -106,7 +106,7 @@ class _Map:
         return place[0] if place is not None else None
 
     def near(self, user_id: str, location: Location, rooms: Rooms) -> Iterator[str]:
-        """Users that are near and may be known; only so many are looked at."""
+        """Users that are near and may be known; only so many are checked."""
         column, row = _square(location)
         squares = ((column + i, row + j) for i in (0, -1, 1) for j in (0, -1, 1))
         around = (other for square in squares for other in self._squares.get(square, ()))
@@ -122,22 +122,22 @@ def _square(location: Location) -> tuple[int, int]:
 
 
 class Online:
-    """The users of this replica and of the others; whoever made it runs it."""
+    """The users of all replicas. The caller runs it."""
 
     def __init__(self, bus: Bus, metrics: Metrics) -> None:
-        """Begin with nobody."""
+        """Start without users."""
         self._bus = bus
         self._metrics = metrics
         self._users: dict[str, _Local] = {}
-        #: The peers here by dialect and grants, as they are told the same or nothing.
+        #: The peers here, by dialect and grants: each group gets the same messages.
         self._groups: dict[_Group, dict[Session, str]] = {}
         self._group_of: dict[Session, _Group] = {}
         self._sections: dict[str, _Section] = {}
         self._map = _Map()
-        #: Users whose last place the others are still to be told.
+        #: Users whose last place is still to be announced.
         self._moving: dict[str, None] = {}
         self._answers: OrderedDict[Rooms, tuple[float, bytes]] = OrderedDict()
-        #: Something is different from what the others were told, and when that was.
+        #: Whether something changed since the last announcement, and when that was.
         self._changed = False
         self._told = -math.inf
         self._alarm: trio.CancelScope | None = None
@@ -145,7 +145,7 @@ class Online:
     # Connections of this replica
 
     def add(self, peer: Session) -> None:
-        """Let a peer hear of others, and its user be known of. Does not block."""
+        """Add a peer: it learns about other users, and they about its user. Does not block."""
         identity = peer.identity
         if identity is None:
             return
@@ -160,7 +160,7 @@ class Online:
         self._change()
 
     def remove(self, peer: Session) -> None:
-        """A peer is gone, if it was here. Does not block."""
+        """Remove a peer, if it was here. Does not block."""
         group = self._group_of.pop(peer, None)
         if group is None:
             return
@@ -176,7 +176,7 @@ class Online:
         self._change()
 
     def move(self, peer: Session, command: Move) -> None:
-        """Take a user's place: tell it who is near, and the others where it is. Does not block."""
+        """Note a user's place, tell it who is near, and tell the others. Does not block."""
         identity = peer.identity
         user = self._users.get(identity.user_id) if identity is not None else None
         if identity is None or user is None:
@@ -204,13 +204,13 @@ class Online:
             moved = Moved(user_id, user.username, user.rooms, place.x, place.y, utc_now())
             self._bus.broadcast(moved)
             elsewhere = sum(section.connections for section in self._sections.values())
-            # Whichever of its connections said so: they are one user's.
+            # Whichever of its connections sent it: they belong to one user.
             next(iter(user.peers)).owes += self._tell_here(moved) + elsewhere * DELIVERY
 
     def _tell_here(self, moved: Moved) -> float:
-        """Tell the peers here of a place, but the user's own; what that costs, in tokens.
+        """Tell the peers here about a place, except the user's own; returns the cost in tokens.
 
-        It is encoded once a dialect.
+        It is encoded once for each dialect.
         """
         cost = 0.0
         frames: dict[type[Dialect], list[bytes]] = {}
@@ -233,7 +233,7 @@ class Online:
         return cost
 
     def _tell_others(self, now: float) -> None:
-        """Tell the other replicas who is here."""
+        """Announce the users of this replica to the others."""
         grants: dict[Rooms, int] = {}
         users = [
             OnlineUser(
@@ -252,7 +252,7 @@ class Online:
     # What other replicas tell
 
     def take(self, told: Moved | OnlineHere) -> None:
-        """Take in what another replica told. Does not block."""
+        """Handle an announcement of another replica. Does not block."""
         if isinstance(told, OnlineHere):
             self._take_section(told)
             return
@@ -286,20 +286,20 @@ class Online:
             self._wake(now + SILENCE)
 
     def _forget(self, user_ids: Iterable[str]) -> None:
-        """Users of another replica are gone there."""
+        """Forget users that are gone from another replica."""
         for user_id in user_ids:
             if not self._is_placed(user_id):
                 self._map.remove(user_id)
 
     def _is_placed(self, user_id: str) -> bool:
-        """Whether a connection here said where the user is."""
+        """Whether a connection of this replica told the user's place."""
         user = self._users.get(user_id)
         return user is not None and user.location is not None
 
     # Answers
 
     def users_for(self, rooms: Rooms) -> bytes:
-        """The users that somebody with these grants may know of, as JSON; of the last second."""
+        """The users that somebody with these grants may know of, as JSON; cached for a second."""
         now = trio.current_time()
         good_until, answer = self._answers.get(rooms, (0.0, b""))
         if now >= good_until:
@@ -322,7 +322,7 @@ class Online:
         return msgspec.json.encode(OnlineUsers(shown, count))
 
     def _everybody(self) -> Iterator[tuple[str, str, Location | None, Rooms]]:
-        """Each user once, with its name, its place and its grants."""
+        """Each user once, with name, place and grants."""
         seen: set[str] = set()
         for user_id, user in self._users.items():
             seen.add(user_id)
@@ -334,7 +334,7 @@ class Online:
                     yield user_id, other.username, self._map.find(user_id), section.rooms[user_id]
 
     def stats(self, rooms: int) -> Stats:
-        """How many there are on all replicas."""
+        """The numbers of users on all replicas."""
         connections = sum(section.connections for section in self._sections.values())
         users = self._users.keys() | {u for s in self._sections.values() for u in s.users}
         return Stats(len(self._group_of) + connections, len(users), rooms)
@@ -342,14 +342,14 @@ class Online:
     # Time
 
     async def run(self) -> None:
-        """Tell what is due, until cancelled."""
+        """Make announcements when they are due, until cancelled."""
         while True:
             with trio.CancelScope(deadline=self._next()) as self._alarm:
                 await trio.sleep_forever()
             self._pass_time(trio.current_time())
 
     def say_goodbye(self) -> None:
-        """Tell the other replicas that nobody is here any more. Does not block."""
+        """Announce that this replica has no users any more. Does not block."""
         self._bus.broadcast(OnlineHere(self._bus.replica, 0, (), ()))
 
     def _pass_time(self, now: float) -> None:
@@ -365,11 +365,11 @@ class Online:
 
     @property
     def _pause(self) -> float:
-        """Seconds between two tellings of changes: many users take longer."""
+        """Seconds between two announcements of changes: with many users it is longer."""
         return max(TELL_AFTER, min(len(self._users), MAX_TOLD) / TOLD_PER_SECOND)
 
     def _next(self) -> float:
-        """When there is something to do next."""
+        """When the next announcement is due."""
         now = trio.current_time()
         tell = self._told + (self._pause if self._changed else TELL_AGAIN)
         silent = min((s.heard for s in self._sections.values()), default=math.inf) + SILENCE

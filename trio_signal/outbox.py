@@ -1,4 +1,4 @@
-"""Outbox: frames on their way to one client. Flusher: who sends them."""
+"""Outbox: the frames that wait for one client. Flusher: sends them."""
 
 import logging
 import socket
@@ -12,33 +12,34 @@ from trio_signal.alarm import Alarm
 
 logger = logging.getLogger(__name__)
 
-#: Seconds for which outboxes are emptied in one round of the loop; the others come in the next.
+#: Seconds for which outboxes are emptied in one round of the event loop; the rest follows in the
+#: next round.
 BUDGET = 0.0015
-#: The same for clients that have overdrawn what they may spend; they come after the others.
+#: The same for clients that are over their rate; they come after the others.
 LATE_BUDGET = 0.0005
 #: How many waiting frames one system call takes; IOV_MAX is 1024.
 _BATCH = 64
 
 
 class Flusher(trio.abc.Instrument):
-    """Sends what is put into outboxes, once in each round of the loop.
+    """Sends what is put into outboxes, once in each round of the event loop.
 
-    So what a client is told by all that happens in one round is one system call. The more
-    there is to do, the longer is a round, and the less each frame costs. It is an instrument
-    of Trio's, since a task would have its turn a round later, at the cost of that round.
+    So everything that a client is told in one round takes one system call. The more there is to do,
+    the longer a round is, and the less each frame costs. It is an instrument of Trio's: a task
+    would run one round later.
     """
 
     def __init__(self) -> None:
-        """Make one that `run` sets to work."""
+        """Make a flusher; it works while `run` runs."""
         self._called: list[Outbox] = []
         self._late: list[Outbox] = []
 
     def call(self, outbox: "Outbox") -> None:
-        """Have an outbox emptied; does not block."""
+        """Let an outbox be emptied in this round; does not block."""
         (self._late if outbox.is_late else self._called).append(outbox)
 
     async def run(self) -> NoReturn:
-        """Have Trio call it in each round, until cancelled."""
+        """Let Trio call it in each round, until cancelled."""
         self._token = trio.lowlevel.current_trio_token()
         trio.lowlevel.add_instrument(self)
         try:
@@ -47,7 +48,7 @@ class Flusher(trio.abc.Instrument):
             trio.lowlevel.remove_instrument(self)
 
     def before_io_wait(self, timeout: float) -> None:
-        """All tasks have had their turn; called by Trio, which is about to wait."""
+        """All tasks have run; called by Trio before it waits."""
         if not (self._called or self._late):
             return
         has_woken = self._deliver(self._called, BUDGET)
@@ -58,12 +59,12 @@ class Flusher(trio.abc.Instrument):
             self._token.run_sync_soon(_begin_another_round, idempotent=True)
 
     def deliver(self) -> None:
-        """Empty all for which it was called; does not block."""
+        """Empty all outboxes for which it was called; does not block."""
         self._deliver(self._called, float("inf"))
         self._deliver(self._late, float("inf"))
 
     def _deliver(self, called: "list[Outbox]", seconds: float) -> bool:
-        """Empty some of them, as far as it takes so long; whether a task has to do with it."""
+        """Empty outboxes for so many seconds at most; returns whether that woke a task."""
         until, emptied, has_woken = time.perf_counter() + seconds, 0, False
         for outbox in called:
             emptied += 1
@@ -79,16 +80,15 @@ class Flusher(trio.abc.Instrument):
 
 
 def _begin_another_round() -> None:
-    """Nothing is to be done but what it does anyway."""
+    """Do nothing: the round that this call causes empties the outboxes."""
 
 
 class Outbox:
-    """Frames on their way to one client.
+    """The frames that wait for one client.
 
-    The flusher sends what the socket takes; only the rest waits, at most
-    `limit` bytes of it, until `flush` finds the socket writable again. So a
-    delivery costs no task switch, and a client that does not read costs nobody
-    else anything: it is closed when its outbox is full.
+    The flusher sends what the socket accepts. Only the rest waits, at most `limit` bytes of it,
+    until `flush` finds the socket writable again. So a delivery costs no task switch, and a client
+    that does not read costs nobody else anything: it is disconnected when its outbox is full.
     """
 
     __slots__ = (
@@ -108,9 +108,9 @@ class Outbox:
     )
 
     def __init__(self, sock: socket.socket, limit: int, flusher: Flusher, alarm: Alarm) -> None:
-        """Take a non-blocking socket, which somebody else closes.
+        """Take a non-blocking socket, which the caller closes.
 
-        `alarm` wakes the task that is to have it flushed when it is `behind`.
+        `alarm` wakes the task that starts flushing when the outbox is `behind`.
         """
         self._alarm = alarm
         self._sock = sock
@@ -123,18 +123,18 @@ class Outbox:
         #: The first waiting frame has been sent in part.
         self._torn = False
         self._broken = False
-        #: The socket does not take all; `flush` sends the rest.
+        #: The socket did not accept everything; `flush` sends the rest.
         self.behind = False
         self.overflowed = False
-        #: Another connection serves the client: nothing is sent, nor read, any more.
+        #: Another connection serves the client: nothing more is sent or read here.
         self.released = False
-        #: Its client has overdrawn what it may spend, and is served after the others.
+        #: Its client is over its rate, and is served after the others.
         self.is_late = False
 
     def put(self, frame: bytes) -> bool:
         """Let the flusher send `frame`; does not block.
 
-        False if it will not be sent: the outbox is full, or the socket is dead.
+        Returns False if it will not be sent: the outbox is full, or the socket is dead.
         """
         if self._broken or self.overflowed:
             return False
@@ -148,25 +148,25 @@ class Outbox:
         return True
 
     def _make_room(self) -> bool:
-        """Send something ahead of the flusher; whether that was enough."""
+        """Send something before the flusher does; returns whether that made enough room."""
         self.flush_nowait()
         if self._size > self._limit:
             self._overflow()
         return not (self.overflowed or self._broken)
 
     def _overflow(self) -> None:
-        """Forget all but the rest of a frame that is half out: a close frame may follow it."""
+        """Drop everything but the rest of a half-sent frame: a close frame may follow it."""
         self.overflowed = True
         del self._waiting[1 if self._torn else 0 :]
         self._size = sum(map(len, self._waiting))
 
     def put_last(self, frame: bytes) -> None:
-        """Let `flush` send this behind all that waits, also when the outbox is full."""
+        """Let `flush` send this after everything that waits, even if the outbox is full."""
         self._waiting.append(frame)
         self._size += len(frame)
 
     def send(self) -> bool:
-        """Send what the socket takes; False if a task was woken to flush the rest."""
+        """Send what the socket accepts; False if a task was woken to flush the rest."""
         self._is_called = False
         if self.behind or self.flush_nowait():
             return True
@@ -175,13 +175,13 @@ class Outbox:
         return False
 
     def release(self) -> None:
-        """Send nothing more but a close frame; another connection serves the client, or none."""
+        """Send nothing more except a close frame; another connection serves the client, or none."""
         self.released = self._broken = True
         del self._waiting[1 if self._torn else 0 :]
         self._size = sum(map(len, self._waiting))
 
     def break_off(self) -> None:
-        """Send no more; the receiving task sees the end."""
+        """Send nothing more; the receiving task sees the end."""
         self._break()
         with suppress(OSError):
             self._sock.shutdown(socket.SHUT_RDWR)
@@ -192,20 +192,20 @@ class Outbox:
         self._size = 0
 
     async def flush(self) -> None:
-        """Send what waits. Blocks until all of it is out, or the socket is dead."""
+        """Send what waits. Blocks until everything is sent, or the socket is dead."""
         while not self.flush_nowait():
             await trio.lowlevel.wait_writable(self._sock)
         self.behind = False
 
     def flush_nowait(self) -> bool:
-        """Send of what waits what the socket takes; whether that was all, or the socket is dead."""
+        """Send what the socket accepts; returns whether nothing is left, or the socket is dead."""
         while self._waiting:
             try:
                 sent = self._send_some()
             except BlockingIOError:
                 return False
             except OSError:
-                # The receiving task will see the same end, and why.
+                # The receiving task will see the same end, with its reason.
                 self._break()
             else:
                 self._forget(sent)

@@ -14,41 +14,41 @@ from heapq import heappop, heappush, heapreplace
 
 from trio_signal.config import Settings
 
-#: What a token pays for: so many deliveries of an event, and so many bytes of them; and so many
-#: bytes of answers, which are made for one peer only. Each takes some 200 microseconds.
+#: What a token pays for: so many deliveries of an event, so many bytes of them, or so many bytes of
+#: answers, which are made for one peer only. Each takes some 200 microseconds.
 DELIVERY = 1 / 50
 _DELIVERED_BYTE = 1 / 65_536
 ANSWER_BYTE = 1 / 16_384
-#: Addresses without connections that are kept in mind until their buckets are full again.
+#: Maximum addresses without connections that are remembered until their buckets are full again.
 MAX_ADDRESSES = 65_536
-#: What part of its burst a connection gets ahead of the others of its address.
+#: The fraction of its burst that a connection gets before it shares with the others of its address.
 _HEADSTART = 1 / 20
-#: Seconds after which one that waits for its share asks again: the others may have gone.
+#: Seconds after which a waiting connection asks again: the others may have gone.
 _LOOK_AGAIN = 1.0
 
 
 def cost_of_delivery(size: int) -> float:
-    """What it costs to tell one peer something of so many bytes."""
+    """The cost of sending so many bytes to one peer."""
     return DELIVERY + size * _DELIVERED_BYTE
 
 
 class TokenBucket:
-    """Tokens that come back at a steady rate; a full bucket holds a burst of them.
+    """A bucket of tokens, refilled at a steady rate; a full one holds a burst.
 
-    It may be overdrawn: what has been read has been read. Then one waits.
+    It can be overdrawn, since messages are charged after they were read. Then the client waits.
     """
 
     __slots__ = ("_cost", "_patience", "full_at")
 
     def __init__(self, rate: float, burst: int) -> None:
-        """Begin full; `rate` is in tokens a second."""
+        """Start full; `rate` is in tokens a second."""
         self._cost = 1 / rate
         self._patience = burst / rate
-        #: When nothing is missing any more.
+        #: When the bucket is full again.
         self.full_at = float("-inf")
 
     def spend(self, tokens: float, now: float) -> float:
-        """Take some. Until when the bucket is overdrawn: not after `now`, if it is not."""
+        """Take tokens. Returns until when the bucket is overdrawn; at most `now` if it is not."""
         full_at = self.full_at
         if full_at < now:
             full_at = now
@@ -57,33 +57,33 @@ class TokenBucket:
 
     @property
     def overdrawn_until(self) -> float:
-        """The same without taking any."""
+        """The same without taking tokens."""
         return self.full_at - self._patience
 
 
 class Address(TokenBucket):
     """The bucket of one address, and how its connections share it when it is overdrawn.
 
-    All who want more then get a token each, in turns. A connection's mark says in which turn
-    it gets what it has taken already; until then it waits, and the others do not.
+    Connections that want more then get one token each, in turns. A connection's mark is the turn in
+    which it gets what it has already taken. Until then it waits, and the others do not.
     """
 
     __slots__ = ("_headstart", "_marks", "_rate", "_since", "_turn", "connections")
 
     def __init__(self, rate: float, burst: int, headstart: float = 0.0) -> None:
-        """Begin full, without connections; each may be `headstart` tokens ahead of the others."""
+        """Start full, without connections; each may be `headstart` tokens ahead of the others."""
         super().__init__(rate, burst)
         self._rate = rate
         self._headstart = headstart
         self.connections = 0
-        #: At which turn we are, in fractions as well, and since when.
+        #: The current turn, with fractions, and since when.
         self._turn, self._since = 0.0, 0.0
         #: A heap of those who are ahead, by their marks, which may have moved on since. The
         #: number sees to it that no two are the same.
         self._marks: list[tuple[float, int, Payer]] = []
 
     def spend(self, tokens: float, now: float) -> float:
-        """Take some. It never owes more than another burst, and is forgiven after that."""
+        """Take tokens. The debt is at most another burst; more is forgiven."""
         full_at = self.full_at
         if full_at < now:
             full_at = now
@@ -91,17 +91,17 @@ class Address(TokenBucket):
         return self.full_at - self._patience
 
     def is_shared(self, now: float) -> bool:
-        """Whether what comes in is given to the connections in turns.
+        """Whether new tokens are given to the connections in turns.
 
-        It begins when the bucket is overdrawn, and ends when all have had their turn: not
-        before, or who comes first would take what has just come in.
+        That begins when the bucket is overdrawn, and ends when all have had their turn. If it ended
+        earlier, whoever comes first would take what has just come in.
         """
         if self._marks:
             self._advance(now)
         return bool(self._marks) or self.full_at - self._patience > now
 
     def mark(self, payer: "Payer", tokens: float, now: float) -> None:
-        """Note what a connection took meanwhile."""
+        """Note what a connection has taken meanwhile."""
         self._advance(now)
         payer.mark = max(payer.mark, self._turn) + tokens
         if not payer.is_marked:
@@ -109,7 +109,7 @@ class Address(TokenBucket):
             heappush(self._marks, (payer.mark, id(payer), payer))
 
     def waits_until(self, payer: "Payer", now: float) -> float:
-        """Until when a connection waits for the others; then ask again."""
+        """Until when a connection waits for the others; then call this again."""
         self._advance(now)
         ahead = payer.mark - self._headstart - self._turn
         if ahead <= 0:
@@ -117,7 +117,7 @@ class Address(TokenBucket):
         return now + min(ahead * len(self._marks) / self._rate, _LOOK_AGAIN)
 
     def _advance(self, now: float) -> None:
-        """Give to all who are ahead what has come in, the same to each."""
+        """Give the new tokens to all connections that are ahead, the same number to each."""
         tokens = (now - self._since) * self._rate
         self._since = now
         marks = self._marks
@@ -137,20 +137,20 @@ class Address(TokenBucket):
 
 
 class Payer(TokenBucket):
-    """Who pays for what one connection says: itself, and its address."""
+    """Pays for the messages of one connection, from its own bucket and its address's."""
 
     __slots__ = ("_address", "is_marked", "mark")
 
     def __init__(self, rate: float, burst: int, address: Address) -> None:
-        """Begin with a full bucket of one's own."""
+        """Start with a full bucket of its own."""
         super().__init__(rate, burst)
         self._address = address
-        #: Kept by the address.
+        #: Set by the address.
         self.mark = 0.0
         self.is_marked = False
 
     def spend(self, tokens: float, now: float) -> float:
-        """Take some from both. Until when to wait: not after `now`, if one need not."""
+        """Take tokens from both. Returns until when to wait; at most `now` if there is no need."""
         full_at = self.full_at
         if full_at < now:
             full_at = now
@@ -162,31 +162,31 @@ class Payer(TokenBucket):
         return full_at - self._patience
 
     def waits_until(self, now: float) -> float:
-        """Until when to wait, and then to ask again; not after `now`, if one need not."""
+        """Until when to wait before calling this again; at most `now` if there is no need."""
         if self._address.is_shared(now):
             return max(self.overdrawn_until, self._address.waits_until(self, now))
         return self.overdrawn_until
 
 
 class Pacing:
-    """The addresses from which messages come."""
+    """The buckets of all addresses."""
 
     def __init__(self, settings: Settings) -> None:
-        """Begin without any."""
+        """Start without addresses."""
         self._rate, self._burst = settings.messages_per_second, settings.message_burst
         self._address_rate = settings.messages_of_address_per_second
         self._address_burst = settings.message_burst_of_address
-        #: Those with connections, and those whose buckets are not full yet.
+        #: Addresses with connections, and those whose buckets are not full yet.
         self._addresses: dict[str, Address] = {}
-        #: Those without connections; the first to be left stands first.
+        #: Addresses without connections, in the order in which the last one ended.
         self._left: dict[str, None] = {}
 
     def __len__(self) -> int:
-        """How many addresses are kept in mind."""
+        """The number of addresses that are remembered."""
         return len(self._addresses)
 
     def enter(self, network: str, now: float) -> Payer:
-        """One more connection of an address."""
+        """Add a connection of an address."""
         self._forget(now)
         address = self._addresses.get(network)
         if address is None:
@@ -198,7 +198,7 @@ class Pacing:
         return Payer(self._rate, self._burst, address)
 
     def leave(self, network: str) -> None:
-        """One less."""
+        """Remove a connection."""
         address = self._addresses[network]
         address.connections -= 1
         if not address.connections:

@@ -1,4 +1,4 @@
-"""Parcels: what a session is while it moves from one replica to another. Nothing blocks."""
+"""Parcels: a session's data on the way from one replica to another. Nothing blocks."""
 
 from trio_signal.clock import utc_now
 from trio_signal.messages.events import NotResumedReason
@@ -8,7 +8,7 @@ from trio_signal.session import Session
 
 
 def pack(session: Session, sought: Sought, *, away: bool) -> Parcel | NotGiven:
-    """What the next replica needs to go on; why it cannot."""
+    """Pack what the next replica needs to continue the session; or the reason why it cannot."""
     resumption, identity = session.resumption, session.identity
     frames = resumption.give() if resumption is not None else None
     if resumption is None or identity is None or frames is None or session.closed_with:
@@ -30,7 +30,7 @@ def pack(session: Session, sought: Sought, *, away: bool) -> Parcel | NotGiven:
 
 
 def unpack(session: Session, parcel: Parcel, grace: float) -> None:
-    """Go on where the other replica has ended, after what was told here already."""
+    """Continue where the other replica ended, after what was already sent here."""
     session.id, session.identity = parcel.connection, parcel.identity
     session.received, session.sent = parcel.received, session.sent + parcel.sent
     session.deadlines.watch_expiry(parcel.identity)
@@ -40,5 +40,5 @@ def unpack(session: Session, parcel: Parcel, grace: float) -> None:
         resumption.asked_at = parcel.at
         resumption.take(parcel.frames, parcel.confirmed)
         info = ServerInfo(session=SessionInfo(resumption.id, grace))
-        # Its dialect knows from then on that its client is in; what it says was said.
+        # From then on its dialect knows that its client is in; its greeting was already sent.
         list(session.dialect.authenticated(parcel.identity, info, utc_now()))

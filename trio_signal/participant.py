@@ -1,4 +1,4 @@
-"""Participant: who can be in rooms, as the hub and the rooms see it."""
+"""Participant: anything that can be in rooms, as the hub and the rooms see it."""
 
 from abc import ABC, abstractmethod
 from types import TracebackType
@@ -14,22 +14,22 @@ from trio_signal.negotiations import Negotiations
 
 
 class Host(Protocol):
-    """What participants stay at: a hub."""
+    """Where participants stay: a hub."""
 
     def arrive(self, participant: "Participant") -> None:
-        """Count a participant among those that are here."""
+        """Add a participant to those that are here."""
         ...
 
     def depart(self, participant: "Participant") -> None:
-        """Take a participant out of all its rooms, and tell them."""
+        """Remove a participant from all its rooms, and tell them."""
         ...
 
 
 class Stay:
-    """A participant's stay at the hub; leaving it leaves every room.
+    """A participant's stay at the hub; its end removes the participant from every room.
 
-    A plain context manager: its exit awaits nothing, so it is done whatever
-    ended the stay.
+    It is a plain context manager. Its exit does not await anything, so it always completes,
+    whatever ended the stay.
     """
 
     __slots__ = ("_hub", "participant")
@@ -37,7 +37,7 @@ class Stay:
     def __init__(self, hub: Host, participant: "Participant") -> None:
         """Prepare the stay; it begins on entering."""
         self._hub = hub
-        #: Who stays; None if another stay has taken it over.
+        #: The participant; None if another stay has taken it over.
         self.participant: Participant | None = participant
 
     def __enter__(self) -> Self:
@@ -48,9 +48,9 @@ class Stay:
         return self
 
     def take(self, other: "Stay") -> None:
-        """Have who is in another stay; who was in this one is in no room, and is gone.
+        """Take over the participant of another stay; this stay's own, in no room, ends.
 
-        One step: at any time there is exactly one stay at whose end a participant leaves.
+        This is one step: at any time exactly one stay will remove a participant from its rooms.
         """
         newcomer, participant = self.participant, other.participant
         if newcomer is not None and participant is not None:
@@ -59,7 +59,7 @@ class Stay:
             self._hub.depart(newcomer)
 
     def release(self) -> None:
-        """Have nobody any more: who was in it is looked after elsewhere."""
+        """Release the participant: something else looks after it from now on."""
         if self.participant is not None:
             self.participant.stay = None
             self.participant = None
@@ -70,7 +70,7 @@ class Stay:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """End it, and tell all rooms."""
+        """End the stay, and tell all rooms."""
         participant, self.participant = self.participant, None
         if participant is not None:
             participant.stay = None
@@ -79,11 +79,10 @@ class Stay:
 
 
 class Participant(ABC):
-    """Who can be in rooms; needs no socket. None of its methods blocks.
+    """Something that can be in rooms; it needs no socket. None of its methods blocks.
 
-    It hears the events of its rooms as they are, and of the signals those that are for it. Only
-    a session is told things in other words: a room puts events into those of a dialect once for
-    all sessions that speak it.
+    It receives the events of its rooms, and the signals for it, as objects. Only sessions need them
+    as text: a room encodes an event once for all sessions of a dialect.
     """
 
     __slots__ = (
@@ -92,48 +91,48 @@ class Participant(ABC):
     )
 
     def __init__(self, id_: str) -> None:
-        """Make one that is nobody yet, and in no room."""
+        """Make a participant without an identity, in no room."""
         self.id = id_
         self.identity: Identity | None = None
-        #: The rooms it is in, and under which peer id in each.
+        #: The rooms it is in, with its peer id in each.
         self.memberships: dict[str, str] = {}
         #: The reason why it ends; the first one counts.
         self.closed_with: Close | None = None
-        #: When it came, and when it was last heard of; Trio's clock.
+        #: When it came, and when it last sent something, by Trio's clock.
         self.arrived = self.last_heard = trio.current_time()
-        #: What it made the server do and has not paid for yet, in tokens.
+        #: The cost of work that it caused and has not paid for yet, in tokens.
         self.owes = 0.0
-        #: The rooms of a lost session that it is to enter and has not yet.
+        #: The rooms of a lost session that it still has to join.
         self.to_rejoin: tuple[str, ...] = ()
         #: The rooms in which it was when it ended.
         self.left: tuple[str, ...] = ()
-        #: By what it is found on all replicas, if its client can resume it.
+        #: The tag by which all replicas can find it, if its client can resume it.
         self.session_tag = ""
-        #: At whose end it leaves its rooms.
+        #: The stay at whose end it leaves its rooms.
         self.stay: Stay | None = None
-        #: What it has still to settle with its counterparts, if it needs help with that.
+        #: Its open negotiations with other peers, if its dialect needs help with them.
         self.negotiations: Negotiations | None = None
 
     @abstractmethod
     def hear(self, event: Event) -> None:
-        """Hear what happens in its rooms, and what is for it alone."""
+        """Receive an event of its rooms, or one for it alone."""
 
     @abstractmethod
     def tell(self, answer: Answer) -> None:
-        """Learn what became of its command."""
+        """Receive the result of its command."""
 
     @abstractmethod
     def close(self, close: Close) -> None:
         """End; it then leaves its rooms."""
 
     def rejoin(self, room_ids: tuple[str, ...] = ()) -> None:  # noqa: B027  most need not
-        """Enter these rooms, and where else the user was when it lost another session."""
+        """Join these rooms, and those in which the user was when it lost another session."""
 
     def wake(self, at: float) -> None:  # noqa: B027  most do nothing by themselves
         """Look after its negotiations at this time of Trio's clock."""
 
     def end(self) -> None:  # noqa: B027  most have nothing to say then
-        """It has left all its rooms."""
+        """It has left all its rooms, and ends."""
 
     @property
     def is_away(self) -> bool:

@@ -1,7 +1,7 @@
-"""Presence across replicas: how they agree on who is in a room. Pure: no I/O, no clock.
+"""Presence across replicas: how they agree on who is in a room. No I/O, no clock.
 
-The directory numbers the changes of each room. A replica takes in one after the other; where
-one is missing its room is stale, a snapshot puts it right, and `reconcile` says what to tell.
+The directory numbers the changes of each room. A replica applies them in order. If one is missing,
+its room is stale; a snapshot repairs that, and `reconcile` returns the events to send.
 """
 
 from collections.abc import Iterable, Mapping
@@ -22,7 +22,7 @@ from trio_signal.messages.events import (
 from trio_signal.messages.handover import Sought
 from trio_signal.messages.identity import Member, Name, Number
 
-#: How many changes wait for a snapshot that is on its way; then another is fetched.
+#: Maximum changes that wait for a snapshot; beyond it another snapshot is fetched.
 MAX_WAITING = 10_000
 
 
@@ -37,7 +37,7 @@ class Change(Struct, frozen=True):
     origin: Name
     event: RoomEvent | None = None
     moved: Member | None = None
-    #: It changes nothing: a replica wants a session.
+    #: Nothing changes: a replica requests a session.
     sought: Sought | None = None
 
 
@@ -53,16 +53,16 @@ class Snapshot(Struct, frozen=True):
 
 
 class Numbering:
-    """Which changes of a room a replica has. It begins out of step, until the first snapshot."""
+    """Which changes of a room a replica has. It is out of step until the first snapshot."""
 
     __slots__ = ("_waiting", "in_step", "losses", "received", "seq")
 
     def __init__(self) -> None:
-        #: The last change that the room has, from a snapshot or by itself.
+        #: The last change that the room has, from a snapshot or directly.
         self.seq = 0
-        #: The last change that came by itself; a snapshot may have later ones.
+        #: The last change that came directly; a snapshot may contain later ones.
         self.received = 0
-        #: Whether the next change can be taken in; if not, the room is stale.
+        #: Whether the next change can be applied; if not, the room is stale.
         self.in_step = False
         #: How often step was lost. Say it with a snapshot: one that was asked for
         #: before the last time may be older than what was told.
@@ -70,10 +70,10 @@ class Numbering:
         self._waiting: list[Change] = []
 
     def accept(self, change: Change) -> bool:
-        """Whether this is the next change, to be taken in now.
+        """Whether this is the next change, to be applied now.
 
-        One that comes after a gap waits, and is taken in after the next snapshot. One that
-        the room has already does not count.
+        A change after a gap waits, and is applied after the next snapshot. A change that the room
+        already has is ignored.
         """
         self.received = max(self.received, change.seq)
         if self.in_step:
@@ -84,26 +84,26 @@ class Numbering:
                 return True
             self.lose_step()
         if len(self._waiting) >= MAX_WAITING:
-            # Older than the snapshot that will come, or a gap that fetches another.
+            # It is older than the coming snapshot, or it is a gap that fetches another one.
             self._waiting.clear()
         self._waiting.append(change)
         return False
 
     def lose_step(self) -> None:
-        """Changes may have been missed: wait for a snapshot."""
+        """Note that changes may have been missed: wait for a snapshot."""
         if self.in_step:
             self.in_step = False
             self.losses += 1
 
     def start_over(self) -> None:
-        """Believe nothing that has come or is on its way; the directory may be another one now."""
+        """Discard everything received or on its way: the directory may be a different one now."""
         self.in_step = False
         self.losses += 1
         self.received = 0
         self._waiting.clear()
 
     def resume(self, seq: int) -> list[Change]:
-        """A snapshot is taken in: go on after its number. Returns the changes that waited."""
+        """Continue after a snapshot's number. Returns the changes that waited."""
         self.seq = seq
         self.in_step = True
         waiting, self._waiting = self._waiting, []
@@ -133,9 +133,9 @@ def reconcile(
 
 
 def _is_same(old: Member, new: Member) -> bool:
-    """Whether it is the same peer still: a newer one takes over the peer id.
+    """Whether it is still the same peer: a newer one may have taken over the peer id.
 
-    A session that has moved has joined at the same moment, as nobody else of this id has.
+    A session that moved has the same time of joining, which no other peer with this id has.
     """
     is_moved = bool(old.session) and old.session == new.session
     return (old.replica == new.replica or is_moved) and old.joined_at == new.joined_at
@@ -155,7 +155,7 @@ def _stop(room_id: str, member: Member, at: str, cause: StopCause) -> list[RoomE
 def _renamings(
     room_id: str, old: Mapping[str, Member], stayed: Mapping[str, Member], at: str
 ) -> Iterable[RoomEvent]:
-    """One event for each user, however many peers it has."""
+    """One event for each renamed user, however many peers it has."""
     events: dict[str, RoomEvent] = {}
     for peer_id, member in stayed.items():
         before = old[peer_id]
@@ -181,7 +181,7 @@ def _live_change(room_id: str, old: Member, new: Member, at: str) -> list[RoomEv
 
 
 def arrival(room_id: str, member: Member, at: str) -> list[RoomEvent]:
-    """The events that tell that a member came."""
+    """The events for a member that joined."""
     joined = Joined(room_id, replace(member, live=None), first=False, peers=0, at=at)
     return [joined, *_start(room_id, member, at)]
 

@@ -1,7 +1,7 @@
-"""What one user says to another alone, on whichever replica either is. Nothing is kept.
+"""Private messages from one user to another, on any replica. Nothing is stored.
 
-A user with an inbox, an internal room of its own, is told there. The directory knows on which
-replicas that is. One without is told where it is in rooms, and all replicas are asked.
+A user with an inbox, which is an internal room of its own, is told there. The directory knows the
+replicas of an inbox. A user without one is told where it is in rooms, and all replicas are asked.
 """
 
 from collections.abc import Mapping
@@ -23,22 +23,22 @@ from trio_signal.participant import Participant
 
 
 class PrivateMessages:
-    """Who can be told something in private on this replica."""
+    """The users of this replica that can receive private messages."""
 
     def __init__(self, bus: Bus, notes: Notes, rooms: Mapping[str, LocalRoom]) -> None:
-        """Take the rooms of this replica, which the hub keeps."""
+        """Take the rooms of this replica, which belong to the hub."""
         self._bus = bus
         self._notes = notes
         self._rooms = rooms
-        #: By user: peers in rooms that are told if the user has no inbox.
+        #: By user: the peers in rooms that are used if the user has no inbox.
         self._peers: dict[str, set[Participant]] = {}
 
     def add(self, peer: Participant, user_id: str) -> None:
-        """From now on the user is told by this peer as well. Does not block."""
+        """Add a peer that can receive the user's messages. Does not block."""
         self._peers.setdefault(user_id, set()).add(peer)
 
     def remove(self, peer: Participant) -> None:
-        """It has ended. Does not block."""
+        """Remove a peer that has ended. Does not block."""
         user_id = peer.identity.user_id if peer.identity is not None else ""
         peers = self._peers.get(user_id)
         if peers is not None:
@@ -47,13 +47,14 @@ class PrivateMessages:
                 del self._peers[user_id]
 
     def reachable(self, user_id: str) -> list[Participant]:
-        """The peers of a user in rooms here that can be told."""
+        """The peers of a user, in rooms here, that can receive its messages."""
         return list(self._peers.get(user_id, ()))
 
     async def send(self, peer: Participant, identity: Identity, command: PrivateCommand) -> None:
-        """Tell one user alone, on whichever replica: by its inboxes, else where it is in rooms.
+        """Send a message to one user, on any replica: to its inboxes, else to its peers in rooms.
 
-        One that is not there is not told. `peer` pays. Blocks while the directory is asked.
+        If the user is not connected, nothing happens. `peer` pays. Blocks while the directory is
+        asked.
         """
         event = self._event(peer, identity, command)
         if isinstance(event, PrivateMessage) and event.sender_username == ANONYMOUS:
@@ -98,7 +99,7 @@ class PrivateMessages:
     def _sender(
         self, peer: Participant, identity: Identity, command: SendPrivate
     ) -> tuple[str, str | None]:
-        """What to call a sender: in open mode as it says, else as its room or its token does."""
+        """The sender's name: in open mode the one it gives, else the one in its room or token."""
         username, avatar_url = identity.username, identity.avatar_url
         for room_id, peer_id in peer.memberships.items():
             if not is_internal(room_id):
@@ -110,7 +111,7 @@ class PrivateMessages:
         return username or ANONYMOUS, avatar_url
 
     def tell_here(self, event: PrivateEvent) -> None:
-        """Tell the user's peers on this replica, if it has any."""
+        """Send a message to the user's peers on this replica."""
         inbox = self._rooms.get(inbox_of(event.receiver_id))
         if inbox is not None and inbox.peers:
             inbox.tell(event, event.receiver_id)

@@ -1,9 +1,9 @@
-"""Resuming: the sessions of this replica that their clients can come back to. Nothing blocks.
+"""Resuming: the sessions of this replica that their clients can resume. Nothing blocks.
 
-A session is kept by a `Stay`, whose end makes it leave its rooms: that of the task of the
-connection which carries it, or which was the last to do so. When another connection comes, its
-task's stay takes the session over, in one step. So at any time exactly one task will leave the
-rooms, and it does so by the exit of a plain `with`.
+A session is kept by a `Stay`, at whose end it leaves its rooms: that of the task whose connection
+carries it, or carried it last. When another connection comes, its task's stay takes the session
+over, in one step. So at any time exactly one task will leave the rooms, at the exit of a plain
+`with`.
 """
 
 import hmac
@@ -27,7 +27,8 @@ from trio_signal.resumption import MOST_BYTES, Allowance, Resumption
 from trio_signal.rooms import Rooms
 from trio_signal.session import Session
 
-#: Seconds for which it is known of a session that its grace is over, and of how many.
+#: Seconds for which it is remembered that a session's grace period is over, and for how many
+#: sessions.
 _REMEMBERED = 600.0
 _MOST_REMEMBERED = 10_000
 #: A replica, and a secret of 128 random bits.
@@ -35,7 +36,7 @@ _ID = re.compile(r"([0-9a-f]{32})\.[A-Za-z0-9_-]{22}")
 
 
 class Resuming:
-    """By its id, each session that can be resumed here."""
+    """The sessions that can be resumed here, by their ids."""
 
     def __init__(
         self,
@@ -47,9 +48,9 @@ class Resuming:
         most_away: int,
         limit: int,
     ) -> None:
-        """Begin without any; with a `grace` of 0 seconds there will be none.
+        """Start without sessions; with a `grace` of 0 seconds there will be none.
 
-        Of those that wait there are `most_away`, and each keeps `limit` bytes at most.
+        At most `most_away` sessions wait, and each keeps at most `limit` bytes.
         """
         self.grace = grace
         self._rooms = rooms
@@ -59,18 +60,18 @@ class Resuming:
         self._limit = min(limit, MOST_BYTES)
         self._allowance = Allowance()
         self._sessions: dict[str, Session] = {}
-        #: Those that wait for a connection.
+        #: Sessions that wait for a connection.
         self.away: dict[Session, None] = {}
-        #: Ids of sessions whose grace is over, and how long that is remembered.
+        #: Ids of sessions whose grace period is over, and until when that is remembered.
         self._expired: dict[str, float] = {}
 
     @property
     def kept_bytes(self) -> int:
-        """What is kept for all of them, as if each frame were kept for each."""
+        """The bytes kept for all sessions. A frame that several sessions share counts for each."""
         return self._allowance.used
 
     def open(self, session: Session, identity: Identity, claims: Authenticate) -> SessionInfo:
-        """Let a session be resumed, from now on, by who its client is now."""
+        """Make a session resumable, by the identity that its client has now."""
         session_id = f"{self._replica}.{secrets.token_urlsafe(16)}"
         resumption = self.expect(session, tag_of(session_id))
         resumption.owner, resumption.uncounted = owner_of(identity, claims), session.received
@@ -78,31 +79,31 @@ class Resuming:
         return SessionInfo(session_id, self.grace)
 
     def expect(self, session: Session, tag: str) -> Resumption:
-        """Keep what its client is told, from now on; nobody can resume it yet."""
+        """Keep what the client is sent from now on; nobody can resume the session yet."""
         resumption = Resumption(tag, b"", session.outbox, self._allowance, limit=self._limit)
         session.resumption = session.frames = resumption
         session.session_tag = tag
         return resumption
 
     def take(self, session: Session, *, away: bool) -> None:
-        """Let one that came from another replica be resumed; its rooms may know it is away."""
+        """Make a session from another replica resumable; its rooms may know that it is away."""
         self._sessions[session.session_tag] = session
         if away:
             self.away[session] = None
 
     def release(self, session: Session) -> bool:
-        """Have it no more, as another replica goes on with it; whether it is known to be away."""
+        """Forget a session that another replica continues; returns whether it was away."""
         was_away = session in self.away
         self.away.pop(session, None)
         del self._sessions[session.session_tag]
         return was_away
 
     def has(self, tag: str) -> bool:
-        """Whether there is such a session here, or was one a moment ago."""
+        """Whether such a session is here, or was a moment ago."""
         return tag in self._sessions or tag in self._expired
 
     def that_can_move(self) -> Iterator[tuple[str, str]]:
-        """The tags of those that another replica may have, and their rooms."""
+        """The tags and rooms of the sessions that another replica may take."""
         for tag, session in self._sessions.items():
             resumption = session.resumption
             if session.can_stay and resumption is not None and not resumption.overflowed:
@@ -111,16 +112,16 @@ class Resuming:
                     yield tag, room_id
 
     def with_tag(self, tag: str) -> Session | None:
-        """The session that has this tag."""
+        """The session with this tag."""
         return self._sessions.get(tag)
 
     def resume(
         self, newcomer: Session, identity: Identity, claims: Authenticate, resume: Resume
     ) -> Session:
-        """Let the connection of a newcomer carry the session that its client had before.
+        """Let a new connection carry the session that its client had before.
 
-        The client is told so first, then what it lacks, then what goes on: all in one step.
-        Returns that session; raises NotResumedError.
+        The client gets the confirmation first, then what it missed, then what follows: all in one
+        step. Returns that session; raises NotResumedError.
         """
         try:
             session = self._find(identity, claims, resume)
@@ -142,7 +143,7 @@ class Resuming:
         return session
 
     def _find(self, identity: Identity, claims: Authenticate, resume: Resume) -> Session:
-        """The session that is meant; raises NotResumedError if it is not this client's, or over."""
+        """The requested session; raises NotResumedError if it is another client's, or over."""
         session = self._sessions.get(tag_of(resume.session_id or ""))
         if session is None:
             raise self.unknown(resume)
@@ -152,7 +153,7 @@ class Resuming:
         return session
 
     def unknown(self, resume: Resume) -> NotResumedError:
-        """Why there is no such session."""
+        """The reason why there is no such session."""
         session_id = resume.session_id or ""
         if tag_of(session_id) in self._expired:
             return NotResumedError(NotResumedReason.EXPIRED)
@@ -162,7 +163,7 @@ class Resuming:
         return NotResumedError(lost if is_elsewhere else unknown)
 
     def check(self, session: Session, room_id: str, sought: Sought) -> str:
-        """Whether another replica may have it, as which peer it is; raises NotResumedError."""
+        """Check whether another replica may take it; returns its peer. Raises NotResumedError."""
         if sought.owner is not None:
             _check(session, room_id, sought.owner)
         if not session.can_stay or tuple(session.memberships) != (room_id,):
@@ -174,7 +175,7 @@ class Resuming:
     # Between two connections
 
     def lose(self, session: Session) -> bool:
-        """A session has lost its connection: whether it waits in its rooms for another one."""
+        """A session has lost its connection: returns whether it waits for another one."""
         if not session.can_stay or self._rooms.closing is not None:
             return False
         if len(self.away) >= self._most_away:
@@ -183,7 +184,7 @@ class Resuming:
         return self.keep_waiting(session)
 
     def keep_waiting(self, session: Session) -> bool:
-        """The same of one that has no connection: nobody has taken it since it came here."""
+        """The same for a session without a connection: none has taken it since it came here."""
         if self._rooms.closing is not None:
             return False
         if session not in self.away:
@@ -197,11 +198,11 @@ class Resuming:
             self._rooms.tell(session, room, [kind(room_id, room.members[peer_id], utc_now())])
 
     def until(self, session: Session) -> float:
-        """Until when it waits from now on, by Trio's clock."""
+        """Until when a session that starts to wait now waits, by Trio's clock."""
         return min(trio.current_time() + self.grace, session.deadlines.expires_at)
 
     def expire(self, session: Session) -> None:
-        """Nobody came back to it in time."""
+        """Forget a session whose client did not come back in time."""
         now, expired = trio.current_time(), self._expired
         if session.resumption is not None and session.closed_with is None:
             expired[session.resumption.id] = now + _REMEMBERED
@@ -212,7 +213,7 @@ class Resuming:
             del expired[oldest]
 
     def forget(self, session: Session) -> None:
-        """It is over."""
+        """Forget a session that is over."""
         if session.resumption is not None:
             self.away.pop(session, None)
             self._sessions.pop(session.resumption.id, None)
@@ -220,18 +221,18 @@ class Resuming:
 
 
 def tag_of(session_id: str) -> str:
-    """By what a session is found, and cannot be resumed: replicas tell it each other."""
+    """The tag by which replicas find a session. It does not suffice to resume it."""
     return urlsafe_b64encode(sha256(session_id.encode(errors="replace")).digest()[:15]).decode()
 
 
 def owner_of(identity: Identity, claims: Authenticate) -> bytes:
-    """Whose a session is: its token's subject. In open mode a token is no more than a text."""
+    """The owner of a session: its token's subject. In open mode a token is just a text."""
     who = identity.subject if identity.verified else f"\0{claims.token or ''}"
     return sha256(who.encode(errors="replace")).digest()[:16]
 
 
 def _check(session: Session, room_id: str, owner: bytes) -> None:
-    """Whether it is this owner's, and in this room; raises NotResumedError."""
+    """Check that a session belongs to this owner, and is in this room; raises NotResumedError."""
     if not hmac.compare_digest(_resumption_of(session).owner, owner):
         raise NotResumedError(NotResumedReason.OTHER_IDENTITY)
     if room_id not in session.memberships or not session.can_stay:
@@ -239,25 +240,25 @@ def _check(session: Session, room_id: str, owner: bytes) -> None:
 
 
 def _resumption_of(session: Session) -> Resumption:
-    """That of one that can be resumed; raises NotResumedError for another."""
+    """The resumption of a session; raises NotResumedError if it cannot be resumed."""
     if session.resumption is None:
         raise NotResumedError(NotResumedReason.UNKNOWN)
     return session.resumption
 
 
 def _counted(session: Session) -> int:
-    """How many of the messages that count have come from its client."""
+    """How many counted messages have come from the session's client."""
     return session.received - (session.resumption.uncounted if session.resumption else 0)
 
 
 def discount(session: Session) -> None:
-    """The message that is being carried out is not to be counted."""
+    """Do not count the message that is being carried out."""
     if session.resumption is not None:
         session.resumption.uncounted += 1
 
 
 def confirm(session: Session, command: Confirm) -> Confirmed:
-    """Take in what its client has got; what has come from it."""
+    """Note what the client has received; returns how much has come from it."""
     discount(session)
     if session.resumption is not None and command.received is not None:
         session.resumption.confirm(command.received)

@@ -1,8 +1,8 @@
-"""Resumption: what a session needs to go on by another connection. Pure: no I/O, no clock.
+"""Resumption: what a session needs to continue on another connection. No I/O, no clock.
 
-Both ends count messages and do not number them, as XMPP's stream management does (XEP-0198):
-so a room's event is still encoded once for all who hear it. What the client has not confirmed
-is kept by reference, as the frames that were sent.
+Both ends count messages and do not number them, as in XMPP's stream management (XEP-0198). So a
+room's event is still encoded once for all peers. What the client has not confirmed is kept by
+reference, as the frames that were sent.
 """
 
 from typing import Protocol
@@ -10,24 +10,24 @@ from typing import Protocol
 from trio_signal.errors import NotResumedError
 from trio_signal.messages.events import NotResumedReason
 
-#: What is kept for a session at most; with more it cannot be resumed any more.
+#: Maximum bytes kept for a session; beyond it the session cannot be resumed.
 MOST_MESSAGES = 512
 MOST_BYTES = 256 * 1024
-#: What is kept for all sessions of a replica, as if each frame were kept for each of them. If
-#: it is more, a session that has more than its share of it cannot be resumed any more.
+#: Maximum bytes kept for all sessions of a replica; a shared frame counts for each. Beyond it, a
+#: session that has more than its share cannot be resumed.
 MOST_BYTES_IN_ALL = 256 * 2**20
 
 
 class Sink(Protocol):
-    """What takes frames."""
+    """Something that takes frames."""
 
     def put(self, frame: bytes) -> bool:
-        """Have a frame sent, without blocking; False if it will not be."""
+        """Let a frame be sent, without blocking; False if it will not be."""
         ...
 
 
 class Frames(Sink, Protocol):
-    """Where a session puts what its client is told: an outbox."""
+    """Where a session puts the frames for its client: an outbox."""
 
     @property
     def size(self) -> int:
@@ -36,16 +36,16 @@ class Frames(Sink, Protocol):
 
     @property
     def behind(self) -> bool:
-        """Whether they wait for the client to read."""
+        """Whether bytes wait because the client does not read."""
         ...
 
     @property
     def overflowed(self) -> bool:
-        """Whether more was put than may wait."""
+        """Whether more was put than is allowed to wait."""
         ...
 
     def release(self) -> None:
-        """Send nothing more: the session is carried by another connection, or by none."""
+        """Send nothing more: another connection carries the session, or none."""
         ...
 
 
@@ -56,29 +56,29 @@ class Nowhere:
     behind = overflowed = False
 
     def put(self, frame: bytes) -> bool:
-        """Nobody is there."""
+        """Report that the frame will not be sent."""
         return False
 
     def release(self) -> None:
-        """Nothing is sent."""
+        """Do nothing: nothing is sent anyway."""
 
 
 NOWHERE = Nowhere()
 
 
 class Allowance:
-    """What all sessions of a replica may keep together."""
+    """What all sessions of a replica together may keep."""
 
     __slots__ = ("most", "sessions", "used")
 
     def __init__(self, most: int = MOST_BYTES_IN_ALL) -> None:
-        """Begin with nothing kept; `most` is in bytes."""
+        """Start with nothing kept; `most` is in bytes."""
         self.most = most
         self.used = self.sessions = 0
 
 
 class Resumption:
-    """What one session's client has not confirmed, on its way to whatever outbox there is."""
+    """The frames that one session's client has not confirmed, passed on to its current outbox."""
 
     __slots__ = (
         *("_allowance", "_frames", "_limit", "_size", "asked_at", "confirmed", "id", "outbox"),
@@ -95,24 +95,24 @@ class Resumption:
         limit: int = MOST_BYTES,
         uncounted: int = 0,
     ) -> None:
-        """Begin to count: what is put from now on, and what the client says from now on.
+        """Start counting: the frames put from now on, and the client's messages from now on.
 
-        Who resumes the session has to know of what `id_` is the tag, and be `owner`. It keeps
-        `limit` bytes at most.
-        Of what the client has said, so many messages are `uncounted`.
+        To resume the session, a client must know the id whose tag is `id_`, and be `owner`. The
+        session keeps at most `limit` bytes. So many of the client's messages so far are
+        `uncounted`.
         """
         self.id = id_
         self.owner = owner
         self.outbox = outbox
         self.uncounted = uncounted
-        #: When the client asked last to go on with it, by a clock that all replicas share.
+        #: When the client last asked to resume it, by a clock that all replicas share.
         self.asked_at = 0.0
         #: How many messages the client has confirmed.
         self.confirmed = 0
         self._limit = limit
         self._allowance = allowance
         allowance.sessions += 1
-        #: Those that it has not, the oldest first; None if there were too many.
+        #: The unconfirmed frames, the oldest first; None if there were too many.
         self._frames: list[bytes] | None = []
         self._size = 0
 
@@ -123,7 +123,7 @@ class Resumption:
 
     @property
     def overflowed(self) -> bool:
-        """Whether it cannot be resumed any more, since too much was not confirmed."""
+        """Whether the session cannot be resumed because too much was unconfirmed."""
         return self._frames is None
 
     @property
@@ -132,7 +132,7 @@ class Resumption:
         return len(self._frames or ())
 
     def put(self, frame: bytes) -> bool:
-        """Keep a frame, and have it sent if there is a connection; as `Outbox.put`."""
+        """Keep a frame, and send it if there is a connection; like `Outbox.put`."""
         frames = self._frames
         if frames is not None:
             frames.append(frame)
@@ -165,11 +165,11 @@ class Resumption:
         self._allowance.sessions -= 1
 
     def give(self) -> tuple[bytes, ...] | None:
-        """What is to be handed over to another replica; None if there was too much."""
+        """The frames to hand over to another replica; None if there were too many."""
         return tuple(self._frames) if self._frames is not None else None
 
     def take(self, frames: tuple[bytes, ...], confirmed: int) -> None:
-        """Have what another replica kept before all that was put here."""
+        """Insert the frames that another replica kept before those that were put here."""
         self.confirmed = confirmed
         if self._frames is not None:
             self._frames[:0] = frames
@@ -180,7 +180,7 @@ class Resumption:
                 self._forget()
 
     def confirm(self, received: int) -> None:
-        """The client has got so many messages; more than there were is not believed."""
+        """The client has received so many messages; a number that is too high is ignored."""
         frames = self._frames
         more = received - self.confirmed
         if frames is not None and 0 < more <= len(frames):
@@ -191,7 +191,7 @@ class Resumption:
             self.confirmed = received
 
     def missing(self, received: int) -> list[bytes]:
-        """What a client lacks that has got so many messages; raises NotResumedError."""
+        """The frames that a client with so many messages has missed; raises NotResumedError."""
         if self._frames is None or received < self.confirmed:
             raise NotResumedError(NotResumedReason.OVERFLOW)
         if received > self.confirmed + len(self._frames):

@@ -1,7 +1,7 @@
-"""Users that come back: a new connection gets the rooms in which an older one was lost.
+"""Returning users: a new connection rejoins the rooms in which an older one was lost.
 
-For dialects whose clients do not join again by themselves. State of this replica; what is to be
-known on the others is in the notes.
+For dialects whose clients do not rejoin by themselves. This is the state of one replica; the notes
+have what other replicas need.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from trio_signal.participant import Participant
 
 
 class Returning:
-    """By user, the connections whose rooms are kept for the next one. Nothing here blocks."""
+    """The connections whose rooms are kept for the user's next one. Nothing here blocks."""
 
     def __init__(self, bus: Bus, notes: Notes) -> None:
         """Begin without any."""
@@ -24,7 +24,7 @@ class Returning:
         self._peers: dict[str, set[Participant]] = {}
 
     async def rooms_to_rejoin(self, peer: Participant) -> tuple[str, ...]:
-        """The rooms in which this user's last connection was lost; from now on keep this one's."""
+        """The rooms that the user's last connection was in; from now on this one's are kept."""
         if peer.identity is None:
             return ()
         user_id = peer.identity.user_id
@@ -34,11 +34,11 @@ class Returning:
         return room_ids
 
     def depart(self, peer: Participant, room_ids: Sequence[str]) -> None:
-        """Keep the rooms of a connection that has ended for the next one, which may be here.
+        """Keep the rooms of an ended connection for the user's next one, which may already be here.
 
-        A client that changes networks comes back long before its old connection
-        is found dead. One that came while something was still received on the old one
-        is another tab, and gets nothing.
+        A client that changes networks is back long before its old connection is detected as dead. A
+        connection that came while the old one still received something is another tab, and gets
+        nothing.
         """
         if not self._keeps(peer):
             return
@@ -48,7 +48,7 @@ class Returning:
         if not others:
             del self._peers[user_id]
         heard = wall_time(peer.last_heard)
-        # What the user did since on purpose holds, on whichever connection it was.
+        # What the user did deliberately since then counts, on whichever connection.
         kept = [
             room_id
             for room_id in dict.fromkeys([*room_ids, *peer.to_rejoin])
@@ -63,14 +63,14 @@ class Returning:
             self._bus.broadcast(RoomsKept(user_id, self._bus.replica, heard))
 
     def successor(self, user_id: str, heard: float) -> Participant | None:
-        """A connection that came after `heard` (Trio's clock), and is not about to end."""
+        """A connection that came after `heard` (by Trio's clock), and is not about to end."""
         for peer in self._peers.get(user_id, ()):
             if peer.arrived > heard and not peer.is_leaving:
                 return peer
         return None
 
     def keep_out(self, peer: Participant, room_id: str) -> None:
-        """The user has left a room on purpose: what older connections lose changes nothing."""
+        """The user left a room deliberately: losing older connections does not bring it back."""
         if self._keeps(peer):
             peer.to_rejoin = tuple(room for room in peer.to_rejoin if room != room_id)
             self._notes.keep_left(_user_of(peer), room_id, wall_time(trio.current_time()))

@@ -1,7 +1,7 @@
-"""Room: who is in it, who is live, and which changes of it are known. Synchronous, no I/O.
+"""Room: who is in it, who is live, and which of its changes are known. Synchronous, no I/O.
 
-A replica has one of each room in which it has peers. Every change returns the events that
-tell of it, in their order.
+A replica has one object for each room in which it has peers. Every change returns its events, in
+order.
 """
 
 from collections.abc import Iterable, Mapping
@@ -26,7 +26,7 @@ from trio_signal.presence import Change, Numbering, Snapshot, arrival, reconcile
 
 
 def renamed(member: Member, username: str, avatar_url: str | None) -> Member:
-    """A member that is called something else; so it is in its broadcast."""
+    """A member with another name, also in its broadcast."""
     live = member.live
     if live is not None and live.username is not None and username != member.username:
         live = replace(live, username=None)
@@ -38,32 +38,32 @@ def _any_live(members: Mapping[str, Member]) -> bool:
 
 
 class Room:
-    """The participants of one room, on whichever replica their peers are.
+    """The participants of one room, on all replicas.
 
-    A participant is a user with at least one peer here. The replica whose room this is changes
-    its own peers; what others do to theirs it hears as numbered changes and snapshots.
+    A participant is a user with at least one peer here. A replica changes only its own peers; it
+    learns about the others from numbered changes and snapshots.
     """
 
     def __init__(self, room_id: str, replica: str = "") -> None:
-        """Make an empty room, as `replica` knows it."""
+        """Make an empty room, as seen by `replica`."""
         self.id = room_id
         self.replica = replica
         #: By peer id, in the order of joining.
         self.members: dict[str, Member] = {}
-        #: Those of them that are this replica's own.
+        #: This replica's own peers among them.
         self.own: dict[str, Member] = {}
-        #: How many of its own are about to enter.
+        #: How many of its own peers are about to join.
         self.joining = 0
         self.numbering = Numbering()
-        #: Peer ids that are this replica's own in the directory.
+        #: Peer ids that belong to this replica in the directory.
         self.entered: set[str] = set()
-        #: The same by user id; no user is without members.
+        #: Members by user id; no user is without members.
         self._users: dict[str, dict[str, Member]] = {}
         #: By peer id, in the order of going live.
         self._live: dict[str, Member] = {}
 
     def __len__(self) -> int:
-        """How many peers are here."""
+        """The number of peers."""
         return len(self.members)
 
     # Questions
@@ -74,7 +74,7 @@ class Room:
         return tuple(self._live.values())
 
     def broadcaster_for(self, dialect: str) -> Member | None:
-        """The member that went live last, of those that speak this dialect if there are any."""
+        """The member that went live last; one of this dialect is preferred."""
         newest = None
         for member in reversed(self._live.values()):
             if member.dialect == dialect:
@@ -84,19 +84,18 @@ class Room:
 
     @property
     def viewers(self) -> int:
-        """How many peers are here and not live."""
+        """The number of peers that are not live."""
         return len(self.members) - len(self._live)
 
     @property
     def users(self) -> int:
-        """How many users are here."""
+        """The number of users."""
         return len(self._users)
 
     def peer_of(self, user_id: str, *, but: str) -> Member | None:
-        """The one peer of a user that signals to the user go to.
+        """The peer that receives the signals for a user: the live one, else the last to join.
 
-        The live one, else the one that joined last; never `but`, the sender.
-        Two tabs that both answer one offer would break the call.
+        It is never `but`, the sender. If two tabs both answered one offer, the call would break.
         """
         found = None
         for member in self._users.get(user_id, {}).values():
@@ -105,7 +104,7 @@ class Room:
         return found
 
     def first_of(self, user_id: str, dialect: str) -> Member | None:
-        """The peer of a user that joined first, of those that speak this dialect."""
+        """The user's peer of this dialect that joined first."""
         peers = self._users.get(user_id, {}).values()
         mine = (member for member in peers if member.dialect == dialect)
         return min(mine, key=lambda member: (member.joined_at, member.peer_id), default=None)
@@ -135,7 +134,7 @@ class Room:
     # Changes
 
     def restore(self, members: Iterable[Member]) -> None:
-        """Have these members and no others, in the order of joining; tells nothing."""
+        """Replace all members, given in the order of joining; returns no events."""
         for member in list(self.members.values()):
             self._drop(member)
         for member in members:
@@ -148,9 +147,9 @@ class Room:
         self._live = {peer_id: self.members[peer_id] for peer_id in in_order}
 
     def join(self, member: Member, at: str) -> list[RoomEvent]:
-        """Add a peer; one that is here under this id already is replaced in silence.
+        """Add a peer. If the id is already here, the member is replaced without an event.
 
-        It has a newer connection of the same identity: it has neither left nor joined. A
+        That is a newer connection of the same identity, which has neither left nor joined. A
         broadcast belongs to its connection, so it ends.
         """
         old = self.members.get(member.peer_id)
@@ -177,7 +176,7 @@ class Room:
     def go_live(
         self, peer_id: str, live: Live, at: str, *, exclusive: bool = False
     ) -> list[RoomEvent]:
-        """Mark a peer live; one that is live already keeps its `started_at`."""
+        """Mark a peer as live; if it already is, it keeps its `started_at`."""
         member = self.members.get(peer_id)
         if member is None:
             return []
@@ -227,7 +226,7 @@ class Room:
         return [event]
 
     def apply_profile(self, event: ProfileChanged) -> None:
-        """The same, for a change that was made elsewhere: in all the user's peers."""
+        """The same for a change made on another replica, in all of the user's peers."""
         named = event.member
         for member in list(self._users.get(named.user_id, {}).values()):
             self._put(renamed(member, named.username, named.avatar_url))
@@ -235,7 +234,7 @@ class Room:
     # Changes elsewhere
 
     def follow(self, change: Change) -> list[RoomEvent]:
-        """Take in a change of the directory; the events to tell of it.
+        """Apply a change of the directory; returns its events.
 
         Afterwards the room may be stale. The change may also have to wait for a snapshot.
         """
@@ -248,8 +247,9 @@ class Room:
             return []
         if change.origin != self.replica:
             return self.apply(event)
-        # What this replica does it has told already. But a peer id that it takes over is
-        # another's in here until the new connection is let in: which may have ended by now.
+        # This replica has already sent the events of its own changes. But a peer id that it takes
+        # over belongs to another replica here until the new connection is in, which may have ended
+        # by now.
         if isinstance(event, Joined):
             self.entered.add(event.member.peer_id)
         elif isinstance(event, Left):
@@ -260,10 +260,10 @@ class Room:
         return []
 
     def apply(self, event: RoomEvent) -> list[RoomEvent]:
-        """Make the change that another replica made; the events as they are seen from here.
+        """Apply a change that another replica made; returns its events as seen from here.
 
-        What others say of this replica's own peers is not believed. That one has joined
-        elsewhere in place of ours, the directory has let it.
+        What other replicas say about this replica's own peers is ignored, except this: a peer that
+        joined elsewhere in place of ours, with the directory's permission.
         """
         match event:
             case Joined(member=member):
@@ -271,7 +271,7 @@ class Room:
                 return self.join(member, event.at)
             case ProfileChanged():
                 self.apply_profile(event)
-            case Rejoined():  # the number that was told here last is the one that counts here
+            case Rejoined():  # the number that was last sent here counts
                 return [replace(event, peers=len(self))]
             case Left() | WentLive() | StoppedLive() if event.member.peer_id in self.own:
                 return []
@@ -284,7 +284,7 @@ class Room:
         return [event]
 
     def move(self, member: Member) -> None:
-        """Have a member that another replica answers for from now on; nobody is told of it."""
+        """Move a member to another replica, without an event."""
         known = self.members.get(member.peer_id)
         if member.replica == self.replica:
             self.entered.add(member.peer_id)
@@ -296,15 +296,15 @@ class Room:
     def catch_up(
         self, snapshot: Snapshot, losses: int, at: str, *, patient: bool = False
     ) -> list[RoomEvent]:
-        """Take a snapshot in, and the changes that came since; the events to tell.
+        """Apply a snapshot, and the changes that came since; returns their events.
 
-        `losses` is what it was when the snapshot was asked for. The room is in step
-        afterwards, unless something is missing again. If `patient`, members of
-        a replica of which the snapshot has none stay: it may be about to write them. Of a room
-        that was deleted those stay whose replica has not written it again.
+        `losses` is its value when the snapshot was requested. The room is in step afterwards,
+        unless something is missing again. If `patient`, members of a replica that is missing from
+        the snapshot stay: it may be about to write them. If the room was deleted, members of
+        replicas that have not written it again stay.
         """
         if self.numbering.in_step or losses != self.numbering.losses:
-            return []  # another one was faster
+            return []  # another snapshot was faster
         self.entered = {m.peer_id for m in snapshot.members if m.replica == self.replica}
         old = {p: m for p, m in self.members.items() if p not in self.own}
         new = {m.peer_id: m for m in snapshot.members if m.replica != self.replica}
@@ -314,7 +314,7 @@ class Room:
         waits = patient or snapshot.written is not None
         for peer_id, member in old.items():
             is_awaited = waits and member.replica not in back and peer_id not in new
-            # One that we take over stays until its new connection is let in.
+            # A peer that we take over stays until its new connection is in.
             if peer_id in self.entered or is_awaited:
                 new[peer_id] = member
         events: list[RoomEvent] = []
@@ -328,15 +328,15 @@ class Room:
         else:
             self.restore(new.values())
         for change in self.numbering.resume(snapshot.seq):
-            # One without an event that is newer asks for a newer snapshot.
+            # A gap without a newer change requests a newer snapshot.
             events += self.follow(change)
         return events
 
     def claim(self, peer_id: str, at: str, *, unasked: bool = False) -> list[RoomEvent]:
-        """One of our own is let in next; what others did to its peer id since it joined.
+        """One of our own peers is added next; returns what others did to its id since it joined.
 
-        That is to be applied after it. If it joined `unasked`, as the directory could not be
-        reached, a snapshot will say whose the id is, that is asked for from now on.
+        Apply that after adding it. If it joined `unasked`, because the directory could not be
+        reached, a snapshot that is requested from now on decides whose the id is.
         """
         if unasked:
             self.numbering.start_over()
@@ -346,7 +346,7 @@ class Room:
         if not unasked and peer_id not in self.entered:
             return arrival(self.id, known, at)
         if not self.own:
-            self._drop(known)  # nobody here has seen it
+            self._drop(known)  # nobody here has seen the member
         return []
 
     def _put(self, member: Member) -> None:

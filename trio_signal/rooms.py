@@ -1,4 +1,4 @@
-"""Rooms: those in which this replica has peers, and how events are told in them."""
+"""Rooms: those in which this replica has peers, and how their events are sent."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,22 +13,22 @@ from trio_signal.participant import Participant
 
 
 class Rooms(dict[str, LocalRoom]):
-    """The rooms of this replica by their ids. Nothing here blocks but `live_in`."""
+    """The rooms of this replica, by their ids. Only `live_in` blocks."""
 
     def __init__(self, bus: Bus, metrics: Metrics) -> None:
-        """Begin without any."""
+        """Start without rooms."""
         super().__init__()
         self._bus = bus
         self.replica = bus.replica
         self._metrics = metrics
-        #: Whether the server is about to stop, and is to get no more clients.
+        #: Whether the server is about to stop, and should get no more clients.
         self.is_stopping = False
-        #: The reason with which peers are closed, once the server stops.
+        #: The reason with which peers are closed when the server stops.
         self.closing: Close | None = None
 
     @contextmanager
     def entering(self, room_id: str) -> Iterator[LocalRoom]:
-        """The room, which is kept while somebody is about to enter it."""
+        """The room, which is kept while somebody is about to join."""
         room = self.get(room_id)
         if room is None:
             room = self[room_id] = LocalRoom(room_id, self._bus.replica, self._metrics)
@@ -40,7 +40,7 @@ class Rooms(dict[str, LocalRoom]):
             self.drop_if_empty(room)
 
     def drop_if_empty(self, room: LocalRoom) -> None:
-        """Forget a room in which nobody of this replica is left, nor about to enter."""
+        """Forget a room if no peer of this replica is left in it, or about to join."""
         if not room.peers and not room.joining and self.get(room.id) is room:
             del self[room.id]
             self._bus.forget(room.id)
@@ -54,7 +54,7 @@ class Rooms(dict[str, LocalRoom]):
         return room.live if room is not None and room.peers else await self._bus.live(room_id)
 
     def find(self, peer: Participant, room_id: str) -> tuple[LocalRoom, Member] | None:
-        """A room in which this peer is, and as what; None if it is not."""
+        """A room that this peer is in, with its member; None if it is not in the room."""
         peer_id = peer.memberships.get(room_id)
         if peer_id is None:
             return None
@@ -62,7 +62,7 @@ class Rooms(dict[str, LocalRoom]):
         return room, room.members[peer_id]
 
     def tell(self, peer: Participant, room: LocalRoom, events: Iterable[RoomEvent]) -> None:
-        """Tell events that `peer` began, and pays for: to the peers here, and other replicas."""
+        """Send events that `peer` caused and pays for, here and to the other replicas."""
         for event in events:
             self._bus.publish(event)
             self.tell_at_cost(peer, room, event)
@@ -70,11 +70,11 @@ class Rooms(dict[str, LocalRoom]):
     def tell_at_cost(
         self, peer: Participant, room: LocalRoom, event: RoomEvent, *, to_resuming: bool = True
     ) -> None:
-        """Tell an event to the peers here; `peer` pays for all who hear it, wherever."""
+        """Send an event to the peers here; `peer` pays for all receivers, on all replicas."""
         peer.owes += self._tell_one(room, event, to_resuming=to_resuming)
 
     def tell_here(self, room: LocalRoom, events: Iterable[RoomEvent]) -> None:
-        """Tell events to the peers here; who began them has paid, or need not."""
+        """Send events to the peers here; they are paid for, or free."""
         for event in events:
             self._tell_one(room, event)
 

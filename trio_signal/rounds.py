@@ -1,10 +1,9 @@
-"""Rounds of the event loop, and how long all that clients have said may take in each.
+"""Rounds: how much time of each round of the event loop is spent on clients' messages.
 
-Trio runs every task that is ready once in a round. If two hundred connections
-are ready and each takes its time, the next one waits for them all, and so do
-HTTP and whoever has just connected. So they share a budget. Whoever finds it
-spent waits in line, and the line moves on in the next round. Clients that ask
-for more than they may have wait in a line of their own, behind the others.
+Trio runs every task that is ready once in a round. If two hundred connections are ready and each
+takes its time, the next one waits for them all, and so do HTTP and new connections. So they share a
+budget. A connection that finds it spent waits in line, and the line moves on in the next round.
+Clients over their rate wait in a second line, behind the others.
 """
 
 import time
@@ -14,15 +13,15 @@ from typing import NoReturn
 
 import trio
 
-#: Seconds of a round for what clients have said, all of them together. A message that was begun
-#: is carried out. What they are told is sent besides; see `trio_signal.outbox`.
+#: Seconds of a round for the messages of all clients together. A message that was begun is
+#: completed. Sending takes extra time; see `trio_signal.outbox`.
 BUDGET = 0.002
-#: What of it there is for those who have overdrawn what they may spend.
+#: The part of it for clients that are over their rate.
 LATE_BUDGET = 0.0008
-#: Seconds after which one of those who wait lets the next one on.
+#: Seconds after which a waiting connection lets the next one run.
 TURN = 0.0003
-#: How many of them are woken in a round: at first, and at most. What they take is not known
-#: before, so it is doubled while the budget lasts, and halved when it did not.
+#: How many of them are woken in a round, at first and at most. Their time is not known in advance,
+#: so the number is doubled while the budget lasts, and halved when it did not.
 _FEWEST, _MOST = 4, 1024
 
 
@@ -30,14 +29,14 @@ _Line = OrderedDict[trio.lowlevel.Task, None]
 
 
 class Rounds(trio.abc.Instrument):
-    """The budget of each round. An instrument of Trio's, so it knows when one begins.
+    """The budget of each round. It is an instrument of Trio's, so it knows when a round begins.
 
-    Without `run` there is no end to it.
+    Without `run`, the budget is unlimited.
     """
 
     def __init__(self) -> None:
-        """Begin without anybody in line."""
-        #: When the budget of this round is spent, as `time.perf_counter` has it.
+        """Start with empty lines."""
+        #: When the budget of this round is spent, by `time.perf_counter`.
         self.until = float("inf")
         self._late_until = float("inf")
         #: Those who wait for their turn; and those who ask for too much, whose turn comes later.
@@ -51,14 +50,14 @@ class Rounds(trio.abc.Instrument):
         self._rest = trio.lowlevel.ParkingLot()
 
     def after_io_wait(self, timeout: float) -> None:
-        """A round begins; called by Trio."""
+        """Start a round; called by Trio."""
         now = time.perf_counter()
         self.until = now + BUDGET
         self._late_until = now + LATE_BUDGET
         if self.line or self._behind:
             self._wake_some()
         elif self._woken:
-            self._woken.clear()  # they have had their turn, and may be over
+            self._woken.clear()  # they have had their turn, and may have ended
             self._in_vain.clear()
 
     def _wake_some(self) -> None:
@@ -77,16 +76,16 @@ class Rounds(trio.abc.Instrument):
             trio.lowlevel.reschedule(task)
 
     async def wait(self, *, overdrawn: bool = False) -> float:
-        """Wait for one's turn, if that is not now. Until when it is, by `time.perf_counter`.
+        """Wait for a turn. Returns when it ends, by `time.perf_counter`.
 
-        The turn of who has `overdrawn` what it may spend comes after that of the others.
+        With `overdrawn`, the turn comes after those of clients that are within their rate.
         """
         line = self._behind if overdrawn else self.line
         if not self.line and not line and time.perf_counter() <= self._end(line):
             return self._end(line)
         task = trio.lowlevel.current_task()
         await self._stand_in(line, task)
-        # Whatever else a round has to do, the first of those who were woken goes on.
+        # However busy a round is, the first of those that were woken continues.
         while task is not self._woken[0] and time.perf_counter() > self._end(line):
             self._in_vain[task] = line
             await self._stand_in(line, task)
@@ -106,7 +105,7 @@ class Rounds(trio.abc.Instrument):
         await trio.lowlevel.wait_task_rescheduled(leave)
 
     async def run(self) -> NoReturn:
-        """See to it that there is another round while somebody waits for it; until cancelled."""
+        """Cause another round while somebody waits for one, until cancelled."""
         trio.lowlevel.add_instrument(self)
         try:
             while True:

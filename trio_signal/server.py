@@ -1,4 +1,4 @@
-"""The server: its parts, nested in the order in which they stop."""
+"""The server: its parts, nested so that they stop in the right order."""
 
 import logging
 import socket
@@ -40,7 +40,7 @@ from trio_signal.web.unsent import Unsent
 from trio_signal.webhooks.spool import Spool
 from trio_signal.webhooks.webhooks import LocalWebhooks, SharedWebhooks
 
-#: The first five are for a site's own backend, which is to find them here.
+#: The first five are for a site's own backend, which imports them from here.
 __all__ = [
     "AsyncServerApi",
     "Server",
@@ -56,15 +56,15 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 
-#: Seconds to take leave of the other replicas; if Redis is gone, they have leases.
+#: Seconds to tell the other replicas about the end; if Redis is gone, leases do it.
 RETIRE_TIMEOUT = 1.0
 #: Seconds before it stops accepting, if there are other replicas.
 _PAUSE = 3.0
-#: What part of the drain time may pass until the last peer is sent away.
+#: The fraction of the drain time in which all peers are closed.
 SPREAD = 0.6
-#: What part of it may pass until its sessions are at other replicas.
+#: The fraction of it in which sessions are handed over to other replicas.
 HANDING_OVER = 0.4
-#: As many as the kernel allows; Trio's default as well.
+#: As many as the kernel allows, which is also Trio's default.
 BACKLOG = 65535
 
 
@@ -78,7 +78,7 @@ class Server(NamedTuple):
 
 @asynccontextmanager
 async def open_bus(settings: Settings) -> AsyncIterator[tuple[Bus, Notes]]:
-    """The bus that the settings ask for, and the notes beside it."""
+    """The bus that the settings ask for, and its notes."""
     replica = uuid4().hex
     if settings.redis_url is None:
         async with open_sql_notes(settings.database_url.get_secret_value()) as notes:
@@ -99,7 +99,7 @@ async def open_bus(settings: Settings) -> AsyncIterator[tuple[Bus, Notes]]:
 async def open_board(
     settings: Settings, bus: Bus, metrics: Metrics
 ) -> AsyncIterator[Announcements | None]:
-    """The announcements, where they are spoken of."""
+    """The announcements, if an enabled dialect uses them."""
     if not any(DIALECTS[name].announces for name in settings.dialects):
         yield None
     else:
@@ -115,7 +115,7 @@ async def open_board(
 async def open_webhooks(
     settings: Settings, bus: Bus, metrics: Metrics
 ) -> AsyncIterator[LocalWebhooks | SharedWebhooks | None]:
-    """What the site's backend is told, if it wants to be; ready to note, and still to be run."""
+    """The webhooks, if there are any. They can take events; the caller runs them."""
     if not settings.webhook_urls:
         yield None
         return
@@ -211,7 +211,7 @@ async def open_server(settings: Settings, sharing: Sharing | None = None) -> Asy
                             listener.accept, sock, connections, sharing and sharing.tls
                         )
                     yield Server(host, port, hub)
-                    # A load balancer sends clients here until it has asked whether it should.
+                    # A load balancer sends clients here until it has checked `/readyz`.
                     hub.rooms.is_stopping = True
                     if hub.draining is not None:
                         await hub.draining.begin()
@@ -239,7 +239,7 @@ async def open_server(settings: Settings, sharing: Sharing | None = None) -> Asy
 
 
 def pause_before_draining(settings: Settings) -> float:
-    """Seconds in which load balancers may notice that this replica is about to stop."""
+    """Seconds in which load balancers can notice that this replica is about to stop."""
     if settings.drain_pause is not None:
         return settings.drain_pause
     return 0.0 if settings.redis_url is None else _PAUSE

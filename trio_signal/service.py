@@ -1,4 +1,4 @@
-"""Service: what a server does for its sessions. It does what their dialects ask for."""
+"""Service: carries out the commands of sessions' dialects."""
 
 import logging
 from collections.abc import Iterable
@@ -61,21 +61,21 @@ from trio_signal.session import GOING_AWAY, Carrier, Goodbye, Session, goodbye_o
 
 logger = logging.getLogger(__name__)
 
-#: How many malformed messages in a row end a session.
+#: Number of consecutive malformed messages that end a session.
 MAX_MALFORMED = 50
-#: Tokens that a report of quality costs, so that nobody says much more than is asked for.
+#: Tokens that a quality report costs, so that nobody sends many more than are asked for.
 REPORT_COST = 10.0
-#: With these a client may have guessed.
+#: Reasons that suggest that a client guesses ids.
 _GUESSED = (NotResumedReason.UNKNOWN, NotResumedReason.OTHER_IDENTITY)
 
 
 class Service:
-    """What all sessions of a server have in common; one for all of them."""
+    """What all sessions of a server share; there is one for all of them."""
 
     def __init__(
         self, hub: Hub, auth: Auth, settings: Settings, metrics: Metrics, rounds: Rounds
     ) -> None:
-        """Take the parts of the server, which others run."""
+        """Take the parts of the server. The caller runs them."""
         self.hub = hub
         self.settings = settings
         self.metrics = metrics
@@ -83,17 +83,18 @@ class Service:
         self._auth = auth
 
     async def run(self, session: Session, carrier: Carrier) -> None:
-        """The task of a session: it leaves its rooms by the exit of a plain `with`.
+        """The task of a session, which leaves its rooms at the exit of a plain `with`.
 
-        A connection carries it, or the session that its client had before. If that is lost, the
-        session waits in its rooms until the task of another connection takes it over, as long
-        as its grace allows. The goodbye comes when nobody depends on it any more.
+        A connection carries the session, or the one that its client had before. If the connection
+        is lost, the session waits in its rooms until the task of another connection takes it over,
+        for as long as its grace period allows. The closing handshake comes last, when nobody
+        depends on it.
         """
         with self.hub.stay(session) as stay:
             await carrier.carry()
             carried = stay.participant
             if not isinstance(carried, Session):
-                # Another connection carries it, or another replica has it as this one stops.
+                # Another connection carries it, or another replica has it because this one stops.
                 if self.hub.rooms.is_stopping:
                     goodbye = Goodbye(GOING_AWAY, is_reply=False)
                     await carrier.say_goodbye(goodbye)
@@ -106,28 +107,28 @@ class Service:
         await carrier.say_goodbye(goodbye)
 
     async def _wait(self, stay: Stay, session: Session, carrier: Carrier, goodbye: Goodbye) -> None:
-        """Wait until another task has the session, or it is too late to come back."""
+        """Wait until another task has taken the session, or it is too late to resume it."""
         with trio.move_on_at(self.hub.resuming.until(session)) as scope:
             session.live_in(scope)
             await carrier.say_goodbye(goodbye)
             await trio.sleep_forever()
         if stay.participant is not None:
-            session.pass_time(trio.current_time())  # its token may be over as well
+            session.pass_time(trio.current_time())  # its token may have expired too
             self.hub.resuming.expire(session)
 
     def pass_time(self, session: Session, now: float) -> None:
-        """Do what is due for a session; for its connection, when that is so. Does not block."""
+        """Do what is due for a session; its connection calls this then. Does not block."""
         session.pass_time(now)
         negotiations = session.negotiations
         if negotiations is not None and now >= negotiations.due:
             self.hub.signals.pass_time(session, negotiations, now)
 
     async def perform(self, session: Session, actions: Iterable[Action]) -> None:
-        """Do what its dialect asks for; blocks where the bus or a key set is asked."""
+        """Carry out a command of the dialect; may block on the bus or on a key set."""
         hub = self.hub
         for action in actions:
             match action:
-                case Signal():  # first of all, since most are
+                case Signal():  # first, since most commands are signals
                     hub.handle(session, action)
                 case SignalName():
                     hub.names.send(session, action)
@@ -193,7 +194,7 @@ class Service:
 
     @property
     def _announcements(self) -> Announcements:
-        """Those of the hub; a dialect that needs them is not spoken without."""
+        """The announcements of the hub; a dialect that needs them is off without them."""
         assert self.hub.announcements is not None  # noqa: S101
         return self.hub.announcements
 
@@ -219,13 +220,13 @@ class Service:
         session.deadlines.authenticate_by = NEVER
         logger.debug("connection opened", extra=session.names())
         await self.perform(session, session.dialect.authenticated(identity, info, utc_now()))
-        # Not before the client has heard that it is in: it may be warned at once.
+        # Only after the client was told that it is authenticated: it may be warned at once.
         self._watch_expiry(session, identity)
 
     async def _resume(
         self, newcomer: Session, identity: Identity, claims: Authenticate, resume: Resume
     ) -> bool:
-        """Let a client go on with the session that it had before; whether it does."""
+        """Let a client resume the session that it had before; returns whether it does."""
         if resume.session_id is None:
             return False
         now, lease = trio.current_time(), newcomer.lease
@@ -246,7 +247,7 @@ class Service:
         return True
 
     async def _renew(self, session: Session, command: Renew) -> None:
-        """Go on with a new token; one that will not do changes nothing."""
+        """Continue with a new token; an invalid one changes nothing."""
         old = session.identity
         if old is None or not old.verified:
             return
@@ -254,7 +255,7 @@ class Service:
             identity = await self._auth.authenticate(
                 Authenticate(old.user_id, command.token, claimed=old.user_id)
             )
-            # The same `sub` of another issuer is somebody else.
+            # The same `sub` from another issuer is another user.
             if identity.subject != old.subject:
                 raise IdentityMismatchError("Identity mismatch")
         except AuthenticationError:
@@ -284,9 +285,9 @@ class Service:
         session.lease.failed(trio.current_time())
 
     async def rejoin(self, session: Session, room_ids: tuple[str, ...] = ()) -> None:
-        """Put the user into rooms again: into these, and where else it was.
+        """Let the user rejoin rooms: these, and others that it was in.
 
-        If its client enters them by itself, let it find there what it does not say.
+        If its client joins them by itself, restore there only what the client does not send.
         """
         if session.dialect.resumes != "rooms":
             await self.hub.resume_live(session)

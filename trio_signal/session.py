@@ -34,14 +34,14 @@ from trio_signal.websocket import close_frame, close_reply, text_frame
 logger = logging.getLogger(__name__)
 
 _TOO_SLOW = Close(CloseCode.TRY_AGAIN_LATER, "Reads too slowly", LeaveCause.TOO_SLOW)
-#: Nobody is told: the connection stays, and carries the session that the client had before.
+#: The client is not told: the connection stays, and carries the session that it had before.
 _GONE_ON = Close(CloseCode.NORMAL)
 INTERNAL_ERROR = Close(CloseCode.INTERNAL_ERROR, "Internal error")
 #: Rooms that are named in the log.
 _ROOMS_LOGGED = 20
-#: With these, or with none, a client says that it goes; with any other it may come back.
+#: With these codes, or without one, a client leaves; with any other it may come back.
 _GOODBYES = (CloseCode.NORMAL, CloseCode.GOING_AWAY, NO_CODE)
-#: With these it does not give up a session that it can resume. IANA has 1012, service restart.
+#: With these a client keeps a session that it can resume. IANA registered 1012, service restart.
 _MAY_COME_BACK = (CloseCode.GOING_AWAY, CloseCode.INTERNAL_ERROR, 1012)
 #: The close frame of a server that stops.
 GOING_AWAY = close_frame(CloseCode.GOING_AWAY, "Server going away")
@@ -50,30 +50,30 @@ _TOO_LATE = AuthenticationError("Authentication timeout")
 
 
 class Goodbye(NamedTuple):
-    """The close frame that ends a connection; none if there is nothing more to say."""
+    """The close frame that ends a connection; None if none is sent."""
 
     frame: bytes
-    #: The client closed first, and says nothing more.
+    #: The client closed first, and sends nothing more.
     is_reply: bool
 
 
 class Carrier(Protocol):
-    """What carries a session while there is a socket: a connection."""
+    """What carries a session while it has a socket: a connection."""
 
     async def carry(self) -> None:
         """Serve the session's client until the socket or the session ends."""
         ...
 
     async def say_goodbye(self, goodbye: Goodbye) -> None:
-        """End the connection in the way in which its protocol wants it, if there is time."""
+        """End the connection as its protocol requires, if there is time."""
         ...
 
 
 class Session(Participant):
-    """One client: who it is, its rooms, what it owes, and why it ends.
+    """One client: its identity, its rooms, its costs, and the reason of its end.
 
-    As a context manager it counts and logs its end, whatever that is. Nothing in it leads back
-    to the connection that carries it, so both are freed at once when they are over.
+    As a context manager it counts and logs its end. It has no reference back to the connection that
+    carries it, so both are freed at once when they end.
     """
 
     __slots__ = (
@@ -94,15 +94,16 @@ class Session(Participant):
         token: str | None = None,
         request_id: str | None = None,
     ) -> None:
-        """Make a session that is nobody yet; what its client is told goes into `outbox`.
+        """Make a session without an identity; frames for its client go into `outbox`.
 
-        `alarm` wakes who calls `pass_time`. `lease` is the place of its connection. `token` came
-        with the handshake; one in a message counts more. `request_id` is what a platform in
-        front calls the handshake.
+        `alarm` wakes the task that calls `pass_time`. `lease` is the place of its connection.
+        `token` came with the handshake; one in a message takes precedence. `request_id` is a
+        platform's name for the handshake.
         """
         super().__init__(id_)
         self.dialect = dialect
-        #: Where goes what is no message, and where messages go: it may count them first.
+        #: The outbox for frames that are no messages, and the one for messages, which may count
+        #: them first.
         self.outbox = outbox
         self.frames: Sink = outbox
         self._alarm = alarm
@@ -110,22 +111,22 @@ class Session(Participant):
         self.lease = lease
         self.token = token
         self.request_id = request_id
-        #: What all clients of its dialect are told, by type.
+        #: The counters of messages to clients of its dialect, by type.
         self.messages_out = metrics.messages_out[dialect.name]
-        #: How many messages came from its client, and how many were sent to it.
+        #: The numbers of messages from and to its client.
         self.received = self.sent = 0
-        #: How many malformed messages it sent in a row.
+        #: The number of consecutive malformed messages.
         self.malformed = 0
         if dialect.holds_candidates:
             self.negotiations = Negotiations()
         self.deadlines = Deadlines()
-        #: The rooms that it is to rejoin now, besides those that the notes have; None for none.
+        #: The rooms to rejoin now, besides those in the notes; None for none.
         self.rejoins: tuple[str, ...] | None = None
-        #: What the client gave as its reason, once it began the closing handshake.
+        #: The reason that the client gave when it began the closing handshake.
         self.close_received: bytes | None = None
-        #: What it needs to be carried on by another connection, if its client asked for that.
+        #: What another connection needs to continue it, if its client asked for that.
         self.resumption: Resumption | None = None
-        #: The session that goes on in place of this one, whose client was known already.
+        #: The session that continues in place of this one, if its client had one before.
         self.gone_on: Session | None = None
         self._scope: trio.CancelScope | None = None
 
@@ -133,9 +134,10 @@ class Session(Participant):
 
     @property
     def can_stay(self) -> bool:
-        """Whether it may wait in its rooms for another connection, now that this one is over.
+        """Whether it may wait in its rooms for another connection, now that this one has ended.
 
-        So it is if the client can resume it, and has neither said goodbye nor been sent away.
+        It may if the client can resume it, and has neither closed it deliberately nor been sent
+        away.
         """
         if self.resumption is None or not self.memberships:
             return False
@@ -149,9 +151,9 @@ class Session(Participant):
         return self.outbox is NOWHERE and self.closed_with is None
 
     def go_away(self, *, for_good: bool = False) -> None:
-        """Be without a connection from now on; what its client is told is kept. Does not block.
+        """Continue without a connection; frames for its client are kept. Does not block.
 
-        If `for_good`, another replica goes on with it: it has no task any more.
+        With `for_good`, another replica continues it, and it has no task any more.
         """
         if for_good and self.stay is not None:
             self.stay.release()
@@ -165,10 +167,10 @@ class Session(Participant):
             self.resumption.outbox = NOWHERE
 
     def go_on(self, newcomer: "Session") -> None:
-        """Be carried by the connection of a newcomer, which is the same client. Does not block.
+        """Continue on a new connection of the same client. Does not block.
 
-        The connection that it had until now, if any, ends and takes no more of what comes.
-        The newcomer's task will have it leave its rooms, and none besides.
+        The connection that it had until now, if any, ends and takes no more of its messages. From
+        now on only the new connection's task will remove it from its rooms.
         """
         if newcomer.stay is not None and self.stay is not None:
             newcomer.stay.take(self.stay)
@@ -188,7 +190,7 @@ class Session(Participant):
     # Its end
 
     def live_in(self, scope: trio.CancelScope) -> None:
-        """Take the scope in which it lives from now on, which `close` cancels."""
+        """Take the scope of its task, which `close` cancels."""
         self._scope = scope
         if self.closed_with is not None:
             scope.cancel(reason=self.closed_with.reason or None)
@@ -211,7 +213,7 @@ class Session(Participant):
 
     @property
     def leave_cause(self) -> LeaveCause:
-        """Why it leaves its rooms: it was closed, or its client said goodbye, or was lost."""
+        """Why it leaves its rooms: it was closed, its client left, or the connection was lost."""
         if self.closed_with is not None:
             return self.closed_with.cause
         said_goodbye = self.close_received is not None and self.close_code in _GOODBYES
@@ -219,16 +221,16 @@ class Session(Participant):
 
     @property
     def close_code(self) -> int:
-        """With what it ended, as RFC 6455 section 7.1.5 has it."""
+        """The close code of its connection, as RFC 6455 section 7.1.5 defines it."""
         if self.close_received is not None:
             return int.from_bytes(self.close_received[:2]) or NO_CODE
         return self.closed_with.code if self.closed_with is not None else BROKEN_OFF
 
     def end(self) -> None:
-        """Count and log its end, whatever it is; the rooms know by then."""
+        """Count and log its end; its rooms have been told by then."""
         now = trio.current_time()
         self.lease.payer.spend(self.owes, now)
-        if self.outbox is not NOWHERE:  # else the end of its connection was counted
+        if self.outbox is not NOWHERE:  # otherwise the end of its connection was counted
             self._metrics.count_closed(self.close_code)
         rooms = [room for room in self.left if not is_internal(room)]
         logger.info(
@@ -244,7 +246,7 @@ class Session(Participant):
         )
 
     def names(self) -> dict[str, object]:
-        """Which session this is, for the log."""
+        """The fields that identify this session in the log."""
         return {
             "connection": self.id,
             "dialect": self.dialect.name,
@@ -263,8 +265,8 @@ class Session(Participant):
             self.close(_TOO_SLOW)
 
     def send_frame(self, frame: bytes) -> None:
-        """Send a message's frame, which others get as well; does not block."""
-        self.sent += 1  # and then as `put`, with one call less for each who hears an event
+        """Send a message's frame, which others may get too; does not block."""
+        self.sent += 1  # the rest is `put`, without a call for each receiver of an event
         if not self.frames.put(frame) and self.outbox.overflowed:
             self.close(_TOO_SLOW)
 
@@ -284,7 +286,7 @@ class Session(Participant):
         self.send(text)
 
     def tell(self, answer: Answer) -> None:
-        """Tell the client what became of its command, at its own cost; does not block."""
+        """Send the client the result of its command, at its own cost; does not block."""
         if isinstance(answer, Refused):
             self._metrics.count_refused(answer.reason)
         try:
@@ -300,7 +302,7 @@ class Session(Participant):
                     self.close(action)
 
     def hear(self, event: Event) -> None:
-        """Tell the client what another sent to it alone."""
+        """Send the client what another peer sent to it alone."""
         try:
             notices = list(self.dialect.tell(event))
         except Exception:
@@ -321,23 +323,23 @@ class Session(Participant):
 
     @property
     def waiting_bytes(self) -> int:
-        """How many bytes wait since its client does not read as fast as it is told."""
+        """The bytes that wait because its client reads too slowly."""
         return self.outbox.size if self.outbox.behind else 0
 
     def rejoin(self, room_ids: tuple[str, ...] = ()) -> None:
-        """Have its connection enter these rooms, and where else the user was; does not block."""
+        """Let its connection join these rooms, and others that the user was in; does not block."""
         self.rejoins = (self.rejoins or ()) + room_ids
         self.wake()
 
     def wake(self, at: float = -NEVER) -> None:
-        """Have its connection see to it at this time, if it would not before; does not block."""
+        """Wake its connection at this time, unless it wakes earlier; does not block."""
         self._alarm.set(at)
 
     # What time does to it
 
     @property
     def due(self) -> float:
-        """When there is something to do for it, by Trio's clock."""
+        """When something is due for it, by Trio's clock."""
         negotiations = self.negotiations.due if self.negotiations is not None else NEVER
         return min(negotiations, self.deadlines.due)
 
@@ -361,7 +363,7 @@ class Session(Participant):
 
 
 def goodbye_of(session: Session) -> Goodbye:
-    """How the connection of a session is to be ended."""
+    """How to end the connection of a session."""
     if session.close_received is not None:
         return Goodbye(close_reply(session.close_received), is_reply=True)
     if session.closed_with is not None:
@@ -371,9 +373,9 @@ def goodbye_of(session: Session) -> Goodbye:
 
 
 def close_untold(peers: Collection[Participant], untold: Struct) -> None:
-    """End sessions that their dialect failed to tell something; called in its `except`.
+    """End sessions whose dialect failed to encode an event; called in the `except` block.
 
-    What they know of the room would be wrong from here on. What new ones learn will be right.
+    From here on their knowledge of the room would be wrong. New sessions start with correct state.
     """
     some = ", ".join(peer.id for peer in islice(peers, 3))
     logger.exception("cannot tell %s to %d peers: %s", type(untold).__name__, len(peers), some)

@@ -1,6 +1,6 @@
-"""A server for the phones around it: by https, at this machine's address in the local network.
+"""Sharing with phones: https, at this machine's address in the local network.
 
-Browsers give camera and microphone only to pages that came by https, or from the same machine.
+Browsers allow camera and microphone only on https pages, and on pages of the same machine.
 """
 
 import datetime
@@ -16,7 +16,7 @@ import segno
 from trio_signal.errors import ConfigError
 from trio_signal.tls import make_certificate, make_context
 
-#: An address that nobody has (RFC 5737): what would be sent to it goes to the default router.
+#: An address that nobody has (RFC 5737): packets for it would go to the default router.
 _ELSEWHERE = ("192.0.2.1", 9)
 #: All addresses of the machine, and what else stands for them.
 ANY = "0.0.0.0"  # noqa: S104
@@ -31,12 +31,12 @@ class Sharing(NamedTuple):
 
     #: This machine's name or address in the local network.
     host: str
-    #: A room that is proposed, so that a phone and this machine come into the same call.
+    #: A proposed room, so that a phone and this machine join the same call.
     room: str
     tls: ssl.SSLContext
 
     def invite(self, url: str, *, qr: bool) -> str:
-        """What the terminal says: a link to a call, also as a QR code if it is to show one."""
+        """The text for the terminal: a link to a call, optionally also as a QR code."""
         link = f"{url}/demo/call?room={self.room}"
         return (
             "Open this on your phone and on this computer, to bring both into one call:\n\n"
@@ -75,5 +75,5 @@ def _code_of(link: str) -> str:
 
 
 def url_of(scheme: str, host: str, port: int) -> str:
-    """The address of a server, as browsers take it."""
+    """The URL of a server."""
     return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"

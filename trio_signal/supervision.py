@@ -1,4 +1,4 @@
-"""Supervision: a task that is to run for as long as the server does goes on after an error."""
+"""Supervision: restarts tasks that must run as long as the server does."""
 
 import logging
 from collections.abc import Awaitable, Callable
@@ -7,8 +7,8 @@ import trio
 
 logger = logging.getLogger(__name__)
 
-#: Seconds until a task that failed begins again: at first, and at most. After as long
-#: without a failure it is the first again.
+#: Seconds until a failed task is restarted: at first, and at most. After as many seconds without a
+#: failure, the first value applies again.
 FIRST_PAUSE = 0.1
 LONGEST_PAUSE = 30.0
 

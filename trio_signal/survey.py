@@ -1,6 +1,7 @@
-"""Survey: how the replicas are, and what each knows of its peers; asked when somebody looks.
+"""Survey: asks the replicas for their health and their peers, when somebody wants to know.
 
-None of this is in the directory: what changes often and is rarely looked at is not written there.
+None of this is in the directory: values that change often and are rarely read are not written
+there.
 """
 
 import socket
@@ -27,15 +28,15 @@ from trio_signal.participant import Participant
 from trio_signal.rooms import Rooms
 from trio_signal.session import Session
 
-#: Seconds for the others to answer.
+#: Seconds in which the others must answer.
 ANSWERING = 0.5
-#: Seconds for which one that answers no more is spoken of, and how many there are.
+#: Seconds for which a silent replica is still listed, and the maximum number of replicas.
 _REMEMBERED = 60.0
 _MOST = 256
 
 
 class _Question:
-    """Whose answers are still to come, and those that came."""
+    """A question: the replicas that have not answered yet, and the answers so far."""
 
     def __init__(self, id_: str, replicas: Collection[str]) -> None:
         self.id = id_
@@ -44,7 +45,7 @@ class _Question:
         self.is_over = trio.Event()
 
     def take(self, answer: StatesTold) -> None:
-        """One answered; if it is the last of which one knows, that is all."""
+        """Take a replica's answer; the last known one completes the question."""
         self.answers.append(answer)
         if answer.state.replica in self._missing:
             self._missing.remove(answer.state.replica)
@@ -58,18 +59,18 @@ class Survey:
     def __init__(
         self, bus: Bus, rooms: Rooms, participants: Collection[Participant], metrics: Metrics
     ) -> None:
-        """Take what it tells of: `participants` are all of this replica."""
+        """Take its sources: `participants` are all those of this replica."""
         self._bus = bus
         self._rooms = rooms
         self._participants = participants
         self._metrics = metrics
         self._started_at = utc_now()
         self._questions: set[_Question] = set()
-        #: Other replicas, and when each answered last.
+        #: The other replicas, and when each last answered.
         self._known: dict[str, float] = {}
 
     async def replicas(self) -> list[ReplicaState]:
-        """All replicas: this one, those that answer, and those that did so not long ago."""
+        """All replicas: this one, those that answer, and those that answered recently."""
         now = trio.current_time()
         self._known = {each: at for each, at in self._known.items() if at > now - _REMEMBERED}
         told = await self._ask(self._bus.broadcast, self._known)
@@ -80,7 +81,7 @@ class Survey:
     async def peers(
         self, room_id: str, replicas: Collection[str]
     ) -> dict[tuple[str, str], PeerState]:
-        """What these replicas know of their peers in a room, by replica and peer id."""
+        """What these replicas know about their peers in a room, by replica and peer id."""
         others = set(replicas) - {self._bus.replica}
 
         def ask(asked: StatesAsked) -> None:
@@ -99,7 +100,7 @@ class Survey:
         replicas: Collection[str],
         room_id: str | None = None,
     ) -> list[StatesTold]:
-        """What comes until all of these have answered, or for a while if none is known."""
+        """Ask, and collect answers until all have come, or for a while if none is known."""
         if self._bus.statistics() is None or self._bus.degraded is not None:
             return []
         question = _Question(uuid4().hex, replicas)
@@ -112,7 +113,7 @@ class Survey:
         return question.answers
 
     def take(self, delivery: StatesAsked | StatesTold) -> None:
-        """Answer another replica, or take its answer in. Does not block."""
+        """Answer another replica's question, or take its answer. Does not block."""
         if isinstance(delivery, StatesAsked):
             peers = () if delivery.room_id is None else tuple(self._peers(delivery.room_id))
             self._bus.send(delivery.replica, StatesTold(delivery.id, self._state(), peers))
@@ -159,12 +160,12 @@ class Survey:
 
 
 def address_of(peer: Participant) -> str:
-    """From where a participant came last; nothing is known of one without a connection."""
+    """The last address of a participant; empty if it has no connection."""
     return peer.lease.address if isinstance(peer, Session) else ""
 
 
 def class_of(address: str) -> str:
-    """`loopback`, `private` or `public`: whose address it is, is nobody's business."""
+    """`loopback`, `private` or `public`: the address itself is not disclosed."""
     try:
         ip = ip_address(address)
     except ValueError:

@@ -1,4 +1,4 @@
-"""Talk: what users say in rooms of this replica, and what they are called there."""
+"""Talk: chat and names of users in rooms of this replica."""
 
 from uuid import uuid4
 
@@ -37,7 +37,7 @@ class Talk:
         self._notes = notes
 
     def chat(self, peer: Participant, room: LocalRoom, member: Member, command: Chat) -> None:
-        """Tell a room what one of its peers says."""
+        """Send a chat message of a peer to its room."""
         avatar = clean_picture(command.avatar)
         avatar = member.avatar_url if avatar is None else avatar
         chat = Chatted(room.id, member, str(uuid4()), command.content, avatar, utc_now())
@@ -46,7 +46,7 @@ class Talk:
         peer.tell(ChatSent(room.id, chat.id, chat.at))
 
     def say(self, room_id: str, user_id: str, profile: Profile, content: str) -> Chatted:
-        """Tell a room what a user says that need not be in it."""
+        """Send a chat message of a user, who need not be in the room."""
         speaker = Member(
             peer_id="",
             user_id=user_id,
@@ -67,7 +67,7 @@ class Talk:
     def change_profile(
         self, peer: Participant, room: LocalRoom, member: Member, command: ChangeProfile
     ) -> None:
-        """Call a peer's user something else in one room."""
+        """Change the name of a peer's user in one room."""
         command = replace(
             command,
             username=clean_name(command.username),
@@ -83,12 +83,14 @@ class Talk:
         self._rooms.tell(peer, room, events)
 
     def change_user(self, change: UserChanged) -> None:
-        """Tell the rooms in which a user is what it is called now."""
+        """Change a user's name in all rooms that it is in."""
         self.change_user_here(change)
         self._bus.broadcast(change)
 
     def change_user_here(self, change: UserChanged) -> None:
-        """In each room the replica of the user's first peer does it, so that it is told once."""
+        """The same for rooms here. In each room only the replica of the user's first peer does it,
+        so that the event is sent once.
+        """
         for peer in self._private.reachable(change.user_id):
             for room_id, peer_id in list(peer.memberships.items()):
                 room = self._rooms[room_id]

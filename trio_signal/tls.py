@@ -1,8 +1,8 @@
-"""TLS for where no proxy does it: a certificate made on the spot, and its connections.
+"""TLS without a proxy: a certificate made at startup, and its connections.
 
-What clients say is decrypted and copied into a pair of sockets, and whoever serves the other end
-sees a connection without TLS. That costs two copies of each byte, so it is for trying things out:
-in production a proxy terminates TLS.
+A client's bytes are decrypted and copied into a pair of sockets, and the server uses the other end
+as a connection without TLS. That copies each byte twice, so it is for trying things out. In
+production a proxy terminates TLS.
 """
 
 import datetime
@@ -21,11 +21,11 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-#: Days that a certificate is good for; browsers take no more than 398.
+#: Days for which a certificate is valid; browsers accept at most 398.
 VALID = 30
-#: Seconds for a client to shake hands.
+#: Seconds for the TLS handshake.
 HANDSHAKE_TIMEOUT = 10.0
-#: Seconds for a client to take the last bytes.
+#: Seconds in which a client must read the last bytes.
 LINGER = 2.0
 #: The first byte of a TLS connection: a record of the type `handshake` (RFC 8446, section 5.1).
 _HANDSHAKE = 22
@@ -36,7 +36,7 @@ Serve = Callable[[socket.socket], Awaitable[None]]
 
 
 def make_certificate(names: Iterable[str], now: datetime.datetime) -> tuple[bytes, bytes]:
-    """A certificate for these names and addresses that signs itself, and its key; both as PEM."""
+    """Make a self-signed certificate for these names and addresses, and its key; both as PEM."""
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "trio-signal")])
     certificate = (
@@ -67,9 +67,9 @@ def _general_name(name: str) -> x509.GeneralName:
 
 
 def make_context(certificate: bytes, key: bytes) -> ssl.SSLContext:
-    """What a server needs of a certificate and its key. They are in a file for a moment only."""
+    """Make a server's TLS context. The certificate and its key are in a file only for a moment."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    with tempfile.TemporaryDirectory() as folder:  # nobody else may read it
+    with tempfile.TemporaryDirectory() as folder:  # only we may read it
         path = Path(folder) / "certificate.pem"
         path.write_bytes(certificate + key)
         context.load_cert_chain(path)
@@ -77,10 +77,11 @@ def make_context(certificate: bytes, key: bytes) -> ssl.SSLContext:
 
 
 async def serve_tls(sock: socket.socket, context: ssl.SSLContext, serve: Serve) -> None:
-    """Shake hands, and let `serve` serve the client on a socket without TLS, until both are over.
+    """Do the TLS handshake; then `serve` serves the client on a socket without TLS.
 
-    Who speaks plain HTTP is sent to the same path by https. `sock` stays open, and is no use any
-    more. What `serve` raises comes as a group; what the client does raises nothing.
+    A client that speaks plain HTTP is redirected to the same path with https. `sock` stays open,
+    but cannot be used any more. What `serve` raises is raised in a group; client errors raise
+    nothing.
     """
     with trio.move_on_after(HANDSHAKE_TIMEOUT) as in_time:
         if not await _begins_with_tls(sock):
@@ -110,13 +111,13 @@ async def serve_tls(sock: socket.socket, context: ssl.SSLContext, serve: Serve) 
 
 
 async def _begins_with_tls(sock: socket.socket) -> bool:
-    """Whether the client wants TLS; one that speaks HTTP is answered, and not served."""
+    """Whether the client speaks TLS; a client that speaks HTTP is redirected here."""
     await trio.lowlevel.wait_readable(sock)
     with suppress(OSError):
         first = sock.recv(_MAX_HEAD, socket.MSG_PEEK)
         if first[:1] == bytes([_HANDSHAKE]):
             return True
-        # Of all that is there nothing may stay unread, or a reset would overtake the answer.
+        # Read everything: with unread bytes, a reset would overtake the answer.
         answer = _redirect(sock.recv(_MAX_HEAD))
         if answer is not None:
             sock.send(answer)
@@ -126,7 +127,7 @@ async def _begins_with_tls(sock: socket.socket) -> bool:
 
 
 def _redirect(head: bytes) -> bytes | None:
-    """The answer to a request that came without TLS; None if it is none that can be read."""
+    """The redirect for a request without TLS; None if the request cannot be parsed."""
     target = _TARGET.match(head)
     host = re.search(rb"\r\nhost: *([\w.:\[\]-]+)\r\n", head, re.IGNORECASE)
     if target is None or host is None:
@@ -138,19 +139,19 @@ def _redirect(head: bytes) -> bytes | None:
 
 
 async def _copy_in(client: trio.SSLStream[trio.SocketStream], plain: trio.SocketStream) -> None:
-    """What the client says, until it says no more."""
+    """Copy the client's bytes until it ends."""
     try:
         async for data in client:
             await plain.send_all(data)
         await plain.send_eof()
     except (trio.BrokenResourceError, trio.ClosedResourceError):
-        # It is gone altogether, or whoever serves it is.
+        # The client is gone, or the task that serves it is.
         with suppress(OSError):
             plain.socket.shutdown(socket.SHUT_RDWR)
 
 
 async def _copy_out(plain: trio.SocketStream, client: trio.SSLStream[trio.SocketStream]) -> None:
-    """What the client is told, until the one who serves it has closed; then that is told too."""
+    """Copy the bytes for the client until the server closes its end; then close the client's."""
     try:
         async for data in plain:
             await client.send_all(data)

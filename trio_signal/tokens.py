@@ -1,8 +1,8 @@
-"""Reading tokens: JWTs (RFC 7519) that one of our keys has signed.
+"""Reads tokens: JWTs (RFC 7519) that one of our keys has signed.
 
-Each client that connects has one, so this goes by the lower level of PyJWT: its algorithms check
-the signature, and msgspec reads the claims. That takes a tenth of the time of `jwt.decode`.
-Whatever that refuses is refused here; a property test holds the two side by side.
+Each connecting client has one. So this uses PyJWT's lower level: its algorithms check the
+signature, and msgspec parses the claims, in a tenth of the time of `jwt.decode`. Whatever
+`jwt.decode` refuses is refused here too; a property test compares the two.
 """
 
 import time
@@ -15,16 +15,16 @@ from msgspec.json import Decoder
 from trio_signal.keys import Key
 from trio_signal.names import MAX_ID
 
-#: Seconds by which clocks may differ.
+#: Tolerated difference between clocks, in seconds.
 LEEWAY = 30
 
 
 class BadTokenError(Exception):
-    """A token does not count."""
+    """A token is not valid."""
 
 
 class Claims(Struct):
-    """What we read of a token. What is there has to be of the right type."""
+    """The claims that we read. Those present must have the right type."""
 
     sub: Annotated[str, Meta(min_length=1, max_length=MAX_ID)]
     exp: float
@@ -46,7 +46,7 @@ class Claims(Struct):
 class _Head(Struct):
     alg: str
     kid: str | UnsetType = UNSET
-    #: Extensions that have to be understood, and we understand none (RFC 7515 section 4.1.11).
+    #: Extensions that must be understood; we understand none (RFC 7515 section 4.1.11).
     crit: Any = UNSET
     b64: Any = UNSET
 
@@ -56,12 +56,12 @@ _decode_claims = Decoder(Claims).decode
 
 
 def read_token(token: str, key: Key, *, issuer: str | None, audience: str | None) -> Claims:
-    """What a token says, if this key signed it and it counts now; raises BadTokenError."""
+    """The claims of a token that this key signed and that is valid now; raises BadTokenError."""
     try:
         signed, _, signature = token.rpartition(".")
         head, _, body = signed.partition(".")
         said = _decode_head(_decode_base64(head))
-        # The key has one algorithm; the head does not choose.
+        # The key has one algorithm; the token's header does not choose it.
         if said.alg != key.algorithm or said.crit is not UNSET or said.b64 is not UNSET:
             raise BadTokenError
         if not key.verify(signed.encode(), _decode_base64(signature)):
@@ -79,7 +79,7 @@ def read_token(token: str, key: Key, *, issuer: str | None, audience: str | None
 
 
 def _is_for(audience: str | None, named: object) -> bool:
-    """Whether a token that names these is for this audience; all are, if nobody wants one."""
+    """Whether a token for these audiences is for this one; always, if none is required."""
     if audience is None or named == audience:
         return True
     return isinstance(named, list) and audience in named and all(isinstance(n, str) for n in named)

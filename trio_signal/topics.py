@@ -1,6 +1,6 @@
-"""Topics: who subscribes to what on this replica, and how what is published reaches them.
+"""Topics: subscriptions on this replica, and how published messages reach them.
 
-A topic is no room: it has no members, and nobody is told who else subscribes.
+A topic is not a room: it has no members, and nobody learns who else subscribes.
 """
 
 from functools import partial
@@ -17,38 +17,38 @@ from trio_signal.pacing import DELIVERY, cost_of_delivery
 from trio_signal.session import Session, close_untold
 from trio_signal.websocket import text_frame
 
-#: Topics of one connection, and topics and subscriptions of one replica.
+#: Maximum topics of one connection, and maximum topics and subscriptions of one replica.
 MAX_TOPICS = 256
 MOST_TOPICS = 50_000
 MOST_SUBSCRIPTIONS = 500_000
-#: What a subscription costs besides its message, in tokens: the directory is told of it.
+#: Extra cost of a subscription, in tokens: it is written to the directory.
 _SUBSCRIBING = 1 / 10
-#: How all that is published counts among the messages to clients: not all of it has a `type`.
+#: The type under which published messages are counted: not all of them have a `type`.
 _PUBLISH = b"publish"
 
 
 class Topics:
-    """Those of this replica. Nothing here but `subscribe` blocks."""
+    """The topics of this replica. Only `subscribe` blocks."""
 
     def __init__(self, bus: Bus, metrics: Metrics, max_each: int) -> None:
-        """Begin without any; a connection may have `max_each`, and `MAX_TOPICS` at most."""
+        """Start without topics; a connection may have `max_each`, and at most `MAX_TOPICS`."""
         self._bus = bus
         self._metrics = metrics
         self._max_each = min(max_each, MAX_TOPICS)
-        #: In the order of subscribing, by topic and by connection.
+        #: By topic and by connection, in the order of subscribing.
         self._subscribers: dict[str, dict[Session, None]] = {}
         self._topics: dict[Session, dict[str, None]] = {}
         self.subscriptions = 0
 
     def __len__(self) -> int:
-        """How many topics have subscribers here."""
+        """The number of topics with subscribers here."""
         return len(self._subscribers)
 
     async def subscribe(self, peer: Session, command: Subscribe) -> None:
-        """Let a connection hear what is published on topics, on whichever replica.
+        """Subscribe a connection to topics, on all replicas.
 
-        Blocks until that holds, if the bus can be reached. What it may not hear or is too much
-        is left out.
+        Blocks until the subscriptions are active, if the bus can be reached. Topics that are not
+        allowed, or exceed the limit, are left out.
         """
         identity, own = peer.identity, self._topics.setdefault(peer, {})
         new = [topic for topic in command.topics if topic not in own]
@@ -78,7 +78,7 @@ class Topics:
         )
 
     def unsubscribe(self, peer: Session, command: Unsubscribe) -> None:
-        """Let a connection hear no more of topics."""
+        """Unsubscribe a connection from topics."""
         own = self._topics.get(peer)
         if own is None:
             return
@@ -90,7 +90,7 @@ class Topics:
         self._drop(peer, left)
 
     def remove(self, peer: Session) -> None:
-        """A connection has ended, if it was here."""
+        """Remove a connection that has ended, if it was here."""
         own = self._topics.pop(peer, None)
         if own is not None:
             self._drop(peer, list(own))
@@ -110,7 +110,7 @@ class Topics:
         self._bus.topics.count(counts)
 
     def publish(self, peer: Session, command: Publish) -> None:
-        """Tell all who subscribe to a topic, on whichever replica."""
+        """Send a message to all subscribers of a topic, on all replicas."""
         identity = peer.identity
         if identity is None or not identity.grants.admit(command.topic):
             peer.tell(Refused(command, Refusal.NOT_ALLOWED, utc_now()))
@@ -119,13 +119,13 @@ class Topics:
         self._bus.topics.publish(published, partial(self._tell_published, peer, published))
 
     def _tell_published(self, publisher: Session, published: Published, subscribers: int) -> None:
-        """The other replicas were told: tell those here, and let the publisher pay for all."""
+        """The other replicas were told: tell subscribers here, and charge the publisher."""
         each = cost_of_delivery(len(memoryview(published.content))) if subscribers else DELIVERY
         publisher.owes += max(subscribers, 1) * each
         self.tell(replace(published, subscribers=subscribers))
 
     def tell(self, published: Published) -> None:
-        """Tell those here what was published; it is put into words once a dialect."""
+        """Send a published message to the subscribers here; it is encoded once for each dialect."""
         subscribers = self._subscribers.get(published.topic)
         if subscribers is None:
             return

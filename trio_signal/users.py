@@ -1,7 +1,7 @@
 """The built-in login: a file of users with argon2id hashes, for sites without an identity provider.
 
-The file is JSON, written whole and put in place at once, so whoever reads it sees one state.
-It is read again when it has changed.
+The file is JSON. It is written completely, then replaced atomically, so readers see one state. It
+is read again when it has changed.
 """
 
 import os
@@ -22,28 +22,28 @@ from trio_signal.errors import ConfigError, LoginBusyError, LoginError
 from trio_signal.messages.identity import Grants
 from trio_signal.names import MAX_ID
 
-#: As OWASP's Password Storage Cheat Sheet recommends at least. It costs 19 MiB and one core.
+#: The minimum of OWASP's Password Storage Cheat Sheet. It takes 19 MiB and one core.
 _hasher = PasswordHasher(time_cost=2, memory_cost=19456, parallelism=1)
-#: A hash of the same cost that no password has: who is unknown takes as long as who is known.
+#: A hash of the same cost that no password has, so that unknown users take as long as known ones.
 _NOBODY = f"$argon2id$v=19$m=19456,t=2,p=1${22 * 'A'}${43 * 'A'}"
-#: How many passwords are checked at a time, and how many of one address and of one name: so
-#: there is a place that neither can take.
+#: How many passwords are checked at a time, in total and for one address or name: so neither can
+#: take all places.
 _AT_A_TIME = 3
 _AT_A_TIME_EACH = 2
-#: How many may wait for that; each has its turn within seconds.
+#: How many may wait for that; each gets its turn within seconds.
 MAX_WAITING = 100
 
-#: Failures of a name until it has to wait, seconds of the first wait and of the longest.
+#: Failures of a name before it must wait, and seconds of the first wait and of the longest.
 FREE_FAILURES = 5
 FIRST_WAIT = 1.0
 LONGEST_WAIT = 30.0
-#: Names, each at an address, that are kept in mind, by digests; the one that failed longest ago
-#: is forgotten first.
+#: Maximum pairs of name and address that are remembered, as digests; the one that failed longest
+#: ago is forgotten first.
 MAX_NAMES = 10_000
 
 
 class User(msgspec.Struct, frozen=True):
-    """Who may log in, and what their tokens grant."""
+    """A user who may log in, and the grants of their tokens."""
 
     password_hash: str
     name: str | None = None
@@ -55,7 +55,7 @@ class _File(msgspec.Struct):
 
 
 def read_users(path: Path) -> dict[str, User]:
-    """The users of a file by user id; none if it is not there. Blocks on the disk.
+    """Read the users of a file, by user id; none if there is no file. Blocks on the disk.
 
     Raises ConfigError if it cannot be read.
     """
@@ -70,7 +70,7 @@ def read_users(path: Path) -> dict[str, User]:
 
 
 def write_users(path: Path, users: dict[str, User]) -> None:
-    """Put a file with these users in place, for its owner alone. Blocks on the disk.
+    """Write a file with these users, readable only by its owner. Blocks on the disk.
 
     Raises ConfigError if it cannot be written; then the old one is still there.
     """
@@ -92,12 +92,12 @@ def write_users(path: Path, users: dict[str, User]) -> None:
 
 
 def hash_password(password: str) -> str:
-    """What is kept of a password. Made to be slow."""
+    """The hash of a password. Deliberately slow."""
     return _hasher.hash(password)
 
 
 def is_password(password_hash: str, password: str) -> bool:
-    """Whether this is the password of which that is kept. Slow, and blocks the thread."""
+    """Whether the hash is that of this password. Slow, and blocks the thread."""
     try:
         return _hasher.verify(password_hash, password)
     except (VerificationError, InvalidHashError, UnicodeEncodeError):
@@ -108,7 +108,7 @@ class Login:
     """Checks passwords against a file of users."""
 
     def __init__(self, path: Path) -> None:
-        """Take the file's path; it may come to be later."""
+        """Take the file's path; the file may be created later."""
         self._path = path
         self._version: object = None
         self._users: dict[str, User] = {}
@@ -117,18 +117,18 @@ class Login:
         self._failures = Failures()
 
     async def check(self, user_id: str, password: str, address: str = "") -> User:
-        """The user, if that is their password. Blocks while it is checked, in a thread.
+        """Return the user if the password is right. Blocks while a thread checks it.
 
-        `address` is where it is tried from: who fails there makes nobody wait elsewhere. Raises
-        LoginError, without saying which of both is wrong, nor faster for either, or if it is too
-        early to try again, which counts as another failure; LoginBusyError, if too many wait; and
-        ConfigError if the file cannot be read.
+        `address` is where the attempt comes from: failures there delay nobody elsewhere. Raises
+        LoginError if the name or the password is wrong, without telling which, not even by its
+        timing, or if it is too early to try again, which counts as another failure. Raises
+        LoginBusyError if too many wait, and ConfigError if the file cannot be read.
         """
         name = f"{address}\0{user_id}"
         self._check_wait(name)
         async with self._turns.take(address, user_id):
             self._check_wait(name)  # others may have failed meanwhile
-            # Before it is known that it failed: two at once are two attempts.
+            # Counted before the result is known: two at once are two attempts.
             self._failures.count(name, trio.current_time())
             user = await trio.to_thread.run_sync(
                 self._verify, user_id, password, limiter=self._limiter
@@ -139,7 +139,7 @@ class Login:
             return user
 
     async def find(self, user_id: str) -> User | None:
-        """The user of this id, if there still is one. Blocks on the disk, in a thread.
+        """The user with this id, if there still is one. Blocks on the disk, in a thread.
 
         Raises ConfigError if the file cannot be read.
         """
@@ -159,7 +159,7 @@ class Login:
         return user if matches else None
 
     def _read(self) -> dict[str, User]:
-        """The users as the file has them now. Two threads may do the same work, and no harm."""
+        """Read the current users. Two threads may do the same work, which does no harm."""
         try:
             stat = self._path.stat()
             version: object = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
@@ -172,13 +172,13 @@ class Login:
 
 
 class _Waiter:
-    """Somebody who waits for a turn: whose it is, and what came of it."""
+    """An attempt that waits for its turn."""
 
     def __init__(self, address: str, name: str) -> None:
         self.address = address
         self.name = name
         self.decided = trio.Event()
-        #: Whether it is its turn; False once it is decided that it will have none.
+        #: Whether it is its turn; False if it will not get one.
         self.has_turn: bool | None = None
 
     def decide(self, *, has_turn: bool) -> None:
@@ -195,9 +195,9 @@ class Turns:
 
     def __init__(self) -> None:
         """Begin with nobody."""
-        #: By address; the one whose turn was longest ago stands first. None is empty.
+        #: By address; the one whose last turn is longest ago comes first. None is empty.
         self._queues: OrderedDict[str, deque[_Waiter]] = OrderedDict()
-        #: Of whom a password is being checked.
+        #: The attempts whose passwords are being checked.
         self._running: list[_Waiter] = []
 
     @asynccontextmanager
@@ -217,7 +217,7 @@ class Turns:
             self._end(waiter)
 
     def _begin(self) -> None:
-        """Let those begin whose turn it is."""
+        """Start the attempts whose turn it is."""
         while len(self._running) < _AT_A_TIME and (waiter := self._next()) is not None:
             self._drop(waiter)
             if waiter.address in self._queues:
@@ -236,7 +236,7 @@ class Turns:
         return None
 
     def _send_away(self, newest: str) -> None:
-        """The last one of the address with the most; of several, of the one that came now."""
+        """Refuse the last attempt of the address with the most; of several, of the newest."""
         _, _, most = max((len(q), a == newest, a) for a, q in self._queues.items())
         waiter = self._queues[most][-1]
         self._drop(waiter)
@@ -249,7 +249,7 @@ class Turns:
             del self._queues[waiter.address]
 
     def _end(self, waiter: _Waiter) -> None:
-        """It has had its turn, or does not wait any more."""
+        """End an attempt that has had its turn, or stopped waiting."""
         if waiter.has_turn is None:
             self._drop(waiter)
         elif waiter.has_turn:
@@ -279,7 +279,7 @@ class Failures:
         return max(0.0, failed.until - now) if failed is not None else 0.0
 
     def count(self, name: str, now: float) -> None:
-        """It failed once more."""
+        """Count a failure."""
         key = _digest(name)
         failed = self._names.pop(key, None)
         times = failed.times + 1 if failed is not None else 1
@@ -290,15 +290,15 @@ class Failures:
             self._names.popitem(last=False)
 
     def forgive(self, name: str) -> None:
-        """It succeeded."""
+        """Forget the failures after a success."""
         self._names.pop(_digest(name), None)
 
 
 def _digest(name: str) -> bytes:
-    """A name is as long as who tries it likes; this is not."""
+    """A digest of bounded length, since names that are tried may be long."""
     return sha256(name.encode(errors="surrogatepass")).digest()
 
 
 def is_user_id(text: str) -> bool:
-    """Whether a user can be called so."""
+    """Whether this is a valid user id."""
     return 0 < len(text) <= MAX_ID and text == text.strip() and text.isprintable()

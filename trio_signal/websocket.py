@@ -23,7 +23,7 @@ from websockets.utils import accept_key
 
 from trio_signal.errors import CloseCode, WebSocketError
 
-#: The library tells of each connection at level info; who came and went is ours to say.
+#: The library logs each connection at level info; we log connections ourselves.
 _logger = logging.getLogger("trio_signal.handshake")
 _logger.setLevel(logging.WARNING)
 
@@ -56,7 +56,7 @@ _MAX_REASON = 123
 
 
 def text_frame(text: bytes) -> bytes:
-    """A text frame as it goes to any number of clients."""
+    """A text frame, which can go to any number of clients."""
     size = len(text)
     if size < 126:
         return bytes((_TEXT_HEAD, size)) + text
@@ -82,7 +82,7 @@ def close_reply(payload: bytes) -> bytes:
 
 
 def _check_close(payload: bytes) -> None:
-    """Raise WebSocketError unless this may stand in a close frame."""
+    """Raise WebSocketError unless this is allowed in a close frame."""
     if not payload:
         return
     if len(payload) == 1:
@@ -125,17 +125,17 @@ class FrameParser:
         self._fragments: list[bytes] = []
         self._fragments_size = 0
         self._fragments_opcode: Opcode | None = None
-        #: How many came that completed no message.
+        #: The number of frames that completed no message.
         self._unfinished = 0
-        #: Made for the first message that comes in fragments.
+        #: Created for the first fragmented message.
         self._decoder: codecs.IncrementalDecoder | None = None
         #: Set once the client broke the protocol or the limit; nothing follows it.
         self.failure: WebSocketError | None = None
 
     def feed(self, data: bytes) -> list[Message]:
-        """The messages that these bytes complete. Does not block or raise.
+        """Return the messages that these bytes complete. Does not block or raise.
 
-        Look at `failure` afterwards: the messages came before it.
+        Check `failure` afterwards: the returned messages came before it.
         """
         if self.failure is not None:
             return []
@@ -156,12 +156,12 @@ class FrameParser:
         return messages
 
     def take_fragments(self) -> int:
-        """How many frames came that completed no message, since this was last asked."""
+        """The number of frames that completed no message since the last call."""
         unfinished, self._unfinished = self._unfinished, 0
         return unfinished
 
     def _parse(self, data: bytes, messages: list[Message]) -> int:
-        """Append the whole messages in `data`; where the first partial frame begins."""
+        """Append the complete messages in `data`; returns where the first partial frame begins."""
         position, end = 0, len(data)
         view = memoryview(data)
         while end - position >= 2:
@@ -239,7 +239,7 @@ class FrameParser:
         opcode = self._fragments_opcode
         assert opcode is not None  # noqa: S101  _check_head has seen to it
         if opcode is Opcode.TEXT:
-            # Checked as it comes in, so that a client hears of it at once.
+            # Checked as it arrives, so that a client is told at once.
             if self._decoder is None:
                 self._decoder = _Utf8Decoder()
             try:
@@ -296,7 +296,7 @@ def _new_protocol() -> ServerProtocol:
 
 
 class Head(NamedTuple):
-    """A request's head, as far as one has to decide about it."""
+    """The parts of a request head that matter here."""
 
     #: The request target.
     path: str
@@ -314,11 +314,11 @@ class Head(NamedTuple):
 
 
 class Handshake:
-    """One opening handshake, RFC 6455 section 4.2, around a head that is whole."""
+    """One opening handshake, RFC 6455 section 4.2, for a complete head."""
 
     def __init__(self, head: bytes) -> None:
         """Parse `head`. Does not raise: a bad head leaves `request` None."""
-        #: What the library read, where it has something to decide about.
+        #: What the library parsed, if it has to decide something.
         self._unusual: tuple[ServerProtocol, Request] | None = None
         self.request = _read_ordinary(head)
         if self.request is None:
@@ -326,7 +326,7 @@ class Handshake:
             self.request = _as_head(self._unusual[1]) if self._unusual is not None else None
 
     def accept(self, cookie: str | None = None) -> tuple[bool, bytes]:
-        """Whether the client may go on, and the answer to send; there has to be a `request`.
+        """Whether the client is accepted, and the answer to send; `request` must not be None.
 
         `cookie` is a value of `Set-Cookie`.
         """
@@ -359,7 +359,7 @@ def _as_head(request: Request) -> Head:
 _ORDINARY = re.compile(
     r"GET (/[!-~]*) HTTP/1\.1\r\n((?:[A-Za-z0-9-]+: [!-~](?:[ -~]*[!-~])?\r\n){3,40})\r\n"
 )
-#: The bytes of an ordinary head at most: no line can exceed the library's limit.
+#: Maximum bytes of an ordinary head: no line in it can exceed the library's limit.
 _MAX_ORDINARY = 4096
 _KEY = re.compile(r"[A-Za-z0-9+/]{21}[AQgw]==")
 _ACCEPTED = (
@@ -372,10 +372,10 @@ _UNUSUAL = {"sec-websocket-protocol", "content-length", "transfer-encoding"}
 
 
 def _read_ordinary(head: bytes) -> Head | None:
-    """A request that has nothing to decide about; None if the library must look at it.
+    """Parse an ordinary request; None if the library must look at it.
 
-    It says what nearly all clients say: once, in plain characters, and no more
-    than an upgrade needs. Reading it so takes a tenth of the time.
+    An ordinary request has what nearly all clients send: each field once, in plain characters, and
+    no more than an upgrade needs. Parsing it here takes a tenth of the time.
     """
     if len(head) > _MAX_ORDINARY or not head.isascii():
         return None
@@ -389,7 +389,7 @@ def _read_ordinary(head: bytes) -> Head | None:
         name, _, value = line.partition(": ")
         known[name.lower()] = value
     if (
-        len(known) < len(listed)  # something was said twice
+        len(known) < len(listed)  # a field came twice
         or known.get("upgrade", "").lower() != "websocket"
         or known.get("connection", "").lower() not in ("upgrade", "keep-alive, upgrade")
         or known.get("sec-websocket-version") != "13"

@@ -1,9 +1,9 @@
-"""Several replicas on one port: a parent that starts them and starts them again.
+"""Several replicas on one port: a parent process that starts and restarts them.
 
-Each worker is a whole server of its own; the kernel shares out the connections
-(SO_REUSEPORT), and the workers know of each other through Redis only. The
-parent serves nothing. A worker's standard input is a pipe from the parent: when
-the parent is gone, however it went, the pipe ends and the worker stops.
+Each worker is a complete server. The kernel distributes the connections (SO_REUSEPORT), and the
+workers know about each other only through Redis. The parent serves nothing. A worker's standard
+input is a pipe from the parent: when the parent ends, for whatever reason, the pipe ends and the
+worker stops.
 """
 
 import logging
@@ -23,12 +23,12 @@ from trio_signal.errors import WorkerError
 
 logger = logging.getLogger(__name__)
 
-#: Seconds until a worker that ended by itself is started again: at first, at most.
+#: Seconds until a worker that ended by itself is restarted: at first, and at most.
 BACKOFF = 0.5
 MAX_BACKOFF = 30.0
-#: Seconds after which a worker counts as healthy, and its backoff begins anew.
+#: Seconds after which a worker counts as healthy, and its backoff is reset.
 HEALTHY = 60.0
-#: Seconds beyond the drain time until a worker that does not stop is killed.
+#: Seconds after the drain time until a worker that does not stop is killed.
 GRACE = 2.0
 
 
@@ -55,7 +55,7 @@ async def open_workers(
 
 
 def _reserve(settings: Settings) -> socket.socket:
-    """Hold the port without listening, so that it is found taken here and once."""
+    """Bind the port without listening, so that a conflict is found here, once."""
     (family, *_, address), *_ = socket.getaddrinfo(
         settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
     )
@@ -75,14 +75,14 @@ def _reserve(settings: Settings) -> socket.socket:
 
 
 class _Worker:
-    """How workers are started, and started again."""
+    """One worker: starts and restarts its process."""
 
     def __init__(self, settings: Settings, host: str, port: int, hurry: trio.Event) -> None:
         self._drain = settings.drain
         self._hurry = hurry
         self._command = [sys.executable, "-m", "trio_signal", "serve"]
         redis_url = settings.redis_url.get_secret_value() if settings.redis_url else ""
-        # Not the command line: everybody sees that, and there may be a password.
+        # Not on the command line: everybody can see that, and it may contain a password.
         self._environment = os.environ | {
             "PORT": str(port),
             "REDIS_URL": redis_url,
@@ -93,7 +93,7 @@ class _Worker:
         }
 
     async def keep_running(self, number: int, *, task_status: trio.TaskStatus[None]) -> None:
-        """Run one worker for ever; started when it serves for the first time."""
+        """Run the worker for ever; started when it serves for the first time."""
         await self._run(number, task_status)
         backoff = BACKOFF
         while True:
@@ -102,7 +102,7 @@ class _Worker:
             began = trio.current_time()
             try:
                 await self._run(number, trio.TASK_STATUS_IGNORED)
-            except* OSError as errors:  # there may be no memory for a process at the moment
+            except* OSError as errors:  # there may be no memory for another process at the moment
                 logger.warning("cannot start worker %d: %s", number, errors.exceptions[0])
             except* WorkerError:
                 pass
@@ -110,7 +110,7 @@ class _Worker:
             backoff = BACKOFF if healthy else min(2 * backoff, MAX_BACKOFF)
 
     async def _run(self, number: int, task_status: trio.TaskStatus[None]) -> None:
-        """One process, from its start to its end; raises WorkerError if it never serves."""
+        """Run one process until it ends; raises WorkerError if it never serves."""
         async with trio.open_nursery() as nursery:
             process: trio.Process = await nursery.start(
                 partial(
@@ -132,7 +132,7 @@ class _Worker:
         logger.error("worker %d exited with %s", number, process.returncode)
 
     async def _wait_ready(self, process: trio.Process) -> bool:
-        """Whether the worker came up: then it says so in one line, and nothing else."""
+        """Wait until the worker is ready: it writes one line then, and nothing else."""
         assert process.stdout is not None  # noqa: S101  it is a pipe
         line = b""
         while not line.endswith(b"\n"):
