@@ -76,6 +76,19 @@ for (const [bytesSent, timestamp, bitrate] of [
   assert.deepEqual([received, roundTripTime, relayed], [[], 20, true]);
 }
 
+// The codec of what a receiver measures, where the browser names that of the packet that came last.
+
+const receiver = new StatsReader();
+for (const [mimeType, codec] of [
+  ['video/ulpfec', null], ['video/VP8', 'VP8'], ['video/rtx', 'VP8'], ['video/flexfec-03', 'VP8'], ['video/H264', 'H264'],
+]) {
+  const { received: [row] } = receiver.read(new Map([
+    ['c', { id: 'c', type: 'codec', mimeType }],
+    ['i', { id: 'i', type: 'inbound-rtp', mid: '0', kind: 'video', codecId: 'c', bytesReceived: 1, timestamp: 0 }],
+  ]), String);
+  assert.equal(row.codec, codec, mimeType);
+}
+
 // What is said again: what we said, what was confirmed before, what the server says that it got, what it lacks.
 
 for (const [said, confirmed, received, lacking] of [

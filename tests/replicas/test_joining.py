@@ -7,6 +7,7 @@ from pathlib import Path
 
 import trio
 
+from tests.effort import EFFORT
 from tests.raw import RawClient, open_raw
 from tests.replicas.guests import Closed, Guest, Party, open_party
 from tests.replicas.processes import open_cluster
@@ -21,7 +22,7 @@ async def enter_at_once(*guests: tuple[Party, Guest, str]) -> None:
 
 async def test_cap_of_a_room(tmp_path: Path) -> None:
     async with open_cluster(tmp_path, TRIO_SIGNAL_MAX_ROOM_PEERS=8) as cluster:
-        for number in range(5):
+        for number in range(3 * EFFORT):
             async with open_party(f"room-{number}") as party:
                 replicas = cycle(cluster.replicas)
                 guests = [await party.connect(f"guest-{i}", next(replicas)) for i in range(30)]
@@ -41,7 +42,7 @@ def guests_of(party: Party) -> list[Guest]:
 
 async def test_cap_of_viewers(tmp_path: Path) -> None:
     async with open_cluster(tmp_path, TRIO_SIGNAL_MAX_VIEWERS=5) as cluster:
-        for number in range(5):
+        for number in range(3 * EFFORT):
             async with AsyncExitStack() as stack:
                 replicas = cycle(cluster.replicas)
                 clients = []
@@ -70,7 +71,7 @@ async def test_one_client_id_and_two_identities(tmp_path: Path) -> None:
     async with open_cluster(tmp_path) as cluster, open_party() as party:
         here, there, elsewhere = cluster.replicas
         witness = await party.join("witness", elsewhere)
-        for number in range(20):
+        for number in range(8 * EFFORT):
             name = f"guest-{number}"
             async with open_party() as left, open_party() as right:
                 one, other = await left.connect(name, here), await right.connect(name, there)
@@ -88,7 +89,7 @@ async def test_one_client_id_and_one_identity(tmp_path: Path) -> None:
     async with open_cluster(tmp_path) as cluster, open_party() as party:
         here, there, elsewhere = cluster.replicas
         witness = await party.join("witness", elsewhere)
-        for number in range(20):
+        for number in range(8 * EFFORT):
             name = f"guest-{number}"
             async with open_party() as left, open_party() as right:
                 one, other = await left.connect(name, here), await right.connect(name, there)
@@ -142,7 +143,7 @@ async def test_newer_connection_stays_after_an_outage(tmp_path: Path) -> None:
     async with open_cluster(tmp_path) as cluster, open_party() as party:
         here, there, elsewhere = cluster.replicas
         witness = await party.join("witness", elsewhere)
-        for number in range(5):
+        for number in range(3 * EFFORT):
             name = f"guest-{number}"
             async with open_party() as left, open_party() as right:
                 await cluster.redis.kill()

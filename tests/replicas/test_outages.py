@@ -31,7 +31,7 @@ async def check_recovery(scene: Scene, since: float) -> None:
 
 async def test_killed_and_restarted_empty(tmp_path: Path) -> None:
     async with open_cluster(tmp_path) as cluster, open_scene(cluster) as scene:
-        for _ in range(4 * EFFORT):
+        for _ in range(2 * EFFORT):
             await cluster.redis.kill()
             await trio.sleep(0.3)
             await cluster.redis.start()
@@ -53,7 +53,7 @@ async def test_frozen(tmp_path: Path) -> None:
 async def test_connections_killed_at_random(tmp_path: Path) -> None:
     choice = random.Random(5)
     async with open_cluster(tmp_path) as cluster, open_scene(cluster) as scene:
-        for _ in range(5):
+        for _ in range(2 * EFFORT):
             for _ in range(6):
                 await trio.sleep(choice.uniform(0, 0.1))
                 await kill_one_connection(cluster, choice)
@@ -113,7 +113,7 @@ async def test_one_replica_cut_off_for_a_moment(tmp_path: Path) -> None:
     async with open_cluster(tmp_path, 2, TRIO_SIGNAL_LEASE=LONG_LEASE) as cluster:
         wire = await cluster.add_wired()
         async with open_scene(cluster) as scene:
-            for _ in range(3):
+            for _ in range(2 * EFFORT):
                 wire.pull()
                 await trio.sleep(0.5)
                 wire.plug()
@@ -126,7 +126,7 @@ async def test_output_buffer_full(tmp_path: Path) -> None:
     async with open_cluster(tmp_path) as cluster, open_scene(cluster) as scene:
         limit = "pubsub 32kb 0 0"
         await cluster.redis.ask("CONFIG", "SET", "client-output-buffer-limit", limit)
-        for _ in range(5):
+        for _ in range(2 * EFFORT):
             losses = [len(replica.logged("Redis is lost")) for replica in cluster.replicas]
             await scene.stable[0].say("offer", offer="x" * 60_000)
             for replica, loss in zip(cluster.replicas[1:], losses[1:], strict=True):

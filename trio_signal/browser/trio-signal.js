@@ -1203,9 +1203,12 @@ function inputOf({ session, re }, { polite, isFirst }) {
  *   `bandwidth` or `other`.
  */
 
+// What mends lost packets is no codec of the media; Firefox names the one of the packet that came last.
+const REPAIRS = /^(rtx|red|ulpfec|flexfec.*)$/i;
+
 /** Reads the reports of one RTCPeerConnection, one after the other. */
 class StatsReader {
-  #before = new Map(); // id -> { bytes, timestamp, bitrate }
+  #before = new Map(); // id -> { bytes, timestamp, bitrate, codec }
 
   /**
    * @param {Map<string, any>} report - Of `getStats`.
@@ -1228,7 +1231,7 @@ class StatsReader {
     };
     const counted = all.filter((one) => bytesOf(one) !== undefined);
     this.#before = new Map(counted.map((one) => [one.id, {
-      bytes: bytesOf(one), timestamp: one.timestamp, bitrate: this.#bitrate(one),
+      bytes: bytesOf(one), timestamp: one.timestamp, bitrate: this.#bitrate(one), codec: this.#codec(one, report),
     }]));
     return stats;
   }
@@ -1240,7 +1243,7 @@ class StatsReader {
       name: nameOf(one.mid, isOurs),
       kind: one.kind,
       rid: one.rid ?? null,
-      codec: report.get(one.codecId)?.mimeType.split('/')[1] ?? null,
+      codec: this.#codec(one, report),
       bytes: bytesOf(one) ?? 0,
       bitrate: this.#bitrate(one),
       lost: other?.packetsLost ?? null,
@@ -1250,6 +1253,11 @@ class StatsReader {
       framesPerSecond: one.framesPerSecond ?? null,
       limitation: one.qualityLimitationReason ?? null,
     };
+  }
+
+  #codec(one, report) {
+    const codec = report.get(one.codecId)?.mimeType.split('/')[1] ?? null;
+    return codec && REPAIRS.test(codec) ? this.#before.get(one.id)?.codec ?? null : codec;
   }
 
   #bitrate(one) {
