@@ -6,7 +6,8 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
 
 # What the tests need besides Python packages: names that tools/system-deps knows.
-SYSTEM_DEPS := chromium coturn firefox-esr nginx npm postgresql redis-server
+# Debian 12 and Ubuntu have a package of janus, Debian 13 has none.
+SYSTEM_DEPS := chromium coturn firefox-esr nginx npm postgresql redis-server --if-available janus
 
 # What `make quick` leaves out: browsers, clusters, PostgreSQL, and what takes long.
 SLOW := announcements browser conformance deploy floods replicas soak \

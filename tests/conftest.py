@@ -38,6 +38,10 @@ hypothesis_settings.register_profile(
 )
 hypothesis_settings.load_profile("any machine")
 
+#: Tests that need a Janus, of which not every system has a package.
+NEED_JANUS = ("relay/test_janus.py",)
+collect_ignore = [] if shutil.which("janus") else list(NEED_JANUS)
+
 Serve = Callable[..., AbstractAsyncContextManager[Service]]
 
 
@@ -52,6 +56,13 @@ def _process_as_it_was() -> Iterator[None]:
     signal.signal(signal.SIGTERM, terminate)
     logging.root.handlers[:] = handlers
     logging.root.setLevel(level)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say what was not run."""
+    if collect_ignore:
+        names = ", ".join(f"tests/{name}" for name in collect_ignore)
+        terminalreporter.write_line(f"not run, since there is no janus on this system: {names}")
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -64,8 +64,11 @@ KNOW_ASYNCIO = tuple(
     f"{NAME}.client.{part}" for part in ("aio", "media", "calls", "link", "peer_connection")
 )
 WEBSOCKET_CLIENTS = ("trio_websocket", "wsproto")
-#: The second plays the part of any client.
-KNOW_WEBSOCKET_CLIENTS = (f"{NAME}.client", f"{NAME}.cli.compare")
+#: The second plays the part of any client; the third is one, of a media server.
+KNOW_WEBSOCKET_CLIENTS = (
+    *(f"{NAME}.client", f"{NAME}.cli.compare"),
+    f"{NAME}.relay.janus.connection",
+)
 HTTP_SERVERS = ("hypercorn", "quart", "quart_trio")
 KNOW_HTTP = (f"{NAME}.web", f"{NAME}.listener", f"{NAME}.server", f"{NAME}.cli")
 REDIS = ("redis", "hiredis", f"{NAME}.redis")

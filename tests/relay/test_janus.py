@@ -1,0 +1,334 @@
+"""The driver of a real Janus: broadcasters and viewers are aiortc's."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+
+import pytest
+import trio
+from trio_websocket import (
+    ConnectionClosed,
+    WebSocketConnection,
+    WebSocketRequest,
+    open_websocket_url,
+    serve_websocket,
+)
+
+from tests.clients import PATIENCE
+from tests.janus import SECRET, Janus, run_janus
+from tests.relay.peers import Peer, Peers, run_peers
+from trio_signal.relay import (
+    DEADLINE,
+    Ingest,
+    Leg,
+    LegEvent,
+    Lost,
+    Offered,
+    RelayError,
+    Up,
+    Viewing,
+)
+from trio_signal.relay.janus import JanusNode, legs, node
+from trio_signal.relay.janus.connection import QUIET
+
+BITRATE = 1_000_000
+JUNK = (
+    *("", "{", "null", "[]", "7", "[" * 100_000, '{"janus": 7}', '{"janus": "event"}'),
+    *('{"janus": "ack"}', '{"janus": "success", "transaction": "1"}', '{"janus": "nonsense"}'),
+    '{"janus": "event", "sender": 1, "plugindata": {"data": {"publishers": 7}}}',
+    '{"janus": "timeout", "session_id": 1}',
+    b"\x00\xff",
+)
+
+
+@pytest.fixture(scope="module")
+def janus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Janus]:
+    with run_janus(Path(tmp_path_factory.mktemp("janus"))) as janus:
+        yield janus
+
+
+@pytest.fixture
+def own_janus(tmp_path: Path) -> Iterator[Janus]:
+    """One that the test may kill."""
+    with run_janus(tmp_path) as janus:
+        yield janus
+
+
+@pytest.fixture(scope="module")
+def peers() -> Iterator[Peers]:
+    with run_peers() as peers:
+        yield peers
+
+
+async def wait_until(condition: Callable[[], object], seconds: float = PATIENCE) -> None:
+    """Wait for what can only be polled."""
+    with trio.fail_after(seconds):
+        while not condition():  # noqa: ASYNC110
+            await trio.sleep(0.02)
+
+
+@asynccontextmanager
+async def run_node(url: str, token: str = SECRET) -> AsyncIterator[JanusNode]:
+    node = JanusNode(url, token=token, bitrate=BITRATE)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(node.run)
+        yield node
+        nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def connected(janus: Janus, url: str = "") -> AsyncIterator[JanusNode]:
+    async with run_node(url or janus.url) as node:
+        await wait_until(lambda: node.degraded is None)
+        yield node
+
+
+async def next_event(leg: Leg) -> LegEvent:
+    with trio.fail_after(PATIENCE):
+        return await leg.events.receive()
+
+
+async def expect_lost(leg: Leg) -> None:
+    """Once, and then there is nothing more."""
+    assert isinstance(await next_event(leg), Lost)
+    with pytest.raises(trio.EndOfChannel):
+        await next_event(leg)
+
+
+def without_candidates(sdp: str) -> tuple[str, list[dict[str, object]]]:
+    """A description, and the candidates that were in it as a browser trickles them."""
+    found = re.findall(r"^a=(candidate:.*?)\r\n", sdp, re.MULTILINE)
+    rest = re.sub(r"^a=(candidate:.*|end-of-candidates)\r\n", "", sdp, flags=re.MULTILINE)
+    return rest, [{"candidate": text, "sdpMid": "0", "sdpMLineIndex": 0} for text in found]
+
+
+async def publish(ingest: Ingest, peer: Peer) -> None:
+    offer, candidates = without_candidates(await peer.offer())
+    for candidate in (*candidates, {"candidate": 7}, "junk", None):
+        ingest.candidate(candidate)
+    await peer.take(await ingest.offer(offer))
+    assert await next_event(ingest) == Up()
+
+
+async def watch(viewing: Viewing, peer: Peer) -> None:
+    answer, candidates = without_candidates(await peer.answer(await viewing.offer()))
+    await viewing.answer(answer)
+    for candidate in (*candidates, None):
+        viewing.candidate(candidate)
+    assert await next_event(viewing) == Up()
+    await see(peer)
+
+
+async def see(peer: Peer) -> None:
+    with trio.fail_after(PATIENCE):
+        await peer.see()
+
+
+async def test_two_replicas_watch_and_leave(janus: Janus, peers: Peers) -> None:
+    async with connected(janus) as here, connected(janus) as there:
+        idle = set(janus.handles())
+        with here.ingest("a broadcast") as ingest:
+            await publish(ingest, peers.new())
+            assert list(janus.rooms().values()) == [1]
+            with here.view(ingest.feed) as one, there.view(ingest.feed) as two:
+                await watch(one, peers.new())
+                await watch(two, peers.new())
+                # The broadcaster's, two viewers', and one for each replica, which hears of it.
+                assert len(set(janus.handles()) - idle) == 5
+            await wait_until(lambda: len(set(janus.handles()) - idle) == 1, seconds=2)
+            with pytest.raises(RelayError):
+                await one.offer()
+        await wait_until(lambda: set(janus.handles()) == idle, seconds=2)
+        await wait_until(lambda: janus.rooms() == {}, seconds=2)
+        with pytest.raises(trio.EndOfChannel):
+            await next_event(ingest)
+
+
+async def test_a_new_peer_connection_of_the_broadcaster(
+    janus: Janus, peers: Peers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Viewers keep theirs, whether the old one was closed before or not."""
+    monkeypatch.setattr(legs, "COMES_BACK", 1.0)
+    async with connected(janus) as here, connected(janus) as there:
+        ingest, viewer, broadcaster = here.ingest("a broadcast"), peers.new(), peers.new()
+        await publish(ingest, broadcaster)
+        viewing = there.view(ingest.feed)
+        await watch(viewing, viewer)
+        for closes in (True, False):
+            if closes:
+                await broadcaster.close()
+                await trio.sleep(0.1)
+            broadcaster = peers.new()
+            await publish(ingest, broadcaster)
+            offered = await next_event(viewing)
+            assert isinstance(offered, Offered)
+            await viewing.answer(await viewer.answer(offered.sdp))
+            await see(viewer)
+        offer = await broadcaster.offer()
+        await broadcaster.take(await ingest.offer(offer))  # as an ICE restart
+        await see(viewer)
+        await broadcaster.close()
+        await expect_lost(ingest)
+        await expect_lost(viewing)
+        assert janus.rooms() == {}
+
+
+async def test_a_viewer_with_another_peer_connection_needs_another_leg(
+    janus: Janus, peers: Peers
+) -> None:
+    async with connected(janus) as node:
+        with node.ingest("a broadcast") as ingest:
+            await publish(ingest, peers.new())
+            viewing = node.view(ingest.feed)
+            with pytest.raises(RelayError, match="no offer"):
+                await viewing.answer("v=0")
+            await watch(viewing, peers.new())
+            await publish(ingest, peers.new())
+            offered = await next_event(viewing)
+            assert isinstance(offered, Offered)
+            answer = await peers.new().answer(offered.sdp)
+            with pytest.raises(RelayError, match="another peer connection"):
+                await viewing.answer(answer)
+            viewing.close()
+
+
+async def test_a_viewing_of_what_is_not_there(janus: Janus) -> None:
+    async with connected(janus) as node:
+        for feed in ("", "junk", "1-2-3", f"1-2-{'0' * 32}"):
+            with node.view(feed) as viewing, pytest.raises(RelayError):
+                await viewing.offer()
+        for offer in ("", "junk", "\udcff"):
+            with node.ingest("a broadcast") as ingest, pytest.raises(RelayError):
+                await ingest.offer(offer)
+
+
+async def test_killed_and_started_again(own_janus: Janus, peers: Peers) -> None:
+    async with connected(own_janus) as node:
+        ingest = node.ingest("a broadcast")
+        await publish(ingest, peers.new())
+        viewing = node.view(ingest.feed)
+        await watch(viewing, peers.new())
+        own_janus.kill()
+        with trio.fail_after(0.5):
+            await expect_lost(ingest)
+            await expect_lost(viewing)
+        await wait_until(lambda: node.degraded)
+        with pytest.raises(RelayError), node.ingest("another") as another:
+            await another.offer("v=0")
+        own_janus.start()
+        await wait_until(lambda: node.degraded is None)
+        with node.ingest("another") as another:
+            await publish(another, peers.new())
+
+
+async def test_frozen(own_janus: Janus, peers: Peers) -> None:
+    """It has all its sockets, and says nothing: by the deadline all is lost."""
+    async with connected(own_janus) as node:
+        ingest = node.ingest("a broadcast")
+        await publish(ingest, peers.new())
+        own_janus.freeze()
+        viewing = node.view(ingest.feed)
+        with trio.fail_after(DEADLINE + 1), pytest.raises(RelayError):
+            await viewing.offer()
+        with trio.fail_after(DEADLINE + QUIET + 1):
+            await expect_lost(ingest)
+        await wait_until(lambda: node.degraded)
+        own_janus.thaw()
+        await wait_until(lambda: node.degraded is None)
+        await wait_until(lambda: own_janus.rooms() == {})
+
+
+async def test_a_wrong_secret_is_told_and_no_secret_is(
+    janus: Janus, caplog: pytest.LogCaptureFixture
+) -> None:
+    url = janus.url.replace("127", ":hunter2@127")
+    async with run_node(url, token="") as node:
+        await wait_until(lambda: "secret" in (node.degraded or ""))
+        told = f"{node.name} {node.degraded} {caplog.text}"
+        assert "TRIO_SIGNAL_RELAY_TOKEN" in told
+        assert "hunter2" not in told
+    async with connected(janus, janus.url.replace("127", f":{SECRET.replace(' ', '%20')}@127")):
+        pass
+
+
+async def accept(request: WebSocketRequest) -> None:
+    """A server that takes a WebSocket, and says nothing."""
+    await request.accept(subprotocol="janus-protocol")
+    await trio.sleep_forever()
+
+
+async def test_servers_that_say_nothing() -> None:
+    async with trio.open_nursery() as nursery:
+        server = await nursery.start(serve_websocket, accept, "127.0.0.1", 0, None)
+        (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        ports = (server.port, listener.socket.getsockname()[1])
+        urls = [f"janus+ws://127.0.0.1:{port}" for port in ports]
+        async with listener, run_node(urls[0]) as one, run_node(urls[1]) as two:
+            await wait_until(lambda: "within 2 s" in f"{one.degraded}", DEADLINE + 1)
+            await wait_until(lambda: "within 2 s" in f"{two.degraded}", DEADLINE + 1)
+        nursery.cancel_scope.cancel()
+
+
+async def test_tls(janus: Janus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = f"janus+wss://localhost:{janus.tls_port}"
+    async with run_node(url) as node:
+        await wait_until(lambda: "certificate" in (node.degraded or ""))
+    authority = tmp_path / "ca.pem"
+    janus.authority.cert_pem.write_to_path(str(authority))
+    monkeypatch.setenv("SSL_CERT_FILE", str(authority))
+    async with connected(janus, url):
+        pass
+
+
+async def pass_on(request: WebSocketRequest, *, url: str) -> None:
+    """Stand between a node and its Janus, and add junk."""
+    here = await request.accept(subprotocol="janus-protocol")
+    async with open_websocket_url(url, subprotocols=["janus-protocol"]) as there:
+
+        async def pump(source: WebSocketConnection, target: WebSocketConnection) -> None:
+            try:
+                while True:
+                    message = await source.get_message()
+                    if source is there:
+                        for junk in JUNK:
+                            await target.send_message(junk)
+                    await target.send_message(message)
+            except ConnectionClosed:
+                nursery.cancel_scope.cancel()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(pump, here, there)
+            nursery.start_soon(pump, there, here)
+
+
+async def test_junk_ends_nothing(janus: Janus, peers: Peers) -> None:
+    async with trio.open_nursery() as nursery:
+        handler = partial(pass_on, url=janus.url.removeprefix("janus+"))
+        server = await nursery.start(serve_websocket, handler, "127.0.0.1", 0, None)
+        async with connected(janus, f"janus+ws://127.0.0.1:{server.port}") as node:
+            with node.ingest("a broadcast") as ingest:
+                await publish(ingest, peers.new())
+                with node.view(ingest.feed) as viewing:
+                    await watch(viewing, peers.new())
+        nursery.cancel_scope.cancel()
+
+
+async def test_what_a_killed_replica_has_left_is_removed(
+    janus: Janus, peers: Peers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(node, "SWEEP", 0.2)
+    async with connected(janus) as dies, connected(janus) as stays:
+        left, kept = dies.ingest("a broadcast"), stays.ingest("another")
+        await publish(left, peers.new())
+        await publish(kept, peers.new())
+        viewing = stays.view(left.feed)
+        await watch(viewing, peers.new())
+        monkeypatch.setattr(dies, "_use", lambda _: None)  # it does not come back
+        dies._session.end("killed")
+        await expect_lost(viewing)
+        await wait_until(lambda: list(janus.rooms().values()) == [1], 2)
+        kept.close()

@@ -1,0 +1,106 @@
+"""What is said to Janus, and what is understood of what it says."""
+
+from typing import Any
+
+import pytest
+
+from trio_signal.relay import RelayError
+from trio_signal.relay.janus import words
+from trio_signal.relay.janus.words import Address, Feed
+
+FEED = Feed(2**52, 7, "0123456789abcdef" * 2)
+FINGERPRINT = "a=fingerprint:sha-256 AB:CD"
+
+
+@pytest.mark.parametrize(
+    ("url", "address"),
+    [
+        ("janus+ws://media:8188", ("media", 8188, False, "/", "token")),
+        ("janus+ws://media/janus", ("media", 8188, False, "/janus", "token")),
+        ("janus+wss://m.example.com", ("m.example.com", 443, True, "/", "token")),
+        ("janus+ws://:s%40x@[::1]:1", ("::1", 1, False, "/", "s@x")),
+    ],
+)
+def test_addresses(url: str, address: tuple[object, ...]) -> None:
+    name, *rest = Address.of(url, "token")
+    assert (name, tuple(rest)) == (url.replace(":s%40x@", ""), address)
+
+
+@pytest.mark.parametrize(
+    "url", ["", "janus", "ws://media:8188", "janus+ws://", "janus+ws://:hunter2@", "janus+ws://m:x"]
+)
+def test_no_addresses(url: str) -> None:
+    with pytest.raises(ValueError) as raised:
+        Address.of(url)
+    assert "hunter2" not in str(raised.value)
+
+
+def test_feeds_are_read_as_they_are_written() -> None:
+    assert Feed.of(str(FEED)) == FEED
+
+
+@pytest.mark.parametrize("text", ["", "1-2", f"{FEED}0", f"-{FEED}", "1-2-xyz", f"{FEED}\n"])
+def test_no_feeds(text: str) -> None:
+    with pytest.raises(RelayError):
+        Feed.of(text)
+
+
+END = {"completed": True}
+TEXT = "candidate:1 1 udp 1 192.0.2.1 9 typ host"
+
+
+@pytest.mark.parametrize(
+    ("value", "candidate"),
+    [
+        (None, END),
+        ({"candidate": ""}, END),
+        ({"candidate": "", "sdpMid": "0"}, END),
+        ({"candidate": TEXT, "sdpMid": "0"}, {"candidate": TEXT, "sdpMid": "0"}),
+        (
+            {"candidate": TEXT, "sdpMLineIndex": 0, "sdpMid": None, "foundation": {}},
+            {"candidate": TEXT, "sdpMLineIndex": 0},
+        ),
+        ({"candidate": TEXT}, None),
+        ({"candidate": TEXT, "sdpMid": 1, "sdpMLineIndex": -1}, None),
+        ({"candidate": TEXT, "sdpMLineIndex": True}, None),
+        ({"candidate": "c" * 10_000, "sdpMid": "0"}, None),
+        ({"candidate": "\udcff", "sdpMid": "0"}, None),
+        ({"candidate": 1, "sdpMid": "0"}, None),
+        ({}, None),
+        ([], None),
+        ("candidate:1", None),
+        (7, None),
+    ],
+)
+def test_candidates(value: object, candidate: dict[str, Any] | None) -> None:
+    assert words.candidate(value) == candidate
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "{", "[]", "7", "null", "[" * 100_000, b"\x00\xff", '{"janus": 1}', '{"sender": 1}'),
+        *('{"janus": "event", "sender": "1"}', '{"janus": "event", "jsep": {"type": "offer"}}'),
+    ],
+)
+def test_what_is_no_message(text: str | bytes) -> None:
+    assert words.read(text) is None
+
+
+def test_what_is_new_in_a_message_is_not_looked_at() -> None:
+    message = words.read('{"janus": "event", "new": {"a": [1]}, "plugindata": {"data": {"b": 2}}}')
+    assert message is not None
+    assert message.room == words.VideoRoom()
+
+
+def test_peer_connections_are_known_by_their_certificates() -> None:
+    one = words.fingerprints(f"v=0\r\n{FINGERPRINT}\r\nm=video\r\n{FINGERPRINT.lower()}\r\n")
+    assert one == words.fingerprints(f"o=- 2 2\n{FINGERPRINT}\n") == {"sha-256 ab:cd"}
+    assert words.fingerprints("v=0") == frozenset()
+
+
+def test_rooms_differ() -> None:
+    (one, pin, creation), (other, other_pin, _) = words.new_room(5), words.new_room(5)
+    assert one != other
+    assert pin != other_pin
+    assert (creation["room"], creation["pin"], creation["bitrate"]) == (one, pin, 5)

@@ -1,0 +1,446 @@
+"""One WebSocket to a Janus, and the session on it: requests, answers, handles.
+
+Janus answers each request by its transaction: with `success` or `error`, or with `ack` and,
+later, an `event`. All else that it says names the handle that it is about. A session and its
+handles end with the WebSocket, since nobody claims them.
+
+What trio-websocket leaves to us: it waits for ever when the server goes in the middle of the
+handshake, and leaves the socket open when it is cancelled then.
+"""
+
+import logging
+import ssl
+from collections import deque
+from collections.abc import Callable, Iterable
+from contextlib import closing, suppress
+from itertools import count
+from types import TracebackType
+from typing import Any, Protocol, Self, cast
+
+import h11
+import msgspec
+import trio
+from trio_websocket import (
+    ConnectionClosed,
+    ConnectionRejected,
+    HandshakeError,
+    WebSocketConnection,
+    wrap_client_stream,
+)
+from wsproto.utilities import ProtocolError
+
+from trio_signal.relay import DEADLINE, RelayError
+from trio_signal.relay.janus import words
+from trio_signal.relay.janus.words import Address, Message
+
+logger = logging.getLogger(__name__)
+
+#: Seconds of silence after which Janus is asked for a sign of life.
+QUIET = 1.0
+#: Seconds between two looks whether it is silent.
+_LOOK = 0.25
+#: Seconds for the last words.
+_GOODBYE = 1.0
+#: Bytes that may wait for Janus; it reads at once, or has stopped.
+_MAX_UNSENT = 4 * 1024 * 1024
+#: Bytes of a message of Janus: room enough for the list of thousands of rooms.
+_MAX_MESSAGE = 16 * 1024 * 1024
+#: Candidates that wait for the number of a handle: more than any browser has.
+_MAX_EARLY = 100
+
+
+class RefusedError(RelayError):
+    """Janus or its plugin has answered that it will not."""
+
+    def __init__(self, code: int, reason: str) -> None:
+        """Take its words."""
+        super().__init__(f"the media server refuses: {reason} ({code})")
+        self.code = code
+
+
+class Owner(Protocol):
+    """Whom a handle is for."""
+
+    def heard(self, message: Message) -> None:
+        """Janus has told something of the handle, unasked. Must not block."""
+
+    def lost(self, reason: str) -> None:
+        """The handle is gone, with all others of the session. Must not block."""
+
+
+class _Waiting:
+    """Waits for the answer to one request; left early, the answer is not looked at."""
+
+    def __init__(self, waiting: dict[str, Callable[[Message | None], None]], key: str) -> None:
+        self._waiting = waiting
+        self._key = key
+        self._answered = trio.Event()
+        self._answer: Message | None = None
+
+    def __enter__(self) -> Self:
+        self._waiting[self._key] = self._take
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._waiting.pop(self._key, None)
+
+    def _take(self, answer: Message | None) -> None:
+        self._answer = answer
+        self._answered.set()
+
+    async def wait(self) -> Message | None:
+        await self._answered.wait()
+        return self._answer
+
+
+class Handle:
+    """One place at the VideoRoom: a peer connection at most."""
+
+    def __init__(self, session: "Session", owner: Owner) -> None:
+        """One that `attach` makes."""
+        self._session = session
+        self._owner = owner
+        self._id: int | None = None
+        self._closed = False
+        self._early: list[dict[str, Any]] = []
+        self._attached = trio.Event()
+        self._refusal: RelayError | None = None
+
+    async def attach(self) -> None:
+        """Have Janus make it, if it has not. Blocks for its answer; raises RelayError.
+
+        If nobody waits any more when it comes, or the handle is closed by then, it is detached.
+        """
+        if self._id is not None:
+            return
+        self._attached = trio.Event()
+        self._session.call(self._take, {"janus": "attach", "plugin": words.PLUGIN})
+        await self._attached.wait()
+        if self._refusal is not None:
+            raise self._refusal
+
+    def _take(self, answer: Message | None) -> None:
+        if answer is None:
+            self._refusal = RelayError(self._session.ended or "the connection is lost")
+        elif answer.error is not None:
+            self._refusal = RefusedError(answer.error.code, answer.error.reason)
+        elif answer.data is None:
+            self._refusal = RelayError("the media server has not said which handle")
+        elif self._closed:
+            self._session.tell({"janus": "detach", "handle_id": answer.data.id})
+        else:
+            self._id = answer.data.id
+            self._session.handles[self._id] = self
+            for value in self._early:
+                self.trickle(value)
+            self._early.clear()
+        self._attached.set()
+
+    async def ask(self, body: dict[str, Any], offer: str = "", answer: str = "") -> Message:
+        """Ask the plugin, with a description if need be; raises RelayError."""
+        request = {"janus": "message", "handle_id": self._id, "body": body}
+        if offer or answer:
+            request["jsep"] = {"type": "offer" if offer else "answer", "sdp": offer or answer}
+        return await self._session.ask(request)
+
+    def tell(self, body: dict[str, Any]) -> None:
+        """The same, and its answer is not looked at. Does not block."""
+        self._session.tell({"janus": "message", "handle_id": self._id, "body": body})
+
+    def trickle(self, candidate: dict[str, Any]) -> None:
+        """Hand on a candidate, also before there is a handle. Does not block."""
+        if self._id is not None:
+            self._session.tell({"janus": "trickle", "handle_id": self._id, "candidate": candidate})
+        elif len(self._early) < _MAX_EARLY:
+            self._early.append(candidate)
+
+    def close(self) -> None:
+        """Detach it. Does not block; again does nothing."""
+        if not self._closed:
+            self._closed = True
+            if self._id is not None and self._id in self._session.handles:
+                del self._session.handles[self._id]
+                self._session.tell({"janus": "detach", "handle_id": self._id})
+
+    def heard(self, message: Message) -> None:
+        """Take what Janus tells of it."""
+        self._owner.heard(message)
+
+    def lost(self, reason: str) -> None:
+        """Take that the session is over."""
+        self._owner.lost(reason)
+
+
+class Session:
+    """A session at a Janus: `run` opens it and carries it, until it is lost."""
+
+    def __init__(
+        self, address: Address, *, last_words: Callable[[], Iterable[dict[str, Any]]] = tuple
+    ) -> None:
+        """Make one that is not open. `last_words` are requests for when we go of our own will."""
+        self._address = address
+        self._last_words = last_words
+        self._id: int | None = None
+        #: What Janus calls its version.
+        self.version = ""
+        self._numbers = count(1)
+        self._waiting: dict[str, Callable[[Message | None], None]] = {}
+        self.handles: dict[int, Handle] = {}
+        #: For what concerns no leg: rooms are made and removed by it.
+        self.control = Handle(self, self)
+        self._unsent: deque[str] = deque()
+        self._unsent_bytes = 0
+        self._filled = trio.Event()
+        self._heard_at = 0.0
+        self._scope = trio.CancelScope(shield=True)
+        #: Why it is over; None as long as it is not.
+        self.ended: str | None = None
+        self._nursery: trio.Nursery | None = None
+
+    async def run(self, opened: Callable[[], None]) -> str:
+        """Open it, call `opened`, and carry it until it is lost; returns why it was.
+
+        Takes `DEADLINE` seconds at most to open it. Raises nothing but bugs. When it is cancelled
+        Janus is told.
+        """
+        over = trio.Event()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._carry, opened, over)
+            try:
+                await over.wait()
+            except trio.Cancelled:
+                with trio.move_on_after(_GOODBYE, shield=True):
+                    await self._say_goodbye()
+                self.end("closed")
+                raise
+        return self.ended or "closed"
+
+    async def _carry(self, opened: Callable[[], None], over: trio.Event) -> None:
+        """Open it, and carry it until `end` is called."""
+        reasons = []
+        with self._scope:  # which is shielded: what is said at last needs all of it
+            try:
+                await self._open(opened)
+            except* FAILURES as failures:
+                reasons += [_explain(error) for error in _leaves(failures)]
+        self.end(reasons[0] if reasons else "closed")
+        over.set()
+
+    async def _open(self, opened: Callable[[], None]) -> None:
+        deadline = trio.current_time() + DEADLINE
+        with trio.fail_at(deadline):
+            stream = await trio.open_tcp_stream(self._address.host, self._address.port)
+        with closing(stream.socket):
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                with trio.fail_at(deadline):
+                    websocket = await self._shake_hands(nursery, stream)
+                    nursery.start_soon(self._read, websocket)
+                    nursery.start_soon(self._write, websocket)
+                    self.version = (await self.ask({"janus": "info"})).version_string
+                    made = await self.ask({"janus": "create"})
+                    self._id = made.data.id if made.data else None
+                    await self.control.attach()
+                opened()
+                nursery.start_soon(self._watch)
+
+    async def _say_goodbye(self) -> None:
+        """Remove what else would stay at Janus for ever; the session takes its handles with it."""
+        if self._id is not None and self.ended is None:
+            for body in self._last_words():
+                self.control.tell(body)
+            with suppress(RelayError):
+                await self.ask({"janus": "destroy"})
+
+    async def _shake_hands(
+        self, nursery: trio.Nursery, stream: trio.SocketStream
+    ) -> WebSocketConnection:
+        secured: trio.abc.Stream = stream
+        if self._address.secure:
+            context = ssl.create_default_context()
+            tls = trio.SSLStream(
+                stream, context, server_hostname=self._address.host, https_compatible=True
+            )
+            await tls.do_handshake()
+            secured = tls
+        return await wrap_client_stream(
+            nursery,
+            cast(trio.SocketStream, secured),  # any stream will do
+            f"{self._address.host}:{self._address.port}",
+            self._address.path,
+            subprotocols=["janus-protocol"],
+            max_message_size=_MAX_MESSAGE,
+        )
+
+    def start_soon(self, task: Callable[..., Any], *args: object) -> None:
+        """Run a task for as long as the session lasts; not at all if it is over."""
+        if self._nursery is not None and self.ended is None:
+            self._nursery.start_soon(task, *args)
+
+    def end(self, reason: str) -> None:
+        """End it now, if it is not over: all handles hear it, and whoever waits. Does not block."""
+        if self.ended is not None:
+            return
+        self.ended = reason
+        self._scope.cancel()
+        waiting, self._waiting = self._waiting, {}
+        for take in waiting.values():
+            take(None)
+        handles, self.handles = self.handles, {}
+        for handle in handles.values():
+            handle.lost(reason)
+
+    # Requests
+
+    async def ask(self, request: dict[str, Any]) -> Message:
+        """Make a request, and wait for its answer; raises RelayError.
+
+        It waits for as long as there is a connection: who asks sets a deadline.
+        """
+        if self.ended is not None:
+            raise RelayError(self.ended)
+        with _Waiting(self._waiting, self._post(request)) as waiting:
+            answer = await waiting.wait()
+        if answer is None:
+            raise RelayError(self.ended or "the connection is lost")
+        if answer.error is not None:
+            raise RefusedError(answer.error.code, answer.error.reason)
+        if answer.room.error_code is not None:
+            raise RefusedError(answer.room.error_code, answer.room.error)
+        return answer
+
+    def call(self, take: Callable[[Message | None], None], request: dict[str, Any]) -> None:
+        """Make a request; `take` gets the answer, or None when there will be none."""
+        if self.ended is not None:
+            take(None)
+        else:
+            self._waiting[self._post(request)] = take
+
+    def tell(self, request: dict[str, Any]) -> None:
+        """Make a request whose answer is not looked at; does nothing if all is over."""
+        if self.ended is None:
+            self._post(request)
+
+    def _post(self, request: dict[str, Any]) -> str:
+        """Put a request into the queue; its transaction."""
+        transaction = str(next(self._numbers))
+        text = self._encode(request, transaction)
+        self._unsent.append(text)
+        self._unsent_bytes += len(text)
+        self._filled.set()
+        if self._unsent_bytes > _MAX_UNSENT:
+            self.end("the media server does not read what it is told")
+        return transaction
+
+    def _encode(self, request: dict[str, Any], transaction: str) -> str:
+        request = request | {"transaction": transaction}
+        if self._id is not None:
+            request["session_id"] = self._id
+        if self._address.secret:
+            request["apisecret"] = self._address.secret
+        try:
+            return msgspec.json.encode(request).decode()
+        except UnicodeEncodeError:
+            raise RelayError("the description is no text") from None
+
+    # Its tasks
+
+    async def _write(self, websocket: WebSocketConnection) -> None:
+        while True:
+            await self._filled.wait()
+            self._filled = trio.Event()
+            while self._unsent:
+                text = self._unsent.popleft()
+                self._unsent_bytes -= len(text)
+                await websocket.send_message(text)
+
+    async def _read(self, websocket: WebSocketConnection) -> None:
+        while True:
+            text = await websocket.get_message()
+            self._heard_at = trio.current_time()
+            message = words.read(text)
+            if message is None:
+                logger.debug("%s: unreadable: %.200r", self._address.name, text)
+            else:
+                self._hear(message)
+
+    def _hear(self, message: Message) -> None:
+        """Hand on a message to whom it is for, if there is somebody."""
+        if message.janus == "ack":  # what matters comes later
+            return
+        if message.janus == "timeout" and message.session_id == self._id:
+            self.end("the media server has ended the session")
+        elif message.error is not None and message.error.code == words.NO_SESSION:
+            self.end("the media server does not know the session any more")
+        elif take := self._waiting.pop(message.transaction or "", None):
+            take(message)
+        elif message.sender is not None and (handle := self.handles.get(message.sender)):
+            handle.heard(message)
+
+    async def _watch(self) -> None:
+        """Ask for a sign of life when all is silent, and give up when there is none."""
+        asked: float | None = None
+        while True:
+            before = trio.current_time()
+            await trio.sleep(_LOOK)
+            now = trio.current_time()
+            if asked is not None and self._heard_at > asked:
+                asked = None
+            if asked is not None and now - before > 2 * _LOOK:
+                asked = now  # it was us who did not look
+            if asked is None and now - self._heard_at >= QUIET:
+                asked = now
+                self.tell({"janus": "keepalive"})
+            if asked is not None and now - asked >= DEADLINE:
+                self.end(f"the media server has said nothing for {DEADLINE:g} s")
+
+    # As the owner of its own handle
+
+    def heard(self, message: Message) -> None:
+        """What Janus tells of the handle that has no peer connection."""
+
+    def lost(self, reason: str) -> None:
+        """It ends with us."""
+
+
+#: How a connection fails, apart from bugs.
+FAILURES = (
+    *(RelayError, OSError, trio.TooSlowError),
+    *(trio.BrokenResourceError, trio.ClosedResourceError),
+    *(HandshakeError, ConnectionClosed, ProtocolError),
+    h11.ProtocolError,
+)
+
+
+def _leaves(group: BaseExceptionGroup[Any]) -> Iterable[BaseException]:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error
+
+
+def _explain(error: BaseException) -> str:
+    """Why there is no connection, in words."""
+    match error:
+        case RefusedError(code=words.UNAUTHORIZED):
+            return "the media server refuses the secret: TRIO_SIGNAL_RELAY_TOKEN is its api_secret"
+        case RefusedError(code=words.NO_PLUGIN):
+            return "this Janus has no VideoRoom plugin"
+        case trio.TooSlowError():
+            return f"the media server has not answered within {DEADLINE:g} s"
+        case ConnectionClosed() | trio.BrokenResourceError(__cause__=None):
+            return "the media server has closed the connection"
+        case trio.BrokenResourceError(__cause__=ssl.SSLError() as cause):
+            return f"TLS: {getattr(cause, 'verify_message', None) or cause.reason or cause}"
+        case ConnectionRejected(status_code=status):
+            return f"the media server refuses a WebSocket: {status}"
+        case OSError(strerror=str(text)):
+            return f"cannot connect: {text}"
+        case _:
+            return str(error) or type(error).__name__
