@@ -135,6 +135,7 @@ def plan(
             for target in targets
             if target.name in options.all_for or not again
             if target.protocol.speech or not workload.needs_rooms
+            if target.returning or not workload.returns
             if target.name in options.all_for or not workload.for_few
         ]
         for again in (False, True)

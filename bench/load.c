@@ -20,16 +20,28 @@
  *     text_pong 3
  *     joins "user_joined"        what tells of those who come...
  *     leaves "user_left"         ...and go
+ *     session "session":{"id":"  what a session's id follows, up to the next quote...
+ *     come_back {"session":"{session}","received":{seen}}    ...what a client that comes back
+ *                                says in place of its first `say`...
+ *     resumed "resumed"          ...and what tells it that it has missed nothing
+ *     uncounted {"type":"pong"   `{seen}` counts the texts of a session, but not those that
+ *                                begin so; several
+ *     offsets 42[                or it is the last string of those that begin so
+ *     confirm {"type":"ping","received":{seen}}     said after every 64 of them
+ *     next_port 8001             where all come back to after a deploy
  *     phase relay pairs=50 window=4 size=2048 warmup=1 seconds=3
  *     phase relay pairs=50 rate=1000 size=2048 seconds=3
  *     phase fanout window=2 size=200 warmup=1 seconds=3
  *     phase churn seconds=3
  *     phase idle seconds=10
+ *     phase drops rate=20 size=200 lost=50 away=2 seconds=10
+ *     phase deploy signal=9
  *
  * First all clients join, and wait until each knows all others of its room. Then come
  * the phases, in their order. Each message carries a mark: who sent it, for whom, its
  * number, when. So what is lost, doubled, overtaken or misrouted is found, and ends the
  * program with 1. What was measured is printed as a line of JSON at the end of each phase.
+ * Only in `drops` such messages are counted: it is what is measured.
  */
 #define _GNU_SOURCE
 #include "ws.h"
@@ -52,6 +64,10 @@ enum {
     BUFFER = 1 << 20,
     /* How many clients may be joining at a time, if they are not paced. */
     AT_A_TIME = 64,
+    /* The same of those that come back: some hundreds wait to be accepted. */
+    BACK_AT_A_TIME = 1000,
+    CONFIRM_AFTER = 64,
+    MAX_UNCOUNTED = 8,
     /* "@@", sender, target, number, time */
     MARK = 2 + 6 + 6 + 8 + 16,
 };
@@ -68,6 +84,9 @@ static int connections = 100, room_size = 2, pace;
 static double give_up = 60;
 static char *path = "/", *signal_text, *speech_text, *post_text, *filler = "x";
 static char *text_ping, *text_pong, *joins, *leaves;
+static char *session_key, *come_back_text, *resumed_text, *confirm_text, *offset_start;
+static char *uncounted[MAX_UNCOUNTED];
+static int uncounted_count, next_port;
 static char *tokens[MAX_TOKENS];
 static int token_count;
 static char *expects[MAX_STEPS], *says[MAX_STEPS];
@@ -75,15 +94,15 @@ static int steps;
 
 struct phase {
     char kind[16];
-    int pairs, window, rate, size;
-    double warmup, seconds;
+    int pairs, window, rate, size, lost, signal;
+    double warmup, seconds, away;
 };
 static struct phase phases[MAX_PHASES];
 static int phase_count;
 
 /* Clients */
 
-enum state { NOWHERE, CONNECTING, UPGRADING, JOINING, JOINED, LEAVING };
+enum state { NOWHERE, CONNECTING, UPGRADING, JOINING, JOINED, LEAVING, AWAY };
 
 struct client {
     int fd;
@@ -102,7 +121,13 @@ struct client {
     unsigned char *text;
     size_t text_size, mark_at;
     uint64_t joins, leaves;
-    bool cycling;
+    bool cycling, returning;
+    /* of its session */
+    char session[80], offset[32];
+    uint32_t seen;
+    /* of the messages of a chat, those it has heard; and which were said while it was away */
+    unsigned char *heard;
+    uint32_t away_from, away_to;
 };
 
 static struct client *clients;
@@ -118,6 +143,16 @@ static uint64_t phase_start, tick_count, received_total, cycles, pings, missing;
 static uint64_t *latencies;
 static size_t latency_count, latency_room;
 static int poster = -1, next_id;
+
+/* Of clients that come back */
+static bool moved; /* their server is gone, and they go to the next one */
+static int absent, under_way, resumed_count;
+static int *waiting, waiting_first, waiting_end;
+static uint64_t last_arrival, arrived, arrived_away, doubled, overtaken, told_left;
+static uint32_t spoken;
+static int lost_count, found_count, chatter;
+
+static bool is_phase(const char *kind) { return phase && !strcmp(phase->kind, kind); }
 
 /* Measuring */
 
@@ -137,6 +172,8 @@ static struct usage usage_now(void)
     return usage;
 }
 
+static double seconds_since(uint64_t start) { return (double)(now_ns() - start) / 1e9; }
+
 /* KiB of the server's memory, in swap as well; shared pages count in proportion. */
 static long memory_kib(void)
 {
@@ -145,6 +182,8 @@ static long memory_kib(void)
         char name[64], line[256];
         snprintf(name, sizeof name, "/proc/%d/smaps_rollup", (int)pids[i]);
         FILE *file = fopen(name, "r");
+        if (file == NULL && moved)
+            continue;
         if (file == NULL)
             fail("%s: %s", name, strerror(errno));
         long kib;
@@ -184,8 +223,10 @@ static void put(char **out, size_t *size, size_t *room, const char *data, size_t
 }
 
 /* A text with all filled in, to be freed. `whole` is how long it is to be, or 0. */
-static char *expand(const char *text, int id, int to, int room, size_t whole, size_t *mark_at)
+static char *expand(const char *text, const struct client *client, int to, size_t whole,
+                    size_t *mark_at)
 {
+    int id = client->id, room = client->room;
     char *out = NULL, name[32];
     size_t size = 0, space = 0, fill_at = SIZE_MAX;
     put(&out, &size, &space, "", 0);
@@ -200,6 +241,16 @@ static char *expand(const char *text, int id, int to, int room, size_t whole, si
             snprintf(name, sizeof name, "room%06d", room);
         } else if (length == 8 && !memcmp(text, "{number}", 8)) {
             snprintf(name, sizeof name, "%d", id);
+        } else if (length == 6 && !memcmp(text, "{seen}", 6)) {
+            snprintf(name, sizeof name, "%u", client->seen);
+            const char *seen = offset_start ? client->offset : name;
+            put(&out, &size, &space, seen, strlen(seen));
+            text += length;
+            continue;
+        } else if (length == 9 && !memcmp(text, "{session}", 9)) {
+            put(&out, &size, &space, client->session, strlen(client->session));
+            text += length;
+            continue;
         } else if (length == 6 && !memcmp(text, "{crlf}", 6)) {
             put(&out, &size, &space, "\r\n", 2);
             text += length;
@@ -299,7 +350,7 @@ static void send_frame(struct client *client, int opcode, const unsigned char *t
 static void say(struct client *client, const char *text)
 {
     size_t mark;
-    char *whole = expand(text, client->id, 0, client->room, 0, &mark);
+    char *whole = expand(text, client, 0, 0, &mark);
     send_frame(client, TEXT, (unsigned char *)whole, strlen(whole));
     free(whole);
 }
@@ -336,6 +387,15 @@ static void speak(void)
     missing += (uint64_t)connections - 1;
 }
 
+static void prepare(struct client *client, const char *text, int to)
+{
+    client->to = to;
+    free(client->text);
+    client->text = (unsigned char *)expand(text, client, clients[to].id, (size_t)phase->size,
+                                           &client->mark_at);
+    client->text_size = strlen((char *)client->text);
+}
+
 /* Joining and leaving */
 
 static void watch(int fd, struct client *client, uint32_t events, int how)
@@ -357,7 +417,7 @@ static void start(struct client *client, int id)
     static uint32_t sources;
     int on = 1;
     /* The two of a pair are at different servers, if there are two. */
-    int port = ports[client->index % port_count];
+    int port = moved ? next_port : ports[client->index % port_count];
     client->id = id;
     client->step = 0;
     client->rest_size = 0;
@@ -387,7 +447,7 @@ static void upgrade(struct client *client)
         fail("connect: %s", strerror(error));
     char request[4096];
     size_t mark;
-    char *target = expand(path, client->id, 0, client->room, 0, &mark);
+    char *target = expand(path, client, 0, 0, &mark);
     int length = snprintf(request, sizeof request,
                           "GET %s HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: Upgrade\r\n"
                           "Upgrade: websocket\r\nUser-Agent: bench\r\n"
@@ -413,6 +473,76 @@ static void left(struct client *client)
     close(client->fd);
     client->fd = -1;
     start(client, next_id++ % IDS);
+}
+
+/* Coming back */
+
+/* The network is gone: nothing is read any more, and nobody is told. */
+static void lose(struct client *client)
+{
+    watch(client->fd, client, 0, EPOLL_CTL_DEL);
+    client->state = AWAY;
+    client->away_from = spoken;
+    client->away_to = UINT32_MAX; /* until it is back */
+    absent++;
+}
+
+/* It is there again. The old connection is reset first, with all that is under way in it. */
+static void come_back(struct client *client)
+{
+    struct linger now = {1, 0};
+    setsockopt(client->fd, SOL_SOCKET, SO_LINGER, &now, sizeof now);
+    close(client->fd);
+    client->returning = true;
+    start(client, client->id);
+}
+
+/* The server is gone; the next one is looked for in turn. */
+static void cut_off(struct client *client)
+{
+    close(client->fd);
+    client->fd = -1;
+    client->state = NOWHERE;
+    client->returning = true;
+    known_total -= (uint64_t)client->known;
+    client->known = 0;
+    memset(client->knows, 0, (size_t)room_size / 8 + 1);
+    absent++;
+    if (waiting_end == connections)
+        fail("client %d lost its connection to the next server", client->index);
+    waiting[waiting_end++] = client->index;
+}
+
+/* What a session's texts say of it. */
+static void follow_session(struct client *client, const unsigned char *text, size_t size)
+{
+    const unsigned char *id = memmem(text, size, session_key, strlen(session_key));
+    if (client->state == JOINING && id != NULL) {
+        id += strlen(session_key);
+        const unsigned char *end = memchr(id, '"', (size_t)(text + size - id));
+        if (end == NULL || (size_t)(end - id) >= sizeof client->session)
+            fail("a session's id has no end: %.*s", (int)size, (const char *)text);
+        /* The same one again, if it was resumed: then its texts are counted on. */
+        if (strlen(client->session) != (size_t)(end - id) || memcmp(client->session, id, end - id))
+            client->seen = 0;
+        snprintf(client->session, sizeof client->session, "%.*s", (int)(end - id), (const char *)id);
+        return;
+    }
+    if (offset_start) {
+        size_t length = strlen(offset_start);
+        if (size < length + 2 || memcmp(text, offset_start, length) || memcmp(text + size - 2, "\"]", 2))
+            return;
+        const unsigned char *last = memrchr(text, '"', size - 2);
+        if (last++ != NULL)
+            snprintf(client->offset, sizeof client->offset, "%.*s", (int)(text + size - 2 - last),
+                     (const char *)last);
+        return;
+    }
+    for (int i = 0; i < uncounted_count; i++)
+        if (size >= strlen(uncounted[i]) && !memcmp(text, uncounted[i], strlen(uncounted[i])))
+            return;
+    if (*client->session && ++client->seen % CONFIRM_AFTER == 0 && confirm_text)
+        say(client, confirm_text);
 }
 
 /* Note which members of the room a text speaks of. */
@@ -448,7 +578,14 @@ static void joined(struct client *client)
         int size = snprintf(self, sizeof self, "%s%06d", ID, client->id);
         if (room_size > 1)
             learn(client, (unsigned char *)self, (size_t)size);
-        joined_count++;
+        if (client->returning) {
+            client->returning = false;
+            client->away_to = spoken;
+            absent--;
+            under_way--;
+        } else {
+            joined_count++;
+        }
         return;
     }
     client->cycling = false;
@@ -458,12 +595,33 @@ static void joined(struct client *client)
         leave(client);
 }
 
+/* Whether a client that comes back is told that it is the same, and so knows all it knew. */
+static bool is_resumed(struct client *client, const unsigned char *text, size_t size)
+{
+    if (!client->returning || !*client->session)
+        return false;
+    size_t mark;
+    char *expected = expand(resumed_text, client, 0, 0, &mark);
+    bool found = memmem(text, size, expected, strlen(expected)) != NULL;
+    free(expected);
+    return found;
+}
+
 static void advance(struct client *client, const unsigned char *text, size_t size)
 {
+    if (is_resumed(client, text, size)) {
+        known_total += (uint64_t)(room_size - client->known);
+        client->known = room_size;
+        resumed_count++;
+        joined(client);
+        return;
+    }
     const char *expected = expects[client->step];
     if (!memmem(text, size, expected, strlen(expected)))
         return;
-    const char *answer = says[client->step++];
+    bool again = client->returning && *client->session && client->step == 0;
+    const char *answer = again ? come_back_text : says[client->step];
+    client->step++;
     if (answer)
         say(client, answer);
     if (client->step == steps)
@@ -511,6 +669,28 @@ static void check_mark(struct client *client, const unsigned char *mark)
     }
 }
 
+/* A message of the chat, which counts once. */
+static void hear(struct client *client, const unsigned char *mark)
+{
+    uint32_t number = (uint32_t)take_hex(mark + 14, 8);
+    if ((int)take_hex(mark + 8, 6) != client->room || number >= spoken)
+        fail("misrouted: client %d got %.*s", client->index, MARK, (const char *)mark);
+    unsigned char bit = (unsigned char)(1 << (number & 7));
+    if (client->heard[number / 8] & bit) {
+        doubled++;
+        return;
+    }
+    client->heard[number / 8] |= bit;
+    if (number < client->received)
+        overtaken++;
+    client->received = number;
+    received_total++;
+    missing--;
+    arrived++;
+    arrived_away += number >= client->away_from && number < client->away_to;
+    last_arrival = now_ns();
+}
+
 static void count_moves(struct client *client, const unsigned char *text, size_t size)
 {
     if (joins && memmem(text, size, joins, strlen(joins)))
@@ -526,19 +706,29 @@ static void on_text(struct client *client, const unsigned char *text, size_t siz
         say(client, text_pong);
         return;
     }
-    if (phase == NULL && room_size > 1)
+    const unsigned char *mark = phase ? memmem(text, size, "@@", 2) : NULL;
+    if (session_key)
+        follow_session(client, text, size);
+    bool told = is_phase("deploy") && leaves && memmem(text, size, leaves, strlen(leaves));
+    told_left += told;
+    if ((phase == NULL || is_phase("deploy")) && room_size > 1 && !told)
         learn(client, text, size);
-    if (client->state == JOINING) {
+    /* Some servers send first what was missed, and then that it is the same client. */
+    if (client->state == JOINING && mark == NULL) {
         advance(client, text, size);
         return;
     }
-    if (phase == NULL)
+    if (phase == NULL || is_phase("deploy"))
         return;
+    if (is_phase("drops")) {
+        if (mark != NULL)
+            hear(client, mark);
+        return;
+    }
     if (!strcmp(phase->kind, "churn")) {
         count_moves(client, text, size);
         return;
     }
-    const unsigned char *mark = memmem(text, size, "@@", 2);
     if (mark == NULL && joins && memmem(text, size, joins, strlen(joins)))
         return; /* of one who was in the picture already */
     if (mark == NULL || mark + MARK > text + size)
@@ -559,6 +749,10 @@ static void on_frame(struct client *client, int opcode, const unsigned char *dat
     case PONG:
         break;
     case CLOSE:
+        if (is_phase("deploy") && !client->returning) {
+            cut_off(client);
+            break;
+        }
         if (client->state != LEAVING)
             fail("client %d was closed: %d %.*s", client->index,
                  size >= 2 ? data[0] << 8 | data[1] : 0, size >= 2 ? (int)size - 2 : 0, data + 2);
@@ -604,6 +798,10 @@ static void receive(struct client *client)
     ssize_t got = recv(client->fd, buffer + there, sizeof buffer - there, 0);
     if (got < 0 && errno == EAGAIN)
         return;
+    if (got <= 0 && is_phase("deploy") && !client->returning) {
+        cut_off(client);
+        return;
+    }
     if (got <= 0) {
         if (client->state != LEAVING)
             fail("client %d lost its connection: %s", client->index, got ? strerror(errno) : "end");
@@ -634,12 +832,40 @@ static void read_answer(void)
         fail("it could not be announced: %.*s", (int)got, answer);
 }
 
+/* One who is there says something to all; each time another one. */
+static void chat(uint64_t time)
+{
+    struct client *speaker;
+    do
+        speaker = &clients[chatter++ % connections];
+    while (speaker->state != JOINED);
+    if (speaker->text == NULL)
+        prepare(speaker, speech_text, 0);
+    speaker->sent = spoken++;
+    missing += (uint64_t)connections - 1;
+    send_message(speaker, speaker->room, time);
+}
+
+/* So many clients lose their network, one after the other, each for the same time. */
+static void drop_some(void)
+{
+    double every = (phase->seconds - phase->away) / phase->lost, now = seconds_since(phase_start);
+    for (; lost_count < phase->lost && lost_count * every < now; lost_count++)
+        lose(&clients[lost_count * (connections / phase->lost)]);
+    for (; found_count < lost_count && found_count * every + phase->away < now; found_count++)
+        come_back(&clients[found_count * (connections / phase->lost)]);
+}
+
 static void on_tick(void)
 {
     uint64_t times, interval = 1000000000u / (uint64_t)(phase->rate ? phase->rate : 1);
     if (read(timer, &times, sizeof times) != sizeof times || !sending)
         return;
     while (times--) { /* late ones as well: the time is when it should have been */
+        if (is_phase("drops")) {
+            chat(phase_start + ++tick_count * interval);
+            continue;
+        }
         struct client *client = &clients[2 * (tick_count % (uint64_t)phase->pairs)];
         missing++;
         send_signal(client, phase_start + ++tick_count * interval);
@@ -649,6 +875,8 @@ static void on_tick(void)
 static void turn(int milliseconds)
 {
     static struct epoll_event events[512];
+    if (is_phase("drops"))
+        drop_some();
     int count = epoll_wait(epoll, events, 512, milliseconds);
     for (int i = 0; i < count; i++) {
         struct client *client = events[i].data.ptr;
@@ -665,7 +893,15 @@ static void turn(int milliseconds)
 
 /* The phases */
 
-static double seconds_since(uint64_t start) { return (double)(now_ns() - start) / 1e9; }
+/* The beginning of a phase's line. */
+static void print_usage(const char *kind, struct usage first, struct usage last, uint64_t count)
+{
+    printf("{\"phase\":\"%s\",\"seconds\":%.6f,\"server_cpu\":%.6f,\"load_cpu\":%.6f,"
+           "\"count\":%llu,\"memory\":%ld",
+           kind, (double)(last.wall - first.wall) / 1e9,
+           (double)(last.server - first.server) / 1e9, (double)(last.load - first.load) / 1e9,
+           (unsigned long long)count, memory_kib());
+}
 
 static void join_all(void)
 {
@@ -682,21 +918,43 @@ static void join_all(void)
             fail("after %.0f s %d of %d have joined, and know %.1f %% of each other", give_up,
                  joined_count, connections, 100. * (double)known_total / (double)(wanted + !wanted));
     }
-    struct usage last = usage_now();
-    printf("{\"phase\":\"join\",\"seconds\":%.6f,\"server_cpu\":%.6f,\"load_cpu\":%.6f,"
-           "\"count\":%d,\"memory_before\":%ld,\"memory\":%ld}\n",
-           (double)(last.wall - first.wall) / 1e9, (double)(last.server - first.server) / 1e9,
-           (double)(last.load - first.load) / 1e9, connections, before, memory_kib());
+    print_usage("join", first, usage_now(), (uint64_t)connections);
+    printf(",\"memory_before\":%ld}\n", before);
     fflush(stdout);
 }
 
-static void prepare(struct client *client, const char *text, int to)
+/* End the server, and wait until all are back at the next one and know their rooms. */
+static void run_deploy(void)
 {
-    client->to = to;
-    free(client->text);
-    client->text = (unsigned char *)expand(text, client->id, clients[to].id, client->room,
-                                           (size_t)phase->size, &client->mark_at);
-    client->text_size = strlen((char *)client->text);
+    uint64_t wanted = (uint64_t)connections * (uint64_t)room_size;
+    waiting = allocate(NULL, (size_t)connections * sizeof *waiting);
+    phase_start = now_ns();
+    struct usage first = usage_now();
+    if (next_port == 0 || kill(pids[0], phase->signal) != 0)
+        fail("a deploy needs a next_port, and a pid that can be ended");
+    moved = true;
+    while (waiting_end < connections || absent > 0 || known_total < wanted) {
+        for (; waiting_first < waiting_end && under_way < BACK_AT_A_TIME; under_way++) {
+            struct client *client = &clients[waiting[waiting_first++]];
+            start(client, client->id);
+        }
+        turn(20);
+        if (seconds_since(phase_start) > give_up)
+            fail("after %.0f s %d of %d are not back, and all know %.1f %% of each other", give_up,
+                 absent + connections - waiting_end, connections,
+                 100. * (double)known_total / (double)wanted);
+    }
+    print_usage("deploy", first, usage_now(), (uint64_t)connections);
+    printf(",\"resumed\":%d,\"told_left\":%llu}\n", resumed_count, (unsigned long long)told_left);
+    fflush(stdout);
+}
+
+static void begin_ticking(void)
+{
+    uint64_t interval = 1000000000u / (uint64_t)phase->rate;
+    struct timespec tick = {(time_t)(interval / 1000000000u), (long)(interval % 1000000000u)};
+    struct itimerspec every = {tick, tick};
+    timerfd_settime(timer, 0, &every, NULL);
 }
 
 /* Client 2k signals to 2k + 1, for each pair; the other clients are just there. */
@@ -706,10 +964,7 @@ static void begin_relay(void)
         prepare(&clients[2 * k], signal_text, 2 * k + 1);
     phase_start = now_ns();
     if (phase->rate) {
-        uint64_t interval = 1000000000u / (uint64_t)phase->rate;
-        struct itimerspec every = {{(time_t)(interval / 1000000000u), (long)(interval % 1000000000u)},
-                                   {(time_t)(interval / 1000000000u), (long)(interval % 1000000000u)}};
-        timerfd_settime(timer, 0, &every, NULL);
+        begin_ticking();
         latency_room = (size_t)(phase->rate * (phase->seconds + phase->warmup)) + 1000;
         latencies = allocate(latencies, latency_room * sizeof *latencies);
         return;
@@ -749,6 +1004,17 @@ static void begin_churn(void)
         leave(&clients[i]);
 }
 
+static void begin_drops(void)
+{
+    size_t most = (size_t)(phase->rate * phase->seconds) * 2;
+    for (int i = 0; i < connections; i++) {
+        clients[i].heard = allocate(NULL, most / 8 + 1);
+        memset(clients[i].heard, 0, most / 8 + 1);
+    }
+    last_arrival = phase_start;
+    begin_ticking();
+}
+
 static void begin(void)
 {
     for (int i = 0; i < connections; i++) {
@@ -768,12 +1034,16 @@ static void begin(void)
         begin_announce();
     else if (!strcmp(phase->kind, "churn"))
         begin_churn();
+    else if (!strcmp(phase->kind, "drops"))
+        begin_drops();
     else if (strcmp(phase->kind, "idle") != 0)
         fail("no such phase: %s", phase->kind);
 }
 
 static bool is_settled(void)
 {
+    if (is_phase("drops")) /* what has not come by then was lost */
+        return absent == 0 && (missing == 0 || seconds_since(last_arrival) > 2);
     if (strcmp(phase->kind, "churn") != 0)
         return missing == 0;
     for (int i = 0; i < connections; i++)
@@ -806,6 +1076,19 @@ static void settle(void)
     }
 }
 
+/* How much of what was said has arrived, and of what was said to those who were away. */
+static void print_drops(void)
+{
+    uint64_t due = (uint64_t)spoken * (uint64_t)(connections - 1), due_away = 0;
+    for (int i = 0; i < connections; i++)
+        due_away += clients[i].away_to - clients[i].away_from;
+    printf(",\"due\":%llu,\"arrived\":%llu,\"due_away\":%llu,\"arrived_away\":%llu,"
+           "\"doubled\":%llu,\"overtaken\":%llu,\"resumed\":%d",
+           (unsigned long long)due, (unsigned long long)arrived, (unsigned long long)due_away,
+           (unsigned long long)arrived_away, (unsigned long long)doubled,
+           (unsigned long long)overtaken, resumed_count);
+}
+
 static void run_phase(void)
 {
     begin();
@@ -822,12 +1105,10 @@ static void run_phase(void)
         memmove(latencies, latencies + warm, latency_count * sizeof *latencies);
     }
     qsort(latencies, latency_count, sizeof *latencies, by_size);
-    printf("{\"phase\":\"%s\",\"seconds\":%.6f,\"server_cpu\":%.6f,\"load_cpu\":%.6f,"
-           "\"count\":%llu,\"pings\":%llu,\"memory\":%ld",
-           phase->kind, (double)(last.wall - first.wall) / 1e9,
-           (double)(last.server - first.server) / 1e9, (double)(last.load - first.load) / 1e9,
-           (unsigned long long)(last.received - first.received), (unsigned long long)pings,
-           memory_kib());
+    print_usage(phase->kind, first, last, last.received - first.received);
+    printf(",\"pings\":%llu", (unsigned long long)pings);
+    if (is_phase("drops"))
+        print_drops();
     if (latency_count)
         printf(",\"p50_ms\":%.4f,\"p90_ms\":%.4f,\"p99_ms\":%.4f,\"p999_ms\":%.4f,\"max_ms\":%.4f",
                latency_ms(.5), latency_ms(.9), latency_ms(.99), latency_ms(.999), latency_ms(1));
@@ -842,7 +1123,8 @@ static void read_phase(char *line)
     if (phase_count == MAX_PHASES)
         fail("too many phases");
     struct phase *new = &phases[phase_count++];
-    *new = (struct phase){.pairs = 1, .window = 1, .size = 200, .seconds = 1};
+    *new = (struct phase){.pairs = 1, .window = 1, .size = 200, .seconds = 1, .lost = 1, .away = 1,
+                          .signal = SIGKILL};
     snprintf(new->kind, sizeof new->kind, "%s", strtok(line, " "));
     for (char *word; (word = strtok(NULL, " "));) {
         char *value = strchr(word, '=');
@@ -853,6 +1135,9 @@ static void read_phase(char *line)
         else if (!strcmp(word, "window")) new->window = atoi(value);
         else if (!strcmp(word, "rate")) new->rate = atoi(value);
         else if (!strcmp(word, "size")) new->size = atoi(value);
+        else if (!strcmp(word, "lost")) new->lost = atoi(value);
+        else if (!strcmp(word, "signal")) new->signal = atoi(value);
+        else if (!strcmp(word, "away")) new->away = atof(value);
         else if (!strcmp(word, "warmup")) new->warmup = atof(value);
         else if (!strcmp(word, "seconds")) new->seconds = atof(value);
         else fail("no such setting of a phase: %s", word);
@@ -879,6 +1164,13 @@ static void read_setting(const char *name, char *value)
     else if (!strcmp(name, "text_pong")) text_pong = strdup(value);
     else if (!strcmp(name, "joins")) joins = strdup(value);
     else if (!strcmp(name, "leaves")) leaves = strdup(value);
+    else if (!strcmp(name, "session")) session_key = strdup(value);
+    else if (!strcmp(name, "come_back")) come_back_text = strdup(value);
+    else if (!strcmp(name, "resumed")) resumed_text = strdup(value);
+    else if (!strcmp(name, "confirm")) confirm_text = strdup(value);
+    else if (!strcmp(name, "offsets")) offset_start = strdup(value);
+    else if (!strcmp(name, "uncounted") && uncounted_count < MAX_UNCOUNTED) uncounted[uncounted_count++] = strdup(value);
+    else if (!strcmp(name, "next_port")) next_port = atoi(value);
     else if (!strcmp(name, "phase")) read_phase(value);
     else fail("no such setting: %s", name);
 }
@@ -927,7 +1219,10 @@ int main(void)
     join_all();
     for (int i = 0; i < phase_count; i++) {
         phase = &phases[i];
-        run_phase();
+        if (is_phase("deploy"))
+            run_deploy();
+        else
+            run_phase();
     }
     return 0;
 }

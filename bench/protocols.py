@@ -1,6 +1,7 @@
 """What a client says, protocol by protocol: the settings that load.c takes.
 
-`{me}`, `{to}`, `{room}`, `{number}`, `{token}`, `{mark}` and `{filler}` are filled in there.
+`{me}`, `{to}`, `{room}`, `{number}`, `{token}`, `{mark}`, `{filler}`, `{session}` and `{seen}` are
+filled in there.
 """
 
 import time
@@ -42,6 +43,17 @@ def tokens() -> tuple[str, ...]:
     return tuple(make_token(f"user{number}") for number in range(_USERS))
 
 
+class Session(NamedTuple):
+    """How a client that lost its connection goes on; see load.c."""
+
+    session: str
+    come_back: str
+    resumed: str
+    confirm: str | None = None
+    offsets: str | None = None
+    uncounted: tuple[str, ...] = ()
+
+
 class Protocol(NamedTuple):
     """How to join, signal and speak; without `speech` there are no rooms."""
 
@@ -58,6 +70,7 @@ class Protocol(NamedTuple):
     post: str | None = None
     #: Whether clients have tokens.
     has_tokens: bool = False
+    session: Session | None = None
 
     def settings(self) -> str:
         """The lines for load.c."""
@@ -70,6 +83,10 @@ class Protocol(NamedTuple):
             value = getattr(self, name)
             if value is not None:
                 lines.append(f"{name} {value}")
+        if self.session is not None:
+            *single, uncounted = self.session._asdict().items()
+            lines += [f"{name} {value}" for name, value in single if value is not None]
+            lines += [f"uncounted {text}" for text in uncounted[1]]
         if self.has_tokens:
             lines += [f"token {token}" for token in tokens()]
         if self.text_ping is not None:
@@ -102,6 +119,30 @@ MESH_WITH_TOKEN = MESH._replace(
         ('"users_in_room"', None),
     ),
     has_tokens=True,
+)
+
+#: The same by clients that resume, as ours do.
+MESH_WITH_SESSION = MESH_WITH_TOKEN._replace(
+    steps=(
+        (
+            '"auth_required"',
+            '{"type":"auth_token","token":"{token}","clientId":"{me}","username":"User {number}",'
+            '"resume":true}',
+        ),
+        ('"users_in_room"', None),
+    ),
+    session=Session(
+        session='"session":{"id":"',
+        come_back=(
+            '{"type":"auth_token","token":"{token}","clientId":"{me}","username":"User {number}",'
+            '"session":"{session}","received":{seen}}'
+        ),
+        resumed='"resumed"',
+        confirm='{"type":"ping","received":{seen}}',
+        uncounted=tuple(
+            f'{{"type":"{kind}' for kind in ("pong", "auth_", "token_", "resumed", "not_resumed")
+        ),
+    ),
 )
 
 #: Bytes of the call that announces: its body has to be as long as its head says.
@@ -140,6 +181,16 @@ SOCKET_IO = Protocol(
     joins='"user_joined"',
     leaves='"user_left"',
     text_ping=("2", "3"),
+)
+
+#: The same with "connection state recovery", as its clients do it.
+SOCKET_IO_WITH_SESSION = SOCKET_IO._replace(
+    session=Session(
+        session='"pid":"',
+        come_back='40{"pid":"{session}","offset":"{seen}"}',
+        resumed='"pid":"{session}"',
+        offsets="42[",
+    )
 )
 
 PEERJS = Protocol(

@@ -14,7 +14,16 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
-from bench.protocols import MESH, MESH_WITH_TOKEN, PEERJS, SECRET, SOCKET_IO, Protocol
+from bench.protocols import (
+    MESH,
+    MESH_WITH_SESSION,
+    MESH_WITH_TOKEN,
+    PEERJS,
+    SECRET,
+    SOCKET_IO,
+    SOCKET_IO_WITH_SESSION,
+    Protocol,
+)
 
 HERE = Path(__file__).parent
 PEERS = HERE / "peers"
@@ -52,7 +61,15 @@ class Target(NamedTuple):
     #: Installs what it needs, if it is not there; the command that starts it, without options.
     prepare: Callable[[], list[str]]
     protocol: Protocol = MESH
+    #: How clients speak that come back; None if that is not measured.
+    returning: Protocol | None = None
     environment: Mapping[str, str] = {}
+
+    def returned(self) -> "Target":
+        """The same for clients that come back."""
+        assert self.returning is not None
+        environment = {**self.environment, "RECOVERY": "1"}  # Socket.IO has to be asked for it
+        return self._replace(protocol=self.returning, environment=environment)
 
 
 class Running(NamedTuple):
@@ -146,9 +163,9 @@ def _python(folder: str) -> Callable[[], list[str]]:
 
 
 TARGETS = (
-    Target("trio-signal", _ours, MESH_WITH_TOKEN, environment=OURS),
-    Target("node ws", _node("ws")),
-    Target("socket.io", _node("socketio"), SOCKET_IO),
+    Target("trio-signal", _ours, MESH_WITH_TOKEN, MESH_WITH_SESSION, OURS),
+    Target("node ws", _node("ws"), returning=MESH),
+    Target("socket.io", _node("socketio"), SOCKET_IO, SOCKET_IO_WITH_SESSION),
     Target("peerjs", _node("peerjs"), PEERJS),
     Target("trio-signal peerjs", _ours, PEERJS, environment={**OURS, "TRIO_SIGNAL_AUTH": "open"}),
     Target("fastapi", _python("fastapi")),

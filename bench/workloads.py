@@ -37,6 +37,8 @@ class Workload(NamedTuple):
     again: bool = True
     #: Whether it is only for the most telling servers: the others would need minutes.
     for_few: bool = False
+    #: Whether clients lose their connections and come back.
+    returns: bool = False
     heartbeat: float = 20
     #: Seconds for all to join.
     give_up: float = 90
@@ -45,6 +47,11 @@ class Workload(NamedTuple):
     def needs_rooms(self) -> bool:
         """Whether a server without rooms cannot do it."""
         return any(phase.startswith("fanout") for phase in self.phases)
+
+    @property
+    def deploys(self) -> bool:
+        """Whether a server ends, and its clients go to the next one."""
+        return any(phase.startswith("deploy") for phase in self.phases)
 
 
 SIGNAL = "size=2048"
@@ -56,6 +63,7 @@ def workloads(quick: bool) -> dict[str, Workload]:
     seconds = 2 if quick else 3
     crowd = 500 if quick else 2000
     idle = 2000 if quick else 10_000
+    chat = 300 if quick else 1000
     found = (
         Workload(
             "relay",
@@ -86,6 +94,16 @@ def workloads(quick: bool) -> dict[str, Workload]:
         ),
         Workload("churn", 100, 2, (f"churn warmup=0.5 seconds={seconds}",)),
         Workload("idle", idle, 10, ("idle seconds=6",), again=False, heartbeat=5),
+        # 5 % of all lose their network for two seconds, once within ten.
+        Workload(
+            "drops",
+            chat,
+            chat,
+            (f"drops rate=20 size=200 lost={chat // 20} away=2 seconds=10",),
+            again=False,
+            returns=True,
+        ),
+        Workload("deploy", idle, 10, ("deploy",), returns=True),
     )
     return {workload.name: workload for workload in found}
 
@@ -96,14 +114,22 @@ class FailedError(Exception):
 
 def run(target: Target, workload: Workload, cores: Cores) -> list[Phase]:
     """Start a server, load it, stop it; raises MissingError or FailedError."""
-    with running(target, cores.server, workload.heartbeat) as server:
-        return load(target, workload, [server], cores)
+    if workload.returns:
+        target = target.returned()
+    with ExitStack() as stack:
+        servers = [
+            stack.enter_context(running(target, cores.server, workload.heartbeat))
+            for _ in range(2 if workload.deploys else 1)
+        ]
+        return load(target, workload, servers, cores)
 
 
 def load(target: Target, workload: Workload, servers: list[Running], cores: Cores) -> list[Phase]:
     """One run of the load against servers that run."""
+    next_server = servers[-1:] if workload.deploys else []
     lines = [
-        *(f"port {server.port}" for server in servers),
+        *(f"port {server.port}" for server in servers if server not in next_server),
+        *(f"next_port {server.port}" for server in next_server),
         *(f"pid {server.pid}" for server in servers),
         f"connections {workload.connections}",
         f"room_size {workload.room_size if target.protocol.speech else 1}",
@@ -118,7 +144,7 @@ def load(target: Target, workload: Workload, servers: list[Running], cores: Core
             input="\n".join(lines) + "\n" + target.protocol.settings(),
             capture_output=True,
             text=True,
-            timeout=workload.give_up + 60,
+            timeout=2 * workload.give_up + 60,
             check=False,
             preexec_fn=lambda: os.sched_setaffinity(0, cores.load),
         )
@@ -154,14 +180,20 @@ def redis(cores: set[int]) -> Iterator[str]:
             yield f"redis://127.0.0.1:{port}"
 
 
+#: A server that is stopped in order hands over its sessions.
+RESTART = Workload("deploy", 1000, 10, ("deploy signal=15",), returns=True)
+
+
 def run_replicas(target: Target, count: int, quick: bool, cores: Cores) -> dict[str, list[Phase]]:
     """The same through so many replicas: the two of a pair are on different ones."""
-    speaking = (target, RELAY_RATE), (target, _crowd(quick))
-    announcing = target._replace(protocol=announcements()), _announce(quick)
-    return {
-        workload.name: _run_joined(each, workload, count, cores)
-        for each, workload in (*speaking, announcing)
-    }
+    chosen = [
+        (target, RELAY_RATE),
+        (target, _crowd(quick)),
+        (target._replace(protocol=announcements()), _announce(quick)),
+    ]
+    if count > 1:
+        chosen.append((target.returned(), RESTART))
+    return {workload.name: _run_joined(each, workload, count, cores) for each, workload in chosen}
 
 
 def _announce(quick: bool) -> Workload:
@@ -178,7 +210,11 @@ def _run_joined(target: Target, workload: Workload, count: int, cores: Cores) ->
         tempfile.TemporaryDirectory() as folder,
         ExitStack() as replicas,
     ):
-        settings = {"REDIS_URL": url, "DATABASE_URL": f"sqlite:///{folder}/announcements.db"}
+        settings = {
+            "REDIS_URL": url,
+            "DATABASE_URL": f"sqlite:///{folder}/announcements.db",
+            "TRIO_SIGNAL_DRAIN_PAUSE": "0",  # there is no load balancer that has to notice
+        }
         servers = [
             replicas.enter_context(running(target, cores.server, 20, **settings))
             for _ in range(count)

@@ -3,22 +3,18 @@ import { createServer } from "node:http";
 import { Server } from "socket.io";
 
 const HEARTBEAT = Number(process.env.HEARTBEAT ?? 20) * 1000;
+const RECOVERY = process.env.RECOVERY ? { connectionStateRecovery: {} } : {};
 const SIGNALS = ["offer", "answer", "ice_candidate", "message"];
 
 const http = createServer();
-const io = new Server(http, { pingInterval: HEARTBEAT });
+const io = new Server(http, { pingInterval: HEARTBEAT, ...RECOVERY });
 const rooms = new Map(); // room id -> Map of client id -> socket
 
 io.on("connection", (socket) => {
+  if (socket.recovered) enter(socket);
   socket.on("join", ({ room: roomId, clientId, username }) => {
-    let room = rooms.get(roomId);
-    if (!room) rooms.set(roomId, (room = new Map()));
     socket.data = { id: clientId, username, roomId };
-    const users = [...room].map(([id, other]) => ({ client_id: id, username: other.data.username }));
-    room.set(clientId, socket);
-    socket.join(roomId);
-    socket.emit("users_in_room", { users });
-    socket.to(roomId).emit("user_joined", moved(socket, room));
+    enter(socket);
   });
 
   for (const kind of SIGNALS) {
@@ -41,6 +37,19 @@ io.on("connection", (socket) => {
     if (room.size === 0) rooms.delete(roomId);
   });
 });
+
+function enter(socket) {
+  const { id, roomId } = socket.data;
+  let room = rooms.get(roomId);
+  if (!room) rooms.set(roomId, (room = new Map()));
+  if (!socket.recovered) {
+    const users = [...room].map(([id, other]) => ({ client_id: id, username: other.data.username }));
+    socket.join(roomId);
+    socket.emit("users_in_room", { users });
+  }
+  room.set(id, socket);
+  socket.to(roomId).emit("user_joined", moved(socket, room));
+}
 
 function moved({ data: { id, username, roomId } }, room) {
   return { room_id: roomId, from: id, client_id: id, username, connected_users: room.size };
