@@ -30,6 +30,7 @@ MIN_API_KEY = 32
 ADDRESS_FACTOR = 20
 _ORIGIN = re.compile(r"\*|https?://(\*\.)?[^/*\s]+")
 _REDIS_URL = re.compile(r"((redis|valkey)s?|rediss?\+sentinel|unix)://.", re.IGNORECASE)
+_HOSTED_TURN = re.compile(r"cloudflare:([A-Za-z0-9_-]{1,64})")
 _DATABASE_URL = re.compile(r"(sqlite:///|postgres(ql(\+psycopg)?)?://).", re.IGNORECASE)
 
 
@@ -182,11 +183,12 @@ class Settings(BaseSettings):
 
     #: STUN servers offered to clients, a comma-separated list of `stun:host:port`.
     stun_urls: CommaList = ()
-    #: TURN servers offered to clients, a comma-separated list of `turn:host:port`; requires
+    #: TURN servers offered to clients, a comma-separated list of `turn:host:port`, or
+    #: `cloudflare:KEY_ID` for [Cloudflare's](security.md#a-hosted-turn-service); requires
     #: `TRIO_SIGNAL_TURN_SECRET`.
     turn_urls: CommaList = ()
     #: Secret shared with coturn (`static-auth-secret`); short-lived credentials are derived
-    #: from it.
+    #: from it. For Cloudflare: the API token of the key.
     turn_secret: SecretStr | None = None
     #: Lifetime of TURN credentials in seconds.
     turn_ttl: int = Field(86400, ge=60)
@@ -334,6 +336,11 @@ class Settings(BaseSettings):
     def _check_turn(self) -> Self:
         if self.turn_urls and self.turn_secret is None:
             raise ValueError("TRIO_SIGNAL_TURN_URLS needs TRIO_SIGNAL_TURN_SECRET as well")
+        hosted = any(url.startswith("cloudflare:") for url in self.turn_urls)
+        if hosted and hosted_turn_key(self) is None:
+            raise ValueError(
+                "TRIO_SIGNAL_TURN_URLS must be cloudflare:KEY_ID alone, or a list of turn:host:port"
+            )
         return self
 
     @property
@@ -409,6 +416,12 @@ class Settings(BaseSettings):
     def _guards_host(self) -> bool:
         open_on_loopback = not self.wants_tokens and is_loopback(self.host)
         return open_on_loopback and not self.trusted_proxies
+
+
+def hosted_turn_key(settings: Settings) -> str | None:
+    """The id of the key at Cloudflare's TURN service; None if that is not used."""
+    key = _HOSTED_TURN.fullmatch(",".join(settings.turn_urls))
+    return key[1] if key else None
 
 
 def read_api_keys(text: str) -> dict[str, str]:

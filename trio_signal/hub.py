@@ -89,6 +89,7 @@ from trio_signal.signals import Signals
 from trio_signal.survey import Survey
 from trio_signal.talk import Talk
 from trio_signal.topics import Topics
+from trio_signal.turn import HostedTurn
 from trio_signal.webhooks.webhooks import LocalWebhooks, SharedWebhooks
 
 logger = logging.getLogger(__name__)
@@ -179,6 +180,8 @@ class Hub:
         self.survey = Survey(bus, self.rooms, self.participants, self._metrics)
         #: What a site's backend is told, if anything; whoever made it runs it.
         self.webhooks: LocalWebhooks | SharedWebhooks | None = None
+        #: Credentials of a hosted TURN service, if one is used; whoever made it runs it.
+        self.turn: HostedTurn | None = None
         self.moderation = Moderation(self.rooms, self._membership, self._returning, bus)
         self.talk = Talk(self.rooms, self._membership, self._private, bus, self.notes)
 
@@ -186,7 +189,8 @@ class Hub:
     def degraded(self) -> str | None:
         """What does not work as it should; None if all is well."""
         announcements = self.announcements.degraded if self.announcements is not None else None
-        return "; ".join(filter(None, (self.bus.degraded, announcements))) or None
+        turn = self.turn.degraded if self.turn is not None else None
+        return "; ".join(filter(None, (self.bus.degraded, announcements, turn))) or None
 
     def stay(self, participant: Participant) -> Stay:
         """The stay of a session, or of another participant, as a context manager."""

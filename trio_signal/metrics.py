@@ -92,6 +92,8 @@ class Metrics:
         self.call_round_trip: Final = Histogram(_ROUND_TRIPS)
         #: The results of webhooks: an attempt that `failed` is repeated.
         self.webhooks: dict[str, int] = dict.fromkeys(("delivered", "failed", "dropped"), 0)
+        #: What became of attempts to get credentials from a hosted TURN service.
+        self.turn_credentials: dict[str, int] = dict.fromkeys(("issued", "failed"), 0)
 
     def count_refused(self, reason: Reason | Refusal) -> None:
         """Count a refusal."""

@@ -16,7 +16,7 @@ from trio_signal.backend import AsyncServerApi, ServerApi, ServerApiError, verif
 from trio_signal.bus import Bus
 from trio_signal.bus.memory import MemoryBus
 from trio_signal.bus.redis import RedisBus, open_redis_bus
-from trio_signal.config import Settings
+from trio_signal.config import Settings, hosted_turn_key
 from trio_signal.dialects import DIALECTS
 from trio_signal.errors import CloseCode, Reason
 from trio_signal.hooks import SignatureError
@@ -33,6 +33,7 @@ from trio_signal.service import Service
 from trio_signal.sharing import Sharing
 from trio_signal.store import OutboxStore, sqlite_file
 from trio_signal.supervision import supervise
+from trio_signal.turn import HostedTurn
 from trio_signal.web.app import create_app
 from trio_signal.web.gate import Gate
 from trio_signal.web.server import open_http_server
@@ -60,6 +61,8 @@ logger = logging.getLogger(__name__)
 RETIRE_TIMEOUT = 1.0
 #: Seconds before it stops accepting, if there are other replicas.
 _PAUSE = 3.0
+#: Seconds to wait at the start for credentials of a hosted TURN service.
+FIRST_CREDENTIALS = 2.0
 #: The fraction of the drain time in which all peers are closed.
 SPREAD = 0.6
 #: The fraction of it in which sessions are handed over to other replicas.
@@ -187,6 +190,13 @@ async def open_server(settings: Settings, sharing: Sharing | None = None) -> Asy
             ("the peerjs mailbox", hub.names.run),
         ):
             background.start_soon(supervise, name, task)
+        key_id = hosted_turn_key(settings)
+        if key_id is not None and settings.turn_secret is not None:
+            secret = settings.turn_secret.get_secret_value()
+            hub.turn = HostedTurn(key_id, secret, settings.turn_ttl, metrics)
+            background.start_soon(supervise, "fetching TURN credentials", hub.turn.run)
+            with trio.move_on_after(FIRST_CREDENTIALS):
+                await hub.turn.tried.wait()
         gate = Gate(hub, settings, limits, metrics)
         unsent = Unsent(partial(metrics.count_refused, Reason.HTTP_BYTES))
         async with (

@@ -209,7 +209,7 @@ class Service:
             return
         session.lease.authenticated()
         settings = self.settings
-        ice = ice_servers(settings, identity.user_id)
+        ice = ice_servers(settings, identity.user_id, self.hub.turn)
         info = ServerInfo(ice, settings.heartbeat, quality=settings.quality_interval)
         if claims.resume is not None:
             if await self._resume(session, identity, claims, claims.resume):

@@ -108,6 +108,11 @@ MISTAKES: list[tuple[dict[str, Any], dict[str, object], str, str]] = [
     ({"log_level": "debug"}, {}, "log_level", "warning"),
     ({"turn_urls": ""}, {}, "turn", "warning"),
     ({}, {"turn": {"turn:turn.example.com": "no answer"}}, "turn", "failed"),
+    (
+        {"turn_urls": "cloudflare:a1"},
+        {"turn": {"cloudflare:a1": "refuses the secret (401)"}},
+        *("turn", "failed"),
+    ),
     ({}, {"redis": "Connection refused"}, "redis", "failed"),
     ({}, redis(refused=("PUBLISH", "TIME")), "redis", "failed"),
     ({}, redis(policy="allkeys-lru"), "eviction", "failed"),

@@ -7,11 +7,13 @@ import pytest
 import trio
 
 from tests.clients import PATIENCE
+from tests.cloudflare import KEY, SECRET, open_api
 from tests.conftest import Serve, settings
 from tests.coturn import run_coturn
 from tests.postgres import Postgres
 from tests.redis.server import free_port, open_redis_server
 from tests.tokens import jwk, private_key, run_key_server
+from trio_signal import cloudflare
 from trio_signal.bus import Caps
 from trio_signal.bus.redis import open_redis_bus
 from trio_signal.dialects import DIALECTS
@@ -108,6 +110,20 @@ async def test_to_look_at_sqlite_makes_no_file(tmp_path: Path) -> None:
     assert isinstance(tables, Tables)
     assert tables.version == tables.wanted
     assert isinstance((await look(database_url=f"sqlite:///{tmp_path}/no/new.db")).database, str)
+
+
+async def test_a_hosted_turn_service_is_asked_for_credentials(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with open_api() as api:
+        api.answer = api.issue
+        monkeypatch.setattr(cloudflare, "BASE_URL", api.url)
+        url = f"cloudflare:{KEY}"
+        assert (await look(turn_urls=url, turn_secret=SECRET)).turn == {url: None}
+        assert api.asked[-1].body == {"ttl": 120}
+        problem = (await look(turn_urls=url, turn_secret="another")).turn[url]
+    assert problem is not None
+    assert "refuses the secret (401" in problem
 
 
 async def test_turn_servers_are_asked(tmp_path: Path) -> None:

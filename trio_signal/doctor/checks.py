@@ -55,7 +55,8 @@ _MENDS = {
     "JWT_SECRET": "use a random one: openssl rand -base64 48",
     "WEB_CONCURRENCY": "set REDIS_URL, or WEB_CONCURRENCY=1",
     "JWT_PUBLIC_KEY": "derive it from the private key: openssl pkey -in key.pem -pubout",
-    "TURN_URLS": "set TRIO_SIGNAL_TURN_SECRET to coturn's static-auth-secret",
+    "TURN_URLS": "set TRIO_SIGNAL_TURN_SECRET to coturn's static-auth-secret, or to the API token "
+    "of Cloudflare's key",
 }
 
 

@@ -15,13 +15,15 @@ import httpx
 import trio
 from msgspec import Struct
 
-from trio_signal.config import Settings
+from trio_signal.config import Settings, hosted_turn_key
 from trio_signal.dialects import DIALECTS, Dialect
 from trio_signal.environment import unknown_variables
 from trio_signal.errors import ConfigError, StoreError
 from trio_signal.keys import check_key_set
+from trio_signal.metrics import Metrics
 from trio_signal.redis import Redis, RedisError, ResponseError, open_redis
 from trio_signal.store import Tables, inspect
+from trio_signal.turn import HostedTurn
 from trio_signal.users import User, is_password, read_users
 
 #: Seconds for each who is asked.
@@ -39,6 +41,8 @@ PLATFORMS = {
 #: since a try is made to be slow, and there may be thousands of users.
 GUESSES = ("password", "secret", "demo", "changeme", "123456", "test")
 _GUESSING = 3.0
+#: Seconds that credentials last which nobody is to use.
+_A_MOMENT = 60
 _UPGRADE = {
     "Connection": "Upgrade",
     "Upgrade": "websocket",
@@ -254,6 +258,12 @@ async def ask_database(settings: Settings) -> Tables | str:
 async def ask_turn(settings: Settings) -> dict[str, str | None]:
     """Why each TURN server does not answer, if it does not."""
     problems: dict[str, str | None] = {}
+    key_id = hosted_turn_key(settings)
+    if key_id is not None and settings.turn_secret is not None:
+        secret = settings.turn_secret.get_secret_value()
+        hosted = HostedTurn(key_id, secret, _A_MOMENT, Metrics())
+        await hosted.refresh()
+        return dict.fromkeys(settings.turn_urls, hosted.degraded)
 
     async def ask(url: str) -> None:
         problems[url] = "no answer"

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
+from trio_signal.config import hosted_turn_key
 from trio_signal.doctor.facts import Facts, PublicFacts
 from trio_signal.doctor.verdicts import Verdict, fail, is_public, ok, warn
 from trio_signal.hosts import is_loopback
@@ -156,9 +157,18 @@ def turn(facts: Facts) -> Verdict:
     if not facts.settings.turn_urls:
         return warn(
             "there is no TURN server: browsers behind strict firewalls cannot reach each other",
-            "run coturn, and set TRIO_SIGNAL_TURN_URLS and TRIO_SIGNAL_TURN_SECRET",
+            "run coturn, or make a key at Cloudflare, and set TRIO_SIGNAL_TURN_URLS and "
+            "TRIO_SIGNAL_TURN_SECRET",
         )
     silent = {url: problem for url, problem in facts.turn.items() if problem is not None}
+    if hosted_turn_key(facts.settings) is not None:
+        if not silent:
+            return ok("the TURN service issues credentials")
+        return fail(
+            "; ".join(silent.values()),
+            "set TRIO_SIGNAL_TURN_SECRET to the key's API token, and allow https to "
+            "rtc.live.cloudflare.com",
+        )
     if silent:
         listed = "; ".join(f"{url}: {problem}" for url, problem in silent.items())
         return fail(listed, "start coturn, and open its ports (3478 UDP and TCP)")

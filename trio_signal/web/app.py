@@ -53,7 +53,7 @@ def create_app(
     _add_metrics(app, hub, settings, metrics)
     callers = Callers(auth, settings, limits, metrics)
     add_accounts(app, callers, settings)
-    add_ice(app, callers, settings)
+    add_ice(app, callers, settings, hub)
     dialects = DialectRoutes(hub, callers, settings)
     dialects.add_to(app)
     backend = ServerRoutes(hub, auth, callers, settings)

@@ -67,9 +67,12 @@ class HubCollector(Collector):
         yield _gauge("outbox_clients", "Clients with queued bytes", len(waiting))
         yield _gauge("threads", "Threads of this process", threading.active_count())
         degraded = hub.degraded is not None
-        yield _gauge("degraded", "1 while Redis or the database is unavailable", int(degraded))
+        yield _gauge("degraded", "1 while /readyz says degraded", int(degraded))
         text = "How often the members could not be written to the database"
         yield _counters("notes_failures", text, [], [([], hub.notes.failures)])
+        left = hub.turn.seconds_left if hub.turn is not None else None
+        text = "Seconds for which the hosted TURN service's credentials are still valid"
+        yield _gauge("turn_credentials_seconds", text, left)
         statistics = hub.bus.statistics()
         if statistics is not None:
             up = int(hub.bus.degraded is None)
@@ -141,6 +144,9 @@ class CountCollector(Collector):
         yield _counters("closed", "WebSockets that ended, by close code", ["code"], closed)
         webhooks = [([outcome], count) for outcome, count in counted.webhooks.items()]
         yield _counters("webhooks", "Attempts to send webhooks, by outcome", ["outcome"], webhooks)
+        issued = [([outcome], count) for outcome, count in counted.turn_credentials.items()]
+        text = "Attempts to get credentials from a hosted TURN service, by outcome"
+        yield _counters("turn_credentials", text, ["outcome"], issued)
         text = "Quality reports from clients"
         yield _counters("quality_reports", text, [], [([], counted.quality_reports)])
         calls = [([outcome], count) for outcome, count in counted.calls.items()]

@@ -1,0 +1,123 @@
+"""Cloudflare's API for WebRTC, by HTTPS: its TURN service and its media server are asked by it.
+
+https://developers.cloudflare.com/realtime/ describes it. Each question has a deadline, and so has
+the wait for a place among those that are under way; an answer's size is bounded. Nothing is asked
+twice here: most questions make something, and one without an answer may have made it.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Final
+
+import httpx
+import msgspec
+import trio
+from msgspec import Struct
+
+#: Where the API is.
+BASE_URL = "https://rtc.live.cloudflare.com/v1"
+#: Bytes of an answer: the longest are session descriptions.
+MOST_BYTES: Final = 262_144
+#: Questions under way at once.
+_AT_ONCE = 32
+#: Seconds for httpx; the deadlines of questions come first.
+_LONGEST = 60.0
+#: Characters of its words for an error that we repeat.
+_MOST_SAID = 200
+
+
+class CloudflareError(Exception):
+    """The API refuses, or cannot be reached; the text says which, and has no secret."""
+
+    def __init__(self, text: str, status: int | None = None, code: str = "") -> None:
+        """Take what to say; `status` is None if there was no answer."""
+        super().__init__(text)
+        self.status = status
+        #: The API's own name of the error.
+        self.code = code
+
+
+class Problem(Struct):
+    """How the API says what is wrong, also within an answer of status 200."""
+
+    errorCode: str = ""  # noqa: N815  the API's names
+    errorDescription: str = ""  # noqa: N815
+
+    def said(self) -> str:
+        """Its words, in one line."""
+        text = ": ".join(filter(None, (self.errorCode, self.errorDescription)))
+        return "".join(each if each.isprintable() else " " for each in text[:_MOST_SAID])
+
+
+_problem = msgspec.json.Decoder(Problem)
+
+
+class Cloudflare:
+    """The API, as one token may use it."""
+
+    def __init__(self, http: httpx.AsyncClient, token: str, base_url: str, patience: float) -> None:
+        """Take an open client; `patience` is how many seconds a question may take."""
+        self._http = http
+        self._headers = {"Authorization": f"Bearer {token}", "Accept-Encoding": "identity"}
+        self._base_url = base_url
+        self._patience = patience
+        self._limiter = trio.CapacityLimiter(_AT_ONCE)
+
+    async def ask(
+        self, method: str, path: str, body: object = None, patience: float | None = None
+    ) -> bytes:
+        """The body of a good answer. Raises CloudflareError."""
+        patience = patience or self._patience
+        headers, content = self._headers, None
+        if body is not None:
+            headers = {**headers, "Content-Type": "application/json"}
+            content = msgspec.json.encode(body)
+        try:
+            with trio.fail_after(patience):
+                async with (
+                    self._limiter,
+                    self._http.stream(
+                        method, f"{self._base_url}/{path}", headers=headers, content=content
+                    ) as answer,
+                ):
+                    text = await _read(answer)
+        except trio.TooSlowError:
+            raise CloudflareError(f"no answer within {patience:g} s") from None
+        except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
+            raise CloudflareError(f"cannot be reached ({type(error).__name__})") from None
+        if not answer.is_success:
+            raise _refusal(answer.status_code, text)
+        return text
+
+
+@asynccontextmanager
+async def open_cloudflare(
+    token: str, base_url: str | None = None, patience: float = 2.0
+) -> AsyncIterator[Cloudflare]:
+    """The API, while the block runs."""
+    limits = httpx.Limits(max_connections=_AT_ONCE, keepalive_expiry=60.0)
+    async with httpx.AsyncClient(timeout=_LONGEST, limits=limits) as http:
+        yield Cloudflare(http, token, base_url or BASE_URL, patience)
+
+
+async def _read(answer: httpx.Response) -> bytes:
+    text, size = bytearray(), answer.headers.get("Content-Length", "0")
+    if not size.isdecimal() or int(size) <= MOST_BYTES:
+        async for chunk in answer.aiter_raw():
+            text += chunk
+            if len(text) > MOST_BYTES:
+                break
+        else:
+            return bytes(text)
+    raise CloudflareError(f"an answer is longer than {MOST_BYTES} bytes")
+
+
+def _refusal(status: int, text: bytes) -> CloudflareError:
+    try:
+        problem = _problem.decode(text)
+    except msgspec.DecodeError:
+        problem = Problem()
+    said = problem.said()
+    what = "refuses the secret" if status in (401, 403) else "refuses"
+    text_of = f"{what} ({status}{said and f', {said}'})"
+    return CloudflareError(text_of, status, problem.errorCode)
