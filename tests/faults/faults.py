@@ -89,16 +89,15 @@ def delete(pattern: str) -> Do:
     """Delete the keys that fit, as an eviction or a person does."""
 
     async def do(scene: "FaultyScene", choice: random.Random) -> None:
-        keys: list[bytes] = await scene.redis.ask("KEYS", f"trio_signal:{pattern}")
-        assert keys, pattern
-        await scene.redis.ask("DEL", choice.choice(sorted(keys)))
+        keys = await scene.wait_found("KEYS", f"trio_signal:{pattern}")
+        await scene.redis.ask("DEL", choice.choice(keys))
 
     return do
 
 
 async def delete_lease(scene: "FaultyScene", choice: random.Random) -> None:
-    replicas: list[bytes] = await scene.redis.ask("ZRANGE", "trio_signal:replicas", 0, -1)
-    await scene.redis.ask("ZREM", "trio_signal:replicas", choice.choice(sorted(replicas)))
+    replicas = await scene.wait_found("ZRANGE", "trio_signal:replicas", 0, -1)
+    await scene.redis.ask("ZREM", "trio_signal:replicas", choice.choice(replicas))
 
 
 async def cut_off(scene: "FaultyScene", choice: random.Random) -> None:

@@ -76,6 +76,14 @@ class FaultyScene:
         watcher = await self._party.watch(f"watches-{name}", replica)
         self._staying[watcher.name] = replica
 
+    async def wait_found(self, *command: str | int) -> list[bytes]:
+        """What Redis lists, sorted; it may have nothing of the kind just now."""
+        found: list[bytes] = []
+        with trio.fail_after(self._patience):
+            while not (found := await self.redis.ask(*command)):  # noqa: ASYNC110
+                await trio.sleep(0.02)
+        return sorted(found)
+
     async def shout(self, text: str) -> None:
         """Something long to all in the room, from one who stays."""
         speaker = next(guest for guest in self._guests if guest.name.startswith("stays"))

@@ -18,7 +18,7 @@ import trio
 from redis.exceptions import PubSubError, RedisError, ResponseError
 
 from trio_signal.redis.address import parse_address
-from trio_signal.redis.commands import Redis, Script, Statistics
+from trio_signal.redis.commands import OnReply, Redis, Script, Statistics
 from trio_signal.redis.connection import (
     Argument,
     ConfigurationError,
@@ -40,6 +40,7 @@ __all__ = [
     "Lost",
     "Message",
     "NotConnectedError",
+    "OnReply",
     "OutcomeUnknownError",
     "Overflow",
     "PubSub",

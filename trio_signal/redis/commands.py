@@ -167,6 +167,16 @@ class Redis(AsyncCoreCommands):
         """Whether commands work and all channels are subscribed."""
         return self._connected.is_set()
 
+    @property
+    def can_send(self) -> bool:
+        """Whether there is a connection for commands."""
+        return self.link.connection is not None
+
+    @property
+    def can_hear(self) -> bool:
+        """Whether all channels are subscribed."""
+        return self.pubsub.ready
+
     async def wait_connected(self) -> None:
         """Wait until `connected`."""
         await self._connected.wait()

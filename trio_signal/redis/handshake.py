@@ -60,9 +60,11 @@ async def connect(
             connection = Connection(
                 stream, transport.socket, timing, pushed=pushed, patient=patient
             )
-            await _introduce(connection, address, name, to_sentinel=to_sentinel)
-            if replaces is not None:
-                await _end(connection, replaces, name)
+            replaced = await _introduce(
+                connection, address, name, to_sentinel=to_sentinel, replaces=replaces
+            )
+            if replaced is not None:
+                await connection.greet(("CLIENT", "KILL", "ID", replaced))
             stack.pop_all()
             return connection
     except trio.TooSlowError:
@@ -82,11 +84,14 @@ async def _open_transport(address: Address) -> trio.SocketStream:
 
 
 async def _introduce(
-    connection: Connection, address: Address, name: str, *, to_sentinel: bool
-) -> None:
-    """Say HELLO and choose the database, in one round trip.
+    connection: Connection, address: Address, name: str, *, to_sentinel: bool, replaces: int | None
+) -> int | None:
+    """Say HELLO, choose the database, and ask for the connection before, in one round trip.
 
-    PING, since a server that still loads its data greets us, and can do nothing else.
+    PING, since a server that still loads its data greets us, and can do nothing else. The number
+    of the connection that this one replaces, if it is still there: what was said on it may be under
+    way, and must not be carried out after what its successor says. The number alone may be
+    another's, since the server has started anew.
     """
     password = address.sentinel_password if to_sentinel else address.password
     hello: tuple[Argument, ...] = ("HELLO", 3)
@@ -95,7 +100,11 @@ async def _introduce(
     commands: list[tuple[Argument, ...]] = [hello, ("CLIENT", "SETNAME", name)]
     if address.db and not to_sentinel:
         commands.append(("SELECT", address.db))
-    greeting, named, *rest = (*await connection.greet(*commands, ("PING",)), None)
+    commands.append(("PING",))
+    asked = [] if replaces is None else [("CLIENT", "LIST", "ID", replaces)]
+    replies = await connection.greet(*commands, *asked)
+    listing = replies.pop() if len(replies) > len(commands) else None
+    greeting, named, *rest = (*replies, None)
     _check_greeting(address, greeting)
     if not isinstance(greeting, dict):
         raise ConfigurationError(f"{address}: this is not Redis: {greeting!r:.80}")
@@ -108,6 +117,10 @@ async def _introduce(
     for reply in (None if isinstance(named, NoPermissionError) else named, *rest):
         if isinstance(reply, Exception):
             _check_greeting(address, reply)
+    if listing is None or isinstance(listing, Exception):
+        return None
+    is_there = f" name={name} ".encode() in bytes(listing)
+    return replaces if is_there else None
 
 
 def _check_greeting(address: Address, reply: object) -> None:
@@ -120,17 +133,6 @@ def _check_greeting(address: Address, reply: object) -> None:
     lasting = isinstance(reply, AuthenticationError | ResponseError) and not passing
     kind = ConfigurationError if lasting else NotConnectedError
     raise kind(f"{address}: {reply}")
-
-
-async def _end(connection: Connection, number: int, name: str) -> None:
-    """End the connection with this number, if it has this name.
-
-    What was said on it may be under way still, and must not be carried out after what its
-    successor says. The number alone may be another's, since the server has started anew.
-    """
-    listing = (await connection.greet(("CLIENT", "LIST", "ID", number)))[0]
-    if not isinstance(listing, Exception) and f" name={name} ".encode() in bytes(listing):
-        await connection.greet(("CLIENT", "KILL", "ID", number))
 
 
 async def _name_services(connection: Connection, address: Address) -> str:

@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 #: Seconds before the first try to connect again, and at most between two.
 FIRST_PAUSE = 0.05
-LONGEST_PAUSE = 0.5
+LONGEST_PAUSE = 0.25
 
 
 def pauses() -> Iterator[float]:

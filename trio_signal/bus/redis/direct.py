@@ -1,8 +1,9 @@
 """What one replica tells another alone; signals are confirmed, or given up: see `receipts`."""
 
+from collections import deque
 from collections.abc import Callable
 from itertools import chain
-from typing import NoReturn, assert_never
+from typing import NamedTuple, NoReturn, assert_never
 
 import trio
 from msgspec.structs import replace
@@ -11,7 +12,7 @@ from trio_signal.bus import Delivery, Direct, Undelivered
 from trio_signal.bus.redis.directory import Directory
 from trio_signal.bus.redis.feed import Feeds
 from trio_signal.bus.redis.lease import Lease
-from trio_signal.bus.redis.receipts import GIVE_UP, Incoming, Outgoing
+from trio_signal.bus.redis.receipts import GIVE_UP, MAX_AGE, Incoming, Outgoing
 from trio_signal.bus.redis.wire import (
     MOST_UNCONFIRMED,
     Asked,
@@ -22,7 +23,7 @@ from trio_signal.bus.redis.wire import (
 from trio_signal.clock import utc_now
 from trio_signal.messages.events import Signalled
 from trio_signal.messages.identity import WIRE
-from trio_signal.redis import OutcomeUnknownError, Redis
+from trio_signal.redis import OnReply, OutcomeUnknownError, Redis
 from trio_signal.room import Room
 
 #: Seconds between two confirmations to one replica; the first is sent at once, since what is
@@ -32,6 +33,9 @@ CONFIRMING = 0.02
 #: nothing is given up after one, besides its own length: the confirmation may be here, unread, and
 #: who is to send it may be on the same machine.
 _LATE, _READING = 0.2, 0.5
+#: Seconds beyond `GIVE_UP` for which one that may have been delivered is kept while we have no
+#: connection on which we would hear of it, and from a new one on to the answer.
+_DEAF, _ANSWERED = 1.5, 1.5
 #: Seconds after which a replica is forgotten to or from which nothing goes.
 _FORGET = 60.0
 #: How many replicas may send us signals: names in Redis may be made up.
@@ -47,6 +51,15 @@ class Following:
         #: Those that came back, and those that were said since.
         self.returned: list[Signalled] = []
         self.waiting: list[Signalled] = []
+
+
+class _Held(NamedTuple):
+    """A signal that is not sent yet: we could not hear what becomes of it."""
+
+    replica: str
+    at: float
+    told: bytes
+    check: OnReply
 
 
 class DirectSignals:
@@ -72,6 +85,9 @@ class DirectSignals:
         self._incoming: dict[str, Incoming] = {}
         #: The greatest number that was ever used.
         self._number = 0
+        self._held: deque[_Held] = deque()
+        #: Whether we could send, and hear, when it was looked at last.
+        self._connected = False, False
         self._work = trio.Event()
         #: When it is looked at what is not confirmed (Trio's clock).
         self._due = float("inf")
@@ -146,16 +162,29 @@ class DirectSignals:
                 signal.sender.session,
             )
         )
-        channel = self._directory.key("replica", replica)
-        if not self._redis.send_nowait("PUBLISH", channel, told, on_reply=check):
+        held = _Held(replica, now, told, check)
+        if self._held or (self._redis.can_send and not self._redis.can_hear):
+            self._held.append(held)
+        elif not self._publish(replica, told, check):
             check(0)
         if self._due == float("inf"):
+            self._due = now + CONFIRMING
             self._work.set()
+
+    def _send_held(self, now: float) -> None:
+        """What is not sent yet goes, or comes back if it would not be delivered any more."""
+        redis, held = self._redis, self._held
+        while held and (redis.can_hear or not redis.can_send or now > held[0].at + MAX_AGE):
+            signal = held.popleft()
+            is_late = now > signal.at + MAX_AGE
+            if is_late or not self._publish(signal.replica, signal.told, signal.check):
+                signal.check(0)
 
     def forget(self, replica: str) -> None:
         """A replica is gone: what it has not confirmed is lost."""
         outgoing = self._outgoing.pop(replica, None)
         self._incoming.pop(replica, None)
+        self._held = deque(held for held in self._held if held.replica != replica)
         if outgoing is not None:
             self._lose(outgoing.give_up(float("inf")))
             self._send_what_waited(replica)
@@ -268,7 +297,8 @@ class DirectSignals:
         here = self._lease.redis_time(now)
         age = here - came.at if here and came.at else 0.0
         room = self._room(came.room_id)
-        if incoming.take(came, room, age=age, now=now) and room is not None:
+        held = not self._redis.can_send
+        if incoming.take(came, room, age=age, now=now, held=held) and room is not None:
             self._hand_over(came, room)
         if self._due == float("inf") or now >= incoming.said + CONFIRMING:
             self._work.set()
@@ -298,7 +328,7 @@ class DirectSignals:
 
     async def run(self) -> NoReturn:
         """Confirm what came, and give up what is not confirmed; until cancelled."""
-        reading_until = 0.0
+        reading_until = deaf_until = 0.0
         while True:
             with trio.move_on_at(self._due):
                 await self._work.wait()
@@ -306,30 +336,52 @@ class DirectSignals:
             now = trio.current_time()
             if (late := now - self._due) > _LATE:
                 reading_until = max(reading_until, now + min(late, GIVE_UP) + _READING)
+            if not self._redis.connected:
+                deaf_until = now + _ANSWERED
+            self._look_at_connections()
+            self._send_held(now)
             for replica, incoming in list(self._incoming.items()):
                 self._confirm(replica, incoming, now)
             for replica, outgoing in list(self._outgoing.items()):
                 if now >= reading_until:
-                    self._lose(outgoing.give_up(now))
+                    self._lose(outgoing.give_up(now if now >= deaf_until else now - _DEAF))
                     self._send_what_waited(replica)
                 if outgoing.should_ask(now):
-                    self._publish(replica, Asked(self._replica, outgoing.base))
+                    told = encode(Asked(self._replica, outgoing.base))
+                    outgoing.must_ask = not self._publish(replica, told)
             self._due = now + CONFIRMING if self._is_busy(now) else float("inf")
 
+    def _look_at_connections(self) -> None:
+        """On a new connection all is asked and said again that may have been lost."""
+        connected = self._redis.can_send, self._redis.can_hear
+        if any(now and not before for now, before in zip(connected, self._connected, strict=True)):
+            self.resync()
+        self._connected = connected
+
     def _confirm(self, replica: str, incoming: Incoming, now: float) -> None:
-        for came in incoming.take_waiting(self._room, now):
+        for came in incoming.take_waiting(self._room, now, held=not self._redis.can_send):
             room = self._room(came.room_id)
             if room is not None:
                 self._hand_over(came, room)
         if incoming.is_unsaid and now >= incoming.said + CONFIRMING:
             incoming.said = now
             upto, refused = incoming.confirm()
-            # Without a connection it is tried again; if it is lost, we are asked.
-            incoming.is_unsaid = not self._publish(replica, Confirmed(self._replica, upto, refused))
 
-    def _publish(self, replica: str, told: Confirmed | Asked) -> bool:
+            def check(receivers: object) -> None:
+                # Nobody may have heard it. It is said again as long as somebody wants to know.
+                if not isinstance(receivers, int) or receivers == 0:
+                    until = incoming.last_heard + GIVE_UP
+                    if trio.current_time() < until:
+                        incoming.is_unsaid = True
+                        self._work.set()
+
+            told = encode(Confirmed(self._replica, upto, refused))
+            if not self._publish(replica, told, check):
+                incoming.is_unsaid = True
+
+    def _publish(self, replica: str, told: bytes, on_reply: OnReply | None = None) -> bool:
         channel = self._directory.key("replica", replica)
-        return self._redis.send_nowait("PUBLISH", channel, encode(told))
+        return self._redis.send_nowait("PUBLISH", channel, told, on_reply=on_reply)
 
     def _is_busy(self, now: float) -> bool:
         return bool(self.unconfirmed) or any(

@@ -137,10 +137,13 @@ class Incoming:
         #: When something was confirmed last, and when a signal came (Trio's clock).
         self.said = self.last_heard = 0.0
 
-    def take(self, came: Numbered, room: Room | None, *, age: float, now: float) -> bool:
+    def take(
+        self, came: Numbered, room: Room | None, *, age: float, now: float, held: bool = False
+    ) -> bool:
         """Whether to deliver this signal now; if not, it waits, is refused, or is an old one.
 
-        Those that were skipped are lost. What waits is overtaken by nothing in its room.
+        Those that were skipped are lost. What waits is overtaken by nothing in its room. All are
+        `held` that could not be confirmed now.
         """
         self.last_heard = now
         self.is_unsaid = True
@@ -157,18 +160,20 @@ class Incoming:
         behind = self._waiting and any(
             waiting.room_id == came.room_id for waiting, _ in self._waiting.values()
         )
-        if behind or not _is_known(room, came):
+        if held or behind or not _is_known(room, came):
             self._waiting[came.number] = came, now + min(MAX_WAIT, MAX_AGE - age)
             return False
         return self._decide(came, room)
 
-    def take_waiting(self, rooms: Callable[[str], Room | None], now: float) -> Iterator[Numbered]:
-        """Those that are to be delivered now, in their order."""
+    def take_waiting(
+        self, rooms: Callable[[str], Room | None], now: float, *, held: bool = False
+    ) -> Iterator[Numbered]:
+        """Those that are to be delivered now, in their order; none if they are `held`."""
         stuck: set[str] = set()
         for came, until in list(self._waiting.values()):
             room = rooms(came.room_id)
             if room is not None and now < until:
-                if came.room_id in stuck or not _is_known(room, came):
+                if held or came.room_id in stuck or not _is_known(room, came):
                     stuck.add(came.room_id)
                     continue
                 is_fit = self._decide(came, room)
