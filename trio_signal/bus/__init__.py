@@ -18,7 +18,8 @@ The contract, for every implementation:
   arrive in their order, once. Those that change who is there or who is live
   change the directory as well.
 - `send` goes to one replica only, and keeps the same order. A signal is delivered, or it comes
-  back once as `Undelivered`, within three seconds, also if nothing is heard of that replica.
+  back once as `Undelivered`, within three seconds, also if nothing is heard of that replica, or
+  within 4.5 if this one has lost Redis meanwhile.
 - `broadcast` goes to all other replicas; it may be lost where one cannot be reached.
 - What a replica published itself is never told to it. Its own members it changes itself,
   in the room, before it publishes.

@@ -7,9 +7,10 @@ gives a signal up, and tells its client.
 
 Nobody can be told both and neither. A signal that has been on its way for `MAX_AGE`, by the
 clock of Redis, is not delivered any more; one that has for `GIVE_UP` is given up. What lies
-between them is for the confirmation to come, and for the clocks to differ. The one hole that is
-left are the signals that a replica delivers in the last moment before it is cut off: nobody
-hears of those (the two generals' problem).
+between them is for the confirmation to come, and for the clocks to differ. Nothing is delivered
+that could not be confirmed now, and nothing sent of which we would not hear. The one hole that
+is left are the signals that a replica delivers in the last moment before it is cut off: nobody
+hears of those until it is connected again (the two generals' problem).
 """
 
 from collections.abc import Callable, Collection, Iterator
