@@ -39,6 +39,8 @@ from trio_signal.hub import Hub
 from trio_signal.limits import Limits
 from trio_signal.messages.events import NotResumedReason, Refusal
 from trio_signal.metrics import Metrics, label_of
+from trio_signal.relay.memory import MemoryNode, MemoryServer
+from trio_signal.relay.parts import Limits as RelayLimits
 from trio_signal.store import Store
 from trio_signal.web.app import create_app
 from trio_signal.web.asyncapi import public_structs
@@ -115,6 +117,7 @@ OTHER_VALUES = {
     "list_rooms": "false",
     "api_keys": f"backend:{SECRET.replace(',', '')}",
     "webhook_urls": "https://www.example.com/hooks",
+    "relay_urls": "janus+ws://media.example.com:8188",
     "live_listeners": "false",
     "redis_ca_file": "README.md",
     "redis_url": "redis://redis.example.com",
@@ -521,7 +524,9 @@ async def rendered_metrics(redis_url: str) -> str:
     """What `/metrics` answers on a replica with Redis."""
     settings = load_settings(redis_url=redis_url)
     async with open_redis_bus(redis_url, "docs") as bus:
-        return render_metrics(Hub(bus), settings, Metrics()).decode()
+        hub = Hub(bus)
+        hub.relay_through([MemoryNode(MemoryServer("docs"))], RelayLimits(4, 50, 500))
+        return render_metrics(hub, settings, Metrics()).decode()
 
 
 def kinds_of_metrics(text: str) -> dict[str, str]:

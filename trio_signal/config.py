@@ -6,6 +6,7 @@ from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import (
+    AfterValidator,
     AliasChoices,
     Field,
     FilePath,
@@ -16,8 +17,15 @@ from pydantic import (
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from trio_signal.dialects import DIALECTS
-from trio_signal.hosts import host_of, is_loopback, is_of_this_machine, name_of, origin_matches
-from trio_signal.keys import read_public_key, secret_key
+from trio_signal.hosts import (
+    host_of,
+    is_loopback,
+    is_of_this_machine,
+    name_of,
+    origin_matches,
+    read_relay_urls,
+)
+from trio_signal.keys import read_api_keys, read_public_key, secret_key
 
 #: The prefix of our own variables.
 PREFIX = "TRIO_SIGNAL_"
@@ -193,6 +201,23 @@ class Settings(BaseSettings):
     #: Lifetime of TURN credentials in seconds.
     turn_ttl: int = Field(86400, ge=60)
 
+    # Media servers
+
+    #: Media servers that carry broadcasts with many viewers, a comma-separated list of
+    #: `janus+ws://HOST:8188` (or `janus+wss://`) and `cloudflare:APP_ID`. See
+    #: [media servers](relay.md).
+    relay_urls: Annotated[CommaList, AfterValidator(read_relay_urls)] = ()
+    #: Viewers of a broadcast that the broadcaster serves directly; later ones get it from a media
+    #: server.
+    relay_from: int = Field(4, ge=0)
+    #: Secret of the media servers: `api_secret` of Janus, or the token of Cloudflare's app.
+    relay_token: SecretStr | None = None
+    #: Maximum bits a second of a relayed broadcast.
+    relay_bitrate: int = Field(2500000, ge=1)
+    #: Viewers that may join one stream through the dialect `stream`, in place of
+    #: `TRIO_SIGNAL_MAX_VIEWERS`, while a media server is available.
+    max_relay_viewers: int = Field(500, ge=1)
+
     # Backend and metrics
 
     #: Keys of your backend for the [server API](server/api.md), a comma-separated list of
@@ -214,6 +239,7 @@ class Settings(BaseSettings):
 
     @field_validator(
         *("allowed_origins", "dialects", "peerjs_keys", "stun_urls", "turn_urls", "webhook_urls"),
+        "relay_urls",
         mode="before",
     )
     @classmethod
@@ -422,19 +448,6 @@ def hosted_turn_key(settings: Settings) -> str | None:
     """The id of the key at Cloudflare's TURN service; None if that is not used."""
     key = _HOSTED_TURN.fullmatch(",".join(settings.turn_urls))
     return key[1] if key else None
-
-
-def read_api_keys(text: str) -> dict[str, str]:
-    """Secrets by the ids of their keys. Raises ValueError, without the secrets in its text."""
-    keys: dict[str, str] = {}
-    for item in filter(None, map(str.strip, text.split(","))):
-        key_id, colon, secret = item.partition(":")
-        if not (colon and key_id and secret) or key_id in keys:
-            raise ValueError("must list keys as id:secret, each id once")
-        keys[key_id] = secret
-    if not keys:
-        raise ValueError("must list keys as id:secret, each id once")
-    return keys
 
 
 def short_api_keys(settings: Settings) -> list[str]:

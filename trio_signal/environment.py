@@ -106,5 +106,5 @@ _UNSAID = {
     _variable(_key(name))
     for name, field in Settings.model_fields.items()
     if SecretStr in (field.annotation, *get_args(field.annotation))
-    or name in {"jwt_public_key", "jwks_url"}
+    or name in {"jwt_public_key", "jwks_url", "relay_urls"}
 }

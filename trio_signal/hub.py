@@ -6,7 +6,7 @@ one step that nothing can interrupt, neither a cancellation nor a shutdown.
 """
 
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import assert_never
 
 import trio
@@ -70,6 +70,7 @@ from trio_signal.messages.identity import (
     inbox_of,
     is_internal,
 )
+from trio_signal.messages.relay import DirectAsked, DirectDecided, RelayLoads
 from trio_signal.messages.states import StatesAsked, StatesTold
 from trio_signal.metrics import Metrics
 from trio_signal.moderation import Moderation
@@ -80,6 +81,9 @@ from trio_signal.online import Online
 from trio_signal.outbox import Flusher
 from trio_signal.participant import Participant, Stay
 from trio_signal.private import PrivateMessages
+from trio_signal.relay import Node
+from trio_signal.relay.parts import Limits
+from trio_signal.relay.relays import Relays
 from trio_signal.resuming import Resuming
 from trio_signal.resumption import MOST_BYTES
 from trio_signal.returning import Returning
@@ -182,6 +186,8 @@ class Hub:
         self.webhooks: LocalWebhooks | SharedWebhooks | None = None
         #: Credentials of a hosted TURN service, if one is used; whoever made it runs it.
         self.turn: HostedTurn | None = None
+        #: What media servers do for its rooms, if there are any; whoever made them runs it.
+        self.relays: Relays | None = None
         self.moderation = Moderation(self.rooms, self._membership, self._returning, bus)
         self.talk = Talk(self.rooms, self._membership, self._private, bus, self.notes)
 
@@ -190,7 +196,15 @@ class Hub:
         """What does not work as it should; None if all is well."""
         announcements = self.announcements.degraded if self.announcements is not None else None
         turn = self.turn.degraded if self.turn is not None else None
-        return "; ".join(filter(None, (self.bus.degraded, announcements, turn))) or None
+        relays = self.relays.nodes.degraded if self.relays is not None else None
+        reasons = (self.bus.degraded, announcements, turn, relays)
+        return "; ".join(filter(None, reasons)) or None
+
+    def relay_through(self, nodes: Sequence[Node], limits: Limits) -> Relays:
+        """Bring broadcasts to media servers; the caller runs what is returned."""
+        self.relays = Relays(self.rooms, self.bus, self._metrics, nodes, limits)
+        self.rooms.relays = self.relays
+        return self.relays
 
     def stay(self, participant: Participant) -> Stay:
         """The stay of a session, or of another participant, as a context manager."""
@@ -361,6 +375,9 @@ class Hub:
                 self.survey.take(delivery)
             case Published():
                 self.topics.tell(delivery)
+            case DirectAsked() | DirectDecided() | RelayLoads():
+                if self.relays is not None:
+                    self.relays.deliver(delivery)
             case Listening():
                 self.live.tell_of_listener(delivery)
             case RoomsKept(user_id=user_id, heard=heard):

@@ -225,3 +225,16 @@ def _read_jwk(jwk: dict[str, object]) -> Key | None:
     except (msgspec.ValidationError, jwt.PyJWTError, UnsupportedAlgorithm, ValueError, TypeError):
         return None
     return key if head.use == "sig" and head.alg in (None, key.algorithm) else None
+
+
+def read_api_keys(text: str) -> dict[str, str]:
+    """Secrets by the ids of their keys. Raises ValueError, without the secrets in its text."""
+    keys: dict[str, str] = {}
+    for item in filter(None, map(str.strip, text.split(","))):
+        key_id, colon, secret = item.partition(":")
+        if not (colon and key_id and secret) or key_id in keys:
+            raise ValueError("must list keys as id:secret, each id once")
+        keys[key_id] = secret
+    if not keys:
+        raise ValueError("must list keys as id:secret, each id once")
+    return keys

@@ -1,5 +1,7 @@
 """Live: how peers of this replica begin to broadcast and end it, and who is told to send."""
 
+from msgspec.structs import replace
+
 from trio_signal.broadcasts import begin_after, name_of, replaced_by, rivals_of, why_not_live
 from trio_signal.bus import Bus
 from trio_signal.clock import utc_now
@@ -77,7 +79,10 @@ class LiveBroadcasts:
         went_live = room.go_live(peer_id, live, utc_now(), exclusive=live.exclusive)
         self._rooms.tell(peer, room, went_live)
         self._membership.note(peer, room, peer_id)
-        others = tuple(m for m in room.members.values() if m.peer_id != peer_id)
+        withheld = room.relayed.get(peer_id, ())
+        others = tuple(
+            m for m in room.members.values() if m.peer_id != peer_id and m.peer_id not in withheld
+        )
         peer.tell(LiveNow(room.id, room.members[peer_id], others))
 
     def end_older(self, room: LocalRoom, newest: Member, live: Live) -> None:
@@ -90,6 +95,11 @@ class LiveBroadcasts:
                 self._membership.leave(peer, room.id)
                 peer.tell(Displaced(room.id))
 
+    @property
+    def _most_viewers(self) -> int:
+        relays = self._rooms.relays
+        return self._max_viewers if relays is None else relays.most_viewers
+
     def stop(self, peer: Participant, room: LocalRoom, member: Member, command: StopLive) -> None:
         """End a broadcast."""
         at = utc_now()
@@ -98,7 +108,9 @@ class LiveBroadcasts:
         self._membership.note(peer, room, member.peer_id)
         if not events:
             peer.tell(Refused(command, Refusal.NOT_LIVE, at))
-        elif member.live is not None and member.live.exclusive and room.viewers > self._max_viewers:
+        elif (
+            member.live is not None and member.live.exclusive and room.viewers > self._most_viewers
+        ):
             # It was let in past the cap to broadcast, and would now only watch.
             self._membership.leave(peer, room.id)
 
@@ -122,7 +134,7 @@ class LiveBroadcasts:
             member.live is None
             and why_not_live(peer.identity, room, member, exclusive=False) is None
         ):
-            self._begin(peer, room, member.peer_id, lost.live)
+            self._begin(peer, room, member.peer_id, replace(lost.live, route=None))
 
     async def ask(self, peer: Participant, command: AskLive) -> None:
         """Tell a peer who is live in a room, its own user not among them.

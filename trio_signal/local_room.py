@@ -35,6 +35,9 @@ class LocalRoom(Room):
         #: By the peer id of a broadcaster here: the users of the room that it has exchanged
         #: signals with in this broadcast, or that it was told of as listeners.
         self._met: dict[str, set[str]] = {}
+        #: By the peer id of a broadcaster here: the viewers that a media server serves. It is
+        #: told neither that they come nor that they go.
+        self.relayed: dict[str, Collection[str]] = {}
         #: Sessions that are being given up to other replicas: what this one tells the room from
         #: now on they are told there.
         self.departing: dict[str, Session] = {}
@@ -184,7 +187,9 @@ class LocalRoom(Room):
                 return [
                     peers[member.peer_id]
                     for member in self.live
-                    if member.peer_id in peers and member.peer_id != own_id
+                    if member.peer_id in peers
+                    and member.peer_id != own_id
+                    and own_id not in self.relayed.get(member.peer_id, ())
                 ]
             case _:
                 assert_never(audience)

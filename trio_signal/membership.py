@@ -59,7 +59,9 @@ class Membership:
         if len(peer.memberships) >= self._max_rooms:
             peer.tell(Refused(command, Refusal.TOO_MANY_ROOMS, utc_now()))
             return False
-        caps = Caps(self._max_room_peers, self._max_viewers if command.viewer else None)
+        relays = self._rooms.relays
+        viewers = self._max_viewers if relays is None else relays.most_viewers
+        caps = Caps(self._max_room_peers, viewers if command.viewer else None)
         return await self.enter(peer, identity, command, caps)
 
     async def enter(self, peer: Participant, identity: Identity, command: Join, caps: Caps) -> bool:

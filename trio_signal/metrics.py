@@ -90,6 +90,14 @@ class Metrics:
         )
         self.quality_reports = 0
         self.call_round_trip: Final = Histogram(_ROUND_TRIPS)
+        #: By side, `broadcast` or `viewer`: connections to media servers that failed, by reason,
+        #: and how long it took until media could flow.
+        self.relay_failures: dict[tuple[str, str], int] = {
+            (side, reason): 0
+            for side in ("broadcast", "viewer")
+            for reason in ("lost", "refused", "unanswered", "no_media", "not_connected")
+        }
+        self.relay_setup: Final = {side: Histogram() for side in ("broadcast", "viewer")}
         #: The results of webhooks: an attempt that `failed` is repeated.
         self.webhooks: dict[str, int] = dict.fromkeys(("delivered", "failed", "dropped"), 0)
         #: What became of attempts to get credentials from a hosted TURN service.

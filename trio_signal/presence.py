@@ -15,6 +15,7 @@ from trio_signal.messages.events import (
     News,
     ProfileChanged,
     RoomEvent,
+    Routed,
     StopCause,
     StoppedLive,
     WentLive,
@@ -175,6 +176,8 @@ def _renamings(
 def _live_change(room_id: str, old: Member, new: Member, at: str) -> list[RoomEvent]:
     if old.live == new.live:
         return []
+    if old.live and new.live and replace(old.live, route=new.live.route) == new.live:
+        return [Routed(room_id, new, at)]
     other = old.live and new.live and old.live.started_at != new.live.started_at
     stopped = _stop(room_id, old, at, StopCause.STOPPED) if other or not new.live else []
     return [*stopped, *_start(room_id, new, at)]

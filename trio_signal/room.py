@@ -17,11 +17,12 @@ from trio_signal.messages.events import (
     Refusal,
     Rejoined,
     RoomEvent,
+    Routed,
     StopCause,
     StoppedLive,
     WentLive,
 )
-from trio_signal.messages.identity import Live, Member
+from trio_signal.messages.identity import Live, Member, Route
 from trio_signal.presence import Change, Numbering, Snapshot, arrival, reconcile
 
 
@@ -35,6 +36,14 @@ def renamed(member: Member, username: str, avatar_url: str | None) -> Member:
 
 def _any_live(members: Mapping[str, Member]) -> bool:
     return any(member.live for member in members.values())
+
+
+def _news(member: Member, live: Live, peers: Mapping[str, Member]) -> News:
+    """What is new when one of a user's peers goes live."""
+    if member.live is not None:
+        same = member.live.media_type == live.media_type
+        return News.AGAIN if same else News.CHANGED
+    return News.ANOTHER if _any_live(peers) else News.FIRST
 
 
 class Room:
@@ -180,18 +189,22 @@ class Room:
         member = self.members.get(peer_id)
         if member is None:
             return []
-        news = self._news(member, live)
+        news = _news(member, live, self._users[member.user_id])
         if member.live is not None:
-            live = replace(live, started_at=member.live.started_at)
+            route = live.route or member.live.route
+            live = replace(live, started_at=member.live.started_at, route=route)
         member = replace(member, live=live)
         self._put(member)
         return [WentLive(self.id, member, news, exclusive, at)]
 
-    def _news(self, member: Member, live: Live) -> News:
-        if member.live is not None:
-            same = member.live.media_type == live.media_type
-            return News.AGAIN if same else News.CHANGED
-        return News.ANOTHER if _any_live(self._users[member.user_id]) else News.FIRST
+    def route(self, peer_id: str, route: Route | None, at: str) -> list[RoomEvent]:
+        """Let a broadcast get to its viewers by another way; nothing if it is that way already."""
+        member = self._live.get(peer_id)
+        if member is None or member.live is None or member.live.route == route:
+            return []
+        member = replace(member, live=replace(member.live, route=route))
+        self._put(member)
+        return [Routed(self.id, member, at)]
 
     def stop_live(
         self, peer_id: str, at: str, cause: StopCause = StopCause.STOPPED
@@ -273,12 +286,14 @@ class Room:
                 self.apply_profile(event)
             case Rejoined():  # the number that was last sent here counts
                 return [replace(event, peers=len(self))]
-            case Left() | WentLive() | StoppedLive() if event.member.peer_id in self.own:
+            case Left() | WentLive() | StoppedLive() | Routed() if event.member.peer_id in self.own:
                 return []
             case Left(member=member):
                 return self.leave(member.peer_id, event.at, event.cause)
             case WentLive(member=Member(live=Live() as live) as member):
                 return self.go_live(member.peer_id, live, event.at, exclusive=event.exclusive)
+            case Routed(member=Member(live=Live(route=route)) as member):
+                return self.route(member.peer_id, route, event.at)
             case StoppedLive(member=member):
                 return self.stop_live(member.peer_id, event.at, event.cause)
         return [event]

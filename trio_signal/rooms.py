@@ -2,14 +2,42 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Protocol
 
 from trio_signal.bus import Bus
 from trio_signal.local_room import LocalRoom
-from trio_signal.messages.commands import Close
-from trio_signal.messages.events import RoomEvent, Signalled
+from trio_signal.messages.commands import Close, Signal
+from trio_signal.messages.events import Refusal, RoomEvent, Signalled
 from trio_signal.messages.identity import Member
 from trio_signal.metrics import Metrics
 from trio_signal.participant import Participant
+
+
+class Relaying(Protocol):
+    """What media servers do for the rooms, as these see it. None of it blocks."""
+
+    @property
+    def most_viewers(self) -> int:
+        """How many viewers may join one broadcast."""
+        ...
+
+    def hear(self, room: LocalRoom, event: RoomEvent) -> None:
+        """Something happened in a room; its peers are told next."""
+        ...
+
+    def take(
+        self, room: LocalRoom, sender: Member, target: Member | Refusal | None, command: Signal
+    ) -> bool:
+        """Take a signal that is for a media server; whether it is."""
+        ...
+
+    def intercepts(self, room: LocalRoom, signal: Signalled) -> bool:
+        """Whether a signal from another replica is of a viewer that is relayed."""
+        ...
+
+    def withholds(self, room: LocalRoom, broadcaster: str, viewer: str) -> bool:
+        """Whether a broadcaster here is not told of a viewer, as that one is relayed."""
+        ...
 
 
 class Rooms(dict[str, LocalRoom]):
@@ -25,6 +53,8 @@ class Rooms(dict[str, LocalRoom]):
         self.is_stopping = False
         #: The reason with which peers are closed when the server stops.
         self.closing: Close | None = None
+        #: What media servers do, if there are any.
+        self.relays: Relaying | None = None
 
     @contextmanager
     def entering(self, room_id: str) -> Iterator[LocalRoom]:
@@ -79,5 +109,7 @@ class Rooms(dict[str, LocalRoom]):
             self._tell_one(room, event)
 
     def _tell_one(self, room: LocalRoom, event: RoomEvent, *, to_resuming: bool = True) -> float:
+        if self.relays is not None:
+            self.relays.hear(room, event)
         origin = event.sender if isinstance(event, Signalled) else event.member
         return room.tell(event, origin.user_id, origin.peer_id, to_resuming=to_resuming)

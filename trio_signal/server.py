@@ -28,6 +28,9 @@ from trio_signal.metrics import Metrics
 from trio_signal.notes import Notes
 from trio_signal.notes.redis import RedisNotes
 from trio_signal.notes.sql import open_sql_notes
+from trio_signal.relay.nodes import nodes_of
+from trio_signal.relay.parts import Limits as RelayLimits
+from trio_signal.relay.relays import Relays
 from trio_signal.rounds import Rounds
 from trio_signal.service import Service
 from trio_signal.sharing import Sharing
@@ -173,6 +176,7 @@ async def open_server(settings: Settings, sharing: Sharing | None = None) -> Asy
             namespaces=settings.peerjs_keys,
         )
         hub.webhooks = webhooks
+        relays = open_relays(hub, settings)
         if webhooks is not None:
             if announcements is not None:
                 announcements.observer = webhooks.announced
@@ -187,6 +191,7 @@ async def open_server(settings: Settings, sharing: Sharing | None = None) -> Asy
             ("the event loop's rounds", rounds.run),
             ("reporting who is online", hub.online.run),
             *([("moving sessions", hub.handover.run)] if hub.handover else []),
+            *([("relaying broadcasts", relays.run)] if relays is not None else []),
             ("the peerjs mailbox", hub.names.run),
         ):
             background.start_soon(supervise, name, task)
@@ -246,6 +251,13 @@ async def open_server(settings: Settings, sharing: Sharing | None = None) -> Asy
             with trio.move_on_after(RETIRE_TIMEOUT):
                 await webhooks.finish()
         background.cancel_scope.cancel()
+
+
+def open_relays(hub: Hub, settings: Settings) -> Relays | None:
+    """What media servers do for a hub, if there are any; still to be run."""
+    nodes = nodes_of(settings)
+    limits = RelayLimits(settings.relay_from, settings.max_viewers, settings.max_relay_viewers)
+    return hub.relay_through(nodes, limits) if nodes else None
 
 
 def pause_before_draining(settings: Settings) -> float:

@@ -31,6 +31,9 @@ class Signals:
     def send(self, peer: Participant, room: LocalRoom, sender: Member, command: Signal) -> None:
         """Carry a signal of a peer here to its target, wherever that is."""
         target = room.target_of(sender, command)
+        relays = self._rooms.relays
+        if relays is not None and relays.take(room, sender, target, command):
+            return
         if isinstance(target, Refusal):
             peer.tell(Refused(command, target, utc_now()))
             return
@@ -62,6 +65,9 @@ class Signals:
         peer = room.peers.get(target.peer_id) if room is not None and target is not None else None
         if room is None or peer is None or target is None:
             self._bus.send(signal.sender.replica, Undelivered(signal))
+            return
+        relays = self._rooms.relays
+        if relays is not None and relays.intercepts(room, signal):
             return
         _tell_in_time(peer, signal)
         if signal.kind in _DESCRIPTIONS:

@@ -53,6 +53,7 @@ from trio_signal.messages.events import (
 from trio_signal.messages.handover import NotGiven, Offered, Parcel
 from trio_signal.messages.identity import Member, Name, Revision
 from trio_signal.messages.records import RoomCount
+from trio_signal.messages.relay import DirectAsked, DirectDecided, RelayLoads
 from trio_signal.messages.states import StatesAsked, StatesTold
 from trio_signal.metrics import Histogram
 from trio_signal.room import Room
@@ -156,8 +157,10 @@ Direct = (
     | Offered
     | StatesAsked
     | StatesTold
+    | DirectAsked
+    | DirectDecided
 )
-Broadcast = PrivateEvent | UserChanged | Moved | OnlineHere | StatesAsked
+Broadcast = PrivateEvent | UserChanged | Moved | OnlineHere | StatesAsked | RelayLoads
 Delivery = RoomChanged | Published | RoomsKept | ReplicaLost | Direct | Broadcast
 Deliver = Callable[[Delivery], None]
 #: What to tell of a newcomer to those who are here.

@@ -29,6 +29,7 @@ from trio_signal.messages.events import (
     Left,
     Published,
     RoomEvent,
+    Routed,
     Signalled,
     StoppedLive,
     WentLive,
@@ -241,7 +242,8 @@ class MemoryBus:
         room = self._network.rooms.get(event.room_id)
         if room is None:
             return
-        if isinstance(event, Left | WentLive | StoppedLive) and not self._owns(room, event.member):
+        of_peer = Left | WentLive | StoppedLive | Routed
+        if isinstance(event, of_peer) and not self._owns(room, event.member):
             return  # it was taken over meanwhile
         if isinstance(event, Left):
             self._network.holds.known.reserve(room.id, event.member, trio.current_time())

@@ -41,7 +41,11 @@ from trio_signal.messages.events import (
     Refusal,
     Refused,
     Rejoined,
+    RelayAsked,
+    RelayDone,
+    RelayFailed,
     Removed,
+    ServeDirectly,
     Signalled,
     StopCause,
     StoppedLive,
@@ -250,6 +254,14 @@ class StreamDialect(Dialect):
         match answer:
             case LiveNow(room_id=stream, others=others):
                 return [Send(_viewer("viewer-joined", stream, m)) for m in others if not m.live]
+            case RelayAsked(room_id=stream, relay=relay):
+                return [Send(_viewer("viewer-joined", stream, relay))]
+            case RelayDone(room_id=stream, relay=relay):
+                return [Send(_viewer("viewer-left", stream, relay))]
+            case ServeDirectly(room_id=stream, viewer=viewer):
+                return [Send(_viewer("viewer-joined", stream, viewer))]
+            case RelayFailed(room_id=stream):
+                return [_error("relay_failed", "The stream cannot be delivered now", stream)]
             case Removed(room_id=stream, reason=reason):
                 return [_error("kicked", reason, stream)]
             case Displaced(room_id=stream):

@@ -106,6 +106,14 @@ class StoppedLive(Struct, frozen=True, tag=True):
     username: str | None = None
 
 
+class Routed(Struct, frozen=True, tag=True):
+    """A broadcast gets to its viewers by another way: see the member's `live.route`."""
+
+    room_id: Name
+    member: Member
+    at: Moment
+
+
 class Signalled(Struct, frozen=True, tag=True):
     """An opaque payload from a member, for one other or for all others."""
 
@@ -203,6 +211,7 @@ RoomEvent = (
     | Left
     | WentLive
     | StoppedLive
+    | Routed
     | Signalled
     | Chatted
     | Typing
@@ -407,6 +416,45 @@ class Listening(Struct, frozen=True, tag=True):
     at: str
 
 
+class RelayAsked(Struct, frozen=True):
+    """You are live, and a media server waits for your offer; it serves these viewers.
+
+    It looks like one more viewer, and is no member. You may be asked again.
+    """
+
+    room_id: str
+    me: Member
+    relay: Member
+    viewers: tuple[Member, ...]
+    at: str
+
+
+class RelayDone(Struct, frozen=True):
+    """The media server needs your stream no more, under this name."""
+
+    room_id: str
+    me: Member
+    relay: Member
+    at: str
+
+
+class ServeDirectly(Struct, frozen=True):
+    """A viewer that a media server served waits for your offer."""
+
+    room_id: str
+    me: Member
+    viewer: Member
+    at: str
+
+
+class RelayFailed(Struct, frozen=True):
+    """A broadcast cannot be brought to you at the moment."""
+
+    room_id: str
+    broadcaster: Member
+    at: str
+
+
 class LocationUpdated(Struct, frozen=True):
     """You are there, and these users are near."""
 
@@ -513,6 +561,10 @@ Answer = (
     | LiveNow
     | LivePeers
     | Listening
+    | RelayAsked
+    | RelayDone
+    | ServeDirectly
+    | RelayFailed
     | LocationUpdated
     | ChatSent
     | ActiveAnnouncement

@@ -115,16 +115,31 @@ class ServerInfo(Struct, frozen=True):
     quality: float = 0.0
 
 
+class Route(Struct, frozen=True):
+    """A broadcast comes from a media server, to all viewers but those that are `direct`.
+
+    That has it as `feed`. The broadcaster's replica decides; each `epoch` is another connection
+    of the broadcaster's to a media server.
+    """
+
+    node: Name
+    feed: Name
+    epoch: Number
+    direct: tuple[Name, ...] = ()
+
+
 class Live(Struct, frozen=True):
     """A running broadcast. An `exclusive` one ends older ones of the same dialect.
 
-    `username` is the broadcaster's name in it, if it differs from the name in the room.
+    `username` is the broadcaster's name in it, if it differs from the name in the room. Without
+    a `route` the broadcaster serves all viewers, as far as other replicas know.
     """
 
     media_type: MediaType
     started_at: Moment
     exclusive: bool = False
     username: str | None = None
+    route: Route | None = None
 
 
 class Profile(Struct, frozen=True):

@@ -20,6 +20,7 @@ from trio_signal.config import Settings
 from trio_signal.hub import Hub
 from trio_signal.messages.identity import is_internal
 from trio_signal.metrics import Histogram, Metrics, label_of
+from trio_signal.relay.relays import Relays
 
 #: The values of labels, and what was counted for them.
 Values = Iterable[tuple[Sequence[str], float]]
@@ -73,12 +74,35 @@ class HubCollector(Collector):
         left = hub.turn.seconds_left if hub.turn is not None else None
         text = "Seconds for which the hosted TURN service's credentials are still valid"
         yield _gauge("turn_credentials_seconds", text, left)
+        if hub.relays is not None:
+            yield from _of_relays(hub.relays)
         statistics = hub.bus.statistics()
         if statistics is not None:
             up = int(hub.bus.degraded is None)
             text = "1 if Redis is available and no room is stale, 0 while degraded"
             yield _gauge("redis_up", text, up)
             yield from _of_redis(statistics)
+
+
+def _of_relays(relays: Relays) -> Iterator[Metric]:
+    nodes = relays.nodes.all
+    broadcasts, viewers = relays.counts()
+    up = [([node.name], int(node.degraded is None)) for node in nodes]
+    yield _gauges("relay_node_up", "1 for each media server that can be used", ["node"], up)
+    text = "Broadcasts of peers on this replica that a media server carries"
+    counts = [([node.name], broadcasts[node.name]) for node in nodes]
+    yield _gauges("relayed_broadcasts", text, ["node"], counts)
+    text = "Viewers on this replica that a media server serves"
+    counts = [([node.name], viewers[node.name]) for node in nodes]
+    yield _gauges("relayed_viewers", text, ["node"], counts)
+    text = "Seconds from an offer until media could flow through a media server"
+    setup = HistogramMetricFamily("trio_signal_relay_setup_seconds", text, labels=["side"])
+    for side, histogram in relays.metrics.relay_setup.items():
+        setup.add_metric([side], histogram.buckets(), histogram.sum)
+    yield setup
+    failed = [([*labels], count) for labels, count in relays.metrics.relay_failures.items()]
+    text = "Connections to media servers that failed, by reason"
+    yield _counters("relay_failures", text, ["side", "reason"], failed)
 
 
 def _of_redis(bus: BusStatistics) -> Iterator[Metric]:

@@ -51,6 +51,7 @@ from trio_signal.messages.events import (
     Left,
     ProfileChanged,
     RoomEvent,
+    Routed,
     StoppedLive,
     WentLive,
 )
@@ -380,7 +381,7 @@ class RedisBus:
             case Left():
                 self.holds.known.reserve(event.room_id, event.member, trio.current_time())
                 self._directory.leave(event)
-            case WentLive(member=member) | StoppedLive(member=member):
+            case WentLive(member=member) | StoppedLive(member=member) | Routed(member=member):
                 self._directory.change(event.room_id, [member], event)
             case ProfileChanged(member=member):
                 feed = self._feeds.get(event.room_id)

@@ -11,6 +11,7 @@ from trio_signal.messages.events import (
     Left,
     ProfileChanged,
     RoomEvent,
+    Routed,
     Signalled,
     StoppedLive,
     WentLive,
@@ -21,7 +22,7 @@ from trio_signal.presence import Change
 from trio_signal.room import Room
 
 #: What changes who is in a room, or who is live: these are numbered.
-_NUMBERED = (Joined, Left, WentLive, StoppedLive, ProfileChanged)
+_NUMBERED = (Joined, Left, WentLive, StoppedLive, Routed, ProfileChanged)
 
 
 class Search:

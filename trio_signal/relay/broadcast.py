@@ -1,0 +1,280 @@
+"""Broadcast: how one broadcaster of this replica is relayed, from the first viewer to the last."""
+
+import logging
+
+import trio
+from msgspec.structs import replace
+
+from trio_signal.clock import utc_now
+from trio_signal.local_room import LocalRoom
+from trio_signal.messages.identity import Member, Route
+from trio_signal.messages.relay import DirectDecided
+from trio_signal.relay import Ingest, Lost, Node, RelayError, Up
+from trio_signal.relay.counterpart import Counterpart
+from trio_signal.relay.parts import ASK_AGAIN_AFTER, MOST_CANDIDATES, UP_WITHIN, Failure, Parts
+from trio_signal.relay.route import (
+    Candidate,
+    Description,
+    Places,
+    can_be_relayed,
+)
+
+logger = logging.getLogger(__name__)
+
+#: Seconds without a relayed viewer, after which the media server is not needed any more.
+IDLE = 30.0
+#: Seconds until another ingest is tried: at first, and at most; and how long one has to have
+#: worked for it to be the first again.
+_FIRST_PAUSE, _LONGEST_PAUSE, _SETTLED = 0.2, 5.0, 30.0
+#: Seconds between two looks for a media server that can be used.
+_LOOKING = 0.25
+
+
+class Broadcast:
+    """A broadcast of a peer here: who gets it from where, and how it gets to the media server.
+
+    Only its task blocks, which is to be started by `begin` when `is_wanted` says so.
+    """
+
+    def __init__(self, parts: Parts, room: LocalRoom, member: Member) -> None:
+        """Place who is in the room already."""
+        self._parts = parts
+        self.room = room
+        self.peer_id = member.peer_id
+        #: By what it is told from the peer's next broadcast.
+        self.started_at = member.live.started_at if member.live is not None else ""
+        self.places = Places(member)
+        self.counterpart = Counterpart(room, member.peer_id)
+        #: Its client does not offer what could be relayed: all viewers are direct.
+        self._is_impossible = not can_be_relayed(member)
+        self.scope: trio.CancelScope | None = None
+        self._idle_since: float | None = None
+        #: The last offer of the broadcaster, until it is taken, and of which connection it is.
+        self._offer: Description | None = None
+        self._offered = trio.Event()
+        self._session = ""
+        #: Who has answered the broadcaster; candidates wait for that.
+        self._ingest: Ingest | None = None
+        self._candidates: list[object] = []
+        self._why: Failure | None = None
+        route = member.live.route if member.live is not None else None
+        self._epoch = route.epoch if route is not None else 0
+        if route is not None:  # it was another replica's
+            self.places.keep(route.direct, room.members)
+            self._set_route(None)
+        else:
+            for viewer in room.members.values():
+                self.places.take(viewer, self._limit)
+        room.relayed[self.peer_id] = self.places.relayed
+
+    # Who is served how
+
+    @property
+    def _limit(self) -> int:
+        """How many viewers are served directly."""
+        parts = self._parts
+        is_relayed = parts.nodes.is_usable(trio.current_time()) and not self._is_impossible
+        return parts.limits.direct if is_relayed else parts.limits.most_direct
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether the task is to be started."""
+        return self.scope is None and bool(self.places.relayed) and not self._is_impossible
+
+    def seat(self, viewer: Member) -> None:
+        """A viewer came: it is direct or relayed from now on."""
+        self.places.forget_gone(self.room.members)
+        self.places.take(viewer, self._limit)
+        self._tell_direct()
+
+    def promote(self, peer_id: str) -> bool:
+        """Serve a relayed viewer directly, if a place is free; whether it is direct now."""
+        viewer = self.room.members.get(peer_id)
+        if viewer is None or not self.places.promote(viewer, self._limit):
+            return False
+        self._tell_direct()
+        self.counterpart.serve_directly(viewer)
+        return True
+
+    def pass_time(self, now: float) -> list[DirectDecided]:
+        """End what nobody needs any more; the viewers that have to be served directly instead."""
+        self.places.forget_gone(self.room.members)
+        if self.scope is None or self.places.relayed:
+            self._idle_since = None
+        elif self._idle_since is None:
+            self._idle_since = now
+        elif now >= self._idle_since + IDLE:
+            self.scope.cancel(reason="nobody is relayed any more")
+        if self._limit <= self._parts.limits.direct:
+            return []
+        return [
+            DirectDecided(self.room.id, self.peer_id, viewer, granted=True)
+            for viewer in [*self.places.relayed]
+            if self.promote(viewer)
+        ]
+
+    def _tell_direct(self) -> None:
+        me = self.room.members.get(self.peer_id)
+        if me is not None and me.live is not None and me.live.route is not None:
+            self._set_route(replace(me.live.route, direct=self.places.direct))
+
+    def _set_route(self, route: Route | None) -> None:
+        """Tell all replicas where the broadcast is."""
+        me = self.room.own.get(self.peer_id)
+        if me is None or me.live is None or me.live.started_at != self.started_at:
+            return
+        self._parts.tell(self.room, self.room.route(self.peer_id, route, utc_now()))
+
+    # What the broadcaster says and is told
+
+    def take(self, said: Description | Candidate | None) -> None:
+        """The broadcaster says something to the media server."""
+        match said:
+            case Description(type="offer"):
+                if said.session != self._session:  # of another peer connection
+                    self._ingest = None
+                    self._candidates.clear()
+                self._offer = said
+                self._offered.set()
+            case Candidate(candidate=candidate) if self._ingest is not None:
+                self._ingest.candidate(candidate)
+            case Candidate(candidate=candidate) if len(self._candidates) < MOST_CANDIDATES:
+                self._candidates.append(candidate)
+
+    def again(self) -> None:
+        """The broadcaster began once more: what it sent to the media server is over."""
+        if self.scope is not None and self.counterpart.is_known:
+            self.counterpart.ask(self.places.relayed)
+        elif self._is_impossible:
+            me = self.room.members.get(self.peer_id)
+            self._is_impossible = me is None or not can_be_relayed(me)
+
+    # Its task
+
+    def begin(self, nursery: trio.Nursery) -> None:
+        """Start its task."""
+        self.scope = trio.CancelScope()
+        nursery.start_soon(self.run, self.scope, name="relayed broadcast")
+
+    async def run(self, scope: trio.CancelScope) -> None:
+        """Bring the broadcast to a media server, and to another if that fails; until cancelled."""
+        with scope:
+            await self._serve()
+        if self.scope is scope:
+            self.end()
+
+    def end(self) -> None:
+        """Nothing goes to a media server any more."""
+        if self.scope is not None:
+            self.scope.cancel(reason="the broadcast is over")
+        self.scope = self._ingest = self._offer = None
+        self._session = ""
+        self._set_route(None)
+        self.counterpart.dismiss()
+
+    async def _serve(self) -> None:
+        avoid: tuple[str, ...] = ()
+        pause = _FIRST_PAUSE
+        while not self._is_impossible:
+            began = trio.current_time()
+            node = self._parts.choose(avoid)
+            if node is None:
+                await trio.sleep(_LOOKING)
+                continue
+            self._expect(Failure.LOST)
+            await self._publish(node)
+            self._set_route(None)
+            if self._why is None:
+                continue  # another connection of the broadcaster's is to be published
+            self._parts.count(self._why, "broadcast")
+            self.counterpart.dismiss()
+            self._ingest, self._session, self._offer = None, "", None
+            self._is_impossible = self._why in (Failure.UNANSWERED, Failure.NO_MEDIA)
+            avoid = (node.name,)
+            if trio.current_time() > began + _SETTLED:
+                pause = _FIRST_PAUSE
+            await trio.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
+
+    async def _publish(self, node: Node) -> None:
+        """Let a node have the broadcast, until that fails; why is in `_why`."""
+        with node.ingest(f"{self.room.id} {self.peer_id}"[:200]) as ingest:
+            offer = await self._first_offer()
+            if offer is None:
+                self._why = Failure.UNANSWERED
+                return
+            if not offer.sends_media:
+                self._why = Failure.NO_MEDIA
+                return
+            began = trio.current_time()
+            self._session = offer.session
+            if not await self._put(ingest, offer):
+                return
+            self._epoch += 1
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._negotiate, ingest, nursery.cancel_scope)
+                await self._follow(ingest, node, began)
+                nursery.cancel_scope.cancel(reason="the ingest is over")
+
+    async def _first_offer(self) -> Description | None:
+        """What the broadcaster offers; it is asked again, and again. None if it does not."""
+        if self._offer is not None:
+            return await self._next_offer()
+        for seconds in ASK_AGAIN_AFTER:
+            while (peer := self.counterpart.peer) and peer.is_away:  # noqa: ASYNC110
+                await trio.sleep(_LOOKING)
+            self.counterpart.ask(self.places.relayed)
+            with trio.move_on_after(seconds):
+                return await self._next_offer()
+        return None
+
+    def _expect(self, why: Failure) -> None:
+        self._why = why
+
+    async def _next_offer(self) -> Description:
+        while self._offer is None:
+            self._offered = trio.Event()
+            await self._offered.wait()
+        offer, self._offer = self._offer, None
+        return offer
+
+    async def _put(self, ingest: Ingest, offer: Description) -> bool:
+        """Publish what is offered, or change what is; whether the node took it."""
+        try:
+            answer = await ingest.offer(offer.sdp)
+        except RelayError as error:
+            logger.warning("a media server refused a broadcast: %s", error)
+            self._why = Failure.REFUSED
+            return False
+        self.counterpart.answer(answer)
+        self._ingest = ingest
+        candidates, self._candidates = self._candidates, []
+        for candidate in candidates:
+            ingest.candidate(candidate)
+        return True
+
+    async def _negotiate(self, ingest: Ingest, over: trio.CancelScope) -> None:
+        """Take further offers; one of another connection needs another ingest."""
+        while True:
+            offer = await self._next_offer()
+            if offer.session != self._session:
+                self._offer, self._why = offer, None
+                break
+            if not await self._put(ingest, offer):
+                break
+        over.cancel(reason="another offer")
+
+    async def _follow(self, ingest: Ingest, node: Node, began: float) -> None:
+        """Tell all replicas when it is there, and return when it is there no longer."""
+        with trio.move_on_after(UP_WITHIN) as waiting:
+            async for event in ingest.events:
+                if isinstance(event, Up) and waiting.deadline < float("inf"):
+                    waiting.deadline = float("inf")
+                    self._parts.set_up("broadcast", trio.current_time() - began)
+                    direct = self.places.direct
+                    self._set_route(Route(node.name, ingest.feed, self._epoch, direct))
+                elif isinstance(event, Lost):
+                    logger.warning("a media server lost a broadcast: %s", event.reason)
+                    return
+        if waiting.cancelled_caught:
+            self._why = Failure.NOT_CONNECTED

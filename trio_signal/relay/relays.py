@@ -1,0 +1,285 @@
+"""Relays: what media servers do for the rooms of this replica.
+
+What happens in rooms is only noted here as it happens, and who is served how is decided; all
+else follows in a task, which compares what is with what should be: so it does not matter how a
+viewer or a broadcaster came, went, or moved to another replica.
+"""
+
+import logging
+from collections import Counter
+from collections.abc import Iterable
+from functools import partial
+from typing import NoReturn
+
+import trio
+
+from trio_signal.bus import Bus
+from trio_signal.local_room import LocalRoom
+from trio_signal.messages.commands import Signal
+from trio_signal.messages.events import (
+    Joined,
+    Left,
+    Refusal,
+    Rejoined,
+    RoomEvent,
+    Routed,
+    Signalled,
+    StoppedLive,
+    WentLive,
+)
+from trio_signal.messages.identity import Member
+from trio_signal.messages.relay import DirectAsked, DirectDecided, RelayLoads
+from trio_signal.metrics import Metrics
+from trio_signal.relay import Node
+from trio_signal.relay.broadcast import Broadcast
+from trio_signal.relay.nodes import Nodes
+from trio_signal.relay.parts import Limits, Parts
+from trio_signal.relay.route import (
+    can_be_relayed,
+    is_relayed,
+    is_viewer,
+    read_signal,
+)
+from trio_signal.relay.viewer import RelayedViewer
+from trio_signal.relay.viewers import Viewers
+from trio_signal.rooms import Rooms
+from trio_signal.supervision import supervise
+
+logger = logging.getLogger(__name__)
+
+#: Seconds between two looks at everything.
+TICK = 0.5
+#: Seconds in which changes are gathered that are looked at together.
+_GATHERING = 0.02
+#: Seconds between two reports to the other replicas.
+_REPORTING = 5.0
+
+
+class Relays:
+    """Those of one replica. Nothing but `run` blocks."""
+
+    def __init__(
+        self, rooms: Rooms, bus: Bus, metrics: Metrics, nodes: Iterable[Node], limits: Limits
+    ) -> None:
+        """Take the parts of the hub. Whoever made this runs it, and it runs the nodes."""
+        self._rooms = rooms
+        self._bus = bus
+        self.metrics = metrics
+        self.nodes = Nodes(tuple(nodes))
+        self._limits = limits
+        self._parts = Parts(rooms, bus, metrics, self.nodes, limits)
+        #: Of peers here: their broadcasts by room and peer id, and those who are relayed.
+        self._broadcasts: dict[tuple[str, str], Broadcast] = {}
+        self._viewers = Viewers(self._parts, self._broadcasts, self._ask_direct)
+        #: Rooms to be looked at.
+        self._changed: set[str] = set()
+        self._work = trio.Event()
+        self._nursery: trio.Nursery | None = None
+        self._reported = float("-inf")
+
+    # Questions
+
+    @property
+    def most_viewers(self) -> int:
+        """How many viewers may join one broadcast."""
+        usable = self.nodes.is_usable(trio.current_time())
+        return self._limits.most if usable else self._limits.most_direct
+
+    def counts(self) -> tuple[Counter[str], Counter[str]]:
+        """By node: the broadcasts of peers here that it has, and the viewers here."""
+        casts: Counter[str] = Counter()
+        for room_id, peer_id in self._broadcasts:
+            room = self._rooms.get(room_id)
+            me = room.members.get(peer_id) if room is not None else None
+            if me is not None and me.live is not None and me.live.route is not None:
+                casts[me.live.route.node] += 1
+        return casts, self._viewers.counts()
+
+    def withholds(self, room: LocalRoom, broadcaster: str, viewer: str) -> bool:
+        """Whether a broadcaster here is not told of a viewer, as that one is relayed."""
+        return viewer in room.relayed.get(broadcaster, ())
+
+    # What happens in rooms
+
+    def hear(self, room: LocalRoom, event: RoomEvent) -> None:
+        """Something happened in a room; its peers are told next."""
+        match event:
+            case StoppedLive():
+                pass
+            case _ if not room.live:
+                return
+            case WentLive(member=member) if member.peer_id in room.own:
+                self._went_live(room, member)
+            case Joined(member=member):
+                self._seat(room, member)
+            case Rejoined(member=member):
+                self._seat(room, member)
+                self._viewers.renew(room.id, member.peer_id)
+            case WentLive() | Left() | Routed():
+                pass
+            case _:
+                return
+        self._changed.add(room.id)
+        self._work.set()
+
+    def _went_live(self, room: LocalRoom, member: Member) -> None:
+        known = self._broadcasts.get((room.id, member.peer_id))
+        if known is not None and member.live and known.started_at == member.live.started_at:
+            if member.dialect == "stream":  # its client has closed its peer connections
+                known.again()
+            return
+        self._cast(room, member)
+
+    def _cast(self, room: LocalRoom, member: Member) -> None:
+        """A broadcast of a peer here began, or came from another replica."""
+        old = self._broadcasts.pop((room.id, member.peer_id), None)
+        if old is not None:
+            old.end()
+        broadcast = Broadcast(self._parts, room, member)
+        self._broadcasts[room.id, member.peer_id] = broadcast
+        self._begin(broadcast)
+
+    def _seat(self, room: LocalRoom, viewer: Member) -> None:
+        for caster in room.live:
+            broadcast = self._broadcasts.get((room.id, caster.peer_id))
+            if broadcast is not None:
+                broadcast.seat(viewer)
+                self._begin(broadcast)
+
+    def _begin(self, broadcast: Broadcast) -> None:
+        if broadcast.is_wanted and self._nursery is not None:
+            broadcast.begin(self._nursery)
+
+    # What clients say
+
+    def take(
+        self, room: LocalRoom, sender: Member, target: Member | Refusal | None, command: Signal
+    ) -> bool:
+        """Take a signal that is for a media server; whether it is."""
+        if target is None or command.kind == "message":
+            return False
+        if isinstance(target, Refusal):
+            broadcast = self._broadcasts.get((room.id, sender.peer_id))
+            if broadcast is None or not broadcast.counterpart.is_called(command.target):
+                return False
+            broadcast.take(read_signal(command.kind, command.payload))
+            return True
+        if target.live is None or not is_viewer(sender, target) or not can_be_relayed(sender):
+            return False
+        viewer = self._viewers.get((room.id, target.peer_id, sender.peer_id))
+        if viewer is not None:
+            viewer.take(read_signal(command.kind, command.payload))
+            return True
+        return self._is_relayed(room, sender, target)
+
+    def _is_relayed(self, room: LocalRoom, viewer: Member, caster: Member) -> bool:
+        if (room.id, caster.peer_id) in self._broadcasts:
+            return self.withholds(room, caster.peer_id, viewer.peer_id)
+        route = caster.live.route if caster.live is not None else None
+        return route is not None and is_relayed(viewer, caster, route)
+
+    def intercepts(self, room: LocalRoom, signal: Signalled) -> bool:
+        """Whether a signal from another replica is of a viewer that is relayed."""
+        target = signal.target
+        if target is None or signal.kind == "message":
+            return False
+        return self.withholds(room, target.peer_id, signal.sender.peer_id)
+
+    # What other replicas tell
+
+    def deliver(self, told: DirectAsked | DirectDecided | RelayLoads) -> None:
+        """Take in what another replica told, or this one itself."""
+        match told:
+            case RelayLoads():
+                self.nodes.take(told, trio.current_time())
+            case DirectAsked():
+                broadcast = self._broadcasts.get((told.room_id, told.broadcaster))
+                granted = broadcast is not None and broadcast.promote(told.viewer)
+                decided = DirectDecided(told.room_id, told.broadcaster, told.viewer, granted)
+                self._send(told.replica, decided)
+            case DirectDecided():
+                self._decided(told)
+
+    def _send(self, replica: str, told: DirectAsked | DirectDecided) -> None:
+        if replica == self._bus.replica:
+            self.deliver(told)
+        else:
+            self._bus.send(replica, told)
+
+    def _ask_direct(self, viewer: RelayedViewer) -> None:
+        caster = viewer.room.members.get(viewer.broadcaster)
+        if caster is not None:
+            asked = DirectAsked(
+                self._bus.replica, viewer.room.id, viewer.broadcaster, viewer.peer_id
+            )
+            self._send(caster.replica, asked)
+
+    def _decided(self, told: DirectDecided) -> None:
+        key = (told.room_id, told.broadcaster, told.viewer)
+        viewer = self._viewers.get(key)
+        if viewer is not None and told.granted:
+            self._viewers.close(key)
+        elif viewer is not None:
+            viewer.refused()
+
+    # The task
+
+    async def run(self) -> NoReturn:
+        """Run the nodes, and bring about what should be; until cancelled."""
+        for broadcast in self._broadcasts.values():
+            broadcast.room.relayed.pop(broadcast.peer_id, None)
+        self._broadcasts.clear()
+        self._viewers.clear()
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            for node in self.nodes.all:
+                run = partial(supervise, f"the media server {node.name}", node.run)
+                nursery.start_soon(run)
+            while True:
+                with trio.move_on_after(TICK) as tick:
+                    await self._work.wait()
+                    await trio.sleep(_GATHERING)
+                self._work = trio.Event()
+                changed, self._changed = self._changed, set()
+                now = trio.current_time()
+                rooms = [*self._rooms] if tick.cancelled_caught else changed
+                self._look_at(rooms, now, nursery)
+                self._report(now)
+
+    def _look_at(self, room_ids: Iterable[str], now: float, nursery: trio.Nursery) -> None:
+        """Begin and end what is to begin and end in these rooms."""
+        ids = set(room_ids)
+        for key, broadcast in list(self._broadcasts.items()):
+            if key[0] in ids and not self._is_on(broadcast):
+                del self._broadcasts[key]
+                broadcast.room.relayed.pop(broadcast.peer_id, None)
+                broadcast.end()
+        rooms = [room for room in map(self._rooms.get, ids) if room is not None and room.live]
+        for room in rooms:
+            self._cast_all(room, now)
+        self._viewers.look_at(ids, rooms, now, nursery)
+
+    def _is_on(self, broadcast: Broadcast) -> bool:
+        room = self._rooms.get(broadcast.room.id)
+        me = room.own.get(broadcast.peer_id) if room is broadcast.room else None
+        return me is not None and me.live is not None and me.live.started_at == broadcast.started_at
+
+    def _cast_all(self, room: LocalRoom, now: float) -> None:
+        for member in room.live:
+            if member.peer_id not in room.own or member.peer_id not in room.peers:
+                continue
+            broadcast = self._broadcasts.get((room.id, member.peer_id))
+            if broadcast is None:
+                self._cast(room, member)
+                continue
+            for decided in broadcast.pass_time(now):
+                self._send(room.members[decided.viewer].replica, decided)
+            self._begin(broadcast)
+
+    def _report(self, now: float) -> None:
+        """Say to the others how many viewers each node has from here."""
+        viewers = self._viewers.counts()
+        had_any, self._parts.viewers = bool(self._parts.viewers), viewers
+        if now >= self._reported + _REPORTING and (viewers or had_any):
+            self._reported = now
+            self._bus.broadcast(RelayLoads(self._bus.replica, dict(viewers)))

@@ -1,0 +1,173 @@
+"""Routes: who is served directly and who by a media server, and what descriptions say. No I/O.
+
+Of a broadcast the broadcaster's replica alone decides, when a viewer comes: as long as a place
+is free the viewer is direct, and stays so; the others are relayed, and stay so as well, since
+nobody's running picture is touched. A place that gets free is the next newcomer's.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+import msgspec
+from msgspec import Raw
+
+from trio_signal.messages.identity import Member, Route
+
+#: The dialects whose clients take a broadcast from a media server as they are.
+RELAYED_DIALECTS = frozenset({"stream"})
+#: In these a signal is for a user: all its peers are served in the same way.
+_BY_USER = frozenset({"live", "room"})
+
+_SESSION = re.compile(r"^o=\S+ (\S+)", re.MULTILINE)
+_UFRAG = re.compile(r"^a=ice-ufrag:(\S+)", re.MULTILINE)
+_SENDING = re.compile(r"^a=(sendrecv|sendonly)\s*$", re.MULTILINE)
+_DIRECTION = re.compile(r"^a=(sendrecv|sendonly|recvonly|inactive)\s*$", re.MULTILINE)
+
+
+# Who is served how
+
+
+def can_be_relayed(member: Member) -> bool:
+    """Whether its client can be served by a media server, or can offer to one."""
+    return member.dialect in RELAYED_DIALECTS
+
+
+def is_viewer(member: Member, broadcaster: Member) -> bool:
+    """Whether a broadcast is for this member."""
+    return member.live is None and member.user_id != broadcaster.user_id
+
+
+def is_relayed(member: Member, broadcaster: Member, route: Route) -> bool:
+    """Whether a member gets a broadcast from the media server."""
+    watches = is_viewer(member, broadcaster) and can_be_relayed(member)
+    return watches and member.peer_id not in route.direct
+
+
+def has_free_place(members: Mapping[str, Member], broadcaster: Member, places: int) -> bool:
+    """Whether the next newcomer may become direct, as it looks from elsewhere."""
+    route = broadcaster.live.route if broadcaster.live is not None else None
+    direct = (members.get(peer_id) for peer_id in (route.direct if route is not None else ()))
+    return sum(each is not None and is_viewer(each, broadcaster) for each in direct) < places
+
+
+class Places:
+    """The viewers of one broadcast, as the broadcaster's replica has placed them."""
+
+    def __init__(self, broadcaster: Member) -> None:
+        """Begin without any."""
+        self._broadcaster = broadcaster
+        #: By peer id, and in the order of coming: whose place it is, of those that are direct.
+        self._direct: dict[str, str] = {}
+        #: The others; rooms look here.
+        self.relayed: dict[str, None] = {}
+
+    @property
+    def direct(self) -> tuple[str, ...]:
+        """The peers that are direct."""
+        return tuple(self._direct)
+
+    def keep(self, direct: Iterable[str], members: Mapping[str, Member]) -> None:
+        """These are direct already, and the others relayed: another replica has decided that."""
+        for peer_id in direct:
+            if peer_id in members:
+                self._direct[peer_id] = _place_of(members[peer_id])
+        for member in members.values():
+            if is_viewer(member, self._broadcaster) and member.peer_id not in self._direct:
+                self._place(member, direct=not can_be_relayed(member))
+
+    def forget_gone(self, members: Mapping[str, Member]) -> None:
+        """Whoever has left, or is live by now, has no place."""
+        for placed in (self._direct, self.relayed):
+            for peer_id in [*placed]:
+                member = members.get(peer_id)
+                if member is None or member.live is not None:
+                    del placed[peer_id]
+
+    def take(self, newcomer: Member, places: int) -> bool:
+        """Place a newcomer; whether it is relayed."""
+        peer_id, mine = newcomer.peer_id, _place_of(newcomer)
+        if not is_viewer(newcomer, self._broadcaster):
+            return False
+        if peer_id not in self._direct and peer_id not in self.relayed:
+            taken = set(self._direct.values())
+            free = mine in taken or len(taken) < places
+            self._place(newcomer, direct=free or not can_be_relayed(newcomer))
+        return peer_id in self.relayed
+
+    def promote(self, member: Member, places: int) -> bool:
+        """Let a relayed viewer be direct, if a place is free; whether it is now."""
+        taken, mine = set(self._direct.values()), _place_of(member)
+        if member.peer_id in self.relayed and (mine in taken or len(taken) < places):
+            self._place(member, direct=True)
+        return member.peer_id in self._direct
+
+    def _place(self, member: Member, *, direct: bool) -> None:
+        self.relayed.pop(member.peer_id, None)
+        if direct:
+            self._direct[member.peer_id] = _place_of(member)
+        else:
+            self.relayed[member.peer_id] = None
+
+
+def _place_of(member: Member) -> str:
+    by_user = member.dialect in _BY_USER
+    return f"user {member.user_id}" if by_user else f"peer {member.peer_id}"
+
+
+# What is said
+
+
+class Description(NamedTuple):
+    """An offer or an answer."""
+
+    type: str
+    sdp: str
+
+    @property
+    def session(self) -> str:
+        """Of which peer connection it is: its origin names that, and never changes."""
+        found = _SESSION.search(self.sdp)
+        return found[1] if found is not None else ""
+
+    @property
+    def sends_media(self) -> bool:
+        """Whether there is anything that a media server could pass on."""
+        has_media = "\nm=audio" in self.sdp or "\nm=video" in self.sdp
+        silent = _DIRECTION.search(self.sdp) and not _SENDING.search(self.sdp)
+        return has_media and not silent
+
+    def fits(self, candidate: object) -> bool:
+        """Whether a candidate may belong to it: one of a description before it does not."""
+        if not isinstance(candidate, dict) or not candidate.get("usernameFragment"):
+            return True
+        return candidate["usernameFragment"] in _UFRAG.findall(self.sdp)
+
+
+class Candidate(NamedTuple):
+    """A candidate as its client says it, or None for the end of them."""
+
+    candidate: object
+
+
+def read_signal(kind: str, payload: Raw) -> Description | Candidate | None:
+    """What a client's signal says; None if that is nothing for a media server."""
+    try:
+        value = msgspec.json.decode(payload)
+    except (msgspec.DecodeError, RecursionError):
+        return None
+    if kind == "candidate":
+        return Candidate(value or None)
+    if not isinstance(value, dict):
+        return None
+    if value.get("type") == "ice-candidate":
+        return Candidate(value.get("candidate") or None)
+    type_, sdp = value.get("type", kind), value.get("sdp")
+    if type_ in ("offer", "answer") and isinstance(sdp, str):
+        return Description(type_, sdp)
+    return None
+
+
+def write_description(type_: str, sdp: str) -> Raw:
+    """A description as all clients take it."""
+    return Raw(msgspec.json.encode({"type": type_, "sdp": sdp}))

@@ -1,0 +1,219 @@
+"""Viewer: how one viewer of this replica gets a broadcast from the media server."""
+
+import logging
+from collections.abc import Callable
+from itertools import chain, repeat
+
+import trio
+
+from trio_signal.clock import utc_now
+from trio_signal.local_room import LocalRoom
+from trio_signal.messages.events import RelayFailed, Signalled
+from trio_signal.messages.identity import Route
+from trio_signal.relay import Lost, Offered, RelayError, Up, Viewing
+from trio_signal.relay.parts import ASK_AGAIN_AFTER, MOST_CANDIDATES, UP_WITHIN, Failure, Parts
+from trio_signal.relay.route import Candidate, Description, write_description
+
+logger = logging.getLogger(__name__)
+
+#: How often it is tried before a direct place is asked for.
+TRIES = 3
+#: Seconds until the next try; and until it begins anew when there was no direct place.
+_PAUSE, _LONG_PAUSE = 0.5, 30.0
+#: Seconds without an end after which a connection is not one of the tries.
+_SETTLED = 30.0
+#: Marks the media server's signals to clients that also signal with the broadcaster.
+RELAY = "relay"
+
+
+class RelayedViewer:
+    """A viewer of this replica, and the media server that it gets a broadcast from.
+
+    Only its task blocks: `run`.
+    """
+
+    def __init__(
+        self,
+        parts: Parts,
+        room: LocalRoom,
+        broadcaster: str,
+        viewer: str,
+        route: Route,
+        ask_direct: Callable[["RelayedViewer"], None],
+    ) -> None:
+        """Take who is who, and where the broadcast is.
+
+        `ask_direct` is called when that does not work; `refused` is to be called then, or
+        `close`.
+        """
+        self._parts = parts
+        self.room = room
+        self.broadcaster = broadcaster
+        self.peer_id = viewer
+        self.route = route
+        self._ask_direct = ask_direct
+        #: Whether media flow, as far as one knows.
+        self.is_up = False
+        self._scope = trio.CancelScope()
+        #: In which one try lives, and the pauses between them.
+        self._try = trio.CancelScope()
+        self._viewing: Viewing | None = None
+        #: What it is offered, and its answer until that is taken.
+        self._sdp = ""
+        self._answer: Description | None = None
+        self._answered = trio.Event()
+        #: The answer that the media server has.
+        self._taken: Description | None = None
+        self._candidates: list[object] = []
+        self._why: Failure | None = None
+
+    def close(self) -> None:
+        """It is not relayed any more, or gone; its leg is closed. Does not block."""
+        self._scope.cancel(reason="not relayed any more")
+
+    def renew(self) -> None:
+        """It wants a new offer, for a new connection."""
+        self._why = None
+        self._try.cancel(reason="the viewer wants a new offer")
+
+    def refused(self) -> None:
+        """No direct place is free."""
+        peer = self.room.peers.get(self.peer_id)
+        caster = self.room.members.get(self.broadcaster)
+        if peer is not None and caster is not None:
+            peer.tell(RelayFailed(self.room.id, caster, utc_now()))
+
+    def take(self, said: Description | Candidate | None) -> None:
+        """The viewer says something that is for the broadcaster."""
+        match said:
+            case Description(type="answer"):
+                self._answer = said
+                self._answered.set()
+            case Description(session=session):  # an offer of its own: it is offered to instead
+                if self._viewing is not None and self._taken is None:
+                    self._say()
+                elif self._taken is None or session != self._taken.session:
+                    self.renew()
+            case Candidate(candidate=candidate) if self._taken is not None:
+                if self._viewing is not None and self._taken.fits(candidate):
+                    self._viewing.candidate(candidate)
+            case Candidate(candidate=candidate) if len(self._candidates) < MOST_CANDIDATES:
+                self._candidates.append(candidate)
+
+    def _say(self) -> None:
+        """Offer, in the broadcaster's name."""
+        peer, members = self.room.peers.get(self.peer_id), self.room.members
+        viewer, caster = members.get(self.peer_id), members.get(self.broadcaster)
+        if self._sdp and peer is not None and viewer is not None and caster is not None:
+            payload = write_description("offer", self._sdp)
+            mark = RELAY if viewer.dialect == "mesh" else ""
+            peer.hear(Signalled(self.room.id, "offer", payload, caster, viewer, mark, utc_now()))
+
+    # Its task
+
+    async def run(self) -> None:
+        """Have the viewer served, and tried again what fails; until closed."""
+        with self._scope:
+            tries = 0
+            while True:
+                began = trio.current_time()
+                self._try = trio.CancelScope()
+                self._expect(Failure.LOST)
+                with self._try:
+                    await self._serve()
+                if trio.current_time() > began + _SETTLED or self._why is None:
+                    tries = 0
+                if self._why is None:  # it wants another offer
+                    continue
+                self._viewing, self.is_up = None, False
+                self._parts.count(self._why, "viewer")
+                tries += 1
+                self._try = trio.CancelScope()
+                with self._try:
+                    if tries >= TRIES:
+                        tries = 0
+                        self._ask_direct(self)
+                        await trio.sleep(_LONG_PAUSE)
+                    await trio.sleep(_PAUSE)
+
+    def _expect(self, why: Failure) -> None:
+        self._why = why
+
+    async def _serve(self) -> None:
+        """One leg, as long as it lasts; why it is over is in `_why`."""
+        node = self._parts.nodes.named(self.route.node)
+        if node is None:
+            logger.error("this replica does not know the media server %s", self.route.node)
+            self._why = Failure.REFUSED
+            return
+        self._answer = self._taken = None
+        self.is_up, self._sdp = False, ""
+        began = trio.current_time()
+        with node.view(self.route.feed) as self._viewing:
+            viewing = self._viewing
+            try:
+                self._sdp = await viewing.offer()
+            except RelayError as error:
+                logger.warning("a media server refused a viewer: %s", error)
+                self._why = Failure.REFUSED
+                return
+            self._candidates.clear()
+            self._say()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._negotiate, viewing, nursery.cancel_scope)
+                await self._follow(viewing, began)
+                nursery.cancel_scope.cancel(reason="the leg is over")
+
+    async def _negotiate(self, viewing: Viewing, over: trio.CancelScope) -> None:
+        """Hand on the viewer's answers; it is offered to again while there is none."""
+        waits = chain(ASK_AGAIN_AFTER, repeat(0.0))
+        while True:
+            seconds = next(waits) if self._taken is None else UP_WITHIN
+            if not seconds:
+                self._why = Failure.UNANSWERED
+                break
+            with trio.move_on_after(float("inf") if self.is_up else seconds):
+                await self._answered.wait()
+            answer, self._answer = self._answer, None
+            self._answered = trio.Event()
+            if answer is None and self._taken is None:
+                self._say()
+            elif answer is None and not self.is_up:
+                self._why = Failure.NOT_CONNECTED
+                break
+            elif answer is None:
+                continue
+            elif self._taken is not None and self._taken.session != answer.session:
+                self._why = None  # of another connection, which needs another leg
+                break
+            elif not await self._hand_on(viewing, answer):
+                break
+        over.cancel(reason="no answer that the leg could use")
+
+    async def _hand_on(self, viewing: Viewing, answer: Description) -> bool:
+        try:
+            await viewing.answer(answer.sdp)
+        except RelayError as error:
+            logger.warning("a media server refused a viewer's answer: %s", error)
+            self._why = Failure.REFUSED
+            return False
+        self._taken = answer
+        candidates, self._candidates = self._candidates, []
+        for candidate in filter(answer.fits, candidates):
+            viewing.candidate(candidate)
+        return True
+
+    async def _follow(self, viewing: Viewing, began: float) -> None:
+        """Offer anew when the tracks change, and return when no media flow any more."""
+        async for event in viewing.events:
+            match event:
+                case Up():
+                    if not self.is_up:
+                        self._parts.set_up("viewer", trio.current_time() - began)
+                    self.is_up = True
+                case Offered(sdp=sdp):
+                    self._sdp = sdp
+                    self._say()
+                case Lost(reason=reason):
+                    logger.info("a media server lost a viewer: %s", reason)
+                    break
