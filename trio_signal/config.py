@@ -17,15 +17,9 @@ from pydantic import (
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from trio_signal.dialects import DIALECTS
-from trio_signal.hosts import (
-    host_of,
-    is_loopback,
-    is_of_this_machine,
-    name_of,
-    origin_matches,
-    read_relay_urls,
-)
+from trio_signal.hosts import host_of, is_loopback, is_of_this_machine, name_of, origin_matches
 from trio_signal.keys import read_api_keys, read_public_key, secret_key
+from trio_signal.urls import read_relay_urls
 
 #: The prefix of our own variables.
 PREFIX = "TRIO_SIGNAL_"

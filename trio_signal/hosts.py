@@ -1,11 +1,7 @@
 """Host names and origins: whether they mean this machine, and whether one is allowed."""
 
 import ipaddress
-import re
 from urllib.parse import urlsplit
-
-#: The last one is for tests: it carries nothing.
-_RELAY_URL = re.compile(r"(janus\+wss?://|cloudflare:|memory:).", re.IGNORECASE)
 
 
 def is_loopback(host: str) -> bool:
@@ -47,13 +43,3 @@ def origin_matches(origin: str, allowed: str) -> bool:
     if not host:
         return origin == allowed
     return origin.startswith(f"{scheme}://") and origin.endswith(f".{host}")
-
-
-def read_relay_urls(urls: tuple[str, ...]) -> tuple[str, ...]:
-    """The URLs of media servers, each once; raises ValueError."""
-    if not all(map(_RELAY_URL.match, urls)):
-        raise ValueError(
-            "must list media servers, as janus+ws://HOST:8188, janus+wss://HOST or "
-            "cloudflare:APP_ID"
-        )
-    return tuple(dict.fromkeys(urls))
