@@ -106,7 +106,8 @@ class Connection:
 
     def __init__(self, world: World) -> None:
         self.up, self.down = Way(world), Way(world)
-        self.waiting: deque[Callable[[object], None]] = deque()
+        #: Since when an answer is waited for, and who gets it.
+        self.waiting: deque[tuple[float, Callable[[object], None]]] = deque()
 
 
 class Replica:
@@ -136,13 +137,18 @@ class Replica:
     def connected(self) -> bool:
         return self.can_send and self.can_hear
 
+    @property
+    def unanswered(self) -> float:
+        waiting = self.commands.waiting if self.commands is not None else ()
+        return trio.current_time() - waiting[0][0] if waiting else 0.0
+
     def send_nowait(
         self, _: str, channel: str, told: bytes, on_reply: Callable[[object], None] | None = None
     ) -> bool:
         connection = self.commands
         if connection is None:
             return False
-        connection.waiting.append(on_reply or (lambda reply: None))
+        connection.waiting.append((trio.current_time(), on_reply or (lambda reply: None)))
 
         def publish() -> None:
             other = self._others[channel]
@@ -151,7 +157,7 @@ class Replica:
                 receivers = 1
                 other.events.down.carry(lambda: other.hear(told))
             if connection is self.commands:
-                connection.down.carry(lambda: connection.waiting.popleft()(receivers))
+                connection.down.carry(lambda: connection.waiting.popleft()[1](receivers))
 
         connection.up.carry(publish)
         return True
@@ -171,7 +177,7 @@ class Replica:
             lost.up.cut()
         lost.down.cut()
         while lost.waiting:
-            lost.waiting.popleft()(OutcomeUnknownError("lost"))
+            lost.waiting.popleft()[1](OutcomeUnknownError("lost"))
 
     def lose_events(self) -> None:
         lost, self.events = self.events, None
@@ -404,6 +410,28 @@ async def test_a_confirmation_that_is_lost_is_said_again(autojump_clock: MockClo
         b.connect(commands=True)
         await trio.sleep(TOLD)
         b.connect(commands=False)
+    assert not scene.told
+
+
+async def test_a_confirmation_is_waited_for_while_redis_does_not_answer(
+    autojump_clock: MockClock,
+) -> None:
+    """It sleeps when the signal is delivered, and the ways to it are slow."""
+    async with open_scene() as scene:
+        ways = [way for replica in scene.replicas.values() for way in replica.ways()]
+        for way in ways:
+            way.late = 0.3
+        scene.send("a", 0)
+        await trio.sleep(0.61)
+        assert scene.delivered == {"a": [0]}
+        for replica in scene.replicas.values():
+            assert replica.commands is not None
+            replica.commands.up.plug(False)
+        scene.replicas["a"].deaf = trio.current_time() + 2.0
+        await trio.sleep(2.0)
+        for replica in scene.replicas.values():
+            assert replica.commands is not None
+            replica.commands.up.plug(True)
     assert not scene.told
 
 

@@ -48,9 +48,17 @@ async def run_round(
                         break
                 sent, told = scene.ledger.sent, scene.ledger.told
                 print(f"  {sent} signals, of which {told} were reported", flush=True)
-        except* AssertionError as errors:
-            wrong.append(f"at the end: {errors.exceptions}")
+        except* Exception as errors:
+            wrong.append(f"the round ended: {describe(errors)}")
+            print(f"  WRONG {wrong[-1]}", flush=True)
     return wrong
+
+
+def describe(error: BaseException) -> str:
+    """It, or what it is a group of."""
+    if isinstance(error, BaseExceptionGroup):
+        return ", ".join(map(describe, error.exceptions))
+    return repr(error)
 
 
 async def run(kinds: Sequence[str], seed: int, minutes: float, only: str) -> int:

@@ -88,11 +88,13 @@ class Replica:
     async def wait_serving(self) -> None:
         assert self.process.stdout is not None
         line = b""
-        with trio.fail_after(STARTING):
+        with trio.move_on_after(STARTING):
             while not line.endswith(b"\n"):
                 chunk = await self.process.stdout.receive_some()
-                assert chunk, f"the server did not start: {self.log}"
+                if not chunk:
+                    break
                 line += chunk
+        assert line.endswith(b"\n"), f"the server did not start: {self.log}"
         begin, _, self.base = line.decode().strip().rpartition("http://")
         assert begin == "listening on ", line
 

@@ -173,6 +173,12 @@ class Redis(AsyncCoreCommands):
         return self.link.connection is not None
 
     @property
+    def unanswered(self) -> float:
+        """Seconds since the oldest command was sent that has no answer yet; 0 if all have."""
+        connection = self.link.connection
+        return connection.unanswered if connection is not None else 0.0
+
+    @property
     def can_hear(self) -> bool:
         """Whether all channels are subscribed."""
         return self.pubsub.ready

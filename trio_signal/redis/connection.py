@@ -176,6 +176,11 @@ class Connection:
         """How many requests have no answer yet."""
         return len(self._unsent) + len(self._in_flight)
 
+    @property
+    def unanswered(self) -> float:
+        """Seconds since the oldest of these was handed to the socket."""
+        return trio.current_time() - self._in_flight[0].since if self._in_flight else 0.0
+
     def send(self, request: Request) -> None:
         """Queue a request. Does not block."""
         if self._closed_because is not None:

@@ -33,9 +33,9 @@ CONFIRMING = 0.02
 #: nothing is given up after one, besides its own length: the confirmation may be here, unread, and
 #: who is to send it may be on the same machine.
 _LATE, _READING = 0.2, 0.5
-#: Seconds beyond `GIVE_UP` for which one that may have been delivered is kept while we have no
-#: connection on which we would hear of it, and from a new one on to the answer.
-_DEAF, _ANSWERED = 1.5, 1.5
+#: Seconds beyond `GIVE_UP` for which one that may have been delivered is kept while Redis cannot be
+#: reached, or does not answer for so long; and from then on to the confirmation.
+_DEAF, _UNANSWERED, _ANSWERED = 1.5, 0.5, 1.5
 #: Seconds after which a replica is forgotten to or from which nothing goes.
 _FORGET = 60.0
 #: How many replicas may send us signals: names in Redis may be made up.
@@ -336,7 +336,7 @@ class DirectSignals:
             now = trio.current_time()
             if (late := now - self._due) > _LATE:
                 reading_until = max(reading_until, now + min(late, GIVE_UP) + _READING)
-            if not self._redis.connected:
+            if not self._redis.connected or self._redis.unanswered > _UNANSWERED:
                 deaf_until = now + _ANSWERED
             self._look_at_connections()
             self._send_held(now)
