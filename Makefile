@@ -22,7 +22,7 @@ PAGES := README.md CONTRIBUTING.md CHANGELOG.md SECURITY.md $(wildcard docs/*.md
 # How many tests run at the same time: most of them wait for something most of the time.
 JOBS := 3
 
-.PHONY: serve test quick thorough check format lint types docs site bench cluster soak faults floods fuzz fuzz-redis call12 lock audit check-pythons venv clean
+.PHONY: serve test quick thorough check format lint types docs site bench cluster soak faults floods fuzz fuzz-redis call12 lock audit packages check-pythons venv clean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -115,7 +115,16 @@ fuzz-redis: venv
 lock: venv
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 		--no-annotate --custom-compile-command 'make lock' \
-		pyproject.toml --output-file requirements.txt $(ARGS)
+		--extra postgres pyproject.toml --output-file requirements.txt $(ARGS)
+
+# What is published, built into dist/: wheel, sdist and npm package, in empty environments; and how
+# it is deployed: Dockerfile, chart, workflows.
+packages: venv
+	$(PIP) install --group packages
+	$(BIN)/hadolint deploy/Dockerfile
+	$(BIN)/zizmor --offline --quiet .github/workflows
+	$(BIN)/python -m tools.print_manifests --check
+	$(BIN)/python tools/check_packages.py $(ARGS)
 
 # Asks a database of vulnerabilities, which may know more today than yesterday.
 audit: venv

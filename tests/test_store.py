@@ -1,5 +1,6 @@
 """The store, on SQLite and on a real PostgreSQL."""
 
+import sys
 import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -289,6 +290,12 @@ def test_addresses_that_will_not_do(url: str) -> None:
     with pytest.raises(ConfigError, match="DATABASE_URL") as caught:
         Store(url)
     assert "secret" not in str(caught.value)
+
+
+def test_a_missing_driver_is_named_by_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    with pytest.raises(ConfigError, match=r"pip install 'trio-signal\[postgres\]'"):
+        Store("postgresql://me:secret@db.example.com/signal")
 
 
 async def test_a_password_is_in_no_error(unused_port: int) -> None:

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 FILES = [
     path
     for folder in ("deploy", "docs/deploy")
-    for path in (ROOT / folder).iterdir()
+    for path in (ROOT / folder).rglob("*")
     if path.is_file() and path.suffix != ".pyc"
 ]
 COMPOSE = yaml.safe_load((ROOT / "deploy" / "compose.yaml").read_text())

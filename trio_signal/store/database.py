@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -242,16 +243,19 @@ def sqlite_file(url: str) -> Path | None:
     return Path(parsed.database or "") if parsed.get_backend_name() == "sqlite" else None
 
 
+_EXTRA = "the extra `postgres`: pip install 'trio-signal[postgres]'"
 _WANTED = "sqlite:///FILE or postgresql://HOST/DATABASE"
 
 
 def read_url(url: str) -> URL:
-    """A `DATABASE_URL` for SQLAlchemy, with the driver that is used; raises ConfigError."""
+    """A `DATABASE_URL` for SQLAlchemy, with the driver that is used; raises SettingError."""
     try:
         parsed = make_url(url)
     except (ArgumentError, ValueError):
         raise SettingError(f"DATABASE_URL must be {_WANTED}") from None
     if parsed.drivername in ("postgres", "postgresql", "postgresql+psycopg"):
+        if find_spec("psycopg") is None:
+            raise SettingError(f"PostgreSQL as DATABASE_URL requires {_EXTRA}")
         return parsed.set(drivername="postgresql+psycopg")
     if parsed.drivername == "sqlite" and parsed.database not in (None, "", ":memory:"):
         return parsed
