@@ -53,10 +53,12 @@ def pythons(versions: Sequence[str]) -> Iterator[tuple[str, str]]:
     """Those of the versions that are on this machine, and their interpreters."""
     pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv") / "versions"
     for version in versions:
-        found = shutil.which(f"python{version}")
-        places = [found] if found else sorted(map(str, pyenv.glob(f"{version}.*/bin/python")))
-        if places:
-            yield version, places[-1]
+        # The first may be a shim of pyenv's, which does not run.
+        places = [f"python{version}", *sorted(map(str, pyenv.glob(f"{version}.*/bin/python")))]
+        for place in filter(None, map(shutil.which, places)):
+            if subprocess.run([place, "-c", ""], capture_output=True).returncode == 0:  # noqa: S603
+                yield version, place
+                break
         else:
             print(f"Python {version}: not on this machine")
 

@@ -84,7 +84,7 @@ class Settings(BaseSettings):
     #: Seconds without a renewal after which a replica counts as dead.
     lease: float = Field(10, ge=1)
     #: Database for announcements and, without Redis, for the members to restore after a restart:
-    #: `sqlite:///file`, or `postgresql://` (also `postgres://`) with the package's extra `postgres`.
+    #: `sqlite:///file`, or `postgresql://` (also `postgres://`) with the extra `postgres`.
     database_url: SecretStr = Field(
         SecretStr("sqlite:///trio-signal.db"), validation_alias=AliasChoices("DATABASE_URL")
     )
