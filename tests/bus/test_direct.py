@@ -24,6 +24,7 @@ from tests.members import AT, member
 from trio_signal.bus import Delivery, Undelivered
 from trio_signal.bus.redis.direct import DirectSignals
 from trio_signal.bus.redis.feed import Feed, Feeds
+from trio_signal.bus.redis.lease import RedisClock
 from trio_signal.bus.redis.receipts import GIVE_UP, MAX_AGE
 from trio_signal.bus.redis.wire import Asked, Confirmed, Numbered, decode_direct
 from trio_signal.messages.events import Signalled
@@ -203,10 +204,9 @@ class Clock:
     """As `Lease` to the code under test: Redis's clock, nearly."""
 
     def __init__(self, error: float) -> None:
-        self._ahead = 1e9 + error
-
-    def redis_time(self, now: float) -> float:
-        return now + self._ahead
+        self.clock = RedisClock()
+        now = trio.current_time()
+        self.clock.note(now - 0.05 + error, now + 0.05 + error, now + 1e9)
 
 
 class Keys:
@@ -463,3 +463,19 @@ async def test_a_sender_that_stood_still_reads_first_what_has_come(
         autojump_clock.jump(GIVE_UP)
         await trio.sleep(LATE)
         assert not scene.told
+
+
+async def test_a_receiver_that_does_not_know_the_time_well_does_not_deliver_too_late(
+    autojump_clock: MockClock,
+) -> None:
+    """Redis has told it once, and slowly: the clock may be seconds behind what it takes it for."""
+    async with open_scene() as scene:
+        await trio.sleep(5.0)
+        b, clock, now = scene.replicas["b"], RedisClock(), trio.current_time()
+        clock.note(now - 3.0, now, now - 3.0 + 1e9)
+        b.direct._lease.clock = clock
+        assert b.events is not None
+        b.events.down.late = GIVE_UP - 0.1
+        scene.send("a", 0)
+        await trio.sleep(TOLD)
+        assert scene.told == {("a", 0): 1}

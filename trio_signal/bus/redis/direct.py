@@ -152,7 +152,7 @@ class DirectSignals:
                 self._replica,
                 number,
                 outgoing.base,
-                self._lease.redis_time(now),
+                self._lease.clock.span(now)[0],
                 signal.room_id,
                 signal.kind,
                 signal.payload,
@@ -294,7 +294,8 @@ class DirectSignals:
         if incoming is None:
             return False
         now = trio.current_time()
-        here = self._lease.redis_time(now)
+        # It may be as old as this: too old is refused, too young would be reported as well.
+        _, here = self._lease.clock.span(now)
         age = here - came.at if here and came.at else 0.0
         room = self._room(came.room_id)
         held = not self._redis.can_send

@@ -21,8 +21,38 @@ logger = logging.getLogger(__name__)
 
 #: Seconds after an outage for the other replicas to come back, before they count as gone.
 PATIENCE = 2.0
-#: Seconds in which a reply comes, if Redis's clock is read from it.
-_PROMPT = 0.1
+#: Seconds by which two clocks differ more after each second, at most.
+_DRIFT = 0.001
+
+
+class RedisClock:
+    """By how much Redis's clock is ahead of Trio's. Pure: no I/O, no clock.
+
+    What an answer says of it is as uncertain as the answer is slow; the quick ones count.
+    """
+
+    def __init__(self) -> None:
+        """Know nothing."""
+        self._least, self._most = float("-inf"), float("inf")
+        self._noted = 0.0
+
+    def note(self, asked: float, now: float, time: float) -> None:
+        """The answer to a question was `time`, in milliseconds that are cut off."""
+        drift = (now - self._noted) * _DRIFT
+        least, most = time - now, time + 0.001 - asked
+        if self._least - drift <= most and least <= self._most + drift:
+            least, most = max(least, self._least - drift), min(most, self._most + drift)
+        # Else somebody has set a clock, or it is another server.
+        self._least, self._most, self._noted = least, most, now
+
+    @property
+    def is_known(self) -> bool:
+        """Whether there was an answer."""
+        return self._noted > 0
+
+    def span(self, now: float) -> tuple[float, float]:
+        """What Redis's clock shows at a time of Trio's at least, and at most; zeros if unknown."""
+        return (now + self._least, now + self._most) if self.is_known else (0.0, 0.0)
 
 
 class Lease:
@@ -57,8 +87,8 @@ class Lease:
         self._retired = False
         #: From when on it reaps others.
         self._reaps_from = 0.0
-        #: By how much Redis's clock is ahead of Trio's; 0 if that is not known yet.
-        self._ahead = 0.0
+        #: Redis's clock.
+        self.clock = RedisClock()
 
     @property
     def age(self) -> float | None:
@@ -103,7 +133,7 @@ class Lease:
         script = self._directory.scripts.lease
         asked = trio.current_time()
         held, expired, time = await script(keys, [self._replica, milliseconds, 0])
-        self._note_time(asked, time / 1000)
+        self.clock.note(asked, trio.current_time(), time / 1000)
         if not held:
             if self._retired:
                 return []
@@ -120,16 +150,6 @@ class Lease:
         self.is_held = True
         self._renewed = now
         return list(expired)
-
-    def _note_time(self, asked: float, time: float) -> None:
-        """What Redis's clock says; a reply that took long says little."""
-        now = trio.current_time()
-        if now - asked <= _PROMPT or not self._ahead:
-            self._ahead = time - (asked + now) / 2
-
-    def redis_time(self, now: float) -> float:
-        """What Redis's clock shows at a time of Trio's; 0 if that is not known yet."""
-        return now + self._ahead if self._ahead else 0.0
 
     async def outlast(self, seconds: float) -> None:
         """Renew it for the last time: members that are left to others may stay for so long."""

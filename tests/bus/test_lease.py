@@ -1,0 +1,41 @@
+"""Redis's clock, as far as answers tell."""
+
+import pytest
+
+from trio_signal.bus.redis.lease import RedisClock
+
+#: By how much it is ahead in these tests.
+AHEAD = 1e9
+
+
+def test_nothing_is_known_before_the_first_answer() -> None:
+    assert RedisClock().span(5.0) == (0.0, 0.0)
+
+
+def test_the_true_time_lies_within_what_is_said_of_it_however_slow_the_answers_are() -> None:
+    """The first took two seconds, and was read at their begin; later ones at their end."""
+    clock = RedisClock()
+    clock.note(10.0, 12.0, AHEAD + 10.0)
+    least, most = clock.span(20.0)
+    assert least <= AHEAD + 20.0 <= most
+    assert most - least > 1.9
+    clock.note(21.0, 22.0, AHEAD + 22.0)
+    least, most = clock.span(30.0)
+    assert least <= AHEAD + 30.0 <= most
+    assert most - least < 0.1
+
+
+def test_a_quick_answer_counts_for_more_than_a_later_slow_one() -> None:
+    clock = RedisClock()
+    clock.note(10.0, 10.002, AHEAD + 10.001)
+    clock.note(20.0, 25.0, AHEAD + 20.0)
+    least, most = clock.span(30.0)
+    assert (least, most) == pytest.approx((AHEAD + 30, AHEAD + 30), abs=0.05)
+
+
+@pytest.mark.parametrize("step", [-3600.0, 3600.0])
+def test_a_clock_that_was_set_is_believed(step: float) -> None:
+    clock = RedisClock()
+    clock.note(10.0, 10.002, AHEAD + 10.001)
+    clock.note(20.0, 20.002, AHEAD + 20.001 + step)
+    assert clock.span(20.0) == pytest.approx((AHEAD + step + 20,) * 2, abs=0.01)
