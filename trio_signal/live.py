@@ -174,6 +174,8 @@ class LiveBroadcasts:
             target = room.peer_of(user_id, but=listener.peer_id)
             if target is None or target.dialect != listener.dialect:
                 continue
+            if self._rooms.relays is not None:
+                self._rooms.relays.want(room, target, listener)
             listening = Listening(room.id, listener, target, utc_now())
             if target.peer_id in room.peers:
                 self.tell_of_listener(listening)
@@ -183,5 +185,7 @@ class LiveBroadcasts:
     def tell_of_listener(self, listening: Listening) -> None:
         """Tell the broadcaster, which is here, unless the two know each other."""
         room, target = self._rooms.get(listening.room_id), listening.target.peer_id
+        if room is not None and listening.listener.peer_id in room.relayed.get(target, ()):
+            return
         if room is not None and room.meet(target, listening.listener.user_id):
             room.peers[target].tell(listening)

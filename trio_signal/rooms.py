@@ -35,6 +35,10 @@ class Relaying(Protocol):
         """Whether a signal from another replica is of a viewer that is relayed."""
         ...
 
+    def want(self, room: LocalRoom, broadcaster: Member, viewer: Member) -> None:
+        """A viewer here asks for a broadcast, which a media server may bring it."""
+        ...
+
     def withholds(self, room: LocalRoom, broadcaster: str, viewer: str) -> bool:
         """Whether a broadcaster here is not told of a viewer, as that one is relayed."""
         ...

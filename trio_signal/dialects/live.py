@@ -51,7 +51,11 @@ from trio_signal.messages.events import (
     Notice,
     Refusal,
     Refused,
+    RelayAsked,
+    RelayDone,
+    RelayFailed,
     Removed,
+    ServeDirectly,
     ServerSaid,
     Signalled,
     StoppedLive,
@@ -424,6 +428,16 @@ class LiveDialect(Dialect):
                     room_id, listener.user_id, listener.username, "audio", at, listener=True
                 )
                 return [Send(encode(joined))]
+            case RelayAsked(me=me, relay=viewer) | ServeDirectly(me=me, viewer=viewer):
+                media = me.live.media_type if me.live is not None else "video"
+                joined = LivePeerJoined(
+                    answer.room_id, viewer.user_id, viewer.username, media, answer.at, listener=True
+                )
+                return [Send(encode(joined))]
+            case RelayDone(room_id=room_id, relay=relay, at=at):
+                return [Send(encode(UserMoved("live_peer_left", room_id, relay.user_id, at)))]
+            case RelayFailed():
+                return [Send(encode(Error("The broadcast cannot be delivered now")))]
             case LocationUpdated(x=x, y=y, nearby=nearby, at=at):
                 return [Send(encode(LocationTaken(x, y, nearby, at)))]
             case ChatSent(room_id=room_id, id=message_id, at=at):

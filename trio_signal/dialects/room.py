@@ -49,6 +49,9 @@ from trio_signal.messages.events import (
     ReadReceipt,
     Refusal,
     Refused,
+    RelayAsked,
+    RelayDone,
+    RelayFailed,
     ServerSaid,
     Signalled,
     StoppedLive,
@@ -442,6 +445,12 @@ class RoomDialect(Dialect):
             case Entered():
                 self._username = answer.me.username
                 return _snapshot(answer)
+            case RelayAsked(relay=relay, at=at):
+                return [Send(_broadcast("broadcast-started", relay, None, at))]
+            case RelayDone(relay=relay, at=at):
+                return [Send(_broadcast("broadcast-stopped", relay, None, at))]
+            case RelayFailed():
+                return [Send(encode(Error("The broadcast cannot be delivered now")))]
             case Refused(reason=Refusal.ROOM_FULL):
                 return [Close(CloseCode.TRY_AGAIN_LATER, "Room is full")]
             case Refused(command=GoLive(), reason=Refusal.NOT_ALLOWED):

@@ -14,11 +14,13 @@ from typing import NoReturn
 import trio
 
 from trio_signal.bus import Bus
+from trio_signal.clock import utc_now
 from trio_signal.local_room import LocalRoom
 from trio_signal.messages.commands import Signal
 from trio_signal.messages.events import (
     Joined,
     Left,
+    News,
     Refusal,
     Rejoined,
     RoomEvent,
@@ -35,6 +37,8 @@ from trio_signal.relay.broadcast import Broadcast
 from trio_signal.relay.nodes import Nodes
 from trio_signal.relay.parts import Limits, Parts
 from trio_signal.relay.route import (
+    ON_DEMAND,
+    Description,
     can_be_relayed,
     is_relayed,
     is_viewer,
@@ -119,6 +123,9 @@ class Relays:
                 pass
             case _:
                 return
+        self._note(room)
+
+    def _note(self, room: LocalRoom) -> None:
         self._changed.add(room.id)
         self._work.set()
 
@@ -170,7 +177,16 @@ class Relays:
         if viewer is not None:
             viewer.take(read_signal(command.kind, command.payload))
             return True
+        if sender.dialect in ON_DEMAND and command.kind in ("offer", "signal"):
+            said = read_signal(command.kind, command.payload)
+            if isinstance(said, Description) and said.type == "offer":
+                self.want(room, target, sender)
         return self._is_relayed(room, sender, target)
+
+    def want(self, room: LocalRoom, broadcaster: Member, viewer: Member) -> None:
+        """A viewer here asks for a broadcast, which a media server may bring it."""
+        self._viewers.want((room.id, broadcaster.peer_id, viewer.peer_id))
+        self._note(room)
 
     def _is_relayed(self, room: LocalRoom, viewer: Member, caster: Member) -> bool:
         if (room.id, caster.peer_id) in self._broadcasts:
@@ -217,10 +233,21 @@ class Relays:
     def _decided(self, told: DirectDecided) -> None:
         key = (told.room_id, told.broadcaster, told.viewer)
         viewer = self._viewers.get(key)
-        if viewer is not None and told.granted:
-            self._viewers.close(key)
+        if told.granted:
+            if viewer is not None:
+                self._viewers.close(key)
+            self._have_offer(told)
         elif viewer is not None:
             viewer.refused()
+
+    def _have_offer(self, told: DirectDecided) -> None:
+        """A page of the `room` dialect offers by itself to who is live; no other does."""
+        room = self._rooms.get(told.room_id)
+        peer = room.peers.get(told.viewer) if room is not None else None
+        caster = room.members.get(told.broadcaster) if room is not None else None
+        if peer is not None and peer.dialect_name == "room" and caster is not None and caster.live:
+            live = caster.live
+            peer.hear(WentLive(told.room_id, caster, News.AGAIN, live.exclusive, utc_now()))
 
     # The task
 

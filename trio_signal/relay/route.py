@@ -15,7 +15,9 @@ from msgspec import Raw
 from trio_signal.messages.identity import Member, Route
 
 #: The dialects whose clients take a broadcast from a media server as they are.
-RELAYED_DIALECTS = frozenset({"stream"})
+RELAYED_DIALECTS = frozenset({"stream", "live", "room"})
+#: Viewers of these are offered to once they have asked: by an offer of their own, or otherwise.
+ON_DEMAND = frozenset({"live", "room"})
 #: In these a signal is for a user: all its peers are served in the same way.
 _BY_USER = frozenset({"live", "room"})
 

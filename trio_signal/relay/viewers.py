@@ -6,13 +6,16 @@ from collections.abc import Callable, Collection, Iterable
 import trio
 
 from trio_signal.local_room import LocalRoom
-from trio_signal.messages.identity import Route
+from trio_signal.messages.identity import Member, Route
 from trio_signal.relay.parts import Parts
-from trio_signal.relay.route import has_free_place, is_relayed
+from trio_signal.relay.route import ON_DEMAND, has_free_place, is_relayed
 from trio_signal.relay.viewer import RelayedViewer
 
 #: Seconds for the broadcaster's replica to give a newcomer a place that is free.
 _PLACING = 0.5
+#: Seconds for a page of the `room` dialect to make an offer. One whose connection was lost makes
+#: none while its peer connection looks alive.
+_OFFERING = 2.0
 
 #: A room, a broadcaster and a viewer of it.
 Key = tuple[str, str, str]
@@ -34,6 +37,8 @@ class Viewers:
         self._legs: dict[Key, RelayedViewer] = {}
         #: Those that have none yet, and since when they are known.
         self._newcomers: dict[Key, float] = {}
+        #: Those that asked to be offered to.
+        self._wants: set[Key] = set()
 
     def get(self, key: Key) -> RelayedViewer | None:
         """A viewer that has a leg."""
@@ -50,6 +55,10 @@ class Viewers:
     def close(self, key: Key) -> None:
         """Serve a viewer no longer."""
         self._legs.pop(key).close()
+
+    def want(self, key: Key) -> None:
+        """A viewer asks to be offered to, as soon as it is relayed."""
+        self._wants.add(key)
 
     def renew(self, room_id: str, viewer: str) -> None:
         """A viewer wants new offers."""
@@ -76,11 +85,13 @@ class Viewers:
                 given = self._parts, self._parts.rooms[key[0]], key[1], key[2], route
                 leg = self._legs[key] = RelayedViewer(*given, self._ask_direct)
                 nursery.start_soon(leg.run, name="relayed viewer")
-        self._newcomers = {
-            key: since
-            for key, since in self._newcomers.items()
-            if now < since + 10 * _PLACING and key not in self._legs
-        }
+        for key in [key for key in self._newcomers if key in self._legs or not self._is_here(key)]:
+            del self._newcomers[key]
+        self._wants = {key for key in self._wants if self._is_here(key)}
+
+    def _is_here(self, key: Key) -> bool:
+        room = self._parts.rooms.get(key[0])
+        return room is not None and key[1] in room.members and key[2] in room.peers
 
     def _is_for(self, leg: RelayedViewer, route: Route | None) -> bool:
         is_here = self._parts.rooms.get(leg.room.id) is leg.room
@@ -97,13 +108,20 @@ class Viewers:
             may_be_direct = not is_ours and has_free_place(room.members, caster, places)
             for peer_id in room.peers:
                 key = room.id, caster.peer_id, peer_id
-                if not is_relayed(room.members[peer_id], caster, route):
+                viewer = room.members[peer_id]
+                if not is_relayed(viewer, caster, route):
                     continue
-                if may_be_direct and key not in self._legs:
-                    since = self._newcomers.setdefault(key, now)
-                    if now < since + _PLACING:
-                        continue  # its replica may give it a place
-                yield key, route
+                if key in self._legs or self._is_due(key, viewer, now, may_be_direct=may_be_direct):
+                    yield key, route
+
+    def _is_due(self, key: Key, viewer: Member, now: float, *, may_be_direct: bool) -> bool:
+        """Whether a viewer without a leg is to get one now."""
+        since = self._newcomers.setdefault(key, now)
+        if may_be_direct and now < since + _PLACING:
+            return False  # its replica may give it a place
+        if viewer.dialect not in ON_DEMAND or key in self._wants:
+            return True
+        return viewer.dialect == "room" and now >= since + _OFFERING
 
 
 def is_same(one: Route, other: Route) -> bool:

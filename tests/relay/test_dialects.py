@@ -1,0 +1,115 @@
+"""Relayed broadcasts in the words of `live` and `room`: what differs from `stream`."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from tests.clients import Service
+from tests.relay.cast import described, serve_relayed, until
+from trio_signal.relay import viewers as legs
+from trio_signal.relay.memory import MemoryServer
+
+Served = tuple[Service, MemoryServer]
+
+
+@pytest.fixture(params=["one replica", "three replicas"])
+async def served(request: pytest.FixtureRequest) -> AsyncIterator[Served]:
+    is_one = request.param == "one replica"
+    url = None if is_one else request.getfixturevalue("redis_url")
+    async with serve_relayed(url) as (service, servers):
+        yield service, servers[0]
+
+
+def live(user: str) -> str:
+    return f"/api/v1/ws/connect?user_id={user}&username={user}"
+
+
+async def test_live(served: Served) -> None:
+    service, server = served
+    async with (
+        service.connect(live("ann")) as ann,
+        service.connect(live("bob")) as bob,
+        service.connect(live("eve")) as eve,
+    ):
+        for each in (ann, bob, eve):
+            await each.send("join_room", room_id="r")
+            await each.wait_for("joined_room")
+        await ann.send("live_start", room_id="r")
+        asked = await ann.wait_for("live_peer_joined")
+        relay = asked["user_id"]
+        assert (asked["username"], relay.partition(":")[0]) == ("Viewers", "relay")
+        await ann.send(
+            "live_offer", room_id="r", target_user_id=relay, payload=described("offer", "7")
+        )
+        answer = await ann.wait_for("live_answer", from_user_id=relay)
+        assert answer["payload"]["type"] == "answer"
+        # The first listener is direct; the second one asks, and is offered to in her name.
+        await bob.send("live_status", room_id="r")
+        await ann.wait_for("live_peer_joined", user_id="bob")
+        assert not server.viewings
+        await eve.send("live_status", room_id="r")
+        offer = await eve.wait_for("live_offer", from_user_id="ann")
+        assert offer["payload"]["type"] == "offer"
+        reply = described("answer", "9")
+        await eve.send("live_answer", room_id="r", target_user_id="ann", payload=reply)
+        await until(lambda: server.viewings[0].descriptions)
+        assert not [m for m in await ann.settle() if m.get("user_id") == "eve"]
+        await ann.send("live_stop", room_id="r")
+        await ann.wait_for("live_peer_left", user_id=relay)
+        await until(lambda: not server.ingests and not server.viewings)
+
+
+async def test_room(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    service, server = served
+    async with (
+        service.connect("/ws/r/ann") as ann,
+        service.connect("/ws/r/bob") as bob,
+        service.connect("/ws/r/eve") as eve,
+    ):
+        for each in (ann, bob, eve):
+            await each.wait_for("room_state")
+            await service.quiesce()
+        await ann.send("broadcast-started")
+        relay = (await ann.wait_for("broadcast-started"))["user_id"]
+        assert relay.startswith("relay:")
+        for each in (bob, eve):
+            await each.wait_for("broadcast-started", user_id="ann")
+            own = described("offer", "5")
+            await each.send("webrtc-signal", target_user_id="ann", signal=own)
+        # The offer of the first is hers to answer; the other is offered to instead.
+        await ann.wait_for("webrtc-signal", from_user_id="bob")
+        await ann.send("webrtc-signal", target_user_id=relay, signal=described("offer", "7"))
+        answer = await ann.wait_for("webrtc-signal", from_user_id=relay)
+        assert answer["signal"]["type"] == "answer"
+        counter = await eve.wait_for("webrtc-signal", from_user_id="ann")
+        assert counter["signal"]["type"] == "offer"
+        reply = described("answer", "5")
+        await eve.send("webrtc-signal", target_user_id="ann", signal=reply)
+        await until(lambda: server.viewings[0].descriptions)
+        # Who comes back without an offer is offered to after a while.
+        monkeypatch.setattr(legs, "_OFFERING", 0.1)
+        await eve.close()
+        await until(lambda: not server.viewings)
+        async with service.connect("/ws/r/eve") as back:
+            await back.wait_for("webrtc-signal", from_user_id="ann")
+
+
+async def test_a_page_that_sends_nothing_to_the_media_server_serves_all(served: Served) -> None:
+    service, _ = served
+    async with (
+        service.connect("/ws/r/ann") as ann,
+        service.connect("/ws/r/bob") as bob,
+        service.connect("/ws/r/eve") as eve,
+    ):
+        for each in (ann, bob, eve):
+            await each.wait_for("room_state")
+            await service.quiesce()
+        await ann.send("broadcast-started")
+        relay = (await ann.wait_for("broadcast-started"))["user_id"]
+        watches = described("offer", "7", "recvonly")
+        await eve.wait_for("broadcast-started", user_id="ann")
+        await ann.send("webrtc-signal", target_user_id=relay, signal=watches)
+        await ann.wait_for("broadcast-stopped", user_id=relay)
+        await eve.wait_for("broadcast-started", user_id="ann")
+        await eve.send("webrtc-signal", target_user_id="ann", signal=described("offer", "5"))
+        await ann.wait_for("webrtc-signal", from_user_id="eve")

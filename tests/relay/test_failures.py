@@ -1,0 +1,184 @@
+"""What clients see when a media server, or the way to it, fails."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+import trio
+
+from tests.clients import Client, Service
+from tests.relay.cast import STREAM, Cast, answer, cast, offered, serve_relayed, until
+from trio_signal.relay import broadcast, nodes, viewer
+from trio_signal.relay.memory import MemoryServer
+
+
+@pytest.fixture(autouse=True)
+def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(viewer, "_PAUSE", 0.2)
+    monkeypatch.setattr(broadcast, "_FIRST_PAUSE", 0.01)
+
+
+@asynccontextmanager
+async def relayed(
+    redis_url: str | None = None, servers: int = 1
+) -> AsyncIterator[tuple[Service, list[MemoryServer], Cast, list[Client]]]:
+    """A broadcast with one viewer that is direct and one that is relayed, and sees it."""
+    async with serve_relayed(redis_url, servers=servers) as (service, media), cast(service) as show:
+        direct = await show.viewer()
+        await show.asked()
+        late = await show.viewer()
+        await show.publish(await show.asked())
+        await offered(late)
+        await answer(late)
+        await until(lambda: sum(len(each.viewings) for each in media) == 1)
+        yield service, media, show, [direct, late]
+
+
+async def is_back(show: Cast, late: Client) -> None:
+    """The broadcaster is asked again, under another name; then the viewer is offered to."""
+    await show.caster.wait_for("viewer-left")
+    relay = await show.asked()
+    assert relay.startswith("relay_")
+    await show.publish(relay, "8")
+    await offered(late)
+    await answer(late, "10")
+
+
+def nobody_left(*clients: Client) -> bool:
+    told = {message["type"] for client in clients for message in client.log}
+    return told.isdisjoint({"broadcaster-disconnected", "stream-ended", "error"})
+
+
+async def test_a_media_server_that_dies_and_comes_back(redis_url: str) -> None:
+    async with relayed(redis_url) as (_, (server,), show, viewers):
+        server.crash()
+        server.restart()
+        await is_back(show, viewers[1])
+        assert len(server.ingests) == len(server.viewings) == 1
+        await viewers[0].settle()
+        assert nobody_left(*viewers)
+
+
+async def test_another_media_server_takes_over() -> None:
+    async with relayed(servers=2) as (_, media, show, viewers):
+        first, second = sorted(media, key=lambda each: not each.ingests)
+        first.crash()
+        await is_back(show, viewers[1])
+        await until(lambda: second.viewings)
+        assert nobody_left(*viewers)
+
+
+async def test_a_viewer_that_is_lost_is_offered_to_again() -> None:
+    async with relayed() as (_, (server,), show, viewers):
+        before = server.viewings[0]
+        before.lose("no way")
+        await offered(viewers[1])
+        await answer(viewers[1], "10")
+        await until(lambda: server.viewings[0].descriptions)
+        assert server.viewings[0] is not before
+        assert {m["type"] for m in await show.caster.settle()} <= {"viewer-count"}
+
+
+async def test_after_three_tries_a_viewer_is_told_if_no_place_is_free(redis_url: str) -> None:
+    async with relayed(redis_url) as (service, (server,), _, viewers):
+        for session in "abc":
+            server.viewings[0].lose("no way")
+            if session != "c":
+                await offered(viewers[1])
+                await answer(viewers[1], session)
+                await until(lambda: server.viewings)
+        await viewers[1].wait_for("error", code="relay_failed", streamId=STREAM)
+        # It may ask by itself.
+        await viewers[1].send("join-stream", streamId=STREAM)
+        await offered(viewers[1])
+        assert service is not None
+
+
+async def test_after_three_tries_a_viewer_gets_a_direct_place(redis_url: str) -> None:
+    async with relayed(redis_url) as (_, (server,), show, viewers):
+        await viewers[0].close()
+        await show.caster.wait_for("viewer-left")
+        for session in "abc":
+            server.viewings[0].lose("no way")
+            if session != "c":
+                await offered(viewers[1])
+                await answer(viewers[1], session)
+                await until(lambda: server.viewings)
+        viewer_id = await show.asked()
+        assert viewer_id.startswith("client_")
+        await show.caster.send("webrtc-offer", streamId=STREAM, viewerId=viewer_id, offer=1)
+        await viewers[1].wait_for("webrtc-offer", offer=1)
+        await viewers[1].send("webrtc-answer", streamId=STREAM, answer=2)
+        await show.caster.wait_for("webrtc-answer", answer=2, viewerId=viewer_id)
+
+
+async def test_when_no_media_server_is_left_viewers_are_direct(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(nodes, "PATIENCE", 0.1)
+    async with relayed() as (_, (server,), show, viewers):
+        server.crash()
+        await show.caster.wait_for("viewer-left")
+        viewer_id = await show.asked()
+        assert viewer_id.startswith("client_")
+        await show.caster.send("webrtc-offer", streamId=STREAM, viewerId=viewer_id, offer=1)
+        await viewers[1].wait_for("webrtc-offer", offer=1)
+        # It is back: who is direct stays so, and the next one is relayed.
+        server.restart()
+        late = await show.viewer()
+        assert (await show.asked()).startswith("relay_")
+        assert nobody_left(*viewers, late)
+
+
+async def test_a_broadcaster_that_never_offers_serves_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(broadcast, "ASK_AGAIN_AFTER", (0.01, 0.01))
+    async with serve_relayed() as (service, _), cast(service) as show:
+        await show.viewer()
+        await show.asked()
+        await show.viewer()
+        told = [await show.asked() for _ in range(3)]
+        assert [each.split("_")[0] for each in told] == ["relay", "relay", "client"]
+        await show.viewer()
+        assert (await show.asked()).startswith("client_")
+
+
+async def test_the_media_server_is_left_when_nobody_is_relayed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(broadcast, "IDLE", 0.1)
+    async with relayed() as (_, (server,), show, viewers):
+        await viewers[1].close()
+        left = await show.caster.wait_for("viewer-left")
+        assert left["viewerId"].startswith("relay_")
+        await until(lambda: not server.ingests)
+        # Later one is relayed again.
+        late = await show.viewer()
+        await show.publish(await show.asked(), "8")
+        await offered(late)
+
+
+async def test_nothing_is_left_when_the_broadcaster_goes(redis_url: str) -> None:
+    async with relayed(redis_url) as (_, (server,), show, viewers):
+        await show.caster.close()
+        for each in viewers:
+            await each.wait_for("broadcaster-disconnected")
+        await until(lambda: not server.ingests and not server.viewings)
+
+
+async def test_a_media_server_that_is_silent_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trio_signal.relay.memory.DEADLINE", 0.1)
+    async with serve_relayed(servers=2) as (service, media), cast(service) as show:
+        await show.viewer()
+        await show.asked()
+        late = await show.viewer()
+        relay = await show.asked()
+        for each in media:
+            each.is_silent = True
+        offer = {"type": "offer", "sdp": "v=0\r\no=- 7 2 IN IP4 0\r\nm=video 9 X 96\r\n"}
+        await show.caster.send("webrtc-offer", streamId=STREAM, viewerId=relay, offer=offer)
+        await show.caster.wait_for("viewer-left", viewerId=relay)
+        media[1].is_silent = False
+        await show.publish(await show.asked(), "8")
+        await offered(late)
+        assert media[1].ingests
+        await trio.lowlevel.checkpoint()
