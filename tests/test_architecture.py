@@ -35,6 +35,8 @@ LAYERS: tuple[frozenset[str], ...] = (
                 "resuming",
                 "handover",
                 "draining",
+                "moving",
+                "stand_ins",
                 "parcels",
             ),
             *("rooms", "membership", "live", "signals", "talk", "topics", "moderation", "survey"),

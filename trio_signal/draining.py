@@ -12,7 +12,8 @@ import trio
 
 from trio_signal.bus.handover import HandoverBus
 from trio_signal.handover import TIMEOUT, Handover
-from trio_signal.messages.handover import Offered, Parcel, Sought
+from trio_signal.messages.handover import Offered, Parcel
+from trio_signal.metrics import Metrics
 from trio_signal.resuming import Resuming
 from trio_signal.rooms import Rooms
 
@@ -28,13 +29,19 @@ class Draining:
     """The sessions of one server that is stopping or starting."""
 
     def __init__(
-        self, handover: Handover, resuming: Resuming, rooms: Rooms, bus: HandoverBus
+        self,
+        handover: Handover,
+        resuming: Resuming,
+        rooms: Rooms,
+        bus: HandoverBus,
+        metrics: Metrics,
     ) -> None:
         """Take the parts of the hub."""
         self._handover = handover
         self._resuming = resuming
         self._rooms = rooms
         self._bus = bus
+        self._metrics = metrics
         #: Replicas that are not known to be stopping.
         self._others: list[str] = []
 
@@ -60,17 +67,20 @@ class Draining:
 
     async def leave(self, within: float) -> None:
         """Hand all sessions over to other replicas. Those that remain have to be parked."""
+        await self.begin()
         if any(self._resuming.that_can_move()):
-            await self.begin()
             with trio.move_on_after(within):
                 await self._offer(self._others)
         for tag, room_id in list(self._resuming.that_can_move()):
             session, room = self._resuming.with_tag(tag), self._rooms[room_id]
             if session is not None:
-                # It stays in the room and hears everything until the end. Whoever requests it gets
-                # it.
-                departure = self._handover.release(session, room, Sought(tag, 0, ""))
-                self._handover.parked[tag] = departure
+                self._handover.park(session, room)
+
+    def offer(self, offered: Offered) -> None:
+        """Offer one that is parked to another replica, if there is any. Does not block."""
+        if self._others:
+            self._others.append(self._others.pop(0))
+            self._bus.send(self._others[0], offered)
 
     async def _offer(self, others: list[str]) -> None:
         sessions = list(self._resuming.that_can_move())
@@ -90,6 +100,12 @@ class Draining:
     def _is_here(self, session: tuple[str, str]) -> bool:
         return self._resuming.with_tag(session[0]) is not None
 
+    async def settle(self) -> None:
+        """Wait until other replicas have what was offered to them just now."""
+        handover = self._handover
+        while handover.departures or (self._others and handover.parked):  # noqa: ASYNC110  soon over
+            await trio.sleep(_POLLING)
+
     async def park(self) -> None:
         """Park the remaining sessions, when all others have left."""
         parcels: list[tuple[str, Parcel]] = []
@@ -101,6 +117,7 @@ class Draining:
                 parcels.append((departure.room.id, told))
             else:
                 self._handover.drop(departure)
+        self._metrics.moved["parked"] += len(parcels)
         is_done = not parcels or await self._bus.park(parcels, self._resuming.grace)
         for departure in [] if is_done else parked:
             self._handover.drop(departure)

@@ -7,8 +7,7 @@ no task any more; one that arrives has a task of its own until a connection take
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from types import TracebackType
-from typing import Self
+from functools import partial
 from uuid import uuid4
 
 import trio
@@ -26,10 +25,11 @@ from trio_signal.messages.events import Joined, NotResumedReason, RoomEvent
 from trio_signal.messages.handover import NotGiven, Offered, Parcel, Sought
 from trio_signal.messages.identity import Identity, Member
 from trio_signal.metrics import Metrics
-from trio_signal.parcels import pack, unpack
+from trio_signal.moving import Claimant, Departure, Reception, is_late
+from trio_signal.parcels import unpack
 from trio_signal.participant import Host, Participant, Stay
 from trio_signal.resuming import Resuming, owner_of, tag_of
-from trio_signal.resumption import NOWHERE, Resumption
+from trio_signal.resumption import NOWHERE
 from trio_signal.rooms import Rooms
 from trio_signal.session import Session
 
@@ -42,92 +42,6 @@ _SETTLING = 0.5
 #: Seconds after which a session that was given up, but is still ours, has left.
 _GIVEN_UP = 3.0
 _REPLACED = Close(CloseCode.TRY_AGAIN_LATER, "A newer connection goes on")
-
-
-class _Claimant:
-    """A connection that waits for its client's session; a context manager for that time."""
-
-    def __init__(self, number: int, asked_at: float) -> None:
-        #: Its order among these connections, and when it came by the clock that all replicas share.
-        self.number = number
-        self.asked_at = asked_at
-        #: Why it does not get the session; None if it does, or if a later connection does.
-        self.reason: NotResumedReason | None = None
-        self.is_chosen = False
-        self.decided = trio.Event()
-        self.gone = trio.Event()
-
-    def refuse(self, reason: NotResumedReason | None) -> None:
-        self.reason = reason
-        self.decided.set()
-
-    def choose(self) -> None:
-        self.is_chosen = True
-        self.decided.set()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.gone.set()
-
-
-class _Reception:
-    """A session on its way to this replica."""
-
-    def __init__(
-        self, room_id: str, sought: Sought, session: Session, replica: str, *, ask: bool
-    ) -> None:
-        self.room_id = room_id
-        #: Which replica had it, and whether to ask that replica.
-        self.replica = replica
-        self.ask = ask
-        self.sought = sought
-        self.session = session
-        self.claimants: list[_Claimant] = []
-        self.came, self.arrived = trio.Event(), trio.Event()
-        #: The scope in which it is waited for.
-        self.scope = trio.CancelScope()
-        self.outcome: Parcel | NotResumedReason | None = NotResumedReason.OWNER_LOST
-        #: The replica that requests it next, while it is still on its way here.
-        self.next: Sought | None = None
-
-    def decide(self, outcome: Parcel | NotResumedReason | None) -> None:
-        self.outcome = outcome
-        self.came.set()
-
-
-class Departure:
-    """A session that is being given up."""
-
-    def __init__(
-        self, session: Session, peer_id: str, room: LocalRoom, sought: Sought, *, away: bool
-    ) -> None:
-        self.session = session
-        self.peer_id = peer_id
-        self.room = room
-        self.sought = sought
-        self.was_away = away
-        #: Set when the other replica has the member.
-        self.moved = trio.Event()
-
-    def pack(self) -> Parcel | NotGiven:
-        """Pack what the other replica needs to continue; or why it cannot."""
-        return pack(self.session, self.sought, away=self.was_away)
-
-
-def _is_late(sought: Sought, resumption: Resumption) -> bool:
-    """Whether the request is older than the connection that has the session now.
-
-    Clocks may differ. But what the client has confirmed since, it received on a later connection.
-    """
-    has_more = not resumption.overflowed and (sought.received or 0) < resumption.confirmed
-    return 0 < sought.at < resumption.asked_at or (sought.received is not None and has_more)
 
 
 class Handover:
@@ -153,7 +67,7 @@ class Handover:
         self._bus = bus
         self._nursery: trio.Nursery | None = None
         #: By the session's tag.
-        self.receptions: dict[str, _Reception] = {}
+        self.receptions: dict[str, Reception] = {}
         self.departures: dict[str, Departure] = {}
         #: Sessions that are parked for whichever replica comes first, since this server stops.
         self.parked: dict[str, Departure] = {}
@@ -181,7 +95,7 @@ class Handover:
         NotResumedError.
         """
         tag, asked_at = tag_of(resume.session_id or ""), self._bus.time()
-        self._claims = number = self._claims + 1
+        claimant = self._new_claimant(asked_at)
         if self._resuming.has(tag):
             return self._resume(asked_at, newcomer, identity, claims, resume)
         if tag not in self.receptions:
@@ -195,17 +109,62 @@ class Handover:
                     *(resume.room_id, member, newcomer.lease),
                     *(asked_at, owner_of(identity, claims), resume.received),
                 )
-        with _Claimant(number, asked_at) as claimant:
+        go_on = partial(self._resume, asked_at, newcomer, identity, claims, resume)
+        try:
+            session = await self._wait(tag, claimant, go_on)
+        except NotResumedError as error:
+            self._metrics.not_resumed[error.reason] += 1
+            raise
+        if session is None:
+            newcomer.close(_REPLACED)
+        return session or newcomer
+
+    async def fetch(
+        self, room_id: str, member: Member, owner: bytes, take: Callable[[Session], None]
+    ) -> None:
+        """Have a member's session come here, if it is not; `take` is called when it is.
+
+        Blocks as `resume` does, and raises NotResumedError as well.
+        """
+        tag, asked_at = member.session, self._bus.time()
+
+        def go_on() -> Session:
+            session = self._resuming.with_tag(tag)
+            if session is None or session.resumption is None:
+                raise NotResumedError(NotResumedReason.UNKNOWN)
+            if session.resumption.owner != owner:
+                raise NotResumedError(NotResumedReason.OTHER_IDENTITY)
+            take(session)
+            return session
+
+        if self._resuming.has(tag):
+            go_on()
+            return
+        claimant = self._new_claimant(asked_at)
+        if tag not in self.receptions:
+            self._begin(room_id, member, NoLease(), asked_at, owner, None)
+        await self._wait(tag, claimant, go_on)
+
+    def _new_claimant(self, asked_at: float) -> Claimant:
+        self._claims += 1
+        return Claimant(self._claims, asked_at)
+
+    async def _wait(
+        self, tag: str, claimant: Claimant, go_on: Callable[[], Session]
+    ) -> Session | None:
+        """Wait for a session that is on its way here; None if a newer connection has it.
+
+        Raises NotResumedError.
+        """
+        with claimant:
             self.receptions[tag].claimants.append(claimant)
             await claimant.decided.wait()
             # It may just have been given up to a newer connection elsewhere.
             if claimant.is_chosen and self._resuming.has(tag):
-                return self._resume(asked_at, newcomer, identity, claims, resume)
+                return go_on()
         if claimant.reason is not None:
-            self._metrics.not_resumed[claimant.reason] += 1
             raise NotResumedError(claimant.reason)
-        newcomer.close(_REPLACED)
-        return newcomer
+        return None
 
     def _resume(
         self,
@@ -251,19 +210,19 @@ class Handover:
             metrics=self._metrics,
         )
         self._resuming.expect(session, member.session)
-        reception = _Reception(room_id, sought, session, member.replica, ask=ask)
+        reception = Reception(room_id, sought, session, member, ask=ask)
         self.receptions[member.session] = reception
         self._nursery.start_soon(self._guard, reception, name="reception")
 
-    async def _guard(self, reception: _Reception) -> None:
+    async def _guard(self, reception: Reception) -> None:
         try:
             await self._receive(reception)
         except Exception:
             logger.exception("a session that came from another replica failed")
             self.receptions.pop(reception.sought.session, None)
-            self._refuse(reception, NotResumedReason.OWNER_LOST)
+            reception.refuse(NotResumedReason.OWNER_LOST)
 
-    async def _receive(self, reception: _Reception) -> None:
+    async def _receive(self, reception: Reception) -> None:
         """The task of an arriving session, which leaves its room at the exit of a plain `with`."""
         session, sought = reception.session, reception.sought
         with Stay(self._host, session) as stay:
@@ -272,10 +231,8 @@ class Handover:
                 reception.scope,
             ):
                 reception.scope.deadline = trio.current_time() + TIMEOUT
-                if await self._bus.follow(room):
-                    parcel = await self._bus.seek(
-                        room, sought, reception.replica, ask=reception.ask
-                    )
+                if await self._bus.follow(room) and reception.is_in(room):
+                    parcel = await self._bus.seek(room, sought, reception.member, ask=reception.ask)
                     if parcel is not None:
                         reception.decide(parcel)
                     if parcel is not None or reception.ask:
@@ -287,14 +244,15 @@ class Handover:
             if not isinstance(reception.outcome, Parcel) or not session.memberships:
                 reason = reception.outcome
                 lost = NotResumedReason.OWNER_LOST
-                self._refuse(reception, lost if isinstance(reason, Parcel) else reason)
+                reception.refuse(lost if isinstance(reason, Parcel) else reason)
                 return
+            self._metrics.moved["here"] += 1
             unpack(session, reception.outcome, self._resuming.grace)
             self._resuming.take(session, away=reception.outcome.away)
             if reception.next is not None:
                 self.give(reception.room_id, reception.next)
             if stay.participant is None:
-                self._refuse(reception, None)
+                reception.refuse(None)
                 return
             await self._admit(reception)
             if stay.participant is None or not self._resuming.keep_waiting(session):
@@ -306,11 +264,7 @@ class Handover:
                 session.pass_time(trio.current_time())
                 self._resuming.expire(session)
 
-    def _refuse(self, reception: _Reception, reason: NotResumedReason | None) -> None:
-        for claimant in reception.claimants:
-            claimant.refuse(reason)
-
-    async def _admit(self, reception: _Reception) -> None:
+    async def _admit(self, reception: Reception) -> None:
         """Let the newest waiting connection carry the session."""
         waiting = [each for each in reception.claimants if not each.gone.is_set()]
         waiting.sort(key=lambda claimant: claimant.number)
@@ -352,7 +306,7 @@ class Handover:
     async def accept(self, offered: Offered, *, ask: bool = True) -> None:
         """Accept a session whose client has not come yet."""
         tag, room_id = offered.session, offered.room_id
-        member = await self._bus.find(room_id, tag)
+        member = offered.member or await self._bus.find(room_id, tag)
         is_here = tag in self.receptions or self._resuming.has(tag)
         if member is not None and member.replica != self._rooms.replica and not is_here:
             with suppress(NotResumedError):
@@ -374,7 +328,7 @@ class Handover:
         if session is None or self._nursery is None:
             return
         resumption = session.resumption
-        if resumption is not None and _is_late(sought, resumption):
+        if resumption is not None and is_late(sought, resumption):
             self._bus.send(sought.replica, NotGiven(sought.session, sought.attempt, None))
             return
         try:
@@ -391,7 +345,7 @@ class Handover:
         self.departures[sought.session] = departure
         room.depart(peer_id, session)
         self._nursery.start_soon(self._watch, departure, name="departure")
-        self._bus.give(room, room.members[peer_id], sought)
+        self._bus.give(room, replace(room.members[peer_id], session=sought.session), sought)
 
     def release(self, session: Session, room: LocalRoom, sought: Sought) -> Departure:
         """End the session's task and connection; its room is still followed until `_end`."""
@@ -400,6 +354,20 @@ class Handover:
         session.go_away(for_good=True)
         room.joining += 1
         return Departure(session, session.memberships[room.id], room, sought, away=was_away)
+
+    def park(self, session: Session, room: LocalRoom) -> None:
+        """Leave one to whoever comes first; until then it is in the room."""
+        tag = session.session_tag
+        self.parked[tag] = self.release(session, room, Sought(tag, 0, ""))
+
+    def dissolve(self, session: Session) -> bool:
+        """End one in whose place another is in its room; whether it is known to be away."""
+        was_away = self._resuming.release(session)
+        self._participants.discard(session)
+        session.go_away(for_good=True)
+        if session.resumption is not None:
+            session.resumption.end()
+        return was_away
 
     async def _watch(self, departure: Departure) -> None:
         """Send the session's data when the member has moved; if that takes too long, it has failed.
@@ -428,6 +396,7 @@ class Handover:
             departure.moved.set()
 
     def _pack(self, departure: Departure) -> None:
+        self._metrics.moved["away"] += 1
         self._bus.send(departure.sought.replica, departure.pack())
 
     def failed(self, session: str) -> None:

@@ -90,6 +90,7 @@ from trio_signal.returning import Returning
 from trio_signal.rooms import Rooms
 from trio_signal.session import Session, close_untold
 from trio_signal.signals import Signals
+from trio_signal.stand_ins import StandIns
 from trio_signal.survey import Survey
 from trio_signal.talk import Talk
 from trio_signal.topics import Topics
@@ -165,12 +166,19 @@ class Hub:
         #: The same of those that come from other replicas, or go there, if there are others.
         self.handover: Handover | None = None
         self.draining: Draining | None = None
+        self.stand_ins: StandIns | None = None
         if bus.handover is not None:
             self.handover = handover = Handover(
                 *(self, self.participants, self.rooms, self._membership, self.resuming),
                 *(self._metrics, bus.handover),
             )
-            self.draining = Draining(handover, self.resuming, self.rooms, bus.handover)
+            self.draining = Draining(
+                *(handover, self.resuming, self.rooms, bus.handover, self._metrics)
+            )
+            self.stand_ins = StandIns(
+                *(handover, self.resuming, self.rooms, self.notes, bus.handover, bus.holds),
+                self._metrics,
+            )
         self.live = LiveBroadcasts(
             self.rooms,
             self._membership,
@@ -247,6 +255,8 @@ class Hub:
         leaving = list(self.participants)
         began, seconds = trio.current_time(), min(within, len(leaving) / LEAVE_RATE)
         for number, peer in enumerate(leaving):
+            if self.stand_ins is not None and self.draining is not None:
+                self.stand_ins.leave(peer, self.draining.offer)
             peer.close(close)
             await trio.sleep_until(began + seconds * (number + 1) / len(leaving))
 
@@ -260,7 +270,15 @@ class Hub:
 
     async def join(self, peer: Participant, command: Join) -> None:
         """Enter a room, and tell the peer and the room of it."""
-        entered = await self._membership.join(peer, command)
+        if self.stand_ins is None or peer.resumes == "nothing":
+            entered = await self._membership.join(peer, command)
+        else:
+            async with self.stand_ins.turn(peer, command.room_id):
+                entered = await self.stand_ins.replace(peer, command)
+                if entered:
+                    self.talk.call_as_it_says(peer, command.room_id)
+                else:
+                    entered = await self._membership.join(peer, command)
         if entered and peer.resumes != "nothing":
             await self.live.resume(peer, command.room_id)
         identity, is_in = peer.identity, command.room_id in peer.memberships

@@ -71,6 +71,8 @@ class Metrics:
         #: Sessions that were resumed, why others could not, and the messages that they
         #: got again.
         self.resumed = self.replayed = 0
+        #: Sessions that came from other replicas, that went there, and that were parked for one.
+        self.moved: dict[str, int] = dict.fromkeys(("here", "away", "parked"), 0)
         self.not_resumed = dict.fromkeys(NotResumedReason, 0)
         #: By dialect, the messages from clients, by type.
         self.messages_in: dict[str, dict[str, int]] = {

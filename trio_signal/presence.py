@@ -136,10 +136,9 @@ def reconcile(
 def _is_same(old: Member, new: Member) -> bool:
     """Whether it is still the same peer: a newer one may have taken over the peer id.
 
-    A session that moved has the same time of joining, which no other peer with this id has.
+    It may have moved to another replica. Nobody else of this id has joined at the same moment.
     """
-    is_moved = bool(old.session) and old.session == new.session
-    return (old.replica == new.replica or is_moved) and old.joined_at == new.joined_at
+    return old.joined_at == new.joined_at and (old.replica == new.replica or bool(new.session))
 
 
 def _departure(room_id: str, member: Member, at: str) -> list[RoomEvent]:

@@ -242,6 +242,8 @@ async def open_server(settings: Settings, sharing: Sharing | None = None) -> Asy
         hub.online.say_goodbye()
         if hub.draining is not None:
             with trio.move_on_after(RETIRE_TIMEOUT):
+                await hub.draining.settle()
+            with trio.move_on_after(RETIRE_TIMEOUT):
                 await hub.draining.park()
         with trio.move_on_after(RETIRE_TIMEOUT):
             await notes.write()

@@ -82,6 +82,23 @@ class Talk:
         self._membership.note(peer, room, member.peer_id)
         self._rooms.tell(peer, room, events)
 
+    def call_as_it_says(self, peer: Participant, room_id: str) -> None:
+        """Call a peer's user what its client says now, if it is in the room as something else."""
+        found, identity = self._rooms.find(peer, room_id), peer.identity
+        if found is None or identity is None:
+            return
+        room, member = found
+        username, avatar_url = identity.username, identity.avatar_url
+        if username not in (None, member.username) or avatar_url not in (None, member.avatar_url):
+            command = ChangeProfile(
+                room_id,
+                wire_type="profile_updated",
+                username=username,
+                avatar_url=avatar_url,
+                previous_username=member.username,
+            )
+            self.change_profile(peer, room, member, command)
+
     def change_user(self, change: UserChanged) -> None:
         """Change a user's name in all rooms that it is in."""
         self.change_user_here(change)

@@ -65,6 +65,11 @@ def text_frame(text: bytes) -> bytes:
     return b"".join((bytes((_TEXT_HEAD, 127)), _UINT64.pack(size), text))
 
 
+def text_of_frame(frame: bytes) -> bytes:
+    """The text of such a frame."""
+    return frame[{126: 4, 127: 10}.get(frame[1], 2) :]
+
+
 def control_frame(opcode: Opcode, payload: bytes = b"") -> bytes:
     """A ping, pong or close frame; its payload has at most 125 bytes."""
     return bytes((0x80 | opcode, len(payload))) + payload

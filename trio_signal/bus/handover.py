@@ -75,10 +75,10 @@ class HandoverBus(Protocol):
         """Follow a room in which nobody of this replica need be; whether it is in step."""
         ...
 
-    async def seek(self, room: Room, sought: Sought, replica: str, *, ask: bool) -> Parcel | None:
-        """Seek a session, which `replica` had last, until it has arrived or `stop` is called.
+    async def seek(self, room: Room, sought: Sought, member: Member, *, ask: bool) -> Parcel | None:
+        """Seek the session of a member, until it has arrived or `stop` is called.
 
-        If that one has ended and left a parcel, that is returned; else it is asked, if `ask`.
+        If its replica has ended and left a parcel, that is returned; else it is asked, if `ask`.
         """
         ...
 
@@ -103,6 +103,14 @@ class HandoverBus(Protocol):
 
         Their members stay in the directory. Whom nobody takes over is reaped then.
         """
+        ...
+
+    def keep(self, room_id: str, member: Member, seconds: float) -> None:
+        """Keep for so long that there is a stand-in for a user, which has `member.session`."""
+        ...
+
+    async def kept(self, room_id: str, user_id: str, dialect: str) -> Member | None:
+        """Such a member, once."""
         ...
 
     async def parked(self) -> list[tuple[str, str]]:

@@ -54,6 +54,9 @@ class Dialect(ABC):
     #: The types of what clients are told that a session does not count: see `Resumption`.
     uncounted: ClassVar[frozenset[bytes]] = frozenset()
 
+    #: The types of what is for one client alone, and waits for it while a stand-in has its place.
+    signals: ClassVar[frozenset[bytes]] = frozenset()
+
     #: What its clients do not say by themselves when they come back after a restart: that they
     #: broadcast, or that and the rooms in which they are.
     resumes: ClassVar[Resumes] = "nothing"

@@ -319,6 +319,7 @@ class LiveDialect(Dialect):
 
     name = "live"
     resumes = "rooms"
+    signals = frozenset({b"live_offer", b"live_answer", b"live_ice"})
     address = "/api/v1/ws/connect"
     query = ("user_id", "username", "token")
     reader = _reader
@@ -342,6 +343,11 @@ class LiveDialect(Dialect):
         if path != ["api", "v1", "ws", "connect"]:
             return None
         return cls(query)
+
+    @classmethod
+    def carried_on(cls, room_id: str) -> Self | None:
+        """That of a stand-in."""
+        return cls({})
 
     def opened(self, peer_id: str) -> Iterable[Action]:
         """Who it is stands in the query; who is nobody there is a guest."""

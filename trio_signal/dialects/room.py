@@ -338,6 +338,7 @@ class RoomDialect(Dialect):
 
     name = "room"
     resumes = "broadcasts"
+    signals = frozenset({b"webrtc-signal"})
     address = "/ws/{room_id}/{user_id}"
     query = ("username", "avatar_url", "token")
     reader = _reader
@@ -374,6 +375,11 @@ class RoomDialect(Dialect):
                     ),
                 )
         return None
+
+    @classmethod
+    def carried_on(cls, room_id: str) -> "RoomDialect | None":
+        """That of a stand-in."""
+        return cls(room_id, Authenticate(user_id=""))
 
     def opened(self, peer_id: str) -> Iterable[Action]:
         """Who it is stands in the path."""

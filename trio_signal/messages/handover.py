@@ -5,7 +5,7 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 from trio_signal.messages.events import NotResumedReason
-from trio_signal.messages.identity import Identity, Name, Number
+from trio_signal.messages.identity import Identity, Member, Name, Number
 
 Moment = Annotated[float, Meta(ge=0, le=1e11)]
 #: Whose a session is; see `owner_of`.
@@ -54,6 +54,8 @@ class Offered(Struct, frozen=True, tag=True):
 
     session: Name
     room_id: Name
+    #: Its member, if that cannot be found by the session.
+    member: Member | None = None
 
 
 class NotGiven(Struct, frozen=True, tag=True):

@@ -180,6 +180,9 @@ class CountCollector(Collector):
         yield _histogram("call_round_trip_seconds", text, counted.call_round_trip)
         text = "Sessions that were resumed"
         yield _counters("sessions_resumed", text, [], [([], counted.resumed)])
+        moved = [([where], count) for where, count in counted.moved.items()]
+        text = "Sessions that moved between replicas, seen from this one"
+        yield _counters("sessions_moved", text, ["to"], moved)
         refusals = [([reason.value], count) for reason, count in counted.not_resumed.items()]
         text = "Attempts to resume that failed, by reason"
         yield _counters("sessions_not_resumed", text, ["reason"], refusals)

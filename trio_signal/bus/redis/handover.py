@@ -15,11 +15,12 @@ from trio_signal.bus.redis.directory import Directory
 from trio_signal.bus.redis.feed import Feed, Feeds, Search
 from trio_signal.bus.redis.lease import Lease
 from trio_signal.bus.redis.recovery import Recovery
-from trio_signal.bus.redis.wire import decode_parcel, encode
+from trio_signal.bus.redis.wire import decode_member, decode_parcel, encode
 from trio_signal.clock import utc_now
 from trio_signal.messages.events import Joined, Left, RoomEvent
 from trio_signal.messages.handover import NotGiven, Offered, Parcel, Sought
 from trio_signal.messages.identity import Member
+from trio_signal.notes import lost_key
 from trio_signal.presence import Change
 from trio_signal.redis import Argument, Redis, RedisError, read_text
 from trio_signal.room import Room
@@ -94,19 +95,19 @@ class RedisHandover:
             self._redis.pubsub.subscribe(self._directory.room(room.id))
         return feed
 
-    async def seek(self, room: Room, sought: Sought, replica: str, *, ask: bool) -> Parcel | None:
-        """Seek a session, which `replica` had last, until it has arrived or `stop` is called.
+    async def seek(self, room: Room, sought: Sought, member: Member, *, ask: bool) -> Parcel | None:
+        """Seek the session of a member, until it has arrived or `stop` is called.
 
-        If that one has ended and left a parcel, that is returned; else it is asked, if `ask`.
+        If its replica has ended and left a parcel, that is returned; else it is asked, if `ask`.
         """
         # Its member comes with the script that takes it; none of our events overtakes that.
         self._feeds[room.id].sought[sought.session] = Search(sought, room.numbering.losses)
-        member = next((m for m in room.members.values() if m.session == sought.session), None)
+        known = room.members.get(member.peer_id)
         parcel = None
-        if member is not None and member.replica == replica:
-            moved = replace(member, replica=self._replica)
+        if known is not None and known.replica == member.replica:
+            moved = replace(known, replica=self._replica, session=sought.session)
             with suppress(RedisError):
-                parcel = await self._unpark(room.id, moved, replica)
+                parcel = await self._unpark(room.id, moved, member.replica)
         if parcel is None:
             if ask:
                 feed = self._feeds.get(room.id)
@@ -204,6 +205,26 @@ class RedisHandover:
         except RedisError:
             return False
         return True
+
+    def keep(self, room_id: str, member: Member, seconds: float) -> None:
+        """Keep for so long that there is a stand-in for a user, which has `member.session`."""
+        key = self._stand_ins(room_id, member.user_id, member.dialect)
+        self._redis.send_nowait("RPUSH", key, encode(member))
+        self._redis.send_nowait("EXPIRE", key, math.ceil(seconds) + _PARKED)
+
+    async def kept(self, room_id: str, user_id: str, dialect: str) -> Member | None:
+        """Such a member, once."""
+        key = self._stand_ins(room_id, user_id, dialect)
+        try:
+            found: Any = await self._redis.lpop(key)
+        except RedisError:
+            return None
+        if found is None:
+            return None
+        return self._redis.reader.read("member", decode_member, found, key)
+
+    def _stand_ins(self, room_id: str, user_id: str, dialect: str) -> str:
+        return self._directory.key("stand_ins", lost_key(room_id, user_id, dialect))
 
     async def parked(self) -> list[tuple[str, str]]:
         """Sessions that were left so, and the rooms in which they are."""
