@@ -532,6 +532,8 @@ class Walker:
         for frame in frames:
             if frame.opcode == TEXT:
                 await self.send(*self.traveller.hear(frame.message))
+        # What was said before is not to be expected then.
+        assert self.traveller.refusals == [], (self.traveller.name, self.traveller.refusals)
 
     async def cut(self) -> None:
         """The end, in the middle of what is being said; half of the time TCP says so."""
