@@ -29,9 +29,9 @@ JOBS := 3
 serve: $(VENV)/.installed
 	@exec $(BIN)/trio-signal serve $(ARGS)
 
-# Three replicas behind nginx, with Redis and PostgreSQL: make cluster ARGS='--port 9000'
+# Three replicas behind nginx, with Redis, PostgreSQL and Janus: make cluster ARGS='--port 9000'
 cluster: $(VENV)/.installed
-	@tools/system-deps nginx postgresql redis-server
+	@tools/system-deps nginx postgresql redis-server --if-available janus
 	@exec $(BIN)/python deploy/cluster.py $(ARGS)
 
 test: venv

@@ -1,16 +1,18 @@
-"""What compose.yaml runs, without Docker: replicas behind nginx, with Redis and PostgreSQL.
+"""What compose.yaml runs, without Docker: replicas behind nginx, Redis, PostgreSQL and Janus.
 
     python deploy/cluster.py --port 8000
 
 Ctrl-C stops all, and so does closing the terminal. Whatever ends by itself, or is killed, is
-started again. All is on loopback, and what it stores is gone when it ends. The replicas take
-their settings from the environment, as `trio-signal serve` does.
+started again. All is on loopback, but for the media of Janus, and what it stores is gone when it
+ends. The replicas take their settings from the environment, as `trio-signal serve` does. Where
+there is no Janus, or another media server is set, it does without one.
 """
 
 import argparse
 import os
 import pwd
 import random
+import secrets
 import shutil
 import signal
 import socket
@@ -41,6 +43,7 @@ _UNPRIVILEGED: Mapping[str, Any] = (
     else {}
 )
 _POSTGRES = "/usr/lib/postgresql/*/bin"
+_JANUS_CONF = Path(__file__).parent / "janus"
 _NGINX_CONF = Path(__file__).parent / "nginx.conf.template"
 
 #: Gets the name of a program, and a line that it wrote.
@@ -158,6 +161,9 @@ class Cluster(NamedTuple):
     replicas: Sequence[Program]
     redis: Program
     postgres: Program
+    #: The media server and its URL, if there is one.
+    janus: Program | None = None
+    janus_url: str | None = None
 
 
 @asynccontextmanager
@@ -167,6 +173,7 @@ async def open_cluster(
     port: int = 0,
     count: int = 3,
     environment: Mapping[str, str] | None = None,
+    with_media_server: bool = False,
 ) -> AsyncIterator[Cluster]:
     """Start all of it, and stop it when the block ends; port 0 picks one.
 
@@ -177,7 +184,7 @@ async def open_cluster(
         directory = Path(name)
         if _UNPRIVILEGED:
             shutil.chown(directory, _UNPRIVILEGED["user"], _UNPRIVILEGED["group"])
-        chosen, redis_port, postgres_port, *replica_ports = free_ports(3 + count)
+        chosen, redis_port, postgres_port, janus_port, *replica_ports = free_ports(4 + count)
         base = f"{HOST}:{port or chosen}"
         redis_url = f"redis://{HOST}:{redis_port}"
         database_url = f"postgresql://trio_signal@{HOST}:{postgres_port}/postgres"
@@ -187,6 +194,11 @@ async def open_cluster(
             "DATABASE_URL": database_url,
             "TRIO_SIGNAL_TRUSTED_PROXIES": "1",
         }
+        janus, janus_url = None, None
+        if with_media_server:
+            secret = secrets.token_hex(16)
+            janus, janus_url = _janus(directory, janus_port, secret, on_line)
+            settings |= {"TRIO_SIGNAL_RELAY_URLS": janus_url, "TRIO_SIGNAL_RELAY_TOKEN": secret}
         redis = _redis(directory, redis_port, on_line)
         postgres = await _postgres(directory, postgres_port, on_line)
         replica_bases = [f"{HOST}:{port}" for port in replica_ports]
@@ -195,11 +207,21 @@ async def open_cluster(
             _replica(number, port, settings, on_line)
             for number, port in enumerate(replica_ports, 1)
         ]
-        async with _running(redis, postgres), _running(nginx):
+        neighbours = [redis, postgres, *([janus] if janus is not None else [])]
+        async with _running(*neighbours), _running(nginx):
             await _release(settings)
             async with _running(*replicas):
                 yield Cluster(
-                    base, replica_bases, redis_url, database_url, nginx, replicas, redis, postgres
+                    base=base,
+                    replica_bases=replica_bases,
+                    redis_url=redis_url,
+                    database_url=database_url,
+                    nginx=nginx,
+                    replicas=replicas,
+                    redis=redis,
+                    postgres=postgres,
+                    janus=janus,
+                    janus_url=janus_url,
                 )
 
 
@@ -242,6 +264,20 @@ async def _postgres(directory: Path, port: int, on_line: OnLine) -> Program:
         cwd=directory,
         **_UNPRIVILEGED,
     )
+
+
+def _janus(directory: Path, port: int, secret: str, on_line: OnLine) -> tuple[Program, str]:
+    """A media server, whose API is on loopback, and its URL."""
+    conf = directory / "janus"
+    shutil.copytree(_JANUS_CONF, conf)
+    transport = conf / "janus.transport.websockets.jcfg"
+    here = f'ws_ip = "{HOST}"\n    ws_port = {port}'
+    transport.write_text(transport.read_text().replace("ws_port = 8188", here))
+    command: list[str | Path] = [_program("janus"), "-F", conf, "-C", conf / "janus.jcfg"]
+    command.append(f"--apisecret={secret}")
+    ready = "WebSockets thread started"
+    program = Program("janus", command, ready=ready, on_line=on_line, **_UNPRIVILEGED)
+    return program, f"janus+ws://{HOST}:{port}"
 
 
 def _nginx(directory: Path, base: str, replicas: Sequence[str], on_line: OnLine) -> Program:
@@ -324,10 +360,15 @@ async def _until_told(port: int, count: int) -> None:
     with trio.open_signal_receiver(*goodbyes) as signals:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_heed, signals, stopping, nursery.cancel_scope)
-            async with open_cluster(_print_line, port=port, count=count) as cluster:
+            has_own = "TRIO_SIGNAL_RELAY_URLS" in os.environ or shutil.which("janus") is None
+            async with open_cluster(
+                _print_line, port=port, count=count, with_media_server=not has_own
+            ) as cluster:
                 for program, base in zip(cluster.replicas, cluster.replica_bases, strict=True):
                     print(f"{program.name} is http://{base}, process {program.pid}")
                 print(f"redis is {cluster.redis_url}, database {cluster.database_url}")
+                if cluster.janus_url is not None:
+                    print(f"media server is {cluster.janus_url}")
                 print(f"listening on http://{cluster.base}", flush=True)
                 await stopping.wait()
             nursery.cancel_scope.cancel()

@@ -1,4 +1,4 @@
-"""A real Janus on loopback, with a configuration of its own."""
+"""A real Janus on loopback, configured as `deploy/` has it."""
 
 from __future__ import annotations
 
@@ -27,33 +27,13 @@ _PATIENCE = 10.0
 #: Where it is; None on a machine whose package system has none.
 PROGRAM = shutil.which("janus")
 
-_TRANSPORTS = ("http", "pfunix", "mqtt", "nanomsg", "rabbitmq")
-_PLUGINS = (
-    *("audiobridge", "echotest", "nosip", "recordplay", "sip", "streaming", "textroom"),
-    *("videocall", "voicemail", "lua", "duktape"),
-)
-_FILES = {
-    "janus.jcfg": """\
-general: {{
-    api_secret = "{secret}"
-    admin_secret = "{admin}"
-    debug_level = 3
-    debug_colors = false
-}}
-media: {{ ipv6 = false }}
-nat: {{ ice_enforce_list = "lo" }}
-plugins: {{ disable = "{plugins}" }}
-transports: {{ disable = "{transports}" }}
-events: {{ broadcast = false }}
-""",
-    "janus.transport.websockets.jcfg": """\
+_CONFIGURATION = Path(__file__).parents[1] / "deploy" / "janus"
+_TRANSPORT = """\
 general: {{ json = "compact", ws = true, ws_ip = "127.0.0.1", ws_port = {port},
     wss = true, wss_ip = "127.0.0.1", wss_port = {tls_port} }}
 certificates: {{ cert_pem = "{folder}/cert.pem", cert_key = "{folder}/key.pem" }}
 admin: {{ admin_ws = true, admin_ws_ip = "127.0.0.1", admin_ws_port = {admin_port} }}
-""",
-    "janus.plugin.videoroom.jcfg": "general: {{ }}\n",
-}
+"""
 
 
 class Janus:
@@ -67,18 +47,13 @@ class Janus:
         certificate = self.authority.issue_cert("localhost")
         certificate.cert_chain_pems[0].write_to_path(str(folder / "cert.pem"))
         certificate.private_key_pem.write_to_path(str(folder / "key.pem"))
-        given = {
-            "folder": folder,
-            "secret": SECRET,
-            "admin": _ADMIN,
-            "plugins": ",".join(f"libjanus_{name}.so" for name in _PLUGINS),
-            "transports": ",".join(f"libjanus_{name}.so" for name in _TRANSPORTS),
-            "port": self.port,
-            "tls_port": self.tls_port,
-            "admin_port": self._admin_port,
-        }
-        for name, text in _FILES.items():
-            (folder / name).write_text(text.format(**given))
+        shutil.copytree(_CONFIGURATION, folder, dirs_exist_ok=True)
+        main = folder / "janus.jcfg"
+        admin = f'general: {{\n    admin_secret = "{_ADMIN}"'
+        main.write_text(main.read_text().replace("general: {", admin))
+        ports = {"port": self.port, "tls_port": self.tls_port, "admin_port": self._admin_port}
+        transport = folder / "janus.transport.websockets.jcfg"
+        transport.write_text(_TRANSPORT.format(folder=folder, **ports))
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -88,7 +63,9 @@ class Janus:
 
     def start(self) -> None:
         assert PROGRAM is not None, "janus is not installed; see tools/system-deps"
-        command = [PROGRAM, "-F", str(self._folder), "-C", str(self._folder / "janus.jcfg")]
+        folder = str(self._folder)
+        command = [PROGRAM, "-F", folder, "-C", f"{folder}/janus.jcfg", f"--apisecret={SECRET}"]
+        command.append("--ice-enforce-list=lo")
         with (self._folder / "log").open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log)
         end = time.monotonic() + START

@@ -20,7 +20,7 @@ window.messages = [];
 window.answered = 0;
 
 const socket = new WebSocket(`ws://${host}/ws`);
-const calls = new Map(); // viewer's id -> {pc, early}; a viewer has one, its own
+const calls = window.calls = new Map(); // viewer's id -> {pc, early}; a viewer has one, its own
 let camera = null;
 
 function setState(words) {

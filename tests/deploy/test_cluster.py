@@ -148,6 +148,10 @@ async def test_visitors_of_all_dialects_and_addresses() -> None:
         assert await cluster.wait_ended() == 0
         stopped = [base, *replicas, *(address for pair in stores for address in pair if address)]
         assert len(stopped) == 6
+        if media_server := re.search(
+            r"^media server is janus\+ws://(\S+)\n", cluster.output, re.MULTILINE
+        ):
+            stopped.append(media_server[1])
         assert not any([await is_served(address) for address in stopped])
     assert "Traceback" not in cluster.output
     assert "restarting it" not in cluster.output

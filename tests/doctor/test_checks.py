@@ -7,7 +7,7 @@ import pytest
 from tests.tokens import SECRET
 from trio_signal.doctor import Facts, examine, wrong_settings
 from trio_signal.doctor.checks import CHECKS
-from trio_signal.doctor.facts import PublicFacts, RedisFacts, UsersFacts
+from trio_signal.doctor.facts import PublicFacts, RedisFacts, RelayFacts, UsersFacts
 from trio_signal.environment import load_settings
 from trio_signal.store import Tables
 
@@ -46,6 +46,7 @@ AROUND: dict[str, object] = {
     "redis": REDIS,
     "database": Tables("0001", "0001", 0.1),
     "turn": {"turn:turn.example.com": None},
+    "relays": {"janus+ws://media:8188": RelayFacts("Janus 1.3.3")},
     "users": UsersFacts(2, (), readable=False),
     "public": PublicFacts("https://signal.example.com", 101),
 }
@@ -113,6 +114,7 @@ MISTAKES: list[tuple[dict[str, Any], dict[str, object], str, str]] = [
         {"turn": {"cloudflare:a1": "refuses the secret (401)"}},
         *("turn", "failed"),
     ),
+    ({}, {"relays": {"janus+ws://m": RelayFacts(problem="no answer")}}, "relays", "failed"),
     ({}, {"redis": "Connection refused"}, "redis", "failed"),
     ({}, redis(refused=("PUBLISH", "TIME")), "redis", "failed"),
     ({}, redis(policy="allkeys-lru"), "eviction", "failed"),

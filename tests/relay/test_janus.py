@@ -19,8 +19,11 @@ from trio_websocket import (
 )
 
 from tests.clients import PATIENCE
+from tests.conftest import settings
 from tests.janus import SECRET, Janus, run_janus
+from tests.redis.server import free_port
 from tests.relay.peers import Peer, Peers, run_peers
+from trio_signal.doctor.facts import ask_relays
 from trio_signal.relay import (
     DEADLINE,
     Ingest,
@@ -253,6 +256,18 @@ async def test_a_wrong_secret_is_told_and_no_secret_is(
         assert "hunter2" not in told
     async with connected(janus, janus.url.replace("127", f":{SECRET.replace(' ', '%20')}@127")):
         pass
+
+
+async def test_what_the_doctor_asks(janus: Janus) -> None:
+    """Also where a session is refused: whoever is allowed none hears no version."""
+    for secret, expected in ((SECRET, "Janus 1."), ("wrong", "TRIO_SIGNAL_RELAY_TOKEN")):
+        given = {"relay_urls": janus.url, "relay_token": secret}
+        (relay,) = (await ask_relays(settings(**given))).values()
+        assert expected in f"{relay.says}{relay.problem}"
+    (relay,) = (
+        await ask_relays(settings(relay_urls=f"janus+ws://127.0.0.1:{free_port()}"))
+    ).values()
+    assert relay.problem is not None
 
 
 async def accept(request: WebSocketRequest) -> None:

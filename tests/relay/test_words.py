@@ -7,6 +7,7 @@ import pytest
 from trio_signal.relay import RelayError
 from trio_signal.relay.janus import words
 from trio_signal.relay.janus.words import Address, Feed
+from trio_signal.urls import read_relay_urls
 
 FEED = Feed(2**52, 7, "0123456789abcdef" * 2)
 FINGERPRINT = "a=fingerprint:sha-256 AB:CD"
@@ -33,6 +34,23 @@ def test_no_addresses(url: str) -> None:
     with pytest.raises(ValueError) as raised:
         Address.of(url)
     assert "hunter2" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "is_one"),
+    [
+        *(("janus+ws://media:8188", True), ("JANUS+WSS://:secret@[::1]/janus", True)),
+        *(("cloudflare:app", True), ("cloudflare:", False), ("ws://media:8188", False)),
+        *(("janus+ws://", False), ("janus+ws://m:x", False), ("janus+ws://m:0", False)),
+        *(("janus+ws://[::1", False), ("janus+http://media", False), ("janus:", False)),
+    ],
+)
+def test_urls_of_the_settings(url: str, is_one: bool) -> None:
+    if is_one:
+        assert read_relay_urls((url, url)) == (url,)
+    else:
+        with pytest.raises(ValueError, match="must list media servers"):
+            read_relay_urls((url,))
 
 
 def test_feeds_are_read_as_they_are_written() -> None:
@@ -104,3 +122,21 @@ def test_rooms_differ() -> None:
     assert one != other
     assert pin != other_pin
     assert (creation["room"], creation["pin"], creation["bitrate"]) == (one, pin, 5)
+
+
+@pytest.mark.parametrize(
+    ("version", "is_older"),
+    [
+        ("1.1.2", False),
+        ("1.1.1", True),
+        ("0.14.4", True),
+        ("1.10.0", False),
+        ("1.3.3", False),
+        ("2", False),
+        ("1.1", True),
+        ("", False),
+        ("unknown", False),
+    ],
+)
+def test_versions(version: str, is_older: bool) -> None:
+    assert words.is_older(version, "1.1.2") is is_older

@@ -34,6 +34,7 @@ CHECKS: tuple[Check, ...] = (
     *(neighbours.redis, neighbours.eviction, neighbours.redis_memory),
     *(neighbours.redis_connections, neighbours.redis_distance, neighbours.redis_encryption),
     *(neighbours.database, neighbours.database_place, neighbours.clocks),
+    neighbours.relays,
 )
 
 

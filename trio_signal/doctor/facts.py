@@ -22,6 +22,8 @@ from trio_signal.errors import ConfigError, StoreError
 from trio_signal.keys import check_key_set
 from trio_signal.metrics import Metrics
 from trio_signal.redis import Redis, RedisError, ResponseError, open_redis
+from trio_signal.relay import Node, RelayError
+from trio_signal.relay.nodes import nodes_of
 from trio_signal.store import Tables, inspect
 from trio_signal.turn import HostedTurn
 from trio_signal.users import User, is_password, read_users
@@ -71,6 +73,13 @@ class RedisFacts(Struct, frozen=True):
     round_trip: float
 
 
+class RelayFacts(Struct, frozen=True):
+    """What a media server says of itself, or why it cannot be used."""
+
+    says: str = ""
+    problem: str | None = None
+
+
 class PublicFacts(Struct, frozen=True):
     """What the address under which clients come answered to a request for a WebSocket."""
 
@@ -104,6 +113,8 @@ class Facts(Struct, frozen=True):
     database: Tables | str | None = None
     #: Why a TURN server does not answer, by its URL; None if it does.
     turn: Mapping[str, str | None] = {}
+    #: What each media server is, or why it cannot be used.
+    relays: Mapping[str, RelayFacts] = {}
     #: Why the key set cannot be used; None if it can, or if there is none.
     key_set: str | None = None
     users: UsersFacts | str | None = None
@@ -128,6 +139,7 @@ async def gather(
     async with trio.open_nursery() as nursery:
         nursery.start_soon(note, "port", look_at_port)
         nursery.start_soon(note, "turn", ask_turn)
+        nursery.start_soon(note, "relays", ask_relays)
         if settings.redis_url is not None:
             nursery.start_soon(note, "redis", ask_redis)
         if any(DIALECTS[name].announces for name in settings.dialects):
@@ -301,6 +313,22 @@ async def _reach_turn(url: str) -> None:
             with trio.move_on_after(0.5):
                 if (await sock.recv(1500))[8:20] == transaction:
                     return
+
+
+async def ask_relays(settings: Settings) -> dict[str, RelayFacts]:
+    """What each media server is, or why it cannot be used."""
+    found: dict[str, RelayFacts] = {}
+
+    async def ask(node: Node) -> None:
+        try:
+            found[node.name] = RelayFacts(await node.probe())
+        except RelayError as error:
+            found[node.name] = RelayFacts(problem=str(error))
+
+    async with trio.open_nursery() as nursery:
+        for node in nodes_of(settings):
+            nursery.start_soon(ask, node)
+    return found
 
 
 async def ask_key_set(settings: Settings) -> str | None:

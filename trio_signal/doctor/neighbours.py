@@ -172,6 +172,20 @@ def database_place(facts: Facts) -> Verdict | None:
     return ok("SQLite, on one host")
 
 
+def relays(facts: Facts) -> Verdict | None:
+    """A media server that cannot be used."""
+    if not facts.relays:
+        return None
+    problems = {name: relay.problem for name, relay in facts.relays.items() if relay.problem}
+    if problems:
+        return fail(
+            "; ".join(f"{name}: {problem}" for name, problem in problems.items()),
+            "start it, open its port to this machine, set TRIO_SIGNAL_RELAY_TOKEN to its secret",
+        )
+    listed = "; ".join(f"{name}: {relay.says or 'set'}" for name, relay in facts.relays.items())
+    return ok(f"media servers: {listed}")
+
+
 def clocks(facts: Facts) -> Verdict | None:
     """A clock that differs from that of Redis or of the database."""
     ahead: dict[str, float] = {}

@@ -130,6 +130,14 @@ class Node(ABC):
     async def run(self) -> None:
         """Be connected to it, again and again, until cancelled. Raises nothing for its faults."""
 
+    async def probe(self) -> str:
+        """What it is, in words, asked once for the doctor; needs no `run`. Raises RelayError.
+
+        One that cannot be asked says nothing.
+        """
+        await trio.lowlevel.checkpoint()
+        return ""
+
     @abstractmethod
     def ingest(self, label: str) -> Ingest:
         """A place for a broadcast that nobody else has. Does not block; `label` is for logs."""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from trio_signal.config import Settings
 from trio_signal.messages.relay import RelayLoads
 from trio_signal.relay import Node
+from trio_signal.relay.janus import open_janus_node
 from trio_signal.relay.memory import open_memory_node
 
 #: What makes a node of a URL, by how the URL begins. It raises ValueError, which says what is
@@ -13,6 +14,8 @@ from trio_signal.relay.memory import open_memory_node
 Driver = Callable[[str, Settings], Node]
 _DRIVERS: dict[str, Driver] = {
     "memory": open_memory_node,
+    "janus+ws": open_janus_node,
+    "janus+wss": open_janus_node,
 }
 #: Seconds for which all media servers may be gone before viewers are served directly instead.
 PATIENCE = 10.0
@@ -24,7 +27,9 @@ _MOST = 256
 
 def nodes_of(settings: Settings) -> tuple[Node, ...]:
     """A node for each of the URLs, to be run by the caller; none if no media server is set."""
-    return tuple(_DRIVERS[url.partition(":")[0]](url, settings) for url in settings.relay_urls)
+    return tuple(
+        _DRIVERS[url.partition(":")[0].lower()](url, settings) for url in settings.relay_urls
+    )
 
 
 def least_loaded(

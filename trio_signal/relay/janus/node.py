@@ -8,6 +8,7 @@ from typing import Any
 
 import trio
 
+from trio_signal.config import Settings
 from trio_signal.relay import Ingest, Node, RelayError, Viewing
 from trio_signal.relay.janus import words
 from trio_signal.relay.janus.connection import Session
@@ -16,6 +17,7 @@ from trio_signal.relay.janus.words import Address
 
 logger = logging.getLogger(__name__)
 
+OLDEST = "1.1.2"
 #: Seconds before the first try to connect again, and at most between two.
 _FIRST_PAUSE = 0.1
 _LONGEST_PAUSE = 5.0
@@ -71,6 +73,23 @@ class JanusNode(Node):
                 logger.error("%s: %s", self.name, reason)
             await trio.sleep(next(waits))
 
+    async def probe(self) -> str:
+        """Its version, if it lets us have a session; an old one is refused."""
+        session = Session(self._address)
+        opened = False
+
+        def open_() -> None:
+            nonlocal opened
+            opened = True
+            session.end("asked")
+
+        reason = await session.run(open_)
+        if not opened:
+            raise RelayError(reason)
+        if words.is_older(session.version, OLDEST):
+            raise RelayError(f"it is Janus {session.version}; {OLDEST} is needed, or a later one")
+        return f"Janus {session.version}"
+
     def _use(self, session: Session) -> None:
         """A session is open: it is for all legs that are made from now on."""
         self._set(session)
@@ -114,3 +133,9 @@ class JanusNode(Node):
     def view(self, feed: str) -> Viewing:
         """One more subscriber."""
         return JanusViewing(self._session, feed=feed, watchers=self._watchers)
+
+
+def open_janus_node(url: str, settings: Settings) -> JanusNode:
+    """A node for one of the URLs of the settings; raises ValueError."""
+    token = settings.relay_token.get_secret_value() if settings.relay_token else ""
+    return JanusNode(url, token=token, bitrate=settings.relay_bitrate)

@@ -236,6 +236,12 @@ def candidate(value: object) -> dict[str, Any] | None:
     return None
 
 
+def is_older(version: str, other: str) -> bool:
+    """Whether a version, as `1.1.2`, came before another; one that is no such text did not."""
+    one, two = (re.findall(r"\d+", text) for text in (version, other))
+    return bool(one) and [int(part) for part in one] < [int(part) for part in two]
+
+
 def _is_short(text: str) -> bool:
     return len(text) <= _MAX_CANDIDATE and text.isascii()
 
