@@ -4,7 +4,7 @@ import re
 from urllib.parse import urlsplit
 
 #: The last one is for tests: it carries nothing.
-_RELAY_URL = re.compile(r"(janus\+wss?://|cloudflare:|memory:).", re.IGNORECASE)
+_RELAY_URL = re.compile(r"(janus\+wss?://|memory:).|cloudflare:[a-z0-9_-]{1,64}$", re.IGNORECASE)
 
 
 def read_relay_urls(urls: tuple[str, ...]) -> tuple[str, ...]:

@@ -13,7 +13,8 @@ in, and one `Viewing` for each relayed viewer, by which they go out. What every 
   and a new one is made for a peer connection that is new as well: under a live one no leg is ever
   exchanged for another (a browser keeps its DTLS session, and gets no media).
 - What is asked for in vain fails with `RelayError` within `DEADLINE` seconds. A node that is
-  gone, or says nothing for so long, loses all its legs: each hears `Lost` once.
+  gone, or says nothing for so long, loses all its legs: each hears `Lost` once. Only where media
+  do not depend on what is asked (Cloudflare), legs outlive silence; the node is degraded then.
 - Descriptions are the text of an SDP; a candidate is what a browser's `RTCIceCandidate` is as
   JSON; None ends them.
 

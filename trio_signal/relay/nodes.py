@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from trio_signal.config import Settings
 from trio_signal.messages.relay import RelayLoads
 from trio_signal.relay import Node
+from trio_signal.relay.cloudflare import open_cloudflare_node
 from trio_signal.relay.janus import open_janus_node
 from trio_signal.relay.memory import open_memory_node
 
@@ -16,6 +17,7 @@ _DRIVERS: dict[str, Driver] = {
     "memory": open_memory_node,
     "janus+ws": open_janus_node,
     "janus+wss": open_janus_node,
+    "cloudflare": open_cloudflare_node,
 }
 #: Seconds for which all media servers may be gone before viewers are served directly instead.
 PATIENCE = 10.0

@@ -1,0 +1,103 @@
+"""The few things that are read in session descriptions, or changed there. Pure."""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+_DIRECTIONS = ("sendrecv", "sendonly", "recvonly", "inactive")
+
+
+class Media(NamedTuple):
+    """One media section."""
+
+    kind: str
+    mid: str
+    direction: str
+    #: It was refused, or has ended.
+    is_off: bool
+
+    @property
+    def sends(self) -> bool:
+        """Whether who made the description sends sound or a picture here."""
+        return (
+            self.kind in ("audio", "video")
+            and self.direction in ("sendrecv", "sendonly")
+            and not self.is_off
+        )
+
+
+def sending(sdp: str) -> dict[str, str]:
+    """What is sent: `audio` or `video`, by the mid of its section."""
+    media = map(_media, _sections(sdp)[1:])
+    return {each.mid: each.kind for each in media if each.sends and each.mid}
+
+
+def fingerprints(sdp: str) -> frozenset[str]:
+    """Of the certificates: those of another peer connection are others."""
+    lines = (line for section in _sections(sdp) for line in section)
+    return frozenset(
+        line.partition(":")[2].lower() for line in lines if line.startswith("a=fingerprint:")
+    )
+
+
+def in_one_stream(sdp: str, stream: str) -> str:
+    """Have all that is sent belong to one stream: pages show `event.streams[0]`."""
+    session, *sections = _sections(sdp)
+    return _join(session, *(_in_stream(section, stream) for section in sections))
+
+
+def with_bitrate(sdp: str, bits: int) -> str:
+    """Have whoever is answered so send no more video than so many bits a second."""
+    session, *sections = _sections(sdp)
+    return _join(session, *(_capped(section, bits) for section in sections))
+
+
+def _sections(sdp: str) -> list[list[str]]:
+    """The lines of the session, and of each media section."""
+    sections: list[list[str]] = [[]]
+    for line in sdp.splitlines():
+        if line.startswith("m="):
+            sections.append([])
+        if line:
+            sections[-1].append(line)
+    return sections
+
+
+def _join(*sections: Sequence[str]) -> str:
+    return "".join(f"{line}\r\n" for section in sections for line in section)
+
+
+def _media(section: Sequence[str]) -> Media:
+    kind, _, rest = section[0].removeprefix("m=").partition(" ")
+    attributes = {line.removeprefix("a=") for line in section if line.startswith("a=")}
+    mid = next((each[4:] for each in attributes if each.startswith("mid:")), "")
+    direction = next((each for each in _DIRECTIONS if each in attributes), "sendrecv")
+    # The port of what is bundled with another may be 0 as well: RFC 9143 section 6.
+    is_off = rest.startswith("0 ") and "bundle-only" not in attributes
+    return Media(kind, mid, direction, is_off)
+
+
+def _in_stream(section: list[str], stream: str) -> list[str]:
+    media = _media(section)
+    if not media.sends:
+        return section
+    kept = [line for line in section if not line.startswith("a=msid:")]
+    return [*kept, f"a=msid:{stream} {media.kind}-{media.mid}"]
+
+
+def _capped(section: list[str], bits: int) -> list[str]:
+    if _media(section).kind != "video":
+        return section
+    kept = [line for line in section if not line.startswith("b=")]
+    return list(_with_bandwidth(kept, bits))
+
+
+def _with_bandwidth(section: Sequence[str], bits: int) -> Iterator[str]:
+    """The lines of RFC 4566 section 5: `b=` comes after `m=`, `i=` and `c=`, before the rest."""
+    place = next(
+        (i for i, line in enumerate(section) if not line.startswith(("m=", "i=", "c="))),
+        len(section),
+    )
+    yield from section[:place]
+    yield f"b=AS:{max(bits // 1000, 1)}"
+    yield f"b=TIAS:{bits}"
+    yield from section[place:]
