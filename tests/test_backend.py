@@ -111,6 +111,15 @@ async def test_a_backend_acts_on_a_room_with_peers_of_every_dialect(open_service
         assert listed == {"rooms": [{"id": "r", "peers": 4, "users": 4, "live": 0}], "next": None}
         assert (await api.ask("GET", "/rooms?prefix=x"))["rooms"] == []
 
+        # A part of a great room, as a page shows it.
+        part = await api.ask("GET", "/rooms/r", params={"search": "BOB", "limit": 1})
+        assert [peer["username"] for peer in part["peers"]] == ["Bob"]
+        assert (part["total"], part["found"]) == (4, 1)
+        ids = [peer["peer_id"] for peer in room["peers"]]
+        part = await api.ask("GET", "/rooms/r", params={"limit": 2, "offset": 1})
+        assert [peer["peer_id"] for peer in part["peers"]] == ids[1:3]
+        await api.ask("GET", "/rooms/r?limit=some", 422)
+
         # It speaks to all, and to one.
         said = await api.ask("POST", "/rooms/r/messages", json={"data": {"n": 1}})
         assert said == {"peers": 4}
@@ -279,3 +288,21 @@ def test_a_slash_in_an_id_is_no_other_path() -> None:
     path = f"{API}/rooms/{{room_id:path}}/peers/{{peer_id:path}}"
     raw = f"{API}/rooms/a%2Fb/peers/x%2Fpeers%2Fy".encode()
     assert read_path(path, raw) == {"room_id": "a/b", "peer_id": "x/peers/y"}
+
+
+@pytest.mark.parametrize(
+    ("path", "allowed"),
+    [
+        ("/rooms", "GET, HEAD, OPTIONS"),
+        ("/rooms/r", "DELETE, GET, HEAD, OPTIONS, PATCH"),
+        ("/rooms/r%2Fmessages", "DELETE, GET, HEAD, OPTIONS, PATCH"),
+        ("/rooms/r/messages", "OPTIONS, POST"),
+        ("/rooms/r/peers/p", "DELETE, OPTIONS"),
+        ("/tokens", "OPTIONS, POST"),
+    ],
+)
+async def test_what_may_be_asked_of_a_path_is_known(serve: Serve, path: str, allowed: str) -> None:
+    async with serve(**KEYS) as service, httpx.AsyncClient() as http:
+        answer = await http.options(f"http://{service.base}{API}{path}")
+        assert (answer.status_code, answer.headers["Allow"]) == (200, allowed)
+        assert (await http.options(f"http://{service.base}{API}/what/ever")).status_code == 404

@@ -72,12 +72,17 @@ class PeerDetail(Struct):
 
 
 class RoomDetail(Struct):
-    """A room and its peers. `seq` is the number of its last webhook, 0 if there was none."""
+    """A room and its peers. `seq` is the number of its last webhook, 0 if there was none.
+
+    `total` counts all peers, and `found` those that match a search.
+    """
 
     id: str
     peers: list[PeerDetail]
     locked: bool
     seq: int
+    total: int = 0
+    found: int = 0
 
 
 class _Replicas(Struct):

@@ -12,9 +12,9 @@ let roomId = null;
 /** With what the page of rooms begins, and the next one. */
 let cursor = '';
 let nextCursor = null;
-/** All peers of the room, and which page of them is shown. */
-let peers = [];
+/** Which page of the room's peers is shown, and how many looks at the room there were. */
 let page = 0;
+let looks = 0;
 let listening = null;
 
 async function ask(method, path, body) {
@@ -104,24 +104,23 @@ function since(at) {
 }
 
 async function lookAtRoom() {
-  const found = await ask('GET', room());
-  peers = found.peers;
-  write($('lock'), found.locked ? 'Unlock' : 'Lock');
-  $('lock').setAttribute('aria-pressed', found.locked);
-  drawPeers();
-}
-
-function drawPeers() {
-  const wanted = $('search').value.toLowerCase();
-  const some = peers.filter(({ peer_id, user_id, username }) =>
-    [peer_id, user_id, username].some((text) => text.toLowerCase().includes(wanted)));
-  page = Math.min(page, Math.max(Math.ceil(some.length / PAGE) - 1, 0));
-  const shown = some.slice(page * PAGE, (page + 1) * PAGE);
+  const mine = (looks += 1);
+  const query = new URLSearchParams({ limit: PAGE, offset: page * PAGE, search: $('search').value });
+  const { peers, locked, total, found } = await ask('GET', `${room()}?${query}`);
+  if (mine !== looks) return; // a later one has been answered, or will be
+  const last = Math.max(Math.ceil(found / PAGE) - 1, 0);
+  if (page > last) {
+    page = last;
+    await lookAtRoom();
+    return;
+  }
+  write($('lock'), locked ? 'Unlock' : 'Lock');
+  $('lock').setAttribute('aria-pressed', locked);
   $('peers-before').disabled = page === 0;
-  $('peers-next').disabled = (page + 1) * PAGE >= some.length;
-  write($('count'), `${some.length} of ${peers.length} peers`);
+  $('peers-next').disabled = page === last;
+  write($('count'), `${found} of ${total} peers`);
   const focused = document.activeElement?.dataset?.act;
-  $('peer-list').replaceChildren(...shown.map(row));
+  $('peer-list').replaceChildren(...peers.map(row));
   if (focused) document.querySelector(`[data-act="${CSS.escape(focused)}"]`)?.focus();
 }
 
@@ -210,17 +209,20 @@ $('rooms-next').addEventListener('click', () => {
   attempt(look);
 });
 $('back').addEventListener('click', () => show(null));
-$('search').addEventListener('input', drawPeers);
+$('search').addEventListener('input', () => {
+  page = 0;
+  attempt(look);
+});
 $('peers-before').addEventListener('click', () => {
   page -= 1;
-  drawPeers();
+  attempt(look);
 });
 $('peers-next').addEventListener('click', () => {
   page += 1;
-  drawPeers();
+  attempt(look);
 });
 $('lock').addEventListener('click', () => attempt(async () => {
-  await ask('PATCH', room(), { locked: $('lock').getAttribute('aria-pressed') !== 'true' });
+  await ask('PATCH', `${room()}?limit=0`, { locked: $('lock').getAttribute('aria-pressed') !== 'true' });
   await look();
 }, 'Done'));
 $('close-room').addEventListener('click', () => attempt(async () => {

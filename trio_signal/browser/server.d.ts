@@ -44,6 +44,10 @@ export interface RoomDetail {
   locked: boolean;
   /** The number of the room's last webhook, 0 if there was none. */
   seq: number;
+  /** The number of its peers. */
+  total: number;
+  /** The number of those that match a search. */
+  found: number;
 }
 
 /** One replica and its health. */

@@ -47,6 +47,8 @@ const TOLERANCE = 300; // seconds by which a signature's time may differ from ou
  * @property {PeerDetail[]} peers - The peers.
  * @property {boolean} locked - Whether nobody new can join.
  * @property {number} seq - The number of the room's last webhook, 0 if there was none.
+ * @property {number} total - The number of its peers.
+ * @property {number} found - The number of those that match a search.
  */
 
 /**

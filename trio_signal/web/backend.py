@@ -28,8 +28,9 @@ from trio_signal.moderation import MAX_BAN
 from trio_signal.names import MAX_ID, clean_name
 from trio_signal.web.api_keys import KeyRing
 from trio_signal.web.callers import Callers
-from trio_signal.web.calls import raw_path, read_path, to_rule
+from trio_signal.web.calls import methods_at, raw_path, read_path, to_rule
 from trio_signal.web.changes import add_changes
+from trio_signal.web.listing import matches, read_number
 
 T = TypeVar("T")
 
@@ -171,10 +172,7 @@ class ServerCall(NamedTuple):
 
 async def list_rooms(call: ServerCall) -> Answer:
     """Answer `GET /rooms`."""
-    limit_text = request.args.get("limit", str(MAX_ROOMS))
-    if not (limit_text.isascii() and limit_text.isdecimal() and len(limit_text) < 10):
-        raise HttpError(422, f"limit must be a whole number from 1 to {MAX_ROOMS}")
-    limit = min(max(int(limit_text), 1), MAX_ROOMS)
+    limit = min(max(read_number("limit", MAX_ROOMS), 1), MAX_ROOMS)
     cursor, prefix = request.args.get("cursor", ""), request.args.get("prefix", "")
     ids = await call.hub.bus.room_ids()
     begin = max(bisect_left(ids, prefix), bisect_right(ids, cursor))
@@ -200,14 +198,16 @@ async def show_room(call: ServerCall) -> Answer:
 async def _detail(call: ServerCall) -> RoomDetail:
     room_id = call.path["room_id"]
     members = await call.hub.members(room_id)
+    search = request.args.get("search", "").lower()
+    found = [each for each in members if matches(each, search)] if search else members
+    offset = read_number("offset", 0)
+    some = found[offset : offset + read_number("limit", len(found))]
     locked = await call.hub.bus.holds.is_locked(room_id)
-    states = await call.hub.survey.peers(room_id, {member.replica for member in members})
+    states = await call.hub.survey.peers(room_id, {member.replica for member in some})
     webhooks = call.hub.webhooks
     seq = await webhooks.seq(room_id) if webhooks is not None else 0
-    peers = [
-        peer_detail(member, states.get((member.replica, member.peer_id))) for member in members
-    ]
-    return RoomDetail(room_id, peers, locked, seq)
+    peers = [peer_detail(member, states.get((member.replica, member.peer_id))) for member in some]
+    return RoomDetail(room_id, peers, locked, seq, len(members), len(found))
 
 
 async def list_replicas(call: ServerCall) -> Answer:
@@ -310,7 +310,22 @@ class ServerRoutes:
                 view_func=self._view(path, route.handle),
                 methods=[method],
                 merge_slashes=False,
+                provide_automatic_options=False,
             )
+        if self.routes:
+            app.add_url_rule(
+                f"{PREFIX}/<path:_>",
+                endpoint="server API options",
+                view_func=self._options,
+                methods=["OPTIONS"],
+                merge_slashes=False,
+                provide_automatic_options=False,
+            )
+
+    async def _options(self, **_: str) -> Response:
+        """What may be asked of a path. Routing cannot tell, since an id may look like more."""
+        allowed = methods_at(raw_path(), [route.call for route in self.routes])
+        return Response("", headers={"Allow": ", ".join(allowed)})
 
     def _view(
         self, path: str, handle: Callable[[Any], Awaitable[Answer]]
@@ -377,7 +392,8 @@ ROUTES = (
         show_room,
         "List the peers of a room",
         RoomDetail,
-        RoomDetail("lobby", [_PEER], False, 7),
+        RoomDetail("lobby", [_PEER], False, 7, 1, 1),
+        query=("limit", "offset", "search"),
     ),
     _route(
         "GET /replicas",
@@ -409,7 +425,7 @@ ROUTES = (
         change_room,
         "Lock or unlock a room",
         RoomDetail,
-        RoomDetail("lobby", [_PEER], True, 7),
+        RoomDetail("lobby", [_PEER], True, 7, 1, 1),
         body=LockRequest,
         body_example=LockRequest(True),
     ),

@@ -1,7 +1,7 @@
 """The dialects' HTTP routes in the app, and what their handlers are given."""
 
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from urllib.parse import unquote
 from uuid import uuid4
 
@@ -117,3 +117,16 @@ def read_path(path: str, raw: bytes) -> dict[str, str]:
     if any(len(id_) > MAX_ID for id_ in ids.values()):
         raise HttpError(400, f"An id has {MAX_ID} characters at most.")
     return ids
+
+
+def methods_at(raw: bytes, calls: Iterable[str]) -> list[str]:
+    """What may be asked of a path by these calls; raises HttpError with 404 if that is nothing."""
+    wanted, methods = raw.split(b"/"), {"OPTIONS"}
+    for method, path in (call.split(" ") for call in calls):
+        parts = path.encode().split(b"/")
+        fits = (a == b or a.startswith(b"{") for a, b in zip(parts, wanted, strict=False))
+        if len(parts) == len(wanted) and all(fits):
+            methods |= {method, "HEAD"} if method == "GET" else {method}
+    if len(methods) == 1:
+        raise HttpError(404, "There is no such call")
+    return sorted(methods)

@@ -1,4 +1,4 @@
-"""The list of rooms: read and encoded at most once a second, whoever asks for it, and paged."""
+"""Lists in answers. That of rooms: read and encoded at most once a second, whoever asks for it, and paged."""
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
@@ -7,10 +7,12 @@ from itertools import islice
 
 import msgspec
 import trio
+from quart import request
 
 from trio_signal.dialects.rest import MAX_BYTES, Page, Shape, fit
+from trio_signal.errors import HttpError
 from trio_signal.hub import Hub
-from trio_signal.messages.identity import NO_ROOM, Identity
+from trio_signal.messages.identity import NO_ROOM, Identity, Member
 
 #: Seconds for which what was read is good enough.
 FRESH = 1.0
@@ -102,3 +104,16 @@ def _beginning(room_ids: Sequence[str], glob: str, cursor: str) -> Iterator[str]
     begin = max(bisect_left(room_ids, prefix), bisect_right(room_ids, cursor))
     end = bisect_right(room_ids, prefix + _LAST * 256) if special < len(glob) else begin + 1
     return map(room_ids.__getitem__, range(begin, min(end, len(room_ids))))
+
+
+def read_number(name: str, default: int) -> int:
+    """A whole number in the query; aborts with 422 for anything else."""
+    text = request.args.get(name, str(default))
+    if not (text.isascii() and text.isdecimal() and len(text) < 10):
+        raise HttpError(422, f"{name} must be a whole number")
+    return int(text)
+
+
+def matches(member: Member, search: str) -> bool:
+    """Whether this text, which is in lower case, is in what a member is called."""
+    return any(search in each.lower() for each in (member.peer_id, member.user_id, member.username))
