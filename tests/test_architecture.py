@@ -44,7 +44,7 @@ LAYERS: tuple[frozenset[str], ...] = (
             *("online", "announcements", "bus", "notes", "webhooks", "relay"),
         }
     ),
-    frozenset({"service"}),
+    frozenset({"service", "publishing"}),
     frozenset({"connection"}),
     frozenset({"listener", "web"}),
     frozenset({"server"}),

@@ -64,6 +64,19 @@ class UnconfirmedError(TrioSignalError):
     """Not all replicas confirmed in time. What was asked for may still happen."""
 
 
+class SdpError(TrioSignalError):
+    """A session description cannot be used; the text is for who sent it."""
+
+
+class NotPublishedError(TrioSignalError):
+    """A publisher is not let in, or no media server takes what it sends; the text is for it."""
+
+    def __init__(self, text: str, refusal: Refusal | None = None) -> None:
+        """`refusal` is what the room said, if it did."""
+        super().__init__(text)
+        self.refusal = refusal
+
+
 class StoreError(TrioSignalError):
     """The database cannot be reached, or takes too long."""
 

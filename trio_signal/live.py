@@ -18,7 +18,7 @@ from trio_signal.messages.events import (
     StopCause,
     StreamStarting,
 )
-from trio_signal.messages.identity import Identity, Live, Member
+from trio_signal.messages.identity import Identity, Live, Member, Route
 from trio_signal.notes import Notes
 from trio_signal.pacing import DELIVERY
 from trio_signal.participant import Participant
@@ -60,8 +60,18 @@ class LiveBroadcasts:
         else:
             self._rooms.tell(peer, room, [StreamStarting(room.id, member, at)])
 
-    def go(self, peer: Participant, room: LocalRoom, member: Member, command: GoLive) -> None:
-        """Begin a broadcast; an exclusive one ends those that it replaces."""
+    def go(
+        self,
+        peer: Participant,
+        room: LocalRoom,
+        member: Member,
+        command: GoLive,
+        route: Route | None = None,
+    ) -> None:
+        """Begin a broadcast; an exclusive one ends those that it replaces.
+
+        With a `route` it is at a media server already.
+        """
         refusal = why_not_live(peer.identity, room, member, exclusive=command.exclusive)
         if refusal is not None:
             peer.tell(Refused(command, refusal, utc_now()))
@@ -70,7 +80,7 @@ class LiveBroadcasts:
         if command.exclusive:
             at = begin_after(at, rivals_of(room, member))
         name = name_of(peer.identity, command)
-        live = Live(command.media_type, at, command.exclusive, name)
+        live = Live(command.media_type, at, command.exclusive, name, route)
         if command.exclusive:
             self.end_older(room, member, live)
         self._begin(peer, room, member.peer_id, live)

@@ -79,9 +79,17 @@ class Moderation:
     # By the site's backend; blocks, and raises UnconfirmedError
 
     async def remove(
-        self, room_id: str, peer_id: str, reason: str, ban_seconds: float | None
+        self,
+        room_id: str,
+        peer_id: str,
+        reason: str,
+        ban_seconds: float | None,
+        cause: LeaveCause = LeaveCause.KICKED,
     ) -> Member | None:
-        """Remove a peer from a room, and ban its user for so long; None if it is not there."""
+        """Remove a peer from a room, and ban its user for so long; None if it is not there.
+
+        Without a ban, the room is told this `cause`.
+        """
         target = _find(await self._members(room_id), peer_id)
         if target is None:
             return None
@@ -92,7 +100,7 @@ class Moderation:
             return now is None or now.joined_at != member.joined_at
 
         await self._confirm(
-            lambda: self._take_out(room_id, member, reason, ban_seconds, None), is_gone
+            lambda: self._take_out(room_id, member, reason, ban_seconds, None, cause), is_gone
         )
         return member
 
@@ -182,8 +190,10 @@ class Moderation:
         reason: str,
         ban_seconds: float | None,
         unless_banned: float | None,
+        cause: LeaveCause = LeaveCause.KICKED,
     ) -> None:
-        cause = LeaveCause.KICKED if ban_seconds is None else LeaveCause.BANNED
+        if ban_seconds is not None:
+            cause = LeaveCause.BANNED
         seconds = unless_banned if ban_seconds is None else ban_seconds
         if seconds:
             # This comes first: a removed peer may come back at once, on any replica.

@@ -28,6 +28,7 @@ from trio_signal.metrics import Metrics
 from trio_signal.notes import Notes
 from trio_signal.notes.redis import RedisNotes
 from trio_signal.notes.sql import open_sql_notes
+from trio_signal.publishing import Publishers
 from trio_signal.relay.nodes import nodes_of
 from trio_signal.relay.parts import Limits as RelayLimits
 from trio_signal.relay.relays import Relays
@@ -202,12 +203,13 @@ async def open_server(settings: Settings, sharing: Sharing | None = None) -> Asy
             background.start_soon(supervise, "fetching TURN credentials", hub.turn.run)
             with trio.move_on_after(FIRST_CREDENTIALS):
                 await hub.turn.tried.wait()
+        publishers = Publishers(hub)
         gate = Gate(hub, settings, limits, metrics)
         unsent = Unsent(partial(metrics.count_refused, Reason.HTTP_BYTES))
         async with (
             open_auth(settings) as auth,
             open_http_server(
-                create_app(hub, auth, settings, limits, metrics, sharing),
+                create_app(hub, auth, settings, limits, metrics, sharing, publishers),
                 gate,
                 unsent=unsent,
                 rounds=rounds,
@@ -216,6 +218,7 @@ async def open_server(settings: Settings, sharing: Sharing | None = None) -> Asy
             service = Service(hub, auth, settings, metrics, rounds)
             listener = Listener(service, http, auth, limits)
             async with trio.open_nursery() as connections:
+                publishers.nursery = connections
                 if hub.draining is not None:
                     await hub.draining.adopt()
                 async with trio.open_nursery() as accepting:

@@ -106,6 +106,7 @@ class _MemoryLeg:
         lines = (
             *("v=0", f"o=- {self.number} {len(self.descriptions) + 1} IN IP4 127.0.0.1"),
             *(f"s={kind} of {feed}", "t=0 0", "a=ice-ufrag:relay"),
+            f"a=ice-pwd:{self.number:024}",
             *("m=video 9 UDP/TLS/RTP/SAVPF 96", "a=msid:relay video"),
         )
         return "".join(f"{line}\r\n" for line in lines)

@@ -38,6 +38,7 @@ from trio_signal.relay.nodes import Nodes
 from trio_signal.relay.parts import Limits, Parts
 from trio_signal.relay.route import (
     ON_DEMAND,
+    PUBLISHED,
     Description,
     can_be_relayed,
     is_relayed,
@@ -89,14 +90,18 @@ class Relays:
         usable = self.nodes.is_usable(trio.current_time())
         return self._limits.most if usable else self._limits.most_direct
 
+    def choose(self) -> Node | None:
+        """The node for one more broadcast; None if none can be used."""
+        return self._parts.choose(())
+
     def counts(self) -> tuple[Counter[str], Counter[str]]:
         """By node: the broadcasts of peers here that it has, and the viewers here."""
-        casts: Counter[str] = Counter()
-        for room_id, peer_id in self._broadcasts:
-            room = self._rooms.get(room_id)
-            me = room.members.get(peer_id) if room is not None else None
-            if me is not None and me.live is not None and me.live.route is not None:
-                casts[me.live.route.node] += 1
+        casts = Counter(
+            member.live.route.node
+            for room in self._rooms.values()
+            for member in room.live
+            if member.peer_id in room.own and member.live and member.live.route
+        )
         return casts, self._viewers.counts()
 
     def withholds(self, room: LocalRoom, broadcaster: str, viewer: str) -> bool:
@@ -130,6 +135,8 @@ class Relays:
         self._work.set()
 
     def _went_live(self, room: LocalRoom, member: Member) -> None:
+        if member.dialect == PUBLISHED:
+            return
         known = self._broadcasts.get((room.id, member.peer_id))
         if known is not None and member.live and known.started_at == member.live.started_at:
             if member.dialect == "stream":  # its client has closed its peer connections
@@ -294,6 +301,8 @@ class Relays:
     def _cast_all(self, room: LocalRoom, now: float) -> None:
         for member in room.live:
             if member.peer_id not in room.own or member.peer_id not in room.peers:
+                continue
+            if member.dialect == PUBLISHED:
                 continue
             broadcast = self._broadcasts.get((room.id, member.peer_id))
             if broadcast is None:

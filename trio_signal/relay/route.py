@@ -14,6 +14,9 @@ from msgspec import Raw
 
 from trio_signal.messages.identity import Member, Route
 
+#: The dialect of publishers by WHIP: their media are at the media server from the first moment,
+#: and nobody is served by them directly.
+PUBLISHED = "whip"
 #: The dialects whose clients take a broadcast from a media server as they are.
 RELAYED_DIALECTS = frozenset({"stream", "live", "room"})
 #: Viewers of these are offered to once they have asked: by an offer of their own, or otherwise.
@@ -48,6 +51,8 @@ def is_relayed(member: Member, broadcaster: Member, route: Route) -> bool:
 
 def has_free_place(members: Mapping[str, Member], broadcaster: Member, places: int) -> bool:
     """Whether the next newcomer may become direct, as it looks from elsewhere."""
+    if broadcaster.dialect == PUBLISHED:
+        return False
     route = broadcaster.live.route if broadcaster.live is not None else None
     direct = (members.get(peer_id) for peer_id in (route.direct if route is not None else ()))
     return sum(each is not None and is_viewer(each, broadcaster) for each in direct) < places

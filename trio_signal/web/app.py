@@ -19,6 +19,7 @@ from trio_signal.limits import Limits
 from trio_signal.logs import find_request_id
 from trio_signal.metrics import Metrics
 from trio_signal.names import MAX_ID
+from trio_signal.publishing import Publishers
 from trio_signal.sharing import Sharing
 from trio_signal.web.accounts import add_accounts
 from trio_signal.web.asyncapi import add_asyncapi
@@ -31,6 +32,7 @@ from trio_signal.web.ice import add_ice
 from trio_signal.web.metrics import render_metrics
 from trio_signal.web.openapi import add_openapi
 from trio_signal.web.pages import add_pages
+from trio_signal.web.whip import WhipRoutes
 
 #: Bytes of a request's body.
 MAX_BODY = 65536
@@ -43,6 +45,7 @@ def create_app(
     limits: Limits,
     metrics: Metrics,
     sharing: Sharing | None = None,
+    publishers: Publishers | None = None,
 ) -> QuartTrio:
     """The app around a hub; `open_http_server` serves it."""
     app = QuartTrio(__name__, static_folder=None)
@@ -56,6 +59,7 @@ def create_app(
     add_ice(app, callers, settings, hub)
     dialects = DialectRoutes(hub, callers, settings)
     dialects.add_to(app)
+    WhipRoutes(publishers or Publishers(hub), callers, settings, limits).add_to(app)
     backend = ServerRoutes(hub, auth, callers, settings)
     backend.add_to(app)
     cards = (DIALECTS[name].card for name in settings.dialects)

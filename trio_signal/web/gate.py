@@ -196,7 +196,7 @@ def sharing_headers(settings: Settings, origin: str | None, host: str | None) ->
     headers = {"Vary": "Origin"}  # of every answer, or caches would give one site another's
     if origin is not None and settings.allows_origin(origin, host):
         headers["Access-Control-Allow-Origin"] = origin
-        headers["Access-Control-Expose-Headers"] = "Link, Retry-After"
+        headers["Access-Control-Expose-Headers"] = "ETag, Link, Location, Retry-After"
         if settings.names_origin(origin):
             headers["Access-Control-Allow-Credentials"] = "true"
     return headers

@@ -1,4 +1,4 @@
-"""Lists in answers. That of rooms: read and encoded at most once a second, whoever asks for it, and paged."""
+"""Lists in answers. Rooms are read and encoded at most once a second, whoever asks, and paged."""
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence

@@ -14,6 +14,7 @@ from trio_signal import __version__
 from trio_signal.dialects.rest import BODY, CALLER, SIGNED_IN, Detail, Operation, Route
 from trio_signal.web.accounts import AccessMode, LoginRequest
 from trio_signal.web.bodies import Unchanging
+from trio_signal.web.whip import OPERATIONS as WHIP
 
 
 class Status(Struct):
@@ -98,6 +99,7 @@ OPERATIONS: dict[str, Operation] = {
     "GET /ice-servers": Operation(
         "Get the configuration for an RTCPeerConnection", IceServers, SIGNED_IN, query=CALLER
     ),
+    **WHIP,
 }
 #: What is no JSON, or is this document.
 NOT_DESCRIBED = frozenset(
@@ -181,18 +183,19 @@ def _describe(path: str, operation: Operation, schemas: Mapping[str, Any]) -> di
         "summary": operation.summary,
         "parameters": parameters,
         "responses": {
-            "200": {
+            str(operation.status): {
                 "description": _description(operation.answer),
                 "content": content(operation.answer, operation.media_type, operation.example),
             }
         }
+        | {str(status): {"description": "Done."} for status in operation.empty}
         | {
             str(status): {"description": _description(type_), "content": content(type_)}
             for status, type_ in operation.errors.items()
         },
     }
     if operation.body is not None:
-        body = content(operation.body, example=operation.body_example)
+        body = content(operation.body, operation.body_media_type, operation.body_example)
         described["requestBody"] = {"required": not operation.wants_key, "content": body}
     if operation.wants_key:
         described["security"] = [{"key": []}]

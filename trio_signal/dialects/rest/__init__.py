@@ -256,20 +256,24 @@ class Operation(NamedTuple):
     """An HTTP call as /openapi.json describes it."""
 
     summary: str
-    #: The type of what it answers with 200.
+    #: The type of what it answers with `status`.
     answer: Any
     #: The types of other answers, by status.
     errors: Mapping[int, Any] = {}
     #: The type of its body, and what may be in the query.
     body: Any = None
     query: tuple[str, ...] = ()
-    #: Of what it answers with 200.
+    #: Of what it answers with `status`.
     media_type: str = "application/json"
+    body_media_type: str = "application/json"
     #: What it may answer, and what its body may be.
     example: Any = None
     body_example: Any = None
     #: Whether it wants an API key.
     wants_key: bool = False
+    status: int = 200
+    #: Other successes, without a body.
+    empty: tuple[int, ...] = ()
 
 
 class Route(NamedTuple):

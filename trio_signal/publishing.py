@@ -1,0 +1,313 @@
+"""Publishing: broadcasters by WHIP, who are in a room without a socket.
+
+Their media go to a media server from the first moment, and every viewer gets them there. The task
+of each is a child of the nursery of all connections, as that of a session is: a server that stops
+waits for both alike.
+"""
+
+import logging
+import time
+from collections.abc import Iterable
+from contextlib import ExitStack
+from hashlib import sha256
+from secrets import token_urlsafe
+from typing import NamedTuple
+from uuid import uuid4
+
+import msgspec
+import trio
+from msgspec import Raw
+
+from trio_signal.clock import utc_now
+from trio_signal.errors import CloseCode, NotPublishedError, SdpError
+from trio_signal.hub import Hub
+from trio_signal.limits import ConnectionLease
+from trio_signal.messages.commands import Close, GoLive, Join, LeaveCause
+from trio_signal.messages.events import Answer, Displaced, Event, Refusal, Refused, ServerSaid
+from trio_signal.messages.identity import Identity, Member, Route
+from trio_signal.participant import Participant
+from trio_signal.relay import Ingest, Lost, Node, RelayError, Up
+from trio_signal.relay.route import PUBLISHED
+from trio_signal.sdp import (
+    Credentials,
+    Fragment,
+    fragment_of,
+    media_of,
+    mids_of,
+    refuses_some,
+    restarted,
+)
+
+logger = logging.getLogger(__name__)
+
+#: Seconds until media must have come.
+ARRIVAL = 30.0
+
+#: Its client said so.
+ENDED = Close(CloseCode.NORMAL, cause=LeaveCause.CLOSED)
+_REPLACED = Close(CloseCode.REPLACED, "Replaced by a newer broadcast", LeaveCause.CLOSED)
+_EXPIRED = Close(CloseCode.POLICY, "Token expired", LeaveCause.TOKEN_EXPIRED)
+_SILENT = Close(CloseCode.POLICY, "No media came", LeaveCause.LOST)
+_LOST = Close(CloseCode.INTERNAL_ERROR, "The media server lost the broadcast", LeaveCause.LOST)
+_FAILED = Close(CloseCode.INTERNAL_ERROR, "Internal error")
+
+
+class Publisher(Participant):
+    """One broadcaster. Whoever knows its secret may change its ICE session, and end it."""
+
+    __slots__ = (
+        *("answer", "credentials", "ingest", "is_live", "is_over", "lease", "node", "offer"),
+        *("offering", "refusal", "room_id", "scope", "secret"),
+    )
+
+    def __init__(
+        self,
+        room_id: str,
+        identity: Identity,
+        offer: str,
+        credentials: Credentials,
+        node: Node,
+        lease: ConnectionLease,
+    ) -> None:
+        """Make one that is in no room yet; its offer has been checked."""
+        self.secret = token_urlsafe(24)
+        super().__init__(peer_id_of(self.secret))
+        self.identity = identity
+        self.room_id = room_id
+        self.offer = offer
+        #: Of its ICE session.
+        self.credentials = credentials
+        self.node = node
+        self.ingest: Ingest = node.ingest(self.id)
+        #: Its place among the connections.
+        self.lease = lease
+        #: What the media server answered.
+        self.answer = ""
+        #: Why the room did not let it in, if so.
+        self.refusal: Refusal | None = None
+        #: Whether its media have come.
+        self.is_live = False
+        self.scope = trio.CancelScope()
+        self.is_over = trio.Event()
+        self.offering = trio.Lock()
+
+    @property
+    def dialect_name(self) -> str:
+        """As what it is known in rooms."""
+        return PUBLISHED
+
+    @property
+    def etag(self) -> str:
+        """What names its ICE session."""
+        return etag_of(self.secret, self.credentials)
+
+    def is_by(self, identity: Identity) -> bool:
+        """Whether it is somebody's."""
+        return self.identity is not None and self.identity.subject == identity.subject
+
+    def hear(self, event: Event) -> None:
+        """What happens in the room is nothing to it; but another replica may hand on candidates."""
+        if isinstance(event, ServerSaid) and event.member.peer_id == self.id:
+            self.take(msgspec.json.decode(event.data, type=Fragment))
+
+    def tell(self, answer: Answer) -> None:
+        """Keep a refusal; end if somebody has taken its place."""
+        if isinstance(answer, Refused):
+            self.refusal = answer.reason
+        elif isinstance(answer, Displaced):
+            self.close(_REPLACED)
+
+    def close(self, close: Close) -> None:
+        """End; the first reason counts."""
+        if self.closed_with is None:
+            self.closed_with = close
+            self.scope.cancel(reason=close.reason or None)
+
+    def end(self) -> None:
+        """Pay for what it made the server do."""
+        self.lease.payer.spend(self.owes, trio.current_time())
+        self.is_over.set()
+
+    def take(self, fragment: Fragment) -> None:
+        """Hand on the candidates of its ICE session; those of an older one are too late."""
+        if fragment.credentials != self.credentials:
+            return
+        mids = mids_of(self.offer)
+        for candidate, mid in fragment.candidates:
+            self.ingest.candidate(
+                {
+                    "candidate": candidate,
+                    "sdpMid": mid,
+                    "sdpMLineIndex": mids.index(mid) if mid in mids else 0,
+                    "usernameFragment": fragment.credentials.ufrag,
+                }
+            )
+        if fragment.complete:
+            self.ingest.candidate(None)
+
+    async def restart(self, fragment: Fragment) -> str:
+        """Begin a new ICE session; the fragment that answers.
+
+        Blocks while the media server is asked; raises RelayError, and then the old session goes on.
+        """
+        async with self.offering:
+            offer = restarted(self.offer, fragment)
+            try:
+                answer = fragment_of(await self.ingest.offer(offer))
+            except SdpError as error:
+                raise RelayError(f"The media server's answer: {error}") from error
+            self.offer, self.credentials = offer, fragment.credentials
+        return answer
+
+
+class Elsewhere(NamedTuple):
+    """One whose task is on another replica."""
+
+    room_id: str
+    secret: str
+    member: Member
+
+    def is_by(self, identity: Identity) -> bool:
+        """Whether it is somebody's."""
+        return _is_by(self.member, identity)
+
+
+class Publishers:
+    """Those of one replica. Whoever made it gives it a nursery, and then lets requests in."""
+
+    def __init__(self, hub: Hub) -> None:
+        """Begin with nobody."""
+        self.hub = hub
+        self._here: dict[str, Publisher] = {}
+        #: Where their tasks live; without one nobody can publish.
+        self.nursery: trio.Nursery | None = None
+
+    async def publish(
+        self,
+        room_id: str,
+        identity: Identity,
+        offer: str,
+        credentials: Credentials,
+        lease: ConnectionLease,
+    ) -> Publisher:
+        """Let somebody in who offers media; the publisher has the answer.
+
+        Blocks while the media server and the directory are asked, and takes the lease over.
+        Raises NotPublishedError and RelayError.
+        """
+        node = self.hub.relays.choose() if self.hub.relays is not None else None
+        if node is None or self.nursery is None:
+            raise RelayError("No media server is available")
+        if _is_taken(await self.hub.members(room_id), identity):
+            raise NotPublishedError("Somebody broadcasts in this room", Refusal.STREAM_TAKEN)
+        publisher = Publisher(room_id, identity, offer, credentials, node, lease)
+        await self.nursery.start(self._run, publisher)
+        return publisher
+
+    async def _run(
+        self, publisher: Publisher, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """The task of a publisher: it leaves its room by the exit of a plain `with`."""
+        is_in = False
+        with (
+            self.hub.stay(publisher),
+            publisher.lease,
+            publisher.ingest,
+            ExitStack() as known,
+        ):
+            self._here[publisher.secret] = publisher
+            known.callback(self._here.pop, publisher.secret)
+            with publisher.scope:
+                publisher.answer = await publisher.ingest.offer(publisher.offer)
+                if refuses_some(publisher.answer):
+                    raise NotPublishedError("The media server does not take all that is offered")
+                await self.hub.join(
+                    publisher, Join(publisher.room_id, publisher.id, broadcaster=True)
+                )
+                is_in = publisher.room_id in publisher.memberships
+                if is_in:
+                    task_status.started()
+                    await self._follow(publisher)
+            if publisher.closed_with is None:  # it is too late
+                publisher.close(_EXPIRED if publisher.is_live else _SILENT)
+        if not is_in:
+            if publisher.refusal is None:
+                raise RelayError("The server is about to stop")
+            raise NotPublishedError("The room does not let you in", publisher.refusal)
+
+    async def _follow(self, publisher: Publisher) -> None:
+        """Let it be live as soon as its media come, until they come no more."""
+        now, scope, expires_at = trio.current_time(), publisher.scope, float("inf")
+        if publisher.identity is not None and publisher.identity.expires is not None:
+            expires_at = now + publisher.identity.expires - time.time()
+        scope.deadline = min(now + ARRIVAL, expires_at)
+        try:
+            async for event in publisher.ingest.events:
+                match event:
+                    case Up():
+                        scope.deadline = expires_at
+                        self._go_live(publisher)
+                    case Lost(reason=reason):
+                        logger.warning("a media server lost a broadcast: %s", reason)
+                        publisher.close(_LOST)
+        except Exception:
+            logger.exception("a publisher's task failed")
+            publisher.close(_FAILED)
+
+    def _go_live(self, publisher: Publisher) -> None:
+        found = self.hub.rooms.find(publisher, publisher.room_id)
+        if found is not None and not publisher.is_live:
+            publisher.is_live = True
+            command = GoLive(publisher.room_id, media_of(publisher.offer), exclusive=True)
+            route = Route(publisher.node.name, publisher.ingest.feed, 1)
+            self.hub.live.go(publisher, *found, command, route)
+
+    async def find(self, room_id: str, secret: str) -> Publisher | Elsewhere | None:
+        """The one of this secret, on whichever replica. Blocks while the directory is asked."""
+        publisher = self._here.get(secret)
+        if publisher is not None:
+            return publisher if publisher.room_id == room_id else None
+        peer_id = peer_id_of(secret)
+        members = await self.hub.members(room_id)
+        found = (Elsewhere(room_id, secret, each) for each in members if each.peer_id == peer_id)
+        return next(found, None)
+
+    def hand_on(self, publisher: Elsewhere, fragment: Fragment) -> None:
+        """Let its replica have its candidates. Does not block."""
+        data, member = Raw(msgspec.json.encode(fragment)), publisher.member
+        said = ServerSaid(publisher.room_id, member, data, member, uuid4().hex, utc_now())
+        self.hub.bus.send(member.replica, said)
+
+    async def end_elsewhere(self, publisher: Elsewhere) -> None:
+        """Let its replica end it; raises UnconfirmedError."""
+        await self.hub.moderation.remove(
+            publisher.room_id, publisher.member.peer_id, "", None, cause=LeaveCause.CLOSED
+        )
+
+
+def peer_id_of(secret: str) -> str:
+    """What everybody may know of who has this secret."""
+    return f"{PUBLISHED}_{sha256(secret.encode()).hexdigest()[:32]}"
+
+
+def etag_of(secret: str, credentials: Credentials) -> str:
+    """What names an ICE session: each replica finds it out of what its publisher says."""
+    text = f"{secret} {credentials.ufrag} {credentials.password}"
+    return sha256(text.encode()).hexdigest()[:32]
+
+
+def _is_by(member: Member, identity: Identity) -> bool:
+    """Whether a member is somebody's."""
+    return member.subject.partition(" ")[2] == identity.subject
+
+
+def _is_taken(members: Iterable[Member], identity: Identity) -> bool:
+    """Whether somebody else has the room for one broadcast, or is about to.
+
+    Where nobody can prove to be the same, everybody is somebody else.
+    """
+    return any(
+        (each.dialect == PUBLISHED or (each.live is not None and each.live.exclusive))
+        and not (identity.verified and _is_by(each, identity))
+        for each in members
+    )

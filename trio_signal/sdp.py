@@ -1,0 +1,153 @@
+"""The few lines of session descriptions that this server reads itself, for publishers by WHIP.
+
+What is in a description is between the publisher and the media server. Here is only what RFC 9725
+asks of the one in between: to refuse what is no offer, and to read and write fragments. Pure.
+"""
+
+import re
+from collections.abc import Iterator
+
+from msgspec import Struct
+
+from trio_signal.errors import SdpError
+from trio_signal.messages.identity import MediaType
+
+#: Characters that the attributes of ICE may have: RFC 8839, sections 5.1 and 5.4.
+_UFRAG = re.compile(r"[A-Za-z0-9+/]{4,256}")
+_PASSWORD = re.compile(r"[A-Za-z0-9+/]{22,256}")
+_CANDIDATE = re.compile(r"candidate:[\x20-\x7e]{1,1000}")
+_VERSION = re.compile(r"^(o=\S+ \S+ )(\d{1,19})( .*)$", re.MULTILINE)
+_RECEIVING = frozenset({"recvonly", "inactive"})
+
+
+class Credentials(Struct, frozen=True):
+    """By what two ends of ICE know each other; new ones are a new ICE session."""
+
+    ufrag: str
+    password: str
+
+    def __repr__(self) -> str:
+        """Without the password."""
+        return f"Credentials({self.ufrag!r})"
+
+
+class Fragment(Struct, frozen=True):
+    """What a publisher sends after its offer: RFC 8840, section 9.
+
+    A candidate is its attribute, and the `mid` of its section. `complete` says that there are no
+    more of them.
+    """
+
+    credentials: Credentials
+    candidates: tuple[tuple[str, str], ...] = ()
+    complete: bool = False
+
+
+def check_offer(sdp: str) -> Credentials:
+    """Whose ICE session an offer begins; raises SdpError unless one may publish by it."""
+    session, *sections = _sections(sdp)
+    if not session or session[0] != "v=0":
+        raise SdpError("The body must be an SDP, which begins with v=0")
+    kinds = [section[0].removeprefix("m=").partition(" ")[0] for section in sections]
+    if not set(kinds) <= {"audio", "video"} or len(kinds) != len(set(kinds)) or not kinds:
+        raise SdpError("The offer must have one audio or video section, or one of each")
+    for section in sections:
+        if not _RECEIVING.isdisjoint(_flags(section)):
+            raise SdpError("Each section of the offer must be sendonly or sendrecv")
+        if not any(_attributes([*session, *section], "fingerprint")):
+            raise SdpError("The offer has no fingerprint")
+    return _credentials([*session, *sections[0]])
+
+
+def read_fragment(text: str) -> Fragment:
+    """The fragment that a publisher sent; raises SdpError."""
+    session, *sections = _sections(text)
+    found: list[tuple[str, str]] = []
+    complete = "end-of-candidates" in _flags(session)
+    for section in sections:
+        mid = next(_attributes(section, "mid"), None)
+        if mid is None or len(mid) > 255:
+            raise SdpError("Each section of the fragment must have a mid")
+        for value in _attributes(section, "candidate"):
+            if not _CANDIDATE.fullmatch(f"candidate:{value}"):
+                raise SdpError("A candidate is not readable")
+            found.append((f"candidate:{value}", mid))
+        complete = complete or "end-of-candidates" in _flags(section)
+    first = sections[0] if sections else []
+    return Fragment(_credentials([*session, *first]), tuple(found), complete)
+
+
+def restarted(offer: str, fragment: Fragment) -> str:
+    """The offer by which the same publisher begins a new ICE session."""
+    lines: list[str] = []
+    for line in offer.splitlines():
+        if line.startswith("a=ice-ufrag:"):
+            lines.append(f"a=ice-ufrag:{fragment.credentials.ufrag}")
+        elif line.startswith("a=ice-pwd:"):
+            lines.append(f"a=ice-pwd:{fragment.credentials.password}")
+        elif not line.startswith(("a=candidate:", "a=end-of-candidates")):
+            lines.append(line)
+    # All sections share what the first one has, as they are bundled.
+    starts = [number for number, line in enumerate(lines) if line.startswith("m=")]
+    end = starts[1] if len(starts) > 1 else len(lines)
+    lines[end:end] = [f"a={candidate}" for candidate, _ in fragment.candidates]
+    text = "\r\n".join(lines) + "\r\n"
+    return _VERSION.sub(lambda o: f"{o[1]}{int(o[2]) + 1}{o[3]}", text, count=1)
+
+
+def fragment_of(answer: str) -> str:
+    """What a publisher is told of the answer to such an offer; raises SdpError."""
+    session, *sections = _sections(answer)
+    first = sections[0] if sections else []
+    credentials = _credentials([*session, *first])
+    lines = ["a=ice-lite"] if "ice-lite" in _flags(session) else []
+    lines += [f"a=ice-ufrag:{credentials.ufrag}", f"a=ice-pwd:{credentials.password}"]
+    candidates = list(_attributes(first, "candidate"))
+    if candidates:
+        lines += [first[0], *(f"a=mid:{mid}" for mid in _attributes(first, "mid"))]
+        lines += [*(f"a=candidate:{value}" for value in candidates), "a=end-of-candidates"]
+    return "\r\n".join(lines) + "\r\n"
+
+
+def refuses_some(answer: str) -> bool:
+    """Whether the answer takes no media, or not all that was offered."""
+    sections = _sections(answer)[1:]
+    return not sections or any(section[0].split(" ")[1:2] == ["0"] for section in sections)
+
+
+def media_of(offer: str) -> MediaType:
+    """`video` if any is offered, else `audio`."""
+    return "video" if re.search(r"^m=video ", offer, re.MULTILINE) else "audio"
+
+
+def mids_of(sdp: str) -> list[str]:
+    """The `mid` of each section."""
+    return [next(_attributes(section, "mid"), "") for section in _sections(sdp)[1:]]
+
+
+def _sections(sdp: str) -> list[list[str]]:
+    """The lines of the session, and then those of each section."""
+    sections: list[list[str]] = [[]]
+    for line in sdp.splitlines():
+        if line.startswith("m="):
+            sections.append([])
+        if line:
+            sections[-1].append(line)
+    return sections
+
+
+def _attributes(lines: list[str], name: str) -> Iterator[str]:
+    prefix = f"a={name}:"
+    return (line.removeprefix(prefix).strip() for line in lines if line.startswith(prefix))
+
+
+def _flags(lines: list[str]) -> set[str]:
+    return {line.removeprefix("a=").strip() for line in lines if line.startswith("a=")}
+
+
+def _credentials(lines: list[str]) -> Credentials:
+    ufrag = next(_attributes(lines, "ice-ufrag"), "")
+    password = next(_attributes(lines, "ice-pwd"), "")
+    if not _UFRAG.fullmatch(ufrag) or not _PASSWORD.fullmatch(password):
+        raise SdpError("It has no ice-ufrag and ice-pwd")
+    return Credentials(ufrag, password)

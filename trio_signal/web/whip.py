@@ -1,0 +1,227 @@
+"""WHIP, RFC 9725: OBS, GStreamer and others publish to a room by HTTP."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from urllib.parse import quote
+
+import trio
+from quart import Response, request
+from quart_trio import QuartTrio
+
+from trio_signal.config import Settings
+from trio_signal.dialects.rest import CALLER, Detail, Operation
+from trio_signal.errors import HttpError, NotPublishedError, SdpError, UnconfirmedError
+from trio_signal.ice import ice_servers
+from trio_signal.limits import Limits
+from trio_signal.messages.events import Refusal
+from trio_signal.messages.identity import Identity
+from trio_signal.publishing import ENDED, Elsewhere, Publisher, Publishers, etag_of
+from trio_signal.relay import RelayError
+from trio_signal.sdp import Fragment, check_offer, read_fragment
+from trio_signal.web.callers import Callers, request_address
+from trio_signal.web.calls import raw_path, read_path, to_rule
+
+_SDP = "application/sdp"
+_FRAGMENT = "application/trickle-ice-sdpfrag"
+#: Where to publish, and what a publisher gets there.
+ENDPOINT = "/whip/{room_id:path}"
+SESSION = "/whip/{room_id:path}/{session_id:path}"
+#: Whom TURN credentials are for, and who publishes, if nobody says.
+_ANYBODY = "publisher"
+#: In seconds.
+_SOON = {"Retry-After": "5"}
+
+_OTHER_SESSION = "The ICE session is another one by now"
+_STATUS = {Refusal.STREAM_TAKEN: 409, Refusal.ROOM_FULL: 503, Refusal.NOT_ALLOWED: 403}
+_ERRORS = dict.fromkeys((401, 403, 404, 413, 429, 503), Detail) | {400: Detail, 415: Detail}
+OPERATIONS = {
+    f"POST {ENDPOINT}": Operation(
+        "Publish by WHIP: the offer is answered for the media server",
+        str,
+        {**_ERRORS, 409: Detail, 422: Detail},
+        str,
+        CALLER,
+        _SDP,
+        _SDP,
+        status=201,
+    ),
+    f"PATCH {SESSION}": Operation(
+        "Add candidates (204), or restart ICE (200)",
+        str,
+        {**_ERRORS, 412: Detail, 428: Detail},
+        str,
+        CALLER,
+        _FRAGMENT,
+        _FRAGMENT,
+        empty=(204,),
+    ),
+    f"DELETE {SESSION}": Operation(
+        "End publishing",
+        str,
+        dict.fromkeys((400, 401, 403, 404, 429, 503), Detail),
+        query=CALLER,
+        media_type="text/plain",
+    ),
+}
+
+
+class WhipRoutes:
+    """The routes."""
+
+    def __init__(
+        self, publishers: Publishers, callers: Callers, settings: Settings, limits: Limits
+    ) -> None:
+        """Take what they ask."""
+        self._publishers = publishers
+        self._callers = callers
+        self._settings = settings
+        self._limits = limits
+
+    def add_to(self, app: QuartTrio) -> None:
+        """Let the app serve them."""
+        for method, path, view in (
+            ("POST", ENDPOINT, self.publish),
+            ("OPTIONS", ENDPOINT, self.describe),
+            ("PATCH", SESSION, self.change),
+            ("DELETE", SESSION, self.end),
+        ):
+            app.add_url_rule(
+                to_rule(path),
+                endpoint=f"{method} {path}",
+                view_func=view,
+                methods=[method],
+                merge_slashes=False,
+                provide_automatic_options=False,
+            )
+
+    async def describe(self, room_id: str) -> Response:
+        """Answer `OPTIONS` of both; routing cannot tell one from the other."""
+        if raw_path().count(b"/") == ENDPOINT.count("/"):
+            headers = {"Allow": "OPTIONS, POST", "Accept-Post": _SDP}
+        else:
+            headers = {"Allow": "DELETE, OPTIONS, PATCH", "Accept-Patch": _FRAGMENT}
+        return Response("", headers=headers)
+
+    # The endpoint
+
+    async def publish(self, room_id: str) -> Response:
+        """Answer `POST /whip/{room_id}`."""
+        room_id = read_path(ENDPOINT, raw_path())["room_id"]
+        identity = await self._find_caller()
+        if not (identity.grants.publish and identity.grants.admit(room_id)):
+            raise HttpError(403, "Not allowed to publish in this room")
+        offer = await _read(_SDP)
+        try:
+            credentials = check_offer(offer)
+            with ExitStack() as unless_published:
+                now = trio.current_time()
+                lease = self._limits.admit(request_address(self._settings), now)
+                unless_published.enter_context(lease)
+                lease.authenticated()
+                publisher = await self._publishers.publish(
+                    room_id, identity, offer, credentials, lease
+                )
+                unless_published.pop_all()
+        except SdpError as error:
+            raise HttpError(400, str(error)) from None
+        except NotPublishedError as error:
+            status = 422 if error.refusal is None else _STATUS.get(error.refusal, 403)
+            raise HttpError(status, str(error), _SOON if status == 503 else {}) from None
+        except RelayError as error:
+            raise HttpError(503, str(error), _SOON) from None
+        answer = Response(publisher.answer, 201, content_type=_SDP)
+        answer.headers["Location"] = f"/whip/{quote(room_id, safe='')}/{publisher.secret}"
+        answer.set_etag(publisher.etag)
+        servers = ice_servers(self._settings, identity.user_id, self._publishers.hub.turn)
+        for link in links_of(servers):
+            answer.headers.add("Link", link)
+        return answer
+
+    async def _find_caller(self) -> Identity:
+        """Who publishes; in open mode anybody may."""
+        if self._settings.wants_tokens:
+            return await self._callers.require()
+        found = await self._callers.find()
+        return found or await self._callers.find(_ANYBODY)
+
+    # The session
+
+    async def change(self, room_id: str, session_id: str) -> Response:
+        """Answer `PATCH` of a session: further candidates, or a new ICE session."""
+        found = await self._find()
+        try:
+            fragment = read_fragment(await _read(_FRAGMENT))
+            if not request.if_match:
+                text = "If-Match must be the ETag of the session, or * to restart ICE"
+                raise HttpError(428, text)
+            if isinstance(found, Publisher):
+                return await _change_here(found, fragment)
+        except SdpError as error:
+            raise HttpError(400, str(error)) from None
+        if request.if_match.star_tag:
+            raise HttpError(503, "Another replica has this session", _SOON)
+        if not request.if_match.contains(etag_of(found.secret, fragment.credentials)):
+            raise HttpError(412, _OTHER_SESSION)
+        self._publishers.hand_on(found, fragment)
+        return Response("", 204)
+
+    async def end(self, room_id: str, session_id: str) -> Response:
+        """Answer `DELETE` of a session, once it is over."""
+        found = await self._find()
+        if isinstance(found, Publisher):
+            found.close(ENDED)
+            await found.is_over.wait()
+        else:
+            try:
+                await self._publishers.end_elsewhere(found)
+            except UnconfirmedError as error:
+                raise HttpError(503, str(error), _SOON) from None
+        return Response("", content_type="text/plain")
+
+    async def _find(self) -> Publisher | Elsewhere:
+        """The session in the path; aborts with 401, 403 or 404."""
+        caller = await self._callers.require() if self._settings.wants_tokens else None
+        ids = read_path(SESSION, raw_path())
+        found = await self._publishers.find(ids["room_id"], ids["session_id"])
+        if found is None:
+            raise HttpError(404, "There is no such session")
+        if caller is not None and not found.is_by(caller):
+            raise HttpError(403, "It is somebody else's session")
+        return found
+
+
+async def _change_here(publisher: Publisher, fragment: Fragment) -> Response:
+    if not request.if_match.contains(publisher.etag):
+        raise HttpError(412, _OTHER_SESSION)
+    if fragment.credentials == publisher.credentials:
+        publisher.take(fragment)
+        return Response("", 204)
+    try:
+        answer = Response(await publisher.restart(fragment), content_type=_FRAGMENT)
+    except RelayError as error:
+        raise HttpError(503, str(error), _SOON) from None
+    answer.set_etag(publisher.etag)
+    return answer
+
+
+async def _read(media_type: str) -> str:
+    """The body, of this type; aborts with 415 or 400."""
+    if request.mimetype != media_type:
+        raise HttpError(415, f"The body must be {media_type}")
+    body = await request.get_data(as_text=False)
+    try:
+        return body.decode()
+    except UnicodeDecodeError:
+        raise HttpError(400, "The body is not UTF-8") from None
+
+
+def links_of(servers: Iterable[Mapping[str, object]]) -> Iterator[str]:
+    """STUN and TURN servers, as WHIP writes them in headers."""
+    for server in servers:
+        urls = server["urls"]
+        said = ""
+        if "username" in server:
+            said = f'; username="{server["username"]}"; credential="{server["credential"]}"'
+            said += '; credential-type="password"'
+        for url in [urls] if isinstance(urls, str) else urls:
+            yield f'<{url}>; rel="ice-server"{said}'
