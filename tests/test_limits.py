@@ -30,6 +30,7 @@ from trio_signal.limits import (
     MAX_ADDRESSES,
     Buckets,
     Limits,
+    NoLease,
     RateCounter,
     client_address,
     network_of,
@@ -856,3 +857,7 @@ def test_what_has_been_done_is_charged_to_a_bucket() -> None:
     assert buckets.spend(ANN, now=12.5) == 0
     buckets.charge(BOB, 0, now=20)
     assert len(buckets) == 0
+
+
+def test_a_session_without_a_connection_has_no_address() -> None:
+    assert NoLease().address == ""

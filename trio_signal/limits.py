@@ -260,6 +260,7 @@ class NoLease(ConnectionLease):
 
     def __init__(self) -> None:
         """Take no place."""
+        self.address = ""
         self.payer = Payer(1.0, 1, Address(1.0, 1))
         self._known = self._left = True
 

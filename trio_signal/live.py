@@ -22,6 +22,7 @@ from trio_signal.messages.identity import Identity, Live, Member, Route
 from trio_signal.notes import Notes
 from trio_signal.pacing import DELIVERY
 from trio_signal.participant import Participant
+from trio_signal.relay.route import PUBLISHED
 from trio_signal.rooms import Rooms
 
 
@@ -182,7 +183,7 @@ class LiveBroadcasts:
             return
         for user_id in users:
             target = room.peer_of(user_id, but=listener.peer_id)
-            if target is None or target.dialect != listener.dialect:
+            if target is None or target.dialect not in (listener.dialect, PUBLISHED):
                 continue
             if self._rooms.relays is not None:
                 self._rooms.relays.want(room, target, listener)

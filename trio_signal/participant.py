@@ -7,6 +7,7 @@ from typing import Protocol, Self
 import trio
 
 from trio_signal.dialects.wire import Resumes
+from trio_signal.limits import ConnectionLease
 from trio_signal.messages.commands import Close, LeaveCause
 from trio_signal.messages.events import Answer, Event
 from trio_signal.messages.identity import Identity
@@ -86,7 +87,7 @@ class Participant(ABC):
     """
 
     __slots__ = (
-        *("arrived", "closed_with", "id", "identity", "last_heard"),
+        *("arrived", "closed_with", "id", "identity", "last_heard", "lease"),
         *("left", "memberships", "negotiations", "owes", "session_tag", "stay", "to_rejoin"),
     )
 
@@ -96,6 +97,8 @@ class Participant(ABC):
         self.identity: Identity | None = None
         #: The rooms it is in, with its peer id in each.
         self.memberships: dict[str, str] = {}
+        #: Its place among the connections, if its client needs one.
+        self.lease: ConnectionLease | None = None
         #: The reason why it ends; the first one counts.
         self.closed_with: Close | None = None
         #: When it came, and when it last sent something, by Trio's clock.

@@ -56,7 +56,7 @@ class Publisher(Participant):
     """One broadcaster. Whoever knows its secret may change its ICE session, and end it."""
 
     __slots__ = (
-        *("answer", "credentials", "ingest", "is_live", "is_over", "lease", "node", "offer"),
+        *("answer", "credentials", "ingest", "is_live", "is_over", "node", "offer"),
         *("offering", "refusal", "room_id", "scope", "secret"),
     )
 
@@ -79,8 +79,7 @@ class Publisher(Participant):
         self.credentials = credentials
         self.node = node
         self.ingest: Ingest = node.ingest(self.id)
-        #: Its place among the connections.
-        self.lease = lease
+        self.lease: ConnectionLease = lease
         #: What the media server answered.
         self.answer = ""
         #: Why the room did not let it in, if so.

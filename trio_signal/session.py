@@ -78,7 +78,7 @@ class Session(Participant):
 
     __slots__ = (
         *("_alarm", "_metrics", "_scope", "close_received", "frames", "outbox"),
-        *("deadlines", "dialect", "gone_on", "lease", "malformed", "messages_out", "received"),
+        *("deadlines", "dialect", "gone_on", "malformed", "messages_out", "received"),
         *("rejoins", "request_id", "resumption", "sent", "token"),
     )
 
@@ -108,7 +108,7 @@ class Session(Participant):
         self.frames: Sink = outbox
         self._alarm = alarm
         self._metrics = metrics
-        self.lease = lease
+        self.lease: ConnectionLease = lease
         self.token = token
         self.request_id = request_id
         #: The counters of messages to clients of its dialect, by type.

@@ -26,7 +26,6 @@ from trio_signal.messages.states import (
 from trio_signal.metrics import Metrics
 from trio_signal.participant import Participant
 from trio_signal.rooms import Rooms
-from trio_signal.session import Session
 
 #: Seconds in which the others must answer.
 ANSWERING = 0.5
@@ -154,14 +153,13 @@ class Survey:
         if room is None:
             return []
         return [
-            PeerState(peer_id, class_of(address_of(peer)), peer.is_away)
+            PeerState(
+                peer_id,
+                class_of(peer.lease.address if peer.lease is not None else ""),
+                peer.is_away,
+            )
             for peer_id, peer in room.peers.items()
         ]
-
-
-def address_of(peer: Participant) -> str:
-    """The last address of a participant; empty if it has no connection."""
-    return peer.lease.address if isinstance(peer, Session) else ""
 
 
 def class_of(address: str) -> str:

@@ -1,5 +1,6 @@
 """Publishers by WHIP, with a media server in memory: what they are answered, and who sees them."""
 
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -8,10 +9,11 @@ import pytest
 
 from tests.clients import PATIENCE, Service
 from tests.conftest import Serve
-from tests.relay.cast import STREAM, answer, offered, serve_relayed, until
+from tests.relay.cast import STREAM, answer, described, offered, serve_relayed, until
 from tests.test_openapi import KEY
 from tests.test_sdp import CANDIDATE, OFFER, PASSWORD, UFRAG
 from tests.tokens import SECRET, make_token
+from trio_signal import publishing
 from trio_signal.relay.memory import MemoryServer
 
 Served = tuple[Service, MemoryServer]
@@ -21,7 +23,7 @@ FRAGMENT = (
     f"a={CANDIDATE}\r\na=end-of-candidates\r\n"
 )
 RESTART = f"a=ice-ufrag:ysXw\r\na=ice-pwd:{PASSWORD[::-1]}\r\n"
-TOKENS = {"auth": "token", "jwt_secret": SECRET}
+TOKENS: dict[str, Any] = {"auth": "token", "jwt_secret": SECRET}
 
 
 class Encoder:
@@ -116,6 +118,30 @@ async def test_a_publisher_is_seen_by_all_who_are_there_and_come(
         await encoder.publish()  # the room is free at once
 
 
+async def test_it_is_seen_in_other_dialects(http: httpx.AsyncClient) -> None:
+    async with (
+        serve_relayed() as (service, (server,)),
+        service.connect("/ws/show/eve") as eve,
+        service.connect("/api/v1/ws/connect?user_id=bob") as bob,
+    ):
+        await eve.wait_for("room_state")
+        await bob.send("join_room", room_id=STREAM)
+        await bob.wait_for("joined_room")
+        await Encoder(service, http).publish()
+        # The one asks, the other offers, as for any broadcaster.
+        await bob.wait_for("live_peer_joined", user_id="publisher")
+        await bob.send("live_status", room_id=STREAM)
+        offer = (await bob.wait_for("live_offer", from_user_id="publisher"))["payload"]
+        reply = {"room_id": STREAM, "target_user_id": "publisher"}
+        await bob.send("live_answer", payload=described("answer", "9"), **reply)
+        await eve.wait_for("broadcast-started", user_id="publisher")
+        own = described("offer", "5")
+        await eve.send("webrtc-signal", target_user_id="publisher", signal=own)
+        counter = (await eve.wait_for("webrtc-signal", from_user_id="publisher"))["signal"]
+        assert (offer["type"], counter["type"]) == ("offer", "offer")
+        await until(lambda: len(server.viewings) == 2)
+
+
 async def test_ice_starts_anew_on_the_replica_that_has_it(
     served: Served, http: httpx.AsyncClient
 ) -> None:
@@ -204,7 +230,8 @@ async def test_moderation_holds_for_publishers(http: httpx.AsyncClient) -> None:
         await encoder.publish()
         url = f"http://{service.base}{api}"
         (peer,) = (await http.get(url, headers=key)).json()["peers"]
-        assert (peer["dialect"], peer["user_id"]) == ("whip", "publisher")
+        seen = peer["dialect"], peer["user_id"], peer["address_class"]
+        assert seen == ("whip", "publisher", "loopback")
         assert peer["peer_id"] not in encoder.session  # which is a secret
         await http.delete(f"{url}/peers/{peer['peer_id']}", headers=key)
         await until(lambda: not server.ingests)
@@ -262,6 +289,28 @@ async def test_it_ends_when_its_media_do(http: httpx.AsyncClient) -> None:
         server.restart()
         await encoder.publish()
         await offered(viewer)
+    assert not server.ingests  # the server has stopped
+
+
+async def test_it_ends_with_its_token(http: httpx.AsyncClient) -> None:
+    async with serve_relayed(**TOKENS) as (service, (server,)):
+        await Encoder(service, http, make_token("ann", exp=int(time.time()) + 2)).publish()
+        assert server.ingests
+        await until(lambda: not server.ingests)
+
+
+async def test_it_ends_if_no_media_come(
+    http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publishing, "ARRIVAL", 0.1)
+    async with serve_relayed() as (service, (server,)), service.connect("/ws") as viewer:
+        await viewer.send("join-stream", streamId=STREAM)
+        await viewer.wait_for("viewer-count", count=1)
+        server.connects = False
+        await Encoder(service, http).publish()
+        await viewer.wait_for("viewer-count", count=2)
+        await viewer.wait_for("viewer-count", count=1)
+        assert not server.ingests
 
 
 def page_origin(**given: Any) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from urllib.parse import quote
 
+import msgspec
 import trio
 from quart import Response, request
 from quart_trio import QuartTrio
@@ -141,8 +142,9 @@ class WhipRoutes:
         """Who publishes; in open mode anybody may."""
         if self._settings.wants_tokens:
             return await self._callers.require()
-        found = await self._callers.find()
-        return found or await self._callers.find(_ANYBODY)
+        found = await self._callers.find() or await self._callers.find(_ANYBODY)
+        assert found is not None  # noqa: S101  it says who it is
+        return found
 
     # The session
 
@@ -209,6 +211,7 @@ async def _read(media_type: str) -> str:
     if request.mimetype != media_type:
         raise HttpError(415, f"The body must be {media_type}")
     body = await request.get_data(as_text=False)
+    assert isinstance(body, bytes)  # noqa: S101  as it was asked for
     try:
         return body.decode()
     except UnicodeDecodeError:
@@ -219,9 +222,10 @@ def links_of(servers: Iterable[Mapping[str, object]]) -> Iterator[str]:
     """STUN and TURN servers, as WHIP writes them in headers."""
     for server in servers:
         urls = server["urls"]
+        all_urls = [urls] if isinstance(urls, str) else msgspec.convert(urls, list[str])
         said = ""
         if "username" in server:
             said = f'; username="{server["username"]}"; credential="{server["credential"]}"'
             said += '; credential-type="password"'
-        for url in [urls] if isinstance(urls, str) else urls:
+        for url in all_urls:
             yield f'<{url}>; rel="ice-server"{said}'
