@@ -64,8 +64,8 @@ enum {
     BUFFER = 1 << 20,
     /* How many clients may be joining at a time, if they are not paced. */
     AT_A_TIME = 64,
-    /* The same of those that come back: some hundreds wait to be accepted. */
-    BACK_AT_A_TIME = 1000,
+    /* The same of those that come back. */
+    BACK_AT_A_TIME = 250,
     CONFIRM_AFTER = 64,
     MAX_UNCOUNTED = 8,
     /* "@@", sender, target, number, time */
@@ -127,6 +127,7 @@ struct client {
     uint32_t seen;
     /* of the messages of a chat, those it has heard; and which were said while it was away */
     unsigned char *heard;
+    uint64_t began; /* to come back */
     uint32_t away_from, away_to;
 };
 
@@ -419,6 +420,7 @@ static void start(struct client *client, int id)
     /* The two of a pair are at different servers, if there are two. */
     int port = moved ? next_port : ports[client->index % port_count];
     client->id = id;
+    client->began = now_ns();
     client->step = 0;
     client->rest_size = 0;
     client->state = CONNECTING;
@@ -583,6 +585,8 @@ static void joined(struct client *client)
             client->away_to = spoken;
             absent--;
             under_way--;
+            if (latency_count < latency_room)
+                latencies[latency_count++] = now_ns() - client->began;
         } else {
             joined_count++;
         }
@@ -903,6 +907,17 @@ static void print_usage(const char *kind, struct usage first, struct usage last,
            (unsigned long long)count, memory_kib());
 }
 
+/* The end of a phase's line. */
+static void print_latencies(void)
+{
+    qsort(latencies, latency_count, sizeof *latencies, by_size);
+    if (latency_count)
+        printf(",\"p50_ms\":%.4f,\"p90_ms\":%.4f,\"p99_ms\":%.4f,\"p999_ms\":%.4f,\"max_ms\":%.4f",
+               latency_ms(.5), latency_ms(.9), latency_ms(.99), latency_ms(.999), latency_ms(1));
+    printf("}\n");
+    fflush(stdout);
+}
+
 static void join_all(void)
 {
     uint64_t begin = now_ns();
@@ -928,6 +943,9 @@ static void run_deploy(void)
 {
     uint64_t wanted = (uint64_t)connections * (uint64_t)room_size;
     waiting = allocate(NULL, (size_t)connections * sizeof *waiting);
+    latency_count = 0;
+    latency_room = (size_t)connections;
+    latencies = allocate(latencies, latency_room * sizeof *latencies);
     phase_start = now_ns();
     struct usage first = usage_now();
     if (next_port == 0 || kill(pids[0], phase->signal) != 0)
@@ -945,8 +963,8 @@ static void run_deploy(void)
                  100. * (double)known_total / (double)wanted);
     }
     print_usage("deploy", first, usage_now(), (uint64_t)connections);
-    printf(",\"resumed\":%d,\"told_left\":%llu}\n", resumed_count, (unsigned long long)told_left);
-    fflush(stdout);
+    printf(",\"resumed\":%d,\"told_left\":%llu", resumed_count, (unsigned long long)told_left);
+    print_latencies();
 }
 
 static void begin_ticking(void)
@@ -1104,16 +1122,11 @@ static void run_phase(void)
         latency_count -= warm;
         memmove(latencies, latencies + warm, latency_count * sizeof *latencies);
     }
-    qsort(latencies, latency_count, sizeof *latencies, by_size);
     print_usage(phase->kind, first, last, last.received - first.received);
     printf(",\"pings\":%llu", (unsigned long long)pings);
     if (is_phase("drops"))
         print_drops();
-    if (latency_count)
-        printf(",\"p50_ms\":%.4f,\"p90_ms\":%.4f,\"p99_ms\":%.4f,\"p999_ms\":%.4f,\"max_ms\":%.4f",
-               latency_ms(.5), latency_ms(.9), latency_ms(.99), latency_ms(.999), latency_ms(1));
-    printf("}\n");
-    fflush(stdout);
+    print_latencies();
 }
 
 /* Reading what to do */
