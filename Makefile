@@ -14,7 +14,7 @@ SLOW := announcements browser conformance deploy floods replicas soak \
 	test_announcer.py test_compare.py test_model.py test_openapi.py test_presence.py test_workers.py
 
 # Those that try what is left to chance, as often as there is time for.
-THOROUGH := announcements/test_kills.py replicas/test_joining.py replicas/test_outages.py replicas/test_storm.py test_model.py test_resumption.py test_resuming.py
+THOROUGH := announcements/test_kills.py client/test_cancellation.py replicas/test_joining.py replicas/test_outages.py replicas/test_storm.py test_model.py test_resumption.py test_resuming.py
 
 # What people read, and no tool writes.
 PAGES := README.md CONTRIBUTING.md CHANGELOG.md SECURITY.md $(wildcard docs/*.md docs/*/*.md)

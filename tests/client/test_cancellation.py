@@ -10,11 +10,14 @@ from tests.client.bots import bot, bots, heard, receive, wait_for, wait_state
 from tests.client.lines import open_line
 from tests.clients import PATIENCE, Service
 from tests.conftest import Serve
+from tests.effort import EFFORT
 from tests.test_listener import no_descriptor_left
 from trio_signal.client import Client, Message, Peer, PeerJoined, PeerLeft, WentLive
 
 pytestmark = pytest.mark.usefixtures("front")
 
+#: Every step of the first test, if there is time for it.
+STRIDE = 2 if EFFORT == 1 else 1
 ANN, BOB = Peer("ann", "Ann"), Peer("bob", "Bob")
 
 
@@ -85,7 +88,7 @@ async def test_cancelled_at_every_step(serve: Serve) -> None:
     async with no_descriptor_left(), serve(**limits) as service, bots(service, "bob") as (bob,):
         steps, cancelled = 0, True
         while cancelled:
-            steps += 1
+            steps += STRIDE
             with trio.fail_after(PATIENCE):
                 cancelled = await run_and_cancel(lambda: stay(service.base), steps)
             await check_told(bob)
@@ -130,7 +133,7 @@ async def test_cancelled_at_every_step_of_coming_back(serve: Serve) -> None:
     ):
         steps, cancelled = 0, True
         while cancelled:
-            steps += 3
+            steps += 2 * STRIDE
             with trio.fail_after(PATIENCE):
                 cancelled = await run_and_cancel(lambda: come_back(service), steps)
             with trio.fail_after(PATIENCE):
