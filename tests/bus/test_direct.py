@@ -456,6 +456,25 @@ async def test_a_confirmation_is_waited_for_while_redis_is_slow(autojump_clock: 
     assert ("a", 0) not in scene.told
 
 
+async def test_a_confirmation_is_waited_for_while_connections_are_lost_one_after_the_other(
+    autojump_clock: MockClock,
+) -> None:
+    """Of both replicas, each for less than two seconds: five of them until it comes."""
+    async with open_scene() as scene:
+        a, b = scene.replicas.values()
+        scene.send("a", 0)
+        await trio.sleep(2 * LATE + 0.01)
+        assert scene.delivered == {"a": [0]}
+        b.lose_commands(last_words=False)
+        for _ in range(3):
+            a.lose_events()
+            await trio.sleep(1.4)
+            a.connect(commands=False)
+            await trio.sleep(0.2)
+        b.connect(commands=True)
+    assert not scene.told
+
+
 async def test_who_does_not_hear_does_not_send(autojump_clock: MockClock) -> None:
     """A sender that heard nothing of a signal would have to report it."""
     async with open_scene() as scene:

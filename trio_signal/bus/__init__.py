@@ -19,7 +19,7 @@ The contract, for every implementation:
   change the directory as well.
 - `send` goes to one replica only, and keeps the same order. A signal is delivered, or it comes
   back once as `Undelivered`, within three seconds, also if nothing is heard of that replica, or
-  within 4.5 if this one has lost Redis meanwhile, and within 8 if Redis is slow to answer.
+  within eight if this one lost a connection to Redis meanwhile, or Redis is slow to answer.
 - `broadcast` goes to all other replicas; it may be lost where one cannot be reached.
 - What a replica published itself is never told to it. Its own members it changes itself,
   in the room, before it publishes.

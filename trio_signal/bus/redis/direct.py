@@ -33,12 +33,12 @@ CONFIRMING = 0.02
 #: nothing is given up after one, besides its own length: the confirmation may be here, unread, and
 #: who is to send it may be on the same machine.
 _LATE, _READING = 0.2, 0.5
-#: Seconds beyond `GIVE_UP` for which one that may have been delivered is kept while Redis cannot be
-#: reached, and while it can be and is slow to answer: then the confirmation comes for certain.
-_LOST, _SLOW = 1.5, 5.0
-#: Seconds for an answer that is slow; and from then on, or from a new connection, to the
+#: Seconds beyond `GIVE_UP` for which one that may have been delivered is kept: while Redis is slow
+#: or a connection to it new, since the confirmation comes then for certain; and while it is away.
+_SLOW, _AWAY = 5.0, 1.5
+#: Seconds for an answer that is slow; for a connection that is away; and from there on to the
 #: confirmation.
-_UNANSWERED, _ANSWERED = 0.5, 1.5
+_UNANSWERED, _UNCONNECTED, _ANSWERED = 0.5, 2.0, 1.5
 #: Seconds after which a replica is forgotten to or from which nothing goes.
 _FORGET = 60.0
 #: How many replicas may send us signals: names in Redis may be made up.
@@ -332,7 +332,7 @@ class DirectSignals:
 
     async def run(self) -> NoReturn:
         """Confirm what came, and give up what is not confirmed; until cancelled."""
-        reading_until = lost_until = slow_until = 0.0
+        reading_until = unsure_until = connected = 0.0
         while True:
             with trio.move_on_at(self._due):
                 await self._work.wait()
@@ -340,15 +340,16 @@ class DirectSignals:
             now = trio.current_time()
             if (late := now - self._due) > _LATE:
                 reading_until = max(reading_until, now + min(late, GIVE_UP) + _READING)
-            if not self._redis.connected:
-                lost_until = now + _ANSWERED
-            elif self._redis.unanswered > _UNANSWERED:
-                slow_until = now + _ANSWERED
+            if self._redis.connected:
+                connected = now
+            if now > connected or self._redis.unanswered > _UNANSWERED:
+                unsure_until = now + _ANSWERED
             self._look_at_connections()
             self._send_held(now)
             for replica, incoming in list(self._incoming.items()):
                 self._confirm(replica, incoming, now)
-            extra = _SLOW if now < slow_until else _LOST if now < lost_until else 0.0
+            is_away = now > connected + _UNCONNECTED
+            extra = 0.0 if now >= unsure_until else _AWAY if is_away else _SLOW
             for replica, outgoing in list(self._outgoing.items()):
                 if now >= reading_until:
                     self._lose(outgoing.give_up(now - extra))
