@@ -13,6 +13,25 @@ from tests.browser.test_package import PACKAGE, ROOT, npm
 from tests.browser.visitors import ELSEWHERE, Server, expect_all_playing
 
 EXAMPLE = ROOT / "examples" / "react"
+#: Its types are checked with those of the example, which does not use this part of the package.
+BACKEND = """\
+import { ServerApi, ServerApiError, type HookEvent, verifyWebhook } from 'trio-signal/server';
+
+export async function names(secret: string): Promise<string[]> {
+  const api = new ServerApi('https://signal.example.com', secret);
+  try {
+    const room = await api.room('lobby');
+    return room.peers.map((peer) => peer.username);
+  } catch (error) {
+    if (error instanceof ServerApiError && error.status === 404) return [];
+    throw error;
+  }
+}
+
+export function roomOf(headers: Headers, body: string, secret: string): HookEvent['room'] {
+  return verifyWebhook(headers, body, secret).room;
+}
+"""
 
 Visit = Callable[..., Page]
 
@@ -31,6 +50,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / "node_modules" / path.name).symlink_to(path)
     (folder / "node_modules" / "trio-signal").unlink()
     shutil.copytree(PACKAGE, folder / "node_modules" / "trio-signal")
+    (folder / "src" / "backend.ts").write_text(BACKEND)
     npm("run", "check", folder=folder)
     npm("run", "build", "--", "--minify=false", folder=folder)  # so React is in its strict mode
     return folder
