@@ -16,6 +16,8 @@ from tests.janus import SECRET, Janus, run_janus
 #: Served by the broadcaster itself; and all viewers.
 DIRECT = 4
 VIEWERS = 6 if EFFORT == 1 else 20
+#: Seconds after which a handle must be gone; half of them are for a machine that has much to do.
+GONE = 4.0
 #: Bytes that the page has sent, on all its peer connections.
 BYTES_SENT = """async () => {
     let sent = 0;
@@ -88,7 +90,7 @@ def test_viewers_beyond_the_fourth(visit: Callable[..., Page], janus: Janus) -> 
     # A viewer leaves: there remain the replica's own handle, the broadcaster's, that of the
     # participant that hears of it, and those of the other viewers.
     close_tab(relayed.pop())
-    wait_for_handles(janus, 3 + len(relayed), seconds=2)
+    wait_for_handles(janus, 3 + len(relayed), GONE)
 
     # A crash.
     killed = time.monotonic()
@@ -123,5 +125,7 @@ def test_viewers_beyond_the_fourth(visit: Callable[..., Page], janus: Janus) -> 
         assert left(viewer) == []
 
     close_tab(broadcaster)
-    wait_for_handles(janus, 1, seconds=2)
-    assert janus.rooms() == {}
+    wait_for_handles(janus, 1, GONE)
+    until = time.monotonic() + GONE
+    while janus.rooms():
+        assert time.monotonic() < until

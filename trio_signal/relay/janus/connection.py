@@ -271,7 +271,7 @@ class Session:
         return await wrap_client_stream(
             nursery,
             cast(trio.SocketStream, secured),  # any stream will do
-            f"{self._address.host}:{self._address.port}",
+            self._address.netloc,
             self._address.path,
             subprotocols=["janus-protocol"],
             max_message_size=_MAX_MESSAGE,

@@ -27,6 +27,8 @@ from trio_signal.relay.janus.words import Feed, Message
 
 #: Seconds for a broadcaster to offer again that has closed its peer connection: then it has gone.
 COMES_BACK = 3.0
+#: Seconds for a broadcast to be there that should be.
+PUBLISHED_WITHIN = 1.0
 #: Events that wait for whoever reads them: there are some for each change of the tracks.
 _EVENTS = 16
 
@@ -310,11 +312,15 @@ class Watcher:
             self.lost("nobody watches")
 
     async def wait_published(self) -> Tracks:
-        """What is published, as soon as something is; raises RelayError if that is over."""
-        while not self.tracks:
-            if self._over is not None:
-                raise RelayError(self._over)
-            await self._changed.wait()
+        """What is published, as soon as something is.
+
+        Raises RelayError if that is over, or not so for a while.
+        """
+        with trio.move_on_after(PUBLISHED_WITHIN):
+            while not self.tracks and self._over is None:
+                await self._changed.wait()
+        if not self.tracks:
+            raise RelayError(self._over or "the broadcaster sends nothing there")
         return self.tracks
 
     def heard(self, message: Message) -> None:

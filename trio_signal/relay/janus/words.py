@@ -44,6 +44,8 @@ class Address(NamedTuple):
     path: str
     #: Its `api_secret`; none if empty.
     secret: str
+    #: As the `Host` header has it.
+    netloc: str
 
     @classmethod
     def of(cls, url: str, token: str = "") -> Self:
@@ -63,6 +65,7 @@ class Address(NamedTuple):
             secure=secure,
             path=parts.path or "/",
             secret=unquote(parts.password or "") or token,
+            netloc=where,
         )
 
 
