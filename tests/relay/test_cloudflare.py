@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 
@@ -14,8 +15,13 @@ from aiortc.mediastreams import AudioStreamTrack, VideoStreamTrack
 
 from tests.clients import PATIENCE
 from tests.cloudflare import SECRET, Asked, Reply
+from tests.conftest import serve_once, settings
+from tests.relay.cast import STREAM, cast, offered
 from tests.relay.peers import Peer, Peers, run_peers
 from tests.relay.sfu import APP, Sfu, open_sfu
+from trio_signal import cloudflare
+from trio_signal.doctor.facts import RelayFacts, ask_relays
+from trio_signal.errors import SettingError
 from trio_signal.relay import (
     DEADLINE,
     Ingest,
@@ -29,6 +35,7 @@ from trio_signal.relay import (
 )
 from trio_signal.relay.cloudflare import CloudflareNode, keeper, legs, node
 from trio_signal.relay.cloudflare.sdp import fingerprints, in_one_stream, sending, with_bitrate
+from trio_signal.relay.nodes import nodes_of
 
 BITRATE = 1_000_000
 BROWSER = "".join(
@@ -348,6 +355,7 @@ async def test_a_silent_api_ends_nothing_that_is_there(sfu: Sfu, peers: Peers) -
     ("secret", "app", "problem"),
     [
         ("another", APP, "refuses the secret (401, unauthorized: Bad secret)"),
+        ("", APP, "TRIO_SIGNAL_RELAY_TOKEN is not set"),
         (SECRET, "nope", "refuses (404, not_found: No such app)"),
     ],
 )
@@ -356,8 +364,20 @@ async def test_a_wrong_secret_or_app_degrades_the_node(
 ) -> None:
     async with running(sfu, secret, app) as made:
         assert made.degraded == "not asked yet"
+        with pytest.raises(RelayError, match=re.escape(problem)):
+            await made.probe()
         await wait_until(lambda: made.degraded == problem)
         assert made.name == f"cloudflare:{app}"
+
+
+async def test_settings_make_a_node(sfu: Sfu, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cloudflare, "BASE_URL", sfu.api.url)
+    given = settings(relay_urls=f"cloudflare:{APP}", relay_token=SECRET)
+    (made,) = nodes_of(given)
+    assert made.name == f"cloudflare:{APP}"
+    assert await ask_relays(given) == {made.name: RelayFacts("it answers")}
+    with pytest.raises(SettingError, match="cloudflare:APP_ID"):
+        settings(relay_urls="cloudflare:a/b")
 
 
 async def test_a_node_that_stops_loses_its_legs(sfu: Sfu, peers: Peers) -> None:
@@ -372,3 +392,32 @@ async def test_a_node_that_stops_loses_its_legs(sfu: Sfu, peers: Peers) -> None:
     await expect_lost(ingest)
     ingest.close()
     assert here.degraded == "stopped"
+
+
+async def test_a_stream_reaches_its_viewers_through_it(
+    sfu: Sfu, peers: Peers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cloudflare, "BASE_URL", sfu.api.url)
+    given = {"relay_urls": f"cloudflare:{APP}", "relay_token": SECRET, "relay_from": "0"}
+    peer = await new_caster(peers)
+    async with serve_once(**given) as service, cast(service) as show:
+        await wait_until(lambda: sfu.sessions)  # the server has asked whether it is there
+        viewers = [await show.viewer() for _ in range(2)]
+        relay = await show.asked()
+        assert relay.startswith("relay_")
+        described = {"type": "offer", "sdp": await peer.offer()}
+        of_relay = {"streamId": STREAM, "viewerId": relay}
+        await show.caster.send("webrtc-offer", offer=described, **of_relay)
+        answer = await show.caster.wait_for("webrtc-answer", viewerId=relay)
+        await peer.take(answer["answer"]["sdp"])
+        for viewer in viewers:
+            page = peers.new()
+            described = {"type": "answer", "sdp": await page.answer(await offered(viewer))}
+            await viewer.send("webrtc-answer", streamId=STREAM, answer=described)
+            await see(page)
+        await wait_until(lambda: open_tracks(sfu) == 3)
+        await viewers[0].close()
+        await wait_until(lambda: open_tracks(sfu) == 2)
+        assert {message["type"] for message in await show.caster.settle()} == {"viewer-count"}
+        await show.caster.close()
+        await wait_until(lambda: open_tracks(sfu) == 0)
