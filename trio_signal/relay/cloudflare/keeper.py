@@ -116,7 +116,7 @@ class Keeper:
                 return
             if pause is not None:
                 await trio.sleep(pause)
-        logger.warning("cannot close tracks at %s; they end when their connection does", self.name)
+        logger.info("cannot close tracks at %s; they end when their connection does", self.name)
 
 
 class Feed:

@@ -8,7 +8,7 @@ import trio
 from trio_signal.cloudflare import CloudflareError, open_cloudflare
 from trio_signal.config import Settings
 from trio_signal.relay import DEADLINE, Ingest, Node, RelayError, Viewing
-from trio_signal.relay.cloudflare.app import App, is_over
+from trio_signal.relay.cloudflare.app import App
 from trio_signal.relay.cloudflare.keeper import Keeper
 from trio_signal.relay.cloudflare.legs import CloudflareIngest, CloudflareViewing
 
@@ -79,8 +79,7 @@ class CloudflareNode(Node):
             try:
                 session = await self._look(app, session)
             except CloudflareError as error:
-                # That the session has expired says as well that the API takes our secret.
-                problem = None if is_over(error) else str(error)
+                session, problem = None, str(error)
             if problem != self._problem:
                 logger.log(
                     logging.INFO if problem is None else logging.WARNING,
@@ -99,10 +98,15 @@ class CloudflareNode(Node):
         """Ask it about a session, or for a new one. Raises CloudflareError."""
         if not self._token:
             raise CloudflareError("TRIO_SIGNAL_RELAY_TOKEN is not set")
-        if session is None:
-            return await app.new_session()
-        await app.state(session)
-        return session
+        if session is not None:
+            try:
+                await app.state(session)
+            except CloudflareError as error:
+                if error.status is None:
+                    raise
+            else:
+                return session
+        return await app.new_session()  # the other has expired, perhaps
 
     def _end(self) -> None:
         self._problem = "stopped"
