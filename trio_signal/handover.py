@@ -110,11 +110,7 @@ class Handover:
                     *(asked_at, owner_of(identity, claims), resume.received),
                 )
         go_on = partial(self._resume, asked_at, newcomer, identity, claims, resume)
-        try:
-            session = await self._wait(tag, claimant, go_on)
-        except NotResumedError as error:
-            self._metrics.not_resumed[error.reason] += 1
-            raise
+        session = await self._wait(tag, claimant, go_on)
         if session is None:
             newcomer.close(_REPLACED)
         return session or newcomer
@@ -163,6 +159,7 @@ class Handover:
             if claimant.is_chosen and self._resuming.has(tag):
                 return go_on()
         if claimant.reason is not None:
+            self._metrics.not_resumed[claimant.reason] += 1
             raise NotResumedError(claimant.reason)
         return None
 

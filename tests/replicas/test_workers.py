@@ -6,21 +6,24 @@ import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from random import Random
 
 from tests.redis.server import RedisServer, open_redis_server
 from tests.replicas.guests import open_party
 from tests.replicas.processes import LEASE, Replica, kept_keys, open_replica
+from tests.test_resuming import Walker
+from tests.traveller import Traveller
 
 
 @asynccontextmanager
 async def open_workers(
-    directory: Path, **given: object
+    directory: Path, count: int = 3, **given: object
 ) -> AsyncIterator[tuple[Replica, RedisServer]]:
-    """Three workers, and Redis."""
+    """Some workers, and Redis."""
     async with open_redis_server(directory) as redis:
         environment = {"REDIS_URL": redis.url, "TRIO_SIGNAL_LEASE": LEASE, **given}
-        async with open_replica("--workers", "3", **environment) as parent:
-            await parent.wait_logged("is ready, process", 3)
+        async with open_replica("--workers", str(count), **environment) as parent:
+            await parent.wait_logged("is ready, process", count)
             yield parent, redis
 
 
@@ -79,3 +82,40 @@ async def test_workers_end_when_the_parent_is_killed(tmp_path: Path) -> None:
         party.lost.clear()
         await parent.wait_all_gone()
         assert await kept_keys(redis) == []
+
+
+async def test_sessions_go_on_at_whichever_worker(tmp_path: Path) -> None:
+    """After a cut, the end of a worker, and that of all: nobody has left, nothing is lost."""
+    # However long it takes here to start.
+    settings = {"TRIO_SIGNAL_DRAIN": 5, "TRIO_SIGNAL_RESUME_GRACE": 600}
+    async with open_workers(tmp_path, 2, **settings) as (parent, redis):
+        chance = Random(1)
+        walkers = [Walker(parent.base, "r", Traveller(name), chance) for name in ("ann", "bob")]
+        for walker in walkers:
+            await walker.settle()
+        ann, bob = walkers
+        while "user_joined" not in ann.traveller.types:
+            await ann.read(65536)
+        for _ in range(6):  # in one case of 64 it is always the same worker
+            await ann.cut()
+            await bob.say()
+            await ann.settle()
+        os.kill(workers(parent)[0], signal.SIGTERM)
+        await parent.wait_logged("is ready, process", 3)
+        for walker in walkers:
+            await walker.say()
+            await walker.settle()
+        assert await parent.end(signal.SIGTERM) == 0
+        environment = {"REDIS_URL": redis.url, **settings}
+        async with open_replica("--workers", "2", **environment) as again:
+            for walker in walkers:
+                walker.base = again.base
+                await walker.cut()
+                await walker.settle()
+            for walker, other in ((ann, bob), (bob, ann)):
+                while len(walker.traveller.heard) < other.traveller.number:
+                    await walker.read(65536)
+                assert walker.traveller.heard == list(range(1, other.traveller.number + 1))
+            for walker in walkers:
+                await walker.close()
+            await again.stop()
