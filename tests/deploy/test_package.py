@@ -115,7 +115,7 @@ def test_the_lock_has_what_the_package_needs() -> None:
     versions = dict(re.findall(r"^([\w.-]+)==(\S+)", LOCK.read_text(), re.MULTILINE))
     project = loads((ROOT / "pyproject.toml").read_text())["project"]
     assert project["dependencies"]
-    for line in project["dependencies"]:
+    for line in [*project["dependencies"], *project["optional-dependencies"]["postgres"]]:
         needed = Requirement(line)
         assert versions[needed.name] in needed.specifier
 
