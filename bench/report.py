@@ -131,7 +131,7 @@ TARGETS = (
     ("fan-out 2,000, us of CPU each", "node ws", 0.8),
     ("connect and stay, connections/s", "node ws", 1.2),
     ("churn, connections/s", "node ws", 0.8),
-    ("churn, connections/s", "fastapi", 1.0),
+    ("churn, connections/s", "fastapi", 4.0),
     ("idle, KiB each", "fastapi", 0.4),
     ("idle, CPU ppm each", "node ws", 0.6),
     ("storm, s until all know all", "node ws", 0.14),
