@@ -111,6 +111,7 @@ class Membership:
             reserved=command.reserve and identity.verified,
             wire=WIRE,
             session=peer.session_tag,
+            relays=command.relays,
         )
 
     async def _recall(self, room_id: str, identity: Identity) -> tuple[str, str | None]:

@@ -210,7 +210,12 @@ class Service:
         session.lease.authenticated()
         settings = self.settings
         ice = ice_servers(settings, identity.user_id, self.hub.turn)
-        info = ServerInfo(ice, settings.heartbeat, quality=settings.quality_interval)
+        info = ServerInfo(
+            ice,
+            settings.heartbeat,
+            quality=settings.quality_interval,
+            relays=self.hub.relays is not None,
+        )
         if claims.resume is not None:
             if await self._resume(session, identity, claims, claims.resume):
                 return

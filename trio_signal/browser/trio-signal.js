@@ -1812,6 +1812,151 @@ class Quality {
   }
 }
 
+// Broadcasts that go through a media server: once from who is live, and then to many.
+
+/** The one connection by which our broadcast gets to a media server, of which there are no others. */
+class Uplink {
+  id;
+  #pc;
+  #senders;
+  #tell;
+
+  /** `id` is how the media server is addressed; `streams` are those that we publish. */
+  constructor(id, { iceServers, streams, tell }) {
+    this.id = id;
+    this.#tell = tell;
+    this.#pc = new RTCPeerConnection({ iceServers, bundlePolicy: 'max-bundle' });
+    this.#pc.onicecandidate = ({ candidate }) => {
+      if (candidate) tell('ice_candidate', 'candidate', candidate.toJSON());
+    };
+    const main = mainOf(streams);
+    this.#senders = ['audio', 'video'].map((kind) => {
+      const { sender } = this.#pc.addTransceiver(kind, { direction: 'sendonly', streams: [main] });
+      return { kind, sender };
+    });
+    this.send(streams);
+    this.#offer();
+  }
+
+  get connection() {
+    return this.#pc;
+  }
+
+  /** Sends the main stream as it is now; this needs no new offer. */
+  send(streams) {
+    const tracks = mainOf(streams)?.getTracks() ?? [];
+    for (const { kind, sender } of this.#senders) {
+      sender.replaceTrack(tracks.find((track) => track.kind === kind) ?? null).catch(() => {});
+    }
+  }
+
+  async #offer() {
+    await this.#pc.setLocalDescription();
+    this.again();
+  }
+
+  /** The media server has asked once more: an offer that was not answered may have been lost. */
+  again() {
+    if (this.#pc.signalingState !== 'have-local-offer') return;
+    const { type, sdp } = this.#pc.localDescription;
+    this.#tell('offer', 'offer', { type, sdp });
+  }
+
+  answered({ type, sdp }) {
+    if (this.#pc.signalingState === 'have-local-offer') {
+      this.#pc.setRemoteDescription({ type, sdp }).catch(() => {});
+    }
+  }
+
+  close() {
+    this.#pc.onicecandidate = null;
+    this.#pc.close();
+  }
+}
+
+/** The connection by which a media server brings us a peer's broadcast. */
+class Downlink {
+  streams = new Map();
+  #origin;
+  #pc;
+  #tell;
+  #stats = new StatsReader();
+
+  constructor(offer, { iceServers, tell, onState, onStream }) {
+    this.#origin = originOf(offer);
+    this.#tell = tell;
+    this.#pc = new RTCPeerConnection({ iceServers, bundlePolicy: 'max-bundle' });
+    this.#pc.onicecandidate = ({ candidate }) => {
+      if (candidate) tell('ice_candidate', 'candidate', candidate.toJSON());
+    };
+    this.#pc.onconnectionstatechange = onState;
+    const stream = new MediaStream(); // what a media server calls it is no name of ours
+    this.#pc.ontrack = ({ track }) => {
+      for (const old of stream.getTracks()) if (old.kind === track.kind) stream.removeTrack(old);
+      stream.addTrack(track);
+      this.streams.set(MAIN, stream);
+      onStream(stream, MAIN);
+    };
+  }
+
+  /** Whether an offer is for this connection; another one needs a connection of its own. */
+  isFor(offer) {
+    return originOf(offer) === this.#origin && this.#pc.connectionState !== 'failed';
+  }
+
+  /** Takes an offer. One that comes again gets its answer again. */
+  async offered({ type, sdp }) {
+    const pc = this.#pc;
+    if (pc.currentRemoteDescription?.sdp !== sdp) {
+      await pc.setRemoteDescription({ type, sdp });
+      await pc.setLocalDescription();
+    }
+    this.#tell('answer', 'answer', { type: 'answer', sdp: pc.localDescription.sdp });
+  }
+
+  get connection() {
+    return this.#pc;
+  }
+
+  /** @returns {LinkState} */
+  get state() {
+    const state = this.#pc.connectionState;
+    if (state === 'new') return 'connecting';
+    return state === 'disconnected' ? 'interrupted' : state;
+  }
+
+  get level() {
+    const sources = this.#pc.getReceivers().flatMap((receiver) => receiver.getSynchronizationSources());
+    return Math.max(0, ...sources.map(({ audioLevel }) => audioLevel ?? 0));
+  }
+
+  /** @returns {Promise<PeerStats>} */
+  async stats() {
+    return this.#stats.read(await this.#pc.getStats(), () => MAIN);
+  }
+
+  /** The same without bitrates, and without a change to those of `stats`. */
+  async glance() {
+    return new StatsReader().read(await this.#pc.getStats(), () => MAIN);
+  }
+
+  /** How many packets have come, of whatever kind; NaN if the browser does not count them. */
+  async packetsReceived() {
+    const stats = [...(await this.#pc.getStats()).values()];
+    return stats.find((s) => s.type === 'transport')?.packetsReceived ?? NaN;
+  }
+
+  close() {
+    this.#pc.onicecandidate = this.#pc.ontrack = this.#pc.onconnectionstatechange = null;
+    this.#pc.close();
+  }
+}
+
+/** What a description says of the connection that made it: the start of its line `o=`. */
+function originOf({ sdp }) {
+  return /^o=\S+ (\S+)/m.exec(sdp)?.[1];
+}
+
 // Who of several speaks.
 
 const EVERY = 200; // ms
@@ -1875,6 +2020,8 @@ class SpeakerWatch {
 // A room: who is here, who is live, and a link to each of them.
 
 const ASK_AFTER = 1_000; // ms that a live peer has for its offer before we make one
+const RELAY_WITHIN = 10_000; // ms; the same where a media server may bring it
+const PLACED_WITHIN = 1_000; // ms for the server to say whom a media server serves
 const STOP_AFTER = 2_000; // ms; one that is live again within this never stopped
 const RETURN_WITHIN = 30_000; // ms for a peer whose media flow, while the server has lost it
 const LISTEN_EVERY = 400; // ms; the packets of such a peer are counted
@@ -1942,6 +2089,11 @@ export class Room {
   #listeners = new Listeners();
   #links = new Map(); // peer's id -> Link
   #channels = new Map(); // peer's id -> Channels
+  #mayRelay = false; // whether the server has media servers
+  #uplink = null; // to one, with our broadcast
+  #downlinks = new Map(); // peer's id -> Downlink, with its broadcast
+  #relayed = new Set(); // ids of those that a media server serves with ours
+  #placing = 0; // timer; until then it is not known whom
   #speakers;
   #quality;
   #timers = new Map(); // peer's id -> what is going to happen to it, by name
@@ -1965,7 +2117,7 @@ export class Room {
     this.#id = clientId ?? randomId();
     this.me = { id: this.#id, name: username ?? '' };
     this.#speakers = new SpeakerWatch({
-      levels: () => new Map([...this.#links].map(([id, link]) => [id, link.level])),
+      levels: () => new Map([...this.#links, ...this.#downlinks].map(([id, link]) => [id, link.level])),
       isWanted: () => this.#listeners.any('speaker') && this.state !== 'closed',
       onSpeaker: (id) => {
         this.speaker = this.peers.get(id) ?? null;
@@ -1973,12 +2125,12 @@ export class Room {
       },
     });
     this.#quality = new Quality({
-      links: () => this.#links.values(),
+      links: () => [...this.#links.values(), ...this.#downlinks.values()],
       expects: (link) => this.#expectsMedia(link),
       send: (report) => this.#signaling.send(report),
     });
     this.#signaling = new Signaling(socketUrl(url, room), {
-      hello: async () => ({ token: await askFor(secret), clientId: this.#id, username }),
+      hello: async () => ({ token: await askFor(secret), clientId: this.#id, username, relay: media }),
       onMessage: (message) => this.#received(message),
       onState: (state, reason, code) => this.#stateChanged(state, reason, code),
       isOther: (code, reason) => code === POLICY && reason === ID_IN_USE && this.#takeFreshId(),
@@ -2031,7 +2183,10 @@ export class Room {
     this.#names.add(name);
     this.streams.set(name, stream);
     this.#outgoing.set(name, { tracks: stream.getTracks(), ...options });
+    const wasLive = this.#declared;
     this.#tellLive();
+    this.#uplink?.send(this.streams);
+    if (this.#mayRelay && !wasLive && this.#declared) this.#soonServe();
     for (const id of this.peers.keys()) this.#serve(id);
   }
 
@@ -2049,7 +2204,9 @@ export class Room {
       this.#outgoing.delete(one);
     }
     for (const link of this.#links.values()) link.send();
+    this.#uplink?.send(this.streams);
     this.#tellLive();
+    if (!this.published) this.#forgetRelays();
   }
 
   /**
@@ -2095,6 +2252,7 @@ export class Room {
       return;
     }
     if (state === 'closed') this.#quality.start(0);
+    if (state === 'closed') this.#closeUplink();
     if (state === 'closed') for (const id of [...this.peers.keys()]) this.#drop(id, false);
     if (state !== 'joined') this.#emit('state', state, reason);
   }
@@ -2112,8 +2270,12 @@ export class Room {
     else if (type === 'user_left') this.#departed(id, message.cause);
     else if (type === 'broadcast_started') this.#wentLive(message);
     else if (type === 'broadcast_stopped') this.#stoppedLive(id);
+    else if (type === 'offer' && message.relay) this.#relayOffered(from, message.offer);
     else if (type === 'offer') this.#offered(from, message.offer);
+    else if (type === 'answer' && from === this.#uplink?.id) this.#uplink.answered(message.answer);
     else if (type === 'answer') this.#answered(from, message.answer);
+    else if (type === 'relay') this.#placed(message);
+    else if (type === 'relay_over') this.#closeUplink(message.offer_to);
     else if (type === 'ice_candidate') this.#candidate(from, message.candidate);
     else if (type === 'message') this.#told(from, message.data);
     else if (type === 'error') this.#refused(message);
@@ -2128,8 +2290,11 @@ export class Room {
     return true;
   }
 
-  #joined({ client_id, user, ice_servers, quality }) {
+  #joined({ client_id, user, ice_servers, quality, relay = false }) {
     this.#quality.start(quality);
+    this.#mayRelay = relay;
+    this.#forgetRelays(); // they will be said again
+    if (relay && this.published) this.#soonServe();
     // To the others we are somebody new, and which side is the polite one may be different.
     if (client_id !== this.me.id) for (const id of [...this.peers.keys()]) this.#drop(id);
     this.me = { id: client_id, name: user };
@@ -2167,7 +2332,7 @@ export class Room {
     const known = this.peers.get(id);
     if (known) return this.#returned(known, name);
     const peer = new Peer(id, name, {
-      linkOf: (who) => this.#links.get(who),
+      linkOf: (who) => this.#downlinks.get(who) ?? this.#links.get(who),
       channelOf: (...wanted) => this.#channel(...wanted),
     });
     this.peers.set(id, peer);
@@ -2225,7 +2390,7 @@ export class Room {
     peer.silent = false;
     if (away) {
       this.#emit('away', peer);
-      if (peer.away) this.#listenTo(peer, this.#links.get(peer.id));
+      if (peer.away) this.#listenTo(peer, this.#downlinks.get(peer.id) ?? this.#links.get(peer.id));
     } else {
       this.#never(peer.id, 'listen');
       this.#emit('back', peer);
@@ -2236,7 +2401,8 @@ export class Room {
   /** While a peer is away, its media tell whether it is there. */
   async #listenTo(peer, link, before = -1, silences = 0) {
     const packets = (await link?.packetsReceived()) ?? before;
-    if (!peer.away || this.peers.get(peer.id) !== peer || this.#links.get(peer.id) !== link) return;
+    if (!peer.away || this.peers.get(peer.id) !== peer) return;
+    if ((this.#downlinks.get(peer.id) ?? this.#links.get(peer.id)) !== link) return;
     const silent = Object.is(packets, before) ? silences + 1 : 0;
     if (silent < SILENCES) {
       this.#soon(peer.id, 'listen', LISTEN_EVERY, () => this.#listenTo(peer, link, packets, silent));
@@ -2254,6 +2420,8 @@ export class Room {
     for (const timer of Object.values(this.#timers.get(id))) clearTimeout(timer);
     this.#links.get(id)?.close();
     this.#links.delete(id);
+    this.#closeDownlink(id);
+    this.#relayed.delete(id);
     this.#addressees.delete(id);
     peer.state = 'none';
     if (tell) this.#ended(id);
@@ -2291,7 +2459,8 @@ export class Room {
       if (hasTracks(stream)) this.#streamed(id, stream, name); // it never ceased
       if (!this.peers.has(id)) return;
     }
-    if (!this.#links.has(id)) this.#soon(id, 'ask', ASK_AFTER, () => this.#ask(id));
+    const patience = this.#mayRelay ? RELAY_WITHIN : ASK_AFTER;
+    if (!this.#links.has(id)) this.#soon(id, 'ask', patience, () => this.#ask(id));
   }
 
   /** A peer that reconnects stops and is live again at once. Nobody need see that. */
@@ -2306,6 +2475,7 @@ export class Room {
     const peer = this.peers.get(id);
     this.#never(id, 'stop');
     this.#never(id, 'ask');
+    this.#closeDownlink(id);
     if (!peer?.live && !peer?.stream) return;
     peer.live = null;
     for (const name of [...peer.streams.keys()]) this.#removed(peer, name);
@@ -2328,26 +2498,29 @@ export class Room {
 
   /** Who publishes makes the offer. */
   #serve(id) {
-    if (!this.published || !this.#wantsMedia) return;
+    if (!this.published || !this.#wantsMedia || this.#placing || this.#relayed.has(id)) return;
     if (this.#links.has(id)) this.#links.get(id).open();
     else this.#link(id).open();
   }
 
   /** No offer came: it was lost, or it is a client that waits for ours. */
   #ask(id) {
-    if (this.#wantsMedia && !this.#links.has(id)) this.#link(id).open();
+    if (this.#wantsMedia && !this.#links.has(id) && !this.#downlinks.has(id)) this.#link(id).open();
   }
 
   #link(id) {
     this.#links.get(id)?.close();
     const link = new Link({
       iceServers: this.#iceServers,
-      outgoing: this.#outgoing,
+      outgoing: this.#relayed.has(id) ? new Map() : this.#outgoing,
       channels: this.#channels.get(id),
       polite: this.me.id < id,
       tell: (type, field, value) => this.#signaling.send({ type, to: id, [field]: value }),
       onState: () => this.#linkChanged(id, link),
-      onStream: (stream, name) => this.#streamed(id, stream, name),
+      onStream: (stream, name) => {
+        this.#closeDownlink(id); // it is served directly again
+        this.#streamed(id, stream, name);
+      },
       onSilence: (name) => this.#silenced(id, name),
       onError: (error) => this.#emit('error', error),
     });
@@ -2359,22 +2532,23 @@ export class Room {
 
   #linkChanged(id, link) {
     const peer = this.peers.get(id);
-    if (this.#links.get(id) !== link || !peer) return;
+    if ((this.#downlinks.get(id) ?? this.#links.get(id)) !== link || !peer) return;
     if (this.#isLost(id) && link.state !== 'connected') return this.#drop(id);
     if (peer.state === link.state) return;
     peer.state = link.state;
     if (peer.state === 'connected') this.#forget(peer, link.streams);
-    if (this.#links.get(id) !== link) return; // a listener left the room
+    if (!this.peers.has(id)) return; // a listener left the room
     this.#emit('connection', peer);
     if (link.state === 'failed') this.#quality.failed();
+    if (this.#downlinks.get(id) === link) return; // the media server offers anew
     if (link.state === 'failed' && !link.restart()) this.#link(id).open();
   }
 
   /** Where a link should have media by now, if anywhere. */
   #expectsMedia(link) {
-    const [id] = [...this.#links].find(([, one]) => one === link) ?? [];
+    const [id] = [...this.#links, ...this.#downlinks].find(([, one]) => one === link) ?? [];
     if (this.peers.get(id)?.live) return 'received';
-    return this.published ? 'sent' : null;
+    return this.published && !this.#relayed.has(id) ? 'sent' : null;
   }
 
   /** What came by an earlier connection, and does not come by this one. */
@@ -2411,6 +2585,85 @@ export class Room {
   #removed(peer, name) {
     const stream = peer.streams.get(name);
     if (peer.streams.delete(name)) this.#emit('removed', stream, peer, name);
+  }
+
+  // Through a media server
+
+  /** We went live: the server says whom a media server serves, before we offer to anybody. */
+  #soonServe() {
+    clearTimeout(this.#placing);
+    this.#placing = setTimeout(() => this.#placed({}), PLACED_WITHIN);
+  }
+
+  /** These peers are served by the media server at `offer_to`; without that, by us. */
+  #placed({ for: ids = [], offer_to: relay = null }) {
+    for (const id of ids) relay ? this.#relayed.add(id) : this.#relayed.delete(id);
+    if (relay) return this.#offerTo(relay);
+    clearTimeout(this.#placing);
+    this.#placing = 0;
+    for (const id of ids) this.#links.get(id)?.close();
+    for (const id of ids) this.#links.delete(id); // one without our streams
+    for (const id of this.peers.keys()) if (!this.#links.has(id)) this.#serve(id);
+  }
+
+  #offerTo(relay) {
+    if (!this.published || !this.#wantsMedia) return;
+    if (this.#uplink?.id === relay) return this.#uplink.again();
+    this.#closeUplink();
+    this.#uplink = new Uplink(relay, {
+      iceServers: this.#iceServers,
+      streams: this.streams,
+      tell: (type, field, value) => this.#signaling.send({ type, to: relay, [field]: value }),
+    });
+  }
+
+  /** Who was served by a media server has no streams from us. */
+  #forgetRelays() {
+    this.#closeUplink();
+    for (const id of this.#relayed) this.#links.get(id)?.close();
+    for (const id of this.#relayed) this.#links.delete(id);
+    this.#relayed.clear();
+    clearTimeout(this.#placing);
+    this.#placing = 0;
+  }
+
+  #closeUplink(id = this.#uplink?.id) {
+    if (this.#uplink?.id !== id) return;
+    this.#uplink?.close();
+    this.#uplink = null;
+  }
+
+  /** A media server brings us the broadcast of a peer. */
+  async #relayOffered(from, offer) {
+    if (!this.peers.has(from) || !this.#wantsMedia || !offer) return;
+    this.#never(from, 'ask');
+    if (!this.#downlinks.get(from)?.isFor(offer)) this.#openDownlink(from, offer);
+    const link = this.#downlinks.get(from);
+    try {
+      await link.offered(offer);
+    } catch (error) {
+      if (this.#downlinks.get(from) === link) this.#emit('error', error);
+    }
+  }
+
+  #openDownlink(id, offer) {
+    this.#downlinks.get(id)?.close();
+    const link = new Downlink(offer, {
+      iceServers: this.#iceServers,
+      tell: (type, field, value) => this.#signaling.send({ type, to: id, relay: true, [field]: value }),
+      onState: () => this.#linkChanged(id, link),
+      onStream: (stream, name) => this.#streamed(id, stream, name),
+    });
+    this.#downlinks.set(id, link);
+    this.#quality.watch(link);
+    this.#linkChanged(id, link);
+  }
+
+  #closeDownlink(id) {
+    this.#downlinks.get(id)?.close();
+    if (!this.#downlinks.delete(id)) return;
+    if (this.#links.has(id)) this.#linkChanged(id, this.#links.get(id));
+    else if (this.peers.has(id)) this.peers.get(id).state = 'none';
   }
 
   // Data

@@ -44,11 +44,16 @@ from trio_signal.messages.events import (
     Expiring,
     Joined,
     Left,
+    LiveNow,
     News,
     Notice,
     Refusal,
     Refused,
+    RelayAsked,
+    RelayDone,
+    RelayFailed,
     Renewed,
+    ServeDirectly,
     ServerSaid,
     Signalled,
     StoppedLive,
@@ -59,6 +64,8 @@ from trio_signal.messages.identity import Identity, MediaType, Member, ServerInf
 
 #: The version of this protocol, told in `auth_success`.
 PROTOCOL = 1
+#: Marks signals between a viewer and a media server; others may go between the same two peers.
+RELAY = "relay"
 #: How the types begin of what a session does not count.
 _UNCOUNTED = ("ping", "pong", "auth_", "token_", "resumed", "not_resumed")
 _CLIENT_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -81,6 +88,7 @@ class AuthToken(Struct, tag="auth_token", rename={"client_id": "clientId"}):
     resume: bool = False
     session: str | None = None
     received: Count = 0
+    relay: bool = False
 
     def __repr__(self) -> str:
         """Without the token, which is a secret."""
@@ -99,6 +107,7 @@ class AnswerTo(Struct, tag="answer"):
 
     answer: Raw
     to: Id | None = None
+    relay: bool = False
 
 
 class IceCandidate(Struct, tag="ice_candidate"):
@@ -106,6 +115,7 @@ class IceCandidate(Struct, tag="ice_candidate"):
 
     candidate: Raw
     to: Id | None = None
+    relay: bool = False
 
 
 class Message(Struct, tag="message"):
@@ -200,6 +210,7 @@ class AuthSuccess(Struct, tag="auth_success"):
     protocol: int
     session: SessionOffer | UnsetType = UNSET
     quality: float | UnsetType = UNSET
+    relay: bool | UnsetType = UNSET
 
 
 class Resumed(Struct, tag="resumed"):
@@ -279,11 +290,12 @@ class UserLeft(Struct, tag="user_left"):
 
 
 class OfferFrom(Struct, tag="offer"):
-    """An offer from a peer."""
+    """An offer from a peer; with `relay`, from a media server with the peer's broadcast."""
 
     offer: Raw
     from_: str = field(name="from")
     username: str
+    relay: bool | UnsetType = UNSET
 
 
 class AnswerFrom(Struct, tag="answer"):
@@ -326,6 +338,19 @@ class BroadcastStopped(Struct, tag="broadcast_stopped"):
     from_: str = field(name="from")
     client_id: str
     username: str
+
+
+class Relay(Struct, tag="relay"):
+    """A media server serves these peers: offer once to `offer_to`. Without it, serve them."""
+
+    for_: list[str] = field(name="for")
+    offer_to: str | None = None
+
+
+class RelayOver(Struct, tag="relay_over"):
+    """The media server needs your broadcast no longer."""
+
+    offer_to: str
 
 
 class RoomLocked(Struct, tag="room_locked"):
@@ -373,7 +398,7 @@ _SIGNALS: dict[SignalKind, type[OfferFrom | AnswerFrom | IceCandidateFrom | Mess
 class MeshDialect(Dialect):
     """One connection that speaks `mesh`."""
 
-    __slots__ = ("_identity", "_peer_id", "_room_id", "_server")
+    __slots__ = ("_identity", "_peer_id", "_relays", "_room_id", "_server")
 
     name = "mesh"
     address = "/ws/{room_id}"
@@ -393,6 +418,7 @@ class MeshDialect(Dialect):
         self._room_id = room_id
         self._peer_id = ""
         self._server = ServerInfo()
+        self._relays = False
         self._identity: Identity | None = None
 
     @classmethod
@@ -424,7 +450,8 @@ class MeshDialect(Dialect):
         """Enter the one room."""
         self._identity = identity
         self._server = server
-        return [Join(self._room_id, self._peer_id, reserve=True)]
+        relays = self._relays and server.relays
+        return [Join(self._room_id, self._peer_id, reserve=True, relays=relays)]
 
     def unreadable(self, text: bytes, error: UnreadableError) -> Iterable[Action]:
         """The error says what is wrong; as the first message it ends the connection."""
@@ -441,6 +468,7 @@ class MeshDialect(Dialect):
             if not _CLIENT_ID.fullmatch(message.client_id):
                 return Close(CloseCode.POLICY, "Invalid client id")
             self._peer_id = message.client_id
+        self._relays = message.relay
         return Authenticate(
             token=message.token,
             user_id=self._peer_id,
@@ -462,11 +490,11 @@ class MeshDialect(Dialect):
             return [self._authenticate(message)]
         match message:
             case IceCandidate(candidate=payload, to=to):
-                return [self._signal("candidate", payload, to)]
+                return [self._signal("candidate", payload, to, relay=message.relay)]
             case Offer(offer=payload, to=to):
                 return [self._signal("offer", payload, to)]
             case AnswerTo(answer=payload, to=to):
-                return [self._signal("answer", payload, to)]
+                return [self._signal("answer", payload, to, relay=message.relay)]
             case Message(data=payload, to=to):
                 return [self._signal("message", payload, to)]
             case BroadcastStart(media_type=media_type):
@@ -489,8 +517,11 @@ class MeshDialect(Dialect):
                 return [Renew(token)]
         return []
 
-    def _signal(self, kind: SignalKind, payload: Raw, to: str | None) -> Signal:
-        return Signal(self._room_id, kind, payload, To.PEER if to else To.OTHERS, to or "")
+    def _signal(
+        self, kind: SignalKind, payload: Raw, to: str | None, *, relay: bool = False
+    ) -> Signal:
+        mark = RELAY if relay else ""
+        return Signal(self._room_id, kind, payload, To.PEER if to else To.OTHERS, to or "", mark)
 
     def answered(self, answer: Answer) -> Iterable[Send | Close]:
         """What became of the client's command."""
@@ -505,6 +536,17 @@ class MeshDialect(Dialect):
                 return [Send(encode(error))]
             case Refused(command=Join(), reason=reason):
                 return [_join_refused(reason)]
+            case LiveNow(me=me) if me.relays:  # who is not told of by now is not relayed
+                return [Send(encode(Relay([])))]
+            case RelayAsked(relay=relay, viewers=viewers):
+                return [Send(encode(Relay([m.peer_id for m in viewers], relay.peer_id)))]
+            case RelayDone(relay=relay):
+                return [Send(encode(RelayOver(relay.peer_id)))]
+            case ServeDirectly(viewer=viewer):
+                return [Send(encode(Relay([viewer.peer_id])))]
+            case RelayFailed(broadcaster=member):
+                failed = f"The broadcast of {member.peer_id} cannot be delivered now"
+                return [Send(encode(Error(failed, "relay_failed", member.peer_id)))]
             case Refused(command=Renew()):
                 return [Send(encode(Error("Invalid token", "invalid_token")))]
             case Confirmed(received=received, id=id_):
@@ -535,6 +577,7 @@ class MeshDialect(Dialect):
             PROTOCOL,
             UNSET if session is None else SessionOffer(session.id, session.grace),
             self._server.quality or UNSET,
+            True if me.relays else UNSET,
         )
         users = UsersInRoom([User(m.peer_id, m.username) for m in others])
         sends = [Send(encode(success)), Send(encode(users))]
@@ -557,6 +600,8 @@ class MeshDialect(Dialect):
                     return []
                 sender = event.sender
                 out: Struct = struct(event.payload, sender.peer_id, sender.username)
+                if event.wire_type == RELAY and isinstance(out, OfferFrom):
+                    out.relay = True
             case Joined():
                 out = UserJoined(*_moved(event))
             case Left():

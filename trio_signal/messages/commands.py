@@ -78,6 +78,7 @@ class Join(Struct, frozen=True):
     restore_profile: bool = False
     reachable: bool = False
     reserve: bool = False
+    relays: bool = False
 
 
 class Leave(Struct, frozen=True):

@@ -113,6 +113,8 @@ class ServerInfo(Struct, frozen=True):
     session: SessionInfo | None = None
     #: Seconds between reports of its calls' quality; 0 if none are wanted.
     quality: float = 0.0
+    #: Whether there are media servers.
+    relays: bool = False
 
 
 class Route(Struct, frozen=True):
@@ -175,6 +177,8 @@ class Member(Struct, frozen=True):
     wire: int = 1
     #: By what its session is found, if it can be resumed; its id cannot be found out from that.
     session: Name = ""
+    #: Its client knows that a broadcast may come from a media server, if it has to know.
+    relays: bool = False
 
 
 class Announcement(Struct, frozen=True):

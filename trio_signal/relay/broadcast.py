@@ -1,6 +1,8 @@
 """Broadcast: how one broadcaster of this replica is relayed, from the first viewer to the last."""
 
 import logging
+import sys
+from collections.abc import Collection
 
 import trio
 from msgspec.structs import replace
@@ -43,6 +45,7 @@ class Broadcast:
         self.peer_id = member.peer_id
         #: By what it is told from the peer's next broadcast.
         self.started_at = member.live.started_at if member.live is not None else ""
+        self._is_exclusive = member.live is not None and member.live.exclusive
         self.places = Places(member)
         self.counterpart = Counterpart(room, member.peer_id)
         #: Its client does not offer what could be relayed: all viewers are direct.
@@ -66,6 +69,7 @@ class Broadcast:
             for viewer in room.members.values():
                 self.places.take(viewer, self._limit)
         room.relayed[self.peer_id] = self.places.relayed
+        self._warn(self.places.relayed)
 
     # Who is served how
 
@@ -73,6 +77,8 @@ class Broadcast:
     def _limit(self) -> int:
         """How many viewers are served directly."""
         parts = self._parts
+        if self._is_impossible and not self._is_exclusive:
+            return sys.maxsize  # as without a media server
         is_relayed = parts.nodes.is_usable(trio.current_time()) and not self._is_impossible
         return parts.limits.direct if is_relayed else parts.limits.most_direct
 
@@ -84,8 +90,15 @@ class Broadcast:
     def seat(self, viewer: Member) -> None:
         """A viewer came: it is direct or relayed from now on."""
         self.places.forget_gone(self.room.members)
-        self.places.take(viewer, self._limit)
+        if self.places.take(viewer, self._limit):
+            self._warn([viewer.peer_id])
         self._tell_direct()
+
+    def _warn(self, viewers: Collection[str]) -> None:
+        """Tell a client that offers to all viewers, before it hears of these."""
+        me = self.room.members.get(self.peer_id)
+        if viewers and me is not None and me.relays:
+            self.counterpart.ask(viewers)
 
     def promote(self, peer_id: str) -> bool:
         """Serve a relayed viewer directly, if a place is free; whether it is direct now."""

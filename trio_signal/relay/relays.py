@@ -39,8 +39,10 @@ from trio_signal.relay.parts import Limits, Parts
 from trio_signal.relay.route import (
     ON_DEMAND,
     PUBLISHED,
+    RELAY,
     Description,
     can_be_relayed,
+    is_for_relay,
     is_relayed,
     is_viewer,
     read_signal,
@@ -180,6 +182,8 @@ class Relays:
             return True
         if target.live is None or not is_viewer(sender, target) or not can_be_relayed(sender):
             return False
+        if not is_for_relay(sender, command.wire_type):
+            return False
         viewer = self._viewers.get((room.id, target.peer_id, sender.peer_id))
         if viewer is not None:
             viewer.take(read_signal(command.kind, command.payload))
@@ -188,7 +192,8 @@ class Relays:
             said = read_signal(command.kind, command.payload)
             if isinstance(said, Description) and said.type == "offer":
                 self.want(room, target, sender)
-        return self._is_relayed(room, sender, target)
+        is_marked = command.wire_type == RELAY
+        return is_marked or self._is_relayed(room, sender, target)
 
     def want(self, room: LocalRoom, broadcaster: Member, viewer: Member) -> None:
         """A viewer here asks for a broadcast, which a media server may bring it."""
@@ -204,9 +209,11 @@ class Relays:
     def intercepts(self, room: LocalRoom, signal: Signalled) -> bool:
         """Whether a signal from another replica is of a viewer that is relayed."""
         target = signal.target
-        if target is None or signal.kind == "message":
+        if target is None or not is_for_relay(signal.sender, signal.wire_type):
             return False
-        return self.withholds(room, target.peer_id, signal.sender.peer_id)
+        return signal.kind != "message" and self.withholds(
+            room, target.peer_id, signal.sender.peer_id
+        )
 
     # What other replicas tell
 

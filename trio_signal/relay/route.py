@@ -17,7 +17,10 @@ from trio_signal.messages.identity import Member, Route
 #: The dialect of publishers by WHIP: their media are at the media server from the first moment,
 #: and nobody is served by them directly.
 PUBLISHED = "whip"
-#: The dialects whose clients take a broadcast from a media server as they are.
+#: Marks such signals where there are others.
+RELAY = "relay"
+#: The dialects whose clients take a broadcast from a media server as they are. Those of `mesh`
+#: have to know of it, since they also signal with the broadcaster for other things.
 RELAYED_DIALECTS = frozenset({"stream", "live", "room"})
 #: Viewers of these are offered to once they have asked: by an offer of their own, or otherwise.
 ON_DEMAND = frozenset({"live", "room"})
@@ -35,7 +38,7 @@ _DIRECTION = re.compile(r"^a=(sendrecv|sendonly|recvonly|inactive)\s*$", re.MULT
 
 def can_be_relayed(member: Member) -> bool:
     """Whether its client can be served by a media server, or can offer to one."""
-    return member.dialect in RELAYED_DIALECTS
+    return member.relays or member.dialect in RELAYED_DIALECTS
 
 
 def is_viewer(member: Member, broadcaster: Member) -> bool:
@@ -47,6 +50,11 @@ def is_relayed(member: Member, broadcaster: Member, route: Route) -> bool:
     """Whether a member gets a broadcast from the media server."""
     watches = is_viewer(member, broadcaster) and can_be_relayed(member)
     return watches and member.peer_id not in route.direct
+
+
+def is_for_relay(member: Member, wire_type: str) -> bool:
+    """Whether a relayed viewer's signal to the broadcaster is for the media server."""
+    return member.dialect in RELAYED_DIALECTS or wire_type == RELAY
 
 
 def has_free_place(members: Mapping[str, Member], broadcaster: Member, places: int) -> bool:

@@ -12,7 +12,13 @@ from trio_signal.messages.events import RelayFailed, Signalled
 from trio_signal.messages.identity import Route
 from trio_signal.relay import Lost, Offered, RelayError, Up, Viewing
 from trio_signal.relay.parts import ASK_AGAIN_AFTER, MOST_CANDIDATES, UP_WITHIN, Failure, Parts
-from trio_signal.relay.route import Candidate, Description, write_description
+from trio_signal.relay.route import (
+    RELAY,
+    Candidate,
+    Description,
+    is_for_relay,
+    write_description,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -22,8 +28,6 @@ TRIES = 3
 _PAUSE, _LONG_PAUSE = 0.5, 30.0
 #: Seconds without an end after which a connection is not one of the tries.
 _SETTLED = 30.0
-#: Marks the media server's signals to clients that also signal with the broadcaster.
-RELAY = "relay"
 
 
 class RelayedViewer:
@@ -106,7 +110,7 @@ class RelayedViewer:
         viewer, caster = members.get(self.peer_id), members.get(self.broadcaster)
         if self._sdp and peer is not None and viewer is not None and caster is not None:
             payload = write_description("offer", self._sdp)
-            mark = RELAY if viewer.dialect == "mesh" else ""
+            mark = "" if is_for_relay(viewer, "") else RELAY
             peer.hear(Signalled(self.room.id, "offer", payload, caster, viewer, mark, utc_now()))
 
     # Its task

@@ -1,0 +1,147 @@
+// Broadcasts that go through a media server: once from who is live, and then to many.
+
+import { MAIN, mainOf } from './streams.js';
+import { StatsReader } from './stats.js';
+
+/** The one connection by which our broadcast gets to a media server, of which there are no others. */
+export class Uplink {
+  id;
+  #pc;
+  #senders;
+  #tell;
+
+  /** `id` is how the media server is addressed; `streams` are those that we publish. */
+  constructor(id, { iceServers, streams, tell }) {
+    this.id = id;
+    this.#tell = tell;
+    this.#pc = new RTCPeerConnection({ iceServers, bundlePolicy: 'max-bundle' });
+    this.#pc.onicecandidate = ({ candidate }) => {
+      if (candidate) tell('ice_candidate', 'candidate', candidate.toJSON());
+    };
+    const main = mainOf(streams);
+    this.#senders = ['audio', 'video'].map((kind) => {
+      const { sender } = this.#pc.addTransceiver(kind, { direction: 'sendonly', streams: [main] });
+      return { kind, sender };
+    });
+    this.send(streams);
+    this.#offer();
+  }
+
+  get connection() {
+    return this.#pc;
+  }
+
+  /** Sends the main stream as it is now; this needs no new offer. */
+  send(streams) {
+    const tracks = mainOf(streams)?.getTracks() ?? [];
+    for (const { kind, sender } of this.#senders) {
+      sender.replaceTrack(tracks.find((track) => track.kind === kind) ?? null).catch(() => {});
+    }
+  }
+
+  async #offer() {
+    await this.#pc.setLocalDescription();
+    this.again();
+  }
+
+  /** The media server has asked once more: an offer that was not answered may have been lost. */
+  again() {
+    if (this.#pc.signalingState !== 'have-local-offer') return;
+    const { type, sdp } = this.#pc.localDescription;
+    this.#tell('offer', 'offer', { type, sdp });
+  }
+
+  answered({ type, sdp }) {
+    if (this.#pc.signalingState === 'have-local-offer') {
+      this.#pc.setRemoteDescription({ type, sdp }).catch(() => {});
+    }
+  }
+
+  close() {
+    this.#pc.onicecandidate = null;
+    this.#pc.close();
+  }
+}
+
+/** The connection by which a media server brings us a peer's broadcast. */
+export class Downlink {
+  streams = new Map();
+  #origin;
+  #pc;
+  #tell;
+  #stats = new StatsReader();
+
+  constructor(offer, { iceServers, tell, onState, onStream }) {
+    this.#origin = originOf(offer);
+    this.#tell = tell;
+    this.#pc = new RTCPeerConnection({ iceServers, bundlePolicy: 'max-bundle' });
+    this.#pc.onicecandidate = ({ candidate }) => {
+      if (candidate) tell('ice_candidate', 'candidate', candidate.toJSON());
+    };
+    this.#pc.onconnectionstatechange = onState;
+    const stream = new MediaStream(); // what a media server calls it is no name of ours
+    this.#pc.ontrack = ({ track }) => {
+      for (const old of stream.getTracks()) if (old.kind === track.kind) stream.removeTrack(old);
+      stream.addTrack(track);
+      this.streams.set(MAIN, stream);
+      onStream(stream, MAIN);
+    };
+  }
+
+  /** Whether an offer is for this connection; another one needs a connection of its own. */
+  isFor(offer) {
+    return originOf(offer) === this.#origin && this.#pc.connectionState !== 'failed';
+  }
+
+  /** Takes an offer. One that comes again gets its answer again. */
+  async offered({ type, sdp }) {
+    const pc = this.#pc;
+    if (pc.currentRemoteDescription?.sdp !== sdp) {
+      await pc.setRemoteDescription({ type, sdp });
+      await pc.setLocalDescription();
+    }
+    this.#tell('answer', 'answer', { type: 'answer', sdp: pc.localDescription.sdp });
+  }
+
+  get connection() {
+    return this.#pc;
+  }
+
+  /** @returns {LinkState} */
+  get state() {
+    const state = this.#pc.connectionState;
+    if (state === 'new') return 'connecting';
+    return state === 'disconnected' ? 'interrupted' : state;
+  }
+
+  get level() {
+    const sources = this.#pc.getReceivers().flatMap((receiver) => receiver.getSynchronizationSources());
+    return Math.max(0, ...sources.map(({ audioLevel }) => audioLevel ?? 0));
+  }
+
+  /** @returns {Promise<PeerStats>} */
+  async stats() {
+    return this.#stats.read(await this.#pc.getStats(), () => MAIN);
+  }
+
+  /** The same without bitrates, and without a change to those of `stats`. */
+  async glance() {
+    return new StatsReader().read(await this.#pc.getStats(), () => MAIN);
+  }
+
+  /** How many packets have come, of whatever kind; NaN if the browser does not count them. */
+  async packetsReceived() {
+    const stats = [...(await this.#pc.getStats()).values()];
+    return stats.find((s) => s.type === 'transport')?.packetsReceived ?? NaN;
+  }
+
+  close() {
+    this.#pc.onicecandidate = this.#pc.ontrack = this.#pc.onconnectionstatechange = null;
+    this.#pc.close();
+  }
+}
+
+/** What a description says of the connection that made it: the start of its line `o=`. */
+function originOf({ sdp }) {
+  return /^o=\S+ (\S+)/m.exec(sdp)?.[1];
+}
