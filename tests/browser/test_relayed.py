@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 
+from tests.browser.test_broadcast import broadcast, expect_watching, watch
 from tests.browser.visitors import Server, close_tab, expect_playing
 from tests.effort import EFFORT
 from tests.janus import SECRET, Janus, run_janus
@@ -129,3 +130,27 @@ def test_viewers_beyond_the_fourth(visit: Callable[..., Page], janus: Janus) -> 
     until = time.monotonic() + GONE
     while janus.rooms():
         assert time.monotonic() < until
+
+
+def test_the_pages_to_broadcast_and_to_watch(visit: Callable[..., Page], janus: Janus) -> None:
+    """By our own client, which is asked for a stream to a media server in so many words."""
+    ada = broadcast(visit, "relayed pages")
+    viewers = []
+    for _ in range(DIRECT + 2):
+        viewers.append(watch(visit, "relayed pages", "live"))
+        expect_watching(viewers[-1])
+    assert ada.evaluate("connectionsMade") == DIRECT + 1
+    wait_for_handles(janus, 3 + 2, GONE)
+    expect(ada.get_by_role("img", name=f"{DIRECT + 2} viewers")).to_be_visible()
+
+    janus.kill()
+    janus.start()
+    for viewer in viewers[DIRECT:]:
+        viewer.wait_for_function("connectionsMade === 2")
+    for viewer in viewers:
+        expect_watching(viewer)
+
+    ada.get_by_role("button", name="End").click()
+    for viewer in viewers:
+        expect(viewer.get_by_text("The broadcast has ended")).to_be_visible()
+    wait_for_handles(janus, 1, GONE)

@@ -294,7 +294,8 @@ def test_every_message_is_known() -> None:
         and value.__struct_config__.tag
         and value.__module__ == mesh.__name__
     }
-    assert read == tagged - said
+    # Who broadcasts through a media server says so; this client does not.
+    assert read == tagged - said - {mesh.Relay, mesh.RelayOver}
 
 
 # Tokens
