@@ -14,6 +14,7 @@ from tests.conftest import Serve
 from tests.test_room_protocol import TIMESTAMP, enter
 from tests.tokens import SECRET, make_token
 from trio_signal.dialects.rest import MAX_BYTES, fit, rooms
+from trio_signal.notes.memory import MemoryNotes
 from trio_signal.web import listing
 from trio_signal.web.listing import granted
 
@@ -291,6 +292,21 @@ async def test_the_same_name_is_the_same_guest(service: Service) -> None:
             for client in (http, elsewhere):
                 nursery.start_soon(create, client)
         assert len(both) == 1
+
+
+async def test_a_guest_whose_name_is_not_kept_yet_is_the_same(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two ask at one moment, and the second finds the id that the first has kept, but no name."""
+
+    async def user_named(_: MemoryNotes, __: str) -> None:
+        return None
+
+    monkeypatch.setattr(MemoryNotes, "user_named", user_named)
+    async with serve() as service, browse(service) as http:
+        answers = [await http.post("/users", json={"username": name}) for name in ("Ann", "aNN")]
+        first, second = (answer.json() for answer in answers)
+        assert first == second
 
 
 async def test_a_changed_profile_is_told_once_in_each_room_of_the_user(service: Service) -> None:

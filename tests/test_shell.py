@@ -62,7 +62,11 @@ def checkout(tmp_path: Path) -> Path:
 @asynccontextmanager
 async def running(code: str, folder: Path, port: int) -> AsyncIterator[trio.Process]:
     """A shell that runs the code, with a password to read; all that it started ends with it."""
-    environment = os.environ | {
+    # `make test` hands its own options on to every `make` below it.
+    inherited = {
+        k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "MFLAGS", "ARGS"))
+    }
+    environment = inherited | {
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "PORT": str(port),
         "DATABASE_URL": f"sqlite:///{folder}/announcements.db",

@@ -127,15 +127,18 @@ async def _require_self(call: Call, user_id: str) -> Identity | None:
 async def _guest(call: Call, name: str) -> GuestUser:
     """The guest of this name: the one that is called so, else a new one.
 
-    Its id is made of the name, so that two who ask at one moment get the same; but for a name
-    that another one gave up.
+    Its id is made of the name, so that two who ask at one moment get the same, also if only one
+    of them finds what the other has kept so far; but for a name that another one gave up.
     """
     notes = call.core.notes
     user = await notes.user_named(name)
     if user is not None:
         return user
     user_id = str(uuid5(_GUESTS, name.casefold()))
-    if await notes.user(user_id) is not None:
+    known = await notes.user(user_id)
+    if known is not None and known.username.casefold() == name.casefold():
+        return known
+    if known is not None:
         user_id = call.new_id()
     return GuestUser(user_id, name, display_name=name, created_at=call.now)
 
