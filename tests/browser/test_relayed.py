@@ -146,7 +146,7 @@ def test_the_pages_to_broadcast_and_to_watch(visit: Callable[..., Page], janus: 
     janus.kill()
     janus.start()
     for viewer in viewers[DIRECT:]:
-        viewer.wait_for_function("connectionsMade === 2")
+        viewer.wait_for_function("() => connectionsMade === 2")
     for viewer in viewers:
         expect_watching(viewer)
 

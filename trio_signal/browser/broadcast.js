@@ -132,7 +132,7 @@ function tellViewers() {
 }
 
 function countViewers() {
-  return [...room.peers.values()].filter((peer) => peer.state === 'connected').length;
+  return [...room.peers.values()].filter((peer) => peer.relayed || peer.state === 'connected').length;
 }
 
 async function measure() {
@@ -286,15 +286,20 @@ function drawAudience() {
   write($('height'), height ? `${height}p` : 'Audio only');
   $('nobody').hidden = peers.length > 0;
   // Somebody in the room who does not watch counts as no viewer, and comes last.
-  const watching = (peer) => peer.state !== 'none';
+  const watching = (peer) => peer.relayed || peer.state !== 'none';
   peers.sort((one, other) => watching(other) - watching(one));
   $('people').replaceChildren(...peers.map(drawViewer));
 }
 
 function drawViewer(peer) {
   const grade = peer.state === 'connected' ? gradeOf(measured.get(peer.id) ?? {}) : '';
-  const words = peer.state === 'connected' ? GRADES[grade] ?? 'Watching' : peer.state === 'none' ? 'Not watching' : 'Connecting…';
-  return h('li', {}, h('span', { class: 'who' }, peer.name), h('span', { class: 'grade', 'data-grade': grade }, words));
+  return h('li', {}, h('span', { class: 'who' }, peer.name), h('span', { class: 'grade', 'data-grade': grade }, wordsFor(peer, grade)));
+}
+
+function wordsFor(peer, grade) {
+  if (peer.relayed) return 'Through the media server';
+  if (peer.state === 'connected') return GRADES[grade] ?? 'Watching';
+  return peer.state === 'none' ? 'Not watching' : 'Connecting…';
 }
 
 /** The meter follows the microphone in use. */

@@ -178,6 +178,8 @@ export class Peer {
   readonly silent: boolean;
   /** The stream to show if you show only one: the `camera`, or else the oldest. */
   readonly stream: MediaStream | null;
+  /** True while a media server brings our main stream to this peer: there is no peer connection for it. */
+  readonly relayed: boolean;
   /** The peer connection, for features that this client does not offer; null if there is none. Do not change its tracks or descriptions. It may be replaced; then `connection` is emitted. */
   readonly connection: RTCPeerConnection | null;
   /** The current volume of its audio, from 0 to 1. Poll it for as long as you show it. */

@@ -1031,11 +1031,13 @@ export class Peer {
   silent = false;
   #linkOf;
   #channelOf;
+  #isRelayed;
 
   /** @private */
-  constructor(id, name, { linkOf, channelOf }) {
+  constructor(id, name, { linkOf, channelOf, isRelayed }) {
     this.id = id;
     this.name = name;
+    this.#isRelayed = isRelayed;
     this.#linkOf = linkOf;
     this.#channelOf = channelOf;
   }
@@ -1047,6 +1049,15 @@ export class Peer {
    */
   get stream() {
     return mainOf(this.streams);
+  }
+
+  /**
+   * True while a media server brings our main stream to this peer: there is no peer connection for it.
+   *
+   * @type {boolean}
+   */
+  get relayed() {
+    return this.#isRelayed(this.id);
   }
 
   /**
@@ -2334,6 +2345,7 @@ export class Room {
     const peer = new Peer(id, name, {
       linkOf: (who) => this.#downlinks.get(who) ?? this.#links.get(who),
       channelOf: (...wanted) => this.#channel(...wanted),
+      isRelayed: (who) => this.#relayed.has(who),
     });
     this.peers.set(id, peer);
     this.#timers.set(id, {});
@@ -2598,6 +2610,7 @@ export class Room {
   /** These peers are served by the media server at `offer_to`; without that, by us. */
   #placed({ for: ids = [], offer_to: relay = null }) {
     for (const id of ids) relay ? this.#relayed.add(id) : this.#relayed.delete(id);
+    for (const id of ids) if (this.peers.has(id)) this.#emit('connection', this.peers.get(id));
     if (relay) return this.#offerTo(relay);
     clearTimeout(this.#placing);
     this.#placing = 0;

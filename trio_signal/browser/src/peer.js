@@ -50,11 +50,13 @@ export class Peer {
   silent = false;
   #linkOf;
   #channelOf;
+  #isRelayed;
 
   /** @private */
-  constructor(id, name, { linkOf, channelOf }) {
+  constructor(id, name, { linkOf, channelOf, isRelayed }) {
     this.id = id;
     this.name = name;
+    this.#isRelayed = isRelayed;
     this.#linkOf = linkOf;
     this.#channelOf = channelOf;
   }
@@ -66,6 +68,15 @@ export class Peer {
    */
   get stream() {
     return mainOf(this.streams);
+  }
+
+  /**
+   * True while a media server brings our main stream to this peer: there is no peer connection for it.
+   *
+   * @type {boolean}
+   */
+  get relayed() {
+    return this.#isRelayed(this.id);
   }
 
   /**

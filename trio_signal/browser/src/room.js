@@ -326,6 +326,7 @@ export class Room {
     const peer = new Peer(id, name, {
       linkOf: (who) => this.#downlinks.get(who) ?? this.#links.get(who),
       channelOf: (...wanted) => this.#channel(...wanted),
+      isRelayed: (who) => this.#relayed.has(who),
     });
     this.peers.set(id, peer);
     this.#timers.set(id, {});
@@ -590,6 +591,7 @@ export class Room {
   /** These peers are served by the media server at `offer_to`; without that, by us. */
   #placed({ for: ids = [], offer_to: relay = null }) {
     for (const id of ids) relay ? this.#relayed.add(id) : this.#relayed.delete(id);
+    for (const id of ids) if (this.peers.has(id)) this.#emit('connection', this.peers.get(id));
     if (relay) return this.#offerTo(relay);
     clearTimeout(this.#placing);
     this.#placing = 0;
