@@ -220,3 +220,10 @@ async def service(request: pytest.FixtureRequest) -> AsyncIterator[Service]:
     else:
         async with serve_replicas(3, request.getfixturevalue("redis_url")) as service:
             yield service
+
+
+@pytest.fixture
+async def one_replica() -> AsyncIterator[Service]:
+    """The service for modules of what one connection alone has to do with: theirs is this."""
+    async with serve_once() as service:
+        yield service

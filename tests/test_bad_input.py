@@ -15,22 +15,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.clients import Client, Message, Service
-from tests.conftest import serve_once
+from tests.conftest import one_replica
 from tests.families import FAMILIES, Family, open_member
 from tests.raw import BINARY, TEXT, client_frame, open_raw
 from trio_signal.dialects import DIALECTS, dialect_at
 from trio_signal.messages.commands import Close, Malformed
 from trio_signal.messages.identity import Identity, ServerInfo
 
+#: What a client says is read before any other replica can hear of it.
+service = one_replica
 #: These say so if they wait for a database or Redis for long, as on a busy machine.
 MAY_BE_SLOW = ("trio_signal.announcements", "trio_signal.bus")
-
-
-@pytest.fixture
-async def service() -> AsyncIterator[Service]:
-    """One replica: what a client says is read before any other replica can hear of it."""
-    async with serve_once() as service:
-        yield service
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from tests.clients import PATIENCE, Service
-from tests.conftest import Serve
+from tests.conftest import Serve, one_replica
 from tests.raw import (
     PING,
     PONG,
@@ -27,6 +27,8 @@ from tests.raw import (
 from tests.test_leaving import open_process
 from trio_signal.listener import MAX_HEAD, _Shortages
 
+#: A connection is one server's.
+service = one_replica
 GET = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 KEEP_ALIVE = client_text({"type": "keep_alive"})
 #: Seconds in which a head must have come, in tests that wait for that.

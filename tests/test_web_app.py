@@ -12,7 +12,7 @@ import pytest
 import trio
 
 from tests.clients import Client, Service, settle
-from tests.conftest import Serve, settings
+from tests.conftest import Serve, one_replica, settings
 from tests.raw import Answer, open_raw, upgrade_head
 from trio_signal.auth import OpenAuth
 from trio_signal.bus.memory import MemoryBus
@@ -23,6 +23,8 @@ from trio_signal.metrics import Metrics
 from trio_signal.web.app import create_app
 from trio_signal.web.callers import request_address
 
+#: Pages and answers are those of one server.
+service = one_replica
 TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 
 #: Every path at which a dialect is spoken.

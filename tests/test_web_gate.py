@@ -8,10 +8,12 @@ import pytest
 import trio
 
 from tests.clients import PATIENCE, Service
-from tests.conftest import Serve
+from tests.conftest import Serve, one_replica
 from tests.raw import Answer, RawClient, open_raw, upgrade_head
 from tests.tokens import SECRET
 
+#: Requests are let in by one server.
+service = one_replica
 EVIL = "https://evil.example"
 APP = "https://app.example.com"
 NAMED = {"allowed_origins": f"{APP}, https://*.example.org"}
