@@ -123,7 +123,10 @@ async def test_it_is_seen_in_other_dialects(http: httpx.AsyncClient) -> None:
         serve_relayed() as (service, (server,)),
         service.connect("/ws/show/eve") as eve,
         service.connect("/api/v1/ws/connect?user_id=bob") as bob,
+        service.connect(f"/ws/{STREAM}") as ann,
     ):
+        await ann.send("auth_token", clientId="ann", relay=True)
+        await ann.wait_for("users_in_room")
         await eve.wait_for("room_state")
         await bob.send("join_room", room_id=STREAM)
         await bob.wait_for("joined_room")
@@ -139,7 +142,13 @@ async def test_it_is_seen_in_other_dialects(http: httpx.AsyncClient) -> None:
         await eve.send("webrtc-signal", target_user_id="publisher", signal=own)
         counter = (await eve.wait_for("webrtc-signal", from_user_id="publisher"))["signal"]
         assert (offer["type"], counter["type"]) == ("offer", "offer")
-        await until(lambda: len(server.viewings) == 2)
+        # A client of `mesh` that knows of media servers does neither.
+        started = await ann.wait_for("broadcast_started")
+        offered = await ann.wait_for("offer", from_=started["client_id"])
+        assert offered["relay"] is True
+        answer = described("answer", "8")
+        await ann.send("answer", to=offered["from"], relay=True, answer=answer)
+        await until(lambda: len(server.viewings) == 3)
 
 
 async def test_ice_starts_anew_on_the_replica_that_has_it(
