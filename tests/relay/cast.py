@@ -6,6 +6,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 from uuid import uuid4
 
+import httpx
 import trio
 
 from tests.clients import PATIENCE, Client, Service
@@ -109,3 +110,11 @@ def candidate(session: str) -> dict[str, Any]:
 
 def types(messages: list[dict[str, Any]]) -> list[str]:
     return [json.dumps(message) for message in messages]
+
+
+async def wait_ready(service: Service) -> None:
+    """Wait until the server has found its media server usable: viewers before that are direct."""
+    async with httpx.AsyncClient(timeout=PATIENCE) as http:
+        with trio.fail_after(PATIENCE):
+            while "degraded" in (await http.get(f"http://{service.base}/readyz")).text:  # noqa: ASYNC110
+                await trio.sleep(0.05)

@@ -16,7 +16,7 @@ from aiortc.mediastreams import AudioStreamTrack, VideoStreamTrack
 from tests.clients import PATIENCE
 from tests.cloudflare import SECRET, Asked, Reply
 from tests.conftest import serve_once, settings
-from tests.relay.cast import STREAM, cast, offered
+from tests.relay.cast import STREAM, cast, offered, wait_ready
 from tests.relay.peers import Peer, Peers, run_peers
 from tests.relay.sfu import APP, Sfu, open_sfu
 from trio_signal import cloudflare
@@ -415,7 +415,7 @@ async def test_a_stream_reaches_its_viewers_through_it(
     given = {"relay_urls": f"cloudflare:{APP}", "relay_token": SECRET, "relay_from": "0"}
     peer = await new_caster(peers)
     async with serve_once(**given) as service, cast(service) as show:
-        await wait_until(lambda: sfu.sessions)  # the server has asked whether it is there
+        await wait_ready(service)
         viewers = [await show.viewer() for _ in range(2)]
         relay = await show.asked()
         assert relay.startswith("relay_")

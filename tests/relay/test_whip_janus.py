@@ -10,7 +10,7 @@ import trio
 from tests.clients import PATIENCE
 from tests.conftest import serve_once
 from tests.janus import SECRET, run_janus
-from tests.relay.cast import STREAM
+from tests.relay.cast import STREAM, wait_ready
 from tests.relay.peers import run_peers
 from tests.relay.test_whip import Encoder
 
@@ -25,10 +25,8 @@ async def test_pictures_of_a_publisher_are_seen(tmp_path: Path) -> None:
         ):
             await viewer.send("join-stream", streamId=STREAM)
             publisher, watching = peers.new(), peers.new()
-            encoder, ready = Encoder(service, http), f"http://{service.base}/readyz"
-            with trio.fail_after(PATIENCE):
-                while "degraded" in (await http.get(ready)).text:  # noqa: ASYNC110
-                    await trio.sleep(0.05)
+            encoder = Encoder(service, http)
+            await wait_ready(service)
             answered = await encoder.publish(offer=await publisher.offer())
             await publisher.take(answered.text)
             offer = await viewer.wait_for("webrtc-offer")
