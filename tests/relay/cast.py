@@ -14,6 +14,8 @@ from tests.conftest import serve_once, serve_replicas
 from trio_signal.relay.memory import MemoryServer, server_named
 
 STREAM = "show"
+#: A service, and its media server.
+Served = tuple[Service, MemoryServer]
 
 
 def sdp(session: str, direction: str = "sendrecv") -> str:

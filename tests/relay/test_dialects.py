@@ -1,23 +1,9 @@
 """Relayed broadcasts in the words of `live` and `room`: what differs from `stream`."""
 
-from collections.abc import AsyncIterator
-
 import pytest
 
-from tests.clients import Service
-from tests.relay.cast import described, serve_relayed, until
+from tests.relay.cast import Served, described, until
 from trio_signal.relay import viewers as legs
-from trio_signal.relay.memory import MemoryServer
-
-Served = tuple[Service, MemoryServer]
-
-
-@pytest.fixture(params=["one replica", "three replicas"])
-async def served(request: pytest.FixtureRequest) -> AsyncIterator[Served]:
-    is_one = request.param == "one replica"
-    url = None if is_one else request.getfixturevalue("redis_url")
-    async with serve_relayed(url) as (service, servers):
-        yield service, servers[0]
 
 
 def live(user: str) -> str:
@@ -44,6 +30,8 @@ async def test_live(served: Served) -> None:
         answer = await ann.wait_for("live_answer", from_user_id=relay)
         assert answer["payload"]["type"] == "answer"
         # The first listener is direct; the second one asks, and is offered to in her name.
+        for listener in (bob, eve):  # their replicas have heard of the broadcast
+            await listener.wait_for("live_peer_joined", user_id="ann")
         await bob.send("live_status", room_id="r")
         await ann.wait_for("live_peer_joined", user_id="bob")
         assert not server.viewings

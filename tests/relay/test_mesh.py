@@ -1,23 +1,9 @@
 """Relayed broadcasts in the words of `mesh`, whose clients have to say that they know of them."""
 
-from collections.abc import AsyncIterator
 from typing import Any
 
-import pytest
-
-from tests.clients import Client, Service
-from tests.relay.cast import candidate, described, serve_relayed, until
-from trio_signal.relay.memory import MemoryServer
-
-Served = tuple[Service, MemoryServer]
-
-
-@pytest.fixture(params=["one replica", "three replicas"])
-async def served(request: pytest.FixtureRequest) -> AsyncIterator[Served]:
-    is_one = request.param == "one replica"
-    url = None if is_one else request.getfixturevalue("redis_url")
-    async with serve_relayed(url) as (service, servers):
-        yield service, servers[0]
+from tests.clients import Client
+from tests.relay.cast import Served, candidate, described, until
 
 
 async def enter(client: Client, name: str, **fields: Any) -> dict[str, Any]:

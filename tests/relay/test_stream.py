@@ -1,22 +1,6 @@
 """Broadcasts of the dialect `stream` that a media server carries, as their clients see it."""
 
-from collections.abc import AsyncIterator
-
-import pytest
-
-from tests.clients import Service
-from tests.relay.cast import STREAM, answer, candidate, cast, offered, serve_relayed, until
-from trio_signal.relay.memory import MemoryServer
-
-Served = tuple[Service, MemoryServer]
-
-
-@pytest.fixture(params=["one replica", "three replicas"])
-async def served(request: pytest.FixtureRequest) -> AsyncIterator[Served]:
-    is_one = request.param == "one replica"
-    url = None if is_one else request.getfixturevalue("redis_url")
-    async with serve_relayed(url) as (service, servers):
-        yield service, servers[0]
+from tests.relay.cast import STREAM, Served, answer, candidate, cast, offered, until
 
 
 async def test_later_viewers_get_it_from_the_media_server(served: Served) -> None:

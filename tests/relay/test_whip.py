@@ -9,14 +9,11 @@ import pytest
 
 from tests.clients import PATIENCE, Service
 from tests.conftest import Serve
-from tests.relay.cast import STREAM, answer, described, offered, serve_relayed, until
+from tests.relay.cast import STREAM, Served, answer, described, offered, serve_relayed, until
 from tests.test_openapi import KEY
 from tests.test_sdp import CANDIDATE, OFFER, PASSWORD, UFRAG
 from tests.tokens import SECRET, make_token
 from trio_signal import publishing
-from trio_signal.relay.memory import MemoryServer
-
-Served = tuple[Service, MemoryServer]
 
 FRAGMENT = (
     f"a=ice-ufrag:{UFRAG}\r\na=ice-pwd:{PASSWORD}\r\nm=audio 9 RTP/AVP 0\r\na=mid:1\r\n"
@@ -69,14 +66,6 @@ class Encoder:
 async def http() -> AsyncIterator[httpx.AsyncClient]:
     async with httpx.AsyncClient(timeout=PATIENCE) as http:
         yield http
-
-
-@pytest.fixture(params=["one replica", "three replicas"])
-async def served(request: pytest.FixtureRequest) -> AsyncIterator[Served]:
-    is_one = request.param == "one replica"
-    url = None if is_one else request.getfixturevalue("redis_url")
-    async with serve_relayed(url, stun_urls="stun:stun.example.org:3478") as (service, servers):
-        yield service, servers[0]
 
 
 async def test_a_publisher_is_seen_by_all_who_are_there_and_come(
