@@ -21,7 +21,7 @@ import pytest
 import typer
 from msgspec import UNSET, Struct
 
-from tests.clients import PATIENCE, Client, Service
+from tests.clients import PATIENCE, Client, Service, settle
 from tests.tokens import SECRET, private_key, public_pem
 from tools import api_pages, check_words, print_close_codes, print_commands, print_settings
 from tools.print_settings import as_written, variable
@@ -452,6 +452,7 @@ async def play(example: str, service: Service) -> None:
             name, verb, *rest = line.split(maxsplit=2)
             match verb, rest:
                 case "connects", [path]:
+                    await settle(*clients.values())  # they may be at another replica
                     clients[name] = await stack.enter_async_context(service.connect(path))
                 case ">", [text]:
                     await clients[name].send_text(reading.told(text))

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import trio
 
-from tests.clients import PATIENCE, Service
+from tests.clients import PATIENCE, Quiesce, Service, connect
 from tests.raw import RawClient, get, upgrade_head
 from tests.replicas.processes import STARTING, server_environment
 from tests.test_docs import EXAMPLE, page_of, play
@@ -86,12 +86,36 @@ async def wait_empty(base: str) -> None:
             await trio.sleep(0.02)
 
 
-async def visit_all_dialects(base: str) -> None:
+@asynccontextmanager
+async def open_witnesses(replicas: Sequence[str]) -> AsyncIterator[Quiesce]:
+    """What waits until each replica has heard all that any of them has told so far.
+
+    What is published on a topic travels behind it.
+    """
+    async with AsyncExitStack() as stack:
+        witnesses = [await stack.enter_async_context(connect(each, "/topics")) for each in replicas]
+        for witness in witnesses:
+            await witness.send("subscribe", topic="witness")
+            await witness.send("ping")
+            await witness.expect("pong")
+
+        async def hear_all() -> None:
+            for speaker in witnesses:
+                await speaker.send("publish", topic="witness", data={})
+                for witness in witnesses:
+                    await witness.expect("publish", topic="witness")
+
+        yield hear_all
+
+
+async def visit_all_dialects(base: str, replicas: Sequence[str]) -> None:
     """What the clients on the protocols' pages do, one page after the other."""
-    for dialect in DIALECTS:
-        (example,) = EXAMPLE.findall(page_of(dialect))
-        await play(example, Service(base))
-        await wait_empty(base)
+    async with open_witnesses(replicas) as quiesce:
+        service = Service(base, quiesce=quiesce)
+        for dialect in DIALECTS:
+            (example,) = EXAMPLE.findall(page_of(dialect))
+            await play(example, service)
+            await wait_empty(base)
 
 
 async def connect_from(stack: AsyncExitStack, base: str, address: str, **headers: str) -> int:
@@ -140,7 +164,7 @@ async def test_visitors_of_all_dialects_and_addresses() -> None:
         base = (await cluster.wait_said(r"^listening on http://(\S+)\n"))[1]
         replicas = re.findall(r"^replica-\d is http://(\S+),", cluster.output, re.MULTILINE)
         stores = re.findall(r"(127\.0\.0\.1:\d+)/postgres|redis://(\S+),", cluster.output)
-        await visit_all_dialects(base)
+        await visit_all_dialects(base, replicas)
         await check_addresses(base, replicas)
         await check_origins(base)
         cluster.process.send_signal(signal.SIGINT)
