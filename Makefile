@@ -22,6 +22,9 @@ PAGES := README.md CONTRIBUTING.md CHANGELOG.md SECURITY.md $(wildcard docs/*.md
 # How many tests run at the same time: most of them wait for something most of the time.
 JOBS := 3
 
+# Each process that a test starts would compile all of ours anew: a third of its start.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: serve test quick thorough check format lint types docs site bench cluster soak faults floods fuzz fuzz-redis call12 lock audit packages check-pythons venv clean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
