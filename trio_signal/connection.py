@@ -42,6 +42,8 @@ MAX_PRESSING = 10.0
 _PRESSING_SPREAD = 1.5
 #: Seconds for the closing handshake; the rooms have been told before it begins.
 _GOODBYE = 2.0
+#: A task that is woken so many seconds after its time shows that the server is busy.
+_LATE = 0.1
 _SILENT = Close(CloseCode.INTERNAL_ERROR, "No sign of life", LeaveCause.LOST)
 
 
@@ -277,6 +279,9 @@ class Connection:
                 with self._alarm.until(min(next_ping, deadline, self.session.due)):
                     await trio.lowlevel.wait_task_rescheduled(_may_be_woken)
                 now, session = trio.current_time(), self.session
+                late = now - session.deadlines.authenticate_by
+                if late >= 0 and (late > _LATE or self._has_unread()):
+                    session.deadlines.extend_for_identity()
                 self._service.pass_time(session, now)
                 if session.last_heard >= pinged or self._peek():
                     # Or it did send something: we were busy, or do not read it at the moment.
@@ -306,6 +311,10 @@ class Connection:
     async def _flush(self) -> None:
         await self._outbox.flush()
         self._is_flushing = False
+
+    def _has_unread(self) -> bool:
+        """Whether the client may have sent something that this busy server has not looked at."""
+        return self._service.rounds.is_behind or bool(self._peek())
 
     def _peek(self) -> bytes | None:
         """The next unread byte: empty if the client is gone, None if nothing came yet."""

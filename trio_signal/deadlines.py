@@ -18,12 +18,15 @@ _WARNING = 60.0
 class Deadlines:
     """When a session must end, or its client must be told something. Nothing here blocks."""
 
-    __slots__ = ("authenticate_by", "expires_at", "idle_ping", "idle_ping_at", "warn_at")
+    __slots__ = (
+        *("_more_time", "authenticate_by", "expires_at", "idle_ping", "idle_ping_at", "warn_at"),
+    )
 
     def __init__(self) -> None:
         """Start without deadlines."""
         #: When the time to authenticate is over.
         self.authenticate_by = NEVER
+        self._more_time = 0.0
         #: When the token expires, and when to warn about it.
         self.expires_at = self.warn_at = NEVER
         #: What to send to a silent client, and when that is next due.
@@ -41,6 +44,12 @@ class Deadlines:
         The random part keeps clients that came together from all being closed at the same moment.
         """
         self.authenticate_by = trio.current_time() + seconds * random.uniform(1, _SPREAD)  # noqa: S311
+        self._more_time = seconds
+
+    def extend_for_identity(self) -> None:
+        """Give as much time again, once: the server was too busy to see what the client sent."""
+        self.authenticate_by = trio.current_time() + self._more_time
+        self._more_time = 0.0
 
     def watch_expiry(self, identity: Identity) -> None:
         """Warn the client before its token expires, and end the session when it does."""

@@ -75,6 +75,11 @@ class Rounds(trio.abc.Instrument):
             self._behind.pop(task, None)
             trio.lowlevel.reschedule(task)
 
+    @property
+    def is_behind(self) -> bool:
+        """Whether connections wait for their turn, or have got it only in this round."""
+        return bool(self.line or self._woken)
+
     async def wait(self, *, overdrawn: bool = False) -> float:
         """Wait for a turn. Returns when it ends, by `time.perf_counter`.
 
