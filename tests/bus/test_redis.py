@@ -198,3 +198,25 @@ async def test_lists_that_were_deleted_are_written_again(redis_url: str) -> None
             with trio.fail_after(PATIENCE):
                 while not await redis.sismember(key, "r"):  # noqa: ASYNC110  nobody tells
                     await trio.sleep(0.05)
+
+
+async def test_who_comes_to_another_replica_stays_though_the_room_lost_its_number(
+    redis_url: str,
+) -> None:
+    """Numbers that begin anew would be taken for old ones, and who left for somebody newer."""
+    async with deploy_redis(2, redis_url) as deployed, open_redis(redis_url) as redis:
+        here, there = deployed.replicas
+        assert isinstance(here.bus, RedisBus)
+        await here.meet(there)
+        await there.join("ann", joined_at="1")
+        await here.expect(Joined)
+        await redis.unlink(here.bus._key("room", "r", "seq"))
+        there.leave("ann")
+        await there.settle()
+        await here.join("ann", joined_at="2")
+        assert "ann" in here.rooms["r"].own
+        await here.settle()
+        assert {m.peer_id: m.replica for m in await there.bus.members("r")} == {
+            **{each.name: each.name for each in (here, there)},
+            "ann": here.name,
+        }

@@ -32,7 +32,7 @@ for i = 4, #ARGV, 3 do
 end
 if written > 0 then
   local event = ARGV[3] == '' and 'null' or ARGV[3]
-  local seq = redis.call('INCR', KEYS[3])
+  local seq = next_number(KEYS[3])
   redis.call('PUBLISH', ARGV[2], string.format(
     '{"seq":%d,"origin":%s,"event":%s}', seq, cjson.encode(ARGV[1]), event))
 end

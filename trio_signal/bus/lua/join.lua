@@ -64,20 +64,13 @@ elseif not old then
   end
 end
 
--- A room that comes back begins above its old numbers, or a replica that was
--- away would take new changes for old ones.
-if redis.call('EXISTS', KEYS[3]) == 0 then
-  local now = redis.call('TIME')
-  redis.call('SET', KEYS[3], now[1] .. string.format('%06d', tonumber(now[2])))
-end
-
 redis.call('HSET', KEYS[1], ARGV[3], ARGV[5])
 redis.call('SREM', KEYS[2], ARGV[3])
 note_live(ARGV[9], ARGV[3], false, ARGV[1])
 note_joined(ARGV[9], ARGV[3], ARGV[5], ARGV[1])
 redis.call('SADD', KEYS[4], ARGV[2])
 redis.call('SADD', KEYS[5], ARGV[2])
-local seq = redis.call('INCR', KEYS[3])
+local seq = next_number(KEYS[3])
 redis.call('PUBLISH', ARGV[9], string.format(
   '{"seq":%d,"origin":%s,"event":%s}', seq, cjson.encode(ARGV[1]), ARGV[6]))
 if ARGV[10] ~= '1' then

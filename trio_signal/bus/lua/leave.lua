@@ -21,7 +21,7 @@ redis.call('HDEL', KEYS[1], ARGV[3])
 reserve(ARGV[5], ARGV[3], old)
 redis.call('SREM', KEYS[2], ARGV[3])
 note_left(ARGV[5], ARGV[3], cjson.decode(ARGV[4]).cause or 'lost', ARGV[1])
-local seq = redis.call('INCR', KEYS[3])
+local seq = next_number(KEYS[3])
 redis.call('PUBLISH', ARGV[5], string.format(
   '{"seq":%d,"origin":%s,"event":%s}', seq, cjson.encode(ARGV[1]), ARGV[4]))
 if redis.call('EXISTS', KEYS[1]) == 0 then

@@ -16,7 +16,7 @@ if not old or old.replica ~= ARGV[1] or old.joined_at ~= cjson.decode(ARGV[4]).j
 end
 redis.call('HSET', KEYS[1], ARGV[3], ARGV[4])
 redis.call('SADD', KEYS[7], ARGV[2])
-local seq = redis.call('INCR', KEYS[3])
+local seq = next_number(KEYS[3])
 redis.call('PUBLISH', ARGV[6], string.format(
   '{"seq":%d,"origin":%s,"moved":%s}', seq, cjson.encode(ARGV[1]), ARGV[4]))
 return 1

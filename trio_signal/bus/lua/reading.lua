@@ -19,3 +19,21 @@ local function expect(key, kind)
   return true
 end
 
+-- Numbers of a room's changes start with the time in microseconds. So those of a room that was
+-- empty, or lost its number, are above all its old ones, which replicas still remember.
+local LOWEST, HIGHEST = 1e15, 2 ^ 52
+
+local function start_numbers(key)
+  local time = redis.call('TIME')
+  redis.call('SET', key, time[1] .. string.format('%06d', tonumber(time[2])))
+  return tonumber(redis.call('GET', key))
+end
+
+-- The number of the next change; `key` has that of the last one.
+local function next_number(key)
+  local number = redis.pcall('INCR', key)
+  if type(number) == 'number' and LOWEST < number and number < HIGHEST then
+    return number
+  end
+  return start_numbers(key)
+end

@@ -28,14 +28,8 @@ local origin = cjson.encode(ARGV[1])
 local cause = ARGV[4] == '1' and 'shutdown' or 'replica_lost'
 
 local function tell(channel, seq, event)
-  local number = redis.pcall('INCR', seq)
-  if type(number) ~= 'number' then
-    -- It is none. Who hears of no number looks for itself.
-    redis.call('DEL', seq)
-    number = redis.call('INCR', seq)
-  end
   redis.call('PUBLISH', channel, string.format(
-    '{"seq":%d,"origin":%s,"event":%s}', number, origin, event))
+    '{"seq":%d,"origin":%s,"event":%s}', next_number(seq), origin, event))
 end
 
 for _, room in ipairs(redis.call('SMEMBERS', KEYS[3])) do

@@ -59,11 +59,10 @@ if left == -1 or left > VANISHED or redis.call('SCARD', vanished) > MOST then
 end
 
 -- Of a room that was here before the number was lost, others believe the old one.
-local number = redis.call('GET', KEYS[3])
-if not number or not string.match(number, '^[1-9]%d*$') or tonumber(number) >= 2 ^ 52 then
+local number = tonumber(redis.call('GET', KEYS[3]) or '')
+if not number or number <= LOWEST or number >= HIGHEST then
   changed = changed or redis.call('EXISTS', KEYS[1]) == 1
-  local time = redis.call('TIME')
-  redis.call('SET', KEYS[3], time[1] .. string.format('%06d', tonumber(time[2])))
+  start_numbers(KEYS[3])
 end
 
 local is_missing = false
@@ -136,7 +135,7 @@ end
 redis.call(#ARGV > 4 and 'SADD' or 'SREM', KEYS[5], ARGV[2])
 if changed then
   redis.call('PUBLISH', ARGV[3], string.format(
-    '{"seq":%d,"origin":%s}', redis.call('INCR', KEYS[3]), cjson.encode(ARGV[1])))
+    '{"seq":%d,"origin":%s}', next_number(KEYS[3]), cjson.encode(ARGV[1])))
 end
 local seq = redis.call('GET', KEYS[3])
 if redis.call('EXISTS', KEYS[1]) == 0 then

@@ -21,7 +21,7 @@ redis.call('DEL', KEYS[8])
 redis.call('HDEL', KEYS[7], ARGV[7])
 redis.call('HSET', KEYS[1], ARGV[3], ARGV[4])
 redis.call('SADD', KEYS[5], ARGV[2])
-local seq = redis.call('INCR', KEYS[3])
+local seq = next_number(KEYS[3])
 redis.call('PUBLISH', ARGV[6], string.format(
   '{"seq":%d,"origin":%s,"moved":%s}', seq, cjson.encode(ARGV[5]), ARGV[4]))
 return parcel
