@@ -1,33 +1,32 @@
-"""Bus: what one replica's hub knows of the others.
+"""Bus: how the hub of one replica learns what the other replicas do.
 
-Each replica owns its peers and is the authority on them. The bus has two
-duties. It is the *transport* that tells a room's events to the other replicas
-with peers in that room. And it is the *directory*: who is in which room on
-which replica, so that a newcomer is told of all, and a cap holds for all replicas
-together.
+Each replica owns its peers and is the authority on them. The bus has two duties. It is the
+*transport*: it carries a room's events to the other replicas with peers in that room. And it is the
+*directory*: it records who is in which room on which replica, so that newcomers receive the full
+member list and caps count the peers of all replicas.
 
 The contract, for every implementation:
 
-- `join` is atomic. It checks the caps and the peer id, enters the member, and tells `Joined`
-  to the room's other replicas. Then it puts the member into this replica's `Room`, which
-  has by now who was there on other replicas at that moment, and calls `admit`. From then on
-  until `forget` the bus makes the changes of other replicas in that room, each once and in
-  its order, and tells `deliver` of them while the room has members of this replica.
-  What happened to a peer id before it joined here is not told after.
-- `publish` never blocks and never raises. Events of one room from one replica
-  arrive in their order, once. Those that change who is there or who is live
-  change the directory as well.
-- `send` goes to one replica only, and keeps the same order. A signal is delivered, or it comes
-  back once as `Undelivered`, within three seconds, also if nothing is heard of that replica, or
-  within eight if this one lost a connection to Redis meanwhile, or Redis is slow to answer.
-- `broadcast` goes to all other replicas; it may be lost where one cannot be reached.
-- What a replica published itself is never told to it. Its own members it changes itself,
-  in the room, before it publishes.
-- A peer id that is `reserved` and has left, however it did, is for its subject alone
-  for `RESERVED_SECONDS` more. Who is banned is not let in, nor who is new into a room that is
-  locked. All are bounded in number: of too many, the one that would end first does.
-- `deliver` is never called from inside `publish`. It and `admit` do not block.
-- If `deliver` raises, that is logged, and the following is delivered all the same.
+- `join` is atomic. It checks the caps and the peer id, enters the member, and publishes `Joined` to
+  the room's other replicas. Then it puts the member into this replica's `Room`, which by then has
+  the members of other replicas at that moment, and calls `admit`. From then on until `forget`, the
+  bus applies the changes of other replicas in that room, each once and in its order, and passes
+  them to `deliver` while this replica has members in the room. Events about a peer id from before
+  it joined here are not delivered afterwards.
+- `publish` never blocks and never raises. Events of one room from one replica arrive in order,
+  once. Events that change who is there or who is live change the directory as well.
+- `send` goes to one replica only, and keeps the same order. A signal is either delivered or
+  returned once as `Undelivered`: within three seconds, even if the other replica is silent, or
+  within eight if this replica lost a connection to Redis meanwhile or Redis is slow to answer.
+- `broadcast` goes to all other replicas; a replica that cannot be reached may miss it.
+- A replica never receives what it published itself. It changes its own members in the room before
+  it publishes.
+- After a `reserved` peer id has left, for whatever reason, only its subject may use it for
+  `RESERVED_SECONDS` more. Banned users are refused, and so are newcomers to a locked room. The
+  number of reservations, bans and locks is bounded: beyond the bound, those that would end first
+  are dropped.
+- `deliver` is never called from inside `publish`. `deliver` and `admit` do not block.
+- If `deliver` raises, the error is logged and delivery continues with the next event.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -60,7 +59,7 @@ from trio_signal.room import Room
 
 
 class Caps(NamedTuple):
-    """How many peers a room takes; `viewers` are those that are not live."""
+    """How many peers a room admits; `viewers` counts the peers that are not live."""
 
     peers: int
     viewers: int | None = None
@@ -73,7 +72,7 @@ class Undelivered(Struct, frozen=True, tag=True):
 
 
 class Kicked(Struct, frozen=True, tag=True):
-    """A moderator, or the site's backend, takes another replica's peer out of a room."""
+    """Removes a peer of another replica from a room, for a moderator or the site's backend."""
 
     room_id: Name
     target: Member
@@ -82,16 +81,16 @@ class Kicked(Struct, frozen=True, tag=True):
 
 
 class Emptied(Struct, frozen=True, tag=True):
-    """The site's backend takes all peers of a replica out of a room."""
+    """Removes all peers of a replica from a room, for the site's backend."""
 
     room_id: Name
     reason: str
 
 
 class Held(Struct, frozen=True, tag=True):
-    """A user is kept out of a room, or everybody new if there is no digest of one.
+    """A user is banned from a room; without a digest, the room is locked for newcomers.
 
-    `until` is in seconds since 1970; what is lifted is over already.
+    `until` is in seconds since 1970. A time in the past lifts the ban or the lock.
     """
 
     room_id: Name
@@ -100,9 +99,9 @@ class Held(Struct, frozen=True, tag=True):
 
 
 class RoomsKept(Struct, frozen=True, tag=True):
-    """A user's connection was lost, and its rooms are kept: one that came since may have them.
+    """A user's connection was lost; a newer connection of the same user may claim its rooms.
 
-    `heard` is when the lost one was last heard of, in seconds since 1970.
+    `heard` is when the lost connection was last heard from, in seconds since 1970.
     """
 
     user_id: Name
@@ -111,9 +110,9 @@ class RoomsKept(Struct, frozen=True, tag=True):
 
 
 class RoomChanged(NamedTuple):
-    """Other replicas have changed a room, or said something in it; it is changed already.
+    """Other replicas changed a room or published in it; the `Room` has the changes already.
 
-    Without events there is nothing to tell: members of this replica were taken over.
+    Without events there is nothing to announce: members of this replica were taken over.
     """
 
     room_id: str
@@ -121,26 +120,26 @@ class RoomChanged(NamedTuple):
 
 
 class ReplicaLost(NamedTuple):
-    """Another replica is gone without a word, and this one took its members out of their rooms.
+    """Another replica is gone without closing; this one removed its members from their rooms.
 
-    `heard` is when it was last heard of, in seconds since 1970.
+    `heard` is when that replica was last heard from, in seconds since 1970.
     """
 
     replica: str
     heard: float
-    #: Each with its room.
+    #: Each member with its room.
     members: tuple[tuple[str, Member], ...]
 
 
 def count_of(room_id: str, members: Collection[Member]) -> RoomCount:
-    """How many these are; they are in the order of joining."""
+    """Count these members, which must be in the order of joining."""
     users = {member.user_id for member in members}
     live = {member.user_id for member in members if member.live}
     since = next((member.joined_at for member in members), "")
     return RoomCount(room_id, len(members), len(users), len(live), since)
 
 
-#: What is told to one replica, and what to all others.
+#: What goes to one replica, and what goes to all others.
 Direct = (
     Signalled
     | Undelivered
@@ -163,41 +162,41 @@ Direct = (
 Broadcast = PrivateEvent | UserChanged | Moved | OnlineHere | StatesAsked | RelayLoads
 Delivery = RoomChanged | Published | RoomsKept | ReplicaLost | Direct | Broadcast
 Deliver = Callable[[Delivery], None]
-#: What to tell of a newcomer to those who are here.
+#: Announces a newcomer to the members of this replica.
 Admit = Callable[[Sequence[RoomEvent]], None]
 
 
 class Posted(NamedTuple):
-    """Another revision holds; `late` if it was made a while ago, and some may know it."""
+    """A newer revision is current; if `late`, it was made a while ago and may be known already."""
 
     revision: Revision
     late: bool
 
 
 class Counted(NamedTuple):
-    """So many users have acknowledged an announcement."""
+    """How many users have acknowledged an announcement."""
 
     announcement_id: str
     acknowledged: int
 
 
 class BusStatistics(NamedTuple):
-    """How the way to the other replicas is, for a metric; counted since the start."""
+    """The state of the connections to the other replicas, for metrics; counters never reset."""
 
-    #: Whether there is a connection for commands, and one for what others publish.
+    #: Whether the connection for commands is up, and the one for published messages.
     commands_connected: bool
     events_connected: bool
-    #: How often one of them was lost.
+    #: How often either connection was lost.
     losses: int
-    #: Seconds that an answer took last; None if there was none yet.
+    #: Seconds of the last round trip; None before the first one.
     round_trip: float | None
-    #: Seconds since the lease was renewed; None if there is none yet.
+    #: Seconds since the lease was renewed; None before the first lease.
     lease_age: float | None
-    #: Bytes that wait to be sent, and of what came that wait to be taken in.
+    #: Bytes waiting to be sent, and received bytes waiting to be processed.
     send_bytes: int
     receive_bytes: int
-    #: Messages that did not come, as their numbers say; that came and were too many; and
-    #: commands that found no room to wait.
+    #: Messages missing by their numbers, messages dropped because the inbox was full, and commands
+    #: dropped because the send queue was full.
     missing: int
     overflows: int
     dropped: int
@@ -205,106 +204,107 @@ class BusStatistics(NamedTuple):
     unreadable: Mapping[str, int]
     #: Rooms that are stale.
     stale_rooms: int
-    #: Seconds from publishing to taking in, once a second by a message to oneself.
+    #: Seconds from publishing to receiving, measured once a second with a message to itself.
     delivery: Histogram
 
 
 class Board(Protocol):
-    """What replicas know together of announcements.
+    """What replicas share about announcements.
 
-    It may forget everything at any time, and says so by `resync`; what is to last is in
-    the store. The methods that block raise BoardError, after a second at most.
+    A board may forget everything at any time, and calls `resync` then; the store keeps what must
+    last. Methods that block raise BoardError after a second at most.
     """
 
     @property
     def reachable(self) -> bool:
-        """Whether it can be asked, as far as one knows."""
+        """Whether the board can be asked, as far as is known."""
         ...
 
     async def run(self) -> None:
-        """See to it that it has the users of this replica, until cancelled."""
+        """Keep this replica's users on the board, until cancelled."""
         ...
 
     def listen(self, hear: Callable[[Posted | Counted], None], resync: Callable[[], None]) -> None:
-        """From now on tell what is posted and counted, also by oneself. Neither may block.
+        """Call `hear` for each post and count from now on, including this replica's own.
 
-        `resync` is called when something may have been missed or forgotten.
+        `resync` is called when something may have been missed or forgotten. Neither may block.
         """
         ...
 
     async def post(self, revision: Revision, *, late: bool = False) -> Revision:
-        """Let a revision hold, and tell it, unless a newer one does; the one that holds."""
+        """Post a revision unless a newer one is current; return the current one."""
         ...
 
     async def holding(self) -> Revision | None:
-        """The revision that holds."""
+        """Return the current revision."""
         ...
 
     async def acknowledge(self, announcement_id: str, user_ids: Collection[str]) -> None:
-        """Keep that users have acknowledged, and tell how many have."""
+        """Record that users have acknowledged, and publish how many have."""
         ...
 
     async def acknowledged(self, announcement_id: str, user_ids: Collection[str]) -> set[str]:
-        """Which of these users have."""
+        """Return which of these users have acknowledged."""
         ...
 
     def add_user(self, user_id: str) -> None:
-        """A user hears announcements through this replica. Does not block."""
+        """Count a user who receives announcements through this replica. Does not block."""
         ...
 
     def remove_user(self, user_id: str) -> None:
-        """It does so no longer. Does not block."""
+        """Stop counting a user of this replica. Does not block."""
         ...
 
     async def count_users(self) -> int:
-        """How many users hear announcements on all replicas; asks none of these."""
+        """Count the users who receive announcements on all replicas; does not ask the replicas."""
         ...
 
 
 class TopicBus(Protocol):
-    """What replicas tell each other on topics, and how many subscribe to each."""
+    """Publishing on topics across replicas, and how many subscribe to each."""
 
     def count(self, counts: Mapping[str, int]) -> None:
-        """So many connections here subscribe to these topics from now on. Does not block."""
+        """Set how many connections here subscribe to each of these topics. Does not block."""
         ...
 
     async def settle(self, topics: Collection[str]) -> None:
-        """Wait until what others publish on these is delivered here; not for long."""
+        """Wait, for a bounded time, until other replicas' messages on these topics arrive here."""
         ...
 
     def publish(self, published: Published, told: Callable[[int], None]) -> None:
-        """Tell all who subscribe on other replicas. Does not block.
+        """Publish to the subscribers on other replicas. Does not block.
 
-        `told` is called once, perhaps at once, with how many subscribe on all replicas: those
-        here are to be told then. One replica's are told in their order.
+        `told` is called once, perhaps before this returns, with the number of subscribers on all
+        replicas; the caller delivers to its own subscribers then. Messages of one replica keep
+        their order.
         """
         ...
 
 
 class RoomHolds(Protocol):
-    """Who is kept out of rooms, and which rooms are locked, on all replicas."""
+    """Who is banned from rooms, and which rooms are locked, on all replicas."""
 
     def ban(self, room_id: str, member: Member, seconds: float) -> None:
-        """Let who this member is not enter a room for so long, in no dialect. Never blocks.
+        """Ban the identity of this member from a room, in every dialect. Never blocks.
 
-        Before anything that this replica sends after it arrives.
+        The ban takes effect before anything that this replica sends afterwards.
         """
         ...
 
     async def is_banned(self, room_id: str, subject: str, user_id: str) -> bool:
-        """Whether somebody is kept out of a room; `subject` is that of no dialect."""
+        """Whether an identity is banned from a room; `subject` belongs to no dialect."""
         ...
 
     def lock(self, room_id: str, *, locked: bool) -> None:
-        """Let nobody new into a room, or again; for `LOCK_SECONDS` at most. Never blocks.
+        """Lock a room for newcomers, for `LOCK_SECONDS` at most, or unlock it. Never blocks.
 
-        In the same order as bans. A peer that joins at the same time is in the room before, on
-        all replicas, or not at all.
+        Keeps the same order as bans. A peer that joins at the same time is in the room before the
+        lock, on all replicas, or is refused.
         """
         ...
 
     async def is_locked(self, room_id: str) -> bool:
-        """Whether nobody new is let into a room."""
+        """Whether a room refuses newcomers."""
         ...
 
 
@@ -315,82 +315,82 @@ class Bus(Protocol):
 
     @property
     def names(self) -> NameBus:
-        """Who has which name, of which rooms know nothing either."""
+        """The directory of names, which are independent of rooms."""
         ...
 
     @property
     def handover(self) -> HandoverBus | None:
-        """How sessions move to other replicas; None where there is one replica only."""
+        """How sessions move to other replicas; None if there is only one replica."""
         ...
 
     @property
     def following(self) -> Collection[tuple[str, str]]:
-        """Rooms and peers of them whose signals wait: some are under way to where the peer was.
+        """Peers, as room and peer id, with signals still in flight to the replica that they left.
 
-        To these, signals are sent by `send` also if they are of this replica.
+        Signals to these peers go through `send`, even if the peer is of this replica.
         """
         ...
 
     @property
     def topics(self) -> TopicBus:
-        """What is published by topic, of which rooms know nothing."""
+        """Publishing by topic, which is independent of rooms."""
         ...
 
     @property
     def board(self) -> Board | None:
-        """What the replicas know of announcements; None where there is one replica only."""
+        """What replicas share about announcements; None if there is only one replica."""
         ...
 
     @property
     def holds(self) -> RoomHolds:
-        """Who is kept out of rooms, and which rooms are locked."""
+        """Who is banned from rooms, and which rooms are locked."""
         ...
 
     @property
     def degraded(self) -> str | None:
-        """Why other replicas may not be seen as they are; None if all is well."""
+        """Why the view of other replicas may be out of date; None if all is well."""
         ...
 
     def statistics(self) -> BusStatistics | None:
-        """How it is doing; None where there is one replica only."""
+        """Return the state of the connections; None if there is only one replica."""
         ...
 
     async def run(
         self, deliver: Deliver, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
-        """Serve until cancelled; `deliver` gets what other replicas tell."""
+        """Serve until cancelled; `deliver` receives what other replicas publish and send."""
         ...
 
     async def retire(self) -> None:
-        """Take leave of the other replicas: nothing of this one stays behind.
+        """Remove everything of this replica from the directory.
 
-        Called when all its members have left, while `run` still runs.
+        Call it when all its members have left, while `run` still runs.
         """
         ...
 
     async def join(self, room: Room, member: Member, caps: Caps, admit: Admit) -> None:
-        """Enter a room; raises JoinRefusedError, or calls `admit` once and returns.
+        """Enter a room, then call `admit` once; raises JoinRefusedError.
 
-        `room` is this replica's own of that id, the same from its first join until `forget`.
-        A peer id that is there under the same subject is taken over. When this
-        is cancelled the member may be in the directory: publish its `Left`.
+        `room` is this replica's own `Room` of that id, the same object from its first join until
+        `forget`. A peer id that is present under the same subject is taken over. If this is
+        cancelled, the member may be in the directory: publish its `Left`.
         """
         ...
 
     def forget(self, room_id: str) -> None:
-        """Nobody of this replica is in a room any more, nor about to enter: follow it no longer."""
+        """Stop following a room that has no members of this replica, and none entering."""
         ...
 
     def publish(self, event: RoomEvent) -> None:
-        """Tell the room's other replicas, and bring the directory up to date."""
+        """Publish an event to the room's other replicas, and update the directory."""
         ...
 
     def send(self, replica: str, delivery: Direct) -> None:
-        """Tell one replica."""
+        """Send to one replica."""
         ...
 
     def broadcast(self, event: Broadcast | RoomsKept) -> None:
-        """Tell all other replicas. Never blocks."""
+        """Send to all other replicas. Never blocks."""
         ...
 
     async def members(self, room_id: str) -> tuple[Member, ...]:
@@ -398,20 +398,20 @@ class Bus(Protocol):
         ...
 
     async def live(self, room_id: str) -> tuple[Member, ...]:
-        """The members of a room that are live, in the order of joining; reads no others."""
+        """The live members of a room, in the order of joining; reads no other records."""
         ...
 
     async def room_ids(self) -> list[str]:
-        """The rooms that have members, but the server's own; sorted."""
+        """The rooms that have members, sorted, without the server's internal rooms."""
         ...
 
     async def count_members(self, room_ids: Sequence[str]) -> list[RoomCount]:
-        """How many are in these rooms; those in which nobody is are left out.
+        """Count the members of these rooms; empty rooms are left out.
 
-        Members are read of those rooms only that have changed since they were counted last.
+        Reads the members only of rooms that have changed since the last count.
         """
         ...
 
     async def count_rooms(self) -> int:
-        """How many those are, which is found out at little cost."""
+        """Count the rooms that have members, cheaply."""
         ...

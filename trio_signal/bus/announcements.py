@@ -1,9 +1,9 @@
-"""What replicas know together of announcements, in Redis.
+"""The board in Redis: what replicas share about announcements.
 
-`current_broadcast`, `broadcast:{id}:ack:{user_id}` and the channel `broadcasts` have
-the names that operators know; all else is ours, under `trio_signal:`. Redis may
-forget all of it: announcements and acknowledgements are in the database, and who hears
-them each replica knows of its own users.
+`current_broadcast`, `broadcast:{id}:ack:{user_id}` and the channel `broadcasts` keep the names that
+operators know; all other keys begin with `trio_signal:`. Redis may forget all of them:
+announcements and acknowledgements are in the database, and each replica knows which of its own
+users receive announcements.
 """
 
 import logging
@@ -28,18 +28,17 @@ logger = logging.getLogger(__name__)
 
 #: Seconds for which acknowledgements are kept.
 KEPT = 30 * 86400
-#: Seconds for an answer; who asks has other places to look.
+#: Seconds to wait for an answer; callers then fall back to the store.
 TIMEOUT = 1.0
-#: Milliseconds by which a revision may be ahead of our clock. One that is further ahead was
-#: not made from any clock, and nothing newer could follow it for as long.
+#: Milliseconds by which a revision may be ahead of our clock. A number further ahead comes from no
+#: real clock, and would block all newer revisions until then.
 AHEAD = 366 * 86400 * 1000
-#: How many acknowledgements one script writes, and users one command: it holds up all of Redis.
+#: How many acknowledgements one script writes, and users one command: both block all of Redis.
 CHUNK = 500
-#: Seconds between two looks at whether Redis has the users of this replica, and for which it
-#: has them without another look.
+#: Seconds between two checks that Redis has the users of this replica.
 LOOKING = 30.0
 USERS_KEPT = 3600
-#: How many users Redis may count a second for one replica.
+#: How many users per second Redis may count for one replica.
 COUNTED_PER_SECOND = 50_000
 
 
@@ -51,14 +50,14 @@ class NewBroadcast(Struct, tag="new_broadcast"):
 
 
 class BroadcastCleared(Struct, tag="broadcast_cleared"):
-    """A revision in which it is so no longer."""
+    """A revision in which no announcement is active."""
 
     revision: Revision = field(name="edition")
     late: bool
 
 
 class BroadcastAcknowledged(Struct, tag="broadcast_acknowledged"):
-    """How many users have acknowledged by now."""
+    """How many users have acknowledged an announcement so far."""
 
     broadcast_id: Name
     acknowledged: Number
@@ -72,20 +71,20 @@ _decode_any_news = msgspec.json.Decoder(News).decode
 
 
 class RedisBoard:
-    """See `trio_signal.bus.Board`. The bus tells it what comes by the channel."""
+    """The board in Redis; see `trio_signal.bus.Board`. The bus calls `take` for its channel."""
 
     def __init__(self, redis: Redis, replica: str, prefix: str) -> None:
-        """Take an open connection, which the caller closes."""
+        """Use an open connection, which the caller closes."""
         self._redis = redis
         self._prefix = prefix
         self.channel = f"{prefix}broadcasts"
-        #: As in version 0.1, which may run beside this one.
+        #: Named as in version 0.1, which may run beside this one.
         self._revision_key = f"{prefix}trio_signal:edition"
         self._users_key = self._users_of(replica)
-        #: Those who hear announcements through this replica.
+        #: Users who receive announcements through this replica.
         self._users: dict[str, None] = {}
         self._uncertain = trio.Event()
-        #: How many there are on all replicas, and until when that is good enough.
+        #: The number of users on all replicas, and until when this count is used again.
         self._counted = 0, 0.0
         reading = read_script("reading")
         self._post = redis.register_script(reading + read_script("post"))
@@ -100,30 +99,30 @@ class RedisBoard:
         return self._redis.connected
 
     def listen(self, hear: Callable[[Posted | Counted], None], resync: Callable[[], None]) -> None:
-        """From now on tell what is posted and counted."""
+        """Call `hear` for each post and count from now on."""
         self._hear, self._resync = hear, resync
         self._redis.pubsub.subscribe(self.channel)
 
     def take(self, payload: bytes) -> None:
-        """Something came by the channel."""
+        """Process a message of the channel."""
         news = self._redis.reader.read("announcement", _decode_news, payload, self.channel)
         if news is None:
-            self._resync()  # it may have been news
+            self._resync()  # an unreadable message may have been a post
         elif isinstance(news, BroadcastAcknowledged):
             self._hear(Counted(news.broadcast_id, news.acknowledged))
         else:
             self._hear(Posted(news.revision, news.late))
 
     def resync(self) -> None:
-        """Redis may have forgotten what we wrote, or told something while we were away."""
+        """Check Redis again: it may have forgotten our users, or we may have missed messages."""
         self._uncertain.set()
         self._resync()
 
     async def post(self, revision: Revision, *, late: bool = False) -> Revision:
-        """Let a revision hold, and tell it, unless a newer one does; the one that holds."""
+        """Post a revision unless a newer one is current; return the current one."""
         held = await self._ask_to_post(revision, late=late)
         found = self._read(held)
-        if found is None:  # what cannot be read holds nothing
+        if found is None:  # an unreadable revision does not count
             held = await self._ask_to_post(revision, late=late, unreadable=held)
             found = self._read(held)
         if found is None:
@@ -147,7 +146,7 @@ class RedisBoard:
         return held
 
     async def holding(self) -> Revision | None:
-        """The revision that holds."""
+        """Return the current revision."""
         with self._within_time():
             held: Any = await self._redis.hget(self._revision_key, "edition")
         return self._read(held) if held is not None else None
@@ -156,7 +155,7 @@ class RedisBoard:
         return self._redis.reader.read("announcement", _decode_revision, held, self._revision_key)
 
     async def acknowledge(self, announcement_id: str, user_ids: Collection[str]) -> None:
-        """Keep that users have acknowledged, and tell how many have."""
+        """Record that users have acknowledged, and publish how many have."""
         keys = [self._key(announcement_id, user_id) for user_id in user_ids]
         count = f"{self._prefix}trio_signal:acknowledged:{announcement_id}"
         for start in range(0, len(keys), CHUNK):
@@ -166,24 +165,24 @@ class RedisBoard:
                 )
 
     async def acknowledged(self, announcement_id: str, user_ids: Collection[str]) -> set[str]:
-        """Which of these users have."""
+        """Return which of these users have acknowledged."""
         users = list(user_ids)
         with self._within_time():
             values: Any = await self._redis.mget([self._key(announcement_id, u) for u in users])
         return {user for user, value in zip(users, values, strict=True) if value is not None}
 
     def add_user(self, user_id: str) -> None:
-        """A user hears announcements through this replica."""
+        """Count a user who receives announcements through this replica."""
         self._users[user_id] = None
         self._redis.send_nowait("SADD", self._users_key, user_id)
 
     def remove_user(self, user_id: str) -> None:
-        """It does so no longer."""
+        """Stop counting a user of this replica."""
         del self._users[user_id]
         self._redis.send_nowait("SREM", self._users_key, user_id)
 
     async def run(self) -> None:
-        """See to it that Redis has the users of this replica."""
+        """Keep this replica's users in Redis, until cancelled."""
         while True:
             self._uncertain = trio.Event()
             with suppress(BoardError):
@@ -199,8 +198,8 @@ class RedisBoard:
         except BoardError as error:
             if not isinstance(error.__cause__, ResponseError):
                 raise
-            is_other = True  # it is of another type
-        if is_other:  # somebody else wrote to it
+            is_other = True  # the key has another type
+        if is_other:  # somebody else wrote to the key
             with self._within_time():
                 await self._redis.unlink(self._users_key)
             await self._add_users()
@@ -216,7 +215,7 @@ class RedisBoard:
             await self._redis.expire(self._users_key, USERS_KEPT)
 
     async def count_users(self) -> int:
-        """How many users hear announcements; of those of version 0.1, too."""
+        """Count the users who receive announcements, including those of version 0.1."""
         known, good_until = self._counted
         if trio.current_time() < good_until:
             await trio.lowlevel.checkpoint()
@@ -230,7 +229,7 @@ class RedisBoard:
         return users
 
     def forget(self, replica: str) -> None:
-        """Another replica is gone, and its users with it."""
+        """Delete the users of a replica that is gone."""
         self._redis.send_nowait("UNLINK", self._users_of(replica))
 
     def _users_of(self, replica: str) -> str:
@@ -251,7 +250,7 @@ class RedisBoard:
 
 
 def _current(announcement: Announcement) -> dict[str, str]:
-    """The announcement as it is to be read by others."""
+    """The announcement in the form that other programs read."""
     return {
         "id": announcement.id,
         "message": announcement.message,
@@ -273,7 +272,7 @@ def _decode_news(text: bytes) -> News:
 
 
 def _checked(revision: Revision) -> Revision:
-    """What a decoder cannot say of it; raises ValueError."""
+    """Check what a decoder cannot; raises ValueError."""
     if revision.number > _greatest_revision():
         raise ValueError(f"revision {revision.number} is too far ahead")
     datetime.fromisoformat(revision.announcement.created_at)
@@ -286,5 +285,5 @@ def _greatest_revision() -> int:
 
 @cache
 def read_script(name: str) -> str:
-    """A Lua script of ours, or what stands before some."""
+    """Read a Lua script, or a prelude that goes before others."""
     return (resources.files("trio_signal.bus") / "lua" / f"{name}.lua").read_text()

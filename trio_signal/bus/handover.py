@@ -1,17 +1,18 @@
-"""Handover: what replicas say to each other when a session moves from one to another.
+"""Handover: how a session moves from one replica to another.
 
-A session is found by its tag, which its member's record has and from which its id cannot be
-found out. The contract, for whoever implements `HandoverBus`:
+A session is found by its tag, which is in its member's record; the session id cannot be derived
+from the tag. The contract for `HandoverBus`:
 
-- Who has no connection to a session's room follows it first. Then it says in the room's channel
-  that it *seeks* the session. The replica that has it gives it up at once, if it may be given, and
-  a script changes the member's replica: that change is numbered, and tells nobody anything.
-- The change parts the room's events in two. All before it the session is told by the replica that
-  gave it up, all after it by the one that has it now: each once, in one order for all.
-- When the change has come back to the giver, it sends the *parcel*: what the client has not
-  confirmed, and how much came from it.
-- Who seeks a session that is under way to somebody else sees it arrive there, and asks again.
-  So the newest wins.
+- A replica that does not follow the session's room follows it first. Then it announces in the
+  room's channel that it *seeks* the session. The replica that has the session releases it at once,
+  if it may, and a script changes the member's replica. That change is numbered like others, but
+  peers are not notified of it.
+- The change divides the room's events: the old replica delivers all events before it to the
+  session, the new replica all events after it. Each arrives once, and in one order for all.
+- When the change comes back to the old replica, it sends the *parcel*: the messages that the client
+  has not confirmed, and how many it has received from the client.
+- If a session is on its way to a third replica, the seeker sees it arrive there and asks again. So
+  the newest seeker wins.
 """
 
 from collections.abc import Sequence
@@ -24,99 +25,103 @@ from trio_signal.room import Room
 
 
 class Mover(Protocol):
-    """What a replica does with sessions that move. Nothing blocks."""
+    """How a replica moves its sessions. Nothing blocks."""
 
     def give(self, room_id: str, sought: Sought) -> None:
-        """Another replica seeks a session, which may be of this one."""
+        """Another replica seeks a session, which may be one of this replica."""
         ...
 
     def joined(self, event: Joined) -> None:
-        """Sessions that are being given up are to be told of a newcomer of this replica.
+        """Deliver a newcomer of this replica to the sessions that are being given up.
 
-        It came before they go; those who stay are told when it is let in.
+        The newcomer joined before they go; other sessions receive it when it is admitted.
         """
         ...
 
     def gone(self, session: str) -> None:
-        """The member of a session that was given up is the other replica's now."""
+        """The other replica owns the member of a session now."""
         ...
 
     def failed(self, session: str) -> None:
-        """It could not be made so."""
+        """The other replica did not get the member of a session."""
         ...
 
     def arrived(
         self, room_id: str, member: Member, missed: Sequence[RoomEvent], told: frozenset[str]
     ) -> None:
-        """A member has become this replica's own.
+        """A member now belongs to this replica.
 
-        `missed` are events of this replica that it is to be told first. Of the newcomers `told`
-        it knows already, though nobody here does yet.
+        `missed` are events of this replica to deliver first. `told` are newcomers that the member
+        knows already, although nobody else here does yet.
         """
         ...
 
 
 class HandoverBus(Protocol):
-    """How sessions move between replicas; see above. Only `async` ones block."""
+    """How sessions move between replicas; see the module. Only `async` methods block."""
 
     def serve(self, mover: Mover) -> None:
-        """Have this one do what is to be done with the sessions of this replica."""
+        """Use this mover for the sessions of this replica."""
         ...
 
     def time(self) -> float:
-        """Seconds of a clock that all replicas share; 0 if that is not known yet."""
+        """Seconds of a clock that all replicas share; 0 if unknown."""
         ...
 
     async def find(self, room_id: str, session: str) -> Member | None:
-        """The member whose session has this tag."""
+        """Find the member whose session has this tag."""
         ...
 
     async def follow(self, room: Room) -> bool:
-        """Follow a room in which nobody of this replica need be; whether it is in step."""
+        """Follow a room that may have no members here; return whether it is in step."""
         ...
 
     async def seek(self, room: Room, sought: Sought, member: Member, *, ask: bool) -> Parcel | None:
-        """Seek the session of a member, until it has arrived or `stop` is called.
+        """Seek the session of a member, until it arrives or `stop` is called.
 
-        If its replica has ended and left a parcel, that is returned; else it is asked, if `ask`.
+        If its replica has ended and left a parcel, that is returned. Otherwise, if `ask`, its
+        replica is asked.
         """
         ...
 
     def stop(self, room_id: str, session: str) -> None:
-        """Want it no longer: if it comes all the same, it leaves the room."""
+        """Stop seeking: if the session still arrives, its member leaves the room."""
         ...
 
     def give(self, room: Room, member: Member, sought: Sought) -> None:
-        """Let the other replica have a member of ours."""
+        """Give a member of this replica to the replica that seeks it."""
         ...
 
     async def settle(self, room_id: str, peer_id: str) -> None:
-        """Wait until no signal of this peer is under way from here."""
+        """Wait until no signal from this peer is in flight from here."""
         ...
 
     async def others(self, seconds: float) -> list[str]:
-        """Say for so long that we stop; which other replicas do not. None if none can be asked."""
+        """Announce for so many seconds that this replica stops; return replicas that do not stop.
+
+        Returns an empty list if the directory cannot be asked.
+        """
         ...
 
     async def park(self, parcels: Sequence[tuple[str, Parcel]], seconds: float) -> bool:
-        """Leave sessions, each with its room, to whoever comes first in this time; if it worked.
+        """Leave sessions, each with its room, to the first replica that takes them; return success.
 
-        Their members stay in the directory. Whom nobody takes over is reaped then.
+        Their members stay in the directory for so many seconds; the rest are removed then.
         """
         ...
 
     def keep(self, room_id: str, member: Member, seconds: float) -> None:
-        """Keep for so long that there is a stand-in for a user, which has `member.session`."""
+        """Record for so long that a stand-in for a user exists, with the tag `member.session`."""
         ...
 
     async def kept(self, room_id: str, user_id: str, dialect: str) -> Member | None:
-        """Such a member, once."""
+        """Take the stand-in of a user; each is returned once."""
         ...
 
     async def parked(self) -> list[tuple[str, str]]:
-        """Sessions that were left so, and the rooms in which they are."""
+        """The tags of parked sessions, and their rooms."""
         ...
 
     def send(self, replica: str, told: Parcel | NotGiven | Offered) -> None:
-        """Tell the replica that seeks a session."""
+        """Send to the replica that seeks a session."""
         ...

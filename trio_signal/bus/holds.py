@@ -1,7 +1,7 @@
-"""What a room keeps for a while: peer ids for those who lost them, who is kept out, a lock.
+"""What a room keeps for a while: reserved peer ids, bans, and a lock.
 
-Pure: the time is given, in seconds of a clock that only goes forward. What Redis keeps of
-the same is in reserve.lua, ban.lua and join.lua.
+Pure: callers pass the time, in seconds of a monotonic clock. reserve.lua, ban.lua and join.lua
+describe the same in Redis.
 """
 
 from collections import OrderedDict
@@ -14,38 +14,38 @@ from trio_signal.messages.events import Refusal
 from trio_signal.messages.identity import Member
 from trio_signal.room import Room
 
-#: Seconds for which a peer id stays reserved for its subject after it was lost.
+#: Seconds for which a peer id stays reserved for its subject after it has left.
 RESERVED_SECONDS = 60.0
-#: Seconds after which a lock that nobody lifts is lifted.
+#: Seconds after which a lock ends by itself.
 LOCK_SECONDS = 86400.0
-#: Of one room, and rooms that have any.
+#: The most entries of one room, and the most rooms with entries.
 MOST_OF_ROOM = 1000
 MOST_ROOMS = 10_000
 
 
 def digest_of(member: Member) -> str:
-    """Who a member is, in whatever dialect, as SHA-1: Redis makes the same of it, by scripts.
+    """The identity of a member in every dialect, as SHA-1, which Redis scripts can compute too.
 
-    That is the subject of a verified token, which has a NUL; see `subject_of`. Of others, whose
-    word had to be taken, it is the user id: by what else they say many would be the same.
+    For a verified token the identity is its subject, which contains a NUL; see `subject_of`. For
+    other members it is the user id: everything else that they claim is not distinctive enough.
     """
     return digest_of_user(member.subject.partition(" ")[2], member.user_id)
 
 
 def digest_of_user(subject: str, user_id: str) -> str:
-    """The same of somebody with this subject, which is of no dialect."""
+    """The same digest for a user with this subject, which belongs to no dialect."""
     identity = subject if "\0" in subject else f"user {user_id}"
     return sha1(identity.encode(errors="surrogatepass"), usedforsecurity=False).hexdigest()
 
 
 class _Until:
-    """What is kept of one kind, by room and by key; bounded in both."""
+    """Values of one kind that expire, by room and key; bounded in both."""
 
     def __init__(self) -> None:
         self._rooms: OrderedDict[str, dict[str, tuple[float, bytes]]] = OrderedDict()
 
     def put(self, room_id: str, key: str, value: bytes, until: float, now: float) -> None:
-        """Keep a value; what is over goes, and what would be over first if there is too much."""
+        """Keep a value. Drops expired ones, and beyond the bound the first to expire."""
         entries = self._rooms.setdefault(room_id, {})
         self._rooms.move_to_end(room_id)
         entries.pop(key, None)
@@ -58,12 +58,12 @@ class _Until:
             del entries[min(entries, key=lambda key: entries[key][0])]
 
     def get(self, room_id: str, key: str, now: float) -> tuple[float, bytes] | None:
-        """Until when, and the value; None if there is none any more."""
+        """The end and the value; None if it has expired."""
         found = self._rooms.get(room_id, {}).get(key)
         return found if found is not None and found[0] > now else None
 
     def all(self, now: float) -> Iterator[tuple[str, str, float]]:
-        """What is kept: by room and key, and until when."""
+        """All that has not expired: room, key, end."""
         for room_id, entries in self._rooms.items():
             for key, (end, _) in entries.items():
                 if end > now:
@@ -78,33 +78,33 @@ class _Until:
 
 
 class Holds:
-    """What the rooms of one directory keep for a while."""
+    """Reservations, bans and locks of the rooms in one directory."""
 
     def __init__(self) -> None:
-        """Begin with nothing."""
+        """Begin empty."""
         self._reserved = _Until()
         self._banned = _Until()
-        #: With one entry for each room, whose key is empty.
+        #: One entry for each locked room, with an empty key.
         self._locked = _Until()
 
     def reserve(self, room_id: str, member: Member, now: float) -> None:
-        """A member has left: keep its peer id for its subject, if that is to be."""
+        """Reserve the peer id of a member that has left, if the member asks for it."""
         if member.reserved:
             until = now + RESERVED_SECONDS
             self._reserved.put(room_id, member.peer_id, _digest(member.subject), until, now)
 
     def is_reserved(self, room_id: str, member: Member, now: float) -> bool:
-        """Whether a newcomer's peer id is kept for another subject."""
+        """Whether a newcomer's peer id is reserved for another subject."""
         found = self._reserved.get(room_id, member.peer_id, now)
         return found is not None and found[1] != _digest(member.subject)
 
     def ban(self, room_id: str, digest: str, until: float, now: float) -> None:
-        """Keep somebody out of a room; a ban that is longer already stays."""
+        """Ban an identity from a room; a longer ban stays."""
         found = self._banned.get(room_id, digest, now)
         self._banned.put(room_id, digest, b"", max(until, found[0] if found else until), now)
 
     def is_banned(self, room_id: str, digest: str, now: float) -> bool:
-        """Whether somebody is kept out."""
+        """Whether an identity is banned from a room."""
         return self._banned.get(room_id, digest, now) is not None
 
     def bans(self, now: float) -> Iterator[tuple[str, str, float]]:
@@ -112,19 +112,19 @@ class Holds:
         return self._banned.all(now)
 
     def lock(self, room_id: str, until: float, now: float) -> None:
-        """Let nobody new into a room until then; a time that is over lifts that."""
+        """Lock a room for newcomers until then; a time in the past unlocks it."""
         self._locked.put(room_id, "", b"", until, now)
 
     def is_locked(self, room_id: str, now: float) -> bool:
-        """Whether nobody new is let into a room."""
+        """Whether a room refuses newcomers."""
         return self._locked.get(room_id, "", now) is not None
 
     def locks(self, now: float) -> Iterator[tuple[str, str, float]]:
-        """All rooms that are locked, and until when."""
+        """All locked rooms, and until when."""
         return self._locked.all(now)
 
     def check(self, room: Room, member: Member, caps: Caps, now: float) -> None:
-        """Whether a newcomer may enter a room; raises JoinRefusedError."""
+        """Check that a newcomer may enter a room; raises JoinRefusedError."""
         if self.is_banned(room.id, digest_of(member), now):
             raise JoinRefusedError(Refusal.NOT_ALLOWED)
         old = room.members.get(member.peer_id)
@@ -143,5 +143,5 @@ class Holds:
 
 
 def _digest(text: str) -> bytes:
-    """A subject is as long as its token lets it be; this is not."""
+    """A subject may be as long as its token; its digest has a fixed length."""
     return sha256(text.encode()).digest()

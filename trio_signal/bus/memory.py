@@ -49,22 +49,22 @@ class MemoryHolds:
         self.known = Holds()
 
     def ban(self, room_id: str, member: Member, seconds: float) -> None:
-        """Let who this member is not enter a room for so long."""
+        """Ban the identity of this member from a room."""
         now = trio.current_time()
         self.known.ban(room_id, digest_of(member), now + seconds, now)
 
     def lock(self, room_id: str, *, locked: bool) -> None:
-        """Let nobody new into a room, or again."""
+        """Lock a room for newcomers, or unlock it."""
         now = trio.current_time()
         self.known.lock(room_id, now + LOCK_SECONDS if locked else 0, now)
 
     async def is_locked(self, room_id: str) -> bool:
-        """Whether nobody new is let into a room."""
+        """Whether a room refuses newcomers."""
         await trio.lowlevel.checkpoint()
         return self.known.is_locked(room_id, trio.current_time())
 
     async def is_banned(self, room_id: str, subject: str, user_id: str) -> bool:
-        """Whether somebody is kept out of a room."""
+        """Whether an identity is banned from a room."""
         await trio.lowlevel.checkpoint()
         digest = digest_of_user(subject, user_id)
         return self.known.is_banned(room_id, digest, trio.current_time())
@@ -79,7 +79,7 @@ class MemoryNetwork:
         self.replicas: dict[str, MemoryBus] = {}
         self.holds = MemoryHolds()
         self.names = Names()
-        #: By topic and replica.
+        #: Number of subscribers by topic and replica.
         self.subscribers: dict[str, dict[str, int]] = {}
 
 
@@ -92,7 +92,7 @@ class MemoryNames:
         self._network = network
 
     async def claim(self, name: str, claim: str, subject: str) -> None:
-        """Have a name here; raises JoinRefusedError if it is somebody else's."""
+        """Claim a name for this replica; raises JoinRefusedError if another subject has it."""
         await trio.lowlevel.checkpoint()
         now, names, replica = trio.current_time(), self._network.names, self._bus.replica
         names.check(name, subject, now)
@@ -101,17 +101,17 @@ class MemoryNames:
             self._bus.send(other, NameClaimed(name, replica, claim))
 
     def release(self, name: str, claim: str, *, hold: bool) -> None:
-        """Give a name back, if it is still claimed so."""
+        """Release a name, if this claim still holds it."""
         self._network.names.release(name, claim, trio.current_time(), hold=hold)
 
     def find(self, name: str, stale: str, found: Callable[[Holder | None, bool], None]) -> bool:
-        """Find who has a name, by another claim than `stale`."""
+        """Find the holder of a name, by another claim than `stale`."""
         now = trio.current_time()
         found(self._network.names.find(name, stale, self._bus.replica, now), True)
         return True
 
     async def list(self, namespace: str) -> list[str]:
-        """The names in a namespace, without that; sorted."""
+        """The names in a namespace, without its prefix; sorted."""
         await trio.lowlevel.checkpoint()
         return self._network.names.list(namespace)
 
@@ -125,7 +125,7 @@ class MemoryTopics:
         self._network = network
 
     def count(self, counts: Mapping[str, int]) -> None:
-        """So many connections here subscribe to these topics from now on."""
+        """Set how many connections here subscribe to each of these topics."""
         subscribers = self._network.subscribers
         for topic, count in counts.items():
             replicas = subscribers.setdefault(topic, {})
@@ -134,11 +134,11 @@ class MemoryTopics:
                 del subscribers[topic]
 
     async def settle(self, topics: Collection[str]) -> None:
-        """It holds already."""
+        """Subscriptions in one process take effect at once."""
         await trio.lowlevel.checkpoint()
 
     def publish(self, published: Published, told: Callable[[int], None]) -> None:
-        """Tell all who subscribe on other replicas."""
+        """Publish to the subscribers on other replicas."""
         replicas = self._network.subscribers.get(published.topic, {})
         subscribers = sum(replicas.values())
         for replica in replicas.keys() & self._network.replicas.keys() - {self._bus.replica}:
@@ -147,10 +147,10 @@ class MemoryTopics:
 
 
 class MemoryBus:
-    """One replica's end; see `trio_signal.bus` for what it promises."""
+    """The bus of one replica; see `trio_signal.bus` for the contract."""
 
     def __init__(self, replica: str, network: MemoryNetwork | None = None) -> None:
-        """Join `network`, or be alone."""
+        """Join `network`, or run alone."""
         self.replica = replica
         self.board: Board | None = None
         self.handover: HandoverBus | None = None
@@ -160,28 +160,28 @@ class MemoryBus:
         self.names = MemoryNames(self, self._network)
         self.topics = MemoryTopics(self, self._network)
         self.holds = self._network.holds
-        #: The rooms that this replica follows; of no others it is told.
+        #: The rooms that this replica follows; it receives events of no others.
         self._rooms: dict[str, Room] = {}
-        #: What is to be delivered. Unbounded: `publish` may not block, and `run` is fast.
+        #: Events to deliver. Unbounded: `publish` may not block, and `run` is fast.
         self._pending: deque[RoomEvent | Delivery] = deque()
         self._any_pending = trio.Event()
         self._deliver: Deliver = lambda delivery: None
-        #: Is told what changes in the directory. It does not block.
+        #: Called for each change of the directory; must not block.
         self.observer: Callable[[RoomEvent], None] | None = None
 
     @property
     def degraded(self) -> None:
-        """Nothing can come between replicas of one process."""
+        """Always None: replicas of one process cannot lose each other."""
         return
 
     def statistics(self) -> None:
-        """There is no way that one could measure."""
+        """Always None: there is no connection to measure."""
         return
 
     async def run(
         self, deliver: Deliver, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
-        """Call `deliver` for what other replicas tell, until cancelled."""
+        """Call `deliver` for what other replicas publish, until cancelled."""
         self._deliver = deliver
         task_status.started()
         while True:
@@ -209,7 +209,7 @@ class MemoryBus:
                 self._deliver(RoomChanged(room.id, events))
 
     async def retire(self) -> None:
-        """Take leave; its members are gone already, and there is no lease."""
+        """Nothing to remove: the members have left already, and there is no lease."""
         await trio.lowlevel.checkpoint()
         del self._network.replicas[self.replica]
 
@@ -220,7 +220,7 @@ class MemoryBus:
     async def join(self, room: Room, member: Member, caps: Caps, admit: Admit) -> None:
         """Enter a room; raises JoinRefusedError."""
         await trio.lowlevel.checkpoint()
-        self._deliver_all()  # the newcomer is to see it as done
+        self._deliver_all()  # newcomers must see these changes in the snapshot
         network, now = self._network, trio.current_time()
         known = network.rooms.get(room.id) or Room(room.id)
         network.holds.known.check(known, member, caps, now)
@@ -234,17 +234,17 @@ class MemoryBus:
         admit(room.join(member, utc_now()))
 
     def forget(self, room_id: str) -> None:
-        """Follow a room no longer."""
+        """Stop following a room."""
         self._rooms.pop(room_id, None)
 
     def publish(self, event: RoomEvent) -> None:
-        """Tell the room's other replicas, and bring the directory up to date."""
+        """Publish an event to the room's other replicas, and update the directory."""
         room = self._network.rooms.get(event.room_id)
         if room is None:
             return
         of_peer = Left | WentLive | StoppedLive | Routed
         if isinstance(event, of_peer) and not self._owns(room, event.member):
-            return  # it was taken over meanwhile
+            return  # another connection took the peer over meanwhile
         if isinstance(event, Left):
             self._network.holds.known.reserve(room.id, event.member, trio.current_time())
         self._observe(room.apply(event))
@@ -271,7 +271,7 @@ class MemoryBus:
                 bus._take(event)
 
     def send(self, replica: str, delivery: Direct) -> None:
-        """Tell one replica."""
+        """Send to one replica."""
         bus = self._network.replicas.get(replica)
         if bus is not None:
             bus._take(delivery)
@@ -279,7 +279,7 @@ class MemoryBus:
             self._take(Undelivered(delivery))
 
     def broadcast(self, event: Broadcast | RoomsKept) -> None:
-        """Tell all other replicas."""
+        """Send to all other replicas."""
         for bus in self._network.replicas.values():
             if bus is not self:
                 bus._take(event)
@@ -291,21 +291,21 @@ class MemoryBus:
         return tuple(room.members.values()) if room else ()
 
     async def live(self, room_id: str) -> tuple[Member, ...]:
-        """The members of a room that are live, in the order of joining."""
+        """The live members of a room, in the order of joining."""
         return tuple(member for member in await self.members(room_id) if member.live)
 
     async def room_ids(self) -> list[str]:
-        """The rooms that have members, but the server's own; sorted."""
+        """The rooms that have members, sorted, without the server's internal rooms."""
         await trio.lowlevel.checkpoint()
         return sorted(room_id for room_id in self._network.rooms if not is_internal(room_id))
 
     async def count_members(self, room_ids: Sequence[str]) -> list[RoomCount]:
-        """How many are in these rooms; those in which nobody is are left out."""
+        """Count the members of these rooms; empty rooms are left out."""
         await trio.lowlevel.checkpoint()
         rooms = filter(None, map(self._network.rooms.get, room_ids))
         return [count_of(room.id, room.members.values()) for room in rooms]
 
     async def count_rooms(self) -> int:
-        """How many those are."""
+        """Count the rooms that have members."""
         await trio.lowlevel.checkpoint()
         return sum(not is_internal(room_id) for room_id in self._network.rooms)

@@ -1,9 +1,8 @@
-"""Names, and who has them: the contract, and what is told of them; and a directory of them.
+"""Names and their holders: the contract, the messages about them, and a directory in memory.
 
-The directory is that of one process, or what one replica knows of its own.
+The directory serves one process, or holds the names of one replica.
 
-Pure: the time is given, in seconds of a clock that only goes forward. What Redis keeps of the
-same is in claim.lua.
+Pure: callers pass the time, in seconds of a monotonic clock. claim.lua describes the same in Redis.
 """
 
 from collections.abc import Callable
@@ -15,26 +14,27 @@ from trio_signal.errors import JoinRefusedError
 from trio_signal.messages.events import Refusal
 from trio_signal.messages.identity import Name, NameSignalKind, Number
 
-#: Names that are held for who had them, and names for which somebody waits: no fewer than
-#: there may be letters.
+#: How many names are held for their last subject, and for how many names somebody waits. At least
+#: as many as there may be undelivered letters.
 MOST_HELD = 50_000
 MOST_AWAITED = 20_000
 
 
-#: Seconds for which a name is held for who had it, and for which one is told of its next claim.
+#: Seconds for which a released name is held for its subject, and for which a replica that waits for
+#: a name is notified of its next claim.
 NAME_SECONDS = 10.0
 TOLD_SECONDS = 11.0
 
 
 class Holder(NamedTuple):
-    """Who has a name: a session of a replica, which had claimed it so."""
+    """Who holds a name: a replica, and the claim by which one of its sessions got it."""
 
     replica: Name
     claim: Name
 
 
 class Letter(Struct, frozen=True, tag=True):
-    """A signal from one name to another, which is on another replica; numbered by the first."""
+    """A signal to a name on another replica, numbered by the sending replica."""
 
     origin: Name
     number: Number
@@ -45,14 +45,14 @@ class Letter(Struct, frozen=True, tag=True):
 
 
 class Receipt(Struct, frozen=True, tag=True):
-    """What became of letters: these were delivered, and of those the target is not here."""
+    """The fate of letters: the delivered ones, and those whose target is not here."""
 
     delivered: tuple[Number, ...]
     absent: tuple[Number, ...]
 
 
 class NameClaimed(Struct, frozen=True, tag=True):
-    """A name was claimed: told to who had it, and to those with letters for it."""
+    """A name was claimed; sent to its last holder, and to replicas with letters for it."""
 
     name: Name
     replica: Name
@@ -60,36 +60,36 @@ class NameClaimed(Struct, frozen=True, tag=True):
 
 
 class NameBus(Protocol):
-    """Who has which name, on all replicas.
+    """Who holds which name, on all replicas.
 
-    A name is held until it is released, or its replica's lease is over. One that was released
-    to `hold` it is for its subject alone for `NAME_SECONDS` more.
+    A name is held until it is released or its replica's lease ends. A name released with `hold` is
+    reserved for its subject for `NAME_SECONDS` more.
     """
 
     async def claim(self, name: str, claim: str, subject: str) -> None:
-        """Have a name here; raises JoinRefusedError if it is somebody else's.
+        """Claim a name for this replica; raises JoinRefusedError if another subject has it.
 
-        Who has it as the same subject is told, and so is who has letters for it. Without the
-        directory only this replica is asked. When this is cancelled, the name may be claimed:
-        release it.
+        A present holder of the same subject is notified, and so are replicas with letters for the
+        name. Without the directory, only this replica's names are checked. If this is cancelled,
+        the name may be claimed: release it.
         """
         ...
 
     def release(self, name: str, claim: str, *, hold: bool) -> None:
-        """Give a name back, if it is still claimed so. Does not block."""
+        """Release a name, if this claim still holds it. Does not block."""
         ...
 
     def find(self, name: str, stale: str, found: Callable[[Holder | None, bool], None]) -> bool:
-        """Find who has a name, by another claim than `stale`. Does not block.
+        """Find the holder of a name, by another claim than `stale`. Does not block.
 
-        `found` is called once, perhaps at once: if nobody has it, this replica is told of the
-        next claim, for `TOLD_SECONDS`; but not if its second argument is false. False if the
-        directory cannot be asked: then it is not called.
+        `found` is called once, perhaps before this returns. Its arguments are the holder, or None,
+        and whether this replica will be notified of the next claim, for `TOLD_SECONDS`. Returns
+        False, without calling `found`, if the directory cannot be asked.
         """
         ...
 
     async def list(self, namespace: str) -> list[str]:
-        """The names in a namespace, without that; sorted."""
+        """The names in a namespace, without its prefix; sorted."""
         ...
 
 
@@ -102,24 +102,24 @@ class Names:
     """A directory of names."""
 
     def __init__(self) -> None:
-        """Begin without any."""
+        """Begin empty."""
         self._entries: dict[str, _Entry] = {}
-        #: For whom a name is held, and until when; the first to be over stands first.
+        #: The subject for which a name is held, and until when; the first to expire is first.
         self._held: dict[str, tuple[str, float]] = {}
-        #: Who is to be told of the next claim, and until when.
+        #: The replicas to notify of the next claim of a name, and until when.
         self._awaited: dict[str, dict[str, float]] = {}
 
     def __len__(self) -> int:
-        """How many names somebody has."""
+        """How many names have a holder."""
         return len(self._entries)
 
     def get(self, name: str) -> Holder | None:
-        """Who has a name."""
+        """Return the holder of a name."""
         entry = self._entries.get(name)
         return entry.holder if entry is not None else None
 
     def check(self, name: str, subject: str, now: float) -> None:
-        """Whether this subject may have a name; raises JoinRefusedError."""
+        """Check that this subject may claim a name; raises JoinRefusedError."""
         entry = self._entries.get(name)
         held_for, until = self._held.get(name, ("", 0.0))
         if (entry is not None and entry.subject != subject) or (
@@ -128,7 +128,7 @@ class Names:
             raise JoinRefusedError(Refusal.PEER_ID_IN_USE)
 
     def put(self, name: str, holder: Holder, subject: str, now: float) -> set[str]:
-        """Let somebody have a name; which replicas are to be told."""
+        """Set the holder of a name; return the replicas to notify."""
         self._held.pop(name, None)
         old = self._entries.get(name)
         self._entries[name] = _Entry(holder, subject)
@@ -137,7 +137,7 @@ class Names:
         return told | ({old.holder.replica} if old is not None else set())
 
     def release(self, name: str, claim: str, now: float, *, hold: bool) -> None:
-        """Take a name from who has it by this claim."""
+        """Release a name, if this claim still holds it."""
         entry = self._entries.get(name)
         if entry is None or entry.holder.claim != claim:
             return
@@ -151,7 +151,7 @@ class Names:
             del self._held[first]
 
     def find(self, name: str, stale: str, replica: str, now: float) -> Holder | None:
-        """Who has a name, by another claim than `stale`; else `replica` is told of the next."""
+        """Find the holder of a name, by another claim than `stale`; if None, `replica` waits."""
         holder = self.get(name)
         if holder is not None and holder.claim != stale:
             return holder
@@ -167,10 +167,10 @@ class Names:
         return None
 
     def own(self) -> dict[str, tuple[str, str]]:
-        """Of each name the claim and the subject."""
+        """The claim and the subject of each name."""
         return {name: (entry.holder.claim, entry.subject) for name, entry in self._entries.items()}
 
     def list(self, namespace: str) -> list[str]:
-        """The names in a namespace, without that; sorted."""
+        """The names in a namespace, without its prefix; sorted."""
         begin = f"{namespace}:"
         return sorted(name.removeprefix(begin) for name in self._entries if name.startswith(begin))

@@ -1,9 +1,9 @@
--- Keep that users have acknowledged an announcement, and tell how many have.
+-- Record that users have acknowledged an announcement, and publish how many have.
 --
 -- KEYS  1 count  string: how many have; then, for each user, broadcast:{id}:ack:{user_id}
--- ARGV  1 id of the announcement  2 seconds to keep this  3 channel
+-- ARGV  1 id of the announcement  2 seconds to keep the acknowledgements  3 channel
 --
--- Once is enough: a user that has acknowledged before is not counted again.
+-- A user who has acknowledged before is not counted again.
 
 expect(KEYS[1], 'string')
 if not string.match(redis.call('GET', KEYS[1]) or '0', '^%d%d?%d?%d?%d?%d?%d?%d?%d?%d?%d?%d?$') then

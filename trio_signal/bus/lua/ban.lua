@@ -1,10 +1,10 @@
--- Keep somebody out of a room for a while, in every dialect.
+-- Ban an identity from a room for a while, in every dialect.
 --
 -- KEYS  1 banned  sorted set: digest of the identity -> until when, in ms; of the room
--- ARGV  1 digest of the identity  2 milliseconds  3 how many are kept out of one room at most
+-- ARGV  1 digest of the identity  2 milliseconds  3 the most bans of one room
 --
--- If there are more, the one whose time is over first is let in again.
--- A ban that is longer already stays. Returns until when it is.
+-- Beyond the bound, the ban that would end first is dropped. A longer ban stays. Returns the end of
+-- the ban.
 
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)

@@ -1,14 +1,14 @@
--- Write a member anew: it went live, stopped, or is called something else.
+-- Write members anew: they went live, stopped, or changed their profile.
 --
 -- KEYS  1 members  2 live  3 seq  (see join.lua)
 -- ARGV  1 replica  2 channel of the room
---       3 event (JSON), or "" if it was told already: then a change without an
---         event makes those look again who had a snapshot from between the two
+--       3 event (JSON), or "" if it was published already: then a change without an
+--         event makes replicas read again whose snapshot was taken between the two
 --       then, for each member: peer id, member (JSON), "1" if live else "0"
 --
--- A newer connection may have the peer id, here or on another replica: then it is
--- not ours to write. Returns how many were. A record that cannot be read is an error, after
--- all else is done: then the room is restored.
+-- A member is skipped if a newer connection has its peer id, here or on another replica. Returns
+-- how many were written. An unreadable record raises an error after everything else is done; the
+-- room is then restored.
 
 local unreadable = false
 

@@ -1,13 +1,12 @@
 -- Claim a name for a session of a replica.
 --
--- KEYS  1 the name: who has it  2 replicas that wait for it  3 replicas  4 names of the replica
--- ARGV  1 replica  2 claim  3 digest of the subject  4 milliseconds for which this is kept
---       5 the name  6 begin of the replicas' channels  7 begin of the keys of their names
---       8 what those are told who had it or wait for it
+-- KEYS  1 holder of the name  2 replicas that wait for it  3 replicas  4 names of the replica
+-- ARGV  1 replica  2 claim  3 digest of the subject  4 milliseconds until it expires
+--       5 the name  6 prefix of the replicas' channels  7 prefix of the keys of their names
+--       8 message to the last holder and to those who wait
 --
--- Of who has a name there are `replica` and `claim`, and the `subject` only while it is held for
--- who had it. One whose replica has no lease has it no longer.
--- Returns 'ok', 'in_use', or 'lease' if the replica has no lease.
+-- A held name has `replica` and `claim`; a reserved one has only `subject`. A holder whose replica
+-- has no lease does not count. Returns 'ok', 'in_use', or 'lease' if the replica has no lease.
 
 if not redis.call('ZSCORE', KEYS[3], ARGV[1]) then
   return 'lease'

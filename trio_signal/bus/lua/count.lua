@@ -1,12 +1,12 @@
--- How many are in some rooms, for a list of them.
+-- Count the members of some rooms.
 --
 -- KEYS  1 rooms  (see join.lua)
 -- ARGV  1 prefix of the rooms' keys
---       then, for each room: its id, and the seq at which it was counted last, or "0"
+--       then, for each room: its id, and the seq of its last count, or "0"
 --
--- Returns for each room {seq, peers, users, live users, when the first of them joined};
--- only {seq} if it has not changed since it was counted, and {0} if nobody is there.
--- So members are read once after a change, however often rooms are listed.
+-- Returns for each room {seq, peers, users, live users, when the first of them joined}, {seq} alone
+-- if it has not changed since the last count, or {0} if it is empty. So members are read once per
+-- change, however often rooms are listed.
 
 local function field(record, name)
   local plain = string.match(record, '"' .. name .. '":"([^"\\]*)"')

@@ -1,10 +1,10 @@
--- How many users hear announcements, on all replicas that have a lease.
+-- Count the users who receive announcements, on all replicas that have a lease.
 --
 -- KEYS  1 replicas  (see join.lua)
 --       2 members   hash: peer id -> member (JSON), of those on replicas of version 0.1
--- ARGV  1 how the keys begin that have the users of a replica each: set
+-- ARGV  1 prefix of the keys with the users of each replica: set
 --
--- Whoever hears them through several replicas is counted once.
+-- A user of several replicas is counted once.
 
 local here, users, count = {}, {}, 0
 

@@ -1,9 +1,9 @@
--- Find who has a name.
+-- Find the holder of a name.
 --
--- KEYS  1 the name: who has it  2 replicas that wait for it  3 replicas
--- ARGV  1 replica  2 a claim that is known to be over  3 milliseconds
+-- KEYS  1 holder of the name  2 replicas that wait for it  3 replicas
+-- ARGV  1 replica  2 a claim that has ended  3 milliseconds
 --
--- Returns {replica, claim}; or {} if nobody has it: then the replica waits for it, so long.
+-- Returns {replica, claim}; or {} if the name has no holder: then the replica waits for so long.
 
 expect(KEYS[1], 'hash')
 local held = redis.call('HMGET', KEYS[1], 'replica', 'claim')

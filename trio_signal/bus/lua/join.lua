@@ -1,4 +1,4 @@
--- Enter a member into a room: check, write, number, tell; all or nothing.
+-- Enter a member into a room: check, write, number, publish; all or nothing.
 --
 -- KEYS  1 members   hash: peer id -> member (JSON)
 --       2 live      set: peer ids that are live
@@ -8,16 +8,17 @@
 --       6 replicas  sorted set: replica -> when its lease runs out, in ms
 -- ARGV  1 replica  2 room id  3 peer id  4 subject  5 member  6 event (JSON)
 --       7 cap of peers  8 cap of viewers, or -1  9 channel of the room
---       10 "1" if the reply shall have a snapshot
---       11 "1" to take the peer id over also from one that joined later
+--       10 "1" to return a snapshot
+--       11 "1" to take the peer id over even from a member that joined later
+--       12 digest of the identity, the same in every dialect
 --
---       12 digest of the identity: who it is, whatever the dialect
---
--- A record that cannot be read is nobody's.
--- Returns {"ok", seq, snapshot or false, written}, `written` as in restore.lua, or one of {"lease"}: this replica's lease
--- was reaped; {"banned"}, also if the room is locked (the key `locked`); {"in_use"}, or kept for another subject (reserve.lua);
--- {"later"}: another replica has one that joined later, so this may have been under
--- way for long; {"room_full"}; {"stream_full"}.
+-- An unreadable record belongs to nobody.
+-- Returns {"ok", seq, snapshot or false, written}, `written` as in restore.lua, or one of
+--   {"lease"}        this replica has no lease
+--   {"banned"}       banned, or the room is locked (the key `locked`)
+--   {"in_use"}       another subject has the peer id, or it is reserved (reserve.lua)
+--   {"later"}        another replica has a member that joined later: this request may be an old one
+--   {"room_full"}, {"stream_full"}
 
 if not redis.call('ZSCORE', KEYS[6], ARGV[1]) then
   return {'lease'}

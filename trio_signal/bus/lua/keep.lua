@@ -1,10 +1,10 @@
--- Write the names of a replica again, which would expire or were deleted.
+-- Write the names of a replica again, before they expire or after they were deleted.
 --
--- KEYS  1 replicas  2 names of the replica  then of each name: who has it
--- ARGV  1 replica  2 milliseconds for which this is kept
---       then of each name: the name, its claim, a digest of its subject
+-- KEYS  1 replicas  2 names of the replica  then for each name: its holder
+-- ARGV  1 replica  2 milliseconds until they expire
+--       then for each name: the name, its claim, a digest of its subject
 --
--- Returns {replica, claim} for each name that somebody else has by now, else {}.
+-- Returns {replica, claim} for each name that somebody else holds by now, else {}.
 
 expect(KEYS[2], 'set')
 local lost = {}

@@ -1,9 +1,9 @@
--- Let a replica be the one that sends webhooks, if it is so already or nobody is.
+-- Elect the replica that sends webhooks, or renew its term.
 --
--- KEYS  1 who it is: string
--- ARGV  1 replica  2 for how many ms
+-- KEYS  1 the leader: string
+-- ARGV  1 replica  2 term in ms
 --
--- Returns 1 if it is this one.
+-- Returns 1 if this replica leads.
 
 expect(KEYS[1], 'string')
 if redis.call('GET', KEYS[1]) == ARGV[1] then

@@ -3,9 +3,9 @@
 -- KEYS  1 replicas  sorted set: replica -> when its lease runs out, in ms
 -- ARGV  1 replica  2 lease in ms  3 "1" to take a new one if there is none
 --
--- A lease of over a day was written by somebody else: it is removed.
--- Returns {1 if it is held, the replicas whose leases ran out, 100 at most, the time in ms}.
--- The clock is Redis's own: those of the replicas need not agree.
+-- A lease longer than a day was not written by a replica: it is removed. Returns {1 if this replica
+-- has a lease, the replicas whose leases ran out, 100 at most, the time in ms}. All times are
+-- Redis's: the replicas' clocks may differ.
 
 expect(KEYS[1], 'zset')
 

@@ -1,10 +1,10 @@
--- Take a member out of a room, if no newer connection has its peer id, here or elsewhere.
+-- Remove a member from a room, unless a newer connection has its peer id, here or elsewhere.
 --
 -- KEYS  1 members  2 live  3 seq  4 rooms  (see join.lua)
 -- ARGV  1 replica  2 room id  3 peer id  4 event (JSON)  5 channel of the room
 --
--- Returns 1, or 0 if there was nothing to take out. A record that cannot be read is an
--- error: then the room is restored.
+-- Returns 1, or 0 if there was nothing to remove. An unreadable record raises an error; the room is
+-- then restored.
 
 local old = redis.call('HGET', KEYS[1], ARGV[3])
 if not old then

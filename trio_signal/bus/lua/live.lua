@@ -1,8 +1,8 @@
--- Who is live in a room.
+-- The live members of a room.
 --
 -- KEYS  1 live  2 members  (see join.lua)
 --
--- Returns members; a peer id without a member gives none.
+-- Returns members; peer ids without a member are left out.
 
 local ids = redis.call('SMEMBERS', KEYS[1])
 local members = {}

@@ -1,12 +1,13 @@
--- Let another replica have a member, whose session goes on there: it neither leaves nor joins.
+-- Give a member to another replica, where its session continues. It neither leaves nor joins.
 --
 -- KEYS  1 members  2 live  3 seq  4 rooms  5 owned  6 replicas  (see join.lua)
 --       7 owned by the other replica
--- ARGV  1 replica  2 room id  3 peer id  4 member (JSON), as the other replica has it
+-- ARGV  1 replica  2 room id  3 peer id  4 member (JSON), with the other replica
 --       5 the other replica  6 channel of the room
 --
--- The change is told as one that moves a member; replicas that do not know of that look again.
--- Returns 1, or 0: a newer connection has the peer id, or the other replica has no lease.
+-- The change is published with a `moved` member; older replicas, which do not know that field,
+-- fetch a snapshot. Returns 1, or 0: a newer connection has the peer id, or the other replica has
+-- no lease.
 
 local old = redis.call('HGET', KEYS[1], ARGV[3])
 old = old and read_member(old)

@@ -1,13 +1,13 @@
--- Before the scripts that change who is in a room, where webhooks are sent: they note what changed.
+-- Prelude of the scripts that change who is in a room, if webhooks are sent: records each change.
 --
--- STREAM and ROOMS stand before this: the stream of what was noted, and how the rooms' channels
--- begin. Of a room, besides its other keys (see join.lua):
---   observed       hash: peer id -> the member (JSON) whose coming was noted, and not its going
---   observed_live  set: those of them of whom it was noted that they are live
---   observed_seq   number of the last note of this life of the room
+-- STREAM and ROOMS are defined before this: the stream of records, and the prefix of the rooms'
+-- channels. Each room has, besides its other keys (see join.lua):
+--   observed       hash: peer id -> member (JSON) whose arrival was recorded, but no departure yet
+--   observed_live  set: those of them that were recorded as live
+--   observed_seq   number of the room's last record
 --
--- A note is one step with the change: whoever is killed, none is lost, and each coming has
--- exactly one going. What has been noted is not noted again, whatever happens to the other keys.
+-- Change and record are one step: a crash loses no record, and each arrival has exactly one
+-- departure. Nothing is recorded twice, whatever happens to the other keys.
 
 local MOST_NOTES = 100000
 
@@ -57,7 +57,7 @@ local function note_left(channel, id, cause, replica)
   end
 end
 
--- Those who are gone from a room though no script took them out.
+-- Members that are gone although no script removed them.
 local function note_missing(channel, members, replica)
   expect(channel .. ':observed', 'hash')
   for _, id in ipairs(redis.call('HKEYS', channel .. ':observed')) do

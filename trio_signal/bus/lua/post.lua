@@ -1,17 +1,16 @@
--- Let a revision of the announcements hold, unless a newer one does.
+-- Make a revision of the announcements current, unless a newer one is.
 --
 -- KEYS  1 current_broadcast  string: the active announcement (JSON), for all to read
 --       2 edition            hash: revision, id, edition; the number, the id and the JSON of
---                            the revision that holds, by the names that version 0.1 gave them
+--                            the current revision, by the names that version 0.1 used
 -- ARGV  1 number  2 id of the announcement  3 revision (JSON)
 --       4 current_broadcast, or "" if nothing is active
---       5 channel  6 what to tell there
---       7 the greatest number that may be  8 a revision that cannot be read, or ""
+--       5 channel  6 message to publish there
+--       7 the greatest allowed number  8 an unreadable revision to replace, or ""
 --
--- Of two with the same number the one with the greater id is newer. What holds
--- already is written once more: somebody may have deleted the key.
--- What holds does so only if it can be read, is what its fields say, and may be.
--- Returns the revision that holds.
+-- Of two revisions with the same number, the one with the greater id is newer. The current one is
+-- written again, as somebody may have deleted the key. A stored revision counts only if it is
+-- readable, matches its fields, and its number is allowed. Returns the current revision.
 
 expect(KEYS[2], 'hash')
 

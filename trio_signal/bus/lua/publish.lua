@@ -1,8 +1,8 @@
--- Publish on a topic, with how many subscribe to it on all replicas.
+-- Publish on a topic, with the number of its subscribers on all replicas.
 --
 -- KEYS  1 subscribers of the topic: by replica, how many  2 replicas
--- ARGV  1 replica  2 how many subscribe there  3 channel
---       4 the message up to the number  5 the rest of it
+-- ARGV  1 replica  2 number of its subscribers  3 channel
+--       4 the message up to the number  5 the rest of the message
 --
 -- Returns that number.
 

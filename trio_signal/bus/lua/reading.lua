@@ -1,6 +1,6 @@
--- Before each script: what somebody else wrote is not believed.
+-- Prelude of each script: checks values, which anybody may have written.
 
--- The member that a text is; nil if it is none.
+-- Decode a member; nil if the text is none.
 local function read_member(text)
   local ok, member = pcall(cjson.decode, text)
   if ok and type(member) == 'table' and type(member.replica) == 'string'
@@ -9,7 +9,7 @@ local function read_member(text)
   end
 end
 
--- A key that is of another type than this is nobody's: it is removed. Returns whether it was.
+-- Delete a key that has another type. Returns whether it was deleted.
 local function expect(key, kind)
   local found = redis.call('TYPE', key).ok
   if found == kind or found == 'none' then

@@ -1,15 +1,14 @@
--- Take all members of a dead replica out of their rooms, and tell it.
+-- Remove all members of a dead replica from their rooms, and publish that.
 --
--- Whoever comes first does it all, so each departure is told once. The rooms'
--- keys are made from the names that the replica left behind, so in a cluster all keys
--- have one hash tag.
+-- The first call does everything, so each departure is published once. The keys of rooms are made
+-- from the names that the replica left behind; in a cluster, all keys must have one hash tag.
 --
 -- KEYS  1 replicas  2 rooms  3 owned by the dead replica  (see join.lua)
 -- ARGV  1 the dead replica  2 prefix of the rooms' keys  3 the time (RFC 3339)
---       4 "1" if the replica says goodbye itself: its lease need not have run out
+--       4 "1" if the replica stops by itself: its lease need not have run out
 --
--- Returns {when the lease ran out in ms, or 0; then, for each member that was taken out: its
--- room, and the member (JSON)}.
+-- Returns {when the lease ran out in ms, or 0; then for each removed member: its room, and the
+-- member (JSON)}.
 
 expect(KEYS[2], 'set')
 expect(KEYS[3], 'set')
@@ -46,7 +45,7 @@ for _, room in ipairs(redis.call('SMEMBERS', KEYS[3])) do
       redis.call('HDEL', members, entries[i])
       reserve(channel, entries[i], member)
       note_left(channel, entries[i], cause, ARGV[1])
-      -- The member as it is told has no "live"; the JSON itself stays opaque.
+      -- The published member has no "live"; the JSON is copied as it is.
       if redis.call('SREM', live, entries[i]) == 1 then
         tell(channel, seq, string.format(
           '{"type":"StoppedLive","room_id":%s,"member":%s,"last":false,"cause":"left","at":%s}',

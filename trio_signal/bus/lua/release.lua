@@ -1,7 +1,7 @@
--- Give a name back, if it is still claimed so.
+-- Release a name, if this claim still holds it.
 --
--- KEYS  1 the name: who has it  2 names of the replica
--- ARGV  1 claim  2 milliseconds for which it is held for its subject, or 0  3 the name
+-- KEYS  1 holder of the name  2 names of the replica
+-- ARGV  1 claim  2 milliseconds for which it is reserved for its subject, or 0  3 the name
 
 expect(KEYS[1], 'hash')
 expect(KEYS[2], 'set')

@@ -1,10 +1,10 @@
--- Before the scripts by which members leave: what keeps a peer id for its subject.
+-- Prelude of the scripts that remove members: reserves a peer id for its subject.
 --
--- Of a room, besides its other keys (see join.lua):
---   reserved        hash: peer id -> digest of the subject that may have it
---   reserved_until  sorted set: peer id -> until when, in ms
+-- Each room has, besides its other keys (see join.lua):
+--   reserved        hash: peer id -> digest of its subject
+--   reserved_until  sorted set: peer id -> end of the reservation, in ms
 --
--- Only an identity that is verified reserves anything: others cannot prove to be the same.
+-- Only a verified identity can reserve: others cannot prove that they are the same.
 
 local RESERVED_SECONDS = 60
 local MOST_RESERVED = 1000

@@ -1,22 +1,23 @@
--- Make a replica's members of a room exactly these, after an outage or a lost lease.
+-- Set a replica's members of a room, after an outage or a lost lease.
 --
--- Idempotent. What changed is not told one by one: a change without an event
--- makes every replica fetch a snapshot and tell its peers the difference.
+-- Idempotent. Changes are not published one by one: a single change without an event makes every
+-- replica fetch a snapshot and send its peers the difference.
 --
 -- KEYS  1 members  2 live  3 seq  4 rooms  5 owned  6 replicas  (see join.lua)
 -- ARGV  1 replica  2 room id  3 channel of the room  4 replicas that are gone (JSON)
---       then, for each member: peer id, member (JSON), "1" if live, "0" if not, with a "+"
---         behind it if it has been here; or "?" if it is on its way: it stays if it is here,
---         and is not written if not. These come first
+--       then, for each member: peer id, member (JSON), and a state:
+--         "1" if live, "0" if not; with a "+" behind it if the member was in the directory before
+--         "?" if the member is joining: it stays if it is there, and is not written otherwise.
+--         These come first
 --
--- A peer id that another replica holds stays with it, unless its connection is an
--- older one of the same subject: a stale socket takes down no newer one.
--- A record that cannot be read, or whose replica has no lease and is gone, is removed, since nobody
--- answers for it; so is a key of another type, and a number that is none.
--- What is restored without a lease would stay for ever if its replica died now.
--- A room in which members that have been here are missing was deleted: all replicas are about to
--- write theirs again. For five seconds the set `vanished` has those that have done so.
--- Returns {"ok", seq, snapshot, false or these replicas}, or {"lease"}: this replica has none.
+-- A peer id of another replica stays there, unless that connection is older and of the same
+-- subject: an old socket must not replace a newer one.
+-- Removed are unreadable records, members of replicas that are gone and have no lease, keys of
+-- another type, and a sequence number that is not a number.
+-- Without a lease nothing is written: it would stay for ever if the replica died now.
+-- If members that were in the directory before are missing, the room was deleted, and all replicas
+-- are about to rewrite theirs. For five seconds, the set `vanished` lists the replicas that have.
+-- Returns {"ok", seq, snapshot, false or these replicas}, or {"lease"} if this replica has none.
 
 local VANISHED, MOST = 5000, 10000
 
@@ -58,7 +59,7 @@ if left == -1 or left > VANISHED or redis.call('SCARD', vanished) > MOST then
   redis.call('DEL', vanished)
 end
 
--- Of a room that was here before the number was lost, others believe the old one.
+-- If the room existed before the number was lost, other replicas still have the old one.
 local number = tonumber(redis.call('GET', KEYS[3]) or '')
 if not number or number <= LOWEST or number >= HIGHEST then
   changed = changed or redis.call('EXISTS', KEYS[1]) == 1
@@ -110,7 +111,7 @@ for i = 1, #members, 2 do
   end
 end
 
--- If those are missing that we have written since, it was deleted once more.
+-- If members that this replica has rewritten are missing, the room was deleted once more.
 if is_missing and redis.call('SISMEMBER', vanished, ARGV[1]) == 1 then
   redis.call('DEL', vanished)
 end

@@ -1,10 +1,10 @@
--- Who is in a room, the number of its last change, and which replicas there are.
+-- The members of a room, the number of its last change, and the replicas.
 --
 -- KEYS  1 members  2 seq  3 replicas  4 rooms  5 owned  (see join.lua)
 -- ARGV  1 room id
 --
--- Returns {seq, snapshot, replicas, 1 if the room is on the list, 1 if it is owned}; seq is 0 for
--- a room that has nobody.
+-- Returns {seq, snapshot, replicas, 1 if the room is in `rooms`, 1 if it is in `owned`}; seq is 0
+-- for an empty room.
 
 return {
   tonumber(redis.call('GET', KEYS[2]) or '0') or 0,

@@ -1,8 +1,8 @@
--- So many connections of a replica subscribe to topics.
+-- Set how many connections of a replica subscribe to some topics.
 --
 -- KEYS  the subscribers of each topic: by replica, how many
--- ARGV  1 replica  2 milliseconds for which this is kept, if nobody says it again
---       then of each topic how many there are; with none, the replica is taken out
+-- ARGV  1 replica  2 milliseconds until the counts expire
+--       then the count of each topic; 0 removes the replica
 
 for i, key in ipairs(KEYS) do
   expect(key, 'hash')

@@ -1,13 +1,13 @@
--- Look for rooms in which somebody is for whom no replica answers; some of all rooms at a time.
+-- Look for rooms with members whose replica has no lease; some of all rooms at a time.
 --
 -- KEYS  1 rooms  2 replicas  (see join.lua)
 -- ARGV  1 where the last call ended, "0" to begin  2 prefix of the rooms' keys
---       3 how many rooms to look at, about  4 how many members a room may have to be looked at
+--       3 about how many rooms to visit  4 read the members only of rooms with at most so many
 --       5 the replica that asks: it knows its own rooms
 --
--- The `owned` of a replica may be gone, and then the replica: nobody knows where its members are.
--- Returns {where this ended; then the rooms that are to be compared}. Those with more members, or
--- with some of this replica, are among them. One without members is taken off the list.
+-- If the `owned` of a replica is lost and the replica then dies, nothing else finds its members.
+-- Returns {where this ended; then the rooms to compare}. These include rooms with more members,
+-- and rooms with members of this replica. Empty rooms are removed from `rooms`.
 
 local leased = {[ARGV[5]] = false}
 

@@ -1,4 +1,4 @@
--- The same where no webhooks are sent: nothing is noted.
+-- Prelude of the scripts that change who is in a room, if no webhooks are sent: records nothing.
 
 local function note_joined() end
 local function note_live() end

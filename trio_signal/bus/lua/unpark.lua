@@ -1,12 +1,12 @@
--- Take over a session whose replica has ended, and left it for whoever comes first.
+-- Take over a session whose replica has ended and parked it.
 --
 -- KEYS  1 members  2 live  3 seq  4 rooms  5 owned  6 replicas  (see join.lua)
 --       7 parked    hash: session -> the room that it is in
 --       8 parcel    what its client has not confirmed; see messages/handover.py
--- ARGV  1 replica  2 room id  3 peer id  4 member (JSON), as this replica has it
+-- ARGV  1 replica  2 room id  3 peer id  4 member (JSON), with this replica
 --       5 the replica that has ended  6 channel of the room  7 session
 --
--- Returns the parcel, or false: it is not there, or its peer id is somebody else's by now.
+-- Returns the parcel, or false: it is gone, or another connection has the peer id by now.
 
 expect(KEYS[7], 'hash')
 expect(KEYS[8], 'string')

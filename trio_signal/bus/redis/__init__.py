@@ -1,43 +1,43 @@
 """The bus of replicas on many machines: Redis is transport and directory.
 
-What Redis holds is in docs/scaling.md. Each replica writes its own members only, by scripts
-that check, write, number and tell in one step. The parts:
+docs/scaling.md lists the keys in Redis. Each replica writes only its own members, by scripts that
+check, write, number and publish in one step. The modules:
 
-- `bus.py`, the transport: what comes from Redis and what goes there. It joins and publishes.
+- `bus.py`, the transport: receives from Redis, publishes, joins.
 - `directory.py`: the keys, and the scripts that read and write them.
-- `feed.py`: how far each room is that this replica follows, and which rooms are stale.
-- `lease.py`: that this replica is alive, and which of the others are not.
-- `keeping.py`: who is kept out of rooms, and which are locked.
-- `recovery.py`: stale rooms are restored, and those that may be are found.
+- `feed.py`: which changes of each followed room have arrived, and which rooms are stale.
+- `lease.py`: shows that this replica is alive, and finds those that are not.
+- `keeping.py`: bans, and locked rooms.
+- `recovery.py`: restores stale rooms, and looks for rooms that may be stale.
 
-Members are kept in the hub's `Room` alone, and so is its `Numbering`. Of each room:
+Members are kept only in the hub's `Room`, and so is its `Numbering`. For each room:
 
-- `seq` is the last change that the room has, be it by a snapshot. `received` is the last one
-  that came on the channel: a snapshot may be ahead of the channel, and a newcomer is let in
-  only when what was told before its own change has come as well.
-- The room is *in step* while the next change can be taken in. A gap ends that. Then it is
-  *stale* until it was restored, and changes wait; `losses` counts this, so that a snapshot
-  that was asked for before is not taken for a new one.
-- `own` are the members that this replica answers for, `entered` those that the directory has
-  of it. They differ while a join or a leave is on its way, and then only.
-- `entering` are members between the question to the directory and being let in. A restore
-  does not write them, and does not remove them.
+- `seq` is the last change that the room has, from a change or a snapshot. `received` is the last
+  change that came on the channel. A snapshot may be ahead of the channel. A newcomer is admitted
+  only when everything published before its own change has come as well.
+- The room is *in step* while it can apply the next change. A gap ends that: the room is then
+  *stale* until it is restored, and changes wait. `losses` counts the gaps, so that a snapshot
+  requested before a gap is not applied after it.
+- `own` are the members of this replica, `entered` those that the directory lists for it. They
+  differ only while a join or a leave is in progress.
+- `entering` are members that were sent to the directory and are not admitted yet. A restore neither
+  writes nor removes them.
 
 What holds between two checkpoints, whatever has failed:
 
-- The room's peers here have been told of its members just as they are.
-- A room that is not in step, or has an own member that the directory does not have, is
-  stale, or a join is about to find that out.
-- A stale room of whatever kind (a gap, an overflow, a lost connection, a Redis that was
-  emptied, a lease that ran out, a script of unknown outcome, a value that cannot be read) is
-  put right in one way: our members are written anew, a snapshot is fetched, `Room.catch_up`
-  finds the difference, and that is told.
-- While this replica has no lease it writes no member: nobody would take it out again.
+- The room's peers here have been sent exactly the members that the `Room` has.
+- A room that is not in step, or has an own member that the directory lacks, is stale, or a join is
+  about to find that out.
+- A stale room is repaired in one way, whatever the cause (a gap, an overflow, a lost connection, an
+  emptied Redis, an expired lease, a script of unknown outcome, an unreadable value): this replica
+  writes its members anew, fetches a snapshot, `Room.catch_up` finds the difference, and the peers
+  here receive it.
+- Without a lease a replica writes no members: nobody would remove them again.
 
-Redis may be written to by anybody. What comes is read in one place (`Redis.reader`), and
-what cannot be is dropped; of our own members nobody else is believed. Each second some rooms
-are compared with the directory: so what nobody told, or what was told and is not true, is
-found as well.
+Anybody may write to Redis. All values are decoded in one place (`Redis.reader`), and unreadable
+ones are dropped. Nobody else can change this replica's own members. Each second some rooms are
+compared with the directory, which finds changes that were never published, and published changes
+that are not true.
 """
 
 from collections.abc import AsyncIterator
@@ -49,7 +49,7 @@ from trio_signal.redis import ConfigurationError, open_redis
 
 __all__ = ["JOIN_TIMEOUT", "RedisBus", "open_redis_bus"]
 
-#: Seconds of silence before a connection is probed.
+#: Seconds without data before a connection is probed.
 PROBE = 5.0
 
 
@@ -63,10 +63,10 @@ async def open_redis_bus(
     lease: float = 10.0,
     observed: bool = False,
 ) -> AsyncIterator[RedisBus]:
-    """Connect to Redis; the bus then still has to be `run`. If `observed`, changes are noted.
+    """Connect to Redis and yield the bus, which the caller must `run`.
 
-    Begins without a connection if Redis cannot be reached. Raises SettingError
-    if the URL is wrong, and ConfigError if Redis refuses us.
+    If `observed`, changes are recorded for webhooks. Starts without a connection if Redis cannot be
+    reached. Raises SettingError if the URL is wrong, and ConfigError if Redis refuses us.
     """
     try:
         async with open_redis(

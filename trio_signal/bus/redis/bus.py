@@ -1,4 +1,4 @@
-"""One replica's end of the bus: what comes from Redis, and what goes there."""
+"""The bus of one replica on Redis: receives, publishes, joins."""
 
 import logging
 import random
@@ -73,16 +73,16 @@ from trio_signal.supervision import supervise
 
 logger = logging.getLogger(__name__)
 
-#: Seconds for a join before it is made without Redis.
+#: Seconds to wait for Redis before a peer joins without it.
 JOIN_TIMEOUT = 3.0
-#: Seconds between two messages to itself by which a replica without rooms measures the way.
+#: Seconds between the messages to itself by which a replica without rooms measures delays.
 IDLE_ECHO = 10.0
-#: How many rooms are counted at a time.
+#: How many rooms one call of the script counts.
 _COUNTED = 100
 
 
 class RedisBus:
-    """One replica's end; see `trio_signal.bus` for what it promises.
+    """The bus of one replica; see `trio_signal.bus` for the contract.
 
     Made by `open_redis_bus`.
     """
@@ -90,15 +90,15 @@ class RedisBus:
     def __init__(
         self, redis: Redis, replica: str, *, prefix: str, lease: float, observed: bool = False
     ) -> None:
-        """Take an open connection, which the caller closes."""
+        """Use an open connection, which the caller closes."""
         self.replica = replica
         self.board = RedisBoard(redis, replica, prefix)
-        #: For what else is kept there: one connection is to do for a replica.
+        #: Shared with other users of Redis: a replica needs only one connection.
         self.redis = redis
         self._feeds = Feeds()
         self._directory = Directory(redis, self._feeds, replica, prefix, observed=observed)
         self._key = key = self._directory.key
-        #: The channels of this replica alone, of lost connections, and of all replicas.
+        #: The channels for this replica, for lost connections, and for all replicas.
         self._channels = key("replica", replica), key("lost"), key("all")
         self._room_prefix = key("room", "")
         self.topics = RedisTopics(redis, replica, key)
@@ -106,15 +106,15 @@ class RedisBus:
         self._lease = Lease(
             redis, self._directory, replica, lease, lost=self._start_over, reaped=self._reaped
         )
-        #: What was noted for webhooks.
+        #: Changes recorded for webhooks.
         self.observed = ObservedRooms(redis, self._directory)
-        #: Seconds between two looks at the leases; an idle replica costs a metered Redis little.
+        #: Seconds between two renewals: longer while idle, as some Redis services are metered.
         self._pause, self._idle_pause = min(lease / 3, 1.0), lease / 3
         self._leased = trio.Event()
         parts = redis, self._feeds, self._directory, self._lease
         self._recovery = Recovery(*parts, self._tell)
         self.holds = KeptHolds(redis, self._directory, replica, self._channels[2])
-        self._missing = 0  # changes that did not come, as their numbers say
+        self._missing = 0  # changes that did not arrive, by their numbers
         self._delivery = Histogram()
         self._direct = DirectSignals(*parts, self._hand_over)
         self.following = self._direct.following
@@ -123,7 +123,7 @@ class RedisBus:
 
     @property
     def degraded(self) -> str | None:
-        """Why peers on other replicas may not be seen as they are; None if all is well."""
+        """Why the view of other replicas may be out of date; None if all is well."""
         if not self.redis.connected:
             return "Redis cannot be reached"
         if not self._lease.is_held or self._feeds.stale or self._lease.is_patient:
@@ -131,7 +131,7 @@ class RedisBus:
         return None
 
     def statistics(self) -> BusStatistics:
-        """How it is doing."""
+        """Return the state of the connections to Redis."""
         redis = self.redis.statistics()
         return BusStatistics(
             commands_connected=redis.commands.connected,
@@ -154,7 +154,7 @@ class RedisBus:
     async def run(
         self, deliver: Deliver, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
-        """Follow Redis until cancelled; started also if Redis cannot be reached yet."""
+        """Follow Redis until cancelled; starts even if Redis cannot be reached yet."""
         self._deliver = deliver
         for channel in self._channels:
             self.redis.pubsub.subscribe(channel)
@@ -174,12 +174,12 @@ class RedisBus:
             task_status.started()
 
     def _recover(self) -> None:
-        """One of our tasks failed; starting does not wait for it."""
+        """A task failed: resynchronize. Startup does not wait for that task."""
         self._leased.set()
         self._start_over()
 
     async def retire(self) -> None:
-        """Take leave: nothing of this replica stays in Redis."""
+        """Remove everything of this replica from Redis."""
         await self._lease.retire()
         self.board.forget(self.replica)
 
@@ -190,7 +190,7 @@ class RedisBus:
             self._hand_over(lost)
 
     def _start_over(self) -> None:
-        """Nothing is to be relied on that is known from Redis, or on its way from there."""
+        """Treat all that is known from Redis as stale, and all that is still in flight."""
         self._feeds.mark_all_stale()
         self.topics.write_again()
         self.names.write_again()
@@ -198,7 +198,7 @@ class RedisBus:
         self.holds.resync()
 
     async def _keep_lease(self) -> None:
-        """Say again and again that we are alive, look who is not, and how long a message takes."""
+        """Renew the lease, reap dead replicas, and measure how long a message takes."""
         echoed = float("-inf")
         while True:
             with suppress(RedisError):
@@ -213,7 +213,7 @@ class RedisBus:
             pause = self._pause if is_busy or self._lease.is_patient else self._idle_pause
             await trio.sleep(pause * random.uniform(0.9, 1.1))  # noqa: S311
 
-    # What comes
+    # Receiving
 
     async def _receive(self) -> None:
         while True:
@@ -228,7 +228,7 @@ class RedisBus:
                         continue
                     case Lost(reason=reason):
                         logger.error("Redis is lost, serving only local peers: %s", reason)
-                        self._feeds.start_over()  # they are restored when it is back
+                        self._feeds.start_over()  # rooms are restored when Redis is back
                         self._lease.hold_off(float("inf"))
                         continue
                     case Overflow():
@@ -240,7 +240,7 @@ class RedisBus:
                 self._start_over()
 
     def _take(self, channel: str, payload: bytes) -> None:
-        """Take in a message, which may be of anybody."""
+        """Process a message, which anybody may have written."""
         read = self.redis.reader.read
         ours, lost, for_all = self._channels
         if channel == ours:
@@ -252,7 +252,7 @@ class RedisBus:
                     self._delivery.observe(now - direct.sent)
             elif isinstance(direct, Numbered | Confirmed | Asked):
                 if not self._direct.take(direct):
-                    self.redis.reader.drop("direct", channel, "its number cannot be")
+                    self.redis.reader.drop("direct", channel, "its number is out of range")
             elif direct is not None:
                 self._hand_over(direct)
         elif channel == self.board.channel:
@@ -277,14 +277,14 @@ class RedisBus:
             if change is not None:
                 self._take_change(feed, change)
             else:
-                # If it was numbered, the number is missed now, or by the next comparison: a
-                # room is not to be restored for each message that another replica lets through.
+                # A numbered change leaves a gap, which the next change or comparison finds. Do not
+                # restore the room for each unreadable message that another replica lets through.
                 self._directory.suspect(feed.room.id)
 
     def _take_change(self, feed: Feed, change: Change) -> None:
         room, event = feed.room, change.event
         if not feed.believes(change):
-            self.redis.reader.drop("change", self._key("room", room.id), "it is not its sender's")
+            self.redis.reader.drop("change", self._key("room", room.id), "not the sender's member")
             room.numbering.lose_step()
             self._feeds.mark_stale(room.id)
             return
@@ -299,7 +299,7 @@ class RedisBus:
         events = room.follow(change)
         missed = was_in_step and not room.numbering.in_step
         self._missing += missed and event is not None
-        # It may be a newer connection that left, before it was let in.
+        # A newer connection of the peer may have left before it was admitted.
         if missed or (isinstance(event, Left) and event.member.peer_id in room.own):
             self._feeds.mark_stale(room.id)
         self._tell(feed, events, has_members_here)
@@ -307,7 +307,7 @@ class RedisBus:
             self.handover.move(feed, change.origin, change.moved)
 
     def _tell(self, feed: Feed, events: Sequence[RoomEvent], has_members_here: bool) -> None:
-        """Deliver what others have changed in a room, and write of it what is ours to write."""
+        """Deliver changes of other replicas, and write this replica's own part of the room."""
         room = feed.room
         for event in events:
             if isinstance(event, ProfileChanged):
@@ -322,17 +322,18 @@ class RedisBus:
         except Exception:
             logger.exception("cannot deliver a %s", type(delivery).__name__)
 
-    # What goes
+    # Sending
 
     async def join(self, room: Room, member: Member, caps: Caps, admit: Admit) -> None:
         """Enter a room; raises JoinRefusedError.
 
-        Redis decides. Without it the peers of one replica go on, and it is told when it is back.
+        Redis decides. Without Redis, the peers of one replica can still meet, and the directory is
+        updated when Redis is back.
         """
         room_id, peer_id, channel = room.id, member.peer_id, self._directory.room(room.id)
         feed = self.handover.feed_of(room)
         async with feed.turns.setdefault(peer_id, trio.Lock()):
-            # Until it is let in, a restore leaves it in the directory if it is there.
+            # Until the member is admitted, a restore keeps its record if there is one.
             feed.entering[peer_id] = member
             unasked = False
             try:
@@ -348,14 +349,14 @@ class RedisBus:
                     )
                     if read_snapshot is not None and not room.numbering.in_step:
                         self._recovery.catch_up(feed, read_snapshot(), losses)
-                    # What happened before this, on any replica, belongs to what the newcomer
-                    # is told first; it comes by the other connection, in its own time.
+                    # The newcomer's first snapshot includes everything that happened before its
+                    # change on any replica; those changes come on the other connection.
                     await feed.wait_reached(seq)
             except (RedisError, trio.TooSlowError):
                 self.holds.known.check(room, member, caps, trio.current_time())
                 unasked = True
             except trio.Cancelled:
-                if peer_id in room.own:  # nobody knows whether it has been replaced
+                if peer_id in room.own:  # another replica may have taken it over
                     self._feeds.mark_stale(room_id)
                 raise
             finally:
@@ -369,13 +370,13 @@ class RedisBus:
                 self._tell(feed, events, has_members_here=True)
 
     def forget(self, room_id: str) -> None:
-        """Follow a room no longer."""
+        """Stop following a room."""
         if self._feeds.pop(room_id, None) is not None:
             self.redis.pubsub.unsubscribe(self._directory.room(room_id))
             self.redis.send_nowait("SREM", self._key("owned", self.replica), room_id)
 
     def publish(self, event: RoomEvent) -> None:
-        """Tell the room's other replicas, and bring the directory up to date."""
+        """Publish an event to the room's other replicas, and update the directory."""
         self.handover.note(event)
         match event:
             case Left():
@@ -388,24 +389,23 @@ class RedisBus:
                 if feed is not None:
                     own = feed.own_of(member.user_id)
                     self._directory.change(event.room_id, own, event)
-            case _:  # changes nothing that is kept: it is not numbered, and may be lost
+            case _:  # changes no members: not numbered, may be lost
                 told = encode(Change(0, self.replica, event))
                 self.redis.send_nowait("PUBLISH", self._directory.room(event.room_id), told)
 
     def send(self, replica: str, delivery: Direct) -> None:
-        """Tell one replica; a signal that is not delivered comes back."""
+        """Send to one replica; an undelivered signal is returned."""
         self._direct.send(replica, delivery)
 
     def broadcast(self, event: Broadcast | RoomsKept) -> None:
-        """Tell all other replicas that can be reached."""
+        """Send to all other replicas that can be reached."""
         _, lost, for_all = self._channels
         if isinstance(event, RoomsKept):
             self.redis.send_nowait("PUBLISH", lost, encode(event))
         else:
             self.redis.send_nowait("PUBLISH", for_all, encode(ForAll(self.replica, event)))
 
-    # Questions
-
+    # Reading
     async def members(self, room_id: str) -> tuple[Member, ...]:
         """All members of a room on all replicas; without Redis, those that are known here."""
         feed = self._feeds.get(room_id)
@@ -415,13 +415,13 @@ class RedisBus:
         return await self._directory.members(room_id)
 
     async def live(self, room_id: str) -> tuple[Member, ...]:
-        """The members of a room that are live; of those only are records read."""
+        """The live members of a room; reads no other records."""
         if room_id not in self._feeds:
             return await self._directory.live(room_id)
         return tuple(member for member in await self.members(room_id) if member.live)
 
     async def room_ids(self) -> list[str]:
-        """The rooms that have members, but the server's own; sorted. Without Redis, our own."""
+        """The rooms that have members, sorted, without internal ones. Without Redis, our own."""
         try:
             names: Any = await self.redis.smembers(self._key("rooms"))
             room_ids: Iterable[str] = await self._directory.read_rooms(names)
@@ -430,7 +430,7 @@ class RedisBus:
         return sorted(room_id for room_id in room_ids if not is_internal(room_id))
 
     async def count_members(self, room_ids: Sequence[str]) -> list[RoomCount]:
-        """How many are in these rooms; those in which nobody is are left out."""
+        """Count the members of these rooms; empty rooms are left out."""
         counts: list[RoomCount] = []
         for begin in range(0, len(room_ids), _COUNTED):
             some = room_ids[begin : begin + _COUNTED]
@@ -442,7 +442,7 @@ class RedisBus:
         return counts
 
     async def count_rooms(self) -> int:
-        """How many those are."""
+        """Count the rooms that have members."""
         key = self._key("rooms")
         try:
             return await self.redis.scard(key) - await self.redis.sismember(key, LOBBY)

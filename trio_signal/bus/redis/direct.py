@@ -1,4 +1,4 @@
-"""What one replica tells another alone; signals are confirmed, or given up: see `receipts`."""
+"""Messages to a single replica. Signals are confirmed or given up: see `receipts`."""
 
 from collections import deque
 from collections.abc import Callable
@@ -26,38 +26,39 @@ from trio_signal.messages.identity import WIRE
 from trio_signal.redis import OnReply, OutcomeUnknownError, Redis
 from trio_signal.room import Room
 
-#: Seconds between two confirmations to one replica; the first is sent at once, since what is
-#: delivered and not confirmed when Redis goes away is reported as lost.
+#: Seconds between two confirmations to one replica. The first is sent at once, because a signal
+#: that is delivered but unconfirmed when Redis fails is reported as lost.
 CONFIRMING = 0.02
-#: Seconds by which we may look too late before it counts as our own standstill, and for which
-#: nothing is given up after one, besides its own length: the confirmation may be here, unread, and
-#: who is to send it may be on the same machine.
+#: Seconds by which this task may run late before that counts as a stall of this process; and how
+#: long, besides the stall's own length, nothing is given up after one. The confirmation may have
+#: arrived unread, and its sender may be on the same machine.
 _LATE, _READING = 0.2, 0.5
-#: Seconds beyond `GIVE_UP` for which one that may have been delivered is kept: while Redis is slow
-#: or a connection to it new, since the confirmation comes then for certain; and while it is away.
+#: Seconds beyond `GIVE_UP` for which a signal is kept that may have been delivered: while Redis is
+#: slow or a connection is new, because the confirmation is certain to come; and while there is no
+#: connection.
 _SLOW, _AWAY = 5.0, 1.5
-#: Seconds for an answer that is slow; for a connection that is away; and from there on to the
-#: confirmation.
+#: Seconds without an answer after which Redis counts as slow; for a lost connection to return; and
+#: from then on for the confirmation.
 _UNANSWERED, _UNCONNECTED, _ANSWERED = 0.5, 2.0, 1.5
-#: Seconds after which a replica is forgotten to or from which nothing goes.
+#: Seconds without signals in either direction after which a replica is forgotten.
 _FORGET = 60.0
-#: How many replicas may send us signals: names in Redis may be made up.
+#: How many replicas may send us signals: replica names in Redis may be made up.
 MOST_REPLICAS = 1000
 
 
 class Following:
-    """Signals to a peer that has moved, while some to where it was are not confirmed."""
+    """Signals to a peer that has moved, while some to its old replica are unconfirmed."""
 
     def __init__(self, origin: str) -> None:
-        """Begin to wait for what is under way to `origin`."""
+        """Begin to wait for the signals in flight to `origin`."""
         self.origin = origin
-        #: Those that came back, and those that were said since.
+        #: Signals returned by the old replica, and signals sent since the move.
         self.returned: list[Signalled] = []
         self.waiting: list[Signalled] = []
 
 
 class _Held(NamedTuple):
-    """A signal that is not sent yet: we could not hear what becomes of it."""
+    """A signal that is not sent yet, because we could not receive its confirmation."""
 
     replica: str
     at: float
@@ -66,7 +67,7 @@ class _Held(NamedTuple):
 
 
 class DirectSignals:
-    """Those of one replica. Nothing but `run` blocks."""
+    """The signals of one replica. Only `run` blocks."""
 
     def __init__(
         self,
@@ -76,38 +77,38 @@ class DirectSignals:
         lease: Lease,
         deliver: Callable[[Delivery], None],
     ) -> None:
-        """Begin without any; `deliver` gets those that come, and those of ours that are lost."""
+        """Begin empty; `deliver` receives incoming signals, and our own that are lost."""
         self._redis = redis
         self._feeds = feeds
         self._directory = directory
         self._lease = lease
         self._deliver = deliver
         self._replica = directory.replica
-        #: By replica.
+        #: Signals by replica.
         self._outgoing: dict[str, Outgoing] = {}
         self._incoming: dict[str, Incoming] = {}
-        #: The greatest number that was ever used.
+        #: The highest number used so far.
         self._number = 0
         self._held: deque[_Held] = deque()
-        #: Whether we could send, and hear, when it was looked at last.
+        #: Whether we could send, and receive, at the last check.
         self._connected = False, False
         self._work = trio.Event()
-        #: When it is looked at what is not confirmed (Trio's clock).
+        #: When to check the unconfirmed signals next (Trio's clock).
         self._due = float("inf")
-        #: Signals of ours that came back, since the start.
+        #: How many of our signals were returned, since the start.
         self.lost = 0
-        #: By room and peer: those that wait for what went to where the peer was before it moved.
+        #: By room and peer: signals that wait for those in flight to the peer's old replica.
         self.following: dict[tuple[str, str], Following] = {}
 
     @property
     def unconfirmed(self) -> int:
-        """How many of our signals are not confirmed."""
+        """How many of our signals are unconfirmed."""
         return sum(map(len, self._outgoing.values()))
 
-    # What goes
+    # Sending
 
     def send(self, replica: str, delivery: Direct) -> None:
-        """Tell one replica; a signal that is not delivered comes back."""
+        """Send to one replica; an undelivered signal is returned."""
         target = delivery.target if isinstance(delivery, Signalled) else None
         if isinstance(delivery, Signalled) and target is not None and target.wire >= WIRE:
             following = self.following.get((delivery.room_id, target.peer_id))
@@ -120,7 +121,7 @@ class DirectSignals:
             return
 
         def check(receivers: object) -> None:
-            # Version 0.1 confirms nothing: how many subscribers there are is all that is known.
+            # Version 0.1 confirms nothing; only the number of subscribers is known.
             is_lost = not isinstance(receivers, int) or receivers == 0
             if is_lost and isinstance(delivery, Signalled):
                 self._lose([delivery])
@@ -142,7 +143,7 @@ class DirectSignals:
             return
 
         def check(receivers: object) -> None:
-            # Of one whose outcome is unknown the receiver says what became of it, or nobody.
+            # If the outcome is unknown, the receiver may still confirm the signal.
             is_lost = receivers == 0 or isinstance(receivers, Exception)
             if is_lost and not isinstance(receivers, OutcomeUnknownError):
                 back = outgoing.take(number)
@@ -175,7 +176,7 @@ class DirectSignals:
             self._work.set()
 
     def _send_held(self, now: float) -> None:
-        """What is not sent yet goes, or comes back if it would not be delivered any more."""
+        """Send the held signals; those that are too old are returned."""
         redis, held = self._redis, self._held
         while held and (redis.can_hear or not redis.can_send or now > held[0].at + MAX_AGE):
             signal = held.popleft()
@@ -184,7 +185,7 @@ class DirectSignals:
                 signal.check(0)
 
     def forget(self, replica: str) -> None:
-        """A replica is gone: what it has not confirmed is lost."""
+        """A replica is gone: its unconfirmed signals are lost."""
         outgoing = self._outgoing.pop(replica, None)
         self._incoming.pop(replica, None)
         self._held = deque(held for held in self._held if held.replica != replica)
@@ -195,14 +196,14 @@ class DirectSignals:
     # Peers that move
 
     def follow(self, room_id: str, peer_id: str, origin: str) -> None:
-        """A peer has moved: what is under way to where it was goes first, and what comes then."""
+        """A peer has moved: signals in flight to its old replica go first, then newer ones."""
         outgoing = self._outgoing.get(origin)
         is_under_way = outgoing is not None and outgoing.has(room_id, peer_id)
         if is_under_way and (room_id, peer_id) not in self.following:
             self.following[room_id, peer_id] = Following(origin)
 
     def has_from(self, room_id: str, peer_id: str) -> bool:
-        """Whether any signal of this peer is under way, or waits."""
+        """Whether any signal from this peer is in flight or waiting."""
         waiting = (s for each in self.following.values() for s in each.returned + each.waiting)
         sent = (s for outgoing in self._outgoing.values() for s in outgoing.signals())
         return any(
@@ -210,7 +211,7 @@ class DirectSignals:
         )
 
     def _return(self, origin: str, signals: list[Signalled]) -> None:
-        """A replica has not delivered these: their targets are gone, or have moved."""
+        """A replica did not deliver these: their targets are gone or have moved."""
         for signal in signals:
             target = signal.target
             if target is None:
@@ -227,7 +228,7 @@ class DirectSignals:
                 self.send(known.replica, replace(signal, target=known))
 
     def _send_what_waited(self, origin: str) -> None:
-        """Nothing more is under way to where some peers were."""
+        """Send the waiting signals of peers whose old replica has none in flight any more."""
         outgoing = self._outgoing.get(origin)
         for (room_id, peer_id), following in list(self.following.items()):
             if following.origin != origin or (outgoing and outgoing.has(room_id, peer_id)):
@@ -246,10 +247,10 @@ class DirectSignals:
         for signal in signals:
             self._deliver(Undelivered(signal))
 
-    # What comes
+    # Receiving
 
     def take(self, direct: Numbered | Confirmed | Asked) -> bool:
-        """Take in what another replica says of signals; whether it may be."""
+        """Process a message about signals; return whether it is plausible."""
         match direct:
             case Numbered():
                 if not 0 < direct.base <= direct.number <= direct.base + MOST_UNCONFIRMED:
@@ -273,7 +274,7 @@ class DirectSignals:
         return True
 
     def _incoming_of(self, origin: str, base: int) -> Incoming | None:
-        """What came from a replica, which may be a new one; None if there are too many."""
+        """The signals from a replica, which may be new; None if there are too many replicas."""
         incoming = self._incoming.get(origin)
         if incoming is None:
             self._forget_idle(trio.current_time())
@@ -284,7 +285,7 @@ class DirectSignals:
         return incoming
 
     def _forget_idle(self, now: float) -> None:
-        """Replicas that are gone, of which only the one that reaps them hears."""
+        """Forget idle replicas: only the replica that reaps a dead one is notified."""
         for replica, outgoing in list(self._outgoing.items()):
             if not outgoing and now > outgoing.used + _FORGET:
                 del self._outgoing[replica]
@@ -297,7 +298,8 @@ class DirectSignals:
         if incoming is None:
             return False
         now = trio.current_time()
-        # It may be as old as this: too old is refused, too young would be reported as well.
+        # Take the greatest possible age. A signal that counts as too old is refused; one that
+        # counts as too young might be delivered and reported lost.
         _, here = self._lease.clock.span(now)
         age = here - came.at if here and came.at else 0.0
         room = self._room(came.room_id)
@@ -320,10 +322,9 @@ class DirectSignals:
         feed = self._feeds.get(room_id)
         return feed.room if feed is not None else None
 
-    # The time between
-
+    # Timers
     def resync(self) -> None:
-        """Redis was away, and with it what we said or were told; does not block."""
+        """Redis was away: confirmations may be lost in both directions. Does not block."""
         for outgoing in self._outgoing.values():
             outgoing.must_ask = True
         for incoming in self._incoming.values():
@@ -331,7 +332,7 @@ class DirectSignals:
         self._work.set()
 
     async def run(self) -> NoReturn:
-        """Confirm what came, and give up what is not confirmed; until cancelled."""
+        """Send confirmations, and give up unconfirmed signals; until cancelled."""
         reading_until = unsure_until = connected = 0.0
         while True:
             with trio.move_on_at(self._due):
@@ -360,7 +361,7 @@ class DirectSignals:
             self._due = now + CONFIRMING if self._is_busy(now) else float("inf")
 
     def _look_at_connections(self) -> None:
-        """On a new connection all is asked and said again that may have been lost."""
+        """After a reconnect, repeat all questions and confirmations that may be lost."""
         connected = self._redis.can_send, self._redis.can_hear
         if any(now and not before for now, before in zip(connected, self._connected, strict=True)):
             self.resync()
@@ -376,7 +377,7 @@ class DirectSignals:
             upto, refused = incoming.confirm()
 
             def check(receivers: object) -> None:
-                # Nobody may have heard it. It is said again as long as somebody wants to know.
+                # If nobody received the confirmation, it is repeated while somebody asks.
                 if not isinstance(receivers, int) or receivers == 0:
                     until = incoming.last_heard + GIVE_UP
                     if trio.current_time() < until:

@@ -1,8 +1,8 @@
-"""Directory: what Redis holds of rooms and replicas, and how it is asked.
+"""Directory: the keys of rooms and replicas in Redis, and the scripts on them.
 
-Each replica writes its own members only, by scripts that check, write, number and tell in one
-step. Anybody may write to Redis: what cannot be read is dropped, and the room is noted among
-the `suspects`, which are compared soon.
+Each replica writes only its own members, by scripts that check, write, number and publish in one
+step. Anybody may write to Redis: an unreadable value is dropped, and its room becomes a *suspect*,
+which is compared soon.
 """
 
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -32,16 +32,16 @@ from trio_signal.redis import (
     read_text,
 )
 
-#: How many rooms are to be compared ahead of the others, at most.
+#: How many rooms may be suspects.
 _MAX_SUSPECTS = 1000
-#: How many rooms are swept at a time, and how many members one has that is looked at there.
+#: How many rooms one sweep visits, and up to how many members it reads in each.
 _SWEPT, _SWEPT_MEMBERS = 100, 200
-#: How many counts of rooms are kept.
+#: How many rooms' counts are cached.
 _COUNTS = 10_000
-#: The scripts that change who is in a room.
+#: The scripts that change who is in a room or who is live.
 _NOTING = frozenset({"join", "leave", "change", "restore", "reap"})
-#: Seconds for a replica whose lease was deleted to take another one, and how many such replicas
-#: are kept in mind.
+#: Seconds for a replica whose lease was deleted to take another one, and how many such replicas are
+#: remembered.
 _GRACE, _MAX_UNLEASED = 2.5, 1000
 _NEVER_COUNTED = b"0", None
 
@@ -57,7 +57,7 @@ class Scripts:
     """The Lua scripts, each in a file of its own."""
 
     def __init__(self, redis: Redis, observed: str) -> None:
-        """Take what stands before those that change who is in a room."""
+        """Load the scripts; `observed` goes before those that change who is in a room."""
 
         def register(*names: str) -> Script:
             noting = observed if names[-1] in _NOTING else ""
@@ -81,15 +81,15 @@ class Scripts:
 
 
 class Unleased:
-    """Replicas that have members and no lease: it may have been deleted, and they are alive."""
+    """Replicas with members but no lease. Someone may have deleted it while they are alive."""
 
     def __init__(self) -> None:
-        """Begin with none."""
-        #: When each was seen so first, and last (Trio's clock).
+        """Begin empty."""
+        #: When each was first and last seen without a lease (Trio's clock).
         self._seen: dict[str, tuple[float, float]] = {}
 
     def note(self, replicas: Iterable[str], leased: Collection[str], now: float) -> None:
-        """What one look at a room has shown."""
+        """Record which replicas a room showed with and without a lease."""
         for replica in [replica for replica in self._seen if replica in leased]:
             del self._seen[replica]
         for replica in replicas:
@@ -99,42 +99,43 @@ class Unleased:
             del self._seen[next(iter(self._seen))]
 
     def gone(self) -> set[str]:
-        """Those that had the time to take another lease, and did not."""
+        """The replicas that had time to take another lease and did not."""
         return {name for name, (first, last) in self._seen.items() if last >= first + _GRACE}
 
 
 class Record(NamedTuple):
-    """A room as Redis has it: its number, and the members whose replicas are not gone."""
+    """A room in Redis: its number, and the members whose replicas are not gone."""
 
     seq: int
     members: tuple[Member, ...]
-    #: How many records there are.
+    #: How many records there are, including unusable ones.
     size: int
-    #: All of them are such members, and the room is where it is to be found.
+    #: Whether all records are such members, and the room is listed in the other keys.
     is_sound: bool
 
 
 class Directory:
-    """The keys, as one replica reads and writes them.
+    """The keys, read and written by one replica.
 
-    What blocks raises RedisError. Where what does not block fails, the room is stale.
+    Blocking methods raise RedisError. If a method that does not block fails, it marks the room
+    stale.
     """
 
     def __init__(
         self, redis: Redis, feeds: Feeds, replica: str, prefix: str, *, observed: bool = False
     ) -> None:
-        """Take an open connection, which the caller closes. If `observed`, changes are noted."""
+        """Use an open connection, which the caller closes. If `observed`, record all changes."""
         self._redis = redis
         self._feeds = feeds
         self.replica = replica
         self._prefix = prefix
-        #: The stream of what is noted for webhooks.
+        #: The stream of changes recorded for webhooks.
         self.notes = self.key("webhooks", "notes")
         self.scripts = Scripts(redis, self._noting() if observed else read_script("unobserved"))
         self._unleased = Unleased()
-        #: Rooms that are to be compared ahead of the others.
+        #: Rooms to compare before the others.
         self.suspects: dict[str, None] = {}
-        #: How many were in a room, and at which change.
+        #: The count of each room, and the change at which it was taken.
         self._counts: dict[str, tuple[bytes, RoomCount]] = {}
 
     def _noting(self) -> str:
@@ -142,17 +143,17 @@ class Directory:
         return f"local STREAM, ROOMS = {stream}, {rooms}\n" + read_script("observe")
 
     def key(self, *parts: str) -> str:
-        """The name of a key or of a channel."""
+        """Return the name of a key or a channel."""
         return f"{self._prefix}trio_signal:" + ":".join(parts)
 
     def room(self, room_id: str) -> str:
-        """The channel of a room; its keys begin with the same."""
+        """Return the channel of a room, which is also the prefix of its keys."""
         return self.key("room", room_id)
 
     def room_keys(self, room_id: str) -> list[str]:
         """The first five keys of most scripts; see join.lua."""
         room, owned = self.room(room_id), self.key("owned", self.replica)
-        # An inbox is on no list but that of who has to be reaped.
+        # An inbox is listed only among the rooms to reap.
         listed = owned if is_inbox(room_id) else self.key("rooms")
         return [f"{room}:members", f"{room}:live", f"{room}:seq", listed, owned]
 
@@ -162,7 +163,7 @@ class Directory:
             self.suspects[room_id] = None
 
     def read_members(self, room_id: str, records: Iterable[bytes]) -> tuple[Member, ...]:
-        """Those of them that can be read."""
+        """Decode members; unreadable records are left out."""
         key = f"{self.room(room_id)}:members"
         read = self._redis.reader.read
         found = [read("member", decode_member, record, key) for record in records]
@@ -172,7 +173,7 @@ class Directory:
         return in_order(members)
 
     async def read_rooms(self, names: Iterable[bytes]) -> list[str]:
-        """Those of them that can be read; the others are no rooms of ours."""
+        """Decode room ids; unreadable names are removed from Redis."""
         key = self.key("rooms")
         rooms = []
         for name in names:
@@ -184,9 +185,9 @@ class Directory:
         return rooms
 
     async def sweep(self, cursor: bytes) -> tuple[bytes, list[str]]:
-        """Look through some of all rooms, wherever the last call ended; b"0" to begin.
+        """Check some of all rooms, starting where the last call ended; b"0" to begin.
 
-        Where this ended, and the rooms that are to be compared.
+        Returns where this call ended, and the rooms to compare.
         """
         keys = [self.key("rooms"), self.key("replicas")]
         args: list[Argument] = [cursor, self.key("room", ""), _SWEPT, _SWEPT_MEMBERS, self.replica]
@@ -194,7 +195,7 @@ class Directory:
         return cursor, await self.read_rooms(names)
 
     async def ask(self, room_id: str) -> Record:
-        """A room as Redis has it now."""
+        """Read a room from Redis."""
         members_key, _, seq_key, *lists = self.room_keys(room_id)
         keys = [members_key, seq_key, self.key("replicas"), *lists]
         seq, records, names, is_listed, is_owned = await self.scripts.snapshot(keys, [room_id])
@@ -203,7 +204,7 @@ class Directory:
         unleased = {m.replica for m in members} - leased
         self._unleased.note(unleased, leased, trio.current_time())
         if unleased:
-            self.suspect(room_id)  # until they are gone, or back
+            self.suspect(room_id)  # until those replicas are gone, or have a lease
         gone = self._unleased.gone()
         answered = tuple(m for m in members if m.replica not in gone)
         is_lost = not is_listed if members else False
@@ -220,7 +221,7 @@ class Directory:
             return ()
 
     async def live(self, room_id: str) -> tuple[Member, ...]:
-        """Those that are live; of these only are records read. Does not raise either."""
+        """The live members of a room; reads no other records. Does not raise."""
         room = self.room(room_id)
         try:
             records = await self.scripts.live([f"{room}:live", f"{room}:members"])
@@ -232,12 +233,12 @@ class Directory:
         return tuple(m for m in members if m.live and m.replica not in gone)
 
     def _suspect_if(self, error: RedisError, room_id: str) -> None:
-        """A key may be of another type."""
+        """An error reply may mean that a key has another type."""
         if isinstance(error, ResponseError):
             self.suspect(room_id)
 
     async def count(self, room_ids: Sequence[str]) -> list[RoomCount]:
-        """How many are in these rooms; of those that have not changed no member is read."""
+        """Count the members of rooms; rooms without changes since the last count are not read."""
         args: list[Argument] = [self.key("room", "")]
         for room_id in room_ids:
             seq, _ = self._counts.get(room_id, _NEVER_COUNTED)
@@ -249,11 +250,11 @@ class Directory:
                 peers, users, live, since = found
                 count = RoomCount(room_id, peers, users, live, since.decode(errors="replace"))
                 self._counts.pop(room_id, None)
-                self._counts[room_id] = seq, count  # as the newest
+                self._counts[room_id] = seq, count  # moves to the end
             elif not seq:
                 self._counts.pop(room_id, None)
                 continue
-            # Another task may have forgotten what this one said that it knew.
+            # Another task may have dropped the cached count that this call relied on.
             known = self._counts.get(room_id)
             if known is not None:
                 counts.append(known[1])
@@ -264,7 +265,7 @@ class Directory:
     async def is_banned(self, room_id: str, digest: str) -> bool:
         """Whether somebody is kept out of a room; see ban.lua."""
         until = await self._redis.zscore(f"{self.room(room_id)}:banned", digest)
-        if until is None:  # as of nearly everybody
+        if until is None:  # nearly always
             return False
         seconds, microseconds = await self._redis.time()
         return bool(until > seconds * 1000 + microseconds // 1000)
@@ -274,7 +275,7 @@ class Directory:
     async def join(
         self, room_id: str, member: Member, caps: Caps, *, wanted: bool
     ) -> tuple[int, Callable[[], Snapshot] | None]:
-        """Enter a member: the number of that change, and what reads a snapshot if it is wanted.
+        """Enter a member; return the change's number and, if `wanted`, a function for the snapshot.
 
         Raises JoinRefusedError as well.
         """
@@ -290,7 +291,7 @@ class Directory:
                     digest_of(member),
                 ],
             )
-            if status != b"later":  # by its clock; we are here to ask, so it is we who are newer
+            if status != b"later":  # the other's clock may be ahead; this request is the newer one
                 break
         if status in _REFUSALS:
             raise JoinRefusedError(_REFUSALS[status])
@@ -299,11 +300,11 @@ class Directory:
         seq, records, written = rest
         if records is None:
             return seq, None
-        # Of many who join at once, one reads it.
+        # If many peers join at once, only one reads the snapshot.
         return seq, partial(self._snapshot, room_id, seq, records, written)
 
     async def restore(self, room_id: str, feed: Feed | None) -> Snapshot:
-        """Make our members of a room what they are; a snapshot of what it is then."""
+        """Write this replica's members of a room anew; return a snapshot taken afterwards."""
         gone = encode([*self._unleased.gone()])
         args: list[Argument] = [self.replica, room_id, self.room(room_id), gone]
         if feed is not None:
@@ -325,15 +326,15 @@ class Directory:
         return Snapshot(seq, self.read_members(room_id, records), names)
 
     def leave(self, event: Left) -> None:
-        """Take a member of ours out of its room, and tell it. Does not block."""
+        """Remove a member of this replica, and publish that. Does not block."""
         room_id, peer_id = event.room_id, event.member.peer_id
         args: list[Argument] = [self.replica, room_id, peer_id]
         self._run(self.scripts.leave, room_id, [*args, encode(event), self.room(room_id)])
 
     def change(self, room_id: str, members: Iterable[Member], event: RoomEvent | None) -> None:
-        """Write members of ours anew, and tell it; without an event it was told already.
+        """Write members of this replica anew, and publish that. Does not block.
 
-        Does not block.
+        Without an event, it was published already.
         """
         told = b"" if event is None else encode(event)
         args: list[Argument] = [self.replica, self.room(room_id), told]
@@ -343,21 +344,21 @@ class Directory:
             self._run(self.scripts.change, room_id, args)
 
     def move(self, room_id: str, member: Member, on_reply: Callable[[object], None]) -> bool:
-        """Let a member of ours be that of another replica; as `Redis.send_nowait`."""
+        """Give a member of this replica to another one; returns as `Redis.send_nowait` does."""
         keys = [*self.room_keys(room_id), self.key("replicas"), self.key("owned", member.replica)]
         args: list[Argument] = [self.replica, room_id, member.peer_id, encode(member)]
         args += (member.replica, self.room(room_id))
         return self.scripts.move.send_nowait(keys, args, on_reply=on_reply)
 
     def ban(self, room_id: str, digest: str, seconds: float) -> None:
-        """Keep somebody out of a room. Does not block."""
+        """Ban an identity from a room. Does not block."""
         args: list[Argument] = [digest, int(seconds * 1000), MOST_OF_ROOM]
         self.scripts.ban.send_nowait([f"{self.room(room_id)}:banned"], args)
 
     def lock(self, room_id: str, seconds: float, *, unless_known: bool = False) -> None:
-        """Let nobody new into a room for so long, at most `LOCK_SECONDS`. Does not block.
+        """Lock a room for so many seconds, at most `LOCK_SECONDS`; 0 unlocks it. Does not block.
 
-        With 0, let everybody in again. `unless_known` leaves a lock that is there as it is.
+        `unless_known` keeps a lock that is there.
         """
         key, milliseconds = f"{self.room(room_id)}:locked", int(min(seconds, LOCK_SECONDS) * 1000)
         if milliseconds <= 0:
@@ -367,11 +368,11 @@ class Directory:
             self._redis.send_nowait("SET", key, "1", "PX", milliseconds, *extra)
 
     async def is_locked(self, room_id: str) -> bool:
-        """Whether nobody new is let into a room."""
+        """Whether a room refuses newcomers."""
         return bool(await self._redis.exists(f"{self.room(room_id)}:locked"))
 
     def _run(self, script: Script, room_id: str, args: list[Argument]) -> None:
-        """Run a script without waiting; if that fails, the room is restored later."""
+        """Run a script without waiting; if it fails, mark the room stale."""
 
         def check(reply: object) -> None:
             if isinstance(reply, Exception):
@@ -382,15 +383,15 @@ class Directory:
 
 
 def _lua_text(text: str) -> str:
-    """A text as Lua reads it, whatever is in it."""
+    """Quote any text as a Lua string."""
     return '"' + "".join(f"\\{byte:03d}" for byte in text.encode()) + '"'
 
 
 def in_order(members: Iterable[Member]) -> tuple[Member, ...]:
-    """Members in the order of joining, which Redis does not keep."""
+    """Sort members in the order of joining, which Redis does not keep."""
     return tuple(sorted(members, key=lambda member: (member.joined_at, member.peer_id)))
 
 
 def _entry(member: Member) -> tuple[str, bytes, int]:
-    """A member as the scripts take it."""
+    """A member as arguments of the scripts."""
     return member.peer_id, encode(member), int(member.live is not None)

@@ -1,4 +1,4 @@
-"""Feed: what one replica knows, besides the members, of how a room comes to it from Redis."""
+"""Feed: which changes of a room have arrived from Redis, and what waits for them."""
 
 from collections import deque
 from weakref import WeakValueDictionary
@@ -21,19 +21,19 @@ from trio_signal.messages.identity import Member
 from trio_signal.presence import Change
 from trio_signal.room import Room
 
-#: What changes who is in a room, or who is live: these are numbered.
+#: Events that change who is in a room or who is live: these are numbered.
 _NUMBERED = (Joined, Left, WentLive, StoppedLive, Routed, ProfileChanged)
 
 
 class Search:
-    """A session that is sought, and what of this replica's own events it may have missed.
+    """A session that is sought, and the events of this replica that it may have missed.
 
-    They are those that Redis has had after the member's move, by the order in which they come
-    back. So they are noted from the first question on, which comes back before all of them.
+    It has missed those that Redis received after the member's move; the order in which they come
+    back shows which. So they are recorded from the first question on, which comes back first.
     """
 
     def __init__(self, sought: Sought, losses: int) -> None:
-        """Note what is published from now on; `losses` is how often the room lost step."""
+        """Record events from now on; `losses` is how often the room has lost step."""
         self.sought = sought
         self.losses = losses
         #: Whether the question has come back.
@@ -41,11 +41,11 @@ class Search:
         self._published: deque[tuple[bytes, RoomEvent]] = deque()
 
     def note(self, event: RoomEvent) -> None:
-        """An event of this replica is on its way."""
+        """An event of this replica was published."""
         self._published.append((encode(event), event))
 
     def take_back(self, event: RoomEvent) -> None:
-        """It has come back; those before it never will."""
+        """An event came back; earlier ones that are still recorded are lost."""
         told = encode(event)
         if self.is_heard and any(told == published for published, _ in self._published):
             while self._published.popleft()[0] != told:
@@ -53,48 +53,48 @@ class Search:
 
     @property
     def missed(self) -> list[RoomEvent]:
-        """Those that have not come back."""
+        """The events that have not come back."""
         return [event for _, event in self._published]
 
 
 class Feed:
-    """A room in which this replica has members, or is about to."""
+    """The changes of a room that has members of this replica, or is about to."""
 
     def __init__(self, room: Room) -> None:
         """Begin to follow a room, which belongs to the hub."""
         self.room = room
-        #: By peer id: whose turn it is to join. The last that Redis lets in is the last
-        #: that is let in here.
+        #: Lets one join per peer id run at a time, so that the last one admitted by Redis is also
+        #: the last one admitted here.
         self.turns: WeakValueDictionary[str, trio.Lock] = WeakValueDictionary()
-        #: Members of ours on their way: the directory may have them, or not yet.
+        #: Members of this replica that are joining: the directory may have them already.
         self.entering: dict[str, Member] = {}
-        #: The last number that was seen by asking, and when (Trio's clock).
+        #: The last number read from the directory, and when (Trio's clock).
         self.seen = (0, 0.0)
-        #: By their tags: sessions that are sought, in other replicas.
+        #: Sessions sought on other replicas, by their tags.
         self.sought: dict[str, Search] = {}
-        #: Those of this replica that are being given up.
+        #: Sessions of this replica that are being given up.
         self.given: set[str] = set()
-        #: Is held by who waits for the room to be in step, to seek one.
+        #: Held while a task waits for the room to be in step, to seek a session.
         self.catching_up = trio.Lock()
         self._progress = trio.lowlevel.ParkingLot()
 
     async def wait_moved(self) -> None:
-        """Wait until no session is about to come or go, which relies on the room's step."""
+        """Wait until no session is about to move in or out, which relies on the room's step."""
         while (self.sought or self.given) and self.room.numbering.in_step:
             await self._progress.park()
 
     def note_progress(self) -> None:
-        """Wake those who wait for the room to get somewhere."""
+        """Wake the tasks that wait for the room's progress."""
         self._progress.unpark_all()
 
     async def wait_reached(self, seq: int) -> None:
-        """Wait until the room has this change, and all that was told before it has come."""
+        """Wait until the room has this change and everything published before it has come."""
         numbering = self.room.numbering
         while not (numbering.in_step and numbering.seq >= seq and numbering.received >= seq):
             await self._progress.park()
 
     def believes(self, change: Change) -> bool:
-        """Whether this may be, as far as one sees: of our own peers nobody else tells."""
+        """Whether a change is plausible: no other replica may change this replica's members."""
         event, room = change.event, self.room
         if event is None:
             if change.sought is not None:
@@ -109,48 +109,48 @@ class Feed:
             return True
         if not isinstance(event, _NUMBERED) or event.member.replica != change.origin:
             return False
-        # Somebody may have joined in place of a peer of ours; the directory has let it.
+        # A newer connection may have replaced a peer of ours, which the directory has accepted.
         is_ours = event.member.peer_id in room.own and change.origin != room.replica
         return isinstance(event, Joined) or not is_ours
 
     def own_of(self, user_id: str) -> list[Member]:
-        """The peers of a user that are this replica's own."""
+        """The peers of a user on this replica."""
         return [member for member in self.room.own.values() if member.user_id == user_id]
 
     def _may_move(self, change: Change) -> bool:
-        """A member is moved by the replica that has it, and ours by nobody else."""
+        """Only the replica that owns a member may move it."""
         moved = change.moved
         if moved is None or moved.replica == change.origin:
             return False
         numbering, known = self.room.numbering, self.room.members.get(moved.peer_id)
         if known is None or not numbering.in_step or change.seq <= numbering.seq:
-            return True  # it waits for a snapshot, or the last one has it already
+            return True  # a snapshot has this change, or will have
         return known.replica == change.origin
 
 
 class Feeds(dict[str, Feed]):
-    """The rooms that this replica follows, by their ids, and which are stale."""
+    """The rooms that this replica follows, by id, and the stale ones."""
 
     def __init__(self) -> None:
         """Begin with none."""
         super().__init__()
-        #: Rooms of which the directory may not say the truth, or we not know it.
+        #: Rooms that may differ between this replica and the directory.
         self.stale: dict[str, None] = {}
         self._marked = trio.Event()
 
     def mark_stale(self, room_id: str) -> None:
-        """A room, whether it is followed or not, is to be restored. Does not block."""
+        """Have a room restored, whether it is followed or not. Does not block."""
         self.stale[room_id] = None
         self._marked.set()
 
     def mark_all_stale(self) -> None:
-        """Nothing that came from Redis, or is on its way, is to be relied on."""
+        """Have all rooms restored, and ignore changes that are still in flight."""
         self.start_over()
         self.stale |= dict.fromkeys(self)
         self._marked.set()
 
     def start_over(self) -> None:
-        """The same, while Redis is away."""
+        """The same, while Redis cannot be reached."""
         for feed in self.values():
             feed.room.numbering.start_over()
 

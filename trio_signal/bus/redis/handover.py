@@ -1,4 +1,4 @@
-"""Sessions that move between replicas, as Redis carries that; see `trio_signal.bus.handover`."""
+"""Sessions that move between replicas, over Redis; see `trio_signal.bus.handover`."""
 
 import logging
 import math
@@ -27,14 +27,14 @@ from trio_signal.room import Room
 
 logger = logging.getLogger(__name__)
 
-#: Seconds between two looks whether a peer's signals have arrived.
+#: Seconds between two checks that a peer's signals have arrived.
 _SETTLING = 0.005
-#: Seconds for which a parcel is kept that nobody can have any more.
+#: Seconds for which Redis keeps a parcel after the session has expired.
 _PARKED = 5
 
 
 class RedisHandover:
-    """See `HandoverBus`. Nothing but what is `async` blocks."""
+    """See `HandoverBus`. Only `async` methods block."""
 
     def __init__(
         self,
@@ -45,7 +45,7 @@ class RedisHandover:
         recovery: Recovery,
         direct: DirectSignals,
     ) -> None:
-        """Take the other parts of the bus."""
+        """Use the other parts of the bus."""
         self._redis = redis
         self._feeds = feeds
         self._directory = directory
@@ -56,17 +56,17 @@ class RedisHandover:
         self._mover: Mover | None = None
 
     def serve(self, mover: Mover) -> None:
-        """Have this one do what is to be done with the sessions of this replica."""
+        """Use this mover for the sessions of this replica."""
         self._mover = mover
 
     def time(self) -> float:
-        """Seconds of Redis's clock; 0 if that is not known yet."""
+        """Seconds of Redis's clock; 0 if unknown."""
         return sum(self._lease.clock.span(trio.current_time())) / 2
 
     # Seeking
 
     async def find(self, room_id: str, session: str) -> Member | None:
-        """The member whose session has this tag."""
+        """Find the member whose session has this tag."""
         feed = self._feeds.get(room_id)
         members: Collection[Member]
         if feed is not None and feed.room.numbering.in_step:
@@ -77,9 +77,9 @@ class RedisHandover:
         return next((member for member in members if member.session == session), None)
 
     async def follow(self, room: Room) -> bool:
-        """Follow a room in which nobody of this replica need be; whether it is in step."""
+        """Follow a room that may have no members here; return whether it is in step."""
         feed = self.feed_of(room)
-        async with feed.catching_up:  # once for all: who is in step relies on it
+        async with feed.catching_up:  # one at a time: later callers rely on the result
             if not room.numbering.in_step and self._redis.connected:
                 self._feeds.mark_stale(room.id)
                 with suppress(RedisError):
@@ -88,7 +88,7 @@ class RedisHandover:
         return room.numbering.in_step
 
     def feed_of(self, room: Room) -> Feed:
-        """The feed of a room, which is followed from now on."""
+        """Return the feed of a room; follow the room if it is new."""
         feed = self._feeds.get(room.id)
         if feed is None:
             feed = self._feeds[room.id] = Feed(room)
@@ -96,11 +96,12 @@ class RedisHandover:
         return feed
 
     async def seek(self, room: Room, sought: Sought, member: Member, *, ask: bool) -> Parcel | None:
-        """Seek the session of a member, until it has arrived or `stop` is called.
+        """Seek the session of a member, until it arrives or `stop` is called.
 
-        If its replica has ended and left a parcel, that is returned; else it is asked, if `ask`.
+        If its replica has ended and left a parcel, that is returned. Otherwise, if `ask`, its
+        replica is asked.
         """
-        # Its member comes with the script that takes it; none of our events overtakes that.
+        # The script that takes the session also moves its member; no event of ours overtakes that.
         self._feeds[room.id].sought[sought.session] = Search(sought, room.numbering.losses)
         known = room.members.get(member.peer_id)
         parcel = None
@@ -112,14 +113,14 @@ class RedisHandover:
             if ask:
                 feed = self._feeds.get(room.id)
                 if feed is not None and sought.session in feed.sought:
-                    # What was published until now comes back before the question does.
+                    # Events published until now come back before the question does.
                     feed.sought[sought.session] = Search(sought, room.numbering.losses)
                 self._ask(room.id, sought)
             return None
         return self._redis.reader.read("direct", decode_parcel, parcel, room.id)
 
     async def _unpark(self, room_id: str, member: Member, replica: str) -> bytes | None:
-        """Have a member, whose replica has ended, if that has left its session."""
+        """Take over a member whose replica has ended, if that replica parked its session."""
         directory, key = self._directory, self._directory.key
         keys = [*directory.room_keys(room_id), key("replicas"), key("parked")]
         keys.append(key("parked", member.session))
@@ -133,7 +134,7 @@ class RedisHandover:
         self._redis.send_nowait("PUBLISH", self._directory.room(room_id), told)
 
     def stop(self, room_id: str, session: str) -> None:
-        """Want it no longer: if it comes all the same, it leaves the room."""
+        """Stop seeking: if the session still arrives, its member leaves the room."""
         feed = self._feeds.get(room_id)
         if feed is not None:
             feed.sought.pop(session, None)
@@ -142,7 +143,7 @@ class RedisHandover:
     # Giving up
 
     def give(self, room: Room, member: Member, sought: Sought) -> None:
-        """Let the other replica have a member of ours."""
+        """Give a member of this replica to the replica that seeks it."""
         mover = self._mover
         if mover is None:
             return
@@ -162,14 +163,17 @@ class RedisHandover:
             check(0)
 
     async def settle(self, room_id: str, peer_id: str) -> None:
-        """Wait until no signal of this peer is under way from here."""
-        while self._direct.has_from(room_id, peer_id):  # noqa: ASYNC110  it is over at once
+        """Wait until no signal from this peer is in flight from here."""
+        while self._direct.has_from(room_id, peer_id):  # noqa: ASYNC110  takes milliseconds
             await trio.sleep(_SETTLING)
 
     # Sessions of a replica that stops
 
     async def others(self, seconds: float) -> list[str]:
-        """Say for so long that we stop; which other replicas do not. None if none can be asked."""
+        """Announce for so many seconds that this replica stops; return replicas that do not stop.
+
+        Returns an empty list if Redis cannot be asked.
+        """
         key, replicas = self._directory.key, []
         if not self._redis.connected:
             return []
@@ -188,9 +192,9 @@ class RedisHandover:
         return replicas
 
     async def park(self, parcels: Sequence[tuple[str, Parcel]], seconds: float) -> bool:
-        """Leave sessions, each with its room, to whoever comes first in this time; if it worked.
+        """Leave sessions, each with its room, to the first replica that takes them; return success.
 
-        Their members stay in the directory. Whom nobody takes over is reaped then.
+        Their members stay in the directory for so many seconds; the rest are removed then.
         """
         key, kept = self._directory.key, math.ceil(seconds) + _PARKED
         send = self._redis.send_nowait
@@ -207,13 +211,13 @@ class RedisHandover:
         return True
 
     def keep(self, room_id: str, member: Member, seconds: float) -> None:
-        """Keep for so long that there is a stand-in for a user, which has `member.session`."""
+        """Record for so long that a stand-in for a user exists, with the tag `member.session`."""
         key = self._stand_ins(room_id, member.user_id, member.dialect)
         self._redis.send_nowait("RPUSH", key, encode(member))
         self._redis.send_nowait("EXPIRE", key, math.ceil(seconds) + _PARKED)
 
     async def kept(self, room_id: str, user_id: str, dialect: str) -> Member | None:
-        """Such a member, once."""
+        """Take the stand-in of a user; each is returned once."""
         key = self._stand_ins(room_id, user_id, dialect)
         try:
             found: Any = await self._redis.lpop(key)
@@ -227,7 +231,7 @@ class RedisHandover:
         return self._directory.key("stand_ins", lost_key(room_id, user_id, dialect))
 
     async def parked(self) -> list[tuple[str, str]]:
-        """Sessions that were left so, and the rooms in which they are."""
+        """The tags of parked sessions, and their rooms."""
         key, read = self._directory.key("parked"), self._redis.reader.read
         if not self._redis.connected:
             return []
@@ -242,20 +246,20 @@ class RedisHandover:
         return [(tag, room_id) for tag, room_id in pairs if tag is not None and room_id is not None]
 
     def send(self, replica: str, told: Parcel | NotGiven | Offered) -> None:
-        """Tell the replica that seeks a session."""
+        """Send to the replica that seeks a session."""
         self._redis.send_nowait("PUBLISH", self._directory.key("replica", replica), encode(told))
 
-    # What comes on the channel of a room, in its order
+    # Changes on a room's channel, in their order
 
     def note(self, event: RoomEvent) -> None:
-        """An event of this replica is on its way."""
+        """An event of this replica was published."""
         feed = self._feeds.get(event.room_id)
         if feed is not None:
             for search in feed.sought.values():
                 search.note(event)
 
     def hear(self, feed: Feed, change: Change) -> bool:
-        """Take in what comes of others' questions, and of ours; whether it is one."""
+        """Process questions about sessions, and our own events; return whether it was one."""
         sought, event, is_ours = change.sought, change.event, change.origin == self._replica
         if sought is not None:
             if is_ours and (search := feed.sought.get(sought.session)) is not None:
@@ -272,7 +276,7 @@ class RedisHandover:
         return False
 
     def move(self, feed: Feed, origin: str, member: Member) -> None:
-        """A member has moved, and the room is as it was told of that."""
+        """A member has moved to another replica; the room has the change already."""
         room, mover = feed.room, self._mover
         self._direct.follow(room.id, member.peer_id, origin)
         if origin == self._replica:
@@ -286,7 +290,7 @@ class RedisHandover:
             if search is not None and search.is_heard:
                 self._ask(room.id, search.sought)
         elif search is None or mover is None or search.losses != room.numbering.losses:
-            # Nobody here waits for it any more, or not all that it has missed is known.
+            # Nobody here waits for the session any more, or some events that it missed are unknown.
             left = Left(room.id, replace(member, live=None), last=False, peers=0, at=utc_now())
             self._directory.leave(left)
         else:

@@ -1,7 +1,7 @@
-"""Keeping: who is kept out of rooms and which are locked, in Redis and on every replica.
+"""Keeping: bans and locks, in Redis and on every replica.
 
-Redis decides. What is said there every replica hears as well: while Redis is away it holds here,
-and if Redis was emptied, whoever knows it writes it anew.
+Redis decides. Every replica also receives each ban and lock: it applies them while Redis cannot be
+reached, and writes them again if Redis was emptied.
 """
 
 from contextlib import suppress
@@ -16,48 +16,48 @@ from trio_signal.clock import trio_time, wall_time
 from trio_signal.messages.identity import Member
 from trio_signal.redis import Redis, RedisError
 
-#: Seconds for which Redis knows that it was not emptied; longer than any lock.
+#: Seconds for which a key shows that Redis was not emptied; longer than any lock.
 _EPOCH = 7 * 86400
 
 
 class KeptHolds:
-    """The bans and locks of one replica's bus; see `trio_signal.bus.RoomHolds`."""
+    """The bans and locks of one replica; see `trio_signal.bus.RoomHolds`."""
 
     def __init__(self, redis: Redis, directory: Directory, replica: str, channel: str) -> None:
-        """Take an open connection; `channel` is heard by all replicas."""
+        """Use an open connection; all replicas receive what is published on `channel`."""
         self._redis = redis
         self._directory = directory
         self._replica = replica
         self._channel = channel
-        #: What is known here.
+        #: The bans and locks that this replica knows.
         self.known = Holds()
-        #: A key that is gone when Redis was emptied; what it was set to.
+        #: The key that is gone after Redis was emptied.
         self._key = directory.key("holds")
         self._epoch: str | None = None
         self._uncertain = trio.Event()
 
     def ban(self, room_id: str, member: Member, seconds: float) -> None:
-        """Let who this member is not enter a room for so long."""
+        """Ban the identity of this member from a room."""
         now, digest = trio.current_time(), digest_of(member)
         self.known.ban(room_id, digest, now + seconds, now)
         self._directory.ban(room_id, digest, seconds)
         self._tell(Held(room_id, wall_time(now + seconds), digest))
 
     def lock(self, room_id: str, *, locked: bool) -> None:
-        """Let nobody new into a room, or again."""
+        """Lock a room for newcomers, or unlock it."""
         now, seconds = trio.current_time(), LOCK_SECONDS if locked else 0.0
         self.known.lock(room_id, now + seconds, now)
         self._directory.lock(room_id, seconds)
         self._tell(Held(room_id, wall_time(now + seconds)))
 
     async def is_locked(self, room_id: str) -> bool:
-        """Whether nobody new is let into a room."""
+        """Whether a room refuses newcomers."""
         with suppress(RedisError):
             return await self._directory.is_locked(room_id)
         return self.known.is_locked(room_id, trio.current_time())
 
     async def is_banned(self, room_id: str, subject: str, user_id: str) -> bool:
-        """Whether somebody is kept out of a room; without Redis, as far as is known here."""
+        """Whether an identity is banned; without Redis, by what this replica knows."""
         digest = digest_of_user(subject, user_id)
         with suppress(RedisError):
             return await self._directory.is_banned(room_id, digest)
@@ -67,7 +67,7 @@ class KeptHolds:
         self._redis.send_nowait("PUBLISH", self._channel, encode(ForAll(self._replica, held)))
 
     def take(self, held: Held) -> None:
-        """Another replica said so, and wrote it."""
+        """Another replica has banned a user or locked a room, in Redis as well."""
         now, until = trio.current_time(), trio_time(held.until)
         if held.digest is None:
             self.known.lock(held.room_id, min(until, now + LOCK_SECONDS), now)
@@ -75,11 +75,11 @@ class KeptHolds:
             self.known.ban(held.room_id, held.digest, until, now)
 
     def resync(self) -> None:
-        """Redis may have been emptied."""
+        """Check whether Redis was emptied."""
         self._uncertain.set()
 
     async def run(self) -> None:
-        """Write what is known here again whenever Redis was emptied; until cancelled."""
+        """Write the known bans and locks again whenever Redis was emptied; until cancelled."""
         while True:
             await self._redis.wait_connected()
             self._uncertain = trio.Event()

@@ -1,7 +1,7 @@
-"""Lease: that this replica is alive, and which of the others are not.
+"""Lease: shows that this replica is alive, and finds replicas that are not.
 
-Each replica renews its own. Any replica may reap one that ran out: a script takes all its
-members out of their rooms, once, and tells it.
+Each replica renews its own. Any replica may reap one whose lease has expired: a script removes all
+its members from their rooms, once, and publishes that.
 """
 
 import logging
@@ -19,30 +19,30 @@ from trio_signal.redis import Argument, Redis, RedisError, read_text
 
 logger = logging.getLogger(__name__)
 
-#: Seconds after an outage for the other replicas to come back, before they count as gone.
+#: Seconds after an outage for the other replicas to return, before they count as gone.
 PATIENCE = 2.0
-#: Seconds by which two clocks differ more after each second, at most.
+#: Seconds by which two clocks may drift apart per second.
 _DRIFT = 0.001
 
 
 class RedisClock:
-    """By how much Redis's clock is ahead of Trio's. Pure: no I/O, no clock.
+    """The difference between Redis's clock and Trio's. Pure: no I/O, no clock.
 
-    What an answer says of it is as uncertain as the answer is slow; the quick ones count.
+    An answer is as uncertain as it is slow, so the quickest answers count.
     """
 
     def __init__(self) -> None:
-        """Know nothing."""
+        """Begin without a measurement."""
         self._least, self._most = float("-inf"), float("inf")
         self._noted = 0.0
 
     def note(self, asked: float, now: float, time: float) -> None:
-        """The answer to a question was `time`, in milliseconds that are cut off."""
+        """Record the answer to a question: `time` is in milliseconds, rounded down."""
         drift = (now - self._noted) * _DRIFT
         least, most = time - now, time + 0.001 - asked
         if self._least - drift <= most and least <= self._most + drift:
             least, most = max(least, self._least - drift), min(most, self._most + drift)
-        # Else somebody has set a clock, or it is another server.
+        # Otherwise somebody has set a clock, or it is another server.
         self._least, self._most, self._noted = least, most, now
 
     @property
@@ -51,12 +51,12 @@ class RedisClock:
         return self._noted > 0
 
     def span(self, now: float) -> tuple[float, float]:
-        """What Redis's clock shows at a time of Trio's at least, and at most; zeros if unknown."""
+        """The least and the greatest time of Redis's clock at `now`; zeros if unknown."""
         return (now + self._least, now + self._most) if self.is_known else (0.0, 0.0)
 
 
 class Lease:
-    """One replica's lease, by Redis's clock. What blocks raises RedisError."""
+    """The lease of one replica, by Redis's clock. Methods that block raise RedisError."""
 
     def __init__(
         self,
@@ -68,10 +68,10 @@ class Lease:
         lost: Callable[[], None],
         reaped: Callable[[ReplicaLost], None],
     ) -> None:
-        """Have none yet. Neither `lost` nor `reaped` may block.
+        """Begin without a lease. Neither `lost` nor `reaped` may block.
 
-        `lost` is called before a lease is taken, which may be because the last one ran out.
-        `reaped` is told of other replicas that are gone, and whom this one took out of rooms.
+        `lost` is called before a lease is taken, perhaps because the last one expired. `reaped`
+        receives each replica that is gone, and the members that this one removed.
         """
         self._redis = redis
         self._directory = directory
@@ -80,42 +80,41 @@ class Lease:
         self._lost, self._reaped = lost, reaped
         self.is_held = False
         self._renewing = trio.Lock()
-        #: When it was last renewed.
+        #: When the lease was last renewed (Trio's clock).
         self._renewed = 0.0
-        #: Until when a replica that is missing may be about to come back.
+        #: Until when missing replicas may still return.
         self._patient_until: float | None = None
         self._retired = False
-        #: From when on it reaps others.
+        #: From when on this replica reaps others.
         self._reaps_from = 0.0
-        #: Redis's clock.
         self.clock = RedisClock()
 
     @property
     def age(self) -> float | None:
-        """Seconds since it was renewed; None if there is none yet."""
+        """Seconds since the lease was renewed; None if there is none yet."""
         return trio.current_time() - self._renewed if self.is_held else None
 
     @property
     def is_patient(self) -> bool:
-        """Whether replicas that are missing may be about to come back."""
+        """Whether missing replicas may still return."""
         return self._patient_until is not None
 
     def hold_off(self, seconds: float) -> None:
-        """Reap nobody for so long: after an outage the others may come back later than we."""
+        """Reap nobody for so long: after an outage, other replicas may return later."""
         self._reaps_from = trio.current_time() + seconds
 
     def end_patience(self) -> bool:
-        """Whether it is over just now: who has not come back after an outage is gone."""
+        """Whether the wait after an outage has ended just now; replicas still missing are gone."""
         if self._patient_until is None or trio.current_time() <= self._patient_until:
             return False
         self._patient_until = None
         return True
 
     async def renew(self) -> None:
-        """Renew it, or take a new one, and reap the replicas whose leases ran out."""
+        """Renew the lease or take a new one, and reap the replicas whose leases expired."""
         if self._retired:
             return
-        async with self._renewing:  # who looks next sees what was done about a lost one
+        async with self._renewing:  # the next caller must see a lost lease handled
             expired = await self._hold()
         if self.is_patient or trio.current_time() < self._reaps_from:
             return
@@ -128,7 +127,7 @@ class Lease:
                 await self._reap(replica)
 
     async def _hold(self) -> list[bytes]:
-        """Renew the lease, or take a new one; the replicas whose leases ran out."""
+        """Renew the lease or take a new one; return the replicas whose leases expired."""
         keys, milliseconds = [self._directory.key("replicas")], int(self._seconds * 1000)
         script = self._directory.scripts.lease
         asked = trio.current_time()
@@ -137,8 +136,8 @@ class Lease:
         if not held:
             if self._retired:
                 return []
-            # Before the new lease: with it a room is restored first of all. To the other
-            # replicas we are back in a room as soon as it has any member of ours.
+            # Before the new lease, because with it rooms are restored first. As soon as a room has
+            # any member of ours, other replicas assume that all of them are back.
             self._lost()
             if self.is_held:
                 self._patient_until = trio.current_time() + PATIENCE
@@ -152,14 +151,14 @@ class Lease:
         return list(expired)
 
     async def outlast(self, seconds: float) -> None:
-        """Renew it for the last time: members that are left to others may stay for so long."""
+        """Renew the lease for the last time, so that parked members stay for so long."""
         async with self._renewing:
             self._retired = True
             keys = [self._directory.key("replicas")]
             await self._directory.scripts.lease(keys, [self._replica, int(seconds * 1000), 1])
 
     async def retire(self) -> None:
-        """Give it up: nothing of this replica stays in Redis, or what is left to others.
+        """Give the lease up; nothing of this replica stays in Redis except parked sessions.
 
         Does not raise.
         """
@@ -182,7 +181,7 @@ class Lease:
         self._reaped(ReplicaLost(replica, until / 1000 - self._seconds, members))
 
     def _read_taken(self, replica: str, taken: list[bytes]) -> Iterator[tuple[str, Member]]:
-        """The rooms and members that a script took out, as far as they can be read."""
+        """The rooms and members that a script removed, as far as they are readable."""
         read, key = self._redis.reader.read, self._directory.key("owned", replica)
         for name, value in zip(taken[::2], taken[1::2], strict=True):
             room_id = read("name", read_text, name, key)

@@ -1,7 +1,7 @@
-"""Names in Redis: one key a name says who has it.
+"""Names in Redis: one key per name stores its holder.
 
-What a replica says of its own names expires, and is said again long before. So is what Redis
-may have forgotten. A replica without a lease has no names.
+The keys expire. Each replica rewrites its own names long before that, and whenever Redis may have
+forgotten them. A replica without a lease holds no names.
 """
 
 from collections.abc import Callable
@@ -18,18 +18,18 @@ from trio_signal.errors import JoinRefusedError
 from trio_signal.messages.events import Refusal
 from trio_signal.redis import Argument, NotConnectedError, Redis, RedisError, read_text
 
-#: Seconds for which Redis keeps names of this replica, and after which they are said again.
+#: Seconds for which Redis keeps the names of a replica, and after which they are rewritten.
 KEPT, AGAIN = 120.0, 30.0
-#: Seconds for a claim before it is made without Redis.
+#: Seconds to wait for Redis before a name is claimed without it.
 _CLAIMING = 3.0
-#: How many names one script writes: it holds up all of Redis.
+#: How many names one script writes: it blocks all of Redis.
 _AT_ONCE = 200
-#: Seconds until Redis is asked again, if it failed.
+#: Seconds before Redis is asked again after a failure.
 _PAUSE = 0.5
 
 
 class RedisNames:
-    """Those of one replica; see `trio_signal.bus.NameBus`."""
+    """The names of one replica; see `trio_signal.bus.NameBus`."""
 
     def __init__(
         self,
@@ -38,12 +38,12 @@ class RedisNames:
         key: Callable[..., str],
         deliver: Callable[[Delivery], None],
     ) -> None:
-        """Take an open connection; `key` names keys, `deliver` is told of names that are lost."""
+        """Use an open connection; `key` makes key names, `deliver` receives lost names."""
         self._redis = redis
         self._replica = replica
         self._key = key
         self._deliver = deliver
-        #: Those of this replica.
+        #: The names of this replica.
         self._own = Names()
         self._again = trio.Event()
 
@@ -55,14 +55,14 @@ class RedisNames:
         )
 
     async def claim(self, name: str, claim: str, subject: str) -> None:
-        """Have a name here; raises JoinRefusedError if it is somebody else's."""
+        """Claim a name for this replica; raises JoinRefusedError if another subject has it."""
         holder = Holder(self._replica, claim)
         try:
             with trio.fail_after(_CLAIMING):
                 await self._ask_to_claim(name, holder, subject)
         except (RedisError, trio.TooSlowError):
             self._own.check(name, subject, trio.current_time())
-            self._again.set()  # it is written when Redis is back
+            self._again.set()  # write the name when Redis is back
         self._own.put(name, holder, subject, trio.current_time())
 
     async def _ask_to_claim(self, name: str, holder: Holder, subject: str) -> None:
@@ -87,13 +87,13 @@ class RedisNames:
         return self._key("names", self._replica)
 
     def release(self, name: str, claim: str, *, hold: bool) -> None:
-        """Give a name back, if it is still claimed so; without Redis, it expires there."""
+        """Release a name, if this claim still holds it; without Redis, its key expires."""
         self._own.release(name, claim, trio.current_time(), hold=hold)
         held = int(NAME_SECONDS * 1000) if hold else 0
         self._release.send_nowait([self._key("name", name), self._names], [claim, held, name])
 
     def find(self, name: str, stale: str, found: Callable[[Holder | None, bool], None]) -> bool:
-        """Find who has a name, by another claim than `stale`."""
+        """Find the holder of a name, by another claim than `stale`."""
 
         def answer(reply: object) -> None:
             match reply:
@@ -114,7 +114,7 @@ class RedisNames:
         return Holder(holder, by) if holder is not None and by is not None else None
 
     async def list(self, namespace: str) -> list[str]:
-        """The names in a namespace, without that; sorted. Without Redis, those that are here."""
+        """The names in a namespace, without its prefix; sorted. Without Redis, our own."""
         begin, found = f"{namespace}:", set[str]()
         try:
             replicas: Any = await self._redis.zrange(self._key("replicas"), 0, -1)
@@ -128,11 +128,11 @@ class RedisNames:
         return sorted(name.removeprefix(begin) for name in found)
 
     def write_again(self) -> None:
-        """Redis may have forgotten who has names here. Does not block."""
+        """Rewrite all names: Redis may have forgotten them. Does not block."""
         self._again.set()
 
     async def keep(self) -> NoReturn:
-        """Say again who has names here, long before that expires; until cancelled."""
+        """Rewrite the names long before they expire; until cancelled."""
         while True:
             with trio.move_on_after(AGAIN):
                 await self._again.wait()
@@ -148,7 +148,7 @@ class RedisNames:
         own = list(self._own.own().items())
         for first in range(0, len(own), _AT_ONCE):
             some = own[first : first + _AT_ONCE]
-            # Those that are still here: one that was given back meanwhile stays so.
+            # Skip names that were released meanwhile.
             some = [(n, said) for n, said in some if self._has(n, said[0])]
             keys = [self._key("replicas"), self._names]
             args: list[Argument] = [self._replica, int(KEPT * 1000)]
@@ -164,7 +164,7 @@ class RedisNames:
         return holder is not None and holder.claim == claim
 
     def _lose(self, name: str, claim: str, replica: bytes, by: bytes) -> None:
-        """Somebody else has claimed it, while this replica was away."""
+        """Another replica has claimed the name while this one was away."""
         holder = self._read(name, replica, by)
         if holder is not None:
             self._own.release(name, claim, trio.current_time(), hold=False)
@@ -172,5 +172,5 @@ class RedisNames:
 
 
 def _digest(subject: str) -> str:
-    """A subject is as long as its token lets it be; this is not."""
+    """A subject may be as long as its token; its digest has a fixed length."""
     return sha1(subject.encode(errors="replace"), usedforsecurity=False).hexdigest()

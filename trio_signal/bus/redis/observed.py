@@ -1,4 +1,4 @@
-"""Observed rooms: what the scripts noted for webhooks, and which replica sends them."""
+"""Observed rooms: changes recorded by the scripts for webhooks, and which replica sends them."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,9 +16,9 @@ from trio_signal.messages.identity import Announcement, Member
 from trio_signal.redis import Argument, Redis, RedisError
 
 _decode_announcement = Decoder(Announcement).decode
-#: Before the ids of events, whose rest is the entry's.
+#: Prefix of event ids; the rest is the id of the stream entry.
 _ID = "msg_"
-#: How many are read at a time.
+#: How many entries one call reads.
 _READ = 500
 
 
@@ -31,22 +31,22 @@ def _translated() -> Iterator[None]:
 
 
 class ObservedRooms:
-    """The stream of notes, for whoever sends them. What blocks raises BoardError."""
+    """The stream of recorded changes. Methods that block raise BoardError."""
 
     def __init__(self, redis: Redis, directory: Directory) -> None:
-        """Take an open connection, which the caller closes."""
+        """Use an open connection, which the caller closes."""
         self._redis = redis
         self._directory = directory
         self._leader = directory.key("webhooks", "leader")
 
     async def lead(self, seconds: float) -> bool:
-        """Whether this replica is the one that sends, for so long from before this was asked."""
+        """Whether this replica sends the webhooks, for so many seconds from the call on."""
         args: list[Argument] = [self._directory.replica, int(seconds * 1000)]
         with _translated():
             return bool(await self._directory.scripts.lead([self._leader], args))
 
     async def resign(self) -> None:
-        """Let another replica send at once."""
+        """Let another replica take over at once."""
         if await self.lead(1):
             with _translated():
                 await self._redis.delete(self._leader)
@@ -54,7 +54,7 @@ class ObservedRooms:
                     await self._redis.delete(self._directory.notes)
 
     async def read(self, after: str) -> tuple[str, list[HookEvent]]:
-        """What was noted after this entry, in its order; and the last entry that was read."""
+        """Read the events after this entry, in order; return the last entry read, and them."""
         first = "-"
         if after:
             milliseconds, _, number = after.partition("-")
@@ -70,7 +70,7 @@ class ObservedRooms:
         return after, found
 
     def _event(self, entry: str, values: Mapping[bytes, bytes]) -> HookEvent | None:
-        """Anybody may have written it; None if it is no note."""
+        """Decode an entry, which anybody may have written; None if it is unreadable."""
 
         def text(name: bytes) -> str:
             return values.get(name, b"").decode(errors="replace")
@@ -111,14 +111,14 @@ class ObservedRooms:
         )
 
     async def forget(self, ids: Iterable[str]) -> None:
-        """These have been delivered, or given up."""
+        """Delete events that were delivered or given up."""
         entries = [id_.removeprefix(_ID) for id_ in ids if "-" in id_]
         if entries:
             with _translated():
                 await self._redis.xdel(self._directory.notes, *entries)
 
     async def seq(self, room_id: str) -> int:
-        """The number of a room's last note; 0 if there is none."""
+        """The number of a room's last recorded change; 0 if there is none."""
         try:
             found = await self._redis.get(f"{self._directory.room(room_id)}:observed_seq")
         except RedisError:
@@ -126,7 +126,7 @@ class ObservedRooms:
         return int(found or 0)
 
     def announced(self, announcement: Announcement) -> None:
-        """Note that this replica made an announcement. Does not block."""
+        """Record that this replica made an announcement. Does not block."""
         self._redis.send_nowait(
             *("XADD", self._directory.notes, "*", "event", ANNOUNCED),
             *("replica", self._directory.replica, "member", encode(announcement)),

@@ -1,16 +1,16 @@
 """Receipts: what became of the signals between two replicas. Pure: no I/O, no clock.
 
-PUBLISH is no receipt: it counts subscribers that may be dead. So the signals of each pair of
-replicas are numbered, and the receiver says up to which number it has decided, and which it
-could not deliver. It answers for a signal when it has delivered it. A sender that hears nothing
-gives a signal up, and tells its client.
+The reply to PUBLISH is no receipt: it counts subscribers that may be dead. So the signals of each
+pair of replicas are numbered. The receiver reports up to which number it has decided, and which
+signals it could not deliver. It confirms a signal only after delivering it. A sender that hears
+nothing gives the signal up, and notifies its client.
 
-Nobody can be told both and neither. A signal that has been on its way for `MAX_AGE`, by the
-clock of Redis, is not delivered any more; one that has for `GIVE_UP` is given up. What lies
-between them is for the confirmation to come, and for the clocks to differ. Nothing is delivered
-that could not be confirmed now, and nothing sent of which we would not hear. The one hole that
-is left are the signals that a replica delivers in the last moment before it is cut off: nobody
-hears of those until it is connected again (the two generals' problem).
+A signal is never both delivered and reported lost. A signal older than `MAX_AGE`, by the clock of
+Redis, is not delivered any more; one older than `GIVE_UP` is reported as lost. The time between the
+two allows for the confirmation to arrive, and for clocks that differ. A receiver that could not
+confirm now does not deliver; a sender that could not receive confirmations does not send. One gap
+remains: signals that a replica delivers in the last moment before it is cut off are not confirmed
+until it is connected again (the two generals' problem).
 """
 
 from collections.abc import Callable, Collection, Iterator
@@ -21,16 +21,16 @@ from trio_signal.bus.redis.wire import MOST_UNCONFIRMED, Numbered
 from trio_signal.messages.events import Signalled
 from trio_signal.room import Room
 
-#: Seconds since a signal was sent, by the clock of Redis, after which nobody delivers it.
+#: Seconds after sending, by the clock of Redis, after which a signal is not delivered.
 MAX_AGE = 1.2
-#: Seconds without a confirmation after which it counts as lost.
+#: Seconds without a confirmation after which a signal counts as lost.
 GIVE_UP = 2.7
 #: Seconds after which the receiver is asked for a confirmation that may have been lost.
 _ASK = 0.7
-#: Bytes of the signals to one replica that may be unconfirmed; one more comes back at once.
+#: Bytes of unconfirmed signals to one replica; beyond them, signals are returned at once.
 MOST_BYTES = 32 * 2**20
-#: Seconds for which a signal waits until its room here is as it was where it was sent; not
-#: beyond its `MAX_AGE`.
+#: Seconds for which a signal waits until this replica has the room state that its sender had; not
+#: beyond `MAX_AGE`.
 MAX_WAIT = 1.0
 
 
@@ -41,44 +41,44 @@ class _Sent(NamedTuple):
 
 
 class Outgoing:
-    """The signals to one other replica that are not confirmed; times are Trio's clock."""
+    """The unconfirmed signals to one other replica; times are Trio's clock."""
 
     __slots__ = ("_asked", "_bytes", "_unconfirmed", "must_ask", "number", "used")
 
     def __init__(self, number: int = 0) -> None:
-        """Begin after this number, which is above all that this replica has ever used."""
+        """Begin after `number`, which is above all numbers this replica has used."""
         self.number = number
-        #: When a signal was sent last.
+        #: When the last signal was sent.
         self.used = 0.0
-        #: By number, the oldest first.
+        #: Signals by number, the oldest first.
         self._unconfirmed: dict[int, _Sent] = {}
         self._bytes = 0
         self._asked = 0.0
-        #: Confirmations may have been lost just now: ask at once.
+        #: Confirmations may have been lost: ask at once.
         self.must_ask = False
 
     def __len__(self) -> int:
-        """How many are not confirmed."""
+        """How many signals are unconfirmed."""
         return len(self._unconfirmed)
 
     @property
     def base(self) -> int:
-        """All before this number are confirmed, or given up."""
+        """All signals before this number are confirmed, or given up."""
         return next(iter(self._unconfirmed), self.number + 1)
 
     def has(self, room_id: str, peer_id: str) -> bool:
-        """Whether any of them is for this peer."""
+        """Whether any unconfirmed signal is for this peer."""
         return any(
             signal.room_id == room_id and signal.target and signal.target.peer_id == peer_id
             for signal in self.signals()
         )
 
     def signals(self) -> Iterator[Signalled]:
-        """Those that are not confirmed."""
+        """The unconfirmed signals."""
         return (sent.signal for sent in self._unconfirmed.values())
 
     def add(self, signal: Signalled, now: float) -> int:
-        """Number a signal that is about to be sent; 0 if too much is under way."""
+        """Number a signal before it is sent; returns 0 if too much is unconfirmed."""
         size = len(memoryview(signal.payload))
         if len(self._unconfirmed) >= MOST_UNCONFIRMED or self._bytes + size > MOST_BYTES:
             return 0
@@ -89,7 +89,7 @@ class Outgoing:
         return self.number
 
     def take(self, number: int) -> Signalled | None:
-        """It is confirmed, or lost for certain; None if that was known already."""
+        """Remove a signal that is confirmed or certainly lost; None if it was removed before."""
         sent = self._unconfirmed.pop(number, None)
         if sent is None:
             return None
@@ -97,7 +97,7 @@ class Outgoing:
         return sent.signal
 
     def confirm(self, upto: int, refused: Collection[int]) -> list[Signalled]:
-        """The receiver has decided on all up to this number; those that it did not deliver."""
+        """The receiver has decided up to this number; return the signals that it refused."""
         lost = []
         for number in list(self._unconfirmed):
             if number > upto:
@@ -108,12 +108,12 @@ class Outgoing:
         return lost
 
     def give_up(self, now: float) -> list[Signalled]:
-        """Those of which nothing was heard for too long."""
+        """Remove and return the signals that waited too long for a confirmation."""
         old = takewhile(lambda sent: sent[1].at + GIVE_UP <= now, self._unconfirmed.items())
         return [signal for number, _ in list(old) if (signal := self.take(number)) is not None]
 
     def should_ask(self, now: float) -> bool:
-        """Whether to ask for a confirmation now; a few times at most for a signal."""
+        """Whether to ask for a confirmation now; a few times at most per signal."""
         oldest = next(iter(self._unconfirmed.values()), None)
         is_due = oldest is not None and now >= max(oldest.at, self._asked) + _ASK
         if oldest is None or not (is_due or self.must_ask):
@@ -123,28 +123,28 @@ class Outgoing:
 
 
 class Incoming:
-    """The signals from one other replica, and what is to be said of them."""
+    """The signals from one other replica, and the confirmations to send."""
 
     __slots__ = ("_last", "_refused", "_waiting", "is_unsaid", "last_heard", "said")
 
     def __init__(self, base: int) -> None:
-        """All before `base` are over."""
+        """Begin at `base`: all signals before it are decided."""
         self._last = base - 1
         self._refused: set[int] = set()
-        #: By number, until when it waits (Trio's clock).
+        #: Waiting signals by number, and until when each waits (Trio's clock).
         self._waiting: dict[int, tuple[Numbered, float]] = {}
-        #: Something is to be confirmed.
+        #: There is something to confirm.
         self.is_unsaid = False
-        #: When something was confirmed last, and when a signal came (Trio's clock).
+        #: When a confirmation was last sent, and when a signal last came (Trio's clock).
         self.said = self.last_heard = 0.0
 
     def take(
         self, came: Numbered, room: Room | None, *, age: float, now: float, held: bool = False
     ) -> bool:
-        """Whether to deliver this signal now; if not, it waits, is refused, or is an old one.
+        """Whether to deliver this signal now; otherwise it waits, is refused, or is a duplicate.
 
-        Those that were skipped are lost. What waits is overtaken by nothing in its room. All are
-        `held` that could not be confirmed now.
+        Skipped numbers are lost. Nothing in a room overtakes a waiting signal. While `held`, all
+        wait, because they could not be confirmed now.
         """
         self.last_heard = now
         self.is_unsaid = True
@@ -169,7 +169,7 @@ class Incoming:
     def take_waiting(
         self, rooms: Callable[[str], Room | None], now: float, *, held: bool = False
     ) -> Iterator[Numbered]:
-        """Those that are to be delivered now, in their order; none if they are `held`."""
+        """Take the waiting signals that can be delivered now, in order; none while `held`."""
         stuck: set[str] = set()
         for came, until in list(self._waiting.values()):
             room = rooms(came.room_id)
@@ -194,20 +194,20 @@ class Incoming:
 
     @property
     def is_waiting(self) -> bool:
-        """Whether any waits."""
+        """Whether any signal waits."""
         return bool(self._waiting)
 
     def confirm(self) -> tuple[int, tuple[int, ...]]:
-        """Up to which number all is decided, and which of these were not delivered."""
+        """The number up to which all is decided, and the numbers that were not delivered."""
         self.is_unsaid = False
         upto = min(self._waiting, default=self._last + 1) - 1
         return upto, tuple(sorted(number for number in self._refused if number <= upto))
 
 
 def _is_known(room: Room, came: Numbered) -> bool:
-    """Whether the room is as it was where this was sent, as far as it matters."""
+    """Whether this replica knows enough of the room to deliver the signal."""
     sender = room.members.get(came.sender)
     if sender is None or not room.numbering.in_step:
         return False
-    # Its session may have moved since it said this.
+    # The sender's session may have moved since it sent this.
     return sender.replica == came.origin or bool(came.session and came.session == sender.session)

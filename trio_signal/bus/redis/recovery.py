@@ -1,7 +1,7 @@
-"""Recovery: rooms that are stale are restored, and those that may be are found.
+"""Recovery: restores stale rooms, and looks for rooms that may be stale.
 
-Whatever went wrong, it is put right in one way. This replica's members are written anew,
-a snapshot comes back, and the room's peers here are told the difference.
+Every failure is repaired in one way. This replica writes its members anew, fetches a snapshot, and
+sends the difference to the room's peers here.
 """
 
 import logging
@@ -23,27 +23,27 @@ from trio_signal.redis import PubSubError, Redis, RedisError, ResponseError
 
 logger = logging.getLogger(__name__)
 
-#: Seconds for a few rooms to be restored, and how much is restored together: each member counts
-#: for one, and each room for some. Redis does nothing else meanwhile.
+#: Seconds to restore one batch of rooms, and the size of a batch: each member counts for one, and
+#: each room for `_ROOM_COST`. Redis is blocked meanwhile.
 RESTORE_TIMEOUT = 5.0
 _RESTORED = 1000
-#: Seconds between tries to catch up.
+#: Seconds between two attempts to restore.
 PAUSE = 0.5
-#: Seconds until a reason is said again, and how many are said in that time.
+#: Seconds before the same reason is logged again, and how many reasons are logged in that time.
 _LOG_PAUSE, _MOST_REASONS = 60.0, 20
-#: Seconds between two comparisons with the directory, and how much is compared each time:
-#: each member counts for one, and each room for some.
+#: Seconds between two comparisons with the directory, and how much each one covers: each member
+#: counts for one, and each room for `_ROOM_COST`.
 COMPARING = 1.0
 COMPARED = 500
-#: The same of a replica without rooms: a metered Redis is to cost it little.
+#: The same for a replica without rooms, as some Redis services are metered.
 _IDLE = 30.0
 _ROOM_COST = 10
-#: Seconds for sessions that are about to come or go.
+#: Seconds to wait for sessions that are about to move.
 _MOVED = 1.0
-#: Seconds for the other replicas to write their members of a room that was deleted.
+#: Seconds for the other replicas to rewrite their members of a deleted room.
 _WRITTEN = 5.5
 
-#: Tells the peers here of events in a room; whether any peers were here before these.
+#: Sends events to the peers here; the flag says whether any peers were here before them.
 Tell = Callable[[Feed, Sequence[RoomEvent], bool], None]
 
 
@@ -53,31 +53,31 @@ class Recovery:
     def __init__(
         self, redis: Redis, feeds: Feeds, directory: Directory, lease: Lease, tell: Tell
     ) -> None:
-        """Take the other parts of the bus."""
+        """Use the other parts of the bus."""
         self._redis = redis
         self._feeds = feeds
         self._directory = directory
         self._lease = lease
         self._tell = tell
-        #: When was sent what came back last (Trio's clock): all that was published before
-        #: has come.
+        #: When the last message to itself that came back was sent (Trio's clock): everything
+        #: published before has come.
         self.echoed = 0.0
-        #: Why rooms could not be restored, and when that was said.
+        #: Reasons why rooms could not be restored, and when each was logged.
         self._complaints: dict[str, float] = {}
-        #: Where the sweep of all rooms is.
+        #: The cursor of the sweep.
         self._cursor = b"0"
-        #: Rooms that were deleted, and when all replicas have had the time to write theirs.
+        #: Rooms whose members were deleted, and by when all replicas have rewritten theirs.
         self._again: dict[str, float] = {}
-        #: Those of them that a replica with members there has not written yet.
+        #: Those of them that some replica has not rewritten yet.
         self._awaited: set[str] = set()
 
     async def keep_restoring(self) -> None:
-        """Restore rooms for as long as any is stale; until cancelled."""
+        """Restore stale rooms, until cancelled."""
         while True:
             await self._feeds.wait_stale()
             await self._redis.wait_connected()
             try:
-                # First, as it says whether Redis has forgotten us.
+                # First, because this finds out whether Redis has lost our lease.
                 await self._lease.renew()
                 for room_ids in self._batches():
                     with trio.fail_after(RESTORE_TIMEOUT):
@@ -87,7 +87,7 @@ class Recovery:
                 await trio.sleep(PAUSE)
 
     def _complain(self, reason: str) -> None:
-        """Say why rooms cannot be restored: each reason once a minute at most."""
+        """Log why rooms cannot be restored: each reason at most once a minute."""
         now = trio.current_time()
         self._complaints = {r: at for r, at in self._complaints.items() if now < at + _LOG_PAUSE}
         if reason not in self._complaints and len(self._complaints) < _MOST_REASONS:
@@ -95,7 +95,7 @@ class Recovery:
             logger.warning("cannot resynchronize with Redis yet: %s", reason)
 
     def _batches(self) -> Iterator[list[str]]:
-        """The stale rooms, as many together as are restored in one round trip."""
+        """The stale rooms, in batches that are restored in one round trip."""
         batch: list[str] = []
         size = 0
         for room_id in list(self._feeds.stale):
@@ -109,7 +109,7 @@ class Recovery:
             yield batch
 
     async def _restore_together(self, room_ids: Iterable[str]) -> None:
-        """Ask for all before the first answer comes. Raises the first RedisError, after all."""
+        """Restore rooms concurrently. Raises the first RedisError after all have finished."""
         errors: list[RedisError] = []
 
         async def restore(room_id: str) -> None:
@@ -125,19 +125,19 @@ class Recovery:
             raise errors[0]
 
     async def restore(self, room_id: str) -> None:
-        """Write our members of a stale room, and catch up with it. Raises RedisError."""
+        """Write this replica's members of a stale room, and apply a snapshot. Raises RedisError."""
         feed = await self._subscribed_feed(room_id)
         if feed is not None:
             with trio.move_on_after(_MOVED):
                 await feed.wait_moved()
         if self._feeds.get(room_id) is not feed or room_id not in self._feeds.stale:
-            return  # another task was faster
+            return  # another task has restored it
         losses = 0
         if feed is not None:
-            # What has come until now the snapshot has, or it is not true.
+            # The snapshot includes all true changes that have come so far.
             feed.room.numbering.start_over()
             losses = feed.room.numbering.losses
-        # What makes it stale from here on does so anew.
+        # Failures from here on mark it stale again.
         del self._feeds.stale[room_id]
         try:
             snapshot = await self._directory.restore(room_id, feed)
@@ -145,21 +145,21 @@ class Recovery:
             self._feeds.mark_stale(room_id)
             raise
         if feed is not None:
-            # What has not come until now is lost.
+            # Changes that have not come by now are lost.
             numbering = feed.room.numbering
             numbering.received = max(numbering.received, snapshot.seq)
             self.catch_up(feed, snapshot, losses)
 
     async def _subscribed_feed(self, room_id: str) -> Feed | None:
-        """The feed of a room; while its channel is waited for, it may become another one."""
+        """Wait for the room's channel and return its feed, which may be another one by then."""
         while room_id in self._feeds:
-            with suppress(PubSubError):  # it was dropped
+            with suppress(PubSubError):  # the subscription was dropped
                 await self._redis.pubsub.wait_subscribed(self._directory.room(room_id))
                 return self._feeds.get(room_id)
         return None
 
     def catch_up(self, feed: Feed, snapshot: Snapshot, losses: int) -> None:
-        """Take a snapshot in, and tell the difference; see `Room.catch_up`. Does not block."""
+        """Apply a snapshot, and send the difference; see `Room.catch_up`. Does not block."""
         if feed.room.numbering.in_step:
             return
         room = feed.room
@@ -175,10 +175,10 @@ class Recovery:
         if not room.numbering.in_step or room.own.keys() - room.entered:
             self._feeds.mark_stale(room.id)
 
-    # Comparing with the directory: keys that were deleted or overwritten tell nobody
+    # Comparing with the directory: nobody is notified of deleted or overwritten keys
 
     async def keep_comparing(self) -> None:
-        """See to it that rooms are as the directory has them, and it as it should be."""
+        """Compare rooms with the directory, and mark differing ones as stale; until cancelled."""
         credit, compared = 0, trio.current_time()
         turn: list[str] = []
         while True:
@@ -199,7 +199,7 @@ class Recovery:
                     credit -= _ROOM_COST + await self._compare((rooms or turn).pop())
 
     def _look_again(self) -> None:
-        """Who has not come back to a room that was deleted is gone."""
+        """Restore deleted rooms once more: members that were not rewritten in time are gone."""
         now = trio.current_time()
         for room_id in [room_id for room_id, at in self._again.items() if at <= now]:
             del self._again[room_id]
@@ -207,7 +207,7 @@ class Recovery:
             self._feeds.mark_stale(room_id)
 
     async def _strange_rooms(self) -> list[str]:
-        """Rooms in which this replica has nobody, and perhaps no replica has, as some have."""
+        """Rooms to check that this replica does not follow; perhaps no replica does."""
         try:
             self._cursor, rooms = await self._directory.sweep(self._cursor)
         except ResponseError as error:
@@ -219,7 +219,7 @@ class Recovery:
         return [room_id for room_id in rooms if room_id not in self._feeds]
 
     async def _compare(self, room_id: str) -> int:
-        """Mark a room that is not as the directory has it; how many members that has."""
+        """Mark a room stale if the directory differs; return how many members that has."""
         feed = self._feeds.get(room_id)
         if self._lease.is_patient or room_id in self._feeds.stale or room_id in self._awaited:
             return 0
@@ -244,7 +244,7 @@ class Recovery:
 
 
 class _Before(NamedTuple):
-    """What this replica says of a room and its own members of it, when it asks the directory."""
+    """What a replica knew of a room when it asked the directory."""
 
     asked: float
     seq: int
@@ -258,21 +258,22 @@ class _Before(NamedTuple):
 
 
 def _differs(feed: Feed, before: _Before, directory: Record, echoed: float) -> bool:
-    """Whether the directory, which was asked after `before`, is not as this replica has the room.
+    """Whether the directory, asked after `before`, differs from this replica's room.
 
-    `echoed` is when was sent (Trio's clock) what came back last: all published before has come.
+    `echoed` is when the last message to itself that came back was sent (Trio's clock): everything
+    published before has come.
     """
     room, (seen, when) = feed.room, feed.seen
     numbering = room.numbering
     if not numbering.in_step:
         return False
     feed.seen = (directory.seq, before.asked)
-    if directory.seq < before.seq:  # it was set back
+    if directory.seq < before.seq:  # the directory lost changes
         return True
-    if numbering.seq < seen and when < echoed:  # one should have come
+    if numbering.seq < seen and when < echoed:  # a change should have come
         return True
     if directory.seq != numbering.seq:
-        return False  # changes are on their way, here or there
+        return False  # changes are in flight
     others = {m.peer_id: m for m in directory.members if m.replica != room.replica}
     own = {m.peer_id: m for m in directory.members if m.replica == room.replica}
     known = {p: m for p, m in room.members.items() if p not in room.own and p not in room.entered}
@@ -284,7 +285,7 @@ def _differs(feed: Feed, before: _Before, directory: Record, echoed: float) -> b
 
 
 def _essence(members: Mapping[str, Member]) -> dict[str, tuple[object, ...]]:
-    """What of members is told."""
+    """The fields of members that peers receive."""
     return {
         peer_id: (m.replica, m.joined_at, m.live, m.user_id, m.username, m.avatar_url)
         for peer_id, m in members.items()

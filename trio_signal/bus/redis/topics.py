@@ -1,7 +1,6 @@
-"""Topics in Redis: a channel for each that has subscribers here, and how many there are.
+"""Topics in Redis: a channel for each topic with subscribers here, and the subscriber counts.
 
-What a replica says of its own subscribers expires, and is said again long before. A replica
-without a lease does not count.
+A replica's counts expire, and are rewritten long before. A replica without a lease does not count.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -15,36 +14,36 @@ from trio_signal.bus.redis.wire import OnTopic, decode_on_topic, encode
 from trio_signal.messages.events import Published
 from trio_signal.redis import Argument, PubSubError, Redis, RedisError
 
-#: Seconds for which Redis keeps how many subscribe here, and after which it is said again.
+#: Seconds for which Redis keeps a replica's counts, and after which they are rewritten.
 KEPT, AGAIN = 900.0, 300.0
-#: How many topics one script writes: it holds up all of Redis.
+#: How many topics one script writes: it blocks all of Redis.
 _AT_ONCE = 200
-#: How many topics are remembered of which Redis has not heard that nobody is left.
+#: How many topics are remembered whose last subscriber left without Redis knowing.
 MOST_UNSAID = 10_000
-#: Seconds to wait for Redis until a client is told nothing of it.
+#: Seconds to wait for Redis before a subscription is answered without it.
 _SETTLING = 3.0
 
 
 class RedisTopics:
-    """Those of one replica; see `trio_signal.bus.TopicBus`. What does not block needs no Redis."""
+    """The topics of one replica; see `trio_signal.bus.TopicBus`. Only `async` methods block."""
 
     def __init__(self, redis: Redis, replica: str, key: Callable[..., str]) -> None:
-        """Take an open connection, which the caller closes; `key` names keys and channels."""
+        """Use an open connection, which the caller closes; `key` names keys and channels."""
         self._redis = redis
         self._replica = replica
         self._key = key
         self._replicas = key("replicas")
         self._counts: dict[str, int] = {}
-        #: Those that are followed, by their channels.
+        #: Followed topics, by their channels.
         self._followed: dict[str, str] = {}
-        #: Of which Redis may not know how many are left.
+        #: Topics whose count in Redis may be out of date.
         self._unsaid: dict[str, None] = {}
         reading = read_script("reading")
         self._write = redis.register_script(reading + read_script("subscribers"))
         self._publish = redis.register_script(reading + read_script("publish"))
 
     def count(self, counts: Mapping[str, int]) -> None:
-        """So many connections here subscribe to these topics from now on."""
+        """Set how many connections here subscribe to each of these topics."""
         for topic, count in counts.items():
             channel = self._key("topic", topic)
             if not count:
@@ -59,13 +58,13 @@ class RedisTopics:
         self._write_counts(counts)
 
     def write_again(self) -> None:
-        """Redis may have forgotten how many subscribe here, or not have heard who left."""
+        """Rewrite all counts: Redis may have forgotten or missed some."""
         counts = dict.fromkeys(self._unsaid, 0) | self._counts
         self._unsaid.clear()
         self._write_counts(counts)
 
     def _write_counts(self, counts: Mapping[str, int]) -> None:
-        """What fails is written again when there is a connection."""
+        """Write counts; failed writes are repeated when there is a connection."""
         topics = list(counts)
         for first in range(0, len(topics), _AT_ONCE):
             some = topics[first : first + _AT_ONCE]
@@ -80,26 +79,26 @@ class RedisTopics:
                 note(None)
 
     def _note_unsaid(self, topics: list[str], reply: object) -> None:
-        """Of those that have subscribers it is said again anyway."""
+        """Remember topics whose count was not written, for `write_again`."""
         if not isinstance(reply, int):
             self._unsaid.update(dict.fromkeys(topics[: MOST_UNSAID - len(self._unsaid)]))
 
     async def settle(self, topics: Collection[str]) -> None:
-        """Wait until what others publish on these is delivered here; not for long."""
+        """Wait, for a bounded time, until other replicas' messages on these topics arrive here."""
         with trio.move_on_after(_SETTLING):
             try:
                 for topic in topics:
                     await self._redis.pubsub.wait_subscribed(self._key("topic", topic))
-                await self._redis.ping()  # behind what was written
+                await self._redis.ping()  # answered after the counts were written
             except (PubSubError, RedisError):
-                return  # it was dropped meanwhile, or there is no Redis: later, by itself
+                return  # dropped meanwhile, or no Redis: subscribed later, by itself
 
     def publish(self, published: Published, told: Callable[[int], None]) -> None:
-        """Tell all who subscribe on other replicas; those here are told behind them."""
+        """Publish to the subscribers on other replicas, then call `told` for those here."""
         own = self._counts.get(published.topic, 0)
 
         def answer(reply: object) -> None:
-            # Without Redis those here are told all the same.
+            # Without Redis, the subscribers here still receive the message.
             told(reply if isinstance(reply, int) else own)
 
         channel = self._key("topic", published.topic)
@@ -110,22 +109,22 @@ class RedisTopics:
             told(own)
 
     def take(self, channel: str, payload: bytes) -> Published | None:
-        """What another replica published on a channel of ours, if it can be read."""
+        """Decode what another replica published on a topic; None if unreadable or our own."""
         came = self._redis.reader.read("topic", decode_on_topic, payload, channel)
         if came is None or came.origin == self._replica:
             return None
         topic = self._followed.get(channel)
         if came.event.topic != topic:
-            self._redis.reader.drop("topic", channel, "it is of another topic")
+            self._redis.reader.drop("topic", channel, "it names another topic")
             return None
         return came.published
 
     def follows(self, channel: str) -> bool:
-        """Whether this is the channel of a topic that has subscribers here."""
+        """Whether this channel belongs to a topic with subscribers here."""
         return channel in self._followed
 
     async def keep(self) -> NoReturn:
-        """Say again how many subscribe here, long before it expires; until cancelled."""
+        """Rewrite the counts long before they expire; until cancelled."""
         while True:
             await trio.sleep(AGAIN)
             self.write_again()

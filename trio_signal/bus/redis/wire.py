@@ -1,4 +1,4 @@
-"""What replicas write for each other, as JSON; one that cannot be read is counted by its kind."""
+"""The JSON that replicas write for each other; unreadable values are counted by kind."""
 
 from typing import Annotated
 
@@ -12,31 +12,31 @@ from trio_signal.messages.handover import Parcel
 from trio_signal.messages.identity import Member, Name, Number, SignalKind
 from trio_signal.presence import Change
 
-#: What is counted when it cannot be read, by what it should have been.
+#: The kinds of values whose unreadable ones are counted.
 KINDS = (
     *("member", "change", "direct", "lost", "private", "announcement", "topic"),
     *("chat", "profile", "user", "room", "name"),
 )
 
 
-#: Signals to one replica that may be without a confirmation.
+#: How many signals to one replica may be unconfirmed.
 MOST_UNCONFIRMED = 20_000
 
 
 class Echo(Struct, frozen=True, tag=True):
-    """What a replica publishes to itself, to see how long that takes; by Trio's clock."""
+    """A message of a replica to itself, to measure delays; `sent` is Trio's clock."""
 
     sent: Annotated[float, Meta(ge=0, le=2**53)]
 
 
 class Numbered(Struct, frozen=True, tag="S", omit_defaults=True):
-    """A signal to a peer of another replica, by the ids of both: that one knows the members."""
+    """A signal to a peer of another replica, which knows sender and target by their ids."""
 
-    #: The replica that sends it, its number there, and what is over of those before it.
+    #: The sending replica, the signal's number there, and the number before which all are decided.
     origin: Name = field(name="o")
     number: Number = field(name="n")
     base: Number = field(name="b")
-    #: When, in seconds of Redis's clock; 0 if that is not known.
+    #: When it was sent, in seconds of Redis's clock; 0 if unknown.
     at: Annotated[float, Meta(ge=0, le=1e11)] = field(name="t")
     room_id: Name = field(name="r")
     kind: SignalKind = field(name="k")
@@ -44,12 +44,12 @@ class Numbered(Struct, frozen=True, tag="S", omit_defaults=True):
     sender: Name = field(name="f")
     target: Name = field(name="q")
     wire_type: Name = field(name="w", default="")
-    #: The sender's session, which may be at another replica by now.
+    #: The tag of the sender's session, which may have moved to another replica.
     session: Name = field(name="s", default="")
 
 
 class Confirmed(Struct, frozen=True, tag="C", omit_defaults=True):
-    """A replica has decided on the signals up to a number; some it could not deliver."""
+    """A replica has decided on the signals up to a number, and could not deliver some."""
 
     origin: Name = field(name="o")
     upto: Number = field(name="n")
@@ -57,21 +57,21 @@ class Confirmed(Struct, frozen=True, tag="C", omit_defaults=True):
 
 
 class Asked(Struct, frozen=True, tag="Q"):
-    """A replica wants to know what became of its signals from a number on."""
+    """A replica asks what became of its signals from a number on."""
 
     origin: Name = field(name="o")
     base: Number = field(name="b")
 
 
 class ForAll(Struct, frozen=True):
-    """What a replica tells all others."""
+    """A message to all other replicas."""
 
     origin: Name
     event: Broadcast | Held
 
 
 class OnTopic(Struct, frozen=True):
-    """What a replica tells all who subscribe to a topic; so many do, as Redis counts them."""
+    """A message to the subscribers of a topic, with their number as counted by Redis."""
 
     origin: Name
     subscribers: Number
@@ -79,7 +79,7 @@ class OnTopic(Struct, frozen=True):
 
     @property
     def published(self) -> Published:
-        """What the subscribers are told."""
+        """What the subscribers receive."""
         return replace(self.event, subscribers=self.subscribers)
 
 
