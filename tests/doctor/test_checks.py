@@ -159,7 +159,7 @@ def test_each_check_can_find_something() -> None:
         ("redis:6379: WRONGPASS invalid username-password pair", "PASSWORD@"),
         ("redis:6379: unknown command 'HELLO'", "Redis 6"),
         ("redis:6379: Connection refused", "is it running"),
-        ("redis:6379: it is a replica, and not the primary", "use the address of the primary"),
+        ("redis:6379: the server is a replica, not the primary", "use the address of the primary"),
         ("redis:6379: this is a cluster, so all keys need one hash tag", "REDIS_PREFIX={ts}:"),
         (
             "redis:26379: this is a Sentinel: use redis+sentinel://redis:26379/main",

@@ -7,7 +7,7 @@
             for event in await redis.pubsub.receive():
                 ...
 
-It is independent of rooms. docs/redis.md has its rules, and the reasons.
+The package knows nothing of rooms. docs/redis.md explains its rules.
 """
 
 from collections.abc import AsyncIterator
@@ -78,8 +78,8 @@ async def open_redis(
     the block then begins without a connection, and `Lost` is the first event. Later outages raise
     nothing here.
 
-    `name` is the name of the connections in the server's list. In a cluster all keys must be on one
-    node: they have one hash tag, and `key` is a key with this tag. Times are in seconds:
+    `name` is shown in the server's list of connections. In a cluster, all keys must have the same
+    hash tag, so that one node has them; `key` is any key with this tag. Times are in seconds:
     `connect_timeout` for TCP, TLS and HELLO together, `command_timeout` for a
     reply, and `probe_interval` of silence before a PING. Limits are in bytes: `send_limit` for
     commands of `send_nowait`, `receive_limit` for messages waiting to be received.

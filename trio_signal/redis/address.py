@@ -1,4 +1,4 @@
-"""Where a Redis is, and how to get in: a URL taken apart."""
+"""The address of a Redis and how to log in, parsed from a URL."""
 
 import logging
 import ssl
@@ -11,8 +11,8 @@ from redis.connection import parse_url
 logger = logging.getLogger(__name__)
 
 DEFAULT_PORT = 6379
-#: What may stand behind the `?` of a URL. Another name is an error, not ignored:
-#: a misspelt `ssl_ca_certs` would otherwise go unnoticed.
+#: The allowed options of a URL. Others are an error: a misspelt `ssl_ca_certs` would otherwise go
+#: unnoticed.
 TLS_OPTIONS = frozenset(
     {"ssl_ca_certs", "ssl_cert_reqs", "ssl_check_hostname", "ssl_certfile", "ssl_keyfile"}
 )
@@ -24,7 +24,7 @@ _SENTINEL_PORT = 26379
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """A Redis, and who we are to it. Its text holds no password."""
+    """Where a Redis is, and our credentials. `str()` shows no password."""
 
     host: str
     port: int
@@ -33,13 +33,13 @@ class Address:
     password: str | None = field(repr=False)
     db: int
     tls: ssl.SSLContext | None
-    #: Who knows where the primary of `service` is; host and port are then of no use.
+    #: The Sentinels to ask for the primary of `service`; host and port are then unused.
     sentinels: tuple[tuple[str, int], ...] = ()
     service: str = ""
     sentinel_password: str | None = field(default=None, repr=False)
 
     def __str__(self) -> str:
-        """What a log or an error says of it."""
+        """The address as logs and errors show it."""
         if self.sentinels:
             hosts = ",".join(f"{host}:{port}" for host, port in self.sentinels)
             scheme = "rediss+sentinel" if self.tls else "redis+sentinel"
@@ -51,14 +51,12 @@ class Address:
 
 
 def parse_address(url: str, *, ca_file: str | None = None) -> Address:
-    """Take a URL apart, and read its certificates.
+    """Parse a URL, and load its certificates.
 
-    Its scheme is `redis`, `rediss`, `valkey`, `valkeys`, `unix`, `redis+sentinel` or
-    `rediss+sentinel`; the last two name Sentinels and a service.
-
-    `ca_file` is the CA that must have signed the server's certificate, unless
-    the URL names one. Raises ValueError, which never quotes the URL, and OSError
-    if a file of certificates cannot be read.
+    The scheme is `redis`, `rediss`, `valkey`, `valkeys`, `unix`, `redis+sentinel` or
+    `rediss+sentinel`; the last two name Sentinels and a service. `ca_file` is the CA that must have
+    signed the server's certificate, unless the URL names one. Raises ValueError, which never quotes
+    the URL, and OSError if a certificate file cannot be read.
     """
     url, sentinels, service = _take_out_sentinels(url)
     given = _parse(url)
@@ -90,7 +88,7 @@ def parse_address(url: str, *, ca_file: str | None = None) -> Address:
 
 
 def _take_out_sentinels(url: str) -> tuple[str, tuple[tuple[str, int], ...], str]:
-    """A URL without its Sentinels and service, and these."""
+    """Split a URL into the rest, its Sentinels and its service."""
     scheme, separator, rest = url.partition("+sentinel://")
     if not separator:
         scheme, separator, rest = url.partition("://")
@@ -130,7 +128,7 @@ def _parse(url: str) -> dict[str, Any]:
         if parts.scheme != "unix" and parts.path.strip("/"):
             given.setdefault("db", int(parts.path.strip("/")))
     except ValueError:
-        # Not chained: a password with a bare `/` in it is quoted as "the port".
+        # Not chained: the original error quotes a password with a bare `/` as "the port".
         raise _MISSHAPEN from None
     given.pop("connection_class", None)
     return {**given, "tls": parts.scheme == "rediss"}

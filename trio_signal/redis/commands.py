@@ -27,7 +27,7 @@ from trio_signal.redis.reading import Reader
 
 logger = logging.getLogger(__name__)
 
-#: These change the connection that all share, or hold up everybody's replies.
+#: Commands that change the shared connection, or delay all other replies.
 REFUSED = frozenset(
     {
         *("AUTH", "DISCARD", "EXEC", "HELLO", "MONITOR", "MULTI", "QUIT"),
@@ -38,13 +38,14 @@ REFUSED = frozenset(
     }
 )
 
-#: How redis-py turns replies into what its methods promise. The client connects to nothing.
+#: redis-py's callbacks, which convert replies to its documented return types. This client never
+#: connects.
 _CALLBACKS: dict[str, Callable[..., Any]] = dict(redis.Redis(protocol=3).response_callbacks)
 
-#: What stands in for a reply that did not come.
+#: Exceptions passed to a callback when no reply came.
 _LOST = (NotConnectedError, OutcomeUnknownError)
 
-#: Gets a reply, or the exception in its place.
+#: Receives a reply, or the exception in its place.
 OnReply = Callable[[Any], None]
 
 
@@ -102,13 +103,13 @@ class Statistics:
 
     commands: LinkStatistics
     pubsub: LinkStatistics
-    #: Bytes of commands that are not yet in the socket, and about as many of messages that
-    #: nobody has received yet.
+    #: Bytes of commands not yet written to the socket, and approximate bytes of messages not yet
+    #: received by the application.
     waiting_bytes: int
     inbox_bytes: int
-    #: What `send_nowait` did not take.
+    #: Commands that `send_nowait` rejected.
     dropped: int
-    #: What the server refused of that which it took.
+    #: Accepted commands that the server refused.
     refused: int
     channels: int
     messages: int
@@ -129,15 +130,15 @@ class Redis(AsyncCoreCommands):
     it (BLPOP, MULTI, SELECT) raise DataError.
     """
 
-    #: How redis-py's annotations know that the methods return awaitables.
+    #: Tells redis-py's annotations that the methods return awaitables.
     _is_async_client: Literal[True] = True
-    #: They demand it, and no command uses it.
+    #: redis-py requires this attribute; no command uses it.
     _event_dispatcher: Any = None
 
     def __init__(
         self, locator: Locator, name: str, timing: Timing, *, send_limit: int, receive_limit: int
     ) -> None:
-        """Make one without a connection; `open_redis` does the rest."""
+        """Make a client without a connection; `open_redis` connects it."""
         self.link = Link(
             locator,
             f"{name}-commands",
@@ -150,7 +151,7 @@ class Redis(AsyncCoreCommands):
         self.pubsub = PubSub(
             locator, f"{name}-pubsub", timing, limit=receive_limit, changed=self._update
         )
-        #: Reads what others wrote.
+        #: Decodes values that other programs wrote.
         self.reader = Reader()
         self._send_limit = send_limit
         self._scripts: dict[str, Script] = {}
@@ -174,7 +175,7 @@ class Redis(AsyncCoreCommands):
 
     @property
     def unanswered(self) -> float:
-        """Seconds since the oldest command was sent that has no answer yet; 0 if all have."""
+        """Seconds since the oldest unanswered command was sent; 0 if all are answered."""
         connection = self.link.connection
         return connection.unanswered if connection is not None else 0.0
 
@@ -197,7 +198,7 @@ class Redis(AsyncCoreCommands):
         call = _Call(*args)
         connection = self.link.connection
         if connection is None:
-            # Without this, a task that tries and tries would stop all others.
+            # Without this, a task that retries in a loop would starve all others.
             await trio.lowlevel.checkpoint()
             raise NotConnectedError(self.link.reason)
         connection.send(call)
@@ -237,7 +238,7 @@ class Redis(AsyncCoreCommands):
     def register_script(  # type: ignore[override]
         self, script: str | bytes | memoryview
     ) -> "Script":
-        """Make a Script of Lua source; each new connection loads it."""
+        """Make a Script from Lua source; each new connection loads it."""
         made = Script(self, script)
         self._scripts[made.sha] = made
         if self.link.connection is not None:
@@ -264,7 +265,7 @@ class Redis(AsyncCoreCommands):
             script.load(connection)
 
     def note_refusal(self, reply: object) -> None:
-        """Count and log what the server refused, if nobody else looks at the reply."""
+        """Count and log a refusal that nobody else looks at."""
         if not isinstance(reply, Exception) or isinstance(reply, _LOST):
             return
         self._refused += 1
@@ -273,12 +274,12 @@ class Redis(AsyncCoreCommands):
             logger.error("Redis refused a command whose caller no longer waits: %s", reply)
 
     def reconnect(self) -> None:
-        """Begin with new connections, perhaps to another server. Does not block."""
+        """Replace all connections, perhaps by ones to another server. Does not block."""
         for link in (self.link, self.pubsub.link):
             link.move("another server is the primary now")
 
     def _update(self) -> None:
-        """Tell a change of `connected` to those who wait for it, and to the inbox."""
+        """Notify waiting tasks and the inbox of a change of `connected`."""
         connected = self.link.connection is not None and self.pubsub.ready
         if connected and not self.connected:
             self._connected.set()
@@ -292,7 +293,7 @@ class Redis(AsyncCoreCommands):
             self.note_outage()
 
     def note_outage(self) -> None:
-        """Tell the inbox that there is no connection, and why."""
+        """Put the reason for an outage into the inbox."""
         self._outage = True
         lost = self.link if self.link.connection is None else self.pubsub.link
         self.pubsub.inbox.put_state(Lost(lost.reason))
@@ -308,12 +309,12 @@ class Script:
         self._client = client
 
     async def __call__(self, keys: Iterable[Argument] = (), args: Iterable[Argument] = ()) -> Any:
-        """Run it, and return its reply; raises what a command raises."""
+        """Run the script and return its reply; raises what a command raises."""
         rest = _script_arguments(keys, args)
         try:
             return await self._client.execute_command("EVALSHA", self.sha, *rest)
         except NoScriptError:
-            # It did not run, so this is no second run. EVAL loads it as well.
+            # The script did not run, so this does not run it twice. EVAL loads it as well.
             return await self._client.execute_command("EVAL", self.source, *rest)
 
     def send_nowait(
@@ -322,10 +323,10 @@ class Script:
         args: Iterable[Argument] = (),
         on_reply: OnReply | None = None,
     ) -> bool:
-        """Queue it as `Redis.send_nowait` does.
+        """Queue the script as `Redis.send_nowait` does.
 
-        Its order with other commands holds, unless somebody empties the server's
-        cache of scripts (SCRIPT FLUSH) while it is under way.
+        Its order with other commands holds, unless somebody empties the server's script cache
+        (SCRIPT FLUSH) while it is in flight.
         """
         rest = _script_arguments(keys, args)
         tell = on_reply or self._client.note_refusal
@@ -334,12 +335,12 @@ class Script:
             if not isinstance(reply, NoScriptError):
                 tell(reply)
             elif not self._client.send_nowait("EVAL", self.source, *rest, on_reply=tell):
-                tell(NotConnectedError("it could not be queued again after NOSCRIPT"))
+                tell(NotConnectedError("the script could not be queued again after NOSCRIPT"))
 
         return self._client.send_nowait("EVALSHA", self.sha, *rest, on_reply=run_by_source)
 
     def load(self, connection: Connection) -> None:
-        """Queue the source on a new connection, ahead of all that may run it."""
+        """Queue the source on a new connection, before any command that may run it."""
         connection.send(_Notice(self._client.note_refusal, "SCRIPT", "LOAD", self.source))
 
 
@@ -349,7 +350,7 @@ def _script_arguments(keys: Iterable[Argument], args: Iterable[Argument]) -> tup
 
 
 def _command_name(args: tuple[Argument, ...]) -> str:
-    """The name as the tables here have it; raises DataError for what is refused."""
+    """The command's name in upper case; raises DataError if the command is refused."""
     name = args[0].upper() if isinstance(args[0], str) else ""
     if not name:
         raise DataError(f"the name of a command is a str, not {args[0]!r}")
@@ -359,4 +360,4 @@ def _command_name(args: tuple[Argument, ...]) -> str:
 
 
 def _ignore(_: object) -> None:
-    """Nothing is pushed to a connection that does not ask for it."""
+    """Discard pushes: the connection subscribes to nothing."""

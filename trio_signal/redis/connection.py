@@ -1,10 +1,9 @@
 """One connection to a Redis: opening it, and carrying requests and replies.
 
-Redis answers the commands of a connection in their order. So many tasks can
-share one: each request goes to the end of a queue, and each reply belongs to the
-request at its head. That holds only as long as nothing is skipped, which is why
-a cancelled request keeps its place, and why a reply that is overdue is the end
-of the connection: nobody could say any more which reply is whose.
+Redis answers the commands of a connection in order, so many tasks can share one: each request goes
+to the end of a queue, and each reply belongs to the request at its head. This works only if no
+reply is skipped. So a cancelled request keeps its place, and an overdue reply ends the connection:
+nobody could tell any more which reply belongs to which request.
 
 The protocol is RESP3, which tells replies from published messages by their type.
 """
@@ -31,20 +30,20 @@ from redis.exceptions import (
     ResponseError,
 )
 
-#: What a command is made of.
+#: One argument of a command.
 Argument: TypeAlias = str | bytes | memoryview | int | float
 
 _INCOMPLETE = object()
-#: What the other side says does not make sense.
+#: The other side does not speak the protocol.
 NOT_REDIS = (hiredis.HiredisError, InvalidResponse)
-#: Whoever says so cannot serve us any more, or not yet: another server does now.
+#: Errors of a server that is not the primary, or not ready; another server may be.
 _WRONG_SERVER = frozenset(
     {
         *(AskError, BusyLoadingError, ClusterDownError, MasterDownError, MovedError),
         ReadOnlyError,
     }
 )
-#: These pushes answer a request; all others tell something.
+#: Pushes that answer a request; all others are messages.
 _ACKNOWLEDGEMENTS = frozenset({b"subscribe", b"unsubscribe"})
 
 
@@ -57,25 +56,25 @@ class OutcomeUnknownError(ConnectionError):
 
 
 class ConfigurationError(ConnectionError):
-    """The server refuses us, or we it, until somebody mends a setting.
+    """The server refuses us, or we refuse it, until somebody changes a setting.
 
-    A wrong password, a certificate that is not trusted, a database that does not exist.
+    For example a wrong password, an untrusted certificate, or a database that does not exist.
     """
 
 
 class LostError(Exception):
-    """The connection is of no use any more; the text says why."""
+    """The connection cannot be used any more; the text says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """What a connection waits for, in seconds."""
+    """Time limits of a connection, in seconds."""
 
     #: For TCP, TLS and HELLO together.
     connect: float
     #: For a reply.
     reply: float
-    #: How long the server may be silent before it is asked for a sign of life.
+    #: How long the server may be silent before it is probed.
     probe: float
 
 
@@ -105,30 +104,30 @@ def _error_reply(text: str) -> Exception:
 
 
 class Request:
-    """A command on its way. This one does not care for the answer: a probe."""
+    """A command in flight. This base class ignores its reply, as a probe does."""
 
     __slots__ = ("cancelled", "data", "since")
 
     def __init__(self, *args: Argument) -> None:
         """Encode the command; raises DataError."""
         self.data = pack(args)
-        #: When it was handed to the socket.
+        #: When the request was written to the socket.
         self.since = 0.0
-        #: Nobody waits for it any more. If it was not sent yet, it will not be.
+        #: Nobody waits for the reply. If the request was not sent yet, it will not be.
         self.cancelled = False
 
     def answer(self, reply: object) -> None:
-        """Take the reply, or the exception that says why there is none.
+        """Process the reply, or the exception that says why there is none.
 
         Called once, from the connection's own task; must not block.
         """
 
 
 class Connection:
-    """A connection that is past HELLO. `run` carries what `send` queues; `close` ends it.
+    """A connection after HELLO. `run` sends what `send` queues and reads replies; `close` ends it.
 
-    `pushed` gets what the server tells unasked, and must not block.
-    If `patient`, a server that says anything at all is not overdue with a reply.
+    `pushed` receives the server's pushes, and must not block. If `patient`, any data from the
+    server counts as a sign of life, even while a reply is overdue.
     """
 
     def __init__(
@@ -140,13 +139,13 @@ class Connection:
         pushed: Callable[[list[bytes]], None],
         patient: bool,
     ) -> None:
-        """Take a stream and the socket beneath it; `close` closes both."""
+        """Use a stream and the socket below it; `close` closes both."""
         self._stream = stream
         self._socket = sock
         self._timing = timing
         self._pushed = pushed
         self._patient = patient
-        # Error replies come out of it as values, like all others.
+        # The reader returns error replies as values.
         self._reader = hiredis.Reader(
             replyError=_error_reply,
             notEnoughData=_INCOMPLETE,
@@ -154,31 +153,31 @@ class Connection:
         self._unsent: deque[Request] = deque()
         self._in_flight: deque[Request] = deque()
         self._filled = trio.Event()
-        #: How much is not yet in the socket.
+        #: Bytes not yet written to the socket.
         self.waiting_bytes = 0
         self._heard = trio.current_time()
         self._closed_because: str | None = None
-        #: What ends `run` early, and why.
+        #: Cancelled to end `run` early.
         self._scope = trio.CancelScope()
         self._ended_because: str | None = None
-        #: It has said that it is not the one to ask any more.
+        #: The server has said that it is the wrong one.
         self.is_wrong = False
-        #: How the server numbers it; another number after the server has started anew.
+        #: The server's id of the connection; ids start again when the server restarts.
         self.id: int | None = None
-        #: What the server said of itself; with the mode `cluster`, `sentinel` or `standalone`.
+        #: The server's mode: `cluster`, `sentinel` or `standalone`.
         self.mode = ""
-        #: Seconds from handing the last request to the socket to reading its reply.
+        #: Seconds from writing the last request to reading its reply.
         self.round_trip: float | None = None
         self.sent = 0
 
     @property
     def in_flight(self) -> int:
-        """How many requests have no answer yet."""
+        """How many requests are unanswered."""
         return len(self._unsent) + len(self._in_flight)
 
     @property
     def unanswered(self) -> float:
-        """Seconds since the oldest of these was handed to the socket."""
+        """Seconds since the oldest unanswered request was written to the socket."""
         return trio.current_time() - self._in_flight[0].since if self._in_flight else 0.0
 
     def send(self, request: Request) -> None:
@@ -191,10 +190,10 @@ class Connection:
         self._filled.set()
 
     async def greet(self, *commands: tuple[Argument, ...]) -> list[Any]:
-        """Send the first commands, before `run`; returns their replies, errors among them.
+        """Send the first commands, before `run`; return their replies, including errors.
 
-        What follows an error is not awaited, the server may hang up; but it does not for want of
-        a permission.
+        Replies after an error are not awaited, as the server may close the connection, except after
+        an error about a missing permission.
         """
         await self._stream.send_all(b"".join(map(pack, commands)))
         replies: list[Any] = []
@@ -207,7 +206,7 @@ class Connection:
         return replies
 
     async def ask(self, *commands: tuple[Argument, ...]) -> list[Any]:
-        """The same within the time for a reply; raises NotConnectedError if there is none."""
+        """Like `greet`, within the time for a reply; raises NotConnectedError if there is none."""
         try:
             with trio.fail_after(self._timing.reply):
                 return await self.greet(*commands)
@@ -215,7 +214,7 @@ class Connection:
             raise NotConnectedError(f"no answer: {error}") from error
 
     async def run(self) -> str:
-        """Carry requests and replies until the connection is lost, and return why."""
+        """Send requests and read replies until the connection is lost; return why."""
         reasons: list[str] = []
         with self._scope:
             try:
@@ -227,12 +226,12 @@ class Connection:
         return self._ended_because or reasons[0]
 
     def end(self, because: str) -> None:
-        """Have `run` return this soon; does not block."""
+        """Make `run` return soon. Does not block."""
         self._ended_because = because
         self._scope.cancel(reason=because)
 
     def close(self, because: str = "closed") -> None:
-        """Close the socket, and tell what waits how far it came. Does not block."""
+        """Close the socket, and answer all pending requests with an exception. Does not block."""
         if self._closed_because is not None:
             return
         self._closed_because = because
@@ -253,7 +252,7 @@ class Connection:
                 self.waiting_bytes -= len(data)
 
     def _take_unsent(self) -> bytes:
-        """All that waits, in one piece: from here on its outcome is unknown."""
+        """Take all queued requests in one piece; from here on their outcome is unknown."""
         now = trio.current_time()
         data = []
         for request in self._unsent:
@@ -276,7 +275,7 @@ class Connection:
         if not data:
             raise LostError("the server closed the connection")
         self._heard = trio.current_time()
-        # Our streams give bytes, never a bytearray.
+        # Our streams return bytes, never a bytearray.
         self._reader.feed(data)  # type: ignore[arg-type]
 
     def _take_replies(self) -> None:
@@ -299,10 +298,10 @@ class Connection:
             raise LostError(str(wrong))
 
     async def _watch(self) -> NoReturn:
-        """Give up when a reply is overdue; when all is silent, ask for a sign of life."""
+        """Give up when a reply is overdue; probe the server when it is silent."""
         while True:
             if self._overdue():
-                # If it was us who did not look, read first what has come meanwhile.
+                # If this process was stalled, first read what has arrived meanwhile.
                 await trio.lowlevel.checkpoint()
                 if self._overdue():
                     raise LostError(f"no reply within {self._timing.reply:g} s")

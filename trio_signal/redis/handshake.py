@@ -1,6 +1,6 @@
-"""How a connection to a Redis begins: TCP, TLS, and who is who.
+"""How a connection to a Redis begins: TCP, TLS, HELLO.
 
-All of it has one deadline. What will not mend itself is told from what may.
+All of it has one deadline. Errors that need a changed setting are told apart from temporary ones.
 """
 
 import ssl
@@ -40,14 +40,14 @@ async def connect(
     replaces: int | None = None,
     to_sentinel: bool = False,
 ) -> Connection:
-    """Open a connection that calls itself `name` to the server, which is a primary.
+    """Open a connection named `name` to the server, which must be a primary.
 
-    There is one deadline for all of it. One to a node of a cluster may be a replica: it says
-    MOVED to whatever it is asked. `replaces` is the number of a connection of this name that was
-    given up: the server ends it before anything is said on the new one.
+    One deadline covers everything. In a cluster, a replica is accepted, as it answers every command
+    with MOVED. `replaces` is the id of an abandoned connection of this name: the server ends that
+    one before anything is sent on the new one.
 
-    Raises ConfigurationError for what will not mend itself, NotConnectedError for what may.
-    The caller closes it.
+    Raises ConfigurationError if a setting must change, NotConnectedError if a retry may succeed.
+    The caller closes the connection.
     """
     try:
         with trio.fail_after(timing.connect), ExitStack() as stack:
@@ -86,12 +86,11 @@ async def _open_transport(address: Address) -> trio.SocketStream:
 async def _introduce(
     connection: Connection, address: Address, name: str, *, to_sentinel: bool, replaces: int | None
 ) -> int | None:
-    """Say HELLO, choose the database, and ask for the connection before, in one round trip.
+    """Send HELLO, choose the database, and look for the old connection, in one round trip.
 
-    PING, since a server that still loads its data greets us, and can do nothing else. The number
-    of the connection that this one replaces, if it is still there: what was said on it may be under
-    way, and must not be carried out after what its successor says. The number alone may be
-    another's, since the server has started anew.
+    PING is needed because a server that still loads its data accepts HELLO. Returns the id of the
+    connection to replace if it still exists: commands in flight on it must not run after those of
+    its successor. An id is not enough to identify it, because the server may have restarted.
     """
     password = address.sentinel_password if to_sentinel else address.password
     hello: tuple[Argument, ...] = ("HELLO", 3)
@@ -113,7 +112,7 @@ async def _introduce(
     if mode == "sentinel" and not to_sentinel:
         raise ConfigurationError(f"{address}: {await _name_services(connection, address)}")
     if greeting.get(b"role") in (b"replica", b"slave") and mode == "standalone":
-        raise NotConnectedError(f"{address}: it is a replica, and not the primary")
+        raise NotConnectedError(f"{address}: the server is a replica, not the primary")
     for reply in (None if isinstance(named, NoPermissionError) else named, *rest):
         if isinstance(reply, Exception):
             _check_greeting(address, reply)
@@ -127,7 +126,7 @@ def _check_greeting(address: Address, reply: object) -> None:
     if not isinstance(reply, Exception):
         return
     if "unknown command" in str(reply):
-        # Not its own words: they quote the password.
+        # Not the server's own text, which quotes the password.
         raise ConfigurationError(f"{address}: the server is older than Redis 6")
     passing = isinstance(reply, BusyLoadingError | MasterDownError | ClusterDownError)
     lasting = isinstance(reply, AuthenticationError | ResponseError) and not passing
@@ -136,7 +135,7 @@ def _check_greeting(address: Address, reply: object) -> None:
 
 
 async def _name_services(connection: Connection, address: Address) -> str:
-    """What to say to who takes a Sentinel for a server."""
+    """An error text for a URL that names a Sentinel as a server."""
     masters = (await connection.greet(("SENTINEL", "MASTERS")))[0]
     names = [] if isinstance(masters, Exception) else [each[b"name"].decode() for each in masters]
     scheme = "rediss+sentinel" if address.tls else "redis+sentinel"
@@ -145,7 +144,7 @@ async def _name_services(connection: Connection, address: Address) -> str:
 
 
 def _explain(address: Address, error: BaseException) -> ConnectionError:
-    """What to raise for an error of the connection itself."""
+    """The exception to raise for an error of the connection itself."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return ConfigurationError(f"{address}: certificate refused: {error.verify_message}")
     # A server that dies during the handshake shows as one of the two.
@@ -154,7 +153,7 @@ def _explain(address: Address, error: BaseException) -> ConnectionError:
         return ConfigurationError(f"{address}: TLS failed: {error.reason or error}")
     if isinstance(error, NOT_REDIS):
         return ConfigurationError(f"{address}: this is not Redis: {error}")
-    # Trio tries several addresses, and has what each of them said as the cause.
+    # Trio tries several addresses; their errors are the cause.
     cause = error.__cause__ or error
     causes = cause.exceptions if isinstance(cause, BaseExceptionGroup) else (cause,)
     return NotConnectedError(f"{address}: {', '.join(dict.fromkeys(map(str, causes)))}")

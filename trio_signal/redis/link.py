@@ -17,13 +17,13 @@ from trio_signal.redis.locating import Locator
 
 logger = logging.getLogger(__name__)
 
-#: Seconds before the first try to connect again, and at most between two.
+#: Seconds before the first reconnect, and at most between two.
 FIRST_PAUSE = 0.05
 LONGEST_PAUSE = 0.25
 
 
 def pauses() -> Iterator[float]:
-    """How long to wait before each try: jittered, since all replicas lose Redis at once."""
+    """The pause before each attempt; jittered, since all replicas lose Redis at once."""
     pause = FIRST_PAUSE
     while True:
         yield random.uniform(pause / 2, pause)  # noqa: S311  not for secrets
@@ -32,25 +32,25 @@ def pauses() -> Iterator[float]:
 
 @dataclass(frozen=True, slots=True)
 class LinkStatistics:
-    """One connection: the present one, and those before it."""
+    """The present connection, and counters over all so far."""
 
     connected: bool
     connects: int
     losses: int
-    #: Requests that were sent, probes included.
+    #: Requests sent, including probes.
     requests: int
-    #: Those that have no answer yet.
+    #: Unanswered requests.
     in_flight: int
-    #: The last one measured, in seconds.
+    #: The last round trip in seconds.
     round_trip: float | None
 
 
 class Link:
     """Keeps one connection to a Redis.
 
-    `opened` is called with each new connection, before anything is sent on it;
-    `changed` after each change of `connection`, `misled` when the server turns out to be the
-    wrong one. None of them may block.
+    `opened` is called with each new connection, before anything is sent on it; `changed` after each
+    change of `connection`; `misled` when the server turns out to be the wrong one. None of them may
+    block.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class Link:
         self.connection: Connection | None = None
         #: Why there is no connection.
         self.reason = "not opened"
-        #: How the server numbered the last connection.
+        #: The server's id of the last connection.
         self._last_id: int | None = None
         self._connects = 0
         self._losses = 0
@@ -100,17 +100,17 @@ class Link:
                 self._lose(self.connection, await self.connection.run())
 
     def give_up(self) -> None:
-        """What runs the connection has failed: begin with another one. Does not block."""
+        """The task that runs the connection has failed: reconnect. Does not block."""
         if self.connection is not None:
             self._lose(self.connection, "an internal error")
 
     def move(self, because: str) -> None:
-        """Begin with another connection, perhaps to another server. Does not block."""
+        """Reconnect, perhaps to another server. Does not block."""
         if self.connection is not None:
             self.connection.end(because)
 
     def close(self) -> None:
-        """End for good. What waits for an answer gets an exception."""
+        """Close for good. Unanswered requests get an exception."""
         self.reason = "closed"
         if self.connection is not None:
             connection, self.connection = self.connection, None
@@ -118,7 +118,7 @@ class Link:
             connection.close(self.reason)
 
     def statistics(self) -> LinkStatistics:
-        """How it is doing."""
+        """Return the current numbers."""
         now = self.connection
         return LinkStatistics(
             connected=now is not None,
@@ -139,7 +139,7 @@ class Link:
         )
 
     async def _connect_again(self) -> Connection:
-        """Try until it succeeds, and say so once for each new reason why it does not."""
+        """Retry until connected; log each new reason for a failure once."""
         for pause in pauses():
             await trio.sleep(pause)
             try:
@@ -147,7 +147,7 @@ class Link:
             except (ConfigurationError, NotConnectedError) as error:
                 if self.reason != str(error):
                     self.reason = str(error)
-                    logger.error(  # noqa: TRY400  the text says it all
+                    logger.error(  # noqa: TRY400  a traceback adds nothing
                         "%s cannot connect: %s", self._name, self.reason
                     )
             else:

@@ -1,8 +1,8 @@
-"""Where to connect: to the server of an address, to the one that Sentinels name, or in a cluster.
+"""Finds the server to connect to: from an address, from Sentinels, or in a cluster.
 
-A cluster is used for its availability. All our keys have one hash tag, so they are in one slot,
-and one node has them all; whoever asks another is told which one (MOVED). Which server is the
-primary changes: whoever finds that it is with the wrong one connects anew, and asks again.
+A cluster is used only for its availability: all keys share one hash tag, so one node has them, and
+other nodes redirect to it (MOVED). The primary may change: a client that finds itself at the wrong
+server reconnects and asks again.
 """
 
 import logging
@@ -27,11 +27,11 @@ from trio_signal.redis.handshake import connect
 
 logger = logging.getLogger(__name__)
 
-#: What keys of one slot have in common; see "hash tags" in the specification of Redis Cluster.
+#: Keys with the same tag are in one slot; see "hash tags" in the specification of Redis Cluster.
 _TAG = re.compile(r"^[^{]*\{[^}]+\}")
-#: How often one is sent on to another node; and how many nodes are kept in mind.
+#: How many redirections are followed, and how many nodes are remembered.
 _HOPS, _NODES = 5, 50
-#: Seconds between two tries to hear from a Sentinel.
+#: Seconds between two attempts to subscribe at a Sentinel.
 _PAUSE = 1.0
 _SWITCHED = b"+switch-master"
 
@@ -39,26 +39,26 @@ Pushed = Callable[[list[bytes]], None]
 
 
 class Locator:
-    """Connects to whichever server is the right one now."""
+    """Connects to the server that is the right one now."""
 
     def __init__(self, address: Address, key: str) -> None:
-        """Take what the URL says; in a cluster, all keys are where `key` is."""
+        """Use the address of the URL; in a cluster, all keys are where `key` is."""
         self._address = address
         self._key = key
-        #: The Sentinels; the one that answered last stands first.
+        #: The Sentinels; the one that answered last comes first.
         self._sentinels = list(address.sentinels)
-        #: What they named last.
+        #: The primary that they named last.
         self._primary: tuple[str, int] | None = None
         #: Other nodes of the cluster.
         self._nodes: list[Address] = []
 
     @property
     def has_sentinels(self) -> bool:
-        """Whether there is something to `watch`."""
+        """Whether there are Sentinels to `watch`."""
         return bool(self._sentinels)
 
     def __str__(self) -> str:
-        """What a log or an error says of it."""
+        """The address as logs and errors show it."""
         return str(self._address)
 
     async def connect(
@@ -72,8 +72,8 @@ class Locator:
     ) -> Connection:
         """Open a connection to the right server; see `handshake.connect`.
 
-        Raises ConfigurationError for what will not mend itself, NotConnectedError for what may.
-        The caller closes it.
+        Raises ConfigurationError if a setting must change, NotConnectedError if a retry may
+        succeed. The caller closes the connection.
         """
         open_at = partial(
             connect, name=name, timing=timing, pushed=pushed, patient=patient, replaces=replaces
@@ -91,7 +91,7 @@ class Locator:
     async def _follow(
         self, address: Address, open_at: Callable[[Address], Awaitable[Connection]]
     ) -> Connection:
-        """Connect to a server; if it is of a cluster, to the node that has our keys."""
+        """Connect to a server; in a cluster, to the node that has our keys."""
         for _ in range(_HOPS):
             connection = await open_at(address)
             if connection.mode != "cluster":
@@ -123,7 +123,7 @@ class Locator:
         del self._nodes[_NODES:]
 
     async def _ask(self, name: str, timing: Timing) -> Address:
-        """The address of the primary, as the first Sentinel says that can be reached."""
+        """Ask the Sentinels for the primary; the first one that can be reached decides."""
         connection = await self._open_sentinel(name, timing, pushed=_ignore)
         with closing(connection):
             (place,) = await connection.ask(self._question)
@@ -159,7 +159,7 @@ class Locator:
     async def watch(self, name: str, timing: Timing, switched: Callable[[], None]) -> NoReturn:
         """Call `switched` when the Sentinels name another primary; until cancelled.
 
-        A primary may be cut off together with us, and we would never know.
+        Without this, a replica that is cut off together with the old primary would stay with it.
         """
 
         def hear(push: list[bytes]) -> None:
@@ -172,7 +172,8 @@ class Locator:
                 connection = await self._open_sentinel(name, timing, pushed=hear)
                 with closing(connection):
                     *_, place = await connection.ask(("SUBSCRIBE", _SWITCHED), self._question)
-                    # What happened before we listened; a push in its place is news as well.
+                    # Check for a switch before the subscription; a push that arrives instead of the
+                    # reply is news as well.
                     if self._primary is not None and _place(place) != self._primary:
                         switched()
                     await connection.run()
@@ -181,7 +182,7 @@ class Locator:
             await trio.sleep(_PAUSE)
 
 
-#: All nodes that a cluster has.
+#: Lists all nodes of a cluster.
 _SLOTS = ("CLUSTER", "SLOTS")
 
 
@@ -192,4 +193,4 @@ def _place(reply: Any) -> tuple[str, int] | None:
 
 
 def _ignore(_: object) -> None:
-    """Nothing is pushed to a connection that does not ask for it."""
+    """Discard pushes: the connection subscribes to nothing."""

@@ -1,7 +1,7 @@
 """Channels: the desired subscriptions, and the messages received.
 
-Subscriptions are desired state. Asking for one never blocks or fails. Whenever there is a
-connection, it is brought in line with that state.
+Subscriptions are desired state. Requesting one never blocks or fails; each connection is brought in
+line with that state.
 """
 
 import logging
@@ -18,7 +18,7 @@ from trio_signal.redis.locating import Locator
 
 logger = logging.getLogger(__name__)
 
-#: About what a message costs in memory besides its payload.
+#: Approximate memory of a message in bytes, besides its payload.
 MESSAGE_OVERHEAD = 200
 
 
@@ -45,7 +45,7 @@ class Resumed:
 
 @dataclass(frozen=True, slots=True)
 class Overflow:
-    """Later messages were discarded, since earlier ones were not received in time."""
+    """Later messages were discarded, because earlier ones were not received in time."""
 
 
 Event: TypeAlias = Message | Lost | Resumed | Overflow
@@ -55,17 +55,17 @@ class Inbox:
     """Events waiting to be received; at most about `limit` bytes of messages."""
 
     def __init__(self, limit: int) -> None:
-        """Make an empty one."""
+        """Make an empty inbox."""
         self._limit = limit
         self._events: list[Event] = []
         self._filled = trio.Event()
-        #: About how many bytes wait.
+        #: Approximate bytes waiting.
         self.size = 0
         self._overflowed = False
         self.overflows = 0
 
     def put(self, message: Message) -> None:
-        """Add a message, or say once that it does not fit any more. Does not block."""
+        """Add a message; if it does not fit, add `Overflow` once. Does not block."""
         if self._overflowed:
             return
         self.size += len(message.payload) + MESSAGE_OVERHEAD
@@ -76,7 +76,7 @@ class Inbox:
         self._filled.set()
 
     def put_state(self, event: Lost | Resumed) -> None:
-        """Add what always fits: an outage that nobody has noticed yet is the same outage."""
+        """Add a change of state, which always fits; unread outages are merged."""
         match event, self._events[-2:]:
             case Lost(), [Lost(), Resumed()]:
                 self._events.pop()
@@ -97,10 +97,9 @@ class Inbox:
 
 
 class _Subscription:
-    """One desired subscription. To subscribe again after dropping it makes another one.
+    """One desired subscription. Subscribing again after unsubscribing makes a new one.
 
-    So an acknowledgement that is still on its way for the earlier one does not
-    count for the later.
+    So a late acknowledgement of the earlier one does not count for the later one.
     """
 
     __slots__ = ("acknowledged", "channel", "name", "refusal", "settled")
@@ -113,7 +112,7 @@ class _Subscription:
         self.settled = trio.Event()
 
     def reset(self) -> None:
-        """Forget what the server said: it will be asked again."""
+        """Forget the server's answer; it will be asked again."""
         self.acknowledged = False
         self.refusal = None
         if self.settled.is_set():
@@ -143,12 +142,12 @@ class _SubscriptionRequest(Request):
                 logger.error("cannot %s %r: %s", self._command, subscription.channel, reply)
                 subscription.refusal = reply
             case _:
-                return  # the connection is lost; on the next one it is asked again
+                return  # the connection is lost; the next one asks again
         subscription.settled.set()
 
 
 class _Marker(Request):
-    """A PING behind all requests: when it is answered, so are they."""
+    """A PING after all requests: its reply shows that they are answered."""
 
     __slots__ = ("_pubsub",)
 
@@ -176,8 +175,8 @@ class PubSub:
         limit: int,
         changed: Callable[[], None],
     ) -> None:
-        """Make one that has no connection yet."""
-        # Patient, since a reply may have to wait behind a flood of messages.
+        """Make one without a connection."""
+        # Patient, because a reply may come after a flood of messages.
         self.link = Link(
             locator,
             name,
@@ -190,7 +189,7 @@ class PubSub:
         self._changed = changed
         self._wanted: dict[bytes, _Subscription] = {}
         self.inbox = Inbox(limit)
-        #: All that was desired when the connection was made is acknowledged.
+        #: Whether all subscriptions desired when the connection was made are acknowledged.
         self.ready = False
         self.messages = 0
 
@@ -238,13 +237,12 @@ class PubSub:
     def receive(self) -> Awaitable[list[Event]]:
         """Wait for events, and return all that are there, oldest first.
 
-        Only messages that were published after the server acknowledged the current subscription are
-        received.
+        Includes only messages published after the server acknowledged the current subscription.
         """
         return self.inbox.take()
 
     def caught_up(self) -> None:
-        """All that was desired when the connection was made is acknowledged."""
+        """All subscriptions desired when the connection was made are acknowledged."""
         self.ready = True
         self._changed()
 

@@ -1,7 +1,7 @@
-"""Reading what somebody else wrote: another version, another program, anybody.
+"""Decoding values that other programs or other versions wrote.
 
-Nothing of it is believed before it is read here. What cannot be read is dropped and
-counted, and said in the log now and then; it raises nothing.
+Nothing is trusted before it is decoded here. An unreadable value is dropped, counted and now and
+then logged; it never raises.
 """
 
 import logging
@@ -14,10 +14,9 @@ import trio
 
 logger = logging.getLogger(__name__)
 
-#: What reading may raise: it is not JSON, not of that shape, out of bounds, not UTF-8, or
-#: nested too deep.
+#: What decoding may raise: not JSON, another shape, out of bounds, not UTF-8, or nested too deep.
 UNREADABLE = (msgspec.MsgspecError, ValueError, RecursionError)
-#: Seconds between two lines of the log, and how much of a name or a reason one has.
+#: Seconds between two log lines, and how many characters of a name or a reason one shows.
 LOG_PAUSE = 10.0
 _SHOWN = 200
 
@@ -25,19 +24,19 @@ T = TypeVar("T")
 
 
 class Reader:
-    """Reads, and counts what cannot be read."""
+    """Decodes values, and counts unreadable ones."""
 
     def __init__(self) -> None:
-        """Begin with zeros."""
-        #: By kind, which the caller names.
+        """Begin with all counts at zero."""
+        #: Unreadable values, by the caller's name for their kind.
         self.unreadable: Counter[str] = Counter()
         self._silent_until = -float("inf")
         self._unsaid = 0
 
     def read(self, kind: str, decode: Callable[[bytes], T], data: bytes, where: str) -> T | None:
-        """What `decode` makes of `data`; None if that cannot be read. Does not block.
+        """Decode `data`; None if it is unreadable. Does not block.
 
-        `where` is the key or the channel that it came from.
+        `where` is the key or the channel that it came from, for the log.
         """
         try:
             return decode(data)
@@ -46,7 +45,7 @@ class Reader:
             return None
 
     def drop(self, kind: str, where: str, reason: object) -> None:
-        """Count something that its caller found to be unreadable, and perhaps say so."""
+        """Count a value that its caller found unreadable, and perhaps log it."""
         self.unreadable[kind] += 1
         now = trio.current_time()
         if now < self._silent_until:
@@ -61,5 +60,5 @@ class Reader:
 
 
 def read_text(data: bytes) -> str:
-    """A name; raises UnicodeDecodeError, which `Reader.read` takes."""
+    """Decode a name; raises UnicodeDecodeError, which `Reader.read` handles."""
     return data.decode()
