@@ -1,4 +1,4 @@
-"""Logging in, and who one is then."""
+"""The built-in login, and the caller's identity."""
 
 import math
 
@@ -15,7 +15,7 @@ from trio_signal.users import Login, User
 from trio_signal.web.bodies import json_answer, read_body, read_form
 from trio_signal.web.callers import Callers
 
-#: Seconds that a token of the built-in login is good for.
+#: Lifetime in seconds of a token from the built-in login.
 SESSION = 12 * 3600.0
 _NO_LOGIN = "The built-in login is off"
 
@@ -42,7 +42,7 @@ def add_accounts(app: QuartTrio, callers: Callers, settings: Settings) -> None:
         if settings.wants_tokens and users is None:
             raise NotFound(_NO_LOGIN)
 
-    # The pages ask before anybody is let in, so that they ask for what is wanted.
+    # The pages read this before they log in, to show the right form.
     mode = AccessMode(token=settings.wants_tokens, login=users is not None)
 
     @app.get("/auth/mode")
@@ -70,7 +70,7 @@ def add_accounts(app: QuartTrio, callers: Callers, settings: Settings) -> None:
         if users is None:
             return _logged_in(make_login_token(caller.user_id), caller.user_id, caller.user_id)
         user = await users.find(caller.user_id)
-        # A token of another issuer proves nothing here, and grants may have been taken away.
+        # A token of another issuer proves no account here, and grants may have been revoked.
         ours = caller.subject == subject_of(settings.jwt_issuer, caller.user_id)
         if user is None or not ours or caller.grants != user.grants:
             raise Unauthorized("Log in again", www_authenticate=WWWAuthenticate("bearer"))

@@ -1,4 +1,4 @@
-"""How the app answers on a connection of ours; what is mended is said in `web/server.py`."""
+"""Makes Quart-Trio's answers safe on our connections; `web/server.py` lists the defects fixed."""
 
 import math
 from contextlib import AbstractContextManager, ExitStack
@@ -15,25 +15,25 @@ from quart_trio.asgi import TrioASGIHTTPConnection
 from trio_signal.errors import RequestRefusedError
 from trio_signal.rounds import Rounds
 
-#: Where a request's scope has its connection.
+#: Key of the connection in a request's scope.
 CONNECTION = "trio_signal.connection"
 
 
 class Asking(Protocol):
-    """The connection on which a request came."""
+    """The connection of a request."""
 
     is_frugal: bool
 
     @property
     def rounds(self) -> Rounds:
-        """Whose turn it is."""
+        """Shares the event loop between connections."""
 
     def sending(self, size: int) -> AbstractContextManager[None]:
-        """Count an answer of so many bytes while it is sent; raises RequestRefusedError."""
+        """Count an answer of `size` bytes while it is sent; raises RequestRefusedError."""
 
 
 class Answering(TrioASGIHTTPConnection):
-    """One request, from when the app is asked until its answer is sent."""
+    """One request, from the call of the app until the answer is sent."""
 
     async def handle_messages(  # type: ignore[override]  # as Quart-Trio's overrides Quart's
         self, nursery: trio.Nursery, request: Request, receive: ASGIReceiveCallable
@@ -55,7 +55,8 @@ class Answering(TrioASGIHTTPConnection):
         with ExitStack() as sent:
             if size:  # else it is a stream, which is made as it is sent
                 try:
-                    # Right after the answer was made, with no checkpoint between: all are counted.
+                    # Immediately after the answer was made, without a checkpoint, so that every
+                    # answer is counted.
                     sent.enter_context(connection.sending(size))
                 except RequestRefusedError as refusal:
                     response = _excuse(response, refusal)
@@ -63,7 +64,7 @@ class Answering(TrioASGIHTTPConnection):
 
 
 def _excuse(response: ResponseTypes, refusal: RequestRefusedError) -> Response:
-    """What is said instead of an answer, with the same leave for pages to read it."""
+    """The answer that replaces a refused one, with its CORS headers so that pages can read it."""
     excuse = Response(
         encode({"detail": str(refusal)}), refusal.status, content_type="application/json"
     )
@@ -75,5 +76,5 @@ def _excuse(response: ResponseTypes, refusal: RequestRefusedError) -> Response:
 
 
 def detail(reason: object) -> bytes:
-    """Why something was not done, as JSON."""
+    """An error text as JSON."""
     return encode({"detail": str(reason)})

@@ -1,4 +1,4 @@
-"""API keys: who may use the server API."""
+"""API keys: access to the server API."""
 
 import time
 import warnings
@@ -14,24 +14,24 @@ from trio_signal.messages.commands import Authenticate
 from trio_signal.tokens import LEEWAY
 from trio_signal.web.callers import Callers
 
-#: Seconds that a JWT may be good for which is signed with a key.
+#: Longest lifetime in seconds of a JWT signed with a key.
 MAX_KEY_TTL = 600
 
 
 class KeyRing:
-    """The API keys, and who else may do the same: who has a token that says `admin`."""
+    """Checks API keys, and tokens with the grant `admin`, which allow the same."""
 
     def __init__(self, auth: Auth, callers: Callers, settings: Settings) -> None:
-        """Take what knows tokens."""
+        """Use these parts; nothing is checked yet."""
         self._auth = auth
         self._callers = callers
         self._settings = settings
         self._secrets = settings.secrets_by_key
 
     async def require(self) -> None:
-        """Return if the current request has a key; raises HttpError with 401 or 403.
+        """Return if the current request has a valid key; raises HttpError with 401 or 403.
 
-        Addresses that fail too often are refused, but not who has a key.
+        Addresses that fail too often are refused, unless they send a valid key.
         """
         found = find_token(request.headers.getlist, {})
         if found is None or found.from_cookie:
@@ -61,7 +61,7 @@ class KeyRing:
         raise _unauthorized(problem)
 
     def _is_signed(self, token: str) -> bool:
-        """Whether it is a JWT that was signed with a key's secret; raises PyJWTError."""
+        """Whether the token is a JWT signed with a key's secret; raises PyJWTError."""
         if len(token) > MAX_TOKEN or token.count(".") != 2:
             return False
         said = jwt.decode(token, options={"verify_signature": False})

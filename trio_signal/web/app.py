@@ -1,4 +1,4 @@
-"""The HTTP side: health, the dialects' REST, pages."""
+"""The HTTP application: health, the dialects' routes, pages."""
 
 import math
 
@@ -34,7 +34,7 @@ from trio_signal.web.openapi import add_openapi
 from trio_signal.web.pages import add_pages
 from trio_signal.web.whip import WhipRoutes
 
-#: Bytes of a request's body.
+#: Most bytes of a request's body.
 MAX_BODY = 65536
 
 
@@ -47,10 +47,10 @@ def create_app(
     sharing: Sharing | None = None,
     publishers: Publishers | None = None,
 ) -> QuartTrio:
-    """The app around a hub; `open_http_server` serves it."""
+    """Make the app for a hub; `open_http_server` serves it."""
     app = QuartTrio(__name__, static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY
-    # Old clients may ask for `/rooms/`: a redirect would do for few of them, a 404 for none.
+    # Old clients may request `/rooms/`; few of them follow a redirect.
     app.url_map.strict_slashes = False
     _add_health(app, hub)
     _add_metrics(app, hub, settings, metrics)
@@ -86,7 +86,7 @@ def _add_health(app: QuartTrio, hub: Hub) -> None:
 
     @app.get("/health")
     async def health() -> Response:
-        # Anybody may ask this at any time, so the rooms are counted and not read.
+        # Anybody may request this at any rate, so rooms are counted without reading them.
         rooms = await hub.bus.count_rooms()
         here = sum(not each.is_away for each in hub.participants)
         return json_answer({"status": "healthy", "active_connections": here, "rooms": rooms})
@@ -104,7 +104,7 @@ def _add_metrics(app: QuartTrio, hub: Hub, settings: Settings, counted: Metrics)
 def _add_request_ids(app: QuartTrio) -> None:
     @app.before_request
     async def bind() -> None:
-        """Whatever is logged in this request's task has the id that the platform gave it."""
+        """Add the platform's request id to all log lines of this request."""
         request_id = find_request_id(request.headers.getlist)
         if request_id is not None:
             bind_contextvars(request_id=request_id)
@@ -139,7 +139,7 @@ def _add_errors(app: QuartTrio, settings: Settings) -> None:
 
 
 def _problem(settings: Settings, error: HttpError) -> object:
-    """An error in the words of the dialect below whose prefix it came up."""
+    """An error in the format of the dialect or API that owns the path."""
     if request.path.startswith(PREFIX):
         return problem_of(error.status, error.detail)
     for dialect in map(DIALECTS.__getitem__, settings.dialects):
@@ -181,7 +181,7 @@ def _add_cors(app: QuartTrio, settings: Settings) -> None:
             headers[name] = value
         if request.method == "OPTIONS" and "Access-Control-Allow-Origin" in sharing:
             headers["Access-Control-Allow-Methods"] = headers.get("Allow", "GET, POST")
-            # Also whatever else it would send: nothing is decided by it.
+            # Allow all headers that the page asks for: they decide nothing.
             wanted = ("Authorization, Content-Type", asked.get("Access-Control-Request-Headers"))
             headers["Access-Control-Allow-Headers"] = ", ".join(filter(None, wanted))
             headers["Access-Control-Max-Age"] = "600"

@@ -1,4 +1,4 @@
-"""The AsyncAPI document: made from the dialects, and from the structs that they read and write."""
+"""The AsyncAPI document: made from the dialects and their message structs."""
 
 import re
 import sys
@@ -20,7 +20,7 @@ from trio_signal.web.openapi import types_of
 
 
 def add_asyncapi(app: QuartTrio, settings: Settings) -> None:
-    """Add the route: a document of the dialects that are spoken here."""
+    """Add the route of the document, which covers the enabled dialects."""
 
     @cache
     def document() -> Unchanging:
@@ -34,7 +34,7 @@ def add_asyncapi(app: QuartTrio, settings: Settings) -> None:
 
 
 def make_document(dialects: Iterable[str]) -> dict[str, Any]:
-    """The document of some dialects; the server receives what clients say, and sends the rest."""
+    """Describe some dialects from the server's view: it receives commands and sends events."""
     channels: dict[str, Any] = {}
     operations: dict[str, Any] = {}
     messages: dict[str, Any] = {}
@@ -71,10 +71,10 @@ def make_document(dialects: Iterable[str]) -> dict[str, Any]:
 
 
 def structs_of(dialect: str) -> tuple[Sequence[type[Struct]], Sequence[type[Struct]]]:
-    """What clients may say in a dialect, and what they are told.
+    """The structs that clients send in a dialect, and those that they receive.
 
-    The public structs of its module that have a tag are messages, and those with a field `type`
-    that are not of its HTTP calls; the others are parts.
+    Messages are the public structs of the dialect's module with a tag, or with a field `type` if no
+    HTTP route uses them. Other structs are parts of messages.
     """
     speaks = DIALECTS[dialect]
     said, module = speaks.reader.structs, sys.modules[speaks.__module__]
@@ -89,7 +89,7 @@ def structs_of(dialect: str) -> tuple[Sequence[type[Struct]], Sequence[type[Stru
 
 
 def public_structs(module: ModuleType) -> list[type[Struct]]:
-    """The structs of a module's own; those with an underscore stay inside."""
+    """The structs that a module defines, without those with an underscore."""
     return [
         value
         for name, value in vars(module).items()
@@ -101,12 +101,12 @@ def public_structs(module: ModuleType) -> list[type[Struct]]:
 
 
 def _type_of(struct: type[Struct]) -> str:
-    """The `type` of its messages; empty if there are several."""
+    """The `type` of a struct's messages; empty if there are several."""
     return str(struct.__struct_config__.tag or "")
 
 
 def _anything(_: type) -> dict[str, Any]:
-    """What JSON Schema says of `object`; nothing at all would count as not known."""
+    """The JSON Schema of `object`; an empty schema would count as missing."""
     return {"description": "Anything."}
 
 
@@ -148,6 +148,6 @@ def _message(struct: type[Struct], samples: Iterable[Struct]) -> dict[str, Any]:
         "summary": (struct.__doc__ or "").partition("\n")[0],
     }
     same = (sample for sample in samples if type(sample) is struct)
-    # By way of the text: what is opaque is no builtin.
+    # Encode and decode, because opaque values (Raw) are not built-in types.
     examples = [{"payload": msgspec.json.decode(msgspec.json.encode(sample))} for sample in same]
     return message | {"examples": examples} if examples else message

@@ -1,6 +1,6 @@
-"""The server API: what a site's own backend may ask and do, behind API keys.
+"""The server API: what a site's own backend can read and do, with an API key.
 
-It works on any replica for any room. What changes something is answered when it is done.
+It works on any replica for any room. A change is answered when it is done.
 """
 
 from bisect import bisect_left, bisect_right
@@ -35,9 +35,9 @@ from trio_signal.web.listing import matches, read_number
 T = TypeVar("T")
 
 
-#: Rooms on a page.
+#: Most rooms on one page.
 MAX_ROOMS = 1000
-#: Seconds that a client's token may be good for.
+#: Longest lifetime in seconds of a client's token.
 MAX_TTL = 7 * 86400
 
 Id = Annotated[str, Meta(min_length=1, max_length=MAX_ID)]
@@ -160,7 +160,7 @@ class ServerCall(NamedTuple):
     path: Mapping[str, str]
 
     async def read(self, type_: type[T]) -> T:
-        """Its JSON; without a body what is in the query, as far as that is text."""
+        """Decode the JSON body; without a body, the text fields of the query."""
         body = await request.get_data(as_text=False)
         try:
             if body:
@@ -178,7 +178,7 @@ async def list_rooms(call: ServerCall) -> Answer:
     begin = max(bisect_left(ids, prefix), bisect_right(ids, cursor))
     some = [each for each in ids[begin : begin + limit + 1] if each.startswith(prefix)]
     counts = {count.room_id: count for count in await call.hub.bus.count_members(some[:limit])}
-    # A room that is empty by now still has a place: a page ends with the last that was looked at.
+    # Rooms that are empty by now still count, as the page ends with the last id that was read.
     entries = [
         msgspec.json.encode(RoomSummary(each, count.peers, count.users, count.live))
         if (count := counts.get(each)) is not None and count.peers
@@ -216,7 +216,7 @@ async def list_replicas(call: ServerCall) -> Answer:
 
 
 def peer_detail(member: Member, state: PeerState | None) -> PeerDetail:
-    """A member, as a site's backend has it."""
+    """A member in the format of this API."""
     return PeerDetail(
         member.peer_id,
         member.user_id,
@@ -285,21 +285,21 @@ async def make_token(call: ServerCall) -> Answer:
 
 
 class ServerRoutes:
-    """The routes, if there are API keys."""
+    """The routes; none without API keys."""
 
     def __init__(self, hub: Hub, auth: Auth, callers: Callers, settings: Settings) -> None:
-        """Take what handlers ask."""
+        """Use these parts for the handlers."""
         self._hub = hub
         self._settings = settings
         self._keys = KeyRing(auth, callers, settings)
 
     @property
     def routes(self) -> tuple[Route, ...]:
-        """None where there are no keys."""
+        """All routes; none without API keys."""
         return ROUTES if self._settings.api_keys is not None else ()
 
     def add_to(self, app: QuartTrio) -> None:
-        """Let the app serve them."""
+        """Add the routes to the app."""
         if self.routes:
             add_changes(app, self._hub, self._keys)
         for route in self.routes:
@@ -323,7 +323,7 @@ class ServerRoutes:
             )
 
     async def _options(self, **_: str) -> Response:
-        """What may be asked of a path. Routing cannot tell, since an id may look like more."""
+        """The methods of a path. Routing cannot find them, as an id may look like a longer path."""
         allowed = methods_at(raw_path(), [route.call for route in self.routes])
         return Response("", headers={"Allow": ", ".join(allowed)})
 

@@ -1,4 +1,4 @@
-"""Requests' bodies and answers, as typed JSON; and answers that never change."""
+"""Request bodies and answers as typed JSON, and answers that never change."""
 
 from collections.abc import Mapping
 from hashlib import sha256
@@ -16,24 +16,25 @@ def json_answer(value: object, status: int = 200) -> Response:
 
 
 class Unchanging:
-    """What is the same for everybody as long as the server runs: encoded once, with an `ETag`.
+    """An answer that is the same for everybody while the server runs: encoded once, with an `ETag`.
 
-    Caches keep it, and ask each time whether it has changed: a new version of the server has the
-    same addresses, and its pages and scripts belong together.
+    Caches keep it but revalidate it each time, because a new server version uses the same
+    addresses, and its pages and scripts must match.
     """
 
     def __init__(
         self, body: bytes, content_type: str, headers: Mapping[str, str] | None = None
     ) -> None:
-        """Take the whole answer; `headers` are those beside the usual ones."""
+        """Take the whole answer; `headers` are added to the usual ones."""
         self._body = body
         self._content_type = content_type
         self._etag = sha256(body).hexdigest()[:32]
         self._headers = {**(headers or {}), "Cache-Control": "no-cache"}
 
     def answer(self) -> Response:
-        """It, or 304 for a client that has it."""
-        # Weakly, since a proxy that compresses changes the bytes and says so: RFC 9110, 13.1.2.
+        """The answer, or 304 if the client has it."""
+        # Weak comparison, as a proxy that compresses changes the bytes and weakens the ETag: RFC
+        # 9110, 13.1.2.
         if request.if_none_match.contains_weak(self._etag):
             answer = Response(b"", 304, self._headers)
             del answer.headers["Content-Length"], answer.headers["Content-Type"]
@@ -44,7 +45,7 @@ class Unchanging:
 
 
 async def read_body(type_: type[T]) -> T:
-    """The request's JSON; aborts with 422 if it does not fit."""
+    """Decode the request's JSON; aborts with 422 if it does not fit."""
     body = await request.get_data(as_text=False)
     try:
         return msgspec.json.decode(body, type=type_)
@@ -53,7 +54,7 @@ async def read_body(type_: type[T]) -> T:
 
 
 async def read_form(type_: type[T]) -> T:
-    """The request's form; aborts with 422 if it does not fit."""
+    """Decode the request's form; aborts with 422 if it does not fit."""
     try:
         return msgspec.convert((await request.form).to_dict(), type_)
     except msgspec.ValidationError as error:

@@ -1,4 +1,4 @@
-"""Whose request this is, and whether it may be made."""
+"""Who sends a request, and whether the sender may do so."""
 
 from hmac import compare_digest
 
@@ -21,24 +21,24 @@ _READING = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 class Callers:
-    """Finds out who sends the current request. Addresses that fail at it too often are refused.
+    """Identifies the sender of the current request. Addresses that fail too often are refused.
 
-    What aborts raises HttpError with that status.
+    "Aborts" means: raises HttpError with that status.
     """
 
     def __init__(self, auth: Auth, settings: Settings, limits: Limits, metrics: Metrics) -> None:
-        """Take what is needed; nothing is asked yet."""
+        """Use these parts; nothing is checked yet."""
         self._auth = auth
         self._settings = settings
         self._limits = limits
         self._metrics = metrics
 
     async def find(self, said: str | None = None) -> Identity | None:
-        """Who it is; None if it does not say. `said` is what it says elsewhere than in the query.
+        """The sender's identity; None if the request names none.
 
-        Aborts with 401 if the token is not valid, with 403 where another site may have made a
-        browser send its cookie; raises RequestRefusedError instead of these for an address that
-        failed too often.
+        `said` is a claim found elsewhere than in the query. Aborts with 401 if the token is
+        invalid, and with 403 if another site may have made a browser send its cookie. Raises
+        RequestRefusedError instead for an address that failed too often.
         """
         found = find_token(request.headers.getlist, request.args)
         claimed = request.args.get("user_id") or said or None
@@ -62,17 +62,17 @@ class Callers:
         return identity if identity.user_id else None
 
     async def require(self) -> Identity:
-        """Who it is; aborts with 401 if it does not say."""
+        """The sender's identity; aborts with 401 if the request names none."""
         identity = await self.find()
         if identity is None:
             raise _unauthorized("Authentication required")
         return identity
 
     async def find_entrant(self, room_id: str) -> Identity | None:
-        """Who asks about a room; None in open mode, where anybody may.
+        """The sender's identity for a question about a room; None in open mode, for everybody.
 
-        In token mode it aborts with 401 if nobody does, and with 403 if the token is not for this
-        room, whether there is one or not.
+        In token mode, aborts with 401 without a token, and with 403 if the token does not cover
+        this room, whether the room exists or not.
         """
         if not self._settings.wants_tokens:
             return None
@@ -82,9 +82,9 @@ class Callers:
         return caller
 
     async def find_remembered(self) -> Identity | None:
-        """Whose browser it is, as a handshake's cookie says; None with tokens, or without it.
+        """The identity in the cookie of a handshake; None in token mode, or without a cookie.
 
-        From a page of another site it does not count.
+        Requests from pages of other sites have none.
         """
         origin, host = request.headers.get("Origin"), request.headers.get("Host")
         if self._settings.wants_tokens or (
@@ -95,15 +95,15 @@ class Callers:
         return await self.find(user_id) if user_id is not None else None
 
     def charge(self, tokens: float) -> None:
-        """Let the sender's address pay for what the request makes others hear."""
+        """Charge the sender's address for what the request sends to others."""
         self._limits.charge_request(request_address(self._settings), tokens, trio.current_time())
 
     def charge_deliveries(self, peers: int, size: int) -> None:
-        """The same for so many bytes that so many peers hear."""
+        """Charge the sender's address for sending `size` bytes to `peers` peers."""
         self.charge(peers * cost_of_delivery(size))
 
     def _fail(self) -> None:
-        """It cannot say who it is: count it, or refuse its address if that failed too often."""
+        """Count a failed authentication; refuse the address if it failed too often."""
         self.check_address()
         self.count_failure()
 
@@ -113,17 +113,17 @@ class Callers:
 
     @property
     def network(self) -> str:
-        """What counts as the sender's address."""
+        """The network that limits count as the sender's address."""
         return network_of(request_address(self._settings))
 
     def count_failure(self) -> None:
-        """The sender failed to say who it is."""
+        """Count a failed authentication of the sender."""
         self._metrics.count_refused(Reason.AUTHENTICATION)
         self._limits.count_failure(request_address(self._settings), trio.current_time())
 
 
 def require_bearer(token: str) -> None:
-    """Abort with 401 unless the current request has this very bearer token."""
+    """Abort with 401 unless the current request has exactly this bearer token."""
     found = find_token(request.headers.getlist, {})
     given = found.text if found is not None and not found.from_cookie else ""
     if not compare_digest(given.encode(errors="replace"), token.encode()):
@@ -141,6 +141,6 @@ def _check_origin(settings: Settings) -> None:
 
 
 def request_address(settings: Settings) -> str:
-    """The address of who sends the current request, as the trusted proxies say."""
+    """The address of the sender, as reported by the trusted proxies."""
     forwarded = request.headers.getlist("X-Forwarded-For")
     return client_address(request.remote_addr or "", forwarded, settings.trusted_proxies)

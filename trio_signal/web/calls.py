@@ -1,4 +1,4 @@
-"""The dialects' HTTP routes in the app, and what their handlers are given."""
+"""Serves the dialects' HTTP routes, and passes requests to their handlers."""
 
 import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -36,7 +36,7 @@ class HttpCall:
         self.lists_rooms = site.settings.list_rooms
 
     def new_id(self) -> str:
-        """An id that nobody can foresee."""
+        """A new random id that cannot be guessed."""
         return str(uuid4())
 
     async def body(self) -> bytes:
@@ -48,7 +48,7 @@ class HttpCall:
     async def list_rooms(
         self, shape: Shape, caller: Identity | None, cursor: str, limit: int
     ) -> Page:
-        """The rooms behind `cursor` that the caller may enter."""
+        """The rooms after `cursor` that the caller may enter."""
         lists = self._site.lists
         if shape not in lists:
             lists[shape] = RoomList(self._site.hub, shape)
@@ -56,24 +56,24 @@ class HttpCall:
 
 
 class DialectRoutes:
-    """The routes of the dialects that are spoken here."""
+    """The routes of the enabled dialects."""
 
     def __init__(self, hub: Hub, callers: Callers, settings: Settings) -> None:
-        """Take what handlers ask."""
+        """Use these parts for the handlers."""
         self.hub = hub
         self.callers = callers
         self.settings = settings
-        #: The list of rooms in each of the shapes that dialects give it.
+        #: The list of rooms in each of the dialects' formats.
         self.lists: dict[Shape, RoomList] = {}
 
     @property
     def routes(self) -> dict[str, Route]:
-        """By method and path, as a dialect has them."""
+        """All routes, by method and path in the dialects' notation."""
         dialects = map(DIALECTS.__getitem__, self.settings.dialects)
         return {route.call: route for dialect in dialects for route in dialect.routes()}
 
     def add_to(self, app: QuartTrio) -> None:
-        """Let the app serve them."""
+        """Add the routes to the app."""
         for call, route in self.routes.items():
             method, path = call.split(" ")
             app.add_url_rule(
@@ -91,21 +91,21 @@ class DialectRoutes:
 
 
 def to_rule(path: str) -> str:
-    """A dialect's path as the app has it: `/rooms/{room_id}` is `/rooms/<room_id>`."""
+    """Convert a dialect's path for Quart: `/rooms/{room_id}` becomes `/rooms/<room_id>`."""
     return re.sub(r"{(\w+)}", r"<\1>", re.sub(r"{(\w+):path}", r"<path:\1>", path))
 
 
 def raw_path() -> bytes:
-    """The path of the current request as it came."""
+    """The path of the current request, undecoded."""
     raw = request.scope["raw_path"]
     assert isinstance(raw, bytes)  # noqa: S101  as Hypercorn has it
     return raw
 
 
 def read_path(path: str, raw: bytes) -> dict[str, str]:
-    """The ids in a path; a slash in one is written `%2F`. Raises HttpError with 404.
+    """Read the ids in a path, where `%2F` is a slash within an id. Raises HttpError with 404.
 
-    Routing has decoded these already, and could take a part of one id for another.
+    Routing has decoded the path already, and could take a part of one id for another.
     """
     wanted, parts = path.split("/"), raw.decode("latin-1").split("/")
     if len(wanted) != len(parts):
@@ -120,7 +120,7 @@ def read_path(path: str, raw: bytes) -> dict[str, str]:
 
 
 def methods_at(raw: bytes, calls: Iterable[str]) -> list[str]:
-    """What may be asked of a path by these calls; raises HttpError with 404 if that is nothing."""
+    """The methods that these calls allow for a path; raises HttpError with 404 if none."""
     wanted, methods = raw.split(b"/"), {"OPTIONS"}
     for method, path in (call.split(" ") for call in calls):
         parts = path.encode().split(b"/")

@@ -1,4 +1,4 @@
-"""Server-sent events for the operators' page: that something changed, so that it looks again."""
+"""Server-sent events for the operators' page, which reloads its data after each `change`."""
 
 from collections.abc import AsyncIterator
 from types import TracebackType
@@ -12,26 +12,26 @@ from trio_signal.errors import HttpError
 from trio_signal.hub import Hub
 from trio_signal.web.api_keys import KeyRing
 
-#: Seconds between two looks, and after which a list of rooms counts as changed.
+#: Seconds between two checks; after so long, a list of rooms counts as changed.
 _LOOKING = 1.0
 _LIST = 3.0
-#: Seconds without a change after which a comment shows that the server is there.
+#: Seconds without a change after which a comment shows that the connection is alive.
 _QUIET = 15.0
-#: Peers of a room of which it is a change that one is away.
+#: Up to so many peers in a room, a peer that loses its connection counts as a change.
 _SMALL = 500
-#: How many may listen to one replica.
+#: How many clients may listen to one replica.
 MOST = 50
 
 
 class Listeners:
-    """How many there are; entered by each."""
+    """Counts listeners; each enters it as a context manager."""
 
     def __init__(self) -> None:
         """Begin with none."""
         self.count = 0
 
     def __enter__(self) -> None:
-        """One more."""
+        """Count one more."""
         self.count += 1
 
     def __exit__(
@@ -40,12 +40,12 @@ class Listeners:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """One less, however it ended."""
+        """Count one less."""
         self.count -= 1
 
 
 def add_changes(app: QuartTrio, hub: Hub, keys: KeyRing) -> None:
-    """Add the route: an event `change` at first, and whenever a room, or the list, changed."""
+    """Add the route: sends `change` at first, and whenever the room or the list has changed."""
     listeners = Listeners()
 
     @app.get(f"{PREFIX}/events")
@@ -80,7 +80,7 @@ async def _changes(hub: Hub, room_id: str | None, listeners: Listeners) -> Async
 
 
 async def _look(hub: Hub, room_id: str | None) -> object:
-    """Something that differs when there is something new to see."""
+    """A value that differs whenever there is something new to show."""
     if room_id is None:
         return await hub.bus.count_rooms(), trio.current_time() // _LIST
     members = await hub.members(room_id)

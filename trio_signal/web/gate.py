@@ -1,8 +1,8 @@
-"""What is decided about a request before the app hears of it, so that to refuse is cheap.
+"""Checks of a request before it reaches the app, so that refusing is cheap.
 
-Which pages may ask for what: a browser sends a request for any page, whatever its origin, and
-keeps only the answer from it. So what another site's page causes is refused before it counts for
-its visitor's address, and before it changes anything.
+A browser sends any page's request, whatever its origin, and only withholds the answer from the
+page. So requests caused by pages of other sites are refused here, before they count against their
+visitor's address, and before they change anything.
 """
 
 import re
@@ -19,13 +19,13 @@ from trio_signal.hub import Hub
 from trio_signal.limits import Limits, client_address, network_of
 from trio_signal.metrics import Metrics
 
-#: What platforms and load balancers ask all the time; it is answered without the app.
+#: Health checks of platforms and load balancers, answered without the app.
 PROBES = frozenset({"/healthz", "/readyz"})
-#: What any site may show, link to and load: it is the same for everybody, and changes nothing.
+#: Paths that any site may show, link to and load: the same for everybody, without side effects.
 PUBLIC = ("/demo/", "/client/")
 PUBLIC_FILES = PROBES | {"/", "/openapi.json", "/asyncapi.json"}
 
-#: What a browser says of a link that its user followed, in a window and in no frame.
+#: A browser's headers for a link that its user followed in a window, not in a frame.
 _FOLLOWED = frozenset(
     {
         (b"sec-fetch-mode", b"navigate"),
@@ -41,12 +41,12 @@ HOST_TEXT = (
 ORIGIN_TEXT = "Pages of this origin may not make this request."
 
 
-#: What `/healthz` says.
+#: The answer of `/healthz`.
 ALIVE = {"status": "ok"}
 
 
 def readiness(hub: Hub) -> tuple[HTTPStatus, dict[str, str]]:
-    """What `/readyz` says."""
+    """The answer of `/readyz`."""
     if hub.rooms.is_stopping:
         return HTTPStatus.SERVICE_UNAVAILABLE, {"status": "stopping"}
     reason = hub.degraded
@@ -56,7 +56,7 @@ def readiness(hub: Hub) -> tuple[HTTPStatus, dict[str, str]]:
 
 
 def open_calls(settings: Settings) -> re.Pattern[str]:
-    """The paths of calls that any site's pages may make: where tokens are wanted, of none."""
+    """The paths that any site's pages may call; none in token mode."""
     dialects = () if settings.wants_tokens else map(DIALECTS.__getitem__, settings.dialects)
     paths = (route.path for dialect in dialects for route in dialect.routes() if route.public)
     patterns = (re.sub(r"{\w+}", "[^/]+", re.sub(r"{\w+:path}", ".+", path)) for path in paths)
@@ -64,22 +64,23 @@ def open_calls(settings: Settings) -> re.Pattern[str]:
 
 
 class Gate:
-    """Lets requests in, or not; those for WebSockets pass by the listener instead."""
+    """Admits or refuses requests. WebSocket handshakes take another way, through the listener."""
 
     def __init__(self, hub: Hub, settings: Settings, limits: Limits, metrics: Metrics) -> None:
-        """Take what decides."""
+        """Use these parts for the checks."""
         self._hub = hub
         self._settings = settings
         self._limits = limits
         self._metrics = metrics
         self._open_calls = open_calls(settings)
-        #: Whether who asks too often may be kept waiting: no proxy that serves others.
+        #: Whether a client above its rate may be kept waiting; not behind a proxy, whose
+        #: connections carry other clients' requests too.
         self.holds = not settings.trusted_proxies
 
     def admit(self, request: h11.Request, peer: str) -> str:
-        """Let a request from a connection of `peer` in; the address that it is from.
+        """Admit a request on a connection from `peer`; return the client's network.
 
-        Does not block. Raises RequestRefusedError, and counts what it refuses.
+        Does not block. Raises RequestRefusedError, and counts the refusal.
         """
         try:
             return self._check(request, peer)
@@ -107,16 +108,17 @@ class Gate:
 
     def _allows_sender(self, fields: "_Fields") -> bool:
         if fields.site in ("same-origin", "none"):
-            return True  # by the browser's word, which no page can forge; `none` is the user
+            return True  # set by the browser, no page can forge it; `none`: the user
         if len(fields.origins) > 1:
             return False
         if fields.origins or "*" in self._settings.allowed_origins:
             return self._settings.allows_origin(_first(fields.origins), fields.host)
-        # A program that is no browser, or an old one; else a link, an image or the like, elsewhere.
+        # A program that is not a browser, or an old browser; otherwise a link, an image or the like
+        # on another site.
         return fields.site is None or fields.is_followed
 
     def is_frugal(self, address: str) -> bool:
-        """Whether an address keeps to its rate with one more request, though it is not refused."""
+        """Whether an address stays within its rate with one more request; does not refuse it."""
         if not self.holds:
             return True
         try:
@@ -126,7 +128,7 @@ class Gate:
         return True
 
     def probe(self, request: h11.Request) -> tuple[HTTPStatus, bytes] | None:
-        """Status and JSON for who asks whether the server is alive or ready; else None."""
+        """Status and JSON for a health check; None for other requests."""
         if request.method != b"GET" or request.target.decode("latin-1") not in PROBES:
             return None
         if any(name in (b"content-length", b"transfer-encoding") for name, _ in request.headers):
@@ -137,14 +139,14 @@ class Gate:
         return status, msgspec.json.encode(answer)
 
     def sharing(self, request: h11.Request) -> list[tuple[bytes, bytes]]:
-        """Headers by which an allowed page may read why its request was refused."""
+        """CORS headers that let an allowed page read why its request was refused."""
         fields = _Fields(request)
         headers = sharing_headers(self._settings, _first(fields.origins), fields.host)
         return [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
 
 
 class _Fields:
-    """What is looked at in a request."""
+    """The fields of a request that the gate checks."""
 
     __slots__ = (
         *("ends_twice", "forwarded", "host", "is_followed"),
@@ -172,14 +174,15 @@ class _Fields:
                 lengths += 1
             elif name == b"transfer-encoding":
                 codings += 1
-        # Who reads the one and who reads the other take the next request to begin elsewhere:
-        # RFC 9112 section 6.1, which also knows no coding in HTTP/1.0.
+        # Programs that trust one header see the next request begin elsewhere than programs that
+        # trust the other: RFC 9112 section 6.1. HTTP/1.0 has no transfer codings.
         self.ends_twice = bool(codings and (lengths or request.http_version == b"1.0"))
         self.reads = reads = request.method in (b"GET", b"HEAD")
         public = self.path in PUBLIC_FILES or self.path.startswith(PUBLIC)
-        # By OPTIONS browsers ask what a page may do; to ask is allowed.
+        # OPTIONS only asks what a page may do, which is always allowed.
         self.is_public = (reads and public) or request.method == b"OPTIONS"
-        # A link elsewhere, which no page can follow for its visitor, nor see where it led.
+        # A link on another site that the user followed: no page can do that for the user, nor see
+        # the result.
         self.is_followed = reads and followed == len(_FOLLOWED)
 
 
@@ -190,10 +193,10 @@ def _first(values: list[str]) -> str | None:
 def sharing_headers(settings: Settings, origin: str | None, host: str | None) -> dict[str, str]:
     """The CORS headers of an answer to a page of `origin`.
 
-    Cookies are for origins that are named: their pages are meant to act for the user that is
-    logged in here. `*` names nobody.
+    Only origins that are listed by name may use cookies: their pages act for the logged-in user.
+    `*` lists nobody by name.
     """
-    headers = {"Vary": "Origin"}  # of every answer, or caches would give one site another's
+    headers = {"Vary": "Origin"}  # on every answer, or caches would mix up sites
     if origin is not None and settings.allows_origin(origin, host):
         headers["Access-Control-Allow-Origin"] = origin
         headers["Access-Control-Expose-Headers"] = "ETag, Link, Location, Retry-After"

@@ -1,4 +1,4 @@
-"""Which STUN and TURN servers to use."""
+"""Routes for STUN and TURN servers."""
 
 from quart import Response
 from quart_trio import QuartTrio
@@ -9,7 +9,7 @@ from trio_signal.ice import ice_servers, turn_access
 from trio_signal.web.bodies import json_answer
 from trio_signal.web.callers import Callers
 
-#: Whom TURN credentials are for, if nobody says.
+#: The name in TURN credentials for callers without an identity.
 _GUEST = "guest"
 
 
@@ -35,7 +35,7 @@ def add_ice(app: QuartTrio, callers: Callers, settings: Settings, hub: Hub) -> N
 
 
 def _private(value: object) -> Response:
-    """An answer for the caller alone, and for now."""
+    """An answer that nobody may cache."""
     answer = json_answer(value)
     answer.headers["Cache-Control"] = "no-store"
     return answer

@@ -1,4 +1,4 @@
-"""Lists in answers. Rooms are read and encoded at most once a second, whoever asks, and paged."""
+"""Lists of rooms in pages, read and encoded at most once a second for all callers."""
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,34 +14,34 @@ from trio_signal.errors import HttpError
 from trio_signal.hub import Hub
 from trio_signal.messages.identity import NO_ROOM, Identity, Member
 
-#: Seconds for which what was read is good enough.
+#: Seconds for which cached entries are used.
 FRESH = 1.0
-#: How many are counted and encoded in one go: a fraction of a millisecond's work.
+#: How many rooms are counted and encoded in one go: a fraction of a millisecond's work.
 _AT_ONCE = 100
-#: How many pages are kept for those seconds.
+#: How many pages are cached for those seconds.
 _PAGES = 32
 _SPECIAL = "*?["
 _LAST = chr(0x10FFFF)
 
 
 class RoomList:
-    """The rooms in which somebody is, as clients of one dialect have them."""
+    """The rooms with members, in the format of one dialect."""
 
     def __init__(self, hub: Hub, shape: Shape) -> None:
-        """Take what makes an entry of what is known of a room."""
+        """Use `shape` to make an entry of a room."""
         self._hub = hub
         self._shape = shape
         self._lock = trio.Lock()
         self._until = float("-inf")
         self._ids: list[str] = []
-        #: By id, encoded; empty for one that is not there any more.
+        #: Encoded entries by room id; empty for a room that is gone.
         self._entries: dict[str, bytes] = {}
         self._pages: dict[tuple[tuple[str, ...], str, int], Page] = {}
 
     async def page(self, caller: Identity | None, cursor: str, limit: int) -> Page:
-        """The rooms behind `cursor` that the caller may enter, by their ids; of nobody, all.
+        """The rooms after `cursor` that the caller may enter, by id; without a caller, all rooms.
 
-        At most `limit` of them, and `MAX_BYTES`. Blocks where the directory is asked.
+        At most `limit` rooms and `MAX_BYTES` bytes. Blocks while the directory is read.
         """
         globs = caller.grants.rooms if caller is not None else ("*",)
         async with self._lock:
@@ -65,7 +65,7 @@ class RoomList:
             for room_id in granted(self._ids, globs, cursor)
             if room_id != NO_ROOM and (caller is None or caller.grants.admit(room_id))
         )
-        # One more than fits tells that there is another page.
+        # One more than fits shows that there is another page.
         room_ids = list(islice(allowed, limit + 1))
         await self._encode([room_id for room_id in room_ids if room_id not in self._entries])
         entries = {room_id: self._entries[room_id] for room_id in room_ids[:limit]}
@@ -87,9 +87,9 @@ class RoomList:
 
 
 def granted(room_ids: Sequence[str], globs: Iterable[str], cursor: str) -> Iterator[str]:
-    """Those of the sorted ids behind `cursor` that could fit one of the globs, each once.
+    """The sorted ids after `cursor` that match one of the globs, each once.
 
-    Where a glob begins with plain text, only the ids that begin so are looked at.
+    If a glob begins with plain text, only ids with that prefix are looked at.
     """
     last = cursor
     for room_id in merge(*(_beginning(room_ids, glob, cursor) for glob in set(globs))):
@@ -107,7 +107,7 @@ def _beginning(room_ids: Sequence[str], glob: str, cursor: str) -> Iterator[str]
 
 
 def read_number(name: str, default: int) -> int:
-    """A whole number in the query; aborts with 422 for anything else."""
+    """Read a whole number from the query; aborts with 422 for anything else."""
     text = request.args.get(name, str(default))
     if not (text.isascii() and text.isdecimal() and len(text) < 10):
         raise HttpError(422, f"{name} must be a whole number")
@@ -115,5 +115,5 @@ def read_number(name: str, default: int) -> int:
 
 
 def matches(member: Member, search: str) -> bool:
-    """Whether this text, which is in lower case, is in what a member is called."""
+    """Whether this text, in lower case, is part of one of a member's names."""
     return any(search in each.lower() for each in (member.peer_id, member.user_id, member.username))

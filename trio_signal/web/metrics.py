@@ -1,4 +1,4 @@
-"""What `/metrics` says: read from the hub and the counters when it is asked for."""
+"""The metrics of `/metrics`, read from the hub and the counters at each request."""
 
 import threading
 from collections import Counter
@@ -22,20 +22,20 @@ from trio_signal.messages.identity import is_internal
 from trio_signal.metrics import Histogram, Metrics, label_of
 from trio_signal.relay.relays import Relays
 
-#: The values of labels, and what was counted for them.
+#: Label values, and the number counted for them.
 Values = Iterable[tuple[Sequence[str], float]]
 
 
 class HubCollector(Collector):
-    """The peers and rooms of this replica, and whether it is one with the others."""
+    """The state of this replica: peers, rooms, and its connection to the others."""
 
     def __init__(self, hub: Hub, settings: Settings) -> None:
-        """Look at `hub` whenever metrics are asked for."""
+        """Read `hub` at each request."""
         self._hub = hub
         self._dialects = settings.dialects
 
     def collect(self) -> Iterator[Metric]:
-        """The metrics, as they are now."""
+        """Yield the current metrics."""
         hub = self._hub
         yield InfoMetricFamily(
             "trio_signal",
@@ -140,14 +140,14 @@ def _of_redis(bus: BusStatistics) -> Iterator[Metric]:
 
 
 class CountCollector(Collector):
-    """What was counted as it happened."""
+    """Counters of events."""
 
     def __init__(self, metrics: Metrics) -> None:
-        """Look at `metrics` whenever they are asked for."""
+        """Read `metrics` at each request."""
         self._metrics = metrics
 
     def collect(self) -> Iterator[Metric]:
-        """The counters, as they are now."""
+        """Yield the current counters."""
         counted = self._metrics
         labels = ["dialect", "type"]
         came = [
@@ -197,7 +197,7 @@ class CountCollector(Collector):
 
 
 def _gauge(name: str, text: str, value: float | None) -> GaugeMetricFamily:
-    """One value, or none while it is not known."""
+    """One value; none while it is unknown."""
     return GaugeMetricFamily(f"trio_signal_{name}", text, value)
 
 
@@ -222,7 +222,7 @@ def _histogram(name: str, text: str, values: Histogram) -> HistogramMetricFamily
 
 
 def render_metrics(hub: Hub, settings: Settings, metrics: Metrics) -> bytes:
-    """The Prometheus text."""
+    """The metrics in Prometheus text format."""
     registry = CollectorRegistry()
     for collector in (HubCollector(hub, settings), CountCollector(metrics)):
         registry.register(collector)

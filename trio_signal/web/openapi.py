@@ -1,4 +1,4 @@
-"""The OpenAPI document: made from the routes, and from the structs that they read and write."""
+"""The OpenAPI document: made from the routes and their structs."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -69,7 +69,7 @@ class IceServers(Struct):
 
 _LOGIN = {401: Detail, 404: Detail, 429: Detail, 503: Detail, **BODY}
 
-#: The calls that are no dialect's own, by method and path.
+#: Calls that belong to no dialect, by method and path.
 OPERATIONS: dict[str, Operation] = {
     "GET /healthz": Operation("Says that the process is alive", Status),
     "GET /readyz": Operation(
@@ -101,7 +101,7 @@ OPERATIONS: dict[str, Operation] = {
     ),
     **WHIP,
 }
-#: What is no JSON, or is this document.
+#: Paths without JSON, and the path of the document.
 NOT_DESCRIBED = frozenset(
     {
         *("/", "/admin", "/client/{name}", "/demo/{name}", "/metrics"),
@@ -111,7 +111,7 @@ NOT_DESCRIBED = frozenset(
 
 
 def add_openapi(app: QuartTrio, routes: Iterable[Route]) -> None:
-    """Add the route: a document of the server's own calls, and of those of its dialects."""
+    """Add the route of the document, which covers the server's own calls and its dialects'."""
 
     @cache
     def document() -> Unchanging:
@@ -124,7 +124,7 @@ def add_openapi(app: QuartTrio, routes: Iterable[Route]) -> None:
 
 
 def make_document(routes: Iterable[Route]) -> dict[str, Any]:
-    """The document that describes these routes, and the server's own."""
+    """Describe these routes, and the server's own."""
     described = OPERATIONS | {route.call: route.operation for route in routes}
     types = [type_ for operation in described.values() for type_ in types_of(operation)]
     unique = list({repr(type_): type_ for type_ in types}.values())
@@ -155,7 +155,7 @@ def make_document(routes: Iterable[Route]) -> dict[str, Any]:
 
 
 def types_of(operation: Operation) -> Iterator[Any]:
-    """The types of its answers and of its body."""
+    """The types of an operation's answers and body."""
     yield operation.answer
     yield from operation.errors.values()
     if operation.body is not None:

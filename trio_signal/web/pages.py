@@ -1,4 +1,4 @@
-"""The pages for browsers, and the client that they use."""
+"""The pages for browsers, and the client that they load."""
 
 import mimetypes
 from collections.abc import Mapping
@@ -19,8 +19,7 @@ PAGES = ("index", "call", "broadcast", "watch", "announcements", "inspect")
 _KINDS = (".js", ".css", ".svg")
 
 
-#: Nothing runs in a page that is not in a file of ours, it speaks to nobody but its own server,
-#: and is shown in no other page.
+#: Pages run only our own script files, connect only to their own server, and cannot be framed.
 PAGE_HEADERS = {
     "Content-Security-Policy": "; ".join(
         (
@@ -29,7 +28,7 @@ PAGE_HEADERS = {
             *("form-action 'self'", "base-uri 'none'", "frame-ancestors 'none'"),
         )
     ),
-    "Referrer-Policy": "same-origin",  # with none at all, forms would come from origin `null`
+    "Referrer-Policy": "same-origin",  # without a referrer, forms would send the origin `null`
 }
 
 
@@ -39,9 +38,9 @@ def _content_type(name: str) -> str:
 
 
 def add_pages(app: QuartTrio, sharing: Sharing | None = None, card: Struct | None = None) -> None:
-    """Add the routes. The pages invite phones if those can come.
+    """Add the routes. `sharing` adds links for phones to the pages.
 
-    `card` says what server this is, to programs that ask for JSON.
+    `card` describes the server to programs that accept JSON.
     """
     files, shared = _make_files(sharing)
 
@@ -74,13 +73,13 @@ def add_pages(app: QuartTrio, sharing: Sharing | None = None, card: Struct | Non
 def _make_files(
     sharing: Sharing | None,
 ) -> tuple[Mapping[str, Unchanging], Mapping[str, Unchanging]]:
-    """The pages with what they load, and what other sites load from here.
+    """The pages with the files that they load, and the files that other sites load from here.
 
-    Made once, also if there are several servers in this process, as in tests.
+    Cached, as tests start several servers in one process.
     """
     folder = resources.files("trio_signal") / "browser"
     files = _read(folder)
-    # What other sites load from here as well: the client, and the elements with what they need.
+    # For other sites: the client, and the elements with the files that they need.
     shared = _read(folder / "ui") | {"trio-signal.js": files["trio-signal.js"]}
     templates = jinja2.Environment(
         loader=jinja2.PackageLoader("trio_signal", "browser"),
@@ -98,7 +97,7 @@ def _make_files(
 
 
 def _read(folder: Traversable) -> dict[str, Unchanging]:
-    """The files of a folder that browsers load, by their names."""
+    """The files of a folder that browsers load, by name."""
     return {
         file.name: Unchanging(file.read_bytes(), _content_type(file.name))
         for file in folder.iterdir()

@@ -1,16 +1,16 @@
-"""HTTP on connections that were accepted elsewhere: Hypercorn's TCPServer, made safe.
+"""HTTP on connections accepted elsewhere: Hypercorn's TCPServer, made safe.
 
-What is mended, of Hypercorn 0.18 and Quart-Trio 0.12 on Trio:
+It fixes these defects of Hypercorn 0.18 and Quart-Trio 0.12 on Trio:
 
-- Writes are shielded: a client that stops reading can be neither timed out nor cancelled, and a
-  stream runs on after its reader is gone.
-- A connection is not closed after its last answer, and stays open for the keep-alive time after
-  its client has closed it. A cancelled one is never closed.
-- An answer is lost to a reset when the request was not read to its end, and the client is not told
-  that the connection ends, so its next request is lost as well.
-- HTTP/2 and WebSocket are spoken unasked, the latter with errors that end the process.
+- Writes are shielded: a client that stops reading can neither be timed out nor cancelled, and a
+  stream continues after its reader is gone.
+- A connection is not closed after its last answer, and stays open for the keep-alive time after its
+  client has closed it. A cancelled connection is never closed.
+- If the request was not read to its end, a reset destroys the answer. The client is not told that
+  the connection ends, so its next request is lost as well.
+- HTTP/2 and WebSocket are always enabled, the latter with errors that end the process.
 
-None of what is overridden for this is documented, so the tests pin it.
+The overridden methods are undocumented, so tests pin them.
 """
 
 import logging
@@ -50,13 +50,13 @@ _Headers = list[tuple[bytes, bytes]]
 
 logger = logging.getLogger("trio_signal.web")
 
-#: Seconds to wait for the client to close after we have.
+#: Seconds to wait for the client to close after this side has.
 LINGER = 2.0
-#: Refusals of calls whose callers read JSON.
+#: Statuses whose answer is JSON, because programs read it.
 _OF_CALLS = frozenset({HTTPStatus.FORBIDDEN, HTTPStatus.TOO_MANY_REQUESTS})
-#: Seconds between two questions of a connection that are not refused, and too many.
+#: Seconds to wait before the next request of a connection whose request was over its rate.
 _LULL = 0.1
-#: Bytes of an answer that a client must take within the write timeout.
+#: Bytes of an answer that a client must accept within the write timeout.
 _PIECE = 65536
 
 
@@ -86,18 +86,17 @@ class HttpServer:
     async def serve_connection(
         self, stream: trio.SocketStream, peer: str | None = None
     ) -> bytes | None:
-        """Serve one connection until it is over, and close the stream.
+        """Serve one connection until it ends, and close the stream. Does not raise its errors.
 
-        `peer` is the client's address, where it is not that of the stream's other end.
+        `peer` is the client's address, if it is not that of the stream's other end.
 
-        If the client asks for a WebSocket after its other requests, as it comes through a proxy
-        that keeps connections, the stream stays open: the head of that request is returned, and
-        what else was read. Raises nothing for what the client or the app does. A cancel ends it at
-        once, also while the client reads nothing.
+        If the client requests a WebSocket after other requests, as happens behind a proxy that
+        keeps connections, the stream stays open: the head of that request is returned, with any
+        bytes read after it. Cancelling ends it at once, even while the client reads nothing.
         """
         connection = _Connection(self, stream, peer)
         async with AsyncExitStack() as stack:
-            # Hypercorn's own closing is skipped when it is cancelled.
+            # Hypercorn does not close a connection that is cancelled.
             await stack.enter_async_context(stream)
             try:
                 await connection.run()
@@ -108,9 +107,9 @@ class HttpServer:
         return connection.upgrade
 
     def drain(self) -> None:
-        """Close idle connections now, and the others after the answer they are at.
+        """Close idle connections now, and the others after their current answer.
 
-        Does not block. To end what still runs, cancel the `serve_connection` calls.
+        Does not block. To end those that still run, cancel the `serve_connection` calls.
         """
         self.config.keep_alive_max_requests = 0  # answers say "Connection: close"
         self._nursery.start_soon(self.context.terminated.set)
@@ -126,17 +125,17 @@ async def open_http_server(
     keep_alive: float = 95.0,
     write_timeout: float = 30.0,
 ) -> AsyncIterator[HttpServer]:
-    """Start the app, and stop it at the end, when no connection is being served any more.
+    """Start the app; stop it at the end, when no connection is being served any more.
 
     If the body raises or is cancelled, the app's ``after_serving`` functions do not run.
 
-    :param gate: lets requests in, or not; without one all are.
-    :param unsent: bounds what waits to be sent; without it there is no bound.
-    :param rounds: what the app does shares their budget with what WebSockets say.
-    :param keep_alive: seconds from an answer to the end of the next request's head. Load
-        balancers keep idle connections for 60 s, Heroku's router for 90; who closes before them
-        loses requests.
-    :param write_timeout: seconds for a client to take 64 KiB of an answer; also for a request to
+    :param gate: admits or refuses requests; without one, all are admitted.
+    :param unsent: bounds the bytes waiting to be sent; without it, there is no bound.
+    :param rounds: shares the event loop between HTTP and WebSockets.
+    :param keep_alive: seconds from an answer to the end of the next request's head. Load balancers
+        keep idle connections for 60 s, Heroku's router for 90 s; a server that closes first loses
+        requests.
+    :param write_timeout: seconds for a client to accept 64 KiB of an answer, and for a request to
         be answered after its client has half-closed.
     """
     app.asgi_http_class = Answering
@@ -145,8 +144,8 @@ async def open_http_server(
     config.include_server_header = False
     config.keep_alive_timeout = keep_alive
     async with trio.open_nursery() as nursery:
-        # The app's lifespan without its messages: by them, a failed start becomes known only
-        # after the server has been told to go on.
+        # Run the app's lifespan functions directly. With lifespan messages, a failed start would be
+        # known only after the server was told to go on.
         app.nursery = nursery
         await app.startup()
         yield HttpServer(
@@ -162,7 +161,7 @@ async def open_http_server(
 
 
 class _Connection(TCPServer):
-    # Declared for TLS alone, but made for both.
+    # Annotated for TLS only, but used for both.
     stream: trio.SocketStream  # type: ignore[assignment]
 
     def __init__(self, server: HttpServer, stream: trio.SocketStream, peer: str | None) -> None:
@@ -173,18 +172,18 @@ class _Connection(TCPServer):
         self.rounds = server.rounds
         self._unsent = server.unsent
         self._answer: Answer | None = None
-        #: The answer cannot be sent, so nothing more is; its end is the connection's.
+        #: The answer cannot be sent: send nothing more, and close at its end.
         self._broken = False
         self._writing = trio.CancelScope()
-        #: Whether its address keeps to its rate; else what it asks next waits a little.
+        #: Whether the address stays within its rate; if not, its next request waits.
         self.is_frugal = True
-        #: Where the client is whose request is being answered.
+        #: The client's network, while its request is being answered.
         self.address = ""
         self._scope = trio.CancelScope()
         self._closing = False
-        #: What still comes is not read: it costs us nothing, and holds up who sends it.
+        #: Stop reading: that costs us nothing, and slows the sender down.
         self._held = False
-        #: The request that is none of ours, and what was read after it.
+        #: A request for a WebSocket, and the bytes read after it.
         self.upgrade: bytes | None = None
 
     async def run(self) -> None:
@@ -197,12 +196,12 @@ class _Connection(TCPServer):
         self._scope.cancel()
 
     def hold(self) -> None:
-        """Read little of what still comes, and close after a while; the answer says so."""
+        """Read little more, and close after a while; the answer says that the connection closes."""
         self._held = True
 
     @contextmanager
     def sending(self, size: int) -> Iterator[None]:
-        """Count an answer of so many bytes while it is sent; raises RequestRefusedError."""
+        """Count an answer of `size` bytes while it is sent; raises RequestRefusedError."""
         now = trio.current_time()
         self._answer = answer = self._unsent.hold(self.address, size, now, self._cut_off)
         try:
@@ -212,10 +211,10 @@ class _Connection(TCPServer):
             self._answer = None
 
     def _cut_off(self) -> None:
-        """Send no more of this answer, and end with it.
+        """Send no more of this answer, and close at its end.
 
-        Not by cancelling all: an answer would be kept by the traceback of each function that it
-        has passed through, until the garbage collector comes.
+        Do not cancel the whole connection: the tracebacks of the exception would keep the answer in
+        memory until the garbage collector runs.
         """
         self._broken = True
         self._writing.cancel()
@@ -225,7 +224,7 @@ class _Connection(TCPServer):
             case RawData(data=data):
                 await self._write(data)
             case Updated() | Closed() if self._broken:
-                # By a reset, so that the kernel as well forgets what it was to send.
+                # Reset the connection, so that the kernel drops its send buffer as well.
                 linger = struct.pack("ii", 1, 0)
                 with suppress(OSError):
                     self.stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
@@ -236,8 +235,8 @@ class _Connection(TCPServer):
                 await super().protocol_send(event)
 
     async def _write(self, data: bytes) -> None:
-        # In pieces, so that the deadline is on progress: a slow reader of a big answer is served,
-        # one that has stopped reading is not waited for.
+        # In pieces, so that the deadline measures progress: slow readers are served, stopped ones
+        # are not.
         view = memoryview(data)
         try:
             async with self.send_lock:
@@ -260,8 +259,8 @@ class _Connection(TCPServer):
             self._scope.cancel()
 
     async def _half_close(self) -> None:
-        # In stages, as RFC 9112 section 9.6 asks. To close with input unread would send a reset,
-        # and a reset can destroy the answer before the client has read it.
+        # In stages, as RFC 9112 section 9.6 asks. Closing with unread input sends a reset, which
+        # can destroy the answer before the client has read it.
         self._closing = True
         self._scope.deadline = trio.current_time() + LINGER
         async with self.send_lock:
@@ -275,7 +274,7 @@ class _Connection(TCPServer):
             self.config,
             self.context,
             self._task_group,
-            ConnectionState({CONNECTION: self}),  # comes back in the scope of its requests
+            ConnectionState({CONNECTION: self}),  # found again in the scope of its requests
             wrapper.ssl,
             self._client or wrapper.client,
             wrapper.server,
@@ -286,29 +285,29 @@ class _Connection(TCPServer):
             async for data in self.stream:
                 if not self._closing:
                     if not self.is_frugal:
-                        # Not all of them at one moment, though they came so.
+                        # Jitter: requests that came together should not continue together.
                         await trio.sleep(_LULL * random.uniform(0.5, 1.5))  # noqa: S311
                     await self.rounds.wait(overdrawn=not self.is_frugal)
                     await wrapper.handle(RawData(bytes(data)))
                 elif self._held:
                     await trio.sleep_forever()  # until the time to linger is over
-            # The client may have closed its side only: a running request can still be answered.
+            # The client may have closed only its side: a running request can still be answered.
             self._scope.deadline = trio.current_time() + self._write_timeout
             await wrapper.handle(RawData(b""))
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             self._closing = True
-        if self._closing:  # both sides are, so there is nobody left to answer
+        if self._closing:  # both sides are closed
             self._scope.cancel()
         await self.idle_task.stop()
 
 
 class _PlainHTTP(H11Protocol):
-    """HTTP/1; where Hypercorn would go over to WebSocket, the connection is handed back."""
+    """HTTP/1; where Hypercorn would switch to WebSocket, the connection is handed back."""
 
     owner: _Connection
 
     async def _check_protocol(self, event: h11.Request) -> None:
-        """Stay: this is where Hypercorn goes over to HTTP/2."""
+        """Do nothing: Hypercorn would switch to HTTP/2 here."""
 
     async def _create_stream(self, request: h11.Request) -> None:
         if _is_upgrade(request):
@@ -321,7 +320,7 @@ class _PlainHTTP(H11Protocol):
             await super()._create_stream(request)
 
     async def _admit(self, request: h11.Request) -> bool:
-        """Whether the app is to hear of it; else it has been answered."""
+        """Whether to pass the request to the app; if not, it has been answered."""
         peer = self.client[0] if self.client else ""
         gate = self.owner.gate
         if gate is None:
@@ -348,9 +347,9 @@ class _PlainHTTP(H11Protocol):
     async def _put_off(
         self, request: h11.Request, refusal: RequestRefusedError, wait: int, headers: _Headers
     ) -> None:
-        """Let the client wait with its next request, by not reading it.
+        """Delay the client's next request by not reading it; a reconnect would cost more.
 
-        If it had to connect anew, it would cost more. Behind a proxy the next one is another's.
+        Not used behind a proxy, where the next request may be another client's.
         """
         headers.append((b"retry-after", b"%d" % wait))
         if request.method == b"HEAD" or not self._is_whole():
@@ -359,14 +358,14 @@ class _PlainHTTP(H11Protocol):
             return
         await self._answer(refusal.status, detail(refusal), headers)
         if self.owner.gate is not None and self.owner.gate.holds:
-            # Not all of them until one moment, though they came so.
+            # Jitter: requests that came together should not continue together.
             with trio.move_on_after(min(wait, LINGER) * random.uniform(1, 1.25)):  # noqa: S311
                 await self.context.terminated.wait()
             await self.owner.rounds.wait(overdrawn=True)
         await self.stream_send(StreamClosed(STREAM_ID))
 
     def _is_whole(self) -> bool:
-        """Whether all of the request is here; if so, it is passed over."""
+        """Whether the whole request has arrived; if so, it is skipped."""
         try:
             while isinstance(event := self.connection.next_event(), h11.Data):
                 pass
@@ -385,7 +384,7 @@ class _PlainHTTP(H11Protocol):
 
     async def _send_h11_event(self, event: H11SendableEvent) -> None:
         if isinstance(event, h11.Response) and self.connection.their_state is h11.SEND_BODY:
-            # Hypercorn will end the connection, since the body is not all there; a client that is
+            # Hypercorn will close the connection, because the body is incomplete. A client that is
             # not told so may send its next request into the void.
             headers = [*event.headers, (b"connection", b"close")]
             event = h11.Response(status_code=event.status_code, headers=headers)
@@ -424,7 +423,7 @@ def _plain(kind: bytes, body: bytes) -> _Headers:
 
 
 def _is_upgrade(request: h11.Request) -> bool:
-    # All that Hypercorn could take for a WebSocket must stop here.
+    # Everything that Hypercorn could take for a WebSocket must stop here.
     return any(
         name == b"upgrade" and b"websocket" in value.lower() for name, value in request.headers
     )

@@ -1,8 +1,7 @@
-"""The bytes of HTTP answers that clients have not taken yet: bounded, in all and for each address.
+"""The bytes of HTTP answers that clients have not accepted yet: bounded in total and per address.
 
-Without I/O. An answer is held as a whole until its last byte is out, so all of it counts until
-then. If there is no room for one more, those that are taken slowest are given up, and their
-connections cut off.
+No I/O. An answer is kept as a whole until its last byte is out, so all of it counts until then. If
+there is no room for another one, the slowest answers are given up, and their connections cut off.
 """
 
 from collections.abc import Callable
@@ -10,7 +9,7 @@ from http import HTTPStatus
 
 from trio_signal.errors import Reason, RequestRefusedError
 
-#: Bytes of the answers to all, and to one address.
+#: Most bytes of all answers, and of those to one address.
 MOST = 64 << 20
 MOST_EACH = 8 << 20
 
@@ -21,32 +20,32 @@ class Answer:
     __slots__ = ("address", "begun", "cut_off", "given_up", "sent", "size")
 
     def __init__(self, address: str, size: int, begun: float, cut_off: Callable[[], None]) -> None:
-        """`size` is in bytes; `cut_off` ends its connection, and does not block."""
+        """`size` is in bytes; `cut_off` closes the answer's connection, and does not block."""
         self.address = address
         self.size = size
         self.begun = begun
         self.cut_off = cut_off
         self.given_up = False
-        #: Bytes that the client's side has taken.
+        #: Bytes accepted by the client's side.
         self.sent = 0
 
     def pace(self, now: float) -> tuple[float, int]:
-        """How fast it is taken; of those that are not taken at all, the greatest is slowest."""
+        """How fast it is accepted; of answers without progress, the largest counts as slowest."""
         return self.sent / (now - self.begun + 1), -self.size
 
 
 class _Share:
-    """Answers that have one bound together."""
+    """Answers with a common bound."""
 
     def __init__(self, most: float) -> None:
         self.most = most
         self.answers: set[Answer] = set()
         self.size = 0
-        #: Of that, what is given up and not gone yet.
+        #: Bytes of answers that are given up but not released yet.
         self.going = 0
 
     def excess(self, size: int) -> bool:
-        """Whether so many bytes more are too many."""
+        """Whether `size` more bytes are too many."""
         return self.size - self.going + size > self.most
 
     def slowest(self, now: float) -> Answer:
@@ -57,7 +56,7 @@ class _Share:
 
 
 class Unsent:
-    """All answers of one server that are being sent. Nothing here blocks."""
+    """All answers that a server is sending. Nothing here blocks."""
 
     def __init__(
         self,
@@ -66,7 +65,7 @@ class Unsent:
         most: float = MOST,
         most_each: float = MOST_EACH,
     ) -> None:
-        """Begin with none; `count` is called for each that is given up or refused."""
+        """Begin with none; `count` is called for each answer that is given up or refused."""
         self._count = count
         self._most_each = most_each
         self._all = _Share(most)
@@ -80,8 +79,8 @@ class Unsent:
     def hold(self, address: str, size: int, now: float, cut_off: Callable[[], None]) -> Answer:
         """Count an answer until it is released.
 
-        Raises RequestRefusedError if it is too big for its address, or if so much is given up
-        already that has yet to go: what is here never exceeds twice the bound.
+        Raises RequestRefusedError if the answer is too big for its address, or if too much is given
+        up but not released yet: the total never exceeds twice the bound.
         """
         shares = (self._at.get(address) or _Share(self._most_each), self._all)
         for share in shares:
@@ -99,7 +98,7 @@ class Unsent:
         return answer
 
     def release(self, answer: Answer) -> None:
-        """It has been sent, or is gone."""
+        """The answer was sent, or its connection is gone."""
         own = self._at[answer.address]
         for share in (own, self._all):
             share.answers.discard(answer)

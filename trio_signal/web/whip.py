@@ -1,4 +1,4 @@
-"""WHIP, RFC 9725: OBS, GStreamer and others publish to a room by HTTP."""
+"""WHIP, RFC 9725: OBS, GStreamer and others publish to a room over HTTP."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
@@ -24,15 +24,15 @@ from trio_signal.web.calls import raw_path, read_path, to_rule
 
 _SDP = "application/sdp"
 _FRAGMENT = "application/trickle-ice-sdpfrag"
-#: Where to publish, and what a publisher gets there.
+#: The path to publish to, and the path of a publisher's session.
 ENDPOINT = "/whip/{room_id:path}"
 SESSION = "/whip/{room_id:path}/{session_id:path}"
-#: Whom TURN credentials are for, and who publishes, if nobody says.
+#: The name in TURN credentials, and the publisher's name, if the caller has none.
 _ANYBODY = "publisher"
-#: In seconds.
+#: Seconds to wait before a retry.
 _SOON = {"Retry-After": "5"}
 
-_OTHER_SESSION = "The ICE session is another one by now"
+_OTHER_SESSION = "The ICE session has changed"
 _STATUS = {Refusal.STREAM_TAKEN: 409, Refusal.ROOM_FULL: 503, Refusal.NOT_ALLOWED: 403}
 _ERRORS = dict.fromkeys((401, 403, 404, 413, 429, 503), Detail) | {400: Detail, 415: Detail}
 OPERATIONS = {
@@ -72,14 +72,14 @@ class WhipRoutes:
     def __init__(
         self, publishers: Publishers, callers: Callers, settings: Settings, limits: Limits
     ) -> None:
-        """Take what they ask."""
+        """Use these parts for the routes."""
         self._publishers = publishers
         self._callers = callers
         self._settings = settings
         self._limits = limits
 
     def add_to(self, app: QuartTrio) -> None:
-        """Let the app serve them."""
+        """Add the routes to the app."""
         for method, path, view in (
             ("POST", ENDPOINT, self.publish),
             ("OPTIONS", ENDPOINT, self.describe),
@@ -96,7 +96,7 @@ class WhipRoutes:
             )
 
     async def describe(self, room_id: str) -> Response:
-        """Answer `OPTIONS` of both; routing cannot tell one from the other."""
+        """Answer `OPTIONS` of both paths; routing cannot tell one from the other."""
         if raw_path().count(b"/") == ENDPOINT.count("/"):
             headers = {"Allow": "OPTIONS, POST", "Accept-Post": _SDP}
         else:
@@ -139,17 +139,17 @@ class WhipRoutes:
         return answer
 
     async def _find_caller(self) -> Identity:
-        """Who publishes; in open mode anybody may."""
+        """The publisher's identity; in open mode, anybody may publish."""
         if self._settings.wants_tokens:
             return await self._callers.require()
         found = await self._callers.find() or await self._callers.find(_ANYBODY)
-        assert found is not None  # noqa: S101  it says who it is
+        assert found is not None  # noqa: S101  a name was given
         return found
 
     # The session
 
     async def change(self, room_id: str, session_id: str) -> Response:
-        """Answer `PATCH` of a session: further candidates, or a new ICE session."""
+        """Answer `PATCH` of a session: more candidates, or an ICE restart."""
         found = await self._find()
         try:
             fragment = read_fragment(await _read(_FRAGMENT))
@@ -168,7 +168,7 @@ class WhipRoutes:
         return Response("", 204)
 
     async def end(self, room_id: str, session_id: str) -> Response:
-        """Answer `DELETE` of a session, once it is over."""
+        """Answer `DELETE` of a session, when it has ended."""
         found = await self._find()
         if isinstance(found, Publisher):
             found.close(ENDED)
@@ -181,14 +181,14 @@ class WhipRoutes:
         return Response("", content_type="text/plain")
 
     async def _find(self) -> Publisher | Elsewhere:
-        """The session in the path; aborts with 401, 403 or 404."""
+        """The session of the path; aborts with 401, 403 or 404."""
         caller = await self._callers.require() if self._settings.wants_tokens else None
         ids = read_path(SESSION, raw_path())
         found = await self._publishers.find(ids["room_id"], ids["session_id"])
         if found is None:
             raise HttpError(404, "There is no such session")
         if caller is not None and not found.is_by(caller):
-            raise HttpError(403, "It is somebody else's session")
+            raise HttpError(403, "The session belongs to somebody else")
         return found
 
 
@@ -207,7 +207,7 @@ async def _change_here(publisher: Publisher, fragment: Fragment) -> Response:
 
 
 async def _read(media_type: str) -> str:
-    """The body, of this type; aborts with 415 or 400."""
+    """Read a body of this type; aborts with 415 or 400."""
     if request.mimetype != media_type:
         raise HttpError(415, f"The body must be {media_type}")
     body = await request.get_data(as_text=False)
@@ -219,7 +219,7 @@ async def _read(media_type: str) -> str:
 
 
 def links_of(servers: Iterable[Mapping[str, object]]) -> Iterator[str]:
-    """STUN and TURN servers, as WHIP writes them in headers."""
+    """STUN and TURN servers as WHIP writes them in headers."""
     for server in servers:
         urls = server["urls"]
         all_urls = [urls] if isinstance(urls, str) else msgspec.convert(urls, list[str])
