@@ -1,22 +1,23 @@
-"""Relay: media servers that carry a broadcast to more viewers than its broadcaster can.
+"""Relay: media servers that carry a broadcast to more viewers than its broadcaster can serve.
 
 Media never pass through this server: it negotiates for the media server. A driver speaks to one
-media server, its node. Of a broadcast there is one `Ingest`, by which the broadcaster's media come
-in, and one `Viewing` for each relayed viewer, by which they go out. What every driver promises:
+media server, called a node. Each broadcast has one `Ingest`, which receives the broadcaster's
+media, and one `Viewing` per relayed viewer, which sends them on. Both are *legs*. Every driver
+promises:
 
-- Who makes an ingest or a viewing closes it. `close` never blocks, and can be called from an exit
-  of a plain `with`; the driver tells the node by itself, later. A viewing of an ingest that is
-  closed is lost.
-- The broadcaster offers and the node answers. To a viewer the node offers, and the viewer
-  answers; a viewer's own offer is not looked at.
-- A media server's leg belongs to one peer connection of the browser. After `Lost` it is closed,
-  and a new one is made for a peer connection that is new as well: under a live one no leg is ever
-  exchanged for another (a browser keeps its DTLS session, and gets no media).
-- What is asked for in vain fails with `RelayError` within `DEADLINE` seconds. A node that is
-  gone, or says nothing for so long, loses all its legs: each hears `Lost` once. Only where media
-  do not depend on what is asked (Cloudflare), legs outlive silence; the node is degraded then.
-- Descriptions are the text of an SDP; a candidate is what a browser's `RTCIceCandidate` is as
-  JSON; None ends them.
+- The code that makes an ingest or a viewing closes it. `close` never blocks, and may be called when
+  a plain `with` exits; the driver informs the node later. When an ingest is closed, its viewings
+  are lost.
+- The broadcaster offers and the node answers. The node offers to a viewer, who answers; a viewer's
+  own offers are ignored.
+- A leg belongs to one peer connection of the browser. After `Lost`, close it, and make a new leg
+  for a new peer connection. A live peer connection cannot change its leg: the browser would keep
+  its DTLS session, and get no media.
+- A request without an answer fails with `RelayError` within `DEADLINE` seconds. A node that is
+  gone, or silent for so long, loses all its legs: each gets `Lost` once. Only if media do not
+  depend on requests (Cloudflare), legs survive the silence, and the node is degraded.
+- Descriptions are SDP texts. A candidate is a browser's `RTCIceCandidate` as JSON; None ends the
+  candidates.
 
 See docs/relay.md.
 """
@@ -33,7 +34,7 @@ DEADLINE = 2.0
 
 
 class RelayError(Exception):
-    """The media server refuses, or cannot be reached; the text says which."""
+    """The media server refuses, or cannot be reached; the text says why."""
 
 
 class Up(Struct, frozen=True):
@@ -41,13 +42,13 @@ class Up(Struct, frozen=True):
 
 
 class Lost(Struct, frozen=True):
-    """No media flow, nor will they: the leg is over."""
+    """No media flow any more: the leg is over."""
 
     reason: str
 
 
 class Offered(Struct, frozen=True):
-    """The node offers once more to a viewer, as the broadcaster's tracks have changed."""
+    """The node makes a new offer to a viewer, because the broadcaster's tracks have changed."""
 
     sdp: str
 
@@ -56,21 +57,21 @@ LegEvent = Up | Lost | Offered
 
 
 class Leg(ABC):
-    """One peer connection between a browser and a node; as a context manager it is closed."""
+    """One peer connection between a browser and a node. As a context manager, closes itself."""
 
-    #: What becomes of it; ends after `Lost`, and when it is closed.
+    #: State changes of the leg; ends after `Lost`, or when the leg is closed.
     events: trio.MemoryReceiveChannel[LegEvent]
 
     @abstractmethod
     def candidate(self, candidate: object) -> None:
-        """Hand on a candidate of the browser, or None for the end of them. Does not block."""
+        """Pass on a candidate of the browser, or None at their end. Does not block."""
 
     @abstractmethod
     def close(self) -> None:
-        """End it, and have the node forget it. Does not block; again does nothing."""
+        """Close the leg here and at the node. Does not block; safe to call again."""
 
     def __enter__(self) -> Self:
-        """It is closed on leaving."""
+        """Return the leg, which is closed on exit."""
         return self
 
     def __exit__(
@@ -84,65 +85,65 @@ class Leg(ABC):
 
 
 class Ingest(Leg):
-    """A broadcaster's media, on their way into the node."""
+    """A broadcaster's media on the way into the node."""
 
-    #: By what viewings name it, on every replica; known once the first offer was answered.
+    #: The name that viewings use, on every replica; known after the first answer.
     feed: str
 
     @abstractmethod
     async def offer(self, sdp: str) -> str:
-        """The node's answer to the broadcaster's offer. Blocks for one question, or a few.
+        """Return the node's answer to the broadcaster's offer. Blocks for one or a few requests.
 
-        The first one publishes, each later one changes what is published: other tracks, or an
-        ICE restart. Raises RelayError.
+        The first offer publishes; each later one changes tracks, or restarts ICE. Raises
+        RelayError.
         """
 
 
 class Viewing(Leg):
-    """A broadcast's media, on their way to one viewer."""
+    """A broadcast's media on the way to one viewer."""
 
     @abstractmethod
     async def offer(self) -> str:
-        """The node's first offer to the viewer. Blocks for one question, or a few.
+        """Return the node's first offer to the viewer. Blocks for one or a few requests.
 
-        Raises RelayError, as when nothing comes in of that feed.
+        Raises RelayError, for example if the feed receives no media.
         """
 
     @abstractmethod
     async def answer(self, sdp: str) -> None:
-        """Hand on the viewer's answer to the last offer. Blocks for a question.
+        """Pass on the viewer's answer to the last offer. Blocks for one request.
 
         Raises RelayError.
         """
 
 
 class Node(ABC):
-    """One media server, as this replica reaches it. Run by whoever made it."""
+    """One media server, as this replica reaches it. The code that makes it runs it."""
 
-    #: How replicas and operators name it: its URL, without what is secret.
+    #: The node's name for replicas and operators: its URL without secrets.
     name: str
 
     @property
     @abstractmethod
     def degraded(self) -> str | None:
-        """Why it cannot be used now; None if it can."""
+        """Why the node cannot be used now; None if it can."""
 
     @abstractmethod
     async def run(self) -> None:
-        """Be connected to it, again and again, until cancelled. Raises nothing for its faults."""
+        """Stay connected to the node until cancelled. Does not raise the node's errors."""
 
     async def probe(self) -> str:
-        """What it is, in words, asked once for the doctor; needs no `run`. Raises RelayError.
+        """Describe the node, for the doctor; needs no `run`. Raises RelayError.
 
-        One that cannot be asked says nothing.
+        Returns an empty text if the node cannot be probed.
         """
         await trio.lowlevel.checkpoint()
         return ""
 
     @abstractmethod
     def ingest(self, label: str) -> Ingest:
-        """A place for a broadcast that nobody else has. Does not block; `label` is for logs."""
+        """Make the ingest of a new broadcast. Does not block; `label` is for logs."""
 
     @abstractmethod
     def view(self, feed: str) -> Viewing:
-        """A place for one more viewer of a feed that some replica has. Does not block."""
+        """Make a viewing of a feed, which any replica may have made. Does not block."""

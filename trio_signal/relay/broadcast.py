@@ -1,4 +1,4 @@
-"""Broadcast: how one broadcaster of this replica is relayed, from the first viewer to the last."""
+"""Broadcast: relays one broadcaster of this replica, from the first viewer to the last."""
 
 import logging
 import sys
@@ -23,46 +23,46 @@ from trio_signal.relay.route import (
 
 logger = logging.getLogger(__name__)
 
-#: Seconds without a relayed viewer, after which the media server is not needed any more.
+#: Seconds without a relayed viewer after which the ingest is closed.
 IDLE = 30.0
-#: Seconds until another ingest is tried: at first, and at most; and how long one has to have
-#: worked for it to be the first again.
+#: Seconds before another ingest is tried: the first pause, the longest one, and how long an ingest
+#: must have worked to start again with the first.
 _FIRST_PAUSE, _LONGEST_PAUSE, _SETTLED = 0.2, 5.0, 30.0
-#: Seconds between two looks for a media server that can be used.
+#: Seconds between two checks for a usable media server.
 _LOOKING = 0.25
 
 
 class Broadcast:
-    """A broadcast of a peer here: who gets it from where, and how it gets to the media server.
+    """A broadcast of a peer here: which viewers are direct, and its way to the media server.
 
-    Only its task blocks, which is to be started by `begin` when `is_wanted` says so.
+    Only its task blocks; `begin` starts it, when `is_wanted` says so.
     """
 
     def __init__(self, parts: Parts, room: LocalRoom, member: Member) -> None:
-        """Place who is in the room already."""
+        """Place the viewers that are in the room already."""
         self._parts = parts
         self.room = room
         self.peer_id = member.peer_id
-        #: By what it is told from the peer's next broadcast.
+        #: Distinguishes this broadcast from the peer's next one.
         self.started_at = member.live.started_at if member.live is not None else ""
         self._is_exclusive = member.live is not None and member.live.exclusive
         self.places = Places(member)
         self.counterpart = Counterpart(room, member.peer_id)
-        #: Its client does not offer what could be relayed: all viewers are direct.
+        #: The client cannot offer to a media server: all viewers are direct.
         self._is_impossible = not can_be_relayed(member)
         self.scope: trio.CancelScope | None = None
         self._idle_since: float | None = None
-        #: The last offer of the broadcaster, until it is taken, and of which connection it is.
+        #: The broadcaster's last offer, until it is processed, and the id of its peer connection.
         self._offer: Description | None = None
         self._offered = trio.Event()
         self._session = ""
-        #: Who has answered the broadcaster; candidates wait for that.
+        #: The ingest that has answered the broadcaster; candidates wait for it.
         self._ingest: Ingest | None = None
         self._candidates: list[object] = []
         self._why: Failure | None = None
         route = member.live.route if member.live is not None else None
         self._epoch = route.epoch if route is not None else 0
-        if route is not None:  # it was another replica's
+        if route is not None:  # the broadcaster came from another replica
             self.places.keep(route.direct, room.members)
             self._set_route(None)
         else:
@@ -71,7 +71,7 @@ class Broadcast:
         room.relayed[self.peer_id] = self.places.relayed
         self._warn(self.places.relayed)
 
-    # Who is served how
+    # Direct or relayed
 
     @property
     def _limit(self) -> int:
@@ -84,24 +84,24 @@ class Broadcast:
 
     @property
     def is_wanted(self) -> bool:
-        """Whether the task is to be started."""
+        """Whether to start the task."""
         return self.scope is None and bool(self.places.relayed) and not self._is_impossible
 
     def seat(self, viewer: Member) -> None:
-        """A viewer came: it is direct or relayed from now on."""
+        """Place a new viewer: direct or relayed."""
         self.places.forget_gone(self.room.members)
         if self.places.take(viewer, self._limit):
             self._warn([viewer.peer_id])
         self._tell_direct()
 
     def _warn(self, viewers: Collection[str]) -> None:
-        """Tell a client that offers to all viewers, before it hears of these."""
+        """Prepare a client that offers to all viewers, before these viewers are announced to it."""
         me = self.room.members.get(self.peer_id)
         if viewers and me is not None and me.relays:
             self.counterpart.ask(viewers)
 
     def promote(self, peer_id: str) -> bool:
-        """Serve a relayed viewer directly, if a place is free; whether it is direct now."""
+        """Serve a relayed viewer directly if a place is free; return whether it is direct now."""
         viewer = self.room.members.get(peer_id)
         if viewer is None or not self.places.promote(viewer, self._limit):
             return False
@@ -110,7 +110,7 @@ class Broadcast:
         return True
 
     def pass_time(self, now: float) -> list[DirectDecided]:
-        """End what nobody needs any more; the viewers that have to be served directly instead."""
+        """Close what nobody needs any more; return the viewers that must become direct."""
         self.places.forget_gone(self.room.members)
         if self.scope is None or self.places.relayed:
             self._idle_since = None
@@ -132,16 +132,15 @@ class Broadcast:
             self._set_route(replace(me.live.route, direct=self.places.direct))
 
     def _set_route(self, route: Route | None) -> None:
-        """Tell all replicas where the broadcast is."""
+        """Announce to all replicas where the broadcast is."""
         me = self.room.own.get(self.peer_id)
         if me is None or me.live is None or me.live.started_at != self.started_at:
             return
         self._parts.tell(self.room, self.room.route(self.peer_id, route, utc_now()))
 
-    # What the broadcaster says and is told
-
+    # Messages from and to the broadcaster
     def take(self, said: Description | Candidate | None) -> None:
-        """The broadcaster says something to the media server."""
+        """Process a message of the broadcaster to the media server."""
         match said:
             case Description(type="offer"):
                 if said.session != self._session:  # of another peer connection
@@ -155,7 +154,7 @@ class Broadcast:
                 self._candidates.append(candidate)
 
     def again(self) -> None:
-        """The broadcaster began once more: what it sent to the media server is over."""
+        """The broadcaster has started again: what it sent to the media server is void."""
         if self.scope is not None and self.counterpart.is_known:
             self.counterpart.ask(self.places.relayed)
         elif self._is_impossible:
@@ -177,7 +176,7 @@ class Broadcast:
             self.end()
 
     def end(self) -> None:
-        """Nothing goes to a media server any more."""
+        """Stop relaying."""
         if self.scope is not None:
             self.scope.cancel(reason="the broadcast is over")
         self.scope = self._ingest = self._offer = None
@@ -198,7 +197,7 @@ class Broadcast:
             await self._publish(node)
             self._set_route(None)
             if self._why is None:
-                continue  # another connection of the broadcaster's is to be published
+                continue  # publish the broadcaster's new peer connection
             self._parts.count(self._why, "broadcast")
             self.counterpart.dismiss()
             self._ingest, self._session, self._offer = None, "", None
@@ -210,7 +209,7 @@ class Broadcast:
             pause = min(2 * pause, _LONGEST_PAUSE)
 
     async def _publish(self, node: Node) -> None:
-        """Let a node have the broadcast, until that fails; why is in `_why`."""
+        """Publish to a node until that fails; `_why` says why."""
         with node.ingest(f"{self.room.id} {self.peer_id}"[:200]) as ingest:
             offer = await self._first_offer()
             if offer is None:
@@ -230,7 +229,7 @@ class Broadcast:
                 nursery.cancel_scope.cancel(reason="the ingest is over")
 
     async def _first_offer(self) -> Description | None:
-        """What the broadcaster offers; it is asked again, and again. None if it does not."""
+        """The broadcaster's offer, asked for repeatedly. None if it makes none."""
         if self._offer is not None:
             return await self._next_offer()
         for seconds in ASK_AGAIN_AFTER:
@@ -252,7 +251,7 @@ class Broadcast:
         return offer
 
     async def _put(self, ingest: Ingest, offer: Description) -> bool:
-        """Publish what is offered, or change what is; whether the node took it."""
+        """Publish the offer, or change what is published; return whether the node accepted it."""
         try:
             answer = await ingest.offer(offer.sdp)
         except RelayError as error:
@@ -267,7 +266,7 @@ class Broadcast:
         return True
 
     async def _negotiate(self, ingest: Ingest, over: trio.CancelScope) -> None:
-        """Take further offers; one of another connection needs another ingest."""
+        """Process further offers; an offer of another peer connection needs another ingest."""
         while True:
             offer = await self._next_offer()
             if offer.session != self._session:
@@ -278,7 +277,7 @@ class Broadcast:
         over.cancel(reason="another offer")
 
     async def _follow(self, ingest: Ingest, node: Node, began: float) -> None:
-        """Tell all replicas when it is there, and return when it is there no longer."""
+        """Announce the ingest to all replicas when it is up; return when it is lost."""
         with trio.move_on_after(UP_WITHIN) as waiting:
             async for event in ingest.events:
                 if isinstance(event, Up) and waiting.deadline < float("inf"):

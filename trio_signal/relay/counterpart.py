@@ -1,4 +1,4 @@
-"""Counterpart: a media server as a broadcaster sees it, which is as one more viewer."""
+"""Counterpart: the media server as the broadcaster sees it, as one more viewer."""
 
 from collections.abc import Iterable
 from uuid import uuid4
@@ -16,39 +16,39 @@ from trio_signal.messages.identity import Member
 from trio_signal.participant import Participant
 from trio_signal.relay.route import write_description
 
-#: How it is called where it has a name.
+#: Its name, in dialects that show one.
 NAME = "Viewers"
 
 
 class Counterpart:
-    """Speaks with a broadcaster of this replica. Nothing here blocks.
+    """Signals with a broadcaster of this replica. Nothing here blocks.
 
-    It is a member of no room. After `dismiss` it has another id, so that the broadcaster's client
-    makes another peer connection for it.
+    It is not a member of a room. After `dismiss` it has another id, so that the broadcaster's
+    client makes another peer connection for it.
     """
 
     def __init__(self, room: LocalRoom, broadcaster: str) -> None:
-        """Take the peer id of the broadcaster, to which nothing is said yet."""
+        """Use the broadcaster's peer id; nothing is sent yet."""
         self._room = room
         self._broadcaster = broadcaster
         self._relay: Member | None = None
 
     @property
     def peer(self) -> Participant | None:
-        """The broadcaster, if it is here."""
+        """The broadcaster, if it is on this replica."""
         return self._room.peers.get(self._broadcaster)
 
     @property
     def is_known(self) -> bool:
-        """Whether the broadcaster has been asked for a stream, and is to send one still."""
+        """Whether the broadcaster was asked for a stream, and not dismissed since."""
         return self._relay is not None
 
     def is_called(self, id_: str) -> bool:
-        """Whether this is its id."""
+        """Whether this is the counterpart's id."""
         return self._relay is not None and id_ in (self._relay.peer_id, self._relay.user_id)
 
     def ask(self, viewers: Iterable[str]) -> None:
-        """Ask the broadcaster for a stream, which is for these viewers."""
+        """Ask the broadcaster for a stream, for these viewers."""
         members = self._room.members
         me = members.get(self._broadcaster)
         if me is None:
@@ -68,14 +68,14 @@ class Counterpart:
         self._tell(RelayAsked(self._room.id, me, self._relay, served, utc_now()))
 
     def dismiss(self) -> None:
-        """Tell the broadcaster to send no more, if it was asked to."""
+        """Tell the broadcaster to stop its stream, if it was asked for one."""
         relay, self._relay = self._relay, None
         me = self._room.members.get(self._broadcaster)
         if relay is not None and me is not None:
             self._tell(RelayDone(self._room.id, me, relay, utc_now()))
 
     def serve_directly(self, viewer: Member) -> None:
-        """Tell the broadcaster of a viewer that it has to serve itself from now on."""
+        """Announce a viewer that the broadcaster must serve itself from now on."""
         me = self._room.members.get(self._broadcaster)
         if me is not None:
             self._tell(ServeDirectly(self._room.id, me, viewer, utc_now()))

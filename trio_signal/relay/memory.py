@@ -1,4 +1,4 @@
-"""A media server in memory, for tests: it carries nothing, and fails as it is told to."""
+"""A media server in memory, for tests: it carries no media, and fails on demand."""
 
 from itertools import count
 
@@ -17,44 +17,44 @@ from trio_signal.relay import (
     Viewing,
 )
 
-#: How many events of a leg wait for who has it.
+#: How many events of a leg may be unread.
 _EVENTS = 16
 
 
 class MemoryServer:
-    """One media server, which all replicas of a process reach under its name."""
+    """One media server, which all replicas of a process share by its name."""
 
     def __init__(self, name: str) -> None:
-        """Make one that works."""
+        """Make a working server."""
         self.name = name
-        #: What comes in by its feed, and what goes out.
+        #: Ingests by feed, and viewings.
         self.ingests: dict[str, MemoryIngest] = {}
         self.viewings: list[MemoryViewing] = []
-        #: Whether it is gone; or there, and says nothing.
+        #: Whether the server is gone, or running but silent.
         self.is_down = self.is_silent = False
-        #: Why it refuses everything, if it does.
+        #: Why it refuses all requests; None if it does not.
         self.refuses: str | None = None
         #: Whether media flow as soon as both sides have described themselves.
         self.connects = True
         self._numbers = count(1)
 
     def number(self) -> int:
-        """A number that nothing here had before."""
+        """A number that this server has not used before."""
         return next(self._numbers)
 
     def crash(self) -> None:
-        """Be gone, and all legs with it."""
+        """Stop, and lose all legs."""
         self.is_down = True
         legs: list[_MemoryLeg] = [*self.viewings, *self.ingests.values()]
         for leg in legs:
             leg.lose("the media server is gone")
 
     def restart(self) -> None:
-        """Be there again, and know nothing."""
+        """Start again, without any state."""
         self.is_down = self.is_silent = False
 
     async def answer(self) -> None:
-        """Take the time of a question; raises RelayError."""
+        """Take as long as a request does; raises RelayError."""
         await trio.lowlevel.checkpoint()
         if self.is_silent:
             await trio.sleep(DEADLINE)
@@ -66,43 +66,43 @@ class MemoryServer:
 
 
 class _MemoryLeg:
-    """What an ingest and a viewing have in common."""
+    """The common part of ingests and viewings."""
 
     def __init__(self, server: MemoryServer) -> None:
         self.server = server
         self.number = server.number()
-        #: What the browser said.
+        #: The browser's descriptions.
         self.descriptions: list[str] = []
         self.candidates: list[object] = []
         self.is_closed = False
         self._events, self.events = trio.open_memory_channel[LegEvent](_EVENTS)
 
     def candidate(self, candidate: object) -> None:
-        """Keep a candidate of the browser."""
+        """Record a candidate of the browser."""
         self.candidates.append(candidate)
 
     def happen(self, event: LegEvent) -> None:
-        """Tell who has it."""
+        """Deliver an event to the leg's owner."""
         if not self.is_closed:
             self._events.send_nowait(event)
 
     def lose(self, reason: str) -> None:
-        """Carry nothing any more."""
+        """Lose the leg."""
         self.happen(Lost(reason))
         self.close()
 
     def close(self) -> None:
-        """Be forgotten."""
+        """Remove the leg."""
         self.is_closed = True
         self._events.close()
 
     def connect(self) -> None:
-        """Media can flow, if the server connects at all."""
+        """Let media flow, if the server connects at all."""
         if self.server.connects:
             self.happen(Up())
 
     def describe(self, kind: str, feed: str) -> str:
-        """The text of an SDP, which names the feed and the leg."""
+        """An SDP text that names the feed and the leg."""
         lines = (
             *("v=0", f"o=- {self.number} {len(self.descriptions) + 1} IN IP4 127.0.0.1"),
             *(f"s={kind} of {feed}", "t=0 0", "a=ice-ufrag:relay"),
@@ -116,7 +116,7 @@ class MemoryIngest(_MemoryLeg, Ingest):
     """See `Ingest`."""
 
     async def offer(self, sdp: str) -> str:
-        """Take an offer in; the answer names the feed."""
+        """Process an offer; the answer names the feed."""
         await self.server.answer()
         if not self.descriptions:
             self.feed = f"feed-{self.number}"
@@ -129,7 +129,7 @@ class MemoryIngest(_MemoryLeg, Ingest):
         return self.describe("answer", self.feed)
 
     def close(self) -> None:
-        """No more comes in of its feed: who views it loses that."""
+        """Remove the ingest; its viewings are lost."""
         super().close()
         feed = getattr(self, "feed", None)
         if feed is not None and self.server.ingests.pop(feed, None) is self:
@@ -141,12 +141,12 @@ class MemoryViewing(_MemoryLeg, Viewing):
     """See `Viewing`."""
 
     def __init__(self, server: MemoryServer, feed: str) -> None:
-        """View a feed, once it is asked for an offer."""
+        """View a feed, once `offer` is called."""
         super().__init__(server)
         self.feed = feed
 
     async def offer(self) -> str:
-        """Offer what comes in of the feed."""
+        """Offer the feed's media."""
         await self.server.answer()
         if self.feed not in self.server.ingests:
             raise RelayError("nothing comes in of this feed")
@@ -155,34 +155,34 @@ class MemoryViewing(_MemoryLeg, Viewing):
         return self.describe("offer", self.feed)
 
     async def answer(self, sdp: str) -> None:
-        """Take the viewer's answer."""
+        """Process the viewer's answer."""
         await self.server.answer()
         self.descriptions.append(sdp)
         if len(self.descriptions) == 1:
             self.connect()
 
     def offer_again(self) -> None:
-        """The broadcaster's tracks have changed."""
+        """The broadcaster's tracks have changed: offer again."""
         self.happen(Offered(self.describe("offer", self.feed)))
 
     def close(self) -> None:
-        """Be forgotten."""
+        """Remove the viewing."""
         super().close()
         if self in self.server.viewings:
             self.server.viewings.remove(self)
 
 
 class MemoryNode(Node):
-    """One server, as a replica reaches it."""
+    """A server, as one replica reaches it."""
 
     def __init__(self, server: MemoryServer) -> None:
-        """Reach this server."""
+        """Use this server."""
         self.server = server
         self.name = f"memory:{server.name}"
 
     @property
     def degraded(self) -> str | None:
-        """It is known at once when it is gone, and when it says nothing."""
+        """Why the server cannot be used; a failure is known at once."""
         if self.server.is_down:
             return "it is gone"
         return "it does not answer" if self.server.is_silent else None
@@ -192,20 +192,20 @@ class MemoryNode(Node):
         await trio.sleep_forever()
 
     def ingest(self, label: str) -> MemoryIngest:
-        """A place for a broadcast."""
+        """Make an ingest."""
         return MemoryIngest(self.server)
 
     def view(self, feed: str) -> MemoryViewing:
-        """A place for a viewer."""
+        """Make a viewing."""
         return MemoryViewing(self.server, feed)
 
 
-#: By name. A test takes one that no other has.
+#: Servers by name; each test uses a new name.
 SERVERS: dict[str, MemoryServer] = {}
 
 
 def server_named(name: str) -> MemoryServer:
-    """The media server of this name, which begins to exist when it is asked for."""
+    """Return the media server of this name; create it if necessary."""
     return SERVERS.setdefault(name, MemoryServer(name))
 
 

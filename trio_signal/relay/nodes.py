@@ -1,4 +1,4 @@
-"""Nodes: the media servers that the settings name, and on which of them a broadcast lives."""
+"""Nodes: the media servers of the settings, and the choice of one for a broadcast."""
 
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -10,8 +10,8 @@ from trio_signal.relay.cloudflare import open_cloudflare_node
 from trio_signal.relay.janus import open_janus_node
 from trio_signal.relay.memory import open_memory_node
 
-#: What makes a node of a URL, by how the URL begins. It raises ValueError, which says what is
-#: wrong with the URL, without what is secret in it.
+#: Makes a node from a URL, by its scheme. Raises ValueError, which says what is wrong with the URL,
+#: without its secrets.
 Driver = Callable[[str, Settings], Node]
 _DRIVERS: dict[str, Driver] = {
     "memory": open_memory_node,
@@ -19,16 +19,16 @@ _DRIVERS: dict[str, Driver] = {
     "janus+wss": open_janus_node,
     "cloudflare": open_cloudflare_node,
 }
-#: Seconds for which all media servers may be gone before viewers are served directly instead.
+#: Seconds for which all media servers may be gone before viewers are served directly.
 PATIENCE = 10.0
-#: Seconds for which it counts what another replica said.
+#: Seconds for which another replica's report is used.
 _REMEMBERED = 30.0
-#: Replicas of which that is kept: names in Redis may be made up.
+#: How many replicas' reports are kept: replica names in Redis may be made up.
 _MOST = 256
 
 
 def nodes_of(settings: Settings) -> tuple[Node, ...]:
-    """A node for each of the URLs, to be run by the caller; none if no media server is set."""
+    """Make a node for each URL in the settings; the caller runs them."""
     return tuple(
         _DRIVERS[url.partition(":")[0].lower()](url, settings) for url in settings.relay_urls
     )
@@ -37,9 +37,9 @@ def nodes_of(settings: Settings) -> tuple[Node, ...]:
 def least_loaded(
     nodes: Sequence[Node], viewers: Mapping[str, int], avoid: Collection[str] = ()
 ) -> Node | None:
-    """Of the nodes that can be used the one with the fewest viewers, the first of several.
+    """The usable node with the fewest viewers; the first of several.
 
-    Those to `avoid` are taken only if there is no other; None if none can be used.
+    Nodes to `avoid` are chosen only if there is no other. None if none is usable.
     """
     usable = [node for node in nodes if node.degraded is None]
     return min(
@@ -48,41 +48,41 @@ def least_loaded(
 
 
 class Nodes:
-    """All media servers, and how many viewers each has on all replicas."""
+    """All media servers, and how many viewers each serves on all replicas."""
 
     def __init__(self, nodes: Sequence[Node]) -> None:
-        """Take them; whoever made them runs them."""
+        """Use these nodes; their maker runs them."""
         self.all = tuple(nodes)
         self._by_name = {node.name: node for node in nodes}
-        #: By replica: when it said so, and how many viewers it has at each.
+        #: By replica: when it reported, and how many viewers it has at each node.
         self._others: dict[str, tuple[float, Mapping[str, int]]] = {}
         self._last_up = float("-inf")
 
     def named(self, name: str) -> Node | None:
-        """The node of this name, which another replica chose."""
+        """The node of this name, which another replica may have chosen."""
         return self._by_name.get(name)
 
     @property
     def degraded(self) -> str | None:
-        """Why none of them can be used; None if one can."""
+        """Why no node can be used; None if one can."""
         reasons = {node.name: node.degraded for node in self.all}
         if None in reasons.values():
             return None
         return ", ".join(f"media server {name}: {reason}" for name, reason in reasons.items())
 
     def is_usable(self, now: float) -> bool:
-        """Whether one of them works, or did so a moment ago."""
+        """Whether a node works now, or did a moment ago."""
         if self.degraded is None:
             self._last_up = now
         return now < self._last_up + PATIENCE
 
     def take(self, loads: RelayLoads, now: float) -> None:
-        """What another replica says."""
+        """Process another replica's report."""
         if loads.replica in self._others or len(self._others) < _MOST:
             self._others[loads.replica] = now, loads.viewers
 
     def choose(self, own: Mapping[str, int], avoid: Collection[str], now: float) -> Node | None:
-        """On which one a broadcast is to live; `own` are the viewers of this replica."""
+        """Choose the node for a broadcast; `own` are the viewers of this replica by node."""
         self._others = {
             name: told for name, told in self._others.items() if now < told[0] + _REMEMBERED
         }

@@ -1,4 +1,4 @@
-"""What broadcasts and viewers that are relayed have in common: the room's ways, and the nodes."""
+"""What relayed broadcasts and viewers share: rooms, bus, metrics, nodes and time limits."""
 
 from collections.abc import Collection, Iterable, Mapping
 from enum import Enum
@@ -14,31 +14,31 @@ from trio_signal.relay import Node
 from trio_signal.relay.nodes import Nodes
 from trio_signal.rooms import Rooms
 
-#: Seconds after which what was not answered is said again, each time; after the last it is given
-#: up. A viewer of the `stream` dialect ignores offers until its old connection has failed.
+#: Seconds to wait before each repetition of an unanswered message; after the last it fails. A
+#: viewer of the `stream` dialect ignores offers until its old peer connection has failed.
 ASK_AGAIN_AFTER = (3.0, 6.0, 12.0, 24.0)
-#: Seconds from the answer until media can flow.
+#: Seconds from the answer within which media must be able to flow.
 UP_WITHIN = 15.0
-#: Candidates of one client that wait for an answer.
+#: How many candidates of one client may wait for an answer.
 MOST_CANDIDATES = 64
 
 
 class Failure(Enum):
-    """Why a leg is over; the labels of a metric."""
+    """Why a leg ended; used as labels of a metric."""
 
     #: Media flowed, or were about to.
     LOST = "lost"
-    #: The media server said no, or nothing.
+    #: The media server refused, or did not answer.
     REFUSED = "refused"
-    #: The client did not take part.
+    #: The client did not answer.
     UNANSWERED = "unanswered"
     NO_MEDIA = "no_media"
-    #: No way was found between the client and the media server.
+    #: No connection between the client and the media server.
     NOT_CONNECTED = "not_connected"
 
 
 class Limits(NamedTuple):
-    """How many viewers of a broadcast are direct, are so without a media server, and are in all."""
+    """How many viewers of a broadcast are direct, direct without a media server, and allowed."""
 
     direct: int
     most_direct: int
@@ -46,34 +46,34 @@ class Limits(NamedTuple):
 
 
 class Parts:
-    """What they work with. Nothing here blocks."""
+    """The shared objects. Nothing here blocks."""
 
     def __init__(
         self, rooms: Rooms, bus: Bus, metrics: Metrics, nodes: Nodes, limits: Limits
     ) -> None:
-        """Take the parts of the hub."""
+        """Use the parts of the hub."""
         self.rooms = rooms
         self.bus = bus
         self.metrics = metrics
         self.nodes = nodes
         self.limits = limits
-        #: The viewers that this replica has at each node.
+        #: This replica's viewers by node.
         self.viewers: Mapping[str, int] = {}
 
     def choose(self, avoid: Collection[str]) -> Node | None:
-        """On which node a broadcast is to live."""
+        """Choose the node for a broadcast."""
         return self.nodes.choose(self.viewers, avoid, trio.current_time())
 
     def tell(self, room: LocalRoom, events: Iterable[RoomEvent]) -> None:
-        """Tell what a broadcast here has changed, to all replicas."""
+        """Publish changes of a broadcast of this replica to all replicas."""
         for event in events:
             self.bus.publish(event)
             self.rooms.tell_here(room, [event])
 
     def count(self, failure: Failure, side: str) -> None:
-        """Something failed on the side of the broadcaster or of a viewer."""
+        """Count a failure on the broadcaster's or a viewer's side."""
         self.metrics.relay_failures[side, failure.value] += 1
 
     def set_up(self, side: str, seconds: float) -> None:
-        """Media can flow, so long after the client had been asked."""
+        """Record how long it took from the offer until media could flow."""
         self.metrics.relay_setup[side].observe(seconds)

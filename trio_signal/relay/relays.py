@@ -1,8 +1,8 @@
-"""Relays: what media servers do for the rooms of this replica.
+"""Relays: connects the rooms of this replica with media servers.
 
-What happens in rooms is only noted here as it happens, and who is served how is decided; all
-else follows in a task, which compares what is with what should be: so it does not matter how a
-viewer or a broadcaster came, went, or moved to another replica.
+Events in rooms only mark rooms as changed, and decide who is direct. A task does the rest: it
+compares the present legs with the required ones. So it does not matter how a viewer or a
+broadcaster came, left, or moved to another replica.
 """
 
 import logging
@@ -54,38 +54,37 @@ from trio_signal.supervision import supervise
 
 logger = logging.getLogger(__name__)
 
-#: Seconds between two looks at everything.
+#: Seconds between two checks of all rooms.
 TICK = 0.5
-#: Seconds in which changes are gathered that are looked at together.
+#: Seconds for which changes are collected before they are processed together.
 _GATHERING = 0.02
 #: Seconds between two reports to the other replicas.
 _REPORTING = 5.0
 
 
 class Relays:
-    """Those of one replica. Nothing but `run` blocks."""
+    """The relays of one replica. Only `run` blocks."""
 
     def __init__(
         self, rooms: Rooms, bus: Bus, metrics: Metrics, nodes: Iterable[Node], limits: Limits
     ) -> None:
-        """Take the parts of the hub. Whoever made this runs it, and it runs the nodes."""
+        """Use the parts of the hub. The caller runs this object, which runs the nodes."""
         self._rooms = rooms
         self._bus = bus
         self.metrics = metrics
         self.nodes = Nodes(tuple(nodes))
         self._limits = limits
         self._parts = Parts(rooms, bus, metrics, self.nodes, limits)
-        #: Of peers here: their broadcasts by room and peer id, and those who are relayed.
+        #: Broadcasts of peers here, by room and peer id.
         self._broadcasts: dict[tuple[str, str], Broadcast] = {}
         self._viewers = Viewers(self._parts, self._broadcasts, self._ask_direct)
-        #: Rooms to be looked at.
+        #: Rooms to check.
         self._changed: set[str] = set()
         self._work = trio.Event()
         self._nursery: trio.Nursery | None = None
         self._reported = float("-inf")
 
-    # Questions
-
+    # Reading
     @property
     def most_viewers(self) -> int:
         """How many viewers may join one broadcast."""
@@ -93,11 +92,11 @@ class Relays:
         return self._limits.most if usable else self._limits.most_direct
 
     def choose(self) -> Node | None:
-        """The node for one more broadcast; None if none can be used."""
+        """Choose the node for one more broadcast; None if none can be used."""
         return self._parts.choose(())
 
     def counts(self) -> tuple[Counter[str], Counter[str]]:
-        """By node: the broadcasts of peers here that it has, and the viewers here."""
+        """By node: the broadcasts of peers here, and the viewers here."""
         casts = Counter(
             member.live.route.node
             for room in self._rooms.values()
@@ -107,13 +106,12 @@ class Relays:
         return casts, self._viewers.counts()
 
     def withholds(self, room: LocalRoom, broadcaster: str, viewer: str) -> bool:
-        """Whether a broadcaster here is not told of a viewer, as that one is relayed."""
+        """Whether to hide a viewer from a broadcaster here, because the viewer is relayed."""
         return viewer in room.relayed.get(broadcaster, ())
 
-    # What happens in rooms
-
+    # Events in rooms
     def hear(self, room: LocalRoom, event: RoomEvent) -> None:
-        """Something happened in a room; its peers are told next."""
+        """Process an event in a room, before its peers receive it."""
         match event:
             case StoppedLive():
                 pass
@@ -147,7 +145,7 @@ class Relays:
         self._cast(room, member)
 
     def _cast(self, room: LocalRoom, member: Member) -> None:
-        """A broadcast of a peer here began, or came from another replica."""
+        """A broadcast of a peer here has begun, or came from another replica."""
         old = self._broadcasts.pop((room.id, member.peer_id), None)
         if old is not None:
             old.end()
@@ -166,12 +164,11 @@ class Relays:
         if broadcast.is_wanted and self._nursery is not None:
             broadcast.begin(self._nursery)
 
-    # What clients say
-
+    # Signals of clients
     def take(
         self, room: LocalRoom, sender: Member, target: Member | Refusal | None, command: Signal
     ) -> bool:
-        """Take a signal that is for a media server; whether it is."""
+        """Process a signal if it is for a media server; return whether it is."""
         if target is None or command.kind == "message":
             return False
         if isinstance(target, Refusal):
@@ -196,7 +193,7 @@ class Relays:
         return is_marked or self._is_relayed(room, sender, target)
 
     def want(self, room: LocalRoom, broadcaster: Member, viewer: Member) -> None:
-        """A viewer here asks for a broadcast, which a media server may bring it."""
+        """A viewer here requests a broadcast, which a media server may serve."""
         self._viewers.want((room.id, broadcaster.peer_id, viewer.peer_id))
         self._note(room)
 
@@ -207,7 +204,7 @@ class Relays:
         return route is not None and is_relayed(viewer, caster, route)
 
     def intercepts(self, room: LocalRoom, signal: Signalled) -> bool:
-        """Whether a signal from another replica is of a viewer that is relayed."""
+        """Whether a signal from another replica comes from a relayed viewer."""
         target = signal.target
         if target is None or not is_for_relay(signal.sender, signal.wire_type):
             return False
@@ -215,10 +212,9 @@ class Relays:
             room, target.peer_id, signal.sender.peer_id
         )
 
-    # What other replicas tell
-
+    # Messages of other replicas
     def deliver(self, told: DirectAsked | DirectDecided | RelayLoads) -> None:
-        """Take in what another replica told, or this one itself."""
+        """Process a message of another replica, or of this one."""
         match told:
             case RelayLoads():
                 self.nodes.take(told, trio.current_time())
@@ -255,7 +251,7 @@ class Relays:
             viewer.refused()
 
     def _have_offer(self, told: DirectDecided) -> None:
-        """A page of the `room` dialect offers by itself to who is live; no other does."""
+        """Make a page of the `room` dialect send an offer, as it does to whoever goes live."""
         room = self._rooms.get(told.room_id)
         peer = room.peers.get(told.viewer) if room is not None else None
         caster = room.members.get(told.broadcaster) if room is not None else None
@@ -266,7 +262,7 @@ class Relays:
     # The task
 
     async def run(self) -> NoReturn:
-        """Run the nodes, and bring about what should be; until cancelled."""
+        """Run the nodes, and bring about the required legs; until cancelled."""
         for broadcast in self._broadcasts.values():
             broadcast.room.relayed.pop(broadcast.peer_id, None)
         self._broadcasts.clear()
@@ -288,7 +284,7 @@ class Relays:
                 self._report(now)
 
     def _look_at(self, room_ids: Iterable[str], now: float, nursery: trio.Nursery) -> None:
-        """Begin and end what is to begin and end in these rooms."""
+        """Start and stop broadcasts and viewers of these rooms."""
         ids = set(room_ids)
         for key, broadcast in list(self._broadcasts.items()):
             if key[0] in ids and not self._is_on(broadcast):
@@ -320,7 +316,7 @@ class Relays:
             self._begin(broadcast)
 
     def _report(self, now: float) -> None:
-        """Say to the others how many viewers each node has from here."""
+        """Report to the other replicas how many viewers each node serves from here."""
         viewers = self._viewers.counts()
         had_any, self._parts.viewers = bool(self._parts.viewers), viewers
         if now >= self._reported + _REPORTING and (viewers or had_any):

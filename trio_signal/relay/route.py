@@ -1,8 +1,8 @@
 """Routes: who is served directly and who by a media server, and what descriptions say. No I/O.
 
-Of a broadcast the broadcaster's replica alone decides, when a viewer comes: as long as a place
-is free the viewer is direct, and stays so; the others are relayed, and stay so as well, since
-nobody's running picture is touched. A place that gets free is the next newcomer's.
+The broadcaster's replica alone decides, when a viewer joins. While a place is free, the viewer is
+direct; otherwise it is relayed. Both stay as they are, so that no running video is interrupted. A
+place that becomes free goes to the next newcomer.
 """
 
 import re
@@ -14,17 +14,18 @@ from msgspec import Raw
 
 from trio_signal.messages.identity import Member, Route
 
-#: The dialect of publishers by WHIP: their media are at the media server from the first moment,
-#: and nobody is served by them directly.
+#: The dialect of WHIP publishers: their media go to the media server from the start, and no viewer
+#: is served directly.
 PUBLISHED = "whip"
-#: Marks such signals where there are others.
+#: Marks relay signals, in dialects that have others too.
 RELAY = "relay"
-#: The dialects whose clients take a broadcast from a media server as they are. Those of `mesh`
-#: have to know of it, since they also signal with the broadcaster for other things.
+#: Dialects whose unchanged clients accept a broadcast from a media server. Clients of `mesh` must
+#: support it, as they also signal with the broadcaster about other things.
 RELAYED_DIALECTS = frozenset({"stream", "live", "room"})
-#: Viewers of these are offered to once they have asked: by an offer of their own, or otherwise.
+#: In these dialects, a viewer gets an offer only after it has asked for one, by an offer of its own
+#: or otherwise.
 ON_DEMAND = frozenset({"live", "room"})
-#: In these a signal is for a user: all its peers are served in the same way.
+#: In these dialects a signal is for a user: all peers of the user are served in the same way.
 _BY_USER = frozenset({"live", "room"})
 
 _SESSION = re.compile(r"^o=\S+ (\S+)", re.MULTILINE)
@@ -33,16 +34,16 @@ _SENDING = re.compile(r"^a=(sendrecv|sendonly)\s*$", re.MULTILINE)
 _DIRECTION = re.compile(r"^a=(sendrecv|sendonly|recvonly|inactive)\s*$", re.MULTILINE)
 
 
-# Who is served how
+# Direct or relayed
 
 
 def can_be_relayed(member: Member) -> bool:
-    """Whether its client can be served by a media server, or can offer to one."""
+    """Whether the member's client can be served by a media server, or can offer to one."""
     return member.relays or member.dialect in RELAYED_DIALECTS
 
 
 def is_viewer(member: Member, broadcaster: Member) -> bool:
-    """Whether a broadcast is for this member."""
+    """Whether a broadcast is meant for this member."""
     return member.live is None and member.user_id != broadcaster.user_id
 
 
@@ -58,7 +59,7 @@ def is_for_relay(member: Member, wire_type: str) -> bool:
 
 
 def has_free_place(members: Mapping[str, Member], broadcaster: Member, places: int) -> bool:
-    """Whether the next newcomer may become direct, as it looks from elsewhere."""
+    """Whether the next newcomer may become direct, as far as other replicas know."""
     if broadcaster.dialect == PUBLISHED:
         return False
     route = broadcaster.live.route if broadcaster.live is not None else None
@@ -67,23 +68,23 @@ def has_free_place(members: Mapping[str, Member], broadcaster: Member, places: i
 
 
 class Places:
-    """The viewers of one broadcast, as the broadcaster's replica has placed them."""
+    """The viewers of one broadcast, as placed by the broadcaster's replica."""
 
     def __init__(self, broadcaster: Member) -> None:
-        """Begin without any."""
+        """Begin empty."""
         self._broadcaster = broadcaster
-        #: By peer id, and in the order of coming: whose place it is, of those that are direct.
+        #: Direct peers in the order of joining, and the place that each uses.
         self._direct: dict[str, str] = {}
-        #: The others; rooms look here.
+        #: Relayed peers; rooms read this.
         self.relayed: dict[str, None] = {}
 
     @property
     def direct(self) -> tuple[str, ...]:
-        """The peers that are direct."""
+        """The direct peers."""
         return tuple(self._direct)
 
     def keep(self, direct: Iterable[str], members: Mapping[str, Member]) -> None:
-        """These are direct already, and the others relayed: another replica has decided that."""
+        """Take over another replica's decision: these are direct, the others relayed."""
         for peer_id in direct:
             if peer_id in members:
                 self._direct[peer_id] = _place_of(members[peer_id])
@@ -92,7 +93,7 @@ class Places:
                 self._place(member, direct=not can_be_relayed(member))
 
     def forget_gone(self, members: Mapping[str, Member]) -> None:
-        """Whoever has left, or is live by now, has no place."""
+        """Free the places of viewers that have left or gone live."""
         for placed in (self._direct, self.relayed):
             for peer_id in [*placed]:
                 member = members.get(peer_id)
@@ -100,7 +101,7 @@ class Places:
                     del placed[peer_id]
 
     def take(self, newcomer: Member, places: int) -> bool:
-        """Place a newcomer; whether it is relayed."""
+        """Place a newcomer; return whether it is relayed."""
         peer_id, mine = newcomer.peer_id, _place_of(newcomer)
         if not is_viewer(newcomer, self._broadcaster):
             return False
@@ -111,7 +112,7 @@ class Places:
         return peer_id in self.relayed
 
     def promote(self, member: Member, places: int) -> bool:
-        """Let a relayed viewer be direct, if a place is free; whether it is now."""
+        """Make a relayed viewer direct, if a place is free; return whether it is direct now."""
         taken, mine = set(self._direct.values()), _place_of(member)
         if member.peer_id in self.relayed and (mine in taken or len(taken) < places):
             self._place(member, direct=True)
@@ -130,7 +131,7 @@ def _place_of(member: Member) -> str:
     return f"user {member.user_id}" if by_user else f"peer {member.peer_id}"
 
 
-# What is said
+# Signals
 
 
 class Description(NamedTuple):
@@ -141,32 +142,32 @@ class Description(NamedTuple):
 
     @property
     def session(self) -> str:
-        """Of which peer connection it is: its origin names that, and never changes."""
+        """The id of the peer connection, from the origin line, which never changes."""
         found = _SESSION.search(self.sdp)
         return found[1] if found is not None else ""
 
     @property
     def sends_media(self) -> bool:
-        """Whether there is anything that a media server could pass on."""
+        """Whether it sends anything that a media server could pass on."""
         has_media = "\nm=audio" in self.sdp or "\nm=video" in self.sdp
         silent = _DIRECTION.search(self.sdp) and not _SENDING.search(self.sdp)
         return has_media and not silent
 
     def fits(self, candidate: object) -> bool:
-        """Whether a candidate may belong to it: one of a description before it does not."""
+        """Whether a candidate may belong to this description, and not to an earlier one."""
         if not isinstance(candidate, dict) or not candidate.get("usernameFragment"):
             return True
         return candidate["usernameFragment"] in _UFRAG.findall(self.sdp)
 
 
 class Candidate(NamedTuple):
-    """A candidate as its client says it, or None for the end of them."""
+    """A candidate in the client's format, or None at their end."""
 
     candidate: object
 
 
 def read_signal(kind: str, payload: Raw) -> Description | Candidate | None:
-    """What a client's signal says; None if that is nothing for a media server."""
+    """Decode a client's signal; None if it is nothing for a media server."""
     try:
         value = msgspec.json.decode(payload)
     except (msgspec.DecodeError, RecursionError):
@@ -184,5 +185,5 @@ def read_signal(kind: str, payload: Raw) -> Description | Candidate | None:
 
 
 def write_description(type_: str, sdp: str) -> Raw:
-    """A description as all clients take it."""
+    """Encode a description in the form that all clients accept."""
     return Raw(msgspec.json.encode({"type": type_, "sdp": sdp}))

@@ -1,4 +1,4 @@
-"""Viewer: how one viewer of this replica gets a broadcast from the media server."""
+"""Viewer: serves one viewer of this replica from the media server."""
 
 import logging
 from collections.abc import Callable
@@ -22,18 +22,18 @@ from trio_signal.relay.route import (
 
 logger = logging.getLogger(__name__)
 
-#: How often it is tried before a direct place is asked for.
+#: How many attempts are made before a direct place is requested.
 TRIES = 3
-#: Seconds until the next try; and until it begins anew when there was no direct place.
+#: Seconds before the next attempt; and before starting over if there was no direct place.
 _PAUSE, _LONG_PAUSE = 0.5, 30.0
-#: Seconds without an end after which a connection is not one of the tries.
+#: Seconds after which a connection does not count as a failed attempt any more.
 _SETTLED = 30.0
 
 
 class RelayedViewer:
-    """A viewer of this replica, and the media server that it gets a broadcast from.
+    """A viewer of this replica, and its leg at the media server.
 
-    Only its task blocks: `run`.
+    Only `run` blocks.
     """
 
     def __init__(
@@ -45,9 +45,9 @@ class RelayedViewer:
         route: Route,
         ask_direct: Callable[["RelayedViewer"], None],
     ) -> None:
-        """Take who is who, and where the broadcast is.
+        """Take the ids, and where the broadcast is.
 
-        `ask_direct` is called when that does not work; `refused` is to be called then, or
+        `ask_direct` is called when the media server does not work out; then call `refused` or
         `close`.
         """
         self._parts = parts
@@ -56,44 +56,44 @@ class RelayedViewer:
         self.peer_id = viewer
         self.route = route
         self._ask_direct = ask_direct
-        #: Whether media flow, as far as one knows.
+        #: Whether media flow, as far as is known.
         self.is_up = False
         self._scope = trio.CancelScope()
-        #: In which one try lives, and the pauses between them.
+        #: The scope of one attempt, and of the pause after it.
         self._try = trio.CancelScope()
         self._viewing: Viewing | None = None
-        #: What it is offered, and its answer until that is taken.
+        #: The offer to the viewer, and its answer until that is processed.
         self._sdp = ""
         self._answer: Description | None = None
         self._answered = trio.Event()
-        #: The answer that the media server has.
+        #: The answer that was passed to the media server.
         self._taken: Description | None = None
         self._candidates: list[object] = []
         self._why: Failure | None = None
 
     def close(self) -> None:
-        """It is not relayed any more, or gone; its leg is closed. Does not block."""
+        """The viewer is not relayed any more, or gone: close its leg. Does not block."""
         self._scope.cancel(reason="not relayed any more")
 
     def renew(self) -> None:
-        """It wants a new offer, for a new connection."""
+        """The viewer wants a new offer, for a new peer connection."""
         self._why = None
         self._try.cancel(reason="the viewer wants a new offer")
 
     def refused(self) -> None:
-        """No direct place is free."""
+        """There is no free direct place."""
         peer = self.room.peers.get(self.peer_id)
         caster = self.room.members.get(self.broadcaster)
         if peer is not None and caster is not None:
             peer.tell(RelayFailed(self.room.id, caster, utc_now()))
 
     def take(self, said: Description | Candidate | None) -> None:
-        """The viewer says something that is for the broadcaster."""
+        """Process a signal of the viewer to the broadcaster."""
         match said:
             case Description(type="answer"):
                 self._answer = said
                 self._answered.set()
-            case Description(session=session):  # an offer of its own: it is offered to instead
+            case Description(session=session):  # the viewer's own offer: send it ours instead
                 if self._viewing is not None and self._taken is None:
                     self._say()
                 elif self._taken is None or session != self._taken.session:
@@ -105,7 +105,7 @@ class RelayedViewer:
                 self._candidates.append(candidate)
 
     def _say(self) -> None:
-        """Offer, in the broadcaster's name."""
+        """Send the offer, in the broadcaster's name."""
         peer, members = self.room.peers.get(self.peer_id), self.room.members
         viewer, caster = members.get(self.peer_id), members.get(self.broadcaster)
         if self._sdp and peer is not None and viewer is not None and caster is not None:
@@ -116,7 +116,7 @@ class RelayedViewer:
     # Its task
 
     async def run(self) -> None:
-        """Have the viewer served, and tried again what fails; until closed."""
+        """Serve the viewer, and retry after failures; until closed."""
         with self._scope:
             tries = 0
             while True:
@@ -127,7 +127,7 @@ class RelayedViewer:
                     await self._serve()
                 if trio.current_time() > began + _SETTLED or self._why is None:
                     tries = 0
-                if self._why is None:  # it wants another offer
+                if self._why is None:  # the viewer wants another offer
                     continue
                 self._viewing, self.is_up = None, False
                 self._parts.count(self._why, "viewer")
@@ -144,7 +144,7 @@ class RelayedViewer:
         self._why = why
 
     async def _serve(self) -> None:
-        """One leg, as long as it lasts; why it is over is in `_why`."""
+        """Serve one leg until it ends; `_why` says why."""
         node = self._parts.nodes.named(self.route.node)
         if node is None:
             logger.error("this replica does not know the media server %s", self.route.node)
@@ -169,7 +169,7 @@ class RelayedViewer:
                 nursery.cancel_scope.cancel(reason="the leg is over")
 
     async def _negotiate(self, viewing: Viewing, over: trio.CancelScope) -> None:
-        """Hand on the viewer's answers; it is offered to again while there is none."""
+        """Pass on the viewer's answers; repeat the offer while there is none."""
         waits = chain(ASK_AGAIN_AFTER, repeat(0.0))
         while True:
             seconds = next(waits) if self._taken is None else UP_WITHIN
@@ -188,7 +188,7 @@ class RelayedViewer:
             elif answer is None:
                 continue
             elif self._taken is not None and self._taken.session != answer.session:
-                self._why = None  # of another connection, which needs another leg
+                self._why = None  # another peer connection needs another leg
                 break
             elif not await self._hand_on(viewing, answer):
                 break
@@ -208,7 +208,7 @@ class RelayedViewer:
         return True
 
     async def _follow(self, viewing: Viewing, began: float) -> None:
-        """Offer anew when the tracks change, and return when no media flow any more."""
+        """Offer again when the tracks change; return when no media flow any more."""
         async for event in viewing.events:
             match event:
                 case Up():

@@ -1,4 +1,4 @@
-"""Viewers: those of this replica that media servers serve, as the routes have it."""
+"""Viewers: the viewers of this replica that media servers serve, according to the routes."""
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable
@@ -13,8 +13,8 @@ from trio_signal.relay.viewer import RelayedViewer
 
 #: Seconds for the broadcaster's replica to give a newcomer a place that is free.
 _PLACING = 0.5
-#: Seconds for a page of the `room` dialect to make an offer. One whose connection was lost makes
-#: none while its peer connection looks alive.
+#: Seconds for a page of the `room` dialect to make an offer. After a lost connection it makes none
+#: while its peer connection seems alive.
 _OFFERING = 2.0
 
 #: A room, a broadcaster and a viewer of it.
@@ -22,7 +22,7 @@ Key = tuple[str, str, str]
 
 
 class Viewers:
-    """A leg for each of them. Nothing here blocks."""
+    """One leg for each relayed viewer. Nothing here blocks."""
 
     def __init__(
         self,
@@ -30,34 +30,34 @@ class Viewers:
         broadcasts: Collection[tuple[str, str]],
         ask_direct: Callable[[RelayedViewer], None],
     ) -> None:
-        """Begin without any; `broadcasts` are those of this replica, by room and peer."""
+        """Begin empty; `broadcasts` are those of this replica, by room and peer."""
         self._parts = parts
         self._broadcasts = broadcasts
         self._ask_direct = ask_direct
         self._legs: dict[Key, RelayedViewer] = {}
-        #: Those that have none yet, and since when they are known.
+        #: Viewers without a leg, and since when they are known.
         self._newcomers: dict[Key, float] = {}
-        #: Those that asked to be offered to.
+        #: Viewers that have asked for an offer.
         self._wants: set[Key] = set()
 
     def get(self, key: Key) -> RelayedViewer | None:
-        """A viewer that has a leg."""
+        """The leg of a viewer, if it has one."""
         return self._legs.get(key)
 
     def counts(self) -> Counter[str]:
-        """How many get media from each node."""
+        """How many viewers each node serves."""
         return Counter(leg.route.node for leg in self._legs.values() if leg.is_up)
 
     def clear(self) -> None:
-        """Forget all; their tasks are over."""
+        """Forget all viewers; their tasks have ended."""
         self._legs.clear()
 
     def close(self, key: Key) -> None:
-        """Serve a viewer no longer."""
+        """Stop serving a viewer."""
         self._legs.pop(key).close()
 
     def want(self, key: Key) -> None:
-        """A viewer asks to be offered to, as soon as it is relayed."""
+        """A viewer asks for an offer as soon as it is relayed."""
         self._wants.add(key)
 
     def renew(self, room_id: str, viewer: str) -> None:
@@ -73,7 +73,7 @@ class Viewers:
         now: float,
         nursery: trio.Nursery,
     ) -> None:
-        """Begin and end legs as the routes in these rooms say; in the others nobody is live."""
+        """Start and stop legs as the routes in these rooms say; in other rooms nobody is live."""
         wanted: dict[Key, Route] = {}
         for room in rooms:
             wanted.update(self._wanted(room, now))
@@ -98,7 +98,7 @@ class Viewers:
         return is_here and route is not None and is_same(leg.route, route)
 
     def _wanted(self, room: LocalRoom, now: float) -> Iterable[tuple[Key, Route]]:
-        """Who is to be served by which media server."""
+        """The viewers that media servers should serve, and their routes."""
         for caster in room.live:
             route = caster.live.route if caster.live is not None else None
             if route is None:
@@ -115,15 +115,15 @@ class Viewers:
                     yield key, route
 
     def _is_due(self, key: Key, viewer: Member, now: float, *, may_be_direct: bool) -> bool:
-        """Whether a viewer without a leg is to get one now."""
+        """Whether a viewer without a leg should get one now."""
         since = self._newcomers.setdefault(key, now)
         if may_be_direct and now < since + _PLACING:
-            return False  # its replica may give it a place
+            return False  # the broadcaster's replica may give it a place
         if viewer.dialect not in ON_DEMAND or key in self._wants:
             return True
         return viewer.dialect == "room" and now >= since + _OFFERING
 
 
 def is_same(one: Route, other: Route) -> bool:
-    """Whether both lead to the same media, whoever is direct."""
+    """Whether both routes lead to the same media, whoever is direct."""
     return (one.node, one.feed, one.epoch) == (other.node, other.feed, other.epoch)

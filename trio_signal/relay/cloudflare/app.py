@@ -1,6 +1,6 @@
-"""What is asked of an app of Cloudflare Realtime, and how its answers are read.
+"""The requests to an app of Cloudflare Realtime, and its answers.
 
-The requests and answers are those of the OpenAPI document that Cloudflare publishes:
+They follow the OpenAPI document that Cloudflare publishes:
 https://developers.cloudflare.com/realtime/static/realtime-api-2024-05-21.yaml.
 """
 
@@ -24,7 +24,7 @@ class Description(Struct):
 
 
 class Track(Problem):
-    """A track of a session; or why there is none."""
+    """A track of a session, or why there is none."""
 
     location: str | None = None
     mid: str | None = None
@@ -33,14 +33,14 @@ class Track(Problem):
 
 
 class Answer(Problem):
-    """What all answers may have."""
+    """The fields that answers may have."""
 
     sessionId: str | None = None  # noqa: N815
     sessionDescription: Description | None = None  # noqa: N815
     tracks: list[Track] | None = None
 
     def description(self, kind: str) -> str:
-        """The offer, or the answer; raises RelayError if there is none."""
+        """The offer or the answer in it; raises RelayError if there is none."""
         given = self.sessionDescription
         if given is None or given.type != kind:
             said = next(filter(None, (each.said() for each in self.tracks or ())), "")
@@ -48,7 +48,7 @@ class Answer(Problem):
         return given.sdp
 
     def good(self) -> dict[str, str]:
-        """The mids of the tracks with which all is well, by their names."""
+        """The mids of the tracks without errors, by name."""
         return {
             track.trackName: track.mid
             for track in self.tracks or ()
@@ -56,7 +56,7 @@ class Answer(Problem):
         }
 
     def active(self, location: str) -> dict[str, str]:
-        """The same for those that are there, of a session's state."""
+        """The mids of a session's active tracks, by name."""
         active = [track for track in self.tracks or () if track.status == "active"]
         return Answer(tracks=[track for track in active if track.location == location]).good()
 
@@ -65,32 +65,32 @@ _decode = msgspec.json.Decoder(Answer).decode
 
 
 def is_over(error: CloudflareError) -> bool:
-    """Whether the session that was asked about is gone: it has ended, or never connected."""
-    # 425 is the same code, and says that it is too early.
+    """Whether the session of the request is gone: it has ended, or never connected."""
+    # 425 has the same code, and means that it is too early.
     return error.status == 410 or (error.code == "session_error" and error.status != 425)
 
 
 class App:
-    """One app. All of it raises CloudflareError; what is asked of a session, one by one."""
+    """One app. Methods raise CloudflareError; call those for one session one at a time."""
 
     def __init__(self, api: Cloudflare, app_id: str) -> None:
-        """Take the API, as the app's secret may use it."""
+        """Use the API with the app's secret."""
         self._api = api
         self._app_id = app_id
 
     async def new_session(self) -> str:
-        """The id of a new one, which expires if it does not connect."""
+        """The id of a new session, which expires if it does not connect."""
         session = (await self._ask("POST", "sessions/new")).sessionId
         if session is None:
             raise CloudflareError("gave a session without an id", 200)
         return session
 
     async def state(self, session: str) -> Answer:
-        """Which tracks it has."""
+        """The tracks of a session."""
         return await self._ask("GET", _path(session))
 
     async def publish(self, session: str, offer: str, mids: Mapping[str, str]) -> Answer:
-        """Have it take in what is offered in these sections, each under a name."""
+        """Publish the offered sections of these mids to a session, each under a name."""
         tracks = [
             {"location": "local", "mid": mid, "trackName": name} for name, mid in mids.items()
         ]
@@ -100,13 +100,13 @@ class App:
     async def subscribe(
         self, session: str, feed: str, names: Iterable[str], patience: float | None = None
     ) -> Answer:
-        """Have it give out tracks of another; it offers them."""
+        """Subscribe a session to tracks of a feed; the answer has an offer."""
         tracks = [{"location": "remote", "sessionId": feed, "trackName": name} for name in names]
         path = _path(session, "tracks/new")
         return await self._ask("POST", path, {"tracks": tracks}, patience)
 
     async def replace(self, session: str, feed: str, mids: Mapping[str, str]) -> Answer:
-        """Have it give out other tracks of another where it gives out something already."""
+        """Replace tracks that a session sends by other tracks of a feed."""
         tracks = [
             {"location": "remote", "sessionId": feed, "trackName": name, "mid": mid}
             for name, mid in mids.items()
@@ -114,12 +114,12 @@ class App:
         return await self._ask("PUT", _path(session, "tracks/update"), {"tracks": tracks})
 
     async def renegotiate(self, session: str, kind: str, sdp: str) -> Answer:
-        """Hand on a description of the browser's."""
+        """Pass on a description of the browser."""
         body = {"sessionDescription": _described(kind, sdp)}
         return await self._ask("PUT", _path(session, "renegotiate"), body)
 
     async def close(self, session: str, mids: Iterable[str], offer: str | None = None) -> Answer:
-        """End some of its tracks; with the browser's offer that has them no more, answer that."""
+        """Close some tracks; an offer of the browser without them is answered."""
         body: dict[str, object] = {
             "tracks": [{"mid": mid} for mid in mids],
             "force": offer is None,
@@ -142,7 +142,7 @@ class App:
 
 
 def _path(session: str, of_it: str = "") -> str:
-    """Where a session is asked; its id comes from outside, perhaps from another replica."""
+    """The path of a session, whose id comes from outside, perhaps from another replica."""
     if not _ID.fullmatch(session):
         raise CloudflareError("no session has such an id", 410)
     return f"sessions/{session}/{of_it}".rstrip("/")

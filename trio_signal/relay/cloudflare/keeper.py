@@ -12,30 +12,30 @@ from trio_signal.relay.cloudflare.app import App, is_over
 
 logger = logging.getLogger(__name__)
 
-#: Seconds between two looks at a feed.
+#: Seconds between two polls of a feed.
 FEED = 2.0
-#: Seconds after which tracks are closed again that could not be.
+#: Seconds before each repeated attempt to close tracks.
 _AGAIN = (1.0, 5.0)
 
 
 class Follower(Protocol):
-    """A leg, as a feed knows it. Nothing blocks."""
+    """A leg that follows a feed. Nothing blocks."""
 
     def lose(self, reason: str) -> None:
-        """Nothing flows any more."""
+        """The leg is lost."""
 
     def adapt(self) -> None:
-        """The feed has other tracks."""
+        """The feed's tracks have changed."""
 
 
 class Keeper:
-    """The app while the node runs, and who uses it."""
+    """The app while the node runs, and its legs."""
 
     def __init__(self, name: str, bitrate: int) -> None:
-        """Without an app until `begin`."""
+        """Begin without an app."""
         self.name = name
         self.bitrate = bitrate
-        #: Somebody had no answer, or a bad one.
+        #: A request had no answer, or a bad one.
         self.suspicion = trio.Event()
         self._app: App | None = None
         self._nursery: trio.Nursery | None = None
@@ -43,11 +43,11 @@ class Keeper:
         self._feeds: dict[str, Feed] = {}
 
     def begin(self, app: App, nursery: trio.Nursery) -> None:
-        """The node runs."""
+        """The node has started."""
         self._app, self._nursery = app, nursery
 
     def end(self) -> None:
-        """It does not any more: all legs are lost."""
+        """The node has stopped: all legs are lost."""
         self._app = self._nursery = None
         for leg in tuple(self._legs):
             leg.lose("the relay has stopped")
@@ -61,23 +61,23 @@ class Keeper:
         return self._app
 
     def suspect(self, error: CloudflareError) -> None:
-        """Somebody had no answer, or a bad one: look whether the API is there."""
+        """A request had no answer or a bad one: check the API."""
         if error.status is None or error.status >= 500:
             self.suspicion.set()
 
     def start(self, leg: Follower, task: Callable[[], Awaitable[object]]) -> None:
-        """Run a task of a leg, which runs on in the leg's own scope."""
+        """Run a task of a leg, in the leg's own scope."""
         self._legs.add(leg)
         if self._nursery is not None:
             self._nursery.start_soon(task)
 
     def known_names(self, session: str) -> frozenset[str] | None:
-        """The tracks of a feed that somebody here sends or watches."""
+        """The tracks of a feed that a leg here sends or watches."""
         feed = self._feeds.get(session)
         return feed.names if feed is not None and feed.legs else None
 
     def follow(self, session: str, leg: Follower) -> "Feed":
-        """Look at a feed for as long as a leg needs it."""
+        """Poll a feed while a leg needs it."""
         feed = self._feeds.get(session)
         if feed is None:
             feed = self._feeds[session] = Feed(self, session)
@@ -87,7 +87,7 @@ class Keeper:
         return feed
 
     def unfollow(self, feed: "Feed") -> None:
-        """No leg needs it any more."""
+        """No leg needs the feed any more."""
         self._feeds.pop(feed.session, None)
 
     def forget(self, leg: Follower) -> None:
@@ -95,7 +95,7 @@ class Keeper:
         self._legs.discard(leg)
 
     def close_tracks(self, session: str, mids: Iterable[str]) -> None:
-        """Have the app end tracks of a session, or all if none is known. Does not block."""
+        """Close tracks of a session; without mids, all of them. Does not block."""
         if self._nursery is not None:
             self._nursery.start_soon(self._close_tracks, session, tuple(mids))
 
@@ -120,23 +120,23 @@ class Keeper:
 
 
 class Feed:
-    """What comes in of a broadcast, as it is seen for all here who need it."""
+    """The tracks of a broadcast, polled for all legs here that need them."""
 
     def __init__(self, keeper: Keeper, session: str) -> None:
-        """Look at nothing yet."""
+        """Begin without polling."""
         self.session = session
         self.legs: set[Follower] = set()
-        #: The names of its tracks; None if nobody looks at it.
+        #: The names of the tracks; None while nobody polls.
         self.names: frozenset[str] | None = None
         self._keeper = keeper
         self._changed = trio.Event()
 
     def look(self) -> None:
-        """It has changed."""
+        """Poll now: the feed has changed."""
         self._changed.set()
 
     async def watch(self) -> None:
-        """Look again and again, while there are legs."""
+        """Poll while there are legs."""
         while self.legs:
             with trio.move_on_after(FEED):
                 await self._changed.wait()
@@ -157,11 +157,11 @@ class Feed:
         self._keeper.unfollow(self)
 
     def lose(self) -> None:
-        """Nothing comes in any more."""
+        """The feed has ended: all its legs are lost."""
         for leg in tuple(self.legs):
             leg.lose("the broadcaster's connection to the media server has ended")
 
 
 async def names_of(app: App, feed: str) -> frozenset[str]:
-    """Which tracks come in. Raises CloudflareError."""
+    """The tracks that a feed receives. Raises CloudflareError."""
     return frozenset((await app.state(feed)).active("local"))

@@ -1,4 +1,4 @@
-"""What comes in at an app, and what goes out: a session for each."""
+"""The legs of an app: one session for each."""
 
 import logging
 from collections.abc import Iterator
@@ -25,20 +25,20 @@ from trio_signal.relay.cloudflare.sdp import fingerprints, in_one_stream, sendin
 
 logger = logging.getLogger(__name__)
 
-#: Seconds at most between two looks at the session of a viewer.
+#: Most seconds between two polls of a viewer's session.
 VIEWER = 10.0
-#: Seconds until a second track of a kind is an additional one.
+#: Seconds after which a second track of a kind counts as an additional one.
 _SETTLING = 5.0
-#: Seconds until a broadcaster's media must have come, and between two looks whether they have.
+#: Seconds for a broadcaster's media to arrive, and between two checks for them.
 COMING, _LOOK = 15.0, 0.25
-#: Seconds for which the API may wait for media that are subscribed to (5), and a little more.
+#: Seconds for an answer that waits for subscribed media (the API waits 5), with a margin.
 _PATIENT = 6.0
-#: The stream of what viewers get.
+#: The id of the stream that viewers get.
 _STREAM = "relay"
 
 
 class _Session(Leg):
-    """What both directions have in common: a session, which is changed by one task at a time."""
+    """The common part of both directions: a session, which one task at a time changes."""
 
     def __init__(self, keeper: Keeper) -> None:
         self._keeper = keeper
@@ -47,16 +47,16 @@ class _Session(Leg):
         self._lock = trio.Lock()
         self._scope = trio.CancelScope()
         self._session: str | None = None
-        #: Of its tracks, by their names.
+        #: Mids of the tracks, by name.
         self._mids: dict[str, str] = {}
         self._feed: Feed | None = None
         self._is_over = self._is_closed = False
 
     def candidate(self, candidate: object) -> None:
-        """The API takes none."""
+        """Do nothing: the API accepts no candidates."""
 
     def close(self) -> None:
-        """End it, and have the app forget it."""
+        """Close the leg here and at the app."""
         if self._is_closed:
             return
         self._is_closed = True
@@ -66,13 +66,13 @@ class _Session(Leg):
             self._keeper.close_tracks(self._session, self._mids.values())
 
     def lose(self, reason: str) -> None:
-        """Nothing flows any more."""
+        """The leg is lost."""
         if not self._is_over:
             self._tell(Lost(reason))
             self._finish()
 
     def adapt(self) -> None:
-        """The feed has other tracks. Does not block."""
+        """The feed's tracks have changed. Does not block."""
 
     def _finish(self) -> None:
         self._is_over = True
@@ -87,7 +87,7 @@ class _Session(Leg):
 
     @contextmanager
     def _in_time(self) -> Iterator[None]:
-        """All that is in it has `DEADLINE`; what fails is a RelayError."""
+        """Limit the body to `DEADLINE`, and turn its failures into RelayError."""
         if self._is_over:
             raise RelayError("the leg is over")
         try:
@@ -110,13 +110,13 @@ class CloudflareIngest(_Session, Ingest):
     """A broadcaster's session."""
 
     def __init__(self, keeper: Keeper, label: str) -> None:
-        """Ask nothing yet."""
+        """Begin without a request."""
         super().__init__(keeper)
         self._label = label
         self._fingerprints: frozenset[str] = frozenset()
 
     async def offer(self, sdp: str) -> str:
-        """The answer to the broadcaster's offer."""
+        """Return the answer to the broadcaster's offer."""
         mids = {f"{kind}-{mid}": mid for mid, kind in sending(sdp).items()}
         if not mids:
             raise RelayError("the broadcaster's offer sends nothing")
@@ -129,7 +129,7 @@ class CloudflareIngest(_Session, Ingest):
         return with_bitrate(answer, self._keeper.bitrate)
 
     def close(self) -> None:
-        """Its viewings here are lost at once, those on other replicas when they look."""
+        """Close; viewings here are lost at once, those on other replicas at their next poll."""
         feed = self._feed
         super().close()
         if feed is not None:
@@ -148,7 +148,7 @@ class CloudflareIngest(_Session, Ingest):
     async def _change(self, session: str, sdp: str, mids: dict[str, str]) -> str:
         app = self._keeper.app
         if fingerprints(sdp) != self._fingerprints:
-            # A session is one peer connection: another one would never get through.
+            # A session is one peer connection, so another one would never connect.
             self.lose("the broadcaster has a new peer connection")
             raise RelayError("the offer is that of a new peer connection")
         new = {name: mid for name, mid in mids.items() if name not in self._mids}
@@ -178,7 +178,7 @@ class CloudflareIngest(_Session, Ingest):
             self.lose(f"no media came within {COMING:g} s")
 
     async def _until_media_come(self) -> None:
-        """Subscribe to them, by a session that never connects, and so costs nothing."""
+        """Wait until a second session, which never connects and costs nothing, can subscribe."""
         app = self._keeper.app
         session: str | None = None
         while True:
@@ -201,17 +201,17 @@ class CloudflareViewing(_Session, Viewing):
     """A viewer's session."""
 
     def __init__(self, keeper: Keeper, feed: str) -> None:
-        """Ask nothing yet."""
+        """Begin without a request."""
         super().__init__(keeper)
         self._of = feed
-        #: An offer was made that has no answer yet; and there was an answer.
+        #: Whether an offer waits for its answer, and whether there was an answer.
         self._is_offered = self._is_answered = False
         self._changed = trio.Event()
-        #: Tracks that the viewer does not get yet, and since when they are known.
+        #: Tracks that the viewer does not get yet, and when each was first seen.
         self._seen: dict[str, float] = {}
 
     async def offer(self) -> str:
-        """The app's offer."""
+        """Return the app's offer."""
         with self._in_time():
             async with self._lock:
                 if self._session is not None:
@@ -227,7 +227,7 @@ class CloudflareViewing(_Session, Viewing):
         return offer
 
     async def answer(self, sdp: str) -> None:
-        """Hand on the viewer's answer."""
+        """Pass on the viewer's answer."""
         with self._in_time():
             async with self._lock:
                 if self._session is None or not self._is_offered:
@@ -242,11 +242,11 @@ class CloudflareViewing(_Session, Viewing):
         self._changed.set()
 
     def adapt(self) -> None:
-        """Its task does it."""
+        """Wake the task that changes the tracks."""
         self._changed.set()
 
     def _take(self, answer: Answer) -> str:
-        """The offer that tracks bring with them."""
+        """Record the tracks of an answer; return the offer with them."""
         offer = in_one_stream(answer.description("offer"), _STREAM)
         self._mids |= answer.good()
         self._is_offered = True
@@ -271,7 +271,7 @@ class CloudflareViewing(_Session, Viewing):
         assert session is not None  # noqa: S101  it offered
         state = await app.state(session)
         if self._is_offered:
-            return  # it must be answered first
+            return  # the offer must be answered first
         if not state.active("remote"):
             self.lose("the viewer's connection to the media server has ended")
             return
@@ -289,7 +289,7 @@ class CloudflareViewing(_Session, Viewing):
             else:
                 await app.close(session, [mid])
             del self._mids[old]
-        # A track of a kind that the viewer has may be about to replace that one.
+        # A track of a kind that the viewer has may soon replace the old one.
         now, kinds = trio.current_time(), {_kind(name) for name in self._mids}
         self._seen = {name: self._seen.get(name, now) for name in missing}
         added = [

@@ -14,12 +14,12 @@ from trio_signal.relay.cloudflare.legs import CloudflareIngest, CloudflareViewin
 
 logger = logging.getLogger(__name__)
 
-#: Seconds between two looks at the API: if all is well, and if not.
+#: Seconds between two checks of the API, while it works and while it fails.
 _WELL, UNWELL = 10.0, 2.0
 
 
 def open_cloudflare_node(url: str, settings: Settings) -> "CloudflareNode":
-    """A node for `cloudflare:APP_ID`."""
+    """Make a node from `cloudflare:APP_ID`."""
     token = settings.relay_token.get_secret_value() if settings.relay_token is not None else ""
     return CloudflareNode(url.partition(":")[2], token, settings.relay_bitrate)
 
@@ -28,9 +28,9 @@ class CloudflareNode(Node):
     """One app at Cloudflare."""
 
     def __init__(self, app_id: str, token: str, bitrate: int, base_url: str | None = None) -> None:
-        """Take the app's id and secret, and how many bits of video a broadcast may have a second.
+        """Take the app's id and secret, and a broadcast's bit rate limit for video.
 
-        `base_url` is where the API is, if it is not Cloudflare's.
+        `base_url` is for an API that is not Cloudflare's own.
         """
         self.name = f"cloudflare:{app_id}"
         self._app_id, self._token, self._base_url = app_id, token, base_url
@@ -39,11 +39,11 @@ class CloudflareNode(Node):
 
     @property
     def degraded(self) -> str | None:
-        """Why it cannot be used now; None if it can."""
+        """Why the node cannot be used now; None if it can."""
         return self._problem
 
     async def run(self) -> None:
-        """Ask it whether it is there, again and again; until cancelled."""
+        """Check the API regularly; until cancelled."""
         with ExitStack() as stack:
             async with (
                 open_cloudflare(self._token, self._base_url, DEADLINE) as api,
@@ -55,7 +55,7 @@ class CloudflareNode(Node):
                 await self._watch(app)
 
     async def probe(self) -> str:
-        """Ask it once, for the doctor; takes `DEADLINE`. Raises RelayError."""
+        """Check the API once, for the doctor, within `DEADLINE`. Raises RelayError."""
         try:
             async with open_cloudflare(self._token, self._base_url, DEADLINE) as api:
                 await self._look(App(api, self._app_id), None)
@@ -64,11 +64,11 @@ class CloudflareNode(Node):
         return "it answers"
 
     def ingest(self, label: str) -> Ingest:
-        """A place for a broadcast."""
+        """Make an ingest."""
         return CloudflareIngest(self._keeper, label)
 
     def view(self, feed: str) -> Viewing:
-        """A place for one more viewer of a feed."""
+        """Make a viewing of a feed."""
         return CloudflareViewing(self._keeper, feed)
 
     async def _watch(self, app: App) -> None:
@@ -95,7 +95,7 @@ class CloudflareNode(Node):
                     await self._keeper.suspicion.wait()
 
     async def _look(self, app: App, session: str | None) -> str:
-        """Ask it about a session, or for a new one. Raises CloudflareError."""
+        """Ask for the state of a session, or for a new session. Raises CloudflareError."""
         if not self._token:
             raise CloudflareError("TRIO_SIGNAL_RELAY_TOKEN is not set")
         if session is not None:
@@ -106,7 +106,7 @@ class CloudflareNode(Node):
                     raise
             else:
                 return session
-        return await app.new_session()  # the other has expired, perhaps
+        return await app.new_session()  # the old session may have expired
 
     def _end(self) -> None:
         self._problem = "stopped"

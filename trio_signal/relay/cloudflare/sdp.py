@@ -1,4 +1,4 @@
-"""The few things that are read in session descriptions, or changed there. Pure."""
+"""Reads and changes a few things in session descriptions. Pure."""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -12,12 +12,12 @@ class Media(NamedTuple):
     kind: str
     mid: str
     direction: str
-    #: It was refused, or has ended.
+    #: The section was refused, or has ended.
     is_off: bool
 
     @property
     def sends(self) -> bool:
-        """Whether who made the description sends sound or a picture here."""
+        """Whether the description's author sends audio or video here."""
         return (
             self.kind in ("audio", "video")
             and self.direction in ("sendrecv", "sendonly")
@@ -26,13 +26,13 @@ class Media(NamedTuple):
 
 
 def sending(sdp: str) -> dict[str, str]:
-    """What is sent: `audio` or `video`, by the mid of its section."""
+    """What is sent: `audio` or `video`, by the section's mid."""
     media = map(_media, _sections(sdp)[1:])
     return {each.mid: each.kind for each in media if each.sends and each.mid}
 
 
 def fingerprints(sdp: str) -> frozenset[str]:
-    """Of the certificates: those of another peer connection are others."""
+    """The certificates' fingerprints, which differ for each peer connection."""
     lines = (line for section in _sections(sdp) for line in section)
     return frozenset(
         line.partition(":")[2].lower() for line in lines if line.startswith("a=fingerprint:")
@@ -40,13 +40,13 @@ def fingerprints(sdp: str) -> frozenset[str]:
 
 
 def in_one_stream(sdp: str, stream: str) -> str:
-    """Have all that is sent belong to one stream: pages show `event.streams[0]`."""
+    """Put everything that is sent into one stream: pages show `event.streams[0]`."""
     session, *sections = _sections(sdp)
     return _join(session, *(_in_stream(section, stream) for section in sections))
 
 
 def with_bitrate(sdp: str, bits: int) -> str:
-    """Have whoever is answered so send no more video than so many bits a second."""
+    """Limit the video of the other side to so many bits per second."""
     session, *sections = _sections(sdp)
     return _join(session, *(_capped(section, bits) for section in sections))
 
@@ -71,7 +71,7 @@ def _media(section: Sequence[str]) -> Media:
     attributes = {line.removeprefix("a=") for line in section if line.startswith("a=")}
     mid = next((each[4:] for each in attributes if each.startswith("mid:")), "")
     direction = next((each for each in _DIRECTIONS if each in attributes), "sendrecv")
-    # The port of what is bundled with another may be 0 as well: RFC 9143 section 6.
+    # The port of a bundled section may be 0 as well: RFC 9143 section 6.
     is_off = rest.startswith("0 ") and "bundle-only" not in attributes
     return Media(kind, mid, direction, is_off)
 
@@ -92,7 +92,7 @@ def _capped(section: list[str], bits: int) -> list[str]:
 
 
 def _with_bandwidth(section: Sequence[str], bits: int) -> Iterator[str]:
-    """The lines of RFC 4566 section 5: `b=` comes after `m=`, `i=` and `c=`, before the rest."""
+    """Insert the line where RFC 4566 section 5 wants it: after `m=`, `i=` and `c=`."""
     place = next(
         (i for i, line in enumerate(section) if not line.startswith(("m=", "i=", "c="))),
         len(section),

@@ -1,4 +1,4 @@
-"""Janus as a media server: its VideoRoom, by its WebSocket API; versions 1.1.2 and later."""
+"""Janus as a media server: its VideoRoom plugin over its WebSocket API; version 1.1.2 or later."""
 
 from trio_signal.relay.janus.node import JanusNode, open_janus_node
 

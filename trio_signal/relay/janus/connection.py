@@ -1,11 +1,11 @@
-"""One WebSocket to a Janus, and the session on it: requests, answers, handles.
+"""One WebSocket to a Janus and its session: requests, answers, handles.
 
-Janus answers each request by its transaction: with `success` or `error`, or with `ack` and,
-later, an `event`. All else that it says names the handle that it is about. A session and its
-handles end with the WebSocket, since nobody claims them.
+Janus answers each request by its transaction: with `success` or `error`, or with `ack` and a later
+`event`. Its other messages name the handle that they concern. A session and its handles end with
+the WebSocket, because nobody claims them.
 
-What trio-websocket leaves to us: it waits for ever when the server goes in the middle of the
-handshake, and leaves the socket open when it is cancelled then.
+Two defects of trio-websocket are handled here: it waits for ever if the server disappears during
+the handshake, and it leaves the socket open if it is cancelled then.
 """
 
 import logging
@@ -35,41 +35,41 @@ from trio_signal.relay.janus.words import Address, Message
 
 logger = logging.getLogger(__name__)
 
-#: Seconds of silence after which Janus is asked for a sign of life.
+#: Seconds of silence after which Janus is probed.
 QUIET = 1.0
-#: Seconds between two looks whether it is silent.
+#: Seconds between two checks for silence.
 _LOOK = 0.25
-#: Seconds for the last words.
+#: Seconds to send the last requests.
 _GOODBYE = 1.0
-#: Bytes that may wait for Janus; it reads at once, or has stopped.
+#: Bytes that may be queued: Janus reads at once, or has stopped.
 _MAX_UNSENT = 4 * 1024 * 1024
-#: Bytes of a message of Janus: room enough for the list of thousands of rooms.
+#: Largest message from Janus: a list of thousands of rooms fits.
 _MAX_MESSAGE = 16 * 1024 * 1024
-#: Candidates that wait for the number of a handle: more than any browser has.
+#: How many candidates may wait for a handle's id: more than any browser has.
 _MAX_EARLY = 100
 
 
 class RefusedError(RelayError):
-    """Janus or its plugin has answered that it will not."""
+    """Janus or its plugin refused a request."""
 
     def __init__(self, code: int, reason: str) -> None:
-        """Take its words."""
+        """Take Janus's error code and text."""
         super().__init__(f"the media server refuses: {reason} ({code})")
         self.code = code
 
 
 class Owner(Protocol):
-    """Whom a handle is for."""
+    """The owner of a handle."""
 
     def heard(self, message: Message) -> None:
-        """Janus has told something of the handle, unasked. Must not block."""
+        """Process an unasked message about the handle. Must not block."""
 
     def lost(self, reason: str) -> None:
         """The handle is gone, with all others of the session. Must not block."""
 
 
 class _Waiting:
-    """Waits for the answer to one request; left early, the answer is not looked at."""
+    """Waits for the answer to one request; ignores the answer if it is left early."""
 
     def __init__(self, waiting: dict[str, Callable[[Message | None], None]], key: str) -> None:
         self._waiting = waiting
@@ -99,10 +99,10 @@ class _Waiting:
 
 
 class Handle:
-    """One place at the VideoRoom: a peer connection at most."""
+    """A handle of the VideoRoom plugin: at most one peer connection."""
 
     def __init__(self, session: "Session", owner: Owner) -> None:
-        """One that `attach` makes."""
+        """A handle that `attach` creates at Janus."""
         self._session = session
         self._owner = owner
         self._id: int | None = None
@@ -112,9 +112,10 @@ class Handle:
         self._refusal: RelayError | None = None
 
     async def attach(self) -> None:
-        """Have Janus make it, if it has not. Blocks for its answer; raises RelayError.
+        """Create the handle at Janus, if necessary. Blocks for its answer; raises RelayError.
 
-        If nobody waits any more when it comes, or the handle is closed by then, it is detached.
+        If the answer comes when nobody waits any more or the handle is closed, the handle is
+        detached.
         """
         if self._id is not None:
             return
@@ -142,25 +143,25 @@ class Handle:
         self._attached.set()
 
     async def ask(self, body: dict[str, Any], offer: str = "", answer: str = "") -> Message:
-        """Ask the plugin, with a description if need be; raises RelayError."""
+        """Send a request to the plugin, optionally with a description; raises RelayError."""
         request = {"janus": "message", "handle_id": self._id, "body": body}
         if offer or answer:
             request["jsep"] = {"type": "offer" if offer else "answer", "sdp": offer or answer}
         return await self._session.ask(request)
 
     def tell(self, body: dict[str, Any]) -> None:
-        """The same, and its answer is not looked at. Does not block."""
+        """Send a request to the plugin and ignore the answer. Does not block."""
         self._session.tell({"janus": "message", "handle_id": self._id, "body": body})
 
     def trickle(self, candidate: dict[str, Any]) -> None:
-        """Hand on a candidate, also before there is a handle. Does not block."""
+        """Pass on a candidate, even before the handle exists. Does not block."""
         if self._id is not None:
             self._session.tell({"janus": "trickle", "handle_id": self._id, "candidate": candidate})
         elif len(self._early) < _MAX_EARLY:
             self._early.append(candidate)
 
     def close(self) -> None:
-        """Detach it. Does not block; again does nothing."""
+        """Detach the handle. Does not block; safe to call again."""
         if not self._closed:
             self._closed = True
             if self._id is not None and self._id in self._session.handles:
@@ -168,45 +169,45 @@ class Handle:
                 self._session.tell({"janus": "detach", "handle_id": self._id})
 
     def heard(self, message: Message) -> None:
-        """Take what Janus tells of it."""
+        """Process a message of Janus about the handle."""
         self._owner.heard(message)
 
     def lost(self, reason: str) -> None:
-        """Take that the session is over."""
+        """The session is over."""
         self._owner.lost(reason)
 
 
 class Session:
-    """A session at a Janus: `run` opens it and carries it, until it is lost."""
+    """A session at a Janus: `run` opens it and keeps it until it is lost."""
 
     def __init__(
         self, address: Address, *, last_words: Callable[[], Iterable[dict[str, Any]]] = tuple
     ) -> None:
-        """Make one that is not open. `last_words` are requests for when we go of our own will."""
+        """Make a closed session. `last_words` are requests to send before it closes on purpose."""
         self._address = address
         self._last_words = last_words
         self._id: int | None = None
-        #: What Janus calls its version.
+        #: The version that Janus reports.
         self.version = ""
         self._numbers = count(1)
         self._waiting: dict[str, Callable[[Message | None], None]] = {}
         self.handles: dict[int, Handle] = {}
-        #: For what concerns no leg: rooms are made and removed by it.
+        #: A handle for requests that concern no leg, such as creating and removing rooms.
         self.control = Handle(self, self)
         self._unsent: deque[str] = deque()
         self._unsent_bytes = 0
         self._filled = trio.Event()
         self._heard_at = 0.0
         self._scope = trio.CancelScope(shield=True)
-        #: Why it is over; None as long as it is not.
+        #: Why the session is over; None while it is not.
         self.ended: str | None = None
         self._nursery: trio.Nursery | None = None
 
     async def run(self, opened: Callable[[], None]) -> str:
-        """Open it, call `opened`, and carry it until it is lost; returns why it was.
+        """Open the session, call `opened`, and keep it until it is lost; return the reason.
 
-        Takes `DEADLINE` seconds at most to open it. Raises nothing but bugs. When it is cancelled
-        Janus is told.
+        Opening takes `DEADLINE` seconds at most. Raises nothing but bugs. On cancellation, Janus is
+        informed.
         """
         over = trio.Event()
         async with trio.open_nursery() as nursery:
@@ -221,9 +222,9 @@ class Session:
         return self.ended or "closed"
 
     async def _carry(self, opened: Callable[[], None], over: trio.Event) -> None:
-        """Open it, and carry it until `end` is called."""
+        """Open the session, and keep it until `end` is called."""
         reasons = []
-        with self._scope:  # which is shielded: what is said at last needs all of it
+        with self._scope:  # shielded: the last requests need the connection
             try:
                 await self._open(opened)
             except* FAILURES as failures:
@@ -250,7 +251,7 @@ class Session:
                 nursery.start_soon(self._watch)
 
     async def _say_goodbye(self) -> None:
-        """Remove what else would stay at Janus for ever; the session takes its handles with it."""
+        """Remove everything that would stay at Janus for ever; handles end with the session."""
         if self._id is not None and self.ended is None:
             for body in self._last_words():
                 self.control.tell(body)
@@ -278,12 +279,12 @@ class Session:
         )
 
     def start_soon(self, task: Callable[..., Any], *args: object) -> None:
-        """Run a task for as long as the session lasts; not at all if it is over."""
+        """Run a task while the session lasts; not at all if it is over."""
         if self._nursery is not None and self.ended is None:
             self._nursery.start_soon(task, *args)
 
     def end(self, reason: str) -> None:
-        """End it now, if it is not over: all handles hear it, and whoever waits. Does not block."""
+        """End the session, and notify all handles and waiting requests. Does not block."""
         if self.ended is not None:
             return
         self.ended = reason
@@ -298,9 +299,9 @@ class Session:
     # Requests
 
     async def ask(self, request: dict[str, Any]) -> Message:
-        """Make a request, and wait for its answer; raises RelayError.
+        """Send a request, and wait for its answer; raises RelayError.
 
-        It waits for as long as there is a connection: who asks sets a deadline.
+        Waits while there is a connection: the caller sets a deadline.
         """
         if self.ended is not None:
             raise RelayError(self.ended)
@@ -315,19 +316,19 @@ class Session:
         return answer
 
     def call(self, take: Callable[[Message | None], None], request: dict[str, Any]) -> None:
-        """Make a request; `take` gets the answer, or None when there will be none."""
+        """Send a request; `take` receives the answer, or None if there will be none."""
         if self.ended is not None:
             take(None)
         else:
             self._waiting[self._post(request)] = take
 
     def tell(self, request: dict[str, Any]) -> None:
-        """Make a request whose answer is not looked at; does nothing if all is over."""
+        """Send a request and ignore the answer; does nothing if the session is over."""
         if self.ended is None:
             self._post(request)
 
     def _post(self, request: dict[str, Any]) -> str:
-        """Put a request into the queue; its transaction."""
+        """Queue a request; return its transaction."""
         transaction = str(next(self._numbers))
         text = self._encode(request, transaction)
         self._unsent.append(text)
@@ -370,8 +371,8 @@ class Session:
                 self._hear(message)
 
     def _hear(self, message: Message) -> None:
-        """Hand on a message to whom it is for, if there is somebody."""
-        if message.janus == "ack":  # what matters comes later
+        """Pass a message to its receiver, if there is one."""
+        if message.janus == "ack":  # the answer comes later
             return
         if message.janus == "timeout" and message.session_id == self._id:
             self.end("the media server has ended the session")
@@ -383,7 +384,7 @@ class Session:
             handle.heard(message)
 
     async def _watch(self) -> None:
-        """Ask for a sign of life when all is silent, and give up when there is none."""
+        """Probe Janus when it is silent, and give up when it does not answer."""
         asked: float | None = None
         while True:
             before = trio.current_time()
@@ -392,20 +393,20 @@ class Session:
             if asked is not None and self._heard_at > asked:
                 asked = None
             if asked is not None and now - before > 2 * _LOOK:
-                asked = now  # it was us who did not look
+                asked = now  # this task was late, not Janus
             if asked is None and now - self._heard_at >= QUIET:
                 asked = now
                 self.tell({"janus": "keepalive"})
             if asked is not None and now - asked >= DEADLINE:
                 self.end(f"the media server has said nothing for {DEADLINE:g} s")
 
-    # As the owner of its own handle
+    # As the owner of `control`
 
     def heard(self, message: Message) -> None:
-        """What Janus tells of the handle that has no peer connection."""
+        """Ignore messages about `control`, which has no peer connection."""
 
     def lost(self, reason: str) -> None:
-        """It ends with us."""
+        """Do nothing: the session ends by itself."""
 
 
 #: How a connection fails, apart from bugs.

@@ -1,8 +1,8 @@
 """The legs of broadcasts at a Janus.
 
-A broadcast is a room with one publisher. Its pin is part of the feed, so whoever is told the feed
-may watch, on any replica. Subscribers are not told what becomes of the publisher's tracks; so
-each replica has one participant in the room that publishes nothing, and hears it.
+A broadcast is a room with one publisher. The room's pin is part of the feed, so whoever knows the
+feed may watch, on any replica. Janus does not inform subscribers about the publisher's tracks. So
+each replica has one participant in the room that publishes nothing and receives these events.
 """
 
 from collections.abc import Callable, Iterator
@@ -25,17 +25,18 @@ from trio_signal.relay.janus import words
 from trio_signal.relay.janus.connection import Handle, RefusedError, Session
 from trio_signal.relay.janus.words import Feed, Message
 
-#: Seconds for a broadcaster to offer again that has closed its peer connection: then it has gone.
+#: Seconds for a broadcaster that has closed its peer connection to offer again; otherwise it is
+#: gone.
 COMES_BACK = 3.0
-#: Seconds for a broadcast to be there that should be.
+#: Seconds for an announced broadcast to appear.
 PUBLISHED_WITHIN = 1.0
-#: Events that wait for whoever reads them: there are some for each change of the tracks.
+#: How many events may be unread: each change of the tracks makes a few.
 _EVENTS = 16
 
 
 @contextmanager
 def in_time() -> Iterator[None]:
-    """For the questions of one call; raises RelayError after `DEADLINE`."""
+    """A deadline for all requests of one call; raises RelayError after `DEADLINE`."""
     try:
         with trio.fail_after(DEADLINE):
             yield
@@ -44,35 +45,35 @@ def in_time() -> Iterator[None]:
 
 
 def _description(message: Message, kind: str) -> str:
-    """The SDP that came with an answer; raises RelayError if there is none of this kind."""
+    """The SDP in an answer; raises RelayError if there is none of this kind."""
     if message.jsep is None or message.jsep.type != kind:
         raise RelayError(f"the media server has sent no {kind}")
     return message.jsep.sdp
 
 
 class _Side(Leg):
-    """What an ingest and a viewing have in common: a handle, and somebody who is told."""
+    """The common part of ingests and viewings: a handle, and a receiver of events."""
 
     def __init__(self, session: Session) -> None:
-        """At a session, which may be over."""
+        """Use a session, which may be over."""
         self._session = session
         self._handle = Handle(session, self)
         self._send, self.events = trio.open_memory_channel[LegEvent](_EVENTS)
         self._closed = False
 
     def candidate(self, candidate: object) -> None:
-        """Hand on a candidate; what is none is dropped."""
+        """Pass on a candidate; anything else is dropped."""
         if (found := words.candidate(candidate)) is not None:
             self._handle.trickle(found)
 
     def close(self) -> None:
-        """Detach the handle, and tell no more."""
+        """Detach the handle, and send no more events."""
         self._closed = True
         self._send.close()
         self._handle.close()
 
     def put(self, event: LegEvent) -> None:
-        """Tell whoever reads the events; who does not read them loses the leg."""
+        """Send an event; if too many are unread, the leg is lost."""
         if self._closed:
             return
         if self._send.statistics().current_buffer_used < _EVENTS - 1:
@@ -81,13 +82,13 @@ class _Side(Leg):
             self.lost("its events are not read")
 
     def lost(self, reason: str) -> None:
-        """It is over: the handle is, or the whole session."""
+        """The handle or the whole session is gone."""
         if not self._closed:
             self._send.send_nowait(Lost(reason))
             self.close()
 
     def heard(self, message: Message) -> None:
-        """Take what Janus tells of the handle."""
+        """Process a message of Janus about the handle."""
         match message.janus:
             case "webrtcup":
                 self.put(Up())
@@ -105,25 +106,25 @@ class _Side(Leg):
         self.lost(reason)
 
     def _told(self, message: Message) -> None:
-        """The plugin says something."""
+        """Process a message of the plugin."""
 
 
 class JanusIngest(_Side, Ingest):
     """A broadcaster's handle, and its room."""
 
     def __init__(self, session: Session, *, bitrate: int, rooms: set[int]) -> None:
-        """A broadcast that is not published yet; its room is in `rooms` as long as it is made."""
+        """An unpublished broadcast; its room is in `rooms` while it exists."""
         super().__init__(session)
         self.feed = ""
         self._room, self._pin, self._creation = words.new_room(bitrate)
         self._rooms = rooms
-        #: By its certificates, the peer connection that publishes; None if none does.
+        #: The certificates of the peer connection that publishes; None if none does.
         self._publishing: frozenset[str] | None = None
-        #: Set when the one before is gone, if that is waited for.
+        #: Set when the previous peer connection is gone, if a task waits for that.
         self._gone: trio.Event | None = None
 
     async def offer(self, sdp: str) -> str:
-        """Publish, or change what is published: a new peer connection takes the old one's place."""
+        """Publish, or change what is published; a new peer connection replaces the old one."""
         with in_time():
             if not self.feed:
                 answer = await self._publish(sdp)
@@ -140,7 +141,7 @@ class JanusIngest(_Side, Ingest):
         try:
             await self._session.control.ask(self._creation)
         except RefusedError as error:
-            if error.code != words.ROOM_EXISTS:  # else we have made it before
+            if error.code != words.ROOM_EXISTS:  # otherwise we have created it before
                 raise
         join = {"request": "joinandconfigure", "ptype": "publisher"}
         answer = await self._handle.ask({**join, "room": self._room, "pin": self._pin}, offer=sdp)
@@ -150,7 +151,7 @@ class JanusIngest(_Side, Ingest):
         return answer
 
     async def _publish_again(self, sdp: str) -> Message:
-        """On the same handle, so that viewers keep theirs."""
+        """Publish on the same handle, so that viewers keep theirs."""
         if self._publishing is not None:
             self._gone = trio.Event()
             await self._handle.ask({"request": "unpublish"})
@@ -168,20 +169,20 @@ class JanusIngest(_Side, Ingest):
             self.lost(reason)
 
     async def _wait_for_offer(self) -> None:
-        """A page that changes cameras may make a new peer connection."""
+        """Wait for a new peer connection: a page that changes cameras may make one."""
         await trio.sleep(COMES_BACK)
         if self._publishing is None:
             self.lost("the broadcaster has closed its peer connection")
 
     def close(self) -> None:
-        """Remove the room as well; if there is no connection now, whoever has `rooms` does."""
+        """Remove the room as well; without a connection, the owner of `rooms` does it later."""
         super().close()
         if self._session.ended is None and self._room in self._rooms:
             self._rooms.remove(self._room)
             self._session.control.tell({"request": "destroy", "room": self._room})
 
 
-#: Tracks of a publisher: how often it had stopped before, and the mid.
+#: A publisher's tracks: how often it had stopped before, and the mid.
 Tracks = frozenset[tuple[int, str]]
 
 
@@ -189,15 +190,15 @@ class JanusViewing(_Side, Viewing):
     """A viewer's handle."""
 
     def __init__(self, session: Session, *, feed: str, watchers: "Watchers") -> None:
-        """A viewer that has no offer yet."""
+        """A viewer without an offer."""
         super().__init__(session)
         self._feed = feed
         self._watchers = watchers
         self._watcher: Watcher | None = None
         self._subscribed: Tracks = frozenset()
-        #: Whether Janus has offered, or is about to, and there is no answer yet.
+        #: Whether there is an offer, or is about to be, without an answer yet.
         self._offered = False
-        #: By its certificates, the peer connection that has answered.
+        #: The certificates of the peer connection that has answered.
         self._answering: frozenset[str] | None = None
 
     async def offer(self) -> str:
@@ -214,7 +215,8 @@ class JanusViewing(_Side, Viewing):
                     "room": feed.room,
                     "pin": feed.pin,
                     "streams": words.streams(feed, tracks),
-                    # Changes of the tracks are ours to ask for, so there is one offer at a time.
+                    # We request changes of the tracks ourselves, so that there is one offer at a
+                    # time.
                     "autoupdate": False,
                 }
             )
@@ -222,12 +224,13 @@ class JanusViewing(_Side, Viewing):
         return _description(offer, "offer")
 
     async def answer(self, sdp: str) -> None:
-        """Start, or go on, with the viewer's answer."""
+        """Start with the viewer's answer, or continue with it."""
         if not self._offered:
             raise RelayError("there is no offer to be answered")
         answering = words.fingerprints(sdp)
         if self._answering not in (None, answering):
-            # It would wait for ever for a handshake that Janus has done with the one before.
+            # The browser would wait for ever for a handshake, which Janus has done with the
+            # previous peer connection.
             raise RelayError("the viewer has answered with another peer connection")
         with in_time():
             await self._handle.ask({"request": "start"}, answer=sdp)
@@ -235,7 +238,7 @@ class JanusViewing(_Side, Viewing):
         self.follow()
 
     def follow(self) -> None:
-        """Subscribe to other tracks, if the publisher has others; one offer after the other."""
+        """Subscribe to the publisher's tracks if they have changed; one offer at a time."""
         if self._watcher is None or self._offered or self._answering is None:
             return
         tracks = self._watcher.tracks
@@ -247,7 +250,7 @@ class JanusViewing(_Side, Viewing):
         now = {stops for stops, _ in tracks}
         changes = {
             "subscribe": tracks - self._subscribed,
-            # Those from before it had stopped are gone by themselves.
+            # Tracks from before the publisher stopped are gone already.
             "unsubscribe": {track for track in self._subscribed - tracks if track[0] in now},
         }
         update = {key: words.streams(feed, some) for key, some in changes.items() if some}
@@ -267,7 +270,7 @@ class JanusViewing(_Side, Viewing):
             self.put(Offered(message.jsep.sdp))
 
     def close(self) -> None:
-        """Leave what tells of the tracks as well."""
+        """Leave the watcher as well."""
         super().close()
         if self._watcher is not None:
             watcher, self._watcher = self._watcher, None
@@ -275,10 +278,10 @@ class JanusViewing(_Side, Viewing):
 
 
 class Watcher:
-    """A participant of a broadcast's room, which hears of its publisher for a replica's viewers."""
+    """A participant of a broadcast's room that observes the publisher for a replica's viewers."""
 
     def __init__(self, session: Session, feed: Feed, forget: Callable[[], object]) -> None:
-        """One that `run` lets join. `forget` is called when it is over."""
+        """A watcher that `run` lets join. `forget` is called when it has ended."""
         self.feed = feed
         self.tracks: Tracks = frozenset()
         self._forget = forget
@@ -289,7 +292,7 @@ class Watcher:
         self._over: str | None = None
 
     async def run(self) -> None:
-        """Join."""
+        """Join the room."""
         join = {"request": "join", "ptype": "publisher", "room": self.feed.room}
         try:
             with in_time():
@@ -302,19 +305,19 @@ class Watcher:
             self.lost(str(error))
 
     def enter(self, viewing: JanusViewing) -> None:
-        """One more viewer that hears of changes, and of the end."""
+        """Add a viewing to notify of changes and of the end."""
         self._viewings.add(viewing)
 
     def leave(self, viewing: JanusViewing) -> None:
-        """One less; it leaves with the last one."""
+        """Remove a viewing; the watcher leaves with the last one."""
         self._viewings.discard(viewing)
         if not self._viewings:
             self.lost("nobody watches")
 
     async def wait_published(self) -> Tracks:
-        """What is published, as soon as something is.
+        """Wait until tracks are published, and return them.
 
-        Raises RelayError if that is over, or not so for a while.
+        Raises RelayError if the broadcast is over, or nothing is published for a while.
         """
         with trio.move_on_after(PUBLISHED_WITHIN):
             while not self.tracks and self._over is None:
@@ -324,7 +327,7 @@ class Watcher:
         return self.tracks
 
     def heard(self, message: Message) -> None:
-        """Take what becomes of the publisher."""
+        """Process an event of the publisher."""
         room, publisher = message.room, self.feed.publisher
         if message.janus == "detached" or room.videoroom == "destroyed":
             self.lost("the broadcast is over")
@@ -346,7 +349,7 @@ class Watcher:
             viewing.follow()
 
     def lost(self, reason: str) -> None:
-        """It is over, and so are its viewings."""
+        """The watcher has ended, and with it its viewings."""
         if self._over is None:
             self._over = reason
             self._forget()
@@ -357,15 +360,15 @@ class Watcher:
 
 
 class Watchers:
-    """Those of one session, by feed."""
+    """The watchers of one session, by feed."""
 
     def __init__(self, session: Session) -> None:
-        """There are none yet."""
+        """Begin empty."""
         self._session = session
         self._watchers: dict[Feed, Watcher] = {}
 
     def enter(self, feed: Feed, viewing: JanusViewing) -> Watcher:
-        """The one for a feed, made if need be."""
+        """Return the watcher of a feed; create it if necessary."""
         watcher = self._watchers.get(feed)
         if watcher is None:
             watcher = Watcher(self._session, feed, lambda: self._watchers.pop(feed, None))

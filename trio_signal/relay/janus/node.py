@@ -18,15 +18,15 @@ from trio_signal.relay.janus.words import Address
 logger = logging.getLogger(__name__)
 
 OLDEST = "1.1.2"
-#: Seconds before the first try to connect again, and at most between two.
+#: Seconds before the first reconnect, and at most between two.
 _FIRST_PAUSE = 0.1
 _LONGEST_PAUSE = 5.0
-#: Seconds between two looks for rooms whose replica has died.
+#: Seconds between two checks for rooms whose replica has died.
 SWEEP = 20.0
 
 
 def pauses() -> Iterator[float]:
-    """How long to wait before each try: jittered, since all replicas lose a node at once."""
+    """The pause before each attempt; jittered, since all replicas lose a node at once."""
     pause = _FIRST_PAUSE
     while True:
         yield random.uniform(pause / 2, pause)  # noqa: S311  not for secrets
@@ -37,15 +37,15 @@ class JanusNode(Node):
     """A Janus with its VideoRoom, as one replica reaches it."""
 
     def __init__(self, url: str, *, token: str = "", bitrate: int) -> None:
-        """A node at a URL as `Address` has it; raises ValueError.
+        """Make a node from a URL that `Address` reads; raises ValueError.
 
-        `token` is its `api_secret`, if that is not in the URL; `bitrate` what a broadcaster may
-        send, in bits a second.
+        `token` is the `api_secret`, if it is not in the URL; `bitrate` limits broadcasters, in bits
+        per second.
         """
         self._address = Address.of(url, token)
         self.name = self._address.name
         self._bitrate = bitrate
-        #: Those that we have made, and not removed.
+        #: Rooms that this node has created and not removed.
         self._rooms: set[int] = set()
         self._reason: str | None = None
         self._set(Session(self._address))
@@ -60,7 +60,7 @@ class JanusNode(Node):
         return self._session.ended
 
     async def run(self) -> None:
-        """Keep a session; a reason why there is none is logged once."""
+        """Keep a session until cancelled; log each reason for a failure once."""
         waits = pauses()
         while True:
             session = Session(self._address, last_words=self._removals)
@@ -74,7 +74,7 @@ class JanusNode(Node):
             await trio.sleep(next(waits))
 
     async def probe(self) -> str:
-        """Its version, if it lets us have a session; an old one is refused."""
+        """Open a session and return Janus's version; raises RelayError if it is too old."""
         session = Session(self._address)
         opened = False
 
@@ -91,7 +91,7 @@ class JanusNode(Node):
         return f"Janus {session.version}"
 
     def _use(self, session: Session) -> None:
-        """A session is open: it is for all legs that are made from now on."""
+        """A session is open: new legs use it."""
         self._set(session)
         self._reason = None
         logger.info("%s: connected, Janus %s", self.name, session.version)
@@ -104,9 +104,9 @@ class JanusNode(Node):
         return [{"request": "destroy", "room": room} for room in self._rooms]
 
     async def _sweep(self, session: Session) -> None:
-        """Remove the rooms of replicas that were killed: those in which nobody is.
+        """Remove empty rooms, which killed replicas have left.
 
-        Nobody is in a room for a moment when it is made, so it takes two looks.
+        A new room is empty for a moment, so a room must be empty in two checks.
         """
         seen: set[int | str] = set()
         while True:
@@ -127,15 +127,15 @@ class JanusNode(Node):
             seen = empty
 
     def ingest(self, label: str) -> Ingest:
-        """A room of its own."""
+        """Make an ingest with a room of its own."""
         return JanusIngest(self._session, bitrate=self._bitrate, rooms=self._rooms)
 
     def view(self, feed: str) -> Viewing:
-        """One more subscriber."""
+        """Make one more subscriber."""
         return JanusViewing(self._session, feed=feed, watchers=self._watchers)
 
 
 def open_janus_node(url: str, settings: Settings) -> JanusNode:
-    """A node for one of the URLs of the settings; raises ValueError."""
+    """Make a node from one of the URLs of the settings; raises ValueError."""
     token = settings.relay_token.get_secret_value() if settings.relay_token else ""
     return JanusNode(url, token=token, bitrate=settings.relay_bitrate)

@@ -1,4 +1,4 @@
-"""What is said to Janus and its VideoRoom, and what they say; nothing here does I/O.
+"""The messages to and from Janus and its VideoRoom; no I/O.
 
 https://janus.conf.meetecho.com/docs/rest.html and videoroom.html
 """
@@ -15,43 +15,43 @@ from msgspec import Struct
 from trio_signal.relay import RelayError
 
 PLUGIN = "janus.plugin.videoroom"
-#: By this the rooms that we have made are known.
+#: Marks the rooms that we have created.
 DESCRIPTION = "trio-signal"
-#: Janus's random numbers have so many bits: all that JavaScript's can hold, and one less.
+#: Bits of Janus's random numbers: one less than JavaScript's integers hold.
 _BITS = 52
 _SCHEMES = {"janus+ws": (False, 8188), "janus+wss": (True, 443)}
 _FEED = re.compile(r"(\d{1,16})-(\d{1,16})-([0-9a-f]{32})")
 _FINGERPRINT = re.compile(r"^a=fingerprint:(.*\S)", re.MULTILINE)
-#: Bytes of a candidate: they are some hundred.
+#: Largest candidate in bytes; usual ones have about a hundred.
 _MAX_CANDIDATE = 2048
 
-#: What Janus answers with.
+#: Error codes of Janus.
 UNAUTHORIZED, NO_SESSION, NO_PLUGIN = 403, 458, 460
-#: What its VideoRoom answers with.
+#: Error codes of its VideoRoom.
 NO_ROOM, ROOM_EXISTS = 426, 427
-#: Why a peer connection ended that its browser has closed.
+#: The reason that Janus gives when the browser has closed a peer connection.
 CLOSED_BY_BROWSER = "DTLS alert"
 
 
 class Address(NamedTuple):
-    """Where a Janus is, and what it wants to hear."""
+    """The address of a Janus, and its secret."""
 
-    #: Its URL, without what is secret.
+    #: The URL without secrets.
     name: str
     host: str
     port: int
     secure: bool
     path: str
-    #: Its `api_secret`; none if empty.
+    #: The `api_secret`; empty if there is none.
     secret: str
-    #: As the `Host` header has it.
+    #: Host and port, for the `Host` header.
     netloc: str
 
     @classmethod
     def of(cls, url: str, token: str = "") -> Self:
-        """Read `janus+ws://host:8188`, with a secret as in `janus+wss://:SECRET@host/janus`.
+        """Read `janus+ws://host:8188`, or with a secret `janus+wss://:SECRET@host/janus`.
 
-        Raises ValueError, which does not say the secret.
+        Raises ValueError, whose text does not contain the secret.
         """
         parts = urlsplit(url)
         if parts.scheme not in _SCHEMES or not parts.hostname:
@@ -70,25 +70,25 @@ class Address(NamedTuple):
 
 
 class Feed(NamedTuple):
-    """A broadcast, as subscribers name it; whoever has it may watch."""
+    """A broadcast, as subscribers name it; knowing the feed is enough to watch."""
 
     room: int
     publisher: int
     pin: str
 
     def __str__(self) -> str:
-        """The text for the other replicas."""
+        """The text form, for other replicas."""
         return f"{self.room}-{self.publisher}-{self.pin}"
 
     @classmethod
     def of(cls, text: str) -> Self:
-        """Read the text; raises RelayError."""
+        """Read the text form; raises RelayError."""
         if (found := _FEED.fullmatch(text)) is None:
             raise RelayError("this is no feed of a Janus")
         return cls(int(found[1]), int(found[2]), found[3])
 
 
-# What Janus says. What does not fit is not looked at.
+# Messages from Janus. Unknown ones are ignored.
 
 
 class Failure(Struct, frozen=True):
@@ -99,7 +99,7 @@ class Failure(Struct, frozen=True):
 
 
 class Made(Struct, frozen=True):
-    """The number of a new session, or of a new handle."""
+    """The id of a new session or handle."""
 
     id: int
 
@@ -112,14 +112,14 @@ class Description(Struct, frozen=True):
 
 
 class Stream(Struct, frozen=True):
-    """One of the tracks of a publisher."""
+    """One track of a publisher."""
 
     mid: str
     disabled: bool = False
 
 
 class Publisher(Struct, frozen=True):
-    """Who publishes in a room."""
+    """A publisher in a room."""
 
     id: int
     streams: tuple[Stream, ...] = ()
@@ -130,18 +130,18 @@ class Listed(Struct, frozen=True):
 
     room: int | str
     description: str = ""
-    #: Without those that only watch.
+    #: Subscribers are not counted.
     num_participants: int = 1
 
 
 class VideoRoom(Struct, frozen=True):
-    """What the plugin says."""
+    """A message of the plugin."""
 
     videoroom: str = ""
-    #: Ours, after joining.
+    #: Our own id, after joining.
     id: int | None = None
     publishers: tuple[Publisher, ...] = ()
-    #: Who does not publish any more, or has left.
+    #: The publisher that has stopped or left.
     unpublished: int | str | None = None
     leaving: int | str | None = None
     rooms: tuple[Listed, ...] = msgspec.field(default=(), name="list")
@@ -150,31 +150,31 @@ class VideoRoom(Struct, frozen=True):
 
 
 class PluginData(Struct, frozen=True):
-    """The wrapping of it."""
+    """Wraps a message of the plugin."""
 
     data: VideoRoom
 
 
 class Message(Struct, frozen=True):
-    """One message of Janus: the answer to a request, or something that it tells."""
+    """One message of Janus: the answer to a request, or an event."""
 
     janus: str
     transaction: str | None = None
     session_id: int | None = None
-    #: The handle that it is about.
+    #: The handle that the message concerns.
     sender: int | None = None
     data: Made | None = None
     plugindata: PluginData | None = None
     jsep: Description | None = None
     error: Failure | None = None
-    #: Why there is no peer connection any more.
+    #: Why the peer connection has ended.
     reason: str = ""
     #: In the answer to `info`.
     version_string: str = ""
 
     @property
     def room(self) -> VideoRoom:
-        """What the plugin says; nothing if it says nothing."""
+        """The message of the plugin; an empty one if there is none."""
         return self.plugindata.data if self.plugindata else VideoRoom()
 
 
@@ -182,18 +182,18 @@ _decoder = msgspec.json.Decoder(Message)
 
 
 def read(text: str | bytes) -> Message | None:
-    """A message, or None if it is none."""
+    """Decode a message; None if it is unreadable."""
     try:
         return _decoder.decode(text)
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
         return None
 
 
-# What is said to it
+# Messages to Janus
 
 
 def new_room(bitrate: int) -> tuple[int, str, dict[str, Any]]:
-    """The number of a room that nobody else has, its pin, and how it is made."""
+    """A new room's random id, its pin, and the request that creates it."""
     room, pin = secrets.randbits(_BITS - 1) + 1, secrets.token_hex(16)
     return (
         room,
@@ -202,7 +202,7 @@ def new_room(bitrate: int) -> tuple[int, str, dict[str, Any]]:
             "request": "create",
             "room": room,
             "pin": pin,
-            # It is listed, so that any replica can remove what one that died has left.
+            # Listed, so that any replica can remove the rooms of one that died.
             "is_private": False,
             "description": DESCRIPTION,
             "publishers": 1,
@@ -210,19 +210,20 @@ def new_room(bitrate: int) -> tuple[int, str, dict[str, Any]]:
             "bitrate_cap": True,
             "videocodec": "vp8,h264,vp9,av1",
             "audiocodec": "opus",
-            # Without it a browser turns the picture itself, and each viewer has it upright.
+            # Without this extension, the browser itself rotates the video, so each viewer gets it
+            # upright.
             "videoorient_ext": False,
         },
     )
 
 
 def streams(feed: Feed, tracks: Iterable[tuple[int, str]]) -> list[dict[str, Any]]:
-    """These tracks of a feed; of each only its mid counts."""
+    """The request's list of these tracks of a feed; only their mids count."""
     return [{"feed": feed.publisher, "mid": mid} for _, mid in sorted(tracks)]
 
 
 def candidate(value: object) -> dict[str, Any] | None:
-    """A browser's candidate for Janus, None for what is none."""
+    """A browser's candidate in Janus's form; None if it is no candidate."""
     if value is None:
         return {"completed": True}
     match value:
@@ -240,7 +241,7 @@ def candidate(value: object) -> dict[str, Any] | None:
 
 
 def is_older(version: str, other: str) -> bool:
-    """Whether a version, as `1.1.2`, came before another; one that is no such text did not."""
+    """Whether a version such as `1.1.2` came before another; False for other texts."""
     one, two = (re.findall(r"\d+", text) for text in (version, other))
     return bool(one) and [int(part) for part in one] < [int(part) for part in two]
 
@@ -250,5 +251,5 @@ def _is_short(text: str) -> bool:
 
 
 def fingerprints(sdp: str) -> frozenset[str]:
-    """Of the certificates; each peer connection of a browser makes one for itself."""
+    """The fingerprints of the certificates; each peer connection of a browser has its own."""
     return frozenset(text.lower() for text in _FINGERPRINT.findall(sdp))
