@@ -1,4 +1,4 @@
-"""A client for programs: a place in one room, and what happens there as typed events.
+"""A client for programs: it joins one room and receives typed events.
 
     async with open_client("http://127.0.0.1:8000", room="lobby", username="Bot") as client:
         async for event in client:
@@ -6,8 +6,8 @@
                 case PeerJoined(peer=peer):
                     await client.send({"hello": peer.username}, to=peer.id)
 
-It speaks the dialect `mesh`, comes back when its connection is lost, and tells what it missed.
-`trio_signal.client.media` has sound and picture. docs/clients/python.md is the guide.
+It speaks the dialect `mesh`, reconnects when its connection is lost, and reports what it missed.
+`trio_signal.client.media` adds audio and video. docs/clients/python.md is the guide.
 """
 
 from trio_signal.client.client import Client, open_client

@@ -4,7 +4,7 @@
         async for event in client:
             ...
 
-Events, errors, and what can be said are those of `trio_signal.client`.
+Events, errors and methods are those of `trio_signal.client`.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 
 class _Done(NamedTuple):
-    """What became of work in Trio's thread."""
+    """The outcome of work in Trio's thread."""
 
     cancelled: bool
     value: Any = None
@@ -37,10 +37,10 @@ class _Done(NamedTuple):
 
 
 class _Trio:
-    """A client of Trio's, in a thread beside an asyncio loop; made in asyncio's."""
+    """A Trio client in a thread beside an asyncio loop; create it in asyncio's thread."""
 
     def __init__(self, enter: Callable[[], Any]) -> None:
-        """`enter` makes what is entered in the thread: the client, as an async context."""
+        """`enter` makes the async context that the thread enters: the client."""
         self._enter = enter
         self._loop = asyncio.get_running_loop()
         self._executor = ThreadPoolExecutor(1, "trio-signal")
@@ -57,7 +57,7 @@ class _Trio:
     # In asyncio's thread
 
     async def run(self) -> None:
-        """Run the thread until `leave`; raises what ends it. Cancelled, it goes without goodbye."""
+        """Run the thread until `leave`; raises what ends it. If cancelled, it skips the goodbye."""
         self._running = self._loop.run_in_executor(self._executor, trio.run, self._main)
         self._running.add_done_callback(self._ended)
         try:
@@ -76,7 +76,7 @@ class _Trio:
         self._executor.shutdown(wait=False)
 
     async def leave(self) -> None:
-        """Say goodbye, and wait for the end of the thread; `run` raises what is wrong with it."""
+        """Close the client, and wait for the thread to end; `run` raises its errors."""
         self._post(self._over.set)
         if self._running is not None:
             await asyncio.wait({self._running})
@@ -84,10 +84,10 @@ class _Trio:
     async def do(
         self, work: Callable[[], Awaitable[T]], keep: Callable[[T], object] = lambda _: None
     ) -> T:
-        """Run an async function in Trio's thread, and wait for what it returns or raises.
+        """Run an async function in Trio's thread, and return its result or raise its exception.
 
-        Cancelled, it is cancelled there, and that is waited for. If it was too late, what it has
-        returned is kept.
+        If this is cancelled, the function is cancelled, and its end awaited. If it had a result
+        already, `keep` receives that.
         """
         if self._running is None or self._running.done():
             raise self.client.session.why_ended()
@@ -133,7 +133,7 @@ class _Trio:
     ) -> None:
         try:
             self._nursery.start_soon(self._run, work, scope, done)
-        except RuntimeError:  # the block is over
+        except RuntimeError:  # the block has ended
             self._tell(_resolve, done, _Done(cancelled=True))
 
     async def _run(
@@ -148,11 +148,11 @@ class _Trio:
         self._tell(_resolve, done, result)
 
     def _tell(self, work: Callable[..., object], *args: object) -> None:
-        with suppress(RuntimeError):  # its loop is closed: nobody is there any more
+        with suppress(RuntimeError):  # the loop is closed: nobody waits
             self._loop.call_soon_threadsafe(work, *args)
 
     async def fetch(self, source: TokenSource) -> str:
-        """What a token source of asyncio's fetches."""
+        """Call an asyncio token source."""
         fetched = trio.Event()
         coroutine: Any = source()
         fetching = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
@@ -174,7 +174,7 @@ def _resolve(done: asyncio.Future[_Done], result: _Done) -> None:
 def _front(
     method: Callable[Concatenate[of_trio.Client, P], Awaitable[T]],
 ) -> Callable[Concatenate["Client", P], Coroutine[Any, Any, T]]:
-    """The same method for asyncio."""
+    """Make the asyncio version of a method."""
 
     @wraps(method)
     async def call(self: "Client", /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -184,15 +184,15 @@ def _front(
 
 
 class Client:
-    """A place in one room, for asyncio; as `trio_signal.client.Client`. Made by `open_client`.
+    """A client in one room, for asyncio; see `trio_signal.client.Client`. Made by `open_client`.
 
-    A call that is cancelled may have said what it was to say.
+    A cancelled call may have sent its message.
     """
 
     def __init__(self, in_trio: _Trio) -> None:
-        """Take a client in its thread."""
+        """Use a client in its thread."""
         self._trio = in_trio
-        #: Events that were taken for iterations that were cancelled.
+        #: Events that cancelled iterations had already taken.
         self._kept = deque[Event]()
 
     @property
@@ -217,7 +217,7 @@ class Client:
 
     @property
     def peers(self) -> Mapping[str, Peer]:
-        """The others in the room at this moment, by id. Events may lag behind."""
+        """The other peers in the room, by id: the latest state, which events may lag behind."""
         return self._trio.client.session.view.peers.copy()
 
     @property
@@ -240,7 +240,7 @@ class Client:
         return self
 
     async def __anext__(self) -> Event:
-        """The next event. Cancelled, it has taken none."""
+        """Return the next event. If cancelled, no event is lost."""
         if self._kept:
             return self._kept.popleft()
         return await self._trio.do(self._trio.client.__anext__, self._kept.append)
@@ -262,8 +262,8 @@ async def open_client(
 ) -> AsyncIterator[Client]:
     """Join a room, and leave it at the end of the block.
 
-    As `trio_signal.client.open_client`, with the same options; a function that fetches tokens is
-    asyncio's. An exception of the block comes out as it is.
+    Like `trio_signal.client.open_client`, with the same options; a function that fetches tokens is
+    an asyncio function. Exceptions of the block are raised unchanged.
     """
 
     def enter() -> Any:

@@ -1,10 +1,10 @@
-"""The peer connections of one client, in a thread of their own: aiortc needs asyncio.
+"""The peer connections of one client, in a thread of their own, because aiortc needs asyncio.
 
-    open_client's nursery      run          the thread, and who speaks for it
-        in asyncio's thread    Link.run     a peer connection each
+    open_client's nursery      run          the thread, and sending its signals
+        in asyncio's thread    Link.run     one peer connection each
 
-Trio's side posts what is to be done to the thread's loop; what the links say comes back through a
-queue. Whoever wants media counts as a user; when the last one has gone, the thread ends.
+Trio's side posts work to the thread's loop; the links' signals come back through a queue. Each
+`watch` or `publish` counts as a user; when the last one ends, the thread ends.
 """
 
 import asyncio
@@ -23,32 +23,32 @@ from trio_signal.errors import TrioSignalError
 
 T = TypeVar("T")
 
-#: Seconds that a peer has for its offer, before we make one.
+#: Seconds to wait for a peer's offer before making one.
 _ASK_AFTER = 1.0
-#: What the links have said and the server has not heard yet; what is more is lost, and said again.
+#: How many signals of the links may be unsent; beyond that they are lost, and repeated.
 _UNSAID = 1000
 
-#: Told of what comes from a peer, in Trio's thread; of None when nothing will come.
+#: Called in Trio's thread with a peer's tracks; with None when none will come any more.
 Watcher = Callable[[Sequence[MediaStreamTrack] | None], None]
 
 
 class Player(Protocol):
-    """What has tracks to send, as aiortc's `MediaPlayer`."""
+    """An object with tracks to send, such as aiortc's `MediaPlayer`."""
 
     @property
     def audio(self) -> MediaStreamTrack | None:
-        """Its sound, if it has any."""
+        """Its audio track, if any."""
 
     @property
     def video(self) -> MediaStreamTrack | None:
-        """Its picture, if it has any."""
+        """Its video track, if any."""
 
 
 class Calls:
-    """The links of one client. Its methods are for Trio's thread, but for those of `_Media`."""
+    """The links of one client. Call its methods in Trio's thread, except those of `_Media`."""
 
     def __init__(self, client: Client) -> None:
-        """Whoever makes it runs `run`."""
+        """Make the links' thread; the caller runs `run`."""
         self._client = client
         self._media = _Media(client, self._say, self._arrived)
         self._watchers: dict[str, set[Watcher]] = {}
@@ -56,7 +56,7 @@ class Calls:
         self.users = 0
 
     async def run(self) -> None:
-        """Run the thread until `stop`, and say what the links have to say."""
+        """Run the thread until `stop`, and send the links' signals."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._speak)
             await trio.to_thread.run_sync(self._media.run)
@@ -68,13 +68,13 @@ class Calls:
         self._media.post(self._media.over.set)
 
     def start(self, nursery: trio.Nursery) -> None:
-        """Run in this nursery, and hear what the server says from now on."""
+        """Run in this nursery, and receive events from now on."""
         self._client.session.ears.add(self._hear)
         nursery.start_soon(self.run)
 
     @contextmanager
     def watching(self, peer_id: str, watcher: Watcher) -> Iterator[None]:
-        """Tell the watcher of what comes from this peer, while the block runs."""
+        """Call the watcher with this peer's tracks, while the block runs."""
         self._watchers.setdefault(peer_id, set()).add(watcher)
         self._media.post(self._media.watch, peer_id)
         for event in self._client.session.offers.get(peer_id, ()):
@@ -91,7 +91,7 @@ class Calls:
 
     @contextmanager
     def publishing(self, player: Player) -> Iterator[None]:
-        """Send what the player has to everybody in the room, while the block runs."""
+        """Send the player's tracks to everybody in the room, while the block runs."""
         self._media.post(self._media.publish, player, list(self._client.peers))
         with ExitStack() as leaving:
             leaving.callback(self._media.post, self._media.unpublish)
@@ -123,14 +123,14 @@ class Calls:
 
     async def _speak(self) -> None:
         say = {"offer": self._client.offer, "answer": self._client.answer}
-        with suppress(TrioSignalError):  # the client has ended, and so will those that use it
+        with suppress(TrioSignalError):  # the client has ended, and its users will end too
             async for kind, peer_id, payload in self._saying:
                 await say[kind](payload, to=peer_id)
 
     async def do(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """Run an async function of asyncio in the thread, and wait for what it returns or raises.
+        """Run an asyncio function in the thread, and return its result or raise its exception.
 
-        Cancelled, it is cancelled there, and its end is waited for.
+        If this is cancelled, the function is cancelled, and its end awaited.
         """
         finished = trio.Event()
         doing: list[asyncio.Task[T]] = []
@@ -151,7 +151,7 @@ class Calls:
 
 
 class _Media:
-    """What runs in asyncio's thread. Only `post`, `run` and `over` are for others."""
+    """The part in asyncio's thread. Only `post`, `run` and `over` are safe in other threads."""
 
     def __init__(
         self,
@@ -167,18 +167,18 @@ class _Media:
         self._relay = MediaRelay()
         self._player: Player | None = None
         self._links: dict[str, tuple[Link, asyncio.Task[None]]] = {}
-        #: Also of links that are no longer used, and hang up.
+        #: Includes links that are closing.
         self._running: set[asyncio.Task[None]] = set()
         self._watched: set[str] = set()
         self._present: set[str] = set()
 
     def post(self, work: Callable[..., object], *args: object) -> None:
-        """Have this done in the thread; from any. Does not block."""
-        with suppress(RuntimeError):  # the loop is closed: nobody wants anything any more
+        """Call this in the thread; safe in any thread. Does not block."""
+        with suppress(RuntimeError):  # the loop is closed: nothing to do any more
             self._loop.call_soon_threadsafe(work, *args)
 
     def run(self) -> None:
-        """Be the thread, until `over` is set. Blocks."""
+        """Run the thread's loop until `over` is set. Blocks."""
         with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
             runner.run(self._run())
 
@@ -186,7 +186,7 @@ class _Media:
         await self.over.wait()
         for peer_id in list(self._links):
             self._drop(peer_id)
-        # Until all have hung up. What is left then, as tasks of aiortc's, the runner cancels.
+        # Wait until all links are closed. The runner cancels what is left, such as aiortc's tasks.
         await asyncio.gather(*self._running, return_exceptions=True)
 
     # In the thread
@@ -198,7 +198,7 @@ class _Media:
         self._loop.call_later(_ASK_AFTER, self._ask, peer_id)
 
     def _ask(self, peer_id: str) -> None:
-        """No offer came: it was lost, or it is a client that waits for ours."""
+        """Make an offer: the peer's was lost, or the peer waits for ours."""
         if peer_id in self._watched:
             self._link(peer_id).open()
 
@@ -229,7 +229,7 @@ class _Media:
             self._link(peer_id).open()
 
     def left(self, peer_id: str) -> None:
-        """The server has lost it; its media may go on, and it may come back."""
+        """Ignore it: the peer's media may continue, and it may resume."""
         self._present.discard(peer_id)
         if peer_id not in self._links or not self._links[peer_id][0].is_up:
             self._drop(peer_id)
@@ -256,12 +256,12 @@ class _Media:
         return self._links[peer_id][0]
 
     def _connected(self, peer_id: str, tracks: Sequence[MediaStreamTrack]) -> None:
-        """In Trio's thread."""
+        """Called in Trio's thread."""
         if tracks:
             self._arrived(peer_id, tracks)
 
     def _tracks(self) -> list[MediaStreamTrack]:
-        """What there is to send, for one link more."""
+        """The tracks to send on one more link."""
         tracks = (self._player.audio, self._player.video) if self._player else ()
         return [self._relay.subscribe(track) for track in tracks if track is not None]
 
@@ -270,7 +270,7 @@ class _Media:
             self._links.pop(peer_id)[1].cancel()
 
     def tell(self, hear: Callable[..., object], *args: object) -> None:
-        """Have this done in Trio's thread."""
+        """Call this in Trio's thread."""
         with suppress(trio.RunFinishedError):
             self._trio.run_sync_soon(hear, *args)
 

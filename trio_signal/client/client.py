@@ -1,4 +1,4 @@
-"""A client that stays in one room: it comes back when its connection is lost."""
+"""A client that stays in one room: it reconnects when its connection is lost."""
 
 import ssl
 from collections.abc import AsyncIterator, Mapping
@@ -28,7 +28,7 @@ class Client:
     """
 
     def __init__(self, session: Session) -> None:
-        """Take the session; whoever made it runs it."""
+        """Use a session, which the caller runs."""
         self._session = session
 
     @property
@@ -85,16 +85,16 @@ class Client:
         return self
 
     async def __anext__(self) -> Event:
-        """The next event. Cancelled, it has taken none."""
+        """Return the next event. If cancelled, no event is lost."""
         try:
             return await self._session.events.receive()
         except (trio.EndOfChannel, trio.ClosedResourceError):
             raise self._session.why_ended() from None
 
-    # What the user wants to say. Each of these waits for a connection, and until the one before
-    # is written. If the client has ended, or ends meanwhile, it raises why: ClosedError,
-    # NotConnectedError (also after the block) or SlowReaderError. What JSON cannot hold raises
-    # TypeError or ValueError at once. Cancelled, it has said nothing.
+    # Sending. Each of these methods waits for a connection, and until earlier messages are written.
+    # If the client has ended, or ends meanwhile, it raises the reason: ClosedError,
+    # NotConnectedError (also after the block) or SlowReaderError. Values that JSON cannot hold
+    # raise TypeError or ValueError at once. A cancelled call has sent nothing.
 
     async def offer(self, offer: Any, *, to: str | None = None) -> None:
         """Send an offer, any JSON, to one peer or to all. Waits until it is written."""
@@ -146,7 +146,7 @@ class Client:
     async def _declare(self) -> None:
         wanted = self._session.broadcasting
         if not self._session.ended and self._session.state != "joined":
-            await trio.lowlevel.checkpoint()  # said on joining
+            await trio.lowlevel.checkpoint()  # sent when the room is joined
         else:
             await self._session.say(declaration(wanted))
             self._session.declared = wanted
@@ -214,7 +214,7 @@ async def open_client(
 
 
 def raise_as_it_was(error: BaseException) -> NoReturn:
-    """Raise an exception that a nursery has wrapped, with the context that it had."""
+    """Raise an exception that a nursery has wrapped, with its original context."""
     context = error.__context__
     try:
         raise error

@@ -1,7 +1,7 @@
 """One WebSocket of a client, on trio-websocket.
 
-What is mended here: trio-websocket waits for ever when the server goes in the middle of the
-handshake, and leaves the socket open when it is cancelled then.
+It fixes two defects: trio-websocket waits for ever if the server disappears during the handshake,
+and leaves the socket open if it is cancelled then.
 """
 
 import ssl
@@ -27,9 +27,10 @@ from trio_signal.dialects import mesh
 from trio_signal.dialects.wire import Reader, UnreadableError
 from trio_signal.errors import TrioSignalError
 
-#: Enough for the snapshot of a very large room.
+#: Largest message: the snapshot of a very large room fits.
 _MAX_MESSAGE = 64 * 1024 * 1024
-#: Messages between trio-websocket's task and ours: a burst costs few task switches.
+#: Messages buffered between trio-websocket's task and ours, so that a burst costs few task
+#: switches.
 _QUEUE = 64
 _SCHEMES = {"http": False, "ws": False, "https": True, "wss": True}
 
@@ -44,39 +45,39 @@ _reader = Reader(
 )
 
 
-#: How the types begin of what is not counted: docs/protocols/mesh.md.
+#: Types, or their prefixes, of messages that are not counted: docs/protocols/mesh.md.
 _UNCOUNTED = ("ping", "pong", "auth_", "token_", "resumed", "not_resumed")
-#: A close frame that says goodbye (1000), masked with zeros: RFC 6455 sections 5.2 and 7.4.1.
+#: A close frame with code 1000, masked with zeros: RFC 6455 sections 5.2 and 7.4.1.
 _GOODBYE = b"\x88\x82\x00\x00\x00\x00\x03\xe8"
 
 
 class Unknown(Struct, frozen=True):
-    """A message that we cannot read: newer servers say more."""
+    """A message of an unknown type; newer servers may send more types."""
 
 
 class Received(NamedTuple):
     """A message from the server."""
 
     message: Struct
-    #: How many bytes long it is, if it is one of those that are counted; else 0.
+    #: Its length in bytes if the message is counted, else 0.
     counts: int
 
 
 class Address(NamedTuple):
-    """Where a room is."""
+    """The address of a room."""
 
     host: str
     port: int
     secure: bool
-    #: As the `Host` header has it.
+    #: Host and port, for the `Host` header.
     netloc: str
     path: str
 
     @classmethod
     def of_room(cls, url: str, room: str) -> Self:
-        """The room's address at a server's: `https://signal.example.com`, also with a path.
+        """Make a room's address from the server's URL, such as `https://signal.example.com/path`.
 
-        Raises ValueError if the URL is none that can be connected to.
+        Raises ValueError if no connection can be made to the URL.
         """
         if not room:
             raise ValueError("a room must have a name")
@@ -91,7 +92,7 @@ class Address(NamedTuple):
 
 
 def _is_name(host: str) -> bool:
-    """Whether it can be looked up: each part has 1 to 63 characters (RFC 1035 section 2.3.4)."""
+    """Whether a host name is valid: each part has 1 to 63 characters (RFC 1035 section 2.3.4)."""
     try:
         host.encode("idna")
     except UnicodeError:
@@ -100,18 +101,18 @@ def _is_name(host: str) -> bool:
 
 
 class _Wire(trio.abc.Stream):
-    """A stream that knows when something came last, and complains if it ends too early."""
+    """A stream that records when data last came, and raises if it ends before the handshake."""
 
     def __init__(self, stream: trio.SocketStream) -> None:
         self._socket = stream
         self._stream: trio.SocketStream | trio.SSLStream[trio.SocketStream] = stream
-        #: When something came last; Trio's clock.
+        #: When data last came (Trio's clock).
         self.heard = trio.current_time()
-        #: Whether the WebSocket is open: from then on its end is told by trio-websocket.
+        #: Whether the WebSocket is open: from then on, trio-websocket reports its end.
         self.open = False
 
     async def secure(self, context: ssl.SSLContext, host: str) -> None:
-        """Speak TLS; raises NotConnectedError."""
+        """Start TLS; raises NotConnectedError."""
         self._stream = trio.SSLStream(
             self._socket, context, server_hostname=host, https_compatible=True
         )
@@ -150,30 +151,30 @@ class _Wire(trio.abc.Stream):
         await self._stream.aclose()
 
     def close(self) -> None:
-        """Close at once; does not block. Whoever waits for the stream gets an exception."""
+        """Close at once; does not block. Waiting tasks get an exception."""
         self._socket.socket.close()
 
 
 class Connection:
-    """A WebSocket of dialect `mesh`: structs in, structs out.
+    """A WebSocket of the dialect `mesh`: structs in, texts out.
 
-    Not safe to be cancelled while it sends: half a frame may be out. Then close it.
+    If a send is cancelled, half a frame may have been sent: close the connection then.
     """
 
     def __init__(self, wire: _Wire) -> None:
-        """Take a wire; see `dial`."""
+        """Use a wire; see `dial`."""
         self._wire = wire
         self._websocket: WebSocketConnection | None = None
 
     @classmethod
     async def dial(cls, address: Address) -> Self:
-        """Connect to a server by TCP. The caller closes the connection, whatever comes next."""
+        """Connect to a server over TCP. The caller closes the connection, whatever happens next."""
         return cls(_Wire(await trio.open_tcp_stream(address.host, address.port)))
 
     async def open(
         self, nursery: trio.Nursery, address: Address, context: ssl.SSLContext | None
     ) -> None:
-        """Do the handshakes. What is wrong later, on reading, is raised in the nursery."""
+        """Do the handshakes. Later read errors are raised in the nursery."""
         if address.secure:
             await self._wire.secure(context or ssl.create_default_context(), address.host)
         self._websocket = await wrap_client_stream(
@@ -188,11 +189,11 @@ class Connection:
 
     @property
     def heard(self) -> float:
-        """When something came last from the server; Trio's clock."""
+        """When data last came from the server (Trio's clock)."""
         return self._wire.heard
 
     async def send(self, message: str) -> None:
-        """Send a message, as it is encoded; raises ClosedError."""
+        """Send an encoded message; raises ClosedError."""
         assert self._websocket is not None  # noqa: S101  it is open
         try:
             await self._websocket.send_message(message)
@@ -200,7 +201,7 @@ class Connection:
             raise _closed(error) from None
 
     async def receive(self) -> Received:
-        """The next message; raises ClosedError."""
+        """Return the next message; raises ClosedError."""
         assert self._websocket is not None  # noqa: S101  it is open
         try:
             text = await self._websocket.get_message()
@@ -215,14 +216,14 @@ class Connection:
         return Received(message, 0 if name.startswith(_UNCOUNTED) else len(text))
 
     async def say_goodbye(self) -> None:
-        """The closing handshake."""
+        """Do the closing handshake."""
         assert self._websocket is not None  # noqa: S101  it is open
         await self._websocket.aclose()
 
     async def drop(self) -> None:
-        """Say goodbye when nobody reads any more, and wait until the server has heard it.
+        """Close when nobody reads any more, and wait until the server has read the close frame.
 
-        Not if something is being sent. To close before it has heard may be to send a reset.
+        Does nothing while something is being sent. Closing the socket earlier may send a reset.
         """
         if self._wire.open:
             with suppress(OSError, trio.BusyResourceError, *_BROKEN):
@@ -236,7 +237,7 @@ class Connection:
 
 
 def explain_tls(error: BaseException | None) -> str:
-    """Why there is no TLS, in words."""
+    """Why TLS failed, in words."""
     match error:
         case ssl.SSLCertVerificationError(verify_message=words):
             return f"TLS: certificate verify failed: {words}"
@@ -266,13 +267,13 @@ FAILURES = (
     HandshakeError,
     ConnectionClosed,
     ProtocolError,
-    # trio-websocket answers nonsense in a way that h11 does not let a client answer.
+    # trio-websocket answers invalid responses in a way that h11 refuses.
     h11.ProtocolError,
 )
 
 
 def explain(errors: BaseExceptionGroup[Exception]) -> TrioSignalError:
-    """The one of these failures that says most, in our words."""
+    """Choose the most specific of these failures, and turn it into our exception."""
     leaves = list(_leaves(errors))
     for error in leaves:
         if isinstance(error, ClosedError):

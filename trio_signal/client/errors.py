@@ -1,4 +1,4 @@
-"""What a client's user may have to catch."""
+"""Exceptions that a client's user may want to catch."""
 
 from http import HTTPStatus
 
@@ -9,7 +9,7 @@ class ClosedError(TrioSignalError):
     """The server closed the connection, with this `code` and `reason`."""
 
     def __init__(self, code: int, reason: str) -> None:
-        """Take what the close frame said; 1006 if there was none."""
+        """Take code and reason of the close frame; 1006 if there was none."""
         super().__init__(f"{reason or 'closed'} ({code})")
         self.code = code
         self.reason = reason
@@ -21,7 +21,7 @@ class NotConnectedError(TrioSignalError):
     """
 
     def __init__(self, reason: str, status: int | None = None) -> None:
-        """Take the reason in words."""
+        """Take the reason as a text."""
         super().__init__(reason)
         self.reason = reason
         self.status = status
@@ -35,12 +35,12 @@ class MediaError(TrioSignalError):
     """No audio or video arrives from a peer, and none will."""
 
 
-#: Refusals that may be over soon.
+#: Refusals that may be temporary.
 _PASSING = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS}
 
 
 def is_final(error: TrioSignalError, *, new_token: bool = False) -> bool:
-    """Whether another try would end the same way; `new_token`: it would bring a fresh one."""
+    """Whether another attempt would fail in the same way; `new_token`: it would use a new token."""
     match error:
         case ClosedError(code=code) if code in CLOSE_CODES:
             again = CLOSE_CODES[CloseCode(code)].reconnect
@@ -54,7 +54,7 @@ def is_final(error: TrioSignalError, *, new_token: bool = False) -> bool:
 
 
 def is_at_once(error: TrioSignalError) -> bool:
-    """Whether the first try to come back need not wait."""
+    """Whether the first reconnect needs no pause."""
     return (
         isinstance(error, ClosedError)
         and error.code in CLOSE_CODES

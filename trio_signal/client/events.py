@@ -1,4 +1,4 @@
-"""What a client is told: immutable values, one type for each kind of event."""
+"""The client's events: immutable values, one type for each kind."""
 
 from typing import Any, Literal
 

@@ -1,12 +1,12 @@
-"""How a program and one peer agree on a peer connection. In asyncio's thread.
+"""How a program and one peer negotiate a peer connection. Runs in asyncio's thread.
 
-It follows the rules of the browser client, in the fields that its signals have beside the W3C's:
-`session` names this RTCPeerConnection, `re` the one of the other side, and `n` counts our offers.
+It follows the rules of the browser client, with its additional fields in signals: `session` names
+this RTCPeerConnection, `re` the other side's, and `n` counts our offers.
 
-aiortc cannot take an offer back. So where two first offers cross, the polite side begins anew with
-another RTCPeerConnection; and once the two know each other, only the impolite one makes offers, and
-the polite one asks for them. Inputs are handled one after the other, so there are two states only:
-an offer of ours is out, or not.
+aiortc cannot roll back an offer. So if two first offers cross, the polite side starts again with a
+new RTCPeerConnection. Once both sides know each other, only the impolite side makes offers, and the
+polite one asks for them. Inputs are processed one after the other, so there are only two states: an
+offer of ours is pending, or not.
 """
 
 import asyncio
@@ -24,17 +24,17 @@ logger = logging.getLogger(__name__)
 
 Kind = Literal["offer", "answer", "candidate"]
 
-#: Seconds until an offer is sent again, and how often: signals may be lost.
+#: Seconds before an offer is repeated, and how often: signals may be lost.
 _ANSWER_WITHIN = 3.0
 _TIMES = 5
-#: Signals that wait for their turn.
+#: How many inputs may wait.
 _WAITING = 500
-#: How often a connection that failed is begun anew, if nothing comes of it.
+#: How often a failed connection is restarted without success.
 _ATTEMPTS = 5
 
 
 class Link:
-    """A connection to one peer, for as long as `run` runs. Not to be used from other threads."""
+    """A connection to one peer while `run` runs. Not safe in other threads."""
 
     def __init__(
         self,
@@ -46,9 +46,9 @@ class Link:
         receives: bool,
         connected: Callable[[Sequence[MediaStreamTrack]], None],
     ) -> None:
-        """`send` makes the tracks to send by a new connection, which belong to the link then.
+        """`send` makes the tracks for a new connection; they belong to the link then.
 
-        `connected` is given what comes, whenever a connection is up. The two must not block.
+        `connected` receives the incoming tracks whenever a connection is up. Neither may block.
         """
         self._ice_servers = ice_servers
         self._polite = polite
@@ -61,49 +61,49 @@ class Link:
         self._make()
 
     def _make(self, early: Sequence[dict[str, Any]] = ()) -> None:
-        """Another connection, of which nobody knows yet."""
+        """Make another connection, which the peer does not know yet."""
         self._connection = PeerConnection(
             self._ice_servers, send=self._send, changed=self._changed, early=early
         )
         self._paired = False
         self._offers = 0
-        #: How often the offer that is out may still be sent; None if there is none.
+        #: How often the pending offer may still be sent; None if there is none.
         self._left: int | None = None
         self._last_offer: object = None
         self._answer: dict[str, Any] | None = None
 
     @property
     def session(self) -> str:
-        """The name of the connection that there is now."""
+        """The name of the present connection."""
         return self._connection.session
 
     @property
     def is_up(self) -> bool:
-        """Whether the two are connected."""
+        """Whether the connection is up."""
         return self._connection.is_up
 
-    # What is to be done, in its turn
+    # Inputs, processed in order
 
     def open(self) -> None:
-        """Make an offer, unless one is out or was taken."""
+        """Make an offer, unless one is pending or was answered."""
         self._put(self._open)
 
     def receive(self, wanted: bool) -> None:
-        """Whether what comes is wanted; if it was not, the connection begins anew."""
+        """Whether to receive media; turning this on restarts the connection."""
         self._put(partial(self._set_receives, wanted))
 
     def hear(self, kind: Kind, payload: Any) -> None:
-        """Take what the peer sent, of any content."""
+        """Process a signal of the peer, which may contain anything."""
         step = {"offer": self._offered, "answer": self._answered, "candidate": self._candidate}
         if isinstance(payload, dict):
             self._put(partial(step[kind], payload))
 
     def _put(self, step: Callable[[], Awaitable[None]]) -> None:
-        with suppress(asyncio.QueueFull):  # nobody needs so many: the peer sends nonsense
+        with suppress(asyncio.QueueFull):  # nobody needs so many: the peer misbehaves
             self._inputs.put_nowait(step)
 
     async def run(self) -> None:
-        """Do it, until cancelled; then the connection is closed."""
+        """Process inputs until cancelled, then close the connection."""
         async with AsyncExitStack() as stack:
             stack.push_async_callback(lambda: self._connection.close())
             while True:
@@ -111,7 +111,7 @@ class Link:
                 try:
                     await step()
                 except Exception as error:
-                    # What a peer sends may be anything, and aiortc raises whatever it meets.
+                    # A peer may send anything, and aiortc then raises arbitrary exceptions.
                     logger.info("ignoring a signal that does not fit: %r", error)
 
     async def _next(self) -> Callable[[], Awaitable[None]]:
@@ -123,7 +123,7 @@ class Link:
 
     async def _begin(self) -> None:
         await self._connection.close()
-        self._make(self._connection.early or ())  # they may be for the offer that comes next
+        self._make(self._connection.early or ())  # they may belong to the next offer
 
     def _changed(self, connection: PeerConnection) -> None:
         if connection is not self._connection:
@@ -151,7 +151,7 @@ class Link:
             self._connected(tuple(self._connection.incoming))
         self._receives = wanted
 
-    # Offers of ours
+    # Our offers
 
     async def _make_offer(self) -> None:
         await self._connection.make_offer(receives=self._receives)
@@ -160,7 +160,7 @@ class Link:
         await self._repeat()
 
     async def _repeat(self) -> None:
-        """Send the offer, as often as it may take."""
+        """Send the offer, repeatedly if necessary."""
         if self._left:
             self._left -= 1
             sdp = self._connection.local_sdp
@@ -171,10 +171,10 @@ class Link:
         self._tell(kind, signed | ({"re": theirs} if theirs is not None else {}))
 
     async def _answered(self, answer: dict[str, Any]) -> None:
-        """Apply it; one for another connection or another offer is not applied."""
+        """Apply an answer, unless it is for another connection or another offer."""
         if answer.get("re", self.session) != self.session:
             if self._paired and answer.get("session") != self._connection.theirs:
-                await self._begin_and_open()  # the two are apart
+                await self._begin_and_open()  # the sides have different connections
         elif self._left is not None and answer.get("n", self._offers) == self._offers:
             self._pair(answer)
             self._left = None
@@ -185,12 +185,13 @@ class Link:
         self._connection.theirs = session if isinstance(session, str) else None
         self._paired = True
 
-    # Offers of theirs
+    # The peer's offers
 
     async def _offered(self, offer: dict[str, Any]) -> None:
         session, re, n = offer.get("session"), offer.get("re"), offer.get("n")
         if re is not None and re != self.session:
-            # It means a connection that we had before. An offer of ours tells which there is now.
+            # The offer is for an earlier connection of ours. An offer of ours names the present
+            # one.
             if self._paired or self._left is None:
                 await self._begin_and_open()
         elif offer.get("type") == "request":
@@ -201,22 +202,22 @@ class Link:
         elif self._answer is not None and n is not None and (session, n) == self._last_offer:
             self._say("answer", self._answer)
         elif self._paired and session != self._connection.theirs:
-            await self._begin()  # the peer began anew
+            await self._begin()  # the peer has a new connection
             await self._take(offer)
         elif self._left is None:
             await self._take(offer)
         elif self._yields(session):
-            if re is not None:  # it has taken ours, and its answer was lost
+            if re is not None:  # the peer accepted our offer, and its answer was lost
                 await self._repeat()
             else:
                 await self._begin()
                 await self._take(offer)
 
     def _yields(self, session: object) -> bool:
-        """Whether an offer of ours stands back.
+        """Whether our offer gives way.
 
-        Where the other side knows no sessions nobody knows whether it is polite; its offer counts,
-        since it may not be able to take it back. Later ones of ours are not to be lost.
+        A peer that sends no sessions may not be polite, and may be unable to roll back: its offer
+        counts, and our later ones must not be lost.
         """
         return not self._paired and (self._polite or session is None)
 

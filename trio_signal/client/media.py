@@ -1,4 +1,4 @@
-"""Sound and picture for programs: watch a peer, or publish what a player has, with aiortc.
+"""Audio and video for programs: watch a peer, or publish a player's tracks, with aiortc.
 
     async with watch(client, peer) as tracks:
         await tracks.record("talk.mp4", seconds=10)
@@ -6,8 +6,8 @@
     async with publish(client, MediaPlayer("film.mp4")):
         ...
 
-It needs the extra `media`: `pip install 'trio-signal[media]'`. aiortc runs in a thread of its own;
-its tracks are for that thread, where `Tracks.run` does what you want with them.
+It needs the extra `media`: `pip install 'trio-signal[media]'`. aiortc runs in a thread of its own.
+Use its tracks only in that thread, through `Tracks.run`.
 """
 
 import asyncio
@@ -36,11 +36,11 @@ __all__ = ["MediaError", "Player", "Tracks", "publish", "watch"]
 
 T = TypeVar("T")
 
-#: Seconds to tell the server, when publishing is cancelled.
+#: Seconds to inform the server when publishing is cancelled.
 _GOODBYE = 1.0
-#: Seconds that a recording waits for the second track, when there are frames of the first.
+#: Seconds for which a recording waits for the second track after the first frame.
 _OTHER_TRACK = 2.0
-#: Seconds without a frame after which a recording whose time is up ends with what it has.
+#: Seconds without a frame after which a recording that is due ends.
 _STALLED = 5.0
 
 _calls: "WeakKeyDictionary[Client, Calls]" = WeakKeyDictionary()
@@ -58,11 +58,11 @@ class Tracks(Sequence[MediaStreamTrack]):
         self._tracks = tracks
 
     def __getitem__(self, index: Any) -> Any:
-        """One of them."""
+        """Return one track."""
         return self._tracks[index]
 
     def __len__(self) -> int:
-        """How many there are."""
+        """How many tracks there are."""
         return len(self._tracks)
 
     @property
@@ -99,7 +99,7 @@ class Tracks(Sequence[MediaStreamTrack]):
 
 
 class _Recorded(MediaStreamTrack):
-    """So many seconds of a track of which the first frame was taken."""
+    """So many seconds of a track whose first frame was taken already."""
 
     def __init__(self, source: MediaStreamTrack, first: Any, seconds: float) -> None:
         super().__init__()
@@ -120,7 +120,7 @@ class _Recorded(MediaStreamTrack):
                 self.over.set()
                 raise
         self.last_frame = time.monotonic()
-        # Not from the first frame on: the clock of RTP starts again from 0 after some hours.
+        # Sum up the steps: RTP timestamps start again from 0 after some hours.
         self._seconds_left -= max(0.0, frame.time - self._time)
         self._time = frame.time
         if self._seconds_left <= 0:
@@ -131,8 +131,8 @@ class _Recorded(MediaStreamTrack):
 
 async def _record(tracks: Sequence[MediaStreamTrack], path: str, seconds: float) -> None:
     recorder, recorded = MediaRecorder(path), await _begin(tracks, seconds)
-    # The head of a file is written with the first packet, and says what the picture is like: so
-    # that comes first. It is there, so it is encoded before anything else can be.
+    # The file's header is written with the first packet, and describes the video. So video is
+    # first: its frame is there, and is encoded before any other.
     for track in sorted(recorded, key=lambda track: track.kind, reverse=True):
         recorder.addTrack(track)
     async with _Recording(recorder):
@@ -147,7 +147,7 @@ async def _record(tracks: Sequence[MediaStreamTrack], path: str, seconds: float)
 
 
 async def _begin(tracks: Sequence[MediaStreamTrack], seconds: float) -> list[_Recorded]:
-    """Those of them that have frames; a camera may be off."""
+    """The tracks that have frames; a camera may be off."""
     taking = {asyncio.ensure_future(track.recv()): track for track in tracks}
     await asyncio.wait(taking, return_when=asyncio.FIRST_COMPLETED)
     await asyncio.wait(taking, timeout=_OTHER_TRACK)
@@ -162,7 +162,7 @@ async def _begin(tracks: Sequence[MediaStreamTrack], seconds: float) -> list[_Re
 
 
 class _Recording:
-    """Writes a file until the block ends, however that is."""
+    """Writes a file until the block ends, for whatever reason."""
 
     def __init__(self, recorder: MediaRecorder) -> None:
         self._recorder = recorder

@@ -1,6 +1,6 @@
 """One RTCPeerConnection of aiortc: its tracks, its descriptions, and early candidates.
 
-In asyncio's thread. How two sides agree is in `client/link.py`.
+Runs in asyncio's thread. `client/link.py` negotiates between the two sides.
 """
 
 import asyncio
@@ -19,9 +19,9 @@ from aiortc import (
 )
 from aiortc.sdp import candidate_from_sdp
 
-#: Seconds for the goodbye of a connection.
+#: Seconds to close a connection.
 _GOODBYE = 2.0
-#: Candidates that wait for their description.
+#: How many candidates may wait for their description.
 _EARLY = 100
 
 
@@ -38,15 +38,15 @@ class PeerConnection:
     ) -> None:
         """`send` makes the tracks to send; they belong to the connection then.
 
-        `changed` is told of a new state and of a new description. `early` are candidates that
-        came before. Neither of the two may block.
+        `changed` is called for a new state or a new description. `early` are candidates that came
+        before. Neither function may block.
         """
         self.session = secrets.token_hex(16)
-        #: The session of the other side.
+        #: The name of the other side's connection.
         self.theirs: str | None = None
-        #: The tracks that come.
+        #: The incoming tracks.
         self.incoming: list[MediaStreamTrack] = []
-        #: The candidates that wait for a description; None if there is one.
+        #: Candidates waiting for a description; None once there is one.
         self.early: list[dict[str, Any]] | None = list(early)
         self._send = send
         self._changed = changed
@@ -58,22 +58,22 @@ class PeerConnection:
 
     @property
     def is_up(self) -> bool:
-        """Whether the two are connected."""
+        """Whether the connection is up."""
         return self._pc.connectionState == "connected"
 
     @property
     def has_failed(self) -> bool:
-        """Whether they cannot be, or no longer."""
+        """Whether the connection has failed or is closed."""
         return self._pc.connectionState == "failed"
 
     @property
     def local_sdp(self) -> str:
-        """The offer or answer that was made last."""
+        """The last offer or answer of this side."""
         sdp: str = self._pc.localDescription.sdp
         return sdp
 
     async def make_offer(self, *, receives: bool) -> None:
-        """Describe this side, with all its candidates."""
+        """Make an offer with all candidates."""
         if not self._pc.getTransceivers():
             self._outgoing = self._send()
             kinds = {track.kind for track in self._outgoing}
@@ -85,7 +85,7 @@ class PeerConnection:
         await self._pc.setLocalDescription(await self._pc.createOffer())
 
     async def make_answer(self, offer: dict[str, Any], *, receives: bool) -> None:
-        """Take an offer, and describe this side as its answer."""
+        """Apply an offer, and make an answer with all candidates."""
         is_first = not self._pc.getTransceivers()
         await self.describe("offer", offer)
         if is_first:
@@ -94,9 +94,9 @@ class PeerConnection:
         await self._pc.setLocalDescription(await self._pc.createAnswer())
 
     def _attach(self, *, receives: bool) -> None:
-        """Send what there is by the transceivers of their offer, and refuse what is not wanted.
+        """Send our tracks on the offer's transceivers, and refuse unwanted media.
 
-        What nobody takes from a track that comes would pile up.
+        Frames of an incoming track that nobody reads would pile up.
         """
         waiting = {track.kind: track for track in self._outgoing}
         for transceiver in self._pc.getTransceivers():
@@ -108,7 +108,7 @@ class PeerConnection:
             transceiver.direction = both if track is not None else alone
 
     async def describe(self, type_: str, description: dict[str, Any]) -> None:
-        """Take an offer or answer of the other side."""
+        """Apply the other side's offer or answer."""
         await self._pc.setRemoteDescription(RTCSessionDescription(description["sdp"], type_))
         if self.is_up:
             self._changed(self)
@@ -117,7 +117,7 @@ class PeerConnection:
             await self.add_candidate(candidate)
 
     async def add_candidate(self, candidate: dict[str, Any]) -> None:
-        """Add it, or keep it until there is a description for it; an empty one says: no more."""
+        """Add a candidate, or keep it until there is a description; an empty one marks the end."""
         if candidate.get("re", self.session) != self.session:
             return
         if self.early is not None:

@@ -1,53 +1,53 @@
-"""Resumption: what a client needs to go on as the same peer by another connection. Pure.
+"""Resumption: the state a client needs to resume as the same peer on a new connection. Pure.
 
-Both ends count messages and do not number them, and each keeps what the other has not confirmed:
+Both ends count messages without numbering them, and keep what the other end has not confirmed:
 docs/protocols/mesh.md, "Coming back".
 """
 
 from collections import deque
 
-#: What is kept of what the server has not confirmed; with more the session cannot be resumed.
+#: Bounds of the messages kept until the server confirms them; beyond, the session cannot resume.
 MOST_MESSAGES = 2048
 MOST_BYTES = 2**20
-#: The server keeps 512 messages or 256 KiB for us at most. So it is told, and asked, much earlier.
+#: The server keeps at most 512 messages or 256 KiB for us, so confirm much earlier.
 ASK_AFTER_MESSAGES = 64
 ASK_AFTER_BYTES = 2**15
 
 
 class Resumption:
-    """One session: how much of it has come, and what of ours may not have arrived."""
+    """One session: how many messages came, and which of ours may not have arrived."""
 
     __slots__ = ("_bytes", "_confirmed", "_new", "_new_bytes", "_unconfirmed", "id", "received")
 
     def __init__(self, id_: str) -> None:
-        """Begin behind `auth_success`; `id_` is what the server knows the session by."""
+        """Begin after `auth_success`; `id_` is the server's id of the session."""
         self.id = id_
-        #: How many of the server's messages have been taken in.
+        #: How many messages of the server have been processed.
         self.received = 0
-        #: How many of ours the server has got, as far as we know; and the others, oldest first.
+        #: How many of our messages the server has confirmed; and the others, oldest first.
         self._confirmed = 0
         self._unconfirmed: deque[str] | None = deque()
         self._bytes = 0
-        #: What came and went since we asked.
+        #: Messages and bytes, in both directions, since the last confirmation.
         self._new = self._new_bytes = 0
 
     @property
     def overflowed(self) -> bool:
-        """Whether more was said than is kept, so that what is lost could not be said again."""
+        """Whether more was sent than is kept, so that lost messages could not be repeated."""
         return self._unconfirmed is None
 
     @property
     def is_due(self) -> bool:
-        """Whether it is time to tell and to ask how much has arrived."""
+        """Whether it is time to confirm, and to ask for a confirmation."""
         return self._new >= ASK_AFTER_MESSAGES or self._new_bytes >= ASK_AFTER_BYTES
 
     def came(self, size: int) -> None:
-        """One of the server's messages, of so many bytes, has been taken in."""
+        """A message of the server, of so many bytes, was processed."""
         self.received += 1
         self._count(size)
 
     def keep(self, text: str) -> None:
-        """One of ours is about to be sent; only those that are counted."""
+        """Keep a message that is about to be sent, if it is a counted one."""
         if self._unconfirmed is None:
             return
         self._unconfirmed.append(text)
@@ -61,12 +61,12 @@ class Resumption:
         self._new_bytes += size
 
     def ask(self) -> int:
-        """We are about to ask: how many to confirm to the server."""
+        """Record that we ask now; return the count to confirm to the server."""
         self._new = self._new_bytes = 0
         return self.received
 
     def confirm(self, received: int) -> None:
-        """The server has got so many of ours; more than there were is not believed."""
+        """The server has received so many of our messages; impossible counts are ignored."""
         kept = self._unconfirmed
         if kept is None or not 0 < received - self._confirmed <= len(kept):
             return
@@ -75,6 +75,6 @@ class Resumption:
         self._confirmed = received
 
     def lacking(self, received: int) -> list[str]:
-        """What to say again to a server that has got so many of ours."""
+        """The messages to repeat to a server that has received so many of ours."""
         self.confirm(received)
         return list(self._unconfirmed or ())

@@ -4,13 +4,13 @@ The tasks, and who ends them:
 
     open_client's nursery      run        one connection after the other
         a connection's nursery     receive    the server's messages become events
-                                   write      what the user's tasks say
-                                   beat       asks for a sign of life
-                                   confirm    says and asks how much has arrived
-                                   renew      a new token, when the old one is about to expire
+                                   write      the user's messages are sent
+                                   beat       pings the server
+                                   confirm    confirms received messages, and asks the server to
+                                   renew      fetches a new token before the old one expires
 
 The first of a connection's tasks that fails ends the connection. Only `write` sends, so a
-cancelled `Client.send` has been sent whole, or not at all.
+cancelled `Client.send` has been sent completely, or not at all.
 """
 
 import logging
@@ -38,15 +38,15 @@ from trio_signal.messages.identity import MediaType
 
 logger = logging.getLogger(__name__)
 
-#: The id of the ping behind which the snapshot of the room is complete.
+#: The id of a ping; before its pong, the snapshot of the room is complete.
 _FENCE = Raw(b'"entered"')
-#: What the server says of an id of ours that is somebody else's: docs/protocols/mesh.md.
+#: The server's error if another client has our id: docs/protocols/mesh.md.
 _ID_IN_USE = "Client id in use"
 
 
-#: How a connection ends whose session the server keeps for a while: docs/protocols/mesh.md.
+#: Close codes after which the server keeps the session for a while: docs/protocols/mesh.md.
 _RESUMABLE = (1001, 1006, 1011, 1012)
-#: Seconds for a goodbye where there is no time for one.
+#: Seconds for the closing handshake after a failure or a cancellation.
 _PARTING = 0.5
 
 
@@ -54,17 +54,17 @@ class _Lost(Struct, frozen=True):
     """How one connection ended."""
 
     error: TrioSignalError
-    #: Whether it had got us into the room.
+    #: Whether the room had been joined.
     joined: bool
-    #: For how long there was one.
+    #: How long the connection lasted, in seconds.
     lasted: float
 
 
 async def run(session: Session, *, task_status: trio.TaskStatus[None]) -> None:
-    """Stay in the room until the user leaves, the server says no for good, or it is cancelled.
+    """Stay in the room until the user leaves, the server refuses for good, or it is cancelled.
 
-    Started when we are in the room. Raises only if the first connection does not get there. At the
-    end whoever reads or says something is told why it is over.
+    Started when the room is joined. Raises only if the first connection does not get that far. At
+    the end, readers and senders get the reason.
     """
     with closing(session):
         try:
@@ -77,7 +77,7 @@ async def run(session: Session, *, task_status: trio.TaskStatus[None]) -> None:
 
 
 async def _come_back(session: Session, lost: _Lost) -> TrioSignalError:
-    """Connect again until it is final; why it is."""
+    """Reconnect until a failure is final; return that failure."""
     attempt = 0
     while not session.leaving and (
         _takes_fresh_id(session, lost.error)
@@ -101,9 +101,9 @@ def _waits_for_us(error: TrioSignalError) -> bool:
 
 
 def _takes_fresh_id(session: Session, error: TrioSignalError) -> bool:
-    """Whether somebody else got our id while we were away, and the server shall make another.
+    """Whether another client got our id while we were away, so that the server must make another.
 
-    Only once: one that the server makes is in use nowhere.
+    Only once: an id that the server makes is not in use.
     """
     taken = isinstance(error, ClosedError) and error.reason == _ID_IN_USE
     if not taken or not session.asked_id:
@@ -113,7 +113,7 @@ def _takes_fresh_id(session: Session, error: TrioSignalError) -> bool:
 
 
 async def _connect(session: Session, joined: Callable[[], None]) -> _Lost:
-    """One connection, from its beginning to its end."""
+    """One connection, from begin to end."""
     start = trio.current_time()
     was_in = False
 
@@ -131,7 +131,7 @@ async def _connect(session: Session, joined: Callable[[], None]) -> _Lost:
         except* FAILURES as errors:
             failure = explain(errors)
         except* (trio.Cancelled, SlowReaderError):
-            # The server would wait for us.
+            # Otherwise the server would wait for us to resume.
             if session.connection is not None:
                 with trio.move_on_after(_PARTING, shield=True):
                     await session.connection.drop()
@@ -168,7 +168,7 @@ async def _stay(
 async def _enter(
     session: Session, nursery: trio.Nursery, connection: Connection, token: str | None
 ) -> None:
-    """Say who we are, and take in who is there, or what we have missed."""
+    """Authenticate, and process the members of the room or the missed messages."""
     old = session.resumption
     hello = mesh.AuthToken(
         token,
@@ -181,7 +181,7 @@ async def _enter(
     while not isinstance((await connection.receive()).message, mesh.AuthRequired):
         pass
     await connection.send(written(hello))
-    # What comes before the answer is the snapshot of the room, and what happened since.
+    # Messages before the pong are the snapshot of the room, and events since.
     await connection.send(written(mesh.Ping(_FENCE)))
     came: list[Received] = []
     new: Resumption | None = None
@@ -204,7 +204,7 @@ async def _enter(
 async def _resume(
     session: Session, nursery: trio.Nursery, connection: Connection, lacking: list[str]
 ) -> None:
-    """Say again what has not arrived, and take in what we have missed."""
+    """Repeat messages that have not arrived, and process those we have missed."""
     session.put(StateChanged("joined"))
     for text in lacking:
         await connection.send(text)
@@ -214,7 +214,7 @@ async def _resume(
 
 
 async def _go_live_again(session: Session, connection: Connection) -> None:
-    """Say what the user wants us to be, which may change in between."""
+    """Send the desired broadcast state, which may change meanwhile."""
     while session.declared != session.broadcasting:
         session.declared = session.broadcasting
         text = written(declaration(session.declared))
@@ -223,7 +223,7 @@ async def _go_live_again(session: Session, connection: Connection) -> None:
 
 
 def declaration(wanted: MediaType | None) -> mesh.BroadcastStart | mesh.BroadcastStop:
-    """What says that we are live, or that we are not."""
+    """The message that says that we are live, or that we are not."""
     return mesh.BroadcastStart(wanted) if wanted else mesh.BroadcastStop()
 
 
@@ -233,7 +233,7 @@ async def _receive(session: Session, nursery: trio.Nursery, connection: Connecti
             received = await connection.receive()
         except ClosedError:
             if session.leaving:
-                await trio.sleep_forever()  # until the goodbye is over
+                await trio.sleep_forever()  # until the closing handshake is done
             raise
         _take(session, nursery, received)
         await session.tell_all()
@@ -246,7 +246,7 @@ def _take(session: Session, nursery: trio.Nursery, received: Received) -> None:
 
 
 async def _write(session: Session, connection: Connection) -> NoReturn:
-    """Send what the user's tasks say; when the user leaves, say goodbye, which ends it."""
+    """Send the user's messages; when the user leaves, close the connection."""
     while True:
         try:
             text, counted = await session.outgoing.receive()
@@ -260,7 +260,7 @@ async def _write(session: Session, connection: Connection) -> NoReturn:
 
 
 async def _beat(session: Session, connection: Connection) -> None:
-    """Find out that the server is dead: its TCP can look alive."""
+    """Detect a dead server, whose TCP connection may look alive."""
     timing = session.timing
     while True:
         await trio.sleep(timing.heartbeat)
@@ -273,7 +273,7 @@ async def _beat(session: Session, connection: Connection) -> None:
 
 
 async def _confirm(session: Session) -> None:
-    """Say and ask how much has arrived, before either side has to keep too much."""
+    """Confirm and ask for confirmations, before either side has to keep too much."""
     while True:
         await session.ask_now.wait()
         session.ask_now = trio.Event()
@@ -281,7 +281,7 @@ async def _confirm(session: Session) -> None:
 
 
 async def _renew(session: Session, source: TokenSource) -> None:
-    """Fetch a new token, and try again if that fails; the server closes when it is too late."""
+    """Fetch a new token, and retry if that fails; the server closes the connection if too late."""
     attempt = 0
     while True:
         try:
@@ -296,6 +296,6 @@ async def _renew(session: Session, source: TokenSource) -> None:
 
 
 async def _say_ourselves(session: Session, message: Struct) -> None:
-    """Behind what the user's tasks say, who may have left meanwhile."""
+    """Send a message of our own after the user's; the user may have left meanwhile."""
     with suppress(NotConnectedError):
         await session.say(message)

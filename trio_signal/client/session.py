@@ -1,4 +1,4 @@
-"""Session: what the user of a client wants, and what is known of the room.
+"""Session: what the user of a client wants, and the known state of the room.
 
 It outlives its connections, which `trio_signal.client.run` makes one after the other.
 """
@@ -22,7 +22,7 @@ from trio_signal.dialects.wire import encode
 from trio_signal.errors import TrioSignalError
 from trio_signal.messages.identity import MediaType
 
-#: Offers that are kept, and candidates of each.
+#: How many offers are kept, and how many candidates of each.
 _MOST_OFFERS = 32
 _MOST_CANDIDATES = 100
 
@@ -30,7 +30,7 @@ TokenSource = Callable[[], Awaitable[str]]
 
 
 class Said(NamedTuple):
-    """A message on its way to the connection."""
+    """A message to be sent."""
 
     text: str
     #: Whether the server counts it.
@@ -56,13 +56,13 @@ class Timing(Struct, frozen=True):
     goodbye: float = 2.0
 
     def pause(self, attempt: int) -> float:
-        """How long to wait before an attempt; random, so that a server is not stormed."""
+        """Seconds to wait before an attempt; random, so that clients do not all return at once."""
         longest = min(self.longest_pause, self.first_pause * 2 ** min(attempt, 32))
         return random.uniform(longest / 2, longest)  # noqa: S311  not for secrets
 
 
 class Session:
-    """A place in one room, with a connection or without."""
+    """A place in one room, with or without a connection."""
 
     def __init__(
         self,
@@ -75,7 +75,7 @@ class Session:
         max_events: int,
         timing: Timing,
     ) -> None:
-        """Make a session that has no connection yet."""
+        """Make a session without a connection."""
         if not callable(token):
             written(mesh.AuthToken(token, client_id, username))
         self.address = address
@@ -83,44 +83,44 @@ class Session:
         self.asked_username = username
         self.ssl_context = ssl_context
         self.timing = timing
-        #: What the user wants to be live as.
+        #: The broadcast that the user wants.
         self.broadcasting: MediaType | None = None
-        #: As what we have told the server that we are, since we entered.
+        #: The broadcast that was declared to the server since the room was joined.
         self.declared: MediaType | None = None
-        #: The user has left, and what was said before is being sent.
+        #: The user has left, and pending messages are being sent.
         self.leaving = False
 
-        # What the server said last
+        # The server's latest state
         self.view = View()
         self.client_id = client_id or ""
-        #: Under which we come next; empty, if the server is to make one.
+        #: The client id for the next connection; empty if the server must make one.
         self.asked_id = self.client_id
         self.user_id = ""
         self.username = username or ""
         self.ice_servers: tuple[Mapping[str, object], ...] = ()
         self.state: State = "waiting"
-        #: What is to be told of the end, unless it was told already or told in vain.
+        #: The connection to close with a goodbye, unless that was sent already or cannot be.
         self.connection: Connection | None = None
-        #: What we need to go on as the same peer; None if we cannot.
+        #: What is needed to resume as the same peer; None if that is impossible.
         self.resumption: Resumption | None = None
-        #: Set when the server is to be told, and asked, how much has arrived.
+        #: Set when it is time to confirm, and to ask for a confirmation.
         self.ask_now = trio.Event()
 
-        #: Where tasks run that last as long as the client; set by who runs it.
+        #: For tasks that last as long as the client; set by the code that runs it.
         self.nursery: trio.Nursery | None = None
-        #: What is told of each event at once, and of the end by None. None of them may block.
+        #: Called at once for each event, and with None at the end. None of them may block.
         self.ears: set[Callable[[Event | None], None]] = set()
-        #: The last offer of each peer that is here, and the candidates since.
+        #: The last offer of each present peer, and its candidates.
         self.offers: dict[str, list[Offer | Candidate]] = {}
 
         self._event_sender, self.events = trio.open_memory_channel[Event](max_events)
-        #: Events that no reader has room for: what came at once. Only one task at a time puts them.
+        #: Events that the queue has no room for yet. Only one task at a time puts them.
         self._untold = deque[Event]()
-        # Without a buffer: what is sent has a connection that is about to write it.
+        # No buffer: a message that was accepted has a connection that is about to write it.
         self._outgoing, self.outgoing = trio.open_memory_channel[Said](0)
         self._reported = ""
-        #: Whether an event waits for a slow reader, since nothing is read from the server then;
-        #: and when the last one did.
+        #: Whether an event waits for a slow reader, because nothing is read from the server
+        #: meanwhile; and when the last one stopped waiting.
         self.stalled = False
         self.stalled_until = 0.0
         self._end: TrioSignalError | None = None
@@ -128,11 +128,11 @@ class Session:
 
     @property
     def ended(self) -> bool:
-        """Whether no connection will be made any more."""
+        """Whether no further connection will be made."""
         return self._end is not None
 
     def why_ended(self) -> TrioSignalError:
-        """A fresh exception that says why it is over."""
+        """A new exception with the reason of the end."""
         match self._end:
             case ClosedError(code=code, reason=reason):
                 return ClosedError(code, reason)
@@ -146,12 +146,12 @@ class Session:
                 return error
 
     def end(self, error: TrioSignalError) -> None:
-        """No connection will be made any more, because of this. Does not block."""
+        """End the session with this reason: make no further connection. Does not block."""
         self._end = _closed() if self.leaving else error
         self._over.set()
 
     def close(self) -> None:
-        """Tell whoever waits to read or to say something that it is over. Does not block."""
+        """Wake all waiting readers and senders. Does not block."""
         self._end = self._end or _closed()
         for ear in tuple(self.ears):
             ear(None)
@@ -160,7 +160,7 @@ class Session:
         self.outgoing.close()
 
     async def leave(self) -> None:
-        """Send what was said so far, and a goodbye; waits for both, `timing.goodbye` at most."""
+        """Send pending messages and close; waits for both, `timing.goodbye` at most."""
         self.leaving = True
         self._outgoing.close()
         if self.state == "joined":
@@ -169,9 +169,9 @@ class Session:
         self.connection = None
 
     async def say(self, message: Struct) -> None:
-        """Hand a message to the connection; waits for one. Raises what ended the session.
+        """Pass a message to the connection; waits for one. Raises the reason if the session ended.
 
-        Raises ValueError at once if it cannot be encoded.
+        Raises ValueError at once if the message cannot be encoded.
         """
         said = Said(written(message), not isinstance(message, mesh.Ping | mesh.AuthToken))
         try:
@@ -180,7 +180,7 @@ class Session:
             raise self.why_ended() from None
 
     def enter(self, resumption: Resumption | None, came: Iterable[Received]) -> None:
-        """We are in the room, as a new peer; this came as its snapshot. Does not block."""
+        """The room was joined as a new peer; `came` is its snapshot. Does not block."""
         users: Sequence[mesh.User] = ()
         broadcasters: Sequence[mesh.Broadcaster] = ()
         for received in came:
@@ -193,9 +193,9 @@ class Session:
         self.put(StateChanged("joined"), *self.view.enter(users, broadcasters))
 
     def take(self, message: Struct, counts: int) -> None:
-        """Take in one of the server's messages; `tell_all` tells what it means. Does not block.
+        """Process a message of the server; `tell_all` then delivers its events. Does not block.
 
-        It counts so many bytes: what is taken in need not be told again after a loss.
+        `counts` are its bytes: a processed message need not be repeated after a loss.
         """
         if self.resumption is not None and counts:
             self.resumption.came(counts)
@@ -205,12 +205,12 @@ class Session:
         self.put(*self.view.follow(message))
 
     def confirmed(self, received: int) -> None:
-        """The server has got so many of our messages."""
+        """The server has received so many of our messages."""
         if self.resumption is not None:
             self.resumption.confirm(received)
 
     def keep(self, text: str) -> None:
-        """A message is about to be sent, and may have to be sent again. Does not block."""
+        """Keep a message that is about to be sent, in case it must be repeated. Does not block."""
         if self.resumption is None:
             return
         self.resumption.keep(text)
@@ -223,11 +223,11 @@ class Session:
             self.ask_now.set()
 
     def ping(self) -> mesh.Ping:
-        """A question for a sign of life, which says how much has come."""
+        """A ping that also confirms the messages received so far."""
         return mesh.Ping(received=self.resumption.ask() if self.resumption else None)
 
     def put(self, *events: Event) -> None:
-        """Have events told, in this order, by `tell_all`. Does not block."""
+        """Add events, in this order, for `tell_all`. Does not block."""
         for event in events:
             self._keep_offer(event)
             for ear in tuple(self.ears):
@@ -237,7 +237,7 @@ class Session:
     async def tell_all(self) -> None:
         """Put all events into the queue; while that is full, nothing is read from the server.
 
-        Cancelled, it has lost none: the next one goes on. Raises SlowReaderError.
+        If cancelled, the next call continues without a loss. Raises SlowReaderError.
         """
         while self._untold:
             event = self._untold[0]
@@ -256,7 +256,7 @@ class Session:
             raise SlowReaderError("the events were not read")
 
     def _keep_offer(self, event: Event) -> None:
-        """Whoever wants the media of a peer may come later than its offer."""
+        """Keep an offer, as the user may call `watch` only after it came."""
         match event:
             case Offer(sender=peer_id):
                 self.offers.pop(peer_id, None)
@@ -282,28 +282,28 @@ class Session:
         await self.tell_all()
 
     def joined(self) -> None:
-        """A connection has got us into the room."""
+        """The room was joined."""
         self.state, self._reported = "joined", ""
 
     def welcome(self, success: mesh.AuthSuccess) -> None:
-        """Keep what the server says of us."""
+        """Store what the server says about us."""
         self.client_id = self.asked_id = success.client_id
         self.user_id = success.user_id
         self.username = success.user
         self.ice_servers = tuple(success.ice_servers)
 
     async def fetch_token(self) -> str | None:
-        """Who we are, to be said to the server; raises what the user's function raises."""
+        """The token to send to the server; raises what the user's function raises."""
         token = await self.token() if callable(self.token) else self.token
         written(mesh.AuthToken(token))
         return token
 
 
 def written(message: Struct) -> str:
-    """A message as it is sent; raises ValueError."""
+    """Encode a message; raises ValueError."""
     try:
         return encode(message).decode()
-    except UnicodeEncodeError:  # it would quote what may be a token
+    except UnicodeEncodeError:  # its text might quote a token
         raise ValueError("a string contains half a surrogate pair") from None
 
 

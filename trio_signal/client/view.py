@@ -1,4 +1,4 @@
-"""A room as one client sees it: the server's messages in, events out. No I/O."""
+"""A client's view of a room: messages of the server in, events out. No I/O."""
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
@@ -35,13 +35,13 @@ Peers = Mapping[str, Peer]
 
 
 def snapshot(users: Iterable[mesh.User], broadcasters: Iterable[mesh.Broadcaster]) -> Peers:
-    """The peers of a room, by id, as the server tells them to a newcomer."""
+    """The peers of a room, by id, from the server's message to a newcomer."""
     live = {b.client_id: Live(b.media_type, b.started_at) for b in broadcasters}
     return {u.client_id: Peer(u.client_id, u.username, live.get(u.client_id)) for u in users}
 
 
 def reconcile(old: Peers, new: Peers) -> list[Event]:
-    """The events that lead from one snapshot of a room to another; departures come first."""
+    """The events that lead from one snapshot of a room to another; departures first."""
     events: list[Event] = []
     for peer in old.values():
         if not _stayed(peer, new):
@@ -56,7 +56,7 @@ def reconcile(old: Peers, new: Peers) -> list[Event]:
 
 
 def _stayed(peer: Peer, others: Peers) -> bool:
-    """Whether it is there too. An id may come back with another name: then it is another."""
+    """Whether the same peer is in both; an id with another name is another peer."""
     return peer.id in others and others[peer.id].username == peer.username
 
 
@@ -86,7 +86,7 @@ def _live_change(old: Peer, new: Peer) -> list[Event]:
 
 
 class View:
-    """Follows a room. `peers` is what the server said last; we are not among them."""
+    """Follows a room. `peers` is the server's latest state, without this client."""
 
     def __init__(self) -> None:
         """Begin with an empty room."""
@@ -95,14 +95,14 @@ class View:
     def enter(
         self, users: Sequence[mesh.User], broadcasters: Sequence[mesh.Broadcaster]
     ) -> list[Event]:
-        """Take in what a newcomer is told; the events are the differences to before."""
+        """Process the snapshot for a newcomer; return the differences to before."""
         peers = snapshot(users, broadcasters)
         events = reconcile(self.peers, peers)
         self.peers = dict(peers)
         return events
 
     def follow(self, message: Struct) -> list[Event]:
-        """Take in one message; the events to tell."""
+        """Process one message; return its events."""
         match message:
             case mesh.UserJoined(client_id=id_, username=username):
                 return self._replace(id_, Peer(id_, username))
@@ -120,7 +120,7 @@ class View:
                 return _pass_on(message)
 
     def _replace(self, id_: str, new: Peer | None) -> list[Event]:
-        """Nobody joins twice, nor leaves who was never seen."""
+        """Add or remove a peer; nobody joins twice, or leaves without having joined."""
         old = self.peers.pop(id_, None)
         if old and new and old.username == new.username:
             new = old
@@ -147,7 +147,7 @@ def _pass_on(message: Struct) -> list[Event]:
     try:
         event = _event(message)
     except (msgspec.DecodeError, RecursionError) as error:
-        # The server does not look into it, so it may be what Python cannot hold.
+        # The server does not check payloads, so Python may be unable to decode one.
         logger.debug("cannot decode a payload: %s", error)
         return []
     return [] if event is None else [event]

@@ -169,7 +169,7 @@ class Broadcast:
         nursery.start_soon(self.run, self.scope, name="relayed broadcast")
 
     async def run(self, scope: trio.CancelScope) -> None:
-        """Bring the broadcast to a media server, and to another if that fails; until cancelled."""
+        """Publish the broadcast to a media server, or if that fails to another; until cancelled."""
         with scope:
             await self._serve()
         if self.scope is scope:
