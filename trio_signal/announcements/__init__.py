@@ -1,6 +1,6 @@
-"""Announcements: what creators say to every user, until each has seen it.
+"""Announcements: messages of creators to every user, shown until the user acknowledges them.
 
-docs/announcements.md says how it works, and what happens when something fails.
+docs/announcements.md explains how they work, and what happens after failures.
 """
 
 from collections.abc import AsyncIterator
@@ -15,7 +15,7 @@ from trio_signal.store import Store
 
 __all__ = ["Announcements", "open_announcements"]
 
-#: Seconds at the end for acknowledgements to be written.
+#: Seconds to write acknowledgements at shutdown.
 LAST_WORDS = 1.0
 
 
@@ -23,12 +23,11 @@ LAST_WORDS = 1.0
 async def open_announcements(
     url: str, board: Board | None, metrics: Metrics, *, from_anybody: bool = False
 ) -> AsyncIterator[Announcements]:
-    """Announcements that are kept in the database at `url`, while the block runs.
+    """Announcements stored in the database at `url`, while the block runs.
 
-    Those that may be `from_anybody` cannot become HTML. What is told is counted in `metrics`.
-
-    Begins at once; a database that cannot be reached is tried again. At the end
-    what users acknowledged is written, if that is possible in a second. Raises ConfigError.
+    If they may come `from_anybody`, they cannot contain HTML. `metrics` counts what subscribers
+    receive. Starts at once; a database that cannot be reached is retried. At the end, pending
+    acknowledgements are written, for a second at most. Raises ConfigError.
     """
     store = Store(url)
     with closing(store):

@@ -1,7 +1,7 @@
-"""Agreement: which revision holds, as the store, the board and this replica say.
+"""Agreement: makes the store, the board and this replica agree on the current revision.
 
-Revisions are numbered in the store, and the greatest holds, in whatever order they come.
-What was told to nobody, since a process died or Redis was away, is found by looking again.
+The store numbers revisions; the greatest number is current, in whatever order they arrive. Regular
+checks find revisions that nobody was notified of, because a process died or Redis was away.
 """
 
 import logging
@@ -23,20 +23,20 @@ from trio_signal.store import Store
 
 logger = logging.getLogger(__name__)
 
-#: Seconds that a client waits for its answer, before its other messages are read.
+#: Seconds for which a client waits for an answer before its other messages are read.
 ASKING = 1.0
-#: Seconds after which we look again: if all is well, if Redis is away, and at first
-#: and at most if the database is.
+#: Seconds between two checks: if all is well, if Redis is away, and at first and at most if the
+#: database is.
 LOOKING = 30.0
 LOOKING_ALONE = 5.0
 FIRST_PAUSE = 0.25
 LONGEST_PAUSE = 5.0
-#: Seconds in which an announcement is new, when it is found and not heard of.
+#: Seconds for which a revision that a check finds still counts as new.
 FRESH = 5.0
 
 
 class Agreement:
-    """What this replica knows of the revision that holds. It tells the subscribers of another."""
+    """What this replica knows of the current revision; notifies subscribers of changes."""
 
     def __init__(
         self,
@@ -46,7 +46,7 @@ class Agreement:
         subscribers: Subscribers,
         clean: Callable[[str], str],
     ) -> None:
-        """`clean` makes of each text of an announcement what may be shown."""
+        """`clean` makes an announcement's texts safe to show."""
         self._store = store
         self._board = board
         self._receipts = receipts
@@ -56,24 +56,24 @@ class Agreement:
         #: Why announcements cannot be made; None if they can.
         self.failure: str | None = None
         self._looking = trio.Event()
-        #: The tables are there.
+        #: Set when the tables exist.
         self.prepared = trio.Event()
-        #: We know what holds.
+        #: Set when the current revision is known.
         self.loaded = trio.Event()
-        #: The store, the board and we have agreed once.
+        #: Set when the store, the board and this replica have agreed once.
         self.reached = trio.Event()
-        #: The board may lack acknowledgements that the store has.
+        #: Whether the board may lack acknowledgements of the store.
         self._unmerged = False
         if board is not None:
             board.listen(self._hear, self.resync)
 
     @property
     def is_merged(self) -> bool:
-        """Whether the board has all acknowledgements that the store has."""
+        """Whether the board has all acknowledgements of the store."""
         return not self._unmerged
 
     async def refresh(self) -> None:
-        """See what holds now: the board says it, else the store; raises StoreError."""
+        """Read the current revision from the board, or else from the store; raises StoreError."""
         if self._board is not None:
             with suppress(BoardError):
                 revision = await self._board.holding()
@@ -84,21 +84,21 @@ class Agreement:
         self._adopt_found(await self._store.newest())
 
     async def wait_prepared(self) -> None:
-        """Right after the start there may be no tables yet; raises StoreError."""
+        """Wait for the tables, which may not exist right after the start; raises StoreError."""
         with trio.move_on_after(ASKING):
             await self.prepared.wait()
             return
         raise StoreError("the database does not answer")
 
     def _adopt_found(self, revision: Revision | None) -> None:
-        """Adopt what was found: it may be so new that we are only faster than the news."""
+        """Adopt a revision found by a check; it may be so new that its message is in flight."""
         if revision is not None:
             age = time.time() * 1000 - revision.number
             is_new = self.loaded.is_set() and age < FRESH * 1000
             self.adopt(revision, Freshness.NEW if is_new else Freshness.LATE)
 
     def adopt(self, revision: Revision, freshness: Freshness) -> Effect:
-        """Let a revision hold unless a newer one does, and tell the subscribers."""
+        """Make a revision current unless a newer one is, and notify the subscribers."""
         announcement = self.cleaned(revision.announcement)
         effect = self.state.adopt(replace(revision, announcement=announcement), freshness)
         match effect:
@@ -111,7 +111,7 @@ class Agreement:
         return effect
 
     def cleaned(self, announcement: Announcement) -> Announcement:
-        """An announcement as it may be shown."""
+        """An announcement with texts that are safe to show."""
         return replace(
             announcement,
             message=self._clean(announcement.message),
@@ -120,21 +120,21 @@ class Agreement:
         )
 
     def _hear(self, news: Posted | Counted) -> None:
-        """Another replica made something, or users acknowledged, here or there."""
+        """Another replica has posted a revision, or users have acknowledged it, on any replica."""
         if isinstance(news, Counted):
             if self.state.active is not None and self.state.active.id == news.announcement_id:
                 self._subscribers.tell_count(self.state.active, news.acknowledged)
             return
         freshness = Freshness.LATE if news.late else Freshness.NEW
         if self.adopt(news.revision, freshness) is not Effect.NOTHING or news.late:
-            self.look_again()  # so that a database of our own has it as well
+            self.look_again()  # a separate database of this replica must get it too
 
     def look_again(self) -> None:
-        """Look again soon: something may have been stored. Does not block."""
+        """Check again soon: something may have been stored. Does not block."""
         self._looking.set()
 
     def resync(self) -> None:
-        """Look again at all of it: the board may have missed or forgotten something.
+        """Check everything again: the board may have missed or forgotten something.
 
         Does not block.
         """
@@ -142,7 +142,7 @@ class Agreement:
         self._looking.set()
 
     async def run(self) -> None:
-        """See to it that the store, the board and this replica agree, until cancelled."""
+        """Keep the store, the board and this replica in agreement, until cancelled."""
         pause = FIRST_PAUSE
         while True:
             self._looking = trio.Event()
@@ -185,7 +185,7 @@ class Agreement:
             await self._store.check_writing()
 
     async def _load_from_board(self, board: Board) -> None:
-        """At the start the board may know what holds, and be faster than the database."""
+        """Read the current revision from the board at startup; the database may be slower."""
         with suppress(BoardError):
             revision = await board.holding()
             if revision is not None:
@@ -193,7 +193,7 @@ class Agreement:
                 self.loaded.set()
 
     async def _agree(self, board: Board) -> None:
-        """Tell the board what it lacks; acknowledgements first, so that nobody sees it again."""
+        """Bring the board up to date: acknowledgements first, so that nobody sees it again."""
         unmerged, self._unmerged = self._unmerged, False
         try:
             if unmerged and self.state.active is not None:

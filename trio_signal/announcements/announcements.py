@@ -1,7 +1,6 @@
-"""Announcements of one replica: who makes them, who is told, who has seen them.
+"""The announcements of one replica: making, showing and acknowledging them.
 
-An announcement is made in the database: with its commit it is, and everybody is
-told; without, it never was.
+An announcement exists when its database transaction commits; then everybody is notified.
 """
 
 import logging
@@ -28,16 +27,16 @@ from trio_signal.supervision import supervise
 
 logger = logging.getLogger(__name__)
 
-#: Seconds for a call to be stored, waiting for its turn included.
+#: Seconds to store an announcement or an acknowledgement, including the wait for its turn.
 DEADLINE = 4.0
-#: Seconds to ask Redis how many users there are.
+#: Seconds to ask Redis for the number of users.
 COUNTING = 0.4
-#: How many sessions are looked up at once.
+#: How many sessions are looked up together.
 BATCH = 500
 
 
 class Announcements:
-    """One replica's end; made by `open_announcements`. It tells its subscribers."""
+    """The announcements of one replica; made by `open_announcements`."""
 
     def __init__(
         self,
@@ -47,11 +46,11 @@ class Announcements:
         from_anybody: bool = False,
         metrics: Metrics | None = None,
     ) -> None:
-        """Take an open store, and what is shared with other replicas.
+        """Use an open store, and the board shared with other replicas.
 
-        Where announcements may be `from_anybody`, nothing in them can become HTML: neither in what
-        is stored, so that this outlasts a change of the mode, nor in what was stored before.
-        What subscribers are told is counted in `metrics`.
+        If announcements may come `from_anybody`, their texts cannot become HTML. This applies to
+        what is stored, so that it survives a change of the mode, and to what was stored before.
+        `metrics` counts what subscribers receive.
         """
         self._clean: Callable[[str], str] = to_harmless if from_anybody else str
         self._store = store
@@ -59,11 +58,11 @@ class Announcements:
         self._subscribers = Subscribers(board, metrics if metrics is not None else Metrics())
         self._receipts = Receipts(store, board, self._subscribers.tell_count)
         self.agreement = Agreement(store, board, self._receipts, self._subscribers, self._clean)
-        #: How many users heard announcements on other replicas only, when they were counted last.
+        #: At the last count, the number of users on other replicas only.
         self._elsewhere = 0
-        #: Is told what is announced through this replica. It does not block.
+        #: Called for each announcement of this replica; must not block.
         self.observer: Callable[[Announcement], None] | None = None
-        #: Revisions are told in their order where they are made by one replica.
+        #: Keeps the revisions of one replica in order.
         self._making = trio.Lock()
 
     @property
@@ -72,7 +71,7 @@ class Announcements:
         return self.agreement.failure
 
     async def run(self) -> None:
-        """Serve until cancelled. What cannot be reached is tried again."""
+        """Serve until cancelled; failures are retried."""
         tasks = [
             ("looking for announcements", self.agreement.run),
             ("telling who asks for announcements", self._answer),
@@ -93,7 +92,7 @@ class Announcements:
     async def announce(
         self, message: str, type_: AnnouncementType, creator: Identity
     ) -> Announcement:
-        """Store an announcement and tell it; raises StoreError, then it is neither."""
+        """Store an announcement and notify everybody; raises StoreError, then neither happened."""
         announcement = Announcement(
             id=str(uuid4()),
             message=message,
@@ -109,7 +108,7 @@ class Announcements:
         return announcement
 
     async def clear(self) -> Announcement | None:
-        """Let nothing be shown any more; what was. Raises StoreError, then it still is."""
+        """End the active announcement and return it. Raises StoreError, then it stays active."""
         return await self._make(None)
 
     async def _make(self, announcement: Announcement | None) -> Announcement | None:
@@ -130,7 +129,7 @@ class Announcements:
             self.agreement.look_again()
             raise StoreError("the database does not answer") from None
         except BaseException:
-            self.agreement.look_again()  # it may have been stored all the same
+            self.agreement.look_again()  # it may have been stored nevertheless
             raise
         if self._board is not None:
             try:
@@ -140,27 +139,27 @@ class Announcements:
         return revision.announcement
 
     async def made_since(self, creator: Identity, moment: str) -> int:
-        """How many announcements a creator made; raises StoreError."""
+        """How many announcements a creator has made since a time; raises StoreError."""
         await self.agreement.wait_prepared()
         return await self._store.made_since(self._clean(creator.user_id), moment)
 
     # Subscribers
 
     def subscribe(self, session: Session) -> None:
-        """Let a session hear announcements from now on. Does not block."""
+        """Send announcements to a session from now on. Does not block."""
         self._subscribers.add(session)
 
     def unsubscribe(self, session: Session) -> None:
-        """A session has left, if it was one that hears them. Does not block."""
+        """Stop sending announcements to a session, if it subscribed. Does not block."""
         self._subscribers.remove(session)
 
     @property
     def users_here(self) -> int:
-        """How many users hear announcements through this replica."""
+        """How many users receive announcements through this replica."""
         return self._subscribers.users
 
     async def count_users(self) -> int:
-        """How many do so on all replicas, as Redis says; if it does not, as it said last."""
+        """How many users receive announcements on all replicas; without Redis, the last count."""
         if self._board is not None:
             with trio.move_on_after(COUNTING), suppress(BoardError):
                 self._elsewhere = max(await self._board.count_users() - self.users_here, 0)
@@ -168,16 +167,16 @@ class Announcements:
         return self.users_here + self._elsewhere
 
     async def show(self, session: Session) -> None:
-        """Tell a subscriber what is active, unless its user has acknowledged it.
+        """Send the active announcement to a subscriber, unless its user has acknowledged it.
 
-        Waits for the answer, but not for long: while the database is away it comes later.
+        Waits for the database for a bounded time; while it is away, the announcement comes later.
         """
         told = self._subscribers.ask(session)
         with trio.move_on_after(ASKING):
             await told.wait()
 
     async def _answer(self) -> None:
-        """Look up those who ask, many at a time."""
+        """Look up the subscribers to be shown the active announcement, many at a time."""
         state = self.agreement.state
         while True:
             await self.agreement.loaded.wait()
@@ -194,7 +193,7 @@ class Announcements:
                     await trio.sleep(FIRST_PAUSE)
                     continue
             if state.revision is not revision:
-                continue  # who has not been told of the newer one asks still
+                continue  # sessions that lack the newer one are still waiting
             for session in batch:
                 if not self._subscribers.settle(session):
                     continue
@@ -207,7 +206,7 @@ class Announcements:
     # Users
 
     async def active_for(self, user_id: str | None) -> Announcement | None:
-        """What a user is to see; raises StoreError."""
+        """The announcement that a user should see; raises StoreError."""
         await self.agreement.refresh()
         announcement = self.agreement.state.active
         if announcement is None or user_id is None:
@@ -216,9 +215,9 @@ class Announcements:
         return announcement if user_id not in seen else None
 
     async def acknowledge(self, announcement_id: str, user_id: str) -> None:
-        """Store that a user has seen the active announcement, and need not see it again.
+        """Store that a user has acknowledged the active announcement.
 
-        Raises UnknownAnnouncementError, and StoreError: then it may still be stored later.
+        Raises UnknownAnnouncementError, or StoreError: then it may still be stored later.
         """
         state = self.agreement.state
         if state.active is None or state.active.id != announcement_id:
@@ -234,7 +233,7 @@ class Announcements:
         raise StoreError("the database does not answer")
 
     def note(self, session: Session, announcement_id: str) -> None:
-        """The same for a session, without waiting; of no other announcement. Does not block."""
+        """The same for a session, without waiting; ignores other announcements. Does not block."""
         state, identity = self.agreement.state, session.identity
         revision, active = state.revision, state.active
         if revision is None or active is None or identity is None:
@@ -249,7 +248,7 @@ class Announcements:
             state.remember(identity.user_id)
 
     async def _who_has_seen(self, announcement: Announcement, users: set[str]) -> set[str]:
-        """Which of these users: first the board says it, and of the others the store."""
+        """Which of these users have acknowledged: the board's answer, completed by the store."""
         state = self.agreement.state
         known = state.acknowledged
         seen = {u for u in users if u in known or (announcement.id, u) in self._receipts}

@@ -1,4 +1,4 @@
-"""Receipts: acknowledgements on their way to where they last."""
+"""Receipts: acknowledgements on their way to the store and the board."""
 
 import logging
 from collections.abc import Callable, Iterable
@@ -13,45 +13,45 @@ from trio_signal.store import Store
 
 logger = logging.getLogger(__name__)
 
-#: How many are written at once.
+#: How many acknowledgements are written at once.
 BATCH = 1000
-#: How many may wait while the database is away; what comes then is refused.
+#: How many may wait while the database is away; further ones are refused.
 MAX_WAITING = 100_000
-#: Seconds until what could not be written is tried again.
+#: Seconds before a failed write is repeated.
 PAUSE = 1.0
 
 Key = tuple[str, str]
 
 
 class Receipt:
-    """That one user has seen one announcement."""
+    """One user's acknowledgement of one announcement."""
 
     __slots__ = ("revision", "stored", "user_id")
 
     def __init__(self, revision: Revision, user_id: str) -> None:
-        """It is not stored anywhere yet."""
+        """A receipt that is not stored yet."""
         self.revision = revision
         self.user_id = user_id
-        #: It is kept in one place at least.
+        #: Set when it is stored in at least one place.
         self.stored = trio.Event()
 
     @property
     def key(self) -> Key:
-        """What makes it the same as another."""
+        """Equal for the same user and announcement."""
         return self.revision.announcement.id, self.user_id
 
 
 class Receipts:
     """Writes acknowledgements in batches: to the store, and to the board if there is one.
 
-    What comes while a batch is written goes with the next, and so does the number
-    that is told: however many acknowledge, it is told a few times a second.
+    Acknowledgements that come while a batch is written go with the next one, and the count is
+    published once per batch: a few times a second, however many users acknowledge.
     """
 
     def __init__(
         self, store: Store, board: Board | None, count: Callable[[Announcement, int], None]
     ) -> None:
-        """`count` is told how many there are, where the board does not tell it."""
+        """`count` is called with the number of acknowledgements if no board publishes it."""
         self._store = store
         self._board = board
         self._count = count
@@ -61,11 +61,11 @@ class Receipts:
         self._moved = trio.lowlevel.ParkingLot()
 
     def __contains__(self, key: Key) -> bool:
-        """Whether it is on its way."""
+        """Whether the receipt is being written."""
         return key in self._unsaved
 
     def add(self, revision: Revision, user_id: str) -> Receipt:
-        """Begin to write one; raises StoreError if too many wait already. Does not block."""
+        """Start writing an acknowledgement; raises StoreError if too many wait. Does not block."""
         receipt = Receipt(revision, user_id)
         known = self._unsaved.get(receipt.key)
         if known is not None:
@@ -87,14 +87,14 @@ class Receipts:
                 nursery.start_soon(self._share, self._board)
 
     async def merge(self, board: Board, announcement: Announcement) -> None:
-        """Let the board have all that the store has; raises BoardError and StoreError."""
+        """Copy the store's acknowledgements to the board; raises BoardError and StoreError."""
         users = await self._store.acknowledgers(announcement.id, "")
         while users:
             await board.acknowledge(announcement.id, users)
             users = await self._store.acknowledgers(announcement.id, users[-1])
 
     async def wait_written(self) -> None:
-        """Wait until none is on its way."""
+        """Wait until nothing is left to write."""
         while self._unsaved or self._unshared:
             await self._moved.park()
 
@@ -106,7 +106,7 @@ class Receipts:
             try:
                 await board.acknowledge(*_address(batch))
             except BoardError:
-                pass  # the store has them, and from there they are shared again
+                pass  # the store has them, and they are copied from there later
             else:
                 _mark_stored(batch)
             self._forget(self._unshared, batch)
@@ -137,7 +137,7 @@ class Receipts:
 
 
 def _one_batch(waiting: dict[Key, Receipt]) -> list[Receipt]:
-    """The oldest of those that wait, all of one announcement."""
+    """The oldest waiting receipts, all of one announcement."""
     some = list(islice(waiting.values(), BATCH))
     first = some[0].revision.announcement.id
     return [receipt for receipt in some if receipt.revision.announcement.id == first]

@@ -1,4 +1,4 @@
-"""What holds, and which users are known to have acknowledged it. No I/O."""
+"""The current revision, and the users known to have acknowledged it. No I/O."""
 
 from enum import Enum, auto
 
@@ -18,33 +18,33 @@ class Freshness(Enum):
 
 
 class Effect(Enum):
-    """What is to be done for the subscribers when a revision is adopted."""
+    """What an adopted revision means for the subscribers."""
 
-    #: Nothing: it is not news, or changes nothing for them.
+    #: Nothing: it is not new, or changes nothing for them.
     NOTHING = auto()
-    #: Tell all of them.
+    #: Send it to all of them.
     TELL = auto()
-    #: Show it to each whose user has not acknowledged it.
+    #: Send it to those whose user has not acknowledged it.
     SHOW = auto()
 
 
 class State:
-    """The revision that holds, as far as this replica knows, and who has acknowledged it."""
+    """The current revision as this replica knows it, and who has acknowledged it."""
 
     def __init__(self) -> None:
-        """Know of nothing."""
+        """Begin without a revision."""
         self.revision: Revision | None = None
-        #: Users of whom we know that they have acknowledged the active announcement.
+        #: Users who are known to have acknowledged the active announcement.
         self.acknowledged: set[str] = set()
 
     @property
     def active(self) -> Announcement | None:
-        """The announcement that is to be shown."""
+        """The announcement to show."""
         revision = self.revision
         return revision.announcement if revision is not None and revision.active else None
 
     def adopt(self, revision: Revision, freshness: Freshness) -> Effect:
-        """Let a revision hold, unless it is older than the one that does."""
+        """Make a revision current, unless it is older."""
         old, was_active = self.revision, self.active is not None
         if old is not None and revision.stamp <= old.stamp:
             return Effect.NOTHING
@@ -58,6 +58,6 @@ class State:
         return Effect.TELL if was_active else Effect.NOTHING
 
     def remember(self, user_id: str) -> None:
-        """Note that a user has acknowledged the active announcement."""
+        """Record that a user has acknowledged the active announcement."""
         if len(self.acknowledged) < MAX_REMEMBERED:
             self.acknowledged.add(user_id)

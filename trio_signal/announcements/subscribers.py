@@ -1,4 +1,4 @@
-"""Subscribers: the sessions of this replica that hear announcements."""
+"""Subscribers: the sessions of this replica that receive announcements."""
 
 from collections.abc import Collection
 from itertools import islice
@@ -16,12 +16,12 @@ from trio_signal.websocket import text_frame
 
 
 class Subscribers:
-    """Who hears announcements here, and how many users these are."""
+    """The sessions that receive announcements here, and the number of their users."""
 
     def __init__(self, board: Board | None, metrics: Metrics) -> None:
-        """Begin with nobody. The board is told of users that come and go."""
+        """Begin with none. The board is notified of users that come and go."""
         self.sessions: set[Session] = set()
-        #: Those that want to know what is active, and what to set when they do.
+        #: Sessions waiting for the active announcement, and the event to set when they have it.
         self._asking: dict[Session, trio.Event] = {}
         self._asked = trio.Event()
         self._users: dict[str, int] = {}
@@ -34,7 +34,7 @@ class Subscribers:
         return len(self._users)
 
     def add(self, session: Session) -> None:
-        """Let a session hear announcements. Does not block."""
+        """Send announcements to a session. Does not block."""
         if session.identity is None or session in self.sessions:
             return
         user_id = session.identity.user_id
@@ -44,7 +44,7 @@ class Subscribers:
             self._board.add_user(user_id)
 
     def remove(self, session: Session) -> None:
-        """Let it hear no more, if it did. Does not block."""
+        """Stop sending announcements to a session. Does not block."""
         if session.identity is None or session not in self.sessions:
             return
         user_id = session.identity.user_id
@@ -57,38 +57,38 @@ class Subscribers:
                 self._board.remove_user(user_id)
 
     def ask(self, session: Session) -> trio.Event:
-        """Note that a session is to know what is active; the event is set when it does."""
+        """Record that a session waits for the active announcement; the event ends the wait."""
         self._asked.set()
         return self._asking.setdefault(session, trio.Event())
 
     async def wait_asked(self, most: int) -> list[Session]:
-        """Wait for sessions that are to know; the first of them, which stay so until `settle`."""
+        """Wait for waiting sessions; return the first ones, which keep waiting until `settle`."""
         while not self._asking:
             self._asked = trio.Event()
             await self._asked.wait()
         return list(islice(self._asking, most))
 
     def settle(self, session: Session) -> bool:
-        """Have a session told no more what is active; whether it had to be. Does not block."""
+        """The session needs no answer any more; return whether it was waiting. Does not block."""
         told = self._asking.pop(session, None)
         if told is not None:
             told.set()
         return told is not None
 
     def tell_new(self, event: AnnouncementEvent) -> None:
-        """Tell all that something else is active, or nothing: who asked is told like everybody."""
+        """Send to all that the active announcement has changed; this settles waiting sessions."""
         for session in list(self._asking):
             self.settle(session)
         self.tell(event)
 
     def tell_count(self, announcement: Announcement, acknowledged: int) -> None:
-        """Tell how many users have acknowledged an announcement. Does not block."""
+        """Send how many users have acknowledged an announcement. Does not block."""
         self.tell(Acknowledged(announcement, acknowledged))
 
     def tell(self, event: AnnouncementEvent) -> None:
-        """Tell an event, which is encoded once a dialect. Does not block.
+        """Send an event, which is encoded once per dialect. Does not block.
 
-        How many have acknowledged is for the announcement's creator and the creator's team.
+        Counts of acknowledgements go only to the announcement's creator and the creator's team.
         """
         speakers: dict[type[Dialect], list[Session]] = {}
         for session in self.sessions:
@@ -113,6 +113,6 @@ class Subscribers:
 
 
 def _is_of_team(session: Session, event: Acknowledged) -> bool:
-    """Whether a session is the creator's own, or of the creator's team."""
+    """Whether a session belongs to the creator, or to the creator's team."""
     creator, identity = event.announcement.created_by, session.identity
     return identity is not None and creator in (identity.user_id, identity.grants.team_of)
