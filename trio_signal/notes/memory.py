@@ -1,4 +1,4 @@
-"""Notes in this process: of one replica alone, or of several in tests."""
+"""Notes in this process: for a single replica, or for several in tests."""
 
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
@@ -14,9 +14,9 @@ from trio_signal.messages.identity import Member, Profile
 from trio_signal.messages.records import GuestUser, RoomInfo
 from trio_signal.notes import Bounds, lost_key
 
-#: Seconds between two looks for what is over.
+#: Seconds between two sweeps of expired notes.
 SWEEP_INTERVAL = 5.0
-#: What a message takes besides its bytes.
+#: Bytes that a message takes besides its text.
 _MESSAGE = 48
 
 V = TypeVar("V")
@@ -39,18 +39,18 @@ class Table(Generic[V]):
     """The notes of one kind, in the order in which they were kept."""
 
     def __init__(self, bounds: Bounds) -> None:
-        """Begin without any."""
+        """Begin empty."""
         self._bounds = bounds
         self._entries: OrderedDict[str, _Entry[V]] = OrderedDict()
-        #: In bytes, with what they take besides their values.
+        #: Bytes of all entries, with overhead.
         self.size = 0
 
     def __len__(self) -> int:
-        """How many there are, those that are over and not yet swept among them."""
+        """How many entries there are, including expired ones not swept yet."""
         return len(self._entries)
 
     def keep(self, key: str, value: V, size: int) -> None:
-        """Keep a value of so many bytes as the newest; forgets the oldest that are too many."""
+        """Keep a value of so many bytes as the newest; forget the oldest beyond the bound."""
         self.pop(key)
         if size > self._bounds.each:
             return
@@ -63,12 +63,12 @@ class Table(Generic[V]):
             self._forget_oldest()
 
     def get(self, key: str) -> V | None:
-        """The value that is kept, unless its time is over."""
+        """Return the value, unless it has expired."""
         entry = self._entries.get(key)
         return entry.value if entry and trio.current_time() < entry.until else None
 
     def pop(self, key: str) -> V | None:
-        """The same, and forget it."""
+        """Return the value and forget it."""
         value = self.get(key)
         entry = self._entries.pop(key, None)
         if entry is not None:
@@ -76,7 +76,7 @@ class Table(Generic[V]):
         return value
 
     def sweep(self, now: float) -> None:
-        """Forget what is over: of one kind all are kept equally long."""
+        """Forget expired entries; all of one kind live equally long."""
         while self._entries and next(iter(self._entries.values())).until <= now:
             self._forget_oldest()
 
@@ -95,7 +95,7 @@ class _RoomChats:
         self.size = 0
 
     def add(self, message: bytes) -> None:
-        """Keep one more, and forget the oldest that are too many."""
+        """Keep one more message, and forget the oldest beyond the bound."""
         self.messages.append(message)
         self.size += len(message) + _MESSAGE
         while len(self.messages) > notes.CHATS_PER_ROOM or self.size > notes.CHATS.each:
@@ -106,11 +106,11 @@ class LeftRooms:
     """The rooms that users left on purpose, and when, in seconds since 1970."""
 
     def __init__(self) -> None:
-        """Begin without any."""
+        """Begin empty."""
         self.table: Table[dict[str, float]] = Table(notes.LEFT_ROOMS)
 
     def keep(self, user_id: str, room_id: str, at: float) -> None:
-        """Keep one; if a user has too many, the newest alone."""
+        """Keep a room; if a user has too many, only the newest."""
         rooms = (self.table.get(user_id) or {}) | {room_id: at}
         size = sum(map(notes.room_size, rooms))
         if size > notes.LEFT_ROOMS.each:
@@ -123,18 +123,18 @@ class LeftRooms:
 
 
 class MemoryNotes:
-    """See `trio_signal.notes`. Values are kept encoded: so their bytes are known."""
+    """See `trio_signal.notes`. Values are kept encoded, so that their size is known."""
 
     def __init__(self) -> None:
-        """Begin without any."""
-        #: How often what is to outlast the process could not be written.
+        """Begin empty."""
+        #: How often notes that must survive a restart could not be written.
         self.failures = 0
         self.chat_table: Table[_RoomChats] = Table(notes.CHATS)
         self.profile_table: Table[bytes] = Table(notes.PROFILES)
         self.lost_table: Table[tuple[str, ...]] = Table(notes.LOST_ROOMS)
         self.left_rooms = LeftRooms()
         self.user_table: Table[bytes] = Table(notes.USERS)
-        #: By name, whatever its case: the id.
+        #: Guest ids by case-folded name.
         self.name_table: Table[str] = Table(notes.USERS)
         self.room_table: Table[bytes] = Table(notes.ROOMS)
         self.member_table: Table[bytes] = Table(notes.LOST_MEMBERS)
@@ -144,14 +144,14 @@ class MemoryNotes:
         )
 
     async def run(self) -> None:
-        """Forget what is over, until cancelled."""
+        """Forget expired notes, until cancelled."""
         while True:
             await trio.sleep(SWEEP_INTERVAL)
             for table in self.tables:
                 table.sweep(trio.current_time())
 
     async def write(self) -> None:
-        """Nothing outlasts the process."""
+        """Do nothing: memory notes do not survive the process."""
         await trio.lowlevel.checkpoint()
 
     def keep_chat(self, chat: Chatted) -> None:
@@ -168,23 +168,23 @@ class MemoryNotes:
         return list(map(_decode_chat, last))
 
     def keep_profile(self, room_id: str, user_id: str, profile: Profile) -> None:
-        """Keep what a user is called in a room."""
+        """Keep a user's name and picture in a room."""
         value = _encode(profile)
         self.profile_table.keep(_pair(room_id, user_id), value, len(value))
 
     async def remember_profile(self, room_id: str, user_id: str, profile: Profile) -> None:
-        """The same."""
+        """Keep a profile."""
         await trio.lowlevel.checkpoint()
         self.keep_profile(room_id, user_id, profile)
 
     async def profile(self, room_id: str, user_id: str) -> Profile | None:
-        """What a user was last called in a room."""
+        """The last profile of a user in a room."""
         await trio.lowlevel.checkpoint()
         value = self.profile_table.get(_pair(room_id, user_id))
         return _decode_profile(value) if value else None
 
     def remember_rooms(self, user_id: str, room_ids: Iterable[str], heard: float = 0.0) -> None:
-        """Keep for a minute that a user's connection was lost in these rooms."""
+        """Keep for a minute the rooms in which a user's connection was lost."""
         lost = [room_id for room_id in room_ids if not self.has_left(user_id, room_id, heard)]
         if not lost:
             return
@@ -206,22 +206,22 @@ class MemoryNotes:
             self.lost_table.keep(user_id, rest, sum(map(notes.room_size, rest)))
 
     def has_left(self, user_id: str, room_id: str, since: float) -> bool:
-        """Whether a user did that after this time."""
+        """Whether a user left a room on purpose after this time."""
         return self.left_rooms.has(user_id, room_id, since)
 
     async def take_lost_rooms(self, user_id: str) -> tuple[str, ...]:
-        """Those rooms, once: then they are forgotten."""
+        """Return the rooms of a user's lost connections once; then they are forgotten."""
         await trio.lowlevel.checkpoint()
         return self.lost_table.pop(user_id) or ()
 
     def keep_member(self, room_id: str, member: Member) -> None:
-        """Nothing outlasts the process."""
+        """Do nothing: memory notes do not survive the process."""
 
     def forget_member(self, room_id: str, member: Member) -> None:
-        """The same."""
+        """Do nothing, like `keep_member`."""
 
     def lose_member(self, room_id: str, member: Member, heard: float) -> None:
-        """Keep for a minute what a member is to find again."""
+        """Keep for a minute what a member must find again."""
         if DIALECTS[member.dialect].resumes == "rooms":
             self.remember_rooms(member.user_id, [room_id], heard)
         else:
@@ -234,17 +234,17 @@ class MemoryNotes:
             )
 
     async def lost_member(self, room_id: str, user_id: str, dialect: str) -> Member | None:
-        """The user that was live in a room when its server took it out."""
+        """The user that was live in a room when its server removed it."""
         await trio.lowlevel.checkpoint()
         value = self.member_table.get(lost_key(room_id, user_id, dialect))
         return _decode_member(value) if value else None
 
     def forget_lost(self, room_id: str, user_id: str, dialect: str) -> None:
-        """It is live again, or need not be."""
+        """Forget a lost member: it is live again, or need not be."""
         self.member_table.pop(lost_key(room_id, user_id, dialect))
 
     async def keep_user(self, user: GuestUser) -> None:
-        """Keep a guest under its id and under its name."""
+        """Keep a guest under its id and its name."""
         await trio.lowlevel.checkpoint()
         value = _encode(user)
         self.user_table.keep(user.id, value, len(value))
@@ -257,25 +257,25 @@ class MemoryNotes:
         return _decode_user(value) if value else None
 
     async def user_named(self, name: str) -> GuestUser | None:
-        """The guest that is called so now, whatever the case."""
+        """The guest that has this name now, in any case."""
         user_id = self.name_table.get(name.casefold())
         user = await self.user(user_id or "")
         return user if user and user.username.casefold() == name.casefold() else None
 
     async def keep_room(self, room: RoomInfo) -> None:
-        """Keep what a room is called."""
+        """Keep a room's name."""
         await trio.lowlevel.checkpoint()
         value = _encode(room)
         self.room_table.keep(room.id, value, len(value))
 
     async def room_infos(self, room_ids: Sequence[str]) -> dict[str, RoomInfo]:
-        """What these rooms are called, by their ids."""
+        """The names of these rooms, by id."""
         await trio.lowlevel.checkpoint()
         values = ((room_id, self.room_table.get(room_id)) for room_id in room_ids)
         return {room_id: _decode_room(value) for room_id, value in values if value}
 
     def touch_rooms(self, room_ids: Iterable[str]) -> None:
-        """Somebody is in these rooms: keep on keeping what they are called."""
+        """Renew the notes of these rooms, which have members."""
         for room_id in room_ids:
             value = self.room_table.get(room_id)
             if value is not None:
@@ -283,5 +283,5 @@ class MemoryNotes:
 
 
 def _pair(room_id: str, user_id: str) -> str:
-    """One key of two: JSON keeps them apart, whatever is in them."""
+    """Two parts as one key: JSON separates them, whatever they contain."""
     return _encode((room_id, user_id)).decode()

@@ -1,7 +1,7 @@
 """Notes that many replicas share in Redis.
 
-What Redis holds is in docs/scaling.md. Chat, profiles and lost rooms are written as
-version 0.1 wrote them: replicas of both read both.
+docs/scaling.md lists the keys. Chat, profiles and lost rooms keep the format of version 0.1, so
+replicas of both versions read each other's.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -21,9 +21,9 @@ from trio_signal.notes import Bounds, lost_key
 from trio_signal.notes.memory import SWEEP_INTERVAL, LeftRooms
 from trio_signal.redis import Argument, Redis, RedisError, Script, read_text
 
-#: How many rooms of lost connections a user is put into again.
+#: How many rooms of lost connections a user rejoins at most.
 MAX_LOST_ROOMS = 1000
-#: Redis does nothing else while a script runs.
+#: How many notes one script renews: it blocks all of Redis.
 _TOUCHED_AT_ONCE = 200
 
 T = TypeVar("T")
@@ -56,22 +56,22 @@ class _Scripts:
 
 
 class _Keys:
-    """What the keys of notes are called."""
+    """The names of the notes' keys."""
 
     def __init__(self, prefix: str) -> None:
         self._prefix = f"{prefix}trio_signal:"
 
     def of(self, *parts: str) -> str:
-        """The key of these parts."""
+        """Join parts to a key."""
         return self._prefix + ":".join(parts)
 
     def accounts(self, kind: str) -> list[str]:
-        """Where the entries of a kind are counted; see account.lua."""
+        """The keys that count the entries of a kind; see account.lua."""
         return [self.of("notes", kind, "order"), self.of("notes", kind, "sizes")]
 
 
 class Table(Generic[T]):
-    """The notes of one kind, each of whose entries has a key of its own."""
+    """The notes of one kind, with a key for each entry."""
 
     def __init__(
         self,
@@ -82,7 +82,7 @@ class Table(Generic[T]):
         bounds: Bounds,
         decode: Callable[[bytes], T],
     ) -> None:
-        """Take a kind in the plural: that is how keys have it."""
+        """`kind` is in the plural, as in the keys."""
         self._redis = redis
         self._scripts = scripts
         self._key_prefix = keys.of("notes", kind, "of", "")
@@ -92,7 +92,7 @@ class Table(Generic[T]):
         self._called = kind.removesuffix("s")
 
     async def keep(self, entry: str, value: bytes) -> None:
-        """Keep a value, and wait until it is kept; without Redis, nobody keeps it."""
+        """Keep a value, and wait until it is kept; without Redis, it is not."""
         if len(value) > self._bounds.each:
             await trio.lowlevel.checkpoint()
             return
@@ -111,7 +111,7 @@ class Table(Generic[T]):
         )
 
     async def read(self, entries: Sequence[str]) -> dict[str, T]:
-        """The values of these entries; those that are not kept or cannot be read are missing."""
+        """The values of these entries; missing or unreadable ones are left out."""
         if not entries:
             await trio.lowlevel.checkpoint()
             return {}
@@ -128,7 +128,7 @@ class Table(Generic[T]):
         return found
 
     def touch(self, entries: Sequence[str]) -> None:
-        """Keep on keeping these entries, if they are kept. Does not block."""
+        """Renew these entries, if they exist. Does not block."""
         for begin in range(0, len(entries), _TOUCHED_AT_ONCE):
             some = entries[begin : begin + _TOUCHED_AT_ONCE]
             keys = [*self._accounts, *(self._key_prefix + entry for entry in some)]
@@ -143,8 +143,8 @@ class RedisNotes:
     """See `trio_signal.notes`."""
 
     def __init__(self, redis: Redis, prefix: str) -> None:
-        """Take an open connection, which the caller closes."""
-        #: What Redis does not take is counted there.
+        """Use an open connection, which the caller closes."""
+        #: Always 0: Redis failures are counted elsewhere.
         self.failures = 0
         self._redis = redis
         self._scripts = scripts = _Scripts(redis)
@@ -155,17 +155,17 @@ class RedisNotes:
         self._users = Table(*shared, "users", notes.USERS, _decode_user)
         self._names = Table(*shared, "names", notes.USERS, read_text)
         self._rooms = Table(*shared, "rooms", notes.ROOMS, _decode_room)
-        #: Those of which one has to know without asking.
+        #: Rooms left on this replica, which must be known without asking Redis.
         self._left_here = LeftRooms()
 
     async def run(self) -> None:
-        """Forget what is over here, until cancelled; the rest Redis forgets."""
+        """Forget expired notes here, until cancelled; Redis expires the others by itself."""
         while True:
             await trio.sleep(SWEEP_INTERVAL)
             self._left_here.table.sweep(trio.current_time())
 
     async def write(self) -> None:
-        """Wait until Redis has all that it was to keep."""
+        """Wait until Redis has processed all notes sent so far."""
         with suppress(RedisError):
             await self._redis.ping()
 
@@ -196,11 +196,11 @@ class RedisNotes:
         return self._read_all("chat", _decode_chat, chats, self._key("chats", room_id))
 
     def keep_profile(self, room_id: str, user_id: str, profile: Profile) -> None:
-        """Keep what a user is called in a room."""
+        """Keep a user's name and picture in a room."""
         self._scripts.profile.send_nowait(*self._profile_arguments(room_id, user_id, profile))
 
     async def remember_profile(self, room_id: str, user_id: str, profile: Profile) -> None:
-        """The same, and wait until it is kept; without Redis, nobody keeps it."""
+        """Keep a profile, and wait until it is kept; without Redis, it is not."""
         with suppress(RedisError):
             await self._scripts.profile(*self._profile_arguments(room_id, user_id, profile))
 
@@ -217,7 +217,7 @@ class RedisNotes:
         )
 
     async def profile(self, room_id: str, user_id: str) -> Profile | None:
-        """What a user was last called in a room."""
+        """The last profile of a user in a room."""
         try:
             value: Any = await self._redis.hget(self._key("profiles", room_id), user_id)
         except RedisError:
@@ -228,7 +228,7 @@ class RedisNotes:
         return self._redis.reader.read("profile", _decode_profile, value, key)
 
     def remember_rooms(self, user_id: str, room_ids: Iterable[str], heard: float = 0.0) -> None:
-        """Keep for a minute that a user's connection was lost in these rooms."""
+        """Keep for a minute the rooms in which a user's connection was lost."""
         bounds = notes.LOST_ROOMS
         args: list[Argument] = [
             *(user_id, bounds.each, bounds.total, bounds.seconds),
@@ -254,11 +254,11 @@ class RedisNotes:
         )
 
     def has_left(self, user_id: str, room_id: str, since: float) -> bool:
-        """Whether a user did that on this replica, after this time."""
+        """Whether a user left a room on purpose on this replica, after this time."""
         return self._left_here.has(user_id, room_id, since)
 
     async def take_lost_rooms(self, user_id: str) -> tuple[str, ...]:
-        """Those rooms, once: then they are forgotten."""
+        """Return the rooms of a user's lost connections once; then they are forgotten."""
         keys = [self._key("lost", user_id), *self._accounts("lost")]
         try:
             rooms = await self._scripts.take_lost(keys, [user_id, MAX_LOST_ROOMS])
@@ -267,13 +267,13 @@ class RedisNotes:
         return tuple(sorted(self._read_all("name", read_text, rooms, self._key("lost", user_id))))
 
     def keep_member(self, room_id: str, member: Member) -> None:
-        """The directory says who is here, also of a replica that is gone."""
+        """Do nothing: the directory has the members, even those of a dead replica."""
 
     def forget_member(self, room_id: str, member: Member) -> None:
-        """The same."""
+        """Do nothing, like `keep_member`."""
 
     def lose_member(self, room_id: str, member: Member, heard: float) -> None:
-        """Keep for a minute what a member is to find again."""
+        """Keep for a minute what a member must find again."""
         if DIALECTS[member.dialect].resumes == "rooms":
             self.remember_rooms(member.user_id, [room_id], heard)
         if member.live is not None:
@@ -281,16 +281,16 @@ class RedisNotes:
             self._members.keep_nowait(entry, _encode(member))
 
     async def lost_member(self, room_id: str, user_id: str, dialect: str) -> Member | None:
-        """The user that was live in a room when its server took it out."""
+        """The user that was live in a room when its server removed it."""
         entry = lost_key(room_id, user_id, dialect)
         return (await self._members.read([entry])).get(entry)
 
     def forget_lost(self, room_id: str, user_id: str, dialect: str) -> None:
-        """It is live again, or need not be."""
+        """Forget a lost member: it is live again, or need not be."""
         self._members.forget(lost_key(room_id, user_id, dialect))
 
     async def keep_user(self, user: GuestUser) -> None:
-        """Keep a guest under its id and under its name, and wait until it is kept."""
+        """Keep a guest under its id and its name, and wait until it is kept."""
         await self._users.keep(user.id, _encode(user))
         await self._names.keep(user.username.casefold(), user.id.encode())
 
@@ -299,30 +299,30 @@ class RedisNotes:
         return (await self._users.read([user_id])).get(user_id)
 
     async def user_named(self, name: str) -> GuestUser | None:
-        """The guest that is called so now, whatever the case."""
+        """The guest that has this name now, in any case."""
         name = name.casefold()
         user_id = (await self._names.read([name])).get(name)
         user = await self.user(user_id) if user_id else None
         return user if user and user.username.casefold() == name else None
 
     async def keep_room(self, room: RoomInfo) -> None:
-        """Keep what a room is called, and wait until it is kept."""
+        """Keep a room's name, and wait until it is kept."""
         await self._rooms.keep(room.id, _encode(room))
 
     async def room_infos(self, room_ids: Sequence[str]) -> dict[str, RoomInfo]:
-        """What these rooms are called, by their ids."""
+        """The names of these rooms, by id."""
         return await self._rooms.read(room_ids)
 
     def touch_rooms(self, room_ids: Iterable[str]) -> None:
-        """Somebody is in these rooms: keep on keeping what they are called."""
+        """Renew the notes of these rooms, which have members."""
         self._rooms.touch(list(room_ids))
 
     def _read_all(self, what: str, decode: Callable[[bytes], T], values: Any, key: str) -> list[T]:
-        """Those that can be read."""
+        """Decode values; unreadable ones are left out."""
         found = [self._redis.reader.read(what, decode, value, key) for value in values]
         return [value for value in found if value is not None]
 
 
 def _size(*keys: str) -> int:
-    """What an entry takes besides its value."""
+    """Bytes of an entry besides its value."""
     return notes.OVERHEAD + notes.KEY_COPIES * sum(len(key.encode()) for key in keys)

@@ -1,9 +1,9 @@
-"""Notes in this process that outlast it: who is here stands in the database as well.
+"""Memory notes, with the members of rooms also in the database, to survive a restart.
 
-A server without Redis has all notes in memory. After a restart its users come back
-without a name, without their rooms and without saying that they are live (`room.md`,
-`live.md`). So each second what has changed of the members is written, in a thread.
-After a SIGTERM all has been; after a SIGKILL what happened in the last second has not.
+A server without Redis has all notes in memory. Without this module, its users would return after a
+restart without a name, without their rooms and without being live (`room.md`, `live.md`). So
+changes of the members are written each second, in a thread. After SIGTERM all changes are written;
+after SIGKILL those of the last second are missing.
 """
 
 import logging
@@ -27,11 +27,11 @@ from trio_signal.store import MemberStore
 
 logger = logging.getLogger(__name__)
 
-#: Seconds between two writes, between two that only say that we are there, and after a failure.
+#: Seconds between two writes, between two heartbeats in the database, and after a failure.
 WRITE_INTERVAL = 1.0
 SIGN_OF_LIFE = 10.0
 PAUSE = 5.0
-#: Bytes of the members that are written; those that come later are not.
+#: Most bytes of members in the database; further members are not written.
 MEMBER_BYTES = 32 << 20
 
 
@@ -47,18 +47,18 @@ _decode = msgspec.json.Decoder(_Present).decode
 
 
 class SqlNotes(MemoryNotes):
-    """Memory notes, and the members of this server in the database; see `open_sql_notes`."""
+    """Memory notes, and this server's members in the database; see `open_sql_notes`."""
 
     def __init__(self, store: MemberStore) -> None:
-        """Take a store, which the caller closes."""
+        """Use a store, which the caller closes."""
         super().__init__()
         self._store = store
-        #: By key: what is to be written; None: to be taken out.
+        #: Pending writes by key; None deletes.
         self._changes: dict[str, str | None] = {}
-        #: By key: the bytes of what is in the database, or is to be.
+        #: Bytes by key, of what the database has or will have.
         self._sizes: dict[str, int] = {}
         self._size = 0
-        #: The members of the run before, by room and user, until these come back.
+        #: Members of the last run by room and user, until they return.
         self._before: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
         self._before_until = 0.0
         self._prepared = False
@@ -67,7 +67,7 @@ class SqlNotes(MemoryNotes):
         self._failing = False
 
     async def run(self) -> None:
-        """Write each second what has changed, and forget what is over; until cancelled."""
+        """Write changes each second, and forget expired notes; until cancelled."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(super().run)
             while True:
@@ -75,9 +75,9 @@ class SqlNotes(MemoryNotes):
                 await self.write()
 
     async def write(self) -> None:
-        """Read what the run before left, if that is not done yet, and write what has changed.
+        """Read the members of the last run, if not done yet, and write changes.
 
-        A database that fails is logged once, and tried again.
+        A failing database is logged once, and retried.
         """
         async with self._writing:
             self._forget_before()
@@ -106,7 +106,7 @@ class SqlNotes(MemoryNotes):
             self._wrote = now
 
     def _take_in(self, rows: dict[str, str]) -> None:
-        """What the run before left: its users may come back, and find what they had."""
+        """Make the members of the last run available to returning users."""
         self._before_until = trio.current_time() + notes.LOST_MEMBERS.seconds
         for key, row in rows.items():
             try:
@@ -129,7 +129,7 @@ class SqlNotes(MemoryNotes):
             self._before.clear()
 
     def keep_member(self, room_id: str, member: Member) -> None:
-        """Keep that a member is in a room as it is now, in case the server ends."""
+        """Keep the present state of a member, in case the server ends."""
         self._take_out(self._before.pop((room_id, member.user_id), ()))
         key, row = _key(room_id, member.peer_id), _encode(_Present(room_id, member)).decode()
         if self._size - self._sizes.get(key, 0) + len(row) > MEMBER_BYTES:
@@ -139,7 +139,7 @@ class SqlNotes(MemoryNotes):
         self._changes[key] = row
 
     def forget_member(self, room_id: str, member: Member) -> None:
-        """It has left."""
+        """Forget a member that has left."""
         self._take_out([_key(room_id, member.peer_id)])
 
     def _take_out(self, keys: "list[str] | tuple[()]") -> None:
@@ -155,15 +155,15 @@ class SqlNotes(MemoryNotes):
 
 
 def _key(room_id: str, peer_id: str) -> str:
-    """Of a length that every database can index."""
+    """A key short enough for every database's index."""
     return sha256(_encode((room_id, peer_id))).hexdigest()
 
 
 @asynccontextmanager
 async def open_sql_notes(url: str) -> AsyncIterator[SqlNotes]:
-    """Notes that write who is here to the database at `url`; they still have to be `run`.
+    """Notes that write members to the database at `url`; the caller must `run` them.
 
-    A database that cannot be reached is tried again. Raises ConfigError.
+    A database that cannot be reached is retried. Raises ConfigError.
     """
     store = MemberStore(url, uuid4().hex)
     with closing(store):

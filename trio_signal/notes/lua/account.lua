@@ -1,17 +1,17 @@
--- What the scripts of notes have in common; it stands before each of them.
+-- Prelude of all scripts of notes.
 --
--- Of each kind the bytes are counted, so that the oldest can be forgotten without a
--- search. What a replica of another version writes is not counted; it expires.
+-- The bytes of each kind are counted, so that the oldest entries can be forgotten without a search.
+-- Notes of replicas of other versions are not counted; they expire.
 --
 -- order  sorted set: entry -> when it was kept, in microseconds
--- sizes  hash: entry -> its bytes; and under '' those of all
+-- sizes  hash: entry -> its bytes; and under '' the total
 
 local function now()
   local time = redis.call('TIME')
   return tonumber(time[1]) * 1000000 + tonumber(time[2])
 end
 
--- Somebody else may have written anything there.
+-- Delete a key of another type, which somebody else has written.
 local function expect(key, kind)
   local found = redis.call('TYPE', key).ok
   if found ~= kind and found ~= 'none' then
@@ -19,7 +19,7 @@ local function expect(key, kind)
   end
 end
 
--- Add to what all entries take.
+-- Add to the total.
 local function add(sizes, bytes)
   if type(redis.pcall('HINCRBY', sizes, '', bytes)) ~= 'number' then
     redis.call('DEL', sizes)
@@ -35,8 +35,8 @@ local function uncount(order, sizes, entry)
   end
 end
 
--- Count an entry as the newest. `delete` deletes one: those that are over, a hundred at
--- most, and the oldest that are more bytes than `limit`.
+-- Count an entry as the newest. `delete` deletes an entry: expired ones, a hundred at most, and the
+-- oldest beyond `limit` bytes.
 local function count(order, sizes, entry, size, limit, seconds, delete)
   expect(order, 'zset')
   expect(sizes, 'hash')

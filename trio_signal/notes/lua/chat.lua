@@ -1,11 +1,11 @@
--- Keep a chat message, and forget the oldest ones of the room that are too many.
+-- Keep a chat message, and forget the room's oldest ones beyond the bounds.
 --
 -- KEYS  1 chats       list: messages (JSON), the oldest first
---       2 chat_bytes  string: how many bytes these are
+--       2 chat_bytes  string: their size in bytes
 --       3 order  4 sizes  of rooms  (see account.lua)
--- ARGV  1 room id  2 message (JSON)  3 how many are kept  4 how many bytes of a room
---       5 how many bytes of all rooms  6 seconds  7 bytes of a room besides its messages
---       8 prefix of the keys of rooms' chats  9 of those of their bytes
+-- ARGV  1 room id  2 message (JSON)  3 most messages  4 most bytes of a room
+--       5 most bytes of all rooms  6 seconds  7 bytes of a room besides its messages
+--       8 prefix of the keys of rooms' chats  9 prefix of the keys of their sizes
 
 local seconds = tonumber(ARGV[6])
 expect(KEYS[1], 'list')

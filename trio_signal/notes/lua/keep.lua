@@ -1,8 +1,8 @@
--- Keep a value of a kind that has a key for each entry.
+-- Keep a value of a kind with a key for each entry.
 --
 -- KEYS  1 value  string
 --       2 order  3 sizes  (see account.lua)
--- ARGV  1 entry  2 value  3 its bytes, with all that it takes  4 how many bytes of all
+-- ARGV  1 entry  2 value  3 its bytes, with overhead  4 most bytes of all
 --       5 seconds  6 prefix of the kind's keys
 
 local seconds = tonumber(ARGV[5])

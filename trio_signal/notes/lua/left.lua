@@ -1,9 +1,9 @@
--- Keep that a user left a room on purpose: who is lost there meanwhile is not put into it again.
+-- Keep that a user left a room on purpose, so that a lost connection does not rejoin it.
 --
 -- KEYS  1 left  hash: room id -> when, in seconds since 1970; of the user
 --       2 order  3 sizes  of users  (see account.lua)
 --       4 lost  (see lost.lua): the room is forgotten there
--- ARGV  1 user id  2 room id  3 when  4 bytes of the room  5 how many bytes of a user  6 of all
+-- ARGV  1 user id  2 room id  3 when  4 bytes of the room  5 most bytes of a user  6 of all
 --       7 seconds  8 bytes of a user besides its rooms  9 prefix of the keys of users' rooms
 
 expect(KEYS[1], 'hash')
@@ -17,7 +17,7 @@ if redis.call('EXISTS', KEYS[1]) == 1 then
 end
 if redis.call('HEXISTS', KEYS[1], ARGV[2]) == 0 then
   size = size + tonumber(ARGV[4])
-  if size > tonumber(ARGV[5]) then -- the newest is the one that matters
+  if size > tonumber(ARGV[5]) then -- only the newest matters
     redis.call('DEL', KEYS[1])
     size = tonumber(ARGV[4])
   end

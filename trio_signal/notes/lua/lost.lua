@@ -1,12 +1,12 @@
--- Keep the rooms of a lost connection, beside those of the user's others.
+-- Keep the rooms of a lost connection, in addition to those of the user's others.
 --
 -- KEYS  1 lost  set: room ids of the user
 --       2 order  3 sizes  of users  (see account.lua)
 --       4 left  rooms that the user left on purpose, and when  (see left.lua)
--- ARGV  1 user id  2 how many bytes of a user  3 of all  4 seconds
+-- ARGV  1 user id  2 most bytes of a user  3 of all  4 seconds
 --       5 bytes of a user besides its rooms  6 prefix of the keys of users' rooms
---       7 when the connection was last heard of, in seconds since 1970: a room that was
---         left after that is not kept
+--       7 when the connection was last heard from, in seconds since 1970: rooms that were
+--         left after that are not kept
 --       then, for each room: its id, its bytes
 
 local seconds = tonumber(ARGV[4])

@@ -1,9 +1,9 @@
--- Keep what a user is called in a room.
+-- Keep a user's profile in a room.
 --
 -- KEYS  1 profiles  hash: user id -> profile (JSON); of the room
 --       2 order  3 sizes  of [room id, user id] (JSON)  (see account.lua)
--- ARGV  1 room id  2 user id  3 profile (JSON)  4 its bytes, with all that it takes
---       5 how many bytes of all  6 seconds  7 prefix of the keys of rooms' profiles
+-- ARGV  1 room id  2 user id  3 profile (JSON)  4 its bytes, with overhead
+--       5 most bytes of all  6 seconds  7 prefix of the keys of rooms' profiles
 
 local seconds = tonumber(ARGV[6])
 expect(KEYS[1], 'hash')

@@ -1,4 +1,4 @@
--- Take the rooms of a user's lost connections: who comes first gets them.
+-- Take the rooms of a user's lost connections: the first caller gets them.
 --
 -- KEYS  1 lost  2 order  3 sizes  (see lost.lua)
 -- ARGV  1 user id  2 how many at most

@@ -1,4 +1,4 @@
--- Keep on keeping entries of a kind that has a key for each; those that are not there stay so.
+-- Renew entries of a kind with a key for each entry; missing ones stay missing.
 --
 -- KEYS  1 order  2 sizes  (see account.lua); then, for each entry: its value
 -- ARGV  1 seconds; then, for each: the entry
