@@ -1,8 +1,7 @@
 """Store: announcements and their acknowledgements in an SQL database.
 
-SQLite or PostgreSQL, through SQLAlchemy in worker threads. The rest of the package
-sees `Store` only; docs/announcements.md says what is kept, and what happens when the
-database is slow or away.
+SQLite or PostgreSQL, through SQLAlchemy in worker threads. Other packages use only `Store`.
+docs/announcements.md explains what is kept, and what happens when the database is slow or away.
 """
 
 from trio_signal.store.database import Database, Tables, inspect, sqlite_file, upgrade

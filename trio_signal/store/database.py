@@ -1,8 +1,8 @@
 """Database: transactions in worker threads that can be given up.
 
-A thread cannot be cancelled. So a transaction looks, right before it commits,
-whether anybody still wants it: what was given up is rolled back, whenever the
-database wakes up. Only a commit that is on its way already is waited for.
+A thread cannot be cancelled. So a transaction checks, immediately before its commit, whether
+anybody still waits for it. If not, it is rolled back, whenever the database responds again. Only a
+commit in progress is waited for.
 """
 
 import logging
@@ -29,14 +29,14 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-#: Seconds for a transaction, and beyond that for a commit that is on its way.
+#: Seconds for a transaction, and additional seconds for a commit in progress.
 PATIENCE = 3.0
 COMMIT_PATIENCE = 0.8
-#: Seconds for the tables to be made or changed.
+#: Seconds to create or change the tables.
 UPGRADE_PATIENCE = 120.0
-#: Threads, and connections; SQLite lets only one write anyway.
+#: Threads and connections; SQLite allows only one writer anyway.
 MAX_THREADS = 4
-#: Any number will do that nobody else in this database takes for a lock.
+#: An arbitrary number that nobody else uses for a lock in this database.
 _LOCK = 0x7472696F
 
 
@@ -44,48 +44,48 @@ class GivenUpError(Exception):
     """Nobody waits for this transaction any more."""
 
 
-#: What a thread may end with, and what is no mistake of ours.
+#: Exceptions that a thread may raise and that are not bugs.
 _FAILURES = (GivenUpError, SQLAlchemyError, sqlite3.Error, OSError)
 
 
 class Attempt:
-    """A transaction that may be given up until it commits."""
+    """A transaction that can be given up until it commits."""
 
     def __init__(self) -> None:
-        """Begin it."""
+        """Begin a transaction."""
         self._lock = threading.Lock()
         self._given_up = False
         self._commits = False
 
     def begin_commit(self) -> None:
-        """Called by the thread; raises GivenUpError."""
+        """Called by the thread before the commit; raises GivenUpError."""
         with self._lock:
             if self._given_up:
                 raise GivenUpError
             self._commits = True
 
     def give_up(self) -> bool:
-        """Called by whoever waits; False if it is too late. Does not block."""
+        """Called by the waiting task; returns False if the commit has begun. Does not block."""
         with self._lock:
             self._given_up = not self._commits
             return self._given_up
 
 
 class Tables(NamedTuple):
-    """Which tables a database has, and which we want."""
+    """The version of a database's tables, and the version that we need."""
 
-    #: None if there are none yet.
+    #: None if there are no tables yet.
     version: str | None
     wanted: str
-    #: Seconds by which the clock of the database is ahead of ours; None if it is ours.
+    #: Seconds by which the database's clock is ahead of ours; None if it uses ours.
     ahead: float | None
 
 
 class Database:
-    """The engine, its threads, and its version."""
+    """The engine, its threads, and the version of its tables."""
 
     def __init__(self, url: str) -> None:
-        """Take a `DATABASE_URL`; connects to nothing yet. Raises ConfigError."""
+        """Use a `DATABASE_URL`; does not connect yet. Raises ConfigError."""
         self._url = read_url(url)
         self.is_sqlite = self._url.get_backend_name() == "sqlite"
         self._engine = _make_engine(self._url)
@@ -93,26 +93,25 @@ class Database:
         self._limiter = trio.CapacityLimiter(MAX_THREADS)
 
     def close(self) -> None:
-        """Close the connections that are idle; threads that still run close theirs."""
+        """Close idle connections; running threads close theirs."""
         self._closed = True
         self._engine.pool.dispose()
 
     async def read(self, work: Callable[[Connection], T]) -> T:
-        """Do this in a thread; raises StoreError if it fails or takes too long."""
+        """Run this in a thread; raises StoreError if it fails or takes too long."""
         return await self._run(partial(self._read, work), None, PATIENCE)
 
     async def write(self, work: Callable[[Connection], T]) -> T:
-        """Do this in a transaction that holds a lock against all other writers.
+        """Run this in a transaction that locks out all other writers.
 
-        Raises StoreError: then nothing is stored, or, in the rare case that the
-        database falls silent while it commits, nobody knows. A cancellation
-        is the same.
+        Raises StoreError: then nothing is stored, except in the rare case that the database stops
+        answering during the commit, when nobody knows. A cancellation has the same effect.
         """
         attempt = Attempt()
         return await self._run(partial(self._write, work, attempt), attempt, PATIENCE)
 
     async def upgrade(self) -> None:
-        """Make or change the tables, if they are not as they should be; raises StoreError."""
+        """Create or upgrade the tables if necessary; raises StoreError."""
         await self._run(self.upgrade_now, None, UPGRADE_PATIENCE)
 
     async def _run(self, work: Callable[[], T], attempt: Attempt | None, patience: float) -> T:
@@ -165,7 +164,7 @@ class Database:
 
     @contextmanager
     def _connect(self, begin: str) -> Iterator[Connection]:
-        """A connection in a transaction, which is rolled back unless it is committed."""
+        """A connection with a transaction, which is rolled back unless it is committed."""
         try:
             with self._engine.connect() as connection:
                 if self.is_sqlite:
@@ -180,7 +179,7 @@ class Database:
             connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
 
     def inspect_now(self) -> Tables:
-        """Which tables there are. Blocks the thread."""
+        """Read the version of the tables. Blocks the thread."""
         with self._connect("BEGIN") as connection:
             version = _version(connection)
             if self.is_sqlite:
@@ -190,14 +189,14 @@ class Database:
             return Tables(version, VERSION, float(then or 0) - (asked + time.time()) / 2)
 
     def upgrade_now(self) -> bool:
-        """Make or change the tables; whether there was anything to do. Blocks the thread."""
+        """Create or upgrade the tables; return whether that was necessary. Blocks the thread."""
         with self._connect("BEGIN") as connection:
             if _version(connection) == VERSION:
                 return False
         with self._connect("BEGIN IMMEDIATE") as connection:
             self._lock_out_others(connection)
             if _version(connection) == VERSION:
-                return False  # another replica was faster
+                return False  # another replica has done it
             _migrate(connection)
             connection.commit()
         logger.info("migrated the tables in %r to version %s", self._url, VERSION)
@@ -205,9 +204,9 @@ class Database:
 
 
 def upgrade(url: str) -> bool:
-    """Make or change the tables at `url`; whether there was anything to do.
+    """Create or upgrade the tables at `url`; return whether that was necessary.
 
-    Blocks, outside of Trio as well. Raises ConfigError and StoreError.
+    Blocks; does not need Trio. Raises ConfigError and StoreError.
     """
     database = Database(url)
     try:
@@ -219,14 +218,14 @@ def upgrade(url: str) -> bool:
 
 
 def inspect(url: str) -> Tables:
-    """Look at the tables at `url`, and change nothing.
+    """Read the version of the tables at `url` without changing anything.
 
-    Blocks, outside of Trio as well. Raises ConfigError and StoreError.
+    Blocks; does not need Trio. Raises ConfigError and StoreError.
     """
     file = sqlite_file(url)
-    if file is not None and not file.exists():  # to connect would make it
+    if file is not None and not file.exists():  # connecting would create it
         if not os.access(file.parent, os.W_OK):
-            raise StoreError(f"{file} cannot be made")
+            raise StoreError(f"{file} cannot be created")
         return Tables(None, VERSION, None)
     database = Database(url)
     try:
@@ -238,7 +237,7 @@ def inspect(url: str) -> Tables:
 
 
 def sqlite_file(url: str) -> Path | None:
-    """The file that a `DATABASE_URL` names; None if it is PostgreSQL's. Raises ConfigError."""
+    """The file of a `DATABASE_URL`; None for PostgreSQL. Raises ConfigError."""
     parsed = read_url(url)
     return Path(parsed.database or "") if parsed.get_backend_name() == "sqlite" else None
 
@@ -248,7 +247,7 @@ _WANTED = "sqlite:///FILE or postgresql://HOST/DATABASE"
 
 
 def read_url(url: str) -> URL:
-    """A `DATABASE_URL` for SQLAlchemy, with the driver that is used; raises SettingError."""
+    """Convert a `DATABASE_URL` for SQLAlchemy, with our driver; raises SettingError."""
     try:
         parsed = make_url(url)
     except (ArgumentError, ValueError):
@@ -279,7 +278,7 @@ def _make_engine(url: URL) -> Engine:
         connect_args={
             "connect_timeout": 2,
             "options": f"-c statement_timeout={milliseconds} -c lock_timeout={milliseconds}",
-            # A host that is gone without a word is noticed in some ten seconds.
+            # A host that disappears is noticed in about ten seconds.
             "keepalives_idle": 5,
             "keepalives_interval": 2,
             "keepalives_count": 2,
@@ -290,18 +289,17 @@ def _make_engine(url: URL) -> Engine:
 
 
 def _prepare_sqlite(connection: Any, record: object) -> None:
-    """Readers do not wait for a writer, and what is committed is on the disk."""
-    connection.isolation_level = None  # transactions are begun here, not by the driver
+    """Make readers not wait for a writer, and commits durable on the disk."""
+    connection.isolation_level = None  # we begin transactions, not the driver
     _write_ahead(connection)
     for pragma in ("synchronous=FULL", "foreign_keys=ON"):
         connection.execute(f"PRAGMA {pragma}")
 
 
 def _write_ahead(connection: sqlite3.Connection) -> None:
-    """Turn a new file to its write-ahead log. The first to do so is all alone.
+    """Switch a new file to write-ahead logging, one process at a time.
 
-    Two that try at one moment hold each other up, so SQLite refuses one of them at once, whatever
-    its timeout.
+    If two try at the same moment, SQLite refuses one of them at once, whatever its timeout.
     """
     until = time.monotonic() + PATIENCE
     while True:
@@ -316,8 +314,8 @@ def _write_ahead(connection: sqlite3.Connection) -> None:
 
 
 def _version(connection: Connection) -> str | None:
-    """The version of the tables; None if there are none."""
-    # Without Alembic, which is slow to import, and hardly ever needed.
+    """The version of the tables; None if there are no tables."""
+    # Does not use Alembic, which is slow to import and hardly ever needed.
     if not connection.dialect.has_table(connection, "alembic_version"):
         return None
     version: str | None = connection.scalar(text("SELECT version_num FROM alembic_version"))
@@ -325,7 +323,7 @@ def _version(connection: Connection) -> str | None:
 
 
 def _migrate(connection: Connection) -> None:
-    logging.getLogger("alembic").setLevel(logging.WARNING)  # we say ourselves what was done
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # we log the result ourselves
     from alembic import command
     from alembic.config import Config
     from alembic.util import CommandError
@@ -342,6 +340,6 @@ def _migrate(connection: Connection) -> None:
 
 
 def _explain(error: Exception) -> str:
-    """Its first line, as the driver has it: there is no URL in it, and no parameters."""
+    """The first line of the driver's error, which contains no URL and no parameters."""
     cause = getattr(error, "orig", None) or error
     return str(cause).strip().partition("\n")[0] or type(cause).__name__

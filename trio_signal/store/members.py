@@ -1,8 +1,8 @@
-"""Who is in the rooms of a server without Redis: so that a restart can put them back.
+"""The members of rooms on a server without Redis, so that a restart can restore them.
 
-The table is scratch paper. What is in it is of use for a minute, so it has no migrations:
-it is made where it is missing, and a change of its columns takes another name. A version
-of before that knows nothing of it can use the same database.
+The table is temporary data, useful for a minute. So it has no migrations: it is created if missing,
+and a change of its columns gets a new table name. Older versions ignore the table, and can use the
+same database.
 """
 
 from collections.abc import Mapping
@@ -28,7 +28,7 @@ from trio_signal.store.store import chunks
 
 _metadata = MetaData()
 
-#: Each run of a server has rows of its own, and one without a key that says when it last wrote.
+#: Each run of a server has its own rows, and one without a key with the time of its last write.
 _members = Table(
     "present_members",
     _metadata,
@@ -44,20 +44,20 @@ class MemberStore:
     """The members of one run of a server. Its methods block, and raise StoreError."""
 
     def __init__(self, url: str, run: str) -> None:
-        """Take a `DATABASE_URL`; connects to nothing yet. Raises ConfigError."""
+        """Use a `DATABASE_URL`; does not connect yet. Raises ConfigError."""
         self._database = Database(url)
         self._run = run
 
     def close(self) -> None:
-        """Close what is idle; does not block."""
+        """Close idle connections; does not block."""
         self._database.close()
 
     async def take_over(self, since: float, now: float) -> dict[str, str]:
-        """Make the members of runs that wrote since then ours, by their keys; forget the others."""
+        """Take over the members of runs that wrote after `since`, by key; delete all others."""
         return await self._database.write(partial(_take_over, self._run, since, now))
 
     async def write(self, changes: Mapping[str, str | None], now: float) -> None:
-        """Write members by their keys, or take out those that are None; and say when."""
+        """Write members by key, or delete those that are None; record the time."""
         await self._database.write(partial(_write, self._run, changes, now))
 
 

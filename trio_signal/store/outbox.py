@@ -1,7 +1,7 @@
-"""What is to be sent to a site's backend, and whose visits were told and are not over.
+"""Events to be sent to a site's backend, and visits whose start was sent and whose end was not.
 
-The tables are made where they are missing, as those of members: a version of before that knows
-nothing of them can use the same database.
+The tables are created if missing, like those of members: older versions ignore them, and can use
+the same database.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -31,7 +31,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from trio_signal.store.database import Database
 from trio_signal.store.store import chunks
 
-#: Events that may wait for one URL. Of more the newest are dropped.
+#: Most events waiting for one URL; beyond that, the newest are dropped.
 MOST_WAITING = 200_000
 
 _metadata = MetaData()
@@ -40,13 +40,13 @@ _outbox = Table(
     "webhook_outbox",
     _metadata,
     Column("position", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
-    #: Of URLs and rooms the SHA-256: those have a bound.
+    #: The SHA-256 of URL and room, which has a fixed length.
     Column("url", String(64), nullable=False),
     Column("id", String(64), nullable=False),
     Column("room", String(64), nullable=False),
     Column("body", Text, nullable=False),
     Column("attempts", Integer, nullable=False),
-    #: Not before this, in seconds since 1970. Of a room only its first event has any.
+    #: Send not before this time, in seconds since 1970. Only the first event of a room has one.
     Column("due", Float, nullable=False),
     sqlite_autoincrement=True,
 )
@@ -73,7 +73,7 @@ class Waiting(NamedTuple):
 
 
 class NewEvent(NamedTuple):
-    """An event to be stored, encoded; one of no room is in an order of its own."""
+    """An encoded event to store; events of no room have no common order."""
 
     id: str
     room: str | None
@@ -81,7 +81,7 @@ class NewEvent(NamedTuple):
 
 
 class Settled(NamedTuple):
-    """What became of an attempt: when to try again, or None if that is over."""
+    """The outcome of an attempt: when to retry, or None if it is settled."""
 
     waiting: Waiting
     again: float | None
@@ -91,15 +91,15 @@ class OutboxStore:
     """Its methods block, and raise StoreError. Each is one transaction."""
 
     def __init__(self, url: str) -> None:
-        """Take a `DATABASE_URL`; connects to nothing yet. Raises ConfigError."""
+        """Use a `DATABASE_URL`; does not connect yet. Raises ConfigError."""
         self._database = Database(url)
 
     def close(self) -> None:
-        """Close what is idle; does not block."""
+        """Close idle connections; does not block."""
         self._database.close()
 
     async def prepare(self) -> list[str]:
-        """Make the tables; the visits that are in them."""
+        """Create the tables if missing; return the stored visits."""
         return await self._database.write(_prepare)
 
     async def add(
@@ -108,28 +108,28 @@ class OutboxStore:
         events: Sequence[NewEvent],
         visits: Mapping[tuple[str, str], str | None],
     ) -> int:
-        """Store events for each URL, once each, and what visits are now; how many were dropped."""
+        """Store events once per URL, and the changed visits; return how many were dropped."""
         return await self._database.write(partial(_add, [*map(digest, urls)], events, visits))
 
     async def waiting(self, url: str, now: float, most: int) -> list[Waiting]:
-        """What may be sent to a URL now, in its order."""
+        """The events that may be sent to a URL now, in order."""
         return await self._database.read(partial(_waiting, digest(url), now, most))
 
     async def next_due(self, url: str) -> float | None:
-        """When something may be sent to it; None if nothing waits."""
+        """When the next event may be sent to a URL; None if none waits."""
         return await self._database.read(partial(_next_due, digest(url)))
 
     async def count(self, url: str) -> int:
-        """How many wait for a URL."""
+        """How many events wait for a URL."""
         return await self._database.read(partial(_count, digest(url)))
 
     async def settle(self, settled: Collection[Settled]) -> list[str]:
-        """What became of attempts; the ids of events for which no URL is waited any more."""
+        """Record outcomes; return the ids of events that no URL waits for any more."""
         return await self._database.write(partial(_settle, settled))
 
 
 def digest(text: str) -> str:
-    """What stands for a text of any length and content."""
+    """A digest of fixed length for any text."""
     return sha256(text.encode(errors="surrogatepass")).hexdigest()
 
 
@@ -190,7 +190,7 @@ def _waiting(url: str, now: float, most: int, connection: Connection) -> list[Wa
 
 
 def _next_due(url: str, connection: Connection) -> float | None:
-    # Of rooms in which one waits, the rest has to wait as well.
+    # If an event of a room must wait, so must the room's later ones.
     due: float | None = connection.scalar(
         select(func.min(_outbox.c.due)).where(_outbox.c.url == url, _outbox.c.due > 0)
     )

@@ -1,4 +1,4 @@
-"""What is asked of the database, and what is written."""
+"""The queries and statements for announcements."""
 
 import hashlib
 import time
@@ -13,56 +13,56 @@ from trio_signal.messages.identity import Announcement, Revision
 from trio_signal.store.database import Database
 from trio_signal.store.tables import acknowledgements, announcements
 
-#: How many values one statement takes; SQLite's bound is 999 in old versions.
+#: How many values one statement may have; old versions of SQLite allow 999.
 CHUNK = 300
-#: The longest user id that is stored as it is: PostgreSQL's indices have a bound.
+#: The longest user id that is stored as it is: PostgreSQL limits the size of index entries.
 MAX_USER_ID = 255
 
 
 class Store:
     """Announcements and acknowledgements. Its methods block, and raise StoreError.
 
-    Each of them is one transaction: all of it is stored, or nothing.
+    Each of them is one transaction.
     """
 
     def __init__(self, url: str) -> None:
-        """Take a `DATABASE_URL`; connects to nothing yet. Raises ConfigError."""
+        """Use a `DATABASE_URL`; does not connect yet. Raises ConfigError."""
         self._database = Database(url)
 
     def close(self) -> None:
-        """Close what is idle; does not block."""
+        """Close idle connections; does not block."""
         self._database.close()
 
     async def upgrade(self) -> None:
-        """Make the tables, or bring them up to date."""
+        """Create or upgrade the tables."""
         await self._database.upgrade()
 
     async def newest(self) -> Revision | None:
-        """The revision that holds."""
+        """Return the current revision."""
         return await self._database.read(_newest)
 
     async def check_writing(self) -> None:
         """Write something that changes nothing.
 
-        Who can only read would not notice that nothing is stored any more: a full disk, a file or
-        a session that is read-only, a standby.
+        Reading alone would not show that writes fail: a full disk, a read-only file or session, a
+        standby.
         """
         await self._database.write(_touch)
 
     async def announce(self, announcement: Announcement, known: Revision | None) -> Revision:
-        """Make an announcement the active one; `known` is what holds as far as one knows."""
+        """Make an announcement active; `known` is the current revision as the caller knows it."""
         return await self._database.write(partial(_announce, announcement, known))
 
     async def clear(self, known: Revision | None) -> Revision | None:
-        """Let no announcement be active; None if none was."""
+        """End the active announcement; None if there is none."""
         return await self._database.write(partial(_clear, known))
 
     async def keep(self, revision: Revision) -> None:
-        """Store what another replica made, unless something newer is here."""
+        """Store a revision of another replica, unless there is a newer one."""
         await self._database.write(partial(_keep, revision))
 
     async def acknowledge(self, revision: Revision, user_ids: Collection[str]) -> int:
-        """Store that users have acknowledged; how many have by now. Twice is once."""
+        """Store that users have acknowledged, each once; return how many have by now."""
         return await self._database.write(partial(_acknowledge, revision, user_ids))
 
     async def acknowledged(self, announcement_id: str, user_ids: Collection[str]) -> set[str]:
@@ -70,11 +70,11 @@ class Store:
         return await self._database.read(partial(_acknowledged, announcement_id, user_ids))
 
     async def acknowledgers(self, announcement_id: str, after: str) -> list[str]:
-        """Who has acknowledged, in the order of their ids: the next of them after one."""
+        """The next users who have acknowledged, in the order of their ids, after this one."""
         return await self._database.read(partial(_acknowledgers, announcement_id, after))
 
     async def made_since(self, user_id: str, moment: str) -> int:
-        """How many announcements a user made."""
+        """How many announcements a user has made since a time."""
         return await self._database.read(partial(_made_since, user_id, moment))
 
 
@@ -129,9 +129,9 @@ def _keep(revision: Revision, connection: Connection) -> None:
 
 
 def _next_number(connection: Connection, known: Revision | None) -> int:
-    """Greater than all that are known, and about the time in milliseconds.
+    """A number above all known ones, and near the time in milliseconds.
 
-    So what happens later is greater also where it is counted in another database.
+    So later revisions have greater numbers even if another database counts.
     """
     stored = connection.execute(select(func.max(announcements.c.revision))).scalar() or 0
     last = max(stored, known.number if known is not None else 0)
@@ -139,7 +139,7 @@ def _next_number(connection: Connection, known: Revision | None) -> int:
 
 
 def _put(connection: Connection, revision: Revision) -> None:
-    """Write a revision; whatever was active before it is so no longer."""
+    """Write a revision; end the announcement that was active before."""
     now = utc_now()
     announcement = revision.announcement
     ended = update(announcements).where(announcements.c.is_active)
@@ -160,10 +160,10 @@ def _put(connection: Connection, revision: Revision) -> None:
 
 def _acknowledge(revision: Revision, user_ids: Collection[str], connection: Connection) -> int:
     announcement_id = revision.announcement.id
-    _keep(revision, connection)  # in a database of this replica alone it may not be yet
+    _keep(revision, connection)  # a database of this replica alone may lack it
     known = select(announcements.c.id).where(announcements.c.id == announcement_id)
     if connection.execute(known).first() is None:
-        return 0  # something newer came first, so nobody will ask
+        return 0  # a newer revision came first
     at = utc_now()
     rows = [
         {"announcement_id": announcement_id, "user_id": _user(user_id), "at": at}
@@ -192,7 +192,7 @@ def _acknowledged(
 
 
 def chunks(values: Sequence[str]) -> list[Sequence[str]]:
-    """As many values at a time as one statement takes."""
+    """Split values into parts that fit into one statement."""
     return [values[i : i + CHUNK] for i in range(0, len(values), CHUNK)]
 
 
@@ -218,7 +218,7 @@ def _made_since(user_id: str, moment: str, connection: Connection) -> int:
 
 
 def _user(user_id: str) -> str:
-    """A user id as it is stored; what the database would refuse, by its digest."""
+    """A user id as it is stored; ids that the database would refuse are stored as a digest."""
     text = user_id.encode(errors="surrogatepass")
     if len(text) <= MAX_USER_ID and b"\0" not in text and user_id.isprintable():
         return user_id
@@ -226,5 +226,5 @@ def _user(user_id: str) -> str:
 
 
 def _name(name: str) -> str:
-    """A name without what the database would refuse."""
+    """A name without characters that the database would refuse."""
     return name.encode(errors="replace").decode().replace("\0", "")

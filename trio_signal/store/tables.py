@@ -1,4 +1,4 @@
-"""The tables. A change here needs a migration beside those in `migrations/versions`."""
+"""The tables. A change here needs a migration in `migrations/versions`."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -18,25 +18,25 @@ from sqlalchemy import (
     TypeDecorator,
 )
 
-#: The last migration: a database with this version needs none.
+#: The newest migration; a database of this version needs none.
 VERSION = "0001"
 
 
 class Moment(TypeDecorator[str]):
-    """A time as the wire has it; the database knows that it is one."""
+    """A time in the format of the wire, stored as a timestamp."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
 
     def process_bind_param(self, value: str | None, dialect: Dialect) -> datetime | None:
-        """SQLite has no time zones: all is UTC there."""
+        """Convert the text; SQLite has no time zones, so everything is UTC."""
         if value is None:
             return None
         moment = datetime.fromisoformat(value)
         return moment.replace(tzinfo=None) if dialect.name == "sqlite" else moment
 
     def process_result_value(self, value: Any, dialect: Dialect) -> str | None:
-        """The same text again."""
+        """Convert back to the same text."""
         if value is None:
             return None
         moment = value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
@@ -57,10 +57,10 @@ announcements = Table(
     Column("is_active", Boolean, nullable=False),
     Column("created_at", Moment, nullable=False),
     Column("updated_at", Moment, nullable=False),
-    #: Of the last revision that was of this announcement.
+    #: The last revision of this announcement.
     Column("revision", BigInteger, nullable=False, index=True),
 )
-#: At most one is active, whoever writes.
+#: At most one announcement is active.
 Index(
     "one_active_announcement",
     announcements.c.is_active,

@@ -1,4 +1,4 @@
-"""Run by Alembic: the connection, and its transaction, are those of whoever upgrades."""
+"""Run by Alembic, on the caller's connection and in its transaction."""
 
 from alembic import context
 

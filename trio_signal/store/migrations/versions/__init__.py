@@ -1,1 +1,1 @@
-"""One module a migration, in their order."""
+"""One module per migration, in order."""
