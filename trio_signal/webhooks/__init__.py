@@ -1,6 +1,6 @@
-"""Webhooks: a site's backend is told what happens in rooms.
+"""Webhooks: inform a site's backend of events in rooms.
 
-Nothing that clients wait for waits for them. Each event is stored before it is sent, so that it
-outlives the server, and is sent until its URL has answered with success, or for an hour and more.
-Of one room the events arrive at each URL in their order; docs/server/webhooks.md says the rest.
+No client waits for them. Each event is stored before it is sent, so that it survives a restart. It
+is sent until its URL answers with success, or for more than an hour. Each URL receives the events
+of one room in order. docs/server/webhooks.md explains the rest.
 """

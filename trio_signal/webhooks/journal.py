@@ -1,6 +1,6 @@
-"""The journal of a server without Redis: what happens in its rooms becomes numbered events.
+"""The journal of a server without Redis: turns events of its rooms into numbered webhooks.
 
-Pure: no I/O; ids and times are given. With Redis the scripts do the same; see observe.lua.
+Pure: no I/O; ids and times are arguments. With Redis the scripts do the same; see observe.lua.
 """
 
 from collections import deque
@@ -27,12 +27,13 @@ from trio_signal.messages.commands import LeaveCause
 from trio_signal.messages.events import Joined, Left, RoomEvent, StoppedLive, WentLive
 from trio_signal.messages.identity import Announcement, Member, is_internal
 
-#: Events that wait to be stored. If there are more, what happens is compared with the rooms later.
+#: Most events waiting to be stored. Beyond that, events are reconstructed later from the rooms'
+#: members.
 MOST_WAITING = 10_000
 
 
 class Visit(NamedTuple):
-    """A peer whose coming was told, and not its going; as it is stored."""
+    """A peer whose arrival was recorded, but no departure; in the stored form."""
 
     room: str
     peer: Peer
@@ -43,7 +44,7 @@ class Visit(NamedTuple):
 
 @dataclass(slots=True)
 class _Life:
-    """A room since somebody came."""
+    """A room from the first arrival until it is empty."""
 
     seq: int = 0
     peers: dict[str, Peer] = field(default_factory=dict)
@@ -51,7 +52,7 @@ class _Life:
 
 
 class Journal:
-    """Which events of a server's rooms were told, and those that wait to be stored."""
+    """The recorded events of a server's rooms, and those waiting to be stored."""
 
     def __init__(
         self,
@@ -61,17 +62,17 @@ class Journal:
         visits: Iterable[Visit],
         unstored: Iterable[HookEvent] = (),
     ) -> None:
-        """Begin with the visits that an earlier run of the server left behind: they are over.
+        """Begin with the visits of an earlier run of the server, which are over.
 
-        `unstored` is what happened since those visits were stored, or shortly before.
+        `unstored` are events from after those visits were stored, or shortly before.
         """
         self._replica = replica
         self._new_id, self._now = new_id, now
         self._lives: dict[str, _Life] = {}
         self.waiting: deque[HookEvent] = deque()
-        #: The peers of rooms that are to be stored anew.
+        #: Peers, with their rooms, to store again.
         self._changed: set[tuple[str, str]] = set()
-        #: Something happened that is not among the events.
+        #: Something happened that is missing among the events.
         self.behind = False
         for room, peer, live, seq in visits:
             life = self._lives.setdefault(room, _Life())
@@ -86,7 +87,7 @@ class Journal:
                 self._leave(room, peer_id, LeaveCause.REPLICA_LOST.value)
 
     def _repeat(self, event: HookEvent) -> None:
-        """Take an event that an earlier run made; it may be known already."""
+        """Apply an event of an earlier run, which may be known already."""
         self.waiting.append(event)
         if event.room is None:
             return
@@ -109,12 +110,12 @@ class Journal:
                 life.peers.pop(peer_id, None)
 
     def seq(self, room_id: str) -> int:
-        """The number of a room's last event; 0 if nobody is there."""
+        """The number of a room's last event; 0 if the room is empty."""
         life = self._lives.get(room_id)
         return life.seq if life is not None else 0
 
     def note(self, event: RoomEvent) -> None:
-        """Something happened in a room. Does not block."""
+        """Record an event in a room. Does not block."""
         if self.behind or is_internal(event.room_id):
             return
         if len(self.waiting) >= MOST_WAITING:
@@ -131,12 +132,12 @@ class Journal:
                 self._set_live(room_id, member.peer_id, live=False)
 
     def note_announcement(self, announcement: Announcement) -> None:
-        """An announcement was made. Does not block."""
+        """Record an announcement. Does not block."""
         event = self._event(ANNOUNCED, None, 0, announcement=announcement)
         self.waiting.append(event)
 
     def catch_up(self, rooms: Mapping[str, Iterable[Member]]) -> None:
-        """These are the rooms as they are; whatever differs has happened meanwhile."""
+        """Record the differences between the journal and these rooms."""
         self.behind = False
         there = {room: {m.peer_id: m for m in members} for room, members in rooms.items()}
         for room_id, life in list(self._lives.items()):
@@ -149,7 +150,7 @@ class Journal:
                     self._set_live(room_id, peer_id, live=member.live is not None)
 
     def take(self) -> tuple[list[HookEvent], dict[tuple[str, str], Visit | None]]:
-        """All events that wait, and the visits that they changed: to be stored in one step."""
+        """Take all waiting events, and the visits that they changed, to store them in one step."""
         taken = list(self.waiting)
         self.waiting.clear()
         changed, self._changed = self._changed, set()
@@ -165,14 +166,14 @@ class Journal:
         return taken, visits
 
     def put_back(self, taken: Iterable[HookEvent], visits: Iterable[tuple[str, str]]) -> None:
-        """They could not be stored: they are the next ones again."""
+        """Storing failed: these events and visits are the next ones again."""
         self.waiting.extendleft(reversed(list(taken)))
         self._changed.update(visits)
 
     def _join(self, room_id: str, member: Member) -> None:
         life = self._lives.get(room_id)
         if life is not None and member.peer_id in life.peers:
-            return  # a newer connection of the same
+            return  # a newer connection of the same peer
         if life is None:
             life = self._lives[room_id] = _Life()
             self._add(room_id, life, STARTED)
@@ -204,7 +205,7 @@ class Journal:
         if peer is not None:
             self._changed.add((room_id, peer.peer_id))
             more["peer"] = peer
-        # The number is stored with any visit.
+        # The number is stored with any one visit.
         self._changed.update((room_id, peer_id) for peer_id in islice(life.peers, 1))
         self.waiting.append(self._event(event, room_id, life.seq, **more))
 

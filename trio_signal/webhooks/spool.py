@@ -1,8 +1,8 @@
-"""Spool: events that are not in the database yet, in a file beside it, which outlives a kill.
+"""Spool: a file beside the database with events not stored yet, which survives a kill.
 
-A commit takes milliseconds, and clients are told at once. So what happened is written here in the
-same step in which it happens. It is not synced: the loss of the process loses none, that of the
-machine may lose the last ones.
+A commit takes milliseconds, but clients receive events at once. So an event is written here in the
+same step in which it happens. The file is not synced: a crash of the process loses nothing, a crash
+of the machine may lose the last events.
 """
 
 import logging
@@ -16,9 +16,9 @@ from trio_signal.hooks import HookEvent, encode
 
 logger = logging.getLogger(__name__)
 
-#: Bytes of the file, above which it is written anew.
+#: Size in bytes above which the file is rewritten.
 MOST_BYTES = 4 * 2**20
-#: How a line begins that says how many of the events before it are stored.
+#: Prefix of a line that says how many of the events before it are stored.
 _STORED = b"stored "
 _FLAGS = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
 
@@ -26,16 +26,16 @@ _decode = msgspec.json.Decoder(HookEvent).decode
 
 
 class Spool:
-    """The file; without a path there is none. Nothing here raises: it is an extra."""
+    """The file; without a path there is none. Nothing here raises: webhooks work without it."""
 
     def __init__(self, path: Path | None) -> None:
-        """Take its path; opens nothing yet."""
+        """Use this path; opens nothing yet."""
         self._path = path
         self._file: int | None = None
         self._size = 0
 
     def open(self) -> list[HookEvent]:
-        """Open the file, and return what an earlier run left behind."""
+        """Open the file, and return the events that an earlier run left."""
         if self._path is None:
             return []
         try:
@@ -50,14 +50,14 @@ class Spool:
         self._write(_encode_all(events))
 
     def note_stored(self, count: int, waiting: Collection[HookEvent]) -> None:
-        """The first so many are in the database, and only these still wait."""
+        """The first `count` events are in the database; only `waiting` are still needed."""
         if waiting and self._size < MOST_BYTES:
             self._write(b"%s%d\n" % (_STORED, count))
         else:
             self.keep_only(waiting)
 
     def keep_only(self, events: Collection[HookEvent]) -> None:
-        """Keep these instead of all others, in one step, so that a kill loses none."""
+        """Replace all events by these, in one step, so that a kill loses none."""
         if self._file is None or self._path is None:
             return
         try:
@@ -99,7 +99,7 @@ def _encode_all(events: Iterable[HookEvent]) -> bytes:
 
 
 def _decode_all(data: bytes) -> list[HookEvent]:
-    """The events that are not known to be stored; the last line may be half a line."""
+    """The events that are not marked as stored; the last line may be incomplete."""
     events: list[HookEvent] = []
     for line in data.split(b"\n")[:-1]:
         try:
@@ -107,6 +107,6 @@ def _decode_all(data: bytes) -> list[HookEvent]:
                 del events[: int(line.removeprefix(_STORED))]
             else:
                 events.append(_decode(line))
-        except (ValueError, msgspec.DecodeError):  # a disk that was full
+        except (ValueError, msgspec.DecodeError):  # the disk was full
             continue
     return events

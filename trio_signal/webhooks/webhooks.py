@@ -1,7 +1,7 @@
-"""Webhooks: what happens is stored, and sent to each URL until it has it.
+"""Webhooks: stores events, and sends each to every URL until it is delivered.
 
-What happens comes from the journal of a server without Redis, or from the notes of the scripts.
-Then one replica at a time reads and sends. Neither waits for a URL: the database stands between.
+Events come from the journal of a server without Redis, or from the records of the scripts in Redis;
+then one replica at a time reads and sends. Neither waits for a URL: the database is in between.
 """
 
 import logging
@@ -29,18 +29,18 @@ from trio_signal.webhooks.spool import Spool
 
 logger = logging.getLogger(__name__)
 
-#: Seconds for an answer, and after each failure until the next attempt.
+#: Seconds for an answer, and the pause after each failed attempt.
 ANSWER_TIMEOUT = 5.0
 PAUSES = (1.0, 5.0, 30.0, 120.0, 600.0, 3600.0)
-#: Events that are taken from the outbox at a time, and rooms whose events are sent at a time.
+#: Events taken from the outbox at a time, and rooms served at a time.
 _BATCH = 200
 _AT_ONCE = 16
-#: Bytes of an answer that are read, so that the connection can be used again.
+#: Bytes of an answer that are read, so that the connection can be reused.
 _ANSWER = 65536
-#: Seconds for which one replica sends, and between two looks whether it still does.
+#: Seconds for which one replica leads, and between two renewals.
 LEADING = 5.0
 _LOOKING = 1.0
-#: Seconds between two looks for notes, and until something is tried again that failed.
+#: Seconds between two reads of the records, and before a failed step is repeated.
 _READING = 0.1
 _AGAIN = 1.0
 
@@ -48,32 +48,32 @@ _decode_visit = msgspec.json.Decoder(Visit).decode
 
 
 class Source(Protocol):
-    """What was noted on all replicas; see `bus/redis/observed.py`. What blocks may raise."""
+    """The changes recorded on all replicas; see `bus/redis/observed.py`. Methods may raise."""
 
     async def lead(self, seconds: float) -> bool:
-        """Whether this replica is the one that sends."""
+        """Whether this replica sends the webhooks."""
 
     async def resign(self) -> None:
-        """Let another one do it at once."""
+        """Let another replica take over at once."""
 
     async def read(self, after: str) -> tuple[str, list[HookEvent]]:
-        """What was noted after this, and until where."""
+        """Return the last entry read, and the events after this one."""
 
     async def forget(self, ids: Iterable[str]) -> None:
-        """These have been delivered, or given up."""
+        """Delete events that were delivered or given up."""
 
     async def seq(self, room_id: str) -> int:
-        """The number of a room's last note."""
+        """The number of a room's last recorded change."""
 
     def announced(self, announcement: Announcement) -> None:
-        """Note an announcement."""
+        """Record an announcement."""
 
 
 class Outbox:
-    """The store, and who waits for something to be in it."""
+    """The store, and the senders that wait for new events."""
 
     def __init__(self, store: OutboxStore, urls: Sequence[str], metrics: Metrics) -> None:
-        """Take an open store."""
+        """Use an open store."""
         self.store = store
         self.urls = urls
         self._metrics = metrics
@@ -82,7 +82,7 @@ class Outbox:
     async def add(
         self, events: Sequence[HookEvent], visits: Mapping[tuple[str, str], Visit | None]
     ) -> None:
-        """Store events, and wake those who send them."""
+        """Store events, and wake the senders."""
         encoded = [NewEvent(each.id, each.room, encode(each).decode()) for each in events]
         changed = {
             key: encode(visit).decode() if visit is not None else None
@@ -97,12 +97,12 @@ class Outbox:
 
 
 class Sender:
-    """Sends what waits for one URL, in the order of each room, until it is there."""
+    """Sends the waiting events of one URL, in order per room, until they are delivered."""
 
     def __init__(
         self, outbox: Outbox, url: str, secret: str, metrics: Metrics, source: Source | None
     ) -> None:
-        """Take what to send, and the secret that signs it."""
+        """Use this outbox, and the secret that signs events."""
         self._outbox = outbox
         self._url = url
         self._secret = secret
@@ -138,7 +138,7 @@ class Sender:
                 nursery.start_soon(self._send_room, http, list(of_room), settled)
         over = await store.settle(settled)
         if self._source is not None:
-            with suppress(BoardError):  # another replica may send them once more
+            with suppress(BoardError):  # another replica may send them again
                 await self._source.forget(over)
 
     async def _send_room(
@@ -178,12 +178,12 @@ class Sender:
 
 
 class Webhooks:
-    """All of one server. Whoever made it runs it."""
+    """All webhooks of one server. The caller runs it."""
 
     def __init__(
         self, store: OutboxStore, urls: Sequence[str], secret: str, metrics: Metrics, replica: str
     ) -> None:
-        """Take an open store; what happens is noted from the first `run` on."""
+        """Use an open store; events are recorded from the first `run` on."""
         self._metrics = metrics
         self._outbox = Outbox(store, urls, metrics)
         self._secret = secret
@@ -199,7 +199,7 @@ class Webhooks:
 
 
 class LocalWebhooks(Webhooks):
-    """Those of a server without Redis, whose journal they store."""
+    """The webhooks of a server without Redis."""
 
     def __init__(
         self,
@@ -210,17 +210,17 @@ class LocalWebhooks(Webhooks):
         replica: str,
         spool: Spool,
     ) -> None:
-        """Take an open store, and where events are that are not in it yet."""
+        """Use an open store, and a spool for events that are not stored yet."""
         super().__init__(store, urls, secret, metrics, replica)
         self._spool = spool
         self._journal = Journal(replica, lambda: uuid4().hex, utc_now, ())
         self._noted = trio.Event()
         self._storing = trio.Lock()
-        #: The rooms that there are.
+        #: Returns the current rooms.
         self.rooms: Callable[[], Mapping[str, Iterable[Member]]] = dict
 
     async def prepare(self) -> None:
-        """End the visits that an earlier run left behind; before anything is noted."""
+        """End the visits of an earlier run; call it before anything is recorded."""
         visits = [_decode_visit(text) for text in await self._outbox.store.prepare()]
         unstored = self._spool.open()
         self._journal = Journal(self._replica, lambda: uuid4().hex, utc_now, visits, unstored)
@@ -232,26 +232,26 @@ class LocalWebhooks(Webhooks):
         return self._journal.seq(room_id)
 
     def note(self, event: RoomEvent) -> None:
-        """Something happened in a room. Does not block."""
+        """Record an event in a room. Does not block."""
         before = len(self._journal.waiting)
         self._journal.note(event)
         self._spool_since(before)
         self._noted.set()
 
     def announced(self, announcement: Announcement) -> None:
-        """An announcement was made. Does not block."""
+        """Record an announcement. Does not block."""
         before = len(self._journal.waiting)
         self._journal.note_announcement(announcement)
         self._spool_since(before)
         self._noted.set()
 
     def _spool_since(self, before: int) -> None:
-        """Keep those that wait beyond so many."""
+        """Write waiting events to the spool, except the first `before`."""
         waiting = self._journal.waiting
         self._spool.add([waiting[i] for i in range(before - len(waiting), 0)])
 
     async def run(self) -> None:
-        """Store what is noted, and send it; until cancelled."""
+        """Store and send events; until cancelled."""
         async with trio.open_nursery() as nursery:
             await self._send(nursery, None)
             while True:
@@ -267,7 +267,7 @@ class LocalWebhooks(Webhooks):
                     await trio.sleep(_AGAIN)
 
     async def store(self) -> bool:
-        """Store what waits; whether that could be done."""
+        """Store waiting events; return whether that succeeded."""
         async with self._storing:
             events, visits = self._journal.take()
             if not events:
@@ -285,15 +285,15 @@ class LocalWebhooks(Webhooks):
             return True
 
     async def finish(self) -> None:
-        """Store what still waits, and wait until all is sent; to be cancelled after a while."""
+        """Store waiting events, and wait until all are sent; the caller limits the time."""
         await self.store()
         for url in self._outbox.urls:
-            while await self._outbox.store.count(url):  # noqa: ASYNC110  it is in a database
+            while await self._outbox.store.count(url):  # noqa: ASYNC110  a database has no events
                 await trio.sleep(_READING)
 
 
 class SharedWebhooks(Webhooks):
-    """Those of several replicas, of which one at a time stores and sends what all of them note."""
+    """The webhooks of several replicas; one at a time stores and sends the changes of all."""
 
     def __init__(
         self,
@@ -304,7 +304,7 @@ class SharedWebhooks(Webhooks):
         replica: str,
         source: Source,
     ) -> None:
-        """Take an open store, and what is noted."""
+        """Use an open store, and the recorded changes."""
         super().__init__(store, urls, secret, metrics, replica)
         self._source = source
         self.announced = source.announced
@@ -314,7 +314,7 @@ class SharedWebhooks(Webhooks):
         return await self._source.seq(room_id)
 
     async def run(self) -> None:
-        """Store and send what is noted, while nobody else does; until cancelled."""
+        """Store and send while this replica leads; until cancelled."""
         while True:
             asked = trio.current_time()
             if await self._may_lead():
@@ -331,7 +331,7 @@ class SharedWebhooks(Webhooks):
         return False
 
     async def _keep_leading(self, leading: trio.CancelScope) -> None:
-        """Move the end of it on, as long as nobody else has begun."""
+        """Extend the scope's deadline while no other replica leads."""
         while True:
             await trio.sleep(_LOOKING)
             asked = trio.current_time()
@@ -359,6 +359,6 @@ class SharedWebhooks(Webhooks):
                     await trio.sleep(_READING)
 
     async def finish(self) -> None:
-        """Let another replica send at once, since this one stops."""
+        """Let another replica take over at once, as this one stops."""
         with suppress(BoardError):
             await self._source.resign()
