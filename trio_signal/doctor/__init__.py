@@ -1,6 +1,6 @@
-"""Doctor: the usual mistakes of a deployment, each with its mend.
+"""Doctor: finds the usual mistakes of a deployment, and says how to correct them.
 
-`gather` asks the machine and its neighbours once; `examine` then judges without I/O.
+`gather` collects the facts once; `examine` then judges them without I/O.
 """
 
 from trio_signal.doctor.checks import Finding, examine, wrong_settings

@@ -1,15 +1,15 @@
-"""Mistakes in who is let in, and who is believed."""
+"""Mistakes in authentication and access."""
 
 from trio_signal.config import MIN_API_KEY, short_api_keys
 from trio_signal.doctor.facts import Facts, UsersFacts
 from trio_signal.doctor.verdicts import Verdict, fail, is_public, ok, warn
 
-#: Different bytes that a random secret of 32 bytes has at least.
+#: How many different bytes a random secret of 32 bytes has at least.
 _MIN_DISTINCT = 12
 
 
 def mode(facts: Facts) -> Verdict:
-    """Open mode where anybody gets."""
+    """Open mode that others can reach."""
     if facts.settings.wants_tokens:
         return ok("only clients with a token are admitted")
     if is_public(facts):
@@ -22,7 +22,7 @@ def mode(facts: Facts) -> Verdict:
 
 
 def secret(facts: Facts) -> Verdict | None:
-    """A secret that is long, and could be guessed."""
+    """A secret that is long but easy to guess."""
     if facts.settings.jwt_secret is None:
         return None
     text = facts.settings.jwt_secret.get_secret_value()
@@ -36,7 +36,7 @@ def secret(facts: Facts) -> Verdict | None:
 
 
 def api_keys(facts: Facts) -> Verdict | None:
-    """Secrets of API keys that could be guessed."""
+    """Secrets of API keys that are too short."""
     short = short_api_keys(facts.settings)
     if short:
         return warn(
@@ -48,7 +48,7 @@ def api_keys(facts: Facts) -> Verdict | None:
 
 
 def audience(facts: Facts) -> Verdict | None:
-    """Keys that sign tokens for other services as well."""
+    """Keys that also sign tokens for other services."""
     settings = facts.settings
     if settings.jwks_url is None and settings.jwt_public_key is None:
         return None
@@ -61,7 +61,7 @@ def audience(facts: Facts) -> Verdict | None:
 
 
 def key_set(facts: Facts) -> Verdict | None:
-    """A key set that is not there, or has keys of unsupported algorithms only."""
+    """A key set that cannot be read, or has only keys of unsupported algorithms."""
     if facts.settings.jwks_url is None:
         return None
     if facts.key_set is not None:
@@ -73,7 +73,7 @@ def key_set(facts: Facts) -> Verdict | None:
 
 
 def users(facts: Facts) -> Verdict | None:
-    """A users file that cannot be read, that everybody can read, or that is empty."""
+    """A users file that is unreadable, readable by everybody, or empty."""
     match facts.users:
         case None:
             return None
@@ -93,7 +93,7 @@ def users(facts: Facts) -> Verdict | None:
 
 
 def passwords(facts: Facts) -> Verdict | None:
-    """Passwords of a demonstration."""
+    """Passwords that are easy to guess."""
     if not isinstance(facts.users, UsersFacts) or not facts.users.users:
         return None
     if facts.users.guessed:
@@ -105,7 +105,7 @@ def passwords(facts: Facts) -> Verdict | None:
 
 
 def origins(facts: Facts) -> Verdict | None:
-    """`*` beside a login by cookie."""
+    """`*` together with a login by cookie."""
     settings = facts.settings
     if "*" not in settings.allowed_origins:
         return ok("pages of the listed origins, and the server's own, may connect")

@@ -1,4 +1,4 @@
-"""All checks, a function for each mistake, without I/O; and settings that cannot be read."""
+"""All checks, one function per mistake, without I/O; and the report on invalid settings."""
 
 from collections.abc import Mapping
 
@@ -51,7 +51,7 @@ def _finding(name: str, verdict: Verdict) -> Finding:
     return Finding(name, verdict.level, verdict.says, verdict.mend)
 
 
-#: What to do about settings that are wrong, by a part of what is said of them.
+#: Corrections for invalid settings, by a part of the error text.
 _MENDS = {
     "JWT_SECRET": "use a random one: openssl rand -base64 48",
     "WEB_CONCURRENCY": "set REDIS_URL, or WEB_CONCURRENCY=1",
@@ -62,9 +62,9 @@ _MENDS = {
 
 
 def wrong_settings(problem: str, unknown: Mapping[str, str | None]) -> list[Finding]:
-    """What is found where the settings cannot even be read, perhaps for want of a misspelled one.
+    """Findings for settings that cannot be read, perhaps because one is misspelled.
 
-    `unknown` are the variables that are no settings, with the nearest that there is.
+    `unknown` are the variables that are not settings, each with the nearest setting.
     """
     mends = (mend for name, mend in _MENDS.items() if name in problem)
     mend = next(mends, "correct it; docs/settings.md lists the settings")

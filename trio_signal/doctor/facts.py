@@ -1,4 +1,4 @@
-"""What there is to know of a deployment: looked up once, by asking everybody at the same time."""
+"""The facts of a deployment, collected once from all sources at the same time."""
 
 import os
 import resource
@@ -28,9 +28,9 @@ from trio_signal.store import Tables, inspect
 from trio_signal.turn import HostedTurn
 from trio_signal.users import User, is_password, read_users
 
-#: Seconds for each who is asked.
+#: Seconds for each source.
 PATIENCE = 5.0
-#: By what each platform is known to its processes.
+#: The environment variable that identifies each platform.
 PLATFORMS = {
     "DYNO": "Heroku",
     "RAILWAY_PROJECT_ID": "Railway",
@@ -39,11 +39,11 @@ PLATFORMS = {
     "K_SERVICE": "Cloud Run",
     "KUBERNETES_SERVICE_HOST": "Kubernetes",
 }
-#: Passwords that are tried besides the user's id, and for how many seconds: less than `PATIENCE`,
-#: since a try is made to be slow, and there may be thousands of users.
+#: Passwords to try besides the user's id, and for how many seconds: less than `PATIENCE`, as
+#: checking a password is slow on purpose, and there may be thousands of users.
 GUESSES = ("password", "secret", "demo", "changeme", "123456", "test")
 _GUESSING = 3.0
-#: Seconds that credentials last which nobody is to use.
+#: Lifetime in seconds of credentials that nobody uses.
 _A_MOMENT = 60
 _UPGRADE = {
     "Connection": "Upgrade",
@@ -56,64 +56,64 @@ _BINDING = b"\x00\x01\x00\x00\x21\x12\xa4\x42"
 
 
 class RedisFacts(Struct, frozen=True):
-    """What Redis says of itself."""
+    """What Redis reports about itself."""
 
     version: str
-    #: What our account may not do with our keys and channels.
+    #: Commands on our keys and channels that our account may not use.
     refused: tuple[str, ...]
-    #: What it does when its memory is full, how much that is (0: no limit), and how much is used.
+    #: The eviction policy, the memory limit (0: none), and the used memory.
     policy: str
     max_memory: int
     used_memory: int
-    #: Connections, and how many there may be; None if it does not say.
+    #: Connections, and their limit; None if unknown.
     clients: int
     max_clients: int | None
-    #: Seconds by which its clock is ahead of ours, and that it took to answer.
+    #: Seconds by which Redis's clock is ahead of ours, and seconds of a round trip.
     ahead: float
     round_trip: float
 
 
 class RelayFacts(Struct, frozen=True):
-    """What a media server says of itself, or why it cannot be used."""
+    """What a media server reports about itself, or why it cannot be used."""
 
     says: str = ""
     problem: str | None = None
 
 
 class PublicFacts(Struct, frozen=True):
-    """What the address under which clients come answered to a request for a WebSocket."""
+    """The answer of the public address to a request for a WebSocket."""
 
     url: str
     status: int
 
 
 class UsersFacts(Struct, frozen=True):
-    """What is in the file of the built-in login."""
+    """The contents of the users file."""
 
     users: int
-    #: Those whose password was guessed.
+    #: Users whose password was guessed.
     guessed: tuple[str, ...]
-    #: Others on this machine may read it.
+    #: Whether other users of this machine can read the file.
     readable: bool
 
 
 class Facts(Struct, frozen=True):
-    """All that is judged. A text in place of facts says why there are none."""
+    """All facts to judge. A text in place of a fact says why it is missing."""
 
     settings: Settings
     platform: str | None
     cores: int
     #: How many files this process may open.
     files: int
-    #: Whether the port is free, or has a server of ours; else why it cannot be had.
+    #: Whether the port is free or used by our own server; other texts say why it cannot be used.
     port: Literal["free", "ours"] | str
-    #: Variables that look like settings and are none; with the nearest that there is, if any.
+    #: Variables that look like settings but are not, with the nearest setting, if any.
     unknown: Mapping[str, str | None] = {}
     redis: RedisFacts | str | None = None
     database: Tables | str | None = None
     #: Why a TURN server does not answer, by its URL; None if it does.
     turn: Mapping[str, str | None] = {}
-    #: What each media server is, or why it cannot be used.
+    #: What each media server reports, or why it cannot be used.
     relays: Mapping[str, RelayFacts] = {}
     #: Why the key set cannot be used; None if it can, or if there is none.
     key_set: str | None = None
@@ -124,9 +124,9 @@ class Facts(Struct, frozen=True):
 async def gather(
     settings: Settings, environment: Mapping[str, str], url: str | None = None
 ) -> Facts:
-    """Ask everybody; takes some seconds at most, and raises nothing for what it finds.
+    """Collect the facts; takes a few seconds at most, and does not raise their errors.
 
-    `url` is where clients reach the server, if that is to be tried.
+    `url` is the public address of the server, if it is to be tested.
     """
     found: dict[str, Any] = {}
 
@@ -167,7 +167,7 @@ def _cores() -> int:
 
 
 async def look_at_port(settings: Settings) -> str:
-    """Whether we could listen."""
+    """Whether the server could listen."""
     try:
         listeners = await trio.open_tcp_listeners(settings.port, host=settings.host)
     except OSError as error:
@@ -178,7 +178,7 @@ async def look_at_port(settings: Settings) -> str:
 
 
 async def _is_ours(settings: Settings) -> bool:
-    """Whether what listens there is a server that runs already."""
+    """Whether the program that listens is our own server."""
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     try:
         async with httpx.AsyncClient(timeout=PATIENCE / 2) as client:
@@ -193,8 +193,8 @@ def _variables(dialect: type[Dialect]) -> int:
 
 
 async def ask_for_websocket(url: str, settings: Settings) -> PublicFacts | str:
-    """What the server's public address, and so the proxy in front, makes of a WebSocket."""
-    # One where no room is entered by that alone, if there is one.
+    """The answer of the public address, and so of its proxy, to a request for a WebSocket."""
+    # Prefer a dialect in which a connection alone enters no room.
     dialect = min(map(DIALECTS.__getitem__, settings.dialects), key=_variables)
     target = f"{url.rstrip('/')}{dialect.sample_target()}"
     try:
@@ -208,7 +208,7 @@ async def ask_for_websocket(url: str, settings: Settings) -> PublicFacts | str:
 
 
 async def ask_redis(settings: Settings) -> RedisFacts | str:
-    """What Redis says of itself, or why it says nothing."""
+    """What Redis reports about itself, or why it cannot be asked."""
     assert settings.redis_url is not None  # noqa: S101  else nobody asks
     url, ca_file = settings.redis_url.get_secret_value(), settings.redis_ca_file
     key = f"{settings.redis_prefix}trio_signal:doctor"
@@ -217,7 +217,7 @@ async def ask_redis(settings: Settings) -> RedisFacts | str:
             url, ca_file=str(ca_file) if ca_file else None, name="trio-signal-doctor", key=key
         ) as redis:
             refused = await _try_permissions(redis, key)
-            # Not every account may ask.
+            # Not every account may use INFO.
             info: Any = {} if "INFO" in refused else await redis.info()
             asked = time.time()
             seconds, microseconds = (asked, 0) if "TIME" in refused else await redis.time()
@@ -230,7 +230,7 @@ async def ask_redis(settings: Settings) -> RedisFacts | str:
         policy=str(info.get("maxmemory_policy", "noeviction")),
         max_memory=int(info.get("maxmemory", 0)),
         used_memory=int(info.get("used_memory", 0)),
-        # Not the two by which we ask.
+        # Without the doctor's own two connections.
         clients=int(info.get("connected_clients", 2)) - 2,
         max_clients=int(info["maxclients"]) if "maxclients" in info else None,
         ahead=seconds + microseconds / 1e6 - (asked + answered) / 2,
@@ -239,7 +239,7 @@ async def ask_redis(settings: Settings) -> RedisFacts | str:
 
 
 async def _try_permissions(redis: Redis, key: str) -> tuple[str, ...]:
-    """Do once what a replica does all the time; the names of what is refused."""
+    """Try the commands that a replica uses; return the refused ones."""
     script = redis.register_script("redis.call('SET', KEYS[1], ARGV[1], 'PX', 1) return 1")
     redis.pubsub.subscribe(key)
     attempts: tuple[tuple[str, Callable[[], Awaitable[object]]], ...] = (
@@ -259,7 +259,7 @@ async def _try_permissions(redis: Redis, key: str) -> tuple[str, ...]:
 
 
 async def ask_database(settings: Settings) -> Tables | str:
-    """Which tables the database has, or why it cannot be asked."""
+    """The version of the database's tables, or why it cannot be asked."""
     url = settings.database_url.get_secret_value()
     try:
         return await trio.to_thread.run_sync(inspect, url, abandon_on_cancel=True)
@@ -268,7 +268,7 @@ async def ask_database(settings: Settings) -> Tables | str:
 
 
 async def ask_turn(settings: Settings) -> dict[str, str | None]:
-    """Why each TURN server does not answer, if it does not."""
+    """For each TURN server, why it does not answer; None if it does."""
     problems: dict[str, str | None] = {}
     key_id = hosted_turn_key(settings)
     if key_id is not None and settings.turn_secret is not None:
@@ -294,7 +294,7 @@ async def ask_turn(settings: Settings) -> dict[str, str | None]:
 
 
 async def _reach_turn(url: str) -> None:
-    """Get an answer from a TURN server; raises OSError, ValueError, or waits for ever."""
+    """Wait for an answer of a TURN server; raises OSError or ValueError. Has no time limit."""
     scheme, _, rest = url.partition(":")
     address, _, query = rest.partition("?")
     host, _, port = address.rpartition(":") if ":" in address else (address, "", "")
@@ -316,7 +316,7 @@ async def _reach_turn(url: str) -> None:
 
 
 async def ask_relays(settings: Settings) -> dict[str, RelayFacts]:
-    """What each media server is, or why it cannot be used."""
+    """What each media server reports, or why it cannot be used."""
     found: dict[str, RelayFacts] = {}
 
     async def ask(node: Node) -> None:
@@ -332,13 +332,13 @@ async def ask_relays(settings: Settings) -> dict[str, RelayFacts]:
 
 
 async def ask_key_set(settings: Settings) -> str | None:
-    """Why the key set cannot be used, if it cannot."""
+    """Why the key set cannot be used; None if it can."""
     assert settings.jwks_url is not None  # noqa: S101  else nobody asks
     return await check_key_set(settings.jwks_url)
 
 
 async def look_at_users(settings: Settings) -> UsersFacts | str:
-    """What is in the users file; some passwords are tried, which takes a while."""
+    """Read the users file, and try some passwords, which takes a while."""
     assert settings.users_file is not None  # noqa: S101  else nobody asks
     path = settings.users_file
     look = partial(_look_at_users, path)
@@ -355,7 +355,7 @@ def _look_at_users(path: Path) -> UsersFacts | str:
 
 
 def _guess(users: Mapping[str, User]) -> tuple[str, ...]:
-    """Whose passwords are found by as many tries as there is time for; ids first."""
+    """The users whose passwords are guessed in the available time; ids are tried first."""
     until = time.monotonic() + _GUESSING
     guessed = set()
     ids = ((user_id, user_id) for user_id in users)

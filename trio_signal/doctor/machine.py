@@ -1,4 +1,4 @@
-"""Mistakes in the machine, the platform, and what stands in front."""
+"""Mistakes in the machine, the platform, and the proxy."""
 
 from collections.abc import Mapping
 from urllib.parse import urlsplit
@@ -10,22 +10,23 @@ from trio_signal.hosts import is_loopback
 
 #: Seconds after which common proxies end an idle connection: Heroku 55, nginx and others 60.
 IDLE_TIMEOUT = 55.0
-#: Seconds from SIGTERM to SIGKILL on Heroku and Kubernetes; ours ends two after `DRAIN` at most.
+#: Seconds from SIGTERM to SIGKILL on Heroku and Kubernetes. Our server ends at most two seconds
+#: after `DRAIN`.
 KILL = 30.0
 _GRACE = 2.0
-#: Files that are open besides those of connections: database, Redis, threads, and HTTP.
+#: Open files besides connections: database, Redis, threads, and HTTP.
 _OTHER_FILES = 256
-#: What a shell allows if nobody has raised it.
+#: The usual limit of a shell.
 _FEW_FILES = 1024
 
 
 def variables(facts: Facts) -> Verdict:
-    """Settings that are misspelled: the server ignores them."""
+    """Misspelled settings, which the server ignores."""
     return judge_variables(facts.unknown) or ok("each TRIO_SIGNAL_ variable is a setting")
 
 
 def judge_variables(unknown: Mapping[str, str | None]) -> Verdict | None:
-    """What to say of variables that are no settings, given with the nearest; None if all are."""
+    """Report variables that are not settings, with the nearest setting each; None if none are."""
     if not unknown:
         return None
     nouns = "is not a setting, and is" if len(unknown) == 1 else "are not settings, and are"
@@ -37,7 +38,7 @@ def judge_variables(unknown: Mapping[str, str | None]) -> Verdict | None:
 
 
 def port(facts: Facts) -> Verdict:
-    """A port that another has, or that may not be had."""
+    """A port that is in use or not permitted."""
     where = f"{facts.settings.host}:{facts.settings.port}"
     match facts.port:
         case "free":
@@ -48,7 +49,7 @@ def port(facts: Facts) -> Verdict:
 
 
 def files(facts: Facts) -> Verdict:
-    """Too few file descriptors for the connections that are let in."""
+    """Too few file descriptors for the allowed connections."""
     connections = facts.settings.max_connections
     if facts.files < 0 or facts.files >= connections + _OTHER_FILES:  # negative: no limit
         return ok(f"{facts.files} files may be open, for {connections} connections")
@@ -73,7 +74,7 @@ def workers(facts: Facts) -> Verdict:
 
 
 def replicas(facts: Facts) -> Verdict | None:
-    """Instances that do not know of each other."""
+    """Several instances without a connection between them."""
     if facts.settings.redis_url is not None:
         return ok("Redis joins any number of replicas into one service")
     if facts.platform is None:
@@ -85,7 +86,7 @@ def replicas(facts: Facts) -> Verdict | None:
 
 
 def proxies(facts: Facts) -> Verdict | None:
-    """A proxy in front that is not believed: all clients count as one address."""
+    """A proxy that is not trusted, so that all clients count as one address."""
     trusted = facts.settings.trusted_proxies
     if facts.platform is not None and not trusted:
         return fail(
@@ -99,7 +100,7 @@ def proxies(facts: Facts) -> Verdict | None:
 
 
 def public_address(facts: Facts) -> Verdict | None:
-    """A proxy that does not pass WebSockets on, or that does not encrypt."""
+    """A proxy that does not forward WebSockets, or does not encrypt."""
     match facts.public:
         case None:
             return None
@@ -125,7 +126,7 @@ def public_address(facts: Facts) -> Verdict | None:
 
 
 def heartbeat(facts: Facts) -> Verdict:
-    """Pings that come later than the proxy's patience lasts."""
+    """Pings that are rarer than the proxy's idle timeout."""
     seconds = facts.settings.heartbeat
     if seconds < IDLE_TIMEOUT:
         return ok(f"a ping every {seconds:g} s keeps idle connections open")
@@ -136,7 +137,7 @@ def heartbeat(facts: Facts) -> Verdict:
 
 
 def drain(facts: Facts) -> Verdict:
-    """A goodbye that takes longer than the platform waits."""
+    """A shutdown that takes longer than the platform waits."""
     seconds = facts.settings.drain
     if seconds + _GRACE < KILL:
         return ok(f"the server stops within {seconds + _GRACE:g} s")
@@ -146,7 +147,7 @@ def drain(facts: Facts) -> Verdict:
 
 
 def log_level(facts: Facts) -> Verdict | None:
-    """A log that tells everything."""
+    """A log level that is too detailed."""
     if facts.settings.log_level != "debug":
         return None
     return warn("LOG_LEVEL=debug is slow on a busy server", "set LOG_LEVEL=info")

@@ -7,15 +7,15 @@ from trio_signal.doctor.facts import Facts, RedisFacts
 from trio_signal.doctor.verdicts import Verdict, fail, ok, warn
 from trio_signal.store import Tables
 
-#: Connections to Redis of one replica.
+#: Connections of one replica to Redis.
 _PER_REPLICA = 2
-#: What a replica does, and what it needs for that. It may do without what the others tell.
+#: Commands that a replica cannot do without, and the permissions that it should have.
 _NEEDED = frozenset({"SUBSCRIBE", "PUBLISH", "EVALSHA"})
 _PERMISSIONS = "+@read +@write +@pubsub +@scripting +@connection +time"
 
 
 def redis(facts: Facts) -> Verdict | None:
-    """A Redis that cannot be reached, or used."""
+    """A Redis that cannot be reached or used."""
     match facts.redis:
         case None:
             return None
@@ -52,7 +52,7 @@ def _mend_redis(problem: str) -> str:
 
 
 def eviction(facts: Facts) -> Verdict | None:
-    """A Redis that forgets who is there when its memory is full."""
+    """A Redis that deletes members when its memory is full."""
     if not isinstance(facts.redis, RedisFacts):
         return None
     policy = facts.redis.policy
@@ -75,7 +75,7 @@ def redis_memory(facts: Facts) -> Verdict | None:
 
 
 def redis_connections(facts: Facts) -> Verdict | None:
-    """A plan with too few connections: each replica takes two, twice as many in a restart."""
+    """A plan with too few connections: each replica needs two, and four during a restart."""
     if not isinstance(facts.redis, RedisFacts) or facts.redis.max_clients is None:
         return None
     needed = _PER_REPLICA * facts.settings.workers
@@ -107,13 +107,13 @@ def redis_distance(facts: Facts) -> Verdict | None:
 
 
 def redis_encryption(facts: Facts) -> Verdict | None:
-    """A way to Redis that others can read."""
+    """A connection to Redis that others can read."""
     if facts.settings.redis_url is None:
         return None
     url = urlsplit(facts.settings.redis_url.get_secret_value())
     if parse_qs(url.query).get("ssl_cert_reqs") == ["none"]:
         return warn(
-            "Redis's certificate is not verified: anybody on the way can read and change all",
+            "Redis's certificate is not verified: anybody in between can read and change the data",
             "set TRIO_SIGNAL_REDIS_CA_FILE, if the provider publishes its certificate authority",
         )
     if url.scheme == "redis" and not _is_near(url.hostname or ""):
@@ -122,7 +122,7 @@ def redis_encryption(facts: Facts) -> Verdict | None:
 
 
 def _is_near(host: str) -> bool:
-    """Whether a host is of this machine or of a private network, as far as its name tells."""
+    """Whether a host name belongs to this machine or a private network."""
     try:
         return ipaddress.ip_address(host).is_private
     except ValueError:
@@ -130,7 +130,7 @@ def _is_near(host: str) -> bool:
 
 
 def database(facts: Facts) -> Verdict | None:
-    """A database that cannot be reached, or whose tables are not ours."""
+    """A database that cannot be reached, or has other tables."""
     match facts.database:
         case None:
             return None
@@ -155,7 +155,7 @@ def database(facts: Facts) -> Verdict | None:
 
 
 def database_place(facts: Facts) -> Verdict | None:
-    """SQLite where several hosts would each have their own, or where files do not last."""
+    """SQLite on several hosts, which do not share it, or on a platform that deletes files."""
     settings = facts.settings
     if facts.database is None:
         return None
@@ -187,7 +187,7 @@ def relays(facts: Facts) -> Verdict | None:
 
 
 def clocks(facts: Facts) -> Verdict | None:
-    """A clock that differs from that of Redis or of the database."""
+    """A clock that differs from Redis's or the database's."""
     ahead: dict[str, float] = {}
     if isinstance(facts.redis, RedisFacts):
         ahead["Redis"] = facts.redis.ahead

@@ -1,4 +1,4 @@
-"""What a check answers with."""
+"""The results of checks."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -12,24 +12,24 @@ Level = Literal["ok", "warning", "failed"]
 
 
 class Verdict(Struct, frozen=True):
-    """How it is, and what to do about it."""
+    """What a check found, and how to correct it."""
 
     level: Level
     says: str
     mend: str = ""
 
 
-#: None where it has nothing to say.
+#: Returns None if the check does not apply.
 Check = Callable[[Facts], Verdict | None]
 
 
 def ok(says: str) -> Verdict:
-    """It is as it should be."""
+    """Everything is right."""
     return Verdict("ok", says)
 
 
 def warn(says: str, mend: str) -> Verdict:
-    """It works, and something is worse than it need be."""
+    """It works, but could be better."""
     return Verdict("warning", says, mend)
 
 
@@ -39,5 +39,5 @@ def fail(says: str, mend: str) -> Verdict:
 
 
 def is_public(facts: Facts) -> bool:
-    """Whether others than this machine may reach it."""
+    """Whether other machines may reach the server."""
     return facts.platform is not None or not is_loopback(facts.settings.host)

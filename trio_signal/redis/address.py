@@ -81,7 +81,7 @@ def parse_address(url: str, *, ca_file: str | None = None) -> Address:
     if address.tls is not None and not address.tls.check_hostname:
         logger.warning(
             "the certificate of %s is NOT fully verified, because its URL says so: "
-            "anybody on the way can read and change everything",
+            "anybody in between can read and change the data",
             address,
         )
     return address
