@@ -8,7 +8,7 @@ import trio
 
 from tests.clients import Client, Service
 from tests.relay.cast import STREAM, Cast, answer, cast, offered, serve_relayed, until
-from trio_signal.relay import broadcast, nodes, viewer
+from trio_signal.relay import broadcast, nodes, relays, viewer
 from trio_signal.relay.memory import MemoryServer
 
 
@@ -155,6 +155,39 @@ async def test_the_media_server_is_left_when_nobody_is_relayed(
         late = await show.viewer()
         await show.publish(await show.asked(), "8")
         await offered(late)
+
+
+async def test_a_busy_server_also_looks_at_broadcasts_in_which_nothing_happens(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(broadcast, "IDLE", 0.1)
+    async with (
+        relayed() as (service, (server,), _, viewers),
+        service.connect("/ws") as busy,
+        trio.open_nursery() as nursery,
+    ):
+
+        async def be_busy() -> None:
+            while True:
+                await busy.send("broadcaster-ready", streamId="another")
+                await trio.sleep(relays.TICK / 5)
+
+        nursery.start_soon(be_busy)
+        await viewers[1].close()
+        with trio.fail_after(10 * relays.TICK):
+            await until(lambda: not server.ingests)
+        nursery.cancel_scope.cancel()
+
+
+async def test_nothing_is_left_of_a_room_that_everybody_leaves_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(relays, "_GATHERING", 10.0)  # each look is one at everything
+    async with relayed() as (_, (server,), show, viewers), trio.open_nursery() as nursery:
+        for client in (show.caster, *viewers):
+            nursery.start_soon(client.close)
+        with trio.fail_after(10 * relays.TICK):
+            await until(lambda: not server.ingests and not server.viewings)
 
 
 async def test_nothing_is_left_when_the_broadcaster_goes(redis_url: str) -> None:

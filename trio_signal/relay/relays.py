@@ -272,20 +272,26 @@ class Relays:
             for node in self.nodes.all:
                 run = partial(supervise, f"the media server {node.name}", node.run)
                 nursery.start_soon(run)
+            tick = trio.current_time()
             while True:
-                with trio.move_on_after(TICK) as tick:
+                with trio.move_on_at(tick):
                     await self._work.wait()
                     await trio.sleep(_GATHERING)
                 self._work = trio.Event()
-                changed, self._changed = self._changed, set()
+                rooms, self._changed = self._changed, set()
                 now = trio.current_time()
-                rooms = [*self._rooms] if tick.cancelled_caught else changed
+                if now >= tick:
+                    tick = now + TICK
+                    rooms = self._all_rooms()
+                    self._report(now)
                 self._look_at(rooms, now, nursery)
-                self._report(now)
 
-    def _look_at(self, room_ids: Iterable[str], now: float, nursery: trio.Nursery) -> None:
-        """Start and stop broadcasts and viewers of these rooms."""
-        ids = set(room_ids)
+    def _all_rooms(self) -> set[str]:
+        """Those that are here, and those that have gone with all who were in them."""
+        return {*self._rooms, *self._viewers.rooms, *(room_id for room_id, _ in self._broadcasts)}
+
+    def _look_at(self, ids: set[str], now: float, nursery: trio.Nursery) -> None:
+        """Begin and end what is to begin and end in these rooms."""
         for key, broadcast in list(self._broadcasts.items()):
             if key[0] in ids and not self._is_on(broadcast):
                 del self._broadcasts[key]

@@ -44,6 +44,11 @@ class Viewers:
         """The leg of a viewer, if it has one."""
         return self._legs.get(key)
 
+    @property
+    def rooms(self) -> set[str]:
+        """Where they are, or were a moment ago."""
+        return {room_id for room_id, _, _ in self._legs}
+
     def counts(self) -> Counter[str]:
         """How many viewers each node serves."""
         return Counter(leg.route.node for leg in self._legs.values() if leg.is_up)
