@@ -103,6 +103,8 @@ def test_a_fragment_has_candidates(text: str, fragment: tuple[object, bool]) -> 
         f"a=ice-ufrag:{UFRAG}\na=ice-pwd:{PASSWORD}\nm=audio 9 RTP/AVP 0\na={CANDIDATE}",
         f"a=ice-ufrag:{UFRAG}\na=ice-pwd:{PASSWORD}\nm=audio 9 RTP/AVP 0\na=mid:0\n"
         f"a=candidate:{'x' * 2000}",
+        f"a=ice-ufrag:{UFRAG}\na=ice-pwd:{PASSWORD}\nm=audio 9 RTP/AVP 0\na=mid:0\n"
+        + f"a={CANDIDATE}\n" * 101,
     ],
 )
 def test_what_is_no_fragment_is_refused(text: str) -> None:

@@ -46,6 +46,7 @@ ARRIVAL = 30.0
 #: Its client said so.
 ENDED = Close(CloseCode.NORMAL, cause=LeaveCause.CLOSED)
 _REPLACED = Close(CloseCode.REPLACED, "Replaced by a newer broadcast", LeaveCause.CLOSED)
+_TAKEN = Close(CloseCode.POLICY, "Somebody else broadcasts in this room", LeaveCause.CLOSED)
 _EXPIRED = Close(CloseCode.POLICY, "Token expired", LeaveCause.TOKEN_EXPIRED)
 _SILENT = Close(CloseCode.POLICY, "No media came", LeaveCause.LOST)
 _LOST = Close(CloseCode.INTERNAL_ERROR, "The media server lost the broadcast", LeaveCause.LOST)
@@ -260,6 +261,8 @@ class Publishers:
             command = GoLive(publisher.room_id, media_of(publisher.offer), exclusive=True)
             route = Route(publisher.node.name, publisher.ingest.feed, 1)
             self.hub.live.go(publisher, *found, command, route)
+            if publisher.refusal is not None:  # somebody was faster
+                publisher.close(_TAKEN)
 
     async def find(self, room_id: str, secret: str) -> Publisher | Elsewhere | None:
         """The one of this secret, on whichever replica. Blocks while the directory is asked."""

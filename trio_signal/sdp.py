@@ -16,6 +16,8 @@ from trio_signal.messages.identity import MediaType
 _UFRAG = re.compile(r"[A-Za-z0-9+/]{4,256}")
 _PASSWORD = re.compile(r"[A-Za-z0-9+/]{22,256}")
 _CANDIDATE = re.compile(r"candidate:[\x20-\x7e]{1,1000}")
+#: More than any publisher has; each is a message to the media server.
+_MOST_CANDIDATES = 100
 _VERSION = re.compile(r"^(o=\S+ \S+ )(\d{1,19})( .*)$", re.MULTILINE)
 _RECEIVING = frozenset({"recvonly", "inactive"})
 
@@ -63,7 +65,7 @@ def read_fragment(text: str) -> Fragment:
     """The fragment that a publisher sent; raises SdpError."""
     session, *sections = _sections(text)
     found: list[tuple[str, str]] = []
-    complete = "end-of-candidates" in _flags(session)
+    complete = any("end-of-candidates" in _flags(lines) for lines in (session, *sections))
     for section in sections:
         mid = next(_attributes(section, "mid"), None)
         if mid is None or len(mid) > 255:
@@ -72,7 +74,8 @@ def read_fragment(text: str) -> Fragment:
             if not _CANDIDATE.fullmatch(f"candidate:{value}"):
                 raise SdpError("A candidate is not readable")
             found.append((f"candidate:{value}", mid))
-        complete = complete or "end-of-candidates" in _flags(section)
+    if len(found) > _MOST_CANDIDATES:
+        raise SdpError("The fragment has too many candidates")
     first = sections[0] if sections else []
     return Fragment(_credentials([*session, *first]), tuple(found), complete)
 

@@ -110,6 +110,9 @@ def test_elsewhere_a_place_looks_free_if_one_of_the_direct_has_left() -> None:
 SDP = "v=0\r\no=- 4611 2 IN IP4 127.0.0.1\r\na=ice-ufrag:Ab/1\r\nm=video 9 X 96\r\n{}\r\n"
 
 
+WITHOUT_MID = {"candidate": "x", "sdpMid": None}
+
+
 @pytest.mark.parametrize(
     ("kind", "payload", "said"),
     [
@@ -118,6 +121,11 @@ SDP = "v=0\r\no=- 4611 2 IN IP4 127.0.0.1\r\na=ice-ufrag:Ab/1\r\nm=video 9 X 96\
         ("signal", '{"type":"answer","sdp":"v=0"}', Description("answer", "v=0")),
         ("signal", '{"type":"ice-candidate","candidate":null}', Candidate(None)),
         ("candidate", '{"candidate":"x"}', Candidate({"candidate": "x"})),
+        ("candidate", '{"candidate":"x","sdpMid":null,"new":[[]]}', Candidate(WITHOUT_MID)),
+        ("candidate", f'{{"candidate":"{"x" * 5000}"}}', None),
+        ("candidate", '{"candidate":"x","sdpMLineIndex":1e400}', None),
+        ("candidate", '["x"]', None),
+        ("signal", '{"type":"ice-candidate","candidate":{"candidate":1}}', None),
         ("candidate", "null", Candidate(None)),
         ("candidate", '""', Candidate(None)),
         ("offer", '"v=0"', None),

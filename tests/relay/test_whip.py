@@ -6,6 +6,7 @@ from typing import Any
 
 import httpx
 import pytest
+import trio
 
 from tests.clients import PATIENCE, Service
 from tests.conftest import Serve
@@ -14,6 +15,7 @@ from tests.test_openapi import KEY
 from tests.test_sdp import CANDIDATE, OFFER, PASSWORD, UFRAG
 from tests.tokens import SECRET, make_token
 from trio_signal import publishing
+from trio_signal.relay.memory import MemoryServer
 
 FRAGMENT = (
     f"a=ice-ufrag:{UFRAG}\r\na=ice-pwd:{PASSWORD}\r\nm=audio 9 RTP/AVP 0\r\na=mid:1\r\n"
@@ -205,6 +207,26 @@ async def test_without_tokens_the_first_publisher_has_the_room(http: httpx.Async
         await caster.wait_for("viewer-count")
         await caster.settle()
         await first.publish(expected=409)
+
+
+async def test_of_two_who_publish_at_one_moment_one_goes(
+    http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither is in the room yet when the other one asks whether somebody is."""
+    both, asking = trio.Event(), []
+
+    async def answer(server: MemoryServer) -> None:
+        asking.append(server)
+        if len(asking) == 2:
+            both.set()
+        await both.wait()
+
+    monkeypatch.setattr(MemoryServer, "answer", answer)
+    async with serve_relayed(**TOKENS) as (service, (server,)):
+        async with trio.open_nursery() as nursery:
+            for name in ("ann", "bob"):
+                nursery.start_soon(Encoder(service, http, make_token(name)).publish)
+        await until(lambda: len(server.ingests) == 1)
 
 
 async def test_what_is_no_offer_is_refused(http: httpx.AsyncClient) -> None:

@@ -7,10 +7,10 @@ place that becomes free goes to the next newcomer.
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from typing import Annotated, NamedTuple, TypedDict
 
 import msgspec
-from msgspec import Raw
+from msgspec import Meta, Raw, Struct
 
 from trio_signal.messages.identity import Member, Route
 
@@ -27,6 +27,10 @@ RELAYED_DIALECTS = frozenset({"stream", "live", "room"})
 ON_DEMAND = frozenset({"live", "room"})
 #: In these dialects a signal is for a user: all peers of the user are served in the same way.
 _BY_USER = frozenset({"live", "room"})
+
+#: Characters of a candidate, and of what it names; and the sections of a description.
+_LONGEST = 2048
+_Text = Annotated[str, Meta(max_length=_LONGEST)]
 
 _SESSION = re.compile(r"^o=\S+ (\S+)", re.MULTILINE)
 _UFRAG = re.compile(r"^a=ice-ufrag:(\S+)", re.MULTILINE)
@@ -166,22 +170,47 @@ class Candidate(NamedTuple):
     candidate: object
 
 
+class _Init(TypedDict, total=False):
+    """A candidate, as browsers write it; all else in it is dropped."""
+
+    candidate: _Text
+    sdpMid: _Text | None  # noqa: N815  the browsers' names
+    sdpMLineIndex: Annotated[int, Meta(ge=0, le=_LONGEST)] | None  # noqa: N815
+    usernameFragment: _Text | None  # noqa: N815
+
+
+class _Said(Struct):
+    type: str | None = None
+    sdp: str | None = None
+    candidate: Raw = Raw(b"null")
+
+
+_read_candidate = msgspec.json.Decoder(_Init | str | None).decode
+_read_said = msgspec.json.Decoder(_Said).decode
+
+
 def read_signal(kind: str, payload: Raw) -> Description | Candidate | None:
-    """Decode a client's signal; None if it is nothing for a media server."""
+    """What a client's signal says; None if that is nothing for a media server.
+
+    A candidate takes no more memory than the longest of a browser, since they may have to wait.
+    """
     try:
-        value = msgspec.json.decode(payload)
+        if kind == "candidate":
+            return _candidate(payload)
+        said = _read_said(payload)
+        if said.type == "ice-candidate":
+            return _candidate(said.candidate)
     except (msgspec.DecodeError, RecursionError):
         return None
-    if kind == "candidate":
-        return Candidate(value or None)
-    if not isinstance(value, dict):
-        return None
-    if value.get("type") == "ice-candidate":
-        return Candidate(value.get("candidate") or None)
-    type_, sdp = value.get("type", kind), value.get("sdp")
-    if type_ in ("offer", "answer") and isinstance(sdp, str):
-        return Description(type_, sdp)
+    type_ = said.type or kind
+    if type_ in ("offer", "answer") and said.sdp is not None:
+        return Description(type_, said.sdp)
     return None
+
+
+def _candidate(text: Raw) -> Candidate | None:
+    found = _read_candidate(text)
+    return None if isinstance(found, str) and found else Candidate(found or None)
 
 
 def write_description(type_: str, sdp: str) -> Raw:
