@@ -59,6 +59,28 @@ async def test_candidates_go_to_the_media_server_when_it_has_answered(served: Se
         await show.caster.send("broadcaster-ready", streamId=STREAM)
 
 
+async def test_a_second_answer_changes_nothing(served: Served) -> None:
+    """A viewer that was slow is offered to again, and answers both."""
+    service, server = served
+    async with cast(service) as show:
+        await show.viewer()
+        await show.asked()
+        late = await show.viewer()
+        relay = await show.asked()
+        await show.publish(relay)
+        await offered(late)
+        (viewing,) = server.viewings
+        for _ in range(2):
+            await answer(late)
+        await until(lambda: viewing.descriptions)
+        # Other tracks: the same viewing, so it was not given up.
+        await show.publish(relay)
+        await offered(late)
+        await answer(late)
+        await until(lambda: len(viewing.descriptions) == 2)
+        assert server.viewings == [viewing]
+
+
 async def test_who_waits_already_is_placed_when_the_broadcast_begins(served: Served) -> None:
     service, server = served
     async with cast(service) as show:

@@ -144,12 +144,15 @@ class MemoryViewing(_MemoryLeg, Viewing):
         """View a feed, once `offer` is called."""
         super().__init__(server)
         self.feed = feed
+        #: There is no answer yet to the last offer.
+        self.is_offered = False
 
     async def offer(self) -> str:
         """Offer the feed's media."""
         await self.server.answer()
         if self.feed not in self.server.ingests:
             raise RelayError("nothing comes in of this feed")
+        self.is_offered = True
         if not self.is_closed:
             self.server.viewings.append(self)
         return self.describe("offer", self.feed)
@@ -157,12 +160,16 @@ class MemoryViewing(_MemoryLeg, Viewing):
     async def answer(self, sdp: str) -> None:
         """Process the viewer's answer."""
         await self.server.answer()
+        if not self.is_offered:
+            raise RelayError("there is no offer to be answered")
+        self.is_offered = False
         self.descriptions.append(sdp)
         if len(self.descriptions) == 1:
             self.connect()
 
     def offer_again(self) -> None:
-        """The broadcaster's tracks have changed: offer again."""
+        """The broadcaster's tracks have changed."""
+        self.is_offered = True
         self.happen(Offered(self.describe("offer", self.feed)))
 
     def close(self) -> None:

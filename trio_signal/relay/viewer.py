@@ -62,8 +62,9 @@ class RelayedViewer:
         #: The scope of one attempt, and of the pause after it.
         self._try = trio.CancelScope()
         self._viewing: Viewing | None = None
-        #: The offer to the viewer, and its answer until that is processed.
+        #: What it is offered, whether it has to answer that, and its answer until that is taken.
         self._sdp = ""
+        self._is_asked = False
         self._answer: Description | None = None
         self._answered = trio.Event()
         #: The answer that was passed to the media server.
@@ -162,6 +163,7 @@ class RelayedViewer:
                 self._why = Failure.REFUSED
                 return
             self._candidates.clear()
+            self._is_asked = True
             self._say()
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._negotiate, viewing, nursery.cancel_scope)
@@ -190,11 +192,14 @@ class RelayedViewer:
             elif self._taken is not None and self._taken.session != answer.session:
                 self._why = None  # another peer connection needs another leg
                 break
+            elif not self._is_asked:
+                continue  # it was offered to twice, and answers both
             elif not await self._hand_on(viewing, answer):
                 break
         over.cancel(reason="no answer that the leg could use")
 
     async def _hand_on(self, viewing: Viewing, answer: Description) -> bool:
+        self._is_asked = False
         try:
             await viewing.answer(answer.sdp)
         except RelayError as error:
@@ -216,7 +221,7 @@ class RelayedViewer:
                         self._parts.set_up("viewer", trio.current_time() - began)
                     self.is_up = True
                 case Offered(sdp=sdp):
-                    self._sdp = sdp
+                    self._sdp, self._is_asked = sdp, True
                     self._say()
                 case Lost(reason=reason):
                     logger.info("a media server lost a viewer: %s", reason)
