@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -325,6 +326,38 @@ async def test_servers_that_say_nothing() -> None:
         async with listener, run_node(urls[0]) as one, run_node(urls[1]) as two:
             await wait_until(lambda: "within 2 s" in f"{one.degraded}", DEADLINE + BUSY)
             await wait_until(lambda: "within 2 s" in f"{two.degraded}", DEADLINE + BUSY)
+        nursery.cancel_scope.cancel()
+
+
+async def chatter(request: WebSocketRequest, *, heard: list[str]) -> None:
+    """A server that always has something to say."""
+    websocket = await request.accept(subprotocol="janus-protocol")
+
+    async def chat() -> None:
+        while True:
+            await websocket.send_message('{"janus": "slowlink", "sender": 1}')
+            await trio.sleep(QUIET / 10)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(chat)
+        with suppress(ConnectionClosed):
+            while True:
+                asked = json.loads(await websocket.get_message())
+                heard.append(asked["janus"])
+                said = {"janus": "success", "transaction": asked["transaction"], "data": {"id": 1}}
+                await websocket.send_message(json.dumps(said))
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_session_is_kept_whatever_janus_has_to_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It forgets a session of which it has heard nothing for a minute, whatever it told itself."""
+    monkeypatch.setattr(connection, "KEEPALIVE", 0.1)
+    heard: list[str] = []
+    async with trio.open_nursery() as nursery:
+        handler = partial(chatter, heard=heard)
+        server = await nursery.start(serve_websocket, handler, "127.0.0.1", 0, None)
+        async with run_node(f"janus+ws://127.0.0.1:{server.port}"):
+            await wait_until(lambda: "keepalive" in heard, BUSY)
         nursery.cancel_scope.cancel()
 
 

@@ -37,7 +37,9 @@ logger = logging.getLogger(__name__)
 
 #: Seconds of silence after which Janus is probed.
 QUIET = 1.0
-#: Seconds between two checks for silence.
+#: Seconds of our own silence after which it is told that we are there: it forgets us after 60.
+KEEPALIVE = 20.0
+#: Seconds between two looks whether it is silent.
 _LOOK = 0.25
 #: Seconds to send the last requests.
 _GOODBYE = 1.0
@@ -197,7 +199,7 @@ class Session:
         self._unsent: deque[str] = deque()
         self._unsent_bytes = 0
         self._filled = trio.Event()
-        self._heard_at = 0.0
+        self._heard_at = self._told_at = 0.0
         self._scope = trio.CancelScope(shield=True)
         #: Why the session is over; None while it is not.
         self.ended: str | None = None
@@ -328,7 +330,8 @@ class Session:
             self._post(request)
 
     def _post(self, request: dict[str, Any]) -> str:
-        """Queue a request; return its transaction."""
+        """Put a request into the queue; its transaction."""
+        self._told_at = trio.current_time()
         transaction = str(next(self._numbers))
         text = self._encode(request, transaction)
         self._unsent.append(text)
@@ -393,8 +396,9 @@ class Session:
             if asked is not None and self._heard_at > asked:
                 asked = None
             if asked is not None and now - before > 2 * _LOOK:
-                asked = now  # this task was late, not Janus
-            if asked is None and now - self._heard_at >= QUIET:
+                asked = now  # it was us who did not look
+            is_due = now - self._heard_at >= QUIET or now - self._told_at >= KEEPALIVE
+            if asked is None and is_due:
                 asked = now
                 self.tell({"janus": "keepalive"})
             if asked is not None and now - asked >= DEADLINE:
