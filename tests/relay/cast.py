@@ -50,6 +50,8 @@ class Cast:
         self.service = service
         self.caster = caster
         self._stack = stack
+        #: The id of the media server, as the broadcaster knows it.
+        self.relay = ""
 
     async def viewer(self) -> Client:
         """One more, that nobody has heard of yet but the server."""
@@ -67,6 +69,7 @@ class Cast:
 
     async def publish(self, relay: str, session: str = "7") -> str:
         """Offer to the media server as the broadcaster's page does; its answer."""
+        self.relay = relay
         await self.caster.send(
             "webrtc-offer", streamId=STREAM, viewerId=relay, offer=described("offer", session)
         )

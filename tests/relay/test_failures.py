@@ -2,14 +2,25 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 import trio
 
 from tests.clients import Client, Service
-from tests.relay.cast import STREAM, Cast, answer, cast, offered, serve_relayed, until
+from tests.relay.cast import (
+    STREAM,
+    Cast,
+    answer,
+    cast,
+    described,
+    offered,
+    serve_relayed,
+    until,
+)
+from trio_signal import supervision
 from trio_signal.relay import broadcast, nodes, relays, viewer
-from trio_signal.relay.memory import MemoryServer
+from trio_signal.relay.memory import MemoryNode, MemoryServer
 
 
 @pytest.fixture(autouse=True)
@@ -177,6 +188,56 @@ async def test_a_busy_server_also_looks_at_broadcasts_in_which_nothing_happens(
         with trio.fail_after(10 * relays.TICK):
             await until(lambda: not server.ingests)
         nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("method", ["view", "ingest"])
+async def test_a_defect_in_one_task_ends_no_other(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, method: str
+) -> None:
+    async with relayed() as (_, (server,), show, viewers):
+        before, works, calls = list(server.viewings), getattr(MemoryNode, method), []
+
+        def fail(node: MemoryNode, given: str) -> object:
+            calls.append(given)
+            if len(calls) == 1:
+                raise RuntimeError("a defect")
+            return works(node, given)
+
+        monkeypatch.setattr(MemoryNode, method, fail)
+        if method == "view":
+            late = await show.viewer()
+            await offered(late)
+            await until(lambda: len(server.viewings) == 2)
+            assert before[0] in server.viewings
+        else:
+            await show.caster.send(
+                "webrtc-offer", streamId=STREAM, viewerId=show.relay, offer=described("offer", "8")
+            )
+            await is_back(show, viewers[1])
+        assert caplog.text.count("failed, restarting") == 1
+
+
+async def test_viewers_come_while_all_of_it_starts_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervision, "FIRST_PAUSE", 0.5)
+    looks, look_at = [], relays.Relays._look_at
+
+    def fail(it: relays.Relays, *given: Any) -> None:
+        looks.append(given)
+        if len(looks) == 1:
+            raise RuntimeError("a defect")
+        look_at(it, *given)
+
+    async with serve_relayed() as (service, _), cast(service) as show:
+        monkeypatch.setattr(relays.Relays, "_look_at", fail)
+        await show.viewer()
+        assert (await show.asked()).startswith("client_")
+        await until(lambda: looks)
+        late = await show.viewer()
+        relay = await show.asked()
+        while not relay.startswith("relay_"):
+            relay = await show.asked()
+        await show.publish(relay)
+        await offered(late)
 
 
 async def test_nothing_is_left_of_a_room_that_everybody_leaves_at_once(

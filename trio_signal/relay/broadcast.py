@@ -20,6 +20,7 @@ from trio_signal.relay.route import (
     Places,
     can_be_relayed,
 )
+from trio_signal.supervision import supervise
 
 logger = logging.getLogger(__name__)
 
@@ -81,6 +82,13 @@ class Broadcast:
             return sys.maxsize  # as without a media server
         is_relayed = parts.nodes.is_usable(trio.current_time()) and not self._is_impossible
         return parts.limits.direct if is_relayed else parts.limits.most_direct
+
+    @property
+    def is_on(self) -> bool:
+        """Whether its peer is still here and live with it."""
+        room = self._parts.rooms.get(self.room.id)
+        me = room.own.get(self.peer_id) if room is self.room else None
+        return me is not None and me.live is not None and me.live.started_at == self.started_at
 
     @property
     def is_wanted(self) -> bool:
@@ -171,7 +179,7 @@ class Broadcast:
     async def run(self, scope: trio.CancelScope) -> None:
         """Publish the broadcast to a media server, or if that fails to another; until cancelled."""
         with scope:
-            await self._serve()
+            await supervise("a relayed broadcast", self._serve, self._start_over)
         if self.scope is scope:
             self.end()
 
@@ -179,8 +187,11 @@ class Broadcast:
         """Stop relaying."""
         if self.scope is not None:
             self.scope.cancel(reason="the broadcast is over")
-        self.scope = self._ingest = self._offer = None
-        self._session = ""
+        self.scope = None
+        self._start_over()
+
+    def _start_over(self) -> None:
+        self._ingest, self._session, self._offer = None, "", None
         self._set_route(None)
         self.counterpart.dismiss()
 
@@ -195,12 +206,11 @@ class Broadcast:
                 continue
             self._expect(Failure.LOST)
             await self._publish(node)
-            self._set_route(None)
-            if self._why is None:
-                continue  # publish the broadcaster's new peer connection
+            if self._why is None:  # another connection of the broadcaster's is to be published
+                self._set_route(None)
+                continue
             self._parts.count(self._why, "broadcast")
-            self.counterpart.dismiss()
-            self._ingest, self._session, self._offer = None, "", None
+            self._start_over()
             self._is_impossible = self._why in (Failure.UNANSWERED, Failure.NO_MEDIA)
             avoid = (node.name,)
             if trio.current_time() > began + _SETTLED:

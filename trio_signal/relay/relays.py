@@ -8,6 +8,7 @@ broadcaster came, left, or moved to another replica.
 import logging
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import ExitStack
 from functools import partial
 from typing import NoReturn
 
@@ -262,38 +263,42 @@ class Relays:
     # The task
 
     async def run(self) -> NoReturn:
-        """Run the nodes, and bring about the required legs; until cancelled."""
+        """Run the nodes, and bring about what should be; until cancelled."""
+        with ExitStack() as stack:
+            stack.callback(self._forget)
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                for node in self.nodes.all:
+                    run = partial(supervise, f"the media server {node.name}", node.run)
+                    nursery.start_soon(run)
+                tick = trio.current_time()
+                while True:
+                    with trio.move_on_at(tick):
+                        await self._work.wait()
+                        await trio.sleep(_GATHERING)
+                    self._work = trio.Event()
+                    rooms, self._changed = self._changed, set()
+                    now = trio.current_time()
+                    if now >= tick:
+                        tick = now + TICK
+                        # Also those that have gone, with all who were in them.
+                        rooms = {*self._rooms, *self._viewers.rooms}
+                        rooms.update(room_id for room_id, _ in self._broadcasts)
+                        self._report(now)
+                    self._look_at(rooms, now, nursery)
+
+    def _forget(self) -> None:
+        """No task is left: nothing is relayed until it runs again."""
+        self._nursery = None
         for broadcast in self._broadcasts.values():
             broadcast.room.relayed.pop(broadcast.peer_id, None)
         self._broadcasts.clear()
         self._viewers.clear()
-        async with trio.open_nursery() as nursery:
-            self._nursery = nursery
-            for node in self.nodes.all:
-                run = partial(supervise, f"the media server {node.name}", node.run)
-                nursery.start_soon(run)
-            tick = trio.current_time()
-            while True:
-                with trio.move_on_at(tick):
-                    await self._work.wait()
-                    await trio.sleep(_GATHERING)
-                self._work = trio.Event()
-                rooms, self._changed = self._changed, set()
-                now = trio.current_time()
-                if now >= tick:
-                    tick = now + TICK
-                    rooms = self._all_rooms()
-                    self._report(now)
-                self._look_at(rooms, now, nursery)
-
-    def _all_rooms(self) -> set[str]:
-        """Those that are here, and those that have gone with all who were in them."""
-        return {*self._rooms, *self._viewers.rooms, *(room_id for room_id, _ in self._broadcasts)}
 
     def _look_at(self, ids: set[str], now: float, nursery: trio.Nursery) -> None:
         """Begin and end what is to begin and end in these rooms."""
         for key, broadcast in list(self._broadcasts.items()):
-            if key[0] in ids and not self._is_on(broadcast):
+            if key[0] in ids and not broadcast.is_on:
                 del self._broadcasts[key]
                 broadcast.room.relayed.pop(broadcast.peer_id, None)
                 broadcast.end()
@@ -301,11 +306,6 @@ class Relays:
         for room in rooms:
             self._cast_all(room, now)
         self._viewers.look_at(ids, rooms, now, nursery)
-
-    def _is_on(self, broadcast: Broadcast) -> bool:
-        room = self._rooms.get(broadcast.room.id)
-        me = room.own.get(broadcast.peer_id) if room is broadcast.room else None
-        return me is not None and me.live is not None and me.live.started_at == broadcast.started_at
 
     def _cast_all(self, room: LocalRoom, now: float) -> None:
         for member in room.live:

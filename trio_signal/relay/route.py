@@ -174,9 +174,9 @@ class _Init(TypedDict, total=False):
     """A candidate, as browsers write it; all else in it is dropped."""
 
     candidate: _Text
-    sdpMid: _Text | None  # noqa: N815  the browsers' names
-    sdpMLineIndex: Annotated[int, Meta(ge=0, le=_LONGEST)] | None  # noqa: N815
-    usernameFragment: _Text | None  # noqa: N815
+    sdpMid: _Text | None
+    sdpMLineIndex: Annotated[int, Meta(ge=0, le=_LONGEST)] | None
+    usernameFragment: _Text | None
 
 
 class _Said(Struct):

@@ -19,6 +19,7 @@ from trio_signal.relay.route import (
     is_for_relay,
     write_description,
 )
+from trio_signal.supervision import supervise
 
 logger = logging.getLogger(__name__)
 
@@ -119,27 +120,33 @@ class RelayedViewer:
     async def run(self) -> None:
         """Serve the viewer, and retry after failures; until closed."""
         with self._scope:
-            tries = 0
-            while True:
-                began = trio.current_time()
-                self._try = trio.CancelScope()
-                self._expect(Failure.LOST)
-                with self._try:
-                    await self._serve()
-                if trio.current_time() > began + _SETTLED or self._why is None:
+            await supervise("a relayed viewer", self._serve_again, self._forget)
+
+    def _forget(self) -> None:
+        self._viewing, self.is_up = None, False
+
+    async def _serve_again(self) -> None:
+        tries = 0
+        while True:
+            began = trio.current_time()
+            self._try = trio.CancelScope()
+            self._expect(Failure.LOST)
+            with self._try:
+                await self._serve()
+            if trio.current_time() > began + _SETTLED or self._why is None:
+                tries = 0
+            if self._why is None:  # it wants another offer
+                continue
+            self._forget()
+            self._parts.count(self._why, "viewer")
+            tries += 1
+            self._try = trio.CancelScope()
+            with self._try:
+                if tries >= TRIES:
                     tries = 0
-                if self._why is None:  # the viewer wants another offer
-                    continue
-                self._viewing, self.is_up = None, False
-                self._parts.count(self._why, "viewer")
-                tries += 1
-                self._try = trio.CancelScope()
-                with self._try:
-                    if tries >= TRIES:
-                        tries = 0
-                        self._ask_direct(self)
-                        await trio.sleep(_LONG_PAUSE)
-                    await trio.sleep(_PAUSE)
+                    self._ask_direct(self)
+                    await trio.sleep(_LONG_PAUSE)
+                await trio.sleep(_PAUSE)
 
     def _expect(self, why: Failure) -> None:
         self._why = why
