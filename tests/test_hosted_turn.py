@@ -148,6 +148,7 @@ BAD: list[tuple[Reply | bytes, str]] = [
     ((302, None), r"refuses \(302\)"),
     (b"<html>", "an answer that cannot be read"),
     (b'{"iceServers": [{"urls": 5}]}', "an answer that cannot be read"),
+    (b'{"new": ' + b"[" * 100_000, "an answer that cannot be read"),
     (b'{"iceServers": []}', "an answer without credentials"),
     (msgspec.json.encode({"iceServers": ISSUED["iceServers"][:1]}), "without credentials"),
     (b" " * 300_000, "an answer is longer than 262144 bytes"),

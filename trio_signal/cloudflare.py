@@ -5,14 +5,16 @@ the wait for a place among those that are under way; an answer's size is bounded
 twice here: most questions make something, and one without an answer may have made it.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Final
+from typing import Final, TypeVar
 
 import httpx
 import msgspec
 import trio
 from msgspec import Struct
+
+T = TypeVar("T")
 
 #: Where the API is.
 BASE_URL = "https://rtc.live.cloudflare.com/v1"
@@ -49,7 +51,7 @@ class Problem(Struct):
         return "".join(each if each.isprintable() else " " for each in text[:_MOST_SAID])
 
 
-_problem = msgspec.json.Decoder(Problem)
+_decode_problem = msgspec.json.Decoder(Problem).decode
 
 
 class Cloudflare:
@@ -83,7 +85,7 @@ class Cloudflare:
                     text = await _read(answer)
         except trio.TooSlowError:
             raise CloudflareError(f"no answer within {patience:g} s") from None
-        except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
+        except (httpx.HTTPError, httpx.InvalidURL, OSError, UnicodeError) as error:
             raise CloudflareError(f"cannot be reached ({type(error).__name__})") from None
         if not answer.is_success:
             raise _refusal(answer.status_code, text)
@@ -112,10 +114,18 @@ async def _read(answer: httpx.Response) -> bytes:
     raise CloudflareError(f"an answer is longer than {MOST_BYTES} bytes")
 
 
+def read(decode: Callable[[bytes], T], answer: bytes) -> T:
+    """A good answer; raises CloudflareError."""
+    try:
+        return decode(answer)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise CloudflareError(f"gave an answer that cannot be read: {error}", 200) from None
+
+
 def _refusal(status: int, text: bytes) -> CloudflareError:
     try:
-        problem = _problem.decode(text)
-    except msgspec.DecodeError:
+        problem = read(_decode_problem, text)
+    except CloudflareError:
         problem = Problem()
     said = problem.said()
     what = "refuses the secret" if status in (401, 403) else "refuses"

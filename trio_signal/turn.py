@@ -13,7 +13,7 @@ import msgspec
 import trio
 from msgspec import Struct
 
-from trio_signal.cloudflare import CloudflareError, open_cloudflare
+from trio_signal.cloudflare import CloudflareError, open_cloudflare, read
 from trio_signal.metrics import Metrics
 
 logger = logging.getLogger(__name__)
@@ -126,10 +126,7 @@ class HostedTurn:
 
 def read_issued(answer: bytes, until: float) -> Issued:
     """Read an answer; raises CloudflareError for one without credentials."""
-    try:
-        given = _decode(answer).iceServers
-    except msgspec.DecodeError as error:
-        raise CloudflareError(f"an answer that cannot be read: {error}") from None
+    given = read(_decode, answer).iceServers
     servers: list[dict[str, object]] = []
     found: Issued | None = None
     for server in given:
@@ -144,5 +141,5 @@ def read_issued(answer: bytes, until: float) -> Issued:
         servers.append({"urls": urls, **credentials})
         found = found or Issued((), urls, **credentials, until=until)
     if found is None:
-        raise CloudflareError("an answer without credentials")
+        raise CloudflareError("gave an answer without credentials")
     return found._replace(servers=tuple(servers))

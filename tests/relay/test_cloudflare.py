@@ -289,6 +289,7 @@ BAD: list[tuple[Reply | bytes, str]] = [
     ((302, None), "302"),
     (b"\x00", "cannot be read"),
     (b"[]", "cannot be read"),
+    (b'{"new": ' + b"[" * 100_000, "cannot be read"),
     (b'{"tracks": 7}', "cannot be read"),
     (b"{}", "gave no answer"),
     (b"", "gave no answer"),
@@ -361,6 +362,7 @@ async def test_a_silent_api_ends_nothing_that_is_there(
     [
         ("another", APP, "refuses the secret (401, unauthorized: Bad secret)"),
         ("", APP, "TRIO_SIGNAL_RELAY_TOKEN is not set"),
+        ("\N{BULLET}", APP, "cannot be reached (UnicodeEncodeError)"),
         (SECRET, "nope", "refuses (404, not_found: No such app)"),
     ],
 )

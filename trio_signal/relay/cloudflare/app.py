@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 import msgspec
 from msgspec import Struct
 
-from trio_signal.cloudflare import Cloudflare, CloudflareError, Problem
+from trio_signal.cloudflare import Cloudflare, CloudflareError, Problem, read
 from trio_signal.relay import RelayError
 
 _ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
@@ -132,10 +132,7 @@ class App:
         self, method: str, path: str, body: object = None, patience: float | None = None
     ) -> Answer:
         text = await self._api.ask(method, f"apps/{self._app_id}/{path}", body, patience)
-        try:
-            answer = _decode(text or b"{}")
-        except msgspec.DecodeError as error:
-            raise CloudflareError(f"gave an answer that cannot be read: {error}", 200) from None
+        answer = read(_decode, text or b"{}")
         if answer.errorCode:
             raise CloudflareError(f"refuses ({answer.said()})", 200, answer.errorCode)
         return answer
