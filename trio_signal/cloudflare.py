@@ -115,7 +115,7 @@ async def _read(answer: httpx.Response) -> bytes:
 
 
 def read(decode: Callable[[bytes], T], answer: bytes) -> T:
-    """A good answer; raises CloudflareError."""
+    """Decode a successful answer; raises CloudflareError."""
     try:
         return decode(answer)
     except (msgspec.DecodeError, RecursionError) as error:

@@ -261,7 +261,7 @@ class Publishers:
             command = GoLive(publisher.room_id, media_of(publisher.offer), exclusive=True)
             route = Route(publisher.node.name, publisher.ingest.feed, 1)
             self.hub.live.go(publisher, *found, command, route)
-            if publisher.refusal is not None:  # somebody was faster
+            if publisher.refusal is not None:  # another publisher was faster
                 publisher.close(_TAKEN)
 
     async def find(self, room_id: str, secret: str) -> Publisher | Elsewhere | None:

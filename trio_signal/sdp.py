@@ -16,7 +16,7 @@ from trio_signal.messages.identity import MediaType
 _UFRAG = re.compile(r"[A-Za-z0-9+/]{4,256}")
 _PASSWORD = re.compile(r"[A-Za-z0-9+/]{22,256}")
 _CANDIDATE = re.compile(r"candidate:[\x20-\x7e]{1,1000}")
-#: More than any publisher has; each is a message to the media server.
+#: The most candidates in a fragment; each one is a message to the media server.
 _MOST_CANDIDATES = 100
 _VERSION = re.compile(r"^(o=\S+ \S+ )(\d{1,19})( .*)$", re.MULTILINE)
 _RECEIVING = frozenset({"recvonly", "inactive"})

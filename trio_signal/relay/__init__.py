@@ -113,7 +113,7 @@ class Viewing(Leg):
     async def answer(self, sdp: str) -> None:
         """Pass on the viewer's answer to the last offer. Blocks for one request.
 
-        Raises RelayError, as when that was answered.
+        Raises RelayError, for example if that offer was answered already.
         """
 
 

@@ -85,7 +85,7 @@ class Broadcast:
 
     @property
     def is_on(self) -> bool:
-        """Whether its peer is still here and live with it."""
+        """Whether the peer is still here, and live with this broadcast."""
         room = self._parts.rooms.get(self.room.id)
         me = room.own.get(self.peer_id) if room is self.room else None
         return me is not None and me.live is not None and me.live.started_at == self.started_at
@@ -191,6 +191,7 @@ class Broadcast:
         self._start_over()
 
     def _start_over(self) -> None:
+        """Forget what was negotiated, and tell the broadcaster and the room."""
         self._ingest, self._session, self._offer = None, "", None
         self._set_route(None)
         self.counterpart.dismiss()
@@ -206,7 +207,7 @@ class Broadcast:
                 continue
             self._expect(Failure.LOST)
             await self._publish(node)
-            if self._why is None:  # another connection of the broadcaster's is to be published
+            if self._why is None:  # publish the broadcaster's new peer connection
                 self._set_route(None)
                 continue
             self._parts.count(self._why, "broadcast")

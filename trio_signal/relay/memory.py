@@ -144,7 +144,7 @@ class MemoryViewing(_MemoryLeg, Viewing):
         """View a feed, once `offer` is called."""
         super().__init__(server)
         self.feed = feed
-        #: There is no answer yet to the last offer.
+        #: Whether the last offer has no answer yet.
         self.is_offered = False
 
     async def offer(self) -> str:
@@ -168,7 +168,7 @@ class MemoryViewing(_MemoryLeg, Viewing):
             self.connect()
 
     def offer_again(self) -> None:
-        """The broadcaster's tracks have changed."""
+        """The broadcaster's tracks have changed: offer again."""
         self.is_offered = True
         self.happen(Offered(self.describe("offer", self.feed)))
 

@@ -263,7 +263,7 @@ class Relays:
     # The task
 
     async def run(self) -> NoReturn:
-        """Run the nodes, and bring about what should be; until cancelled."""
+        """Run the nodes, and bring about the required legs; until cancelled."""
         with ExitStack() as stack:
             stack.callback(self._forget)
             async with trio.open_nursery() as nursery:
@@ -281,14 +281,14 @@ class Relays:
                     now = trio.current_time()
                     if now >= tick:
                         tick = now + TICK
-                        # Also those that have gone, with all who were in them.
+                        # Also rooms that were dropped with everybody in them.
                         rooms = {*self._rooms, *self._viewers.rooms}
                         rooms.update(room_id for room_id, _ in self._broadcasts)
                         self._report(now)
                     self._look_at(rooms, now, nursery)
 
     def _forget(self) -> None:
-        """No task is left: nothing is relayed until it runs again."""
+        """All tasks have ended: nothing is relayed until `run` is called again."""
         self._nursery = None
         for broadcast in self._broadcasts.values():
             broadcast.room.relayed.pop(broadcast.peer_id, None)
@@ -296,7 +296,7 @@ class Relays:
         self._viewers.clear()
 
     def _look_at(self, ids: set[str], now: float, nursery: trio.Nursery) -> None:
-        """Begin and end what is to begin and end in these rooms."""
+        """Start and stop broadcasts and viewers of these rooms."""
         for key, broadcast in list(self._broadcasts.items()):
             if key[0] in ids and not broadcast.is_on:
                 del self._broadcasts[key]

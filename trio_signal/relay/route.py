@@ -28,7 +28,7 @@ ON_DEMAND = frozenset({"live", "room"})
 #: In these dialects a signal is for a user: all peers of the user are served in the same way.
 _BY_USER = frozenset({"live", "room"})
 
-#: Characters of a candidate, and of what it names; and the sections of a description.
+#: The longest candidate, in characters, and the highest number of a media section.
 _LONGEST = 2048
 _Text = Annotated[str, Meta(max_length=_LONGEST)]
 
@@ -171,7 +171,7 @@ class Candidate(NamedTuple):
 
 
 class _Init(TypedDict, total=False):
-    """A candidate, as browsers write it; all else in it is dropped."""
+    """The browser's `RTCIceCandidateInit`; other fields are dropped."""
 
     candidate: _Text
     sdpMid: _Text | None
@@ -190,9 +190,9 @@ _read_said = msgspec.json.Decoder(_Said).decode
 
 
 def read_signal(kind: str, payload: Raw) -> Description | Candidate | None:
-    """What a client's signal says; None if that is nothing for a media server.
+    """Decode a client's signal; None if it is nothing for a media server.
 
-    A candidate takes no more memory than the longest of a browser, since they may have to wait.
+    The size of a candidate is limited, because candidates may have to wait.
     """
     try:
         if kind == "candidate":

@@ -63,7 +63,7 @@ class RelayedViewer:
         #: The scope of one attempt, and of the pause after it.
         self._try = trio.CancelScope()
         self._viewing: Viewing | None = None
-        #: What it is offered, whether it has to answer that, and its answer until that is taken.
+        #: The offer to the viewer, whether an answer is due, and the answer until it is processed.
         self._sdp = ""
         self._is_asked = False
         self._answer: Description | None = None
@@ -123,6 +123,7 @@ class RelayedViewer:
             await supervise("a relayed viewer", self._serve_again, self._forget)
 
     def _forget(self) -> None:
+        """The leg is over."""
         self._viewing, self.is_up = None, False
 
     async def _serve_again(self) -> None:
@@ -135,7 +136,7 @@ class RelayedViewer:
                 await self._serve()
             if trio.current_time() > began + _SETTLED or self._why is None:
                 tries = 0
-            if self._why is None:  # it wants another offer
+            if self._why is None:  # the viewer wants another offer
                 continue
             self._forget()
             self._parts.count(self._why, "viewer")
@@ -200,7 +201,7 @@ class RelayedViewer:
                 self._why = None  # another peer connection needs another leg
                 break
             elif not self._is_asked:
-                continue  # it was offered to twice, and answers both
+                continue  # the offer was repeated, and the viewer answers both
             elif not await self._hand_on(viewing, answer):
                 break
         over.cancel(reason="no answer that the leg could use")

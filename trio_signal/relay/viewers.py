@@ -46,7 +46,7 @@ class Viewers:
 
     @property
     def rooms(self) -> set[str]:
-        """Where they are, or were a moment ago."""
+        """The rooms of viewers with a leg, also rooms that were dropped."""
         return {room_id for room_id, _, _ in self._legs}
 
     def counts(self) -> Counter[str]:

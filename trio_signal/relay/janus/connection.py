@@ -37,9 +37,9 @@ logger = logging.getLogger(__name__)
 
 #: Seconds of silence after which Janus is probed.
 QUIET = 1.0
-#: Seconds of our own silence after which it is told that we are there: it forgets us after 60.
+#: Seconds without a request of ours after which we send one: Janus drops a session after 60.
 KEEPALIVE = 20.0
-#: Seconds between two looks whether it is silent.
+#: Seconds between two checks for silence.
 _LOOK = 0.25
 #: Seconds to send the last requests.
 _GOODBYE = 1.0
@@ -330,7 +330,7 @@ class Session:
             self._post(request)
 
     def _post(self, request: dict[str, Any]) -> str:
-        """Put a request into the queue; its transaction."""
+        """Queue a request; return its transaction."""
         self._told_at = trio.current_time()
         transaction = str(next(self._numbers))
         text = self._encode(request, transaction)
@@ -396,7 +396,7 @@ class Session:
             if asked is not None and self._heard_at > asked:
                 asked = None
             if asked is not None and now - before > 2 * _LOOK:
-                asked = now  # it was us who did not look
+                asked = now  # this task was late, not Janus
             is_due = now - self._heard_at >= QUIET or now - self._told_at >= KEEPALIVE
             if asked is None and is_due:
                 asked = now
