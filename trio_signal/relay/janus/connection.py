@@ -12,10 +12,9 @@ import logging
 import ssl
 from collections import deque
 from collections.abc import Callable, Iterable
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from itertools import count
-from types import TracebackType
-from typing import Any, Protocol, Self, cast
+from typing import Any, Protocol, cast
 
 import h11
 import msgspec
@@ -35,6 +34,8 @@ from trio_signal.relay.janus.words import Address, Message
 
 logger = logging.getLogger(__name__)
 
+#: Takes the answer to a request, or None if there will be none.
+Take = Callable[[Message | None], None]
 #: Seconds of silence after which Janus is probed.
 QUIET = 1.0
 #: Seconds without a request of ours after which we send one: Janus drops a session after 60.
@@ -68,36 +69,6 @@ class Owner(Protocol):
 
     def lost(self, reason: str) -> None:
         """The handle is gone, with all others of the session. Must not block."""
-
-
-class _Waiting:
-    """Waits for the answer to one request; ignores the answer if it is left early."""
-
-    def __init__(self, waiting: dict[str, Callable[[Message | None], None]], key: str) -> None:
-        self._waiting = waiting
-        self._key = key
-        self._answered = trio.Event()
-        self._answer: Message | None = None
-
-    def __enter__(self) -> Self:
-        self._waiting[self._key] = self._take
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._waiting.pop(self._key, None)
-
-    def _take(self, answer: Message | None) -> None:
-        self._answer = answer
-        self._answered.set()
-
-    async def wait(self) -> Message | None:
-        await self._answered.wait()
-        return self._answer
 
 
 class Handle:
@@ -192,7 +163,7 @@ class Session:
         #: The version that Janus reports.
         self.version = ""
         self._numbers = count(1)
-        self._waiting: dict[str, Callable[[Message | None], None]] = {}
+        self._waiting: dict[str, Take] = {}
         self.handles: dict[int, Handle] = {}
         #: A handle for requests that concern no leg, such as creating and removing rooms.
         self.control = Handle(self, self)
@@ -307,8 +278,16 @@ class Session:
         """
         if self.ended is not None:
             raise RelayError(self.ended)
-        with _Waiting(self._waiting, self._post(request)) as waiting:
-            answer = await waiting.wait()
+        answered, answers = trio.Event(), list[Message | None]()
+
+        def take(answer: Message | None) -> None:
+            answers.append(answer)
+            answered.set()
+
+        with ExitStack() as stack:
+            stack.callback(self._waiting.pop, self._post(request, take), None)
+            await answered.wait()
+        (answer,) = answers
         if answer is None:
             raise RelayError(self.ended or "the connection is lost")
         if answer.error is not None:
@@ -317,23 +296,25 @@ class Session:
             raise RefusedError(answer.room.error_code, answer.room.error)
         return answer
 
-    def call(self, take: Callable[[Message | None], None], request: dict[str, Any]) -> None:
+    def call(self, take: Take, request: dict[str, Any]) -> None:
         """Send a request; `take` receives the answer, or None if there will be none."""
         if self.ended is not None:
             take(None)
         else:
-            self._waiting[self._post(request)] = take
+            self._post(request, take)
 
     def tell(self, request: dict[str, Any]) -> None:
         """Send a request and ignore the answer; does nothing if the session is over."""
         if self.ended is None:
             self._post(request)
 
-    def _post(self, request: dict[str, Any]) -> str:
+    def _post(self, request: dict[str, Any], take: Take | None = None) -> str:
         """Queue a request; return its transaction."""
         self._told_at = trio.current_time()
         transaction = str(next(self._numbers))
         text = self._encode(request, transaction)
+        if take is not None:
+            self._waiting[transaction] = take
         self._unsent.append(text)
         self._unsent_bytes += len(text)
         self._filled.set()
