@@ -1,4 +1,4 @@
-"""The command line: `commands` has what can be typed, and a module each does the work."""
+"""The command line: `commands` defines the commands; one module each does the work."""
 
 from trio_signal.cli.commands import app
 

@@ -1,4 +1,4 @@
-"""The commands of the built-in login's users, as they are typed."""
+"""The `user` commands: users of the built-in login."""
 
 from typing import Annotated
 

@@ -1,4 +1,4 @@
-"""Announcing through a running server's REST."""
+"""Announce through the HTTP API of a running server."""
 
 import msgspec
 import typer
@@ -10,13 +10,13 @@ from trio_signal.environment import load_settings
 from trio_signal.messages.identity import Grants
 
 _PATH = "/api/creator/broadcast"
-#: Who announces, where no other token is given, and for how many seconds it may.
+#: The user who announces if no token is given, and the lifetime in seconds of its token.
 _OPERATOR = "operator"
 _TTL = 60.0
 
 
 def run(text: str | None, type_: str, url: str, token: str | None, as_json: bool) -> None:
-    """Announce a text, or take the last one away. Blocks."""
+    """Make an announcement, or end the active one. Blocks."""
     path, body = _PATH, {"message": text, "type": type_}
     if text is None:
         path, body = f"{_PATH}/clear", {}

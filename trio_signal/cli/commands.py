@@ -1,7 +1,7 @@
-"""The commands as they are typed, with their options.
+"""The commands and their options.
 
-The modules that do the work are imported when a command runs. So the help, the version and
-mistakes are printed at once. `tools.print_commands` makes docs/commands.md of this module.
+A command's module is imported only when it runs, so help, version and usage errors appear at once.
+`tools.print_commands` makes docs/commands.md from this module.
 """
 
 from pathlib import Path
@@ -44,7 +44,7 @@ app = typer.Typer(
     invoke_without_command=True,
     add_completion=False,
     rich_markup_mode=None,
-    # They would show the values of local variables, and one of these may be a password.
+    # These tracebacks would show local variables, and one of them may be a password.
     pretty_exceptions_enable=False,
     context_settings=_HELP,
 )

@@ -8,7 +8,7 @@ from trio_signal.store import upgrade
 
 
 def run() -> None:
-    """Make the tables, or bring them up to date. Blocks."""
+    """Create or upgrade the tables. Blocks."""
     with failing():
         changed = upgrade(load_settings().database_url.get_secret_value())
     typer.echo(

@@ -1,4 +1,4 @@
-"""Looking for what is wrong with a deployment."""
+"""Find mistakes in a deployment."""
 
 import os
 import sys
@@ -19,7 +19,7 @@ _MARKS = {"ok": ("ok", "green"), "warning": ("warning", "yellow"), "failed": ("F
 
 
 def run(url: str | None, as_json: bool) -> None:
-    """Print what is found; ends with 1 if something fails. Blocks for some seconds."""
+    """Print the findings; ends with 1 if a check fails. Blocks for some seconds."""
     findings = _find(url)
     failed = sum(finding.level == "failed" for finding in findings)
     if as_json:

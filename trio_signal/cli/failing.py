@@ -1,6 +1,6 @@
-"""How a command fails: with one line on standard error, and with 1.
+"""How a command fails: with one line on standard error, and exit code 1.
 
-With 2, if what is wrong is what was typed or set.
+Usage and settings errors exit with 2.
 """
 
 import sys
@@ -12,14 +12,14 @@ import typer
 
 
 def fail(message: str, code: int = 1) -> NoReturn:
-    """End the command. Texts of others cannot do anything to a terminal."""
+    """End the command. Control characters in the message are removed."""
     sys.stderr.write(f"trio-signal: {printable(message.strip())}\n")
     raise typer.Exit(code)
 
 
 @contextmanager
 def failing() -> Iterator[None]:
-    """What is wrong with a setting, a file or the database ends the command."""
+    """End the command if a setting, a file or the database is wrong."""
     from trio_signal.errors import ConfigError, SettingError, StoreError
 
     try:
@@ -29,7 +29,7 @@ def failing() -> Iterator[None]:
 
 
 def first_of(errors: BaseExceptionGroup[BaseException]) -> BaseException:
-    """One error of a group, however deep it is."""
+    """The first error of a group, at any depth."""
     error: BaseException = errors
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
@@ -37,12 +37,12 @@ def first_of(errors: BaseExceptionGroup[BaseException]) -> BaseException:
 
 
 def reason(error: BaseException) -> str:
-    """What to say of an error: of one of the system, what it is about, and its words."""
+    """The text of an error; for errors of the system, the object and the system's text."""
     if not isinstance(error, OSError) or error.strerror is None:
         return str(error)
     return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
 
 
 def printable(text: str) -> str:
-    """A text without what steers a terminal."""
+    """A text without control characters."""
     return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)

@@ -1,4 +1,4 @@
-"""A receiver of webhooks for trying out: it checks signatures, and prints."""
+"""A test receiver of webhooks: it checks signatures, and prints the events."""
 
 import json
 import sys
@@ -13,13 +13,13 @@ from trio_signal.cli.failing import fail, failing
 from trio_signal.environment import load_settings
 from trio_signal.hooks import SignatureError
 
-#: Bytes of a webhook at most, and seconds for it to come.
+#: Most bytes of a webhook, and seconds for it to arrive.
 _MOST = 1 << 20
 _PATIENCE = 30.0
 
 
 def listen(host: str, port: int, secret: str | None, *, as_json: bool) -> None:
-    """Print each webhook that comes, and answer 204; 401 to what is not signed. Until SIGINT."""
+    """Print each webhook and answer 204; 401 without a valid signature. Until SIGINT."""
     if secret is None:
         with failing():
             secrets = list(load_settings().secrets_by_key.values())
@@ -48,7 +48,7 @@ async def _serve(tell: "partial[int]", stream: trio.SocketStream) -> None:
             while True:
                 with trio.fail_after(_PATIENCE):
                     await _answer(connection, stream, tell)
-                connection.start_next_cycle()  # or it raises, since the client wants no other
+                connection.start_next_cycle()  # raises if the client closes the connection
         except (trio.BrokenResourceError, trio.TooSlowError, h11.ProtocolError):
             return
 

@@ -1,7 +1,7 @@
-"""Load on a running server: what it carries, and how long that takes.
+"""Load on a running server: whether a deployment carries a given load, and how fast.
 
-The clients are our Python client in one process, which ends up as busy as the server long before
-a server is at its limit: to see whether a deployment does what one needs, not what it can do.
+All clients are in one process, which becomes busy long before a server is at its limit. So this
+shows whether a deployment is good enough, not what it could do at most.
 """
 
 import math
@@ -22,40 +22,40 @@ from trio_signal.cli.stopping import until_stopped
 from trio_signal.client import Client, Message, StateChanged, open_client
 from trio_signal.errors import TrioSignalError
 
-#: Seconds for what is on its way when the last message was due; what is not there then is lost.
+#: Seconds to wait after the last message was due; messages not received by then are lost.
 _LAST = 5.0
-#: How often a second the progress is shown.
+#: Updates of the progress per second.
 _SHOWN = 10
 
 
 class Load(Struct, frozen=True):
-    """What is asked of the server."""
+    """The load to create."""
 
     url: str
     token: str | None
     pairs: int
-    #: Messages a second of each pair.
+    #: Messages per second of each pair.
     rate: float
     seconds: float
-    #: Bytes of a message's payload, about.
+    #: Approximate bytes of a message's payload.
     size: int
 
     @property
     def messages(self) -> int:
-        """How many one pair sends."""
+        """How many messages one pair sends."""
         return max(1, round(self.rate * self.seconds))
 
     @property
     def total(self) -> int:
-        """How many all pairs send."""
+        """How many messages all pairs send."""
         return self.pairs * self.messages
 
 
 class Report(Struct):
-    """What came of it. Latencies are in milliseconds, from when a message was due."""
+    """The result. Latencies are in milliseconds, from when a message was due."""
 
     pairs: int
-    #: Seconds until all were in their rooms.
+    #: Seconds until all clients were in their rooms.
     connecting: float
     sent: int
     received: int
@@ -69,7 +69,7 @@ class Report(Struct):
 
 
 class _Measured:
-    """What the pairs have seen so far."""
+    """The measurements so far."""
 
     def __init__(self) -> None:
         self.sent = 0
@@ -95,14 +95,14 @@ class _Measured:
 
 
 def percentile(ascending: list[float], part: float) -> float:
-    """The value that this part of all are not above, seconds as milliseconds; 0 of none."""
+    """The value below which this part of all values is, in milliseconds; 0 without values."""
     if not ascending:
         return 0.0
     return round(ascending[math.ceil(part * len(ascending)) - 1] * 1000, 2)
 
 
 def run(load: Load, as_json: bool) -> None:
-    """Load the server, and print what came of it; ends with 1 if something did not arrive."""
+    """Load the server, and print the result; ends with 1 if a message did not arrive."""
     try:
         report = trio.run(_measure_until_stopped, load)
     except* TrioSignalError as errors:
@@ -163,7 +163,7 @@ async def _measure(load: Load) -> Report:
 async def _connect(
     load: Load, clients: AsyncExitStack, progress: Progress
 ) -> list[tuple[Client, Client]]:
-    """One after the other; all stay until `clients` is closed."""
+    """Connect one client after the other; all stay until `clients` is closed."""
     bar = progress.add_task("connecting", total=load.pairs)
     prefix = f"bench-{uuid4().hex[:8]}"
     pairs = []
@@ -186,7 +186,8 @@ async def _show(progress: Progress, measured: _Measured, total: int) -> None:
 async def _run_pair(load: Load, measured: _Measured, speaker: Client, listener: Client) -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_overhear, measured, speaker)
-        # Also for who speaks: while the server is away, a client waits for as long as it takes.
+        # The deadline includes the sender, because a client waits for as long as the server is
+        # away.
         nursery.cancel_scope.deadline = measured.began + load.messages / load.rate + _LAST
         nursery.start_soon(_listen, load, measured, listener, nursery.cancel_scope)
         await _speak(load, measured, speaker, listener.id)
@@ -204,7 +205,7 @@ async def _speak(load: Load, measured: _Measured, speaker: Client, to: str) -> N
 async def _listen(
     load: Load, measured: _Measured, listener: Client, scope: trio.CancelScope
 ) -> None:
-    """Take what comes; when all has come, the pair is done."""
+    """Receive messages; the pair is done when all have arrived."""
     missing = load.messages
     async for event in listener:
         match event:
@@ -219,6 +220,6 @@ async def _listen(
 
 
 async def _overhear(measured: _Measured, speaker: Client) -> None:
-    """A client whose events nobody takes would end."""
+    """Read the sender's events; a client whose events are not read ends."""
     async for event in speaker:
         measured.interruptions += isinstance(event, StateChanged) and event.state == "waiting"

@@ -1,4 +1,4 @@
-"""A running server, asked through its REST."""
+"""Requests to the HTTP API of a running server."""
 
 import ssl
 from collections.abc import Iterator
@@ -24,18 +24,18 @@ class _Refusal(Struct):
 
 
 def ask(url: str, token: str | None, type_: type[T], body: object = None) -> T:
-    """What the server answers: to a GET, or with a body to a POST. Blocks.
+    """Return the answer to a GET, or with a body to a POST. Blocks.
 
-    Ends the command if it refuses, or is not there.
+    Ends the command if the server refuses or cannot be reached.
     """
     return _read(url, _request(url, token, body), type_)
 
 
 def ask_pages(url: str, token: str | None, type_: type[T]) -> Iterator[T]:
-    """What it answers to a GET, and behind each `Link` to the next page. Blocks.
+    """Yield the answers to a GET and to each next page of its `Link` header. Blocks.
 
-    Ends the command as `ask` does, and where the link redirects to another server: that would get
-    the token.
+    Ends the command like `ask`, and also if a link leads to another server, which would get the
+    token.
     """
     seen = set[str]()
     while url not in seen:
@@ -63,7 +63,7 @@ def _request(url: str, token: str | None, body: object = None) -> httpx.Response
 
 
 def _explain(error: BaseException) -> str:
-    """Why there is no answer: the words of the system, where those of the library say less."""
+    """Why there is no answer: the system's text, if the library's text says less."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, ssl.SSLError):
@@ -71,7 +71,7 @@ def _explain(error: BaseException) -> str:
         if isinstance(cause, OSError) and cause.strerror:
             return cause.strerror
         cause = cause.__cause__ or cause.__context__
-    # What h11 says of bytes that begin no line, as a TLS alert (RFC 8446 section 6).
+    # h11's error for bytes that are not an HTTP line, such as a TLS alert (RFC 8446 section 6).
     if str(error) == "illegal request line":
         return "it does not speak http; try https"
     return str(error)

@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 
 def run(*, check: bool, share: bool, **options: object) -> None:
-    """Run the server, or only say whether it would start. Blocks until SIGTERM or SIGINT."""
+    """Run the server, or only check whether it would start. Blocks until SIGTERM or SIGINT."""
     with failing():
         settings = load_settings(**options)
         if share and settings.workers > 1:
@@ -56,7 +56,7 @@ def _warn_of_unknown(environment: Iterable[str]) -> None:
 
 
 async def _check(settings: Settings) -> None:
-    """Do what may fail at the start, without being a replica; raises what the start would."""
+    """Try everything that may fail at the start, without becoming a replica; raises its errors."""
     Store(settings.database_url.get_secret_value()).close()
     async with open_bus(settings) as (bus, _), open_auth(settings):
         if bus.board is not None and not bus.board.reachable:
@@ -72,12 +72,12 @@ async def _check(settings: Settings) -> None:
 
 
 async def _serve(settings: Settings, sharing: Sharing | None) -> None:
-    """Serve, and print where, until a signal comes; or until the parent goes, as a worker.
+    """Serve, and print the address, until a signal comes; a worker also ends with its parent.
 
-    A second SIGINT does not wait for what is on its way.
+    A second SIGINT skips the wait for open connections.
     """
     hurry = trio.Event()
-    # What is there again after the block: a late SIGTERM must not change the exit code.
+    # The old handler returns after the block; a late SIGTERM must not change the exit code.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with trio.open_nursery() as nursery:
@@ -104,7 +104,7 @@ def _say_where(host: str, port: int, sharing: Sharing | None) -> None:
 
 
 async def _until_stopped(signals: AsyncIterator[int], settings: Settings) -> int:
-    """Wait for a signal; whether it is SIGINT, as a number."""
+    """Wait for a signal; return whether it is SIGINT, as a number."""
     number = 0
     async with trio.open_nursery() as reasons:
         if settings.worker:
@@ -118,7 +118,7 @@ async def _until_stopped(signals: AsyncIterator[int], settings: Settings) -> int
 async def _until_interrupted(
     signals: AsyncIterator[int], times: int, hurry: trio.Event, nursery: trio.Nursery
 ) -> None:
-    """Stop at once when so many more SIGINTs have come; another SIGTERM changes nothing."""
+    """Stop at once after so many more SIGINTs; another SIGTERM changes nothing."""
     while times:
         times -= await anext(signals) == signal.SIGINT
     logger.warning("interrupted again: stopping at once")
@@ -127,9 +127,9 @@ async def _until_interrupted(
 
 
 def _tune_gc() -> None:
-    """Collect less often: nearly all that is made here is freed by its reference count.
+    """Collect garbage less often: reference counts free nearly all objects.
 
-    What was imported stays, so it need not be looked at again.
+    Imported objects stay, so the collector need not visit them again.
     """
     gc.collect()
     gc.freeze()
@@ -137,7 +137,7 @@ def _tune_gc() -> None:
 
 
 async def _until_parent_goes(scope: trio.CancelScope) -> None:
-    """A worker's standard input is a pipe that ends with its parent."""
+    """End with the parent: a worker's standard input is a pipe from it."""
     async with trio.lowlevel.FdStream(os.dup(sys.stdin.fileno())) as pipe:
         async for _ in pipe:
             pass

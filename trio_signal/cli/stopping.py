@@ -1,4 +1,4 @@
-"""How a command that takes its time is stopped."""
+"""How a long-running command is stopped."""
 
 import signal
 from collections.abc import AsyncIterator
@@ -9,7 +9,7 @@ import trio
 
 @asynccontextmanager
 async def until_stopped() -> AsyncIterator[None]:
-    """Cancel the block on Ctrl-C or SIGTERM, and go on behind it. For the main thread."""
+    """Cancel the block on Ctrl-C or SIGTERM, and continue after it. For the main thread."""
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_cancel, nursery.cancel_scope, signals)

@@ -23,12 +23,12 @@ def make_grants(
     team_of: str | None,
     admin: bool,
 ) -> Grants:
-    """What a user may do, as it is typed."""
+    """Make grants from the options of a command."""
     return Grants(tuple(rooms or ("*",)), not no_publish, moderator, creator, team_of, admin)
 
 
 def print_token(sub: str, name: str | None, grants: Grants, ttl: float) -> None:
-    """Print a token that is good for `ttl` seconds, signed with the configured secret."""
+    """Print a token that is valid for `ttl` seconds, signed with the configured secret."""
     if not 0 < len(sub) <= MAX_ID:
         raise typer.BadParameter(f"--sub must have 1 to {MAX_ID} characters, not {len(sub)}")
     with failing():
@@ -37,7 +37,7 @@ def print_token(sub: str, name: str | None, grants: Grants, ttl: float) -> None:
 
 
 def add_user(user_id: str, name: str | None, grants: Grants) -> None:
-    """Add a user, or replace one. The password is asked for, or read from standard input."""
+    """Add or replace a user. Asks for the password, or reads it from standard input."""
     if not is_user_id(user_id):
         raise typer.BadParameter(
             f"USER_ID must have 1 to {MAX_ID} visible characters, not {user_id!r}"
@@ -51,7 +51,7 @@ def add_user(user_id: str, name: str | None, grants: Grants) -> None:
 
 
 def remove_user(user_id: str) -> None:
-    """Remove a user. Tokens that it has are good until they run out."""
+    """Remove a user. Existing tokens stay valid until they expire."""
     path = _users_file()
     with failing():
         users = read_users(path)
@@ -61,7 +61,7 @@ def remove_user(user_id: str) -> None:
 
 
 def list_users(as_json: bool) -> None:
-    """Print the users and what they may."""
+    """Print the users and their grants."""
     with failing():
         users = read_users(_users_file())
     rows = [
@@ -76,7 +76,7 @@ def list_users(as_json: bool) -> None:
 
 
 def _words(row: dict[str, object]) -> list[str]:
-    """One line of the list: who it is, and what differs from what everybody may."""
+    """One line of the list: the user, and the grants that differ from the default."""
     defaults = asdict(Grants())
     words = [str(row["user_id"]), *([f"({row['name']})"] if row["name"] else [])]
     for grant, usual in defaults.items():

@@ -1,4 +1,4 @@
-"""What was typed wrong, in one plain sentence; and what options may be."""
+"""Usage errors in one plain sentence, and the types of options."""
 
 import re
 import sys
@@ -20,10 +20,10 @@ _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 class Command(TyperCommand):
-    """A command; what it does not take is told by us."""
+    """A command that reports unexpected arguments in our words."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Read what was typed; raises what is to be told."""
+        """Parse the command line; raises usage errors."""
         ctx.allow_extra_args = True
         rest = _parse(super().parse_args, ctx, args)
         if rest:
@@ -34,10 +34,10 @@ class Command(TyperCommand):
 
 
 class Commands(TyperGroup):
-    """A group of commands. What was typed wrong is told in one sentence, and ends with 2."""
+    """A group of commands. Usage errors are one sentence, and exit with 2."""
 
     def main(self, *args: Any, **options: Any) -> Any:
-        """Run what was typed, and end the process."""
+        """Run the command line, and end the process."""
         try:
             code = super().main(*args, **{**options, "standalone_mode": False})
         except typer.Abort:
@@ -49,7 +49,7 @@ class Commands(TyperGroup):
         sys.exit(code)
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Read what was typed; raises what is to be told."""
+        """Parse the command line; raises usage errors."""
         return _parse(super().parse_args, ctx, args)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
@@ -65,13 +65,13 @@ class Commands(TyperGroup):
 
 
 def examples(*commands: str) -> str:
-    """The end of a command's help: one example a line, which is not wrapped."""
+    """The end of a command's help: one example per line, without wrapping."""
     lines = "".join(f"\n  trio-signal {each}" for each in commands)
     return f"\b\n{'Examples' if len(commands) > 1 else 'Example'}:{lines}"
 
 
 def need_command(context: typer.Context) -> None:
-    """Print the help, and end with 2, if no command was typed."""
+    """Print the help, and exit with 2, if there is no command."""
     if context.invoked_subcommand is None:
         typer.echo(context.get_help(), err=True)
         raise typer.Exit(2)
@@ -80,7 +80,7 @@ def need_command(context: typer.Context) -> None:
 def _parse(
     parse: Callable[[Any, list[str]], list[str]], context: Any, args: list[str]
 ) -> list[str]:
-    """Of some errors the library does not say in which command they are."""
+    """Add the command to errors for which the library leaves it out."""
     try:
         return parse(context, args)
     except TyperException as error:
@@ -90,7 +90,7 @@ def _parse(
 
 
 def _path(context: Any) -> str:
-    """The command as it was typed, as `user add`; nothing for the program itself."""
+    """The command as it was typed, such as `user add`; empty for the program itself."""
     return str(context.command_path).partition(" ")[2]
 
 
@@ -101,7 +101,7 @@ def _advice(context: Any, nearest: Sequence[str] | None, before: str = "") -> st
 
 
 def _sentence(error: Any) -> str:
-    """What the library found, in our words."""
+    """The library's error in our words."""
     option, param = getattr(error, "option_name", None), getattr(error, "param", None)
     if option is not None:
         return _about_option(option, error.ctx, getattr(error, "possibilities", None))
@@ -123,7 +123,7 @@ def _about_option(option: str, context: Any, nearest: Sequence[str] | None) -> s
 
 
 def _called(param: Any, context: Any = None) -> str:
-    """The argument or option; or the variable, if that is where its value comes from."""
+    """The argument or option; or the variable, if its value comes from there."""
     if param.param_type_name == "argument":
         return str(param.metavar or param.name.upper())
     source = context and context.get_parameter_source(param.name)
@@ -131,21 +131,21 @@ def _called(param: Any, context: Any = None) -> str:
 
 
 def _words(param: Any) -> str:
-    """What a parameter is for, as its help says it."""
+    """The description of a parameter, from its help."""
     words = re.split(r"\. |  \[", str(param.help or ""))[0].rstrip(".")
     return words[:1].lower() + words[1:]
 
 
-# What options may be
+# Types of options
 
 
 def refuse(must: str, value: object) -> typer.BadParameter:
-    """What is to be raised for a value that is not allowed."""
+    """The error for a value that is not allowed."""
     return typer.BadParameter(f"must be {must}, not {value!r}")
 
 
 def whole(low: int, high: int) -> Callable[[str | int], int]:
-    """Reads a whole number from `low` to `high`."""
+    """A parser for whole numbers from `low` to `high`."""
 
     def read(text: str | int) -> int:
         digits = str(text)
@@ -158,7 +158,7 @@ def whole(low: int, high: int) -> Callable[[str | int], int]:
 
 
 def number(low: float, high: float) -> Callable[[str | float], float]:
-    """Reads a number from `low` to `high`."""
+    """A parser for numbers from `low` to `high`."""
 
     def read(text: str | float) -> float:
         try:
@@ -173,7 +173,7 @@ def number(low: float, high: float) -> Callable[[str | float], float]:
 
 
 def one_of(*words: str) -> Callable[[str], str]:
-    """Reads one of these words."""
+    """A parser for one of these words."""
 
     def read(text: str) -> str:
         if text not in words:
@@ -184,7 +184,7 @@ def one_of(*words: str) -> Callable[[str], str]:
 
 
 def duration(text: str) -> int:
-    """Reads `90s`, `15m`, `1h` or `7d`, as seconds."""
+    """Parse `90s`, `15m`, `1h` or `7d` to seconds."""
     digits, unit = text[:-1], text[-1:]
     if unit not in _UNITS or not digits.isascii() or not digits.isdecimal() or not int(digits):
         raise refuse("a time, as 90s, 15m, 1h or 7d", text)
@@ -192,10 +192,10 @@ def duration(text: str) -> int:
 
 
 def server_url(text: str) -> str:
-    """Reads a server's address, and gives it as `http` or `https`, without a slash at its end.
+    """Parse a server's address; return it with `http` or `https`, without a trailing slash.
 
-    `ws` and `wss` are the same. Without a scheme it is `http` on this machine, and `https`
-    elsewhere: a token goes along.
+    `ws` and `wss` are converted. Without a scheme it is `http` for this machine, and `https` for
+    others, as a token may be sent.
     """
     url = text.strip()
     try:

@@ -1,4 +1,4 @@
-"""A running server seen from outside: its rooms, and what happens in one of them."""
+"""A running server seen from outside: its rooms, and the events in one room."""
 
 import os
 import sys
@@ -38,7 +38,7 @@ from trio_signal.client import (
 from trio_signal.clock import utc_now
 from trio_signal.errors import TrioSignalError
 
-#: How much of a payload is shown on a line.
+#: Characters of a payload on a line.
 _SHOWN = 200
 
 
@@ -55,7 +55,7 @@ class Room(Struct):
 
 
 def rooms(url: str, token: str | None, as_json: bool) -> None:
-    """List the rooms in which somebody is. Blocks."""
+    """List the rooms that have peers. Blocks."""
     found = [room for page in ask_pages(f"{url}/rooms", token, list[Room]) for room in page]
     if as_json:
         _write(msgspec.json.encode(found).decode())
@@ -80,11 +80,11 @@ def _title(room: Room) -> str:
 
 
 def tail(url: str, room: str, token: str | None, username: str, as_json: bool) -> None:
-    """Join a room, and print what happens in it as it happens, until Ctrl-C. Blocks."""
+    """Join a room, and print its events until Ctrl-C. Blocks."""
     try:
         trio.run(_tail, url, room, token, username, as_json)
     except* BrokenPipeError:
-        # Whoever read has enough, and Python would complain once more when it ends.
+        # The reader of the pipe has closed it; without this, Python would complain at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except* TrioSignalError as errors:
         fail(f"{url}: {first_of(errors)}")
@@ -104,7 +104,7 @@ def _as_json(event: Event) -> str:
 
 
 def line(event: Event, at: datetime) -> Text:
-    """An event in words, for people; names and data of others cannot do anything to a terminal."""
+    """An event as text for people; control characters in names and data are removed."""
     word, style, words = _describe(event)
     text = Text.assemble((f"{at:%H:%M:%S}", "dim"), "  ", (word, style))
     if words:
@@ -164,7 +164,7 @@ def _short(payload: object) -> str:
 
 
 def _render(shown: Text | Table) -> str:
-    """As much colour as standard output takes; long lines stay lines."""
+    """Render with the colours of standard output; long lines are not wrapped."""
     console = Console(highlight=False, soft_wrap=True)
     with console.capture() as captured:
         console.print(shown, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""The commands of webhooks as they are typed."""
+"""The `webhooks` commands."""
 
 from typing import Annotated
 

@@ -1,6 +1,6 @@
-"""The wire dialects: the table of them, and which one a request asks for.
+"""The wire dialects: their table, and the choice of one for a request.
 
-A further dialect is a module like the others and a line in `DIALECTS`.
+To add a dialect, add a module and a line in `DIALECTS`.
 """
 
 from collections.abc import Iterable
@@ -33,13 +33,13 @@ DIALECTS: dict[str, type[Dialect]] = {
 
 
 def dialect_at(target: str, enabled: Iterable[str]) -> Dialect | None:
-    """A new dialect for a connection to this request target; None if there is none.
+    """Make the dialect for a connection to this request target; None if there is none.
 
-    Raises IdTooLongError for ids that nobody could use.
+    Raises IdTooLongError for ids that are too long.
     """
     try:
         url = urlsplit(target)
-    except ValueError:  # as of `//[`
+    except ValueError:  # such as `//[`
         return None
     path = [unquote(segment) for segment in url.path.strip("/").split("/")]
     query = dict(parse_qsl(url.query, keep_blank_values=True))

@@ -1,6 +1,6 @@
 """Dialect `announce`: banners from creators to every user.
 
-One user may have many connections. See docs/protocols/announce.md.
+A user may have many connections. See docs/protocols/announce.md.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -34,10 +34,10 @@ from trio_signal.messages.events import (
 )
 from trio_signal.messages.identity import Announcement, Identity, ServerInfo
 
-#: Seconds in which a client says nothing, until it is sent `ping`.
+#: Seconds of silence after which a client is sent `ping`.
 IDLE = 30.0
 
-# What clients say, besides the bare texts `ping` and `pong`
+# Messages from clients, besides the bare texts `ping` and `pong`
 
 
 class GetActiveBroadcast(Struct, tag="get_active_broadcast"):
@@ -52,7 +52,7 @@ class AcknowledgeBroadcast(Struct, tag="acknowledge_broadcast"):
 
 _reader = Reader((GetActiveBroadcast, AcknowledgeBroadcast))
 
-# What we say, besides the same bare texts
+# Messages to clients, besides the same bare texts
 
 
 class Broadcast(Struct):
@@ -118,69 +118,69 @@ class AnnounceDialect(Dialect):
     announces = True
 
     def __init__(self, user_id: str | None) -> None:
-        """Take who the client says it is."""
+        """Take the user id that the client claims."""
         super().__init__()
         self._user_id = user_id
         self._is_known = False
 
     @classmethod
     def routes(cls) -> Sequence[Route]:
-        """Its HTTP calls: for creators, and for users without a WebSocket."""
+        """HTTP routes for creators, and for users without a WebSocket."""
         from trio_signal.dialects.rest import announcements
 
         return announcements.ROUTES
 
     @staticmethod
     def problem(status: int, detail: str) -> object:
-        """An error as the clients of these calls read it."""
+        """An error in the format of these routes' clients."""
         from trio_signal.dialects.rest.announcements import problem
 
         return problem(status, detail)
 
     @classmethod
     def at(cls, path: Sequence[str], query: Mapping[str, str]) -> Self | None:
-        """The dialect of `/api/creator/broadcast/ws`, if this is the path."""
+        """A dialect for `/api/creator/broadcast/ws`; None for other paths."""
         match path:
             case ["api", "creator", "broadcast", "ws"]:
                 return cls(query.get("user_id") or None)
         return None
 
     def opened(self, peer_id: str) -> Iterable[Action]:
-        """Who it is stands in the query, or in the token."""
+        """Authenticate with the query or the token."""
         return [Authenticate(self._user_id or "", claimed=self._user_id)]
 
     def authenticated(self, identity: Identity, server: ServerInfo, now: str) -> Iterable[Action]:
-        """From here on it hears what is announced; and what was announced before."""
+        """Subscribe to announcements, and request the active one."""
         if not identity.user_id:
             return [_NOBODY]
         self._is_known = True
         return [HearAnnouncements(), _CONNECTED, _IDLE_PING, AskAnnouncement()]
 
     def authentication_failed(self, error: AuthenticationError) -> Close:
-        """Clients know one reason; ours are for those who look."""
+        """Close with the one reason that clients know, and with our own as a detail."""
         if isinstance(error, IdentityMismatchError):
             return Close(CloseCode.POLICY, "Identity mismatch")
         return Close(CloseCode.POLICY, str(error)) if self._is_known else _NOBODY
 
     def received(self, text: bytes, now: str) -> Iterable[Action]:
-        """Also the bare words, which are no JSON."""
+        """Handle the bare texts, which are not JSON; pass on the others."""
         if text in (b"ping", b"pong"):
             self.received_type = text.decode()
             return [Send(b"pong")] if text == b"ping" else []
         return super().received(text, now)
 
     def unreadable(self, text: bytes, error: UnreadableError) -> Iterable[Action]:
-        """What is no message is ignored."""
+        """Ignore unreadable messages."""
         return []
 
     def commands(self, message: Any, now: str) -> Iterable[Action]:
-        """The client's message as commands."""
+        """Translate the client's message."""
         if isinstance(message, AcknowledgeBroadcast):
             return [Acknowledge(message.broadcast_id)]
         return [AskAnnouncement()]
 
     def answered(self, answer: Answer) -> Iterable[Send | Close]:
-        """What is to be shown."""
+        """Send the announcement to show."""
         match answer:
             case ActiveAnnouncement(announcement=announcement):
                 broadcast = _broadcast(announcement, announcement.created_by)
@@ -189,7 +189,7 @@ class AnnounceDialect(Dialect):
 
     @staticmethod
     def tell(event: Event) -> Iterable[Notice]:
-        """What was announced; who else is connected is nobody's business."""
+        """Send announcements; members of rooms are not shown."""
         match event:
             case Announced(announcement=announcement):
                 broadcast = _broadcast(announcement, announcement.created_by_name)

@@ -1,4 +1,4 @@
-"""What the core asks of a dialect."""
+"""The interface of a dialect."""
 
 import re
 from abc import ABC, abstractmethod
@@ -25,55 +25,55 @@ class Dialect(ABC):
     __slots__ = ("received_type",)
 
     name: ClassVar[str]
-    #: Where it is spoken, as `/ws/{room_id}`, and what may be in the query. Of several dialects
-    #: whose `at` takes a path, the first in the table has it.
+    #: The path, such as `/ws/{room_id}`, and the allowed query parameters. If several dialects
+    #: accept a path in `at`, the first in the table gets it.
     address: ClassVar[str]
     query: ClassVar[tuple[str, ...]] = ("token",)
-    #: Reads what clients say. The other public structs of the module are what they are told.
+    #: Decodes clients' messages. The module's other public structs are messages to clients.
     reader: ClassVar[Reader]
     #: Messages in both directions, as examples in /asyncapi.json.
     samples: ClassVar[tuple[Struct, ...]] = ()
-    #: What clients may say besides, as it is: texts that are no JSON.
+    #: Bare texts that clients may send, which are not JSON.
     words: ClassVar[frozenset[str]] = frozenset()
-    #: Whether it asks its clients who they are; else they say so in the handshake.
+    #: Whether clients authenticate in a message; otherwise they do in the handshake.
     asks_who: ClassVar[bool] = False
-    #: Below it are HTTP calls whose clients do not say who they are: in open mode a cookie tells
-    #: them the `user_id` in the handshake's query. None if there are no such calls.
+    #: Path prefix of HTTP calls whose clients send no identity: in open mode, a cookie from the
+    #: handshake carries its `user_id`. None if there are no such calls.
     cookie_path: ClassVar[str | None] = None
-    #: All errors of HTTP calls whose paths begin so are told as `problem` does.
+    #: Path prefix of HTTP calls whose errors `problem` formats.
     http_prefix: ClassVar[str | None] = None
-    #: What `GET /` answers to those who ask for JSON, if its clients do.
+    #: The JSON answer of `GET /`, if clients request it.
     card: ClassVar[Struct | None] = None
-    #: Whether it needs announcements, and so their database.
+    #: Whether the dialect needs announcements and their database.
     announces: ClassVar[bool] = False
-    #: Whether its clients may send a text as a binary frame, which ends the others' connections.
+    #: Whether clients may send texts as binary frames; in other dialects that closes the
+    #: connection.
     reads_binary: ClassVar[bool] = False
-    #: Whether its clients drop candidates that come before they have applied the description.
+    #: Whether clients drop candidates that come before they have applied the description.
     holds_candidates: ClassVar[bool] = False
 
-    #: The types of what clients are told that a session does not count: see `Resumption`.
+    #: Types of messages to clients that a session does not count: see `Resumption`.
     uncounted: ClassVar[frozenset[bytes]] = frozenset()
 
-    #: The types of what is for one client alone, and waits for it while a stand-in has its place.
+    #: Types of messages to a single client, which wait while a stand-in has its place.
     signals: ClassVar[frozenset[bytes]] = frozenset()
 
-    #: What its clients do not say by themselves when they come back after a restart: that they
-    #: broadcast, or that and the rooms in which they are.
+    #: What clients do not send again after a restart: that they broadcast, or that and their rooms.
     resumes: ClassVar[Resumes] = "nothing"
 
     def __init__(self) -> None:
-        """Begin a connection that has not said anything."""
-        #: The type of what `received` was given last; `OTHER` if it could not be read.
+        """Begin a connection without messages."""
+        #: The type of the last received message; `OTHER` if it is unknown or unreadable.
         self.received_type = OTHER
 
     @classmethod
     def sample_target(cls) -> str:
-        """A request target at which it is spoken, for whoever tries the server."""
+        """A request target of this dialect, for programs that test the server."""
         return re.sub(r"{\w+}", "sample", cls.address)
 
     @classmethod
     def routes(cls) -> Sequence[Route]:
-        """Its HTTP calls; there are none where it is switched off."""
+        """The dialect's HTTP routes, which are served only while it is enabled."""
         return ()
 
     @staticmethod
@@ -84,31 +84,31 @@ class Dialect(ABC):
     @classmethod
     @abstractmethod
     def at(cls, path: Sequence[str], query: Mapping[str, str]) -> Self | None:
-        """A dialect for a new connection to this path, if it is one of this dialect's."""
+        """A dialect for a new connection to this path; None if the path is not one of its own."""
 
     @classmethod
     def carried_on(cls, room_id: str) -> Self | None:
-        """A dialect for a session of another replica that goes on here; None if none can."""
+        """A dialect for a session that moves here from another replica; None if it cannot."""
         return None
 
     @abstractmethod
     def opened(self, peer_id: str) -> Iterable[Action]:
-        """The WebSocket is open; `peer_id` is new, and nobody can guess it."""
+        """The WebSocket is open; `peer_id` is new and cannot be guessed."""
 
     @abstractmethod
     def authenticated(self, identity: Identity, server: ServerInfo, now: str) -> Iterable[Action]:
-        """The connection's `Authenticate` was granted; `server` may be told from here on."""
+        """The connection's `Authenticate` was accepted; `server` may be shown to the client now."""
 
     def authentication_failed(self, error: AuthenticationError) -> Close:
-        """The connection's `Authenticate` was refused, or did not come in time."""
+        """The connection's `Authenticate` was refused, or came too late."""
         return Close(CloseCode.POLICY, str(error))
 
     def rejoin(self, room_ids: Sequence[str]) -> Iterable[Action]:
-        """The answer to `RejoinRooms`: where this user was a moment ago."""
+        """The answer to `RejoinRooms`: the rooms in which this user was a moment ago."""
         return []
 
     def received(self, text: bytes, now: str) -> Iterable[Action]:
-        """The client sent this at `now`; it is UTF-8, and of any content."""
+        """Process a text that the client sent at `now`: valid UTF-8, with any content."""
         try:
             message = self.reader.read(text)
         except UnreadableError as error:
@@ -119,21 +119,21 @@ class Dialect(ABC):
 
     @abstractmethod
     def commands(self, message: Any, now: str) -> Iterable[Action]:
-        """What the client wants with a message, which is one of the reader's structs."""
+        """Translate a message, which is one of the reader's structs."""
 
     @abstractmethod
     def unreadable(self, text: bytes, error: UnreadableError) -> Iterable[Action]:
-        """The client sent something that is no message of this dialect."""
+        """Process a text that is not a message of this dialect."""
 
     @abstractmethod
     def answered(self, answer: Answer) -> Iterable[Send | Close]:
-        """What became of the client's command."""
+        """Translate the outcome of the client's command."""
 
     @staticmethod
     @abstractmethod
     def tell(event: Event) -> Iterable[Notice]:
-        """A room's event, or an announcement's, in this dialect's words.
+        """Translate an event of a room or an announcement.
 
-        Called once an event, whatever the number of peers. A `Signalled` that
-        has a target goes to that peer, whatever the notice's audience.
+        Called once per event, whatever the number of peers. A `Signalled` with a target goes to
+        that peer, whatever the notice's audience.
         """

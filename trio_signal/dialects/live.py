@@ -1,7 +1,8 @@
 """Dialect `live`: who is live, in any number of rooms on one socket.
 
 Keyed by user. See docs/protocols/live.md.
-All of its words are in this module, and what each means: hence its length.
+
+This module has all messages and their meaning, hence its length.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -64,10 +65,10 @@ from trio_signal.messages.events import (
 )
 from trio_signal.messages.identity import Identity, MediaType, Member, ServerInfo, SignalKind
 
-#: How far from the middle of a map one can be, in whatever the application counts.
+#: The largest coordinate on a map, in the application's units.
 MAX_COORDINATE = 1e9
 
-# What clients say. A room id that is missing has an answer of its own.
+# Messages from clients. A missing room id has its own error.
 
 
 class JoinRoom(Struct, tag="join_room"):
@@ -172,7 +173,7 @@ _SIGNAL_TYPES: dict[SignalKind, str] = {
     "candidate": "live_ice",
 }
 
-# What we say
+# Messages to clients
 
 
 class Connected(Struct, tag="connected"):
@@ -326,31 +327,31 @@ class LiveDialect(Dialect):
     samples = (JoinRoom("lobby"), JoinedRoom("lobby", "lobby", ["ann"], "2026-11-20T10:46:00.543Z"))
 
     def __init__(self, query: Mapping[str, str]) -> None:
-        """Take who the client says it is."""
+        """Take the identity that the client claims."""
         super().__init__()
         self._query = query
 
     @classmethod
     def routes(cls) -> Sequence[Route]:
-        """Its HTTP calls: who is online."""
+        """HTTP routes for the users who are online."""
         from trio_signal.dialects.rest import online
 
         return online.ROUTES
 
     @classmethod
     def at(cls, path: Sequence[str], query: Mapping[str, str]) -> Self | None:
-        """The dialect of `/api/v1/ws/connect`, if this is that path."""
+        """A dialect for `/api/v1/ws/connect`; None for other paths."""
         if path != ["api", "v1", "ws", "connect"]:
             return None
         return cls(query)
 
     @classmethod
     def carried_on(cls, room_id: str) -> Self | None:
-        """That of a stand-in."""
+        """A dialect for a stand-in."""
         return cls({})
 
     def opened(self, peer_id: str) -> Iterable[Action]:
-        """Who it is stands in the query; who is nobody there is a guest."""
+        """Authenticate with the query; without an identity there, the client is a guest."""
         return [
             Authenticate(
                 user_id=self._query.get("user_id") or peer_id,
@@ -361,28 +362,28 @@ class LiveDialect(Dialect):
         ]
 
     def authenticated(self, identity: Identity, server: ServerInfo, now: str) -> Iterable[Action]:
-        """Greet, and put a user that was away for a moment into its rooms again."""
+        """Greet the user, and let it rejoin its rooms after a short interruption."""
         greeting = Connected(
             identity.user_id, identity.username or "", now, "Connected to live updates"
         )
         return [Send(encode(greeting)), Appear(), RejoinRooms()]
 
     def rejoin(self, room_ids: Sequence[str]) -> Iterable[Action]:
-        """The client does not join again by itself."""
+        """Join the rooms, as the client does not do so by itself."""
         return [Join(room_id) for room_id in room_ids]
 
     def authentication_failed(self, error: AuthenticationError) -> Close:
-        """The code that this dialect's clients know."""
+        """Close with the code that clients know."""
         if isinstance(error, IdentityMismatchError):
             return Close(CloseCode.POLICY, str(error))
         return Close(CloseCode.AUTHENTICATION_FAILED, "Authentication failed")
 
     def unreadable(self, text: bytes, error: UnreadableError) -> Iterable[Action]:
-        """The error says what is wrong."""
+        """Send an error that says what is wrong."""
         return [_error(_explain(error))]
 
     def commands(self, message: Any, now: str) -> Iterable[Action]:
-        """All but a ping and a place is about one room."""
+        """Translate a message; all but pings and locations concern one room."""
         if isinstance(message, Ping):
             return [Send(encode(Pong(now)))]
         if isinstance(message, UpdateLocation):
@@ -415,7 +416,7 @@ class LiveDialect(Dialect):
         return []
 
     def answered(self, answer: Answer) -> Iterable[Send | Close]:
-        """What became of the client's command."""
+        """Translate the outcome of the client's command."""
         match answer:
             case Entered(room_id=room_id, members=members, at=at):
                 users = dict.fromkeys(member.user_id for member in members)
@@ -454,7 +455,7 @@ class LiveDialect(Dialect):
 
     @staticmethod
     def tell(event: Event) -> Iterable[Notice]:
-        """A room's event; a user is told nothing of itself, in none of its tabs."""
+        """Translate a room's event; no tab of a user receives events about that user."""
         match event:
             case Signalled():
                 return _signalled(event)

@@ -1,7 +1,8 @@
 """Dialect `mesh`: authenticated rooms with targeted messages; the native protocol.
 
 Keyed by peer. See docs/protocols/mesh.md.
-All of its words are in this module, and what each means: hence its length.
+
+This module has all messages and their meaning, hence its length.
 """
 
 import re
@@ -62,11 +63,11 @@ from trio_signal.messages.events import (
 )
 from trio_signal.messages.identity import Identity, MediaType, Member, ServerInfo, SignalKind
 
-#: The version of this protocol, told in `auth_success`.
+#: The version of this protocol, sent in `auth_success`.
 PROTOCOL = 1
-#: Marks signals between a viewer and a media server; others may go between the same two peers.
+#: Marks signals between a viewer and a media server; the same two peers may exchange others.
 RELAY = "relay"
-#: How the types begin of what a session does not count.
+#: Types, or their prefixes, of messages that a session does not count.
 _UNCOUNTED = ("ping", "pong", "auth_", "token_", "resumed", "not_resumed")
 _CLIENT_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
@@ -76,7 +77,7 @@ Count = Annotated[int, Meta(ge=0)]
 Calls = Annotated[int, Meta(ge=0, le=200)]
 Milliseconds = Annotated[float, Meta(ge=0, le=60_000)]
 
-# What clients say
+# Messages from clients
 
 
 class AuthToken(Struct, tag="auth_token", rename={"client_id": "clientId"}):
@@ -91,7 +92,7 @@ class AuthToken(Struct, tag="auth_token", rename={"client_id": "clientId"}):
     relay: bool = False
 
     def __repr__(self) -> str:
-        """Without the token, which is a secret."""
+        """Hide the token, which is a secret."""
         return "AuthToken(...)"
 
 
@@ -181,7 +182,7 @@ _reader = Reader(
     )
 )
 
-# What we say
+# Messages to clients
 
 
 class AuthRequired(Struct, tag="auth_required"):
@@ -413,7 +414,7 @@ class MeshDialect(Dialect):
     )
 
     def __init__(self, room_id: str) -> None:
-        """Take the room; who the client is, it says in its first message."""
+        """Take the room; the client authenticates in its first message."""
         super().__init__()
         self._room_id = room_id
         self._peer_id = ""
@@ -423,14 +424,14 @@ class MeshDialect(Dialect):
 
     @classmethod
     def routes(cls) -> Sequence[Route]:
-        """Its HTTP calls: the list of rooms."""
+        """The HTTP route for the list of rooms."""
         from trio_signal.dialects.rest import rooms
 
         return rooms.MESH_ROUTES
 
     @classmethod
     def at(cls, path: Sequence[str], query: Mapping[str, str]) -> Self | None:
-        """The dialect of `/ws/{room_id}`, if this is such a path."""
+        """A dialect for `/ws/{room_id}`; None for other paths."""
         match path:
             case ["ws", room_id]:
                 return cls(room_id)
@@ -438,26 +439,26 @@ class MeshDialect(Dialect):
 
     @classmethod
     def carried_on(cls, room_id: str) -> Self:
-        """One that has said all that comes before the room."""
+        """A dialect that is past the handshake."""
         return cls(room_id)
 
     def opened(self, peer_id: str) -> Iterable[Action]:
-        """Ask who it is."""
+        """Ask the client to authenticate."""
         self._peer_id = peer_id
         return [Send(encode(AuthRequired()))]
 
     def authenticated(self, identity: Identity, server: ServerInfo, now: str) -> Iterable[Action]:
-        """Enter the one room."""
+        """Join the one room."""
         self._identity = identity
         self._server = server
         relays = self._relays and server.relays
         return [Join(self._room_id, self._peer_id, reserve=True, relays=relays)]
 
     def unreadable(self, text: bytes, error: UnreadableError) -> Iterable[Action]:
-        """The error says what is wrong; as the first message it ends the connection."""
+        """Send an error that says what is wrong; as the first message it ends the connection."""
         if self._identity is not None:
             return [_explain(error, counted=not (error.type or "").startswith(_UNCOUNTED))]
-        if _is_about_token(error):  # it is no text, so it cannot be valid, in no mode
+        if _is_about_token(error):  # not a string, so invalid in every mode
             return [self.authentication_failed(AuthenticationError("Invalid token"))]
         return [self._not_authenticated()]
 
@@ -485,7 +486,7 @@ class MeshDialect(Dialect):
         return self.authentication_failed(AuthenticationError("Authentication required"))
 
     def commands(self, message: Any, now: str) -> Iterable[Action]:
-        """The first message says who the client is."""
+        """Translate a message; the first one authenticates the client."""
         if self._identity is None:
             return [self._authenticate(message)]
         match message:
@@ -524,7 +525,7 @@ class MeshDialect(Dialect):
         return Signal(self._room_id, kind, payload, To.PEER if to else To.OTHERS, to or "", mark)
 
     def answered(self, answer: Answer) -> Iterable[Send | Close]:
-        """What became of the client's command."""
+        """Translate the outcome of the client's command."""
         match answer:
             case Entered():
                 return self._entered(answer)
@@ -536,7 +537,7 @@ class MeshDialect(Dialect):
                 return [Send(encode(error))]
             case Refused(command=Join(), reason=reason):
                 return [_join_refused(reason)]
-            case LiveNow(me=me) if me.relays:  # who is not told of by now is not relayed
+            case LiveNow(me=me) if me.relays:  # viewers announced later are direct
                 return [Send(encode(Relay([])))]
             case RelayAsked(relay=relay, viewers=viewers):
                 return [Send(encode(Relay([m.peer_id for m in viewers], relay.peer_id)))]
@@ -592,7 +593,7 @@ class MeshDialect(Dialect):
 
     @staticmethod
     def tell(event: Event) -> Iterable[Notice]:
-        """A room's event."""
+        """Translate a room's event."""
         match event:
             case Signalled():
                 struct = _SIGNALS.get(event.kind)
@@ -641,7 +642,7 @@ def _report(quality: Quality) -> ReportQuality:
 
 
 def _is_about_token(error: UnreadableError) -> bool:
-    """Whether it is only the token of an `auth_token` that is of a wrong type."""
+    """Whether the only error is the type of `token` in an `auth_token`."""
     return error.type == "auth_token" and str(error).endswith("`$.token`")
 
 
@@ -666,6 +667,6 @@ def _join_refused(reason: Refusal) -> Close:
 
 
 def _moved(event: Joined | Left) -> tuple[str, str, str, str, int]:
-    """The fields of who came or went: the room, the peer twice, its name, how many are there."""
+    """The common fields of joining and leaving: room, peer (twice), name, number of peers."""
     member = event.member
     return event.room_id, member.peer_id, member.peer_id, member.username, event.peers

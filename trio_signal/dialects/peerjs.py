@@ -1,7 +1,7 @@
-"""Dialect `peerjs`: peers that know each other's ids, as the npm package of that name.
+"""Dialect `peerjs`: peers that know each other's ids, as in the npm package of that name.
 
-There are no rooms, and a peer is told nothing of another that it has not talked to.
-See docs/protocols/peerjs.md.
+There are no rooms, and a peer learns nothing about peers that it has not talked to. See
+docs/protocols/peerjs.md.
 """
 
 import re
@@ -40,7 +40,7 @@ from trio_signal.names import MAX_ID
 
 _ID = re.compile(r"[A-Za-z0-9]+([ _-][A-Za-z0-9]+)*")
 
-# What clients say
+# Messages from clients
 
 
 class SendOffer(Struct, tag="OFFER"):
@@ -74,7 +74,7 @@ class Heartbeat(Struct, tag="HEARTBEAT"):
     """Keeps the connection alive."""
 
 
-# What they are told
+# Messages to clients
 
 
 class Open(Struct, tag="OPEN"):
@@ -138,7 +138,7 @@ class Expire(Struct, tag="EXPIRE"):
 
 
 class _Card(Struct):
-    """What kind of server this is, as clients of it may ask at `/`."""
+    """The kind of server, which clients request at `/`."""
 
     name: str = "PeerJS Server"
     description: str = "A server side element to broker connections between PeerJS clients."
@@ -182,7 +182,7 @@ class PeerJsDialect(Dialect):
     card = _Card()
 
     def __init__(self, key: str, id_: str, token: str) -> None:
-        """Take what stands in the query."""
+        """Take the values of the query."""
         super().__init__()
         self._key = key
         self._id = id_
@@ -190,20 +190,20 @@ class PeerJsDialect(Dialect):
 
     @classmethod
     def routes(cls) -> Sequence[Route]:
-        """Its HTTP calls: a new id, and who is there."""
+        """HTTP routes for a new id, and for the list of ids."""
         from trio_signal.dialects.rest import peers
 
         return peers.ROUTES
 
     @classmethod
     def at(cls, path: Sequence[str], query: Mapping[str, str]) -> Self | None:
-        """The dialect of any path that ends in `peerjs`."""
+        """A dialect for any path that ends in `peerjs`."""
         if path[-1] != "peerjs":
             return None
         return cls(query.get("key", ""), query.get("id", ""), query.get("token", ""))
 
     def opened(self, peer_id: str) -> Iterable[Action]:
-        """All that it has to say stands in the query."""
+        """Authenticate with the query."""
         if not (self._key and self._id and self._token):
             return _refuse(_INCOMPLETE)
         if len(self._id) > MAX_ID or not _ID.fullmatch(self._id):
@@ -211,15 +211,15 @@ class PeerJsDialect(Dialect):
         return [Authenticate(self._id, self._token)]
 
     def authenticated(self, identity: Identity, server: ServerInfo, now: str) -> Iterable[Action]:
-        """It claims its id, which its token proves to be its own."""
+        """Claim the id; the client's token proves ownership."""
         return [Claim(self._full(self._id))]
 
     def authentication_failed(self, error: AuthenticationError) -> Close:
-        """Its clients read a message, and no close code."""
+        """Send an error message, as clients do not read close codes."""
         return Close(CloseCode.POLICY, _WRONG_TOKEN, last=encode(Error(Reason(_WRONG_TOKEN))))
 
     def commands(self, message: Any, now: str) -> Iterable[Action]:
-        """The client's message as commands."""
+        """Translate the client's message."""
         kind = _KINDS.get(type(message))
         if kind is not None:
             return [SignalName(f"{self._key}:{message.dst}", kind, message.payload)]
@@ -231,11 +231,11 @@ class PeerJsDialect(Dialect):
         return []
 
     def unreadable(self, text: bytes, error: UnreadableError) -> Iterable[Action]:
-        """What is no message is ignored, and counted unless it has a type of its own."""
+        """Ignore unreadable messages; count them unless they have another type."""
         return [] if error.problem == "type" and error.type is not None else _NONSENSE
 
     def answered(self, answer: Answer) -> Iterable[Send | Close]:
-        """Whether it has its id, and whom it does not reach."""
+        """Send whether the id is claimed, and which targets cannot be reached."""
         match answer:
             case Claimed():
                 return [_OPEN]
@@ -249,7 +249,7 @@ class PeerJsDialect(Dialect):
 
     @staticmethod
     def tell(event: Event) -> Iterable[Notice]:
-        """What another peer sent."""
+        """Translate a signal of another peer."""
         if not isinstance(event, NameSignalled):
             return []
         sender, target = _short(event.sender), _short(event.target)
@@ -264,5 +264,5 @@ class PeerJsDialect(Dialect):
 
 
 def _short(name: str) -> str:
-    """The id in a name."""
+    """The id without its namespace."""
     return name[name.index(":") + 1 :]

@@ -1,8 +1,8 @@
 """Dialect `room`: chat rooms with live broadcast and late joiners.
 
-One connection is one user in one room. The viewer makes the offer.
-See docs/protocols/room.md.
-All of its words are in this module, and what each means: hence its length.
+One connection is one user in one room. The viewer makes the offer. See docs/protocols/room.md.
+
+This module has all messages and their meaning, hence its length.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -60,7 +60,7 @@ from trio_signal.messages.events import (
 )
 from trio_signal.messages.identity import NO_ROOM, Identity, Member, ServerInfo
 
-# What clients say
+# Messages from clients
 
 
 class KeepAlive(Struct, tag="keep_alive"):
@@ -156,18 +156,18 @@ _reader = Reader(
         DmRead,
     )
 )
-#: How the types of private messages begin, known or not: none of them is chat.
+#: Prefix of all types of private messages, known or not: none of them is chat.
 _PRIVATE = "dm_"
 
 
 class _Other(Struct):
-    """A message of a type that we do not know."""
+    """A message of an unknown type."""
 
     type: str | UnsetType = UNSET
     content: Any = None
 
 
-# What we say
+# Messages to clients
 
 
 class User(Struct):
@@ -345,7 +345,7 @@ class RoomDialect(Dialect):
     samples = (Message("Hello"), UserLeft("lobby", "ann", "Ann", "2026-11-20T10:46:00.543Z"))
 
     def __init__(self, room_id: str, claims: Authenticate) -> None:
-        """Take the room and who the client says it is."""
+        """Take the room, and the identity that the client claims."""
         super().__init__()
         self._room_id = room_id
         self._claims = claims
@@ -354,14 +354,14 @@ class RoomDialect(Dialect):
 
     @classmethod
     def routes(cls) -> Sequence[Route]:
-        """Its HTTP calls: rooms and guests. They are built on the messages above."""
+        """HTTP routes for rooms and guests, which use the messages above."""
         from trio_signal.dialects.rest import rooms, users
 
         return *rooms.ROUTES, *users.ROUTES
 
     @classmethod
     def at(cls, path: Sequence[str], query: Mapping[str, str]) -> "RoomDialect | None":
-        """The dialect of `/ws/{room_id}/{user_id}`, or of a user's inbox at `/ws/dm/{user_id}`."""
+        """A dialect for `/ws/{room_id}/{user_id}`, or for a user's inbox at `/ws/dm/{user_id}`."""
         match path:
             case ["ws", room_id, user_id]:
                 dialect = InboxDialect if room_id == NO_ROOM else cls
@@ -378,24 +378,24 @@ class RoomDialect(Dialect):
 
     @classmethod
     def carried_on(cls, room_id: str) -> "RoomDialect | None":
-        """That of a stand-in."""
+        """A dialect for a stand-in."""
         return cls(room_id, Authenticate(user_id=""))
 
     def opened(self, peer_id: str) -> Iterable[Action]:
-        """Who it is stands in the path."""
+        """Authenticate with the path."""
         return [self._claims]
 
     def authenticated(self, identity: Identity, server: ServerInfo, now: str) -> Iterable[Action]:
-        """Enter the one room at once."""
+        """Join the one room at once."""
         self._user_id = identity.user_id
         return [Join(self._room_id, restore_profile=True, reachable=True)]
 
     def authentication_failed(self, error: AuthenticationError) -> Close:
-        """A code that the client does not retry."""
+        """Close with a code after which clients do not retry."""
         return Close(CloseCode.NOT_ALLOWED_HERE, str(error))
 
     def commands(self, message: Any, now: str) -> Iterable[Action]:
-        """The client's message as commands."""
+        """Translate the client's message."""
         room_id = self._room_id
         match message:
             case WebRtcSignal(target_user_id=target, signal=signal):
@@ -430,7 +430,7 @@ class RoomDialect(Dialect):
         )
 
     def unreadable(self, text: bytes, error: UnreadableError) -> Iterable[Action]:
-        """A message of another type is chat if it has content and is not private; else ignored."""
+        """Treat other types as chat if they have content and are not private; else ignore them."""
         if error.problem != "type":
             return [_INVALID]
         try:
@@ -446,7 +446,7 @@ class RoomDialect(Dialect):
         return [Chat(self._room_id, other.content)]
 
     def answered(self, answer: Answer) -> Iterable[Send | Close]:
-        """Who is in the room; all else the client learns from the room's events."""
+        """Send the members of the room; clients learn everything else from events."""
         match answer:
             case Entered():
                 self._username = answer.me.username
@@ -472,7 +472,7 @@ class RoomDialect(Dialect):
 
     @staticmethod
     def tell(event: Event) -> Iterable[Notice]:
-        """A room's event; the others see one participant, however many tabs it has."""
+        """Translate a room's event; a user with several tabs is shown as one participant."""
         match event:
             case Signalled():
                 return _signalled(event)
@@ -511,27 +511,27 @@ class RoomDialect(Dialect):
 
 
 class InboxDialect(RoomDialect):
-    """One connection that hears what is for its user alone, and is in no room."""
+    """A connection that receives messages for its user only, and is in no room."""
 
     __slots__ = ()
 
     def authenticated(self, identity: Identity, server: ServerInfo, now: str) -> Iterable[Action]:
-        """Hear from now on what is for this user."""
+        """Receive messages for this user from now on."""
         return [OpenInbox()]
 
     def commands(self, message: Any, now: str) -> Iterable[Action]:
-        """A message to somebody; there is no room that anything could be said to."""
+        """Translate private messages; there is no room for others."""
         match message:
             case KeepAlive() | DmMessage() | DmTyping() | DmRead():
                 return super().commands(message, now)
-        return []  # there is no room that it could be said to
+        return []  # there is no room to send it to
 
     def unreadable(self, text: bytes, error: UnreadableError) -> Iterable[Action]:
-        """Another type is ignored."""
+        """Ignore other types."""
         return [] if error.problem == "type" else [_INVALID]
 
     def answered(self, answer: Answer) -> Iterable[Send | Close]:
-        """Nothing, but that it may not be here."""
+        """Close the connection if it was refused; send nothing otherwise."""
         match answer:
             case Refused(reason=Refusal.ROOM_FULL):
                 return [Close(CloseCode.TRY_AGAIN_LATER, "Too many connections of this user")]
@@ -539,7 +539,7 @@ class InboxDialect(RoomDialect):
 
     @staticmethod
     def tell(event: Event) -> Iterable[Notice]:
-        """What is for the user alone; who else hears it is not shown."""
+        """Translate messages for the user; other receivers are not shown."""
         match event:
             case PrivateMessage() | PrivateTyping() | ReadReceipt():
                 return RoomDialect.tell(event)
@@ -598,7 +598,7 @@ def _snapshot(entered: Entered) -> list[Send | Close]:
 
 
 def live_broadcasters(members: Iterable[Member]) -> list[Broadcaster]:
-    """The users that are live, each once, since its first broadcast began."""
+    """The live users, each once, since its first broadcast."""
     live: dict[str, Broadcaster] = {}
     for member in members:
         if member.live is not None:
@@ -609,7 +609,7 @@ def live_broadcasters(members: Iterable[Member]) -> list[Broadcaster]:
 
 
 def chat_message(chat: Chatted) -> RoomMessage:
-    """A chat message, as the room and its history show it."""
+    """A chat message in the format of the room and its history."""
     member = chat.member
     return RoomMessage(
         chat.id,
@@ -631,7 +631,7 @@ def _said(said: ServerSaid) -> RoomMessage:
 
 
 def _broadcast(type_: str, member: Member, username: str | None, at: str) -> bytes:
-    """`username` is what the broadcaster calls itself in this broadcast, if it does."""
+    """`username` is the name that the broadcaster uses in this broadcast, if any."""
     return encode(UserBroadcast(type_, member.user_id, username or member.username, at))
 
 
@@ -652,7 +652,7 @@ def _profile(event: ProfileChanged) -> Profile:
 
 
 def _signalled(event: Signalled) -> Iterable[Notice]:
-    """What is for one peer; `signal` says itself whether it is an offer or what."""
+    """Translate a signal for one peer; the field `signal` has its kind."""
     target = event.target
     if target is None or event.kind == "message":
         return []

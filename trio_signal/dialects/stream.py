@@ -54,7 +54,7 @@ from trio_signal.messages.events import (
 )
 from trio_signal.messages.identity import Identity, Member, ServerInfo
 
-# What clients say. The wire has camel case.
+# Messages from clients. Field names on the wire are in camel case.
 
 
 class _OfStream(Struct, rename="camel"):
@@ -116,7 +116,7 @@ _reader = Reader(
     )
 )
 
-# What we say
+# Messages to clients
 
 
 class StreamNotice(Struct, rename="camel"):
@@ -174,7 +174,7 @@ class Error(Struct, tag="error", rename="camel", omit_defaults=True):
     stream_id: str | None = None
 
 
-#: Why a stream cannot be entered or broadcast: code and words.
+#: Why a stream cannot be joined or broadcast: code and text.
 _REFUSALS = {
     Refusal.STREAM_FULL: ("stream_full", "The stream has no room for more viewers"),
     Refusal.ROOM_FULL: ("stream_full", "The stream has no room for more viewers"),
@@ -197,31 +197,31 @@ class StreamDialect(Dialect):
     holds_candidates = True
 
     def __init__(self) -> None:
-        """Nobody says who they are, but by a token."""
+        """Begin; clients have no identity, except by a token."""
         super().__init__()
         self._peer_id = ""
 
     @classmethod
     def at(cls, path: Sequence[str], query: Mapping[str, str]) -> Self | None:
-        """The dialect of `/ws`, if this is that path."""
+        """A dialect for `/ws`; None for other paths."""
         return cls() if path == ["ws"] else None
 
     def opened(self, peer_id: str) -> Iterable[Action]:
-        """Everybody has an id that nobody can guess."""
+        """Authenticate with the new peer id, which cannot be guessed."""
         self._peer_id = f"client_{peer_id}"
         return [Authenticate(self._peer_id)]
 
     def authenticated(self, identity: Identity, server: ServerInfo, now: str) -> Iterable[Action]:
-        """Nothing is said until the client says which stream."""
+        """Send nothing until the client names a stream."""
         return []
 
     def unreadable(self, text: bytes, error: UnreadableError) -> Iterable[Action]:
-        """The old server said nothing; its clients ignore types that they do not know."""
+        """Send an error. The old server sent none, but its clients ignore unknown types."""
         code = "unknown_type" if error.problem == "type" else "invalid_message"
         return [Malformed(encode(Error(code, str(error))))]
 
     def commands(self, message: Any, now: str) -> Iterable[Action]:
-        """The client's message as commands."""
+        """Translate the client's message."""
         match message:
             case WebRtcIceCandidate(stream_id=stream, candidate=candidate, viewer_id=viewer):
                 wire_type = str(message.__struct_config__.tag)
@@ -240,7 +240,7 @@ class StreamDialect(Dialect):
                     GoLive(stream, exclusive=True),
                 ]
             case StreamStart(order_id=stream):
-                # Who has only announced a broadcast is one of those that the cap holds for.
+                # A client that has only announced a broadcast counts as a viewer for the cap.
                 return [
                     Join(stream, self._peer_id, viewer=True, broadcaster=True),
                     StartStreaming(stream),
@@ -250,7 +250,7 @@ class StreamDialect(Dialect):
         return []
 
     def answered(self, answer: Answer) -> Iterable[Send | Close]:
-        """What became of the client's command."""
+        """Translate the outcome of the client's command."""
         match answer:
             case LiveNow(room_id=stream, others=others):
                 return [Send(_viewer("viewer-joined", stream, m)) for m in others if not m.live]
@@ -279,7 +279,7 @@ class StreamDialect(Dialect):
 
     @staticmethod
     def tell(event: Event) -> Iterable[Notice]:
-        """A room's event."""
+        """Translate a room's event."""
         if isinstance(event, _OfNoRoom):
             return []
         stream = event.room_id
@@ -304,7 +304,7 @@ class StreamDialect(Dialect):
                     _notice(Audience.ITSELF, "stream-end-confirmed", stream),
                 ]
             case StoppedLive(cause=StopCause.REPLACED, member=Member(dialect="stream")):
-                return []  # by a newer broadcaster, of whom they are told next
+                return []  # a newer broadcaster took over, and is announced next
             case StoppedLive():
                 return [_notice(Audience.OTHER_PEERS, "broadcaster-disconnected", stream)]
             case StreamStarting():
@@ -329,7 +329,7 @@ def _viewer(type_: str, stream: str, member: Member) -> bytes:
 
 
 def _signalled(event: Signalled) -> Iterable[Notice]:
-    """A viewer's own id stands in all that concerns it."""
+    """Translate a signal; the viewer's own id is in all signals about it."""
     target, stream = event.target, event.room_id
     if target is None:
         return []

@@ -1,6 +1,6 @@
 """Dialect `topics`: publish and subscribe by topic, as y-webrtc and trystero do.
 
-There are no rooms, and nobody is told who else is there. See docs/protocols/topics.md.
+There are no rooms, and clients do not learn who else is connected. See docs/protocols/topics.md.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,7 +26,7 @@ from trio_signal.names import MAX_ID
 
 _Topic = Annotated[str, Meta(min_length=1, max_length=MAX_ID)]
 
-# What clients say
+# Messages from clients
 
 
 class SubscribeTo(Struct, tag="subscribe"):
@@ -55,7 +55,7 @@ class Ping(Struct, tag="ping"):
     """Keeps the connection alive."""
 
 
-# What they are told
+# Messages to clients
 
 
 class Heard(Struct, tag="publish"):
@@ -97,19 +97,19 @@ class TopicsDialect(Dialect):
 
     @classmethod
     def at(cls, path: Sequence[str], query: Mapping[str, str]) -> Self | None:
-        """The dialect of `/topics`, with anything behind it."""
+        """A dialect for `/topics` and all paths below it."""
         return cls() if path[0] == "topics" else None
 
     def opened(self, peer_id: str) -> Iterable[Action]:
-        """Who it is does not matter to anybody, but for what its token grants."""
+        """Authenticate; the identity does not matter, only the grants."""
         return [Authenticate(peer_id)]
 
     def authenticated(self, identity: Identity, server: ServerInfo, now: str) -> Iterable[Action]:
-        """It is told nothing."""
+        """Send nothing."""
         return []
 
     def commands(self, message: Any, now: str) -> Iterable[Action]:
-        """The client's message as commands."""
+        """Translate the client's message."""
         match message:
             case PublishOn(topic=topic):
                 if message.data is not UNSET:
@@ -127,16 +127,16 @@ class TopicsDialect(Dialect):
         return [_NONSENSE]
 
     def unreadable(self, text: bytes, error: UnreadableError) -> Iterable[Action]:
-        """It is ignored, and counted."""
+        """Ignore and count it."""
         return [_NONSENSE]
 
     def answered(self, answer: Answer) -> Iterable[Send | Close]:
-        """Nobody is told what became of a command."""
+        """Send nothing: clients do not learn the outcome of commands."""
         return []
 
     @staticmethod
     def tell(event: Event) -> Iterable[Notice]:
-        """What was published, in the form in which it was."""
+        """Send a publication in the form in which it came."""
         if not isinstance(event, Published):
             return []
         heard: Struct
@@ -148,7 +148,7 @@ class TopicsDialect(Dialect):
 
 
 def _topics(message: SubscribeTo | UnsubscribeFrom) -> tuple[str, ...] | None:
-    """Which topics are meant, each once; None if the message does not say."""
+    """The topics of a message, each once; None if it names none."""
     topics = [] if message.topics is UNSET else message.topics
     if message.topic is not UNSET:
         topics = [*topics, message.topic]

@@ -14,21 +14,21 @@ encode = msgspec.json.Encoder().encode
 
 _QUOTE = ord('"')
 
-#: The type of a text whose own type the dialect does not know, or that cannot be read.
+#: The type of a text whose own type is unknown, or that cannot be decoded.
 OTHER = "other"
 
-#: What clients find again after a restart: nothing, their broadcasts, or these and their rooms.
+#: What the server restores for clients after a restart: nothing, their broadcasts, or these and
+#: their rooms.
 Resumes = Literal["nothing", "broadcasts", "rooms"]
 
 Id = Annotated[str, Meta(max_length=MAX_ID)]
 
 
 class UnreadableError(Exception):
-    """A text that is no message of the dialect.
+    """A text that is not a message of the dialect.
 
-    `problem` says how far it can be read: `json`, not a JSON object; `type`,
-    its `type` is missing or unknown; `fields`, the type is known and the rest
-    does not fit.
+    `problem` says what is wrong: `json`, not a JSON object; `type`, its `type` is missing or
+    unknown; `fields`, the type is known and other fields do not fit.
     """
 
     def __init__(
@@ -44,24 +44,24 @@ class _Envelope(Struct):
 
 
 class Reader:
-    """Reads a text as one of several structs, told apart by `type`."""
+    """Decodes a text as one of several structs, by its `type`."""
 
     def __init__(self, structs: Sequence[type[Struct]]) -> None:
-        """Take tagged structs."""
+        """Use these tagged structs."""
         self.structs = tuple(structs)
         self._decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(reduce(or_, structs))
-        #: What `type` says of each struct.
+        #: The `type` of each struct.
         self.names = {struct: str(struct.__struct_config__.tag) for struct in structs}
 
     def read(self, text: bytes) -> Any:
-        """One of the structs; raises UnreadableError."""
+        """Decode a text; raises UnreadableError."""
         try:
             return self._decoder.decode(text)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise self._explain(text, error) from None
 
     def _explain(self, text: bytes, error: Exception) -> UnreadableError:
-        """Read once more, and slower, to say what is wrong."""
+        """Decode again, more slowly, to find out what is wrong."""
         if not isinstance(error, msgspec.ValidationError):
             return UnreadableError("json", None, str(error))
         if not text.lstrip().startswith(b"{"):
@@ -77,11 +77,11 @@ class Reader:
 
 
 def text_of(data: Raw) -> str:
-    """A JSON value as people read it: a text as it is, else its JSON."""
+    """A JSON value for people: a string as it is, anything else as JSON."""
     value = msgspec.json.decode(data)
     return value if isinstance(value, str) else bytes(data).decode()
 
 
 def type_of(text: bytes) -> bytes:
-    """The type of a text that is ours: the encoder writes it first. A bare word is its own."""
-    return text[9 : text.find(_QUOTE, 9)] or text  # behind `{"type":"`
+    """The type of one of our own texts, where it comes first. A bare text is its own type."""
+    return text[9 : text.find(_QUOTE, 9)] or text  # after `{"type":"`

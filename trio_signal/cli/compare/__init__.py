@@ -1,4 +1,4 @@
-"""`trio-signal compare`: what changes for clients that move from an old server to this one."""
+"""`trio-signal compare`: the differences for clients that move from an old server to this one."""
 
 import os
 import sys
@@ -18,7 +18,7 @@ from trio_signal.errors import TrioSignalError
 
 
 def run(old: str | None, new: str, path: Path, port: int, idle: float, as_json: bool) -> None:
-    """Record a conversation with the old server, if there is one, and say it to the new one."""
+    """Record a conversation with the old server, if given, and replay it to the new one."""
     try:
         if old is not None:
             trio.run(_record, old, path, port, idle)
@@ -40,7 +40,7 @@ async def _record(old: str, path: Path, port: int, idle: float) -> None:
         sys.stderr.write(f"listening on {url} for {old}; Ctrl-C ends the recording\n")
         sys.stderr.flush()
 
-    # Who else is on this machine need not see the tokens; nor is an old recording lost.
+    # Other users of this machine must not see the tokens, and an old recording is not overwritten.
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "wb") as file:
         async with until_stopped():
@@ -54,7 +54,7 @@ def _read(path: Path) -> list[Record]:
         records = [decode_record(line) for line in lines]
     except (msgspec.DecodeError, UnicodeDecodeError):
         raise TrioSignalError(f"{path} is not a recording") from None
-    # A call is kept when it is answered; what it did was told by sockets before that.
+    # A call is recorded when it is answered, but sockets may have shown its effects before.
     return sorted(records, key=attrgetter("at"))
 
 
@@ -66,7 +66,7 @@ async def _replay(url: str, records: list[Record]) -> list[Difference] | None:
         except* OSError as errors:
             raise TrioSignalError(f"{url}: {first_of(errors)}") from None
         found = comparison.finish()
-    return found  # noqa: RET504  a cancelled block ends here as well
+    return found  # noqa: RET504  also reached after a cancelled block
 
 
 def _print(found: list[Difference]) -> None:

@@ -1,4 +1,4 @@
-"""A proxy before the old server: passes everything on, and keeps the conversation."""
+"""A proxy before the old server: forwards everything, and records the conversation."""
 
 import sys
 from collections.abc import Callable
@@ -23,22 +23,22 @@ from trio_signal.cli.failing import first_of, printable
 from trio_signal.errors import TrioSignalError
 from trio_signal.websocket import is_upgrade
 
-#: Bytes of a recording, of a message or a call's body, and of an answer that is passed on.
+#: Most bytes of a recording, of a message or a call's body, and of a forwarded answer.
 MAX_TALK = 64 * 1024 * 1024
 MAX_MESSAGE = 1024 * 1024
 _MAX_ANSWER = 64 * 1024 * 1024
 _MAX_HEAD = 65536
 _CHUNK = 65536
-#: What is kept of a request's headers: who it is, and what its body is.
+#: Recorded request headers: identity and content type.
 _KEPT = {"authorization", "cookie", "origin", "sec-websocket-protocol", "content-type"}
-#: What holds for one hop only.
+#: Headers that apply to a single hop.
 _HOP = {"host", "connection", "keep-alive", "upgrade", "accept-encoding", "expect"}
 _HOP |= {"transfer-encoding", "content-length"}
 _UPGRADE = "sec-websocket-"
 
 
 class _Begun(trio.abc.Stream):
-    """A stream of which something was read already."""
+    """A stream with bytes that were read already."""
 
     def __init__(self, begin: bytes, stream: trio.SocketStream) -> None:
         self._begin, self._stream = begin, stream
@@ -58,10 +58,10 @@ class _Begun(trio.abc.Stream):
 
 
 class Recorder:
-    """Records one conversation, of any number of clients, to a file."""
+    """Records one conversation, with any number of clients, to a file."""
 
     def __init__(self, old: str, file: BinaryIO, *, idle: float) -> None:
-        """`old` is the URL of the server. It ends `idle` seconds after the last socket did."""
+        """`old` is the URL of the server. Ends `idle` seconds after the last socket was closed."""
         self._old, self._file, self._idle = old, file, idle
         self._own = ""
         self._began = trio.current_time()
@@ -69,7 +69,7 @@ class Recorder:
         self._moved = trio.Event()
 
     async def run(self, port: int, ready: Callable[[str], None]) -> None:
-        """Record until the clients are done; raises OSError and TrioSignalError."""
+        """Record until the clients have gone; raises OSError and TrioSignalError."""
         (listener,) = await trio.open_tcp_listeners(port, host="127.0.0.1")
         self._own = f"http://127.0.0.1:{listener.socket.getsockname()[1]}"
         async with trio.open_nursery() as nursery:
@@ -111,7 +111,7 @@ class Recorder:
                 speak = self._carry if is_upgrade(head) else self._answer
                 await speak(_Begun(head, stream))
         except* (trio.BrokenResourceError, HandshakeError, ProtocolError, h11.ProtocolError):
-            pass  # a client that left or went wrong
+            pass  # the client left or failed
         except* OSError as errors:
             self._complain(first_of(errors))
 
@@ -119,9 +119,9 @@ class Recorder:
         sys.stderr.write(f"trio-signal: {self._old}: {printable(str(error))}\n")
 
     def _split(self, raw: list[tuple[bytes, bytes]]) -> tuple[dict[str, str], dict[str, str]]:
-        """Which headers to pass on, and which to keep.
+        """Return the headers to forward, and those to record.
 
-        To the old server, a page that came through us is one of its own.
+        The old server must see a page that uses this proxy as one of its own.
         """
         headers: dict[str, str] = {}
         for raw_name, raw_value in raw:
@@ -137,7 +137,7 @@ class Recorder:
     # HTTP
 
     async def _answer(self, stream: _Begun) -> None:
-        """Pass on one call; the client may connect again for the next."""
+        """Forward one call; the client may connect again for the next."""
         connection = h11.Connection(h11.SERVER)
         request, body = None, b""
         while not isinstance(event := connection.next_event(), h11.EndOfMessage):
@@ -224,7 +224,7 @@ class Recorder:
                     await target.send_message(text)
             except ConnectionClosed:
                 if is_closed or source.closed is None:
-                    return  # the other task knows why
+                    return  # the other task has the reason
                 is_closed = True
             code, reason = source.closed.code, source.closed.reason or ""
             self._keep(Closed(self._now(), number, side, code, reason))

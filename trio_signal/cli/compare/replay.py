@@ -1,4 +1,4 @@
-"""The client's side of a recorded conversation, said to the new server."""
+"""Replays the client's side of a recorded conversation to the new server."""
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -19,12 +19,13 @@ from wsproto.utilities import ProtocolError
 from trio_signal.cli.compare.talk import Asked, Closed, Comparison, Opened, Record, Said, parse
 from trio_signal.cli.failing import first_of
 
-#: Seconds for what the old server had sent by then; and where that came otherwise before.
+#: Seconds to wait for a message that the old server had sent by then, and for one whose type has
+#: differed before.
 _PATIENCE = 2.0
 _LESS_PATIENCE = 0.1
-#: Seconds between two things that the client does, at most: it may have thought for minutes.
+#: Longest pause in seconds between two actions of the client, which may have waited for minutes.
 _LONGEST_PAUSE = 0.1
-#: Seconds for what comes last, and of a call.
+#: Seconds to wait for the last messages, and for the answer of a call.
 _LAST = 0.5
 _TIMEOUT = 10.0
 _MAX_MESSAGE = 16 * 1024 * 1024
@@ -35,29 +36,29 @@ class _Socket:
 
     def __init__(self) -> None:
         self.connection: WebSocketConnection | None = None
-        #: How it was closed, or the status with which it was refused.
+        #: The close code, or the HTTP status of a refusal.
         self.code: int | None = None
-        #: Cancelled when the client closes, with these last words.
+        #: Cancelled when the client closes the socket.
         self.receiving = trio.CancelScope()
         self.goodbye = (1000, "")
 
 
 class Replay:
-    """One replay; `comparison` gets both sides."""
+    """One replay; `comparison` receives both sides."""
 
     def __init__(self, url: str, comparison: Comparison) -> None:
-        """`url` is the new server's."""
+        """`url` is that of the new server."""
         self._url = url
         self._comparison = comparison
         self._sockets: dict[int, _Socket] = {}
-        #: Those that the old server has refused.
+        #: Sockets that the old server refused.
         self._refused: set[int] = set()
         self._moved = trio.Event()
-        #: What the new server has set, as a browser keeps it.
+        #: Cookies of the new server, kept as a browser does.
         self._cookies: dict[str, str] = {}
 
     async def run(self, records: Sequence[Record]) -> None:
-        """Say all of it; raises OSError if there is no server."""
+        """Replay everything; raises OSError if there is no server."""
         self._refused = {
             one.socket for one in records if isinstance(one, Closed) and one.code < 1000
         }
@@ -165,7 +166,7 @@ class Replay:
                 await connection.send_message(text)
 
     async def _expect(self, record: Said) -> None:
-        """Compare it with what the new server sends: at first only with what does not differ."""
+        """Compare a recorded message with the new server's; prefer one without differences."""
         socket, text, comparison = self._sockets[record.socket], record.text, self._comparison
         for exactly, is_usual in (
             (True, comparison.differs("differs", text) or comparison.differs("absent", text)),

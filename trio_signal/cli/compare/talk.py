@@ -1,7 +1,8 @@
-"""A conversation of clients with their server, and how another server's answers differ. Pure.
+"""A conversation of clients with a server, and how another server's answers differ. Pure.
 
-What the client sent is the same for both. Of what the servers sent, ids and times are put aside:
-where one server made an id, the other made another, and the client uses that from then on.
+Both servers get the same messages from clients. In messages from servers, ids and times are
+ignored: if one server makes an id, the other makes a different one, and the client uses that from
+then on.
 """
 
 import re
@@ -16,7 +17,7 @@ Side = Literal["client", "server"]
 
 
 class Opened(Struct, tag="opened", tag_field="event"):
-    """A client asked for a WebSocket."""
+    """A client requested a WebSocket."""
 
     at: float
     socket: int
@@ -25,7 +26,7 @@ class Opened(Struct, tag="opened", tag_field="event"):
 
 
 class Said(Struct, tag="said", tag_field="event"):
-    """A text went by a socket."""
+    """A text was sent on a socket."""
 
     at: float
     socket: int
@@ -34,7 +35,7 @@ class Said(Struct, tag="said", tag_field="event"):
 
 
 class Closed(Struct, tag="closed", tag_field="event"):
-    """A socket was closed, by 1006 without a close frame; or refused, with an HTTP status."""
+    """A socket was closed, with 1006 without a close frame; or refused with an HTTP status."""
 
     at: float
     socket: int
@@ -58,17 +59,17 @@ class Asked(Struct, tag="asked", tag_field="event"):
 Record = Opened | Said | Closed | Asked
 decode_record = msgspec.json.Decoder(Record).decode
 
-#: `added` harms no client: those that we know ignore what they do not know.
+#: `added` harms no client: known clients ignore what they do not know.
 Kind = Literal["missing", "absent", "differs", "order", "added"]
 
 
 class Difference(Struct, frozen=True):
-    """How the new server differs: in which message or call, in which of its fields."""
+    """A difference of the new server: the message or call, and the field."""
 
     kind: Kind
     where: str
     field: str
-    #: Of the first time.
+    #: Describes the first occurrence.
     what: str
     times: int
 
@@ -78,14 +79,14 @@ _ID_VALUE = re.compile(r"[0-9a-fA-F-]{16,}|[\w-]{16,}\.[\w-]+\.[\w-]+|[a-zA-Z]+_
 _TIME_NAME = re.compile(r"(_at|At|_in|time|timestamp|ttl|expires|last_seen)$")
 _TIME_VALUE = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d.*")
 _WORD = re.compile(r"[\w.-]+")
-#: The bare texts by which idle connections are kept open: they depend on the time alone.
+#: Bare texts that keep idle connections open: they depend only on time.
 _BARE = frozenset({"ping", "pong"})
-#: How much of a value is shown.
+#: Characters of a value that are shown.
 _SHOWN = 60
 
 
 def parse(text: str) -> Any:
-    """The text as JSON; the text itself where it is none."""
+    """Decode a text as JSON; return the text itself if it is not JSON."""
     try:
         return msgspec.json.decode(text)
     except (msgspec.DecodeError, RecursionError):
@@ -101,31 +102,31 @@ def type_of(text: str) -> str:
 
 
 class Comparison:
-    """Takes both sides in the order of the recorded conversation, and keeps the differences."""
+    """Compares both sides in the order of the recorded conversation, and collects differences."""
 
     def __init__(self) -> None:
-        """Nothing was said yet."""
-        #: What the new server made in place of what the old one made.
+        """Begin without messages."""
+        #: The new server's ids, by the old server's.
         self._ids: dict[str, str] = {}
-        #: What the client said before any server did: it has to come back as it is.
+        #: Values that the client sent first: servers must return them unchanged.
         self._given: set[str] = set()
-        #: What the new server sent by each socket and was not compared yet, with its number.
+        #: Messages of the new server that are not compared yet, with their numbers, by socket.
         self._waiting: dict[int, list[tuple[int, str]]] = {}
         self._received: dict[int, int] = {}
-        #: The message of each socket that was compared last.
+        #: The last compared message of each socket.
         self._last: dict[int, tuple[int, str]] = {}
         self._found: dict[tuple[Kind, str, str], tuple[str, int]] = {}
 
     # The client's side
 
     def client_says(self, text: str) -> str:
-        """The text as the new server is to get it."""
+        """Convert a client's text for the new server."""
         message = parse(text)
         mapped = self._map(message)
         return text if mapped == message else msgspec.json.encode(mapped).decode()
 
     def address(self, text: str) -> str:
-        """The same for a request's target, or a header's value."""
+        """Convert a request target or a header value for the new server."""
         url = urlsplit(text)
         values = [*url.path.split("/"), *(value for _, value in parse_qsl(url.query))]
         for word in (*map(unquote, values), *_WORD.findall(text)):
@@ -150,15 +151,15 @@ class Comparison:
     # The servers' side
 
     def new_says(self, socket: int, text: str) -> None:
-        """The new server has sent this."""
+        """Record a message of the new server."""
         number = self._received[socket] = self._received.get(socket, 0) + 1
         if text not in _BARE:
             self._waiting.setdefault(socket, []).append((number, text))
 
     def old_says(self, socket: int, text: str, *, exactly: bool = False) -> bool:
-        """The old server sent this: compare the new one's, if one of this type has come.
+        """Compare a message of the old server with a new one of this type; False if there is none.
 
-        Of several it is the most alike; `exactly`, only one in which nothing differs.
+        Of several, the most similar is used; with `exactly`, only one without differences.
         """
         if text in _BARE:
             return True
@@ -190,15 +191,15 @@ class Comparison:
         self._last[socket] = max((last, last_type), (number, type_))
 
     def lacks(self, text: str) -> None:
-        """The new server has not sent in time what the old one sent."""
+        """The new server did not send in time what the old one sent."""
         self.note("missing", type_of(text), "", "the new server did not send it")
 
     def differs(self, kind: Kind, text: str) -> bool:
-        """Whether messages of this type have differed so before."""
+        """Whether messages of this type have differed in this way before."""
         return any(found[:2] == (kind, type_of(text)) for found in self._found)
 
     def finish(self) -> list[Difference]:
-        """All that was found, what the new server sent beyond the old one's messages included."""
+        """All differences, including additional messages of the new server."""
         for waiting in self._waiting.values():
             for _, text in waiting:
                 self.note("added", type_of(text), "", "only the new server sends it")
@@ -207,12 +208,12 @@ class Comparison:
         return sorted(found, key=lambda found: (found.kind == "added", found.where, found.field))
 
     def note(self, kind: Kind, where: str, field: str, what: str) -> None:
-        """Keep one difference; only the first of its kind is described."""
+        """Record a difference; only the first of its kind is described."""
         first, times = self._found.get((kind, where, field), (what, 0))
         self._found[kind, where, field] = first, times + 1
 
     def compare(self, where: str, old: Any, new: Any, field: str = "") -> None:
-        """Note how a value differs, down to its last field."""
+        """Record how a value differs, down to its last field."""
         if isinstance(old, dict) and isinstance(new, dict):
             for name, value in old.items():
                 inner = f"{field}.{name}".lstrip(".")
@@ -254,5 +255,5 @@ def _show(value: Any) -> str:
 
 
 def matters(differences: Iterable[Difference]) -> bool:
-    """Whether a client may notice any of them."""
+    """Whether a client may notice any of these differences."""
     return any(difference.kind != "added" for difference in differences)

@@ -1,7 +1,7 @@
-"""HTTP routes of dialects: what a route is, and what its handler may ask for.
+"""HTTP routes of dialects: what a route is, and the interfaces for its handler.
 
-A handler knows no HTTP server, no clock and no chance: all of that is in the `Call` that it
-is given. What it asks of the core may block; it never starts a task.
+A handler does no I/O of its own, and knows no clock and no random numbers: the `Call` that it gets
+has all of that. Calls to the core may block; a handler never starts a task.
 """
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
@@ -23,12 +23,12 @@ from trio_signal.messages.records import GuestUser, RoomCount, RoomInfo
 
 T = TypeVar("T")
 
-#: Bytes of a list in an answer, at most.
+#: Most bytes of a list in an answer.
 MAX_BYTES = 256 * 1024
 
 
 class Answer(Struct, frozen=True):
-    """What a handler answers."""
+    """A handler's answer."""
 
     body: bytes
     status: int = 200
@@ -43,23 +43,23 @@ class Detail(Struct):
 
 
 class Page(NamedTuple):
-    """A part of the list of rooms, encoded; and with what the next one begins, if there is one."""
+    """A part of the list of rooms, encoded; and the start of the next page, if there is one."""
 
     body: bytes
     cursor: str | None
 
 
 class Notes(Protocol):
-    """What is remembered of rooms and users; see `trio_signal.notes`."""
+    """Notes on rooms and users; see `trio_signal.notes`."""
 
     async def chats(self, room_id: str, limit: int) -> list[Chatted]:
         """The last messages of a room, oldest first."""
 
     async def profile(self, room_id: str, user_id: str) -> Profile | None:
-        """What a user was last called in a room."""
+        """The last profile of a user in a room."""
 
     async def remember_profile(self, room_id: str, user_id: str, profile: Profile) -> None:
-        """Keep that."""
+        """Keep a profile, and wait until it is kept."""
 
     async def user(self, user_id: str) -> GuestUser | None:
         """A guest."""
@@ -71,180 +71,181 @@ class Notes(Protocol):
         """Keep a guest."""
 
     async def keep_room(self, room: RoomInfo) -> None:
-        """Keep what a room is called."""
+        """Keep a room's name."""
 
     async def room_infos(self, room_ids: Sequence[str]) -> dict[str, RoomInfo]:
-        """What rooms are called, of those that are called something."""
+        """The names of these rooms; rooms without a note are left out."""
 
 
 class Holds(Protocol):
-    """Who is kept out of rooms."""
+    """Bans."""
 
     async def is_banned(self, room_id: str, subject: str, user_id: str) -> bool:
-        """Whether somebody is kept out of a room, by its subject."""
+        """Whether an identity is banned from a room."""
 
 
 class Names(Protocol):
-    """Who has which name."""
+    """The directory of names."""
 
     async def list(self, namespace: str) -> list[str]:
-        """The names in a namespace, without that; sorted."""
+        """The names in a namespace, without its prefix; sorted."""
 
 
 class Directory(Protocol):
-    """Who is in which room, on all replicas."""
+    """The directory of rooms and members on all replicas."""
 
     @property
     def names(self) -> Names:
-        """Who has which name."""
+        """The directory of names."""
 
     async def count_members(self, room_ids: Sequence[str]) -> list[RoomCount]:
-        """How many are in these rooms; those in which nobody is are left out."""
+        """Count the members of these rooms; empty rooms are left out."""
 
     async def count_rooms(self) -> int:
         """How many rooms have members."""
 
     @property
     def holds(self) -> Holds:
-        """Who is kept out of them."""
+        """Bans."""
 
 
 class Online(Protocol):
-    """The users that are online on all replicas."""
+    """The users who are online on all replicas."""
 
     def users_for(self, rooms: tuple[str, ...]) -> bytes:
-        """Those that somebody with these grants may know of, as JSON."""
+        """The users that these grants allow to see, as JSON."""
 
     def stats(self, rooms: int) -> Struct:
-        """How many there are."""
+        """The number of users."""
 
 
 class Announcements(Protocol):
-    """See `trio_signal.announcements`. What is awaited raises StoreError."""
+    """See `trio_signal.announcements`. Async methods raise StoreError."""
 
     @property
     def users_here(self) -> int:
-        """How many users hear announcements through this replica."""
+        """How many users receive announcements through this replica."""
 
     async def count_users(self) -> int:
-        """How many do so on all replicas."""
+        """How many users receive announcements on all replicas."""
 
     async def announce(
         self, message: str, type_: AnnouncementType, creator: Identity
     ) -> Announcement:
-        """Store an announcement and tell it."""
+        """Store an announcement and notify everybody."""
 
     async def clear(self) -> Announcement | None:
-        """Let nothing be shown any more; what was."""
+        """End the active announcement and return it."""
 
     async def active_for(self, user_id: str | None) -> Announcement | None:
-        """What a user is to see."""
+        """The announcement that a user should see."""
 
     async def acknowledge(self, announcement_id: str, user_id: str) -> None:
-        """Do not show it to this user again; raises UnknownAnnouncementError."""
+        """Store that this user has seen it; raises UnknownAnnouncementError."""
 
     async def made_since(self, creator: Identity, moment: str) -> int:
-        """How many announcements a creator made."""
+        """How many announcements a creator has made since a time."""
 
 
 class Talk(Protocol):
-    """What users say in rooms, and what they are called there. Nothing here blocks."""
+    """Chat and profiles of users. Nothing here blocks."""
 
     def say(self, room_id: str, user_id: str, profile: Profile, content: str) -> Chatted:
-        """Tell a room what a user says that need not be in it."""
+        """Send a chat message of a user, who need not be in the room."""
 
     def change_user(self, change: UserChanged) -> None:
-        """Tell the rooms in which a user is what it is called now."""
+        """Publish a user's new profile to its rooms."""
 
 
 class Core(Protocol):
-    """What handlers may ask of the server: the hub is one."""
+    """The parts of the server that handlers may use: the hub is one."""
 
     @property
     def notes(self) -> Notes:
-        """What is remembered."""
+        """Notes on rooms and users."""
 
     @property
     def bus(self) -> Directory:
-        """Who is in which room."""
+        """The directory."""
 
     @property
     def online(self) -> Online:
-        """Who is online."""
+        """The users who are online."""
 
     @property
     def talk(self) -> Talk:
-        """What is said in rooms."""
+        """Chat and profiles."""
 
     @property
     def announcements(self) -> Announcements | None:
-        """There are some where a dialect `announces`."""
+        """The announcements; None unless an enabled dialect `announces`."""
 
     async def members(self, room_id: str) -> tuple[Member, ...]:
         """All members of a room on all replicas, in the order of joining."""
 
 
 class Callers(Protocol):
-    """Who sends the request, and what that costs it; what is not allowed raises HttpError."""
+    """Identifies and charges the sender of the request; refusals raise HttpError."""
 
     async def find(self, said: str | None = None) -> Identity | None:
-        """Who calls; None if it does not say. `said` is what it says elsewhere than in the query.
+        """The caller's identity; None if the request names none.
 
-        401 if its token is not valid, 403 where another site may have made a browser send it.
+        `said` is a claim found elsewhere than in the query. 401 if the token is invalid, 403 if
+        another site may have made a browser send it.
         """
 
     async def require(self) -> Identity:
-        """Who calls; 401 if it does not say."""
+        """The caller's identity; 401 if the request names none."""
 
     async def find_entrant(self, room_id: str) -> Identity | None:
-        """Who asks about a room; None in open mode, where anybody may. Else 401 or 403."""
+        """The caller's identity for a question about a room; None in open mode. Else 401 or 403."""
 
     async def find_remembered(self) -> Identity | None:
-        """Whose browser it is in open mode, as the cookie of its handshake says."""
+        """In open mode, the identity in the cookie from the caller's handshake."""
 
     def charge(self, tokens: float) -> None:
-        """Let the caller's address pay for what the request makes the server do."""
+        """Charge the caller's address for what the request makes the server do."""
 
     def charge_deliveries(self, peers: int, size: int) -> None:
-        """The same for so many bytes that so many peers hear."""
+        """Charge the caller's address for sending `size` bytes to `peers` peers."""
 
 
 class Call(Protocol):
-    """One HTTP request, as its handler sees it. What fails raises HttpError."""
+    """One HTTP request for a handler. Failures raise HttpError."""
 
-    #: What the variables of the route's path are.
+    #: The values of the path's variables.
     path: Mapping[str, str]
     #: The path itself.
     url_path: str
-    #: When it came; RFC 3339, UTC, milliseconds.
+    #: When the request came: RFC 3339, UTC, milliseconds.
     now: str
-    #: Whether callers need a token. If not, anybody may be anybody.
+    #: Whether callers need a token. If not, anybody can claim any identity.
     wants_tokens: bool
-    #: Whether anybody may see which rooms there are.
+    #: Whether rooms may be listed.
     lists_rooms: bool
 
     @property
     def query(self) -> Mapping[str, str]:
-        """The first value of each name."""
+        """The first value of each parameter."""
 
     @property
     def callers(self) -> Callers:
-        """Who calls."""
+        """Identifies and charges the caller."""
 
     @property
     def core(self) -> Core:
-        """What the server knows and does."""
+        """The parts of the server."""
 
     def new_id(self) -> str:
-        """An id that nobody can foresee."""
+        """A new random id that cannot be guessed."""
 
     async def body(self) -> bytes:
-        """The whole body; 413 if that is too much."""
+        """The whole body; 413 if it is too big."""
 
     async def list_rooms(
         self, shape: "Shape", caller: Identity | None, cursor: str, limit: int
     ) -> Page:
-        """The rooms behind `cursor` that the caller may enter, by their ids."""
+        """The rooms after `cursor` that the caller may enter, by id."""
 
 
 Handler = Callable[[Call], Awaitable[Answer]]
@@ -256,56 +257,56 @@ class Operation(NamedTuple):
     """An HTTP call as /openapi.json describes it."""
 
     summary: str
-    #: The type of what it answers with `status`.
+    #: The type of the answer with `status`.
     answer: Any
     #: The types of other answers, by status.
     errors: Mapping[int, Any] = {}
-    #: The type of its body, and what may be in the query.
+    #: The type of the body, and the query parameters.
     body: Any = None
     query: tuple[str, ...] = ()
-    #: Of what it answers with `status`.
+    #: The media type of the answer with `status`.
     media_type: str = "application/json"
     body_media_type: str = "application/json"
-    #: What it may answer, and what its body may be.
+    #: Examples of the answer and of the body.
     example: Any = None
     body_example: Any = None
-    #: Whether it wants an API key.
+    #: Whether the call needs an API key.
     wants_key: bool = False
     status: int = 200
-    #: Other successes, without a body.
+    #: Other success statuses, without a body.
     empty: tuple[int, ...] = ()
 
 
 class Route(NamedTuple):
     """An HTTP call of a dialect."""
 
-    #: As `GET /rooms/{room_id}`; `{name:path}` stands for one or more segments.
+    #: Such as `GET /rooms/{room_id}`; `{name:path}` stands for one or more segments.
     call: str
     handle: Handler
     operation: Operation
-    #: Whether any site's pages may call it where no tokens are wanted.
+    #: Whether any site's pages may make the call in open mode.
     public: bool = False
 
     @property
     def path(self) -> str:
-        """Its path, as in `call`."""
+        """The path in `call`."""
         return self.call.partition(" ")[2]
 
 
-#: What any caller may say of itself in the query.
+#: Query parameters by which callers may identify themselves.
 CALLER = ("user_id", "token")
-#: Why a caller is not let in, and what may be wrong with a body.
+#: Errors for callers who are refused, and for invalid bodies.
 SIGNED_IN: Mapping[int, Any] = {401: Detail, 403: Detail, 429: Detail}
 BODY: Mapping[int, Any] = {413: Detail, 422: Detail}
 
 
 def json_answer(value: object, status: int = 200) -> Answer:
-    """An answer that is JSON."""
+    """Make a JSON answer."""
     return Answer(msgspec.json.encode(value), status)
 
 
 async def read_json(call: Call, type_: type[T]) -> T:
-    """The request's JSON; 422 if it does not fit."""
+    """Decode the request's JSON; 422 if it does not fit."""
     try:
         return msgspec.json.decode(await call.body(), type=type_)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -313,7 +314,7 @@ async def read_json(call: Call, type_: type[T]) -> T:
 
 
 def fit(encoded: Iterable[bytes], most: int) -> list[bytes]:
-    """The first of these that take `most` bytes at most; always the very first."""
+    """The first values that fit into `most` bytes; at least one."""
     fitting: list[bytes] = []
     for each in encoded:
         most -= len(each) + 1
@@ -324,5 +325,5 @@ def fit(encoded: Iterable[bytes], most: int) -> list[bytes]:
 
 
 def fit_raw(values: Iterable[Struct], most: int) -> list[Raw]:
-    """The same of values that are encoded one by one, and no more of them than fit."""
+    """The same, encoding values one by one until they do not fit."""
     return [Raw(each) for each in fit(map(msgspec.json.encode, values), most)]

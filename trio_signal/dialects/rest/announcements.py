@@ -1,4 +1,4 @@
-"""The REST of announcements: for creators, and for users without a WebSocket."""
+"""HTTP routes of announcements: for creators, and for users without a WebSocket."""
 
 from collections.abc import Awaitable, Callable, Mapping
 from functools import wraps
@@ -29,7 +29,7 @@ from trio_signal.messages.identity import OPEN_GRANTS, Announcement, Identity
 
 T = TypeVar("T")
 
-#: What is easy to read on a small screen.
+#: A length that is easy to read on a small screen.
 RECOMMENDED_LENGTH = 120
 
 
@@ -44,7 +44,7 @@ class AcknowledgeRequest(Struct):
     """The body of `POST /api/creator/broadcast/acknowledge`."""
 
     broadcast_id: str = ""
-    #: Who has seen it. Believed in open mode only.
+    #: The user who has seen it. Used in open mode only.
     user_id: str | int | None = None
 
 
@@ -122,12 +122,12 @@ class Problem(Struct):
 
 
 def problem(status: int, detail: str) -> Struct | Mapping[str, str]:
-    """An error as the clients of these calls read it."""
+    """An error in the format of these routes' clients."""
     return {"detail": detail} if status in (401, 403) else Problem(detail)
 
 
 def _with_store(handle: Callable[[Call, Announcements], Awaitable[Answer]]) -> Handler:
-    """Let a handler have the announcements; 503 while their store cannot be reached."""
+    """Pass the announcements to a handler; answer 503 while their store cannot be reached."""
 
     @wraps(handle)
     async def handler(call: Call) -> Answer:
@@ -225,9 +225,9 @@ async def show_stats(call: Call, announcements: Announcements) -> Answer:
 
 
 async def _find_user(call: Call, said: str | None = None) -> Identity | None:
-    """Who asks; None for nobody in open mode. 401 where a token is needed.
+    """The caller's identity; None in open mode without one. 401 if a token is needed.
 
-    `said` is who the body says it is.
+    `said` is the user id in the body.
     """
     try:
         if call.wants_tokens:
@@ -247,19 +247,19 @@ async def _require_user(call: Call, said: str | None = None) -> Identity:
 
 
 async def _require_creator(call: Call) -> Identity:
-    """In open mode everybody is one, also who does not say its name."""
+    """The creator who calls. In open mode everybody is one, even without a name."""
     creator = await _find_user(call) or _NOBODY
     if not creator.grants.creator:
         raise HttpError(403, "Only creators can perform this action")
     return creator
 
 
-#: Whoever calls in open mode without saying who it is.
+#: Callers without an identity in open mode.
 _NOBODY = Identity("", "anonymous", "anonymous", grants=OPEN_GRANTS)
 
 
 async def _read(call: Call, type_: type[T]) -> T:
-    """The request's JSON, whatever its type says; 400, 413 or 422 if it is none."""
+    """Decode the request's JSON, whatever its content type; 400, 413 or 422 if it is invalid."""
     try:
         return msgspec.json.decode(await call.body(), type=type_)
     except msgspec.ValidationError as error:

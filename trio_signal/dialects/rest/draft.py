@@ -1,4 +1,4 @@
-"""What may be announced. Pure."""
+"""Checks of announcements. Pure."""
 
 import unicodedata
 from typing import get_args
@@ -9,14 +9,14 @@ from trio_signal.messages.identity import AnnouncementType
 #: In characters, not bytes.
 MAX_CHARACTERS = 280
 TYPES: tuple[AnnouncementType, ...] = get_args(AnnouncementType)
-#: A banner is one line, and creators write in fields of several.
+#: A banner has one line, but creators write in fields with several.
 _BREAKS = str.maketrans(dict.fromkeys("\t\n\v\f\r\x85\u2028\u2029", " "))
 #: Control characters, and halves of surrogate pairs.
 _REFUSED = frozenset({"Cc", "Cs"})
 
 
 def check_message(text: str) -> str:
-    """The message as one line, without the space around it; raises AnnouncementError."""
+    """Return the message as one line, without surrounding spaces; raises AnnouncementError."""
     message = text.translate(_BREAKS).strip()
     if not message:
         raise AnnouncementError("Broadcast message cannot be empty")
@@ -31,7 +31,7 @@ def check_message(text: str) -> str:
 
 
 def check_type(text: str) -> AnnouncementType:
-    """One of the types; raises AnnouncementError."""
+    """Return the type; raises AnnouncementError if it is unknown."""
     for type_ in TYPES:
         if text == type_:
             return type_

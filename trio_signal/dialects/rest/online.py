@@ -1,4 +1,4 @@
-"""The REST of who is online, which the clients of `live` poll."""
+"""HTTP routes for users who are online, which clients of `live` poll."""
 
 from trio_signal.dialects.rest import SIGNED_IN, Answer, Call, Operation, Route, json_answer
 from trio_signal.messages.records import OnlineUsers, Stats

@@ -1,10 +1,10 @@
-"""HTTP calls of dialect `peerjs`: a new id, and which there are."""
+"""HTTP routes of the dialect `peerjs`: a new id, and the list of ids."""
 
 from msgspec import Struct
 
 from trio_signal.dialects.rest import Answer, Call, Operation, Route, json_answer
 
-#: Bytes of the ids in an answer.
+#: Most bytes of the ids in an answer.
 _MAX_BYTES = 2**20
 
 
@@ -15,12 +15,12 @@ class Refused(Struct):
 
 
 async def make_id(call: Call) -> Answer:
-    """Answers `GET {path}{key}/id`: an id that nobody has."""
+    """Answer `GET {path}{key}/id`: an id that nobody has."""
     return Answer(call.new_id().encode(), content_type="text/plain; charset=utf-8")
 
 
 async def list_ids(call: Call) -> Answer:
-    """Answers `GET {path}{key}/peers`, but to moderators only."""
+    """Answer `GET {path}{key}/peers`, for moderators only."""
     if not call.wants_tokens:
         return json_answer(Refused("Discovery is off"), 401)
     caller = await call.callers.find()

@@ -1,4 +1,4 @@
-"""The REST of rooms: which there are, who is in them, and what was said."""
+"""HTTP routes of rooms: the list, their members, and chat."""
 
 from typing import Annotated
 from urllib.parse import urlencode
@@ -32,7 +32,7 @@ from trio_signal.messages.identity import NO_ROOM, Identity, Member, Profile, is
 from trio_signal.messages.records import RoomCount, RoomInfo
 from trio_signal.names import ANONYMOUS, clean_name, clean_picture
 
-#: Rooms on a page, and messages if nobody says how many.
+#: Most rooms on a page, and the default number of messages.
 MAX_ROOMS = 1000
 _MESSAGES = 100
 
@@ -73,7 +73,7 @@ class RoomEntry(Struct):
 
     id: str
     name: str
-    #: RFC 3339; of a room that nobody made, when the first of those who are there joined.
+    #: RFC 3339; for rooms that were not created by a call, when the first present user joined.
     created_at: str | None
     #: How many users are there.
     member_count: int
@@ -92,7 +92,7 @@ class RoomSnapshot(RoomEntry):
 
 
 class _RawSnapshot(RoomEntry):
-    """The same, with those in it encoded."""
+    """The same, with encoded users."""
 
     room_id: str
     users: list[Raw]
@@ -108,7 +108,7 @@ class ActiveRoom(Struct):
 
 
 def room_entry(count: RoomCount, info: RoomInfo | None) -> RoomEntry:
-    """A room as clients of `room` have it."""
+    """A room in the format of `room`'s clients."""
     return RoomEntry(
         count.room_id,
         info.name if info is not None else count.room_id,
@@ -190,7 +190,7 @@ async def show_messages(call: Call) -> Answer:
     room_id = _room_of(call)
     await _find_entrant(call, room_id)
     chats = await call.core.notes.chats(room_id, _limit(call, _MESSAGES))
-    # The newest are those that are wanted.
+    # Keep the newest messages if not all fit.
     newest = fit_raw((chat_message(chat) for chat in reversed(chats)), MAX_BYTES)
     return json_answer(newest[::-1])
 
@@ -223,7 +223,7 @@ async def count_room(call: Call) -> Answer:
 async def _speaker(
     call: Call, room_id: str, body: MessageRequest, entrant: Identity | None
 ) -> Profile:
-    """What to call who says something: as a socket of the same user would be called."""
+    """The profile of a user who sends a message: the same as for a socket of that user."""
     notes, username, avatar_url = call.core.notes, clean_name(body.username), None
     if entrant is not None:
         username, avatar_url = entrant.username or username, entrant.avatar_url
@@ -236,7 +236,7 @@ async def _speaker(
 
 
 async def _find_entrant(call: Call, room_id: str) -> Identity | None:
-    """Who asks about a room, or for it; None in open mode. 403 for who was thrown out of it."""
+    """The caller's identity for a call about a room; None in open mode. 403 for banned users."""
     entrant = await call.callers.find_entrant(room_id)
     if entrant is not None and await call.core.bus.holds.is_banned(
         room_id, entrant.subject, entrant.user_id
@@ -246,7 +246,7 @@ async def _find_entrant(call: Call, room_id: str) -> Identity | None:
 
 
 def _room_of(call: Call) -> str:
-    """The room of a call. Private messages have the path of one, and none of a room's calls."""
+    """The room of a call. The path of private messages looks like a room, but is none."""
     room_id = call.path["room_id"]
     if room_id == NO_ROOM or is_internal(room_id):
         raise HttpError(404, "This is not a room")
@@ -271,7 +271,7 @@ def _snapshot(room_id: str, members: tuple[Member, ...], info: RoomInfo | None) 
 
 
 def _limit(call: Call, default: int) -> int:
-    """What the query says of how many are wanted; 422 if it says no number."""
+    """The number of entries that the query requests; 422 if it is not a number."""
     limit = call.query.get("limit", str(default))
     if not limit.isdecimal() or len(limit) > 9:
         raise HttpError(422, "limit must be a whole number")
@@ -279,7 +279,7 @@ def _limit(call: Call, default: int) -> int:
 
 
 def _to_milliseconds(moment: str) -> str:
-    """RFC 3339 with microseconds, as all other times are."""
+    """Convert RFC 3339 with microseconds to the format of all other times."""
     seconds, dot, fraction = moment.partition(".")
     return f"{seconds}.{fraction[:3]}Z" if dot else moment
 
@@ -287,7 +287,7 @@ def _to_milliseconds(moment: str) -> str:
 _IN_ROOM = {**SIGNED_IN, 404: Detail}
 _PAGE = ("limit", "cursor")
 
-#: Our own programs, which speak `mesh`, read it as well.
+#: Our own programs use it too, although they speak `mesh`.
 _LIST = Route(
     "GET /rooms",
     list_rooms,

@@ -1,4 +1,4 @@
-"""The REST of users: guests get an identity by name, and say more of themselves."""
+"""HTTP routes of users: guests get an identity by name, and can change their profile."""
 
 from typing import Annotated
 from uuid import NAMESPACE_URL, uuid5
@@ -23,10 +23,10 @@ from trio_signal.messages.identity import Identity
 from trio_signal.messages.records import GuestUser
 from trio_signal.names import ANONYMOUS, clean_name, clean_picture
 
-#: Characters of a user's text about itself, and of its address.
+#: Most characters of a user's text about itself, and of its address.
 MAX_BIO = 2000
 MAX_EMAIL = 254
-#: What a change costs besides the request, as all replicas are told; in tokens.
+#: Tokens that a change costs besides the request, as all replicas receive it.
 _CHANGE = 5.0
 _GUESTS = uuid5(NAMESPACE_URL, "urn:trio-signal:guest")
 
@@ -50,7 +50,7 @@ class ProfileRequest(Struct):
 class UserAnswer(GuestUser, frozen=True):
     """A user, in the format of the clients."""
 
-    #: Pictures of other sizes, of which there are none.
+    #: Pictures of other sizes; always empty.
     avatar_urls: dict[str, str] = field(default_factory=dict)
 
 
@@ -95,7 +95,7 @@ async def change_profile(call: Call) -> Answer:
     user_id, notes = call.path["user_id"], call.core.notes
     caller = await _require_self(call, user_id)
     body = await read_json(call, ProfileRequest)
-    # One that is not known any more, since before a restart or from an old server, goes on.
+    # A guest that is unknown, from before a restart or from an old server, may continue.
     old = await notes.user(user_id)
     if old is None:
         name = clean_name(body.username) or clean_name(body.display_name) or ANONYMOUS
@@ -117,7 +117,7 @@ async def change_profile(call: Call) -> Answer:
 
 
 async def _require_self(call: Call, user_id: str) -> Identity | None:
-    """The caller, who has to be this user; None in open mode, where anybody may be."""
+    """The caller, who must be this user; None in open mode, where anybody may be."""
     caller = await call.callers.require() if call.wants_tokens else None
     if caller is not None and caller.user_id != user_id:
         raise HttpError(403, "Identity mismatch")
@@ -125,10 +125,10 @@ async def _require_self(call: Call, user_id: str) -> Identity | None:
 
 
 async def _guest(call: Call, name: str) -> GuestUser:
-    """The guest of this name: the one that is called so, else a new one.
+    """The guest with this name: the one that has the name now, or a new one.
 
-    Its id is made of the name, so that two who ask at one moment get the same, also if only one
-    of them finds what the other has kept so far; but for a name that another one gave up.
+    The id is derived from the name. So two concurrent requests get the same id, even if only one of
+    them finds the stored guest. The exception is a name that another guest gave up.
     """
     notes = call.core.notes
     user = await notes.user_named(name)
