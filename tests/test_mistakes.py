@@ -18,8 +18,8 @@ from trio_signal.cli.usage import server_url
 from trio_signal.environment import unknown_variables
 
 _PORT = "must be a whole number from 0 to 65535, not"
-_TTL = "--ttl must be a time, as 90s, 15m, 1h or 7d, not"
-_URL = "must be the address of a server, as http://127.0.0.1:8000, not"
+_TTL = "--ttl must be a time such as 90s, 15m, 1h or 7d, not"
+_URL = "must be the address of a server such as http://127.0.0.1:8000, not"
 _COMPARE = "compare needs OLD NEW --record FILE, or NEW --replay FILE"
 _DATABASE = "must be sqlite:///FILE or postgresql://HOST/DATABASE"
 _REDIS = (
@@ -96,7 +96,7 @@ MISTAKES = (
     ("REDIS_URL=localhost serve", f"REDIS_URL {_REDIS}"),
     (
         "REDIS_URL=redis://localhost:port serve",
-        "REDIS_URL: the Redis URL is not like redis[s]://.*",
+        "REDIS_URL: the Redis URL must look like redis[s]://.*",
     ),
     ("DATABASE_URL=mysql://x/y db upgrade", f"DATABASE_URL {_DATABASE}"),
     (

@@ -73,12 +73,12 @@ class Announcements:
     async def run(self) -> None:
         """Serve until cancelled; failures are retried."""
         tasks = [
-            ("looking for announcements", self.agreement.run),
-            ("telling who asks for announcements", self._answer),
+            ("checking announcements", self.agreement.run),
+            ("showing announcements on request", self._answer),
             ("writing acknowledgements", self._receipts.run),
         ]
         if self._board is not None:
-            tasks.append(("telling Redis who hears announcements", self._board.run))
+            tasks.append(("registering subscribers of announcements in Redis", self._board.run))
         async with trio.open_nursery() as nursery:
             for name, task in tasks:
                 nursery.start_soon(supervise, name, task, self.agreement.resync)

@@ -97,7 +97,7 @@ class HandoverBus(Protocol):
         ...
 
     async def others(self, seconds: float) -> list[str]:
-        """Announce for so many seconds that this replica stops; return replicas that do not stop.
+        """Announce for `seconds` that this replica stops; return replicas that do not stop.
 
         Returns an empty list if the directory cannot be asked.
         """
@@ -106,12 +106,12 @@ class HandoverBus(Protocol):
     async def park(self, parcels: Sequence[tuple[str, Parcel]], seconds: float) -> bool:
         """Leave sessions, each with its room, to the first replica that takes them; return success.
 
-        Their members stay in the directory for so many seconds; the rest are removed then.
+        Their members stay in the directory for `seconds`; the rest are removed then.
         """
         ...
 
     def keep(self, room_id: str, member: Member, seconds: float) -> None:
-        """Record for so long that a stand-in for a user exists, with the tag `member.session`."""
+        """Record for `seconds` that a stand-in for a user exists, with the tag `member.session`."""
         ...
 
     async def kept(self, room_id: str, user_id: str, dialect: str) -> Member | None:

@@ -155,7 +155,7 @@ def token(
     admin: Admin = False,
     ttl: Annotated[
         int,
-        typer.Option(parser=duration, metavar="TIME", help="Lifetime, as 90s, 15m, 1h or 7d."),
+        typer.Option(parser=duration, metavar="TIME", help="Lifetime, such as 90s, 15m, 1h or 7d."),
     ] = "1h",  # type: ignore[assignment]  # the parser's input
 ) -> None:
     """Print a token for a user, signed with TRIO_SIGNAL_JWT_SECRET.

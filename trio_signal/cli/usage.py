@@ -187,7 +187,7 @@ def duration(text: str) -> int:
     """Parse `90s`, `15m`, `1h` or `7d` to seconds."""
     digits, unit = text[:-1], text[-1:]
     if unit not in _UNITS or not digits.isascii() or not digits.isdecimal() or not int(digits):
-        raise refuse("a time, as 90s, 15m, 1h or 7d", text)
+        raise refuse("a time such as 90s, 15m, 1h or 7d", text)
     return int(digits) * _UNITS[unit]
 
 
@@ -208,7 +208,7 @@ def server_url(text: str) -> str:
     except ValueError:
         is_valid = False
     if not (is_valid and scheme):
-        raise refuse(f"the address of a server, as {LOCAL}", text)
+        raise refuse(f"the address of a server such as {LOCAL}", text)
     return parts._replace(scheme=scheme).geturl().rstrip("/")
 
 

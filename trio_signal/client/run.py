@@ -1,6 +1,6 @@
 """The connections of a session, one after the other.
 
-The tasks, and who ends them:
+The tasks and their nurseries:
 
     open_client's nursery      run        one connection after the other
         a connection's nursery     receive    the server's messages become events

@@ -115,7 +115,7 @@ def _host_and_port(text: str) -> tuple[str, int]:
 
 
 _MISSHAPEN = ValueError(
-    "the Redis URL is not like redis[s]://[[user]:password@]host[:port][/db][?options], "
+    "the Redis URL must look like redis[s]://[[user]:password@]host[:port][/db][?options], "
     "redis[s]+sentinel://[[user]:password@]host[:port][,host[:port]...]/service[/db] "
     "or unix:///path; percent-encode what is special in a password"
 )
@@ -138,7 +138,7 @@ def _tls_context(given: dict[str, Any], ca_file: str | None) -> ssl.SSLContext:
     context = ssl.create_default_context(cafile=given.get("ssl_ca_certs", ca_file))
     checks = given.get("ssl_cert_reqs", "required")
     if checks not in ("required", "none"):
-        raise ValueError("ssl_cert_reqs in the Redis URL is `required` or `none`")
+        raise ValueError("ssl_cert_reqs in the Redis URL must be `required` or `none`")
     context.check_hostname = checks == "required" and given.get("ssl_check_hostname", True)
     if checks == "none":
         context.verify_mode = ssl.CERT_NONE

@@ -353,7 +353,7 @@ def _command_name(args: tuple[Argument, ...]) -> str:
     """The command's name in upper case; raises DataError if the command is refused."""
     name = args[0].upper() if isinstance(args[0], str) else ""
     if not name:
-        raise DataError(f"the name of a command is a str, not {args[0]!r}")
+        raise DataError(f"the name of a command must be a str, not {args[0]!r}")
     if name in REFUSED:
         raise DataError(f"{name} would change or block the shared connection")
     return name

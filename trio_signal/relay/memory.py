@@ -151,7 +151,7 @@ class MemoryViewing(_MemoryLeg, Viewing):
         """Offer the feed's media."""
         await self.server.answer()
         if self.feed not in self.server.ingests:
-            raise RelayError("nothing comes in of this feed")
+            raise RelayError("the feed has no media")
         self.is_offered = True
         if not self.is_closed:
             self.server.viewings.append(self)

@@ -204,7 +204,7 @@ class RelayedViewer:
                 continue  # the offer was repeated, and the viewer answers both
             elif not await self._hand_on(viewing, answer):
                 break
-        over.cancel(reason="no answer that the leg could use")
+        over.cancel(reason="no usable answer of the viewer")
 
     async def _hand_on(self, viewing: Viewing, answer: Description) -> bool:
         self._is_asked = False

@@ -78,7 +78,7 @@ def add_accounts(app: QuartTrio, callers: Callers, settings: Settings) -> None:
 
     @app.post("/auth/logout")
     async def logout() -> Response:
-        """Nothing to do: who has a token has it, until it expires."""
+        """Do nothing: tokens stay valid until they expire."""
         require_login()
         return json_answer({"message": "Logged out"})
 

@@ -68,7 +68,7 @@ class KeyRing:
         secret = self._secrets.get(str(said.get("iss")))
         if secret is None:
             return False
-        with warnings.catch_warnings():  # of a short secret the server warns when it starts
+        with warnings.catch_warnings():  # the server warns of short secrets at startup
             warnings.simplefilter("ignore")
             said = jwt.decode(
                 token,

@@ -121,7 +121,7 @@ def _add_errors(app: QuartTrio, settings: Settings) -> None:
     @app.errorhandler(HTTPException)
     async def error(problem: HTTPException) -> Response:
         if problem.code == 404 and _is_for_websockets(settings):
-            answer = Response("Speak WebSocket here.\n", 426, content_type="text/plain")
+            answer = Response("This path is for WebSockets.\n", 426, content_type="text/plain")
             answer.headers["Upgrade"] = "websocket"
             return answer
         headers = {

@@ -29,7 +29,7 @@ def add_ice(app: QuartTrio, callers: Callers, settings: Settings, hub: Hub) -> N
         caller = await callers.require()
         access = turn_access(settings, caller.user_id, hub.turn)
         if access is None:
-            why = "TURN is not configured" if hub.turn is None else "There are no credentials now"
+            why = "TURN is not configured" if hub.turn is None else "No credentials available now"
             return json_answer({"detail": why}, 503)
         return _private(access._asdict())
 

@@ -436,7 +436,7 @@ def _as_received(request: h11.Request) -> bytes:
 
 def _refusal(request: h11.Request) -> tuple[HTTPStatus, str] | None:
     if not request.http_version.startswith(b"1."):
-        return HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, "Only HTTP/1 is spoken here."
+        return HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, "This server supports HTTP/1 only."
     if not _path(request.target).startswith(b"/"):  # Quart would fail on it
         return HTTPStatus.BAD_REQUEST, "The request target must have a path."
     return None

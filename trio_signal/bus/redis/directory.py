@@ -356,7 +356,7 @@ class Directory:
         self.scripts.ban.send_nowait([f"{self.room(room_id)}:banned"], args)
 
     def lock(self, room_id: str, seconds: float, *, unless_known: bool = False) -> None:
-        """Lock a room for so many seconds, at most `LOCK_SECONDS`; 0 unlocks it. Does not block.
+        """Lock a room for `seconds`, at most `LOCK_SECONDS`; 0 unlocks it. Does not block.
 
         `unless_known` keeps a lock that is there.
         """

@@ -170,7 +170,7 @@ class RedisHandover:
     # Sessions of a replica that stops
 
     async def others(self, seconds: float) -> list[str]:
-        """Announce for so many seconds that this replica stops; return replicas that do not stop.
+        """Announce for `seconds` that this replica stops; return replicas that do not stop.
 
         Returns an empty list if Redis cannot be asked.
         """
@@ -194,7 +194,7 @@ class RedisHandover:
     async def park(self, parcels: Sequence[tuple[str, Parcel]], seconds: float) -> bool:
         """Leave sessions, each with its room, to the first replica that takes them; return success.
 
-        Their members stay in the directory for so many seconds; the rest are removed then.
+        Their members stay in the directory for `seconds`; the rest are removed then.
         """
         key, kept = self._directory.key, math.ceil(seconds) + _PARKED
         send = self._redis.send_nowait
@@ -211,7 +211,7 @@ class RedisHandover:
         return True
 
     def keep(self, room_id: str, member: Member, seconds: float) -> None:
-        """Record for so long that a stand-in for a user exists, with the tag `member.session`."""
+        """Record for `seconds` that a stand-in for a user exists, with the tag `member.session`."""
         key = self._stand_ins(room_id, member.user_id, member.dialect)
         self._redis.send_nowait("RPUSH", key, encode(member))
         self._redis.send_nowait("EXPIRE", key, math.ceil(seconds) + _PARKED)

@@ -100,7 +100,7 @@ class Lease:
         return self._patient_until is not None
 
     def hold_off(self, seconds: float) -> None:
-        """Reap nobody for so long: after an outage, other replicas may return later."""
+        """Reap nobody for `seconds`: after an outage, other replicas may return later."""
         self._reaps_from = trio.current_time() + seconds
 
     def end_patience(self) -> bool:
@@ -151,7 +151,7 @@ class Lease:
         return list(expired)
 
     async def outlast(self, seconds: float) -> None:
-        """Renew the lease for the last time, so that parked members stay for so long."""
+        """Renew the lease for the last time, so that parked members stay for `seconds`."""
         async with self._renewing:
             self._retired = True
             keys = [self._directory.key("replicas")]

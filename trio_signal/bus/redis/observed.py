@@ -40,7 +40,7 @@ class ObservedRooms:
         self._leader = directory.key("webhooks", "leader")
 
     async def lead(self, seconds: float) -> bool:
-        """Whether this replica sends the webhooks, for so many seconds from the call on."""
+        """Whether this replica sends the webhooks, for `seconds` from the call on."""
         args: list[Argument] = [self._directory.replica, int(seconds * 1000)]
         with _translated():
             return bool(await self._directory.scripts.lead([self._leader], args))

@@ -187,7 +187,7 @@ class Comparison:
     def _check_order(self, socket: int, number: int, type_: str) -> None:
         last, last_type = self._last.get(socket, (0, ""))
         if number < last and type_ != last_type:
-            self.note("order", type_, "", f"came before {last_type}, and after it before")
+            self.note("order", type_, "", f"came before {last_type} instead of after it")
         self._last[socket] = max((last, last_type), (number, type_))
 
     def lacks(self, text: str) -> None:

@@ -219,7 +219,7 @@ class CloudflareViewing(_Session, Viewing):
                 app = self._keeper.app
                 names = self._keeper.known_names(self._of) or await names_of(app, self._of)
                 if not names:
-                    raise RelayError("nothing comes in of this broadcast")
+                    raise RelayError("the broadcast has no media")
                 self._session = session = await app.new_session()
                 offer = self._take(await app.subscribe(session, self._of, names))
                 self._feed = self._keeper.follow(self._of, self)

@@ -104,7 +104,7 @@ class Handle:
         elif answer.error is not None:
             self._refusal = RefusedError(answer.error.code, answer.error.reason)
         elif answer.data is None:
-            self._refusal = RelayError("the media server has not said which handle")
+            self._refusal = RelayError("the media server's answer names no handle")
         elif self._closed:
             self._session.tell({"janus": "detach", "handle_id": answer.data.id})
         else:
@@ -319,7 +319,7 @@ class Session:
         self._unsent_bytes += len(text)
         self._filled.set()
         if self._unsent_bytes > _MAX_UNSENT:
-            self.end("the media server does not read what it is told")
+            self.end("the media server does not read its messages")
         return transaction
 
     def _encode(self, request: dict[str, Any], transaction: str) -> str:
@@ -331,7 +331,7 @@ class Session:
         try:
             return msgspec.json.encode(request).decode()
         except UnicodeEncodeError:
-            raise RelayError("the description is no text") from None
+            raise RelayError("the description is not valid text") from None
 
     # Its tasks
 
@@ -383,7 +383,7 @@ class Session:
                 asked = now
                 self.tell({"janus": "keepalive"})
             if asked is not None and now - asked >= DEADLINE:
-                self.end(f"the media server has said nothing for {DEADLINE:g} s")
+                self.end(f"the media server was silent for {DEADLINE:g} s")
 
     # As the owner of `control`
 

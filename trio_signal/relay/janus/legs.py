@@ -95,7 +95,7 @@ class _Side(Leg):
             case "hangup":
                 self._hung_up(message.reason or "the media server has hung up")
             case "detached":
-                self.lost("the media server has forgotten it")
+                self.lost("the media server has removed the handle")
             case "event" if message.room.videoroom == "destroyed":
                 self.lost("the broadcast is over")
             case "event":
@@ -146,7 +146,7 @@ class JanusIngest(_Side, Ingest):
         join = {"request": "joinandconfigure", "ptype": "publisher"}
         answer = await self._handle.ask({**join, "room": self._room, "pin": self._pin}, offer=sdp)
         if (publisher := answer.room.id) is None:
-            raise RelayError("the media server has not said which feed")
+            raise RelayError("the media server's answer names no feed")
         self.feed = str(Feed(self._room, publisher, self._pin))
         return answer
 
@@ -300,7 +300,7 @@ class Watcher:
                 self.heard(await self._handle.ask({**join, "pin": self.feed.pin}))
         except RefusedError as error:
             gone = error.code == words.NO_ROOM
-            self.lost("the broadcast is not there any more" if gone else str(error))
+            self.lost("the broadcast does not exist any more" if gone else str(error))
         except RelayError as error:
             self.lost(str(error))
 

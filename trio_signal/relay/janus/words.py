@@ -55,7 +55,7 @@ class Address(NamedTuple):
         """
         parts = urlsplit(url)
         if parts.scheme not in _SCHEMES or not parts.hostname:
-            raise ValueError("must be as janus+ws://HOST:8188 or janus+wss://HOST/janus")
+            raise ValueError("must be like janus+ws://HOST:8188 or janus+wss://HOST/janus")
         secure, port = _SCHEMES[parts.scheme]
         where = parts.netloc.rpartition("@")[2]
         return cls(
@@ -84,7 +84,7 @@ class Feed(NamedTuple):
     def of(cls, text: str) -> Self:
         """Read the text form; raises RelayError."""
         if (found := _FEED.fullmatch(text)) is None:
-            raise RelayError("this is no feed of a Janus")
+            raise RelayError("this is not a feed of a Janus")
         return cls(int(found[1]), int(found[2]), found[3])
 
 
