@@ -132,7 +132,7 @@ class Gate:
         if request.method != b"GET" or request.target.decode("latin-1") not in PROBES:
             return None
         if any(name in (b"content-length", b"transfer-encoding") for name, _ in request.headers):
-            return None  # its end is the app's to find
+            return None  # only the app finds the end of a body
         if request.target == b"/healthz":
             return HTTPStatus.OK, msgspec.json.encode(ALIVE)
         status, answer = readiness(self._hub)

@@ -254,7 +254,7 @@ class _Connection(TCPServer):
 
     def _break_off(self) -> None:
         if self._answer is not None:
-            self._broken = True  # the end of the answer is near
+            self._broken = True  # closed at the end of the answer
         else:
             self._scope.cancel()
 
