@@ -31,3 +31,11 @@ def test_a_page_with_such_words_is_named(
     (tmp_path / "docs" / "a.md").write_text("TURN is yours to run.\n")
     assert check_words.main(tmp_path) == 1
     assert capsys.readouterr().out == "docs/a.md:1: 'yours to run'; rather: you need, you have to\n"
+
+
+def test_sources_are_read_in_docstrings_and_comments_only() -> None:
+    source = '"""An edition."""\n\nEDITION = "an edition"  # a nudge\n'
+    assert check_words.prose_of(source, ".py") == '"""An edition."""\n\n  # a nudge\n'
+    assert check_words.prose_of("-- An edition.\nlocal edition -- a nudge", ".lua") == (
+        "-- An edition.\n -- a nudge"
+    )

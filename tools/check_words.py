@@ -1,12 +1,14 @@
-"""Finds words in the pages that readers would have to learn, and says which they know.
+"""Finds words that readers would have to learn, in pages, docstrings and comments.
 
     python tools/check_words.py
 
 Spelling is for codespell, and style for proselint; this is a short list of our own habits.
 """
 
+import ast
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -45,16 +47,41 @@ def findings(text: str) -> list[tuple[int, str, str]]:
     return sorted(found)
 
 
+def prose_of(source: str, suffix: str) -> str:
+    """The docstrings and comments of a module or a Lua script, on their own lines."""
+    lines = source.split("\n")
+    comment = re.compile(r"(?:^|\s)--.*" if suffix == ".lua" else r"(?:^\s*|  )#.*")
+    prose = [found[0] if (found := comment.search(line)) else "" for line in lines]
+    if suffix == ".py":
+        for first, last in _docstrings(ast.parse(source)):
+            prose[first:last] = lines[first:last]
+    return "\n".join(prose)
+
+
+def _docstrings(tree: ast.Module) -> Iterator[tuple[int, int]]:
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        match body[0] if isinstance(body, list) and body else None:
+            case ast.Expr(value=ast.Constant(value=str()), lineno=first, end_lineno=int(last)):
+                yield first - 1, last
+
+
 def main(root: Path) -> int:
-    """Check all pages below `root`; the exit status."""
+    """Check all pages and sources below `root`; return the exit status."""
     pages = [
         root / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md")
     ]
     pages += sorted((root / "docs").rglob("*.md"))
+    texts = [(page, page.read_text()) for page in pages]
+    texts += [
+        (path, prose_of(path.read_text(), path.suffix))
+        for path in sorted((root / "trio_signal").rglob("*"))
+        if path.suffix in (".py", ".lua")
+    ]
     count = 0
-    for page in pages:
-        for line, words, instead in findings(page.read_text()):
-            print(f"{page.relative_to(root)}:{line}: {words!r}; rather: {instead}")
+    for path, text in texts:
+        for line, words, instead in findings(text):
+            print(f"{path.relative_to(root)}:{line}: {words!r}; rather: {instead}")
             count += 1
     return 1 if count else 0
 

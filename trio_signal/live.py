@@ -41,7 +41,7 @@ class LiveBroadcasts:
     ) -> None:
         """Take the rooms of this replica.
 
-        Broadcasters are told of listeners that wait for their offer if `tell_of_listeners`.
+        If `tell_of_listeners`, broadcasters receive the listeners that wait for their offer.
         """
         self._rooms = rooms
         self._membership = membership

@@ -78,8 +78,8 @@ class Address(TokenBucket):
         self.connections = 0
         #: The current turn, with fractions, and since when.
         self._turn, self._since = 0.0, 0.0
-        #: A heap of those who are ahead, by their marks, which may have moved on since. The
-        #: number sees to it that no two are the same.
+        #: A heap of the connections that are ahead, by their marks, which may have moved on since.
+        #: The number keeps entries distinct.
         self._marks: list[tuple[float, int, Payer]] = []
 
     def spend(self, tokens: float, now: float) -> float:

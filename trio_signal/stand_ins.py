@@ -101,7 +101,7 @@ class StandIns:
         self._resuming.take(session, away=False)
         self._handover.park(session, room)
         self._bus.keep(room.id, member, self._resuming.grace)
-        # For who comes later than it waits.
+        # For users who return after the stand-in has expired.
         self._notes.lose_member(room.id, member, wall_time(trio.current_time()))
         if peer.resumes == "rooms":
             peer.to_rejoin += (room.id,)

@@ -103,7 +103,7 @@ class SessionInfo(Struct, frozen=True):
 
 
 class ServerInfo(Struct, frozen=True):
-    """What a client is told of the server, once it is authenticated."""
+    """What a client learns about the server once it is authenticated."""
 
     #: With credentials for this client.
     ice_servers: tuple[dict[str, object], ...] = ()

@@ -1,7 +1,7 @@
 -- Make a revision of the announcements current, unless a newer one is.
 --
 -- KEYS  1 current_broadcast  string: the active announcement (JSON), for all to read
---       2 edition            hash: revision, id, edition; the number, the id and the JSON of
+--       2 `edition`          hash: revision, id, `edition`; the number, the id and the JSON of
 --                            the current revision, by the names that version 0.1 used
 -- ARGV  1 number  2 id of the announcement  3 revision (JSON)
 --       4 current_broadcast, or "" if nothing is active
