@@ -5,12 +5,13 @@ pair of replicas are numbered. The receiver reports up to which number it has de
 signals it could not deliver. It confirms a signal only after delivering it. A sender that hears
 nothing gives the signal up, and notifies its client.
 
-A signal is never both delivered and reported lost. A signal older than `MAX_AGE`, by the clock of
-Redis, is not delivered any more; one older than `GIVE_UP` is reported as lost. The time between the
-two allows for the confirmation to arrive, and for clocks that differ. A receiver that could not
-confirm now does not deliver; a sender that could not receive confirmations does not send. One gap
-remains: signals that a replica delivers in the last moment before it is cut off are not confirmed
-until it is connected again (the two generals' problem).
+A signal is either delivered or reported as lost, never both and never neither. A signal older than
+`MAX_AGE`, by the clock of Redis, is not delivered any more; one older than `GIVE_UP` is reported as
+lost. The time between the two allows for the confirmation to arrive, and for clocks that differ. A
+receiver that could not confirm now does not deliver; a sender that could not receive confirmations
+does not send. One gap remains: signals that a replica delivers in the last moment before it is cut
+off are not confirmed until it is connected again, and may be reported as lost (the two generals'
+problem).
 """
 
 from collections.abc import Callable, Collection, Iterator
