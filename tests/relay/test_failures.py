@@ -195,7 +195,8 @@ async def test_a_defect_in_one_task_ends_no_other(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, method: str
 ) -> None:
     async with relayed() as (_, (server,), show, viewers):
-        before, works, calls = list(server.viewings), getattr(MemoryNode, method), []
+        before, works = list(server.viewings), getattr(MemoryNode, method)
+        calls: list[str] = []
 
         def fail(node: MemoryNode, given: str) -> object:
             calls.append(given)
@@ -219,7 +220,8 @@ async def test_a_defect_in_one_task_ends_no_other(
 
 async def test_viewers_come_while_all_of_it_starts_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(supervision, "FIRST_PAUSE", 0.5)
-    looks, look_at = [], relays.Relays._look_at
+    looks: list[object] = []
+    look_at = relays.Relays._look_at
 
     def fail(it: relays.Relays, *given: Any) -> None:
         looks.append(given)

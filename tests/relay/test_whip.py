@@ -213,7 +213,8 @@ async def test_of_two_who_publish_at_one_moment_one_goes(
     http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Neither is in the room yet when the other one asks whether somebody is."""
-    both, asking = trio.Event(), []
+    both = trio.Event()
+    asking: list[MemoryServer] = []
 
     async def answer(server: MemoryServer) -> None:
         asking.append(server)
