@@ -132,7 +132,6 @@ class JanusIngest(_Side, Ingest):
                 answer = await self._handle.ask({"request": "configure"}, offer=sdp)
             else:
                 answer = await self._publish_again(sdp)
-        self._publishing = words.fingerprints(sdp)
         return _description(answer, "answer")
 
     async def _publish(self, sdp: str) -> Message:
@@ -143,6 +142,7 @@ class JanusIngest(_Side, Ingest):
         except RefusedError as error:
             if error.code != words.ROOM_EXISTS:  # otherwise we have created it before
                 raise
+        self._publishing = words.fingerprints(sdp)
         join = {"request": "joinandconfigure", "ptype": "publisher"}
         answer = await self._handle.ask({**join, "room": self._room, "pin": self._pin}, offer=sdp)
         if (publisher := answer.room.id) is None:
@@ -157,6 +157,7 @@ class JanusIngest(_Side, Ingest):
             await self._handle.ask({"request": "unpublish"})
             await self._gone.wait()
             self._gone = None
+        self._publishing = words.fingerprints(sdp)
         return await self._handle.ask({"request": "publish"}, offer=sdp)
 
     def _hung_up(self, reason: str) -> None:
