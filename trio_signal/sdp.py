@@ -47,7 +47,7 @@ class Fragment(Struct, frozen=True):
 
 def check_offer(sdp: str) -> Credentials:
     """Whose ICE session an offer begins; raises SdpError unless one may publish by it."""
-    session, *sections = _sections(sdp)
+    session, *sections = split_sections(sdp)
     if not session or session[0] != "v=0":
         raise SdpError("The body must be an SDP, which begins with v=0")
     kinds = [section[0].removeprefix("m=").partition(" ")[0] for section in sections]
@@ -63,7 +63,7 @@ def check_offer(sdp: str) -> Credentials:
 
 def read_fragment(text: str) -> Fragment:
     """The fragment that a publisher sent; raises SdpError."""
-    session, *sections = _sections(text)
+    session, *sections = split_sections(text)
     found: list[tuple[str, str]] = []
     complete = any("end-of-candidates" in _flags(lines) for lines in (session, *sections))
     for section in sections:
@@ -99,8 +99,8 @@ def restarted(offer: str, fragment: Fragment) -> str:
 
 
 def fragment_of(answer: str) -> str:
-    """The part of the answer to such an offer that its publisher gets; raises SdpError."""
-    session, *sections = _sections(answer)
+    """What a publisher is told of the answer to such an offer; raises SdpError."""
+    session, *sections = split_sections(answer)
     first = sections[0] if sections else []
     credentials = _credentials([*session, *first])
     lines = ["a=ice-lite"] if "ice-lite" in _flags(session) else []
@@ -114,7 +114,7 @@ def fragment_of(answer: str) -> str:
 
 def refuses_some(answer: str) -> bool:
     """Whether the answer takes no media, or not all that was offered."""
-    sections = _sections(answer)[1:]
+    sections = split_sections(answer)[1:]
     return not sections or any(section[0].split(" ")[1:2] == ["0"] for section in sections)
 
 
@@ -125,10 +125,10 @@ def media_of(offer: str) -> MediaType:
 
 def mids_of(sdp: str) -> list[str]:
     """The `mid` of each section."""
-    return [next(_attributes(section, "mid"), "") for section in _sections(sdp)[1:]]
+    return [next(_attributes(section, "mid"), "") for section in split_sections(sdp)[1:]]
 
 
-def _sections(sdp: str) -> list[list[str]]:
+def split_sections(sdp: str) -> list[list[str]]:
     """The lines of the session, and then those of each section."""
     sections: list[list[str]] = [[]]
     for line in sdp.splitlines():

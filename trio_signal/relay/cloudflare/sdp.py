@@ -3,6 +3,8 @@
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from trio_signal.sdp import split_sections
+
 _DIRECTIONS = ("sendrecv", "sendonly", "recvonly", "inactive")
 
 
@@ -27,13 +29,13 @@ class Media(NamedTuple):
 
 def sending(sdp: str) -> dict[str, str]:
     """What is sent: `audio` or `video`, by the section's mid."""
-    media = map(_media, _sections(sdp)[1:])
+    media = map(_media, split_sections(sdp)[1:])
     return {each.mid: each.kind for each in media if each.sends and each.mid}
 
 
 def fingerprints(sdp: str) -> frozenset[str]:
     """The certificates' fingerprints, which differ for each peer connection."""
-    lines = (line for section in _sections(sdp) for line in section)
+    lines = (line for section in split_sections(sdp) for line in section)
     return frozenset(
         line.partition(":")[2].lower() for line in lines if line.startswith("a=fingerprint:")
     )
@@ -41,25 +43,14 @@ def fingerprints(sdp: str) -> frozenset[str]:
 
 def in_one_stream(sdp: str, stream: str) -> str:
     """Put everything that is sent into one stream: pages show `event.streams[0]`."""
-    session, *sections = _sections(sdp)
+    session, *sections = split_sections(sdp)
     return _join(session, *(_in_stream(section, stream) for section in sections))
 
 
 def with_bitrate(sdp: str, bits: int) -> str:
     """Limit the video of the other side to so many bits per second."""
-    session, *sections = _sections(sdp)
+    session, *sections = split_sections(sdp)
     return _join(session, *(_capped(section, bits) for section in sections))
-
-
-def _sections(sdp: str) -> list[list[str]]:
-    """The lines of the session, and of each media section."""
-    sections: list[list[str]] = [[]]
-    for line in sdp.splitlines():
-        if line.startswith("m="):
-            sections.append([])
-        if line:
-            sections[-1].append(line)
-    return sections
 
 
 def _join(*sections: Sequence[str]) -> str:
