@@ -1,8 +1,9 @@
 """Relayed broadcasts in the words of `live` and `room`: what differs from `stream`."""
 
 import pytest
+import trio
 
-from tests.relay.cast import Served, described, until
+from tests.relay.cast import Served, described, serve_relayed, until
 from trio_signal.relay import viewers as legs
 
 
@@ -80,6 +81,29 @@ async def test_room(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
         await until(lambda: not server.viewings)
         async with service.connect("/ws/r/eve") as back:
             await back.wait_for("webrtc-signal", from_user_id="ann")
+
+
+async def test_a_viewer_pays_for_each_leg_that_it_has_made() -> None:
+    """A new offer of its own needs a new leg; a client that makes many has to wait."""
+    budget = {"messages_per_second": 1, "message_burst": 40, "message_burst_per_ip": 4000}
+    async with (
+        serve_relayed(relay_from=0, **budget) as (service, _),
+        service.connect("/ws/r/ann") as ann,
+        service.connect("/ws/r/eve") as eve,
+    ):
+        await ann.send("broadcast-started")
+        relay = (await ann.wait_for("broadcast-started"))["user_id"]
+        await eve.wait_for("broadcast-started", user_id="ann")
+        await ann.send("webrtc-signal", target_user_id=relay, signal=described("offer", "7"))
+        made = 0
+        with trio.move_on_after(1):
+            for made in range(15):
+                for type_ in ("offer", "answer"):
+                    own = described(type_, f"{made}")
+                    await eve.send("webrtc-signal", target_user_id="ann", signal=own)
+                    if type_ == "offer":
+                        await eve.wait_for("webrtc-signal")
+        assert 1 < made < 10
 
 
 async def test_a_page_that_sends_nothing_to_the_media_server_serves_all(served: Served) -> None:

@@ -281,6 +281,7 @@ class Broadcast:
         while True:
             offer = await self._next_offer()
             if offer.session != self._session:
+                self._parts.charge(self.counterpart.peer, 1 + len(self.places.relayed))
                 self._offer, self._why = offer, None
                 break
             if not await self._put(ingest, offer):

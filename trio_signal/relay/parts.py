@@ -10,6 +10,7 @@ from trio_signal.bus import Bus
 from trio_signal.local_room import LocalRoom
 from trio_signal.messages.events import RoomEvent
 from trio_signal.metrics import Metrics
+from trio_signal.participant import Participant
 from trio_signal.relay import Node
 from trio_signal.relay.nodes import Nodes
 from trio_signal.rooms import Rooms
@@ -19,6 +20,9 @@ from trio_signal.rooms import Rooms
 ASK_AGAIN_AFTER = (3.0, 6.0, 12.0, 24.0)
 #: Seconds from the answer within which media must be able to flow.
 UP_WITHIN = 15.0
+#: What a new leg costs the client that causes it, in tokens: some requests to the media server,
+#: and an offer. A broadcaster can cause one for each viewer, and pays for so many at most.
+_LEG_COST, _MOST_LEGS = 8.0, 25
 #: How many candidates of one client may wait for an answer.
 MOST_CANDIDATES = 64
 
@@ -69,6 +73,11 @@ class Parts:
         for event in events:
             self.bus.publish(event)
             self.rooms.tell_here(room, [event])
+
+    def charge(self, peer: Participant | None, legs: int = 1) -> None:
+        """Charge a client for legs that it has caused."""
+        if peer is not None:
+            peer.owes += min(legs, _MOST_LEGS) * _LEG_COST
 
     def count(self, failure: Failure, side: str) -> None:
         """Count a failure on the broadcaster's or a viewer's side."""

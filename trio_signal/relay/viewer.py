@@ -79,6 +79,7 @@ class RelayedViewer:
 
     def renew(self) -> None:
         """The viewer wants a new offer, for a new peer connection."""
+        self._parts.charge(self.room.peers.get(self.peer_id))
         self._why = None
         self._try.cancel(reason="the viewer wants a new offer")
 
@@ -198,7 +199,7 @@ class RelayedViewer:
             elif answer is None:
                 continue
             elif self._taken is not None and self._taken.session != answer.session:
-                self._why = None  # another peer connection needs another leg
+                self.renew()  # another peer connection needs another leg
                 break
             elif not self._is_asked:
                 continue  # the offer was repeated, and the viewer answers both
