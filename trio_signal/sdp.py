@@ -99,7 +99,7 @@ def restarted(offer: str, fragment: Fragment) -> str:
 
 
 def fragment_of(answer: str) -> str:
-    """What a publisher is told of the answer to such an offer; raises SdpError."""
+    """The part of the answer to such an offer that its publisher gets; raises SdpError."""
     session, *sections = split_sections(answer)
     first = sections[0] if sections else []
     credentials = _credentials([*session, *first])

@@ -1,14 +1,25 @@
 """Relayed broadcasts in the words of `live` and `room`: what differs from `stream`."""
 
+from contextlib import AsyncExitStack
+
 import pytest
 import trio
 
+from tests.clients import Client, Service
 from tests.relay.cast import Served, described, serve_relayed, until
 from trio_signal.relay import viewers as legs
 
 
 def live(user: str) -> str:
     return f"/api/v1/ws/connect?user_id={user}&username={user}"
+
+
+async def enter(stack: AsyncExitStack, service: Service, user: str) -> Client:
+    """Let a user of `room` in, and all replicas know it: the first who comes is direct."""
+    client = await stack.enter_async_context(service.connect(f"/ws/r/{user}"))
+    await client.wait_for("room_state")
+    await service.quiesce()
+    return client
 
 
 async def test_live(served: Served) -> None:
@@ -50,14 +61,8 @@ async def test_live(served: Served) -> None:
 
 async def test_room(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     service, server = served
-    async with (
-        service.connect("/ws/r/ann") as ann,
-        service.connect("/ws/r/bob") as bob,
-        service.connect("/ws/r/eve") as eve,
-    ):
-        for each in (ann, bob, eve):
-            await each.wait_for("room_state")
-            await service.quiesce()
+    async with AsyncExitStack() as stack:
+        ann, bob, eve = [await enter(stack, service, name) for name in ("ann", "bob", "eve")]
         await ann.send("broadcast-started")
         relay = (await ann.wait_for("broadcast-started"))["user_id"]
         assert relay.startswith("relay:")
@@ -108,14 +113,8 @@ async def test_a_viewer_pays_for_each_leg_that_it_has_made() -> None:
 
 async def test_a_page_that_sends_nothing_to_the_media_server_serves_all(served: Served) -> None:
     service, _ = served
-    async with (
-        service.connect("/ws/r/ann") as ann,
-        service.connect("/ws/r/bob") as bob,
-        service.connect("/ws/r/eve") as eve,
-    ):
-        for each in (ann, bob, eve):
-            await each.wait_for("room_state")
-            await service.quiesce()
+    async with AsyncExitStack() as stack:
+        ann, _, eve = [await enter(stack, service, name) for name in ("ann", "bob", "eve")]
         await ann.send("broadcast-started")
         relay = (await ann.wait_for("broadcast-started"))["user_id"]
         watches = described("offer", "7", "recvonly")
