@@ -216,7 +216,7 @@ async def test_a_pong_that_nobody_asked_for_does_no_harm(world: World) -> None:
     ("code", "reason", "frame"),
     [
         (1002, "Frame is not masked", b"\x81\x02hi"),
-        (1003, "Only text is spoken here", client_frame(BINARY, b"{}")),
+        (1003, "Only text messages are accepted", client_frame(BINARY, b"{}")),
         (1007, "Text is not UTF-8", client_frame(TEXT, b"\xff")),
         (1009, "Message too big", client_text("x" * 200_000)),
     ],

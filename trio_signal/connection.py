@@ -1,8 +1,7 @@
-"""One socket's life: receive, heartbeat, and flush while something waits.
+"""Connection: one WebSocket; receives messages, sends heartbeats, and flushes the outbox.
 
-They run in one nursery; the first of the two to end cancels all. The session
-that the connection carries then leaves its rooms. Only after that, when nobody
-depends on this connection any more, is time spent on a goodbye.
+These tasks run in one nursery. When receiving or the heartbeat ends, all of them end, and the
+session leaves its rooms. Only then comes the closing handshake, which delays nobody else.
 """
 
 import logging
@@ -33,16 +32,16 @@ from trio_signal.websocket import (
 
 logger = logging.getLogger(__name__)
 
-#: Bytes to read at once: enough for a burst of candidates, and no more than a fair share.
+#: Bytes to read at once: enough for a burst of candidates, but no more than a fair share.
 _CHUNK = 16384
-#: A read that completes no frame counts as a message, unless it has at least so many bytes.
+#: A read of fewer bytes counts as a message even if it completes no frame.
 _CRUMB = 256
-#: Seconds for which a throttled client may go on sending, and the random part of that.
+#: Seconds for which a throttled client may keep sending, and the factor of the random part.
 MAX_PRESSING = 10.0
 _PRESSING_SPREAD = 1.5
-#: Seconds for the closing handshake; the rooms have been told before it begins.
+#: Maximum seconds for the closing handshake. The session has left its rooms by then.
 _GOODBYE = 2.0
-#: A task that is woken so many seconds after its time shows that the server is busy.
+#: If a task wakes so many seconds late, the server is busy.
 _LATE = 0.1
 _SILENT = Close(CloseCode.INTERNAL_ERROR, "No sign of life", LeaveCause.LOST)
 
@@ -68,12 +67,11 @@ class Connection:
         opening: bytes = b"",
         early: bytes = b"",
     ) -> None:
-        """Take a non-blocking socket, which the caller closes, and begin a session.
+        """Begin a session on a non-blocking socket, which the caller closes.
 
-        `lease` is given back when the rooms have been left. `token` came with the handshake; one
-        in a message counts more. `opening` goes out first; `early` is what came right behind the
-        handshake and was read with that. `request_id` is what a platform in front calls the
-        handshake.
+        `lease` is given back at the end of `carry`. `token` came with the handshake; one in a
+        message takes precedence. `opening` is sent first; `early` was read together with the
+        handshake. `request_id` is a platform's name for the handshake.
         """
         self._sock = sock
         self._service = service
@@ -97,15 +95,15 @@ class Connection:
         )
         self.session.deadlines.expect_identity(service.settings.auth_timeout)
         self._messages_in = service.metrics.messages_in[dialect.name]
-        #: Until when the client is not read, and until when it may go on sending all the same.
+        #: Until when nothing is read from the client, and until when it may keep sending anyway.
         self._held_until, self._press_until = 0.0, NEVER
         self._ended = self._is_flushing = False
         self._opening, self._early = opening, early
 
     async def carry(self) -> None:
-        """Serve the session's client until the connection ends, and give back its place.
+        """Serve the client until the connection ends, then give back the lease.
 
-        An error ends this connection, and no other.
+        An error ends only this connection.
         """
         with self._lease:
             async with trio.open_nursery() as nursery:
@@ -119,7 +117,7 @@ class Connection:
                 nursery.cancel_scope.cancel()
 
     def _go_on(self, session: Session) -> None:
-        """Continue the session that the client had before, in place of the new one."""
+        """Continue the client's earlier session in place of the new one."""
         self.session = session
         session.live_in(self._nursery.cancel_scope)
 
@@ -138,7 +136,7 @@ class Connection:
     # receive
 
     async def _receive(self) -> None:
-        """Socket to frames to dialect to commands to hub, until the client is gone."""
+        """Read messages and carry them out until the connection ends."""
         await self._open()
         while not self._ended:
             if self._held_until > self.session.last_heard:
@@ -168,7 +166,7 @@ class Connection:
         return self._parse(data)
 
     def _parse(self, data: bytes) -> list[Message]:
-        """The messages that these bytes complete, and what they cost."""
+        """Return the messages that these bytes complete, and charge for them."""
         session = self.session
         now = session.last_heard = trio.current_time()
         messages = self._parser.feed(data)
@@ -178,9 +176,9 @@ class Connection:
         return messages
 
     async def _pay(self, *, more: bool) -> None:
-        """Charge for the work that the last message caused; wait if that was too much.
+        """Charge for the work that the last message caused; wait if the bucket is overdrawn.
 
-        `more` messages may already have been read.
+        `more` says whether further messages have already been read.
         """
         now = trio.current_time()
         self._held_until = self._payer.spend(self.session.owes, now)
@@ -191,15 +189,15 @@ class Connection:
     async def _hold_back(self, *, more: bool = False) -> None:
         """Stop reading the client until its rate is allowed again.
 
-        TCP then slows the client down, and nothing it sends is lost. A client that never slows down
-        is disconnected. If it has gone, its rooms are told at once, unless `more` of its messages
-        are still to be carried out.
+        TCP then slows the client down, and no message is lost. A client that never slows down is
+        disconnected. Returns early if the client has gone, so that its session leaves its rooms at
+        once, unless `more` of its messages have to be carried out first.
         """
         while (now := trio.current_time()) < (until := self._payer.waits_until(now)):
             unread = self._peek()
             if unread or (unread is not None and more):
                 if self._press_until == NEVER:
-                    # Not all at one moment, though they press together: others wait for their end.
+                    # Random: clients that flood together must not all be closed at one moment.
                     patience = MAX_PRESSING * random.uniform(1, _PRESSING_SPREAD)  # noqa: S311
                     self._press_until = now + patience
                 if now >= self._press_until:
@@ -209,15 +207,15 @@ class Connection:
                     self._end(Close(CloseCode.POLICY, "Rate limit exceeded"))
                     return
                 await trio.sleep_until(min(until, self._press_until))
-            elif unread is None:  # it has paused
+            elif unread is None:  # the client has paused
                 self._press_until = NEVER
                 with trio.move_on_at(until):
                     await trio.lowlevel.wait_readable(self._sock)
             else:
-                return  # it is gone
+                return  # the client has gone
 
     async def _take(self, messages: list[Message]) -> None:
-        """Carry out these messages. Blocks where they do, and now and then to let others run."""
+        """Carry out these messages. Blocks on their commands, and to let other tasks run."""
         session, service = self.session, self._service
         rounds, dialect = service.rounds, session.dialect
         self._outbox.is_late = overdrawn = self._held_until > session.last_heard
@@ -241,7 +239,7 @@ class Connection:
                 case Opcode.PING:
                     session.put(control_frame(Opcode.PONG, message.payload))
                 case Opcode.BINARY:
-                    self._end(Close(CloseCode.UNSUPPORTED_DATA, "Only text is spoken here"))
+                    self._end(Close(CloseCode.UNSUPPORTED_DATA, "Only text messages are accepted"))
                 case Opcode.CLOSE:
                     session.close_received = message.payload
                     self._ended = True
@@ -265,10 +263,10 @@ class Connection:
     # heartbeat
 
     async def _heartbeat(self) -> None:
-        """Ping, and end when nothing comes back, or when it is too late to go on.
+        """Ping the client; end if it stays silent, or if the session's time is over.
 
-        A dead client's TCP can look alive. This task is also the one that starts others in the
-        nursery, which takes some for as long as it runs: others wake it, and start none.
+        A dead client's TCP connection can look alive. When the alarm wakes this task, it also
+        starts the tasks that flush and rejoin.
         """
         settings = self._service.settings
         next_ping = trio.current_time() + settings.heartbeat
@@ -284,7 +282,7 @@ class Connection:
                     session.deadlines.extend_for_identity()
                 self._service.pass_time(session, now)
                 if session.last_heard >= pinged or self._peek():
-                    # Or it did send something: we were busy, or do not read it at the moment.
+                    # The client has sent something, even if it was not read yet.
                     deadline = NEVER
                 elif now >= deadline:
                     session.close(_SILENT)
@@ -298,7 +296,7 @@ class Connection:
         self._nursery.cancel_scope.cancel()
 
     def _start_what_waits(self) -> None:
-        """Start flushing if the socket is behind, and rejoining if there are rooms."""
+        """Start to flush if the socket is behind, and to rejoin rooms if there are any."""
         session = self.session
         if self._outbox.behind and not self._is_flushing:
             self._is_flushing = True
@@ -313,11 +311,11 @@ class Connection:
         self._is_flushing = False
 
     def _has_unread(self) -> bool:
-        """Whether the client may have sent something that this busy server has not looked at."""
+        """Whether the client may have sent something that this busy server has not read yet."""
         return self._service.rounds.is_behind or bool(self._peek())
 
     def _peek(self) -> bytes | None:
-        """The next unread byte: empty if the client is gone, None if nothing came yet."""
+        """The next unread byte: empty if the client has gone, None if there is none yet."""
         try:
             return self._sock.recv(1, socket.MSG_PEEK)
         except BlockingIOError:
@@ -328,11 +326,11 @@ class Connection:
     # goodbye
 
     async def say_goodbye(self, goodbye: Goodbye) -> None:
-        """The closing handshake, as far as the client takes part in it.
+        """Perform the closing handshake; blocks for `_GOODBYE` seconds at most.
 
-        RFC 6455 section 7.1.1: the server closes TCP first. What the client
-        still sends is read and forgotten, lest a reset overtakes the close frame.
-        Behind its own close frame it sends nothing, so then there is nothing to wait for.
+        The server closes TCP first (RFC 6455 section 7.1.1). Further data from the client are read
+        and discarded, because unread data would make TCP reset the connection before the close
+        frame arrives. After its own close frame a client sends nothing, so no wait is needed.
         """
         if not goodbye.frame:
             return
@@ -348,7 +346,7 @@ _PING = control_frame(Opcode.PING)
 
 
 def _may_be_woken(raise_cancel: object) -> trio.lowlevel.Abort:
-    """With this a task sleeps as by `trio.sleep_forever`, in 300 bytes less: there are many."""
+    """Let a sleeping task be cancelled; saves 300 bytes per task against `trio.sleep_forever`."""
     return trio.lowlevel.Abort.SUCCEEDED
 
 
@@ -361,4 +359,4 @@ async def shut_down(sock: socket.socket) -> None:
             if not sock.recv(_CHUNK):
                 return
     except OSError:
-        return  # the other side was faster, and harsher
+        return  # the other side has reset the connection

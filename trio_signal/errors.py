@@ -189,7 +189,7 @@ CLOSE_CODES: dict[CloseCode, CloseMeaning] = {
     CloseCode.NORMAL: CloseMeaning("Closed as asked.", "no"),
     CloseCode.GOING_AWAY: CloseMeaning("The server is going away.", "at once"),
     CloseCode.PROTOCOL_ERROR: CloseMeaning("Not valid WebSocket traffic.", "no"),
-    CloseCode.UNSUPPORTED_DATA: CloseMeaning("Binary data; only text is spoken here.", "no"),
+    CloseCode.UNSUPPORTED_DATA: CloseMeaning("Binary data; only text messages are accepted.", "no"),
     CloseCode.INVALID_TEXT: CloseMeaning("Text that is not UTF-8.", "no"),
     CloseCode.POLICY: CloseMeaning(
         "Refused: authentication, rate limit, identity in use, too many malformed "

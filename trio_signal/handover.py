@@ -1,7 +1,7 @@
-"""Handover: moves sessions from this replica to another one, and the other way round.
+"""Handover: moves sessions between this replica and others.
 
-`trio_signal.bus.handover` describes how replicas agree on it. Here, a session that is given up has
-no task any more; one that arrives has a task of its own until a connection takes it over.
+`trio_signal.bus.handover` describes how replicas agree on a move. A session that leaves this
+replica has no task any more; one that arrives has its own task until a connection takes it over.
 """
 
 import logging
@@ -39,9 +39,9 @@ logger = logging.getLogger(__name__)
 TIMEOUT = 1.0
 #: Seconds in which the client's last messages must arrive, before its session continues elsewhere.
 _SETTLING = 0.5
-#: Seconds after which a session that was given up, but is still ours, has left.
+#: Seconds after which a session that was given up, but did not arrive elsewhere, has left.
 _GIVEN_UP = 3.0
-_REPLACED = Close(CloseCode.TRY_AGAIN_LATER, "A newer connection goes on")
+_REPLACED = Close(CloseCode.TRY_AGAIN_LATER, "A newer connection has the session")
 
 
 class Handover:
@@ -69,7 +69,7 @@ class Handover:
         #: By the session's tag.
         self.receptions: dict[str, Reception] = {}
         self.departures: dict[str, Departure] = {}
-        #: Sessions that are parked for whichever replica comes first, since this server stops.
+        #: Sessions of a stopping server, which the first replica to request them gets.
         self.parked: dict[str, Departure] = {}
         #: Set when it runs.
         self.ready = trio.Event()
@@ -77,21 +77,21 @@ class Handover:
         bus.serve(self)
 
     async def run(self) -> None:
-        """Run the tasks of the sessions that come and go, until cancelled."""
+        """Run the tasks of arriving and leaving sessions, until cancelled."""
         self.receptions.clear()
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             self.ready.set()
             await trio.sleep_forever()
 
-    # Sessions that come
+    # Arriving sessions
 
     async def resume(
         self, newcomer: Session, identity: Identity, claims: Authenticate, resume: Resume
     ) -> Session:
-        """Let a new connection carry its client's earlier session.
+        """Continue the client's earlier session on a new connection.
 
-        If another replica has the session, this blocks for about `TIMEOUT` at most. Raises
+        If another replica has the session, this blocks for about `TIMEOUT` seconds at most. Raises
         NotResumedError.
         """
         tag, asked_at = tag_of(resume.session_id or ""), self._bus.time()
@@ -118,9 +118,9 @@ class Handover:
     async def fetch(
         self, room_id: str, member: Member, owner: bytes, take: Callable[[Session], None]
     ) -> None:
-        """Have a member's session come here, if it is not; `take` is called when it is.
+        """Fetch a member's session, unless it is here, and pass it to `take`.
 
-        Blocks as `resume` does, and raises NotResumedError as well.
+        Blocks as `resume` does. Raises NotResumedError.
         """
         tag, asked_at = member.session, self._bus.time()
 
@@ -148,14 +148,14 @@ class Handover:
     async def _wait(
         self, tag: str, claimant: Claimant, go_on: Callable[[], Session]
     ) -> Session | None:
-        """Wait for a session that is on its way here; None if a newer connection has it.
+        """Wait for an arriving session; None if a newer connection gets it.
 
         Raises NotResumedError.
         """
         with claimant:
             self.receptions[tag].claimants.append(claimant)
             await claimant.decided.wait()
-            # It may just have been given up to a newer connection elsewhere.
+            # A newer connection at another replica may have got the session meanwhile.
             if claimant.is_chosen and self._resuming.has(tag):
                 return go_on()
         if claimant.reason is not None:
@@ -171,7 +171,7 @@ class Handover:
         claims: Authenticate,
         resume: Resume,
     ) -> Session:
-        """Let the connection carry the session, which is here by now."""
+        """Continue the session, which is here by now, on the connection."""
         session = self._resuming.resume(newcomer, identity, claims, resume)
         if session.resumption is not None:
             session.resumption.asked_at = asked_at
@@ -272,7 +272,7 @@ class Handover:
             await claimant.gone.wait()
 
     def take(self, told: Parcel | NotGiven | Offered) -> None:
-        """Handle what another replica says about a session, which may have been requested here."""
+        """Process another replica's offer of a session, or its answer to a request."""
         if isinstance(told, Offered):
             if self._nursery is not None and not self._rooms.is_stopping:
                 self._nursery.start_soon(self.accept, told, name="offer")
@@ -288,7 +288,10 @@ class Handover:
     def arrived(
         self, room_id: str, member: Member, missed: Sequence[RoomEvent], told: frozenset[str]
     ) -> None:
-        """A member whose session was requested here now belongs to this replica."""
+        """Admit a member whose session was requested here, and who belongs to this replica now.
+
+        `missed` are the events since the move; `told` are the newcomers that it already knows.
+        """
         session, room = self.receptions[member.session].session, self._rooms[room_id]
         room.admit(member.peer_id, session)
         for peer_id in told:
@@ -301,7 +304,7 @@ class Handover:
         reception.scope.deadline = trio.current_time() + _GIVEN_UP
 
     async def accept(self, offered: Offered, *, ask: bool = True) -> None:
-        """Accept a session whose client has not come yet."""
+        """Fetch an offered session, before its client reconnects."""
         tag, room_id = offered.session, offered.room_id
         member = offered.member or await self._bus.find(room_id, tag)
         is_here = tag in self.receptions or self._resuming.has(tag)
@@ -309,7 +312,7 @@ class Handover:
             with suppress(NotResumedError):
                 self._begin(room_id, member, NoLease(), 0.0, None, None, ask=ask)
 
-    # Sessions that go
+    # Leaving sessions
 
     def give(self, room_id: str, sought: Sought) -> None:
         """Give up a session that another replica requests, if it is here."""
@@ -353,12 +356,12 @@ class Handover:
         return Departure(session, session.memberships[room.id], room, sought, away=was_away)
 
     def park(self, session: Session, room: LocalRoom) -> None:
-        """Leave one to whoever comes first; until then it is in the room."""
+        """Keep a session in its room until a replica requests it; the first one gets it."""
         tag = session.session_tag
         self.parked[tag] = self.release(session, room, Sought(tag, 0, ""))
 
     def dissolve(self, session: Session) -> bool:
-        """End one in whose place another is in its room; whether it is known to be away."""
+        """End a session that another one replaces in its room; return whether it was away."""
         was_away = self._resuming.release(session)
         self._participants.discard(session)
         session.go_away(for_good=True)
@@ -367,9 +370,9 @@ class Handover:
         return was_away
 
     async def _watch(self, departure: Departure) -> None:
-        """Send the session's data when the member has moved; if that takes too long, it has failed.
+        """Send the session's data when the member has moved; give up after `_GIVEN_UP` seconds.
 
-        What the client sent to others here has been delivered by then: nothing overtakes it.
+        Earlier messages from the client to peers here are delivered first, so the order is kept.
         """
         tag = departure.sought.session
         with trio.move_on_after(_GIVEN_UP):
@@ -381,13 +384,13 @@ class Handover:
         self.failed(tag)
 
     def joined(self, event: Joined) -> None:
-        """Tell the sessions that are being given up about a peer that has joined here."""
+        """Notify the leaving sessions about a peer that has joined here."""
         room = self._rooms.get(event.room_id)
         if room is not None and room.departing and event.member.peer_id not in room.members:
             room.tell_late(room.departing, replace(event, peers=len(room) + 1))
 
     def gone(self, session: str) -> None:
-        """The member now belongs to the other replica: send what the client has missed."""
+        """Note that the other replica has the member: `_watch` then sends the session's data."""
         departure = self.departures.get(session)
         if departure is not None:
             departure.moved.set()
@@ -397,7 +400,7 @@ class Handover:
         self._bus.send(departure.sought.replica, departure.pack())
 
     def failed(self, session: str) -> None:
-        """The other replica did not receive a session: its peer has left."""
+        """Remove the peer of a session that the other replica did not receive."""
         self._end(session, self.drop)
 
     def drop(self, departure: Departure) -> None:

@@ -1,8 +1,8 @@
-"""Hub: this replica's peers and rooms; commands become events here.
+"""Hub: this replica's peers and rooms; turns commands into events.
 
-State changes between checkpoints only, so there are no locks: a change, the
-telling of it to the peers of this replica, and its hand-over to the bus are
-one step that nothing can interrupt, neither a cancellation nor a shutdown.
+State changes only between checkpoints, so there are no locks. The hub changes the room, notifies
+the peers of this replica and passes the event to the bus in one step, which neither a cancellation
+nor a shutdown can interrupt.
 """
 
 import logging
@@ -99,17 +99,17 @@ from trio_signal.webhooks.webhooks import LocalWebhooks, SharedWebhooks
 
 logger = logging.getLogger(__name__)
 
-#: How many peers are sent away in a second when the server stops.
+#: Peers closed per second when the server stops.
 LEAVE_RATE = 100.0
-#: How many connections hear what is for one user alone.
+#: Maximum connections in the inbox of one user.
 _INBOX_CAP = Caps(50)
 
 
 class Hub:
     """The rooms in which this replica has peers.
 
-    The bus is run by whoever made it, with this hub's `deliver`; so are the
-    announcements, of which there are none where `announce` is not spoken.
+    The caller makes and runs the bus, which calls `deliver`. The caller also makes and runs the
+    announcements; they are None if the dialect `announce` is off.
     """
 
     def __init__(
@@ -128,21 +128,18 @@ class Hub:
         resume_bytes: int = MOST_BYTES,
         namespaces: Collection[str] = (),
     ) -> None:
-        """Make a hub without peers. It counts what they are told in `metrics`.
-
-        Without `notes` it has some of its own, in memory. Whoever made them runs them.
-        """
+        """Make a hub without peers. The caller runs the notes; without `notes`, memory is used."""
         self.bus = bus
         self.notes = notes if notes is not None else MemoryNotes()
         self._metrics = metrics if metrics is not None else Metrics()
         self.announcements = announcements
-        #: Who is online, on all replicas; whoever made the hub runs it as well.
+        #: The users that are online, on all replicas. The caller runs it.
         self.online = Online(bus, self._metrics)
         self.rooms = Rooms(bus, self._metrics)
         self.names = Namespace(bus, namespaces)
         self.topics = Topics(bus, self._metrics, max_rooms)
         self.participants: set[Participant] = set()
-        #: Sends what they are told; whoever made the hub runs it as well.
+        #: Sends the frames in all outboxes. The caller runs it.
         self.flusher = Flusher()
         self._returning = Returning(bus, self.notes)
         self._private = PrivateMessages(bus, self.notes, self.rooms)
@@ -163,7 +160,7 @@ class Hub:
             most_away=max_away,
             limit=resume_bytes,
         )
-        #: The same of those that come from other replicas, or go there, if there are others.
+        #: Moves sessions between replicas; None if this is the only one.
         self.handover: Handover | None = None
         self.draining: Draining | None = None
         self.stand_ins: StandIns | None = None
@@ -188,20 +185,20 @@ class Hub:
             tell_of_listeners=live_listeners,
         )
         self.signals = Signals(self.rooms, bus)
-        #: How all replicas are, for operators.
+        #: The state of all replicas, for operators.
         self.survey = Survey(bus, self.rooms, self.participants, self._metrics)
-        #: What a site's backend is told, if anything; whoever made it runs it.
+        #: Webhooks for a site's backend, if there are any. The caller runs them.
         self.webhooks: LocalWebhooks | SharedWebhooks | None = None
-        #: Credentials of a hosted TURN service, if one is used; whoever made it runs it.
+        #: Credentials of a hosted TURN service, if one is used. The caller runs it.
         self.turn: HostedTurn | None = None
-        #: What media servers do for its rooms, if there are any; whoever made them runs it.
+        #: Broadcasts through media servers, if there are any. The caller runs it.
         self.relays: Relays | None = None
         self.moderation = Moderation(self.rooms, self._membership, self._returning, bus)
         self.talk = Talk(self.rooms, self._membership, self._private, bus, self.notes)
 
     @property
     def degraded(self) -> str | None:
-        """What does not work as it should; None if all is well."""
+        """What is out of order, for operators; None if everything works."""
         announcements = self.announcements.degraded if self.announcements is not None else None
         turn = self.turn.degraded if self.turn is not None else None
         relays = self.relays.nodes.degraded if self.relays is not None else None
@@ -209,23 +206,23 @@ class Hub:
         return "; ".join(filter(None, reasons)) or None
 
     def relay_through(self, nodes: Sequence[Node], limits: Limits) -> Relays:
-        """Bring broadcasts to media servers; the caller runs what is returned."""
+        """Relay broadcasts through these media servers. The caller runs the returned object."""
         self.relays = Relays(self.rooms, self.bus, self._metrics, nodes, limits)
         self.rooms.relays = self.relays
         return self.relays
 
     def stay(self, participant: Participant) -> Stay:
-        """The stay of a session, or of another participant, as a context manager."""
+        """Return a context manager: the participant leaves all rooms on exit."""
         return Stay(self, participant)
 
     def arrive(self, participant: Participant) -> None:
-        """Count a participant among those that are here."""
+        """Add a participant; if the server is stopping, close it."""
         self.participants.add(participant)
         if self.rooms.closing is not None:
             participant.close(self.rooms.closing)
 
     def depart(self, participant: Participant) -> None:
-        """Take a participant out of all its rooms, and tell them."""
+        """Remove a participant from all its rooms, and notify them. Does not block."""
         self.participants.discard(participant)
         if isinstance(participant, Session):
             self.resuming.forget(participant)
@@ -240,16 +237,16 @@ class Hub:
                 self._membership.leave(participant, room_id, participant.leave_cause)
             except Exception:
                 logger.exception(
-                    "a peer left room %s, but not everybody could be told", ascii(room_id)
+                    "a peer left room %s, but notifying the others failed", ascii(room_id)
                 )
         self._returning.depart(participant, room_ids)
         self._private.remove(participant)
 
     async def close_all(self, close: Close, *, within: float = 0.0) -> None:
-        """End all connections, and at once those that are about to come.
+        """Close all connections; later ones are closed on arrival. Blocks for `within` s at most.
 
-        Those that are here are spread over `within` seconds at most, and a second per
-        `LEAVE_RATE` of them, so that they do not all come back elsewhere at one moment.
+        `LEAVE_RATE` connections are closed per second, or more if `within` is too short for that.
+        So the clients do not all reconnect at the same moment.
         """
         self.rooms.is_stopping, self.rooms.closing = True, close
         leaving = list(self.participants)
@@ -261,7 +258,7 @@ class Hub:
             await trio.sleep_until(began + seconds * (number + 1) / len(leaving))
 
     async def keep_rooms(self) -> None:
-        """Say to the notes which rooms are in use, again and again; until cancelled."""
+        """Keep the notes of rooms in use from expiring, until cancelled."""
         while True:
             await trio.sleep(TOUCH_INTERVAL)
             self.notes.touch_rooms(self.rooms)
@@ -269,7 +266,7 @@ class Hub:
     # Commands that wait for the bus
 
     async def join(self, peer: Participant, command: Join) -> None:
-        """Enter a room, and tell the peer and the room of it."""
+        """Let a peer join a room, and notify the peer and the room. Blocks on the bus."""
         if self.stand_ins is None or peer.resumes == "nothing":
             entered = await self._membership.join(peer, command)
         else:
@@ -284,12 +281,12 @@ class Hub:
         identity, is_in = peer.identity, command.room_id in peer.memberships
         if entered and command.reachable and identity is not None and is_in:
             self._private.add(peer, identity.user_id)
-        # If this was cancelled, the user's next connection has to do it.
+        # Not after a cancellation: then the user's next connection rejoins the room.
         if peer.to_rejoin:
             peer.to_rejoin = tuple(room for room in peer.to_rejoin if room != command.room_id)
 
     async def tell_user(self, peer: Participant, command: PrivateCommand) -> None:
-        """Tell one user alone, on whichever replica; see `PrivateMessages`."""
+        """Send a private message to one user, on any replica; see `PrivateMessages`."""
         if peer.identity is None:
             peer.tell(Refused(command, Refusal.NOT_ALLOWED, utc_now()))
             return
@@ -298,16 +295,16 @@ class Hub:
     async def resume(
         self, newcomer: Session, identity: Identity, claims: Authenticate, resume: Resume
     ) -> Session:
-        """Let a connection carry its client's session, of whichever replica it is.
+        """Continue the client's earlier session, from any replica, on this connection.
 
-        Raises NotResumedError.
+        Blocks if another replica has the session. Raises NotResumedError.
         """
         if self.handover is None:
             return self.resuming.resume(newcomer, identity, claims, resume)
         return await self.handover.resume(newcomer, identity, claims, resume)
 
     async def open_inbox(self, peer: Participant, command: OpenInbox) -> None:
-        """Let a peer hear what is for its user alone."""
+        """Let a peer receive the private messages for its user."""
         if peer.identity is None:
             peer.tell(Refused(command, Refusal.NOT_ALLOWED, utc_now()))
             return
@@ -315,21 +312,24 @@ class Hub:
         await self._membership.enter(peer, peer.identity, Join(inbox), _INBOX_CAP)
 
     async def resume_live(self, peer: Participant) -> None:
-        """Let a peer be live again where its user was, when its server ended without a word."""
+        """Restore the broadcasts that the peer's user lost when its server crashed."""
         for room_id in tuple(peer.memberships):
             await self.live.resume(peer, room_id)
 
     async def rooms_to_rejoin(self, peer: Participant) -> tuple[str, ...]:
-        """Where this user was when it lost its last connection; keeps this one's for the next."""
+        """The rooms that this user was in when its last connection was lost.
+
+        If this connection is lost too, its rooms are remembered for the next one.
+        """
         return await self._returning.rooms_to_rejoin(peer)
 
-    # What everybody may know of the rooms
+    # Queries
 
     async def members(self, room_id: str) -> tuple[Member, ...]:
-        """All members of a room on all replicas, in the order of joining."""
+        """All members of a room on all replicas, in the order of joining. Blocks on the bus."""
         return () if is_internal(room_id) else await self.bus.members(room_id)
 
-    # Commands that are carried out at once
+    # Commands that do not block
 
     def handle(self, peer: Participant, command: RoomCommand) -> None:
         """Carry out any other command. Does not block."""
@@ -365,10 +365,10 @@ class Hub:
             case _:
                 assert_never(command)
 
-    # What other replicas tell
+    # Messages from other replicas
 
     def deliver(self, delivery: Delivery) -> None:
-        """Take in what another replica told."""
+        """Process a message from another replica. Does not block."""
         match delivery:
             case Signalled():
                 self.signals.deliver(delivery)
@@ -408,7 +408,7 @@ class Hub:
                 self._private.tell_here(delivery)
 
     def _tell_changes(self, changed: RoomChanged) -> None:
-        """Tell what others did in a room to the peers here; who began it has paid there."""
+        """Send other replicas' changes to the peers here; the sender has paid at its replica."""
         room = self.rooms[changed.room_id]
         for event in changed.events:
             try:
@@ -421,7 +421,7 @@ class Hub:
         self.rooms.drop_if_empty(room)
 
     def _rejoin(self, user_id: str, heard: float) -> None:
-        """Have a newer connection of a user rejoin the rooms of one that was lost then."""
+        """Let a user's newer connection rejoin the rooms of the one that was lost at `heard`."""
         moment = trio_time(heard)
         successor = self._returning.successor(user_id, moment)
         if successor is not None:
@@ -431,7 +431,7 @@ class Hub:
                 peer.rejoin()
 
     def _take_replica_lost(self, lost: ReplicaLost) -> None:
-        """Keep where the users of a lost replica were; some have come back already."""
+        """Remember the rooms of a lost replica's users; some users have reconnected already."""
         users: dict[str, None] = {}
         for room_id, member in lost.members:
             dialect = DIALECTS.get(member.dialect)

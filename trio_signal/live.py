@@ -1,4 +1,4 @@
-"""Live: how peers of this replica begin to broadcast and end it, and who is told to send."""
+"""Live: starts and stops broadcasts of this replica's peers, and announces listeners to them."""
 
 from msgspec.structs import replace
 
@@ -27,7 +27,7 @@ from trio_signal.rooms import Rooms
 
 
 class LiveBroadcasts:
-    """Starts and stops broadcasts of peers here. Nothing blocks but `ask` and `resume`."""
+    """Starts and stops broadcasts of peers here. Only `ask` and `resume` block."""
 
     def __init__(
         self,
@@ -41,7 +41,7 @@ class LiveBroadcasts:
     ) -> None:
         """Take the rooms of this replica.
 
-        If `tell_of_listeners`, broadcasters receive the listeners that wait for their offer.
+        If `tell_of_listeners`, broadcasters are notified of listeners that wait for an offer.
         """
         self._rooms = rooms
         self._membership = membership
@@ -53,7 +53,7 @@ class LiveBroadcasts:
     def announce(
         self, peer: Participant, room: LocalRoom, member: Member, command: StartStreaming
     ) -> None:
-        """Tell the others that a broadcast is about to begin."""
+        """Announce to the others that a broadcast is about to begin."""
         at = utc_now()
         refusal = why_not_live(peer.identity, room, member, exclusive=True)
         if refusal is not None:
@@ -71,7 +71,7 @@ class LiveBroadcasts:
     ) -> None:
         """Begin a broadcast; an exclusive one ends those that it replaces.
 
-        With a `route` it is at a media server already.
+        A `route` means that a media server has the broadcast already.
         """
         refusal = why_not_live(peer.identity, room, member, exclusive=command.exclusive)
         if refusal is not None:
@@ -122,13 +122,13 @@ class LiveBroadcasts:
         elif (
             member.live is not None and member.live.exclusive and room.viewers > self._most_viewers
         ):
-            # It was let in past the cap to broadcast, and would now only watch.
+            # It was admitted as a broadcaster, above the limit of viewers.
             self._membership.leave(peer, room.id)
 
     async def resume(self, peer: Participant, room_id: str) -> None:
-        """Let a peer be live again where its user was, when its server ended without a word.
+        """Restore the broadcast in a room that the peer's user lost when its server crashed.
 
-        Its client does not say so again after a restart. Blocks while the notes are asked.
+        The client does not start it again by itself. Blocks on the notes.
         """
         if peer.identity is None:
             return
@@ -148,9 +148,9 @@ class LiveBroadcasts:
             self._begin(peer, room, member.peer_id, replace(lost.live, route=None))
 
     async def ask(self, peer: Participant, command: AskLive) -> None:
-        """Tell a peer who is live in a room, its own user not among them.
+        """Send a peer the live members of a room, without those of its own user.
 
-        Blocks while the directory is asked.
+        Blocks on the directory.
         """
         if peer.identity is None or not await self._may_see(peer, peer.identity, command.room_id):
             peer.tell(Refused(command, Refusal.NOT_ALLOWED, utc_now()))
@@ -165,18 +165,18 @@ class LiveBroadcasts:
             peer.owes += len(members) * DELIVERY
 
     async def _may_see(self, peer: Participant, identity: Identity, room_id: str) -> bool:
-        """Whether a peer may know who is live in a room: it may enter, and is not kept out."""
+        """Whether a peer may know who is live in a room: it may join, and is not banned."""
         if not may_see(identity, room_id):
             return False
-        # Who is in it need not be asked about; in open mode nobody can be kept out.
+        # A peer in the room is not banned. In open mode nobody can be banned.
         if room_id in peer.memberships or not identity.verified:
             return True
         return not await self._bus.holds.is_banned(room_id, identity.subject, identity.user_id)
 
     def _introduce(self, room: LocalRoom, listener: Member) -> None:
-        """Tell the broadcasters of its dialect of a listener, if its user is not live itself.
+        """Announce a listener to the broadcasters of its dialect, unless its user is live itself.
 
-        Of each user it is the peer to which its signals will go.
+        If a broadcaster's user has several peers, the one that will get the signals is notified.
         """
         users = dict.fromkeys(member.user_id for member in room.live)
         if listener.user_id in users:
@@ -194,7 +194,7 @@ class LiveBroadcasts:
                 self._bus.send(target.replica, listening)
 
     def tell_of_listener(self, listening: Listening) -> None:
-        """Tell the broadcaster, which is here, unless the two know each other."""
+        """Announce a listener to a broadcaster here, unless the two have signalled already."""
         room, target = self._rooms.get(listening.room_id), listening.target.peer_id
         if room is not None and listening.listener.peer_id in room.relayed.get(target, ()):
             return

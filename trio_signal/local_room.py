@@ -1,4 +1,4 @@
-"""A room as one replica has it: its members everywhere, and how to reach those that are here."""
+"""Local room: a room and those of its peers that are on this replica."""
 
 from collections.abc import Collection, Iterator
 from typing import assert_never
@@ -16,36 +16,36 @@ from trio_signal.room import Room
 from trio_signal.session import Session, close_untold
 from trio_signal.websocket import text_frame
 
-#: Users that one broadcast knows to have signalled with. No browser sends to so many.
+#: Maximum users remembered as having signalled with one broadcast. No browser serves so many.
 MAX_MET = 1000
 
 
 class LocalRoom(Room):
-    """A room with peers on this replica, and how to reach these."""
+    """A room with peers on this replica; sends events to them. Nothing blocks."""
 
     def __init__(self, room_id: str, replica: str, metrics: Metrics) -> None:
         """Make an empty room."""
         super().__init__(room_id, replica)
         self._metrics = metrics
         self.peers: dict[str, Participant] = {}
-        #: Of them the sessions by dialect, so that each event is put into words once.
+        #: The sessions among the peers, by dialect: each dialect encodes an event once.
         self._speakers: dict[type[Dialect], dict[str, Session]] = {}
-        #: The others, who hear events as they are.
+        #: The other peers, which receive events as objects.
         self._hearers: dict[str, Participant] = {}
-        #: By the peer id of a broadcaster here: the users of the room that it has exchanged
-        #: signals with in this broadcast, or that it was told of as listeners.
+        #: By the peer id of a broadcaster here: the users that have exchanged signals with it in
+        #: this broadcast, or that were announced to it as listeners.
         self._met: dict[str, set[str]] = {}
-        #: By the peer id of a broadcaster here: the viewers that a media server serves. It is
-        #: told neither that they come nor that they go.
+        #: By the peer id of a broadcaster here: the viewers that a media server serves. The
+        #: broadcaster is not notified when they join or leave.
         self.relayed: dict[str, Collection[str]] = {}
-        #: Sessions that are being given up to other replicas: what this one tells the room from
-        #: now on they are told there.
+        #: By peer id: sessions that are moving to another replica. That replica sends them the
+        #: events of this one.
         self.departing: dict[str, Session] = {}
-        #: By the peer id of a newcomer: the peers here that were told of it elsewhere.
+        #: By the peer id of a newcomer: the peers here that know it from their last replica.
         self.told_elsewhere: dict[str, set[Participant]] = {}
 
     def meet(self, broadcaster: str, user_id: str) -> bool:
-        """Note that a broadcaster here and a user know each other; whether that is new."""
+        """Note that a broadcaster here and a user have signalled; return whether that is new."""
         if broadcaster not in self._live or broadcaster not in self.peers:
             return False
         met = self._met.setdefault(broadcaster, set())
@@ -63,7 +63,7 @@ class LocalRoom(Room):
             else:
                 self.replace(member.peer_id)
         if self._met and member.live is None:
-            self._met.pop(member.peer_id, None)  # the next broadcast begins anew
+            self._met.pop(member.peer_id, None)
 
     def _drop(self, member: Member) -> None:
         super()._drop(member)
@@ -72,7 +72,7 @@ class LocalRoom(Room):
                 met.discard(member.user_id)
 
     def admit(self, peer_id: str, peer: Participant) -> None:
-        """Let a peer hear what goes on."""
+        """Send the room's events to a peer from now on."""
         self.peers[peer_id] = peer
         if isinstance(peer, Session):
             self._speakers.setdefault(type(peer.dialect), {})[peer_id] = peer
@@ -81,18 +81,18 @@ class LocalRoom(Room):
         peer.memberships[self.id] = peer_id
 
     def replace(self, peer_id: str) -> None:
-        """Close the peer that has this id, if any; the room does not see it go."""
+        """Close the peer that has this id, if any; the room gets no event."""
         replaced = self.dismiss(peer_id)
         if replaced is not None:
             replaced.close(Close(CloseCode.REPLACED, "Replaced by a newer connection"))
 
     def depart(self, peer_id: str, session: Session) -> None:
-        """Tell a session only what comes from other replicas, and what is for it alone."""
+        """Send a session that is moving only other replicas' events, and signals for it alone."""
         self._silence(peer_id, session)
         self.departing[peer_id] = session
 
     def dismiss(self, peer_id: str) -> Participant | None:
-        """Let a peer hear no more; None if it is not here."""
+        """Stop sending events to a peer, and return it; None if it is not here."""
         peer = self.peers.pop(peer_id, None)
         if isinstance(peer, Session) and self.departing.pop(peer_id, None) is None:
             self._silence(peer_id, peer)
@@ -109,7 +109,7 @@ class LocalRoom(Room):
             del self._speakers[type(peer.dialect)]
 
     def tell_late(self, peers: dict[str, Session], event: RoomEvent) -> None:
-        """Tell an event to these peers only."""
+        """Send an event to these peers only."""
         origin = event.sender if isinstance(event, Signalled) else event.member
         for peer_id, peer in list(peers.items()):
             for notice in peer.dialect.tell(event):
@@ -120,11 +120,11 @@ class LocalRoom(Room):
     def tell(
         self, event: Event, user_id: str, peer_id: str = "", *, to_resuming: bool = True
     ) -> float:
-        """Tell an event of this user, or of one peer of it, to the peers on this replica.
+        """Send an event that this user or peer caused to the peers on this replica.
 
-        It is encoded once a dialect; of those whose clients get back what they had after a
-        restart only if `to_resuming`. Returns what that costs, in tokens; what other replicas
-        have to do for their peers is part of it.
+        Each dialect encodes the event once. Without `to_resuming`, the dialects whose clients get
+        back their rooms or broadcasts after a restart are skipped. Returns the cost in tokens,
+        including that of the peers on other replicas.
         """
         cost, most = 0.0, DELIVERY
         for dialect, peers, notice in self._in_words(event):
@@ -147,7 +147,7 @@ class LocalRoom(Room):
         return cost + (len(self) - len(self.peers)) * most
 
     def _count(self, dialect: type[Dialect], notice: Notice, peers: int) -> None:
-        """Once for all who heard it."""
+        """Count a message once for all its receivers."""
         if peers:
             self._metrics.messages_out[dialect.name][type_of(notice.text)] += peers
             self._metrics.fan_out.observe(peers)

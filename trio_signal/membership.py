@@ -44,9 +44,9 @@ class Membership:
         self._max_rooms = max_rooms
 
     async def join(self, peer: Participant, command: Join) -> bool:
-        """Let a peer join, and tell it and the room; returns whether it was not there before.
+        """Let a peer join, and notify it and the room; return whether it was not there before.
 
-        Blocks while the bus is asked.
+        Blocks on the bus.
         """
         identity, room_id = peer.identity, command.room_id
         found = self._rooms.find(peer, room_id)
@@ -65,7 +65,7 @@ class Membership:
         return await self.enter(peer, identity, command, caps)
 
     async def enter(self, peer: Participant, identity: Identity, command: Join, caps: Caps) -> bool:
-        """The same without checking whether the peer may; also for internal rooms."""
+        """Join without checking permissions; also for internal rooms."""
         room_id = command.room_id
         member = await self._member(peer, identity, command)
         if command.broadcaster and identity.verified and await self._is_taken(room_id, member):
@@ -78,7 +78,7 @@ class Membership:
                 peer.tell(Refused(command, error.reason, utc_now()))
                 return False
             except trio.Cancelled:
-                if member.peer_id not in room.peers:  # the directory may have it nevertheless
+                if member.peer_id not in room.peers:  # the directory may have added it
                     self._bus.publish(Left(room.id, member, last=True, peers=0, at=utc_now()))
                 raise
         return True
@@ -104,8 +104,7 @@ class Membership:
             avatar_url=avatar_url,
             dialect=peer.dialect_name,
             replica=self._bus.replica,
-            # All dialects see participant ids, but only a client of the same dialect may take one
-            # over.
+            # All dialects see peer ids, but only a client of the same dialect may take one over.
             subject=f"{peer.dialect_name} {identity.subject}",
             joined_at=unique_now(),
             reserved=command.reserve and identity.verified,
@@ -115,7 +114,7 @@ class Membership:
         )
 
     async def _recall(self, room_id: str, identity: Identity) -> tuple[str, str | None]:
-        """The name of a user: the one given now, else the last one given."""
+        """The name and picture of a user: those given now, else the last ones given."""
         user_id = identity.user_id
         known = await self._notes.profile(room_id, user_id) or Profile(ANONYMOUS)
         profile = Profile(
@@ -128,8 +127,8 @@ class Membership:
     def _admit(
         self, peer: Participant, room: LocalRoom, member: Member, events: Iterable[RoomEvent]
     ) -> None:
-        """The peer is in the room: tell it the room's state, and tell the others here about it."""
-        # If it joined twice and waited for both, the room has the newer member.
+        """Add the peer to the room, notify the others here, and send the peer the room's state."""
+        # If the peer joined twice at the same time, the room already has it.
         if room.peers.get(member.peer_id) is not peer:
             room.replace(member.peer_id)
             room.admit(member.peer_id, peer)
@@ -142,7 +141,7 @@ class Membership:
         peer.tell(Entered(room.id, me, tuple(room.members.values()), utc_now()))
 
     def leave(self, peer: Participant, room_id: str, cause: LeaveCause = LeaveCause.CLOSED) -> None:
-        """Let a peer leave a room, and tell the others why. Does not block."""
+        """Let a peer leave a room, and notify the others. Does not block."""
         room = self._rooms[room_id]
         peer_id = peer.memberships[room_id]
         returns = self._returns(peer)
@@ -156,22 +155,22 @@ class Membership:
             for tell in tells:
                 try:
                     tell(event)
-                except Exception:  # it has left nevertheless, and the others are told
+                except Exception:  # the peer has left nevertheless; notify the others
                     logger.exception("cannot report that a peer left")
         self._rooms.drop_if_empty(room)
 
     def _returns(self, peer: Participant) -> bool:
         """Whether the peer leaves only because the server stops, and will get its place back.
 
-        The others here are next. If they were told, their clients would end media that flow
-        directly between browsers, and need no server.
+        If the others here were notified, their clients would end media that flow directly between
+        browsers, and could continue.
         """
         closing = self._rooms.closing
         is_sent_away = closing is not None and peer.closed_with is closing
         return is_sent_away and peer.resumes != "nothing"
 
     def _note_leave(self, room_id: str, member: Member, *, returns: bool) -> None:
-        """Remember what a user gets back after the restart; see `Dialect`."""
+        """Note what to restore for the user after a restart, if it `returns`; see `Dialect`."""
         if not returns:
             self._notes.forget_member(room_id, member)
             return

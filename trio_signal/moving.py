@@ -1,4 +1,4 @@
-"""Moving: what is known of sessions that come to a replica, or go from it. State only."""
+"""Moving: the state of sessions that arrive at a replica, or leave it. No I/O."""
 
 from types import TracebackType
 from typing import Self
@@ -16,31 +16,31 @@ from trio_signal.session import Session
 
 
 class Claimant:
-    """A connection that waits for its client's session; a context manager for that time."""
+    """A connection that waits for its client's session, as a context manager."""
 
     def __init__(self, number: int, asked_at: float) -> None:
-        """Wait from now on."""
-        #: Its order among these connections, and when it came by the clock that all replicas share.
+        """Make a claimant; it waits from entering to exit."""
+        #: Its position among the claimants, and when it asked, by a clock that all replicas share.
         self.number = number
         self.asked_at = asked_at
-        #: Why it does not get the session; None if it does, or if a later connection does.
+        #: Why it does not get the session; None if it does, or if a newer connection does.
         self.reason: NotResumedReason | None = None
         self.is_chosen = False
         self.decided = trio.Event()
         self.gone = trio.Event()
 
     def refuse(self, reason: NotResumedReason | None) -> None:
-        """It does not get it."""
+        """Refuse the session to this connection."""
         self.reason = reason
         self.decided.set()
 
     def choose(self) -> None:
-        """It gets it."""
+        """Give the session to this connection."""
         self.is_chosen = True
         self.decided.set()
 
     def __enter__(self) -> Self:
-        """Wait."""
+        """Begin to wait."""
         return self
 
     def __exit__(
@@ -49,7 +49,7 @@ class Claimant:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Wait no longer."""
+        """Stop waiting."""
         self.gone.set()
 
 
@@ -59,44 +59,44 @@ class Reception:
     def __init__(
         self, room_id: str, sought: Sought, session: Session, member: Member, *, ask: bool
     ) -> None:
-        """Seek it; `ask` whether the replica that has it, or had it, is to be asked."""
+        """Prepare to receive a session; `ask` says whether to request it from its replica."""
         self.room_id = room_id
-        #: Its member as it is known, perhaps of a replica that has it no more.
+        #: Its last known member, whose replica may not have the session any more.
         self.member = member
         self.ask = ask
         self.sought = sought
         self.session = session
         self.claimants: list[Claimant] = []
         self.came, self.arrived = trio.Event(), trio.Event()
-        #: The scope in which it is waited for.
+        #: The scope of the wait for the session.
         self.scope = trio.CancelScope()
         self.outcome: Parcel | NotResumedReason | None = NotResumedReason.OWNER_LOST
-        #: The replica that requests it next, while it is still on its way here.
+        #: A request of another replica that came while the session was still on its way here.
         self.next: Sought | None = None
 
     def is_in(self, room: Room) -> bool:
-        """Whether the room still has its member, of whichever replica."""
+        """Whether the room still has its member, on any replica."""
         known = room.members.get(self.member.peer_id)
         return known is not None and known.joined_at == self.member.joined_at
 
     def decide(self, outcome: Parcel | NotResumedReason | None) -> None:
-        """The other replica has answered."""
+        """Store the other replica's answer."""
         self.outcome = outcome
         self.came.set()
 
     def refuse(self, reason: NotResumedReason | None) -> None:
-        """Nobody who waits for it gets it."""
+        """Refuse the session to all claimants."""
         for claimant in self.claimants:
             claimant.refuse(reason)
 
 
 class Departure:
-    """A session that is being given up."""
+    """A session that is leaving this replica."""
 
     def __init__(
         self, session: Session, peer_id: str, room: LocalRoom, sought: Sought, *, away: bool
     ) -> None:
-        """Begin; the room is to be followed until the end."""
+        """Begin the departure. This replica must follow the room until its end."""
         self.session = session
         self.peer_id = peer_id
         self.room = room
@@ -106,14 +106,15 @@ class Departure:
         self.moved = trio.Event()
 
     def pack(self) -> Parcel | NotGiven:
-        """Pack what the other replica needs to continue; or why it cannot."""
+        """The data that the other replica needs to continue the session, or why it cannot."""
         return pack(self.session, self.sought, away=self.was_away)
 
 
 def is_late(sought: Sought, resumption: Resumption) -> bool:
     """Whether the request is older than the connection that has the session now.
 
-    Clocks may differ. But what the client has confirmed since, it received on a later connection.
+    Clocks may differ. But if the client has confirmed more messages than the request says, a later
+    connection received them.
     """
     has_more = not resumption.overflowed and (sought.received or 0) < resumption.confirmed
     return 0 < sought.at < resumption.asked_at or (sought.received is not None and has_more)

@@ -30,22 +30,23 @@ MAX_WAITING = 10_000
 class Change(Struct, frozen=True):
     """A numbered change of a room, as the directory published it.
 
-    A member that `moved` is another replica's from then on, which nobody is told. Without
-    either it says only that the room changed: fetch a snapshot.
+    `moved` is a member that another replica has from now on; peers get no event about that. A
+    change without an event or a member only says that the room changed: fetch a snapshot.
     """
 
     seq: Number
     origin: Name
     event: RoomEvent | None = None
     moved: Member | None = None
-    #: Nothing changes: a replica requests a session.
+    #: A replica requests a session; the room does not change.
     sought: Sought | None = None
 
 
 class Snapshot(Struct, frozen=True):
     """A room's members on all replicas, after the change numbered `seq`.
 
-    Of a room that was deleted just now, `written` are the replicas that have written theirs since.
+    If the room was deleted recently, `written` are the replicas that have written their members
+    since.
     """
 
     seq: int
@@ -54,7 +55,7 @@ class Snapshot(Struct, frozen=True):
 
 
 class Numbering:
-    """Which changes of a room a replica has. It is out of step until the first snapshot."""
+    """The changes of a room that a replica has. It is out of step until the first snapshot."""
 
     __slots__ = ("_waiting", "in_step", "losses", "received", "seq")
 
@@ -65,8 +66,8 @@ class Numbering:
         self.received = 0
         #: Whether the next change can be applied; if not, the room is stale.
         self.in_step = False
-        #: How often step was lost. Say it with a snapshot: one that was asked for
-        #: before the last time may be older than what was told.
+        #: How often step was lost. Note it when a snapshot is requested: if it has changed when
+        #: the snapshot arrives, that may be older than changes that were applied since.
         self.losses = 0
         self._waiting: list[Change] = []
 
@@ -85,7 +86,7 @@ class Numbering:
                 return True
             self.lose_step()
         if len(self._waiting) >= MAX_WAITING:
-            # It is older than the coming snapshot, or it is a gap that fetches another one.
+            # The coming snapshot contains them, or the gap will request another snapshot.
             self._waiting.clear()
         self._waiting.append(change)
         return False
@@ -116,8 +117,8 @@ def reconcile(
 ) -> list[RoomEvent]:
     """The events that lead from one state of a room to another.
 
-    Both are by peer id. Departures come first, so that a user who changed
-    replicas is not seen twice.
+    Both map peer ids to members. Departures come first, so that a user who changed replicas is
+    never in the room twice.
     """
     events: list[RoomEvent] = []
     for peer_id, member in old.items():
@@ -134,9 +135,9 @@ def reconcile(
 
 
 def _is_same(old: Member, new: Member) -> bool:
-    """Whether it is still the same peer: a newer one may have taken over the peer id.
+    """Whether both are the same peer: a newer one may have taken over the peer id.
 
-    It may have moved to another replica. Nobody else of this id has joined at the same moment.
+    The peer may have moved to another replica. Its time of joining identifies it.
     """
     return old.joined_at == new.joined_at and (old.replica == new.replica or bool(new.session))
 

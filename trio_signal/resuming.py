@@ -1,9 +1,8 @@
 """Resuming: the sessions of this replica that their clients can resume. Nothing blocks.
 
-A session is kept by a `Stay`, at whose end it leaves its rooms: that of the task whose connection
-carries it, or carried it last. When another connection comes, its task's stay takes the session
-over, in one step. So at any time exactly one task will leave the rooms, at the exit of a plain
-`with`.
+The task of its current or last connection keeps a session in its `Stay`, at whose end the session
+leaves its rooms. When another connection resumes the session, the stay of that connection's task
+takes it over, in one step. So at any time exactly one task is responsible for leaving the rooms.
 """
 
 import hmac
@@ -27,8 +26,7 @@ from trio_signal.resumption import MOST_BYTES, Allowance, Resumption
 from trio_signal.rooms import Rooms
 from trio_signal.session import Session
 
-#: Seconds for which it is remembered that a session's grace period is over, and for how many
-#: sessions.
+#: Seconds for which expired sessions are remembered, and the maximum number of them.
 _REMEMBERED = 600.0
 _MOST_REMEMBERED = 10_000
 #: A replica, and a secret of 128 random bits.
@@ -62,7 +60,7 @@ class Resuming:
         self._sessions: dict[str, Session] = {}
         #: Sessions that wait for a connection.
         self.away: dict[Session, None] = {}
-        #: Ids of sessions whose grace period is over, and until when that is remembered.
+        #: Ids of expired sessions, and until when they are remembered.
         self._expired: dict[str, float] = {}
 
     @property
@@ -71,7 +69,7 @@ class Resuming:
         return self._allowance.used
 
     def open(self, session: Session, identity: Identity, claims: Authenticate) -> SessionInfo:
-        """Make a session resumable, by the identity that its client has now."""
+        """Make a session resumable by its client's current identity; return its id."""
         session_id = f"{self._replica}.{secrets.token_urlsafe(16)}"
         resumption = self.expect(session, tag_of(session_id))
         resumption.owner, resumption.uncounted = owner_of(identity, claims), session.received
@@ -79,14 +77,14 @@ class Resuming:
         return SessionInfo(session_id, self.grace)
 
     def expect(self, session: Session, tag: str) -> Resumption:
-        """Keep what the client is sent from now on; nobody can resume the session yet."""
+        """Keep the frames that the client is sent; nobody can resume the session yet."""
         resumption = Resumption(tag, b"", session.outbox, self._allowance, limit=self._limit)
         session.resumption = session.frames = resumption
         session.session_tag = tag
         return resumption
 
     def take(self, session: Session, *, away: bool) -> None:
-        """Make a session from another replica resumable; its rooms may know that it is away."""
+        """Make a session from another replica resumable; `away` if its rooms know it as away."""
         self._sessions[session.session_tag] = session
         if away:
             self.away[session] = None
@@ -118,10 +116,10 @@ class Resuming:
     def resume(
         self, newcomer: Session, identity: Identity, claims: Authenticate, resume: Resume
     ) -> Session:
-        """Let a new connection carry the session that its client had before.
+        """Continue the client's earlier session on a new connection, and return that session.
 
-        The client gets the confirmation first, then what it missed, then what follows: all in one
-        step. Returns that session; raises NotResumedError.
+        The client gets the confirmation first, then the messages that it missed, then new ones.
+        Raises NotResumedError.
         """
         try:
             session = self._find(identity, claims, resume)
@@ -143,7 +141,7 @@ class Resuming:
         return session
 
     def _find(self, identity: Identity, claims: Authenticate, resume: Resume) -> Session:
-        """The requested session; raises NotResumedError if it is another client's, or over."""
+        """The requested session; raises NotResumedError if it is over, or another client's."""
         session = self._sessions.get(tag_of(resume.session_id or ""))
         if session is None:
             raise self.unknown(resume)
@@ -163,7 +161,10 @@ class Resuming:
         return NotResumedError(lost if is_elsewhere else unknown)
 
     def check(self, session: Session, room_id: str, sought: Sought) -> str:
-        """Check whether another replica may take it; returns its peer. Raises NotResumedError."""
+        """Check that another replica may take a session; return its peer id.
+
+        Raises NotResumedError.
+        """
         if sought.owner is not None:
             _check(session, room_id, sought.owner)
         if not session.can_stay or tuple(session.memberships) != (room_id,):
@@ -175,7 +176,7 @@ class Resuming:
     # Between two connections
 
     def lose(self, session: Session) -> bool:
-        """A session has lost its connection: returns whether it waits for another one."""
+        """Let a session that lost its connection wait for another; return whether it may."""
         if not session.can_stay or self._rooms.closing is not None:
             return False
         if len(self.away) >= self._most_away:
@@ -184,7 +185,7 @@ class Resuming:
         return self.keep_waiting(session)
 
     def keep_waiting(self, session: Session) -> bool:
-        """The same for a session without a connection: none has taken it since it came here."""
+        """Let a session without a connection keep waiting; return whether it may."""
         if self._rooms.closing is not None:
             return False
         if session not in self.away:
@@ -198,11 +199,11 @@ class Resuming:
             self._rooms.tell(session, room, [kind(room_id, room.members[peer_id], utc_now())])
 
     def until(self, session: Session) -> float:
-        """Until when a session that starts to wait now waits, by Trio's clock."""
+        """When a session that starts to wait now expires, by Trio's clock."""
         return min(trio.current_time() + self.grace, session.deadlines.expires_at)
 
     def expire(self, session: Session) -> None:
-        """Forget a session whose client did not come back in time."""
+        """Remember that a session has expired, and forget the oldest ones."""
         now, expired = trio.current_time(), self._expired
         if session.resumption is not None and session.closed_with is None:
             expired[session.resumption.id] = now + _REMEMBERED
@@ -221,12 +222,12 @@ class Resuming:
 
 
 def tag_of(session_id: str) -> str:
-    """The tag by which replicas find a session. It does not suffice to resume it."""
+    """The tag by which replicas find a session; it is not enough to resume the session."""
     return urlsafe_b64encode(sha256(session_id.encode(errors="replace")).digest()[:15]).decode()
 
 
 def owner_of(identity: Identity, claims: Authenticate) -> bytes:
-    """The owner of a session: its token's subject. In open mode a token is just a text."""
+    """The owner of a session: a hash of its token's subject, or of the token in open mode."""
     who = identity.subject if identity.verified else f"\0{claims.token or ''}"
     return sha256(who.encode(errors="replace")).digest()[:16]
 
@@ -247,18 +248,18 @@ def _resumption_of(session: Session) -> Resumption:
 
 
 def _counted(session: Session) -> int:
-    """How many counted messages have come from the session's client."""
+    """The number of counted messages from the session's client."""
     return session.received - (session.resumption.uncounted if session.resumption else 0)
 
 
 def discount(session: Session) -> None:
-    """Do not count the message that is being carried out."""
+    """Exclude the current message from the count."""
     if session.resumption is not None:
         session.resumption.uncounted += 1
 
 
 def confirm(session: Session, command: Confirm) -> Confirmed:
-    """Note what the client has received; returns how much has come from it."""
+    """Note how many messages the client has received; return how many have come from it."""
     discount(session)
     if session.resumption is not None and command.received is not None:
         session.resumption.confirm(command.received)

@@ -1,8 +1,8 @@
 """Resumption: what a session needs to continue on another connection. No I/O, no clock.
 
 Both ends count messages and do not number them, as in XMPP's stream management (XEP-0198). So a
-room's event is still encoded once for all peers. What the client has not confirmed is kept by
-reference, as the frames that were sent.
+room's event is encoded once for all peers. Unconfirmed messages are kept as the frames that were
+sent, which sessions share.
 """
 
 from typing import Protocol
@@ -10,7 +10,7 @@ from typing import Protocol
 from trio_signal.errors import NotResumedError
 from trio_signal.messages.events import NotResumedReason
 
-#: Maximum bytes kept for a session; beyond it the session cannot be resumed.
+#: Maximum messages and bytes kept for a session; beyond either it cannot be resumed.
 MOST_MESSAGES = 512
 MOST_BYTES = 256 * 1024
 #: Maximum bytes kept for all sessions of a replica; a shared frame counts for each. Beyond it, a
@@ -22,7 +22,7 @@ class Sink(Protocol):
     """Something that takes frames."""
 
     def put(self, frame: bytes) -> bool:
-        """Let a frame be sent, without blocking; False if it will not be."""
+        """Send a frame later, without blocking; return False if it will not be sent."""
         ...
 
 
@@ -31,7 +31,7 @@ class Frames(Sink, Protocol):
 
     @property
     def size(self) -> int:
-        """How many bytes wait."""
+        """The number of bytes that wait."""
         ...
 
     @property
@@ -45,7 +45,7 @@ class Frames(Sink, Protocol):
         ...
 
     def release(self) -> None:
-        """Send nothing more: another connection carries the session, or none."""
+        """Send nothing more: the connection does not carry the session any more."""
         ...
 
 
@@ -67,7 +67,7 @@ NOWHERE = Nowhere()
 
 
 class Allowance:
-    """What all sessions of a replica together may keep."""
+    """The bytes that all sessions of a replica together may keep."""
 
     __slots__ = ("most", "sessions", "used")
 
@@ -98,16 +98,16 @@ class Resumption:
         """Start counting: the frames put from now on, and the client's messages from now on.
 
         To resume the session, a client must know the id whose tag is `id_`, and be `owner`. The
-        session keeps at most `limit` bytes. So many of the client's messages so far are
-        `uncounted`.
+        session keeps at most `limit` bytes. `uncounted` is how many of the client's messages so far
+        do not count.
         """
         self.id = id_
         self.owner = owner
         self.outbox = outbox
         self.uncounted = uncounted
-        #: When the client last asked to resume it, by a clock that all replicas share.
+        #: When the client last asked to resume the session, by a clock that all replicas share.
         self.asked_at = 0.0
-        #: How many messages the client has confirmed.
+        #: The number of messages that the client has confirmed.
         self.confirmed = 0
         self._limit = limit
         self._allowance = allowance
@@ -118,7 +118,7 @@ class Resumption:
 
     @property
     def size(self) -> int:
-        """How many bytes are kept."""
+        """The number of bytes kept."""
         return self._size
 
     @property
@@ -128,7 +128,7 @@ class Resumption:
 
     @property
     def unconfirmed(self) -> int:
-        """How many messages are kept."""
+        """The number of messages kept."""
         return len(self._frames or ())
 
     def put(self, frame: bytes) -> bool:
@@ -160,7 +160,7 @@ class Resumption:
         self._size = 0
 
     def end(self) -> None:
-        """Keep nothing more; the session is over. Only once."""
+        """Keep nothing more: the session is over. Call it only once."""
         self._forget()
         self._allowance.sessions -= 1
 
@@ -180,7 +180,7 @@ class Resumption:
                 self._forget()
 
     def confirm(self, received: int) -> None:
-        """The client has received so many messages; a number that is too high is ignored."""
+        """Drop the frames that the client has received; a number that is too high is ignored."""
         frames = self._frames
         more = received - self.confirmed
         if frames is not None and 0 < more <= len(frames):
@@ -191,7 +191,7 @@ class Resumption:
             self.confirmed = received
 
     def missing(self, received: int) -> list[bytes]:
-        """The frames that a client with so many messages has missed; raises NotResumedError."""
+        """The frames that a client has missed after `received` ones; raises NotResumedError."""
         if self._frames is None or received < self.confirmed:
             raise NotResumedError(NotResumedReason.OVERFLOW)
         if received > self.confirmed + len(self._frames):

@@ -198,7 +198,7 @@ class Room:
         return [WentLive(self.id, member, news, exclusive, at)]
 
     def route(self, peer_id: str, route: Route | None, at: str) -> list[RoomEvent]:
-        """Let a broadcast get to its viewers by another way; nothing if it is that way already."""
+        """Change the route of a broadcast to its viewers; no event if it has that route already."""
         member = self._live.get(peer_id)
         if member is None or member.live is None or member.live.route == route:
             return []
@@ -220,7 +220,7 @@ class Room:
         return [StoppedLive(self.id, member, last, cause, at, username)]
 
     def change_profile(self, peer_id: str, change: ChangeProfile, at: str) -> list[ProfileChanged]:
-        """Give a peer's user another name and picture."""
+        """Change the name and picture of a peer's user."""
         member = self.members.get(peer_id)
         if member is None:
             return []
@@ -239,7 +239,7 @@ class Room:
         return [event]
 
     def apply_profile(self, event: ProfileChanged) -> None:
-        """The same for a change made on another replica, in all of the user's peers."""
+        """Apply a change of another replica to all of the user's peers."""
         named = event.member
         for member in list(self._users.get(named.user_id, {}).values()):
             self._put(renamed(member, named.username, named.avatar_url))
@@ -284,7 +284,7 @@ class Room:
                 return self.join(member, event.at)
             case ProfileChanged():
                 self.apply_profile(event)
-            case Rejoined():  # the number that was last sent here counts
+            case Rejoined():  # the number of peers as this replica knows it
                 return [replace(event, peers=len(self))]
             case Left() | WentLive() | StoppedLive() | Routed() if event.member.peer_id in self.own:
                 return []
@@ -348,10 +348,10 @@ class Room:
         return events
 
     def claim(self, peer_id: str, at: str, *, unasked: bool = False) -> list[RoomEvent]:
-        """One of our own peers is added next; returns what others did to its id since it joined.
+        """Prepare to add an own peer; returns the events of others that took its id meanwhile.
 
-        Apply that after adding it. If it joined `unasked`, because the directory could not be
-        reached, a snapshot that is requested from now on decides whose the id is.
+        Add the peer, then apply these events. If it joined `unasked`, because the directory could
+        not be reached, the next snapshot that is requested decides which peer has the id.
         """
         if unasked:
             self.numbering.start_over()

@@ -14,38 +14,38 @@ from trio_signal.participant import Participant
 
 
 class Relaying(Protocol):
-    """What media servers do for the rooms, as these see it. None of it blocks."""
+    """Broadcasts through media servers, as the rooms see them. Nothing blocks."""
 
     @property
     def most_viewers(self) -> int:
-        """How many viewers may join one broadcast."""
+        """Maximum viewers of one broadcast."""
         ...
 
     def hear(self, room: LocalRoom, event: RoomEvent) -> None:
-        """Something happened in a room; its peers are told next."""
+        """Receive an event of a room, before its peers do."""
         ...
 
     def take(
         self, room: LocalRoom, sender: Member, target: Member | Refusal | None, command: Signal
     ) -> bool:
-        """Take a signal that is for a media server; whether it is."""
+        """Take the signal if it is for a media server; return whether it is."""
         ...
 
     def intercepts(self, room: LocalRoom, signal: Signalled) -> bool:
-        """Whether a signal from another replica is of a viewer that is relayed."""
+        """Whether a signal from another replica comes from a relayed viewer."""
         ...
 
     def want(self, room: LocalRoom, broadcaster: Member, viewer: Member) -> None:
-        """A viewer here asks for a broadcast, which a media server may bring it."""
+        """Process a viewer's request for a broadcast, which a media server may serve."""
         ...
 
     def withholds(self, room: LocalRoom, broadcaster: str, viewer: str) -> bool:
-        """Whether a broadcaster here is not told of a viewer, as that one is relayed."""
+        """Whether to hide a viewer from a broadcaster here, because the viewer is relayed."""
         ...
 
 
 class Rooms(dict[str, LocalRoom]):
-    """The rooms of this replica, by their ids. Only `live_in` blocks."""
+    """The rooms of this replica, by id. Only `live_in` blocks."""
 
     def __init__(self, bus: Bus, metrics: Metrics) -> None:
         """Start without rooms."""
@@ -53,16 +53,16 @@ class Rooms(dict[str, LocalRoom]):
         self._bus = bus
         self.replica = bus.replica
         self._metrics = metrics
-        #: Whether the server is about to stop, and should get no more clients.
+        #: Whether the server is stopping, and should get no more clients.
         self.is_stopping = False
-        #: The reason with which peers are closed when the server stops.
+        #: How to close peers, once the server is closing connections.
         self.closing: Close | None = None
-        #: What media servers do, if there are any.
+        #: Broadcasts through media servers, if there are any.
         self.relays: Relaying | None = None
 
     @contextmanager
     def entering(self, room_id: str) -> Iterator[LocalRoom]:
-        """The room, which is kept while somebody is about to join."""
+        """The room, made if needed, and kept at least until the block ends."""
         room = self.get(room_id)
         if room is None:
             room = self[room_id] = LocalRoom(room_id, self._bus.replica, self._metrics)
@@ -80,15 +80,12 @@ class Rooms(dict[str, LocalRoom]):
             self._bus.forget(room.id)
 
     async def live_in(self, room_id: str) -> Sequence[Member]:
-        """Who is live in a room, whether this replica has peers there or not.
-
-        Blocks while the directory is asked, if it has none.
-        """
+        """The live members of a room. Blocks on the directory if no peer here is in the room."""
         room = self.get(room_id)
         return room.live if room is not None and room.peers else await self._bus.live(room_id)
 
     def find(self, peer: Participant, room_id: str) -> tuple[LocalRoom, Member] | None:
-        """A room that this peer is in, with its member; None if it is not in the room."""
+        """The room and the peer's member in it; None if the peer is not in the room."""
         peer_id = peer.memberships.get(room_id)
         if peer_id is None:
             return None
@@ -96,7 +93,7 @@ class Rooms(dict[str, LocalRoom]):
         return room, room.members[peer_id]
 
     def tell(self, peer: Participant, room: LocalRoom, events: Iterable[RoomEvent]) -> None:
-        """Send events that `peer` caused and pays for, here and to the other replicas."""
+        """Send events to all peers, on all replicas; `peer` caused them, and pays for them."""
         for event in events:
             self._bus.publish(event)
             self.tell_at_cost(peer, room, event)
@@ -104,11 +101,11 @@ class Rooms(dict[str, LocalRoom]):
     def tell_at_cost(
         self, peer: Participant, room: LocalRoom, event: RoomEvent, *, to_resuming: bool = True
     ) -> None:
-        """Send an event to the peers here; `peer` pays for all receivers, on all replicas."""
+        """Send an event to the peers here; `peer` pays for the receivers on all replicas."""
         peer.owes += self._tell_one(room, event, to_resuming=to_resuming)
 
     def tell_here(self, room: LocalRoom, events: Iterable[RoomEvent]) -> None:
-        """Send events to the peers here; they are paid for, or free."""
+        """Send events to the peers here, free of charge."""
         for event in events:
             self._tell_one(room, event)
 

@@ -70,7 +70,7 @@ _GUESSED = (NotResumedReason.UNKNOWN, NotResumedReason.OTHER_IDENTITY)
 
 
 class Service:
-    """What all sessions of a server share; there is one for all of them."""
+    """Carries out commands, for all sessions of a server."""
 
     def __init__(
         self, hub: Hub, auth: Auth, settings: Settings, metrics: Metrics, rounds: Rounds
@@ -83,18 +83,17 @@ class Service:
         self._auth = auth
 
     async def run(self, session: Session, carrier: Carrier) -> None:
-        """The task of a session, which leaves its rooms at the exit of a plain `with`.
+        """Run a session until it ends, or another task takes it over; its rooms are left by then.
 
-        A connection carries the session, or the one that its client had before. If the connection
-        is lost, the session waits in its rooms until the task of another connection takes it over,
-        for as long as its grace period allows. The closing handshake comes last, when nobody
-        depends on it.
+        The connection carries this session, or continues the client's earlier one. If the
+        connection is lost, the session waits in its rooms for another connection, until its grace
+        period is over. The closing handshake comes last, so it delays nobody else.
         """
         with self.hub.stay(session) as stay:
             await carrier.carry()
             carried = stay.participant
             if not isinstance(carried, Session):
-                # Another connection carries it, or another replica has it because this one stops.
+                # Another connection or, since this server is stopping, another replica has it.
                 if self.hub.rooms.is_stopping:
                     goodbye = Goodbye(GOING_AWAY, is_reply=False)
                     await carrier.say_goodbye(goodbye)
@@ -107,7 +106,7 @@ class Service:
         await carrier.say_goodbye(goodbye)
 
     async def _wait(self, stay: Stay, session: Session, carrier: Carrier, goodbye: Goodbye) -> None:
-        """Wait until another task has taken the session, or it is too late to resume it."""
+        """Wait until another task has taken the session, or its grace period is over."""
         with trio.move_on_at(self.hub.resuming.until(session)) as scope:
             session.live_in(scope)
             await carrier.say_goodbye(goodbye)
@@ -117,14 +116,14 @@ class Service:
             self.hub.resuming.expire(session)
 
     def pass_time(self, session: Session, now: float) -> None:
-        """Do what is due for a session; its connection calls this then. Does not block."""
+        """Do what is due for a session at this time. Does not block."""
         session.pass_time(now)
         negotiations = session.negotiations
         if negotiations is not None and now >= negotiations.due:
             self.hub.signals.pass_time(session, negotiations, now)
 
     async def perform(self, session: Session, actions: Iterable[Action]) -> None:
-        """Carry out a command of the dialect; may block on the bus or on a key set."""
+        """Carry out actions of the dialect; may block on the bus or on a key set."""
         hub = self.hub
         for action in actions:
             match action:
@@ -225,13 +224,13 @@ class Service:
         session.deadlines.authenticate_by = NEVER
         logger.debug("connection opened", extra=session.names())
         await self.perform(session, session.dialect.authenticated(identity, info, utc_now()))
-        # Only after the client was told that it is authenticated: it may be warned at once.
+        # Only after the client knows that it is authenticated: the warning may come at once.
         self._watch_expiry(session, identity)
 
     async def _resume(
         self, newcomer: Session, identity: Identity, claims: Authenticate, resume: Resume
     ) -> bool:
-        """Let a client resume the session that it had before; returns whether it does."""
+        """Resume the client's earlier session; return whether that succeeded."""
         if resume.session_id is None:
             return False
         now, lease = trio.current_time(), newcomer.lease
@@ -252,7 +251,7 @@ class Service:
         return True
 
     async def _renew(self, session: Session, command: Renew) -> None:
-        """Continue with a new token; an invalid one changes nothing."""
+        """Continue the session with a new token; an invalid token changes nothing."""
         old = session.identity
         if old is None or not old.verified:
             return
@@ -290,9 +289,9 @@ class Service:
         session.lease.failed(trio.current_time())
 
     async def rejoin(self, session: Session, room_ids: tuple[str, ...] = ()) -> None:
-        """Let the user rejoin rooms: these, and others that it was in.
+        """Let the session rejoin these rooms, and those that its user was in; blocks on the bus.
 
-        If its client joins them by itself, restore there only what the client does not send.
+        If its client rejoins by itself, restore only the user's broadcasts.
         """
         if session.dialect.resumes != "rooms":
             await self.hub.resume_live(session)

@@ -34,14 +34,14 @@ from trio_signal.websocket import close_frame, close_reply, text_frame
 logger = logging.getLogger(__name__)
 
 _TOO_SLOW = Close(CloseCode.TRY_AGAIN_LATER, "Reads too slowly", LeaveCause.TOO_SLOW)
-#: The client is not told: the connection stays, and carries the session that it had before.
+#: Never sent: the connection stays open, and carries the client's earlier session.
 _GONE_ON = Close(CloseCode.NORMAL)
 INTERNAL_ERROR = Close(CloseCode.INTERNAL_ERROR, "Internal error")
-#: Rooms that are named in the log.
+#: Maximum rooms named in one log entry.
 _ROOMS_LOGGED = 20
-#: With these codes, or without one, a client leaves; with any other it may come back.
+#: A client that closes with one of these codes, or without a code, has left its rooms on purpose.
 _GOODBYES = (CloseCode.NORMAL, CloseCode.GOING_AWAY, NO_CODE)
-#: With these a client keeps a session that it can resume. IANA registered 1012, service restart.
+#: A client that closes with one of these codes may resume its session. 1012 is "service restart".
 _MAY_COME_BACK = (CloseCode.GOING_AWAY, CloseCode.INTERNAL_ERROR, 1012)
 #: The close frame of a server that stops.
 GOING_AWAY = close_frame(CloseCode.GOING_AWAY, "Server going away")
@@ -102,8 +102,7 @@ class Session(Participant):
         """
         super().__init__(id_)
         self.dialect = dialect
-        #: The outbox for frames that are no messages, and the one for messages, which may count
-        #: them first.
+        #: Where control frames go, and where messages go; the second may count and keep them.
         self.outbox = outbox
         self.frames: Sink = outbox
         self._alarm = alarm
@@ -113,7 +112,7 @@ class Session(Participant):
         self.request_id = request_id
         #: The counters of messages to clients of its dialect, by type.
         self.messages_out = metrics.messages_out[dialect.name]
-        #: The numbers of messages from and to its client.
+        #: The number of messages from its client, and to it.
         self.received = self.sent = 0
         #: The number of consecutive malformed messages.
         self.malformed = 0
@@ -124,20 +123,19 @@ class Session(Participant):
         self.rejoins: tuple[str, ...] | None = None
         #: The reason that the client gave when it began the closing handshake.
         self.close_received: bytes | None = None
-        #: What another connection needs to continue it, if its client asked for that.
+        #: What a later connection needs to continue it, if its client asked for that.
         self.resumption: Resumption | None = None
         #: The session that continues in place of this one, if its client had one before.
         self.gone_on: Session | None = None
         self._scope: trio.CancelScope | None = None
 
-    # What carries it
+    # Connections
 
     @property
     def can_stay(self) -> bool:
-        """Whether it may wait in its rooms for another connection, now that this one has ended.
+        """Whether it may wait in its rooms for another connection.
 
-        It may if the client can resume it, and has neither closed it deliberately nor been sent
-        away.
+        It may if the client can resume it, and neither the client nor the server has closed it.
         """
         if self.resumption is None or not self.memberships:
             return False
@@ -153,12 +151,12 @@ class Session(Participant):
     def go_away(self, *, for_good: bool = False) -> None:
         """Continue without a connection; frames for its client are kept. Does not block.
 
-        With `for_good`, another replica continues it, and it has no task any more.
+        With `for_good`, another replica continues the session, and its task here ends.
         """
         if for_good and self.stay is not None:
             self.stay.release()
         if for_good and self._scope is not None:
-            self._scope.cancel(reason="another replica carries the session on")
+            self._scope.cancel(reason="another replica continues the session")
             self._scope = None
         self.closed_with = self.close_received = None
         self.outbox.release()
@@ -169,13 +167,13 @@ class Session(Participant):
     def go_on(self, newcomer: "Session") -> None:
         """Continue on a new connection of the same client. Does not block.
 
-        The connection that it had until now, if any, ends and takes no more of its messages. From
-        now on only the new connection's task will remove it from its rooms.
+        Its old connection, if any, ends, and processes no more messages. From now on only the new
+        connection's task removes the session from its rooms.
         """
         if newcomer.stay is not None and self.stay is not None:
             newcomer.stay.take(self.stay)
         if self._scope is not None:
-            self._scope.cancel(reason="another connection carries the session on")
+            self._scope.cancel(reason="another connection continues the session")
         self._scope = None
         self.closed_with = self.close_received = None
         self.outbox.release()
@@ -187,10 +185,10 @@ class Session(Participant):
         self.wake()
         newcomer.gone_on, newcomer.closed_with = self, _GONE_ON
 
-    # Its end
+    # End
 
     def live_in(self, scope: trio.CancelScope) -> None:
-        """Take the scope of its task, which `close` cancels."""
+        """Set the scope that `close` cancels: that of its task."""
         self._scope = scope
         if self.closed_with is not None:
             scope.cancel(reason=self.closed_with.reason or None)
@@ -203,7 +201,7 @@ class Session(Participant):
         )
 
     def close(self, close: Close) -> None:
-        """End the session; does not block. The first reason counts."""
+        """End the session; does not block. Later calls do nothing."""
         if self.closed_with is None:
             self.closed_with = close
             if close.last:
@@ -227,10 +225,10 @@ class Session(Participant):
         return self.closed_with.code if self.closed_with is not None else BROKEN_OFF
 
     def end(self) -> None:
-        """Count and log its end; its rooms have been told by then."""
+        """Count and log its end. Call it after the session has left its rooms."""
         now = trio.current_time()
         self.lease.payer.spend(self.owes, now)
-        if self.outbox is not NOWHERE:  # otherwise the end of its connection was counted
+        if self.outbox is not NOWHERE:  # else the end of its connection was counted already
             self._metrics.count_closed(self.close_code)
         rooms = [room for room in self.left if not is_internal(room)]
         logger.info(
@@ -254,7 +252,7 @@ class Session(Participant):
             "request_id": self.request_id,
         }
 
-    # What its client is told
+    # Messages to the client
 
     def put(self, frame: bytes) -> None:
         """Put a frame into the outbox; does not block.
@@ -265,8 +263,8 @@ class Session(Participant):
             self.close(_TOO_SLOW)
 
     def send_frame(self, frame: bytes) -> None:
-        """Send a message's frame, which others may get too; does not block."""
-        self.sent += 1  # the rest is `put`, without a call for each receiver of an event
+        """Send a message's frame, which may be shared with other peers; does not block."""
+        self.sent += 1  # the rest is `put`, inlined to save a call for each receiver
         if not self.frames.put(frame) and self.outbox.overflowed:
             self.close(_TOO_SLOW)
 
@@ -302,7 +300,7 @@ class Session(Participant):
                     self.close(action)
 
     def hear(self, event: Event) -> None:
-        """Send the client what another peer sent to it alone."""
+        """Send the client an event for it alone, such as a signal; does not block."""
         try:
             notices = list(self.dialect.tell(event))
         except Exception:
@@ -313,12 +311,12 @@ class Session(Participant):
 
     @property
     def dialect_name(self) -> str:
-        """What its client speaks."""
+        """The name of its dialect."""
         return self.dialect.name
 
     @property
     def resumes(self) -> Resumes:
-        """What its client does not say by itself when it comes back; see `Dialect`."""
+        """What the server restores for its client after a restart; see `Dialect`."""
         return self.dialect.resumes
 
     @property
@@ -335,16 +333,16 @@ class Session(Participant):
         """Wake its connection at this time, unless it wakes earlier; does not block."""
         self._alarm.set(at)
 
-    # What time does to it
+    # Deadlines
 
     @property
     def due(self) -> float:
-        """When something is due for it, by Trio's clock."""
+        """When `pass_time` must be called next, by Trio's clock."""
         negotiations = self.negotiations.due if self.negotiations is not None else NEVER
         return min(negotiations, self.deadlines.due)
 
     def pass_time(self, now: float) -> None:
-        """End when that is due; else warn the client once, and send its idle ping."""
+        """Do what is due: close the session, warn the client of the token's expiry, or ping it."""
         deadlines = self.deadlines
         if now >= deadlines.authenticate_by:
             self._metrics.count_refused(Reason.AUTHENTICATION_TIMEOUT)
@@ -363,7 +361,7 @@ class Session(Participant):
 
 
 def goodbye_of(session: Session) -> Goodbye:
-    """How to end the connection of a session."""
+    """The close frame that ends a session's connection."""
     if session.close_received is not None:
         return Goodbye(close_reply(session.close_received), is_reply=True)
     if session.closed_with is not None:
@@ -375,9 +373,9 @@ def goodbye_of(session: Session) -> Goodbye:
 def close_untold(peers: Collection[Participant], untold: Struct) -> None:
     """End sessions whose dialect failed to encode an event; called in the `except` block.
 
-    From here on their knowledge of the room would be wrong. New sessions start with correct state.
+    Without the event, their state of the room would be wrong; new sessions start afresh.
     """
     some = ", ".join(peer.id for peer in islice(peers, 3))
-    logger.exception("cannot tell %s to %d peers: %s", type(untold).__name__, len(peers), some)
+    logger.exception("cannot send %s to %d peers: %s", type(untold).__name__, len(peers), some)
     for peer in peers:
         peer.close(INTERNAL_ERROR)

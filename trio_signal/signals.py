@@ -1,4 +1,4 @@
-"""Signals: offers, answers, candidates and messages on their way. The hot path."""
+"""Signals: delivers offers, answers, candidates and messages. The hot path."""
 
 from collections.abc import Iterable
 
@@ -16,20 +16,20 @@ from trio_signal.participant import Participant
 from trio_signal.rooms import Rooms
 from trio_signal.session import Session
 
-#: The signals with which two peers come to know each other. Candidates are the most by far.
+#: The signals that start a negotiation. Most other signals are candidates.
 _DESCRIPTIONS = frozenset({"offer", "answer"})
 
 
 class Signals:
-    """Carries signals to the peers for which they are. Nothing here blocks."""
+    """Delivers signals to their targets. Nothing blocks."""
 
     def __init__(self, rooms: Rooms, bus: Bus) -> None:
-        """Take the rooms of this replica, and the way to the others."""
+        """Take the rooms of this replica, and the bus to the other replicas."""
         self._rooms = rooms
         self._bus = bus
 
     def send(self, peer: Participant, room: LocalRoom, sender: Member, command: Signal) -> None:
-        """Carry a signal of a peer here to its target, wherever that is."""
+        """Deliver a signal of a peer here to its target, on any replica."""
         target = room.target_of(sender, command)
         relays = self._rooms.relays
         if relays is not None and relays.take(room, sender, target, command):
@@ -60,7 +60,7 @@ class Signals:
             room.meet(target.peer_id, sender.user_id)
 
     def deliver(self, signal: Signalled) -> None:
-        """Tell a peer here a signal from another replica; it goes back if the peer is gone."""
+        """Deliver another replica's signal to a peer here; return it if the peer has gone."""
         room, target = self._rooms.get(signal.room_id), signal.target
         peer = room.peers.get(target.peer_id) if room is not None and target is not None else None
         if room is None or peer is None or target is None:
@@ -74,7 +74,7 @@ class Signals:
             room.meet(target.peer_id, signal.sender.user_id)
 
     def bounce(self, signal: Signalled) -> None:
-        """Tell the sender, which is here, that its target is gone."""
+        """Report to the sender, which is here, that its target has gone."""
         room = self._rooms.get(signal.room_id)
         sender = room.peers.get(signal.sender.peer_id) if room is not None else None
         if sender is None:
@@ -93,7 +93,7 @@ class Signals:
         sender.tell(Refused(command, Refusal.TARGET_NOT_FOUND, utc_now()))
 
     def pass_time(self, peer: Session, negotiations: Negotiations, now: float) -> None:
-        """Tell a peer what has waited long enough, when that is due."""
+        """Deliver signals that have waited long enough, and repeat requests for offers."""
         signals, unanswered = negotiations.take_due(now)
         for signal in signals:
             if self._rooms.find(peer, signal.room_id) and self._is_here(
@@ -109,16 +109,16 @@ class Signals:
                 negotiations.forget(offer)
 
     def _is_here(self, member: Member, room_id: str) -> bool:
-        """Whether this very peer is still in the room, on whichever replica."""
+        """Whether this peer, not a newer one with its id, is in the room, on any replica."""
         room = self._rooms.get(room_id)
         known = room.members.get(member.peer_id) if room is not None else None
         return known is not None and known.joined_at == member.joined_at
 
 
 def _tell_in_time(peer: Participant, signal: Signalled) -> None:
-    """Tell a peer a signal, now or a little later, if it needs help with that.
+    """Deliver a signal now or, if the peer's dialect needs help with negotiations, in order.
 
-    Who speaks another dialect knows itself what to send and when.
+    Signals between two dialects are delivered at once: their clients negotiate without help.
     """
     negotiations, target = peer.negotiations, signal.target
     if negotiations is None or target is None or target.dialect != signal.sender.dialect:

@@ -1,9 +1,9 @@
-"""Stand-ins: what stays in the rooms of users whose clients cannot resume, as their server stops.
+"""Stand-ins: keep the places of users whose clients cannot resume, while a server restarts.
 
-Clients of `room` and `live` come back after a restart, and do not say what they had. So for a
-moment a session without a connection stands in for each of them: it goes to another replica as
-every session does, keeps the signals that come for the user, and is replaced by the user's next
-connection. Nobody is told that the user left, nor that it came back.
+Clients of `room` and `live` reconnect after a restart, but do not restore their state. So a session
+without a connection stands in for each of them. It moves to another replica like any session, and
+keeps the signals for the user, until the user's next connection replaces it. The other peers see
+the user neither leave nor come back.
 """
 
 import secrets
@@ -40,7 +40,7 @@ from trio_signal.websocket import text_of_frame
 
 
 class StandIns:
-    """Those that this server leaves as it stops, or gives to users that come back here."""
+    """The stand-ins that this server makes when it stops, or replaces when users reconnect."""
 
     def __init__(
         self,
@@ -62,10 +62,10 @@ class StandIns:
         self._metrics = metrics
         self._turns: WeakValueDictionary[tuple[str, str], trio.Lock] = WeakValueDictionary()
 
-    # As the server stops
+    # When the server stops
 
     def leave(self, peer: Participant, offer: Callable[[Offered], None]) -> None:
-        """Have one stay in each room of a peer that is about to be sent away. Does not block."""
+        """Make a stand-in in each room of a peer that is about to be closed. Does not block."""
         if self._resuming.grace <= 0 or peer.resumes == "nothing" or peer.is_leaving:
             return
         identity = peer.identity
@@ -92,7 +92,7 @@ class StandIns:
         room: LocalRoom,
         offer: Callable[[Offered], None],
     ) -> None:
-        """Put it in the place of a peer."""
+        """Put a stand-in in the place of a peer."""
         peer_id, tag = peer.memberships[room.id], tag_of(secrets.token_urlsafe(16))
         self._resuming.expect(session, tag).owner = _owner_of(identity)
         member = replace(room.members[peer_id], session=tag)
@@ -107,14 +107,14 @@ class StandIns:
             peer.to_rejoin += (room.id,)
         offer(Offered(tag, room.id, member))
 
-    # As the user comes back
+    # When the user reconnects
 
     def turn(self, newcomer: Participant, room_id: str) -> trio.Lock:
-        """Is held by who enters the room for it: it may be asked to twice, and is there once."""
+        """A lock to hold while the peer joins the room, so that two joins do not overlap."""
         return self._turns.setdefault((newcomer.id, room_id), trio.Lock())
 
     async def replace(self, newcomer: Participant, command: Join) -> bool:
-        """Have a user's connection be the peer that its last one was; whether it is that now.
+        """Replace a user's stand-in by its new connection; return whether there was one.
 
         If another replica has the stand-in, this blocks for as long as `Handover.resume`.
         """
@@ -141,7 +141,10 @@ class StandIns:
         return room_id in newcomer.memberships
 
     def _give(self, session: Session, newcomer: Session, room: LocalRoom) -> None:
-        """One step: all that went on before the newcomer finds in the room, except signals."""
+        """Replace the stand-in by the newcomer in one step, with the room's state and its signals.
+
+        The newcomer finds everything else that it has missed in the room's state.
+        """
         if room.id in newcomer.memberships or newcomer.is_leaving:
             return
         peer_id, resumption = session.memberships[room.id], session.resumption
@@ -153,7 +156,7 @@ class StandIns:
         if was_away:
             self._rooms.tell(newcomer, room, [CameBack(room.id, me, utc_now())])
         others = tuple(member for member in room.members.values() if member.peer_id != peer_id)
-        # Its client is not told of its own broadcast: it might watch it.
+        # Hide the client's own broadcast: the client might watch it.
         shown = tuple(replace(m, live=None) if m is me else m for m in room.members.values())
         newcomer.tell(Entered(room.id, me, shown, utc_now()))
         if me.live is not None:
@@ -164,6 +167,6 @@ class StandIns:
 
 
 def _owner_of(identity: Identity) -> bytes:
-    """Whose it is. Where nobody can prove who it is, to say the same id has to do."""
+    """The owner of a stand-in. If identities are not verified, the same user id suffices."""
     who = identity.subject if identity.verified else f"\0{identity.user_id}"
     return sha256(who.encode(errors="replace")).digest()[:16]
