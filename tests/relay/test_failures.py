@@ -12,6 +12,7 @@ from tests.relay.cast import (
     STREAM,
     Cast,
     answer,
+    candidate,
     cast,
     described,
     offered,
@@ -142,7 +143,7 @@ async def test_when_no_media_server_is_left_viewers_are_direct(
 
 
 async def test_a_broadcaster_that_never_offers_serves_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(broadcast, "ASK_AGAIN_AFTER", (0.01, 0.01))
+    monkeypatch.setattr(broadcast, "_ASK_ANEW_AFTER", (0.01, 0.01))
     async with serve_relayed() as (service, _), cast(service) as show:
         await show.viewer()
         await show.asked()
@@ -151,6 +152,26 @@ async def test_a_broadcaster_that_never_offers_serves_all(monkeypatch: pytest.Mo
         assert [each.split("_")[0] for each in told] == ["relay", "relay", "client"]
         await show.viewer()
         assert (await show.asked()).startswith("client_")
+
+
+async def test_a_slow_broadcaster_that_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its page makes another peer connection, which must not get the answer to the first one."""
+    monkeypatch.setattr(broadcast, "_ASK_ANEW_AFTER", (0.2, 10.0))
+    async with serve_relayed() as (service, (server,)), cast(service) as show:
+        await show.viewer()
+        await show.asked()
+        late = await show.viewer()
+        first = await show.asked()
+        await show.caster.expect("viewer-left", viewerId=first)
+        second = await show.asked()
+        to_first = {"streamId": STREAM, "viewerId": first}
+        await show.caster.send("webrtc-offer", offer=described("offer", "6"), **to_first)
+        await show.caster.send("webrtc-ice-candidate", candidate=candidate("6"), **to_first)
+        await show.publish(second, "7")
+        await offered(late)
+        assert [each.candidates for each in server.ingests.values()] == [[]]
+        await show.caster.settle()
+        assert "error" not in {m["type"] for m in show.caster.log}
 
 
 async def test_the_media_server_is_left_when_nobody_is_relayed(

@@ -29,6 +29,10 @@ IDLE = 30.0
 #: Seconds before another ingest is tried: the first pause, the longest one, and how long an ingest
 #: must have worked to start again with the first.
 _FIRST_PAUSE, _LONGEST_PAUSE, _SETTLED = 0.2, 5.0, 30.0
+#: The same as `ASK_AGAIN_AFTER` for clients that make another peer connection whenever they are
+#: asked. They get more time, since the first one may just be slow. Each time the media server has
+#: another id: otherwise they would take the answer to the first offer for that to the second.
+_ASK_ANEW_AFTER = (12.0, 24.0)
 #: Seconds between two checks for a usable media server.
 _LOOKING = 0.25
 
@@ -243,9 +247,14 @@ class Broadcast:
         """The broadcaster's offer, asked for repeatedly. None if it makes none."""
         if self._offer is not None:
             return await self._next_offer()
-        for seconds in ASK_AGAIN_AFTER:
+        me = self.room.members.get(self.peer_id)
+        repeats = me is not None and me.relays
+        for number, seconds in enumerate(ASK_AGAIN_AFTER if repeats else _ASK_ANEW_AFTER):
             while (peer := self.counterpart.peer) and peer.is_away:  # noqa: ASYNC110
                 await trio.sleep(_LOOKING)
+            if number and not repeats:
+                self.counterpart.dismiss()
+                self._candidates.clear()
             self.counterpart.ask(self.places.relayed)
             with trio.move_on_after(seconds):
                 return await self._next_offer()

@@ -32,6 +32,8 @@ class Counterpart:
         self._room = room
         self._broadcaster = broadcaster
         self._relay: Member | None = None
+        #: The one before, to which late signals may come.
+        self._former: Member | None = None
 
     @property
     def peer(self) -> Participant | None:
@@ -45,7 +47,11 @@ class Counterpart:
 
     def is_called(self, id_: str) -> bool:
         """Whether this is the counterpart's id."""
-        return self._relay is not None and id_ in (self._relay.peer_id, self._relay.user_id)
+        return _is_called(self._relay, id_)
+
+    def was_called(self, id_: str) -> bool:
+        """Whether this was the counterpart's id until it was dismissed."""
+        return _is_called(self._former, id_)
 
     def ask(self, viewers: Iterable[str]) -> None:
         """Ask the broadcaster for a stream, for these viewers."""
@@ -70,6 +76,7 @@ class Counterpart:
     def dismiss(self) -> None:
         """Tell the broadcaster to stop its stream, if it was asked for one."""
         relay, self._relay = self._relay, None
+        self._former = relay or self._former
         me = self._room.members.get(self._broadcaster)
         if relay is not None and me is not None:
             self._tell(RelayDone(self._room.id, me, relay, utc_now()))
@@ -90,3 +97,7 @@ class Counterpart:
     def _tell(self, answer: Answer) -> None:
         if self.peer is not None:
             self.peer.tell(answer)
+
+
+def _is_called(member: Member | None, id_: str) -> bool:
+    return member is not None and id_ in (member.peer_id, member.user_id)

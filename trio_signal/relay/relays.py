@@ -174,8 +174,10 @@ class Relays:
             return False
         if isinstance(target, Refusal):
             broadcast = self._broadcasts.get((room.id, sender.peer_id))
-            if broadcast is None or not broadcast.counterpart.is_called(command.target):
+            if broadcast is None:
                 return False
+            if not broadcast.counterpart.is_called(command.target):
+                return broadcast.counterpart.was_called(command.target)
             broadcast.take(read_signal(command.kind, command.payload))
             return True
         if target.live is None or not is_viewer(sender, target) or not can_be_relayed(sender):
