@@ -1,9 +1,11 @@
 """Relayed broadcasts in the words of `mesh`, whose clients have to say that they know of them."""
 
+from contextlib import AsyncExitStack
 from typing import Any
 
-from tests.clients import Client
-from tests.relay.cast import Served, candidate, described, until
+from tests.clients import Client, connect
+from tests.relay.cast import Served, candidate, described, serve_relayed, until
+from tests.traveller import UNCOUNTED
 
 
 async def enter(client: Client, name: str, **fields: Any) -> dict[str, Any]:
@@ -95,3 +97,57 @@ async def test_a_broadcaster_that_knows_no_media_server_serves_all(served: Serve
         await eve.wait_for("offer", offer=1)
         await eve.send("answer", to="ann", answer=2)
         await ann.wait_for("answer", answer=2)
+
+
+async def move(base: str, client: Client, session: str, stack: AsyncExitStack) -> Client:
+    """Come back on another replica, as the same peer."""
+    received = sum(message["type"] not in UNCOUNTED for message in client.log)
+    moved = await stack.enter_async_context(connect(base, "/ws/r", quiesce=client.quiesce))
+    name = client.log[1]["client_id"]
+    claims = {"clientId": name, "session": session, "received": received, "relay": True}
+    await moved.send("auth_token", **claims)
+    await moved.wait_for("resumed")
+    return moved
+
+
+async def test_moves_to_other_replicas(redis_url: str) -> None:
+    async with (
+        serve_relayed(redis_url, relay_from=0) as (service, (server,)),
+        connect(service.bases[0], "/ws/r", quiesce=service.quiesce) as ann,
+        connect(service.bases[1], "/ws/r", quiesce=service.quiesce) as eve,
+        AsyncExitStack() as stack,
+    ):
+        sessions = [
+            (await enter(client, name, resume=True))["session"]["id"]
+            for client, name in ((ann, "ann"), (eve, "eve"))
+        ]
+        await ann.send("broadcast_start")
+        first = (await ann.wait_for("relay"))["offer_to"]
+        await ann.send("offer", to=first, offer=described("offer", "7"))
+        await eve.wait_for("offer", relay=True)
+        await eve.send("answer", to="ann", relay=True, answer=described("answer", "9"))
+        await until(lambda: server.viewings[0].descriptions)
+
+        # The viewer moves: another leg, for another peer connection.
+        before = server.viewings[0]
+        eve = await move(service.bases[2], eve, sessions[1], stack)
+        await eve.wait_for("offer", relay=True)
+        await eve.send("answer", to="ann", relay=True, answer=described("answer", "10"))
+        await until(lambda: [each is before for each in server.viewings] == [False])
+        await until(lambda: server.viewings[0].descriptions)
+        assert {m["type"] for m in await ann.settle()} <= {"relay", "answer"}
+
+        # The broadcaster moves: it is asked again, and then the viewer is offered to.
+        ann = await move(service.bases[1], ann, sessions[0], stack)
+        told = await ann.wait_for("relay")
+        assert told["for"] == ["eve"]
+        assert told["offer_to"] != first
+        await ann.send("offer", to=told["offer_to"], offer=described("offer", "8"))
+        await eve.wait_for("offer", relay=True)
+        await eve.send("answer", to="ann", relay=True, answer=described("answer", "11"))
+        await until(lambda: [len(each.descriptions) for each in server.viewings] == [1])
+        assert len(server.ingests) == 1
+        await ann.settle()
+        await eve.settle()
+        said = {message["type"] for client in (ann, eve) for message in client.log}
+        assert said.isdisjoint({"user_left", "broadcast_stopped", "relay_over", "error"})
