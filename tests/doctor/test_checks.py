@@ -9,6 +9,7 @@ from trio_signal.doctor import Facts, examine, wrong_settings
 from trio_signal.doctor.checks import CHECKS
 from trio_signal.doctor.facts import PublicFacts, RedisFacts, RelayFacts, UsersFacts
 from trio_signal.environment import load_settings
+from trio_signal.relay import Report
 from trio_signal.store import Tables
 
 REDIS = RedisFacts(
@@ -41,12 +42,19 @@ RIGHT = {
     "jwt_audience": "signal",
     "users_file": "users.json",
 }
+
+
+def media(addresses: dict[str, bool]) -> dict[str, RelayFacts]:
+    """A media server, and whether its addresses answer."""
+    return {"janus+ws://media:8188": RelayFacts(Report("Janus 1.3.3", addresses))}
+
+
 AROUND: dict[str, object] = {
     "platform": "Heroku",
     "redis": REDIS,
     "database": Tables("0001", "0001", 0.1),
     "turn": {"turn:turn.example.com": None},
-    "relays": {"janus+ws://media:8188": RelayFacts("Janus 1.3.3")},
+    "relays": media({"10.0.0.7": False, "1.1.1.1": True}),
     "users": UsersFacts(2, (), readable=False),
     "public": PublicFacts("https://signal.example.com", 101),
 }
@@ -115,6 +123,8 @@ MISTAKES: list[tuple[dict[str, Any], dict[str, object], str, str]] = [
         *("turn", "failed"),
     ),
     ({}, {"relays": {"janus+ws://m": RelayFacts(problem="no answer")}}, "relays", "failed"),
+    ({}, {"relays": media({"1.1.1.1": False})}, "relays", "warning"),
+    ({}, {"relays": media({"10.0.0.7": True, "a.local": False})}, "relays", "warning"),
     ({}, {"redis": "Connection refused"}, "redis", "failed"),
     ({}, redis(refused=("PUBLISH", "TIME")), "redis", "failed"),
     ({}, redis(policy="allkeys-lru"), "eviction", "failed"),

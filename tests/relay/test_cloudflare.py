@@ -29,6 +29,7 @@ from trio_signal.relay import (
     Lost,
     Offered,
     RelayError,
+    Report,
     Up,
     Viewing,
 )
@@ -391,7 +392,7 @@ async def test_settings_make_a_node(sfu: Sfu, monkeypatch: pytest.MonkeyPatch) -
     given = settings(relay_urls=f"cloudflare:{APP}", relay_token=SECRET)
     (made,) = nodes_of(given)
     assert made.name == f"cloudflare:{APP}"
-    assert await ask_relays(given) == {made.name: RelayFacts("it answers")}
+    assert await ask_relays(given) == {made.name: RelayFacts(Report("it answers"))}
     with pytest.raises(SettingError, match="cloudflare:APP_ID"):
         settings(relay_urls="cloudflare:a/b")
 

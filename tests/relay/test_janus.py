@@ -304,7 +304,9 @@ async def test_what_the_doctor_asks(janus: Janus) -> None:
     for secret, expected in ((SECRET, "Janus 1."), ("wrong", "TRIO_SIGNAL_RELAY_TOKEN")):
         given = {"relay_urls": janus.url, "relay_token": secret}
         (relay,) = (await ask_relays(settings(**given))).values()
-        assert expected in f"{relay.says}{relay.problem}"
+        assert expected in f"{relay.report.says}{relay.problem}"
+        assert relay.report.addresses == ({"127.0.0.1": True} if secret == SECRET else {})
+    assert janus.rooms() == {}
     (relay,) = (
         await ask_relays(settings(relay_urls=f"janus+ws://127.0.0.1:{free_port()}"))
     ).values()

@@ -2,7 +2,6 @@
 
 import os
 import resource
-import secrets
 import stat
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -22,9 +21,10 @@ from trio_signal.errors import ConfigError, StoreError
 from trio_signal.keys import check_key_set
 from trio_signal.metrics import Metrics
 from trio_signal.redis import Redis, RedisError, ResponseError, open_redis
-from trio_signal.relay import Node, RelayError
+from trio_signal.relay import Node, RelayError, Report
 from trio_signal.relay.nodes import nodes_of
 from trio_signal.store import Tables, inspect
+from trio_signal.stun import reach
 from trio_signal.turn import HostedTurn
 from trio_signal.users import User, is_password, read_users
 
@@ -51,8 +51,6 @@ _UPGRADE = {
     "Sec-WebSocket-Version": "13",
     "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
 }
-#: RFC 8489 section 5: a binding request, its length, and the magic cookie.
-_BINDING = b"\x00\x01\x00\x00\x21\x12\xa4\x42"
 
 
 class RedisFacts(Struct, frozen=True):
@@ -76,7 +74,7 @@ class RedisFacts(Struct, frozen=True):
 class RelayFacts(Struct, frozen=True):
     """What a media server reports about itself, or why it cannot be used."""
 
-    says: str = ""
+    report: Report = Report()
     problem: str | None = None
 
 
@@ -302,17 +300,7 @@ async def _reach_turn(url: str) -> None:
     if scheme == "turns" or query == "transport=tcp":
         await (await trio.open_tcp_stream(host, number)).aclose()
         return
-    (family, kind, protocol, _, target), *_ = await trio.socket.getaddrinfo(
-        host.strip("[]"), number, type=trio.socket.SOCK_DGRAM
-    )
-    with trio.socket.socket(family, kind, protocol) as sock:
-        await sock.connect(target)
-        transaction = secrets.token_bytes(12)
-        while True:  # a datagram may be lost
-            await sock.send(_BINDING + transaction)
-            with trio.move_on_after(0.5):
-                if (await sock.recv(1500))[8:20] == transaction:
-                    return
+    await reach(host.strip("[]"), number)
 
 
 async def ask_relays(settings: Settings) -> dict[str, RelayFacts]:

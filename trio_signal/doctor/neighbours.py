@@ -1,10 +1,11 @@
-"""Mistakes in Redis and the database."""
+"""Mistakes in Redis, the database and media servers."""
 
 import ipaddress
 from urllib.parse import parse_qs, urlsplit
 
 from trio_signal.doctor.facts import Facts, RedisFacts
-from trio_signal.doctor.verdicts import Verdict, fail, ok, warn
+from trio_signal.doctor.verdicts import Verdict, fail, is_public, ok, warn
+from trio_signal.relay import Report
 from trio_signal.store import Tables
 
 #: Connections of one replica to Redis.
@@ -182,8 +183,34 @@ def relays(facts: Facts) -> Verdict | None:
             "; ".join(f"{name}: {problem}" for name, problem in problems.items()),
             "start it, open its port to this machine, set TRIO_SIGNAL_RELAY_TOKEN to its secret",
         )
-    listed = "; ".join(f"{name}: {relay.says or 'set'}" for name, relay in facts.relays.items())
+    reports = {name: relay.report for name, relay in facts.relays.items()}
+    for name, report in reports.items():
+        addresses = ", ".join(report.addresses)
+        if report.addresses and not any(report.addresses.values()):
+            return warn(
+                f"{name}: no answer by UDP from {addresses}, which it offers to browsers",
+                "open its UDP ports (--rtp-port-range), and set its public address (--nat-1-1)",
+            )
+        if report.addresses and is_public(facts) and not any(map(_is_global, report.addresses)):
+            return warn(
+                f"{name} offers only private addresses to browsers: {addresses}",
+                "set its public address (--nat-1-1), unless all viewers are in its network",
+            )
+    listed = "; ".join(f"{name}: {_listed(report)}" for name, report in reports.items())
     return ok(f"media servers: {listed}")
+
+
+def _is_global(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_global
+    except ValueError:
+        return False
+
+
+def _listed(report: Report) -> str:
+    answering = [host for host, answers in report.addresses.items() if answers]
+    said = report.says or "set"
+    return f"{said}, UDP answers from {', '.join(answering)}" if answering else said
 
 
 def clocks(facts: Facts) -> Verdict | None:

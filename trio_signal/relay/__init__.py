@@ -23,6 +23,7 @@ See docs/relay.md.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Self
 
@@ -117,6 +118,14 @@ class Viewing(Leg):
         """
 
 
+class Report(Struct, frozen=True):
+    """What a node reports about itself."""
+
+    says: str = ""
+    #: By each address that it offers to browsers, whether it answers by UDP to this machine.
+    addresses: Mapping[str, bool] = {}
+
+
 class Node(ABC):
     """One media server, as this replica reaches it. The code that makes it runs it."""
 
@@ -132,13 +141,13 @@ class Node(ABC):
     async def run(self) -> None:
         """Stay connected to the node until cancelled. Does not raise the node's errors."""
 
-    async def probe(self) -> str:
+    async def probe(self) -> Report:
         """Describe the node, for the doctor; needs no `run`. Raises RelayError.
 
-        Returns an empty text if the node cannot be probed.
+        The report is empty if the node cannot be probed.
         """
         await trio.lowlevel.checkpoint()
-        return ""
+        return Report()
 
     @abstractmethod
     def ingest(self, label: str) -> Ingest:

@@ -7,7 +7,7 @@ import trio
 
 from trio_signal.cloudflare import CloudflareError, open_cloudflare
 from trio_signal.config import Settings
-from trio_signal.relay import DEADLINE, Ingest, Node, RelayError, Viewing
+from trio_signal.relay import DEADLINE, Ingest, Node, RelayError, Report, Viewing
 from trio_signal.relay.cloudflare.app import App
 from trio_signal.relay.cloudflare.keeper import Keeper
 from trio_signal.relay.cloudflare.legs import CloudflareIngest, CloudflareViewing
@@ -54,14 +54,14 @@ class CloudflareNode(Node):
                 self._keeper.begin(app, nursery)
                 await self._watch(app)
 
-    async def probe(self) -> str:
+    async def probe(self) -> Report:
         """Check the API once, for the doctor, within `DEADLINE`. Raises RelayError."""
         try:
             async with open_cloudflare(self._token, self._base_url, DEADLINE) as api:
                 await self._look(App(api, self._app_id), None)
         except CloudflareError as error:
             raise RelayError(str(error)) from None
-        return "it answers"
+        return Report("it answers")
 
     def ingest(self, label: str) -> Ingest:
         """Make an ingest."""

@@ -9,10 +9,11 @@ from typing import Any
 import trio
 
 from trio_signal.config import Settings
-from trio_signal.relay import Ingest, Node, RelayError, Viewing
+from trio_signal.relay import Ingest, Node, RelayError, Report, Viewing
 from trio_signal.relay.janus import words
 from trio_signal.relay.janus.connection import Session
 from trio_signal.relay.janus.legs import JanusIngest, JanusViewing, Watchers, in_time
+from trio_signal.relay.janus.reach import try_addresses
 from trio_signal.relay.janus.words import Address
 
 logger = logging.getLogger(__name__)
@@ -63,7 +64,7 @@ class JanusNode(Node):
         """Keep a session until cancelled; log each reason for a failure once."""
         waits = pauses()
         while True:
-            session = Session(self._address, last_words=self._removals)
+            session = Session(self._address, last_words=lambda: _removals(self._rooms))
             reason = await session.run(partial(self._use, session))
             if self._session is session:
                 waits = pauses()
@@ -73,35 +74,37 @@ class JanusNode(Node):
                 logger.error("%s: %s", self.name, reason)
             await trio.sleep(next(waits))
 
-    async def probe(self) -> str:
-        """Open a session and return Janus's version; raises RelayError if it is too old."""
-        session = Session(self._address)
-        opened = False
+    async def probe(self) -> Report:
+        """Open a session, and a broadcast for a moment; raises RelayError if Janus is too old."""
+        rooms: set[int] = set()
+        session = Session(self._address, last_words=lambda: _removals(rooms))
+        report: Report | None = None
 
-        def open_() -> None:
-            nonlocal opened
-            opened = True
-            session.end("asked")
+        async def look() -> None:
+            nonlocal report
+            version = session.version
+            if words.is_older(version, OLDEST):
+                raise RelayError(f"it is Janus {version}; {OLDEST} is needed, or a later one")
+            ingest = JanusIngest(session, bitrate=self._bitrate, rooms=rooms)
+            report = Report(f"Janus {version}", await try_addresses(ingest))
+            scope.cancel(reason="asked")  # which removes the room
 
-        reason = await session.run(open_)
-        if not opened:
+        reason = ""
+        with trio.CancelScope() as scope:
+            reason = await session.run(lambda: session.start_soon(look))
+        if report is None:
             raise RelayError(reason)
-        if words.is_older(session.version, OLDEST):
-            raise RelayError(f"it is Janus {session.version}; {OLDEST} is needed, or a later one")
-        return f"Janus {session.version}"
+        return report
 
     def _use(self, session: Session) -> None:
         """A session is open: new legs use it."""
         self._set(session)
         self._reason = None
         logger.info("%s: connected, Janus %s", self.name, session.version)
-        for removal in self._removals():
+        for removal in _removals(self._rooms):
             session.control.tell(removal)
         self._rooms.clear()
         session.start_soon(self._sweep, session)
-
-    def _removals(self) -> Iterable[dict[str, Any]]:
-        return [{"request": "destroy", "room": room} for room in self._rooms]
 
     async def _sweep(self, session: Session) -> None:
         """Remove empty rooms, which killed replicas have left.
@@ -133,6 +136,10 @@ class JanusNode(Node):
     def view(self, feed: str) -> Viewing:
         """Make one more subscriber."""
         return JanusViewing(self._session, feed=feed, watchers=self._watchers)
+
+
+def _removals(rooms: Iterable[int]) -> Iterable[dict[str, Any]]:
+    return [{"request": "destroy", "room": room} for room in rooms]
 
 
 def open_janus_node(url: str, settings: Settings) -> JanusNode:
