@@ -39,7 +39,10 @@ hypothesis_settings.register_profile(
 hypothesis_settings.load_profile("any machine")
 
 #: Tests that need a Janus, of which not every system has a package.
-NEED_JANUS = ("browser/test_relayed.py", "relay/test_janus.py", "relay/test_whip_janus.py")
+NEED_JANUS = (
+    "browser/test_relayed.py",
+    *("relay/test_janus.py", "relay/test_killed_replica.py", "relay/test_whip_janus.py"),
+)
 collect_ignore = [] if shutil.which("janus") else list(NEED_JANUS)
 
 Serve = Callable[..., AbstractAsyncContextManager[Service]]

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import httpx
 import pytest
 import trio
 
@@ -128,13 +129,18 @@ async def test_when_no_media_server_is_left_viewers_are_direct(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(nodes, "PATIENCE", 0.1)
-    async with relayed() as (_, (server,), show, viewers):
+    async with relayed() as (service, (server,), show, viewers):
         server.crash()
         await show.caster.wait_for("viewer-left")
         viewer_id = await show.asked()
         assert viewer_id.startswith("client_")
         await show.caster.send("webrtc-offer", streamId=STREAM, viewerId=viewer_id, offer=1)
         await viewers[1].wait_for("webrtc-offer", offer=1)
+        # Operators are told as well.
+        async with httpx.AsyncClient(base_url=f"http://{service.base}") as http:
+            ready, metrics = (await http.get("/readyz")).text, (await http.get("/metrics")).text
+        assert f"media server memory:{server.name}: it is gone" in ready
+        assert 'relay_failures_total{reason="lost",side="broadcast"} 1.0' in metrics
         # It is back: who is direct stays so, and the next one is relayed.
         server.restart()
         late = await show.viewer()

@@ -1,0 +1,66 @@
+"""The replica of a relayed broadcaster is killed: real processes, and a real Janus."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import trio
+
+from tests.clients import PATIENCE, Client, Service
+from tests.janus import SECRET, Janus, run_janus
+from tests.relay.cast import STREAM, cast
+from tests.relay.peers import Peer, Peers, run_peers
+from tests.replicas.processes import open_cluster
+
+#: Of the replica that is left: its own, the broadcaster's, the viewer's, and that of the
+#: participant that hears of the broadcaster.
+HANDLES = 4
+
+
+async def publish(caster: Client, peers: Peers) -> None:
+    """Do what the broadcaster's page does when it is asked for a stream."""
+    peer = peers.new()
+    asked = await caster.wait_for("viewer-joined")
+    assert asked["viewerId"].startswith("relay_")
+    offer = {"type": "offer", "sdp": await peer.offer()}
+    to = {"streamId": STREAM, "viewerId": asked["viewerId"]}
+    await caster.send("webrtc-offer", offer=offer, **to)
+    answer = await caster.wait_for("webrtc-answer", viewerId=asked["viewerId"])
+    await peer.take(answer["answer"]["sdp"])
+
+
+async def see(viewer: Client, peer: Peer) -> None:
+    """Answer an offer, and get pictures."""
+    offer = await viewer.wait_for("webrtc-offer")
+    answer = {"type": "answer", "sdp": await peer.answer(offer["offer"]["sdp"])}
+    await viewer.send("webrtc-answer", streamId=STREAM, answer=answer)
+    with trio.fail_after(PATIENCE):
+        await peer.see()
+
+
+async def wait_for_handles(janus: Janus) -> None:
+    with trio.fail_after(PATIENCE):
+        while len(janus.handles()) != HANDLES:  # noqa: ASYNC110
+            await trio.sleep(0.05)
+
+
+async def test_a_viewer_elsewhere_sees_the_broadcaster_that_comes_back(tmp_path: Path) -> None:
+    with run_janus(tmp_path) as janus, run_peers() as peers:
+        given = {
+            "TRIO_SIGNAL_RELAY_URLS": janus.url,
+            "TRIO_SIGNAL_RELAY_TOKEN": SECRET,
+            "TRIO_SIGNAL_RELAY_FROM": 0,
+        }
+        async with open_cluster(tmp_path, 2, **given) as cluster:
+            dies, stays = (Service(replica.base) for replica in cluster.replicas)
+            async with stays.connect("/ws") as viewer, cast(dies) as show:
+                await viewer.send("join-stream", streamId=STREAM)
+                await publish(show.caster, peers)
+                await see(viewer, peers.new())
+                await cluster.kill(cluster.replicas[0])
+                # Its page connects again, before anybody knows that the replica is dead.
+                async with stays.connect("/ws") as caster:
+                    await caster.send("broadcaster-ready", streamId=STREAM)
+                    await publish(caster, peers)
+                    await see(viewer, peers.new())
+                    await wait_for_handles(janus)
