@@ -148,6 +148,30 @@ async def test_when_no_media_server_is_left_viewers_are_direct(
         assert nobody_left(*viewers, late)
 
 
+async def test_how_many_may_watch_depends_on_the_media_server(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(nodes, "PATIENCE", 0.01)
+    caps = {"max_viewers": 1, "max_relay_viewers": 2}
+    async with (
+        serve_relayed(**caps) as (service, (server,)),
+        service.connect("/ws") as third,
+        cast(service) as show,
+    ):
+        second = [await show.viewer() for _ in range(2)][1]
+        await third.send("join-stream", streamId=STREAM)
+        await third.wait_for("error", code="stream_full")
+        await second.close()
+        await show.caster.wait_for("viewer-count", count=2)
+        server.crash()
+        await trio.sleep(0.02)
+        await third.send("join-stream", streamId=STREAM)
+        await third.wait_for("error", code="stream_full")
+        server.restart()
+        await third.send("join-stream", streamId=STREAM)
+        await third.wait_for("viewer-count", count=3)
+
+
 async def test_a_broadcaster_that_never_offers_serves_all(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(broadcast, "_ASK_ANEW_AFTER", (0.01, 0.01))
     async with serve_relayed() as (service, _), cast(service) as show:

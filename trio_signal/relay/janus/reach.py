@@ -71,7 +71,7 @@ async def try_addresses(ingest: Ingest) -> dict[str, bool]:
     found = {host: False for host, _ in end.addresses}
 
     async def ask(host: str, port: int) -> None:
-        with suppress(OSError):
+        with suppress(OSError, UnicodeError, OverflowError):
             await reach(host, port, check)
             found[host] = True
 
