@@ -15,7 +15,8 @@ from tests.test_openapi import KEY
 from tests.test_sdp import CANDIDATE, OFFER, PASSWORD, UFRAG
 from tests.tokens import SECRET, make_token
 from trio_signal import publishing
-from trio_signal.relay.memory import MemoryServer
+from trio_signal.relay import RelayError, viewer
+from trio_signal.relay.memory import MemoryServer, MemoryViewing
 
 FRAGMENT = (
     f"a=ice-ufrag:{UFRAG}\r\na=ice-pwd:{PASSWORD}\r\nm=audio 9 RTP/AVP 0\r\na=mid:1\r\n"
@@ -140,6 +141,38 @@ async def test_it_is_seen_in_other_dialects(http: httpx.AsyncClient) -> None:
         answer = described("answer", "8")
         await ann.send("answer", to=offered["from"], relay=True, answer=answer)
         await until(lambda: len(server.viewings) == 3)
+
+
+async def test_viewers_of_all_dialects_are_told_when_it_cannot_be_delivered(
+    http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def offer(viewing: MemoryViewing) -> str:
+        raise RelayError("full")
+
+    monkeypatch.setattr(MemoryViewing, "offer", offer)
+    monkeypatch.setattr(viewer, "_PAUSE", 0.01)
+    async with (
+        serve_relayed() as (service, _),
+        service.connect("/ws/show/eve") as eve,
+        service.connect("/api/v1/ws/connect?user_id=bob") as bob,
+        service.connect(f"/ws/{STREAM}") as ann,
+        service.connect("/ws") as kim,
+    ):
+        await ann.send("auth_token", clientId="ann", relay=True)
+        await ann.wait_for("users_in_room")
+        await eve.wait_for("room_state")
+        await bob.send("join_room", room_id=STREAM)
+        await bob.wait_for("joined_room")
+        await kim.send("join-stream", streamId=STREAM)
+        await kim.wait_for("viewer-count")
+        await Encoder(service, http).publish()
+        await bob.wait_for("live_peer_joined", user_id="publisher")
+        await bob.send("live_status", room_id=STREAM)
+        await eve.wait_for("broadcast-started", user_id="publisher")
+        own = described("offer", "5")
+        await eve.send("webrtc-signal", target_user_id="publisher", signal=own)
+        for client in (eve, bob, ann, kim):
+            assert "cannot be delivered now" in str(await client.wait_for("error"))
 
 
 async def test_ice_starts_anew_on_the_replica_that_has_it(

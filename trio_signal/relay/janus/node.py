@@ -78,23 +78,22 @@ class JanusNode(Node):
         """Open a session, and a broadcast for a moment; raises RelayError if Janus is too old."""
         rooms: set[int] = set()
         session = Session(self._address, last_words=lambda: _removals(rooms))
-        report: Report | None = None
+        reports: list[Report] = []
 
         async def look() -> None:
-            nonlocal report
             version = session.version
             if words.is_older(version, OLDEST):
                 raise RelayError(f"it is Janus {version}; {OLDEST} is needed, or a later one")
             ingest = JanusIngest(session, bitrate=self._bitrate, rooms=rooms)
-            report = Report(f"Janus {version}", await try_addresses(ingest))
+            reports.append(Report(f"Janus {version}", await try_addresses(ingest)))
             scope.cancel(reason="asked")  # which removes the room
 
         reason = ""
         with trio.CancelScope() as scope:
-            reason = await session.run(lambda: session.start_soon(look))
-        if report is None:
+            reason = await session.run(partial(session.start_soon, look))
+        if not reports:
             raise RelayError(reason)
-        return report
+        return reports[0]
 
     def _use(self, session: Session) -> None:
         """A session is open: new legs use it."""
