@@ -5,7 +5,10 @@ import trio
 from aioice import stun
 
 from trio_signal.relay import RelayError
+from trio_signal.relay.janus import reach as janus_reach
 from trio_signal.relay.janus.reach import End, end_of
+from trio_signal.relay.memory import MemoryIngest, MemoryServer
+from trio_signal.sdp import check_offer
 from trio_signal.stun import binding_request, connectivity_check, reach
 
 PASSWORD = "their password"
@@ -49,6 +52,21 @@ async def test_what_is_no_answer_is_not_waited_for_in_vain() -> None:
             nursery.start_soon(answer)
             with trio.fail_after(10):
                 await reach(*server.getsockname())
+
+
+async def test_an_address_that_is_silent_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(janus_reach, "PATIENCE", 0.1)
+
+    async def offer(ingest: MemoryIngest, sdp: str) -> str:
+        assert check_offer(sdp).ufrag
+        return ANSWER.replace("192.0.2.7 20000", f"127.0.0.1 {port}")
+
+    monkeypatch.setattr(MemoryIngest, "offer", offer)
+    with trio.socket.socket(type=trio.socket.SOCK_DGRAM) as silent:
+        await silent.bind(("127.0.0.1", 0))
+        port = silent.getsockname()[1]
+        found = await janus_reach.try_addresses(MemoryIngest(MemoryServer("silent")))
+    assert found == {"127.0.0.1": False, "2001:db8::1": False}
 
 
 def test_where_a_media_server_is() -> None:

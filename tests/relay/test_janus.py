@@ -305,7 +305,7 @@ async def test_what_the_doctor_asks(janus: Janus) -> None:
         given = {"relay_urls": janus.url, "relay_token": secret}
         (relay,) = (await ask_relays(settings(**given))).values()
         assert expected in f"{relay.report.says}{relay.problem}"
-        assert relay.report.addresses == ({"127.0.0.1": True} if secret == SECRET else {})
+        assert any(relay.report.addresses.values()) is (secret == SECRET)
     assert janus.rooms() == {}
     (relay,) = (
         await ask_relays(settings(relay_urls=f"janus+ws://127.0.0.1:{free_port()}"))

@@ -64,3 +64,4 @@ async def test_a_viewer_elsewhere_sees_the_broadcaster_that_comes_back(tmp_path:
                     await publish(caster, peers)
                     await see(viewer, peers.new())
                     await wait_for_handles(janus)
+                    await viewer.wait_for("viewer-count", count=2)  # the lease has run out
