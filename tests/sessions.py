@@ -38,8 +38,7 @@ class Recorder:
         return [frame.message for frame in frames]
 
 
-#: Nobody gives back what these sessions take.
-_LIMITS, _METRICS = Limits(settings(max_unauthenticated=10**9)), Metrics()
+_SETTINGS, _METRICS = settings(), Metrics()
 
 
 def make_session(peer_id: str, dialect: Dialect, outbox: Frames | None = None) -> Session:
@@ -49,6 +48,6 @@ def make_session(peer_id: str, dialect: Dialect, outbox: Frames | None = None) -
         dialect,
         Recorder() if outbox is None else outbox,
         Alarm(),
-        lease=_LIMITS.admit("192.0.2.1", 0),
+        lease=Limits(_SETTINGS).admit("192.0.2.1", 0),
         metrics=_METRICS,
     )
