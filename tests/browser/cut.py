@@ -14,7 +14,8 @@ class Cut:
     """Passes connections on. While it is `cut`, nothing passes, and nobody is told."""
 
     def __init__(self, target: int) -> None:
-        self._target = target
+        #: The port to which new connections go.
+        self.target = target
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._wake, self._woken = socket.socketpair()
         self._ends: dict[socket.socket, socket.socket] = {}
@@ -78,7 +79,7 @@ class Cut:
         while self._waiting and not self._is_cut:
             near = self._waiting.pop()
             source = (self._source, 0)
-            far = socket.create_connection(("127.0.0.1", self._target), source_address=source)
+            far = socket.create_connection(("127.0.0.1", self.target), source_address=source)
             self._ends[near], self._ends[far] = far, near
 
     def _pass_on(self, end: socket.socket) -> None:

@@ -1,7 +1,9 @@
 /**
  * A client of the `room` dialect, as its family writes it: REST join first, then the socket;
- * the viewer makes the offer. When its connection is lost it comes back by the socket alone: it
- * says neither its name again, nor that it is live, and its peer connections go on.
+ * the viewer makes the offer, with its own camera if it is live as well. An offer that comes
+ * instead of the answer takes the place of its own. When its connection is lost it comes back by
+ * the socket alone: it says neither its name again, nor that it is live, and its peer connections
+ * go on.
  * Query: room, user, username, and host if it is not this page's.
  */
 
@@ -70,12 +72,16 @@ function open(other) {
   return pc;
 }
 
+function show({ streams }) {
+  document.getElementById('video').srcObject = streams[0];
+}
+
 async function watch(broadcaster) {
   if (calls.get(broadcaster)?.pc.connectionState === 'connected') return;
   const pc = open(broadcaster);
-  pc.ontrack = ({ streams }) => { document.getElementById('video').srcObject = streams[0]; };
-  pc.addTransceiver('video', { direction: 'recvonly' });
-  pc.addTransceiver('audio', { direction: 'recvonly' });
+  pc.ontrack = show;
+  if (!camera) for (const kind of ['video', 'audio']) pc.addTransceiver(kind, { direction: 'recvonly' });
+  for (const track of camera?.getTracks() ?? []) pc.addTrack(track, camera);
   await pc.setLocalDescription();
   signal(broadcaster, { type: 'offer', sdp: pc.localDescription.sdp });
   setState(`watching ${broadcaster}`);
@@ -87,12 +93,14 @@ async function signalled(from, value) {
   if (value.type === 'ice-candidate') await candidate(calls.get(from), value.candidate);
 }
 
-async function answer(viewer, offer) {
-  const pc = open(viewer);
-  await describe(calls.get(viewer), offer);
-  for (const track of camera.getTracks()) pc.addTrack(track, camera);
+async function answer(other, offer) {
+  const known = calls.get(other)?.pc;
+  const pc = known?.signalingState === 'have-local-offer' ? known : open(other);
+  pc.ontrack ??= show;
+  await describe(calls.get(other), offer);
+  for (const track of camera?.getTracks() ?? []) pc.addTrack(track, camera);
   await pc.setLocalDescription();
-  signal(viewer, { type: 'answer', sdp: pc.localDescription.sdp });
+  signal(other, { type: 'answer', sdp: pc.localDescription.sdp });
 }
 
 async function describe({ pc, early }, description) {

@@ -82,18 +82,37 @@ async function offer(viewerId) {
   send({ type: 'webrtc-offer', offer: pc.localDescription, viewerId });
 }
 
+/** An offer of the peer connection that we have is for that one. */
 async function answer(viewerId, description) {
   if (old && calls.has(viewerId)) {
     const state = calls.get(viewerId).pc.connectionState;
     if (state !== 'failed') return;
   }
-  const pc = open(viewerId);
+  const known = calls.get(viewerId)?.pc;
+  const pc = originOf(known?.remoteDescription) === originOf(description) ? known : open(viewerId);
   pc.ontrack = ({ streams }) => { document.getElementById('video').srcObject = streams[0]; };
   await describe(calls.get(viewerId), description);
   await pc.setLocalDescription();
   send({ type: 'webrtc-answer', answer: pc.localDescription, viewerId });
   window.answered += 1;
   setState('watching');
+}
+
+function originOf(description) {
+  return /^o=\S+ (\S+)/m.exec(description?.sdp)?.[1];
+}
+
+/** To another camera, which has a larger picture, by another offer of each peer connection. */
+async function switchCamera() {
+  const devices = await navigator.mediaDevices.enumerateDevices();
+  const { deviceId } = devices.filter(({ kind }) => kind === 'videoinput').at(-1);
+  camera = await navigator.mediaDevices.getUserMedia({ video: { deviceId } });
+  for (const [viewerId, { pc }] of calls) {
+    for (const sender of pc.getSenders()) pc.removeTrack(sender);
+    for (const track of camera.getTracks()) pc.addTrack(track, camera);
+    await pc.setLocalDescription();
+    send({ type: 'webrtc-offer', offer: pc.localDescription, viewerId });
+  }
 }
 
 async function describe({ pc, early }, description) {
@@ -114,6 +133,6 @@ function ended(words) {
   setState(words);
 }
 
-window.goLive = goLive;
+Object.assign(window, { goLive, switchCamera });
 socket.onmessage = ({ data }) => receive(JSON.parse(data));
 socket.onopen = start;

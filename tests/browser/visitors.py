@@ -69,10 +69,16 @@ SMALL_PICTURES = """
             } });
     }
     window.connectionsMade = 0;
+    window.openConnections = new Set();
     window.RTCPeerConnection = class extends RTCPeerConnection {
         constructor(...given) {
             super(...given);
             window.connectionsMade += 1;
+            window.openConnections.add(this);
+        }
+        close() {
+            window.openConnections.delete(this);
+            super.close();
         }
     };
 """

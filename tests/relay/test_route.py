@@ -12,6 +12,7 @@ from trio_signal.relay.route import (
     Places,
     has_free_place,
     is_relayed,
+    keep_session,
     read_signal,
 )
 
@@ -164,3 +165,11 @@ def test_an_origin_tells_one_connection_from_another() -> None:
 )
 def test_a_candidate_of_a_description_before_is_known(candidate: object, fits: bool) -> None:
     assert Description("answer", SDP).fits(candidate) is fits
+
+
+def test_later_offers_are_of_the_same_peer_connection() -> None:
+    first, later = (f"v=0\r\no=- {id_} IN IP4 192.0.2.2\r\ns=-\r\n" for id_ in ("17 1", "18 2"))
+    assert keep_session(later, first) == "v=0\r\no=- 17 2 IN IP4 192.0.2.2\r\ns=-\r\n"
+    assert keep_session(first, first) == first
+    assert keep_session("v=0", first) == "v=0"
+    assert keep_session(later, "v=0") == later

@@ -213,6 +213,19 @@ def _candidate(text: Raw) -> Candidate | None:
     return None if isinstance(found, str) and found else Candidate(found or None)
 
 
+def keep_session(sdp: str, first: str) -> str:
+    """A later offer of a peer connection, with the session id of its first offer.
+
+    Janus gives each offer another one. Clients, ours as well, would take it for an offer of another
+    peer connection.
+    """
+    found = _SESSION.search(first)
+    changed = _SESSION.search(sdp)
+    if found is None or changed is None:
+        return sdp
+    return sdp[: changed.start(1)] + found[1] + sdp[changed.end(1) :]
+
+
 def write_description(type_: str, sdp: str) -> Raw:
     """Encode a description in the form that all clients accept."""
     return Raw(msgspec.json.encode({"type": type_, "sdp": sdp}))

@@ -17,6 +17,7 @@ from trio_signal.relay.route import (
     Candidate,
     Description,
     is_for_relay,
+    keep_session,
     write_description,
 )
 from trio_signal.supervision import supervise
@@ -160,7 +161,7 @@ class RelayedViewer:
             logger.error("this replica does not know the media server %s", self.route.node)
             self._why = Failure.REFUSED
             return
-        self._answer = self._taken = None
+        self._taken = None
         self.is_up, self._sdp = False, ""
         began = trio.current_time()
         with node.view(self.route.feed) as self._viewing:
@@ -171,6 +172,8 @@ class RelayedViewer:
                 logger.warning("a media server refused a viewer: %s", error)
                 self._why = Failure.REFUSED
                 return
+            # What has come until now is for an offer of an earlier leg.
+            self._answer, self._answered = None, trio.Event()
             self._candidates.clear()
             self._is_asked = True
             self._say()
@@ -230,7 +233,7 @@ class RelayedViewer:
                         self._parts.set_up("viewer", trio.current_time() - began)
                     self.is_up = True
                 case Offered(sdp=sdp):
-                    self._sdp, self._is_asked = sdp, True
+                    self._sdp, self._is_asked = keep_session(sdp, self._sdp), True
                     self._say()
                 case Lost(reason=reason):
                     logger.info("a media server lost a viewer: %s", reason)
