@@ -7,17 +7,20 @@ from uuid import uuid4
 
 import pytest
 import trio
+from msgspec.structs import replace
 
 from tests.bus.test_contract import RedisReplica, deploy_redis
 from tests.clients import PATIENCE
 from tests.redis.server import RedisServer, open_redis_server
 from trio_signal.bus.redis import RedisBus, open_redis_bus
-from trio_signal.bus.redis.directory import Directory
+from trio_signal.bus.redis.directory import Directory, Record
 from trio_signal.bus.redis.feed import Feed
+from trio_signal.bus.redis.recovery import _Before, _differs
 from trio_signal.messages.events import Joined, Left, StoppedLive, WentLive
 from trio_signal.messages.identity import Member
-from trio_signal.presence import Snapshot
+from trio_signal.presence import Change, Snapshot
 from trio_signal.redis import ResponseError, open_redis
+from trio_signal.room import Room
 
 MANY = 40
 
@@ -198,6 +201,21 @@ async def test_lists_that_were_deleted_are_written_again(redis_url: str) -> None
             with trio.fail_after(PATIENCE):
                 while not await redis.sismember(key, "r"):  # noqa: ASYNC110  nobody tells
                     await trio.sleep(0.05)
+
+
+async def test_a_session_that_moves_here_while_redis_is_asked_is_no_difference() -> None:
+    there = Member("ann", "ann", "Ann", "mesh", "there", "ann", session="tag")
+    room = Room("r", "here")
+    room.restore([there])
+    room.numbering.resume(1)
+    feed = Feed(room)
+    before = _Before.of(feed)
+    here = replace(there, replica="here")
+    room.follow(Change(2, "there", moved=here))
+    room.move(here)
+    assert not _differs(feed, before, Record(2, (here,), size=1, is_sound=True), echoed=0.0)
+    room.leave("ann", "now")
+    assert _differs(feed, before, Record(2, (here,), size=1, is_sound=True), echoed=0.0)
 
 
 async def test_who_comes_to_another_replica_stays_though_the_room_lost_its_number(

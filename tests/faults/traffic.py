@@ -74,7 +74,11 @@ class Ledger:
                 pair = Pair(guest, self._choice.choice(others))
                 data = {"number": self._sent[pair], "to": id(pair.target)}
                 self._sent[pair] += 1
-                await guest.say("message", to=pair.target.peer_id, data=data)
+                try:
+                    await guest.say("message", to=pair.target.peer_id, data=data)
+                except trio.BrokenResourceError:
+                    if self._guests.get(guest.peer_id) is guest:
+                        raise  # else its replica was ended while it sent
             await trio.sleep(RHYTHM)
 
     async def settle(self, within: float) -> list[str]:

@@ -277,9 +277,11 @@ def _differs(feed: Feed, before: _Before, directory: Record, echoed: float) -> b
     others = {m.peer_id: m for m in directory.members if m.replica != room.replica}
     own = {m.peer_id: m for m in directory.members if m.replica == room.replica}
     known = {p: m for p, m in room.members.items() if p not in room.own and p not in room.entered}
+    # Those that came meanwhile, as a session does that moves here, are in the room by now.
+    expected = before.members.keys() | before.entering | room.own.keys()
     return (
         _essence(others) != _essence(known)
-        or not own.keys() <= before.members.keys() | before.entering
+        or not own.keys() <= expected
         or any(own.get(p) != m for p, m in before.members.items() if room.own.get(p) is m)
     )
 
