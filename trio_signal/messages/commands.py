@@ -1,4 +1,4 @@
-"""What a dialect asks for on behalf of its client, and of its connection."""
+"""Commands: what a dialect asks of the server."""
 
 from enum import Enum, auto
 
@@ -10,16 +10,16 @@ from trio_signal.messages.identity import MediaType, NameSignalKind, PublishedFo
 
 
 class _Secretive(Struct, frozen=True):
-    """Has a token, which must not be where a value is shown: in a log, in a traceback."""
+    """A value with a secret, which its `repr` hides from logs and tracebacks."""
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(...)"
 
 
 class Resume(_Secretive, frozen=True):
-    """Be able to come back to this room as the same peer; with a session's id, come back so.
+    """Make the session resumable in this room; with a `session_id`, resume that session.
 
-    The client has got `received` of the messages that it was sent in that session.
+    `received` is how many messages of that session the client has received.
     """
 
     room_id: str
@@ -28,11 +28,10 @@ class Resume(_Secretive, frozen=True):
 
 
 class Authenticate(_Secretive, frozen=True):
-    """Find out who this is: from a token or, in open mode, from what it claims.
+    """Authenticate the client: by its token or, in open mode, by what it claims.
 
-    `guest_name` is for a user of whom nobody says the name. `claimed` is the
-    user id that the client gave itself, if it did: a token must agree with it. With `resume`
-    the client can lose its connection and stay.
+    `guest_name` is the name of a user without one. `claimed` is the user id that the client gave,
+    if any; a token must agree with it. With `resume`, the session can outlive its connection.
     """
 
     user_id: str
@@ -45,15 +44,15 @@ class Authenticate(_Secretive, frozen=True):
 
 
 class Renew(_Secretive, frozen=True):
-    """Go on with a new token, of the same user, before the old one expires."""
+    """Replace the token by a new one of the same user, before the old one expires."""
 
     token: str | None
 
 
 class Confirm(Struct, frozen=True):
-    """Say how many messages of the session have arrived, and ask how many did here.
+    """Confirm how many messages of the session the client has received, and ask how many it sent.
 
-    `id` is told back.
+    The answer repeats `id`.
     """
 
     received: int | None
@@ -61,14 +60,14 @@ class Confirm(Struct, frozen=True):
 
 
 class Join(Struct, frozen=True):
-    """Enter a room, as `peer_id` if the client chose one.
+    """Join a room, as `peer_id` if the client chose one.
 
-    A `viewer` counts towards the room's cap of viewers; a `broadcaster` is about
-    to have the room for its own exclusive broadcast. Who is both has announced one:
-    nobody owes it a new offer if it is there already. `restore_profile` gives a
-    user without a name the one that it had in the room before. `reachable` lets the
-    connection hear what is for its user alone, where the user has no inbox. `reserve` keeps
-    the peer id for its identity, if that is verified, for a while after it has left.
+    A `viewer` counts towards the room's limit of viewers. A `broadcaster` is about to start an
+    exclusive broadcast. A peer that is both has announced a broadcast; if it is in the room
+    already, it gets no new offer. `restore_profile` gives a user without a name the last one that
+    it had in the room. `reachable` lets the peer receive its user's private messages if the user
+    has no inbox. `reserve` keeps the peer id for its identity, if that is verified, for a while
+    after it has left. `relays` says that the client knows of media servers.
     """
 
     room_id: str
@@ -88,9 +87,9 @@ class Leave(Struct, frozen=True):
 
 
 class GoLive(Struct, frozen=True):
-    """Start to broadcast; an `exclusive` broadcast replaces a running one.
+    """Start a broadcast; an `exclusive` one replaces the running one.
 
-    `username` is what the broadcaster is called in this broadcast, where that can be believed.
+    `username` is the broadcaster's name in this broadcast, used if identities are not verified.
     """
 
     room_id: str
@@ -100,7 +99,7 @@ class GoLive(Struct, frozen=True):
 
 
 class StopLive(Struct, frozen=True):
-    """Stop to broadcast."""
+    """Stop the broadcast."""
 
     room_id: str
 
@@ -113,19 +112,18 @@ class To(Enum):
     USER = auto()
     #: Everybody else in the room.
     OTHERS = auto()
-    #: A viewer; only the room's broadcaster may.
+    #: A viewer; only the room's broadcaster may use this.
     VIEWER = auto()
-    #: The room's broadcaster, of the sender's dialect if there is one; it itself may not.
+    #: The room's broadcaster, preferably of the sender's dialect; a broadcaster may not use this.
     BROADCASTER = auto()
     #: VIEWER from the broadcaster, BROADCASTER from anybody else.
     COUNTERPART = auto()
 
 
 class Signal(Struct, frozen=True):
-    """Carry an opaque payload to a peer.
+    """Deliver an opaque payload to a peer.
 
-    `wire_type` is the type under which it came, for a dialect that has
-    several words for one kind.
+    `wire_type` is the message's type in a dialect that has several types for one kind.
     """
 
     room_id: str
@@ -137,7 +135,7 @@ class Signal(Struct, frozen=True):
 
 
 class Chat(Struct, frozen=True):
-    """Say something to everybody in the room."""
+    """Send a chat message to everybody in the room."""
 
     room_id: str
     content: str
@@ -145,14 +143,14 @@ class Chat(Struct, frozen=True):
 
 
 class SetTyping(Struct, frozen=True):
-    """Begin or cease to type."""
+    """Show that the user is typing, or has stopped."""
 
     room_id: str
     typing: bool
 
 
 class ChangeProfile(Struct, frozen=True):
-    """Be called something else from now on; None leaves a field as it is."""
+    """Change the user's name, picture or description; None leaves a field unchanged."""
 
     room_id: str
     wire_type: str
@@ -164,15 +162,15 @@ class ChangeProfile(Struct, frozen=True):
 
 
 class StartStreaming(Struct, frozen=True):
-    """Tell the room that a stream is about to start."""
+    """Announce to the room that a stream is about to start."""
 
     room_id: str
 
 
 class Kick(Struct, frozen=True):
-    """Take another peer out of a room, and keep its user out for a while; for moderators.
+    """Remove another peer from a room, and keep its user out; for moderators.
 
-    That is a ban if it says for how many seconds; else it is for a minute.
+    With `ban_seconds` the user is banned for so long, else kept out for a minute.
     """
 
     room_id: str
@@ -182,18 +180,18 @@ class Kick(Struct, frozen=True):
 
 
 class Lock(Struct, frozen=True):
-    """Let nobody new into a room, or again; for moderators."""
+    """Lock a room, so that nobody new can join, or unlock it; for moderators."""
 
     room_id: str
     locked: bool
 
 
 class ReportQuality(Struct, frozen=True):
-    """How the client's calls are since its last report.
+    """Report the quality of the client's calls since its last report.
 
-    Of peer connections that were ten seconds old, `checked` is how many should have had media, and
-    `silent` how many of them had none. `connected` were made, of which `relayed` go through TURN;
-    `failed` is how often ICE failed. `round_trips` are in seconds, of calls that are now.
+    `checked` peer connections were ten seconds old and should have had media; `silent` of them had
+    none. `connected` were made, of which `relayed` use TURN; `failed` is how often ICE failed.
+    `round_trips` are those of current calls, in seconds.
     """
 
     checked: int
@@ -205,9 +203,9 @@ class ReportQuality(Struct, frozen=True):
 
 
 class AskLive(Struct, frozen=True):
-    """Ask who is live in a room, joined or not.
+    """Ask who is live in a room, which the peer need not have joined.
 
-    Who `listens` does not offer: the broadcasters of its dialect are to do so, and are told.
+    A peer that `listens` makes no offers: the broadcasters of its dialect are asked to offer.
     """
 
     room_id: str
@@ -215,19 +213,19 @@ class AskLive(Struct, frozen=True):
 
 
 class RejoinRooms(Struct, frozen=True):
-    """Ask which rooms this user was in when its connection was lost."""
+    """Rejoin the rooms that this user was in when its connection was lost."""
 
 
 class HearAnnouncements(Struct, frozen=True):
-    """Hear announcements from now on."""
+    """Subscribe to announcements."""
 
 
 class OpenInbox(Struct, frozen=True):
-    """Hear what is for this user alone from now on."""
+    """Receive this user's private messages from now on."""
 
 
 class SendPrivate(Struct, frozen=True):
-    """Say something to one user alone; in open mode the client may say what it is called."""
+    """Send a private message to one user; in open mode the client may give its name."""
 
     receiver_id: str
     content: str
@@ -236,14 +234,14 @@ class SendPrivate(Struct, frozen=True):
 
 
 class SetPrivateTyping(Struct, frozen=True):
-    """Begin or cease to type to one user alone."""
+    """Show one user that this one is typing to it, or has stopped."""
 
     receiver_id: str
     typing: bool
 
 
 class SendReceipt(Struct, frozen=True):
-    """Let a user know that what it sent to this one has been read."""
+    """Tell a user that its private messages to this one have been read."""
 
     receiver_id: str
 
@@ -253,36 +251,36 @@ class AskAnnouncement(Struct, frozen=True):
 
 
 class Appear(Struct, frozen=True):
-    """Be known to be online from now on, and hear where others are."""
+    """Show the user as online, and receive the places of others."""
 
 
 class Move(Struct, frozen=True):
-    """Be at another place of the application's map."""
+    """Move the user to another place on the application's map."""
 
     x: float
     y: float
 
 
 class Acknowledge(Struct, frozen=True):
-    """Do not show an announcement to this user any more."""
+    """Stop showing an announcement to this user."""
 
     announcement_id: str
 
 
 class Claim(Struct, frozen=True):
-    """Have a name, which begins with its namespace and a colon, for as long as one is here."""
+    """Claim a name until the connection ends. It begins with its namespace and a colon."""
 
     name: str
 
 
 class Release(Struct, frozen=True):
-    """Give one's name back; anybody may have it then."""
+    """Release the claimed name, which anybody may claim then."""
 
 
 class SignalName(Struct, frozen=True):
-    """Carry an opaque payload to who has a name, or claims it within a few seconds.
+    """Deliver an opaque payload to the holder of a name, who may claim it some seconds later.
 
-    `leave` does not wait, and reaches those only with whom signals were exchanged.
+    A `leave` does not wait, and reaches only peers that have exchanged signals with the sender.
     """
 
     target: str
@@ -291,26 +289,26 @@ class SignalName(Struct, frozen=True):
 
 
 class Subscribe(Struct, frozen=True):
-    """Hear what is published on these topics, from now on."""
+    """Subscribe to these topics."""
 
     topics: tuple[str, ...]
 
 
 class Unsubscribe(Struct, frozen=True):
-    """Hear it no longer."""
+    """Unsubscribe from these topics."""
 
     topics: tuple[str, ...]
 
 
 class Publish(Struct, frozen=True):
-    """Tell something opaque to all who subscribe to a topic."""
+    """Send an opaque message to all subscribers of a topic."""
 
     topic: str
     form: PublishedForm
     content: Raw
 
 
-#: Commands of a member of a room, carried out at once.
+#: Commands of a member of a room; carrying them out does not block.
 RoomCommand = (
     Leave
     | GoLive
@@ -323,7 +321,7 @@ RoomCommand = (
     | Kick
     | Lock
 )
-#: Commands that tell one user something, whether they share a room or not.
+#: Private messages to one user, who need not be in the same room.
 PrivateCommand = SendPrivate | SetPrivateTyping | SendReceipt
 Command = (
     Authenticate
@@ -350,7 +348,7 @@ Command = (
 )
 
 
-# What a dialect wants besides: done by the connection itself.
+# Other actions of a dialect, for the connection.
 
 
 class Send(Struct, frozen=True):
@@ -360,9 +358,9 @@ class Send(Struct, frozen=True):
 
 
 class Malformed(Struct, frozen=True):
-    """The client sent nonsense: answer with this text, if there is any, and count it.
+    """Count a malformed message, and answer with this text, if any.
 
-    Whether a session counts it among its messages is another question: see `Resumption`.
+    `counted` says whether it counts among the messages of a session; see `Resumption`.
     """
 
     text: bytes
@@ -370,24 +368,24 @@ class Malformed(Struct, frozen=True):
 
 
 class IdlePing(Struct, frozen=True):
-    """Send this text whenever the client has said nothing for so many seconds."""
+    """Send this text whenever the client has been silent for `after` seconds."""
 
     text: bytes
     after: float
 
 
 class LeaveCause(Enum):
-    """Why a peer left. These words are on the bus, and told to clients."""
+    """Why a peer left. The values are sent on the bus and to clients."""
 
-    #: Its client said so: it left the room, or closed the connection.
+    #: Its client left the room, or closed the connection.
     CLOSED = "closed"
-    #: Its connection broke, or it gave no sign of life. It may come back.
+    #: Its connection broke, or timed out. It may come back.
     LOST = "lost"
     KICKED = "kicked"
     BANNED = "banned"
-    #: Its replica ended in order.
+    #: Its replica was shut down.
     SHUTDOWN = "shutdown"
-    #: Its replica ended without a word.
+    #: Its replica crashed, or cannot be reached.
     REPLICA_LOST = "replica_lost"
     TOKEN_EXPIRED = "token_expired"  # noqa: S105
     TOO_SLOW = "too_slow"
@@ -396,14 +394,14 @@ class LeaveCause(Enum):
 
     @classmethod
     def _missing_(cls, value: object) -> "LeaveCause":
-        """What a newer replica calls otherwise: nobody knows whether it comes back."""
+        """A cause of a newer version: the peer may come back."""
         return cls.LOST
 
 
 class Close(Struct, frozen=True):
-    """Close the connection; its rooms are told that the peer left for this `cause`.
+    """Close the connection; its rooms receive `cause` as the reason for the departure.
 
-    `last` is a text that the client is sent before, if there is any.
+    `last` is a text to send to the client before, if any.
     """
 
     code: int

@@ -1,7 +1,4 @@
-"""What happens, in the words of the core: events, answers, and whom they are for.
-
-The whole vocabulary of what is told, each with what it means: hence its length.
-"""
+"""Events and answers: everything that the core sends to clients, before a dialect encodes it."""
 
 from enum import Enum, auto
 
@@ -21,12 +18,12 @@ from trio_signal.messages.identity import (
     SignalKind,
 )
 
-# Events of a room: told to its members, on every replica. Their names are on the
-# bus, so that replicas understand each other.
+# Events of a room, for its members on every replica. The names of the classes are sent on the bus,
+# so replicas of different versions depend on them.
 
 
 class Joined(Struct, frozen=True, tag=True):
-    """A peer entered; `first` if its user had no other there."""
+    """A peer joined; `first` if its user had no other peer in the room."""
 
     room_id: Name
     member: Member
@@ -36,7 +33,7 @@ class Joined(Struct, frozen=True, tag=True):
 
 
 class Rejoined(Struct, frozen=True, tag=True):
-    """A viewer that is here asked to be let in once more: it wants a new offer."""
+    """A viewer that is in the room has joined again: it wants a new offer."""
 
     room_id: Name
     member: Member
@@ -45,9 +42,9 @@ class Rejoined(Struct, frozen=True, tag=True):
 
 
 class Left(Struct, frozen=True, tag=True):
-    """A peer left; `last` if its user has no other there.
+    """A peer left; `last` if its user has no other peer in the room.
 
-    A replica of an older version does not say why: then it may come back.
+    A replica of an older version sends no cause: then the peer may come back.
     """
 
     room_id: Name
@@ -67,15 +64,12 @@ class News(Enum):
     ANOTHER = "another"
     #: The peer was live, with other media.
     CHANGED = "changed"
-    #: The peer was live just so.
+    #: The peer was live, with the same media.
     AGAIN = "again"
 
 
 class WentLive(Struct, frozen=True, tag=True):
-    """A peer broadcasts.
-
-    An `exclusive` broadcast ends the others of the same dialect.
-    """
+    """A peer has started a broadcast. An `exclusive` one ends the others of the same dialect."""
 
     room_id: Name
     member: Member
@@ -93,9 +87,9 @@ class StopCause(Enum):
 
 
 class StoppedLive(Struct, frozen=True, tag=True):
-    """A peer broadcasts no longer; `last` if its user has no other live.
+    """A broadcast has ended; `last` if its user has no other live peer.
 
-    `username` is what it called itself in the broadcast, if not as in the room.
+    `username` is the broadcaster's name in the broadcast, if it differs from that in the room.
     """
 
     room_id: Name
@@ -107,7 +101,7 @@ class StoppedLive(Struct, frozen=True, tag=True):
 
 
 class Routed(Struct, frozen=True, tag=True):
-    """A broadcast gets to its viewers by another way: see the member's `live.route`."""
+    """A broadcast has another route to its viewers: see the member's `live.route`."""
 
     room_id: Name
     member: Member
@@ -115,7 +109,7 @@ class Routed(Struct, frozen=True, tag=True):
 
 
 class Signalled(Struct, frozen=True, tag=True):
-    """An opaque payload from a member, for one other or for all others."""
+    """A member sent an opaque payload to another member, or to all others."""
 
     room_id: Name
     kind: SignalKind
@@ -127,7 +121,7 @@ class Signalled(Struct, frozen=True, tag=True):
 
 
 class Chatted(Struct, frozen=True, tag=True):
-    """A member said something."""
+    """A member sent a chat message."""
 
     room_id: Name
     member: Member
@@ -138,7 +132,7 @@ class Chatted(Struct, frozen=True, tag=True):
 
 
 class Typing(Struct, frozen=True, tag=True):
-    """A member began or ceased to type."""
+    """A member is typing, or has stopped."""
 
     room_id: Name
     member: Member
@@ -147,7 +141,7 @@ class Typing(Struct, frozen=True, tag=True):
 
 
 class ProfileChanged(Struct, frozen=True, tag=True):
-    """A user is called something else from now on."""
+    """A user has changed its name, picture or description."""
 
     room_id: Name
     member: Member
@@ -167,7 +161,7 @@ class StreamStarting(Struct, frozen=True, tag=True):
 
 
 class RoomLocked(Struct, frozen=True, tag=True):
-    """From now on nobody new is let in, or somebody is again; `member` said so."""
+    """The room was locked or unlocked by `member`."""
 
     room_id: Name
     member: Member
@@ -176,9 +170,9 @@ class RoomLocked(Struct, frozen=True, tag=True):
 
 
 class ServerSaid(Struct, frozen=True, tag=True):
-    """The site's own backend says something: JSON, for one peer or for all.
+    """The site's backend sent a JSON message to one peer, or to all.
 
-    `member` is the server itself, which is in no room.
+    `member` stands for the server, which is in no room.
     """
 
     room_id: Name
@@ -190,7 +184,7 @@ class ServerSaid(Struct, frozen=True, tag=True):
 
 
 class WentAway(Struct, frozen=True, tag=True):
-    """A peer has lost its connection, and may come back within its grace."""
+    """A peer has lost its connection, and may come back within its grace period."""
 
     room_id: Name
     member: Member
@@ -224,11 +218,11 @@ RoomEvent = (
 )
 
 
-# Events for one user alone, on whichever replica it is. They are on the bus as well.
+# Events for one user, on any replica. They are sent on the bus, too.
 
 
 class PrivateMessage(Struct, frozen=True, tag=True):
-    """A user says something to another one."""
+    """A user sent a private message to another one."""
 
     receiver_id: str
     id: str
@@ -240,7 +234,7 @@ class PrivateMessage(Struct, frozen=True, tag=True):
 
 
 class PrivateTyping(Struct, frozen=True, tag=True):
-    """A user begins or ceases to type to another one."""
+    """A user is typing to another one, or has stopped."""
 
     receiver_id: str
     sender_id: str
@@ -248,7 +242,7 @@ class PrivateTyping(Struct, frozen=True, tag=True):
 
 
 class ReadReceipt(Struct, frozen=True, tag=True):
-    """A user has read what the receiver of this sent to it."""
+    """A user has read the receiver's private messages."""
 
     receiver_id: str
     reader_id: str
@@ -259,9 +253,9 @@ PrivateEvent = PrivateMessage | PrivateTyping | ReadReceipt
 
 
 class UserChanged(Struct, frozen=True, tag=True):
-    """A user is called something else from now on, in all its rooms; told to all replicas.
+    """A user has changed its profile in all its rooms; sent to all replicas.
 
-    None leaves a field as it is.
+    None leaves a field unchanged.
     """
 
     user_id: Name
@@ -271,13 +265,13 @@ class UserChanged(Struct, frozen=True, tag=True):
     bio: str | None = None
 
 
-# Who is online: told to the other replicas.
+# Users online; sent to the other replicas.
 
 
 class Moved(Struct, frozen=True, tag=True):
-    """A user is at another place; told to those who may know of it.
+    """A user has moved on the map.
 
-    `rooms` are its grants, which have to have a room in common with theirs.
+    `rooms` are its grants. Only users whose grants have a room in common with them receive this.
     """
 
     user_id: Name
@@ -289,7 +283,7 @@ class Moved(Struct, frozen=True, tag=True):
 
 
 class OnlineUser(Struct, frozen=True, omit_defaults=True):
-    """A user that is connected to a replica; `grants` is the number of its grants there."""
+    """A user that is connected to a replica; `grants` is an index into `OnlineHere.grants`."""
 
     user_id: Name
     username: Name
@@ -299,7 +293,7 @@ class OnlineUser(Struct, frozen=True, omit_defaults=True):
 
 
 class OnlineHere(Struct, frozen=True, tag=True):
-    """All users that are online on a replica, and the grants that they have."""
+    """All users that are online on a replica, and their different grants."""
 
     replica: Name
     connections: Number
@@ -308,7 +302,7 @@ class OnlineHere(Struct, frozen=True, tag=True):
 
 
 class Published(Struct, frozen=True, tag=True):
-    """Something opaque for all who subscribe to a topic; so many do, on all replicas."""
+    """An opaque message to the subscribers of a topic, whose number is that on all replicas."""
 
     topic: Name
     form: PublishedForm
@@ -317,7 +311,7 @@ class Published(Struct, frozen=True, tag=True):
 
 
 class NameSignalled(Struct, frozen=True):
-    """An opaque payload from who has a name, for who has another."""
+    """An opaque payload from the holder of one name to that of another."""
 
     sender: str
     target: str
@@ -325,7 +319,7 @@ class NameSignalled(Struct, frozen=True):
     payload: Raw | UnsetType = UNSET
 
 
-# Events of announcements: told to all who attend.
+# Announcements, for all subscribers.
 
 
 class Announced(Struct, frozen=True):
@@ -335,13 +329,13 @@ class Announced(Struct, frozen=True):
 
 
 class AnnouncementCleared(Struct, frozen=True):
-    """The announcement is not to be shown any more."""
+    """The announcement must not be shown any more."""
 
     announcement: Announcement
 
 
 class Acknowledged(Struct, frozen=True):
-    """So many users have acknowledged the announcement; for its creator, and the creator's team."""
+    """How many users have acknowledged the announcement; for its creator and the creator's team."""
 
     announcement: Announcement
     acknowledged: int
@@ -351,11 +345,11 @@ AnnouncementEvent = Announced | AnnouncementCleared | Acknowledged
 Event = RoomEvent | PrivateEvent | Moved | Published | NameSignalled | AnnouncementEvent
 
 
-# Answers: told to the peer whose command it was, and to nobody else.
+# Answers, only for the peer whose command it was.
 
 
 class Entered(Struct, frozen=True):
-    """You are in the room, with these members, yourself among them."""
+    """You are in the room; `members` are all its members, including you."""
 
     room_id: str
     me: Member
@@ -371,7 +365,7 @@ class Exited(Struct, frozen=True):
 
 
 class Removed(Struct, frozen=True):
-    """A moderator has taken you out of the room; the connection ends if it is in no other."""
+    """A moderator has removed you from the room; your connection ends if it is in no other."""
 
     room_id: str
     reason: str
@@ -400,7 +394,7 @@ class LivePeers(Struct, frozen=True):
 
 
 class ChatSent(Struct, frozen=True):
-    """Your message was told to the room under this id."""
+    """Your chat message was sent to the room with this id."""
 
     room_id: str
     id: str
@@ -419,7 +413,7 @@ class Listening(Struct, frozen=True, tag=True):
 class RelayAsked(Struct, frozen=True):
     """You are live, and a media server waits for your offer; it serves these viewers.
 
-    It looks like one more viewer, and is no member. You may be asked again.
+    The media server acts as one more viewer, but is no member. You may be asked again.
     """
 
     room_id: str
@@ -430,7 +424,7 @@ class RelayAsked(Struct, frozen=True):
 
 
 class RelayDone(Struct, frozen=True):
-    """The media server needs your stream no more, under this name."""
+    """The media server with this name does not need your stream any more."""
 
     room_id: str
     me: Member
@@ -448,7 +442,7 @@ class ServeDirectly(Struct, frozen=True):
 
 
 class RelayFailed(Struct, frozen=True):
-    """A broadcast cannot be brought to you at the moment."""
+    """A broadcast cannot be delivered to you at the moment."""
 
     room_id: str
     broadcaster: Member
@@ -456,7 +450,7 @@ class RelayFailed(Struct, frozen=True):
 
 
 class LocationUpdated(Struct, frozen=True):
-    """You are there, and these users are near."""
+    """Your place was noted, and these users are near."""
 
     x: float
     y: float
@@ -471,7 +465,7 @@ class Claimed(Struct, frozen=True):
 
 
 class Unreached(Struct, frozen=True):
-    """Nobody claimed this name in time; what you sent there is gone. Told once."""
+    """Nobody claimed this name in time; your signals to it are lost. Sent once."""
 
     target: str
 
@@ -501,7 +495,7 @@ class Refused(Struct, frozen=True):
 
 
 class Resumed(Struct, frozen=True):
-    """You are who you were: so many of your messages arrived, and so many follow."""
+    """Your session continues: `received` of your messages arrived; `replayed` to you follow."""
 
     received: int
     replayed: int
@@ -512,13 +506,13 @@ class NotResumedReason(Enum):
 
     #: There is no such session, or it has ended.
     UNKNOWN = "unknown"
-    #: Its grace is over.
+    #: Its grace period is over.
     EXPIRED = "expired"
-    #: More was not confirmed than is kept.
+    #: There were more unconfirmed messages than the server keeps.
     OVERFLOW = "overflow"
     #: Its replica is gone, or does not answer.
     OWNER_LOST = "owner_lost"
-    #: It is somebody else's.
+    #: It belongs to another client.
     OTHER_IDENTITY = "other_identity"
 
 
@@ -529,20 +523,20 @@ class NotResumed(Struct, frozen=True):
 
 
 class Confirmed(Struct, frozen=True):
-    """So many of your messages have arrived; `id` is your question's."""
+    """The number of your messages that have arrived; `id` is that of your question."""
 
     received: int
     id: Raw | UnsetType
 
 
 class Expiring(Struct, frozen=True):
-    """Your token expires in so many seconds, and the connection with it."""
+    """Your token expires in `expires_in` seconds; then the connection ends."""
 
     expires_in: int
 
 
 class Renewed(Struct, frozen=True):
-    """Your new token is good for so many seconds."""
+    """Your new token is valid for `expires_in` seconds."""
 
     expires_in: int
 
@@ -580,7 +574,7 @@ Answer = (
 
 
 class Audience(Enum):
-    """Which of a room's peers a notice is for, seen from the event's member."""
+    """The peers of a room that receive a notice, relative to the event's member."""
 
     EVERYONE = auto()
     ITSELF = auto()
@@ -588,14 +582,14 @@ class Audience(Enum):
     OTHER_PEERS = auto()
     #: All peers but those of the event's user.
     OTHER_USERS = auto()
-    #: All peers but the event's own, as far as they can resume their sessions.
+    #: All peers that can resume their sessions, but the event's own.
     OTHER_SESSIONS = auto()
     #: The peers that are live.
     BROADCASTERS = auto()
 
 
 class Notice(Struct, frozen=True):
-    """An event in one dialect's words, and whom to tell."""
+    """An event encoded in one dialect, and its receivers."""
 
     audience: Audience
     text: bytes

@@ -1,4 +1,4 @@
-"""What replicas say to each other when a session moves; the contract is in `bus/handover.py`."""
+"""Messages between replicas when a session moves; `bus/handover.py` has the contract."""
 
 from typing import Annotated
 
@@ -8,58 +8,58 @@ from trio_signal.messages.events import NotResumedReason
 from trio_signal.messages.identity import Identity, Member, Name, Number
 
 Moment = Annotated[float, Meta(ge=0, le=1e11)]
-#: Whose a session is; see `owner_of`.
+#: The owner of a session; see `owner_of`.
 Owner = Annotated[bytes, Meta(max_length=64)]
 
 
 class Sought(Struct, frozen=True):
-    """A replica wants a session of a room for a client of this owner, that has got so much.
+    """A replica requests a session for a client that is `owner`, and has `received` messages.
 
-    Without an owner it was offered.
+    Without an owner, the replica accepts an offered session.
     """
 
     session: Name
-    #: An earlier attempt of the same replica has another number.
+    #: The number of the attempt, among those of the same replica.
     attempt: Number
     replica: Name
-    #: When the client asked for it, in seconds of Redis's clock; 0 if that is not known.
+    #: When the client asked to resume, in seconds of Redis's clock; 0 if unknown.
     at: Moment = 0.0
     owner: Owner | None = None
     received: Number | None = None
 
 
 class Parcel(Struct, frozen=True, tag=True):
-    """A session as it was given up."""
+    """The data of a session that moves."""
 
     session: Name
     #: The id of its first connection, for the log.
     connection: Name
     identity: Identity
     owner: Owner
-    #: How many messages came from its client, and how many of those do not count.
+    #: The number of messages from its client, and how many of them do not count.
     received: Number
     uncounted: Number
     sent: Number
-    #: How many messages its client has confirmed, and those that it has not.
+    #: How many messages its client has confirmed, and the frames that it has not.
     confirmed: Number
     frames: tuple[bytes, ...]
-    #: The room has been told that it is away.
+    #: Whether the room knows that the peer is away.
     away: bool
-    #: When its client asked last for it to go on.
+    #: When its client last asked to resume it.
     at: Moment = 0.0
 
 
 class Offered(Struct, frozen=True, tag=True):
-    """A replica that is about to stop wants another one to have a session."""
+    """A stopping replica offers a session to another one."""
 
     session: Name
     room_id: Name
-    #: Its member, if that cannot be found by the session.
+    #: Its member, if the session's tag is not enough to find it.
     member: Member | None = None
 
 
 class NotGiven(Struct, frozen=True, tag=True):
-    """A session is not given up, and this is why."""
+    """The refusal of a request for a session."""
 
     session: Name
     attempt: Number

@@ -1,4 +1,4 @@
-"""Who takes part, and what everybody may know of them."""
+"""Identities, members and announcements: values that all replicas share."""
 
 from fnmatch import fnmatchcase
 from typing import Annotated, Literal
@@ -7,54 +7,54 @@ from msgspec import Meta, Struct, field
 
 MediaType = Literal["audio", "video"]
 SignalKind = Literal["offer", "answer", "candidate", "signal", "message"]
-#: How what is published on a topic is worded: in which field of the message it came.
+#: The field of the message that had the published content.
 PublishedForm = Literal["data", "payload"]
-#: What goes from one name to another.
+#: The kinds of signals between names.
 NameSignalKind = Literal["offer", "answer", "candidate", "leave"]
 AnnouncementType = Literal["info", "warning", "alert"]
 
-#: What another replica may have written at most, when it is read. Wider than what clients
-#: may say, so that a version with other limits is understood.
+#: Bounds of values that other replicas wrote. They are wider than those for clients, so that a
+#: version with other limits can be read.
 Name = Annotated[str, Meta(max_length=1024)]
 Address = Annotated[str, Meta(max_length=8192)]
 Subject = Annotated[str, Meta(max_length=65536)]
 Moment = Annotated[str, Meta(max_length=64)]
-#: Whole numbers that Lua and JavaScript know exactly, and every database.
+#: Whole numbers that Lua, JavaScript and databases represent exactly.
 Number = Annotated[int, Meta(ge=0, le=2**53 - 1)]
 Coordinate = Annotated[float, Meta(ge=-1e12, le=1e12)]
-#: What a database takes: PostgreSQL has no NUL in a text.
+#: Texts for a database: PostgreSQL allows no NUL in them.
 Line = Annotated[str, Meta(max_length=4096, pattern=r"\A[^\x00]*\Z")]
 Key = Annotated[str, Meta(max_length=36, pattern=r"\A[^\x00]*\Z")]
 
-#: How the ids of rooms begin that are the server's own. Clients cannot enter them by their names.
+#: The prefix of ids of internal rooms. Clients cannot join these by id.
 _INTERNAL = "\0"
-#: The room of all who hear announcements on replicas of version 0.1.
+#: The room of all who receive announcements on replicas of version 0.1.
 LOBBY = f"{_INTERNAL}lobby"
 _INBOX = f"{_INTERNAL}inbox:"
-#: The id that is no room, since the path of users' inboxes has it in a room's place.
+#: An id that no room may have: the path of inboxes has it in place of a room.
 NO_ROOM = "dm"
 
 
 def inbox_of(user_id: str) -> str:
-    """The room of all connections that hear what is for this user alone."""
+    """The internal room of the connections that receive this user's private messages."""
     return _INBOX + user_id
 
 
 def is_inbox(room_id: str) -> bool:
-    """Whether that is such a room."""
+    """Whether a room is the inbox of a user."""
     return room_id.startswith(_INBOX)
 
 
 def is_internal(room_id: str) -> bool:
-    """Whether a room is the server's own, and not to be shown to anybody."""
+    """Whether a room is internal, and must not be shown to anybody."""
     return room_id.startswith(_INTERNAL)
 
 
 class Grants(Struct, frozen=True):
-    """What somebody may do. `rooms` are globs of room ids, as in a shell.
+    """What a user may do. `rooms` are globs of room ids, as in a shell.
 
-    A `creator` makes announcements; who is `team_of` a creator hears who has seen them. An
-    `admin` may ask the server what the site's own backend may.
+    A `creator` makes announcements; a member of the creator's team (`team_of`) learns who has seen
+    them. An `admin` may make the server calls of the site's backend.
     """
 
     rooms: tuple[str, ...] = ("*",)
@@ -65,21 +65,20 @@ class Grants(Struct, frozen=True):
     admin: bool = False
 
     def admit(self, room_id: str) -> bool:
-        """Whether one of the granted globs fits this room."""
+        """Whether one of the granted globs matches this room."""
         return any(fnmatchcase(room_id, glob) for glob in self.rooms)
 
 
-#: Everybody may do what everybody may want; only to end others' connections is nobody's right.
+#: The grants in open mode: everything but moderation and administration.
 OPEN_GRANTS = Grants(creator=True)
 
 
 class Identity(Struct, frozen=True):
-    """Who a connection speaks for, once that is known.
+    """The user of an authenticated connection.
 
-    `subject` is what must be equal for one connection to take over another's
-    peer id; it is not shown to anybody. `expires` is in seconds of the Unix
-    clock: nobody is anybody for longer than the token says. `verified` is false
-    for those whose word had to be taken, as in open mode.
+    Only a connection with the same `subject`, which is never shown to anybody, may take over
+    another's peer id. `expires` is when the token expires, in seconds since 1970. `verified` is
+    false in open mode, where clients claim their identities.
     """
 
     subject: str
@@ -92,7 +91,7 @@ class Identity(Struct, frozen=True):
 
 
 class SessionInfo(Struct, frozen=True):
-    """By what a client can resume its session, and for how many seconds after it was lost."""
+    """The id by which a client can resume its session, and its grace period in seconds."""
 
     id: str
     grace: float
@@ -105,23 +104,23 @@ class SessionInfo(Struct, frozen=True):
 class ServerInfo(Struct, frozen=True):
     """What a client learns about the server once it is authenticated."""
 
-    #: With credentials for this client.
+    #: They have credentials for this client.
     ice_servers: tuple[dict[str, object], ...] = ()
     #: Seconds between the server's pings.
     heartbeat: float = 20.0
-    #: If the client can come back as the same peer.
+    #: None if the client cannot resume its session.
     session: SessionInfo | None = None
-    #: Seconds between reports of its calls' quality; 0 if none are wanted.
+    #: Seconds between reports of call quality; 0 for no reports.
     quality: float = 0.0
     #: Whether there are media servers.
     relays: bool = False
 
 
 class Route(Struct, frozen=True):
-    """A broadcast comes from a media server, to all viewers but those that are `direct`.
+    """The route of a broadcast through a media server, to all viewers except the `direct` ones.
 
-    That has it as `feed`. The broadcaster's replica decides; each `epoch` is another connection
-    of the broadcaster's to a media server.
+    The media server has the broadcast as `feed`. The broadcaster's replica chooses the route. Each
+    `epoch` is another connection of the broadcaster to a media server.
     """
 
     node: Name
@@ -145,22 +144,22 @@ class Live(Struct, frozen=True):
 
 
 class Profile(Struct, frozen=True):
-    """What a user was last called in a room."""
+    """The last name and picture of a user in a room."""
 
     username: Name
     avatar_url: Address | None = None
 
 
-#: What replicas of this version understand of each other.
+#: The version of the messages between replicas.
 WIRE = 2
 
 
 class Member(Struct, frozen=True):
     """One peer in one room, as every replica knows it.
 
-    `peer_id` is unique in the room. A user with two tabs has two members. Which of
-    two connections has a peer id, `replica` and `joined_at` tell. A `reserved` peer id
-    is for its subject alone, also for a while after it has left.
+    `peer_id` is unique in the room. A user with two tabs has two members. If a newer connection
+    takes over a peer id, `replica` or `joined_at` differ. Only its subject may use a `reserved`
+    peer id, also for a while after the peer has left.
     """
 
     peer_id: Name
@@ -173,11 +172,11 @@ class Member(Struct, frozen=True):
     live: Live | None = None
     joined_at: Moment = ""
     reserved: bool = False
-    #: What its replica understands: `WIRE` if it confirms signals. Version 0.1 does not say.
+    #: Its replica's version of messages: `WIRE` if it confirms signals. Version 0.1 sends none.
     wire: int = 1
-    #: By what its session is found, if it can be resumed; its id cannot be found out from that.
+    #: The tag of its session, if that can be resumed. The session's id cannot be derived from it.
     session: Name = ""
-    #: Its client knows that a broadcast may come from a media server, if it has to know.
+    #: Whether its client supports broadcasts from media servers, in dialects where it must.
     relays: bool = False
 
 
@@ -194,9 +193,9 @@ class Announcement(Struct, frozen=True):
 
 
 class Revision(Struct, frozen=True):
-    """What holds from a number on: that an announcement is active, or is so no longer.
+    """A numbered change: an announcement is active from now on, or not any more.
 
-    Of two revisions the one with the greater stamp holds, whichever came first.
+    Of two revisions the one with the greater stamp is valid, whichever arrives first.
     """
 
     number: Number = field(name="revision")
@@ -205,5 +204,5 @@ class Revision(Struct, frozen=True):
 
     @property
     def stamp(self) -> tuple[int, str]:
-        """Its number, and the announcement's id where two have the same."""
+        """Its number; the announcement's id decides between equal numbers."""
         return self.number, self.announcement.id

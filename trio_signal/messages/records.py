@@ -1,4 +1,4 @@
-"""What is known of rooms and users beside who is there."""
+"""Records of rooms and users, for HTTP calls."""
 
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ class RoomCount(NamedTuple):
     users: int
     #: How many of the users are live.
     live: int
-    #: When the first of those who are there joined; RFC 3339, empty if nobody knows.
+    #: When the first of the current peers joined; RFC 3339, empty if unknown.
     since: str
 
 
@@ -28,7 +28,7 @@ class RoomInfo(Struct, frozen=True):
 
 
 class GuestUser(Struct, frozen=True):
-    """Somebody who was given an identity by name alone."""
+    """A user who logged in as a guest, by name only."""
 
     id: str
     username: str
@@ -48,7 +48,7 @@ class Location(Struct):
 
 
 class Presence(Struct, omit_defaults=True):
-    """A user is online."""
+    """The state of a user that is online."""
 
     status: str
     last_seen: str

@@ -1,4 +1,4 @@
-"""What replicas tell each other of media servers and of the viewers that these serve."""
+"""Messages between replicas about media servers and their viewers."""
 
 from msgspec import Struct
 
@@ -6,7 +6,7 @@ from trio_signal.messages.identity import Name, Number
 
 
 class DirectAsked(Struct, frozen=True, tag=True):
-    """A viewer of this replica gets nothing from the media server: is a direct place free?"""
+    """A viewer of `replica` gets no media from the media server: may it become direct?"""
 
     replica: Name
     room_id: Name
@@ -15,7 +15,7 @@ class DirectAsked(Struct, frozen=True, tag=True):
 
 
 class DirectDecided(Struct, frozen=True, tag=True):
-    """Whether a viewer that was relayed is direct from now on."""
+    """The answer to that: whether the relayed viewer is direct from now on."""
 
     room_id: Name
     broadcaster: Name
@@ -24,7 +24,7 @@ class DirectDecided(Struct, frozen=True, tag=True):
 
 
 class RelayLoads(Struct, frozen=True, tag=True):
-    """How many viewers a replica has at each media server."""
+    """The number of a replica's viewers at each media server."""
 
     replica: Name
     viewers: dict[Name, Number]

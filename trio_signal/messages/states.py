@@ -1,4 +1,4 @@
-"""What replicas tell each other of themselves and of their peers, when an operator looks."""
+"""Messages between replicas about their state and their peers, requested by operators."""
 
 from msgspec import Struct
 
@@ -6,7 +6,7 @@ from trio_signal.messages.identity import Name
 
 
 class QualityState(Struct, frozen=True):
-    """What the clients of one replica reported of their calls since it started."""
+    """Call quality, as reported by the clients of one replica since it started."""
 
     reports: int = 0
     checked: int = 0
@@ -14,12 +14,12 @@ class QualityState(Struct, frozen=True):
     connected: int = 0
     relayed: int = 0
     failed: int = 0
-    #: Of calls, in seconds, on average; None if none was reported.
+    #: The average round trip in seconds; None if none was reported.
     round_trip: float | None = None
 
 
 class ReplicaState(Struct, frozen=True):
-    """How one replica is: its health, and what it has to do.
+    """The state of one replica: its health and its load.
 
     `status` is `ready`, `degraded`, `stopping`, or `silent` if it did not answer in time.
     """
@@ -39,7 +39,7 @@ class ReplicaState(Struct, frozen=True):
 
 
 class PeerState(Struct, frozen=True):
-    """What only a peer's replica knows of it: from what kind of address it came, if it is away."""
+    """What only a peer's replica knows: its class of address, and whether it is away."""
 
     peer_id: Name
     address_class: str
@@ -47,7 +47,7 @@ class PeerState(Struct, frozen=True):
 
 
 class StatesAsked(Struct, frozen=True, tag=True):
-    """An operator looks at a room, or at all replicas if none is named."""
+    """An operator's question about the peers of a room, or about all replicas if none is named."""
 
     id: Name
     replica: Name
@@ -55,7 +55,7 @@ class StatesAsked(Struct, frozen=True, tag=True):
 
 
 class StatesTold(Struct, frozen=True, tag=True):
-    """What a replica answers to that."""
+    """A replica's answer to that."""
 
     id: Name
     state: ReplicaState
