@@ -30,18 +30,18 @@ from trio_signal.tokens import LEEWAY, BadTokenError, Claims, read_token
 
 _PREFIX = "open."
 
-#: Characters of a token.
+#: Maximum characters of a token.
 MAX_TOKEN = 8192
-#: The only answer to a client whose token is missing, bad or expired.
+#: The only answer to a client whose token is missing, invalid or expired.
 _INVALID = "Invalid token"
-#: What reading a bad token may raise: clients control all of it, even how deep its JSON nests.
+#: Exceptions of reading an invalid token. Clients control all of it, even the depth of its JSON.
 _UNREADABLE = (
     *(jwt.PyJWTError, msgspec.ValidationError, ValueError, TypeError),
     *(OverflowError, RecursionError),
 )
 _DEFAULT_GRANTS = Grants()
-#: What makes a glob more than a text, the parts of one, and up to which product of their lengths
-#: two are compared.
+#: The special characters of a glob, its parts, and the maximum product of the lengths of two globs
+#: that are compared.
 _WILD = re.compile(r"[*?[]")
 _PARTS = re.compile(r"\[!?\]?[^\]]*\]|.", re.DOTALL)
 _MAX_COMPARED = 1 << 16
@@ -128,14 +128,14 @@ def _overlap(one: str, other: str) -> bool:
 
 
 def _meet(one: tuple[str, ...], other: tuple[str, ...]) -> bool:
-    """The same for globs in parts: a character, a set of characters, `?` or `*`."""
-    # For each place in `other`: whether both fit up to here.
+    """Whether any text matches both globs, given in parts: a character, a set, `?` or `*`."""
+    # For each position in `other`: whether both match up to it.
     row = [True, *accumulate((part == "*" for part in other), and_)]
     for a in one:
         before, row = row, [row[0] and a == "*"]
         for i, b in enumerate(other):
             if a == "*" or b == "*":
-                # The star fits nothing, or the other's part as well.
+                # The star matches nothing, or the other glob's part as well.
                 row.append(before[i + 1] or row[i])
             else:
                 row.append(before[i] and _share_character(a, b))
@@ -143,7 +143,7 @@ def _meet(one: tuple[str, ...], other: tuple[str, ...]) -> bool:
 
 
 def _share_character(one: str, other: str) -> bool:
-    """Whether a character fits both parts. If any does, then one at an edge of what they name."""
+    """Whether any character matches both parts; it is enough to check the edges of their ranges."""
     edges = {ord(character) + step for character in one + other for step in (-1, 0, 1)}
     return any(
         fnmatchcase(chr(edge), one) and fnmatchcase(chr(edge), other)
@@ -172,8 +172,8 @@ class OpenAuth:
         username = claims.username or (login.name if login else None)
         said = f"{claims.token or ''}\0{claims.username or ''}"
         return Identity(
-            # Nobody can prove to be the same; to say the same has to do. Replicas tell each
-            # other what was said, and it may be somebody's token from elsewhere.
+            # Nothing proves an identity in open mode, so equal claims count as the same user. It is
+            # hashed because replicas share it, and it may contain a token of another service.
             subject=sha256(said.encode(errors="replace")).hexdigest(),
             user_id=claims.user_id,
             username=clean_name(username) or claims.guest_name,
@@ -211,7 +211,7 @@ class TokenAuth:
         now = time.time()
         username = clean_name(said.name) or clean_name(claims.username)
         if username is None and claims.guest_name is not None:
-            username = clean_name(said.sub) or claims.guest_name  # it is nobody's guest
+            username = clean_name(said.sub) or claims.guest_name
         return Identity(
             subject=subject_of(said.iss, said.sub),
             user_id=said.sub,
@@ -241,7 +241,7 @@ class TokenAuth:
 
 
 def subject_of(issuer: str | None, sub: str) -> str:
-    """The user of a token. Two issuers may use the same `sub` for two people."""
+    """The subject of a token's user. Two issuers may use the same `sub` for two people."""
     return f"{issuer or ''}\0{sub}"
 
 
@@ -313,7 +313,7 @@ def make_login_token(username: str) -> str:
 
 
 def read_login_token(token: str | None) -> _LoginToken | None:
-    """The user that such a token names; None for any other text."""
+    """The user in a token of `make_login_token`; None for any other text."""
     if token is None or not token.startswith(_PREFIX):
         return None
     body = token[len(_PREFIX) :]

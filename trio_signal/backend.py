@@ -40,7 +40,7 @@ __all__ = [
 
 T = TypeVar("T")
 
-#: Below it are all calls.
+#: The path of all calls.
 PREFIX = "/api/v1/server"
 #: Seconds for an answer.
 TIMEOUT = 10.0

@@ -1,4 +1,4 @@
-"""Times: as text in messages, and as a clock that all replicas share."""
+"""Clock: times as text in messages, and as seconds that all replicas share."""
 
 import time
 from datetime import UTC, datetime, timedelta
@@ -14,11 +14,10 @@ _last_unique = 0
 
 
 def utc_now() -> str:
-    """RFC 3339, UTC, milliseconds, ``Z``.
+    """The current time as RFC 3339: UTC, milliseconds, ``Z``.
 
-    The old servers' times had no zone, and browsers took them for local ones.
-    Made once a millisecond: formatting costs 3 us, and a busy server asks for
-    the time more often than it sends.
+    The old servers' times had no zone, so browsers took them for local times. The text is made once
+    a millisecond: formatting takes 3 us, and a busy server needs the time more often.
     """
     global _last
     now = time.time_ns() // 1_000_000
@@ -28,19 +27,19 @@ def utc_now() -> str:
 
 
 def text_of_milliseconds(milliseconds: int) -> str:
-    """The same for a time in milliseconds since 1970, capped at the end of the year 9999."""
+    """Format a time in milliseconds since 1970, capped at the end of the year 9999."""
     return _text(_EPOCH + timedelta(milliseconds=min(milliseconds, _LAST)))
 
 
 def unique_now() -> str:
-    """The same in microseconds, and later than any that this process has returned before."""
+    """The current time in microseconds, later than any that this process has returned before."""
     global _last_unique
     _last_unique = max(time.time_ns() // 1_000, _last_unique + 1)
     return _text(_EPOCH + timedelta(microseconds=_last_unique), "microseconds")
 
 
 def just_after(moment: str) -> str:
-    """A millisecond after such a text; the current time if another replica wrote something else."""
+    """A time one millisecond later; the current time if `moment` cannot be parsed."""
     try:
         return _text(datetime.fromisoformat(moment) + timedelta(milliseconds=1))
     except (ValueError, OverflowError):

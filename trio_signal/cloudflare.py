@@ -1,8 +1,8 @@
-"""Cloudflare's API for WebRTC, by HTTPS: its TURN service and its media server are asked by it.
+"""Cloudflare's API for WebRTC: an HTTPS client for its TURN service and its media server.
 
-https://developers.cloudflare.com/realtime/ describes it. Each question has a deadline, and so has
-the wait for a place among those that are under way; an answer's size is bounded. Nothing is asked
-twice here: most questions make something, and one without an answer may have made it.
+https://developers.cloudflare.com/realtime/ describes the API. The deadline of a request includes
+its wait for a free place, and the size of answers is bounded. Requests are never repeated: most of
+them create something, and one without an answer may have done so.
 """
 
 from collections.abc import AsyncIterator, Callable
@@ -16,37 +16,37 @@ from msgspec import Struct
 
 T = TypeVar("T")
 
-#: Where the API is.
+#: The URL of the API.
 BASE_URL = "https://rtc.live.cloudflare.com/v1"
-#: Bytes of an answer: the longest are session descriptions.
+#: Maximum bytes of an answer; the longest are session descriptions.
 MOST_BYTES: Final = 262_144
-#: Questions under way at once.
+#: Maximum concurrent requests.
 _AT_ONCE = 32
-#: Seconds for httpx; the deadlines of questions come first.
+#: Seconds for httpx; the deadlines of requests are shorter.
 _LONGEST = 60.0
-#: Characters of its words for an error that we repeat.
+#: Maximum characters of the API's error text that are passed on.
 _MOST_SAID = 200
 
 
 class CloudflareError(Exception):
-    """The API refuses, or cannot be reached; the text says which, and has no secret."""
+    """The API refuses, or cannot be reached; the text says why, and contains no secret."""
 
     def __init__(self, text: str, status: int | None = None, code: str = "") -> None:
-        """Take what to say; `status` is None if there was no answer."""
+        """Take the text; `status` is None if there was no answer."""
         super().__init__(text)
         self.status = status
-        #: The API's own name of the error.
+        #: The API's code for the error.
         self.code = code
 
 
 class Problem(Struct):
-    """How the API says what is wrong, also within an answer of status 200."""
+    """The API's description of an error, also in an answer with status 200."""
 
     errorCode: str = ""  # noqa: N815  the API's names
     errorDescription: str = ""  # noqa: N815
 
     def said(self) -> str:
-        """Its words, in one line."""
+        """The API's text, in one line."""
         text = ": ".join(filter(None, (self.errorCode, self.errorDescription)))
         return "".join(each if each.isprintable() else " " for each in text[:_MOST_SAID])
 
@@ -55,10 +55,10 @@ _decode_problem = msgspec.json.Decoder(Problem).decode
 
 
 class Cloudflare:
-    """The API, as one token may use it."""
+    """The API with one token."""
 
     def __init__(self, http: httpx.AsyncClient, token: str, base_url: str, patience: float) -> None:
-        """Take an open client; `patience` is how many seconds a question may take."""
+        """Take an open client; `patience` is the maximum seconds of a request."""
         self._http = http
         self._headers = {"Authorization": f"Bearer {token}", "Accept-Encoding": "identity"}
         self._base_url = base_url
@@ -68,7 +68,7 @@ class Cloudflare:
     async def ask(
         self, method: str, path: str, body: object = None, patience: float | None = None
     ) -> bytes:
-        """The body of a good answer. Raises CloudflareError."""
+        """Send a request, and return the body of a successful answer. Raises CloudflareError."""
         patience = patience or self._patience
         headers, content = self._headers, None
         if body is not None:
@@ -96,7 +96,7 @@ class Cloudflare:
 async def open_cloudflare(
     token: str, base_url: str | None = None, patience: float = 2.0
 ) -> AsyncIterator[Cloudflare]:
-    """The API, while the block runs."""
+    """Open the API, for as long as the block runs."""
     limits = httpx.Limits(max_connections=_AT_ONCE, keepalive_expiry=60.0)
     async with httpx.AsyncClient(timeout=_LONGEST, limits=limits) as http:
         yield Cloudflare(http, token, base_url or BASE_URL, patience)

@@ -45,7 +45,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX,
-        env_ignore_empty=True,  # platforms set what is missing to nothing
+        env_ignore_empty=True,  # platforms set missing values to an empty text
         frozen=True,
         extra="ignore",
     )
@@ -371,7 +371,7 @@ class Settings(BaseSettings):
 
     @property
     def message_burst_of_address(self) -> int:
-        """The messages that they may send at once after a silence."""
+        """The messages that all connections of an address may send at once after a silence."""
         given = self.message_burst_per_ip
         return self.message_burst * ADDRESS_FACTOR if given is None else given
 
@@ -401,9 +401,9 @@ class Settings(BaseSettings):
         return self.trusts_origin(origin, host)
 
     def trusts_origin(self, origin: str, host: str | None) -> bool:
-        """The same for a request with a cookie, which a browser sends even if the page did not ask.
+        """Whether requests of this `Origin` may use a cookie, which browsers send unasked.
 
-        Such an origin must be listed by name: `*` admits only pages that send a token deliberately.
+        The origin must be listed by name: `*` admits only pages that send a token deliberately.
         """
         if host and host_of(origin.lower()) == host.lower():
             return True
@@ -416,10 +416,10 @@ class Settings(BaseSettings):
     def allows_host(self, host: str | None) -> bool:
         """Whether a request may name this host.
 
-        In open mode on loopback only this machine can connect, and may do everything. But any site
-        can let a name of its own point to 127.0.0.1 (DNS rebinding), so that its page connects from
-        its own origin and with that name. So only addresses and names of this machine are allowed;
-        an address cannot be pointed elsewhere. Behind a proxy, the proxy checks the names.
+        In open mode on loopback, only this machine can connect, and everything is allowed. But any
+        site can let one of its names point to 127.0.0.1 (DNS rebinding); its page then connects
+        from its own origin. So only addresses and names of this machine are allowed. Behind a
+        proxy, the proxy must check the names.
         """
         if host is None or not self._guards_host or "*" in self.allowed_origins:
             return True

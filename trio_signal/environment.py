@@ -36,7 +36,7 @@ def unknown_variables(environment: Iterable[str]) -> dict[str, str | None]:
     known |= {variable: variable.removeprefix(PREFIX) for variable in _OF_COMMANDS}
     unknown = {}
     for variable in sorted(set(environment)):
-        name = variable.upper()  # a setting's is read in either case
+        name = variable.upper()  # settings are read in either case
         if name.startswith(PREFIX) and name not in known:
             unknown[variable] = _nearest(name.removeprefix(PREFIX), known)
     return unknown
@@ -52,7 +52,7 @@ def _nearest(word: str, known: dict[str, str]) -> str | None:
 
 def _explain(error: Any, given: dict[str, object]) -> str:
     """Describe what is wrong with a value, in one sentence."""
-    if not error["loc"]:  # the settings do not go together
+    if not error["loc"]:  # settings contradict each other
         return str(error["ctx"]["error"])
     key = str(error["loc"][0])
     variable = _variable(key)

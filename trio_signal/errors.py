@@ -61,18 +61,18 @@ class IdTooLongError(TrioSignalError):
 
 
 class UnconfirmedError(TrioSignalError):
-    """Not all replicas confirmed in time. What was asked for may still happen."""
+    """Not all replicas confirmed a call in time. It may still be carried out."""
 
 
 class SdpError(TrioSignalError):
-    """A session description cannot be used; the text is for who sent it."""
+    """A session description cannot be used; the text is for its sender."""
 
 
 class NotPublishedError(TrioSignalError):
-    """A publisher is not let in, or no media server takes what it sends; the text is for it."""
+    """A broadcast by WHIP is refused, by the room or the media server; the text is for its client."""
 
     def __init__(self, text: str, refusal: Refusal | None = None) -> None:
-        """`refusal` is what the room said, if it did."""
+        """`refusal` is the room's reason, if the room refused."""
         super().__init__(text)
         self.refusal = refusal
 
@@ -103,13 +103,13 @@ class WebSocketError(TrioSignalError):
 
 
 class WorkerError(TrioSignalError):
-    """A worker process did not come up."""
+    """A worker process failed to start."""
 
 
 class Reason(Enum):
     """Why a client was refused something; docs/metrics.md explains each."""
 
-    # Before the connection is a WebSocket.
+    # Before the WebSocket is open
     HEAD_TIMEOUT = auto()
     HEAD_TOO_BIG = auto()
     BAD_REQUEST = auto()
@@ -122,10 +122,10 @@ class Reason(Enum):
     UNAUTHENTICATED = auto()
     AUTH_FAILURES_PER_IP = auto()
     HOST = auto()
-    # Of requests that are for no WebSocket.
+    # HTTP requests
     HTTP_RATE = auto()
     HTTP_BYTES = auto()
-    # After that.
+    # After the WebSocket is open
     AUTHENTICATION = auto()
     AUTHENTICATION_TIMEOUT = auto()
     MALFORMED = auto()

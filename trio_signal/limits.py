@@ -1,4 +1,4 @@
-"""Limits: how many connections one address may have, and all together.
+"""Limits: the number of connections, in total and for each address, and how often they come.
 
 No I/O: the time is an argument, in seconds of a clock that only goes forward. Each call costs the
 same for any number of addresses, and memory is bounded. Each replica counts for itself.
@@ -63,7 +63,7 @@ def _parse(entry: str) -> IPv4Address | IPv6Address | None:
 
 
 def network_of(address: str) -> str:
-    """What counts as one address: for IPv6 the /64, which is what one household gets."""
+    """The network that counts as one address: for IPv6 the /64, which is one household."""
     if ":" not in address:
         return address
     parsed = _parse(address)
@@ -132,7 +132,7 @@ class ConnectionCounter:
     def check(self, address: str) -> None:
         """Raise RequestRefusedError if there is no room for one more."""
         if self._most_each is not None and self._at.get(address, 0) >= self._most_each:
-            raise _too_many(Reason.CONNECTIONS_PER_IP, "Too many connections of your address.")
+            raise _too_many(Reason.CONNECTIONS_PER_IP, "Too many connections from your address.")
         if self.size >= self._most:
             raise _overload(Reason.CONNECTIONS, "Too many connections.")
 
@@ -214,7 +214,7 @@ class ConnectionLease:
         limits.unauthenticated += 1
 
     def __enter__(self) -> Self:
-        """The place has already been taken."""
+        """Return the lease; the place has already been taken."""
         return self
 
     def __exit__(
@@ -227,21 +227,21 @@ class ConnectionLease:
         self.leave()
 
     def authenticated(self) -> None:
-        """The client has authenticated."""
+        """Note that the client has authenticated."""
         if not self._known:
             self._known = True
             self._limits.unauthenticated -= 1
 
     def failed(self, now: float) -> None:
-        """The client failed to authenticate."""
+        """Count a failed authentication of the client."""
         self._limits.count_failure(self.address, now)
 
     def may_resume(self, now: float) -> bool:
-        """Whether the client may try to resume: others at its address may have guessed ids."""
+        """Whether the client may try to resume: not if its address has guessed ids too often."""
         return not self._limits.resumes.wait(self.address, now)
 
     def failed_to_resume(self, now: float) -> None:
-        """The client gave an id of no session, or of somebody else's."""
+        """Count an attempt to resume a session that does not exist, or is another client's."""
         self._limits.resumes.count(self.address, now)
 
     def leave(self) -> None:
@@ -254,7 +254,7 @@ class ConnectionLease:
 
 
 class NoLease(ConnectionLease):
-    """The lease of a session that no connection has carried on this replica yet."""
+    """The lease of a session that has had no connection on this replica yet."""
 
     __slots__ = ()
 
@@ -266,7 +266,7 @@ class NoLease(ConnectionLease):
 
 
 class HttpLease:
-    """A connection that is not a WebSocket, or not yet; a plain context manager."""
+    """The place of a connection that is not a WebSocket, or not yet, as a context manager."""
 
     def __init__(self, counter: ConnectionCounter, address: str) -> None:
         """Prepare the lease. Entering it counts the connection."""
@@ -292,10 +292,10 @@ class Limits:
     """The limits of this replica. Nothing here blocks."""
 
     def __init__(self, settings: Settings) -> None:
-        """Begin with nobody."""
+        """Start with all counts at 0."""
         most, most_each = settings.max_connections, settings.max_connections_per_ip
         self.websockets = ConnectionCounter(most, most_each)
-        #: Behind a proxy all of these come from one address.
+        #: Connections that are no WebSockets. Behind a proxy, all of them come from its address.
         self.others = ConnectionCounter(most, None if settings.trusted_proxies else most_each)
         self.unauthenticated = 0
         self.pacing = Pacing(settings)
@@ -333,7 +333,7 @@ class Limits:
             )
 
     def count_request(self, address: str, now: float) -> None:
-        """Count a request for no WebSocket; raises RequestRefusedError if there are too many."""
+        """Count an HTTP request; raises RequestRefusedError if there are too many."""
         wait = self._requests.spend(network_of(address), now)
         if wait:
             text = "Your address sends too many requests."

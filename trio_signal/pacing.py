@@ -1,21 +1,20 @@
-"""What messages cost, and who pays.
+"""Pacing: what messages cost, and who pays.
 
-Without I/O: the time is given, in seconds of a clock that only goes forward.
+No I/O: the time is an argument, in seconds of a clock that only goes forward.
 
-A message costs a token, and more if it makes the server do more: a fraction
-for each peer that hears it, for the bytes that those hear, and for the bytes
-of the answers that its sender gets. Tokens come from two buckets: that of the
-connection, and that of its address. While the address has none left, its
-connections share what comes in as in fair queueing (Demers, Keshav and
-Shenker, 1989): whoever takes less than the others does not wait for them.
+A message costs one token, and more if it causes more work: a fraction of a token for each receiver,
+for the bytes that they receive, and for the bytes of the answers to its sender. Tokens come from
+two buckets: that of the connection, and that of its address. While the bucket of the address is
+empty, its connections share new tokens as in fair queueing (Demers, Keshav and Shenker, 1989): a
+connection that takes less than the others does not wait for them.
 """
 
 from heapq import heappop, heappush, heapreplace
 
 from trio_signal.config import Settings
 
-#: What a token pays for: so many deliveries of an event, so many bytes of them, or so many bytes of
-#: answers, which are made for one peer only. Each takes some 200 microseconds.
+#: Fractions of a token: for a delivery of an event, for a delivered byte, and for a byte of an
+#: answer, which is encoded for one peer only. A token stands for about 200 microseconds.
 DELIVERY = 1 / 50
 _DELIVERED_BYTE = 1 / 65_536
 ANSWER_BYTE = 1 / 16_384
@@ -23,7 +22,7 @@ ANSWER_BYTE = 1 / 16_384
 MAX_ADDRESSES = 65_536
 #: The fraction of its burst that a connection gets before it shares with the others of its address.
 _HEADSTART = 1 / 20
-#: Seconds after which a waiting connection asks again: the others may have gone.
+#: Seconds after which a waiting connection checks again: the others may have gone.
 _LOOK_AGAIN = 1.0
 
 
@@ -48,7 +47,7 @@ class TokenBucket:
         self.full_at = float("-inf")
 
     def spend(self, tokens: float, now: float) -> float:
-        """Take tokens. Returns until when the bucket is overdrawn; at most `now` if it is not."""
+        """Take tokens. Return until when the bucket is overdrawn; at most `now` if it is not."""
         full_at = self.full_at
         if full_at < now:
             full_at = now
@@ -57,7 +56,7 @@ class TokenBucket:
 
     @property
     def overdrawn_until(self) -> float:
-        """The same without taking tokens."""
+        """Until when the bucket is overdrawn."""
         return self.full_at - self._patience
 
 
@@ -93,15 +92,15 @@ class Address(TokenBucket):
     def is_shared(self, now: float) -> bool:
         """Whether new tokens are given to the connections in turns.
 
-        That begins when the bucket is overdrawn, and ends when all have had their turn. If it ended
-        earlier, whoever comes first would take what has just come in.
+        Turns begin when the bucket is overdrawn, and end when all connections have had theirs. If
+        they ended earlier, the first connection to ask would take all new tokens.
         """
         if self._marks:
             self._advance(now)
         return bool(self._marks) or self.full_at - self._patience > now
 
     def mark(self, payer: "Payer", tokens: float, now: float) -> None:
-        """Note what a connection has taken meanwhile."""
+        """Note the tokens that a connection has taken."""
         self._advance(now)
         payer.mark = max(payer.mark, self._turn) + tokens
         if not payer.is_marked:
@@ -109,7 +108,7 @@ class Address(TokenBucket):
             heappush(self._marks, (payer.mark, id(payer), payer))
 
     def waits_until(self, payer: "Payer", now: float) -> float:
-        """Until when a connection waits for the others; then call this again."""
+        """Until when a connection must wait for the others; call this again then."""
         self._advance(now)
         ahead = payer.mark - self._headstart - self._turn
         if ahead <= 0:
@@ -150,7 +149,7 @@ class Payer(TokenBucket):
         self.is_marked = False
 
     def spend(self, tokens: float, now: float) -> float:
-        """Take tokens from both. Returns until when to wait; at most `now` if there is no need."""
+        """Take tokens from both. Return until when to wait; at most `now` if there is no need."""
         full_at = self.full_at
         if full_at < now:
             full_at = now

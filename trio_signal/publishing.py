@@ -1,8 +1,7 @@
-"""Publishing: broadcasters by WHIP, who are in a room without a socket.
+"""Publishing: broadcasters that use WHIP, and are in a room without a WebSocket.
 
-Their media go to a media server from the first moment, and every viewer gets them there. The task
-of each is a child of the nursery of all connections, as that of a session is: a server that stops
-waits for both alike.
+Their media go directly to a media server, which serves all viewers. Each publisher has a task in
+the nursery of all connections, as sessions do, so a stopping server waits for both.
 """
 
 import logging
@@ -40,21 +39,21 @@ from trio_signal.sdp import (
 
 logger = logging.getLogger(__name__)
 
-#: Seconds until media must have come.
+#: Seconds in which media must arrive.
 ARRIVAL = 30.0
 
-#: Its client said so.
+#: Its client ended the broadcast.
 ENDED = Close(CloseCode.NORMAL, cause=LeaveCause.CLOSED)
 _REPLACED = Close(CloseCode.REPLACED, "Replaced by a newer broadcast", LeaveCause.CLOSED)
 _TAKEN = Close(CloseCode.POLICY, "Somebody else broadcasts in this room", LeaveCause.CLOSED)
 _EXPIRED = Close(CloseCode.POLICY, "Token expired", LeaveCause.TOKEN_EXPIRED)
-_SILENT = Close(CloseCode.POLICY, "No media came", LeaveCause.LOST)
+_SILENT = Close(CloseCode.POLICY, "No media arrived", LeaveCause.LOST)
 _LOST = Close(CloseCode.INTERNAL_ERROR, "The media server lost the broadcast", LeaveCause.LOST)
 _FAILED = Close(CloseCode.INTERNAL_ERROR, "Internal error")
 
 
 class Publisher(Participant):
-    """One broadcaster. Whoever knows its secret may change its ICE session, and end it."""
+    """One broadcaster. A request with its secret may change its ICE session, and end it."""
 
     __slots__ = (
         *("answer", "credentials", "ingest", "is_live", "is_over", "node", "offer"),
@@ -70,22 +69,22 @@ class Publisher(Participant):
         node: Node,
         lease: ConnectionLease,
     ) -> None:
-        """Make one that is in no room yet; its offer has been checked."""
+        """Make a publisher that is in no room yet; its offer has been checked."""
         self.secret = token_urlsafe(24)
         super().__init__(peer_id_of(self.secret))
         self.identity = identity
         self.room_id = room_id
         self.offer = offer
-        #: Of its ICE session.
+        #: The credentials of its ICE session.
         self.credentials = credentials
         self.node = node
         self.ingest: Ingest = node.ingest(self.id)
         self.lease: ConnectionLease = lease
-        #: What the media server answered.
+        #: The media server's answer.
         self.answer = ""
-        #: Why the room did not let it in, if so.
+        #: Why the room refused it, if it did.
         self.refusal: Refusal | None = None
-        #: Whether its media have come.
+        #: Whether its media have arrived.
         self.is_live = False
         self.scope = trio.CancelScope()
         self.is_over = trio.Event()
@@ -93,43 +92,43 @@ class Publisher(Participant):
 
     @property
     def dialect_name(self) -> str:
-        """As what it is known in rooms."""
+        """The dialect of its member in rooms."""
         return PUBLISHED
 
     @property
     def etag(self) -> str:
-        """What names its ICE session."""
+        """The ETag of its ICE session."""
         return etag_of(self.secret, self.credentials)
 
     def is_by(self, identity: Identity) -> bool:
-        """Whether it is somebody's."""
+        """Whether this user publishes it."""
         return self.identity is not None and self.identity.subject == identity.subject
 
     def hear(self, event: Event) -> None:
-        """What happens in the room is nothing to it; but another replica may hand on candidates."""
+        """Ignore the room's events, except candidates that another replica passes on."""
         if isinstance(event, ServerSaid) and event.member.peer_id == self.id:
             self.take(msgspec.json.decode(event.data, type=Fragment))
 
     def tell(self, answer: Answer) -> None:
-        """Keep a refusal; end if somebody has taken its place."""
+        """Keep a refusal; end if a newer broadcast has replaced this one."""
         if isinstance(answer, Refused):
             self.refusal = answer.reason
         elif isinstance(answer, Displaced):
             self.close(_REPLACED)
 
     def close(self, close: Close) -> None:
-        """End; the first reason counts."""
+        """End the broadcast; later calls do nothing."""
         if self.closed_with is None:
             self.closed_with = close
             self.scope.cancel(reason=close.reason or None)
 
     def end(self) -> None:
-        """Pay for what it made the server do."""
+        """Charge for the work that it caused."""
         self.lease.payer.spend(self.owes, trio.current_time())
         self.is_over.set()
 
     def take(self, fragment: Fragment) -> None:
-        """Hand on the candidates of its ICE session; those of an older one are too late."""
+        """Pass on the candidates of its ICE session; those of an older one are ignored."""
         if fragment.credentials != self.credentials:
             return
         mids = mids_of(self.offer)
@@ -146,9 +145,9 @@ class Publisher(Participant):
             self.ingest.candidate(None)
 
     async def restart(self, fragment: Fragment) -> str:
-        """Begin a new ICE session; the fragment that answers.
+        """Begin a new ICE session, and return the fragment that answers.
 
-        Blocks while the media server is asked; raises RelayError, and then the old session goes on.
+        Blocks on the media server. Raises RelayError; then the old session continues.
         """
         async with self.offering:
             offer = restarted(self.offer, fragment)
@@ -161,25 +160,25 @@ class Publisher(Participant):
 
 
 class Elsewhere(NamedTuple):
-    """One whose task is on another replica."""
+    """A publisher whose task is on another replica."""
 
     room_id: str
     secret: str
     member: Member
 
     def is_by(self, identity: Identity) -> bool:
-        """Whether it is somebody's."""
+        """Whether this user publishes it."""
         return _is_by(self.member, identity)
 
 
 class Publishers:
-    """Those of one replica. Whoever made it gives it a nursery, and then lets requests in."""
+    """The publishers of one replica. The caller sets `nursery` before it accepts requests."""
 
     def __init__(self, hub: Hub) -> None:
-        """Begin with nobody."""
+        """Start without publishers."""
         self.hub = hub
         self._here: dict[str, Publisher] = {}
-        #: Where their tasks live; without one nobody can publish.
+        #: The nursery of their tasks; without it nobody can publish.
         self.nursery: trio.Nursery | None = None
 
     async def publish(
@@ -190,16 +189,16 @@ class Publishers:
         credentials: Credentials,
         lease: ConnectionLease,
     ) -> Publisher:
-        """Let somebody in who offers media; the publisher has the answer.
+        """Start a broadcast; the returned publisher has the answer to `offer`.
 
-        Blocks while the media server and the directory are asked, and takes the lease over.
-        Raises NotPublishedError and RelayError.
+        Takes over the lease. Blocks on the media server and the directory. Raises NotPublishedError
+        and RelayError.
         """
         node = self.hub.relays.choose() if self.hub.relays is not None else None
         if node is None or self.nursery is None:
             raise RelayError("No media server is available")
         if _is_taken(await self.hub.members(room_id), identity):
-            raise NotPublishedError("Somebody broadcasts in this room", Refusal.STREAM_TAKEN)
+            raise NotPublishedError("Somebody else broadcasts in this room", Refusal.STREAM_TAKEN)
         publisher = Publisher(room_id, identity, offer, credentials, node, lease)
         await self.nursery.start(self._run, publisher)
         return publisher
@@ -207,7 +206,7 @@ class Publishers:
     async def _run(
         self, publisher: Publisher, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
-        """The task of a publisher: it leaves its room by the exit of a plain `with`."""
+        """The task of a publisher, which leaves its room at the exit of a plain `with`."""
         is_in = False
         with (
             self.hub.stay(publisher),
@@ -228,15 +227,15 @@ class Publishers:
                 if is_in:
                     task_status.started()
                     await self._follow(publisher)
-            if publisher.closed_with is None:  # it is too late
+            if publisher.closed_with is None:  # the deadline is over
                 publisher.close(_EXPIRED if publisher.is_live else _SILENT)
         if not is_in:
             if publisher.refusal is None:
-                raise RelayError("The server is about to stop")
-            raise NotPublishedError("The room does not let you in", publisher.refusal)
+                raise RelayError("The server is stopping")
+            raise NotPublishedError("The room refused the broadcast", publisher.refusal)
 
     async def _follow(self, publisher: Publisher) -> None:
-        """Let it be live as soon as its media come, until they come no more."""
+        """Mark it as live when its media arrive; return when they are lost."""
         now, scope, expires_at = trio.current_time(), publisher.scope, float("inf")
         if publisher.identity is not None and publisher.identity.expires is not None:
             expires_at = now + publisher.identity.expires - time.time()
@@ -265,7 +264,7 @@ class Publishers:
                 publisher.close(_TAKEN)
 
     async def find(self, room_id: str, secret: str) -> Publisher | Elsewhere | None:
-        """The one of this secret, on whichever replica. Blocks while the directory is asked."""
+        """The publisher with this secret, on any replica. Blocks on the directory."""
         publisher = self._here.get(secret)
         if publisher is not None:
             return publisher if publisher.room_id == room_id else None
@@ -275,38 +274,38 @@ class Publishers:
         return next(found, None)
 
     def hand_on(self, publisher: Elsewhere, fragment: Fragment) -> None:
-        """Let its replica have its candidates. Does not block."""
+        """Send candidates to the publisher's replica. Does not block."""
         data, member = Raw(msgspec.json.encode(fragment)), publisher.member
         said = ServerSaid(publisher.room_id, member, data, member, uuid4().hex, utc_now())
         self.hub.bus.send(member.replica, said)
 
     async def end_elsewhere(self, publisher: Elsewhere) -> None:
-        """Let its replica end it; raises UnconfirmedError."""
+        """End a publisher at its replica. Blocks; raises UnconfirmedError."""
         await self.hub.moderation.remove(
             publisher.room_id, publisher.member.peer_id, "", None, cause=LeaveCause.CLOSED
         )
 
 
 def peer_id_of(secret: str) -> str:
-    """What everybody may know of who has this secret."""
+    """The public peer id of the publisher with this secret."""
     return f"{PUBLISHED}_{sha256(secret.encode()).hexdigest()[:32]}"
 
 
 def etag_of(secret: str, credentials: Credentials) -> str:
-    """What names an ICE session: each replica finds it out of what its publisher says."""
+    """The ETag of an ICE session, which every replica can compute from the publisher's request."""
     text = f"{secret} {credentials.ufrag} {credentials.password}"
     return sha256(text.encode()).hexdigest()[:32]
 
 
 def _is_by(member: Member, identity: Identity) -> bool:
-    """Whether a member is somebody's."""
+    """Whether a member is a peer of this user."""
     return member.subject.partition(" ")[2] == identity.subject
 
 
 def _is_taken(members: Iterable[Member], identity: Identity) -> bool:
-    """Whether somebody else has the room for one broadcast, or is about to.
+    """Whether somebody else has an exclusive broadcast in the room, or is about to start one.
 
-    Where nobody can prove to be the same, everybody is somebody else.
+    If identities are not verified, every other broadcaster counts as somebody else.
     """
     return any(
         (each.dialect == PUBLISHED or (each.live is not None and each.live.exclusive))

@@ -1,7 +1,7 @@
-"""The few lines of session descriptions that this server reads itself, for publishers by WHIP.
+"""SDP: reads the few lines of session descriptions that WHIP requires. No I/O.
 
-What is in a description is between the publisher and the media server. Here is only what RFC 9725
-asks of the one in between: to refuse what is no offer, and to read and write fragments. Pure.
+Most of a description concerns only the publisher and the media server. RFC 9725 requires the server
+between them to refuse invalid offers, and to read and write fragments.
 """
 
 import re
@@ -12,18 +12,18 @@ from msgspec import Struct
 from trio_signal.errors import SdpError
 from trio_signal.messages.identity import MediaType
 
-#: Characters that the attributes of ICE may have: RFC 8839, sections 5.1 and 5.4.
+#: Allowed characters of ICE attributes: RFC 8839, sections 5.1 and 5.4.
 _UFRAG = re.compile(r"[A-Za-z0-9+/]{4,256}")
 _PASSWORD = re.compile(r"[A-Za-z0-9+/]{22,256}")
 _CANDIDATE = re.compile(r"candidate:[\x20-\x7e]{1,1000}")
-#: The most candidates in a fragment; each one is a message to the media server.
+#: Maximum candidates in a fragment; each one is a message to the media server.
 _MOST_CANDIDATES = 100
 _VERSION = re.compile(r"^(o=\S+ \S+ )(\d{1,19})( .*)$", re.MULTILINE)
 _RECEIVING = frozenset({"recvonly", "inactive"})
 
 
 class Credentials(Struct, frozen=True):
-    """By what two ends of ICE know each other; new ones are a new ICE session."""
+    """ICE credentials; new ones begin a new ICE session."""
 
     ufrag: str
     password: str
@@ -34,10 +34,10 @@ class Credentials(Struct, frozen=True):
 
 
 class Fragment(Struct, frozen=True):
-    """What a publisher sends after its offer: RFC 8840, section 9.
+    """An update that a publisher sends after its offer: RFC 8840, section 9.
 
-    A candidate is its attribute, and the `mid` of its section. `complete` says that there are no
-    more of them.
+    A candidate consists of its attribute and the `mid` of its section. `complete` says that no more
+    candidates follow.
     """
 
     credentials: Credentials
@@ -46,7 +46,7 @@ class Fragment(Struct, frozen=True):
 
 
 def check_offer(sdp: str) -> Credentials:
-    """Whose ICE session an offer begins; raises SdpError unless one may publish by it."""
+    """The ICE credentials of an offer; raises SdpError if the offer cannot be published."""
     session, *sections = split_sections(sdp)
     if not session or session[0] != "v=0":
         raise SdpError("The body must be an SDP, which begins with v=0")
@@ -62,7 +62,7 @@ def check_offer(sdp: str) -> Credentials:
 
 
 def read_fragment(text: str) -> Fragment:
-    """The fragment that a publisher sent; raises SdpError."""
+    """Parse a publisher's fragment; raises SdpError."""
     session, *sections = split_sections(text)
     found: list[tuple[str, str]] = []
     complete = any("end-of-candidates" in _flags(lines) for lines in (session, *sections))
@@ -72,7 +72,7 @@ def read_fragment(text: str) -> Fragment:
             raise SdpError("Each section of the fragment must have a mid")
         for value in _attributes(section, "candidate"):
             if not _CANDIDATE.fullmatch(f"candidate:{value}"):
-                raise SdpError("A candidate is not readable")
+                raise SdpError("A candidate is malformed")
             found.append((f"candidate:{value}", mid))
     if len(found) > _MOST_CANDIDATES:
         raise SdpError("The fragment has too many candidates")
@@ -81,7 +81,7 @@ def read_fragment(text: str) -> Fragment:
 
 
 def restarted(offer: str, fragment: Fragment) -> str:
-    """The offer by which the same publisher begins a new ICE session."""
+    """A publisher's offer with the ICE session of a fragment."""
     lines: list[str] = []
     for line in offer.splitlines():
         if line.startswith("a=ice-ufrag:"):
@@ -90,7 +90,7 @@ def restarted(offer: str, fragment: Fragment) -> str:
             lines.append(f"a=ice-pwd:{fragment.credentials.password}")
         elif not line.startswith(("a=candidate:", "a=end-of-candidates")):
             lines.append(line)
-    # All sections share what the first one has, as they are bundled.
+    # The sections are bundled, so the attributes of the first one apply to all.
     starts = [number for number, line in enumerate(lines) if line.startswith("m=")]
     end = starts[1] if len(starts) > 1 else len(lines)
     lines[end:end] = [f"a={candidate}" for candidate, _ in fragment.candidates]
@@ -99,7 +99,7 @@ def restarted(offer: str, fragment: Fragment) -> str:
 
 
 def fragment_of(answer: str) -> str:
-    """The part of the answer to such an offer that its publisher gets; raises SdpError."""
+    """The fragment that answers an ICE restart, from the answer to the offer; raises SdpError."""
     session, *sections = split_sections(answer)
     first = sections[0] if sections else []
     credentials = _credentials([*session, *first])
@@ -113,13 +113,13 @@ def fragment_of(answer: str) -> str:
 
 
 def refuses_some(answer: str) -> bool:
-    """Whether the answer takes no media, or not all that was offered."""
+    """Whether the answer rejects some of the offered media."""
     sections = split_sections(answer)[1:]
     return not sections or any(section[0].split(" ")[1:2] == ["0"] for section in sections)
 
 
 def media_of(offer: str) -> MediaType:
-    """`video` if any is offered, else `audio`."""
+    """`video` if the offer has video, else `audio`."""
     return "video" if re.search(r"^m=video ", offer, re.MULTILINE) else "audio"
 
 
@@ -152,5 +152,5 @@ def _credentials(lines: list[str]) -> Credentials:
     ufrag = next(_attributes(lines, "ice-ufrag"), "")
     password = next(_attributes(lines, "ice-pwd"), "")
     if not _UFRAG.fullmatch(ufrag) or not _PASSWORD.fullmatch(password):
-        raise SdpError("It has no ice-ufrag and ice-pwd")
+        raise SdpError("The ice-ufrag and ice-pwd are missing")
     return Credentials(ufrag, password)

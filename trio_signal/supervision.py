@@ -16,11 +16,11 @@ LONGEST_PAUSE = 30.0
 async def supervise(
     name: str, task: Callable[[], Awaitable[object]], recover: Callable[[], object] | None = None
 ) -> None:
-    """Run `task` until it returns or is cancelled, again and again if it fails.
+    """Run `task` until it returns or is cancelled; restart it when it fails.
 
-    What it raises is a defect: it is logged with its traceback. `recover` then says that
-    nothing that the task knew is to be relied on, and must not block. Each pause is twice
-    as long as the one before.
+    An exception of the task is a defect, and is logged with its traceback. Then `recover`, which
+    must not block, discards the state that the task may have left wrong. Each pause before a
+    restart is twice as long as the last one.
     """
     pause = FIRST_PAUSE
     while True:

@@ -1,9 +1,9 @@
-"""A hosted TURN service: credentials that it issues are fetched ahead, and are the same for all.
+"""Hosted TURN: fetches credentials from a service in advance; all clients share them.
 
-Cloudflare's, which has no secret to share: it is asked for credentials by HTTPS. Nobody who
-connects waits for that. A task fetches them before they are needed, twice as long as a client may
-use them, and again at half of that time: so what a client is told lasts for the whole
-`TRIO_SIGNAL_TURN_TTL`, and the service may be away for as long before anybody notices.
+Cloudflare's service shares no secret, but issues credentials over HTTPS. Clients never wait for
+that: a task fetches credentials that are valid for twice `TRIO_SIGNAL_TURN_TTL`, and renews them
+after half of their lifetime. So clients always get credentials that last for the whole TTL, and the
+service can be unavailable for as long without consequences.
 """
 
 import logging
@@ -18,26 +18,26 @@ from trio_signal.metrics import Metrics
 
 logger = logging.getLogger(__name__)
 
-#: Seconds that Cloudflare's credentials last at most.
+#: Maximum seconds for which Cloudflare's credentials are valid.
 LONGEST = 172_800
-#: Seconds until the next attempt after one that failed: at first, and at most.
+#: Seconds until the next attempt after a failure: at first, and at most.
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0
 #: Seconds for an answer.
 _PATIENCE = 3.0
-#: A browser does not speak to this port, and waits for it until it gives up.
+#: Browsers block this port, but wait for it until they give up.
 _BLOCKED = ":53"
 
 
 class Issued(NamedTuple):
-    """What the service gave."""
+    """Credentials from the service, and its servers."""
 
     #: For `RTCPeerConnection`.
     servers: tuple[dict[str, object], ...]
-    #: The one with credentials, among them.
+    #: The URLs of the first server with credentials.
     urls: tuple[str, ...]
     username: str
     credential: str
-    #: Until when they last, by the clock of Trio.
+    #: When they expire, by Trio's clock.
     until: float
 
 
@@ -55,14 +55,14 @@ _decode = msgspec.json.Decoder(_Answer).decode
 
 
 class HostedTurn:
-    """The credentials of one key. Whoever made it runs it."""
+    """The credentials of one key. The caller runs it."""
 
     def __init__(
         self, key_id: str, secret: str, ttl: int, metrics: Metrics, base_url: str | None = None
     ) -> None:
-        """Take the key, and for how many seconds clients may use what they are told.
+        """Take the key, and for how many seconds clients may use the credentials.
 
-        `base_url` is where the API is, if it is not Cloudflare's.
+        `base_url` is the API's URL, if it is not Cloudflare's.
         """
         self._path = f"turn/keys/{key_id}/credentials/generate-ice-servers"
         self._secret = secret
@@ -70,25 +70,25 @@ class HostedTurn:
         self._metrics = metrics
         self._base_url = base_url
         self._issued: Issued | None = None
-        #: Why there were none at the last attempt; None if all is well.
+        #: Why the last attempt failed; None if it succeeded.
         self.degraded: str | None = None
-        #: An attempt was made.
+        #: Set after the first attempt.
         self.tried = trio.Event()
 
     @property
     def issued(self) -> Issued | None:
-        """What clients may use now; None if there is nothing."""
+        """The current credentials; None if there are none that are valid."""
         issued = self._issued
         return issued if issued is not None and issued.until > trio.current_time() else None
 
     @property
     def seconds_left(self) -> int:
-        """How long that lasts."""
+        """Seconds until they expire."""
         issued = self.issued
         return int(issued.until - trio.current_time()) if issued is not None else 0
 
     async def run(self) -> None:
-        """Fetch them, again and again; until cancelled."""
+        """Keep the credentials fresh until cancelled."""
         pause = _FIRST_PAUSE
         while True:
             if await self.refresh():
@@ -99,7 +99,10 @@ class HostedTurn:
                 pause = min(2 * pause, _LONGEST_PAUSE)
 
     async def refresh(self) -> bool:
-        """Fetch them once; whether that could be done. The old ones are kept if not."""
+        """Fetch credentials once, and return whether that succeeded; if not, keep the old ones.
+
+        Blocks for a few seconds at most.
+        """
         asked = trio.current_time()
         try:
             self._issued = await self._fetch(asked)
@@ -118,7 +121,7 @@ class HostedTurn:
         return self.degraded is None
 
     async def _fetch(self, asked: float) -> Issued:
-        # They are fetched too seldom for a connection to be worth keeping.
+        # Credentials are fetched too rarely to keep a connection open.
         async with open_cloudflare(self._secret, self._base_url, _PATIENCE) as cloudflare:
             answer = await cloudflare.ask("POST", self._path, {"ttl": self._lifetime})
         return read_issued(answer, asked + self._lifetime)
