@@ -1,4 +1,4 @@
-"""Who may broadcast, and which broadcast replaces which. No I/O, and no state.
+"""Broadcasts: who may broadcast, and which broadcast replaces which. No I/O, no state.
 
 A broadcast of the dialect `stream` is exclusive: a stream has one broadcaster, the newest.
 """
@@ -50,7 +50,7 @@ def is_rival(newest: Member, other: Member) -> bool:
 def begin_after(now: str, rivals: dict[str, Live]) -> str:
     """The start time of an exclusive broadcast: later than all others that its replica knows.
 
-    So if two begin at the same moment on two replicas, all agree on which is newer.
+    So if two broadcasts begin at the same moment on two replicas, all replicas agree on the newer.
     """
     return max([now, *(just_after(rival.started_at) for rival in rivals.values())])
 

@@ -1,7 +1,7 @@
-"""A cookie from the WebSocket handshake that tells later HTTP calls which user a browser has.
+"""Cookies: the WebSocket handshake sets one, which identifies the user in later HTTP calls.
 
-Only in open mode: it says no more than anybody may write into a query. It is not a token, and only
-the calls of its dialect read it.
+Only in open mode, where any client may claim any user id. The cookie is not a token, and only the
+calls of its dialect read it.
 """
 
 from collections.abc import Callable, Iterable
@@ -16,7 +16,7 @@ NAME = "trio_signal_user"
 def set_user(user_id: str, path: str, *, secure: bool) -> str:
     """The value of `Set-Cookie` for calls below `path`; less than 4 KiB for any valid id.
 
-    It is gone when the browser is closed. The next handshake sets it again.
+    The browser keeps it until it is closed; each handshake sets it again.
     """
     flags = "; Secure" if secure else ""
     return f"{NAME}={quote(user_id, safe='')}; Path={path}; HttpOnly; SameSite=Lax{flags}"

@@ -16,7 +16,7 @@ _WARNING = 60.0
 
 
 class Deadlines:
-    """When a session must end, or its client must be told something. Nothing here blocks."""
+    """When a session must end, or its client must be warned or pinged. Nothing blocks."""
 
     __slots__ = (
         *("_more_time", "authenticate_by", "expires_at", "idle_ping", "idle_ping_at", "warn_at"),
@@ -35,7 +35,7 @@ class Deadlines:
 
     @property
     def due(self) -> float:
-        """The first of them."""
+        """The next deadline."""
         return min(self.authenticate_by, self.warn_at, self.expires_at, self.idle_ping_at)
 
     def expect_identity(self, seconds: float) -> None:
@@ -47,7 +47,7 @@ class Deadlines:
         self._more_time = seconds
 
     def extend_for_identity(self) -> None:
-        """Give as much time again, once: the server was too busy to see what the client sent."""
+        """Extend the time to authenticate, once: the server was too busy to read the token."""
         self.authenticate_by = trio.current_time() + self._more_time
         self._more_time = 0.0
 

@@ -1,9 +1,9 @@
-"""Draining: hands over the sessions of a server that stops; a server that starts takes them over.
+"""Draining: hands over the sessions of a stopping server; a starting server adopts them.
 
-The other replicas are offered the sessions, and request them as if their clients had come. So the
-clients miss nothing. If there is no other replica, or all stop at once, sessions are parked in
-Redis for their grace period, and the first replica to come takes them. A session that nobody takes
-is removed when its grace period is over, and its rooms are told once.
+A stopping server offers its sessions to the other replicas, which request them as they would for a
+reconnected client. So clients miss nothing. If there is no other replica, or all stop at once,
+sessions are parked in Redis for their grace period, and the first replica to start takes them. A
+session that nobody takes is removed when its grace period is over, and its rooms are notified once.
 """
 
 from functools import partial
@@ -66,7 +66,10 @@ class Draining:
             self._others = await self._bus.others(max(_STOPPING, 2 * self._resuming.grace))
 
     async def leave(self, within: float) -> None:
-        """Hand all sessions over to other replicas. Those that remain have to be parked."""
+        """Hand all sessions over to other replicas, or as many as take at most `within` seconds.
+
+        Those that remain must be parked.
+        """
         await self.begin()
         if any(self._resuming.that_can_move()):
             with trio.move_on_after(within):
@@ -77,7 +80,7 @@ class Draining:
                 self._handover.park(session, room)
 
     def offer(self, offered: Offered) -> None:
-        """Offer one that is parked to another replica, if there is any. Does not block."""
+        """Offer a parked session to another replica, if there is any. Does not block."""
         if self._others:
             self._others.append(self._others.pop(0))
             self._bus.send(self._others[0], offered)
@@ -101,7 +104,7 @@ class Draining:
         return self._resuming.with_tag(session[0]) is not None
 
     async def settle(self) -> None:
-        """Wait until other replicas have what was offered to them just now."""
+        """Wait until other replicas have taken the sessions that were offered last."""
         handover = self._handover
         while handover.departures or (self._others and handover.parked):  # noqa: ASYNC110  soon over
             await trio.sleep(_POLLING)

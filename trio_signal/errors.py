@@ -69,7 +69,7 @@ class SdpError(TrioSignalError):
 
 
 class NotPublishedError(TrioSignalError):
-    """A broadcast by WHIP is refused, by the room or the media server; the text is for its client."""
+    """The room or the media server refuses a broadcast by WHIP; the text is for its client."""
 
     def __init__(self, text: str, refusal: Refusal | None = None) -> None:
         """`refusal` is the room's reason, if the room refused."""

@@ -15,8 +15,8 @@ from typing import NamedTuple
 from trio_signal.config import Settings
 from trio_signal.turn import HostedTurn
 
-#: What stands in a TURN username as it is. The name goes over the network in the clear and is
-#: prepared by rules of its own (RFC 8265) where it is not ASCII, so all else becomes a hash.
+#: User ids that a TURN username contains unchanged; all others are hashed. The name is sent in
+#: the clear, and names that are not ASCII are normalized by rules of their own (RFC 8265).
 _PLAIN = re.compile(r"[A-Za-z0-9._@-]{1,128}")
 
 

@@ -62,7 +62,7 @@ def secret_key(secret: str) -> Key:
     try:
         _ALGORITHMS["HS256"].prepare_key(material)
     except jwt.InvalidKeyError:
-        raise ValueError("must be a secret; this is a public key, which everybody knows") from None
+        raise ValueError("must be a secret; this is a public key") from None
     return Key("HS256", material)
 
 
@@ -105,7 +105,7 @@ async def check_key_set(url: str) -> str | None:
 
 
 class KeySet:
-    """The keys at a URL. The caller runs `run`; without it nothing is read."""
+    """The keys at a URL. Nothing is read unless the caller runs `run`."""
 
     def __init__(self, url: str) -> None:
         """Start without keys."""
@@ -139,7 +139,7 @@ class KeySet:
     async def run(self) -> None:
         """Refresh the keys until cancelled. If the URL does not answer, the old ones stay."""
         reachable = True
-        # Made only once, because it loads all trusted certificates.
+        # The client is made only once, because it loads all trusted certificates.
         async with httpx.AsyncClient(timeout=None) as client:  # noqa: S113  _read has a deadline
             while True:
                 problem = await self._refresh(client)
@@ -183,7 +183,7 @@ async def _fetch(client: httpx.AsyncClient, url: str) -> bytes:
     async with client.stream("GET", url) as response:
         response.raise_for_status()
         body = b""
-        # Read it to the end, or httpx leaves generators behind. The deadline bounds that.
+        # Read to the end, or httpx leaves generators behind. The deadline limits that.
         async for chunk in response.aiter_bytes():
             if len(body) <= MAX_KEY_SET:
                 body += chunk

@@ -1,6 +1,7 @@
-"""One port: the first request head of a connection decides whether it is a WebSocket or HTTP.
+"""Listener: serves WebSockets and HTTP on one port.
 
-The head is peeked at, not read. So HTTP gets its stream untouched, and nothing has to be replayed.
+The first request head of a connection decides which of the two it is. The head is only peeked at,
+so the HTTP server can read the stream from its start.
 """
 
 import errno
@@ -45,23 +46,23 @@ logger = logging.getLogger(__name__)
 #: Maximum seconds for a connection's first request head, and its maximum size in bytes.
 HEAD_TIMEOUT = 10.0
 MAX_HEAD = 16384
-#: Seconds after which to look again at a socket that is readable but has nothing new.
+#: Seconds before another look at a socket that is readable but has no new bytes.
 _PAUSE = 0.5
 #: Seconds in which a refused client must read its answer.
 _REFUSAL_TIMEOUT = 2.0
-#: How many refused clients may take that long; if there are more, some lose the answer.
+#: Maximum refused clients that may take that long; beyond it, some lose their answer.
 _MAX_REFUSALS = 500
-#: How many heads are read in one round of the event loop: peers wait for at most these.
+#: Maximum heads that are read in one round of the event loop, so that peers do not wait long.
 _HEADS_AT_ONCE = 8
-#: Errors of `accept` that are the new connection's, as accept(2) has them, and the firewall's.
+#: Errors of `accept` that concern only the new connection (see accept(2)), or the firewall.
 _NOT_OURS = {
     *(errno.ECONNABORTED, errno.ENETDOWN, errno.EPROTO, errno.ENOPROTOOPT, errno.EHOSTDOWN),
     *(errno.EHOSTUNREACH, errno.EOPNOTSUPP, errno.ENETUNREACH, errno.EPERM),
 }
-#: Errors of a machine that has no room for another connection, and seconds to wait then.
+#: Errors of a machine without resources for another connection, and seconds to wait then.
 _PASSING = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _RECOVERY = 0.1
-#: Seconds between two lines of the log about that.
+#: Minimum seconds between two log entries about that.
 _LOG_INTERVAL = 60.0
 _FORWARDED = re.compile(rb"^X-Forwarded-For:(.*)$", re.IGNORECASE | re.MULTILINE)
 
@@ -76,7 +77,7 @@ class Listener:
         auth: Auth,
         limits: Limits,
     ) -> None:
-        """Take what the connections need."""
+        """Take the parts that connections use."""
         self._service = service
         self._http = http
         self._auth = auth
@@ -98,10 +99,8 @@ class Listener:
     ) -> NoReturn:
         """Serve all connections, in tasks of `connections`, until cancelled. Closes `listening`.
 
-        With `tls`, clients must use TLS.
-
-        It does not use `trio.serve_listeners`: its streams cost a connection more than its
-        handshake, and a WebSocket has no use for them.
+        With `tls`, clients must use TLS. This does not use `trio.serve_listeners`, because its
+        streams cost more than the handshake, and a WebSocket does not need them.
         """
         with listening:
             listening.setblocking(False)
@@ -118,7 +117,7 @@ class Listener:
                     await self._shortages.let_pass(error)
 
     async def serve(self, sock: socket.socket, peer: str) -> None:
-        """Serve one connection until it ends, and close it; raises no errors of its own.
+        """Serve one connection until it ends, and close it. Errors are logged, not raised.
 
         `peer` is its address.
         """
@@ -172,7 +171,7 @@ class Listener:
             if is_upgrade(head):
                 return sock.recv(len(head))
         except OSError:
-            return None  # it was gone before anybody knew its address
+            return None  # the client has already gone
         stream = trio.SocketStream(trio.socket.from_stdlib_socket(sock))
         return await self._http.serve_connection(stream, peer)
 
@@ -188,8 +187,8 @@ class Listener:
     async def _upgrade(self, sock: socket.socket, received: bytes, peer: str) -> Connection | bytes:
         """Open a WebSocket; return the answer that refuses it if it is refused.
 
-        `received` may go on after the request's head. Raises RequestRefusedError. Blocks only for a
-        client whose address is refused, while a key set is asked.
+        `received` may contain more than the request's head. Raises RequestRefusedError. Blocks only
+        on a key set, for a client whose address is refused.
         """
         head, blank_line, early = received.partition(b"\r\n\r\n")
         forwarded = [value.decode("latin-1") for value in _FORWARDED.findall(head)]
@@ -199,7 +198,7 @@ class Listener:
         handshake = Handshake(head + blank_line)
         request = handshake.request
         if request is not None:
-            # Before it is counted: any site can make its visitors' browsers try.
+            # Before it is counted, because any site can make its visitors' browsers try.
             self._check_host(request)
             self._check_origin(request)
         with ExitStack() as unless_opened:
@@ -242,8 +241,8 @@ class Listener:
     async def _check_failures(self, address: str, dialect: Dialect, token: str | None) -> None:
         """Raise RequestRefusedError for an address that failed to authenticate too often.
 
-        It spares clients with a valid token. If the token comes only with the first message, the
-        decision is made there.
+        Clients with a valid token are exempt. If the token comes with the first message, it is
+        checked there.
         """
         try:
             self._limits.check_failures(address, trio.current_time())
@@ -274,9 +273,9 @@ class Listener:
             raise _refusal(HTTPStatus.FORBIDDEN, Reason.ORIGIN, text)
 
     def _cookie(self, request: Head, dialect: Dialect) -> str | None:
-        """The cookie that tells the dialect's HTTP calls who this is, if there is no token.
+        """The cookie that identifies the user in the dialect's HTTP calls, if there is no token.
 
-        Pages of other sites cannot set it, so they cannot change a browser's identity.
+        Pages of other sites get none, so they cannot change a browser's identity.
         """
         settings = self._settings
         if dialect.cookie_path is None or settings.wants_tokens:
@@ -291,7 +290,8 @@ class Listener:
     async def _refuse(self, sock: socket.socket, answer: bytes) -> None:
         """Send an answer, and end the connection so that the answer arrives.
 
-        In a flood of refused clients it ends at once: they must not cost more than accepted ones.
+        In a flood of refused clients the connection ends at once: they must not cost more than
+        accepted ones.
         """
         self._refusals += 1
         try:
@@ -309,14 +309,14 @@ class Listener:
 
 
 class _Shortages:
-    """Logs at most once a minute that the machine has no room for another connection."""
+    """Logs, at most once a minute, that the machine lacks resources for another connection."""
 
     def __init__(self) -> None:
         self._log_at = float("-inf")
         self._count = 0
 
     async def let_pass(self, error: OSError) -> None:
-        """Continue after an error of `accept` that concerns one connection, or will pass."""
+        """Handle an error of `accept` that concerns one connection, or is temporary."""
         if error.errno in _NOT_OURS:
             await trio.lowlevel.checkpoint()
         elif error.errno in _PASSING:
@@ -336,7 +336,7 @@ class _Shortages:
 
 
 def _peek(sock: socket.socket) -> bytes:
-    """Peek at the bytes that are there; nothing is consumed."""
+    """Peek at the available bytes."""
     try:
         return sock.recv(MAX_HEAD + 1, socket.MSG_PEEK)
     except BlockingIOError:
@@ -344,7 +344,7 @@ def _peek(sock: socket.socket) -> bytes:
 
 
 def _whole(begin: bytes) -> bytes | None:
-    """The head that these bytes start with, or too much of one; None if it is incomplete."""
+    """The head that these bytes begin with, or all of them if too long; None if incomplete."""
     end = begin.find(b"\r\n\r\n")
     if 0 <= end <= MAX_HEAD - 4:
         return begin[: end + 4]
@@ -370,16 +370,15 @@ async def peek_head(sock: socket.socket, turns: trio.Semaphore) -> bytes | None:
         if len(peeked) == len(before):
             if not peeked or _has_ended(sock.fileno()):
                 return None
-            # Woken for nothing, which would repeat: a peek stops before urgent data.
+            # Woken without new bytes, which would repeat: a peek stops before urgent data.
             await trio.sleep(_PAUSE)
         before = peeked
-        # Sleep until there is more, or until the end: the bytes already there would wake us at
-        # once.
+        # Sleep until there are more bytes, or the end: those already there would wake us at once.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, len(before) + 1)
 
 
 def _has_ended(fileno: int) -> bool:
-    """Whether the client will send no more. While bytes are unread, recv does not tell."""
+    """Whether the client has ended its stream; `recv` does not show that while bytes are unread."""
     poll = select.poll()
     poll.register(fileno, getattr(select, "POLLRDHUP", 0))
     return bool(poll.poll(0))
@@ -401,7 +400,7 @@ def _refusal(status: HTTPStatus, reason: Reason, text: str | None = None) -> Req
 
 
 def _answer(refusal: RequestRefusedError) -> bytes:
-    """The whole response; the texts are ours, and ASCII."""
+    """The whole response; its texts are ASCII."""
     status, body = refusal.status, f"{refusal}\n"
     wait = refusal.retry_after
     retry_after = f"Retry-After: {math.ceil(wait)}\r\n" if wait is not None else ""

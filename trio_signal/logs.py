@@ -1,4 +1,4 @@
-"""The format of the log: text for people, or JSON for machines."""
+"""Logs: text for people, or JSON for machines."""
 
 import logging
 import re
@@ -65,7 +65,7 @@ def make_formatter(settings: Settings) -> logging.Formatter:
 
 
 def list_names(names: Iterable[str]) -> list[str]:
-    """As many of these names as a line has room for, each shortened; an ellipsis for the others."""
+    """As many of these names as fit into a line, each shortened; then an ellipsis."""
     listed: list[str] = []
     size = 0
     for name in names:
@@ -96,14 +96,14 @@ def _renderers(settings: Settings) -> list[Processor]:
             colors=sys.stderr.isatty(),
             # Names and ids come from clients: they must not begin a new line.
             repr_native_str=True,
-            # Not the one that prints local variables: a password may be among them.
+            # Not the one that prints local variables, which may contain a password.
             exception_formatter=structlog.dev.plain_traceback,
         )
     ]
 
 
 def _render_json(_: object, __: str, fields: structlog.typing.EventDict) -> str:
-    """The same as structlog's renderer, in a third of its time: each connection logs."""
+    """Render as structlog does, in a third of the time: each connection logs."""
     line = msgspec.json.encode(fields, enc_hook=repr)
     if len(line) > MAX_LINE:
         # Each value is a text now. JSON writes some bytes as six: \u0000. Keys are short.

@@ -1,4 +1,4 @@
-"""Mailbox: signals on their way to names on other replicas, or to names that nobody has yet.
+"""Mailbox: signals for names on other replicas, or for names that nobody has claimed yet.
 
 No I/O: the time is an argument, in seconds of a clock that only goes forward. Everything kept is
 bounded, in total and for each name, and expires.
@@ -15,15 +15,15 @@ from trio_signal.bus.names import Holder, Letter
 
 #: Maximum seconds for which a signal waits, or is on its way.
 KEEP = 5.0
-#: Maximum that waits for one name, and for all names together, including signals on their way.
+#: Maximum letters, and bytes, for one name and for all names, including those on their way.
 MOST_LETTERS = 64
 MOST_BYTES = 256 * 1024
 MOST_IN_ALL = 16 * 2**20
-#: The same for a name that is being looked up, which takes a moment.
+#: The maximum for a name that is being looked up, which takes only a moment.
 _MOST_SOUGHT, _MOST_SOUGHT_BYTES = 1000, 2**20
 #: Approximate memory of a letter besides its payload and the name.
 _OVERHEAD = 800
-#: How many names are remembered with their replicas; and pairs whose sender was told recently.
+#: How many names are remembered with their replicas; and pairs whose sender was notified recently.
 MOST_NAMES = 20_000
 MOST_PAIRS = 10_000
 #: How many names are checked for one that can be forgotten, to make room for a new one.
@@ -72,7 +72,7 @@ class Mail:
         return [kept.letter for kept in posted]
 
     def is_absent(self, now: float) -> bool:
-        """Whether nobody is known to have the name. Goodbyes do not wait then."""
+        """Whether nobody is known to have the name. Then a `leave` does not wait for it."""
         return self.holder is None and not self.is_sought and now < self.absent_until
 
     def has_any_of(self, sender: str) -> bool:
@@ -98,7 +98,7 @@ class Mailbox:
         self._number = 0
         #: Bytes of all letters.
         self.size = 0
-        #: Hashes of pairs whose sender was told recently, and until when that counts.
+        #: Hashes of pairs whose sender was notified recently, and until when that counts.
         self._told: dict[int, float] = {}
 
     def __len__(self) -> int:
@@ -115,9 +115,9 @@ class Mailbox:
         return self._mail.get(name)
 
     def put(self, letter: Letter, now: float) -> Mail | None:
-        """Let a letter wait; None if there is no room, and its sender must be told.
+        """Keep a letter; return None if there is no room, and its sender must be notified.
 
-        If the sender of this pair was told just now, the rest of the same offer is dropped.
+        If the sender of this pair was notified just now, the rest of the same offer is dropped.
         """
         mail = self._mail.pop(letter.target, None) or Mail(letter.target)
         pair = hash((letter.sender, letter.target))
@@ -131,7 +131,7 @@ class Mailbox:
         if is_told or (is_farewell and is_absent) or not self._has_room(mail, size, is_absent):
             self._put_back(mail)
             if is_told or is_farewell or mail.has_any_of(letter.sender):
-                return mail  # it was told, or will be when those expire
+                return mail  # the sender was notified, or will be when those letters expire
             self._note_told(pair, now)
             return None
         self._make_room()
@@ -157,7 +157,7 @@ class Mailbox:
             self._mail[mail.name] = mail
 
     def _make_room(self) -> None:
-        """Forget a name without letters. Few names have some."""
+        """Forget a name without letters; most names have none."""
         if len(self._mail) < MOST_NAMES:
             return
         for name, mail in islice(self._mail.items(), _LOOKED_AT):
@@ -195,9 +195,9 @@ class Mailbox:
         return letters
 
     def drop_unkept(self, mail: Mail) -> list[str]:
-        """Drop letters that must not wait for a name that nobody has; return the senders to tell.
+        """Drop letters that must not wait for a name that nobody has; return the senders to notify.
 
-        Those are goodbyes, and what exceeds the limits.
+        Those are `leave`, and letters beyond the limits.
         """
         for number in [n for n, kept in mail.waiting.items() if kept.letter.kind == "leave"]:
             self.remove(number)
@@ -210,7 +210,7 @@ class Mailbox:
         return [sender for sender in senders if sender not in left]
 
     def expire(self, now: float) -> list[tuple[str, str]]:
-        """Drop expired letters; return the pairs whose sender must be told, each once."""
+        """Drop expired letters; return the pairs whose sender must be notified, each once."""
         pairs: dict[tuple[str, str], None] = {}
         for number, mail in list(self._old(now - KEEP)):
             kept = mail.waiting.get(number) or mail.sent.get(number)

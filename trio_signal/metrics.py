@@ -1,7 +1,7 @@
-"""Metrics that are counted when something happens; all others are read when they are requested.
+"""Metrics: counters of this server. Other values are read when metrics are requested.
 
-Plain ints in dictionaries that are made in advance: a message costs one addition here, and the
-Prometheus format is made when it is requested.
+The counters are plain ints in dictionaries that are made in advance, so a message costs one
+addition.
 """
 
 from bisect import bisect_left
@@ -68,10 +68,9 @@ class Metrics:
             **dict.fromkeys(map(int, CloseCode), 0),
             **{NO_CODE: 0, BROKEN_OFF: 0, OTHER: 0},
         }
-        #: Sessions that were resumed, why others could not, and the messages that they
-        #: got again.
+        #: Sessions that were resumed, the messages that they got again, and failures by reason.
         self.resumed = self.replayed = 0
-        #: Sessions that came from other replicas, that went there, and that were parked for one.
+        #: Sessions that arrived from other replicas, moved there, and were parked for one.
         self.moved: dict[str, int] = dict.fromkeys(("here", "away", "parked"), 0)
         self.not_resumed = dict.fromkeys(NotResumedReason, 0)
         #: By dialect, the messages from clients, by type.
@@ -86,7 +85,7 @@ class Metrics:
         #: How many peers of this replica received the same encoded event.
         self.fan_out: Final = Histogram(_PEERS)
         self.loop_lag: Final = Histogram()
-        #: What browser clients reported of their calls: see `ReportQuality`.
+        #: Call quality, as browser clients report it; see `ReportQuality`.
         self.calls: dict[str, int] = dict.fromkeys(
             ("checked", "silent", "connected", "relayed", "failed"), 0
         )
@@ -102,7 +101,7 @@ class Metrics:
         self.relay_setup: Final = {side: Histogram() for side in ("broadcast", "viewer")}
         #: The results of webhooks: an attempt that `failed` is repeated.
         self.webhooks: dict[str, int] = dict.fromkeys(("delivered", "failed", "dropped"), 0)
-        #: What became of attempts to get credentials from a hosted TURN service.
+        #: The results of requests for credentials from a hosted TURN service.
         self.turn_credentials: dict[str, int] = dict.fromkeys(("issued", "failed"), 0)
 
     def count_refused(self, reason: Reason | Refusal) -> None:

@@ -28,7 +28,7 @@ KICK_SECONDS = 60.0
 MAX_BAN = 365 * 86400.0
 #: Maximum characters of the reason that is sent.
 _MAX_REASON = 120
-#: Seconds in which the replicas must do what a backend asks for, and after which it is repeated.
+#: Seconds in which the replicas must carry out a backend's call, and after which it is repeated.
 CONFIRM = 3.0
 AGAIN = 1.0
 #: The sender of the server's messages.
@@ -41,7 +41,7 @@ class Moderation:
     def __init__(
         self, rooms: Rooms, membership: Membership, returning: Returning, bus: Bus
     ) -> None:
-        """Take the rooms of this replica, and the way to the others."""
+        """Take the rooms of this replica, and the bus to the others."""
         self._rooms = rooms
         self._membership = membership
         self._returning = returning
@@ -69,7 +69,7 @@ class Moderation:
         self._take_out(room.id, target, command.reason, command.ban_seconds, KICK_SECONDS)
 
     def lock(self, peer: Participant, room: LocalRoom, member: Member, command: Lock) -> None:
-        """Lock or unlock the room, and tell its peers."""
+        """Lock or unlock the room, and notify its peers."""
         if not _is_moderator(peer):
             peer.tell(Refused(command, Refusal.NOT_ALLOWED, utc_now()))
             return
@@ -86,9 +86,10 @@ class Moderation:
         ban_seconds: float | None,
         cause: LeaveCause = LeaveCause.KICKED,
     ) -> Member | None:
-        """Remove a peer from a room, and ban its user for so long; None if it is not there.
+        """Remove a peer from a room, and return its member; None if it is not there.
 
-        Without a ban, the room is told this `cause`.
+        With `ban_seconds`, its user is banned for so long. Otherwise the room gets `cause` as the
+        reason.
         """
         target = _find(await self._members(room_id), peer_id)
         if target is None:
@@ -105,7 +106,7 @@ class Moderation:
         return member
 
     async def empty(self, room_id: str, reason: str) -> int:
-        """Remove everybody from a room; returns how many."""
+        """Remove everybody from a room; return the number of removed peers."""
         there = {(m.peer_id, m.joined_at) for m in await self._members(room_id)}
 
         async def tell() -> None:
@@ -126,7 +127,7 @@ class Moderation:
         return len(there)
 
     async def set_lock(self, room_id: str, *, locked: bool) -> None:
-        """Lock or unlock a room, and tell its peers."""
+        """Lock or unlock a room, and notify its peers."""
 
         async def is_done() -> bool:
             return await self._bus.holds.is_locked(room_id) is locked
@@ -137,7 +138,7 @@ class Moderation:
         self._tell(RoomLocked(room_id, self._server, locked, utc_now()))
 
     async def say(self, room_id: str, data: Raw, to: str | None) -> int | None:
-        """Send a message to a room or a peer; returns how many get it, None if nobody does."""
+        """Send a message to a room or a peer; return the number of receivers, None if none."""
         members = await self._members(room_id)
         target = _find(members, to) if to is not None else None
         if not members or (to is not None and target is None):
@@ -161,7 +162,7 @@ class Moderation:
         is_done: Callable[[], Awaitable[bool]],
         again: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
-        """Do something, and wait until the directory confirms it; repeat it while it does not."""
+        """Call `do`, and wait until the directory confirms it; repeat it if it does not."""
         do()
         began = trio.current_time()
         repeat_at, pause = began + AGAIN, 0.005
@@ -196,7 +197,7 @@ class Moderation:
             cause = LeaveCause.BANNED
         seconds = unless_banned if ban_seconds is None else ban_seconds
         if seconds:
-            # This comes first: a removed peer may come back at once, on any replica.
+            # This comes first, because a removed peer may rejoin at once, on any replica.
             self._bus.holds.ban(room_id, target, min(seconds, MAX_BAN))
         kicked = Kicked(room_id, target, reason[:_MAX_REASON], cause)
         if target.replica == self._bus.replica:
@@ -204,7 +205,7 @@ class Moderation:
         else:
             self._bus.send(target.replica, kicked)
 
-    # On the replica whose peers they are; does not block
+    # On the replica of the peers; does not block
 
     def throw_out(self, kicked: Kicked) -> None:
         """Remove a peer of this replica from a room."""

@@ -25,13 +25,13 @@ def clean_name(text: str | None) -> str | None:
     shown = " ".join(text[: 16 * MAX_NAME].split())
     if not shown.isascii() or not shown.isprintable():
         shown = "".join(character for character in shown if _is_shown(character))
-        shown = " ".join(shown.split())  # there may have been spaces on both sides of one
+        shown = " ".join(shown.split())  # removed characters may leave two spaces
     shown = shown[:MAX_NAME].strip()
     return shown if shown.strip(_JOINERS) else None
 
 
 def clean_picture(url: str | None) -> str | None:
-    """A picture's address, unchanged; None if it is too long, since a part of it is useless."""
+    """A picture's address, unchanged; None if it is too long, because a part is useless."""
     return url if url is not None and len(url) <= MAX_PICTURE else None
 
 

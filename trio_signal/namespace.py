@@ -25,8 +25,8 @@ from trio_signal.messages.commands import Claim, Close, SignalName
 from trio_signal.messages.events import Claimed, NameSignalled, Refusal, Refused, Unreached
 from trio_signal.session import Session
 
-#: Seconds without a confirmation after which a letter is routed again; between two checks of what
-#: waits; and until what came is confirmed.
+#: Seconds without a confirmation after which a letter is routed again; between two checks of
+#: waiting letters; and until received letters are confirmed.
 GIVE_UP = 2.5
 LOOKING = 0.25
 CONFIRMING = 0.02
@@ -34,9 +34,9 @@ CONFIRMING = 0.02
 _ASK_AGAIN = 0.5
 #: Extra cost of a signal that waits, in tokens.
 _WAITING = 1 / 4
-#: With how many names a holder remembers to have exchanged signals.
+#: Maximum names that a holder is remembered to have exchanged signals with.
 MAX_MET = 1000
-#: Maximum letters of other replicas that are remembered, and that wait for a claim.
+#: Maximum letters from other replicas that are remembered, and that wait for a claim.
 MOST_DECIDED = 50_000
 MOST_PENDING = 1000
 _REPLACED = Close(CloseCode.REPLACED, "Replaced by a newer connection")
@@ -67,7 +67,7 @@ class _Holder:
 
 
 class Namespace:
-    """The names of this replica's clients. Only `claim` and `run` block."""
+    """The names that clients of this replica have claimed. Only `claim` and `run` block."""
 
     def __init__(self, bus: Bus, namespaces: Collection[str] = ()) -> None:
         """Start without names; clients claim names in these namespaces."""
@@ -90,12 +90,12 @@ class Namespace:
         """The number of names of this replica's clients."""
         return len(self._holders)
 
-    # Who has a name
+    # Claims
 
     async def claim(self, peer: Session, command: Claim) -> None:
-        """Claim a name for a peer, also from another peer with the same subject; tells the peer.
+        """Claim a name for a peer, also from another peer with the same subject.
 
-        Blocks while the directory is asked.
+        Sends the peer the result. Blocks on the directory.
         """
         identity, name = peer.identity, command.name
         if identity is None or peer in self._names:
@@ -112,7 +112,7 @@ class Namespace:
             except JoinRefusedError as error:
                 peer.tell(Refused(command, error.reason, utc_now()))
             except BaseException:
-                self._bus.names.release(name, claim, hold=True)  # perhaps it has it
+                self._bus.names.release(name, claim, hold=True)  # it may have registered it
                 self._end_claiming(name, pending)
                 raise
             else:
@@ -138,7 +138,7 @@ class Namespace:
             self._seek(mail)
 
     def _replace(self, name: str) -> None:
-        """Somebody else has the name now; its former holder here does not release it."""
+        """Close the former holder of a name here, who must not release it: another one has it."""
         replaced = self._holders.pop(name, None)
         if replaced is not None:
             del self._names[replaced.session]
@@ -154,7 +154,7 @@ class Namespace:
     # Signals
 
     def send(self, peer: Session, command: SignalName) -> None:
-        """Carry a signal to the holder of a name, now or soon, on any replica."""
+        """Deliver a signal to the holder of a name, now or soon, on any replica."""
         sender = self._names.get(peer)
         if sender is None:
             return  # it has released its name
@@ -189,7 +189,7 @@ class Namespace:
         holder.session.hear(NameSignalled(sender, target, said.kind, said.payload))
 
     def _post(self, letter: Letter, now: float) -> Mail | None:
-        """Send a letter, or let it wait; None if there is no room, and its sender must be told."""
+        """Send a letter, or keep it; None if there is no room, and its sender must be notified."""
         self._work.set()
         mail = self.mailbox.put(letter, now)
         if mail is None:
@@ -213,7 +213,7 @@ class Namespace:
             self._hear(holder, letter.sender, letter.target, letter)
 
     def _seek(self, mail: Mail) -> None:
-        """Find out who has the name; whoever claims it later is told that letters wait."""
+        """Look up the holder of a name; if there is none, a later claim is reported here."""
         mail.is_sought = True
         asked = self._bus.names.find(mail.name, mail.stale, self._found(mail))
         if not asked:
@@ -226,12 +226,12 @@ class Namespace:
             if mail.name in self._holders:
                 self._deliver_waiting(mail)
             elif mail.holder is not None or mail.name in self._claiming:
-                pass  # it has come meanwhile, or is about to
+                pass  # a peer here has claimed the name meanwhile, or is about to
             elif holder is None:
                 mail.absent_until = now + (KEEP if known else _ASK_AGAIN)
                 self._drop_unkept(mail)
             elif holder.replica == self._bus.replica:
-                mail.stale = holder.claim  # it has just been released
+                mail.stale = holder.claim  # it was released just now
                 self._seek(mail)
             else:
                 mail.holder = holder
@@ -250,10 +250,10 @@ class Namespace:
             self.unreached += 1
             holder.session.tell(Unreached(target))
 
-    # What other replicas tell
+    # Messages from other replicas
 
     def take(self, told: Letter | Receipt | NameClaimed) -> None:
-        """Handle a message of another replica."""
+        """Process a message from another replica. Does not block."""
         match told:
             case Letter():
                 self._take_letter(told)
@@ -316,7 +316,7 @@ class Namespace:
     # Time
 
     async def run(self) -> NoReturn:
-        """Confirm letters, and tell senders whose signals found nobody, until cancelled."""
+        """Confirm letters, and notify senders of lost signals, until cancelled."""
         look_at = 0.0
         while True:
             await self._work.wait()
@@ -335,7 +335,7 @@ class Namespace:
             self._bus.send(origin, Receipt(tuple(delivered), tuple(absent)))
 
     def pass_time(self, now: float) -> None:
-        """Tell senders whose signals found nobody in time, and route unconfirmed letters again."""
+        """Notify senders of signals that expired, and route unconfirmed letters again."""
         for sender, target in self.mailbox.expire(now):
             self._tell_unreached(sender, target)
         for mail, claim in self.mailbox.unconfirmed(now - GIVE_UP):

@@ -14,20 +14,20 @@ from trio_signal.messages.events import Signalled
 #: Seconds for which candidates wait for an answer, and after it until it has been applied.
 ANSWER_WAIT = 3.0
 SETTLE = 0.1
-#: A viewer that answered before, or gave no answer for so long, may ignore offers, as it has a
-#: connection that has not failed. Candidates for another one keep Chromium's from failing, so they
-#: are dropped if no answer comes.
+#: A viewer that has answered before, or has not answered for so long, may ignore offers because its
+#: old connection has not failed yet. Candidates of a new offer would keep that connection alive in
+#: Chromium, so they are dropped if no answer comes.
 _IGNORED = 2.5
 IGNORED_WAIT = 30.0
 #: Seconds for which an offer without an answer is remembered.
 _MINDED = 60.0
 #: Seconds after an offer without an answer when another one is asked for.
 ASK_AFTER = (3.0, 6.0, 12.0, 24.0)
-#: How often that series is repeated: the last offer that was asked for starts it again.
+#: How often that series is repeated: the last requested offer starts it again.
 ROUNDS = 2
-#: An offer that comes so soon after it was asked for is the one that was asked for.
+#: Seconds after a request in which an offer counts as the requested one.
 _PROVOKED = 3.0
-#: Maximum that waits for one client. Beyond it, everything that waits is sent at once.
+#: Maximum signals, and bytes, that wait for one client. Beyond it, all of them are sent at once.
 MAX_HELD = 256
 MAX_HELD_BYTES = 1 << 16
 #: Memory of a candidate besides its text.
@@ -36,7 +36,7 @@ NEVER = float("inf")
 
 
 class Unanswered(NamedTuple):
-    """An offer to this peer is still without an answer."""
+    """A peer that has not answered an offer."""
 
     room_id: str
     peer_id: str
@@ -56,15 +56,15 @@ class _Pair:
         self.held_until = NEVER
         #: When the unanswered offer came, and whether the client ignores offers.
         self.offered_at, self.ignores = -NEVER, False
-        #: When the series of unanswered offers began, and how many offers were asked for in it.
+        #: When the series of unanswered offers began, and how many offers were requested in it.
         self.began, self.asked, self.rounds = 0.0, 0, 0
-        #: When an offer was last asked for, and when the next one is due.
+        #: When an offer was last requested, and when the next request is due.
         self.asked_at, self.ask_at = -NEVER, NEVER
 
     def was_offered(self, now: float, *, before: bool) -> float:
         """Note an offer to the client; returns until when its candidates are held back.
 
-        `before`: the client has answered an offer of anybody in this room before.
+        `before` says whether the client has answered any offer in this room before.
         """
         self.ignores |= before or _IGNORED <= now - self.offered_at < _MINDED
         self.offered_at = now
@@ -75,14 +75,14 @@ class _Pair:
         if now - self.asked_at > _PROVOKED:
             self.rounds = 0
         elif self.asked < len(ASK_AFTER):
-            return  # it was asked for, so the series continues
+            return  # the offer was requested, so the series continues
         self.asked_at = -NEVER
         self.began, self.asked = now, 0
         self.rounds += 1
         self.ask_at = now + ASK_AFTER[0] if self.rounds <= ROUNDS else NEVER
 
     def ask(self, now: float) -> None:
-        """Note that another offer is asked for."""
+        """Note that another offer is requested."""
         self.asked += 1
         self.asked_at = now
         more = self.asked < len(ASK_AFTER)
@@ -105,7 +105,7 @@ class _Pair:
 class Negotiations:
     """The negotiations of one client, which is the broadcaster or a viewer.
 
-    What it returns to be sent is in the order in which it came from each counterpart.
+    Signals from each counterpart are returned in the order in which they came.
     """
 
     __slots__ = ("_answered", "_held", "_held_bytes", "_pairs", "due")
@@ -120,7 +120,7 @@ class Negotiations:
         self.due = NEVER
 
     def hear(self, signal: Signalled, now: float) -> list[Signalled]:
-        """A counterpart's signal for this client: returns the signals to send to the client now."""
+        """Process a counterpart's signal for the client; return the signals to send to it now."""
         key = Unanswered(signal.room_id, signal.sender.peer_id)
         match signal.kind:
             case "offer":
@@ -141,7 +141,7 @@ class Negotiations:
         return [signal]
 
     def say(self, signal: Signalled, now: float) -> list[Signalled]:
-        """The client sent an offer or answer: returns the signals to send to it now."""
+        """Process an offer or answer of the client; return the signals to send to it now."""
         if signal.target is None:
             return []
         key = Unanswered(signal.room_id, signal.target.peer_id)
@@ -157,7 +157,7 @@ class Negotiations:
         return []
 
     def take_due(self, now: float) -> tuple[list[Signalled], list[Unanswered]]:
-        """The signals that have waited long enough, and the offers to ask for again."""
+        """The signals that have waited long enough, and the peers that need another offer."""
         signals: list[Signalled] = []
         unanswered: list[Unanswered] = []
         for key, pair in list(self._pairs.items()):
@@ -180,7 +180,7 @@ class Negotiations:
 
     def _dues(self) -> Iterator[float]:
         for pair in self._pairs.values():
-            # A negotiation that waits for nothing is checked again, so that it is forgotten.
+            # A negotiation that waits for nothing is checked once more, and then forgotten.
             yield pair.due if pair.due != NEVER else pair.minded_until + 1
 
     def _pair(self, key: Unanswered) -> _Pair:

@@ -1,4 +1,4 @@
-"""Online: which users are connected, and where they are on a map, on all replicas.
+"""Online: the connected users of all replicas, and their places on a map.
 
 Each replica tells the others about its users: at most once a second, when something changed, and
 again after some seconds. So lost messages are repaired without requests, a connection costs no
@@ -33,7 +33,7 @@ from trio_signal.websocket import text_frame
 #: Maximum users in one answer, and near somebody.
 MAX_SHOWN = 500
 MAX_NEARBY = 100
-#: Maximum users that one replica announces, and how many in a second; and maximum replicas.
+#: Maximum users that one replica announces, in total and per second; and maximum replicas.
 MAX_TOLD = 10_000
 TOLD_PER_SECOND = 2_000
 MAX_REPLICAS = 256
@@ -106,7 +106,7 @@ class _Map:
         return place[0] if place is not None else None
 
     def near(self, user_id: str, location: Location, rooms: Rooms) -> Iterator[str]:
-        """Users that are near and may be known; only so many are checked."""
+        """Users that are near and that this one may see; at most `_LOOKED_AT` are checked."""
         column, row = _square(location)
         squares = ((column + i, row + j) for i in (0, -1, 1) for j in (0, -1, 1))
         around = (other for square in squares for other in self._squares.get(square, ()))
@@ -145,7 +145,7 @@ class Online:
     # Connections of this replica
 
     def add(self, peer: Session) -> None:
-        """Add a peer: it learns about other users, and they about its user. Does not block."""
+        """Add a peer, and show its user and the others to each other. Does not block."""
         identity = peer.identity
         if identity is None:
             return
@@ -176,7 +176,7 @@ class Online:
         self._change()
 
     def move(self, peer: Session, command: Move) -> None:
-        """Note a user's place, tell it who is near, and tell the others. Does not block."""
+        """Note a user's place, send it the users near, and notify these. Does not block."""
         identity = peer.identity
         user = self._users.get(identity.user_id) if identity is not None else None
         if identity is None or user is None:
@@ -194,7 +194,7 @@ class Online:
             self._wake(now + _TICK)
         self._change()
 
-    # What is told
+    # Announcements
 
     def _tell_place(self, user_id: str, user: _Local, now: float) -> None:
         self._moving.pop(user_id, None)
@@ -204,13 +204,13 @@ class Online:
             moved = Moved(user_id, user.username, user.rooms, place.x, place.y, utc_now())
             self._bus.broadcast(moved)
             elsewhere = sum(section.connections for section in self._sections.values())
-            # Whichever of its connections sent it: they belong to one user.
+            # Any of its connections pays: they belong to one user.
             next(iter(user.peers)).owes += self._tell_here(moved) + elsewhere * DELIVERY
 
     def _tell_here(self, moved: Moved) -> float:
-        """Tell the peers here about a place, except the user's own; returns the cost in tokens.
+        """Send a place to the peers here, except the user's own; return the cost in tokens.
 
-        It is encoded once for each dialect.
+        Each dialect encodes it once.
         """
         cost = 0.0
         frames: dict[type[Dialect], list[bytes]] = {}
@@ -249,10 +249,10 @@ class Online:
         replica = self._bus.replica
         self._bus.broadcast(OnlineHere(replica, len(self._group_of), tuple(grants), tuple(users)))
 
-    # What other replicas tell
+    # Messages from other replicas
 
     def take(self, told: Moved | OnlineHere) -> None:
-        """Handle an announcement of another replica. Does not block."""
+        """Process an announcement of another replica. Does not block."""
         if isinstance(told, OnlineHere):
             self._take_section(told)
             return
@@ -267,7 +267,7 @@ class Online:
         if old is None:
             if len(self._sections) >= MAX_REPLICAS:
                 return
-            if self._users:  # it does not know them yet
+            if self._users:  # a new replica does not know them yet
                 self._changed, self._told = True, -math.inf
                 self._wake(trio.current_time())
         users = {
@@ -292,14 +292,14 @@ class Online:
                 self._map.remove(user_id)
 
     def _is_placed(self, user_id: str) -> bool:
-        """Whether a connection of this replica told the user's place."""
+        """Whether a connection of this replica has sent the user's place."""
         user = self._users.get(user_id)
         return user is not None and user.location is not None
 
     # Answers
 
     def users_for(self, rooms: Rooms) -> bytes:
-        """The users that somebody with these grants may know of, as JSON; cached for a second."""
+        """The users that a user with these grants may see, as JSON; cached for a second."""
         now = trio.current_time()
         good_until, answer = self._answers.get(rooms, (0.0, b""))
         if now >= good_until:
@@ -365,7 +365,7 @@ class Online:
 
     @property
     def _pause(self) -> float:
-        """Seconds between two announcements of changes: with many users it is longer."""
+        """Seconds between two announcements of changes; longer with many users."""
         return max(TELL_AFTER, min(len(self._users), MAX_TOLD) / TOLD_PER_SECOND)
 
     def _next(self) -> float:

@@ -24,9 +24,9 @@ _BATCH = 64
 class Flusher(trio.abc.Instrument):
     """Sends what is put into outboxes, once in each round of the event loop.
 
-    So everything that a client is told in one round takes one system call. The more there is to do,
-    the longer a round is, and the less each frame costs. It is an instrument of Trio's: a task
-    would run one round later.
+    So all frames for a client in one round take one system call. The busier the server, the longer
+    a round, and the less each frame costs. The flusher is a Trio instrument, because a task would
+    run one round later.
     """
 
     def __init__(self) -> None:
@@ -35,7 +35,7 @@ class Flusher(trio.abc.Instrument):
         self._late: list[Outbox] = []
 
     def call(self, outbox: "Outbox") -> None:
-        """Let an outbox be emptied in this round; does not block."""
+        """Empty an outbox at the end of this round; does not block."""
         (self._late if outbox.is_late else self._called).append(outbox)
 
     async def run(self) -> NoReturn:
@@ -48,14 +48,14 @@ class Flusher(trio.abc.Instrument):
             trio.lowlevel.remove_instrument(self)
 
     def before_io_wait(self, timeout: float) -> None:
-        """All tasks have run; called by Trio before it waits."""
+        """Empty the outboxes, after all tasks have run; called by Trio before it waits."""
         if not (self._called or self._late):
             return
         has_woken = self._deliver(self._called, BUDGET)
         if self._late:
             has_woken |= self._deliver(self._late, LATE_BUDGET)
         if has_woken or self._called or self._late:
-            # Trio knows by now how long it waits.
+            # A task was woken, but Trio has already decided how long it waits.
             self._token.run_sync_soon(_begin_another_round, idempotent=True)
 
     def deliver(self) -> None:
@@ -64,7 +64,7 @@ class Flusher(trio.abc.Instrument):
         self._deliver(self._late, float("inf"))
 
     def _deliver(self, called: "list[Outbox]", seconds: float) -> bool:
-        """Empty outboxes for so many seconds at most; returns whether that woke a task."""
+        """Empty outboxes for at most `seconds`; return whether that woke a task."""
         until, emptied, has_woken = time.perf_counter() + seconds, 0, False
         for outbox in called:
             emptied += 1
@@ -120,21 +120,21 @@ class Outbox:
         #: A list, since it is nearly always empty: an empty deque has 700 bytes.
         self._waiting: list[bytes | memoryview] = []
         self._size = 0
-        #: The first waiting frame has been sent in part.
+        #: Whether the first waiting frame has been sent in part.
         self._torn = False
         self._broken = False
-        #: The socket did not accept everything; `flush` sends the rest.
+        #: Whether the socket has not accepted everything; `flush` sends the rest.
         self.behind = False
         self.overflowed = False
-        #: Another connection serves the client: nothing more is sent or read here.
+        #: Whether another connection serves the client: then nothing more is sent or read here.
         self.released = False
-        #: Its client is over its rate, and is served after the others.
+        #: Whether its client is over its rate, and is served after the others.
         self.is_late = False
 
     def put(self, frame: bytes) -> bool:
-        """Let the flusher send `frame`; does not block.
+        """Queue a frame for the flusher; does not block.
 
-        Returns False if it will not be sent: the outbox is full, or the socket is dead.
+        Returns False if the frame will not be sent: the outbox is full, or the socket is dead.
         """
         if self._broken or self.overflowed:
             return False
@@ -233,5 +233,5 @@ class Outbox:
 
     @property
     def size(self) -> int:
-        """How many bytes wait."""
+        """The number of bytes that wait."""
         return self._size

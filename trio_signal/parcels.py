@@ -8,7 +8,7 @@ from trio_signal.session import Session
 
 
 def pack(session: Session, sought: Sought, *, away: bool) -> Parcel | NotGiven:
-    """Pack what the next replica needs to continue the session; or the reason why it cannot."""
+    """The data that the next replica needs to continue the session, or why it cannot."""
     resumption, identity = session.resumption, session.identity
     frames = resumption.give() if resumption is not None else None
     if resumption is None or identity is None or frames is None or session.closed_with:
@@ -40,5 +40,5 @@ def unpack(session: Session, parcel: Parcel, grace: float) -> None:
         resumption.asked_at = parcel.at
         resumption.take(parcel.frames, parcel.confirmed)
         info = ServerInfo(session=SessionInfo(resumption.id, grace))
-        # From then on its dialect knows that its client is in; its greeting was already sent.
+        # Only to set the dialect's state: its greeting was sent at the first replica.
         list(session.dialect.authenticated(parcel.identity, info, utc_now()))

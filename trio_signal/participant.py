@@ -18,11 +18,11 @@ class Host(Protocol):
     """Where participants stay: a hub."""
 
     def arrive(self, participant: "Participant") -> None:
-        """Add a participant to those that are here."""
+        """Add a participant."""
         ...
 
     def depart(self, participant: "Participant") -> None:
-        """Remove a participant from all its rooms, and tell them."""
+        """Remove a participant from all its rooms, and notify them."""
         ...
 
 
@@ -71,7 +71,7 @@ class Stay:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """End the stay, and tell all rooms."""
+        """End the stay, and notify all rooms."""
         participant, self.participant = self.participant, None
         if participant is not None:
             participant.stay = None
@@ -99,13 +99,13 @@ class Participant(ABC):
         self.memberships: dict[str, str] = {}
         #: Its place among the connections, if its client needs one.
         self.lease: ConnectionLease | None = None
-        #: The reason why it ends; the first one counts.
+        #: Why it ends.
         self.closed_with: Close | None = None
         #: When it came, and when it last sent something, by Trio's clock.
         self.arrived = self.last_heard = trio.current_time()
         #: The cost of work that it caused and has not paid for yet, in tokens.
         self.owes = 0.0
-        #: The rooms of a lost session that it still has to join.
+        #: The rooms of a lost connection that it has not rejoined yet.
         self.to_rejoin: tuple[str, ...] = ()
         #: The rooms in which it was when it ended.
         self.left: tuple[str, ...] = ()
@@ -126,16 +126,16 @@ class Participant(ABC):
 
     @abstractmethod
     def close(self, close: Close) -> None:
-        """End; it then leaves its rooms."""
+        """End the participant, which then leaves its rooms. Later calls do nothing."""
 
     def rejoin(self, room_ids: tuple[str, ...] = ()) -> None:  # noqa: B027  most need not
         """Join these rooms, and those in which the user was when it lost another session."""
 
     def wake(self, at: float) -> None:  # noqa: B027  most do nothing by themselves
-        """Look after its negotiations at this time of Trio's clock."""
+        """Process its negotiations at this time of Trio's clock."""
 
     def end(self) -> None:  # noqa: B027  most have nothing to say then
-        """It has left all its rooms, and ends."""
+        """Clean up, after it has left all its rooms."""
 
     @property
     def is_away(self) -> bool:
@@ -154,15 +154,15 @@ class Participant(ABC):
 
     @property
     def waiting_bytes(self) -> int:
-        """How many bytes wait since its client does not read as fast as it is told."""
+        """The number of bytes that wait because its client reads too slowly."""
         return 0
 
     @property
     def dialect_name(self) -> str:
-        """What its client speaks; empty if it needs no words."""
+        """The name of its dialect; empty if it has none."""
         return ""
 
     @property
     def resumes(self) -> Resumes:
-        """What its client does not say by itself when it comes back; see `Dialect`."""
+        """What the server restores for its client after a restart; see `Dialect`."""
         return "nothing"

@@ -1,7 +1,7 @@
 """Private messages from one user to another, on any replica. Nothing is stored.
 
-A user with an inbox, which is an internal room of its own, is told there. The directory knows the
-replicas of an inbox. A user without one is told where it is in rooms, and all replicas are asked.
+A user's inbox is an internal room, whose replicas the directory knows. A user without an inbox gets
+messages through its peers in rooms; then the message is sent to all replicas.
 """
 
 from collections.abc import Mapping
@@ -53,8 +53,7 @@ class PrivateMessages:
     async def send(self, peer: Participant, identity: Identity, command: PrivateCommand) -> None:
         """Send a message to one user, on any replica: to its inboxes, else to its peers in rooms.
 
-        If the user is not connected, nothing happens. `peer` pays. Blocks while the directory is
-        asked.
+        If the user is not connected, nothing happens. `peer` pays. Blocks on the directory.
         """
         event = self._event(peer, identity, command)
         if isinstance(event, PrivateMessage) and event.sender_username == ANONYMOUS:
@@ -99,7 +98,7 @@ class PrivateMessages:
     def _sender(
         self, peer: Participant, identity: Identity, command: SendPrivate
     ) -> tuple[str, str | None]:
-        """The sender's name: in open mode the one it gives, else the one in its room or token."""
+        """The sender's name: in open mode the one it gives, else that in its room or token."""
         username, avatar_url = identity.username, identity.avatar_url
         for room_id, peer_id in peer.memberships.items():
             if not is_internal(room_id):

@@ -18,13 +18,16 @@ class Returning:
     """The connections whose rooms are kept for the user's next one. Nothing here blocks."""
 
     def __init__(self, bus: Bus, notes: Notes) -> None:
-        """Begin without any."""
+        """Start without connections."""
         self._bus = bus
         self._notes = notes
         self._peers: dict[str, set[Participant]] = {}
 
     async def rooms_to_rejoin(self, peer: Participant) -> tuple[str, ...]:
-        """The rooms that the user's last connection was in; from now on this one's are kept."""
+        """The rooms that the user's last connection was in; blocks on the notes.
+
+        From now on, the rooms of this connection are kept for the next one.
+        """
         if peer.identity is None:
             return ()
         user_id = peer.identity.user_id
@@ -36,9 +39,8 @@ class Returning:
     def depart(self, peer: Participant, room_ids: Sequence[str]) -> None:
         """Keep the rooms of an ended connection for the user's next one, which may already be here.
 
-        A client that changes networks is back long before its old connection is detected as dead. A
-        connection that came while the old one still received something is another tab, and gets
-        nothing.
+        A client that changes networks reconnects long before its old connection times out. But a
+        connection that came while the old one was still receiving is another tab, and gets nothing.
         """
         if not self._keeps(peer):
             return
@@ -48,7 +50,7 @@ class Returning:
         if not others:
             del self._peers[user_id]
         heard = wall_time(peer.last_heard)
-        # What the user did deliberately since then counts, on whichever connection.
+        # Rooms that the user has left since then, on any connection, are not restored.
         kept = [
             room_id
             for room_id in dict.fromkeys([*room_ids, *peer.to_rejoin])
@@ -70,7 +72,7 @@ class Returning:
         return None
 
     def keep_out(self, peer: Participant, room_id: str) -> None:
-        """The user left a room deliberately: losing older connections does not bring it back."""
+        """Note that the user left a room, so that a lost older connection does not restore it."""
         if self._keeps(peer):
             peer.to_rejoin = tuple(room for room in peer.to_rejoin if room != room_id)
             self._notes.keep_left(_user_of(peer), room_id, wall_time(trio.current_time()))

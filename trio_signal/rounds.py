@@ -20,8 +20,8 @@ BUDGET = 0.002
 LATE_BUDGET = 0.0008
 #: Seconds after which a waiting connection lets the next one run.
 TURN = 0.0003
-#: How many of them are woken in a round, at first and at most. Their time is not known in advance,
-#: so the number is doubled while the budget lasts, and halved when it did not.
+#: How many waiting connections are woken in a round, at first and at most. Their time is unknown,
+#: so the number is doubled while the budget lasts, and halved when it does not.
 _FEWEST, _MOST = 4, 1024
 
 
@@ -29,7 +29,7 @@ _Line = OrderedDict[trio.lowlevel.Task, None]
 
 
 class Rounds(trio.abc.Instrument):
-    """The budget of each round. It is an instrument of Trio's, so it knows when a round begins.
+    """The budget of each round. It is a Trio instrument, so it knows when a round begins.
 
     Without `run`, the budget is unlimited.
     """
@@ -39,12 +39,12 @@ class Rounds(trio.abc.Instrument):
         #: When the budget of this round is spent, by `time.perf_counter`.
         self.until = float("inf")
         self._late_until = float("inf")
-        #: Those who wait for their turn; and those who ask for too much, whose turn comes later.
+        #: The tasks that wait for a turn; and those over their rate, whose turn comes later.
         self.line: _Line = OrderedDict()
         self._behind: _Line = OrderedDict()
         self._at_once = _FEWEST
-        #: Those who were woken in this round, in the order of the lines; and who of them found
-        #: that the budget was spent, and wait again.
+        #: The tasks woken in this round, in the order of the lines; and those of them that wait
+        #: again because the budget was spent.
         self._woken: list[trio.lowlevel.Task] = []
         self._in_vain: dict[trio.lowlevel.Task, _Line] = {}
         self._rest = trio.lowlevel.ParkingLot()
@@ -110,7 +110,7 @@ class Rounds(trio.abc.Instrument):
         await trio.lowlevel.wait_task_rescheduled(leave)
 
     async def run(self) -> NoReturn:
-        """Cause another round while somebody waits for one, until cancelled."""
+        """Start another round as long as a task waits for one, until cancelled."""
         trio.lowlevel.add_instrument(self)
         try:
             while True:

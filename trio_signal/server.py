@@ -45,7 +45,7 @@ from trio_signal.web.unsent import Unsent
 from trio_signal.webhooks.spool import Spool
 from trio_signal.webhooks.webhooks import LocalWebhooks, SharedWebhooks
 
-#: The first five are for a site's own backend, which imports them from here.
+#: The first five are for a site's backend, which imports them from here.
 __all__ = [
     "AsyncServerApi",
     "Server",
@@ -61,17 +61,17 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 
-#: Seconds to tell the other replicas about the end; if Redis is gone, leases do it.
+#: Maximum seconds to notify the other replicas of the end. If Redis is gone, the lease expires.
 RETIRE_TIMEOUT = 1.0
-#: Seconds before it stops accepting, if there are other replicas.
+#: Default seconds before a stopping server stops accepting, if there are other replicas.
 _PAUSE = 3.0
 #: Seconds to wait at the start for credentials of a hosted TURN service.
 FIRST_CREDENTIALS = 2.0
 #: The fraction of the drain time in which all peers are closed.
 SPREAD = 0.6
-#: The fraction of it in which sessions are handed over to other replicas.
+#: The fraction of the drain time in which sessions are handed over to other replicas.
 HANDING_OVER = 0.4
-#: As many as the kernel allows, which is also Trio's default.
+#: The maximum of the kernel, which is also Trio's default.
 BACKLOG = 65535
 
 
@@ -85,7 +85,7 @@ class Server(NamedTuple):
 
 @asynccontextmanager
 async def open_bus(settings: Settings) -> AsyncIterator[tuple[Bus, Notes]]:
-    """The bus that the settings ask for, and its notes."""
+    """Open the bus that the settings ask for, and its notes."""
     replica = uuid4().hex
     if settings.redis_url is None:
         async with open_sql_notes(settings.database_url.get_secret_value()) as notes:
@@ -106,7 +106,7 @@ async def open_bus(settings: Settings) -> AsyncIterator[tuple[Bus, Notes]]:
 async def open_board(
     settings: Settings, bus: Bus, metrics: Metrics
 ) -> AsyncIterator[Announcements | None]:
-    """The announcements, if an enabled dialect uses them."""
+    """Open the announcements, if an enabled dialect uses them."""
     if not any(DIALECTS[name].announces for name in settings.dialects):
         yield None
     else:
@@ -122,7 +122,7 @@ async def open_board(
 async def open_webhooks(
     settings: Settings, bus: Bus, metrics: Metrics
 ) -> AsyncIterator[LocalWebhooks | SharedWebhooks | None]:
-    """The webhooks, if there are any. They can take events; the caller runs them."""
+    """Open the webhooks, if there are any; they accept events. The caller runs them."""
     if not settings.webhook_urls:
         yield None
         return
@@ -151,9 +151,9 @@ async def open_server(settings: Settings, sharing: Sharing | None = None) -> Asy
     With `sharing` it serves https, with the certificate of `sharing`.
 
     At the end of the block `/readyz` answers 503. After a pause the server stops accepting, closes
-    every peer with 1001, and tells the rooms, in at most `settings.drain` seconds. A cancellation
+    every peer with 1001, and notifies the rooms, within `settings.drain` seconds. A cancellation
     ends everything at once. Raises OSError if the port is not available, and ConfigError if Redis
-    refuses the server, or if the database is impossible.
+    refuses the server, or the database cannot be used.
     """
     limits, metrics, rounds = Limits(settings), Metrics(), Rounds()
     async with (
@@ -229,7 +229,7 @@ async def open_server(settings: Settings, sharing: Sharing | None = None) -> Asy
                             listener.accept, sock, connections, sharing and sharing.tls
                         )
                     yield Server(host, port, hub)
-                    # A load balancer sends clients here until it has checked `/readyz`.
+                    # Load balancers send clients here until they check `/readyz`.
                     hub.rooms.is_stopping = True
                     if hub.draining is not None:
                         await hub.draining.begin()
@@ -259,7 +259,7 @@ async def open_server(settings: Settings, sharing: Sharing | None = None) -> Asy
 
 
 def open_relays(hub: Hub, settings: Settings) -> Relays | None:
-    """What media servers do for a hub, if there are any; still to be run."""
+    """Set up a hub's media servers, if there are any. The caller runs the returned object."""
     nodes = nodes_of(settings)
     limits = RelayLimits(settings.relay_from, settings.max_viewers, settings.max_relay_viewers)
     return hub.relay_through(nodes, limits) if nodes else None
@@ -273,7 +273,7 @@ def pause_before_draining(settings: Settings) -> float:
 
 
 async def open_sockets(settings: Settings) -> list[socket.socket]:
-    """The listening sockets; workers share a port, and the kernel shares it out."""
+    """Open the listening sockets. Workers share a port, and the kernel distributes connections."""
     if settings.worker:
         sock = socket.socket(socket.AF_INET6 if ":" in settings.host else socket.AF_INET)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -285,6 +285,6 @@ async def open_sockets(settings: Settings) -> list[socket.socket]:
         listeners = await trio.open_tcp_listeners(settings.port, host=settings.host)
         sockets = [socket.socket(fileno=listener.socket.detach()) for listener in listeners]
     for sock in sockets:
-        # Those that it accepts inherit it: a small frame waits for no answer to the last one.
+        # Accepted sockets inherit it: small frames are sent without waiting for acknowledgements.
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return sockets

@@ -18,11 +18,10 @@ from trio_signal.tls import make_certificate, make_context
 
 #: An address that nobody has (RFC 5737): packets for it would go to the default router.
 _ELSEWHERE = ("192.0.2.1", 9)
-#: All addresses of the machine, and what else stands for them.
+#: The address that stands for all addresses of the machine.
 ANY = "0.0.0.0"  # noqa: S104
 _ALL = {ANY, "::"}
-#: White on black whatever the terminal's colours are: a code that is inverted cannot be scanned
-#: by every phone.
+#: White on black, whatever the terminal's colours: not every phone can scan an inverted code.
 _CODE_LINE = "  \x1b[97;40m{}\x1b[0m\n"
 
 
@@ -49,7 +48,7 @@ class Sharing(NamedTuple):
 def open_sharing(host: str) -> Sharing:
     """Make a certificate for this machine, which listens on `host`.
 
-    Raises ConfigError if it is in no network. Does not block, and nothing is left on the disk.
+    Raises ConfigError if the machine is in no network. Does not block, and leaves no files.
     """
     address = find_address() if host in _ALL else host
     now = datetime.datetime.now(datetime.UTC)

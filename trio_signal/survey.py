@@ -1,7 +1,6 @@
-"""Survey: asks the replicas for their health and their peers, when somebody wants to know.
+"""Survey: asks the replicas for their health and their peers, on request.
 
-None of this is in the directory: values that change often and are rarely read are not written
-there.
+These values change often and are rarely read, so the directory does not store them.
 """
 
 import socket
@@ -58,7 +57,7 @@ class Survey:
     def __init__(
         self, bus: Bus, rooms: Rooms, participants: Collection[Participant], metrics: Metrics
     ) -> None:
-        """Take its sources: `participants` are all those of this replica."""
+        """Take the sources; `participants` are those of this replica."""
         self._bus = bus
         self._rooms = rooms
         self._participants = participants
@@ -99,7 +98,7 @@ class Survey:
         replicas: Collection[str],
         room_id: str | None = None,
     ) -> list[StatesTold]:
-        """Ask, and collect answers until all have come, or for a while if none is known."""
+        """Ask, and collect answers until all replicas have answered, or `ANSWERING` is over."""
         if self._bus.statistics() is None or self._bus.degraded is not None:
             return []
         question = _Question(uuid4().hex, replicas)
@@ -112,7 +111,7 @@ class Survey:
         return question.answers
 
     def take(self, delivery: StatesAsked | StatesTold) -> None:
-        """Answer another replica's question, or take its answer. Does not block."""
+        """Answer another replica's question, or note its answer. Does not block."""
         if isinstance(delivery, StatesAsked):
             peers = () if delivery.room_id is None else tuple(self._peers(delivery.room_id))
             self._bus.send(delivery.replica, StatesTold(delivery.id, self._state(), peers))

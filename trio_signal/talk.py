@@ -19,7 +19,7 @@ from trio_signal.rooms import Rooms
 
 
 class Talk:
-    """Chat and profiles, by WebSocket and by HTTP. Nothing here blocks."""
+    """Chat and profiles, by WebSocket and HTTP. Nothing blocks."""
 
     def __init__(
         self,
@@ -29,7 +29,7 @@ class Talk:
         bus: Bus,
         notes: Notes,
     ) -> None:
-        """Take the rooms of this replica, and the way to the others."""
+        """Take the rooms of this replica, and the bus to the others."""
         self._rooms = rooms
         self._membership = membership
         self._private = private
@@ -83,7 +83,7 @@ class Talk:
         self._rooms.tell(peer, room, events)
 
     def call_as_it_says(self, peer: Participant, room_id: str) -> None:
-        """Call a peer's user what its client says now, if it is in the room as something else."""
+        """Give a peer's user the name and picture of its current identity, if they differ."""
         found, identity = self._rooms.find(peer, room_id), peer.identity
         if found is None or identity is None:
             return
@@ -105,8 +105,9 @@ class Talk:
         self._bus.broadcast(change)
 
     def change_user_here(self, change: UserChanged) -> None:
-        """The same for rooms here. In each room only the replica of the user's first peer does it,
-        so that the event is sent once.
+        """Change a user's name in rooms here, if this replica has the user's first peer in them.
+
+        So the event is sent once for each room.
         """
         for peer in self._private.reachable(change.user_id):
             for room_id, peer_id in list(peer.memberships.items()):

@@ -67,7 +67,7 @@ def _general_name(name: str) -> x509.GeneralName:
 
 
 def make_context(certificate: bytes, key: bytes) -> ssl.SSLContext:
-    """Make a server's TLS context. The certificate and its key are in a file only for a moment."""
+    """Make a server's TLS context. The key is written to a file, which is deleted at once."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     with tempfile.TemporaryDirectory() as folder:  # only we may read it
         path = Path(folder) / "certificate.pem"
@@ -145,7 +145,7 @@ async def _copy_in(client: trio.SSLStream[trio.SocketStream], plain: trio.Socket
             await plain.send_all(data)
         await plain.send_eof()
     except (trio.BrokenResourceError, trio.ClosedResourceError):
-        # The client is gone, or the task that serves it is.
+        # The client or the task that serves it has ended.
         with suppress(OSError):
             plain.socket.shutdown(socket.SHUT_RDWR)
 

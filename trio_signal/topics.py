@@ -119,7 +119,7 @@ class Topics:
         self._bus.topics.publish(published, partial(self._tell_published, peer, published))
 
     def _tell_published(self, publisher: Session, published: Published, subscribers: int) -> None:
-        """The other replicas were told: tell subscribers here, and charge the publisher."""
+        """Send a message to the subscribers here, and charge the publisher for all replicas."""
         each = cost_of_delivery(len(memoryview(published.content))) if subscribers else DELIVERY
         publisher.owes += max(subscribers, 1) * each
         self.tell(replace(published, subscribers=subscribers))

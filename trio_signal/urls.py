@@ -23,5 +23,5 @@ def _is_relay_url(url: str) -> bool:
     try:
         parts = urlsplit(url)
         return bool(_RELAY_URL.match(url) and parts.hostname) and parts.port != 0
-    except ValueError:  # no port, or no address in brackets
+    except ValueError:  # an invalid port, or no address in the brackets
         return False

@@ -24,13 +24,13 @@ from trio_signal.names import MAX_ID
 
 #: The minimum of OWASP's Password Storage Cheat Sheet. It takes 19 MiB and one core.
 _hasher = PasswordHasher(time_cost=2, memory_cost=19456, parallelism=1)
-#: A hash of the same cost that no password has, so that unknown users take as long as known ones.
+#: A hash of the same cost that matches no password: unknown users take as long as known ones.
 _NOBODY = f"$argon2id$v=19$m=19456,t=2,p=1${22 * 'A'}${43 * 'A'}"
-#: How many passwords are checked at a time, in total and for one address or name: so neither can
-#: take all places.
+#: How many passwords are checked at a time, in total, and for one address or name: none of these
+#: can take all places.
 _AT_A_TIME = 3
 _AT_A_TIME_EACH = 2
-#: How many may wait for that; each gets its turn within seconds.
+#: Maximum attempts that wait; each gets its turn within seconds.
 MAX_WAITING = 100
 
 #: Failures of a name before it must wait, and seconds of the first wait and of the longest.
@@ -76,7 +76,7 @@ def write_users(path: Path, users: dict[str, User]) -> None:
     """
     text = msgspec.json.format(msgspec.json.encode(_File(users)), indent=2)
     try:
-        # mkstemp makes it with 0600.
+        # mkstemp makes the file with mode 0600.
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         try:
             with open(handle, "wb") as file:  # noqa: PTH123  it is open already
@@ -128,7 +128,7 @@ class Login:
         self._check_wait(name)
         async with self._turns.take(address, user_id):
             self._check_wait(name)  # others may have failed meanwhile
-            # Counted before the result is known: two at once are two attempts.
+            # Count it before the result is known, so that two concurrent attempts count twice.
             self._failures.count(name, trio.current_time())
             user = await trio.to_thread.run_sync(
                 self._verify, user_id, password, limiter=self._limiter
@@ -159,7 +159,7 @@ class Login:
         return user if matches else None
 
     def _read(self) -> dict[str, User]:
-        """Read the current users. Two threads may do the same work, which does no harm."""
+        """Read the current users. Two threads may do so at once, which does no harm."""
         try:
             stat = self._path.stat()
             version: object = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
@@ -178,7 +178,7 @@ class _Waiter:
         self.address = address
         self.name = name
         self.decided = trio.Event()
-        #: Whether it is its turn; False if it will not get one.
+        #: Whether it has a turn; None while it waits, False if it was refused.
         self.has_turn: bool | None = None
 
     def decide(self, *, has_turn: bool) -> None:
@@ -189,13 +189,13 @@ class _Waiter:
 class Turns:
     """A queue that is fair to addresses: they take turns, however many wait at each.
 
-    No address and no name has all the places. If too many wait, the last one of the address
-    with the most is sent away, so who floods the queue fills it for nobody else.
+    No single address or name can have all places. If too many attempts wait, the last one of the
+    address with the most is refused, so a flood from one address does not affect the others.
     """
 
     def __init__(self) -> None:
-        """Begin with nobody."""
-        #: By address; the one whose last turn is longest ago comes first. None is empty.
+        """Start without attempts."""
+        #: By address; the one whose last turn is longest ago comes first. No queue is empty.
         self._queues: OrderedDict[str, deque[_Waiter]] = OrderedDict()
         #: The attempts whose passwords are being checked.
         self._running: list[_Waiter] = []
@@ -263,14 +263,14 @@ class _Failed(NamedTuple):
 
 
 class Failures:
-    """How often a login to each name failed in a row, and how long it has to wait for that.
+    """Consecutive failed logins for each name, and how long the next attempt must wait.
 
-    The wait doubles up to a bound: guessing is slowed down, and nobody is locked out for ever.
-    It makes no difference whether there is such a user. Time is given, in seconds.
+    The wait doubles up to a limit, so guessing is slowed down, and nobody is locked out for ever.
+    Names without a user are treated alike. Times are arguments, in seconds.
     """
 
     def __init__(self) -> None:
-        """Begin with nobody."""
+        """Start without failures."""
         self._names: OrderedDict[bytes, _Failed] = OrderedDict()
 
     def wait(self, name: str, now: float) -> float:
@@ -295,7 +295,7 @@ class Failures:
 
 
 def _digest(name: str) -> bytes:
-    """A digest of bounded length, since names that are tried may be long."""
+    """A digest of a name, because attempted names may be long."""
     return sha256(name.encode(errors="surrogatepass")).digest()
 
 

@@ -36,12 +36,11 @@ GRACE = 2.0
 async def open_workers(
     settings: Settings, hurry: trio.Event | None = None
 ) -> AsyncIterator[tuple[str, int]]:
-    """Keep `settings.workers` workers running while the block runs; gives their address.
+    """Keep `settings.workers` workers running while the block runs; yields their address.
 
-    Begins when all of them serve. Leaving the block stops them gracefully, and
-    takes the drain time and a little at most; `hurry` kills them before. Raises
-    OSError if the port or a process cannot be had, and WorkerError if a worker
-    does not come up at first.
+    The block begins when all workers serve. Leaving it stops them gracefully, and blocks for the
+    drain time and `GRACE` at most; `hurry` kills them earlier. Raises OSError if the port or a
+    process is not available, and WorkerError if a worker fails to start at first.
     """
     with _reserve(settings) as reserved:
         host, port, *_ = reserved.getsockname()
@@ -55,13 +54,13 @@ async def open_workers(
 
 
 def _reserve(settings: Settings) -> socket.socket:
-    """Bind the port without listening, so that a conflict is found here, once."""
+    """Bind the port without listening, so that a conflict is detected only once, here."""
     (family, *_, address), *_ = socket.getaddrinfo(
         settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
     )
     with socket.socket(family) as probe:
-        # One that does not share: other workers on this port would, and each get a part
-        # of the other's connections.
+        # Without sharing: workers of another server on this port would share it, and each server
+        # would get some of the other's connections.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         probe.bind(address)
     sock = socket.socket(family)
@@ -82,7 +81,7 @@ class _Worker:
         self._hurry = hurry
         self._command = [sys.executable, "-m", "trio_signal", "serve"]
         redis_url = settings.redis_url.get_secret_value() if settings.redis_url else ""
-        # Not on the command line: everybody can see that, and it may contain a password.
+        # Not on the command line, which everybody can see: settings may contain passwords.
         self._environment = os.environ | {
             "PORT": str(port),
             "REDIS_URL": redis_url,
@@ -102,7 +101,7 @@ class _Worker:
             began = trio.current_time()
             try:
                 await self._run(number, trio.TASK_STATUS_IGNORED)
-            except* OSError as errors:  # there may be no memory for another process at the moment
+            except* OSError as errors:  # for example, no memory for another process
                 logger.warning("cannot start worker %d: %s", number, errors.exceptions[0])
             except* WorkerError:
                 pass
