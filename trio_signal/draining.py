@@ -66,7 +66,7 @@ class Draining:
             self._others = await self._bus.others(max(_STOPPING, 2 * self._resuming.grace))
 
     async def leave(self, within: float) -> None:
-        """Hand all sessions over to other replicas, or as many as take at most `within` seconds.
+        """Hand sessions over to other replicas, for at most `within` seconds.
 
         Those that remain must be parked.
         """
