@@ -219,7 +219,7 @@ class Publishers:
             with publisher.scope:
                 publisher.answer = await publisher.ingest.offer(publisher.offer)
                 if refuses_some(publisher.answer):
-                    raise NotPublishedError("The media server does not take all that is offered")
+                    raise NotPublishedError("The media server does not accept everything that is offered")
                 await self.hub.join(
                     publisher, Join(publisher.room_id, publisher.id, broadcaster=True)
                 )
