@@ -219,7 +219,7 @@ class Publishers:
             with publisher.scope:
                 publisher.answer = await publisher.ingest.offer(publisher.offer)
                 if refuses_some(publisher.answer):
-                    raise NotPublishedError("The media server does not accept everything that is offered")
+                    raise NotPublishedError("The media server refuses some of the offered media")
                 await self.hub.join(
                     publisher, Join(publisher.room_id, publisher.id, broadcaster=True)
                 )
