@@ -1,6 +1,7 @@
 """Relayed broadcasts in the words of `live` and `room`: what differs from `stream`."""
 
 from contextlib import AsyncExitStack
+from typing import Any
 
 import pytest
 import trio
@@ -90,7 +91,11 @@ async def test_room(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def test_a_viewer_pays_for_each_leg_that_it_has_made() -> None:
     """A new offer of its own needs a new leg; a client that makes many has to wait."""
-    budget = {"messages_per_second": 1, "message_burst": 40, "message_burst_per_ip": 4000}
+    budget: dict[str, Any] = {
+        "messages_per_second": 1,
+        "message_burst": 40,
+        "message_burst_per_ip": 4000,
+    }
     async with (
         serve_relayed(relay_from=0, **budget) as (service, _),
         service.connect("/ws/r/ann") as ann,

@@ -152,7 +152,7 @@ async def test_how_many_may_watch_depends_on_the_media_server(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(nodes, "PATIENCE", 0.01)
-    caps = {"max_viewers": 1, "max_relay_viewers": 2}
+    caps: dict[str, Any] = {"max_viewers": 1, "max_relay_viewers": 2}
     async with (
         serve_relayed(**caps) as (service, (server,)),
         service.connect("/ws") as third,
