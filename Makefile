@@ -25,7 +25,7 @@ JOBS := 3
 # Each process that a test starts would compile all of ours anew: a third of its start.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: serve test quick thorough check format lint types docs site bench cluster soak faults floods fuzz fuzz-redis call12 lock audit packages check-pythons venv clean
+.PHONY: serve test quick thorough check format lint types docs site bench bench-relay cluster soak faults floods fuzz fuzz-redis call12 lock audit packages check-pythons venv clean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -83,6 +83,11 @@ site: docs
 bench: $(VENV)/.installed-bench
 	@tools/system-deps gcc redis-server
 	$(BIN)/python -m bench $(ARGS)
+
+# What a viewer costs that gets its media from Janus, beside a direct one: a minute or two.
+bench-relay: venv
+	@tools/system-deps janus
+	$(BIN)/python -m tests.relay.cost $(ARGS)
 
 # What floods cost those who mean well.
 floods: venv
