@@ -41,7 +41,7 @@ hypothesis_settings.load_profile("any machine")
 #: Tests that need a Janus, of which not every system has a package.
 NEED_JANUS = (
     "browser/test_relayed.py",
-    *("relay/test_janus.py", "relay/test_killed_replica.py", "relay/test_whip_janus.py"),
+    *("relay/test_janus.py", "relay/test_deaths.py", "relay/test_whip_janus.py"),
 )
 collect_ignore = [] if shutil.which("janus") else list(NEED_JANUS)
 

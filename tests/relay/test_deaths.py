@@ -1,4 +1,4 @@
-"""The replica of a relayed broadcaster is killed: real processes, and a real Janus."""
+"""A broadcaster's replica is killed, or its media server is silent: a real Janus, and aiortc."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from pathlib import Path
 import trio
 
 from tests.clients import PATIENCE, Client, Service
+from tests.conftest import serve_once
 from tests.janus import SECRET, Janus, run_janus
-from tests.relay.cast import STREAM, cast
+from tests.relay.cast import STREAM, cast, wait_ready
 from tests.relay.peers import Peer, Peers, run_peers
 from tests.replicas.processes import open_cluster
 
@@ -42,6 +43,36 @@ async def wait_for_handles(janus: Janus) -> None:
     with trio.fail_after(PATIENCE):
         while len(janus.handles()) != HANDLES:  # noqa: ASYNC110
             await trio.sleep(0.05)
+
+
+async def test_another_media_server_takes_over_from_one_that_is_silent(tmp_path: Path) -> None:
+    folders = [tmp_path / name for name in "ab"]
+    for folder in folders:
+        folder.mkdir()
+    with run_janus(folders[0]) as first, run_janus(folders[1]) as second, run_peers() as peers:
+        given = {
+            "relay_urls": f"{first.url},{second.url}",
+            "relay_token": SECRET,
+            "relay_from": "0",
+        }
+        async with (
+            serve_once(**given) as service,
+            service.connect("/ws") as viewer,
+            cast(service) as show,
+        ):
+            await wait_ready(service)
+            await viewer.send("join-stream", streamId=STREAM)
+            await publish(show.caster, peers)
+            await see(viewer, peers.new())
+            frozen, other = (first, second) if first.rooms() else (second, first)
+            frozen.freeze()
+            began = trio.current_time()
+            await publish(show.caster, peers)
+            await see(viewer, peers.new())
+            print(f"seconds until there were pictures again: {trio.current_time() - began:.1f}")
+            assert len(other.rooms()) == 1
+            told = {message["type"] for message in viewer.log}
+            assert told.isdisjoint({"broadcaster-disconnected", "stream-ended", "error"})
 
 
 async def test_a_viewer_elsewhere_sees_the_broadcaster_that_comes_back(tmp_path: Path) -> None:
