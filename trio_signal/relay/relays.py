@@ -304,10 +304,11 @@ class Relays:
                 del self._broadcasts[key]
                 broadcast.room.relayed.pop(broadcast.peer_id, None)
                 broadcast.end()
-        rooms = [room for room in map(self._rooms.get, ids) if room is not None and room.live]
-        for room in rooms:
-            self._cast_all(room, now)
-        self._viewers.look_at(ids, rooms, now, nursery)
+        for room_id in ids:
+            room = self._rooms.get(room_id)
+            if room is not None:
+                self._cast_all(room, now)
+            self._viewers.look_at(room_id, now, nursery)
 
     def _cast_all(self, room: LocalRoom, now: float) -> None:
         for member in room.live:

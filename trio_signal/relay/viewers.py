@@ -21,6 +21,17 @@ _OFFERING = 2.0
 Key = tuple[str, str, str]
 
 
+class _InRoom:
+    """The viewers of one room."""
+
+    def __init__(self) -> None:
+        self.legs: dict[Key, RelayedViewer] = {}
+        #: Viewers without a leg, and since when they are known.
+        self.newcomers: dict[Key, float] = {}
+        #: Viewers that have asked for an offer.
+        self.wants: set[Key] = set()
+
+
 class Viewers:
     """One leg for each relayed viewer. Nothing here blocks."""
 
@@ -34,75 +45,72 @@ class Viewers:
         self._parts = parts
         self._broadcasts = broadcasts
         self._ask_direct = ask_direct
-        self._legs: dict[Key, RelayedViewer] = {}
-        #: Viewers without a leg, and since when they are known.
-        self._newcomers: dict[Key, float] = {}
-        #: Viewers that have asked for an offer.
-        self._wants: set[Key] = set()
+        #: By room, so that a change in one costs nothing for the viewers in all others.
+        self._in: dict[str, _InRoom] = {}
 
     def get(self, key: Key) -> RelayedViewer | None:
         """The leg of a viewer, if it has one."""
-        return self._legs.get(key)
+        known = self._in.get(key[0])
+        return known.legs.get(key) if known is not None else None
 
     @property
-    def rooms(self) -> set[str]:
-        """The rooms of viewers with a leg, also rooms that were dropped."""
-        return {room_id for room_id, _, _ in self._legs}
+    def rooms(self) -> Iterable[str]:
+        """The rooms of viewers, also rooms that were dropped."""
+        return self._in
 
     def counts(self) -> Counter[str]:
         """How many viewers each node serves."""
-        return Counter(leg.route.node for leg in self._legs.values() if leg.is_up)
+        legs = (leg for known in self._in.values() for leg in known.legs.values())
+        return Counter(leg.route.node for leg in legs if leg.is_up)
 
     def clear(self) -> None:
         """Forget all viewers; their tasks have ended."""
-        self._legs.clear()
+        self._in.clear()
 
     def close(self, key: Key) -> None:
-        """Stop serving a viewer."""
-        self._legs.pop(key).close()
+        """Stop serving a viewer that has a leg."""
+        self._in[key[0]].legs.pop(key).close()
 
     def want(self, key: Key) -> None:
         """A viewer asks for an offer as soon as it is relayed."""
-        self._wants.add(key)
+        self._in.setdefault(key[0], _InRoom()).wants.add(key)
 
     def renew(self, room_id: str, viewer: str) -> None:
         """A viewer wants new offers."""
-        for (room, _, peer_id), leg in self._legs.items():
-            if room == room_id and peer_id == viewer:
+        known = self._in.get(room_id)
+        for key, leg in known.legs.items() if known is not None else ():
+            if key[2] == viewer:
                 leg.renew()
 
-    def look_at(
-        self,
-        ids: Collection[str],
-        rooms: Iterable[LocalRoom],
-        now: float,
-        nursery: trio.Nursery,
-    ) -> None:
-        """Start and stop legs as the routes in these rooms say; in other rooms nobody is live."""
-        wanted: dict[Key, Route] = {}
-        for room in rooms:
-            wanted.update(self._wanted(room, now))
-        for key, leg in list(self._legs.items()):
-            if key[0] in ids and not self._is_for(leg, wanted.get(key)):
+    def look_at(self, room_id: str, now: float, nursery: trio.Nursery) -> None:
+        """Start and stop legs as the routes in a room say."""
+        room = self._parts.rooms.get(room_id)
+        if room_id not in self._in and (room is None or not room.live):
+            return
+        known = self._in.setdefault(room_id, _InRoom())
+        wanted = dict(self._wanted(room, known, now)) if room is not None else {}
+        for key, leg in list(known.legs.items()):
+            if not self._is_for(leg, wanted.get(key)):
                 self.close(key)
         for key, route in wanted.items():
-            if key not in self._legs:
-                given = self._parts, self._parts.rooms[key[0]], key[1], key[2], route
-                leg = self._legs[key] = RelayedViewer(*given, self._ask_direct)
+            if room is not None and key not in known.legs:
+                leg = RelayedViewer(self._parts, room, key[1], key[2], route, self._ask_direct)
+                known.legs[key] = leg
                 nursery.start_soon(leg.run, name="relayed viewer")
-        for key in [key for key in self._newcomers if key in self._legs or not self._is_here(key)]:
-            del self._newcomers[key]
-        self._wants = {key for key in self._wants if self._is_here(key)}
-
-    def _is_here(self, key: Key) -> bool:
-        room = self._parts.rooms.get(key[0])
-        return room is not None and key[1] in room.members and key[2] in room.peers
+        known.newcomers = {
+            key: since
+            for key, since in known.newcomers.items()
+            if key not in known.legs and _is_here(room, key)
+        }
+        known.wants = {key for key in known.wants if _is_here(room, key)}
+        if not (known.legs or known.newcomers or known.wants):
+            del self._in[room_id]
 
     def _is_for(self, leg: RelayedViewer, route: Route | None) -> bool:
         is_here = self._parts.rooms.get(leg.room.id) is leg.room
         return is_here and route is not None and is_same(leg.route, route)
 
-    def _wanted(self, room: LocalRoom, now: float) -> Iterable[tuple[Key, Route]]:
+    def _wanted(self, room: LocalRoom, known: _InRoom, now: float) -> Iterable[tuple[Key, Route]]:
         """The viewers that media servers should serve, and their routes."""
         for caster in room.live:
             route = caster.live.route if caster.live is not None else None
@@ -116,17 +124,24 @@ class Viewers:
                 viewer = room.members[peer_id]
                 if not is_relayed(viewer, caster, route):
                     continue
-                if key in self._legs or self._is_due(key, viewer, now, may_be_direct=may_be_direct):
-                    yield key, route
+                if key not in known.legs:
+                    since = known.newcomers.setdefault(key, now)
+                    if may_be_direct and now < since + _PLACING:
+                        continue  # the broadcaster's replica may give it a place
+                    if key not in known.wants and not _is_offered_to(viewer, now - since):
+                        continue
+                yield key, route
 
-    def _is_due(self, key: Key, viewer: Member, now: float, *, may_be_direct: bool) -> bool:
-        """Whether a viewer without a leg should get one now."""
-        since = self._newcomers.setdefault(key, now)
-        if may_be_direct and now < since + _PLACING:
-            return False  # the broadcaster's replica may give it a place
-        if viewer.dialect not in ON_DEMAND or key in self._wants:
-            return True
-        return viewer.dialect == "room" and now >= since + _OFFERING
+
+def _is_here(room: LocalRoom | None, key: Key) -> bool:
+    return room is not None and key[1] in room.members and key[2] in room.peers
+
+
+def _is_offered_to(viewer: Member, seconds: float) -> bool:
+    """Whether a viewer gets an offer that it has not asked for in so many seconds."""
+    if viewer.dialect not in ON_DEMAND:
+        return True
+    return viewer.dialect == "room" and seconds >= _OFFERING
 
 
 def is_same(one: Route, other: Route) -> bool:
