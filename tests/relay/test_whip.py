@@ -216,7 +216,7 @@ async def test_who_may_publish_stands_in_the_token(http: httpx.AsyncClient) -> N
         ann = Encoder(service, http, make_token("ann"))
         await ann.publish()
         bob = Encoder(service, http, make_token("bob"))
-        assert "Somebody broadcasts" in (await bob.publish(expected=409)).text
+        assert "Somebody else broadcasts" in (await bob.publish(expected=409)).text
         await bob.publish("other")
         # Nobody touches what is somebody else's.
         nobody.session = bob.session = ann.session
