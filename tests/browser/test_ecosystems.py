@@ -1,4 +1,4 @@
-"""PeerJS and y-webrtc as npm has them, in Chromium, on replicas that Redis joins."""
+"""PeerJS and y-webrtc as npm has them, in Chromium, on three replicas that Redis joins."""
 
 from __future__ import annotations
 
@@ -40,6 +40,23 @@ MAKE_PEER = """([port, id, token]) => {
     for (const event of ['open', 'disconnected', 'close']) peer.on(event, () => log.push(event));
     peer.on('error', ({ type }) => log.push(type));
     peer.on('connection', listen);
+    window.calls = {};
+    const canvas = document.createElement('canvas');
+    const context = canvas.getContext('2d');
+    setInterval(() => context.fillRect(0, 0, Math.random() * 9, 9), 50);
+    const show = call => {
+        calls[call.peer] = call;
+        call.on('close', () => log.push(`closed ${call.peer}`));
+    };
+    window.ring = id => show(peer.call(id, canvas.captureStream(15)));
+    peer.on('call', call => { show(call); call.answer(canvas.captureStream(15)); });
+}"""
+# The pictures that have come in a call.
+DECODED = """async id => {
+    let frames = 0;
+    for (const stats of (await calls[id]?.peerConnection?.getStats() ?? new Map()).values())
+        frames += stats.framesDecoded ?? 0;
+    return frames;
 }"""
 # The client has no setting for it: a load balancer would bring it elsewhere.
 MOVE = "port => { peer.socket._baseUrl = peer.socket._baseUrl.replace(/:\\d+/, `:${port}`); }"
@@ -75,7 +92,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> str:
 def replicas(redis_url: str) -> Iterator[list[Server]]:
     environment = {"REDIS_URL": redis_url, "TRIO_SIGNAL_ALLOWED_ORIGINS": "*"}
     environment |= {"TRIO_SIGNAL_REDIS_PREFIX": "ecosystems:"}
-    servers = [Server(environment=environment) for _ in range(2)]
+    servers = [Server(environment=environment) for _ in range(3)]
     for server in servers:
         server.start()
     yield servers
@@ -106,10 +123,18 @@ def expect_heard(page: Page, wanted: Any) -> None:
     page.wait_for_function("wanted => JSON.stringify(heard.at(-1)) === wanted", arg=wanted)
 
 
+def see(page: Page, id_: str) -> None:
+    """Wait until new pictures come in the call with a peer."""
+    known = page.evaluate(DECODED, id_)
+    page.wait_for_function(
+        f"async ([id, known]) => await ({DECODED})(id) > known", arg=[id_, known]
+    )
+
+
 def test_peers_of_the_npm_package_connect(pages: list[Page], replicas: list[Server]) -> None:
     """Across replicas, with one who comes late, one that is not there, and a replica that dies."""
     ann, bob, eve = pages
-    one, two = replicas
+    one, two, three = replicas
     open_peer(ann, one, "ann", "a")
     wait(ann, "open")
     ann.evaluate("link('bob'); link('nobody')")  # bob is not there yet
@@ -125,10 +150,19 @@ def test_peers_of_the_npm_package_connect(pages: list[Page], replicas: list[Serv
         if serialization == "raw":
             continue  # what comes is of another kind
         expect_heard(bob, text)
+    ann.evaluate("ring('bob')")
+    see(ann, "bob")
+    see(bob, "ann")
     wait(ann, "peer-unavailable")
     assert ann.evaluate("log.filter(each => each === 'peer-unavailable').length") == 1
-    open_peer(eve, one, "bob", "e")
+    open_peer(eve, three, "bob", "e")
     wait(eve, "unavailable-id")
+    open_peer(eve, three, "eve", "e")
+    wait(eve, "open")
+    for page, id_ in ((ann, "ann"), (bob, "bob")):
+        eve.evaluate("id => link(id)", id_)
+        wait(eve, f"linked {id_}")
+        wait(page, "linked eve")
     # A cut socket: media go on, and the id is got back, here on the other replica.
     bob.evaluate("peer.disconnect()")
     wait(bob, "disconnected")
@@ -140,6 +174,8 @@ def test_peers_of_the_npm_package_connect(pages: list[Page], replicas: list[Serv
     one.kill()
     wait(ann, "disconnected")
     ann.wait_for_function("() => links.bob.open")
+    see(ann, "bob")
+    see(bob, "ann")
     one.start()
     ann.evaluate("peer.reconnect()")
     wait(ann, "open", 2)
