@@ -32,6 +32,8 @@ a=setup:actpass
 AUDIO = f"m=audio 9 UDP/TLS/RTP/SAVPF 111\n{ICE}a=mid:0\na=sendonly\n"
 VIDEO = f"m=video 9 UDP/TLS/RTP/SAVPF 96\n{ICE}a=mid:1\na=sendonly\n"
 OFFER = (SESSION + AUDIO + VIDEO).replace("\n", "\r\n")
+#: As RFC 9725 has it: what is the same for all of a bundle is in its first section only.
+BUNDLED = "m=video 0 UDP/TLS/RTP/SAVPF 96\na=mid:1\na=bundle-only\na=sendonly\n"
 BARE = "m=audio 9 UDP/TLS/RTP/SAVPF 111\na=mid:0\na=sendonly\n"
 
 
@@ -43,6 +45,7 @@ BARE = "m=audio 9 UDP/TLS/RTP/SAVPF 111\na=mid:0\na=sendonly\n"
         SESSION + AUDIO,
         SESSION + VIDEO.replace("sendonly", "sendrecv"),
         SESSION + ICE + BARE,  # for all sections at once
+        SESSION + AUDIO + BUNDLED,
     ],
 )
 def test_an_offer_begins_an_ice_session(offer: str) -> None:
@@ -59,6 +62,8 @@ def test_an_offer_begins_an_ice_session(offer: str) -> None:
         (SESSION + AUDIO + AUDIO, "one audio or video"),
         (SESSION + AUDIO.replace("m=audio", "m=application"), "one audio or video"),
         (SESSION + AUDIO.replace("sendonly", "recvonly"), "sendonly"),
+        (SESSION + AUDIO + BUNDLED.replace("a=bundle-only\n", ""), "fingerprint"),
+        (SESSION + BUNDLED, "ice-ufrag"),
         (SESSION + VIDEO.replace("sendonly", "inactive"), "sendonly"),
         (SESSION + AUDIO.replace("a=fingerprint", "a=x"), "fingerprint"),
         (SESSION + AUDIO.replace("a=ice-ufrag", "a=x"), "ice-ufrag"),
@@ -128,6 +133,11 @@ def test_an_ice_restart_is_an_offer_that_differs_in_ice_alone() -> None:
 def test_its_answer_is_told_as_a_fragment() -> None:
     answer = OFFER.replace("a=group", "a=ice-lite\r\na=group").replace("sendonly", "recvonly")
     assert fragment_of(answer) == (f"a=ice-lite\r\na=ice-ufrag:{UFRAG}\r\na=ice-pwd:{PASSWORD}\r\n")
+    trickling = answer.replace("a=setup", "a=ice-options:trickle ice2\r\na=setup")
+    assert fragment_of(trickling) == (
+        f"a=ice-lite\r\na=ice-options:trickle ice2\r\n"
+        f"a=ice-ufrag:{UFRAG}\r\na=ice-pwd:{PASSWORD}\r\n"
+    )
     gathered = answer.replace("a=mid:0\r\n", f"a=mid:0\r\na={CANDIDATE}\r\n")
     fragment = read_fragment(fragment_of(gathered))
     assert fragment == Fragment(Credentials(UFRAG, PASSWORD), ((CANDIDATE, "0"),), complete=True)
@@ -140,4 +150,5 @@ def test_what_is_offered_and_what_is_taken() -> None:
     assert mids_of(OFFER) == ["0", "1"]
     assert not refuses_some(OFFER)
     assert refuses_some(OFFER.replace("m=video 9", "m=video 0"))
+    assert not refuses_some(SESSION + AUDIO + BUNDLED)
     assert refuses_some("v=0\r\n")

@@ -56,7 +56,8 @@ def check_offer(sdp: str) -> Credentials:
     for section in sections:
         if not _RECEIVING.isdisjoint(_flags(section)):
             raise SdpError("Each section of the offer must be sendonly or sendrecv")
-        if not any(_attributes([*session, *section], "fingerprint")):
+        is_complete = any(_attributes([*session, *section], "fingerprint"))
+        if not is_complete and not _is_bundled(section):
             raise SdpError("The offer has no fingerprint")
     return _credentials([*session, *sections[0]])
 
@@ -104,6 +105,7 @@ def fragment_of(answer: str) -> str:
     first = sections[0] if sections else []
     credentials = _credentials([*session, *first])
     lines = ["a=ice-lite"] if "ice-lite" in _flags(session) else []
+    lines += [f"a=ice-options:{options}" for options in _attributes(session + first, "ice-options")]
     lines += [f"a=ice-ufrag:{credentials.ufrag}", f"a=ice-pwd:{credentials.password}"]
     candidates = list(_attributes(first, "candidate"))
     if candidates:
@@ -115,7 +117,9 @@ def fragment_of(answer: str) -> str:
 def refuses_some(answer: str) -> bool:
     """Whether the answer rejects some of the offered media."""
     sections = split_sections(answer)[1:]
-    return not sections or any(section[0].split(" ")[1:2] == ["0"] for section in sections)
+    return not sections or any(
+        section[0].split(" ")[1:2] == ["0"] and not _is_bundled(section) for section in sections
+    )
 
 
 def media_of(offer: str) -> MediaType:
@@ -146,6 +150,11 @@ def _attributes(lines: list[str], name: str) -> Iterator[str]:
 
 def _flags(lines: list[str]) -> set[str]:
     return {line.removeprefix("a=").strip() for line in lines if line.startswith("a=")}
+
+
+def _is_bundled(section: list[str]) -> bool:
+    """Whether the transport of the first section is used, which alone describes it: RFC 9143."""
+    return "bundle-only" in _flags(section)
 
 
 def _credentials(lines: list[str]) -> Credentials:
