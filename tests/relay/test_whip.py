@@ -201,6 +201,8 @@ async def test_ice_starts_anew_on_the_replica_that_has_it(
     await until(lambda: not ingest.candidates)
     if len(service.bases) == 1:
         await encoder.patch(FRAGMENT, 412, old)
+        # The RFC's text has it without quotes, and its example with them.
+        await encoder.patch(RESTART.replace("ysXw", "efgh"), 200, '"*"')
         server.is_down = True
         await encoder.patch(RESTART.replace("ysXw", "abcd"), 503, "*")
     await encoder.ask("DELETE", encoder.session, 200)

@@ -160,7 +160,7 @@ class WhipRoutes:
                 return await _change_here(found, fragment)
         except SdpError as error:
             raise HttpError(400, str(error)) from None
-        if request.if_match.star_tag:
+        if _is_for_any():
             raise HttpError(503, "Another replica has this session", _SOON)
         if not request.if_match.contains(etag_of(found.secret, fragment.credentials)):
             raise HttpError(412, _OTHER_SESSION)
@@ -193,7 +193,7 @@ class WhipRoutes:
 
 
 async def _change_here(publisher: Publisher, fragment: Fragment) -> Response:
-    if not request.if_match.contains(publisher.etag):
+    if not _is_for_any() and not request.if_match.contains(publisher.etag):
         raise HttpError(412, _OTHER_SESSION)
     if fragment.credentials == publisher.credentials:
         publisher.take(fragment)
@@ -204,6 +204,11 @@ async def _change_here(publisher: Publisher, fragment: Fragment) -> Response:
         raise HttpError(503, str(error), _SOON) from None
     answer.set_etag(publisher.etag)
     return answer
+
+
+def _is_for_any() -> bool:
+    """Whether `If-Match` is a star; in the example of RFC 9725 it has quotes."""
+    return request.if_match.contains("*")
 
 
 async def _read(media_type: str) -> str:
