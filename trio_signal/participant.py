@@ -134,7 +134,7 @@ class Participant(ABC):
     def wake(self, at: float) -> None:  # noqa: B027  most do nothing by themselves
         """Process its negotiations at this time of Trio's clock."""
 
-    def end(self) -> None:  # noqa: B027  most have nothing to say then
+    def end(self) -> None:  # noqa: B027  most need no cleanup
         """Clean up, after it has left all its rooms."""
 
     @property

@@ -158,8 +158,8 @@ class Room:
     def join(self, member: Member, at: str) -> list[RoomEvent]:
         """Add a peer. If the id is already here, the member is replaced without an event.
 
-        That is a newer connection of the same identity, which has neither left nor joined. A
-        broadcast belongs to its connection, so it ends.
+        Then a newer connection of the same identity has taken over the peer, which neither left nor
+        joined. A broadcast belongs to its connection, so it ends.
         """
         old = self.members.get(member.peer_id)
         if old is None:
