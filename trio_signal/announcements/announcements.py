@@ -233,7 +233,7 @@ class Announcements:
         raise StoreError("the database does not answer")
 
     def note(self, session: Session, announcement_id: str) -> None:
-        """The same for a session, without waiting; ignores other announcements. Does not block."""
+        """Acknowledge the announcement for a session; others are ignored. Does not block."""
         state, identity = self.agreement.state, session.identity
         revision, active = state.revision, state.active
         if revision is None or active is None or identity is None:

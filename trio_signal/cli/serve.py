@@ -118,7 +118,7 @@ async def _until_stopped(signals: AsyncIterator[int], settings: Settings) -> int
 async def _until_interrupted(
     signals: AsyncIterator[int], times: int, hurry: trio.Event, nursery: trio.Nursery
 ) -> None:
-    """Stop at once after so many more SIGINTs; another SIGTERM changes nothing."""
+    """Stop at once after `times` more SIGINTs; another SIGTERM changes nothing."""
     while times:
         times -= await anext(signals) == signal.SIGINT
     logger.warning("interrupted again: stopping at once")

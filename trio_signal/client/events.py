@@ -112,15 +112,15 @@ class Error(Struct, frozen=True, tag="error"):
 
 
 class TokenExpiring(Struct, frozen=True, tag="token_expiring"):
-    """The token expires in so many seconds. If it comes from a function, the client fetches a new
-    one now.
+    """The token expires in `expires_in` seconds. If it comes from a function, the client fetches a
+    new one now.
     """
 
     expires_in: int
 
 
 class TokenRenewed(Struct, frozen=True, tag="token_renewed"):
-    """The new token is accepted, and expires in so many seconds."""
+    """The new token is accepted, and expires in `expires_in` seconds."""
 
     expires_in: int
 

@@ -88,7 +88,7 @@ class Tracks(Sequence[MediaStreamTrack]):
         return await self._calls.do(do)
 
     async def record(self, path: str, seconds: float) -> None:
-        """Write a file such as `talk.mp4`, of so many seconds from the first frame on.
+        """Write a file such as `talk.mp4`, which begins at the first frame and lasts `seconds`.
 
         The seconds are those of the media: on a busy machine recording takes longer, but the file
         does not get shorter. Ends early if the tracks end, or if no more frames arrive; raises

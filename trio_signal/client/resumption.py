@@ -42,7 +42,7 @@ class Resumption:
         return self._new >= ASK_AFTER_MESSAGES or self._new_bytes >= ASK_AFTER_BYTES
 
     def came(self, size: int) -> None:
-        """A message of the server, of so many bytes, was processed."""
+        """Count a message of the server that was processed; `size` is in bytes."""
         self.received += 1
         self._count(size)
 
@@ -66,7 +66,7 @@ class Resumption:
         return self.received
 
     def confirm(self, received: int) -> None:
-        """The server has received so many of our messages; impossible counts are ignored."""
+        """Drop the messages that the server has received; an impossible number is ignored."""
         kept = self._unconfirmed
         if kept is None or not 0 < received - self._confirmed <= len(kept):
             return
@@ -75,6 +75,6 @@ class Resumption:
         self._confirmed = received
 
     def lacking(self, received: int) -> list[str]:
-        """The messages to repeat to a server that has received so many of ours."""
+        """The messages to repeat to a server that has received the first `received` ones."""
         self.confirm(received)
         return list(self._unconfirmed or ())

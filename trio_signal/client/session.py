@@ -205,7 +205,7 @@ class Session:
         self.put(*self.view.follow(message))
 
     def confirmed(self, received: int) -> None:
-        """The server has received so many of our messages."""
+        """Note how many of our messages the server has received."""
         if self.resumption is not None:
             self.resumption.confirm(received)
 

@@ -144,7 +144,7 @@ class KickPeer(Struct, tag="kick"):
 
 
 class BanPeer(Struct, tag="ban"):
-    """The same, and keeps the user out for so many seconds; by default an hour."""
+    """Removes a peer from the room, and bans its user for `seconds`. For moderators."""
 
     client_id: Id
     reason: str | None = None
@@ -215,7 +215,7 @@ class AuthSuccess(Struct, tag="auth_success"):
 
 
 class Resumed(Struct, tag="resumed"):
-    """You resumed as the same peer: so many of your messages had arrived, and so many follow."""
+    """You resumed as the same peer: `received` of your messages had arrived; `replayed` follow."""
 
     received: int
     replayed: int
@@ -362,13 +362,13 @@ class RoomLocked(Struct, tag="room_locked"):
 
 
 class TokenExpiring(Struct, tag="token_expiring"):
-    """The token expires in so many seconds. Send a new one."""
+    """The token expires in `expires_in` seconds. Send a new one."""
 
     expires_in: int
 
 
 class TokenRenewed(Struct, tag="token_renewed"):
-    """The new token was accepted, and expires in so many seconds."""
+    """The new token was accepted, and expires in `expires_in` seconds."""
 
     expires_in: int
 

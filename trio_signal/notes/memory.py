@@ -50,7 +50,7 @@ class Table(Generic[V]):
         return len(self._entries)
 
     def keep(self, key: str, value: V, size: int) -> None:
-        """Keep a value of so many bytes as the newest; forget the oldest beyond the bound."""
+        """Keep a value of `size` bytes as the newest; forget the oldest beyond the bound."""
         self.pop(key)
         if size > self._bounds.each:
             return

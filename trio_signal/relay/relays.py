@@ -254,7 +254,7 @@ class Relays:
             viewer.refused()
 
     def _have_offer(self, told: DirectDecided) -> None:
-        """Make a page of the `room` dialect send an offer, as it does to whoever goes live."""
+        """Make a page of the `room` dialect send an offer, as it does when a user goes live."""
         room = self._rooms.get(told.room_id)
         peer = room.peers.get(told.viewer) if room is not None else None
         caster = room.members.get(told.broadcaster) if room is not None else None

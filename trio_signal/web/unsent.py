@@ -1,7 +1,7 @@
 """The bytes of HTTP answers that clients have not accepted yet: bounded in total and per address.
 
 No I/O. An answer is kept as a whole until its last byte is out, so all of it counts until then. If
-there is no room for another one, the slowest answers are given up, and their connections cut off.
+there is no room for another one, the slowest answers are dropped, and their connections reset.
 """
 
 from collections.abc import Callable

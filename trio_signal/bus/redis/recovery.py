@@ -35,7 +35,7 @@ _LOG_PAUSE, _MOST_REASONS = 60.0, 20
 #: counts for one, and each room for `_ROOM_COST`.
 COMPARING = 1.0
 COMPARED = 500
-#: The same for a replica without rooms, as some Redis services are metered.
+#: Seconds between comparisons of a replica without rooms: some Redis services are metered.
 _IDLE = 30.0
 _ROOM_COST = 10
 #: Seconds to wait for sessions that are about to move.
