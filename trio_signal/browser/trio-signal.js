@@ -118,18 +118,18 @@ export class RoomError extends Error {
   }
 }
 
-// What a client needs to come back as the same peer. Both ends count messages and do not number them, and each
-// keeps what the other has not confirmed: docs/protocols/mesh.md.
+// What a client needs to resume as the same peer. Both ends count messages and do not number them, and each
+// keeps the messages that the other has not confirmed: docs/protocols/mesh.md.
 
-/** What is kept of what the server has not confirmed; with more, the session cannot be resumed. */
+/** The maximum kept for the server to confirm; beyond it, the session cannot be resumed. */
 const MOST_MESSAGES = 2048;
 const MOST_CHARACTERS = 2 ** 20;
-/** The server keeps 512 messages or 256 KiB for us at most. So it is told, and asked, much earlier. */
+/** The server keeps at most 512 messages or 256 KiB for us. So we confirm, and ask, much earlier. */
 const ASK_AFTER_MESSAGES = 64;
 const ASK_AFTER_CHARACTERS = 2 ** 15;
 const UNCOUNTED = /^(ping|pong|auth_|token_|resumed|not_resumed)/;
 
-/** One session: how much of it has come, and what of ours may not have arrived. */
+/** One session: how many messages were received, and the sent ones that may not have arrived. */
 class Resumption {
   id;
   received = 0; // of the server's messages
@@ -142,24 +142,24 @@ class Resumption {
     this.id = id;
   }
 
-  /** Whether more was said than is kept, so that what is lost could not be said again. */
+  /** Whether too many messages were unconfirmed, so that lost ones cannot be repeated. */
   get overflowed() {
     return this.#unconfirmed === null;
   }
 
-  /** Whether it is time to tell and to ask how much has arrived. */
+  /** Whether it is time to confirm, and to ask for a confirmation. */
   get isDue() {
     return this.#news.messages >= ASK_AFTER_MESSAGES || this.#news.characters >= ASK_AFTER_CHARACTERS;
   }
 
-  /** One of the server's messages has come. */
+  /** Counts a message of the server. */
   came(type, size) {
     if (UNCOUNTED.test(type)) return;
     this.received += 1;
     this.#count(size);
   }
 
-  /** One of ours is about to be sent; not one of the handshake or the heartbeat. */
+  /** Keeps a message that is about to be sent; none of the handshake or the heartbeat. */
   keep(text) {
     if (this.overflowed) return;
     this.#unconfirmed.push(text);
@@ -173,13 +173,13 @@ class Resumption {
     this.#news.characters += size;
   }
 
-  /** We are about to ask: how many to confirm to the server. */
+  /** Notes that we ask now; returns the number to confirm to the server. */
   ask() {
     this.#news = { messages: 0, characters: 0 };
     return this.received;
   }
 
-  /** The server has got so many of ours; more than there were is not believed. */
+  /** Drops the messages that the server has received; an impossible number is ignored. */
   confirm(received) {
     const more = received - this.#confirmed;
     if (this.overflowed || !(more > 0 && more <= this.#unconfirmed.length)) return;
@@ -187,28 +187,28 @@ class Resumption {
     this.#confirmed = received;
   }
 
-  /** What to say again to a server that has got so many of ours. */
+  /** The messages to repeat to a server that has received the first `received` ones. */
   lacking(received) {
     this.confirm(received);
     return [...(this.#unconfirmed ?? [])];
   }
 }
 
-// The WebSocket to the server, and when it is opened again.
+// The WebSocket to the server, and when to reopen it.
 
 const FIRST_DELAY = 500; // ms, doubled with each attempt
 const LONGEST_DELAY = 5_000;
-const CONNECT_WITHIN = 10_000; // ms; a network that swallows everything refuses nothing
-const HEARTBEAT = 20_000; // ms, until the server has told its own
+const CONNECT_WITHIN = 10_000; // ms; a network that drops all packets reports no error
+const HEARTBEAT = 20_000; // ms, until the server sends its own value
 
-/** These close codes say no: another try would end the same way. docs/close-codes.md has them all. */
+/** After these close codes, another attempt would fail too. docs/close-codes.md has them all. */
 const FINAL_CODES = new Set([1000, 1002, 1003, 1007, 1008, 1009, 4001, 4004, 4409]);
 const GOING_AWAY = 1001;
 const LOST = 1006;
-/** After these the server keeps the session for a while: docs/protocols/mesh.md. */
+/** After these close codes the server keeps the session for a while: docs/protocols/mesh.md. */
 const RESUMABLE = new Set([GOING_AWAY, LOST, 1011, 1012]);
 const GOODBYE = 1000;
-const FOR_ANOTHER = 4000; // it is no goodbye: the next one is opened soon
+const FOR_ANOTHER = 4000; // does not leave the room: another socket is opened soon
 
 /**
  * Returns how long to wait before reconnecting. The time is random, so that not all clients of a restarted
@@ -225,7 +225,7 @@ export function retryDelay(code, attempt, random = Math.random) {
   return Math.min(LONGEST_DELAY, FIRST_DELAY * 2 ** attempt) * (0.5 + random() / 2);
 }
 
-/** A WebSocket that says who we are, notices silence, and comes back when it is lost. */
+/** A WebSocket that authenticates, detects a dead connection, and reconnects. */
 class Signaling {
   #url;
   #hello;
@@ -234,20 +234,20 @@ class Signaling {
   #isOther;
   #trace;
   #socket = null;
-  #stale = null; // a socket that fell silent; to close it would be to say goodbye
+  #stale = null; // a silent socket; closing it would leave the room
   #isJoined = false; // the handshake is over
-  #resumption = null; // what we need to come back as the same peer; null if we cannot
+  #resumption = null; // what we need to resume as the same peer; null if we cannot
   #beat = HEARTBEAT;
   #attempt = 0;
   #retry = 0;
   #watchdog = 0;
   #heard = false;
-  #isHidden = false; // the page is left, and kept by the browser for a while
+  #isHidden = false; // the user has left the page, and the browser keeps it for a while
   #hurry = () => this.#waiting() && this.open();
   #hide = () => this.#leavePage();
   #show = () => this.#isHidden && this.open();
 
-  /** `isOther` is told why a connection was closed: whether the next hello is not the one refused. */
+  /** `isOther` gets the close code and reason, and returns whether the next hello will differ. */
   constructor(url, { hello, onMessage, onState, isOther = () => false, trace = () => {} }) {
     this.#url = url;
     this.#hello = hello;
@@ -266,7 +266,7 @@ class Signaling {
     removeEventListener('pageshow', this.#show);
   }
 
-  /** Says goodbye, so that the others need not wait. A browser may keep the page, and show it again. */
+  /** Leaves the room at once, so that the others need not wait. The browser may show the page again. */
   #leavePage() {
     if (!this.#socket && !this.#waiting()) return;
     this.#drop(GOODBYE);
@@ -287,7 +287,7 @@ class Signaling {
     this.#onState('connecting');
   }
 
-  /** Sends at once, or not at all. What a lost connection missed is sent again when we resume. */
+  /** Sends now or never. Messages that a lost connection did not deliver are repeated on resuming. */
   send(message) {
     if (!this.#isJoined || !this.#isOpen()) return false;
     const text = JSON.stringify(message);
@@ -299,7 +299,7 @@ class Signaling {
     return true;
   }
 
-  /** Of the handshake and the heartbeat; before the handshake is over, the server takes nothing else. */
+  /** Sends messages of the handshake and the heartbeat; only these are allowed before `auth_success`. */
   #write(message) {
     if (!this.#isOpen()) return;
     this.#socket.send(JSON.stringify(message));
@@ -310,7 +310,7 @@ class Signaling {
     return this.#socket?.readyState === WebSocket.OPEN;
   }
 
-  /** Says how much has come, and asks how much has arrived, before either side has to keep too much. */
+  /** Confirms, and asks for a confirmation, before either side has to keep too much. */
   #askIfDue() {
     if (this.#resumption?.isDue) this.#ping();
   }
@@ -333,7 +333,7 @@ class Signaling {
     return this.#retry !== 0;
   }
 
-  /** What of the handshake and the heartbeat asks for something; they go by `#write`, all else by `send`. */
+  /** Handles messages of the handshake and the heartbeat; answers go through `#write`. */
   #control = {
     auth_required: (socket) => this.#sayHello(socket, this.#claims()),
     token_expiring: (socket) => this.#sayHello(socket),
@@ -363,7 +363,7 @@ class Signaling {
     this.#joined();
   }
 
-  /** Sends again what the server lacks; from now on what it has to tell comes as if nothing had been. */
+  /** Repeats the messages that the server lacks. From now on everything continues as before the loss. */
   #resumed(received) {
     for (const text of this.#resumption.lacking(received)) {
       this.#socket.send(text);
@@ -384,7 +384,7 @@ class Signaling {
       const hello = await this.#hello();
       if (socket === this.#socket) this.#write({ type: 'auth_token', ...hello, ...claims });
     } catch (error) {
-      // The application could not get a token. That may be the network, so it is tried again.
+      // The application could not get a token. The network may be the reason, so try again.
       if (socket === this.#socket) this.#lost(LOST, String(error?.message ?? error));
     }
   }
@@ -403,7 +403,7 @@ class Signaling {
     this.#onState('waiting', reason, code);
   }
 
-  /** A dead network closes no socket. Whoever is silent for a whole beat is taken for gone. */
+  /** A dead network closes no socket. If the server is silent for a whole beat, reconnect. */
   #beatOn() {
     clearTimeout(this.#watchdog);
     this.#heard = false;
@@ -414,7 +414,7 @@ class Signaling {
     }, this.#beat);
   }
 
-  /** The server may hear of it after all, and any code that a page may give means that we do not come back. */
+  /** Keeps a silent socket open: it may still work, and any close code that a page may send would leave the room. */
   #leaveStale() {
     this.#forgetStale(FOR_ANOTHER);
     this.#stale = this.#socket;
@@ -486,7 +486,7 @@ export async function openCamera({ camera, microphone, width = 1280, height = 72
     return await navigator.mediaDevices.getUserMedia({ video, audio });
   } catch (error) {
     if (error.name !== 'NotFoundError' || !video || !audio) throw error;
-    // Which of the two is missing is not told.
+    // The error does not say which of the two is missing.
     return navigator.mediaDevices.getUserMedia({ video }).catch((second) => {
       if (second.name !== 'NotFoundError') throw second;
       return navigator.mediaDevices.getUserMedia({ audio });
@@ -547,9 +547,9 @@ export function closeStream(stream) {
   for (const track of stream?.getTracks() ?? []) track.stop();
 }
 
-// Listeners, and how they are called.
+// Event listeners.
 
-/** Keeps listeners by the type of what they listen for. */
+/** Listeners by event type. */
 class Listeners {
   #byType = new Map();
 
@@ -557,12 +557,12 @@ class Listeners {
     return Boolean(this.#byType.get(type)?.has(listener));
   }
 
-  /** Whether anybody listens for that. */
+  /** Whether there is any listener for this type. */
   any(type) {
     return Boolean(this.#byType.get(type)?.size);
   }
 
-  /** Returns what removes it again. */
+  /** Adds a listener; returns a function that removes it. */
   add(type, listener) {
     if (!this.#byType.has(type)) this.#byType.set(type, new Set());
     const listeners = this.#byType.get(type);
@@ -570,13 +570,13 @@ class Listeners {
     return () => listeners.delete(listener);
   }
 
-  /** Calls those that listen now; one that is added meanwhile hears of the next event. */
+  /** Calls the current listeners; those that are added meanwhile get the next event. */
   emit(type, ...details) {
     for (const listener of [...(this.#byType.get(type) ?? [])]) call(listener, ...details);
   }
 }
 
-/** If a listener throws, that is reported, and the others are called all the same. */
+/** Calls a listener; reports its error, so that the others are still called. */
 function call(listener, ...details) {
   try {
     listener(...details);
@@ -585,9 +585,9 @@ function call(listener, ...details) {
   }
 }
 
-// Streams have names, and each transceiver carries sound or picture of one of them, both ways.
+// Named streams. Each transceiver carries the audio or video of one name, in both directions.
 
-/** What a stream is called that is given no name; to clients that know no names, it is the only one. */
+/** The default name of a stream. Clients that do not know names see only this one. */
 const MAIN = 'camera';
 const MOST_NAMES = 8; // of one side; a transceiver that was made stays in every offer
 const LONGEST_NAME = 64;
@@ -598,7 +598,7 @@ const LAYERS = [
 ];
 const KINDS = ['audio', 'video'];
 
-/** The one to show where there is room for one: the camera's, or else the oldest. */
+/** The stream to show if only one is shown: the camera, or else the oldest. */
 function mainOf(streams) {
   return streams.get(MAIN) ?? streams.values().next().value ?? null;
 }
@@ -612,9 +612,9 @@ function isName(name) {
 }
 
 /**
- * What the other side calls its transceivers, by their mid.
+ * The names of the other side's transceivers, by mid.
  *
- * @param {unknown} streams - As it was received; undefined from a client that knows no names.
+ * @param {unknown} streams - As received; undefined from a client that does not know names.
  * @returns {Map<string, string> | null}
  */
 function namesIn(streams) {
@@ -623,16 +623,16 @@ function namesIn(streams) {
 }
 
 /**
- * What the other side wants to send, and lacks transceivers for.
+ * The streams that the other side wants to send, but has no transceivers for.
  *
- * @param {unknown} wants - As it was received: `[name, kind]` each.
+ * @param {unknown} wants - As received: `[name, kind]` each.
  */
 function wantsIn(wants) {
   if (!Array.isArray(wants)) return [];
   return wants.filter((want) => isName(want?.[0]) && KINDS.includes(want[1]));
 }
 
-/** Tells the sender of a slot what its picture may cost, if that is not what it was told before. */
+/** Sets the bitrate and codec of a slot's sender, if they have changed. */
 function encode(slot, { maxBitrate, codec }, onError) {
   const wanted = JSON.stringify({ maxBitrate, codec });
   if (wanted === slot.encoded) return;
@@ -652,9 +652,9 @@ function encode(slot, { maxBitrate, codec }, onError) {
 }
 
 /**
- * The transceivers of one RTCPeerConnection: one for each stream and kind, for what we send and for
- * what the other side sends under that name. A stream that ends leaves its transceivers behind, so
- * that it can come again without another line in every offer.
+ * The transceivers of one RTCPeerConnection: one for each stream name and kind, used by both sides.
+ * The transceivers of a stream that has ended remain, so that it can return without another line in
+ * every offer.
  */
 class Slots {
   #pc;
@@ -669,24 +669,24 @@ class Slots {
     return this.#slots.size === 0;
   }
 
-  /** The two that every connection begins with. */
+  /** Adds the two transceivers that every connection begins with. */
   addPair(name, options) {
     for (const kind of KINDS) this.add(name, kind, options);
   }
 
-  /** `options` as for `publish`; without any, it is for what the other side sends. */
+  /** Adds a transceiver. `options` are those of `publish`; without them it is for receiving only. */
   add(name, kind, options) {
     if (this.#slots.has(`${kind} ${name}`) || this.#slots.size >= 2 * 2 * MOST_NAMES) return;
     const init = { direction: 'recvonly', streams: [this.#group(name)] };
-    // Only who makes a transceiver can give it layers. A browser that takes one takes the first.
+    // Only the side that makes a transceiver can set layers. A receiving browser gets the first one.
     if (options?.simulcast && kind === 'video') init.sendEncodings = LAYERS.map((layer) => ({ ...layer }));
     this.#keep(name, kind, this.#pc.addTransceiver(kind, init));
   }
 
   /**
-   * Makes use of what an offer of theirs brought.
+   * Uses the transceivers that the other side's offer has made.
    *
-   * @param {Map<string, string> | null} names - By mid; null: the first of each kind is all there is.
+   * @param {Map<string, string> | null} names - By mid; null if there is only the first of each kind.
    */
   adopt(names) {
     const isOurs = new Set([...this.#slots.values()].map(({ transceiver }) => transceiver));
@@ -708,7 +708,7 @@ class Slots {
     return this.#groups.get(name);
   }
 
-  /** What there is to send and no transceiver for, as `[name, kind]` each; `isNamed` as for `send`. */
+  /** The streams without transceivers, as `[name, kind]` each; `isNamed` as for `send`. */
   missing(outgoing, isNamed) {
     if (!isNamed) {
       const kinds = new Set([...this.#slots.values()].map(({ kind }) => kind));
@@ -720,10 +720,10 @@ class Slots {
   }
 
   /**
-   * Sends what there is now.
+   * Sends the current streams.
    *
    * @param {Map<string, object>} outgoing - By name.
-   * @param {boolean} isNamed - False: whatever the slots are called, they carry the main stream.
+   * @param {boolean} isNamed - If false, the slots carry the main stream, whatever their names.
    * @param {(error: Error) => void} onError
    */
   send(outgoing, isNamed, onError) {
@@ -738,23 +738,23 @@ class Slots {
     }
   }
 
-  /** The name of the slot with that mid. */
+  /** The name of the slot with this mid. */
   nameOf(mid) {
     return this.names()[mid];
   }
 
-  /** What we call them, by mid: only of those that were offered. */
+  /** Our names, by mid, of the transceivers that were offered. */
   names() {
     const offered = [...this.#slots.values()].filter(({ transceiver }) => transceiver.mid !== null);
     return Object.fromEntries(offered.map(({ name, transceiver }) => [transceiver.mid, name]));
   }
 }
 
-// Data from browser to browser, past the server.
+// Data channels, directly between browsers.
 
 const FULL = 1 << 20; // bytes that may wait in the browser
 const LOW = FULL / 4;
-const TOLD_WITHIN = 300; // ms that the end of a connection may be behind that of its channels
+const TOLD_WITHIN = 300; // ms by which the end of a connection may follow that of its channels
 const MOST_CHANNELS = 32; // to one peer
 
 /**
@@ -852,7 +852,7 @@ export class Channel {
     }
   }
 
-  /** Always the same one while it is open, so that all keeps its order. */
+  /** The data channel to send on: the same one while it is open, to keep the order. */
   #out() {
     if (this.#current?.readyState !== 'open') {
       this.#current = [...this.#pipes].find((pipe) => pipe.readyState === 'open');
@@ -871,7 +871,7 @@ export class Channel {
   }
 
   /**
-   * Whether this side has to open it in a new connection, and how.
+   * The options with which this side must open the channel in a new connection; null if it must not.
    *
    * @private
    */
@@ -880,7 +880,7 @@ export class Channel {
   }
 
   /**
-   * From now on this side opens it as well.
+   * Lets this side open the channel as well from now on.
    *
    * @private
    */
@@ -889,7 +889,7 @@ export class Channel {
   }
 
   /**
-   * Sends and hears by an RTCDataChannel.
+   * Uses an RTCDataChannel to send and receive.
    *
    * @private
    */
@@ -903,14 +903,14 @@ export class Channel {
     pipe.onclose = () => {
       this.#pipes.delete(pipe);
       if (!this.#out()) this.#become('connecting');
-      // The peer has closed it, or the whole connection is gone: that shows a moment later.
+      // Either the peer has closed the channel, or the connection has ended, which shows a moment later.
       setTimeout(() => this.#pipes.size === 0 && isConnected() && this.close(), TOLD_WITHIN);
     };
     if (pipe.readyState === 'open') this.#become('open');
   }
 
   /**
-   * The connection is gone.
+   * Drops the data channels of a connection that has ended.
    *
    * @private
    */
@@ -938,7 +938,7 @@ class Channels {
   #all = new Map(); // name -> Channel
   #onOpened;
 
-  /** `onOpened` is told of those that the other side has opened, and this one has not. */
+  /** `onOpened` gets each channel that only the other side has opened. */
   constructor(onOpened) {
     this.#onOpened = onOpened;
   }
@@ -958,7 +958,7 @@ class Channels {
     return channel;
   }
 
-  /** The other side opened an RTCDataChannel. */
+  /** Attaches an RTCDataChannel that the other side has opened. */
   opened(pipe, isConnected) {
     const known = this.#all.get(pipe.label);
     const channel = known ?? (isName(pipe.label) ? this.#add(pipe.label, null) : null);
@@ -967,7 +967,7 @@ class Channels {
     if (!known) this.#onOpened(channel);
   }
 
-  /** Those that this side has to open in the present connection. */
+  /** The channels that this side has to open in the current connection. */
   unopened() {
     return [...this.#all.values()].filter((channel) => channel.init);
   }
@@ -981,7 +981,7 @@ class Channels {
   }
 }
 
-// Another one in the room, as the application sees it.
+// Another peer in the room, as the application sees it.
 
 /** Another peer in the room. Its properties are read-only. */
 export class Peer {
@@ -1104,17 +1104,16 @@ export class Peer {
 // The negotiation of one link, as a table.
 
 /**
- * The negotiation of one link: in each state, what an input leads to, as [next state, action].
- * An input that has no entry changes nothing.
+ * The negotiation of one link: for each state and input, the [next state, action].
+ * An input without an entry changes nothing.
  *
- * States: `idle`; `asking`, an offer was asked for; `making` an offer; `offering`, an offer is out;
- * `applying` an answer; `owing`, the same, and another offer was asked for meanwhile;
- * `taking` their offer; `answering` it.
+ * States: `idle`; `asking`, we have requested an offer; `making` an offer; `offering`, our offer
+ * is unanswered; `applying` an answer; `owing`, the same, and the other side has requested another
+ * offer; `taking` their offer; `answering` it.
  *
- * Inputs from this side: `change`, something here must be negotiated, by an offer of ours; `need`,
- * the same, by an offer of theirs; and the ends of the steps: `made` or `failed`, `applied` or
- * `refused`, `taken`, `answered`.
- * Inputs from the other side: `request`, it asks for an offer; `answer`; and its offers, by
+ * Inputs from this side: `change`, we must make an offer; `need`, the other side must make one; and
+ * the ends of steps: `made` or `failed`, `applied` or `refused`, `taken`, `answered`.
+ * Inputs from the other side: `request` for an offer; `answer`; and its offers, by
  * {@link inputOf}.
  */
 const NEGOTIATION = {
@@ -1166,22 +1165,22 @@ const NEGOTIATION = {
 };
 
 /**
- * Which input an offer is.
+ * Classifies an offer of the other side.
  *
- * - `offer`: one that need not be taken while an offer of ours is under way: ours stands.
- * - `yield`: one before which ours stands back, since we are polite, or since the other side knows
- *   nothing of these rules.
- * - `answerLost`: the other side has taken our first offer, and its answer was lost.
+ * - `offer`: ignored while our own offer is unanswered; ours has priority.
+ * - `yield`: has priority over ours, since we are polite, or since the other side does not know
+ *   these rules.
+ * - `answerLost`: the other side has accepted our first offer, and its answer was lost.
  *
  * @param {{ session?: string, re?: string }} offer
- * @param {{ polite: boolean, isFirst: boolean }} link - `isFirst`: nothing of theirs was applied yet.
+ * @param {{ polite: boolean, isFirst: boolean }} link - `isFirst`: no description of theirs was applied yet.
  */
 function inputOf({ session, re }, { polite, isFirst }) {
   if (!polite && session !== undefined) return 'offer';
   return isFirst && re !== undefined ? 'answerLost' : 'yield';
 }
 
-// What a peer connection tells of itself, in a form that fits a page.
+// Statistics of peer connections, in a form for pages.
 
 /**
  * Statistics of a peer connection. Values that the browser does not report are null.
@@ -1214,7 +1213,7 @@ function inputOf({ session, re }, { polite, isFirst }) {
  *   `bandwidth` or `other`.
  */
 
-// What mends lost packets is no codec of the media; Firefox names the one of the packet that came last.
+// Codecs that only repair lost packets. Firefox reports the codec of the last packet, even if it is one of these.
 const REPAIRS = /^(rtx|red|ulpfec|flexfec.*)$/i;
 
 /** Reads the reports of one RTCPeerConnection, one after the other. */
@@ -1287,38 +1286,39 @@ function inMs(seconds) {
   return seconds === undefined ? null : seconds * 1000;
 }
 
-// One peer connection, and how both sides agree on what goes over it.
+// One peer connection, and its negotiation.
 
 const ANSWER_WITHIN = 3_000; // ms until an offer is sent again: signals may have been lost
-const OFFER_TIMES = 5; // a peer that never answers does not want to
-const KEEP_EVERY = 30_000; // ms; the sender of a lost signal is usually not told
+const OFFER_TIMES = 5; // then the peer counts as unwilling
+const KEEP_EVERY = 30_000; // ms; usually the sender does not learn that a signal was lost
 const UNUSED_ID = 1022; // of data channels; browsers count from 0
 const MOST_EARLY = 100; // candidates that wait for a description
 
 /**
- * One RTCPeerConnection with one peer. It is the W3C's "perfect negotiation": either side may
- * make an offer at any time, and if both do, the polite one takes its own back.
+ * One RTCPeerConnection with one peer. It uses the W3C's "perfect negotiation": either side may
+ * make an offer at any time, and if both do, the polite one withdraws its own.
  * https://www.w3.org/TR/webrtc/#perfect-negotiation-example
  *
- * Signals may be lost while a connection to the server is, and a peer may come back as another
- * page. So, beyond the example, what we send carries three fields:
+ * Signals may be lost with a connection to the server, and a peer may return as a reloaded page. So,
+ * unlike in the example, signals have three more fields:
  *
- * - `session` names this RTCPeerConnection, and `re` the one of the other side, once it is known.
- *   A description for another connection than the present one is not applied.
- * - `n` counts our offers. One is sent again until its answer comes; one that comes twice gets
- *   the same answer twice.
+ * - `session` names this RTCPeerConnection, and `re` that of the other side, once it is known.
+ *   A description for a connection other than the current one is not applied.
+ * - `n` counts our offers. An offer is repeated until its answer arrives; a repeated offer gets the
+ *   same answer again.
  *
- * Each side has one transceiver for sound and one for picture, from the first offer on and always
- * ready to receive; more are added for more streams, as {@link Slots} has them, once both sides are
- * known to tell streams by their names. Names travel as `streams` in offers and answers, by mid.
- * Browsers are worst at taking an offer back: Chromium leaves received tracks
- * muted, or without a picture (https://github.com/w3c/webrtc-pc/issues/3081). So it is avoided. If
- * the very first offers cross, the polite side begins anew with another RTCPeerConnection; later it
- * does not offer, but asks for an offer, in which its own changes are the answer. The `restart` of
- * such a request is for ICE, `wants` says what it needs transceivers for, and `data` that it needs
- * the line of data channels.
+ * Each side has one transceiver for audio and one for video from the first offer on, always ready to
+ * receive. {@link Slots} adds more for more streams, once both sides are known to use names. The
+ * names are in `streams` of offers and answers, by mid.
  *
- * A client that does not know these fields is understood as well, and towards it we are polite.
+ * Withdrawing an offer (rollback) is what browsers do worst: Chromium leaves received tracks muted,
+ * or without a picture (https://github.com/w3c/webrtc-pc/issues/3081). So it is avoided. If the very
+ * first offers cross, the polite side starts again with another RTCPeerConnection. Later it makes no
+ * offers, but requests them, and its own changes are in its answers. In such a request, `restart`
+ * asks for an ICE restart, `wants` lists the streams that need transceivers, and `data` asks for the
+ * line of data channels.
+ *
+ * Clients that do not know these fields are supported; towards them we are polite.
  */
 class Link {
   session;
@@ -1338,8 +1338,8 @@ class Link {
   #stats;
   #hasDataLine; // made because the other side asked for it
   #theirs; // the other side's session
-  #names; // what it calls its transceivers, by mid; null if it knows no names, undefined until we know
-  #needed = null; // { restart }: what we need an offer of theirs for, until it arrives
+  #names; // of its transceivers, by mid; null if it does not use names, undefined until we know
+  #needed = null; // { restart }: why we need an offer of theirs, until it arrives
   #offers = 0; // how many we made
   #left = 0; // how often the last offer or request may still be sent
   #again = 0; // timer
@@ -1394,9 +1394,9 @@ class Link {
     this.#hasDataLine = false;
   }
 
-  // What others see of it
+  // State
 
-  /** The RTCPeerConnection; another one after a begin anew. */
+  /** The current RTCPeerConnection. */
   get connection() {
     return this.#pc;
   }
@@ -1409,18 +1409,18 @@ class Link {
     return state;
   }
 
-  /** The other side may not want to, or not know how. */
+  /** The other side may be unwilling or unable to answer. */
   #isUnanswered() {
     return !this.isPaired && this.#offers > 0 && this.#left === 0;
   }
 
-  /** The other side closed its connection: shown at once here, by `connectionState` after seconds. */
+  /** Whether the other side has closed its connection; `connectionState` shows that seconds later. */
   #hungUp() {
     const [receiver] = this.#pc.getReceivers();
     return ['closed', 'failed'].includes(receiver?.transport?.state);
   }
 
-  /** How loud the other side is, 0 to 1. */
+  /** The volume of the other side, 0 to 1. */
   get level() {
     const sources = this.#pc.getReceivers().flatMap((receiver) => receiver.getSynchronizationSources());
     return Math.max(0, ...sources.map(({ audioLevel }) => audioLevel ?? 0));
@@ -1435,7 +1435,7 @@ class Link {
     });
   }
 
-  /** The same without bitrates, and without a change to those of `stats`. */
+  /** Statistics without bitrates; does not affect those of `stats`. */
   async glance() {
     return new StatsReader().read(await this.#pc.getStats(), () => MAIN);
   }
@@ -1450,18 +1450,18 @@ class Link {
     return this.#theirs !== undefined;
   }
 
-  /** How many packets have come, of whatever kind; NaN if the browser does not count them. */
+  /** The number of received packets of any kind; NaN if the browser does not count them. */
   async packetsReceived() {
     const stats = [...(await this.#pc.getStats()).values()];
     return stats.find((s) => s.type === 'transport')?.packetsReceived ?? NaN;
   }
 
-  // What goes out
+  // Sending
 
-  /** Makes an offer: sends what there is to send, and is ready to receive. */
+  /** Makes an offer: sends our streams, and is ready to receive. */
   open() {
     if (this.#state === 'taking') return; // their offer brings the transceivers
-    if (this.#pc.signalingState === 'closed') return; // by a listener, that was told of it
+    if (this.#pc.signalingState === 'closed') return; // a listener closed it
     const [first = MAIN] = this.#outgoing.keys();
     const main = this.#outgoing.has(MAIN) ? MAIN : first;
     if (this.#slots.isEmpty) this.#slots.addPair(main, this.#outgoing.get(main));
@@ -1469,17 +1469,17 @@ class Link {
   }
 
   /**
-   * Sends what there is now; a new offer only if it is needed. The first offer has no more than two
-   * transceivers: a client that knows no names would show whichever stream came last.
+   * Sends the current streams; makes a new offer only if needed. The first offer has only two
+   * transceivers: a client that does not know names would show whichever stream came last.
    */
   send() {
-    if (this.#state === 'taking') return; // it will be in the answer
+    if (this.#state === 'taking') return; // the answer will have them
     if (this.#missing().length > 0) this.#makeRoom();
     this.#openChannels();
     this.#slots.send(this.#outgoing, this.#names !== null, (error) => this.#onError(error));
   }
 
-  /** Only one of the two adds transceivers, so that none are added twice. */
+  /** Adds or requests transceivers; only one side adds them, so that none is added twice. */
   #makeRoom() {
     if (this.#mustAsk()) this.#ask(false);
     else for (const [name, kind] of this.#missing()) {
@@ -1487,13 +1487,13 @@ class Link {
     }
   }
 
-  /** Until the other side has said what it calls its streams, the first two transceivers must do. */
+  /** The streams without transceivers; none until we know whether the other side uses names. */
   #missing() {
     if (this.#names === undefined) return [];
     return this.#slots.missing(this.#outgoing, this.#names !== null);
   }
 
-  /** The first channel needs a line in the offer, and once they are paired only the impolite side adds it. */
+  /** The first channel needs a line in the offer; once paired, only the impolite side adds it. */
   #openChannels() {
     const pc = this.#pc;
     const beginsWithIt = !this.isPaired && this.#state === 'idle';
@@ -1501,19 +1501,19 @@ class Link {
       if (!this.#polite || beginsWithIt || pc.sctp) {
         channel.attach(pc.createDataChannel(channel.name, channel.init), () => isCarried(pc));
       } else if (this.#names) {
-        this.#ask(false); // others would not understand, and never make that line
+        this.#ask(false); // clients without names would not understand the request
       }
     }
   }
 
-  /** A data channel that nobody uses, since there is no other way to have the line in an offer. */
+  /** Makes a data channel that nobody uses: there is no other way to get the line into an offer. */
   #addDataLine() {
     if (this.#hasDataLine || this.#pc.sctp) return;
     this.#hasDataLine = true;
     this.#pc.createDataChannel('', { negotiated: true, id: UNUSED_ID });
   }
 
-  /** What the stream of a track is called. */
+  /** The name of a track's stream. */
   #nameOf({ mid }, stream) {
     if (this.#names) return this.#names.get(mid) ?? this.#slots.nameOf(mid) ?? stream.id;
     const main = this.streams.get(MAIN);
@@ -1522,7 +1522,7 @@ class Link {
 
   // Negotiation
 
-  /** Goes on by the table; returns what the action returns. */
+  /** Takes an input of the table; returns the result of its action. */
   #input(input, ...details) {
     const [state, action] = NEGOTIATION[this.#state][input] ?? [this.#state, null];
     this.#state = state;
@@ -1539,13 +1539,13 @@ class Link {
     settle: () => this.#settle(),
   };
 
-  /** Now that they agree, and know each other, there may be more to say. */
+  /** After an agreement, sends what had to wait for it. */
   #settle() {
     this.send();
     if (this.#needed && this.#state === 'idle') this.#input('need');
   }
 
-  /** Once the two know each other, only the impolite side makes offers. */
+  /** Whether we must request offers: once paired, only the impolite side makes them. */
   #mustAsk() {
     return this.#polite && this.isPaired;
   }
@@ -1559,7 +1559,7 @@ class Link {
     const pc = this.#pc;
     try {
       await pc.setLocalDescription();
-      if (pc !== this.#pc) return; // we began anew meanwhile
+      if (pc !== this.#pc) return; // it was replaced meanwhile
       this.#offers += 1;
       this.#input('made');
     } catch (error) {
@@ -1569,7 +1569,7 @@ class Link {
     }
   }
 
-  /** Sends the offer, or the request for one, again and again until its answer comes. */
+  /** Sends the offer, or the request for one, repeatedly until it is answered. */
   #say(times = OFFER_TIMES) {
     this.#left = times;
     this.#repeat();
@@ -1596,14 +1596,14 @@ class Link {
   }
 
   /**
-   * Takes an offer of theirs, or their request for one of ours.
+   * Processes an offer of theirs, or their request for one of ours.
    *
    * @returns {Promise<void>} Rejects if the offer does not fit this connection.
    */
   async offered(offer) {
     if (offer.type === 'request') {
-      // While an offer of ours is on its way, its answer will hold their changes. What it has no
-      // transceivers for is in the next one.
+      // If our offer is unanswered, its answer will have their changes. Streams without transceivers
+      // follow in the next offer.
       for (const [name, kind] of wantsIn(offer.wants)) this.#slots.add(name, kind);
       if (offer.data) this.#addDataLine();
       if (offer.restart) this.#pc.restartIce();
@@ -1616,7 +1616,7 @@ class Link {
     }
   }
 
-  /** Whether there are transceivers of our own, which no offer of theirs can be for. */
+  /** Whether we have transceivers of our own, but have not applied a description of theirs yet. */
   #isFirst() {
     if (['applying', 'owing'].includes(this.#state) || this.#pc.currentRemoteDescription) return false;
     return !this.#slots.isEmpty;
@@ -1647,7 +1647,7 @@ class Link {
     if (this.#answer) this.#tell('answer', 'answer', this.#signed(this.#answer));
   }
 
-  /** Takes an answer of theirs; one to another offer than the last is not applied. */
+  /** Processes an answer of theirs; only an answer to our last offer is applied. */
   answered(answer) {
     if (answer?.re !== undefined && answer.re !== this.session) return;
     if (answer?.n !== undefined && answer.n !== this.#offers) return;
@@ -1682,14 +1682,14 @@ class Link {
     else if (this.#early.length < MOST_EARLY) this.#early.push(candidate);
   }
 
-  /** A bad candidate costs one way of several, so nobody need hear of it. */
+  /** Adds a candidate; errors are ignored, because there are other candidates. */
   #add(candidate) {
     if (this.#theirs === candidate.session) this.#pc.addIceCandidate(candidate).catch(() => {});
   }
 
   // After an outage
 
-  /** The peer or the server is back: sends again what was lost, candidates by new ones. */
+  /** The peer or the server is back: repeats lost signals, and replaces candidates by an ICE restart. */
   resume(times = OFFER_TIMES) {
     this.#say(times);
     if (this.state !== 'connected') this.#restartIce();
@@ -1704,7 +1704,7 @@ class Link {
     else this.#pc.restartIce();
   }
 
-  /** Looks for another way. False if that was tried, and did not help. */
+  /** Restarts ICE; returns false if that was tried already, and did not help. */
   restart() {
     if (this.#restarted || this.#hungUp()) return false;
     this.#restarted = true;
@@ -1732,19 +1732,19 @@ class Link {
   }
 }
 
-/** Whether data channels are carried: one that ends all the same was closed by the other side. */
+/** Whether data channels have a connection: then a channel that ends was closed by the other side. */
 function isCarried(pc) {
   // Not `sctp.state`: Chromium may leave that at `connecting`.
   return pc.connectionState === 'connected' && pc.sctp?.transport.state === 'connected';
 }
 
-/** Not crypto.randomUUID(), which a page without https does not have. */
+/** A random id; crypto.randomUUID() is missing on pages without https. */
 function randomId() {
   const bytes = crypto.getRandomValues(new Uint8Array(16));
   return Array.from(bytes, (byte) => byte.toString(16).padStart(2, '0')).join('');
 }
 
-// How the calls are, for a server that wants reports of it.
+// The quality of the calls, for a server that wants reports.
 
 const PATIENCE = 10_000; // ms after which a call should have sound or a picture
 const MOST = 50; // round trips in one report
@@ -1752,7 +1752,7 @@ const LIMIT = 200; // of each number; the server takes no more
 
 const none = () => ({ checked: 0, silent: 0, connected: 0, relayed: 0, failed: 0 });
 
-/** Counts what becomes of links, and reports it every so many seconds. It says nothing of whom they are with. */
+/** Counts how links do, and reports it at an interval. Reports do not say who is connected with whom. */
 class Quality {
   #links;
   #expects;
@@ -1763,7 +1763,7 @@ class Quality {
 
   /**
    * @param {object} room
-   * @param {() => Iterable<any>} room.links - The links that there are.
+   * @param {() => Iterable<any>} room.links - The current links.
    * @param {(link: any) => 'received' | 'sent' | null} room.expects - Where a link should have media.
    * @param {(report: object) => boolean} room.send - Sends a report, if there is a connection.
    */
@@ -1773,23 +1773,23 @@ class Quality {
     this.#send = send;
   }
 
-  /** Reports from now on, or no more if no `seconds` are given. */
+  /** Reports every `seconds` from now on; without `seconds`, stops. */
   start(seconds) {
     clearInterval(this.#timer);
     this.#timer = seconds > 0 ? setInterval(() => this.report(), seconds * 1000) : 0;
   }
 
-  /** A link was made. */
+  /** Checks a new link after a while. */
   watch(link) {
     if (this.#timer) setTimeout(() => this.check(link), PATIENCE);
   }
 
-  /** ICE failed. */
+  /** Counts a failure of ICE. */
   failed() {
     if (this.#timer) this.#count('failed');
   }
 
-  /** Whether a link has media by now; one that is closed already is nobody's business. */
+  /** Counts whether a link has media by now; closed links do not count. */
   async check(link) {
     const wanted = [...this.#links()].includes(link) ? this.#expects(link) : null;
     if (wanted === null) return;
@@ -1823,16 +1823,16 @@ class Quality {
   }
 }
 
-// Broadcasts that go through a media server: once from who is live, and then to many.
+// Broadcasts through a media server: the broadcaster uploads once, for many viewers.
 
-/** The one connection by which our broadcast gets to a media server, of which there are no others. */
+/** The peer connection that carries our broadcast to the media server. */
 class Uplink {
   id;
   #pc;
   #senders;
   #tell;
 
-  /** `id` is how the media server is addressed; `streams` are those that we publish. */
+  /** `id` is the media server's address; `streams` are those that we publish. */
   constructor(id, { iceServers, streams, tell }) {
     this.id = id;
     this.#tell = tell;
@@ -1853,7 +1853,7 @@ class Uplink {
     return this.#pc;
   }
 
-  /** Sends the main stream as it is now; this needs no new offer. */
+  /** Sends the current main stream; needs no new offer. */
   send(streams) {
     const tracks = mainOf(streams)?.getTracks() ?? [];
     for (const { kind, sender } of this.#senders) {
@@ -1866,7 +1866,7 @@ class Uplink {
     this.again();
   }
 
-  /** The media server has asked once more: an offer that was not answered may have been lost. */
+  /** Repeats an unanswered offer, which may have been lost: the media server has asked again. */
   again() {
     if (this.#pc.signalingState !== 'have-local-offer') return;
     const { type, sdp } = this.#pc.localDescription;
@@ -1885,7 +1885,7 @@ class Uplink {
   }
 }
 
-/** The connection by which a media server brings us a peer's broadcast. */
+/** The peer connection by which a media server delivers a peer's broadcast. */
 class Downlink {
   streams = new Map();
   #origin;
@@ -1901,7 +1901,7 @@ class Downlink {
       if (candidate) tell('ice_candidate', 'candidate', candidate.toJSON());
     };
     this.#pc.onconnectionstatechange = onState;
-    const stream = new MediaStream(); // what a media server calls it is no name of ours
+    const stream = new MediaStream(); // the media server's name for it is of no use
     this.#pc.ontrack = ({ track }) => {
       for (const old of stream.getTracks()) if (old.kind === track.kind) stream.removeTrack(old);
       stream.addTrack(track);
@@ -1910,12 +1910,12 @@ class Downlink {
     };
   }
 
-  /** Whether an offer is for this connection; another one needs a connection of its own. */
+  /** Whether an offer is for this connection; any other offer needs a new one. */
   isFor(offer) {
     return originOf(offer) === this.#origin && this.#pc.connectionState !== 'failed';
   }
 
-  /** Takes an offer. One that comes again gets its answer again. */
+  /** Answers an offer. A repeated offer gets the same answer again. */
   async offered({ type, sdp }) {
     const pc = this.#pc;
     if (pc.currentRemoteDescription?.sdp !== sdp) {
@@ -1946,12 +1946,12 @@ class Downlink {
     return this.#stats.read(await this.#pc.getStats(), () => MAIN);
   }
 
-  /** The same without bitrates, and without a change to those of `stats`. */
+  /** Statistics without bitrates; does not affect those of `stats`. */
   async glance() {
     return new StatsReader().read(await this.#pc.getStats(), () => MAIN);
   }
 
-  /** How many packets have come, of whatever kind; NaN if the browser does not count them. */
+  /** The number of received packets of any kind; NaN if the browser does not count them. */
   async packetsReceived() {
     const stats = [...(await this.#pc.getStats()).values()];
     return stats.find((s) => s.type === 'transport')?.packetsReceived ?? NaN;
@@ -1963,26 +1963,26 @@ class Downlink {
   }
 }
 
-/** What a description says of the connection that made it: the start of its line `o=`. */
+/** The id of the connection that made a description: the session id in its line `o=`. */
 function originOf({ sdp }) {
   return /^o=\S+ (\S+)/m.exec(sdp)?.[1];
 }
 
-// Who of several speaks.
+// Finds the active speaker.
 
 const EVERY = 200; // ms
 const SPEECH = 0.02; // of 1; below is noise
 const NEW_SHARE = 0.4; // of a level in the average: a cough is not enough
-const LOUDER = 1.5; // times as loud as who speaks now, to be taken for the speaker
+const LOUDER = 1.5; // times as loud as the current speaker, to become the speaker
 
-/** Finds the active speaker in levels that are measured again and again. */
+/** Finds the active speaker from repeated measurements of levels. */
 class SpeakerFinder {
   #averages = new Map();
   #current = null;
 
   /**
-   * @param {Map<string, number>} levels - By id, 0 to 1. Who is missing is gone.
-   * @returns {string | null} Who speaks, or did so last.
+   * @param {Map<string, number>} levels - By id, 0 to 1. A missing id has left.
+   * @returns {string | null} The id of the current or last speaker.
    */
   next(levels) {
     const before = this.#averages;
@@ -1997,7 +1997,7 @@ class SpeakerFinder {
   }
 }
 
-/** Looks for the speaker as long as that `isWanted`, and tells when it is another. */
+/** Watches for the speaker as long as `isWanted`, and reports each change. */
 class SpeakerWatch {
   #levels;
   #isWanted;
@@ -2028,19 +2028,19 @@ class SpeakerWatch {
   }
 }
 
-// A room: who is here, who is live, and a link to each of them.
+// A room: its peers, which of them are live, and a link to each.
 
 const ASK_AFTER = 1_000; // ms that a live peer has for its offer before we make one
-const RELAY_WITHIN = 10_000; // ms; the same where a media server may bring it
-const PLACED_WITHIN = 1_000; // ms for the server to say whom a media server serves
-const STOP_AFTER = 2_000; // ms; one that is live again within this never stopped
+const RELAY_WITHIN = 10_000; // ms; the same if a media server may deliver its broadcast
+const PLACED_WITHIN = 1_000; // ms for the server to say which peers a media server serves
+const STOP_AFTER = 2_000; // ms; a peer that is live again within this has not stopped
 const RETURN_WITHIN = 30_000; // ms for a peer whose media flow, while the server has lost it
 const LISTEN_EVERY = 400; // ms; the packets of such a peer are counted
-const SILENCES = 3; // without a packet, one after the other, and it is gone
-/** Who left for these causes does not come back as the same: docs/protocols/mesh.md has them all. */
+const SILENCES = 3; // consecutive counts without a packet, after which the peer is gone
+/** A peer that left for one of these causes does not come back. docs/protocols/mesh.md has them all. */
 const GONE = new Set(['closed', 'kicked', 'banned', 'token_expired']);
 const POLICY = 1008;
-const ID_IN_USE = 'Client id in use'; // as the server says it: docs/protocols/mesh.md
+const ID_IN_USE = 'Client id in use'; // the server's reason: docs/protocols/mesh.md
 
 /**
  * Joins a room. After that the client reconnects by itself, keeps its client id, and is live again if it
@@ -2095,27 +2095,27 @@ export class Room {
    */
   streams = new Map();
 
-  #id; // under which we come next
+  #id; // for the next connection
   #signaling;
   #listeners = new Listeners();
   #links = new Map(); // peer's id -> Link
   #channels = new Map(); // peer's id -> Channels
   #mayRelay = false; // whether the server has media servers
-  #uplink = null; // to one, with our broadcast
+  #uplink = null; // our broadcast to a media server
   #downlinks = new Map(); // peer's id -> Downlink, with its broadcast
-  #relayed = new Set(); // ids of those that a media server serves with ours
-  #placing = 0; // timer; until then it is not known whom
+  #relayed = new Set(); // ids of the peers that get our broadcast from a media server
+  #placing = 0; // timer, until we know these peers
   #speakers;
   #quality;
   #timers = new Map(); // peer's id -> what is going to happen to it, by name
-  #addressees = new Set(); // whom the application wrote to
-  #outgoing = new Map(); // name -> { tracks, ...PublishOptions }: what goes out
-  #names = new Set(); // that were ever used
+  #addressees = new Set(); // ids of the peers to which the application has sent messages
+  #outgoing = new Map(); // name -> { tracks, ...PublishOptions }: the published streams
+  #names = new Set(); // all that were ever used
   #iceServers = [];
   #ownIceServers; // of the application
   #wantsMedia;
-  #settle; // of the promise that `join` gave, until it is settled
-  #declared = null; // as what the server was told that we are live, since we joined
+  #settle; // of the promise that `join` returned, until it is settled
+  #declared = null; // the kind of media that we have announced since we joined
 
   /** @private */
   constructor(url, { room, username, token, clientId, iceServers, media = true, trace }, resolve, reject) {
@@ -2246,7 +2246,7 @@ export class Room {
     this.#listeners.emit(type, ...details);
   }
 
-  /** Tells a listener, unless it is gone again, of those that are here. */
+  /** Calls a new listener for the peers that are in the room already. */
   #introduce(listener) {
     for (const peer of [...this.peers.values()]) {
       if (this.#listeners.has('peer', listener) && this.peers.has(peer.id)) call(listener, peer);
@@ -2256,7 +2256,7 @@ export class Room {
   #stateChanged(state, reason = '', code = undefined) {
     this.state = state;
     if (this.#settle && code !== undefined) {
-      // Nobody has the room yet, so nobody could stop it: no second attempt.
+      // `join` has not returned the room yet, so nobody could stop a second attempt.
       this.#settle.reject(new RoomError(reason || `Not connected (${code})`, code));
       this.#settle = null;
       this.#signaling.close();
@@ -2268,7 +2268,7 @@ export class Room {
     if (state !== 'joined') this.#emit('state', state, reason);
   }
 
-  /** What is unknown is ignored: newer servers say more, and other clients say other things. */
+  /** Processes a message; unknown ones are ignored, since newer servers and other clients send more. */
   #received(message) {
     const { type, from, client_id: id } = message;
     if (type === 'auth_success') this.#joined(message);
@@ -2292,9 +2292,9 @@ export class Room {
     else if (type === 'error') this.#refused(message);
   }
 
-  // Who is here
+  // Peers
 
-  /** Somebody else got our id while we were away. Once: a fresh one is in use nowhere. */
+  /** Takes a new id, once, if another client has got ours while we were away. */
   #takeFreshId() {
     if (this.#settle || this.#id !== this.me.id) return false;
     this.#id = randomId();
@@ -2304,16 +2304,16 @@ export class Room {
   #joined({ client_id, user, ice_servers, quality, relay = false }) {
     this.#quality.start(quality);
     this.#mayRelay = relay;
-    this.#forgetRelays(); // they will be said again
+    this.#forgetRelays(); // the server announces them again
     if (relay && this.published) this.#soonServe();
-    // To the others we are somebody new, and which side is the polite one may be different.
+    // With another id we are a new peer, and the polite side may be another one.
     if (client_id !== this.me.id) for (const id of [...this.peers.keys()]) this.#drop(id);
     this.me = { id: client_id, name: user };
     this.#declared = null;
     this.#iceServers = this.#ownIceServers ?? ice_servers ?? [];
   }
 
-  /** We are the same peer as before. What was said while there was no connection was not kept. */
+  /** We have resumed as the same peer. Announces what could not be sent without a connection. */
   #resumed() {
     this.state = 'joined';
     if (this.#declared !== this.#media()) this.#tellLive();
@@ -2321,7 +2321,7 @@ export class Room {
     this.#emit('state', 'joined', '');
   }
 
-  /** The snapshot of the room: the first one, or after a lost connection the one to compare with. */
+  /** Processes a snapshot of the room: the first one, or one after a lost connection. */
   #entered(users) {
     const present = new Set(users.map((user) => user.client_id));
     for (const [id, peer] of this.peers) {
@@ -2354,7 +2354,7 @@ export class Room {
     if (this.peers.has(id)) this.#serve(id);
   }
 
-  /** It is the one we know, and its media may never have stopped. */
+  /** A known peer is back; its media may never have stopped. */
   #returned(peer, name) {
     this.#never(peer.id, 'drop');
     const { away, name: before } = peer;
@@ -2368,8 +2368,8 @@ export class Room {
   }
 
   /**
-   * It has left. Unless it said so, that may be the end of a tab, or of a connection to the server
-   * alone: the media tell. As long as they flow, the peer may come back.
+   * The server has reported that a peer left. Unless it left on purpose, it may only have lost its
+   * connection to the server: as long as its media flow, it may come back.
    */
   #departed(id, cause) {
     const peer = this.peers.get(id);
@@ -2381,12 +2381,12 @@ export class Room {
     if (!peer.away) this.#setAway(peer, true);
   }
 
-  /** Whether the server has told that it has left, and only its media say that it is there. */
+  /** Whether the server has reported that the peer left, and only its media still flow. */
   #isLost(id) {
     return Boolean(this.#timers.get(id)?.drop);
   }
 
-  /** It has no connection to the server, which holds its place and will tell how that ends. */
+  /** A peer has lost its connection; the server keeps its place, and will report how that ends. */
   #lostTouch(id) {
     const peer = this.peers.get(id);
     if (peer && !peer.away) this.#setAway(peer, true);
@@ -2410,7 +2410,7 @@ export class Room {
     if (this.peers.get(peer.id) === peer) this.#emit('connection', peer);
   }
 
-  /** While a peer is away, its media tell whether it is there. */
+  /** While a peer is away, checks by its media whether it is still there. */
   async #listenTo(peer, link, before = -1, silences = 0) {
     const packets = (await link?.packetsReceived()) ?? before;
     if (!peer.away || this.peers.get(peer.id) !== peer) return;
@@ -2444,7 +2444,7 @@ export class Room {
     if (tell) this.#emit('left', peer);
   }
 
-  // Who is live
+  // Broadcasts
 
   #tellLive() {
     const media_type = this.#media();
@@ -2452,7 +2452,7 @@ export class Room {
     if (this.#signaling.send(message)) this.#declared = media_type;
   }
 
-  /** As what we are live; null if we are not. */
+  /** The kind of media with which we are live; null if we are not. */
   #media() {
     if (!this.published) return null;
     const tracks = [...this.#outgoing.values()].flatMap((stream) => stream.tracks);
@@ -2468,14 +2468,14 @@ export class Room {
     if (news) this.#emit('live', peer);
     if (!this.peers.has(id)) return; // a listener left the room
     for (const [name, stream] of this.#links.get(id)?.streams ?? []) {
-      if (hasTracks(stream)) this.#streamed(id, stream, name); // it never ceased
+      if (hasTracks(stream)) this.#streamed(id, stream, name); // it has never stopped
       if (!this.peers.has(id)) return;
     }
     const patience = this.#mayRelay ? RELAY_WITHIN : ASK_AFTER;
     if (!this.#links.has(id)) this.#soon(id, 'ask', patience, () => this.#ask(id));
   }
 
-  /** A peer that reconnects stops and is live again at once. Nobody need see that. */
+  /** Hides a short stop: a peer that reconnects stops, and is live again at once. */
   #stoppedLive(id) {
     const peer = this.peers.get(id);
     if (!peer?.live || this.#isLost(id)) return;
@@ -2506,16 +2506,16 @@ export class Room {
     delete timers[what];
   }
 
-  // Sound and picture
+  // Media
 
-  /** Who publishes makes the offer. */
+  /** Offers our streams to a peer: the side that publishes makes the offer. */
   #serve(id) {
     if (!this.published || !this.#wantsMedia || this.#placing || this.#relayed.has(id)) return;
     if (this.#links.has(id)) this.#links.get(id).open();
     else this.#link(id).open();
   }
 
-  /** No offer came: it was lost, or it is a client that waits for ours. */
+  /** Offers to a live peer whose offer was lost, or that waits for ours. */
   #ask(id) {
     if (this.#wantsMedia && !this.#links.has(id) && !this.#downlinks.has(id)) this.#link(id).open();
   }
@@ -2552,18 +2552,18 @@ export class Room {
     if (!this.peers.has(id)) return; // a listener left the room
     this.#emit('connection', peer);
     if (link.state === 'failed') this.#quality.failed();
-    if (this.#downlinks.get(id) === link) return; // the media server offers anew
+    if (this.#downlinks.get(id) === link) return; // the media server makes a new offer
     if (link.state === 'failed' && !link.restart()) this.#link(id).open();
   }
 
-  /** Where a link should have media by now, if anywhere. */
+  /** The direction in which a link should have media by now; null for none. */
   #expectsMedia(link) {
     const [id] = [...this.#links, ...this.#downlinks].find(([, one]) => one === link) ?? [];
     if (this.peers.get(id)?.live) return 'received';
     return this.published && !this.#relayed.has(id) ? 'sent' : null;
   }
 
-  /** What came by an earlier connection, and does not come by this one. */
+  /** Removes the streams of an earlier connection that the new one does not have. */
   #forget(peer, arriving) {
     for (const name of [...peer.streams.keys()]) if (!arriving.has(name)) this.#removed(peer, name);
   }
@@ -2585,7 +2585,7 @@ export class Room {
     this.#emit('stream', stream, peer, name);
   }
 
-  /** A track is gone. If it was the last, and the server does not say that it is live, that is the end. */
+  /** A track has ended. If it was the last, and the peer is not live any more, the broadcast is over. */
   #silenced(id, name) {
     const peer = this.peers.get(id);
     if (!peer?.streams.has(name) || hasTracks(peer.streams.get(name))) return;
@@ -2599,15 +2599,15 @@ export class Room {
     if (peer.streams.delete(name)) this.#emit('removed', stream, peer, name);
   }
 
-  // Through a media server
+  // Media servers
 
-  /** We went live: the server says whom a media server serves, before we offer to anybody. */
+  /** Waits, before we offer to anybody, for the server to say which peers a media server serves. */
   #soonServe() {
     clearTimeout(this.#placing);
     this.#placing = setTimeout(() => this.#placed({}), PLACED_WITHIN);
   }
 
-  /** These peers are served by the media server at `offer_to`; without that, by us. */
+  /** The media server `offer_to` serves these peers; without one, we do. */
   #placed({ for: ids = [], offer_to: relay = null }) {
     for (const id of ids) relay ? this.#relayed.add(id) : this.#relayed.delete(id);
     for (const id of ids) if (this.peers.has(id)) this.#emit('connection', this.peers.get(id));
@@ -2630,7 +2630,7 @@ export class Room {
     });
   }
 
-  /** Who was served by a media server has no streams from us. */
+  /** Forgets the media server, and the links without streams to the peers that it served. */
   #forgetRelays() {
     this.#closeUplink();
     for (const id of this.#relayed) this.#links.get(id)?.close();
@@ -2646,7 +2646,7 @@ export class Room {
     this.#uplink = null;
   }
 
-  /** A media server brings us the broadcast of a peer. */
+  /** Processes a media server's offer of a peer's broadcast. */
   async #relayOffered(from, offer) {
     if (!this.peers.has(from) || !this.#wantsMedia || !offer) return;
     this.#never(from, 'ask');
@@ -2694,7 +2694,7 @@ export class Room {
     if (!peer || !this.#wantsMedia || !offer) return;
     const link = this.#links.get(from);
     if (offer.re !== undefined && offer.re !== link?.session) {
-      // It means a connection that we had before. An offer of ours, on its way or made now, tells it.
+      // The offer is for an earlier connection of ours. An offer for the current one corrects that.
       if (!link || link.isPaired) this.#link(from).open();
     } else if (link?.isWith(offer.session)) {
       this.#take(from, link, offer);
@@ -2703,7 +2703,7 @@ export class Room {
     }
   }
 
-  /** One for an earlier connection of ours, from another of theirs than the present one is with: they are apart. */
+  /** Processes an answer. If both sides have replaced their connections, makes a new one. */
   #answered(from, answer) {
     const link = this.#links.get(from);
     const isAstray = answer?.re !== undefined && answer.re !== link?.session;
@@ -2711,7 +2711,7 @@ export class Room {
     else if (link?.isPaired && !link.isWith(answer.session)) this.#link(from).open();
   }
 
-  /** A page that was loaded again may come with an offer that fits no old connection: then a new one. */
+  /** Takes an offer; if it does not fit the old connection, as after a reload, on a new one. */
   async #take(from, link, offer, isNew = false) {
     try {
       await link.offered(offer);
@@ -2721,7 +2721,7 @@ export class Room {
     }
   }
 
-  /** It may come before the offer, if the two went different ways. */
+  /** Processes a candidate, which may arrive before the offer. */
   #candidate(from, candidate) {
     if (!this.peers.has(from) || !this.#wantsMedia || !candidate) return;
     const link = this.#links.get(from);
@@ -2734,7 +2734,7 @@ export class Room {
     if (peer) this.#emit('message', data, peer);
   }
 
-  /** A signal to a peer that has just left is not an error. */
+  /** Reports an error, unless it is about a signal to a peer that has just left. */
   #refused({ message, code, to }) {
     if (code === 'target_not_found' && !this.#addressees.delete(to)) return;
     this.#emit('error', new RoomError(message, code));

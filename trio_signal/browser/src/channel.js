@@ -1,11 +1,11 @@
-// Data from browser to browser, past the server.
+// Data channels, directly between browsers.
 
 import { Listeners } from './events.js';
 import { isName } from './streams.js';
 
 const FULL = 1 << 20; // bytes that may wait in the browser
 const LOW = FULL / 4;
-const TOLD_WITHIN = 300; // ms that the end of a connection may be behind that of its channels
+const TOLD_WITHIN = 300; // ms by which the end of a connection may follow that of its channels
 const MOST_CHANNELS = 32; // to one peer
 
 /**
@@ -103,7 +103,7 @@ export class Channel {
     }
   }
 
-  /** Always the same one while it is open, so that all keeps its order. */
+  /** The data channel to send on: the same one while it is open, to keep the order. */
   #out() {
     if (this.#current?.readyState !== 'open') {
       this.#current = [...this.#pipes].find((pipe) => pipe.readyState === 'open');
@@ -122,7 +122,7 @@ export class Channel {
   }
 
   /**
-   * Whether this side has to open it in a new connection, and how.
+   * The options with which this side must open the channel in a new connection; null if it must not.
    *
    * @private
    */
@@ -131,7 +131,7 @@ export class Channel {
   }
 
   /**
-   * From now on this side opens it as well.
+   * Lets this side open the channel as well from now on.
    *
    * @private
    */
@@ -140,7 +140,7 @@ export class Channel {
   }
 
   /**
-   * Sends and hears by an RTCDataChannel.
+   * Uses an RTCDataChannel to send and receive.
    *
    * @private
    */
@@ -154,14 +154,14 @@ export class Channel {
     pipe.onclose = () => {
       this.#pipes.delete(pipe);
       if (!this.#out()) this.#become('connecting');
-      // The peer has closed it, or the whole connection is gone: that shows a moment later.
+      // Either the peer has closed the channel, or the connection has ended, which shows a moment later.
       setTimeout(() => this.#pipes.size === 0 && isConnected() && this.close(), TOLD_WITHIN);
     };
     if (pipe.readyState === 'open') this.#become('open');
   }
 
   /**
-   * The connection is gone.
+   * Drops the data channels of a connection that has ended.
    *
    * @private
    */
@@ -189,7 +189,7 @@ export class Channels {
   #all = new Map(); // name -> Channel
   #onOpened;
 
-  /** `onOpened` is told of those that the other side has opened, and this one has not. */
+  /** `onOpened` gets each channel that only the other side has opened. */
   constructor(onOpened) {
     this.#onOpened = onOpened;
   }
@@ -209,7 +209,7 @@ export class Channels {
     return channel;
   }
 
-  /** The other side opened an RTCDataChannel. */
+  /** Attaches an RTCDataChannel that the other side has opened. */
   opened(pipe, isConnected) {
     const known = this.#all.get(pipe.label);
     const channel = known ?? (isName(pipe.label) ? this.#add(pipe.label, null) : null);
@@ -218,7 +218,7 @@ export class Channels {
     if (!known) this.#onOpened(channel);
   }
 
-  /** Those that this side has to open in the present connection. */
+  /** The channels that this side has to open in the current connection. */
   unopened() {
     return [...this.#all.values()].filter((channel) => channel.init);
   }

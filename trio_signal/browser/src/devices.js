@@ -35,7 +35,7 @@ export async function openCamera({ camera, microphone, width = 1280, height = 72
     return await navigator.mediaDevices.getUserMedia({ video, audio });
   } catch (error) {
     if (error.name !== 'NotFoundError' || !video || !audio) throw error;
-    // Which of the two is missing is not told.
+    // The error does not say which of the two is missing.
     return navigator.mediaDevices.getUserMedia({ video }).catch((second) => {
       if (second.name !== 'NotFoundError') throw second;
       return navigator.mediaDevices.getUserMedia({ audio });

@@ -1,6 +1,6 @@
-// Listeners, and how they are called.
+// Event listeners.
 
-/** Keeps listeners by the type of what they listen for. */
+/** Listeners by event type. */
 export class Listeners {
   #byType = new Map();
 
@@ -8,12 +8,12 @@ export class Listeners {
     return Boolean(this.#byType.get(type)?.has(listener));
   }
 
-  /** Whether anybody listens for that. */
+  /** Whether there is any listener for this type. */
   any(type) {
     return Boolean(this.#byType.get(type)?.size);
   }
 
-  /** Returns what removes it again. */
+  /** Adds a listener; returns a function that removes it. */
   add(type, listener) {
     if (!this.#byType.has(type)) this.#byType.set(type, new Set());
     const listeners = this.#byType.get(type);
@@ -21,13 +21,13 @@ export class Listeners {
     return () => listeners.delete(listener);
   }
 
-  /** Calls those that listen now; one that is added meanwhile hears of the next event. */
+  /** Calls the current listeners; those that are added meanwhile get the next event. */
   emit(type, ...details) {
     for (const listener of [...(this.#byType.get(type) ?? [])]) call(listener, ...details);
   }
 }
 
-/** If a listener throws, that is reported, and the others are called all the same. */
+/** Calls a listener; reports its error, so that the others are still called. */
 export function call(listener, ...details) {
   try {
     listener(...details);

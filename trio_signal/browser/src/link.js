@@ -1,39 +1,40 @@
-// One peer connection, and how both sides agree on what goes over it.
+// One peer connection, and its negotiation.
 
 import { inputOf, NEGOTIATION } from './negotiation.js';
 import { StatsReader } from './stats.js';
 import { hasTracks, MAIN, namesIn, Slots, wantsIn } from './streams.js';
 
 const ANSWER_WITHIN = 3_000; // ms until an offer is sent again: signals may have been lost
-const OFFER_TIMES = 5; // a peer that never answers does not want to
-const KEEP_EVERY = 30_000; // ms; the sender of a lost signal is usually not told
+const OFFER_TIMES = 5; // then the peer counts as unwilling
+const KEEP_EVERY = 30_000; // ms; usually the sender does not learn that a signal was lost
 const UNUSED_ID = 1022; // of data channels; browsers count from 0
 const MOST_EARLY = 100; // candidates that wait for a description
 
 /**
- * One RTCPeerConnection with one peer. It is the W3C's "perfect negotiation": either side may
- * make an offer at any time, and if both do, the polite one takes its own back.
+ * One RTCPeerConnection with one peer. It uses the W3C's "perfect negotiation": either side may
+ * make an offer at any time, and if both do, the polite one withdraws its own.
  * https://www.w3.org/TR/webrtc/#perfect-negotiation-example
  *
- * Signals may be lost while a connection to the server is, and a peer may come back as another
- * page. So, beyond the example, what we send carries three fields:
+ * Signals may be lost with a connection to the server, and a peer may return as a reloaded page. So,
+ * unlike in the example, signals have three more fields:
  *
- * - `session` names this RTCPeerConnection, and `re` the one of the other side, once it is known.
- *   A description for another connection than the present one is not applied.
- * - `n` counts our offers. One is sent again until its answer comes; one that comes twice gets
- *   the same answer twice.
+ * - `session` names this RTCPeerConnection, and `re` that of the other side, once it is known.
+ *   A description for a connection other than the current one is not applied.
+ * - `n` counts our offers. An offer is repeated until its answer arrives; a repeated offer gets the
+ *   same answer again.
  *
- * Each side has one transceiver for sound and one for picture, from the first offer on and always
- * ready to receive; more are added for more streams, as {@link Slots} has them, once both sides are
- * known to tell streams by their names. Names travel as `streams` in offers and answers, by mid.
- * Browsers are worst at taking an offer back: Chromium leaves received tracks
- * muted, or without a picture (https://github.com/w3c/webrtc-pc/issues/3081). So it is avoided. If
- * the very first offers cross, the polite side begins anew with another RTCPeerConnection; later it
- * does not offer, but asks for an offer, in which its own changes are the answer. The `restart` of
- * such a request is for ICE, `wants` says what it needs transceivers for, and `data` that it needs
- * the line of data channels.
+ * Each side has one transceiver for audio and one for video from the first offer on, always ready to
+ * receive. {@link Slots} adds more for more streams, once both sides are known to use names. The
+ * names are in `streams` of offers and answers, by mid.
  *
- * A client that does not know these fields is understood as well, and towards it we are polite.
+ * Withdrawing an offer (rollback) is what browsers do worst: Chromium leaves received tracks muted,
+ * or without a picture (https://github.com/w3c/webrtc-pc/issues/3081). So it is avoided. If the very
+ * first offers cross, the polite side starts again with another RTCPeerConnection. Later it makes no
+ * offers, but requests them, and its own changes are in its answers. In such a request, `restart`
+ * asks for an ICE restart, `wants` lists the streams that need transceivers, and `data` asks for the
+ * line of data channels.
+ *
+ * Clients that do not know these fields are supported; towards them we are polite.
  */
 export class Link {
   session;
@@ -53,8 +54,8 @@ export class Link {
   #stats;
   #hasDataLine; // made because the other side asked for it
   #theirs; // the other side's session
-  #names; // what it calls its transceivers, by mid; null if it knows no names, undefined until we know
-  #needed = null; // { restart }: what we need an offer of theirs for, until it arrives
+  #names; // of its transceivers, by mid; null if it does not use names, undefined until we know
+  #needed = null; // { restart }: why we need an offer of theirs, until it arrives
   #offers = 0; // how many we made
   #left = 0; // how often the last offer or request may still be sent
   #again = 0; // timer
@@ -109,9 +110,9 @@ export class Link {
     this.#hasDataLine = false;
   }
 
-  // What others see of it
+  // State
 
-  /** The RTCPeerConnection; another one after a begin anew. */
+  /** The current RTCPeerConnection. */
   get connection() {
     return this.#pc;
   }
@@ -124,18 +125,18 @@ export class Link {
     return state;
   }
 
-  /** The other side may not want to, or not know how. */
+  /** The other side may be unwilling or unable to answer. */
   #isUnanswered() {
     return !this.isPaired && this.#offers > 0 && this.#left === 0;
   }
 
-  /** The other side closed its connection: shown at once here, by `connectionState` after seconds. */
+  /** Whether the other side has closed its connection; `connectionState` shows that seconds later. */
   #hungUp() {
     const [receiver] = this.#pc.getReceivers();
     return ['closed', 'failed'].includes(receiver?.transport?.state);
   }
 
-  /** How loud the other side is, 0 to 1. */
+  /** The volume of the other side, 0 to 1. */
   get level() {
     const sources = this.#pc.getReceivers().flatMap((receiver) => receiver.getSynchronizationSources());
     return Math.max(0, ...sources.map(({ audioLevel }) => audioLevel ?? 0));
@@ -150,7 +151,7 @@ export class Link {
     });
   }
 
-  /** The same without bitrates, and without a change to those of `stats`. */
+  /** Statistics without bitrates; does not affect those of `stats`. */
   async glance() {
     return new StatsReader().read(await this.#pc.getStats(), () => MAIN);
   }
@@ -165,18 +166,18 @@ export class Link {
     return this.#theirs !== undefined;
   }
 
-  /** How many packets have come, of whatever kind; NaN if the browser does not count them. */
+  /** The number of received packets of any kind; NaN if the browser does not count them. */
   async packetsReceived() {
     const stats = [...(await this.#pc.getStats()).values()];
     return stats.find((s) => s.type === 'transport')?.packetsReceived ?? NaN;
   }
 
-  // What goes out
+  // Sending
 
-  /** Makes an offer: sends what there is to send, and is ready to receive. */
+  /** Makes an offer: sends our streams, and is ready to receive. */
   open() {
     if (this.#state === 'taking') return; // their offer brings the transceivers
-    if (this.#pc.signalingState === 'closed') return; // by a listener, that was told of it
+    if (this.#pc.signalingState === 'closed') return; // a listener closed it
     const [first = MAIN] = this.#outgoing.keys();
     const main = this.#outgoing.has(MAIN) ? MAIN : first;
     if (this.#slots.isEmpty) this.#slots.addPair(main, this.#outgoing.get(main));
@@ -184,17 +185,17 @@ export class Link {
   }
 
   /**
-   * Sends what there is now; a new offer only if it is needed. The first offer has no more than two
-   * transceivers: a client that knows no names would show whichever stream came last.
+   * Sends the current streams; makes a new offer only if needed. The first offer has only two
+   * transceivers: a client that does not know names would show whichever stream came last.
    */
   send() {
-    if (this.#state === 'taking') return; // it will be in the answer
+    if (this.#state === 'taking') return; // the answer will have them
     if (this.#missing().length > 0) this.#makeRoom();
     this.#openChannels();
     this.#slots.send(this.#outgoing, this.#names !== null, (error) => this.#onError(error));
   }
 
-  /** Only one of the two adds transceivers, so that none are added twice. */
+  /** Adds or requests transceivers; only one side adds them, so that none is added twice. */
   #makeRoom() {
     if (this.#mustAsk()) this.#ask(false);
     else for (const [name, kind] of this.#missing()) {
@@ -202,13 +203,13 @@ export class Link {
     }
   }
 
-  /** Until the other side has said what it calls its streams, the first two transceivers must do. */
+  /** The streams without transceivers; none until we know whether the other side uses names. */
   #missing() {
     if (this.#names === undefined) return [];
     return this.#slots.missing(this.#outgoing, this.#names !== null);
   }
 
-  /** The first channel needs a line in the offer, and once they are paired only the impolite side adds it. */
+  /** The first channel needs a line in the offer; once paired, only the impolite side adds it. */
   #openChannels() {
     const pc = this.#pc;
     const beginsWithIt = !this.isPaired && this.#state === 'idle';
@@ -216,19 +217,19 @@ export class Link {
       if (!this.#polite || beginsWithIt || pc.sctp) {
         channel.attach(pc.createDataChannel(channel.name, channel.init), () => isCarried(pc));
       } else if (this.#names) {
-        this.#ask(false); // others would not understand, and never make that line
+        this.#ask(false); // clients without names would not understand the request
       }
     }
   }
 
-  /** A data channel that nobody uses, since there is no other way to have the line in an offer. */
+  /** Makes a data channel that nobody uses: there is no other way to get the line into an offer. */
   #addDataLine() {
     if (this.#hasDataLine || this.#pc.sctp) return;
     this.#hasDataLine = true;
     this.#pc.createDataChannel('', { negotiated: true, id: UNUSED_ID });
   }
 
-  /** What the stream of a track is called. */
+  /** The name of a track's stream. */
   #nameOf({ mid }, stream) {
     if (this.#names) return this.#names.get(mid) ?? this.#slots.nameOf(mid) ?? stream.id;
     const main = this.streams.get(MAIN);
@@ -237,7 +238,7 @@ export class Link {
 
   // Negotiation
 
-  /** Goes on by the table; returns what the action returns. */
+  /** Takes an input of the table; returns the result of its action. */
   #input(input, ...details) {
     const [state, action] = NEGOTIATION[this.#state][input] ?? [this.#state, null];
     this.#state = state;
@@ -254,13 +255,13 @@ export class Link {
     settle: () => this.#settle(),
   };
 
-  /** Now that they agree, and know each other, there may be more to say. */
+  /** After an agreement, sends what had to wait for it. */
   #settle() {
     this.send();
     if (this.#needed && this.#state === 'idle') this.#input('need');
   }
 
-  /** Once the two know each other, only the impolite side makes offers. */
+  /** Whether we must request offers: once paired, only the impolite side makes them. */
   #mustAsk() {
     return this.#polite && this.isPaired;
   }
@@ -274,7 +275,7 @@ export class Link {
     const pc = this.#pc;
     try {
       await pc.setLocalDescription();
-      if (pc !== this.#pc) return; // we began anew meanwhile
+      if (pc !== this.#pc) return; // it was replaced meanwhile
       this.#offers += 1;
       this.#input('made');
     } catch (error) {
@@ -284,7 +285,7 @@ export class Link {
     }
   }
 
-  /** Sends the offer, or the request for one, again and again until its answer comes. */
+  /** Sends the offer, or the request for one, repeatedly until it is answered. */
   #say(times = OFFER_TIMES) {
     this.#left = times;
     this.#repeat();
@@ -311,14 +312,14 @@ export class Link {
   }
 
   /**
-   * Takes an offer of theirs, or their request for one of ours.
+   * Processes an offer of theirs, or their request for one of ours.
    *
    * @returns {Promise<void>} Rejects if the offer does not fit this connection.
    */
   async offered(offer) {
     if (offer.type === 'request') {
-      // While an offer of ours is on its way, its answer will hold their changes. What it has no
-      // transceivers for is in the next one.
+      // If our offer is unanswered, its answer will have their changes. Streams without transceivers
+      // follow in the next offer.
       for (const [name, kind] of wantsIn(offer.wants)) this.#slots.add(name, kind);
       if (offer.data) this.#addDataLine();
       if (offer.restart) this.#pc.restartIce();
@@ -331,7 +332,7 @@ export class Link {
     }
   }
 
-  /** Whether there are transceivers of our own, which no offer of theirs can be for. */
+  /** Whether we have transceivers of our own, but have not applied a description of theirs yet. */
   #isFirst() {
     if (['applying', 'owing'].includes(this.#state) || this.#pc.currentRemoteDescription) return false;
     return !this.#slots.isEmpty;
@@ -362,7 +363,7 @@ export class Link {
     if (this.#answer) this.#tell('answer', 'answer', this.#signed(this.#answer));
   }
 
-  /** Takes an answer of theirs; one to another offer than the last is not applied. */
+  /** Processes an answer of theirs; only an answer to our last offer is applied. */
   answered(answer) {
     if (answer?.re !== undefined && answer.re !== this.session) return;
     if (answer?.n !== undefined && answer.n !== this.#offers) return;
@@ -397,14 +398,14 @@ export class Link {
     else if (this.#early.length < MOST_EARLY) this.#early.push(candidate);
   }
 
-  /** A bad candidate costs one way of several, so nobody need hear of it. */
+  /** Adds a candidate; errors are ignored, because there are other candidates. */
   #add(candidate) {
     if (this.#theirs === candidate.session) this.#pc.addIceCandidate(candidate).catch(() => {});
   }
 
   // After an outage
 
-  /** The peer or the server is back: sends again what was lost, candidates by new ones. */
+  /** The peer or the server is back: repeats lost signals, and replaces candidates by an ICE restart. */
   resume(times = OFFER_TIMES) {
     this.#say(times);
     if (this.state !== 'connected') this.#restartIce();
@@ -419,7 +420,7 @@ export class Link {
     else this.#pc.restartIce();
   }
 
-  /** Looks for another way. False if that was tried, and did not help. */
+  /** Restarts ICE; returns false if that was tried already, and did not help. */
   restart() {
     if (this.#restarted || this.#hungUp()) return false;
     this.#restarted = true;
@@ -447,13 +448,13 @@ export class Link {
   }
 }
 
-/** Whether data channels are carried: one that ends all the same was closed by the other side. */
+/** Whether data channels have a connection: then a channel that ends was closed by the other side. */
 function isCarried(pc) {
   // Not `sctp.state`: Chromium may leave that at `connecting`.
   return pc.connectionState === 'connected' && pc.sctp?.transport.state === 'connected';
 }
 
-/** Not crypto.randomUUID(), which a page without https does not have. */
+/** A random id; crypto.randomUUID() is missing on pages without https. */
 export function randomId() {
   const bytes = crypto.getRandomValues(new Uint8Array(16));
   return Array.from(bytes, (byte) => byte.toString(16).padStart(2, '0')).join('');

@@ -1,17 +1,16 @@
 // The negotiation of one link, as a table.
 
 /**
- * The negotiation of one link: in each state, what an input leads to, as [next state, action].
- * An input that has no entry changes nothing.
+ * The negotiation of one link: for each state and input, the [next state, action].
+ * An input without an entry changes nothing.
  *
- * States: `idle`; `asking`, an offer was asked for; `making` an offer; `offering`, an offer is out;
- * `applying` an answer; `owing`, the same, and another offer was asked for meanwhile;
- * `taking` their offer; `answering` it.
+ * States: `idle`; `asking`, we have requested an offer; `making` an offer; `offering`, our offer
+ * is unanswered; `applying` an answer; `owing`, the same, and the other side has requested another
+ * offer; `taking` their offer; `answering` it.
  *
- * Inputs from this side: `change`, something here must be negotiated, by an offer of ours; `need`,
- * the same, by an offer of theirs; and the ends of the steps: `made` or `failed`, `applied` or
- * `refused`, `taken`, `answered`.
- * Inputs from the other side: `request`, it asks for an offer; `answer`; and its offers, by
+ * Inputs from this side: `change`, we must make an offer; `need`, the other side must make one; and
+ * the ends of steps: `made` or `failed`, `applied` or `refused`, `taken`, `answered`.
+ * Inputs from the other side: `request` for an offer; `answer`; and its offers, by
  * {@link inputOf}.
  */
 export const NEGOTIATION = {
@@ -63,15 +62,15 @@ export const NEGOTIATION = {
 };
 
 /**
- * Which input an offer is.
+ * Classifies an offer of the other side.
  *
- * - `offer`: one that need not be taken while an offer of ours is under way: ours stands.
- * - `yield`: one before which ours stands back, since we are polite, or since the other side knows
- *   nothing of these rules.
- * - `answerLost`: the other side has taken our first offer, and its answer was lost.
+ * - `offer`: ignored while our own offer is unanswered; ours has priority.
+ * - `yield`: has priority over ours, since we are polite, or since the other side does not know
+ *   these rules.
+ * - `answerLost`: the other side has accepted our first offer, and its answer was lost.
  *
  * @param {{ session?: string, re?: string }} offer
- * @param {{ polite: boolean, isFirst: boolean }} link - `isFirst`: nothing of theirs was applied yet.
+ * @param {{ polite: boolean, isFirst: boolean }} link - `isFirst`: no description of theirs was applied yet.
  */
 export function inputOf({ session, re }, { polite, isFirst }) {
   if (!polite && session !== undefined) return 'offer';

@@ -1,4 +1,4 @@
-// Another one in the room, as the application sees it.
+// Another peer in the room, as the application sees it.
 
 import { mainOf } from './streams.js';
 

@@ -1,4 +1,4 @@
-// How the calls are, for a server that wants reports of it.
+// The quality of the calls, for a server that wants reports.
 
 const PATIENCE = 10_000; // ms after which a call should have sound or a picture
 const MOST = 50; // round trips in one report
@@ -6,7 +6,7 @@ const LIMIT = 200; // of each number; the server takes no more
 
 const none = () => ({ checked: 0, silent: 0, connected: 0, relayed: 0, failed: 0 });
 
-/** Counts what becomes of links, and reports it every so many seconds. It says nothing of whom they are with. */
+/** Counts how links do, and reports it at an interval. Reports do not say who is connected with whom. */
 export class Quality {
   #links;
   #expects;
@@ -17,7 +17,7 @@ export class Quality {
 
   /**
    * @param {object} room
-   * @param {() => Iterable<any>} room.links - The links that there are.
+   * @param {() => Iterable<any>} room.links - The current links.
    * @param {(link: any) => 'received' | 'sent' | null} room.expects - Where a link should have media.
    * @param {(report: object) => boolean} room.send - Sends a report, if there is a connection.
    */
@@ -27,23 +27,23 @@ export class Quality {
     this.#send = send;
   }
 
-  /** Reports from now on, or no more if no `seconds` are given. */
+  /** Reports every `seconds` from now on; without `seconds`, stops. */
   start(seconds) {
     clearInterval(this.#timer);
     this.#timer = seconds > 0 ? setInterval(() => this.report(), seconds * 1000) : 0;
   }
 
-  /** A link was made. */
+  /** Checks a new link after a while. */
   watch(link) {
     if (this.#timer) setTimeout(() => this.check(link), PATIENCE);
   }
 
-  /** ICE failed. */
+  /** Counts a failure of ICE. */
   failed() {
     if (this.#timer) this.#count('failed');
   }
 
-  /** Whether a link has media by now; one that is closed already is nobody's business. */
+  /** Counts whether a link has media by now; closed links do not count. */
   async check(link) {
     const wanted = [...this.#links()].includes(link) ? this.#expects(link) : null;
     if (wanted === null) return;

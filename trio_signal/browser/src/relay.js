@@ -1,16 +1,16 @@
-// Broadcasts that go through a media server: once from who is live, and then to many.
+// Broadcasts through a media server: the broadcaster uploads once, for many viewers.
 
 import { MAIN, mainOf } from './streams.js';
 import { StatsReader } from './stats.js';
 
-/** The one connection by which our broadcast gets to a media server, of which there are no others. */
+/** The peer connection that carries our broadcast to the media server. */
 export class Uplink {
   id;
   #pc;
   #senders;
   #tell;
 
-  /** `id` is how the media server is addressed; `streams` are those that we publish. */
+  /** `id` is the media server's address; `streams` are those that we publish. */
   constructor(id, { iceServers, streams, tell }) {
     this.id = id;
     this.#tell = tell;
@@ -31,7 +31,7 @@ export class Uplink {
     return this.#pc;
   }
 
-  /** Sends the main stream as it is now; this needs no new offer. */
+  /** Sends the current main stream; needs no new offer. */
   send(streams) {
     const tracks = mainOf(streams)?.getTracks() ?? [];
     for (const { kind, sender } of this.#senders) {
@@ -44,7 +44,7 @@ export class Uplink {
     this.again();
   }
 
-  /** The media server has asked once more: an offer that was not answered may have been lost. */
+  /** Repeats an unanswered offer, which may have been lost: the media server has asked again. */
   again() {
     if (this.#pc.signalingState !== 'have-local-offer') return;
     const { type, sdp } = this.#pc.localDescription;
@@ -63,7 +63,7 @@ export class Uplink {
   }
 }
 
-/** The connection by which a media server brings us a peer's broadcast. */
+/** The peer connection by which a media server delivers a peer's broadcast. */
 export class Downlink {
   streams = new Map();
   #origin;
@@ -79,7 +79,7 @@ export class Downlink {
       if (candidate) tell('ice_candidate', 'candidate', candidate.toJSON());
     };
     this.#pc.onconnectionstatechange = onState;
-    const stream = new MediaStream(); // what a media server calls it is no name of ours
+    const stream = new MediaStream(); // the media server's name for it is of no use
     this.#pc.ontrack = ({ track }) => {
       for (const old of stream.getTracks()) if (old.kind === track.kind) stream.removeTrack(old);
       stream.addTrack(track);
@@ -88,12 +88,12 @@ export class Downlink {
     };
   }
 
-  /** Whether an offer is for this connection; another one needs a connection of its own. */
+  /** Whether an offer is for this connection; any other offer needs a new one. */
   isFor(offer) {
     return originOf(offer) === this.#origin && this.#pc.connectionState !== 'failed';
   }
 
-  /** Takes an offer. One that comes again gets its answer again. */
+  /** Answers an offer. A repeated offer gets the same answer again. */
   async offered({ type, sdp }) {
     const pc = this.#pc;
     if (pc.currentRemoteDescription?.sdp !== sdp) {
@@ -124,12 +124,12 @@ export class Downlink {
     return this.#stats.read(await this.#pc.getStats(), () => MAIN);
   }
 
-  /** The same without bitrates, and without a change to those of `stats`. */
+  /** Statistics without bitrates; does not affect those of `stats`. */
   async glance() {
     return new StatsReader().read(await this.#pc.getStats(), () => MAIN);
   }
 
-  /** How many packets have come, of whatever kind; NaN if the browser does not count them. */
+  /** The number of received packets of any kind; NaN if the browser does not count them. */
   async packetsReceived() {
     const stats = [...(await this.#pc.getStats()).values()];
     return stats.find((s) => s.type === 'transport')?.packetsReceived ?? NaN;
@@ -141,7 +141,7 @@ export class Downlink {
   }
 }
 
-/** What a description says of the connection that made it: the start of its line `o=`. */
+/** The id of the connection that made a description: the session id in its line `o=`. */
 function originOf({ sdp }) {
   return /^o=\S+ (\S+)/m.exec(sdp)?.[1];
 }

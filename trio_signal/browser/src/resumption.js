@@ -1,15 +1,15 @@
-// What a client needs to come back as the same peer. Both ends count messages and do not number them, and each
-// keeps what the other has not confirmed: docs/protocols/mesh.md.
+// What a client needs to resume as the same peer. Both ends count messages and do not number them, and each
+// keeps the messages that the other has not confirmed: docs/protocols/mesh.md.
 
-/** What is kept of what the server has not confirmed; with more, the session cannot be resumed. */
+/** The maximum kept for the server to confirm; beyond it, the session cannot be resumed. */
 const MOST_MESSAGES = 2048;
 const MOST_CHARACTERS = 2 ** 20;
-/** The server keeps 512 messages or 256 KiB for us at most. So it is told, and asked, much earlier. */
+/** The server keeps at most 512 messages or 256 KiB for us. So we confirm, and ask, much earlier. */
 const ASK_AFTER_MESSAGES = 64;
 const ASK_AFTER_CHARACTERS = 2 ** 15;
 const UNCOUNTED = /^(ping|pong|auth_|token_|resumed|not_resumed)/;
 
-/** One session: how much of it has come, and what of ours may not have arrived. */
+/** One session: how many messages were received, and the sent ones that may not have arrived. */
 export class Resumption {
   id;
   received = 0; // of the server's messages
@@ -22,24 +22,24 @@ export class Resumption {
     this.id = id;
   }
 
-  /** Whether more was said than is kept, so that what is lost could not be said again. */
+  /** Whether too many messages were unconfirmed, so that lost ones cannot be repeated. */
   get overflowed() {
     return this.#unconfirmed === null;
   }
 
-  /** Whether it is time to tell and to ask how much has arrived. */
+  /** Whether it is time to confirm, and to ask for a confirmation. */
   get isDue() {
     return this.#news.messages >= ASK_AFTER_MESSAGES || this.#news.characters >= ASK_AFTER_CHARACTERS;
   }
 
-  /** One of the server's messages has come. */
+  /** Counts a message of the server. */
   came(type, size) {
     if (UNCOUNTED.test(type)) return;
     this.received += 1;
     this.#count(size);
   }
 
-  /** One of ours is about to be sent; not one of the handshake or the heartbeat. */
+  /** Keeps a message that is about to be sent; none of the handshake or the heartbeat. */
   keep(text) {
     if (this.overflowed) return;
     this.#unconfirmed.push(text);
@@ -53,13 +53,13 @@ export class Resumption {
     this.#news.characters += size;
   }
 
-  /** We are about to ask: how many to confirm to the server. */
+  /** Notes that we ask now; returns the number to confirm to the server. */
   ask() {
     this.#news = { messages: 0, characters: 0 };
     return this.received;
   }
 
-  /** The server has got so many of ours; more than there were is not believed. */
+  /** Drops the messages that the server has received; an impossible number is ignored. */
   confirm(received) {
     const more = received - this.#confirmed;
     if (this.overflowed || !(more > 0 && more <= this.#unconfirmed.length)) return;
@@ -67,7 +67,7 @@ export class Resumption {
     this.#confirmed = received;
   }
 
-  /** What to say again to a server that has got so many of ours. */
+  /** The messages to repeat to a server that has received the first `received` ones. */
   lacking(received) {
     this.confirm(received);
     return [...(this.#unconfirmed ?? [])];

@@ -1,4 +1,4 @@
-// A room: who is here, who is live, and a link to each of them.
+// A room: its peers, which of them are live, and a link to each.
 
 import { Channels } from './channel.js';
 import { call, Listeners } from './events.js';
@@ -12,16 +12,16 @@ import { hasTracks, isName, MAIN, mainOf, MOST_NAMES } from './streams.js';
 import { RoomError } from './types.js';
 
 const ASK_AFTER = 1_000; // ms that a live peer has for its offer before we make one
-const RELAY_WITHIN = 10_000; // ms; the same where a media server may bring it
-const PLACED_WITHIN = 1_000; // ms for the server to say whom a media server serves
-const STOP_AFTER = 2_000; // ms; one that is live again within this never stopped
+const RELAY_WITHIN = 10_000; // ms; the same if a media server may deliver its broadcast
+const PLACED_WITHIN = 1_000; // ms for the server to say which peers a media server serves
+const STOP_AFTER = 2_000; // ms; a peer that is live again within this has not stopped
 const RETURN_WITHIN = 30_000; // ms for a peer whose media flow, while the server has lost it
 const LISTEN_EVERY = 400; // ms; the packets of such a peer are counted
-const SILENCES = 3; // without a packet, one after the other, and it is gone
-/** Who left for these causes does not come back as the same: docs/protocols/mesh.md has them all. */
+const SILENCES = 3; // consecutive counts without a packet, after which the peer is gone
+/** A peer that left for one of these causes does not come back. docs/protocols/mesh.md has them all. */
 const GONE = new Set(['closed', 'kicked', 'banned', 'token_expired']);
 const POLICY = 1008;
-const ID_IN_USE = 'Client id in use'; // as the server says it: docs/protocols/mesh.md
+const ID_IN_USE = 'Client id in use'; // the server's reason: docs/protocols/mesh.md
 
 /**
  * Joins a room. After that the client reconnects by itself, keeps its client id, and is live again if it
@@ -76,27 +76,27 @@ export class Room {
    */
   streams = new Map();
 
-  #id; // under which we come next
+  #id; // for the next connection
   #signaling;
   #listeners = new Listeners();
   #links = new Map(); // peer's id -> Link
   #channels = new Map(); // peer's id -> Channels
   #mayRelay = false; // whether the server has media servers
-  #uplink = null; // to one, with our broadcast
+  #uplink = null; // our broadcast to a media server
   #downlinks = new Map(); // peer's id -> Downlink, with its broadcast
-  #relayed = new Set(); // ids of those that a media server serves with ours
-  #placing = 0; // timer; until then it is not known whom
+  #relayed = new Set(); // ids of the peers that get our broadcast from a media server
+  #placing = 0; // timer, until we know these peers
   #speakers;
   #quality;
   #timers = new Map(); // peer's id -> what is going to happen to it, by name
-  #addressees = new Set(); // whom the application wrote to
-  #outgoing = new Map(); // name -> { tracks, ...PublishOptions }: what goes out
-  #names = new Set(); // that were ever used
+  #addressees = new Set(); // ids of the peers to which the application has sent messages
+  #outgoing = new Map(); // name -> { tracks, ...PublishOptions }: the published streams
+  #names = new Set(); // all that were ever used
   #iceServers = [];
   #ownIceServers; // of the application
   #wantsMedia;
-  #settle; // of the promise that `join` gave, until it is settled
-  #declared = null; // as what the server was told that we are live, since we joined
+  #settle; // of the promise that `join` returned, until it is settled
+  #declared = null; // the kind of media that we have announced since we joined
 
   /** @private */
   constructor(url, { room, username, token, clientId, iceServers, media = true, trace }, resolve, reject) {
@@ -227,7 +227,7 @@ export class Room {
     this.#listeners.emit(type, ...details);
   }
 
-  /** Tells a listener, unless it is gone again, of those that are here. */
+  /** Calls a new listener for the peers that are in the room already. */
   #introduce(listener) {
     for (const peer of [...this.peers.values()]) {
       if (this.#listeners.has('peer', listener) && this.peers.has(peer.id)) call(listener, peer);
@@ -237,7 +237,7 @@ export class Room {
   #stateChanged(state, reason = '', code = undefined) {
     this.state = state;
     if (this.#settle && code !== undefined) {
-      // Nobody has the room yet, so nobody could stop it: no second attempt.
+      // `join` has not returned the room yet, so nobody could stop a second attempt.
       this.#settle.reject(new RoomError(reason || `Not connected (${code})`, code));
       this.#settle = null;
       this.#signaling.close();
@@ -249,7 +249,7 @@ export class Room {
     if (state !== 'joined') this.#emit('state', state, reason);
   }
 
-  /** What is unknown is ignored: newer servers say more, and other clients say other things. */
+  /** Processes a message; unknown ones are ignored, since newer servers and other clients send more. */
   #received(message) {
     const { type, from, client_id: id } = message;
     if (type === 'auth_success') this.#joined(message);
@@ -273,9 +273,9 @@ export class Room {
     else if (type === 'error') this.#refused(message);
   }
 
-  // Who is here
+  // Peers
 
-  /** Somebody else got our id while we were away. Once: a fresh one is in use nowhere. */
+  /** Takes a new id, once, if another client has got ours while we were away. */
   #takeFreshId() {
     if (this.#settle || this.#id !== this.me.id) return false;
     this.#id = randomId();
@@ -285,16 +285,16 @@ export class Room {
   #joined({ client_id, user, ice_servers, quality, relay = false }) {
     this.#quality.start(quality);
     this.#mayRelay = relay;
-    this.#forgetRelays(); // they will be said again
+    this.#forgetRelays(); // the server announces them again
     if (relay && this.published) this.#soonServe();
-    // To the others we are somebody new, and which side is the polite one may be different.
+    // With another id we are a new peer, and the polite side may be another one.
     if (client_id !== this.me.id) for (const id of [...this.peers.keys()]) this.#drop(id);
     this.me = { id: client_id, name: user };
     this.#declared = null;
     this.#iceServers = this.#ownIceServers ?? ice_servers ?? [];
   }
 
-  /** We are the same peer as before. What was said while there was no connection was not kept. */
+  /** We have resumed as the same peer. Announces what could not be sent without a connection. */
   #resumed() {
     this.state = 'joined';
     if (this.#declared !== this.#media()) this.#tellLive();
@@ -302,7 +302,7 @@ export class Room {
     this.#emit('state', 'joined', '');
   }
 
-  /** The snapshot of the room: the first one, or after a lost connection the one to compare with. */
+  /** Processes a snapshot of the room: the first one, or one after a lost connection. */
   #entered(users) {
     const present = new Set(users.map((user) => user.client_id));
     for (const [id, peer] of this.peers) {
@@ -335,7 +335,7 @@ export class Room {
     if (this.peers.has(id)) this.#serve(id);
   }
 
-  /** It is the one we know, and its media may never have stopped. */
+  /** A known peer is back; its media may never have stopped. */
   #returned(peer, name) {
     this.#never(peer.id, 'drop');
     const { away, name: before } = peer;
@@ -349,8 +349,8 @@ export class Room {
   }
 
   /**
-   * It has left. Unless it said so, that may be the end of a tab, or of a connection to the server
-   * alone: the media tell. As long as they flow, the peer may come back.
+   * The server has reported that a peer left. Unless it left on purpose, it may only have lost its
+   * connection to the server: as long as its media flow, it may come back.
    */
   #departed(id, cause) {
     const peer = this.peers.get(id);
@@ -362,12 +362,12 @@ export class Room {
     if (!peer.away) this.#setAway(peer, true);
   }
 
-  /** Whether the server has told that it has left, and only its media say that it is there. */
+  /** Whether the server has reported that the peer left, and only its media still flow. */
   #isLost(id) {
     return Boolean(this.#timers.get(id)?.drop);
   }
 
-  /** It has no connection to the server, which holds its place and will tell how that ends. */
+  /** A peer has lost its connection; the server keeps its place, and will report how that ends. */
   #lostTouch(id) {
     const peer = this.peers.get(id);
     if (peer && !peer.away) this.#setAway(peer, true);
@@ -391,7 +391,7 @@ export class Room {
     if (this.peers.get(peer.id) === peer) this.#emit('connection', peer);
   }
 
-  /** While a peer is away, its media tell whether it is there. */
+  /** While a peer is away, checks by its media whether it is still there. */
   async #listenTo(peer, link, before = -1, silences = 0) {
     const packets = (await link?.packetsReceived()) ?? before;
     if (!peer.away || this.peers.get(peer.id) !== peer) return;
@@ -425,7 +425,7 @@ export class Room {
     if (tell) this.#emit('left', peer);
   }
 
-  // Who is live
+  // Broadcasts
 
   #tellLive() {
     const media_type = this.#media();
@@ -433,7 +433,7 @@ export class Room {
     if (this.#signaling.send(message)) this.#declared = media_type;
   }
 
-  /** As what we are live; null if we are not. */
+  /** The kind of media with which we are live; null if we are not. */
   #media() {
     if (!this.published) return null;
     const tracks = [...this.#outgoing.values()].flatMap((stream) => stream.tracks);
@@ -449,14 +449,14 @@ export class Room {
     if (news) this.#emit('live', peer);
     if (!this.peers.has(id)) return; // a listener left the room
     for (const [name, stream] of this.#links.get(id)?.streams ?? []) {
-      if (hasTracks(stream)) this.#streamed(id, stream, name); // it never ceased
+      if (hasTracks(stream)) this.#streamed(id, stream, name); // it has never stopped
       if (!this.peers.has(id)) return;
     }
     const patience = this.#mayRelay ? RELAY_WITHIN : ASK_AFTER;
     if (!this.#links.has(id)) this.#soon(id, 'ask', patience, () => this.#ask(id));
   }
 
-  /** A peer that reconnects stops and is live again at once. Nobody need see that. */
+  /** Hides a short stop: a peer that reconnects stops, and is live again at once. */
   #stoppedLive(id) {
     const peer = this.peers.get(id);
     if (!peer?.live || this.#isLost(id)) return;
@@ -487,16 +487,16 @@ export class Room {
     delete timers[what];
   }
 
-  // Sound and picture
+  // Media
 
-  /** Who publishes makes the offer. */
+  /** Offers our streams to a peer: the side that publishes makes the offer. */
   #serve(id) {
     if (!this.published || !this.#wantsMedia || this.#placing || this.#relayed.has(id)) return;
     if (this.#links.has(id)) this.#links.get(id).open();
     else this.#link(id).open();
   }
 
-  /** No offer came: it was lost, or it is a client that waits for ours. */
+  /** Offers to a live peer whose offer was lost, or that waits for ours. */
   #ask(id) {
     if (this.#wantsMedia && !this.#links.has(id) && !this.#downlinks.has(id)) this.#link(id).open();
   }
@@ -533,18 +533,18 @@ export class Room {
     if (!this.peers.has(id)) return; // a listener left the room
     this.#emit('connection', peer);
     if (link.state === 'failed') this.#quality.failed();
-    if (this.#downlinks.get(id) === link) return; // the media server offers anew
+    if (this.#downlinks.get(id) === link) return; // the media server makes a new offer
     if (link.state === 'failed' && !link.restart()) this.#link(id).open();
   }
 
-  /** Where a link should have media by now, if anywhere. */
+  /** The direction in which a link should have media by now; null for none. */
   #expectsMedia(link) {
     const [id] = [...this.#links, ...this.#downlinks].find(([, one]) => one === link) ?? [];
     if (this.peers.get(id)?.live) return 'received';
     return this.published && !this.#relayed.has(id) ? 'sent' : null;
   }
 
-  /** What came by an earlier connection, and does not come by this one. */
+  /** Removes the streams of an earlier connection that the new one does not have. */
   #forget(peer, arriving) {
     for (const name of [...peer.streams.keys()]) if (!arriving.has(name)) this.#removed(peer, name);
   }
@@ -566,7 +566,7 @@ export class Room {
     this.#emit('stream', stream, peer, name);
   }
 
-  /** A track is gone. If it was the last, and the server does not say that it is live, that is the end. */
+  /** A track has ended. If it was the last, and the peer is not live any more, the broadcast is over. */
   #silenced(id, name) {
     const peer = this.peers.get(id);
     if (!peer?.streams.has(name) || hasTracks(peer.streams.get(name))) return;
@@ -580,15 +580,15 @@ export class Room {
     if (peer.streams.delete(name)) this.#emit('removed', stream, peer, name);
   }
 
-  // Through a media server
+  // Media servers
 
-  /** We went live: the server says whom a media server serves, before we offer to anybody. */
+  /** Waits, before we offer to anybody, for the server to say which peers a media server serves. */
   #soonServe() {
     clearTimeout(this.#placing);
     this.#placing = setTimeout(() => this.#placed({}), PLACED_WITHIN);
   }
 
-  /** These peers are served by the media server at `offer_to`; without that, by us. */
+  /** The media server `offer_to` serves these peers; without one, we do. */
   #placed({ for: ids = [], offer_to: relay = null }) {
     for (const id of ids) relay ? this.#relayed.add(id) : this.#relayed.delete(id);
     for (const id of ids) if (this.peers.has(id)) this.#emit('connection', this.peers.get(id));
@@ -611,7 +611,7 @@ export class Room {
     });
   }
 
-  /** Who was served by a media server has no streams from us. */
+  /** Forgets the media server, and the links without streams to the peers that it served. */
   #forgetRelays() {
     this.#closeUplink();
     for (const id of this.#relayed) this.#links.get(id)?.close();
@@ -627,7 +627,7 @@ export class Room {
     this.#uplink = null;
   }
 
-  /** A media server brings us the broadcast of a peer. */
+  /** Processes a media server's offer of a peer's broadcast. */
   async #relayOffered(from, offer) {
     if (!this.peers.has(from) || !this.#wantsMedia || !offer) return;
     this.#never(from, 'ask');
@@ -675,7 +675,7 @@ export class Room {
     if (!peer || !this.#wantsMedia || !offer) return;
     const link = this.#links.get(from);
     if (offer.re !== undefined && offer.re !== link?.session) {
-      // It means a connection that we had before. An offer of ours, on its way or made now, tells it.
+      // The offer is for an earlier connection of ours. An offer for the current one corrects that.
       if (!link || link.isPaired) this.#link(from).open();
     } else if (link?.isWith(offer.session)) {
       this.#take(from, link, offer);
@@ -684,7 +684,7 @@ export class Room {
     }
   }
 
-  /** One for an earlier connection of ours, from another of theirs than the present one is with: they are apart. */
+  /** Processes an answer. If both sides have replaced their connections, makes a new one. */
   #answered(from, answer) {
     const link = this.#links.get(from);
     const isAstray = answer?.re !== undefined && answer.re !== link?.session;
@@ -692,7 +692,7 @@ export class Room {
     else if (link?.isPaired && !link.isWith(answer.session)) this.#link(from).open();
   }
 
-  /** A page that was loaded again may come with an offer that fits no old connection: then a new one. */
+  /** Takes an offer; if it does not fit the old connection, as after a reload, on a new one. */
   async #take(from, link, offer, isNew = false) {
     try {
       await link.offered(offer);
@@ -702,7 +702,7 @@ export class Room {
     }
   }
 
-  /** It may come before the offer, if the two went different ways. */
+  /** Processes a candidate, which may arrive before the offer. */
   #candidate(from, candidate) {
     if (!this.peers.has(from) || !this.#wantsMedia || !candidate) return;
     const link = this.#links.get(from);
@@ -715,7 +715,7 @@ export class Room {
     if (peer) this.#emit('message', data, peer);
   }
 
-  /** A signal to a peer that has just left is not an error. */
+  /** Reports an error, unless it is about a signal to a peer that has just left. */
   #refused({ message, code, to }) {
     if (code === 'target_not_found' && !this.#addressees.delete(to)) return;
     this.#emit('error', new RoomError(message, code));

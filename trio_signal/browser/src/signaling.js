@@ -1,20 +1,20 @@
-// The WebSocket to the server, and when it is opened again.
+// The WebSocket to the server, and when to reopen it.
 
 import { Resumption } from './resumption.js';
 
 const FIRST_DELAY = 500; // ms, doubled with each attempt
 const LONGEST_DELAY = 5_000;
-const CONNECT_WITHIN = 10_000; // ms; a network that swallows everything refuses nothing
-const HEARTBEAT = 20_000; // ms, until the server has told its own
+const CONNECT_WITHIN = 10_000; // ms; a network that drops all packets reports no error
+const HEARTBEAT = 20_000; // ms, until the server sends its own value
 
-/** These close codes say no: another try would end the same way. docs/close-codes.md has them all. */
+/** After these close codes, another attempt would fail too. docs/close-codes.md has them all. */
 const FINAL_CODES = new Set([1000, 1002, 1003, 1007, 1008, 1009, 4001, 4004, 4409]);
 const GOING_AWAY = 1001;
 const LOST = 1006;
-/** After these the server keeps the session for a while: docs/protocols/mesh.md. */
+/** After these close codes the server keeps the session for a while: docs/protocols/mesh.md. */
 const RESUMABLE = new Set([GOING_AWAY, LOST, 1011, 1012]);
 const GOODBYE = 1000;
-const FOR_ANOTHER = 4000; // it is no goodbye: the next one is opened soon
+const FOR_ANOTHER = 4000; // does not leave the room: another socket is opened soon
 
 /**
  * Returns how long to wait before reconnecting. The time is random, so that not all clients of a restarted
@@ -31,7 +31,7 @@ export function retryDelay(code, attempt, random = Math.random) {
   return Math.min(LONGEST_DELAY, FIRST_DELAY * 2 ** attempt) * (0.5 + random() / 2);
 }
 
-/** A WebSocket that says who we are, notices silence, and comes back when it is lost. */
+/** A WebSocket that authenticates, detects a dead connection, and reconnects. */
 export class Signaling {
   #url;
   #hello;
@@ -40,20 +40,20 @@ export class Signaling {
   #isOther;
   #trace;
   #socket = null;
-  #stale = null; // a socket that fell silent; to close it would be to say goodbye
+  #stale = null; // a silent socket; closing it would leave the room
   #isJoined = false; // the handshake is over
-  #resumption = null; // what we need to come back as the same peer; null if we cannot
+  #resumption = null; // what we need to resume as the same peer; null if we cannot
   #beat = HEARTBEAT;
   #attempt = 0;
   #retry = 0;
   #watchdog = 0;
   #heard = false;
-  #isHidden = false; // the page is left, and kept by the browser for a while
+  #isHidden = false; // the user has left the page, and the browser keeps it for a while
   #hurry = () => this.#waiting() && this.open();
   #hide = () => this.#leavePage();
   #show = () => this.#isHidden && this.open();
 
-  /** `isOther` is told why a connection was closed: whether the next hello is not the one refused. */
+  /** `isOther` gets the close code and reason, and returns whether the next hello will differ. */
   constructor(url, { hello, onMessage, onState, isOther = () => false, trace = () => {} }) {
     this.#url = url;
     this.#hello = hello;
@@ -72,7 +72,7 @@ export class Signaling {
     removeEventListener('pageshow', this.#show);
   }
 
-  /** Says goodbye, so that the others need not wait. A browser may keep the page, and show it again. */
+  /** Leaves the room at once, so that the others need not wait. The browser may show the page again. */
   #leavePage() {
     if (!this.#socket && !this.#waiting()) return;
     this.#drop(GOODBYE);
@@ -93,7 +93,7 @@ export class Signaling {
     this.#onState('connecting');
   }
 
-  /** Sends at once, or not at all. What a lost connection missed is sent again when we resume. */
+  /** Sends now or never. Messages that a lost connection did not deliver are repeated on resuming. */
   send(message) {
     if (!this.#isJoined || !this.#isOpen()) return false;
     const text = JSON.stringify(message);
@@ -105,7 +105,7 @@ export class Signaling {
     return true;
   }
 
-  /** Of the handshake and the heartbeat; before the handshake is over, the server takes nothing else. */
+  /** Sends messages of the handshake and the heartbeat; only these are allowed before `auth_success`. */
   #write(message) {
     if (!this.#isOpen()) return;
     this.#socket.send(JSON.stringify(message));
@@ -116,7 +116,7 @@ export class Signaling {
     return this.#socket?.readyState === WebSocket.OPEN;
   }
 
-  /** Says how much has come, and asks how much has arrived, before either side has to keep too much. */
+  /** Confirms, and asks for a confirmation, before either side has to keep too much. */
   #askIfDue() {
     if (this.#resumption?.isDue) this.#ping();
   }
@@ -139,7 +139,7 @@ export class Signaling {
     return this.#retry !== 0;
   }
 
-  /** What of the handshake and the heartbeat asks for something; they go by `#write`, all else by `send`. */
+  /** Handles messages of the handshake and the heartbeat; answers go through `#write`. */
   #control = {
     auth_required: (socket) => this.#sayHello(socket, this.#claims()),
     token_expiring: (socket) => this.#sayHello(socket),
@@ -169,7 +169,7 @@ export class Signaling {
     this.#joined();
   }
 
-  /** Sends again what the server lacks; from now on what it has to tell comes as if nothing had been. */
+  /** Repeats the messages that the server lacks. From now on everything continues as before the loss. */
   #resumed(received) {
     for (const text of this.#resumption.lacking(received)) {
       this.#socket.send(text);
@@ -190,7 +190,7 @@ export class Signaling {
       const hello = await this.#hello();
       if (socket === this.#socket) this.#write({ type: 'auth_token', ...hello, ...claims });
     } catch (error) {
-      // The application could not get a token. That may be the network, so it is tried again.
+      // The application could not get a token. The network may be the reason, so try again.
       if (socket === this.#socket) this.#lost(LOST, String(error?.message ?? error));
     }
   }
@@ -209,7 +209,7 @@ export class Signaling {
     this.#onState('waiting', reason, code);
   }
 
-  /** A dead network closes no socket. Whoever is silent for a whole beat is taken for gone. */
+  /** A dead network closes no socket. If the server is silent for a whole beat, reconnect. */
   #beatOn() {
     clearTimeout(this.#watchdog);
     this.#heard = false;
@@ -220,7 +220,7 @@ export class Signaling {
     }, this.#beat);
   }
 
-  /** The server may hear of it after all, and any code that a page may give means that we do not come back. */
+  /** Keeps a silent socket open: it may still work, and any close code that a page may send would leave the room. */
   #leaveStale() {
     this.#forgetStale(FOR_ANOTHER);
     this.#stale = this.#socket;

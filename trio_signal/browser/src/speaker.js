@@ -1,18 +1,18 @@
-// Who of several speaks.
+// Finds the active speaker.
 
 const EVERY = 200; // ms
 const SPEECH = 0.02; // of 1; below is noise
 const NEW_SHARE = 0.4; // of a level in the average: a cough is not enough
-const LOUDER = 1.5; // times as loud as who speaks now, to be taken for the speaker
+const LOUDER = 1.5; // times as loud as the current speaker, to become the speaker
 
-/** Finds the active speaker in levels that are measured again and again. */
+/** Finds the active speaker from repeated measurements of levels. */
 export class SpeakerFinder {
   #averages = new Map();
   #current = null;
 
   /**
-   * @param {Map<string, number>} levels - By id, 0 to 1. Who is missing is gone.
-   * @returns {string | null} Who speaks, or did so last.
+   * @param {Map<string, number>} levels - By id, 0 to 1. A missing id has left.
+   * @returns {string | null} The id of the current or last speaker.
    */
   next(levels) {
     const before = this.#averages;
@@ -27,7 +27,7 @@ export class SpeakerFinder {
   }
 }
 
-/** Looks for the speaker as long as that `isWanted`, and tells when it is another. */
+/** Watches for the speaker as long as `isWanted`, and reports each change. */
 export class SpeakerWatch {
   #levels;
   #isWanted;

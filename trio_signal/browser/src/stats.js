@@ -1,4 +1,4 @@
-// What a peer connection tells of itself, in a form that fits a page.
+// Statistics of peer connections, in a form for pages.
 
 /**
  * Statistics of a peer connection. Values that the browser does not report are null.
@@ -31,7 +31,7 @@
  *   `bandwidth` or `other`.
  */
 
-// What mends lost packets is no codec of the media; Firefox names the one of the packet that came last.
+// Codecs that only repair lost packets. Firefox reports the codec of the last packet, even if it is one of these.
 const REPAIRS = /^(rtx|red|ulpfec|flexfec.*)$/i;
 
 /** Reads the reports of one RTCPeerConnection, one after the other. */

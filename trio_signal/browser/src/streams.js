@@ -1,6 +1,6 @@
-// Streams have names, and each transceiver carries sound or picture of one of them, both ways.
+// Named streams. Each transceiver carries the audio or video of one name, in both directions.
 
-/** What a stream is called that is given no name; to clients that know no names, it is the only one. */
+/** The default name of a stream. Clients that do not know names see only this one. */
 export const MAIN = 'camera';
 export const MOST_NAMES = 8; // of one side; a transceiver that was made stays in every offer
 const LONGEST_NAME = 64;
@@ -11,7 +11,7 @@ const LAYERS = [
 ];
 const KINDS = ['audio', 'video'];
 
-/** The one to show where there is room for one: the camera's, or else the oldest. */
+/** The stream to show if only one is shown: the camera, or else the oldest. */
 export function mainOf(streams) {
   return streams.get(MAIN) ?? streams.values().next().value ?? null;
 }
@@ -25,9 +25,9 @@ export function isName(name) {
 }
 
 /**
- * What the other side calls its transceivers, by their mid.
+ * The names of the other side's transceivers, by mid.
  *
- * @param {unknown} streams - As it was received; undefined from a client that knows no names.
+ * @param {unknown} streams - As received; undefined from a client that does not know names.
  * @returns {Map<string, string> | null}
  */
 export function namesIn(streams) {
@@ -36,16 +36,16 @@ export function namesIn(streams) {
 }
 
 /**
- * What the other side wants to send, and lacks transceivers for.
+ * The streams that the other side wants to send, but has no transceivers for.
  *
- * @param {unknown} wants - As it was received: `[name, kind]` each.
+ * @param {unknown} wants - As received: `[name, kind]` each.
  */
 export function wantsIn(wants) {
   if (!Array.isArray(wants)) return [];
   return wants.filter((want) => isName(want?.[0]) && KINDS.includes(want[1]));
 }
 
-/** Tells the sender of a slot what its picture may cost, if that is not what it was told before. */
+/** Sets the bitrate and codec of a slot's sender, if they have changed. */
 function encode(slot, { maxBitrate, codec }, onError) {
   const wanted = JSON.stringify({ maxBitrate, codec });
   if (wanted === slot.encoded) return;
@@ -65,9 +65,9 @@ function encode(slot, { maxBitrate, codec }, onError) {
 }
 
 /**
- * The transceivers of one RTCPeerConnection: one for each stream and kind, for what we send and for
- * what the other side sends under that name. A stream that ends leaves its transceivers behind, so
- * that it can come again without another line in every offer.
+ * The transceivers of one RTCPeerConnection: one for each stream name and kind, used by both sides.
+ * The transceivers of a stream that has ended remain, so that it can return without another line in
+ * every offer.
  */
 export class Slots {
   #pc;
@@ -82,24 +82,24 @@ export class Slots {
     return this.#slots.size === 0;
   }
 
-  /** The two that every connection begins with. */
+  /** Adds the two transceivers that every connection begins with. */
   addPair(name, options) {
     for (const kind of KINDS) this.add(name, kind, options);
   }
 
-  /** `options` as for `publish`; without any, it is for what the other side sends. */
+  /** Adds a transceiver. `options` are those of `publish`; without them it is for receiving only. */
   add(name, kind, options) {
     if (this.#slots.has(`${kind} ${name}`) || this.#slots.size >= 2 * 2 * MOST_NAMES) return;
     const init = { direction: 'recvonly', streams: [this.#group(name)] };
-    // Only who makes a transceiver can give it layers. A browser that takes one takes the first.
+    // Only the side that makes a transceiver can set layers. A receiving browser gets the first one.
     if (options?.simulcast && kind === 'video') init.sendEncodings = LAYERS.map((layer) => ({ ...layer }));
     this.#keep(name, kind, this.#pc.addTransceiver(kind, init));
   }
 
   /**
-   * Makes use of what an offer of theirs brought.
+   * Uses the transceivers that the other side's offer has made.
    *
-   * @param {Map<string, string> | null} names - By mid; null: the first of each kind is all there is.
+   * @param {Map<string, string> | null} names - By mid; null if there is only the first of each kind.
    */
   adopt(names) {
     const isOurs = new Set([...this.#slots.values()].map(({ transceiver }) => transceiver));
@@ -121,7 +121,7 @@ export class Slots {
     return this.#groups.get(name);
   }
 
-  /** What there is to send and no transceiver for, as `[name, kind]` each; `isNamed` as for `send`. */
+  /** The streams without transceivers, as `[name, kind]` each; `isNamed` as for `send`. */
   missing(outgoing, isNamed) {
     if (!isNamed) {
       const kinds = new Set([...this.#slots.values()].map(({ kind }) => kind));
@@ -133,10 +133,10 @@ export class Slots {
   }
 
   /**
-   * Sends what there is now.
+   * Sends the current streams.
    *
    * @param {Map<string, object>} outgoing - By name.
-   * @param {boolean} isNamed - False: whatever the slots are called, they carry the main stream.
+   * @param {boolean} isNamed - If false, the slots carry the main stream, whatever their names.
    * @param {(error: Error) => void} onError
    */
   send(outgoing, isNamed, onError) {
@@ -151,12 +151,12 @@ export class Slots {
     }
   }
 
-  /** The name of the slot with that mid. */
+  /** The name of the slot with this mid. */
   nameOf(mid) {
     return this.names()[mid];
   }
 
-  /** What we call them, by mid: only of those that were offered. */
+  /** Our names, by mid, of the transceivers that were offered. */
   names() {
     const offered = [...this.#slots.values()].filter(({ transceiver }) => transceiver.mid !== null);
     return Object.fromEntries(offered.map(({ name, transceiver }) => [transceiver.mid, name]));
