@@ -1,18 +1,18 @@
-/** For operators: the rooms and peers of all replicas, and what may be done to them. */
+/** The page for operators: the rooms and peers of all replicas, and actions on them. */
 
 import { h, write } from '/client/dom.js';
 
 const API = '/api/v1/server';
 const PAGE = 50; // rows
-const AGAIN = 2000; // milliseconds until the next attempt to hear of changes
+const AGAIN = 2000; // milliseconds until the next attempt to get changes
 
 const $ = (id) => document.getElementById(id);
 let key = '';
 let roomId = null;
-/** With what the page of rooms begins, and the next one. */
+/** The cursors of the current page of rooms, and of the next one. */
 let cursor = '';
 let nextCursor = null;
-/** Which page of the room's peers is shown, and how many looks at the room there were. */
+/** The current page of the room's peers, and the number of requests for the room so far. */
 let page = 0;
 let looks = 0;
 let listening = null;
@@ -33,7 +33,7 @@ function state(text, which) {
   $('state').dataset.state = which;
 }
 
-/** Does something for the operator, and says what became of it. */
+/** Performs an action, and shows its result. */
 async function attempt(what, done) {
   try {
     await what();
@@ -43,7 +43,7 @@ async function attempt(what, done) {
   }
 }
 
-// What is shown
+// Display
 
 async function look() {
   if (roomId === null) await lookAtRooms();
@@ -64,7 +64,7 @@ async function lookAtRooms() {
   write($('quality'), qualityOf(replicas.map(({ quality }) => quality)));
 }
 
-/** What the clients of all replicas reported of their calls, in words. */
+/** A description of the call quality that the clients of all replicas reported. */
 function qualityOf(all) {
   const total = (name) => all.reduce((sum, one) => sum + one[name], 0);
   if (total('reports') === 0) return 'No reports of call quality.';
@@ -92,7 +92,7 @@ function replicaRow({ replica, host, status, reason, version, started_at, ...cou
     ...[connections, away, rooms, peers, live].map((count) => h('td', {}, count)));
 }
 
-/** How long ago a time is, in its two greatest units, as an element that knows the time. */
+/** The time since a moment in its two greatest units, as a `time` element. */
 function since(at) {
   let seconds = Math.max(Math.round((Date.now() - Date.parse(at)) / 1000), 0);
   const parts = [];
@@ -107,7 +107,7 @@ async function lookAtRoom() {
   const mine = (looks += 1);
   const query = new URLSearchParams({ limit: PAGE, offset: page * PAGE, search: $('search').value });
   const { peers, locked, total, found } = await ask('GET', `${room()}?${query}`);
-  if (mine !== looks) return; // a later one has been answered, or will be
+  if (mine !== looks) return; // a later request replaces this one
   const last = Math.max(Math.ceil(found / PAGE) - 1, 0);
   if (page > last) {
     page = last;
@@ -146,7 +146,7 @@ function takeOut(peer, seconds) {
   }, seconds ? 'Banned' : 'Removed');
 }
 
-// Where one is
+// Navigation
 
 function show(id) {
   roomId = id;
@@ -158,7 +158,7 @@ function show(id) {
   listen();
 }
 
-/** Hears of changes, again and again, until another room is shown. */
+/** Waits for changes until another room is shown. */
 async function listen() {
   listening?.abort();
   const mine = (listening = new AbortController());

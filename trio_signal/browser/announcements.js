@@ -1,5 +1,5 @@
-// The page of announcements: a banner for everybody, and the desk of a creator.
-// Texts and names go into the page by textContent only: they are never HTML.
+// The page of announcements: a banner for every user, and the tools of a creator.
+// Texts and names are set by textContent only: they are never HTML.
 
 import { keepToken, openAccess } from '/client/access.js';
 import { icon } from '/client/icons.js';
@@ -7,12 +7,12 @@ import { $, drawIcons, notify, showState } from './page.js';
 
 const PATH = '/api/creator/broadcast';
 const MOST = 280; // characters
-const OPEN_WITHIN = 15_000; // ms; a network that swallows everything refuses nothing
-const SILENT_AFTER = 75_000; // ms; the server says `ping` every 30 s
+const OPEN_WITHIN = 15_000; // ms; a network that drops all packets reports no error
+const SILENT_AFTER = 75_000; // ms; the server sends `ping` every 30 s
 
 const SIGNS = { info: 'info', warning: 'warning', alert: 'announce' };
 
-let token; // says who one is, where the server wants one
+let token; // if the server requires one
 let socket;
 let shown; // the announcement in the banner
 let pause = 500;
@@ -167,7 +167,7 @@ $('who').onsubmit = (event) => {
   connect();
 };
 
-/** Who one is: by a token, where the server wants one; else by what one says. */
+/** Identifies the user: by a token if the server requires one, else by the given name. */
 async function enter(problem) {
   $('desk').hidden = true;
   try {
@@ -175,7 +175,7 @@ async function enter(problem) {
   } catch (error) {
     return showState('closed', error.message);
   }
-  await count(); // says whether one is a creator
+  await count(); // shows whether the user is a creator
   $('desk').hidden = false;
   $('who').hidden = Boolean(token);
   $('known').hidden = !token;

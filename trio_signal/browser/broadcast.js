@@ -1,4 +1,4 @@
-/** Go live: first a look at oneself, then everybody who comes watches. */
+/** The page *Broadcast*: a preview first, then the broadcast. */
 
 import { isRefused, openAccess } from '/client/access.js';
 import { timeSince } from '/client/clock.js';
@@ -12,7 +12,7 @@ import { $, copy, drawIcons } from './page.js';
 const MEASURE_EVERY = 3_000; // ms
 const GRADES = { good: 'Good', fair: 'Fair', poor: 'Poor' };
 
-/** `setup`: nobody sees us. `live`: the room does. `ended`: it was. */
+/** `setup`: before the broadcast. `live`: during it. `ended`: after it. */
 let phase = 'setup';
 let token;
 let room = null;
@@ -21,17 +21,17 @@ let isAsking = true;
 let isMuted = false;
 let began = 0;
 let most = 0;
-/** How many viewers those who watch were told of last; null if somebody has not been told. */
+/** The number of viewers that was last sent to all of them; null if a viewer has not received it. */
 let told = null;
 let awake = null;
-/** What was measured last of each viewer, by id. */
+/** The last measurement of each viewer, by id. */
 let measured = new Map();
 let stopLevel = () => {};
 let heard = null;
 
 const devices = new Devices(draw);
 
-/** The picture is the screen's, if it is shared; the voice is the microphone's, if there is one. */
+/** The stream to send: the shared screen's video if there is one, and the microphone's audio. */
 function tracks() {
   const picture = screen?.getVideoTracks()[0] ?? devices.tracks.camera;
   const voice = devices.tracks.microphone ?? screen?.getAudioTracks()[0];
@@ -125,7 +125,7 @@ function ended(reason = '') {
   $('ended-title').focus();
 }
 
-/** Only who sends the picture knows who watches it: others may be in the room as well. */
+/** Counts the viewers: only the broadcaster knows who receives its video. */
 function tellViewers() {
   const viewers = countViewers();
   if (viewers !== told && room.send({ viewers })) told = viewers;
@@ -145,14 +145,14 @@ async function measure() {
   draw();
 }
 
-/** A phone that goes to sleep would end the broadcast. */
+/** Keeps the screen on: a phone that goes to sleep would end the broadcast. */
 async function keepAwake() {
   try {
     awake = await navigator.wakeLock?.request('screen');
   } catch { /* It is hidden, or its battery is low. */ }
 }
 
-// What is sent
+// Sending
 
 function changed() {
   for (const track of tracks()) if (track.kind === 'audio') track.enabled = !isMuted;
@@ -165,7 +165,7 @@ async function shareScreen() {
   try {
     stream = await navigator.mediaDevices.getDisplayMedia({ video: true, audio: true });
   } catch (error) {
-    if (error.name === 'NotAllowedError') return; // one has thought better of it
+    if (error.name === 'NotAllowedError') return; // the user has dismissed the dialog
     return say(`The screen cannot be shared. ${error.message}`);
   }
   if (phase === 'ended' || screen) return close(stream);
@@ -193,7 +193,7 @@ function say(words) {
   write(phase === 'live' ? $('notice') : $('problem'), words);
 }
 
-// What is seen
+// Display
 
 function draw() {
   drawPicture();
@@ -221,7 +221,7 @@ function drawPicture() {
   listen();
 }
 
-/** What is wrong stands where the picture would be. */
+/** Shows a problem in place of the video. */
 function drawVeil(sent) {
   const hasPicture = sent.some((track) => track.kind === 'video');
   const trouble = devices.troubles.camera ?? devices.troubles.microphone;
@@ -264,7 +264,7 @@ function drawSetup() {
       select.replaceChildren(...options);
     }
     select.value = devices.current(kind);
-    if (select.selectedIndex < 0) select.selectedIndex = 0; // a browser need not tell which it is
+    if (select.selectedIndex < 0) select.selectedIndex = 0; // not every browser says which device it is
     select.disabled = list.length === 0;
     if (list.length === 0) select.replaceChildren(h('option', { value: '' }, isAsking ? 'Asking…' : 'None'));
   }
@@ -285,7 +285,7 @@ function drawAudience() {
     || $('video').srcObject?.getVideoTracks()[0]?.getSettings().height;
   write($('height'), height ? `${height}p` : 'Audio only');
   $('nobody').hidden = peers.length > 0;
-  // Somebody in the room who does not watch counts as no viewer, and comes last.
+  // Peers in the room that do not watch are no viewers, and come last.
   const watching = (peer) => peer.relayed || peer.state !== 'none';
   peers.sort((one, other) => watching(other) - watching(one));
   $('people').replaceChildren(...peers.map(drawViewer));
@@ -302,7 +302,7 @@ function wordsFor(peer, grade) {
   return peer.state === 'none' ? 'Not watching' : 'Connecting…';
 }
 
-/** The meter follows the microphone in use. */
+/** Lets the meter follow the microphone in use. */
 function listen() {
   const track = phase === 'setup' ? devices.tracks.microphone : null;
   if (track === heard) return;

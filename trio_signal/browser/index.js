@@ -1,4 +1,4 @@
-/** The first page: a name for a room is proposed, and a phone is invited where it can come. */
+/** The home page: proposes a room, and invites a phone if the server can be reached from it. */
 
 import { qrImage } from '/client/qr.js';
 import { $, drawIcons } from './page.js';
@@ -10,12 +10,12 @@ function pick(words) {
   return words[crypto.getRandomValues(new Uint32Array(1))[0] % words.length];
 }
 
-/** Easily said on the phone, and hardly taken. */
+/** Words for room names: easy to say on the phone, and unlikely to be in use. */
 function propose() {
   return `${pick(FIRST)}-${pick(SECOND)}-${100 + crypto.getRandomValues(new Uint32Array(1))[0] % 900}`;
 }
 
-/** The link is for the machine's address in its network, wherever this page was opened. */
+/** The link has the machine's address in its network, even if this page was opened at another one. */
 function invite() {
   if (!$('phone')) return;
   const link = new URL(`https://${$('phone').dataset.host.replace(/^(.*:.*)$/, '[$1]')}:${location.port || 443}/demo/call`);

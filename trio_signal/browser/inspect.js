@@ -1,4 +1,4 @@
-/** For developers: the messages of a room as they come, and a line to send one. */
+/** The page for developers: shows the messages of a room, and sends some. */
 
 import { h, write } from '/client/dom.js';
 import { changeIcon } from '/client/icons.js';
@@ -6,12 +6,12 @@ import { $, drawIcons, enter, notify } from './page.js';
 
 const MOST = 500; // lines
 const PREVIEW = 160; // characters
-/** What a line says in words. */
+/** The description of a message. */
 const SAID = new Set(['type', 'from', 'to', 'username', 'client_id', 'user', 'room_id']);
 
 let room = null;
 let isPaused = false;
-/** How everybody was called that was ever heard of, by id. */
+/** The names of all known peers, by id. */
 const names = new Map();
 
 function trace(message, sent) {
@@ -23,7 +23,7 @@ function trace(message, sent) {
   filter(row);
   log.append(row);
   while (log.children.length > MOST) log.firstElementChild.remove();
-  if (isAtEnd) log.scrollTop = log.scrollHeight; // whoever looks at something older is left alone
+  if (isAtEnd) log.scrollTop = log.scrollHeight; // do not scroll while the user looks at older lines
 }
 
 function learn({ client_id, username, user, users = [], broadcasters = [] }) {
@@ -40,14 +40,14 @@ function line(message, sent) {
       h('span', { class: 'type' }, message.type),
       h('span', { class: 'whom' }, ...people(message)),
       h('span', { class: 'preview' }, preview(message))));
-  // Long ones cost nothing as long as nobody looks at them.
+  // Formatted only when the user opens it.
   details.ontoggle = () => details.children.length === 1 && details.append(h('pre', {}, whole));
   const row = h('li', { 'data-sent': String(sent) }, details);
   row.words = `${details.textContent} ${whole}`.toLowerCase();
   return row;
 }
 
-/** Who it is from or about, and whom it is for: by name, with the beginning of the id. */
+/** The sender or subject of a message, and its receiver: names, and the beginning of the ids. */
 function people({ type, from, client_id, username, to }) {
   const about = from ?? client_id;
   const words = about || username ? [named(about, username)] : [];

@@ -1,4 +1,4 @@
-/** What the pages have in common: joining, words for states, icons, and copying a link. */
+/** Shared by the pages: joining, descriptions of states, icons, and copying a link. */
 
 import { isRefused, openAccess } from '/client/access.js';
 import { changeIcon, icon } from '/client/icons.js';
@@ -78,19 +78,19 @@ function entered(form, room, onJoined, onClosed) {
   onJoined(room);
 }
 
-/** Shows the state of the connection to the server, in few words: the head keeps its height. */
+/** Shows the state of the connection, in few words, so that the header keeps its height. */
 export function showState(state, reason = '') {
   $('state').dataset.state = state;
   $('state').textContent = ROOM_WORDS[state];
   if (state === 'closed' && reason) notify(reason);
 }
 
-/** Draws the icon that each element of the page names in `data-icon`, before its words. */
+/** Adds icons to all elements with `data-icon`, before their text. */
 export function drawIcons() {
   for (const element of document.querySelectorAll('[data-icon]')) element.prepend(icon(element.dataset.icon));
 }
 
-/** Copies a link, and says so on the button for a while. */
+/** Copies a link, and shows that on the button for a while. */
 export async function copy(button, link) {
   try {
     await navigator.clipboard.writeText(link);

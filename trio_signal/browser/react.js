@@ -65,7 +65,7 @@ export function useRoom(url, options) {
   return view;
 }
 
-/** Joins; what it returns leaves, also while it is still joining. */
+/** Joins; returns a function that leaves, even while joining. */
 function stay(url, options, setView) {
   let room = null;
   let isOver = false;
@@ -110,7 +110,7 @@ function peersOf(room) {
       changed();
     };
     const stops = room ? OF_PEERS.map((event) => room.on(event, look)) : [];
-    if (room) look(); // what happened since it was read
+    if (room) look(); // for changes since the last render
     return () => {
       for (const stop of stops) stop();
     };

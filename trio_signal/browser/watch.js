@@ -1,4 +1,4 @@
-/** Watch whoever is live in a room: the element `<trio-watch>`, and a form where no room is said. */
+/** The page *Watch*: the element `<trio-watch>`, or a form if the link has no room. */
 
 import '/client/trio-watch.js';
 

@@ -1,9 +1,9 @@
-// Who one is, where the server wants to know: a login if it has one, else a field for a token.
+// Asks for a login or, if the server has none, for a token.
 
 import { h, HOME } from './dom.js';
 import { icon } from './icons.js';
 
-const KEPT = 'trio-signal:token'; // in sessionStorage: as long as this tab, and in no other
+const KEPT = 'trio-signal:token'; // in sessionStorage: for this tab only
 const PROBLEMS = {
   401: 'Wrong user name or password.',
   429: 'Too many failed logins. Try again later.',
@@ -11,15 +11,15 @@ const PROBLEMS = {
 };
 
 /**
- * What the server wants.
+ * What the server requires.
  *
  * @typedef {{ token: boolean, login: boolean }} Access
  */
 
 /**
- * Asks the server.
+ * Asks the server what it requires.
  *
- * @param {string} [base] - Where it is.
+ * @param {string} [base] - The server's URL.
  * @returns {Promise<Access>}
  */
 export async function askAccess(base = HOME) {
@@ -29,9 +29,9 @@ export async function askAccess(base = HOME) {
 }
 
 /**
- * The token of this tab: the one of a link's `#token=`, which is taken out of the address at once,
- * or the one that was last given; else undefined. Another page's address is nothing of ours, so an
- * element that is embedded is given its token by its attribute instead.
+ * The token of this tab: that of the link's `#token=`, which is removed from the address at once, or
+ * the last one given; else undefined. For pages of the server only: an embedded element gets its token
+ * by its attribute, because the address of another page is not ours.
  */
 export function takeToken() {
   const given = new URLSearchParams(location.hash.slice(1));
@@ -61,19 +61,19 @@ function recall() {
   }
 }
 
-/** Whether an attempt failed for want of a valid token. */
+/** Whether an attempt failed because there was no valid token. */
 export function isRefused(error) {
   return [1008, 4001].includes(error?.code) && /token|authentication/i.test(error.message);
 }
 
 /**
- * The form that asks who one is. It is to be shown in place of what needs to know it.
+ * The form for a login or a token. Show it in place of the content that needs a token.
  *
- * @param {Access} access - What the server wants.
+ * @param {Access} access - What the server requires.
  * @param {object} options
- * @param {string} [options.base] - Where the server is.
- * @param {string} [options.problem] - Why one is asked again.
- * @param {(token: string, name?: string) => void} options.onToken - Told once there is a token.
+ * @param {string} [options.base] - The server's URL.
+ * @param {string} [options.problem] - Why the user is asked again.
+ * @param {(token: string, name?: string) => void} options.onToken - Called when there is a token.
  * @returns {HTMLElement}
  */
 export function accessForm(access, { base = HOME, problem = '', onToken }) {
@@ -142,17 +142,16 @@ async function logIn(base, username, password) {
 }
 
 /**
- * Opens the way to the server: shows the form in `place` as long as a token is wanted and there is
- * none, and clears it then.
+ * Gets a token: shows the form in `place` as long as a token is required and missing, then clears it.
  *
  * @param {HTMLElement} place
  * @param {object} [options]
- * @param {string} [options.base] - Where the server is.
- * @param {string} [options.problem] - Why one is asked again; a token that was kept is forgotten.
- * @param {boolean} [options.keeps] - Whether the page's tab keeps the token, and its link may bring one.
- * @param {() => void} [options.onAsk] - The form is shown now.
- * @param {(name: string) => void} [options.onName] - How one is called, by the login.
- * @returns {Promise<string | undefined>} The token; undefined where the server wants none.
+ * @param {string} [options.base] - The server's URL.
+ * @param {string} [options.problem] - Why the user is asked again; a kept token is forgotten.
+ * @param {boolean} [options.keeps] - Whether the tab keeps the token, and the link may contain one.
+ * @param {() => void} [options.onAsk] - Called when the form is shown.
+ * @param {(name: string) => void} [options.onName] - Called with the user's name after a login.
+ * @returns {Promise<string | undefined>} The token; undefined if the server requires none.
  */
 export async function openAccess(place, { base = HOME, problem = '', keeps = true, onAsk = () => {}, onName = () => {} } = {}) {
   if (problem && keeps) keepToken(undefined);

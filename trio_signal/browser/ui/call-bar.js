@@ -1,9 +1,9 @@
-// The bar of a call: what one can do, each with an icon, a label and a key.
+// The toolbar of a call: actions with icon, label and key.
 
 import { h, set, write } from './dom.js';
 import { changeIcon, icon } from './icons.js';
 
-/** name -> [icon, label, key]. Labels say what a button does next, not how things are. */
+/** name -> [icon, label, key]. A label says what the button does next, not the current state. */
 const TOOLS = {
   mute: ['mic', 'Mute', 'M'],
   dark: ['camera', 'Stop video', 'V'],
@@ -47,13 +47,13 @@ export class Bar {
 
   /**
    * @param {object} shown
-   * @param {string} shown.room - Its name.
-   * @param {number} shown.people - How many there are.
+   * @param {string} shown.room - The room's name.
+   * @param {number} shown.people - The number of people.
    * @param {boolean} shown.isMuted
    * @param {boolean} shown.isDark
    * @param {boolean} shown.isSharing
-   * @param {string} shown.panel - Which is open, or ''.
-   * @param {number} shown.unread - Messages.
+   * @param {string} shown.panel - The open panel, or ''.
+   * @param {number} shown.unread - The number of unread messages.
    * @param {boolean} shown.isFull
    */
   draw({ room, people, isMuted, isDark, isSharing, panel, unread, isFull }) {
@@ -86,12 +86,12 @@ export class Bar {
     tool.classList.toggle('off', state === 'off');
   }
 
-  /** How long the call goes on. */
+  /** Shows the duration of the call. */
   tell(time) {
     write(this.#time, time);
   }
 
-  /** Does what a key is for; false if it is for nothing. */
+  /** Performs the action of a key; false if it has none. */
   press(key, isShifted) {
     const wanted = isShifted ? `shift+${key}` : key;
     const [name] = Object.entries(TOOLS).find(([, [, , of]]) => of.toLowerCase() === wanted) ?? [];
@@ -110,13 +110,13 @@ export class Bar {
     set(this.#more, 'aria-expanded', String(isOpen));
   }
 
-  /** Closes what `More` opened. */
+  /** Closes the menu `More`. */
   close() {
     this.#open(false);
   }
 }
 
-/** What the keys do, for people. */
+/** Descriptions of the keys. */
 export const KEYS = [
   ['M', 'sound'], ['V', 'video'], ['S', 'share the screen'], ['C', 'chat'], ['P', 'people'],
   ['I', 'invite'], ['D', 'devices'], ['F', 'full screen'], ['Shift L', 'leave'],

@@ -1,4 +1,4 @@
-// Before a call: a look at oneself, the devices, and how one is called.
+// The lobby before a call: a preview, the devices, and the user's name.
 
 import { DeviceFields } from './device-fields.js';
 import { explainTrouble } from './devices.js';
@@ -60,17 +60,17 @@ export class Lobby {
 
   /**
    * @param {object} shown
-   * @param {MediaStream | null} shown.stream - What is to be seen of oneself.
+   * @param {MediaStream | null} shown.stream - The user's own video.
    * @param {boolean} shown.isMuted
-   * @param {boolean} shown.isDark - One wants no camera.
-   * @param {boolean} shown.isAsking - The browser asks for the devices.
+   * @param {boolean} shown.isDark - Whether the camera is off.
+   * @param {boolean} shown.isAsking - Whether the browser is asking for permission.
    * @param {boolean} shown.isJoining
-   * @param {string} shown.room - Its name, if it is said already.
+   * @param {string} shown.room - The room's name, if it is known already.
    */
   draw({ stream, isMuted, isDark, isAsking, isJoining, room }) {
     write(this.#title, room ? `Join ${room}` : 'Call');
     this.roomField.hidden = Boolean(room);
-    this.room.disabled = Boolean(room); // a field that is hidden is asked for nothing
+    this.room.disabled = Boolean(room); // a hidden field must not be validated
     const hasPicture = Boolean(stream?.getVideoTracks().length);
     const shown = hasPicture ? stream : null;
     if (this.#video.srcObject !== shown) this.#video.srcObject = shown;
@@ -86,7 +86,7 @@ export class Lobby {
     this.#fields.draw();
   }
 
-  /** What is wrong stands where the picture would be. */
+  /** Shows a problem in place of the video. */
   #drawVeil(hasPicture, isDark, isAsking) {
     this.#veil.hidden = hasPicture;
     const trouble = this.#devices.troubles.camera;

@@ -1,4 +1,4 @@
-// What one sends in a call: camera, microphone and screen, and what one wants of them.
+// The user's media in a call: camera, microphone and screen.
 
 import { Devices, explainTrouble, watchLevel } from './devices.js';
 
@@ -6,9 +6,9 @@ export class CallMedia {
   devices = new Devices(() => this.#changed());
   isAsking = false;
   isMuted = false;
-  /** One wants no camera. */
+  /** Whether the user has turned the camera off. */
   isDark = false;
-  /** The screen that is shared, or null. */
+  /** The shared screen, or null. */
   screen = null;
   #stream = null;
   #heard = null;
@@ -17,13 +17,13 @@ export class CallMedia {
   #changed;
   #news;
 
-  /** `changed()` is called when anything here is another; `news(words)` tells what went wrong. */
+  /** `changed()` is called after each change; `news(words)` reports a problem. */
   constructor(changed, news) {
     this.#changed = changed;
     this.#news = news;
   }
 
-  // What is asked for counts as there.
+  // Devices that have been requested count as present.
 
   get isSilent() {
     return this.isMuted || !(this.devices.tracks.microphone || this.isAsking);
@@ -33,7 +33,7 @@ export class CallMedia {
     return this.isDark || !(this.devices.tracks.camera || this.isAsking);
   }
 
-  /** Camera and microphone; another stream only if the tracks are others. */
+  /** Camera and microphone; a new stream only if the tracks have changed. */
   get stream() {
     const { camera, microphone } = this.devices.tracks;
     const tracks = [camera, microphone].filter(Boolean);
@@ -45,7 +45,7 @@ export class CallMedia {
     return this.#stream;
   }
 
-  /** A camera or a microphone that is wanted and cannot be had. */
+  /** Why a wanted camera or microphone is not available. */
   get trouble() {
     const { camera, microphone } = this.devices.troubles;
     const retry = () => this.look();
@@ -54,7 +54,7 @@ export class CallMedia {
     return null;
   }
 
-  /** Asks for what is wanted of camera and microphone, and is not there. */
+  /** Opens the wanted devices that are not open yet. */
   async look() {
     const kinds = this.isDark ? ['microphone'] : ['camera', 'microphone'];
     this.isAsking = true;
@@ -70,14 +70,14 @@ export class CallMedia {
     this.#changed();
   }
 
-  /** A camera that is off is closed: its light goes out. */
+  /** Turns the camera on or off; off closes it, so that its light goes out. */
   toggleDark() {
     this.isDark = !this.isWithoutCamera;
     if (this.isDark) this.devices.close('camera');
     else this.look();
   }
 
-  /** `isWanted()` says whether it still is, when the browser has it. */
+  /** Starts or stops sharing; `isWanted()` is checked when the browser delivers the screen. */
   async toggleScreen(isWanted) {
     if (this.screen) return this.stopSharing();
     let stream;
@@ -85,7 +85,7 @@ export class CallMedia {
       stream = await navigator.mediaDevices.getDisplayMedia({ video: true, audio: true });
     } catch (error) {
       if (error.name !== 'NotAllowedError') this.#news(`The screen cannot be shared. ${error.message}`);
-      return; // or one has thought better of it
+      return; // or the user has dismissed the dialog
     }
     if (!isWanted() || this.screen) return stop(stream);
     this.screen = stream;
@@ -99,7 +99,7 @@ export class CallMedia {
     this.#changed();
   }
 
-  /** How loud one is now, 0 to 1. The first time it begins to listen. */
+  /** The current volume of the microphone, 0 to 1. The first call starts the measurement. */
   get level() {
     const track = this.devices.tracks.microphone;
     if (track !== this.#heard) {
@@ -117,7 +117,7 @@ export class CallMedia {
     this.#level = 0;
   }
 
-  /** Nothing films, listens or shares any more. */
+  /** Closes all devices, and stops sharing. */
   release() {
     this.#stopListening();
     stop(this.screen);

@@ -1,4 +1,4 @@
-// Beside a call: what is said, who is there, the link, and the devices.
+// The panel beside a call: chat, people, the link, and the devices.
 
 import { KEYS } from './call-bar.js';
 import { DeviceFields } from './device-fields.js';
@@ -11,7 +11,7 @@ const MOST_LINES = 500;
 const MOST_LETTERS = 2_000; // of one message
 
 export class Panel {
-  /** Which of `TITLES` is open, or ''. */
+  /** The open one of `TITLES`, or ''. */
   open = '';
   unread = 0;
   #title = h('h2', { tabIndex: -1 });
@@ -30,8 +30,8 @@ export class Panel {
   /**
    * @param {object} options
    * @param {import('./devices.js').Devices} options.devices
-   * @param {() => void} options.onChange - It was opened, closed, or read.
-   * @param {(text: string) => boolean} options.onSay - Says it to all; false if that cannot be done now.
+   * @param {() => void} options.onChange - Called when the panel is opened, closed or read.
+   * @param {(text: string) => boolean} options.onSay - Sends a message to all; false if there is no connection.
    */
   constructor({ devices, onChange, onSay }) {
     this.#changed = onChange;
@@ -75,7 +75,7 @@ export class Panel {
     this.#log.scrollTop = this.#log.scrollHeight;
   }
 
-  /** Names and words come from strangers: they are text, never HTML. */
+  /** Adds a message. Names and messages are untrusted: text, never HTML. */
   say(name, text, isMine) {
     this.#nothing.hidden = true;
     const time = new Date().toLocaleTimeString([], { hour: '2-digit', minute: '2-digit' });

@@ -1,28 +1,28 @@
-// The tiles of a call, and where they stand.
+// The tiles of a call, and their layout.
 
 import { CallTile } from './call-tile.js';
 import { h } from './dom.js';
 import { focusOf, gridOf, pairOf } from './layout.js';
 
-/** The key of one's own tile; the others have the peer's id, and screens that with ` screen`. */
+/** The key of the user's own tile. Those of others are the peer's id, with ` screen` for a screen. */
 export const MINE = 'me';
 
 export class Stage {
   element = h('div', { class: 'stage' });
-  /** The browser plays no sound before a click. */
+  /** Whether the browser plays no sound before a click. */
   isBlocked = false;
   #tiles = new Map(); // by key
   #pinned = '';
   #changed;
 
-  /** `changed()` is called when somebody pins a tile, or a browser plays no sound. */
+  /** `changed()` is called when the user pins a tile, or the browser plays no sound. */
   constructor(changed) {
     this.#changed = changed;
     new ResizeObserver(() => this.#place()).observe(this.element);
   }
 
   /**
-   * @param {Map<string, object>} shown - By key, what `CallTile.show` is to be told.
+   * @param {Map<string, object>} shown - By key, the arguments of `CallTile.show`.
    * @param {{ grades: Map<string, string>, speaker?: string }} more
    */
   draw(shown, { grades, speaker }) {
@@ -37,7 +37,7 @@ export class Stage {
     this.#place();
   }
 
-  /** How loud one of them is now. */
+  /** Passes on the current volume of a peer. */
   hear(key, level) {
     this.#tiles.get(key)?.hear(level);
   }
@@ -48,7 +48,7 @@ export class Stage {
     this.isBlocked = false;
   }
 
-  /** After a click sound may be played. */
+  /** Plays sound, after a click. */
   unblock() {
     this.isBlocked = false;
     for (const [key, tile] of this.#tiles) if (!key.startsWith(MINE)) tile.unmute();
@@ -80,12 +80,12 @@ export class Stage {
     this.#tiles.delete(key);
   }
 
-  /** A grid; two people; or what is pinned or shared, and the rest beside it. */
+  /** Chooses the layout: a grid, two people, or a pinned tile or shared screen with the others beside it. */
   #place() {
     const { clientWidth: width, clientHeight: height } = this.element;
     if (this.#tiles.size === 0 || width === 0) return;
     const keys = [...this.#tiles.keys()].filter((key) => key !== MINE);
-    if (this.#tiles.has(MINE)) keys.push(MINE); // oneself comes last
+    if (this.#tiles.has(MINE)) keys.push(MINE); // the own tile comes last
     const screens = keys.filter((key) => key.endsWith(' screen'));
     const focus = this.#pinned || screens.find((key) => !key.startsWith(MINE)) || screens[0];
     const isPair = !focus && keys.length === 2;

@@ -1,4 +1,4 @@
-// One picture of a call: somebody's camera, somebody's screen, or oneself.
+// One tile of a call: a camera or a screen of a peer, or the user's own.
 
 import { h, set, write } from './dom.js';
 import { drawLetters, icon } from './icons.js';
@@ -12,7 +12,7 @@ const CONNECTIONS = {
 const SPEECH = 0.03;
 const SPEAKING_FOR = 600; // ms after the last sound, so that the ring does not flicker
 
-/** What a tile says where there is no picture, and of what there is. */
+/** A tile with its video, or the reason why there is none. */
 export class CallTile {
   #video = h('video', { playsInline: true, autoplay: true });
   #avatar = h('div', { class: 'avatar', hidden: true });
@@ -30,7 +30,7 @@ export class CallTile {
    * @param {object} options
    * @param {boolean} [options.isScreen]
    * @param {() => void} [options.onPin]
-   * @param {() => void} [options.onBlocked] - The browser plays no sound before a click.
+   * @param {() => void} [options.onBlocked] - Called if the browser plays no sound before a click.
    */
   constructor({ isScreen = false, onPin = () => {}, onBlocked = () => {} } = {}) {
     this.#isScreen = isScreen;
@@ -46,13 +46,13 @@ export class CallTile {
    * @param {object} shown
    * @param {string} shown.name
    * @param {MediaStream | null} shown.stream
-   * @param {boolean} [shown.hasPicture] - Whether there is one in the stream that is to be seen.
-   * @param {boolean} [shown.isMine] - Then it is silent.
+   * @param {boolean} [shown.hasPicture] - Whether the stream has video to show.
+   * @param {boolean} [shown.isMine] - Whether it is the user's own, which plays no sound.
    * @param {boolean} [shown.isMirrored]
    * @param {boolean} [shown.isMuted]
    * @param {boolean} [shown.isPinned]
-   * @param {string} [shown.state] - Of the connection.
-   * @param {string} [shown.words] - What is said in place of the connection's state.
+   * @param {string} [shown.state] - The state of the connection.
+   * @param {string} [shown.words] - A text in place of the connection's state.
    * @param {{ title: string, words: string, retry?: () => void } | null} [shown.trouble]
    */
   show({
@@ -97,7 +97,7 @@ export class CallTile {
     if (stream) this.play();
   }
 
-  /** Plays, with sound where the browser lets it. */
+  /** Plays, with sound if the browser allows it. */
   async play() {
     try {
       await this.#video.play();
@@ -109,7 +109,7 @@ export class CallTile {
     }
   }
 
-  /** After a click sound may be played. */
+  /** Plays sound, after a click. */
   unmute() {
     this.#video.muted = false;
     this.play();
@@ -119,7 +119,7 @@ export class CallTile {
     if (id && this.#video.setSinkId && this.#video.sinkId !== id) this.#video.setSinkId(id).catch(() => {});
   }
 
-  /** How loud it is now: a ring shows who speaks. */
+  /** Takes the current volume: a ring shows who speaks. */
   hear(level, now = performance.now()) {
     if (level > SPEECH) this.#heardAt = now;
     this.element.classList.toggle('speaking', this.#heardAt > 0 && now - this.#heardAt < SPEAKING_FOR);
@@ -138,7 +138,7 @@ export class CallTile {
     this.#frame();
   }
 
-  /** Fills the tile, unless too much of the picture would be cut off. */
+  /** Lets the video fill the tile, unless too much of it would be cut off. */
   #frame() {
     const { videoWidth, videoHeight } = this.#video;
     const { offsetWidth, offsetHeight } = this.element;
@@ -161,7 +161,7 @@ export function initials(name) {
   return letters.map((word) => [...word][0].toUpperCase()).join('');
 }
 
-/** A colour for a name, the same on each screen. */
+/** A colour for a name, the same for all users. */
 export function hueOf(name) {
   let sum = 7;
   for (const letter of name) sum = (sum * 31 + letter.codePointAt(0)) % 3600;

@@ -1,4 +1,4 @@
-// Fields to choose camera, microphone and speakers by, with a meter of how loud one is.
+// Fields to choose camera, microphone and speakers, with a level meter.
 
 import { h } from './dom.js';
 import { watchLevel } from './devices.js';
@@ -44,13 +44,13 @@ export class DeviceFields {
       select.replaceChildren(...(list.length > 0 ? options : [h('option', { value: '' }, kind === 'speaker' ? 'Default' : 'None')]));
     }
     select.value = list.length > 0 ? this.#devices.current(kind) : '';
-    if (select.selectedIndex < 0) select.selectedIndex = 0; // a browser need not tell which it is
+    if (select.selectedIndex < 0) select.selectedIndex = 0; // not every browser says which device it is
     select.disabled = list.length === 0;
-    // Where the page cannot choose its speakers, there is nothing to choose.
+    // Hidden if pages cannot choose speakers in this browser.
     if (kind === 'speaker') select.closest('div').hidden = !('setSinkId' in HTMLMediaElement.prototype);
   }
 
-  /** Listens to the microphone no more. */
+  /** Stops the level meter. */
   close() {
     this.#stop();
     this.#stop = () => {};

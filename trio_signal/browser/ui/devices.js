@@ -1,11 +1,11 @@
-// Camera, microphone and speakers: which there are, which are in use, and what is wrong with them.
+// Camera, microphone and speakers: the available ones, those in use, and their problems.
 
 const KINDS = { camera: 'videoinput', microphone: 'audioinput', speaker: 'audiooutput' };
 const PICTURE = { width: { ideal: 1280 }, height: { ideal: 720 } };
-const KEPT = 'trio-signal:devices'; // in localStorage: the same ones next time
+const KEPT = 'trio-signal:devices'; // in localStorage, for the next time
 
 /**
- * Why a device cannot be had, for people: a title, and what they can do.
+ * Explains to the user why a device is not available: a title, and what to do.
  *
  * @param {'camera' | 'microphone' | 'screen'} kind
  * @param {{ name: string, message?: string }} error - As `getUserMedia` threw it.
@@ -34,31 +34,31 @@ export function explainTrouble(kind, error) {
 }
 
 /**
- * What is in use. It asks the browser in `open`, keeps what was chosen for the next time, and takes
- * another device if one is unplugged.
+ * The devices in use. `open` asks the browser for them. The choice is kept for the next time. If a
+ * device is unplugged, another one is used.
  */
 export class Devices {
   /** The tracks in use, or null. They are live until `close`. */
   tracks = { camera: null, microphone: null };
-  /** Why there is none: what the browser threw, or null. */
+  /** The browser's error for each missing track, or null. */
   troubles = { camera: null, microphone: null };
-  /** What there is; labels are empty until the browser has given one away. */
+  /** The available devices; labels are empty until the user has granted access to one. */
   lists = { camera: [], microphone: [], speaker: [] };
-  /** The ids of what was chosen. */
+  /** The ids of the chosen devices. */
   chosen = recall();
   #attempts = { camera: null, microphone: null };
   #changed;
   #listen = () => this.#list();
 
-  /** `changed()` is called whenever something here is another than before. */
+  /** `changed()` is called after each change. */
   constructor(changed = () => {}) {
     this.#changed = changed;
     navigator.mediaDevices?.addEventListener('devicechange', this.#listen);
   }
 
   /**
-   * Asks for a camera, a microphone or both, at once if it can be; what one has already is closed
-   * when the other one comes. Never rejects: `troubles` says what went wrong.
+   * Opens a camera, a microphone or both, with one request if possible. The earlier device is closed
+   * when the new one is open. Never rejects: see `troubles` for errors.
    *
    * @param {...('camera' | 'microphone')} kinds
    */
@@ -75,7 +75,7 @@ export class Devices {
       stream = await this.#get(kinds);
     } catch (error) {
       if (error.name === 'OverconstrainedError' && kinds.some((kind) => this.chosen[kind])) {
-        // What was chosen is not there any more: then any other.
+        // The chosen device is not available any more: use any other.
         for (const kind of kinds) delete this.chosen[kind];
         return this.#ask(kinds, attempt);
       }
@@ -90,7 +90,7 @@ export class Devices {
     }
   }
 
-  /** One of them may be had all the same. Who has said no is not asked twice. */
+  /** Opens each on its own, since one may be available; does not ask again after a refusal. */
   async #askEach(kinds, attempt, error) {
     for (const kind of kinds) {
       const isRefused = error.name === 'NotAllowedError' && !(await isAllowed(kind));
@@ -136,7 +136,7 @@ export class Devices {
     this.#changed();
   }
 
-  /** Takes this one from now on. */
+  /** Uses this device from now on. */
   async choose(kind, id) {
     this.chosen = { ...this.chosen, [kind]: id };
     keep(this.chosen);
@@ -144,19 +144,19 @@ export class Devices {
     else this.#changed();
   }
 
-  /** The id of the one in use. */
+  /** The id of the device in use. */
   current(kind) {
     return this.tracks[kind]?.getSettings().deviceId ?? this.chosen[kind] ?? '';
   }
 
-  /** Takes the one after that in use: front and back on a phone. */
+  /** Uses the next device: front and back camera of a phone. */
   async next(kind = 'camera') {
     const list = this.lists[kind];
     const index = list.findIndex((device) => device.deviceId === this.current(kind));
     if (list.length > 1) await this.choose(kind, list[(index + 1) % list.length].deviceId);
   }
 
-  /** Stops what films or listens; what was asked for and comes later is stopped as well. */
+  /** Stops the devices, also those that were requested and open later. */
   close(...kinds) {
     for (const kind of kinds.length > 0 ? kinds : ['camera', 'microphone']) {
       this.#attempts[kind] = null;
@@ -171,7 +171,7 @@ async function isAllowed(kind) {
   try {
     return (await navigator.permissions.query({ name: kind })).state !== 'denied';
   } catch {
-    return false; // a browser that does not tell
+    return false; // a browser that cannot say
   }
 }
 
@@ -190,8 +190,8 @@ function keep(chosen) {
 }
 
 /**
- * Tells how loud a track is, from 0 to 1, some 12 times a second, until it is stopped. Where the
- * browser lets no sound be looked at before a click, it begins with that.
+ * Reports the volume of a track, from 0 to 1, some 12 times a second, until it is stopped. If the
+ * browser allows that only after a click, it begins then.
  *
  * @param {MediaStreamTrack} track
  * @param {(level: number) => void} onLevel
@@ -214,7 +214,7 @@ export function watchLevel(track, onLevel) {
   };
 }
 
-/** As ears hear it: -60 dB is nothing, -10 dB is all. */
+/** A level on a scale for ears: -60 dB is 0, and -10 dB is 1. */
 export function levelOf(loudness) {
   const decibels = 20 * Math.log10(Math.max(loudness, 1e-6));
   return Math.min(1, Math.max(0, (decibels + 60) / 50));

@@ -1,9 +1,9 @@
-// Elements in one call, and style sheets for what is inside an element of ours.
+// Makes elements, and loads style sheets for custom elements.
 
 /**
- * A new element. What begins with `on`, and what the element has as a property, is set as one; the
- * rest are attributes. False, null and undefined leave an attribute out. Children are nodes or text,
- * never HTML: names and messages come from strangers.
+ * Makes an element. Names that begin with `on`, or that are properties of the element, are set as
+ * properties; all others are attributes. False, null and undefined omit an attribute. Children are
+ * nodes or text, never HTML: names and messages are untrusted.
  *
  * @param {string} tag
  * @param {Record<string, any>} [given]
@@ -21,13 +21,13 @@ export function h(tag, given = {}, ...children) {
   return element;
 }
 
-/** Sets an attribute, or takes it away: by false, null and undefined. */
+/** Sets an attribute; false, null and undefined remove it. */
 export function set(element, name, value) {
   if (value === false || value === null || value === undefined) element.removeAttribute(name);
   else if (element.getAttribute(name) !== String(value)) element.setAttribute(name, value === true ? '' : value);
 }
 
-/** Writes a text where it differs: what does not change is neither painted nor read out again. */
+/** Sets a text only if it differs, so that it is neither painted nor read out again. */
 export function write(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }
@@ -35,8 +35,8 @@ export function write(element, text) {
 const sheets = new Map();
 
 /**
- * Style sheets of this folder, for `adoptedStyleSheets`. An element waits for them before it is
- * defined, so that it is never seen without; and no page must allow inline styles for it.
+ * Loads style sheets of this folder, for `adoptedStyleSheets`. An element waits for them before it is
+ * defined, so it is never shown without styles, and pages need not allow inline styles.
  *
  * @param {...string} names
  * @returns {Promise<CSSStyleSheet[]>}
@@ -54,5 +54,5 @@ async function loadSheet(name) {
   return new CSSStyleSheet().replace(await answer.text());
 }
 
-/** Where the server is that this module came from. */
+/** The URL of the server that this module came from. */
 export const HOME = new URL('..', import.meta.url).href.replace(/\/$/, '');

@@ -1,4 +1,4 @@
-// Icons: lines on a square of 24, in the colour of the text around them.
+// Icons: lines on a square of 24 units, in the colour of the surrounding text.
 
 const PATHS = {
   mic: 'M12 3a3 3 0 0 1 3 3v5a3 3 0 0 1-6 0V6a3 3 0 0 1 3-3ZM6 11a6 6 0 0 0 12 0M12 17v4M9 21h6',
@@ -48,8 +48,8 @@ const PATHS = {
 const SVG = 'http://www.w3.org/2000/svg';
 
 /**
- * An icon, as an SVG element. It says nothing to screen readers: what it means is said beside it, or
- * by the `aria-label` of its button.
+ * An icon, as an SVG element. It is hidden from screen readers: a text beside it, or the `aria-label`
+ * of its button, has its meaning.
  *
  * @param {keyof typeof PATHS} name
  * @returns {SVGSVGElement}
@@ -69,7 +69,7 @@ export function icon(name) {
 }
 
 /**
- * A letter or two that are as large as the room there is.
+ * One or two letters that fill the available space.
  *
  * @returns {SVGSVGElement}
  */
@@ -85,7 +85,7 @@ export function drawLetters(letters) {
   return svg;
 }
 
-/** Shows another icon in `element`, in place of the one that it has. */
+/** Replaces the icon in `element`. */
 export function changeIcon(element, name) {
   const before = element.querySelector('svg.icon');
   if (before?.dataset.icon === name) return;

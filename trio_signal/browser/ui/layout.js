@@ -1,9 +1,9 @@
-// Where the tiles of a call stand. Pure: sizes in, boxes out.
+// The layout of the tiles of a call. Pure: sizes in, boxes out.
 
 const WIDEST = 16 / 9;
-const NARROWEST = 1; // of a picture of 16:9 little more than half is seen then
+const NARROWEST = 1; // then little more than half of a 16:9 video is visible
 const GAP = 8;
-/** From this width for a height on, two people are one large picture and a small one of oneself. */
+/** From this ratio of width to height on, two people are shown as a large video and a small own one. */
 const LYING = 1.25;
 
 /**
@@ -11,7 +11,7 @@ const LYING = 1.25;
  */
 
 /**
- * The grid in which `count` boxes are largest. The last row is centred.
+ * The grid with the largest possible `count` boxes. The last row is centred.
  *
  * @returns {Box[]}
  */
@@ -36,7 +36,7 @@ export function gridOf(count, width, height) {
   });
 }
 
-/** The largest box in this room whose form is one of those that pictures of people may have. */
+/** The largest box that fits, with an aspect ratio that is allowed for video of people. */
 function fit(width, height) {
   if (width <= 0 || height <= 0) return { width: 0, height: 0 };
   if (width / height > WIDEST) return { width: height * WIDEST, height };
@@ -45,9 +45,9 @@ function fit(width, height) {
 }
 
 /**
- * One box that is large, and the others beside it, or below it where the room stands upright.
+ * One large box, with the others beside it or, in portrait format, below it.
  *
- * @returns {Box[]} The large one first. Those that find no room are of no size.
+ * @returns {Box[]} The large one first. Boxes that do not fit have no size.
  */
 export function focusOf(count, width, height) {
   if (count === 1) return [{ x: 0, y: 0, width, height }];
@@ -71,7 +71,7 @@ export function focusOf(count, width, height) {
 }
 
 /**
- * Two people: the other one, and oneself small in the corner. Where the room stands upright, a grid.
+ * Two people: the other one large, and the user small in the corner; in portrait format a grid.
  *
  * @returns {Box[]} The other one first.
  */

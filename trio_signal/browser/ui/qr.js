@@ -2,7 +2,7 @@
 
 import { h } from './dom.js';
 
-/** By version: codewords in all, of error correction in each block, and the number of blocks. */
+/** By version: all codewords, those for error correction in each block, and the number of blocks. */
 const VERSIONS = [
   [26, 7, 1], [44, 10, 1], [70, 15, 1], [100, 20, 1], [134, 26, 1],
   [172, 18, 2], [196, 20, 2], [242, 24, 2], [292, 30, 2], [346, 18, 4],
@@ -26,7 +26,7 @@ function times(a, b) {
   return a && b && EXP[LOG[a] + LOG[b]];
 }
 
-/** The remainder of Reed and Solomon. */
+/** The Reed-Solomon error correction codewords. */
 function correction(data, length) {
   let generator = [1];
   for (let i = 0; i < length; i += 1) {
@@ -42,7 +42,7 @@ function correction(data, length) {
   return rest.slice(data.length);
 }
 
-/** All codewords in the order in which they are drawn. */
+/** All codewords, in drawing order. */
 function codewords(bytes, version) {
   const [total, perBlock, blocks] = VERSIONS[version - 1];
   const room = total - perBlock * blocks;
@@ -72,7 +72,7 @@ function codewords(bytes, version) {
   return drawn;
 }
 
-/** What is the same in all codes of a version: 1 dark, 0 light; undefined where data go. */
+/** The fixed modules of a version: 1 dark, 0 light; undefined for data. */
 function frame(version) {
   const size = 17 + 4 * version;
   const grid = Array.from({ length: size }, () => Array(size));
@@ -125,7 +125,7 @@ function fill(grid, words, mask) {
   const filled = grid.map((row) => [...row]);
   let next = 0;
   for (let right = size - 1, up = true; right > 0; right -= 2, up = !up) {
-    if (right === 6) right = 5; // the column of the clock
+    if (right === 6) right = 5; // skip the timing pattern
     for (let i = 0; i < size; i += 1) {
       const y = up ? size - 1 - i : i;
       for (const x of [right, right - 1]) {
@@ -137,7 +137,7 @@ function fill(grid, words, mask) {
   return filled;
 }
 
-/** How hard it is to read: long runs, squares, what looks like a corner, too much of one colour. */
+/** The penalty score: long runs, squares, patterns like those of the corners, too much of one colour. */
 function penalty(grid) {
   const columns = grid.map((_, x) => grid.map((row) => row[x]));
   let sum = 0;
@@ -161,7 +161,7 @@ function penalty(grid) {
  * The code of a text.
  *
  * @param {string} text
- * @param {number} [mask] - Which pattern is laid over it; else the one that is read best.
+ * @param {number} [mask] - The mask pattern; by default the one with the lowest penalty.
  * @returns {(0 | 1)[][] | null} Rows of dark (1) and light; null if the text is too long: over 271 bytes.
  */
 export function qrCode(text, mask) {

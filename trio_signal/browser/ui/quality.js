@@ -1,8 +1,8 @@
-// How good a connection is, of what the browser counts.
+// The quality of a connection, from the browser's statistics.
 
 /**
- * @param {{ rtt?: number, lost?: number }} measured - Seconds there and back, and the part that is lost.
- * @returns {'good' | 'fair' | 'poor' | ''} Nothing, if nothing is known yet.
+ * @param {{ rtt?: number, lost?: number }} measured - The round-trip time in seconds, and the fraction lost.
+ * @returns {'good' | 'fair' | 'poor' | ''} Empty if nothing is known yet.
  */
 export function gradeOf({ rtt, lost = 0 }) {
   if (rtt === undefined) return '';
@@ -11,7 +11,7 @@ export function gradeOf({ rtt, lost = 0 }) {
 }
 
 /**
- * What is sent over a peer connection, and how it arrives there.
+ * Measures the video that a peer connection sends, and how it arrives.
  *
  * @param {RTCPeerConnection | null} connection
  * @returns {Promise<{ rtt?: number, lost?: number, height?: number, fps?: number }>}

@@ -1,10 +1,10 @@
 /**
- * `<trio-call room="lobby">`: a call of up to twelve. First a look at oneself and at the devices,
- * then everybody sees and hears everybody.
+ * `<trio-call room="lobby">`: a call of up to twelve people. First the user checks the camera and the
+ * devices, then everybody sees and hears everybody.
  *
- * Attributes: `room`; `server`, where that is not where this script came from; `token`; `name`; `link`,
- * which is what one invites by. Event: `trio-state`, whose `detail.state` is the property `state` as
- * well. docs/clients/elements.md has all of it.
+ * Attributes: `room`; `server`, by default the one of this script; `token`; `name`; `link`, the
+ * invitation link. Event: `trio-state`, whose `detail.state` is the property `state`.
+ * See docs/clients/elements.md.
  */
 
 import { isRefused, openAccess } from './access.js';
@@ -25,12 +25,12 @@ const MOST = 12; // people
 const LISTEN_EVERY = 150; // ms
 const MEASURE_EVERY = 3_000;
 const NEWS_FOR = 4_000;
-const LOUD = 0.45; // of the meter: speech, and no breath
+const LOUD = 0.45; // of the meter: speech, but not breathing
 
-/** Who is in the call; whoever is silent may be gone, and has no tile. */
+/** The peers in the call. A silent peer may be gone, and has no tile. */
 const presentIn = (room) => [...room.peers.values()].filter((peer) => !peer.silent);
 
-/** `access` asks who one is, `lobby` is before the call, `goodbye` after it. */
+/** The scenes: `access` asks for a login or a token, `lobby` is before the call, `goodbye` after it. */
 export class TrioCall extends HTMLElement {
   static observedAttributes = ['room', 'server', 'token', 'name', 'link'];
 
@@ -62,10 +62,10 @@ export class TrioCall extends HTMLElement {
   #parts = this.#build();
   #state = 'lobby';
   #room = null;
-  #attempt = null; // a later one makes an earlier one's answer count no more
+  #attempt = null; // the results of earlier attempts are ignored
   #token;
-  #said = ''; // what the others were told last
-  #told = new Map(); // what the others say of themselves, by id
+  #said = ''; // the last state that we sent to the others
+  #told = new Map(); // the states of the others, by id
   #grades = new Map();
   #began = 0;
   #timers = [];
@@ -76,7 +76,7 @@ export class TrioCall extends HTMLElement {
     return this.#state;
   }
 
-  /** The room, as `join` of the client gives it; null outside of a call. */
+  /** The client's room; null outside of a call. */
   get joined() {
     return this.#room;
   }
@@ -116,11 +116,11 @@ export class TrioCall extends HTMLElement {
     const attempt = {};
     this.#attempt = attempt;
     if (this.getAttribute('name')) this.#lobby.name.value = this.getAttribute('name');
-    await null; // all attributes that are set in one go make one attempt
+    await null; // attributes that are set together cause one attempt
     if (this.#attempt === attempt) await this.#open(attempt);
   }
 
-  /** Who one is comes first; then one looks at oneself. */
+  /** Gets a token if needed, then shows the lobby. */
   async #open(attempt, problem = '') {
     try {
       const token = await this.#findToken(problem);
@@ -133,11 +133,11 @@ export class TrioCall extends HTMLElement {
       return;
     }
     this.#show('lobby');
-    if (isAtHome) this.#lobby.focus(); // another page may have other plans
+    if (isAtHome) this.#lobby.focus(); // not in other sites' pages
     await this.#media.look();
   }
 
-  /** What the attribute says; else what the server wants is asked for here. */
+  /** The token of the attribute; without one, asks the user if the server requires a token. */
   async #findToken(problem) {
     const given = this.getAttribute('token');
     if (given && !problem) return given;
@@ -194,7 +194,7 @@ export class TrioCall extends HTMLElement {
     this.#grades.clear();
     this.#panel.clear();
     const here = (listener) => (...told) => this.#room === room && listener(...told);
-    const isNews = { is: false }; // who is here already is none
+    const isNews = { is: false }; // peers that are already here are not news
     room.on('state', here((state, reason) => this.#stateChanged(state, reason)));
     room.on('peer', here((peer) => {
       room.send(this.#sayings(), { to: peer.id });
@@ -225,7 +225,7 @@ export class TrioCall extends HTMLElement {
 
   #stateChanged(state, reason) {
     if (state === 'closed') return this.#ended(reason);
-    if (state === 'joined') this.#room.send({ ...this.#sayings(), asks: true }); // who knows what was lost meanwhile
+    if (state === 'joined') this.#room.send({ ...this.#sayings(), asks: true }); // messages may have been lost meanwhile
     this.#show(state === 'joined' ? 'joined' : 'reconnecting');
   }
 
@@ -258,7 +258,7 @@ export class TrioCall extends HTMLElement {
     this.#media.look();
   }
 
-  /** What the others are told of us. */
+  /** The state that we send to the others. */
   #sayings() {
     return { muted: this.#media.isSilent, dark: this.#media.isWithoutCamera };
   }
@@ -283,11 +283,11 @@ export class TrioCall extends HTMLElement {
     return true;
   }
 
-  // What is sent
+  // Sending
 
   #mediaChanged() {
     if (!this.isConnected || ['access', 'goodbye'].includes(this.#state)) {
-      if (this.#media.stream) this.#release(); // the browser gave it too late
+      if (this.#media.stream) this.#release(); // the browser opened it too late
       return;
     }
     this.#publish();
@@ -312,7 +312,7 @@ export class TrioCall extends HTMLElement {
     this.#media.toggleScreen(() => room !== null && this.#room === room);
   }
 
-  /** A phone that goes to sleep would end the call. */
+  /** Keeps the screen on: a phone that goes to sleep would end the call. */
   #wake = async () => {
     if (!this.#room || document.hidden) return;
     try {
@@ -320,7 +320,7 @@ export class TrioCall extends HTMLElement {
     } catch { /* Its battery is low. */ }
   };
 
-  // What is seen and heard
+  // Display
 
   #listen() {
     this.#stage.hear(MINE, this.#media.level > LOUD ? 1 : 0);
@@ -386,7 +386,7 @@ export class TrioCall extends HTMLElement {
     return location.href;
   }
 
-  /** What has a tile: key -> what it shows. */
+  /** The tiles: key -> the arguments of `CallTile.show`. */
   #shown(room) {
     const shown = new Map();
     for (const peer of presentIn(room)) {

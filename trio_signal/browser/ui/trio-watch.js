@@ -1,10 +1,10 @@
 /**
- * `<trio-watch room="lobby">`: whoever is live in a room, from whenever one comes. It begins by
- * itself, without sound until somebody asks for it, and comes back when the broadcaster does.
+ * `<trio-watch room="lobby">`: shows who is live in a room, whenever the viewer joins. It starts
+ * automatically, muted until the user turns the sound on, and resumes when the broadcaster returns.
  *
- * Attributes: `room`; `server`, where that is not where this script came from; `token`; `name`, by
- * which the broadcaster sees who watches. Event: `trio-state`, whose `detail.state` is the property
- * `state` as well. docs/clients/elements.md has all of it.
+ * Attributes: `room`; `server`, by default the one of this script; `token`; `name`, which the
+ * broadcaster sees. Event: `trio-state`, whose `detail.state` is the property `state`.
+ * See docs/clients/elements.md.
  */
 
 import { accessForm, askAccess, isRefused, keepToken, takeToken } from './access.js';
@@ -15,7 +15,7 @@ import { join, retryDelay } from './trio-signal.js';
 
 const sheets = await loadSheets('tokens.css', 'controls.css', 'trio-watch.css');
 const isAtHome = new URL(HOME).origin === location.origin;
-const CONTROLS_FOR = 3_000; // ms after the last sign of a hand
+const CONTROLS_FOR = 3_000; // ms after the last movement or touch
 
 const SCENES = {
   connecting: ['', 'Connecting…', ''],
@@ -28,13 +28,13 @@ const SCENES = {
 };
 
 /**
- * What is to be seen, of what is known.
+ * The scene to show.
  *
  * @param {object} known
  * @param {string} known.room - The state of the room.
- * @param {boolean} known.hasEnded - Whether somebody was live before.
- * @param {{ state: string, away: boolean, seen: boolean }[]} known.live - Who is live; `seen`: there is
- *   a picture, or it has none.
+ * @param {boolean} known.hasEnded - Whether a peer was live before.
+ * @param {{ state: string, away: boolean, seen: boolean }[]} known.live - The live peers; `seen` if the
+ *   video is visible, or there is only audio.
  * @returns {'connecting' | 'waiting' | 'loading' | 'live' | 'interrupted' | 'ended' | 'offline' | 'closed'}
  */
 export function sceneOf({ room, hasEnded, live }) {
@@ -52,7 +52,7 @@ export class TrioWatch extends HTMLElement {
   static observedAttributes = ['room', 'server', 'token', 'name'];
 
   #parts = this.#build();
-  /** The room that is joined, and by which attempt: an answer to an older one counts no more. */
+  /** The joined room, and the current attempt: results of earlier attempts are ignored. */
   #room = null;
   #attempt = null;
   #hasEnded = false;
@@ -66,12 +66,12 @@ export class TrioWatch extends HTMLElement {
   #clock = 0;
   #idle = 0;
 
-  /** What is seen; it may be read at any time. */
+  /** The current scene. */
   get state() {
     return this.#state;
   }
 
-  /** The room, as `join` of the client gives it; null until it is joined. */
+  /** The client's room; null until it is joined. */
   get joined() {
     return this.#room;
   }
@@ -91,7 +91,7 @@ export class TrioWatch extends HTMLElement {
     if (this.isConnected && before !== after) this.#restart();
   }
 
-  // Coming and going
+  // Joining and leaving
 
   #leave() {
     this.#attempt = null;
@@ -103,7 +103,7 @@ export class TrioWatch extends HTMLElement {
     this.#viewers.clear();
   }
 
-  /** All attributes that are set in one go make one attempt. */
+  /** Joins again; attributes that are set together cause one attempt. */
   #restart() {
     this.#leave();
     this.#hasEnded = false;
@@ -133,7 +133,7 @@ export class TrioWatch extends HTMLElement {
     }
   }
 
-  /** What the attribute says; else what the server wants is asked for here. */
+  /** The token of the attribute; without one, asks the user if the server requires a token. */
   async #findToken(attempt, base, problem) {
     const given = this.getAttribute('token');
     if (given && !problem) return given;
@@ -183,7 +183,7 @@ export class TrioWatch extends HTMLElement {
     this.#draw();
   }
 
-  // What is seen
+  // Display
 
   #tile(peer) {
     if (!this.#tiles.has(peer.id)) {
@@ -224,7 +224,7 @@ export class TrioWatch extends HTMLElement {
     this.#drawSound();
   }
 
-  /** As the broadcaster says. One that says nothing has all the others in the room for viewers. */
+  /** The broadcaster reports the number of viewers; if it does not, all others in the room count. */
   #countViewers(live) {
     const counted = live.map(({ id }) => this.#viewers.get(id) ?? 0);
     return Math.max(...counted) || this.#room.peers.size - live.length + 1;
@@ -258,7 +258,7 @@ export class TrioWatch extends HTMLElement {
     return [...this.#tiles.values()].every((tile) => tile.isMute);
   }
 
-  /** Somebody wants sound, or none; the browser may refuse it all the same. */
+  /** Turns the sound on or off; the browser may refuse it. */
   #setSound(wanted) {
     this.#wantsSound = wanted;
     this.#wantsSilence = !wanted;
@@ -361,7 +361,7 @@ export class TrioWatch extends HTMLElement {
   }
 }
 
-/** The picture of one who is live. */
+/** The video of one live peer. */
 class Tile {
   seen = false;
   #video = h('video', { playsInline: true, autoplay: true });
@@ -398,7 +398,7 @@ class Tile {
     this.#play();
   }
 
-  /** Without sound any browser plays; with it only after a click, and then it is tried without. */
+  /** Plays; without a click, browsers allow that only without sound, so then mutes the video. */
   async #play() {
     try {
       await this.#video.play();
