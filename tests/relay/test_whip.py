@@ -309,13 +309,15 @@ async def test_what_a_session_refuses(http: httpx.AsyncClient) -> None:
         for path in ("/whip/other/", "/whip/a%2Fb/x"):
             secret = encoder.session.rpartition("/")[2]
             await encoder.ask("DELETE", path + secret, 404)
-        for method in ("GET", "PUT"):
-            await encoder.ask(method, encoder.session, 405)
-            await encoder.ask(method, "/whip/a", 405)
+        for path in (encoder.session, "/whip/a"):
+            await encoder.ask("PUT", path, 405)
+            for method in ("GET", "HEAD"):
+                assert (await encoder.ask(method, path, 200)).content == b""
         said = (await encoder.ask("OPTIONS", "/whip/a", 200)).headers
-        assert (said["Allow"], said["Accept-Post"]) == ("OPTIONS, POST", "application/sdp")
+        assert said["Allow"] == "GET, HEAD, OPTIONS, POST"
+        assert said["Accept-Post"] == "application/sdp"
         said = (await encoder.ask("OPTIONS", encoder.session, 200)).headers
-        assert said["Allow"] == "DELETE, OPTIONS, PATCH"
+        assert said["Allow"] == "DELETE, GET, HEAD, OPTIONS, PATCH"
 
 
 async def test_without_a_media_server_nobody_publishes(
@@ -378,7 +380,7 @@ async def test_a_page_of_an_allowed_origin_publishes(http: httpx.AsyncClient) ->
         encoder = Encoder(service, http)
         origin = {"Origin": "https://studio.example.org"}
         said = (await encoder.ask("OPTIONS", "/whip/a", 200, **origin)).headers
-        assert said["Access-Control-Allow-Methods"] == "OPTIONS, POST"
+        assert said["Access-Control-Allow-Methods"] == "GET, HEAD, OPTIONS, POST"
         assert "Location" in said["Access-Control-Expose-Headers"]
         elsewhere = {"Origin": "https://example.com", "Content_Type": "application/sdp"}
         await encoder.ask("POST", "/whip/a", 403, OFFER, **elsewhere)

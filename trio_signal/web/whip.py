@@ -36,6 +36,9 @@ _OTHER_SESSION = "The ICE session has changed"
 _STATUS = {Refusal.STREAM_TAKEN: 409, Refusal.ROOM_FULL: 503, Refusal.NOT_ALLOWED: 403}
 _ERRORS = dict.fromkeys((401, 403, 404, 413, 429, 503), Detail) | {400: Detail, 415: Detail}
 OPERATIONS = {
+    f"GET {ENDPOINT}": Operation(
+        "An empty text, as RFC 9725 demands", str, media_type="text/plain"
+    ),
     f"POST {ENDPOINT}": Operation(
         "Publish by WHIP: the offer is answered for the media server",
         str,
@@ -83,6 +86,7 @@ class WhipRoutes:
         for method, path, view in (
             ("POST", ENDPOINT, self.publish),
             ("OPTIONS", ENDPOINT, self.describe),
+            ("GET", ENDPOINT, self.show),
             ("PATCH", SESSION, self.change),
             ("DELETE", SESSION, self.end),
         ):
@@ -98,10 +102,15 @@ class WhipRoutes:
     async def describe(self, room_id: str) -> Response:
         """Answer `OPTIONS` of both paths; routing cannot tell one from the other."""
         if raw_path().count(b"/") == ENDPOINT.count("/"):
-            headers = {"Allow": "OPTIONS, POST", "Accept-Post": _SDP}
+            headers = {"Allow": "GET, HEAD, OPTIONS, POST", "Accept-Post": _SDP}
         else:
-            headers = {"Allow": "DELETE, OPTIONS, PATCH", "Accept-Patch": _FRAGMENT}
+            allowed = "DELETE, GET, HEAD, OPTIONS, PATCH"
+            headers = {"Allow": allowed, "Accept-Patch": _FRAGMENT}
         return Response("", headers=headers)
+
+    async def show(self, room_id: str) -> Response:
+        """Answer `GET` of both paths: an empty text, as section 4.1 demands."""
+        return Response("", content_type="text/plain")
 
     # The endpoint
 
