@@ -91,10 +91,11 @@ class Upload:
 
 
 def wait_for_handles(janus: Janus, count: int, seconds: float) -> None:
-    until = time.monotonic() + seconds
+    began = time.monotonic()
     while len(janus.handles()) != count:
-        assert time.monotonic() < until, f"{len(janus.handles())} handles, not {count}"
+        assert time.monotonic() < began + seconds, f"{len(janus.handles())} handles, not {count}"
         time.sleep(0.05)
+    print(f"{count} handles after {time.monotonic() - began:.2f} s")
 
 
 def wait_for_no_rooms(janus: Janus) -> None:
