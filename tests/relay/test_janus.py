@@ -183,6 +183,23 @@ async def test_a_new_peer_connection_of_the_broadcaster(
         assert janus.rooms() == {}
 
 
+@pytest.mark.parametrize("closes", [True, False])
+async def test_no_room_stays_when_a_replica_stops(
+    janus: Janus, peers: Peers, *, closes: bool
+) -> None:
+    """Janus ends sessions before it comes to requests that were made earlier."""
+    offer = await peers.new().offer()
+    for _ in range(3):
+        async with connected(janus) as node:
+            ingests = [node.ingest("a broadcast") for _ in range(8)]
+            for ingest in ingests:
+                await ingest.offer(offer)
+            assert len(janus.rooms()) == len(ingests)
+            for ingest in ingests if closes else ():
+                ingest.close()
+        assert janus.rooms() == {}
+
+
 async def test_a_viewer_with_another_peer_connection_needs_another_leg(
     janus: Janus, peers: Peers
 ) -> None:

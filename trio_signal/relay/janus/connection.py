@@ -12,7 +12,7 @@ import logging
 import ssl
 from collections import deque
 from collections.abc import Callable, Iterable
-from contextlib import ExitStack, closing, suppress
+from contextlib import closing, suppress
 from itertools import count
 from typing import Any, Protocol, cast
 
@@ -42,8 +42,8 @@ QUIET = 1.0
 KEEPALIVE = 20.0
 #: Seconds between two checks for silence.
 _LOOK = 0.25
-#: Seconds to send the last requests.
-_GOODBYE = 1.0
+#: Seconds for the last requests, and between two checks for their answers.
+_GOODBYE, _POLLING = 1.0, 0.01
 #: Bytes that may be queued: Janus reads at once, or has stopped.
 _MAX_UNSENT = 4 * 1024 * 1024
 #: Largest message from Janus: a list of thousands of rooms fits.
@@ -124,7 +124,8 @@ class Handle:
 
     def tell(self, body: dict[str, Any]) -> None:
         """Send a request to the plugin and ignore the answer. Does not block."""
-        self._session.tell({"janus": "message", "handle_id": self._id, "body": body})
+        request = {"janus": "message", "handle_id": self._id, "body": body}
+        self._session.call(lambda _: None, request)
 
     def trickle(self, candidate: dict[str, Any]) -> None:
         """Pass on a candidate, even before the handle exists. Does not block."""
@@ -224,10 +225,15 @@ class Session:
                 nursery.start_soon(self._watch)
 
     async def _say_goodbye(self) -> None:
-        """Remove everything that would stay at Janus for ever; handles end with the session."""
+        """Remove everything that would stay at Janus for ever; handles end with the session.
+
+        Janus ends a session at once, even if it has not come to earlier requests to its plugin.
+        """
         if self._id is not None and self.ended is None:
             for body in self._last_words():
                 self.control.tell(body)
+            while self._waiting:  # noqa: ASYNC110  soon over
+                await trio.sleep(_POLLING)
             with suppress(RelayError):
                 await self.ask({"janus": "destroy"})
 
@@ -284,9 +290,8 @@ class Session:
             answers.append(answer)
             answered.set()
 
-        with ExitStack() as stack:
-            stack.callback(self._waiting.pop, self._post(request, take), None)
-            await answered.wait()
+        self._post(request, take)
+        await answered.wait()
         (answer,) = answers
         if answer is None:
             raise RelayError(self.ended or "the connection is lost")
@@ -308,8 +313,8 @@ class Session:
         if self.ended is None:
             self._post(request)
 
-    def _post(self, request: dict[str, Any], take: Take | None = None) -> str:
-        """Queue a request; return its transaction."""
+    def _post(self, request: dict[str, Any], take: Take | None = None) -> None:
+        """Queue a request."""
         self._told_at = trio.current_time()
         transaction = str(next(self._numbers))
         text = self._encode(request, transaction)
@@ -320,7 +325,6 @@ class Session:
         self._filled.set()
         if self._unsent_bytes > _MAX_UNSENT:
             self.end("the media server does not read its messages")
-        return transaction
 
     def _encode(self, request: dict[str, Any], transaction: str) -> str:
         request = request | {"transaction": transaction}
