@@ -1,3 +1,3 @@
 """WebRTC signaling and live broadcast on Trio."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
