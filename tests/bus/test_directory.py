@@ -81,7 +81,8 @@ class Both:
             await self.lease(name)
 
     async def lease(self, name: str) -> None:
-        await self.any.scripts.lease([self.any.key("replicas")], [name, LEASE, 1])
+        keys = [self.any.key("replicas"), self.any.key("owned", name)]
+        await self.any.scripts.lease(keys, [name, LEASE, 1])
 
     async def do(self, step: Step) -> None:
         """Do it, and compare what is there and what was told."""

@@ -190,6 +190,19 @@ async def test_a_replica_whose_lease_was_deleted_is_not_taken_for_a_dead_one(
         assert [m.peer_id for m in await here.bus.members("r")] == [here.name, other.name]
 
 
+async def test_what_a_replica_owns_does_not_outlive_it_though_nobody_reaps_it(
+    redis_url: str,
+) -> None:
+    """As one that dies after somebody has deleted its lease."""
+    async with deploy_redis(1, redis_url) as deployed, open_redis(redis_url) as redis:
+        (replica,) = deployed.replicas
+        assert isinstance(replica.bus, RedisBus)
+        await replica.join("one")
+        await replica.bus._lease.renew()
+        owned = replica.bus._key("owned", replica.name)
+        assert 0 < await redis.pttl(owned) <= 3_600_000
+
+
 async def test_lists_that_were_deleted_are_written_again(redis_url: str) -> None:
     async with deploy_redis(1, redis_url) as deployed, open_redis(redis_url) as redis:
         (replica,) = deployed.replicas

@@ -7,6 +7,7 @@ its members from their rooms, once, and publishes that.
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from typing import Any
 
 import trio
 
@@ -128,10 +129,9 @@ class Lease:
 
     async def _hold(self) -> list[bytes]:
         """Renew the lease or take a new one; return the replicas whose leases expired."""
-        keys, milliseconds = [self._directory.key("replicas")], int(self._seconds * 1000)
-        script = self._directory.scripts.lease
+        milliseconds = int(self._seconds * 1000)
         asked = trio.current_time()
-        held, expired, time = await script(keys, [self._replica, milliseconds, 0])
+        held, expired, time = await self._write(milliseconds, take=False)
         self.clock.note(asked, trio.current_time(), time / 1000)
         if not held:
             if self._retired:
@@ -141,7 +141,7 @@ class Lease:
             self._lost()
             if self.is_held:
                 self._patient_until = trio.current_time() + PATIENCE
-            _, expired, _ = await script(keys, [self._replica, milliseconds, 1])
+            _, expired, _ = await self._write(milliseconds, take=True)
         now = trio.current_time()
         if self.is_held and (not held or now > self._renewed + self._seconds):
             logger.warning("the lease of this replica expired: adding its peers again")
@@ -154,8 +154,13 @@ class Lease:
         """Renew the lease for the last time, so that parked members stay for `seconds`."""
         async with self._renewing:
             self._retired = True
-            keys = [self._directory.key("replicas")]
-            await self._directory.scripts.lease(keys, [self._replica, int(seconds * 1000), 1])
+            await self._write(int(seconds * 1000), take=True)
+
+    async def _write(self, milliseconds: int, *, take: bool) -> Any:
+        """Renew the lease, or take one if there is none; see lease.lua."""
+        key = self._directory.key
+        keys = [key("replicas"), key("owned", self._replica)]
+        return await self._directory.scripts.lease(keys, [self._replica, milliseconds, int(take)])
 
     async def retire(self) -> None:
         """Give the lease up; nothing of this replica stays in Redis except parked sessions.
