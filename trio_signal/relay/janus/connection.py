@@ -230,6 +230,9 @@ class Session:
         Janus ends a session at once, even if it has not come to earlier requests to its plugin.
         """
         if self._id is not None and self.ended is None:
+            # Legs that end as well are closed first: Janus 1.1.2 may crash if a handle is detached
+            # while its room is removed.
+            await trio.sleep(_POLLING)
             for body in self._last_words():
                 self.control.tell(body)
             while self._waiting:  # noqa: ASYNC110  soon over
