@@ -180,7 +180,7 @@ async def test_a_new_peer_connection_of_the_broadcaster(
         await broadcaster.close()
         await expect_lost(ingest)
         await expect_lost(viewing)
-        assert janus.rooms() == {}
+        await wait_until(lambda: janus.rooms() == {}, BUSY)
 
 
 @pytest.mark.parametrize("closes", [True, False])

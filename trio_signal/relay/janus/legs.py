@@ -30,6 +30,8 @@ from trio_signal.relay.janus.words import Feed, Message
 COMES_BACK = 3.0
 #: Seconds for an announced broadcast to appear.
 PUBLISHED_WITHIN = 1.0
+#: Seconds after a broadcast within which all replicas detach the handles of its viewers.
+_EMPTY_AFTER = 1.0
 #: How many events may be unread: each change of the tracks makes a few.
 _EVENTS = 16
 
@@ -177,8 +179,18 @@ class JanusIngest(_Side, Ingest):
 
     def close(self) -> None:
         """Remove the room as well; without a connection, the owner of `rooms` does it later."""
+        is_open = not self._closed
         super().close()
-        if self._session.ended is None and self._room in self._rooms:
+        if is_open:
+            self._session.start_soon(self._remove)
+
+    async def _remove(self) -> None:
+        """Remove the room when the viewers' handles are gone.
+
+        If a handle is detached while Janus 1.1.2 tells it of the room's end, Janus may crash.
+        """
+        await trio.sleep(_EMPTY_AFTER)
+        if self._room in self._rooms:
             self._rooms.remove(self._room)
             self._session.control.tell({"request": "destroy", "room": self._room})
 
