@@ -1,4 +1,4 @@
-"""A publisher by WHIP and a viewer of `stream`, with a real Janus between them."""
+"""A publisher by WHIP and viewers of three dialects, with a real Janus between them."""
 
 from __future__ import annotations
 
@@ -22,19 +22,38 @@ async def test_pictures_of_a_publisher_are_seen(tmp_path: Path) -> None:
             serve_once(**given) as service,
             httpx.AsyncClient(timeout=PATIENCE) as http,
             service.connect("/ws") as viewer,
+            service.connect("/api/v1/ws/connect?user_id=bob") as bob,
+            service.connect(f"/ws/{STREAM}") as eve,
         ):
             await viewer.send("join-stream", streamId=STREAM)
-            publisher, watching = peers.new(), peers.new()
+            await bob.send("join_room", room_id=STREAM)
+            await bob.wait_for("joined_room")
+            await eve.send("auth_token", clientId="eve", relay=True)
+            await eve.wait_for("users_in_room")
+            publisher, *watching = [peers.new() for _ in range(4)]
             encoder = Encoder(service, http)
             await wait_ready(service)
             answered = await encoder.publish(offer=await publisher.offer())
             await publisher.take(answered.text)
-            offer = await viewer.wait_for("webrtc-offer")
-            answer = await watching.answer(offer["offer"]["sdp"])
-            said = {"type": "answer", "sdp": answer}
-            await viewer.send("webrtc-answer", streamId=STREAM, answer=said)
+
+            offer = (await viewer.wait_for("webrtc-offer"))["offer"]
+            answer = {"type": "answer", "sdp": await watching[0].answer(offer["sdp"])}
+            await viewer.send("webrtc-answer", streamId=STREAM, answer=answer)
+
+            await bob.wait_for("live_peer_joined", user_id="publisher")
+            await bob.send("live_status", room_id=STREAM)
+            offer = (await bob.wait_for("live_offer"))["payload"]
+            answer = {"type": "answer", "sdp": await watching[1].answer(offer["sdp"])}
+            reply = {"room_id": STREAM, "target_user_id": "publisher"}
+            await bob.send("live_answer", payload=answer, **reply)
+
+            message = await eve.wait_for("offer")
+            answer = {"type": "answer", "sdp": await watching[2].answer(message["offer"]["sdp"])}
+            await eve.send("answer", to=message["from"], relay=True, answer=answer)
+
             with trio.fail_after(PATIENCE):
-                await watching.see()
+                for peer in watching:
+                    await peer.see()
             # It goes without a word.
             await publisher.close()
             await viewer.wait_for("broadcaster-disconnected")
