@@ -22,6 +22,7 @@ import trio
 
 from tests.clients import PATIENCE, Client, Message, Service, open_client, settle
 from tests.conftest import Serve
+from tests.effort import EFFORT
 from tests.families import FAMILIES, Family, open_member
 from tests.leaving import WAYS, Way
 from tests.raw import TEXT, RawClient, client_close, client_frame, open_raw, upgrade_head
@@ -577,6 +578,9 @@ async def wait_until_gone(census: Counter[str]) -> None:
             await trio.sleep(0.5)
 
 
+VISITS = 80 * EFFORT
+
+
 @pytest.fixture
 def _traced() -> Iterator[None]:
     tracemalloc.start()
@@ -588,10 +592,10 @@ def _traced() -> Iterator[None]:
 async def test_hundreds_of_visits_leave_the_process_as_it_was(service: Service) -> None:
     before = take_census()
     # What is made once, for the first of its kind, is not left behind: caches and pools.
-    await come_and_go_often(service.base, 60)
+    await come_and_go_often(service.base, VISITS // 2)
     await wait_until_gone(before)
     warm, _ = tracemalloc.get_traced_memory()
-    await come_and_go_often(service.base, 120)
+    await come_and_go_often(service.base, VISITS)
     await wait_until_gone(before)
     after, _ = tracemalloc.get_traced_memory()
     # What the servers did when it began, such as asking their database, may be over.
@@ -599,7 +603,7 @@ async def test_hundreds_of_visits_leave_the_process_as_it_was(service: Service) 
     # Trio keeps some deadlines that are over, with their scopes: 160 bytes each.
     # A connection has several thousand bytes, and an entry in a dict, its key and value
     # more than 200, which for each visit is more than this.
-    assert after - warm < 24_000
+    assert after - warm < 200 * VISITS
 
 
 async def test_a_connection_that_has_ended_is_freed_at_once(serve: Serve) -> None:
