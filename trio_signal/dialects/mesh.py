@@ -70,6 +70,8 @@ RELAY = "relay"
 #: Types, or their prefixes, of messages that a session does not count.
 _UNCOUNTED = ("ping", "pong", "auth_", "token_", "resumed", "not_resumed")
 _CLIENT_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+#: The server information of a client that needs none.
+_NOTHING = ServerInfo()
 
 #: How many messages of a session have arrived.
 Count = Annotated[int, Meta(ge=0)]
@@ -399,7 +401,7 @@ _SIGNALS: dict[SignalKind, type[OfferFrom | AnswerFrom | IceCandidateFrom | Mess
 class MeshDialect(Dialect):
     """One connection that speaks `mesh`."""
 
-    __slots__ = ("_identity", "_peer_id", "_relays", "_room_id", "_server")
+    __slots__ = ("_identity", "_peer_id", "_relays", "_resumes", "_room_id", "_server")
 
     name = "mesh"
     address = "/ws/{room_id}"
@@ -418,8 +420,9 @@ class MeshDialect(Dialect):
         super().__init__()
         self._room_id = room_id
         self._peer_id = ""
-        self._server = ServerInfo()
-        self._relays = False
+        #: What the client learns when it has entered; then the secrets in it are dropped.
+        self._server = _NOTHING
+        self._relays = self._resumes = False
         self._identity: Identity | None = None
 
     @classmethod
@@ -451,6 +454,7 @@ class MeshDialect(Dialect):
         """Join the one room."""
         self._identity = identity
         self._server = server
+        self._resumes = server.session is not None
         relays = self._relays and server.relays
         return [Join(self._room_id, self._peer_id, reserve=True, relays=relays)]
 
@@ -509,7 +513,7 @@ class MeshDialect(Dialect):
             case LockRoom(locked=locked):
                 return [Lock(self._room_id, locked)]
             case Ping(id=id_, received=received):
-                if self._server.session is not None:
+                if self._resumes:
                     return [Confirm(received, id_)]
                 return [Send(encode(Pong(id_)))]
             case Quality():
@@ -565,7 +569,8 @@ class MeshDialect(Dialect):
         return []
 
     def _entered(self, entered: Entered) -> Iterable[Send | Close]:
-        me, session = entered.me, self._server.session
+        me, server = entered.me, self._server
+        session, self._server = server.session, _NOTHING
         others = [m for m in entered.members if m.peer_id != me.peer_id]
         success = AuthSuccess(
             me.username,
@@ -573,11 +578,11 @@ class MeshDialect(Dialect):
             "Authenticated",
             me.user_id,
             entered.room_id,
-            self._server.ice_servers,
-            self._server.heartbeat,
+            server.ice_servers,
+            server.heartbeat,
             PROTOCOL,
             UNSET if session is None else SessionOffer(session.id, session.grace),
-            self._server.quality or UNSET,
+            server.quality or UNSET,
             True if me.relays else UNSET,
         )
         users = UsersInRoom([User(m.peer_id, m.username) for m in others])
