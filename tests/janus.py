@@ -67,7 +67,8 @@ class Janus:
         command = [PROGRAM, "-F", folder, "-C", f"{folder}/janus.jcfg", f"--apisecret={SECRET}"]
         command.append("--ice-enforce-list=lo")
         with (self._folder / "log").open("ab") as log:
-            self._process = subprocess.Popen(command, stdout=log, stderr=log)
+            # Should it crash, its core is left in the folder.
+            self._process = subprocess.Popen(command, stdout=log, stderr=log, cwd=self._folder)
         end = time.monotonic() + START
         while True:
             assert self._process.poll() is None, (self._folder / "log").read_text()
