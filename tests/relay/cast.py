@@ -78,6 +78,15 @@ class Cast:
         assert isinstance(text, str)
         return text
 
+    async def relayed_viewer(self) -> tuple[Client, str]:
+        """One behind a direct one, once the broadcast has gone to the media server; its id."""
+        await self.viewer()
+        await self.asked()
+        late = await self.viewer()
+        relay = await self.asked()
+        await self.publish(relay)
+        return late, relay
+
 
 @asynccontextmanager
 async def cast(service: Service) -> AsyncIterator[Cast]:

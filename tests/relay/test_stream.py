@@ -63,11 +63,7 @@ async def test_a_second_answer_changes_nothing(served: Served) -> None:
     """A viewer that was slow is offered to again, and answers both."""
     service, server = served
     async with cast(service) as show:
-        await show.viewer()
-        await show.asked()
-        late = await show.viewer()
-        relay = await show.asked()
-        await show.publish(relay)
+        late, relay = await show.relayed_viewer()
         await offered(late)
         (viewing,) = server.viewings
         for _ in range(2):
@@ -101,11 +97,7 @@ async def test_who_waits_already_is_placed_when_the_broadcast_begins(served: Ser
 async def test_another_connection_of_the_broadcaster_is_another_ingest(served: Served) -> None:
     service, server = served
     async with cast(service) as show:
-        await show.viewer()
-        await show.asked()
-        late = await show.viewer()
-        relay = await show.asked()
-        await show.publish(relay)
+        late, relay = await show.relayed_viewer()
         old = await offered(late)
         await answer(late)
         # Other tracks on the same connection: the same ingest.

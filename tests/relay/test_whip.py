@@ -8,7 +8,7 @@ import httpx
 import pytest
 import trio
 
-from tests.clients import PATIENCE, Service
+from tests.clients import PATIENCE, Client, Service
 from tests.conftest import Serve
 from tests.relay.cast import STREAM, Served, answer, described, offered, serve_relayed, until
 from tests.test_openapi import KEY
@@ -110,6 +110,15 @@ async def test_a_publisher_is_seen_by_all_who_are_there_and_come(
         await encoder.publish()  # the room is free at once
 
 
+async def enter(mesh: Client, live: Client, room: Client) -> None:
+    """Let three clients of these dialects into the room."""
+    await mesh.send("auth_token", clientId="ann", relay=True)
+    await mesh.wait_for("users_in_room")
+    await room.wait_for("room_state")
+    await live.send("join_room", room_id=STREAM)
+    await live.wait_for("joined_room")
+
+
 async def test_it_is_seen_in_other_dialects(http: httpx.AsyncClient) -> None:
     async with (
         serve_relayed() as (service, (server,)),
@@ -117,11 +126,7 @@ async def test_it_is_seen_in_other_dialects(http: httpx.AsyncClient) -> None:
         service.connect("/api/v1/ws/connect?user_id=bob") as bob,
         service.connect(f"/ws/{STREAM}") as ann,
     ):
-        await ann.send("auth_token", clientId="ann", relay=True)
-        await ann.wait_for("users_in_room")
-        await eve.wait_for("room_state")
-        await bob.send("join_room", room_id=STREAM)
-        await bob.wait_for("joined_room")
+        await enter(ann, bob, eve)
         await Encoder(service, http).publish()
         # The one asks, the other offers, as for any broadcaster.
         await bob.wait_for("live_peer_joined", user_id="publisher")
@@ -158,11 +163,7 @@ async def test_viewers_of_all_dialects_are_told_when_it_cannot_be_delivered(
         service.connect(f"/ws/{STREAM}") as ann,
         service.connect("/ws") as kim,
     ):
-        await ann.send("auth_token", clientId="ann", relay=True)
-        await ann.wait_for("users_in_room")
-        await eve.wait_for("room_state")
-        await bob.send("join_room", room_id=STREAM)
-        await bob.wait_for("joined_room")
+        await enter(ann, bob, eve)
         await kim.send("join-stream", streamId=STREAM)
         await kim.wait_for("viewer-count")
         await Encoder(service, http).publish()
