@@ -31,6 +31,18 @@ class Receiver:
         self.pause = 0.0
         self.came = trio.Event()
 
+    def refuse_some(self) -> None:
+        """Answer 500 to each fourth attempt, but to no event twice: pauses grow with each."""
+        refused: set[str] = set()
+
+        def answer(event: dict[str, Any]) -> int:
+            if self.attempts % 4 or event["id"] in refused:
+                return 200
+            refused.add(event["id"])
+            return 500
+
+        self.answer = answer
+
     async def serve(self, stream: trio.SocketStream) -> None:
         connection = h11.Connection(h11.SERVER)
         async with stream:

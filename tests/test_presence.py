@@ -118,6 +118,12 @@ STATES: list[tuple[str, list[Member], list[Member], list[RoomEvent]]] = [
     ),
     ("taken over", [member()], [member(replica="third")], [joined(member(replica="third"))]),
     (
+        "another user, by a record that was wrong",
+        [member(user="x", live=VIDEO)],
+        [member(live=VIDEO)],
+        [joined(member()), went_live(member(live=VIDEO))],
+    ),
+    (
         "taken over while live",
         [member(live=VIDEO)],
         [member(replica="third")],

@@ -137,9 +137,10 @@ def reconcile(
 def _is_same(old: Member, new: Member) -> bool:
     """Whether both are the same peer: a newer one may have taken over the peer id.
 
-    The peer may have moved to another replica. Its time of joining identifies it.
+    The peer may have moved to another replica. Its user and its time of joining identify it.
     """
-    return old.joined_at == new.joined_at and (old.replica == new.replica or bool(new.session))
+    is_same = old.joined_at == new.joined_at and old.user_id == new.user_id
+    return is_same and (old.replica == new.replica or bool(new.session))
 
 
 def _departure(room_id: str, member: Member, at: str) -> list[RoomEvent]:

@@ -167,8 +167,6 @@ class Room:
             self._put(member)
             return [Joined(self.id, member, first, len(self), at)]
         events = self.stop_live(old.peer_id, at, StopCause.REPLACED)
-        if old.user_id != member.user_id:
-            self._drop(old)
         self._put(member)
         return events
 
@@ -365,6 +363,9 @@ class Room:
         return []
 
     def _put(self, member: Member) -> None:
+        known = self.members.get(member.peer_id)
+        if known is not None and known.user_id != member.user_id:
+            self._drop(known)
         self.members[member.peer_id] = member
         if member.replica == self.replica:
             self.own[member.peer_id] = member

@@ -251,3 +251,19 @@ async def test_who_comes_to_another_replica_stays_though_the_room_lost_its_numbe
             **{each.name: each.name for each in (here, there)},
             "ann": here.name,
         }
+
+
+@pytest.mark.parametrize("text", ["nan", "-nan", "inf", "-5", "0x10", "x"])
+async def test_a_room_gets_a_number_instead_of_junk(redis_url: str, text: str) -> None:
+    async with deploy_redis(1, redis_url) as deployed, open_redis(redis_url) as redis:
+        (here,) = deployed.replicas
+        bus = here.bus
+        assert isinstance(bus, RedisBus)
+        await here.join("ann")
+        key = bus._key("room", "r", "seq")
+        await redis.set(key, text)
+        bus._feeds.mark_stale("r")
+        with trio.fail_after(PATIENCE):
+            while (await redis.get(key)) == text.encode():  # noqa: ASYNC110
+                await trio.sleep(0.02)
+        assert int(await redis.get(key) or 0) > 10**15

@@ -5,8 +5,8 @@ python -m tests.floods.attacks NAME HOST:PORT [SCALE]
 
 import os
 import sys
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import closing, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, closing, suppress
 from itertools import count
 
 import trio
@@ -130,11 +130,13 @@ async def announced(host: str, port: int, scale: int) -> None:
             nursery.start_soon(_announce, host, port, number)
 
 
-async def _open(path: str, host: str, port: int, *first: bytes) -> trio.SocketStream:
+@asynccontextmanager
+async def _open(path: str, host: str, port: int, *first: bytes) -> AsyncIterator[trio.SocketStream]:
     """A WebSocket of the one address from which these attacks come."""
     stream = await connect(host, port)
-    await stream.send_all(upgrade_head(path) + b"".join(first))
-    return stream
+    with closing(stream.socket):
+        await stream.send_all(upgrade_head(path) + b"".join(first))
+        yield stream
 
 
 async def _repeat(
@@ -143,17 +145,15 @@ async def _repeat(
     """Enter, and say the same so often a second; come again when closed."""
     while True:
         with suppress(OSError, trio.BrokenResourceError):
-            stream = await _open(path, host, port, *first)
-            with closing(stream.socket):
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(_swallow, stream)
-                    with suppress(trio.BrokenResourceError):
-                        due = trio.current_time()
-                        while True:
-                            await stream.send_all(said)
-                            due += 1 / rate
-                            await trio.sleep_until(due)
-                    nursery.cancel_scope.cancel()
+            async with _open(path, host, port, *first) as stream, trio.open_nursery() as nursery:
+                nursery.start_soon(_swallow, stream)
+                with suppress(trio.BrokenResourceError):
+                    due = trio.current_time()
+                    while True:
+                        await stream.send_all(said)
+                        due += 1 / rate
+                        await trio.sleep_until(due)
+                nursery.cancel_scope.cancel()
         await trio.sleep(1)
 
 
@@ -185,8 +185,7 @@ async def _enter(path: str, said: bytes, host: str, port: int) -> None:
     """Say it once, and stay."""
     while True:
         with suppress(OSError, trio.BrokenResourceError):
-            stream = await _open(path, host, port, said)
-            with closing(stream.socket):
+            async with _open(path, host, port, said) as stream:
                 await _swallow(stream)
         await trio.sleep(1)
 
@@ -299,17 +298,16 @@ async def chatter(host: str, port: int, scale: int) -> None:
 async def _say_in_each(user: str, rooms: Iterator[str], host: str, port: int) -> None:
     while True:
         with suppress(OSError, trio.BrokenResourceError):
-            stream = await _open(f"/api/v1/ws/connect?user_id={user}", host, port)
-            with closing(stream.socket):
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(_swallow, stream)
-                    with suppress(trio.BrokenResourceError):
-                        for room in rooms:
-                            said = ({"type": "join_room"}, {"type": "leave_room"})
-                            chat = {"type": "send_message", "content": "x" * 60_000}
-                            for message in (said[0], chat, said[1]):
-                                await stream.send_all(client_text({**message, "room_id": room}))
-                    nursery.cancel_scope.cancel()
+            path = f"/api/v1/ws/connect?user_id={user}"
+            async with _open(path, host, port) as stream, trio.open_nursery() as nursery:
+                nursery.start_soon(_swallow, stream)
+                with suppress(trio.BrokenResourceError):
+                    for room in rooms:
+                        said = ({"type": "join_room"}, {"type": "leave_room"})
+                        chat = {"type": "send_message", "content": "x" * 60_000}
+                        for message in (said[0], chat, said[1]):
+                            await stream.send_all(client_text({**message, "room_id": room}))
+                nursery.cancel_scope.cancel()
         await trio.sleep(1)
 
 
@@ -326,8 +324,7 @@ async def lines(host: str, port: int, scale: int) -> None:
 async def _come_and_go(user: str, said: bytes, host: str, port: int) -> None:
     while True:
         with suppress(OSError, trio.BrokenResourceError):
-            stream = await _open(f"/api/v1/ws/connect?user_id={user}", host, port, said)
-            with closing(stream.socket):
+            async with _open(f"/api/v1/ws/connect?user_id={user}", host, port, said) as stream:
                 await stream.receive_some()
         await trio.sleep(_PAUSE)
 

@@ -271,12 +271,16 @@ class Cluster:
         """All that Redis holds and does not forget by itself."""
         return await kept_keys(self.redis)
 
-    async def stop(self) -> None:
-        """End gracefully, and look whether something stays behind."""
+    async def stop_replicas(self) -> None:
+        """End all of them gracefully."""
         async with trio.open_nursery() as nursery:
             for replica in self.replicas:
                 nursery.start_soon(replica.stop)
         self.replicas.clear()
+
+    async def stop(self) -> None:
+        """End gracefully, and look whether something stays behind."""
+        await self.stop_replicas()
         with trio.move_on_after(STARTING):  # Redis may still have to read the last words
             while await self.keys():  # noqa: ASYNC110
                 await trio.sleep(0.02)

@@ -59,9 +59,10 @@ if left == -1 or left > VANISHED or redis.call('SCARD', vanished) > MOST then
   redis.call('DEL', vanished)
 end
 
--- If the room existed before the number was lost, other replicas still have the old one.
+-- If the room existed before the number was lost, other replicas still have the old one. The text
+-- "nan" is a number to Lua, and neither greater nor less than any other.
 local number = tonumber(redis.call('GET', KEYS[3]) or '')
-if not number or number <= LOWEST or number >= HIGHEST then
+if not (number and LOWEST < number and number < HIGHEST) then
   changed = changed or redis.call('EXISTS', KEYS[1]) == 1
   start_numbers(KEYS[3])
 end
