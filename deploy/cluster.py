@@ -337,7 +337,7 @@ def free_ports(count: int) -> list[int]:
     raise ClusterError("there are no free ports")
 
 
-# As a program
+# The command line
 
 
 def _print_line(name: str, line: str) -> None:

@@ -25,7 +25,7 @@ def running(name: str, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
             process.kill()
 
 
-def test_a_browser_is_recorded_and_plays_what_python_publishes(
+def test_a_browser_is_recorded_and_plays_pythons_stream(
     visit: Callable[..., Page], server: Server, tmp_path: Path
 ) -> None:
     path = tmp_path / "talk.mp4"

@@ -19,7 +19,7 @@ async def service(serve: Serve) -> AsyncIterator[Service]:
         yield service
 
 
-async def test_iteration_cancelled_takes_no_event(service: Service) -> None:
+async def test_a_cancelled_iteration_takes_no_event(service: Service) -> None:
     async def enter() -> None:
         url, seen = f"http://{service.base}", list[int]()
         async with (

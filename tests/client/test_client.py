@@ -539,7 +539,7 @@ async def test_several_tasks_may_read_and_send(service: Service) -> None:
 
 
 @pytest.mark.of_trio("this would cancel the harness: see test_aio.py")
-async def test_iteration_cancelled_takes_no_event(service: Service) -> None:
+async def test_a_cancelled_iteration_takes_no_event(service: Service) -> None:
     async with bots(service, "ann", "bob") as (ann, bob):
         seen: list[int] = []
         with trio.fail_after(PATIENCE):

@@ -50,7 +50,7 @@ pytestmark = pytest.mark.usefixtures("front")
 ANN, BOB = Peer("ann", "Ann"), Peer("bob", "Bob")
 
 
-# What a close means
+# The meaning of close codes
 
 RECONNECT = {code.value: meaning.reconnect for code, meaning in CLOSE_CODES.items()}
 FINAL = [code for code, again in RECONNECT.items() if again in ("no", "with a new token")]

@@ -411,7 +411,7 @@ async def test_a_node_that_stops_loses_its_legs(sfu: Sfu, peers: Peers) -> None:
     assert here.degraded == "stopped"
 
 
-async def test_a_stream_reaches_its_viewers_through_it(
+async def test_a_stream_reaches_its_viewers_through_cloudflare(
     sfu: Sfu, peers: Peers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cloudflare, "BASE_URL", sfu.api.url)
