@@ -97,7 +97,7 @@ def _fields(heading: str, schema: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _name(answer: Mapping[str, Any]) -> str:
-    """The content type or struct of an answer or a body."""
+    """The types that an answer or a body has, or its description."""
     contents = [_type(each.get("schema", {})) for each in answer.get("content", {}).values()]
     return ", ".join(contents) or answer.get("description", "nothing").rstrip(".")
 

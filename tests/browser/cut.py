@@ -47,7 +47,7 @@ class Cut:
 
     def end(self) -> None:
         self._is_over = True
-        with suppress(OSError):  # the peer may have closed it already
+        with suppress(OSError):  # the thread may have ended already
             self._wake.send(b"!")
 
     def run(self) -> None:

@@ -148,7 +148,7 @@ def test_peerjs_clients_connect(pages: list[Page], replicas: list[Server]) -> No
         text = f'"over {serialization}"'
         ann.evaluate("text => links.bob.send(JSON.parse(text))", text)
         if serialization == "raw":
-            continue  # the others arrive differently
+            continue  # it arrives as another type
         expect_heard(bob, text)
     ann.evaluate("ring('bob')")
     see(ann, "bob")

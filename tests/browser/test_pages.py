@@ -59,7 +59,7 @@ def test_a_page_fits_a_narrow_screen_without_layout_shifts(visit: Visit, path: s
 
 def test_the_first_page_links_to_the_others(visit: Visit) -> None:
     page = visit("/")
-    expect(page.get_by_text("phone")).to_have_count(0)  # plain http does not work for it
+    expect(page.get_by_text("phone")).to_have_count(0)  # a phone needs https
     room = page.get_by_label("Room").input_value()
     page.get_by_role("button", name="Propose another name").click()
     proposed = page.get_by_label("Room").input_value()

@@ -70,7 +70,7 @@ def wait_live(page: Page, *users: str) -> None:
 
 
 def wait_written(page: Page, database_url: str, members: int) -> None:
-    """Wait until the server, which does so once a second, has stored what it must restore."""
+    """Wait until the server has stored its members, which it does once a second."""
     database = Path(database_url.removeprefix("sqlite:///"))
     while len(read_members(database)) != members:
         page.wait_for_timeout(50)

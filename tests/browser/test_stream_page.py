@@ -64,7 +64,7 @@ def test_a_viewer_that_loses_early_candidates_can_watch(visit: Callable[..., Pag
 def test_a_broadcaster_that_starts_over_gets_its_viewers_back(visit: Callable[..., Page]) -> None:
     """Viewers ignore its offers until their connections fail, so it is asked again until then.
 
-    One broadcaster reloads its page, and another switches cameras; at once, since both take long.
+    One broadcaster reloads its page while another switches cameras, since both take long.
     """
     pairs = []
     for name in ("reload", "switch"):
