@@ -1,1 +1,1 @@
-"""The benchmark: this server beside those that one would otherwise pick. `make bench`."""
+"""The benchmark: this server compared to the usual alternatives. `make bench`."""

@@ -1,4 +1,4 @@
-"""Measure this server beside its peers: `make bench`, or `make bench ARGS='--quick'`."""
+"""Measure this server and its peers: `make bench`, or `make bench ARGS='--quick'`."""
 
 import argparse
 import datetime
@@ -42,7 +42,7 @@ IMAGES = HERE.parent / "docs" / "img"
 PAGE = HERE.parent / "docs" / "performance.md"
 
 
-#: The server, the workload, and what runs the one under the other.
+#: The server, the workload, and the function that runs it.
 Step = tuple[str, str, Callable[[], None]]
 
 
@@ -53,10 +53,10 @@ def choose_cores() -> Cores:
 
 
 class Results:
-    """What has been measured so far."""
+    """All results so far."""
 
     def __init__(self) -> None:
-        #: By workload, then by server: a run each.
+        #: A list of runs for each workload and server.
         self.runs: dict[str, dict[str, list[list[Phase]]]] = defaultdict(lambda: defaultdict(list))
         self.replicas: dict[str, dict[str, list[list[Phase]]]] = defaultdict(
             lambda: defaultdict(list)
@@ -65,17 +65,17 @@ class Results:
             lambda: defaultdict(list)
         )
         self.missing: dict[str, str] = {}
-        #: What came to nothing, and why; by server and workload.
+        #: The reasons of failed runs, by server and workload.
         self.failed: dict[tuple[str, str], str] = {}
 
     def document(self) -> dict[str, Any]:
-        """All of it, for JSON."""
+        """All results, for JSON."""
         failed = [[*what, why] for what, why in self.failed.items()]
         return {**vars(self), "failed": failed}
 
 
 def measure(options: argparse.Namespace, targets: list[Target], results: Results) -> None:
-    """Run everything once, the servers in turn, and then again what can be, while there is time."""
+    """Run everything once, the servers in turn; repeat the quick runs while there is time."""
     cores = choose_cores()
     there = [target for target in targets if is_there(target, results)]
     first, further = plan(options, there, results, cores)
@@ -103,7 +103,7 @@ def measure(options: argparse.Namespace, targets: list[Target], results: Results
 
 
 def in_time(first: list[Step], further: list[Step], seconds: float) -> Iterator[list[Step]]:
-    """The first round, however long it takes, and further ones while they fit."""
+    """Yield the first round, however long it takes, and further rounds while they fit."""
     began = time.monotonic()
     yield first
     took = (time.monotonic() - began) * len(further) / max(1, len(first))
@@ -112,7 +112,7 @@ def in_time(first: list[Step], further: list[Step], seconds: float) -> Iterator[
 
 
 def is_there(target: Target, results: Results) -> bool:
-    """Whether a server can be had; installs it if need be."""
+    """Whether a server is available; installs it if necessary."""
     with Console(stderr=True).status(f"preparing {target.name}"):
         try:
             target.prepare()
@@ -125,7 +125,7 @@ def is_there(target: Target, results: Results) -> bool:
 def plan(
     options: argparse.Namespace, targets: list[Target], results: Results, cores: Cores
 ) -> tuple[list[Step], list[Step]]:
-    """The first round, of everything, and a further one, in the order in which they are made."""
+    """The first round, with everything, and further ones, in the order of their runs."""
     chosen = [each for each in workloads(options.quick).values() if each.name in options.only]
     first, further = (
         [
@@ -159,7 +159,7 @@ def plan(
 
 
 def one_run(results: Results, target: Target, workload: Workload, cores: Cores) -> Step:
-    """One server under one workload."""
+    """A step that runs one server under one workload."""
 
     def step() -> None:
         results.runs[workload.name][target.name].append(run(target, workload, cores))
@@ -168,7 +168,7 @@ def one_run(results: Results, target: Target, workload: Workload, cores: Cores) 
 
 
 def replica_run(results: Results, target: Target, count: int, quick: bool, cores: Cores) -> Step:
-    """Our server, or another checkout of it: one or two replicas."""
+    """A step that runs our server, or another checkout of it, with one or two replicas."""
     column = ("one replica", "two replicas")[count - 1]
     if target is not OURS:
         column = f"{column} of {target.name}"
@@ -181,7 +181,7 @@ def replica_run(results: Results, target: Target, count: int, quick: bool, cores
 
 
 def growth_run(results: Results, what: str, count: int, workload: Workload, cores: Cores) -> Step:
-    """Our server among more rooms or members."""
+    """A step that runs our server with more rooms or members."""
 
     def step() -> None:
         results.growth[what][count].append(run(OURS, workload, cores))
@@ -190,7 +190,7 @@ def growth_run(results: Results, what: str, count: int, workload: Workload, core
 
 
 def describe_machine() -> dict[str, Any]:
-    """Where this was measured, and of what."""
+    """Describe the machine and the software that was measured."""
     model = "unknown"
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith("model name"):
@@ -210,7 +210,7 @@ def describe_machine() -> dict[str, Any]:
 
 
 def read_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     names = (*workloads(quick=False), *EXTRAS)
     targets = {target.name: target for target in TARGETS}
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
@@ -259,7 +259,7 @@ def read_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 def choose(
     parser: argparse.ArgumentParser, given: str | None, names: tuple[str, ...], default: Any
 ) -> tuple[str, ...]:
-    """The names in a comma list; ends the program if one is not known."""
+    """The names in a comma-separated list; exits if one is unknown."""
     if given is None:
         return tuple(default)
     chosen = tuple(name.strip() for name in given.split(","))
@@ -270,7 +270,7 @@ def choose(
 
 
 def main() -> None:
-    """Measure, and tell."""
+    """Measure, and report."""
     options = read_options()
     if options.from_json:
         document = json.loads(options.from_json.read_text())

@@ -1,7 +1,7 @@
-"""What a client says, protocol by protocol: the settings that load.c takes.
+"""The messages of clients in each protocol, as settings for load.c.
 
-`{me}`, `{to}`, `{room}`, `{number}`, `{token}`, `{mark}`, `{filler}`, `{session}` and `{seen}` are
-filled in there.
+load.c replaces `{me}`, `{to}`, `{room}`, `{number}`, `{token}`, `{mark}`, `{filler}`, `{session}`
+and `{seen}`.
 """
 
 import time
@@ -21,30 +21,30 @@ _LINES = (
     "a=rtpmap:111 opus/48000/2",
     "a=rtcp-fb:111 transport-cc",
 )
-#: As it looks inside of JSON: an offer has an escape every 40 characters or so.
+#: As in JSON: an offer has an escape every 40 characters or so.
 SDP = "".join(line + r"\r\n" for line in _LINES)
 
 
-#: Signs the tokens of our clients; of this benchmark only.
+#: Signs the tokens of our clients, in this benchmark only.
 SECRET = "a-secret-of-the-benchmark-that-protects-nothing"
-#: How many users there are, each with a token; load.c shares them out among its clients.
+#: The number of users, each with a token; load.c distributes them to its clients.
 _USERS = 1000
 
 
 def make_token(user_id: str, **grants: object) -> str:
-    """A token that our server believes."""
+    """A token that our server accepts."""
     said = {"sub": user_id, "exp": int(time.time()) + 86400, **grants}
     return jwt.encode(said, SECRET, algorithm="HS256")
 
 
 @cache
 def tokens() -> tuple[str, ...]:
-    """Those of the users."""
+    """The tokens of all users."""
     return tuple(make_token(f"user{number}") for number in range(_USERS))
 
 
 class Session(NamedTuple):
-    """How a client that lost its connection goes on; see load.c."""
+    """How a client resumes after it lost its connection; see load.c."""
 
     session: str
     come_back: str
@@ -55,10 +55,10 @@ class Session(NamedTuple):
 
 
 class Protocol(NamedTuple):
-    """How to join, signal and speak; without `speech` there are no rooms."""
+    """How to join, send signals and messages; without `speech` there are no rooms."""
 
     path: str
-    #: What to wait for, and what to answer; after the last one the client has joined.
+    #: Messages to wait for, and the answers; after the last one the client has joined.
     steps: tuple[tuple[str, str | None], ...]
     signal: str
     speech: str | None = None
@@ -66,14 +66,14 @@ class Protocol(NamedTuple):
     leaves: str | None = None
     text_ping: tuple[str, str] | None = None
     filler: str = SDP
-    #: An HTTP request that tells everybody something.
+    #: An HTTP request that sends something to everybody.
     post: str | None = None
-    #: Whether clients have tokens.
+    #: Whether clients use tokens.
     has_tokens: bool = False
     session: Session | None = None
 
     def settings(self) -> str:
-        """The lines for load.c."""
+        """The settings as lines for load.c."""
         lines = [f"path {self.path}", f"signal {self.signal}", f"filler {self.filler}"]
         for expected, answer in self.steps:
             lines.append(f"expect {expected}")
@@ -109,7 +109,7 @@ MESH = Protocol(
     leaves='"user_left"',
 )
 
-#: The same with a token, as our clients have it.
+#: The same with a token, as our clients use it.
 MESH_WITH_TOKEN = MESH._replace(
     steps=(
         (
@@ -121,7 +121,7 @@ MESH_WITH_TOKEN = MESH._replace(
     has_tokens=True,
 )
 
-#: The same by clients that resume, as ours do.
+#: The same with clients that resume, as ours do.
 MESH_WITH_SESSION = MESH_WITH_TOKEN._replace(
     steps=(
         (
@@ -145,13 +145,13 @@ MESH_WITH_SESSION = MESH_WITH_TOKEN._replace(
     ),
 )
 
-#: Bytes of the call that announces: its body has to be as long as its head says.
+#: The size of the announcing request in bytes; its Content-Length must be right.
 ANNOUNCEMENT_CALL = 500
 _BODY = '{"message":"{mark} {filler}"}'
 
 
 def announcements() -> Protocol:
-    """Users that hear announcements, and a creator who makes them."""
+    """Users that receive announcements, and a creator who makes them."""
     token = make_token("creator", creator=True)
     head = (
         "POST /api/creator/broadcast HTTP/1.1{crlf}Host: 127.0.0.1{crlf}"
@@ -183,7 +183,7 @@ SOCKET_IO = Protocol(
     text_ping=("2", "3"),
 )
 
-#: The same with "connection state recovery", as its clients do it.
+#: The same with "connection state recovery", as Socket.IO's clients use it.
 SOCKET_IO_WITH_SESSION = SOCKET_IO._replace(
     session=Session(
         session='"pid":"',

@@ -1,4 +1,4 @@
-"""How fast trio_signal.redis is on this machine: python bench/redis_speed.py [URL]
+"""The speed of trio_signal.redis on this machine: python bench/redis_speed.py [URL]
 
 It uses the keys and the channel `trio-signal-bench` of the Redis at URL.
 """
@@ -18,7 +18,7 @@ PUBLISH = "for i = 1, ARGV[1] do redis.call('PUBLISH', KEYS[1], ARGV[2]) end"
 
 
 async def measure_gets(redis: Redis, tasks: int, count: int) -> None:
-    """Print the GETs a second of so many tasks, and the median of one."""
+    """Print the GETs a second of several tasks, and the median time of one."""
     times: list[float] = []
 
     async def get() -> None:
@@ -37,7 +37,7 @@ async def measure_gets(redis: Redis, tasks: int, count: int) -> None:
 
 
 async def measure_messages(redis: Redis) -> None:
-    """Print the messages a second that are received, published by the server itself."""
+    """Print the messages a second that are received while the server itself publishes them."""
     redis.pubsub.subscribe(NAME)
     await redis.pubsub.wait_subscribed(NAME)
     script = redis.register_script(PUBLISH)
@@ -50,7 +50,7 @@ async def measure_messages(redis: Redis) -> None:
 
 
 async def measure_publishing(redis: Redis) -> None:
-    """Print the messages a second that we publish and receive ourselves."""
+    """Print the messages a second that we both publish and receive."""
     start = time.perf_counter()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(receive, redis, MESSAGES)

@@ -1,4 +1,4 @@
-"""What was measured, as tables and plots."""
+"""The results as tables and plots."""
 
 import statistics
 from collections.abc import Callable
@@ -15,21 +15,21 @@ Document = dict[str, Any]
 OURS = "trio-signal"
 
 
-#: Phases of a run: the joining, what comes then, and the slices after that.
+#: Phases of a run: joining, the first phase after it, and the remaining slices.
 _JOINING, _FIRST, _SLICES = slice(0, 1), slice(1, 2), slice(2, None)
 
 
 class Figure(NamedTuple):
-    """One number of a run: which, how to read it, and whether more is better."""
+    """One number of a run: its name, how to read it, and whether more is better."""
 
     name: str
     workload: str
-    #: Where it is measured; if in more than one, the median counts.
+    #: The phases that it is read from; of several, the median counts.
     phases: slice
     read: Callable[[Phase, Run], float | None]
     show: str
     more_is_better: bool = False
-    #: Whether the server must have been the limit for it to count.
+    #: Whether it only counts if the server was the bottleneck.
     saturated: bool = False
 
 
@@ -58,7 +58,7 @@ def _p99(phase: Phase, run: Run) -> float | None:
 
 
 def _memory(phase: Phase, run: Run) -> float:
-    """KiB for each connection, a heartbeat later."""
+    """KiB for each connection, one heartbeat later."""
     joined = run[0]
     return float((phase["memory"] - joined["memory_before"]) / joined["count"])
 
@@ -68,7 +68,7 @@ def _arrived(phase: Phase, run: Run) -> float:
 
 
 def _arrived_away(phase: Phase, run: Run) -> float:
-    """Percent of what was said to clients while they were away."""
+    """Percentage of the messages sent to clients while they were away."""
     return float(phase["arrived_away"] / phase["due_away"] * 100)
 
 
@@ -81,7 +81,7 @@ def _resumed(phase: Phase, run: Run) -> float:
 
 
 def _idle_cpu(phase: Phase, run: Run) -> float:
-    """Parts in a million of a core for each connection."""
+    """Parts per million of a core for each connection."""
     return float(phase["server_cpu"] / phase["seconds"] / run[0]["count"] * 1e6)
 
 
@@ -117,7 +117,7 @@ FIGURES = (
     Figure("deploy, us of CPU each", "deploy", _FIRST, _cpu, ".0f"),
 )
 
-#: What is to be reached: figure, against whom, ratio of ours to theirs.
+#: Targets: the figure, the other server, and the ratio of ours to theirs.
 TARGETS = (
     ("relay, messages/s", "node ws", 2.0),
     ("relay, messages/s", "fastapi", 2.0),
@@ -139,9 +139,9 @@ TARGETS = (
     ("deploy, s until all are back", "node ws", 1.0),
     ("deploy, s until all are back", "socket.io", 0.5),
 )
-#: What part of a core a server must have had for its rate to be its own.
+#: The share of a core that a server must have had, so that its rate is not limited by the load.
 FULL = 0.9
-#: The same by CPU, which a busy machine does not change much.
+#: The corresponding CPU figures, which a busy machine hardly changes.
 BY_CPU = {
     "relay, messages/s": "relay, us of CPU each",
     "relay one at a time, messages/s": "relay one at a time, us of CPU each",
@@ -152,12 +152,12 @@ BY_CPU = {
     "storm, s until all know all": "storm, s of CPU",
     "deploy, s until all are back": "deploy, us of CPU each",
 }
-#: What is to be reached whatever the others do.
+#: Targets that do not depend on other servers.
 ABSOLUTE = (("idle, KiB each", 10.0), ("drops, % of messages that arrive", 100.0))
 
 
 def value(document: Document, figure: Figure, server: str) -> float | None:
-    """The median over rounds and slices; None if there is none."""
+    """The median over rounds and slices, or None without data."""
     runs = document["runs"].get(figure.workload, {}).get(server, [])
     values = [
         number
@@ -169,7 +169,7 @@ def value(document: Document, figure: Figure, server: str) -> float | None:
 
 
 def shares(document: Document, figure: Figure, server: str) -> tuple[float, float]:
-    """How busy the server and the load were, of a core each."""
+    """How busy the server and the load were, each as a share of a core."""
     runs = document["runs"][figure.workload][server]
     phases = [phase for run in runs for phase in run[figure.phases]]
     return (
@@ -179,13 +179,13 @@ def shares(document: Document, figure: Figure, server: str) -> tuple[float, floa
 
 
 def servers_in(document: Document) -> list[str]:
-    """All that were to be measured, in the order of the columns."""
+    """All servers that were to be measured, in the order of the columns."""
     measured = {server for runs in document["runs"].values() for server in runs}
     return [name for name in document["order"] if name in measured]
 
 
 def print_tables(document: Document) -> None:
-    """Everything, on the screen."""
+    """Print everything."""
     console = Console()
     if document["runs"]:
         console.print(_main_table(document))
@@ -255,29 +255,29 @@ def _shares_table(document: Document) -> Table:
 
 
 class Ratio(NamedTuple):
-    """Ours to theirs, and what it is to be."""
+    """The ratio of ours to theirs, and its target."""
 
     figure: str
     against: str
     wanted: float
     found: float
-    #: The same as it would be if CPU were all that counts; None if it is not a rate.
+    #: The ratio by CPU alone; None if the figure is not a rate.
     by_cpu: float | None
     reached: bool
-    #: Both servers had their core to themselves; if not, the CPU decides where there is one.
+    #: Both servers had a core to themselves; otherwise the ratio by CPU decides, if there is one.
     undisturbed: bool = True
-    #: It is about time, and the machine was busy: it says nothing.
+    #: The figure is about time, and the machine was busy, so it means nothing.
     open: bool = False
 
     @property
     def verdict(self) -> str:
-        """What came of it, in words."""
+        """The result in words."""
         if self.open:
             return "open: the machine was busy"
         return ("reached" if self.reached else "missed") + ("" if self.undisturbed else " by CPU")
 
 
-#: What says nothing where the servers had no core to themselves.
+#: Figures that mean nothing if a server had no core to itself.
 _TIMED = (
     "relay at 1,000/s, p99 ms",
     "storm, s until all know all",
@@ -286,7 +286,7 @@ _TIMED = (
 
 
 def _is_undisturbed(document: Document, server: str) -> bool:
-    """Whether we and this one had a core each, as far as the relay shows."""
+    """Whether we and this server had a core each, according to the relay workload."""
     relay = FIGURES[0]
     return all(
         shares(document, relay, name)[0] >= FULL
@@ -296,7 +296,7 @@ def _is_undisturbed(document: Document, server: str) -> bool:
 
 
 def ratios(document: Document) -> list[Ratio]:
-    """How far the targets are reached."""
+    """The ratios for all targets."""
     by_name = {figure.name: figure for figure in FIGURES}
     found = []
     for name, server, wanted in TARGETS:
@@ -344,7 +344,7 @@ def _targets_table(document: Document) -> Table:
     return table
 
 
-#: Of runs through Redis, always the second phase.
+#: Figures of runs through Redis, always from the second phase.
 _REPLICA_FIGURES = (
     Figure("relay at 1,000/s, p50 ms", "relay", _FIRST, _p50, ".2f"),
     Figure("relay at 1,000/s, p99 ms", "relay", _FIRST, _p99, ".2f"),
@@ -365,7 +365,7 @@ def _replica_columns(document: Document) -> list[str]:
 
 
 def _replica_rows(document: Document) -> list[list[str]]:
-    """A figure, for one replica and for two."""
+    """Each figure for one replica and for two."""
     rows = []
     for figure in _REPLICA_FIGURES:
         by_count = document["replicas"].get(figure.workload, {})
@@ -401,12 +401,12 @@ def _growth_table(document: Document) -> Table:
 
 # The page
 
-#: Between these two, a page has what was measured last.
+#: The page has the latest results between these two marks.
 _BEGIN, _END = "<!-- measured -->", "<!-- end of measured -->"
 
 
 def write_page(document: Document, page: Path) -> None:
-    """Put the tables where the page has its marks."""
+    """Put the tables between the marks of the page."""
     before, _, rest = page.read_text().partition(_BEGIN)
     _, _, after = rest.partition(_END)
     page.write_text(f"{before}{_BEGIN}\n\n{_markdown(document)}\n{_END}{after}")
@@ -479,7 +479,7 @@ def _rows_of(head: list[str], rows: list[list[str]]) -> str:
 
 # Plots
 
-#: CPU rather than rates: it says the same, and holds on a busy machine as well.
+#: CPU instead of rates: it has the same meaning, and is valid on a busy machine, too.
 _PANELS = (
     ("relay, us of CPU each", "Relay of a 2 KB offer: CPU, µs"),
     ("fan-out 500, us of CPU each", "Fan-out to 500: CPU of a delivery, µs"),
@@ -494,7 +494,7 @@ _OURS_COLOR, _OTHERS_COLOR, _FLOOR_COLOR = "#0b6e4f", "#b8c4ce", "#e3e3e3"
 
 
 def write_plots(document: Document, folder: Path) -> None:
-    """Bars beside the peers, and lines of growth, as SVG."""
+    """Draw bars for all servers, and lines for growth, as SVG."""
     import matplotlib as mpl
 
     mpl.use("Agg")

@@ -1,4 +1,4 @@
-"""The servers that are measured: how each is had, started and spoken to."""
+"""The servers that are measured: how to install, start and address each."""
 
 import os
 import re
@@ -27,12 +27,12 @@ from bench.protocols import (
 
 HERE = Path(__file__).parent
 PEERS = HERE / "peers"
-#: What is built and installed; made again when what it is made from changes.
+#: Built and installed files; made again when their sources change.
 CACHE = HERE / ".cache"
-#: What the servers say.
+#: The log of the servers.
 LOG = CACHE / "servers.log"
 
-#: How our server is set up: as one would run it for real, with room for one machine's load.
+#: The settings of our server: as in production, with room for the load of one machine.
 OURS: Mapping[str, str] = {
     "LOG_LEVEL": "info",
     "LOG_FORMAT": "json",
@@ -40,7 +40,7 @@ OURS: Mapping[str, str] = {
     "TRIO_SIGNAL_JWT_SECRET": SECRET,
     "DATABASE_URL": f"sqlite:///{CACHE / 'announcements.db'}",
     "TRIO_SIGNAL_MAX_CONNECTIONS": "20000",
-    # All limits are on. These a client of its own would never meet, and thousands from one
+    # All limits are on. Normal clients never reach those below, but thousands of clients on one
     # machine do.
     "TRIO_SIGNAL_MAX_CONNECTIONS_PER_IP": "20000",
     "TRIO_SIGNAL_CONNECTS_PER_IP_PER_MINUTE": "10000000",
@@ -51,39 +51,39 @@ OURS: Mapping[str, str] = {
 
 
 class MissingError(Exception):
-    """A server cannot be had on this machine; says why."""
+    """A server is not available on this machine; the message has the reason."""
 
 
 class Target(NamedTuple):
     """A server to measure."""
 
     name: str
-    #: Installs what it needs, if it is not there; the command that starts it, without options.
+    #: Installs what is missing; the command that starts the server, without options.
     prepare: Callable[[], list[str]]
     protocol: Protocol = MESH
-    #: How clients speak that come back; None if that is not measured.
+    #: The protocol of clients that reconnect; None if that is not measured.
     returning: Protocol | None = None
     environment: Mapping[str, str] = {}
 
     def returned(self) -> "Target":
-        """The same for clients that come back."""
+        """The same target with clients that reconnect."""
         assert self.returning is not None
-        environment = {**self.environment, "RECOVERY": "1"}  # Socket.IO has to be asked for it
+        environment = {**self.environment, "RECOVERY": "1"}  # Socket.IO needs to be told
         return self._replace(protocol=self.returning, environment=environment)
 
 
 class Running(NamedTuple):
-    """A server that runs."""
+    """A running server."""
 
     pid: int
     port: int
 
 
-# Having
+# Installing
 
 
 def _check(command: Sequence[str], cwd: Path | None = None) -> None:
-    """Run a command that installs something; MissingError has its last words if it fails."""
+    """Run a command that installs something; MissingError has the end of its output if it fails."""
     try:
         done = subprocess.run(
             command, cwd=cwd, capture_output=True, text=True, check=False, timeout=600
@@ -102,7 +102,7 @@ def _is_fresh(made: Path, *sources: Path) -> bool:
 
 
 def compile_c(name: str) -> Path:
-    """The program of a C file; raises MissingError."""
+    """Compile a C file; the path of the program. Raises MissingError."""
     program, source = CACHE / name, HERE / f"{name}.c"
     if not _is_fresh(program, source, HERE / "ws.h"):
         compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc")
@@ -122,7 +122,7 @@ def _ours() -> list[str]:
 
 
 def _node(folder: str) -> Callable[[], list[str]]:
-    """A peer on Node; its packages are installed into a copy, so that git sees none of them."""
+    """A peer on Node; packages are installed into a copy, so that Git does not see them."""
 
     def prepare() -> list[str]:
         node, npm = shutil.which("node"), shutil.which("npm")
@@ -178,7 +178,7 @@ TARGETS = (
 
 
 def other_checkout(folder: Path) -> Target:
-    """Make a target of this server as it is in another folder: the commit before, say."""
+    """A target for this server in another folder, such as the previous commit."""
     program = folder / ".venv" / "bin" / "trio-signal"
     return TARGETS[0]._replace(
         name=str(folder), prepare=lambda: [str(program.absolute()), "serve", "--port", "0"]
@@ -186,7 +186,7 @@ def other_checkout(folder: Path) -> Target:
 
 
 def versions() -> dict[str, str]:
-    """What the servers are made of."""
+    """The versions of the servers."""
     found = {"python": sys.version.split()[0], "trio": version("trio")}
     node = shutil.which("node")
     if node is not None:
@@ -209,7 +209,7 @@ def versions() -> dict[str, str]:
 def process(
     command: Sequence[str], ready: str, cores: set[int], environment: Mapping[str, str]
 ) -> Iterator[tuple[int, str]]:
-    """A process on some cores, from the line that says that it is ready; and that line."""
+    """Run a process on some cores; yields when it prints that it is ready, with that line."""
     CACHE.mkdir(exist_ok=True)
     with (
         LOG.open("a") as log,
@@ -242,7 +242,7 @@ def process(
 def running(
     target: Target, cores: set[int], heartbeat: float, **environment: str
 ) -> Iterator[Running]:
-    """A server that listens on a port of loopback."""
+    """Run a server on a loopback port."""
     told = {
         **target.environment,
         "HEARTBEAT": f"{heartbeat:g}",

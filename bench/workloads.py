@@ -1,4 +1,4 @@
-"""The workloads, and one run of one of them against one server."""
+"""The workloads, and one run of a workload on a server."""
 
 import json
 import os
@@ -13,44 +13,44 @@ from typing import Any, NamedTuple
 from bench.protocols import ANNOUNCEMENT_CALL, announcements
 from bench.servers import MissingError, Running, Target, compile_c, process, running
 
-#: A phase of a run as load.c tells of it.
+#: A phase of a run as load.c reports it.
 Phase = dict[str, Any]
 
 
 class Cores(NamedTuple):
-    """Where the server runs, and where all else does."""
+    """The cores for the server, and for everything else."""
 
     server: set[int]
     load: set[int]
 
 
 class Workload(NamedTuple):
-    """A crowd of clients that join, and what they do then, phase after phase."""
+    """A number of clients that join, and what they do then, phase by phase."""
 
     name: str
     connections: int
     room_size: int
     phases: tuple[str, ...]
-    #: Connections begun a second; 0: as fast as they are taken.
+    #: New connections a second; 0 means as fast as they are accepted.
     pace: int = 0
-    #: Whether it is run in further rounds: some take long.
+    #: Whether further rounds run it; some take long.
     again: bool = True
-    #: Whether it is only for the most telling servers: the others would need minutes.
+    #: Whether only the most important servers run it; others would need minutes.
     for_few: bool = False
-    #: Whether clients lose their connections and come back.
+    #: Whether clients lose their connections and reconnect.
     returns: bool = False
     heartbeat: float = 20
-    #: Seconds for all to join.
+    #: The limit in seconds for all to join.
     give_up: float = 90
 
     @property
     def needs_rooms(self) -> bool:
-        """Whether a server without rooms cannot do it."""
+        """Whether it needs a server with rooms."""
         return any(phase.startswith("fanout") for phase in self.phases)
 
     @property
     def deploys(self) -> bool:
-        """Whether a server ends, and its clients go to the next one."""
+        """Whether a server stops, and its clients move to the next one."""
         return any(phase.startswith("deploy") for phase in self.phases)
 
 
@@ -74,7 +74,7 @@ def workloads(quick: bool) -> dict[str, Workload]:
                 *(f"relay pairs=50 rate=1000 {SIGNAL} warmup=0.3 seconds=1",) * (seconds + 1),
             ),
         ),
-        # What a real call does: one signal at a time.
+        # As in a real call: one signal at a time.
         Workload(
             "one", 100, 2, (f"relay pairs=50 window=1 {SIGNAL} warmup=0.7 seconds={seconds}",)
         ),
@@ -94,7 +94,7 @@ def workloads(quick: bool) -> dict[str, Workload]:
         ),
         Workload("churn", 100, 2, (f"churn warmup=0.5 seconds={seconds}",)),
         Workload("idle", idle, 10, ("idle seconds=6",), again=False, heartbeat=5),
-        # 5 % of all lose their network for two seconds, once within ten.
+        # 5 % of all clients lose their network for two seconds, once in ten.
         Workload(
             "drops",
             chat,
@@ -109,11 +109,11 @@ def workloads(quick: bool) -> dict[str, Workload]:
 
 
 class FailedError(Exception):
-    """A run that came to nothing: a server that cannot do it, or a message that was lost."""
+    """A failed run: the server cannot do it, or a message was lost."""
 
 
 def run(target: Target, workload: Workload, cores: Cores) -> list[Phase]:
-    """Start a server, load it, stop it; raises MissingError or FailedError."""
+    """Start a server, put it under load, and stop it; raises MissingError or FailedError."""
     if workload.returns:
         target = target.returned()
     with ExitStack() as stack:
@@ -125,7 +125,7 @@ def run(target: Target, workload: Workload, cores: Cores) -> list[Phase]:
 
 
 def load(target: Target, workload: Workload, servers: list[Running], cores: Cores) -> list[Phase]:
-    """One run of the load against servers that run."""
+    """Run the load on running servers."""
     next_server = servers[-1:] if workload.deploys else []
     lines = [
         *(f"port {server.port}" for server in servers if server not in next_server),
@@ -168,7 +168,7 @@ def _crowd(quick: bool) -> Workload:
 
 @contextmanager
 def redis(cores: set[int]) -> Iterator[str]:
-    """A Redis of our own; its URL. Raises MissingError."""
+    """Run a Redis; yields its URL. Raises MissingError."""
     program = shutil.which("redis-server")
     if program is None:
         raise MissingError("there is no redis-server")
@@ -185,7 +185,7 @@ RESTART = Workload("deploy", 1000, 10, ("deploy signal=15",), returns=True)
 
 
 def run_replicas(target: Target, count: int, quick: bool, cores: Cores) -> dict[str, list[Phase]]:
-    """The same through so many replicas: the two of a pair are on different ones."""
+    """The same with several replicas: the two peers of a pair are on different ones."""
     chosen = [
         (target, RELAY_RATE),
         (target, _crowd(quick)),
@@ -204,7 +204,7 @@ def _announce(quick: bool) -> Workload:
 
 
 def _run_joined(target: Target, workload: Workload, count: int, cores: Cores) -> list[Phase]:
-    """One run on so many replicas that share a Redis and a database."""
+    """One run on several replicas that share a Redis and a database."""
     with (
         redis(cores.load) as url,
         tempfile.TemporaryDirectory() as folder,
@@ -222,11 +222,11 @@ def _run_joined(target: Target, workload: Workload, count: int, cores: Cores) ->
         return load(target, workload, servers, cores)
 
 
-# Growth: what a signal costs among more rooms, and among more members
+# Growth: the cost of a signal with more rooms, and with more members
 
 
 def growth(quick: bool) -> dict[str, dict[int, Workload]]:
-    """Workloads by how many rooms there are, and by how many members one room has."""
+    """Workloads by the number of rooms, and by the number of members of a room."""
     phase = (f"relay pairs=50 window=4 {SIGNAL} warmup=0.7 seconds=2",)
     rooms = (50, 250, 1000) if quick else (50, 150, 500, 1500, 5000)
     members = (100, 200, 400) if quick else (100, 200, 500, 1000, 2000)

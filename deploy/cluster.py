@@ -1,11 +1,11 @@
-"""What compose.yaml runs, without Docker: replicas behind nginx, Redis, PostgreSQL and Janus.
+"""The services of compose.yaml without Docker: replicas behind nginx, Redis, PostgreSQL and Janus.
 
     python deploy/cluster.py --port 8000
 
-Ctrl-C stops all, and so does closing the terminal. Whatever ends by itself, or is killed, is
-started again. All is on loopback, but for the media of Janus, and what it stores is gone when it
-ends. The replicas take their settings from the environment, as `trio-signal serve` does. Where
-there is no Janus, or another media server is set, it does without one.
+Ctrl-C or closing the terminal stops everything. A program that ends or is killed is started
+again. Everything is on loopback, except for the media of Janus; stored data are deleted at the end.
+The replicas take their settings from the environment, as `trio-signal serve` does. Without Janus,
+or if another media server is set, none is started.
 """
 
 import argparse
@@ -31,12 +31,12 @@ import trio
 from trio_signal.cli.failing import first_of
 
 HOST = "127.0.0.1"
-#: Seconds that a program has to stop, before it is killed.
+#: Seconds for a program to stop before it is killed.
 STOPPING = 20.0
-#: Seconds until one that ended by itself is started again.
+#: Seconds until a program that ended by itself is started again.
 PAUSE = 0.5
 
-#: Root starts those that refuse to be root, or need not be, as somebody who may do little.
+#: Run as root, start programs that refuse to be root, or need not be root, without privileges.
 _UNPRIVILEGED: Mapping[str, Any] = (
     {"user": "nobody", "group": pwd.getpwnam("nobody").pw_gid, "extra_groups": []}
     if os.getuid() == 0
@@ -46,16 +46,16 @@ _POSTGRES = "/usr/lib/postgresql/*/bin"
 _JANUS_CONF = Path(__file__).parent / "janus"
 _NGINX_CONF = Path(__file__).parent / "nginx.conf.template"
 
-#: Gets the name of a program, and a line that it wrote.
+#: Called with the name of a program and a line of its output.
 OnLine = Callable[[str, str], None]
 
 
 class ClusterError(Exception):
-    """Something is not installed, or did not start."""
+    """A program is missing, or did not start."""
 
 
 class Program:
-    """A server that is kept running: started again when it ends, unless it was stopped."""
+    """A server that is kept running: it is started again when it ends, unless it was stopped."""
 
     def __init__(
         self,
@@ -67,7 +67,7 @@ class Program:
         goodbye: signal.Signals = signal.SIGTERM,
         **options: Any,
     ) -> None:
-        """A program for `run`. It writes `ready` when it serves; `options` are those of Popen."""
+        """A program for `run`. It prints `ready` when it serves; `options` are those of Popen."""
         self.name = name
         self.pid = 0
         self._command = command
@@ -81,7 +81,7 @@ class Program:
         self._gone = trio.Event()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Keep it running until cancelled; started when it serves.
+        """Keep it running until cancelled; reports as started when it serves.
 
         Raises ClusterError if it ends before it has served for the first time.
         """
@@ -95,7 +95,7 @@ class Program:
             await self._run_once(trio.TASK_STATUS_IGNORED)
 
     async def stop(self, how: signal.Signals) -> None:
-        """Send a signal, and wait until it is gone. It stays away until `start`."""
+        """Send a signal, and wait until it has ended. It is not started again until `start`."""
         self._wanted = trio.Event()
         os.kill(self.pid, how)
         await self._gone.wait()
@@ -106,7 +106,7 @@ class Program:
         await self._serving.wait()
 
     async def _run_once(self, task_status: trio.TaskStatus[None]) -> bool:
-        """From its start to its end; whether it has served."""
+        """Run it from start to end; whether it ever served."""
         async with trio.open_nursery() as nursery:
             process: trio.Process = await nursery.start(
                 partial(
@@ -116,7 +116,7 @@ class Program:
                     stderr=subprocess.STDOUT,
                     check=False,
                     deliver_cancel=self._say_goodbye,
-                    # Not in our group: Ctrl-C is for us, and they stop in their order.
+                    # A separate group: Ctrl-C is for us, and programs stop in order.
                     process_group=0,
                     **self._options,
                 )
@@ -139,7 +139,7 @@ class Program:
 
 
 async def _lines(process: trio.Process) -> AsyncIterator[str]:
-    """What it writes, until nobody can write any more."""
+    """The lines of its output, until nobody can write any more."""
     assert process.stdout is not None  # noqa: S101  it is a pipe
     text = b""
     async for chunk in process.stdout:
@@ -149,11 +149,11 @@ async def _lines(process: trio.Process) -> AsyncIterator[str]:
 
 
 class Cluster(NamedTuple):
-    """The arrangement, as it runs."""
+    """The running programs and their addresses."""
 
     #: Host and port of nginx.
     base: str
-    #: The same of each replica.
+    #: Host and port of each replica.
     replica_bases: Sequence[str]
     redis_url: str
     database_url: str
@@ -175,10 +175,10 @@ async def open_cluster(
     environment: Mapping[str, str] | None = None,
     with_media_server: bool = False,
 ) -> AsyncIterator[Cluster]:
-    """Start all of it, and stop it when the block ends; port 0 picks one.
+    """Start everything, and stop it when the block ends; port 0 picks a free one.
 
-    Begins when all serve. The replicas stop first, so that their clients are told; the stores
-    last. Raises ClusterError, in a group, if something cannot be had or does not start.
+    Begins when all programs serve. The replicas stop first, so that their clients are told, and the
+    stores last. Raises ClusterError, in a group, if a program is missing or does not start.
     """
     with TemporaryDirectory(prefix="trio-signal-") as name:
         directory = Path(name)
@@ -227,7 +227,7 @@ async def open_cluster(
 
 @asynccontextmanager
 async def _running(*programs: Program) -> AsyncIterator[None]:
-    """Keep programs running that start, and stop, at the same time."""
+    """Keep programs running that can start and stop at the same time."""
     async with trio.open_nursery() as nursery:
         async with trio.open_nursery() as starting:
             for program in programs:
@@ -267,7 +267,7 @@ async def _postgres(directory: Path, port: int, on_line: OnLine) -> Program:
 
 
 def _janus(directory: Path, port: int, secret: str, on_line: OnLine) -> tuple[Program, str]:
-    """A media server, whose API is on loopback, and its URL."""
+    """A media server whose API is on loopback, and its URL."""
     conf = directory / "janus"
     shutil.copytree(_JANUS_CONF, conf)
     transport = conf / "janus.transport.websockets.jcfg"
@@ -288,7 +288,7 @@ def _nginx(directory: Path, base: str, replicas: Sequence[str], on_line: OnLine)
     }
     conf = directory / "nginx.conf"
     conf.write_text(Template(_NGINX_CONF.read_text()).safe_substitute(names))
-    # It says that it has started at this level only.
+    # Only at this level does it log that it has started.
     own = f"daemon off; pid {directory}/nginx.pid; error_log stderr notice;"
     nginx = _program("nginx", "/usr/sbin")
     command: list[str | Path] = [nginx, "-p", directory, "-c", conf, "-g", own]
@@ -303,13 +303,13 @@ def _replica(number: int, port: int, settings: Mapping[str, str], on_line: OnLin
 
 
 async def _release(settings: Mapping[str, str]) -> None:
-    """What a platform does before it starts a version: `release:` in the Procfile."""
+    """Do what a platform does before it starts a version: `release:` in the Procfile."""
     command = [sys.executable, "-m", "trio_signal", "db", "upgrade"]
     await trio.run_process(command, env=settings, capture_stdout=True)
 
 
 def _program(name: str, *where: str) -> Path:
-    """Where a program is, also where Debian keeps it out of the path."""
+    """The path of a program, even if Debian keeps it out of PATH."""
     found = shutil.which(name)
     places = [Path(found)] if found else []
     for pattern in where:
@@ -320,10 +320,10 @@ def _program(name: str, *where: str) -> Path:
 
 
 def free_ports(count: int) -> list[int]:
-    """Different ports, for servers that will be down at times.
+    """Different ports for servers that are down at times.
 
-    Not those that the kernel gives to whoever connects: while the server is down, a client
-    that tries to reach it could be given that port, and meet itself.
+    The kernel must not use them for outgoing connections: while the server is down, a client
+    that tries to reach it could be given that port, and connect to itself.
     """
     found: list[int] = []
     with ExitStack() as sockets:
@@ -337,7 +337,7 @@ def free_ports(count: int) -> list[int]:
     raise ClusterError("there are no free ports")
 
 
-# As a program
+# The command line
 
 
 def _print_line(name: str, line: str) -> None:
@@ -345,17 +345,17 @@ def _print_line(name: str, line: str) -> None:
 
 
 def _stop_printing() -> None:
-    """The terminal is gone, and who writes to it would fail."""
+    """Discard output: the terminal is gone, and writing to it would fail."""
     with Path(os.devnull).open("wb") as nowhere:
         for stream in (sys.stdout, sys.stderr):
             os.dup2(nowhere.fileno(), stream.fileno())
 
 
 async def _until_told(port: int, count: int) -> None:
-    """Run it until SIGINT, SIGTERM or SIGHUP; a second one does not wait for the order."""
+    """Run until SIGINT, SIGTERM or SIGHUP; a second signal stops everything at once."""
     stopping = trio.Event()
     goodbyes = {signal.SIGINT, signal.SIGTERM}
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as of nohup
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as with nohup
         goodbyes.add(signal.SIGHUP)
     with trio.open_signal_receiver(*goodbyes) as signals:
         async with trio.open_nursery() as nursery:
@@ -384,7 +384,7 @@ async def _heed(signals: AsyncIterator[int], stopping: trio.Event, scope: trio.C
 
 
 def main() -> None:
-    """Run the arrangement until Ctrl-C."""
+    """Run everything until Ctrl-C."""
     parser = argparse.ArgumentParser(description="Three replicas behind nginx, without Docker.")
     parser.add_argument("--port", type=int, default=8000, help="port of nginx; 0 picks a free one")
     parser.add_argument("--replicas", type=int, default=3, help="how many")

@@ -1,1 +1,1 @@
-"""Anything at all, given to what reads what clients send."""
+"""Arbitrary input for everything that reads data from clients."""

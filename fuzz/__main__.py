@@ -1,8 +1,8 @@
-"""Fuzz all targets, one after the other: `make fuzz`.
+"""Fuzz all targets, one by one: `make fuzz`.
 
     python -m fuzz [SECONDS [TARGET]...]
 
-What reaches new code is kept in fuzz/corpus, what fails in fuzz/crashes.
+Inputs that reach new code are kept in fuzz/corpus, failing ones in fuzz/crashes.
 """
 
 import subprocess
@@ -12,12 +12,12 @@ from pathlib import Path
 from fuzz.targets import TARGETS
 
 HERE = Path(__file__).resolve().parent
-#: Ten minutes in all.
+#: Ten minutes in total.
 SECONDS = 600
 
 
 def fuzz(target: str, seconds: int) -> int:
-    """Run one target in a process of its own; its exit status."""
+    """Fuzz one target in a process of its own; the exit status."""
     corpus, crashes = HERE / "corpus" / target, HERE / "crashes"
     for directory in (corpus, crashes):
         directory.mkdir(parents=True, exist_ok=True)
@@ -36,7 +36,7 @@ def fuzz(target: str, seconds: int) -> int:
 
 
 def main() -> int:
-    """Whether any target failed."""
+    """Fuzz all targets; whether any failed."""
     seconds, *names = sys.argv[1:] or [str(SECONDS)]
     names = names or [*TARGETS]
     statuses = {name: fuzz(name, int(seconds) // len(names)) for name in names}

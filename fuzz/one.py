@@ -1,4 +1,4 @@
-"""One target under atheris; the options are libFuzzer's.
+"""Fuzz one target with atheris; the options are libFuzzer's.
 
 python -m fuzz.one TARGET [OPTION]... [CORPUS]...
 """
@@ -13,9 +13,9 @@ with atheris.instrument_imports(include=["trio_signal", "websockets"]):
 
 
 def main() -> None:
-    """Fuzz until the time is over, or something fails."""
+    """Fuzz until the time is over or something fails."""
     name = sys.argv.pop(1)
-    logging.disable()  # what clients do is no error; what is one, the targets raise
+    logging.disable()  # clients' mistakes are no errors here; the targets raise real ones
     atheris.Setup(sys.argv, TARGETS[name])
     atheris.Fuzz()
 

@@ -1,6 +1,6 @@
-"""What is fuzzed: functions of bytes that raise if something is wrong with us.
+"""Fuzz targets: functions of bytes that raise if our code is wrong.
 
-The tests run them over the kept corpus; `make fuzz` looks for more.
+The tests run them with the kept corpus; `make fuzz` searches for more.
 """
 
 import json
@@ -28,7 +28,7 @@ from trio_signal.session import INTERNAL_ERROR
 from trio_signal.websocket import FrameParser, Handshake, Message, Opcode, is_upgrade
 
 SETTINGS = load_settings(allowed_origins="https://app.example.com,https://*.example.org")
-#: Small, so that what is too big is found as well.
+#: Small, so that inputs above the limit are found, too.
 MAX_SIZE = 1000
 PATHS = {
     "room": "/ws/r/ann",
@@ -39,7 +39,7 @@ PATHS = {
 
 
 def head(data: bytes) -> None:
-    """A request head that can be read gets an answer, and all that is read of it can be."""
+    """A readable request head gets an answer, and all its fields can be used."""
     first, found, _ = data.partition(b"\r\n\r\n")
     is_upgrade(first + found)
     handshake = Handshake(first + found)
@@ -63,13 +63,13 @@ def head(data: bytes) -> None:
 
 
 def frames(data: bytes) -> None:
-    """Frames give the same messages however they are cut, and no memory is filled."""
+    """Frames give the same messages however they are split, and memory is bounded."""
     whole, pieces = FrameParser(MAX_SIZE), FrameParser(MAX_SIZE)
     expected = whole.feed(data)
     found: list[Message] = []
     for start in range(0, len(data), 7):
         if any(message.opcode is Opcode.CLOSE for message in found):
-            break  # nobody reads on behind a close frame
+            break  # nothing is read after a close frame
         found += pieces.feed(data[start : start + 7])
         assert len(pieces._buffer) + pieces._fragments_size <= 2 * MAX_SIZE + 14 + 7
     assert found == expected
@@ -81,7 +81,7 @@ def frames(data: bytes) -> None:
 
 
 class _Socket:
-    """Takes all that is sent to it, and looks at it."""
+    """Accepts and checks everything that is sent."""
 
     def send(self, data: bytes) -> int:
         frames, rest = split_frames(data)
@@ -93,7 +93,7 @@ class _Socket:
 
 
 def dialect(name: str, data: bytes) -> None:
-    """No conversation, of a text a line, makes us fail towards anybody in the room."""
+    """No conversation, with one message a line, makes us fail or harms others in the room."""
     texts = [line for line in data.split(b"\n") if _is_text(line)]
     trio.run(_converse, name, texts)
 

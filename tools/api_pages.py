@@ -1,6 +1,6 @@
 """The OpenAPI and AsyncAPI documents as pages of the site, made when it is built.
 
-`tools/site_pages.py` adds them, and the documents themselves beside them.
+`tools/site_pages.py` adds them, together with the documents themselves.
 """
 
 import json
@@ -11,7 +11,7 @@ from trio_signal.dialects import DIALECTS
 from trio_signal.web import asyncapi, openapi
 from trio_signal.web.backend import ROUTES
 
-#: The documents by the names of their files.
+#: The documents by file name.
 DOCUMENTS: dict[str, dict[str, Any]] = {
     "openapi.json": openapi.make_document(
         [*(route for dialect in DIALECTS.values() for route in dialect.routes()), *ROUTES]
@@ -21,7 +21,7 @@ DOCUMENTS: dict[str, dict[str, Any]] = {
 
 
 def generated() -> dict[str, str]:
-    """Pages and documents, by their paths in docs/."""
+    """The pages and documents by path in docs/."""
     return {
         "reference/openapi.md": "\n".join(_openapi(DOCUMENTS["openapi.json"])),
         "reference/asyncapi.md": "\n".join(_asyncapi(DOCUMENTS["asyncapi.json"])),
@@ -84,7 +84,7 @@ def _asyncapi(document: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _fields(heading: str, schema: Mapping[str, Any]) -> Iterator[str]:
-    """A struct: what it is, and its fields."""
+    """A struct: its description and fields."""
     yield f"{heading}\n"
     if "description" in schema:
         yield f"{' '.join(schema['description'].split())}\n"
@@ -97,13 +97,13 @@ def _fields(heading: str, schema: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _name(answer: Mapping[str, Any]) -> str:
-    """What an answer or a body holds."""
+    """The types that an answer or a body has, or its description."""
     contents = [_type(each.get("schema", {})) for each in answer.get("content", {}).values()]
     return ", ".join(contents) or answer.get("description", "nothing").rstrip(".")
 
 
 def _type(schema: Mapping[str, Any]) -> str:
-    """A schema in a word or two."""
+    """The type of a schema in one or two words."""
     match schema:
         case {"$ref": str(reference)}:
             return f"`{reference.rpartition('/')[2].rpartition('.')[2]}`"

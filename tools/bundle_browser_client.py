@@ -1,9 +1,9 @@
-"""Put the modules of the browser client into the one file that is served and packed.
+"""Bundle the modules of the browser client into the one file that is served and packaged.
 
     python -m tools.bundle_browser_client
 
-Reads trio_signal/browser/src/, writes trio_signal/browser/trio-signal.js. The modules follow each
-other in the order of their imports; only what index.js exports stays exported.
+Reads trio_signal/browser/src/ and writes trio_signal/browser/trio-signal.js. The modules are in the
+order of their imports; only the exports of index.js stay exported.
 """
 
 import re
@@ -21,7 +21,7 @@ EXPORT = re.compile(r"^export ((?:async )?(?:class|function|const) (\w+))", re.M
 
 
 def bundle(modules: dict[str, str]) -> str:
-    """The one module that does what `index` does; all are given by their names."""
+    """One module that does what `index` does; all modules are given by name."""
     index = modules["index"]
     public = {name.strip() for names, _ in REEXPORT.findall(index) for name in names.split(",")}
     parts = [NOTE + REEXPORT.sub("", index).strip() + "\n"]
@@ -33,12 +33,12 @@ def bundle(modules: dict[str, str]) -> str:
 
 
 def classic(text: str) -> str:
-    """The same as a script that is no module, which browsers also load from a file."""
+    """The same as a classic script, which browsers can also load from a file."""
     return EXPORT.sub(lambda match: match[1], text)
 
 
 def _in_order(modules: dict[str, str], wanted: list[str]) -> Iterator[str]:
-    """The modules that these need and these, each once, behind those that it imports."""
+    """These modules and those that they need, each once, after its imports."""
     done: set[str] = set()
 
     def visit(name: str) -> Iterator[str]:

@@ -1,8 +1,8 @@
-"""Check the licences of all that is deployed: each must be one that asks for nothing but notice.
+"""Check the licences of everything that is deployed: each may require no more than notice.
 
     python tools/check_licences.py
 
-Exits 1, and names those that are not. It reads what the installed packages say of themselves.
+Exits with 1 and names the others. It reads the metadata of the installed packages.
 """
 
 import re
@@ -12,28 +12,28 @@ from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path
 
 LOCK = Path(__file__).parents[1] / "requirements.txt"
-#: As packages write them: SPDX, the words of PyPI's classifiers, or free text.
+#: As packages write them: SPDX, PyPI's classifiers, or free text.
 FREE = re.compile(
     r"MIT|BSD|Apache|ISC|PSF|Python Software Foundation|MPL-2\.0|Mozilla Public License 2\.0"
     r"|Unlicense|0BSD|Zlib",
 )
-#: Whose licence asks for more, and why that is met.
+#: Packages whose licence requires more, with the reason why we comply.
 ACCEPTED = {
-    # A library of its own, which whoever deploys may replace.
+    # A separate library, which everybody who deploys can replace.
     "psycopg": "LGPL-3.0-only",
     "psycopg-binary": "LGPL-3.0-only",
 }
 
 
 def locked() -> Iterator[str]:
-    """The names of what is deployed."""
+    """The names of all deployed packages."""
     for line in LOCK.read_text().splitlines():
         if found := re.match(r"([\w.-]+)==", line):
             yield found[1]
 
 
 def licence_of(package: Distribution) -> str:
-    """What a package says of its licence."""
+    """The licence in a package's metadata."""
     data = package.metadata
     expressions: list[str] = data.get_all("License-Expression") or []
     classifiers = [
@@ -45,7 +45,7 @@ def licence_of(package: Distribution) -> str:
 
 
 def is_free(name: str, licence: str) -> bool:
-    """Whether each of the licences is one of those that we may deploy."""
+    """Whether we may deploy software under each of these licences."""
     if licence == ACCEPTED.get(name):
         return True
     parts = re.split(r",| AND ", licence) if "OR" not in licence else [licence]
@@ -53,12 +53,12 @@ def is_free(name: str, licence: str) -> bool:
 
 
 def main() -> None:
-    """Print each package and its licence; exit 1 if one of them will not do."""
+    """Print each package with its licence; exit with 1 if one is not acceptable."""
     wrong = []
     for name in locked():
         try:
             licence = licence_of(distribution(name))
-        except PackageNotFoundError:  # for another system
+        except PackageNotFoundError:  # only on another system
             continue
         print(f"{name}: {licence.splitlines()[0]}")
         if not is_free(name, licence):

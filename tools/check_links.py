@@ -1,7 +1,7 @@
 """Check that the relative links in Markdown files lead somewhere.
 
 Prints each link whose file, or whose heading in a Markdown file, does not
-exist, and exits 1 if there is any. Links to other hosts are not followed.
+exist, and exits with 1 if there are any. Links to other hosts are not checked.
 """
 
 import re
@@ -25,7 +25,7 @@ ELSEWHERE = re.compile(r"[a-z][a-z0-9+.-]*:|//", re.IGNORECASE)
 
 
 def markdown_files(root: Path) -> Iterator[Path]:
-    """The project's own pages: those in no hidden or installed folder."""
+    """The project's own pages, without hidden and installed folders."""
     for path in sorted(root.rglob("*.md")):
         folders = path.relative_to(root).parts[:-1]
         if not any(name == "node_modules" or name.startswith(".") for name in folders):
@@ -33,7 +33,7 @@ def markdown_files(root: Path) -> Iterator[Path]:
 
 
 def links(text: str) -> Iterator[str]:
-    """Targets of the links in `text` that stay in the project."""
+    """The targets of links in `text` within the project."""
     for match in LINK.finditer(QUOTED.sub("", FENCED.sub("", text))):
         target = match[1] or match[2] or match[3]
         if not ELSEWHERE.match(target):
@@ -42,7 +42,7 @@ def links(text: str) -> Iterator[str]:
 
 @cache
 def anchors(page: Path) -> frozenset[str]:
-    """Names that GitHub gives to the page's headings."""
+    """The anchors that GitHub gives to the page's headings."""
     seen: dict[str, int] = {}
     for heading in HEADING.findall(FENCED.sub("", page.read_text())):
         name = re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
@@ -53,7 +53,7 @@ def anchors(page: Path) -> frozenset[str]:
 
 
 def leads_nowhere(page: Path, target: str, root: Path) -> bool:
-    """Whether the link `target` in `page` names no file or no heading."""
+    """Whether no file or heading exists for the link `target` in `page`."""
     path, _, anchor = target.partition("#")
     goal = root / path[1:] if path.startswith("/") else page.parent / (path or page.name)
     if not goal.exists():

@@ -1,7 +1,7 @@
-"""Build what is published into dist/, and check it: `make packages ARGS='3.12 3.13'`.
+"""Build the packages into dist/, and check them: `make packages ARGS='3.12 3.13'`.
 
-Wheel and sdist by twine; the wheel in empty environments of each Python that is found, without
-extras and with all of them; the sdist in one of them.
+Checks wheel and sdist with twine; the wheel in empty environments of each available Python,
+without extras and with all of them; and the sdist in one of them.
 """
 
 import os
@@ -17,7 +17,7 @@ DIST = ROOT / "dist"
 VERSIONS = ("3.11", "3.12", "3.13", "3.14")
 UV = (sys.executable, "-m", "uv")
 
-#: What holds in an environment without extras: it serves, and names the extra that is missing.
+#: Checks without extras: it serves, and names the missing extra.
 PLAIN = """
 import importlib.util, os, subprocess, sys
 assert not any(map(importlib.util.find_spec, ("psycopg", "aiortc")))
@@ -34,14 +34,14 @@ except ImportError as error:
 else:
     raise AssertionError("media without its extra")
 """
-#: And in one with all of them.
+#: Checks with all extras.
 FULL = """
 import psycopg, trio_signal.client.media
 """
 
 
 def run(*command: str | Path, cwd: Path | None = None, env: dict[str, str] | None = None) -> None:
-    """A command that must succeed; exits 1 with its output if it does not."""
+    """Run a command; exits with 1 and its output if it fails."""
     ended = subprocess.run(  # noqa: S603  our own commands
         list(command), cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
@@ -50,10 +50,10 @@ def run(*command: str | Path, cwd: Path | None = None, env: dict[str, str] | Non
 
 
 def pythons(versions: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Those of the versions that are on this machine, and their interpreters."""
+    """The versions that are on this machine, with their interpreters."""
     pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv") / "versions"
     for version in versions:
-        # The first may be a shim of pyenv's, which does not run.
+        # The first may be a shim of pyenv that does not work.
         places = [f"python{version}", *sorted(map(str, pyenv.glob(f"{version}.*/bin/python")))]
         for place in filter(None, map(shutil.which, places)):
             if subprocess.run([place, "-c", ""], capture_output=True).returncode == 0:  # noqa: S603
@@ -64,7 +64,7 @@ def pythons(versions: Sequence[str]) -> Iterator[tuple[str, str]]:
 
 
 def build() -> Path:
-    """The sdist, the wheel made from it, and the npm package; the wheel."""
+    """Build the sdist, the wheel from it, and the npm package; the path of the wheel."""
     shutil.rmtree(DIST, ignore_errors=True)
     run(*UV, "build", "--quiet", "--out-dir", DIST, ROOT)
     built = [*DIST.glob("*.whl"), *DIST.glob("*.tar.gz")]
@@ -87,7 +87,7 @@ def try_out(python: str, package: str, code: str, folder: Path) -> None:
 
 
 def main(*versions: str) -> None:
-    """Build and check all."""
+    """Build and check everything."""
     wheel = build()
     (sdist,) = DIST.glob("*.tar.gz")
     checked: list[str] = []

@@ -1,8 +1,8 @@
-"""Finds words that readers would have to learn, in pages, docstrings and comments.
+"""Find unusual words that readers would have to learn, in pages, docstrings and comments.
 
     python tools/check_words.py
 
-Spelling is for codespell, and style for proselint; this is a short list of our own habits.
+codespell checks spelling, and proselint style; this is a short list of our own habits.
 """
 
 import ast
@@ -32,12 +32,12 @@ WORDS = {
     r"will not do\b": "is not allowed",
     r"said goodbye|takes? leave": "closed, left",
 }
-#: Where nothing is prose: code, and code in sentences.
+#: Parts that are not prose: code blocks, and code in sentences.
 CODE = re.compile(r"^```.*?^```|`[^`\n]*`|<!--.*?-->", re.MULTILINE | re.DOTALL)
 
 
 def findings(text: str) -> list[tuple[int, str, str]]:
-    """Lines of a page, the words found there, and what to write instead."""
+    """The line numbers, the words that were found, and what to write instead."""
     prose = CODE.sub(lambda code: re.sub(r"[^\n]", " ", code[0]), text)
     found = [
         (prose.count("\n", 0, match.start()) + 1, match[0], instead)

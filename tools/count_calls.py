@@ -1,7 +1,7 @@
-"""Count the calls of our functions that an offer costs, from one peer of dialect `mesh` to another.
+"""Count the calls of our functions for an offer from one peer of dialect `mesh` to another.
 
-On a busy machine their number is the one figure that is the same each time. A coroutine that goes
-on counts as a call. `tools/count_calls.py [-v] [REDIS_URL]`: with Redis, also for two replicas.
+On a busy machine this number is the only stable figure. Resuming a coroutine counts as a call.
+`tools/count_calls.py [-v] [REDIS_URL]`: with Redis, also for two replicas.
 """
 
 import json
@@ -27,12 +27,12 @@ from trio_signal.server import open_server
 PACKAGE = f"{Path(trio_signal.__file__).parent}/"
 OFFERS = 300
 WARM_UP = 50
-#: Seconds until what the servers and clients do when they begin is over.
+#: Seconds until servers and clients have started and are idle.
 SETTLING = 6.0
 
 
 class Calls:
-    """What was called, while it is the profile function of the servers' thread."""
+    """The calls seen while it is the profile function of the servers' thread."""
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
@@ -67,7 +67,7 @@ async def wait_for(socket: WebSocketConnection, type_: str) -> None:
 
 
 async def make_offers(here: str, there: str, calls: Calls) -> None:
-    """Send one after the other, in a thread of their own: what clients call does not count."""
+    """Send offers one by one from a thread of their own, so that clients' calls do not count."""
     description = {"type": "offer", "sdp": "v" * 2000}
     offer = json.dumps({"type": "offer", "offer": description, "to": "bob"})
     async with open_websocket_url(here) as ann, open_websocket_url(there) as bob:

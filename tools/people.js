@@ -1,5 +1,5 @@
-// In place of cameras: drawn people who breathe, blink and talk, so that pictures of the pages show
-// what they are for. An init script; `window.person` says who one is, 0 to 11.
+// A replacement for cameras: drawn people who breathe, blink and talk, so that screenshots show
+// what the pages are for. An init script; `window.person` selects a person, 0 to 11.
 
 {
   const PEOPLE = [
@@ -32,7 +32,7 @@
     c.fill();
   }
 
-  /** What stands behind, on a stage of 640 by 360. */
+  /** The background, on a stage of 640 by 360. */
   function drawRoom(c, { wall, thing }, t) {
     const light = c.createLinearGradient(0, 0, 640, 360);
     light.addColorStop(0, wall[0]);
@@ -111,7 +111,7 @@
     c.fill();
     box(c, -32, 222, 64, 76, 26, shade(skin, 12));
     blob(c, 0, 279 - breath, 42, 18, shade(skin, 12));
-    // Head, a little turned with the talk
+    // Head, turned a little while talking
     c.translate(3 * Math.sin(t * 0.9), 3 * Math.sin(t * 1.3) * (talks ? 1 : 0.4));
     c.rotate(0.035 * Math.sin(t * 0.8));
     blob(c, -75, 166, 13, 19, shade(skin, 6));
@@ -214,7 +214,7 @@
     return track;
   }
 
-  /** A slide, for who shows a screen. */
+  /** A slide, for a person who shares a screen. */
   function present() {
     const canvas = document.createElement('canvas');
     canvas.width = 960;

@@ -1,9 +1,9 @@
-"""Print what the browser client's JSDoc says: its types, and its reference page.
+"""Print the browser client's JSDoc as types and as reference pages.
 
     python -m tools.print_browser_api
 
 Writes the types of trio_signal/browser/trio-signal.js, react.js and server.js, and the references
-in docs/clients/browser.md and react.md. The comments in these modules are what counts.
+in docs/clients/browser.md and react.md. The comments in these modules are the source.
 """
 
 import re
@@ -39,24 +39,24 @@ class Named:
 
 @dataclass
 class Entry:
-    """One comment, and what it stands before."""
+    """A comment, and the code that it documents."""
 
     text: str
     code: str
-    inside: str  # the class, or nothing
+    inside: str  # the class, or empty
     tags: list[tuple[str, str]] = field(default_factory=list)
 
     def all(self, tag: str) -> list[str]:
-        """What follows each `@tag`."""
+        """The texts of all `@tag`s."""
         return [rest for name, rest in self.tags if name == tag]
 
     def first(self, tag: str) -> str | None:
-        """What follows the only `@tag`, if there is one."""
+        """The text of the first `@tag`, if there is one."""
         return next(iter(self.all(tag)), None)
 
     @property
     def name(self) -> str:
-        """Of the function, class, method, field or type."""
+        """The name of the function, class, method, field or type."""
         typedef = self.first("typedef")
         if typedef is not None:
             return typedef.rpartition(" ")[2]
@@ -65,7 +65,7 @@ class Entry:
 
 
 def read(source: str) -> list[Entry]:
-    """Entries for what other modules can see, in the order of the source."""
+    """Entries for everything that other modules can see, in source order."""
     return [entry for entry in entries(source) if is_public(entry)]
 
 
@@ -93,7 +93,7 @@ def entries(source: str) -> Iterator[Entry]:
 
 
 def joined(text: str) -> str:
-    """One line a paragraph; what is indented is code, and stays."""
+    """Join paragraphs into one line each; indented code stays."""
     blocks = re.split(r"\n\s*\n", text.strip("\n"))
     return "\n\n".join(b if b.startswith("    ") else " ".join(b.split()) for b in blocks).strip()
 
@@ -117,7 +117,7 @@ def type_of(text: str) -> str:
 
 
 def types(source: str, imports: str = "") -> str:
-    """The declarations of a `.d.ts` file; what they mention of another module is in `imports`."""
+    """The declarations of a `.d.ts` file; `imports` has what they use from another module."""
     lines = ["// Printed by python -m tools.print_browser_api.", ""]
     entries = read(source)
     if imports:
@@ -231,7 +231,7 @@ def words(text: str) -> str:
 
 
 def react_types() -> str:
-    """The declarations of the hooks, which mention the client's."""
+    """The declarations of the hooks, which use the client's."""
     source = REACT.read_text()
     theirs = [entry.name for entry in read(SOURCE.read_text()) if not entry.inside]
     used = sorted(
@@ -241,7 +241,7 @@ def react_types() -> str:
 
 
 def printed(text: str, source: str) -> str:
-    """The page with the reference of this module between its two markers."""
+    """The page with this module's reference between its markers."""
     return markers.printed(text, "print_browser_api", f"\n{page(source)}")
 
 

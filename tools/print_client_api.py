@@ -2,7 +2,7 @@
 
     python -m tools.print_client_api
 
-It is made of the docstrings, signatures and fields of what `trio_signal.client` exports.
+It is made from the docstrings, signatures and fields of what `trio_signal.client` exports.
 """
 
 import inspect
@@ -33,12 +33,12 @@ def doc(thing: object) -> str:
 
 
 def inline(text: str) -> str:
-    """A text on one line."""
+    """The text on one line."""
     return " ".join(text.split())
 
 
 def call(name: str, function: Callable[..., Any]) -> str:
-    """How it is called, without types."""
+    """The call without types."""
     parameters = [
         parameter.replace(annotation=inspect.Parameter.empty)
         for parameter in inspect.signature(function).parameters.values()
@@ -48,7 +48,7 @@ def call(name: str, function: Callable[..., Any]) -> str:
 
 
 def members(class_: type) -> Iterator[tuple[str, str]]:
-    """The public attributes and methods of a class, as they are used, and what they are."""
+    """The public attributes and methods of a class, as used in code, and their descriptions."""
     for name, member in vars(class_).items():
         if name.startswith("_"):
             continue
@@ -67,7 +67,7 @@ def fields(struct: type[Struct]) -> Iterator[str]:
 
 
 def comments(struct: type[Struct]) -> dict[str, str]:
-    """What stands above each field."""
+    """The comment above each field."""
     source = textwrap.dedent(inspect.getsource(struct))
     return {name: comment for comment, name in re.findall(r"#: (.*)\n +(\w+):", source)}
 
@@ -109,13 +109,13 @@ def reference() -> str:
 
 
 def table(rows: Iterator[tuple[str, str]]) -> str:
-    """Names and what they are."""
+    """A table of names and descriptions."""
     lines = [f"| `{name}` | {words} |" for name, words in rows]
     return "\n".join(("| | |", "|---|---|", *lines)) + "\n"
 
 
 def printed(page: str) -> str:
-    """The page with the reference between its two markers."""
+    """The page with the reference between its markers."""
     return markers.printed(page, "print_client_api", reference())
 
 

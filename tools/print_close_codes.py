@@ -2,7 +2,7 @@
 
     python -m tools.print_close_codes
 
-The table in the code, `trio_signal.errors.CLOSE_CODES`, is the one that counts.
+The source is the table in the code, `trio_signal.errors.CLOSE_CODES`.
 """
 
 from pathlib import Path
@@ -24,7 +24,7 @@ def table() -> str:
 
 
 def printed(page: str) -> str:
-    """The page with the table between its two markers."""
+    """The page with the table between its markers."""
     return markers.printed(page, "print_close_codes", table())
 
 

@@ -2,7 +2,7 @@
 
     python -m tools.print_commands
 
-They are made of what `--help` shows: `trio_signal.cli.commands` and its neighbours.
+They are made from what `--help` shows: `trio_signal.cli.commands` and its neighbours.
 """
 
 import re
@@ -16,13 +16,13 @@ from tools import markers
 from trio_signal.cli import app
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "commands.md"
-#: The default at the end of a help text, where the library does not know it.
+#: The default at the end of a help text, if the library does not know it.
 DEFAULT = re.compile(r"  \[(.*)\]$")
 CODE = re.compile(r"(?<!\w)(--[a-z-]+|[A-Z]+_[A-Z_]+(=\S+\w)?|docs/(\w+)\.md)")
 
 
 def sections() -> str:
-    """The commands in Markdown, a section each."""
+    """The commands in Markdown, one section each."""
     return "\n".join(
         line
         for path, command in commands(typer.main.get_command(app), "trio-signal")
@@ -31,7 +31,7 @@ def sections() -> str:
 
 
 def commands(group: Any, path: str) -> Iterator[tuple[str, Any]]:
-    """All commands of a group, with what is typed to run them."""
+    """All commands of a group, with the words to type."""
     for name, command in group.commands.items():
         if hasattr(command, "commands"):
             yield from commands(command, f"{path} {name}")
@@ -51,7 +51,7 @@ def _section(path: str, command: Any) -> Iterator[str]:
 
 
 def row(param: Any) -> str:
-    """One argument or option."""
+    """The row of an argument or option."""
     text, default = param.help.rstrip("."), param.default
     found = DEFAULT.search(param.help)
     if found:
@@ -85,7 +85,7 @@ def prose(text: str) -> str:
 
 
 def printed(page: str) -> str:
-    """The page with the commands between its two markers."""
+    """The page with the commands between its markers."""
     return markers.printed(page, "print_commands", sections())
 
 

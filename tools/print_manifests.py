@@ -1,11 +1,11 @@
-"""Print the Helm chart as plain manifests for Kubernetes, with all that it can have.
+"""Print the Helm chart as plain Kubernetes manifests, with all options enabled.
 
     python -m tools.print_manifests [--check]
 
-It needs the group `packages`. With `--check` it writes nothing, and exits 1 if the page is not
-that of the chart, or if Helm finds a mistake in the chart.
+It needs the group `packages`. With `--check` it writes nothing, and exits with 1 if the page
+differs from the chart, or if Helm finds a mistake in the chart.
 
-The page contains a hash of the chart, so that a test without Helm notices when the chart changed.
+The page contains a hash of the chart, so that a test without Helm notices changes of the chart.
 """
 
 import sys
@@ -34,7 +34,7 @@ def digest() -> str:
 
 
 def rendered(values: dict[str, Any]) -> dict[str, str]:
-    """What Helm makes of the chart, by the names of its templates; those that are not empty."""
+    """Helm's output by template name, without empty ones."""
     from helm_python import Chart
 
     with Chart.load(CHART) as chart:
@@ -49,7 +49,7 @@ def printed() -> str:
 
 
 def mistakes() -> list[str]:
-    """What Helm finds wrong with the chart."""
+    """The mistakes that Helm finds in the chart."""
     from helm_python import lint
 
     return [
@@ -60,7 +60,7 @@ def mistakes() -> list[str]:
 
 
 def main(*options: str) -> int:
-    """Write the page, or check it; the exit status."""
+    """Write or check the page; the exit status."""
     for mistake in (found := mistakes()):
         print(mistake, file=sys.stderr)
     if "--check" not in options:

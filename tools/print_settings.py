@@ -2,8 +2,8 @@
 
     python -m tools.print_settings
 
-They are made of the fields of `trio_signal.config.Settings`: the comment above a field says what
-it is for, and a comment between empty lines is the heading of a group.
+They are made from the fields of `trio_signal.config.Settings`: the comment above a field describes
+it, and a comment between empty lines is the heading of a group.
 """
 
 import inspect
@@ -29,7 +29,7 @@ def variable(name: str) -> str:
 
 
 def as_written(default: object) -> str:
-    """A value as one would write it into the environment."""
+    """A value as it is written in the environment."""
     match default:
         case None:
             return ""
@@ -66,7 +66,7 @@ def _lines() -> Iterator[str]:
 
 
 def printed(page: str) -> str:
-    """The page with the settings between its two markers."""
+    """The page with the settings between its markers."""
     return markers.printed(page, "print_settings", tables())
 
 

@@ -1,8 +1,8 @@
-"""Print what the changelog says about a version, for a release.
+"""Print the changelog's section about a version, for a release.
 
     python tools/release_notes.py v0.2.0
 
-Exits 1 if a package is of another version, or the changelog does not have this one.
+Exits with 1 if a package has another version, or the changelog has no such section.
 """
 
 import re
@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-#: Where the version is written, and how.
+#: The files that contain the version, and its pattern.
 PLACES = {
     "pyproject.toml": r'^version = "(.+)"$',
     "trio_signal/browser/package.json": r'^  "version": "(.+)",$',
@@ -21,7 +21,7 @@ PLACES = {
 
 
 def versions(root: Path) -> dict[str, set[str]]:
-    """The versions that each file names."""
+    """The versions in each file."""
     return {
         name: set(re.findall(pattern, (root / name).read_text(), re.MULTILINE))
         for name, pattern in PLACES.items()

@@ -1,6 +1,6 @@
-"""What the site has besides docs/: the references of the two APIs, and the client of its demo.
+"""Pages of the site that are not in docs/: the references of the two APIs, and the demo's client.
 
-A hook of mkdocs, named in mkdocs.yml.
+A hook for mkdocs, named in mkdocs.yml.
 """
 
 import os
@@ -13,7 +13,7 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))  # mkdocs loads this file alone
+sys.path.insert(0, str(ROOT))  # mkdocs loads this file on its own
 
 from tools import api_pages, bundle_browser_client  # noqa: E402
 
@@ -23,7 +23,7 @@ LINK = re.compile(r"\[([^\[\]]*)\]\(([^()\s#]+)(#[^()\s]*)?\)")
 
 
 def on_files(files: Files, *, config: MkDocsConfig) -> Files:
-    """Add what is made here."""
+    """Add the generated files."""
     client = bundle_browser_client.classic(bundle_browser_client.BUNDLE.read_text())
     for path, content in {**api_pages.generated(), "demo/trio-signal.js": client}.items():
         files.append(File.generated(config, path, content=content))
@@ -31,7 +31,7 @@ def on_files(files: Files, *, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Links to README lead to the first page; of those to other files only the words are left."""
+    """Links to README lead to the first page; those to other files become plain text."""
     place = page.file.src_uri
     source = DOCS / place
 

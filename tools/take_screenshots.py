@@ -1,12 +1,12 @@
-"""Take pictures of the real pages: those of docs/img/, or of every page in every state.
+"""Take screenshots of the real pages: those in docs/img/, or of every page in every state.
 
-    python -m tools.take_screenshots              # what the documentation shows, into docs/img/
+        python -m tools.take_screenshots              # those in the documentation, into docs/img/
     python -m tools.take_screenshots FOLDER       # all, at 1280 and 390 px, light and dark
 
-axe-core looks at each that is taken into a folder, and nothing serious may be in it.
+axe-core checks each page that is taken into a folder; it must find nothing serious.
 
-It starts servers and browsers of its own. Needs Chromium and the packages of the tests. In place
-of cameras there are drawn people: tools/people.js.
+It starts its own servers and browsers, and needs Chromium and the packages of the tests. Cameras
+show drawn people: tools/people.js.
 """
 
 import sys
@@ -30,7 +30,7 @@ WIDTHS: dict[int, ViewportSize] = {
     390: {"width": 390, "height": 844},
 }
 SCHEMES = ("light", "dark")
-#: What the documentation shows: the picture's name, of which scene, how wide, in which scheme.
+#: The screenshots in the documentation: name, scene, width and colour scheme.
 SHOWN = {
     "index": ("front", 1280, "light"),
     "call": ("call-4", 1280, "dark"),
@@ -41,9 +41,9 @@ SHOWN = {
     "announcements": ("announcements-banner", 1280, "light"),
     "inspect": ("inspect", 1280, "dark"),
 }
-#: Milliseconds: many people in one browser are slow.
+#: Milliseconds; many people in one browser are slow.
 PATIENCE = 240_000
-#: Until a picture that has just changed is there: milliseconds.
+#: Milliseconds until a changed picture is visible.
 SETTLED = 400
 
 DENY = """navigator.mediaDevices.getUserMedia = async () => {
@@ -52,7 +52,7 @@ DENY = """navigator.mediaDevices.getUserMedia = async () => {
 
 
 class Studio:
-    """Opens pages with people in front of them, and takes pictures."""
+    """Opens pages with people in front of their cameras, and takes screenshots."""
 
     def __init__(self, playwright: Playwright, stack: ExitStack, folder: Path | None) -> None:
         self._playwright = playwright
@@ -60,7 +60,7 @@ class Studio:
         self._folder = folder
         self.browser: Browser = self.open_browser()
         self.server = Server()
-        #: What is wrong in what was shown.
+        #: The faults that were found.
         self.faults: list[str] = []
 
     def open_browser(self) -> Browser:
@@ -68,12 +68,12 @@ class Studio:
 
     @property
     def is_brief(self) -> bool:
-        """Whether only what the documentation shows is to be taken."""
+        """Whether only the screenshots for the documentation are taken."""
         return self._folder is None
 
     @contextmanager
     def serving(self, **environment: str) -> Iterator[Server]:
-        """Until the end of the block pages come from a server of their own."""
+        """Use a separate server until the end of the block."""
         with tempfile.TemporaryDirectory() as folder:
             database = {"DATABASE_URL": f"sqlite:///{folder}/pictures.db", "LOG_LEVEL": "error"}
             self.server = Server(environment=database | environment)
@@ -88,7 +88,7 @@ class Studio:
     def page(
         self, path: str, person: int | None = None, *, height: int = 360, script: str = ""
     ) -> Page:
-        """A page that has been opened; with a person in front of its camera."""
+        """Open a page, with a person in front of its camera."""
         options: dict[str, Any] = {"base_url": self.server.url, "viewport": WIDTHS[1280]}
         context = self.browser.new_context(**options)
         context.set_default_timeout(PATIENCE)
@@ -104,7 +104,7 @@ class Studio:
         return page
 
     def shoot(self, page: Page, scene: str, hover: str = "") -> None:
-        """All pictures of one scene, or those of them that are to be shown."""
+        """Take all screenshots of a scene, or only those for the documentation."""
         for width, viewport in WIDTHS.items():
             for scheme in SCHEMES:
                 if self._folder is not None:
@@ -130,7 +130,7 @@ class Studio:
 
 
 def wait_for_pictures(page: Page, count: int) -> None:
-    """Until so many videos are seen, in whatever element."""
+    """Wait until this many videos are playing, in any element."""
     page.wait_for_function(
         """count => {
             const within = (root) => [...root.querySelectorAll('*')].flatMap((element) =>
@@ -146,7 +146,7 @@ def wait_for_pictures(page: Page, count: int) -> None:
 def join_call(
     studio: Studio, room: str, person: int, height: int = 270, *, script: str = ""
 ) -> Page:
-    """Somebody in a call; the more there are, the smaller a machine can have the pictures."""
+    """Join a call; with more people, smaller videos are enough for the machine."""
     page = studio.page(f"/demo/call?room={room}", person, height=height, script=script)
     page.get_by_label("Your name").fill(NAMES[person])
     page.get_by_role("button", name="Join", exact=True).click()
@@ -155,7 +155,7 @@ def join_call(
 
 
 def go_live(studio: Studio, room: str, person: int) -> Page:
-    """Somebody who is live."""
+    """Go live as somebody."""
     page = studio.page(f"/demo/broadcast?room={room}", person)
     wait_for_pictures(page, 1)
     page.get_by_label("Your name").fill(NAMES[person])
@@ -165,13 +165,13 @@ def go_live(studio: Studio, room: str, person: int) -> Page:
 
 
 def take_front(studio: Studio) -> None:
-    """The first page."""
+    """The start page."""
     with studio.serving():
         studio.shoot(studio.page("/"), "front")
 
 
 def take_shared_front(studio: Studio) -> None:
-    """The first page of a server that phones reach."""
+    """The start page of a server that phones can reach."""
     with studio.serving() as server:
         server.stop()
         server.options = ("--share", "--host", "127.0.0.1")
@@ -183,7 +183,7 @@ def take_shared_front(studio: Studio) -> None:
 
 
 def take_broadcast(studio: Studio) -> None:
-    """A broadcast from both sides, and what a developer sees of it."""
+    """A broadcast from both sides, and a developer's view of it."""
     with studio.serving() as server:
         studio.shoot(studio.page("/demo/watch"), "watch-form")
         watch = studio.page("/demo/watch?room=spring+fair")
@@ -235,7 +235,7 @@ def take_broadcast(studio: Studio) -> None:
 
 
 def take_announcements(studio: Studio) -> None:
-    """The desk, and the banner."""
+    """The creator's desk, and the banner."""
     with studio.serving():
         desk = studio.page("/demo/announcements")
         expect(desk.get_by_role("status").first).to_have_text("Connected")
@@ -250,7 +250,7 @@ def take_announcements(studio: Studio) -> None:
 
 
 def take_tokens(studio: Studio) -> None:
-    """What is asked for where the server wants to know who comes."""
+    """The forms that are shown if the server requires a token."""
     with tempfile.TemporaryDirectory() as folder:
         users = Path(folder) / "users.json"
         write_users(users, {"ann": User(hash_password("secret"))})
@@ -267,7 +267,7 @@ def take_tokens(studio: Studio) -> None:
 
 
 def take_calls(studio: Studio) -> None:
-    """Calls of several sizes, and what may be open in one."""
+    """Calls of several sizes, with their panels."""
     with studio.serving() as server:
         lobby = studio.page("/demo/call?room=team", 0, height=270)
         wait_for_pictures(lobby, 1)
@@ -298,9 +298,9 @@ def take_calls(studio: Studio) -> None:
             lobby.keyboard.press(key)
             studio.shoot(lobby, f"call-{name}")
             lobby.keyboard.press("Escape")
-        pages[1].keyboard.press("Escape")  # or it would be written into the chat
+        pages[1].keyboard.press("Escape")  # otherwise it would be typed into the chat
         pages[1].keyboard.press("s")
-        wait_for_pictures(lobby, 4)  # one has no camera now, and one shows a screen
+        wait_for_pictures(lobby, 4)  # one person has no camera now, and one shows a screen
         studio.shoot(lobby, "call-screen")
         studio.shoot(pages[1], "call-sharing")
         server.kill()
@@ -312,19 +312,19 @@ def take_calls(studio: Studio) -> None:
 
 
 def take_great_calls(studio: Studio) -> None:
-    """Calls of six and of twelve: more cannot be in one."""
+    """Calls of six and of twelve, the largest that is allowed."""
     with studio.serving():
         pages: list[Page] = []
         for count in (6, 12):
             while len(pages) < count:
-                # Sound costs this machine more than the pictures, and is not seen.
+                # Sound costs this machine more than video, and is not visible.
                 pages.append(join_call(studio, "all", len(pages), 144, script=SILENT))
             wait_for_pictures(pages[0], count)
             studio.shoot(pages[0], f"call-{count}")
 
 
 def main() -> None:
-    """All scenes, or those that are to be shown."""
+    """Take all scenes, or only those for the documentation."""
     expect.set_options(timeout=PATIENCE)
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else None
     if folder is not None:

@@ -1,4 +1,4 @@
-"""Every place where announcements are to work: each database, with and without Redis."""
+"""Every setup that announcements must work in: each database, with and without Redis."""
 
 from collections.abc import AsyncIterator
 

@@ -1,4 +1,4 @@
-"""Where announcements are made: a service, its REST, and people whose grants are known."""
+"""A service for announcements, its REST API, and users with known grants."""
 
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -21,21 +21,21 @@ CLAIMS: dict[str, dict[str, Any]] = {
 
 
 def token_of(user_id: str) -> str:
-    """A token of somebody whose name is like its id; one that is not valid for `bad`."""
+    """A token with a name derived from the user id; an invalid one for `bad`."""
     if user_id == "bad":
         return "bad"
     return make_token(user_id, name=user_id.title(), **CLAIMS.get(user_id, {}))
 
 
 class Office:
-    """A service, and its REST by each replica in turn, unless a base is given."""
+    """A service, and its REST API on each replica in turn, unless a base is given."""
 
     def __init__(self, service: Service, http: httpx.AsyncClient) -> None:
         self.service = service
         self.http = http
 
     def connect(self, user_id: str, at: int | None = None) -> AbstractAsyncContextManager[Client]:
-        """A WebSocket of a user; to one replica, or to each in turn."""
+        """A user's WebSocket on one replica, or on each in turn."""
         path = f"{WEBSOCKET}?user_id={user_id}"
         if at is not None:
             service = Service(self.service.bases[at], quiesce=self.service.quiesce)
@@ -44,7 +44,7 @@ class Office:
 
     @asynccontextmanager
     async def attend(self, user_id: str, at: int | None = None) -> AsyncIterator[Client]:
-        """The same, connected, of somebody to whom nothing was announced before."""
+        """The same, once it is connected."""
         async with self.connect(user_id, at) as client:
             await client.expect("connected")
             yield client
@@ -52,7 +52,7 @@ class Office:
     async def call(
         self, method: str, name: str, caller: str | None = None, at: int | None = None, **how: Any
     ) -> Answer:
-        """The status and the body of what the server answers."""
+        """The status and the body of the server's answer."""
         base = self.service.base if at is None else self.service.bases[at]
         query = {"user_id": caller} if caller is not None else {}
         response = await self.http.request(
@@ -63,7 +63,7 @@ class Office:
     async def announce(
         self, message: str, caller: str = "boss", at: int | None = None, **fields: Any
     ) -> str:
-        """The id of an announcement that was made."""
+        """The id of a new announcement."""
         body = {"message": message, **fields}
         status, answer = await self.call("POST", "", caller, at, json=body)
         assert (status, answer["status"]) == (200, "success"), answer
@@ -72,7 +72,7 @@ class Office:
         return id_
 
     async def active(self, caller: str | None = None, at: int | None = None) -> str | None:
-        """The id of what a user is to see."""
+        """The id of the announcement that a user should see."""
         status, answer = await self.call("GET", "/active", caller, at)
         assert status == 200, answer
         found = answer["broadcast"]

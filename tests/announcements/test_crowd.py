@@ -10,14 +10,14 @@ from tests.clients import PATIENCE, Client, settle
 CLIENTS = 120
 
 
-async def test_a_hundred_clients_and_more(office: Office) -> None:
-    """All hear it once; all acknowledge, and the creator is told how many, rarely."""
+async def test_every_client_of_a_crowd_receives_an_announcement_once(office: Office) -> None:
+    """Each receives it once and acknowledges it; the creator hears the total, at a limited rate."""
     async with AsyncExitStack() as stack:
         names = [f"user{number}" for number in range(CLIENTS)]
         users = [await stack.enter_async_context(office.attend(name)) for name in names]
         boss = await stack.enter_async_context(office.attend("boss"))
         await settle(*users, boss)
-        with trio.fail_after(PATIENCE):  # what a replica told Redis, another may not count yet
+        with trio.fail_after(PATIENCE):  # one replica may lag behind another
             while (await office.stats())["connected_users_total"] <= CLIENTS:  # noqa: ASYNC110
                 await trio.sleep(0.02)
         _, answer = await office.call("POST", "", "boss", json={"message": "Hello, everybody"})
@@ -38,7 +38,7 @@ async def acknowledge(user: Client, id_: str) -> None:
 
 
 async def test_each_replica_counts_its_own(office: Office) -> None:
-    """Two users on the first, three on the second, one on the third; or all on one."""
+    """Two users on the first replica, three on the second, one on the third; or all on one."""
     bases = len(office.service.bases)
     where = [0, 0, 1, 1, 1, 2] if bases == 3 else [0] * 6
     async with AsyncExitStack() as stack:

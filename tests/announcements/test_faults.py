@@ -1,4 +1,4 @@
-"""What happens when something fails: the database, Redis, or two creators at once."""
+"""Faults: of the database, of Redis, and two creators at once."""
 
 import gc
 import json
@@ -34,8 +34,8 @@ UNAVAILABLE = (
 # Two creators at once
 
 
-async def test_two_creators_at_once_leave_one(office: Office) -> None:
-    """All replicas agree on the one that is active, and everybody sees that one last."""
+async def test_one_of_two_simultaneous_announcements_stays_active(office: Office) -> None:
+    """All replicas agree on the active one, and every user sees that one last."""
     bases = range(len(office.service.bases))
     async with AsyncExitStack() as stack:
         users = [await stack.enter_async_context(office.attend(f"u{at}", at=at)) for at in bases]
@@ -48,7 +48,7 @@ async def test_two_creators_at_once_leave_one(office: Office) -> None:
 
 
 async def announce_twice(office: Office, number: int, at: int) -> list[str]:
-    """At the same time, by the first replica and another; the ids."""
+    """Announce twice at the same time, by the first replica and another; the ids."""
     made: list[str] = []
 
     async def announce(caller: str, at: int) -> None:
@@ -61,7 +61,7 @@ async def announce_twice(office: Office, number: int, at: int) -> list[str]:
 
 
 async def wait_shown(user: Client, id_: str | None) -> None:
-    """Wait until this announcement is what a user saw last."""
+    """Wait until this announcement is the last one shown to a user."""
     shown = None
     with trio.fail_after(PATIENCE):
         while shown != id_:
@@ -74,7 +74,7 @@ async def wait_shown(user: Client, id_: str | None) -> None:
 
 @asynccontextmanager
 async def open_apart(databases: Iterator[str], redis_url: str) -> AsyncIterator[Office]:
-    """Two replicas on two machines: Redis is one, and the databases are two."""
+    """Two replicas on two machines, with one Redis and a database each."""
     async with AsyncExitStack() as stack:
         prefix = next(databases).replace("/", ".")
         services = [
@@ -87,7 +87,9 @@ async def open_apart(databases: Iterator[str], redis_url: str) -> AsyncIterator[
         yield await stack.enter_async_context(open_office(service))
 
 
-async def test_replicas_with_a_database_each(databases: Iterator[str], redis_url: str) -> None:
+async def test_replicas_with_separate_databases_agree(
+    databases: Iterator[str], redis_url: str
+) -> None:
     async with (
         open_apart(databases, redis_url) as office,
         office.attend("ann", at=0) as ann,
@@ -124,7 +126,7 @@ def test_the_deadlines_leave_five_seconds_for_an_answer() -> None:
 
 @contextmanager
 def lock(url: str) -> Iterator[None]:
-    """Somebody else writes to an SQLite file, and does not come to an end."""
+    """Hold a write transaction on an SQLite file open."""
     path = url.removeprefix("sqlite:///")
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.execute("BEGIN IMMEDIATE")
@@ -151,7 +153,9 @@ def locked_sqlite(url: str) -> Iterator[tuple[str, Any]]:
 
 
 @pytest.mark.parametrize("kind", ["SQLite", "PostgreSQL"])
-async def test_a_database_that_does_not_answer(kind: str, database_url: str) -> None:
+async def test_an_unresponsive_database_makes_changes_fail_and_nothing_else(
+    kind: str, database_url: str
+) -> None:
     opened = locked_sqlite(database_url) if kind == "SQLite" else frozen_postgres()
     with opened as (url, fail):
         async with serve_once(database_url=url) as service, open_office(service) as office:
@@ -173,7 +177,7 @@ async def test_a_database_that_does_not_answer(kind: str, database_url: str) -> 
 
 
 async def check_unavailable(office: Office, ann: Client) -> None:
-    """Whoever wants to change something is told so, and sockets go on meanwhile."""
+    """Every change is refused, and WebSockets keep working."""
     body = {"message": "Lost"}
     assert await office.call("POST", "", "boss", json=body) == UNAVAILABLE
     assert await office.call("POST", "/clear", "boss") == UNAVAILABLE
@@ -189,7 +193,7 @@ async def check_unavailable(office: Office, ann: Client) -> None:
 
 @contextmanager
 def full_disk() -> Iterator[None]:
-    """Files of this process do not grow: what is written beyond fails as on a full disk."""
+    """Files of this process cannot grow: writes beyond that fail as on a full disk."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
     try:
@@ -200,7 +204,7 @@ def full_disk() -> Iterator[None]:
 
 @contextmanager
 def read_only(url: str, postgres: Postgres) -> Iterator[None]:
-    """All transactions are, as after an administrator or a cloud has said so."""
+    """Make all transactions read-only, as an administrator or a cloud provider may do."""
     name = url.rpartition("/")[2]
     end = f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'"
     with psycopg.connect(postgres.url("postgres"), autocommit=True) as connection:
@@ -213,7 +217,7 @@ def read_only(url: str, postgres: Postgres) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("kind", ["SQLite", "PostgreSQL"])
-async def test_a_server_whose_database_takes_no_more_is_not_ready(
+async def test_readiness_is_degraded_while_the_database_refuses_writes(
     kind: str, database_url: str, postgres: Postgres
 ) -> None:
     url = database_url if kind == "SQLite" else postgres.make_database()
@@ -222,7 +226,7 @@ async def test_a_server_whose_database_takes_no_more_is_not_ready(
         with full_disk() if kind == "SQLite" else read_only(url, postgres):
             assert await office.call("POST", "", "boss", json={"message": "Lost"}) == UNAVAILABLE
             await wait_ready(office, "degraded")
-            assert await office.active() == old  # reading goes on
+            assert await office.active() == old  # reads still work
             assert await office.call("POST", "/clear", "boss") == UNAVAILABLE
             await wait_ready(office, "degraded")
         await wait_ready(office, "ready")
@@ -238,8 +242,8 @@ async def wait_ready(office: Office, status: str) -> None:
             await trio.sleep(0.05)
 
 
-async def test_a_call_that_was_given_up_stores_nothing(database_url: str) -> None:
-    """The thread still waits for the lock when its caller has been answered."""
+async def test_a_call_that_timed_out_stores_nothing(database_url: str) -> None:
+    """The thread still waits for the lock after its caller was answered."""
     async with serve_once() as service, open_office(service) as office:
         with lock(database_url):
             async with trio.open_nursery() as nursery:
@@ -257,7 +261,7 @@ async def check_call(office: Office, body: dict[str, str]) -> None:
     assert await office.call("POST", "", "boss", json=body) == UNAVAILABLE
 
 
-async def test_a_server_that_starts_without_its_database(tmp_path: Path) -> None:
+async def test_a_server_starts_without_its_database(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/missing/file.db"
     async with serve_once(database_url=url) as service, open_office(service) as office:
         assert await office.call("POST", "", "boss", json={"message": "Hello"}) == UNAVAILABLE
@@ -273,12 +277,12 @@ async def test_a_server_that_starts_without_its_database(tmp_path: Path) -> None
             await ann.expect("new_broadcast")
 
 
-async def test_who_leaves_while_there_is_no_database_is_forgotten() -> None:
-    """It asked what is active, and nobody knows."""
+async def test_clients_that_leave_while_the_database_is_down_are_forgotten() -> None:
+    """Each asked for the active announcement on entering, and got no answer."""
     url = "postgresql://nobody@127.0.0.1:1/nothing"
     async with serve_once(database_url=url) as service, open_office(service) as office:
         async with office.attend("hasty"), office.attend("patient") as patient:
-            await patient.send_text("ping")  # is read when it is not waited for the database
+            await patient.send_text("ping")  # read only if no client waits for the database
             assert await patient.receive_text() == "pong"
         with trio.fail_after(PATIENCE):
             while any(type(each) is Session for each in gc.get_objects()):  # noqa: ASYNC110
@@ -290,7 +294,7 @@ async def test_who_leaves_while_there_is_no_database_is_forgotten() -> None:
 
 @asynccontextmanager
 async def open_shared(directory: Path, count: int = 2) -> AsyncIterator[tuple[Office, RedisServer]]:
-    """Replicas with one database, and a Redis that the test breaks."""
+    """Replicas with one database, and a Redis that the test can break."""
     async with (
         open_redis_server(directory) as redis,
         serve_replicas(count, redis.url, redis_prefix="") as service,
@@ -308,13 +312,13 @@ async def wait_status(office: Office, status: str) -> None:
 
 
 async def wait_until(ask: Callable[[], Awaitable[object]], expected: object) -> None:
-    """Wait until this is the answer. It can only be polled."""
+    """Wait until this is the answer, by polling."""
     with trio.fail_after(PATIENCE):
         while await ask() != expected:  # noqa: ASYNC110
             await trio.sleep(0.02)
 
 
-async def test_names_in_redis(tmp_path: Path) -> None:
+async def test_redis_keys_and_channels_have_their_documented_names(tmp_path: Path) -> None:
     async with open_shared(tmp_path) as (office, redis), office.attend("ann") as ann:
         id_ = await office.announce("Grüße", type="alert")
         await ann.expect("new_broadcast")
@@ -332,8 +336,8 @@ async def test_names_in_redis(tmp_path: Path) -> None:
         assert await redis.ask("EXISTS", "current_broadcast") == 0
 
 
-async def test_redis_stops_and_comes_back(tmp_path: Path) -> None:
-    """Emptied, too: it keeps nothing when it ends."""
+async def test_announcements_survive_a_restart_of_redis(tmp_path: Path) -> None:
+    """Redis comes back empty: it stores nothing on disk."""
     async with (
         open_shared(tmp_path) as (office, redis),
         office.attend("ann", at=0) as ann,
@@ -353,7 +357,7 @@ async def test_redis_stops_and_comes_back(tmp_path: Path) -> None:
         assert answer == (200, {"status": "success"})
         await redis.start()
         await wait_status(office, "ready")
-        # The other replica hears of it at last; by then it may have looked by itself.
+        # The other replica receives it in the end, or has already found it by itself.
         message = await bob.receive()
         assert message["broadcast"]["id"] == id_
         await wait_until(partial(redis.ask, "GET", *acks(id_, "ann")), b"1")
@@ -366,7 +370,7 @@ async def test_redis_stops_and_comes_back(tmp_path: Path) -> None:
             assert message["broadcast"]["id"] == after
 
 
-async def test_redis_is_emptied_while_it_runs(tmp_path: Path) -> None:
+async def test_an_emptied_redis_is_filled_again(tmp_path: Path) -> None:
     async with open_shared(tmp_path) as (office, redis):
         id_ = await office.announce("Hello")
         for user in ("ann", "bob"):
@@ -385,7 +389,7 @@ def acks(id_: str, *users: str) -> list[str]:
     return [f"broadcast:{id_}:ack:{user}" for user in users]
 
 
-async def test_a_frozen_redis_holds_up_nobody(tmp_path: Path) -> None:
+async def test_a_frozen_redis_delays_nobody(tmp_path: Path) -> None:
     async with open_shared(tmp_path) as (office, redis), office.attend("ann", at=0) as ann:
         redis.freeze()
         id_ = await office.announce("Hello", at=0)
@@ -401,15 +405,15 @@ async def test_a_frozen_redis_holds_up_nobody(tmp_path: Path) -> None:
 
 @asynccontextmanager
 async def open_process(url: str) -> AsyncIterator[Office]:
-    """A server process, which ends gracefully."""
+    """A server process that is stopped gracefully."""
     async with open_replica(DATABASE_URL=url) as replica:
         async with open_office(Service(replica.base)) as office:
             yield office
         await replica.stop()
 
 
-async def test_all_processes_restart(any_database: str) -> None:
-    """What was acknowledged stays so, and what was not is shown."""
+async def test_acknowledgements_survive_a_restart(any_database: str) -> None:
+    """A user who acknowledged sees nothing; one who did not sees the announcement."""
     async with open_process(any_database) as office:
         id_ = await office.announce("Hello")
         async with office.attend("ann") as ann:
@@ -424,8 +428,8 @@ async def test_all_processes_restart(any_database: str) -> None:
         assert await office.active("ann") is None
 
 
-async def test_users_are_counted_whatever_happens_to_redis_and_replicas(tmp_path: Path) -> None:
-    """Their set is written anew when Redis was emptied, and is gone with a replica that died."""
+async def test_user_counts_survive_faults_of_redis_and_replicas(tmp_path: Path) -> None:
+    """A replica rewrites its set of users if Redis lost it; that of a dead replica expires."""
     async with open_redis_server(tmp_path) as redis, AsyncExitStack() as stack:
         given = {"REDIS_URL": redis.url, "TRIO_SIGNAL_LEASE": 1}
         here, killed = [await stack.enter_async_context(open_replica(**given)) for _ in range(2)]
@@ -442,7 +446,7 @@ async def test_users_are_counted_whatever_happens_to_redis_and_replicas(tmp_path
         for junk in (["SADD", "nobody"], ["SET", "nobody", "XX"]):
             (key, *_) = await redis.ask("KEYS", "trio_signal:subscribers:*")
             await redis.ask(junk[0], key, *junk[1:])
-            await redis.ask("CLIENT", "KILL", "TYPE", "normal")  # so that they look again
+            await redis.ask("CLIENT", "KILL", "TYPE", "normal")  # so that they check again
             await wait_until(total, 3)
         killed.send(signal.SIGKILL)
         await wait_until(total, 2)
@@ -453,8 +457,8 @@ async def count_keys(redis: RedisServer) -> int:
     return len(await redis.ask("KEYS", "trio_signal:subscribers:*"))
 
 
-async def test_a_frozen_replica_costs_nothing(tmp_path: Path) -> None:
-    """A replica that does not answer is not asked; its users count until its lease runs out."""
+async def test_a_frozen_replica_delays_nothing(tmp_path: Path) -> None:
+    """A silent replica is not waited for; its users count until its lease runs out."""
     async with open_redis_server(tmp_path) as redis, AsyncExitStack() as stack:
         given = {"REDIS_URL": redis.url, "TRIO_SIGNAL_LEASE": 60}
         awake, frozen = [await stack.enter_async_context(open_replica(**given)) for _ in range(2)]

@@ -1,4 +1,4 @@
-"""A server that is killed while it announces: all or nothing, whenever it happens."""
+"""A server that is killed at any moment of an announcement stores all of it or nothing."""
 
 import os
 import random
@@ -21,7 +21,7 @@ from tests.replicas.processes import STARTING
 
 ROOT = Path(__file__).resolve().parents[2]
 KILLS = 24 * EFFORT
-#: When a server is killed at the latest, as a part of the time that a call takes on this machine.
+#: The latest moment of a kill, relative to the time that a call takes on this machine.
 LATEST = 1.5
 
 
@@ -32,7 +32,7 @@ class Zygote:
         self._process = process
 
     async def start(self) -> tuple[int, str]:
-        """The process id of a new server, and its base."""
+        """Start a server; its process id and its base URL."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         await self._process.stdin.send_all(b"\n")
@@ -65,7 +65,7 @@ async def open_zygote() -> AsyncIterator[Zygote]:
 
 
 def stored(url: str) -> list[tuple[str, str, int, int]]:
-    """What is in the file, read by no code under test."""
+    """The rows in the file, read without any code under test."""
     with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as connection:
         return connection.execute(
             "SELECT id, message, is_active, revision FROM announcements ORDER BY revision"
@@ -75,7 +75,7 @@ def stored(url: str) -> list[tuple[str, str, int, int]]:
 async def announce_and_die(
     http: httpx.AsyncClient, pid: int, base: str, message: str, delay: float
 ) -> str | None:
-    """The id that was answered with success; None if the answer did not come."""
+    """Announce and kill; the id, or None if no successful answer came."""
     answered: list[str] = []
 
     async def post() -> None:
@@ -88,13 +88,13 @@ async def announce_and_die(
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(post)
-        await trio.sleep(delay)  # the moment is what varies
+        await trio.sleep(delay)  # the moment of the kill varies
         os.kill(pid, signal.SIGKILL)
     return answered[0] if answered else None
 
 
 async def time_call(http: httpx.AsyncClient, pid: int, base: str) -> float:
-    """Seconds that an announcement takes, the second of a new server."""
+    """The duration of an announcement in seconds, the second one of a new server."""
     for _ in range(2):
         began = trio.current_time()
         answer = await http.post(base, json={"message": "timed"}, timeout=PATIENCE)
@@ -103,7 +103,9 @@ async def time_call(http: httpx.AsyncClient, pid: int, base: str) -> float:
     return trio.current_time() - began
 
 
-async def test_what_was_answered_is_there_and_nothing_is_half_there(database_url: str) -> None:
+async def test_confirmed_announcements_are_stored_and_none_is_stored_partly(
+    database_url: str,
+) -> None:
     chance = random.Random(1)
     succeeded: dict[str, str] = {}
     said: set[str] = set()
@@ -135,6 +137,6 @@ async def test_what_was_answered_is_there_and_nothing_is_half_there(database_url
 async def check_active(
     http: httpx.AsyncClient, base: str, rows: list[tuple[str, str, int, int]]
 ) -> None:
-    """After the restart users see the last one."""
+    """Check that users see the last announcement after the restart."""
     answer = (await http.get(f"{base}/active", timeout=PATIENCE)).json()["broadcast"]
     assert (answer and answer["id"]) == (rows[-1][0] if rows else None)

@@ -1,4 +1,4 @@
-"""Who leaves, however it happens, is counted no more; and nothing stays behind."""
+"""Users are no longer counted once they left, however they leave."""
 
 import pytest
 import trio
@@ -11,7 +11,7 @@ from tests.raw import open_raw
 
 
 @pytest.mark.parametrize("way", [w for n, w in WAYS.items() if n != "send_nonsense"])
-async def test_who_leaves_is_counted_no_more(serve: Serve, way: Way) -> None:
+async def test_users_who_leave_are_no_longer_counted(serve: Serve, way: Way) -> None:
     async with (
         serve(**way.settings) as service,
         open_office(service) as office,

@@ -1,4 +1,4 @@
-"""Clients of old servers in open mode: their HTTP calls name nobody, their pages trust texts."""
+"""Old clients in open mode: their HTTP calls name no user, and their pages trust every text."""
 
 import json
 import sqlite3
@@ -27,18 +27,18 @@ async def office() -> AsyncIterator[Office]:
 
 
 async def cookies_of(service: Service, path: str, **headers: str) -> list[str]:
-    """The cookies that the answer to a handshake sets."""
+    """The cookies that the answer to a handshake sets, if any."""
     async with open_raw(service.base) as client:
         answer = await client.upgrade(path, **{"Host": service.base, **headers})
     return [answer.headers["set-cookie"]] if "set-cookie" in answer.headers else []
 
 
 def jar_of(set_cookie: str) -> dict[str, str]:
-    """What a browser sends back."""
+    """The headers that a browser sends back."""
     return {"Cookie": set_cookie.partition(";")[0]}
 
 
-async def test_who_acknowledges_without_a_name_is_remembered(office: Office) -> None:
+async def test_acknowledging_without_a_user_id_uses_the_cookie(office: Office) -> None:
     """The flow of the old pages: the WebSocket names the user, and no HTTP call does."""
     id_ = await office.announce("Hello")
     (cookie,) = await cookies_of(office.service, f"{WEBSOCKET}?user_id=ann%3B%20%22x%22")
@@ -60,21 +60,21 @@ async def test_who_acknowledges_without_a_name_is_remembered(office: Office) -> 
 
 
 @pytest.mark.parametrize("user_id", ["ann", 7])
-async def test_the_user_may_stand_in_the_body(office: Office, user_id: object) -> None:
+async def test_the_user_id_may_be_in_the_body(office: Office, user_id: object) -> None:
     id_ = await office.announce("Hello")
-    jar = {"Cookie": f"{COOKIE}=bob"}  # what the call says itself comes first
+    jar = {"Cookie": f"{COOKIE}=bob"}  # the body takes precedence over the cookie
     body = {"broadcast_id": id_, "user_id": user_id}
     status, _ = await office.call("POST", "/acknowledge", headers=jar, json=body)
     assert status == 200
     assert await office.active(str(user_id)) is None
     assert await office.active("bob") == id_
     status, _ = await office.call("POST", "/acknowledge", "eve", headers=jar, json=body)
-    assert status == 200  # and the query before the body
+    assert status == 200  # the query takes precedence over the body
     assert await office.active("eve") is None
 
 
 @pytest.mark.parametrize("user_id", [None, [], "x" * 257, -1.5])
-async def test_a_body_without_a_user(office: Office, user_id: object) -> None:
+async def test_a_body_without_a_valid_user_id_is_refused(office: Office, user_id: object) -> None:
     id_ = await office.announce("Hello")
     body = {"broadcast_id": id_, "user_id": user_id}
     status, _ = await office.call("POST", "/acknowledge", json=body)
@@ -82,7 +82,7 @@ async def test_a_body_without_a_user(office: Office, user_id: object) -> None:
 
 
 @pytest.mark.parametrize("caller", ["x" * 257, "x" * 60_000])
-async def test_nobody_has_a_name_without_end(office: Office, caller: str) -> None:
+async def test_overlong_user_ids_are_refused(office: Office, caller: str) -> None:
     id_ = await office.announce("Hello")
     jar = {"Cookie": f"{COOKIE}={caller[:8000]}"}
     status, _ = await office.call("POST", "/acknowledge", headers=jar, json={"broadcast_id": id_})
@@ -93,7 +93,7 @@ async def test_nobody_has_a_name_without_end(office: Office, caller: str) -> Non
     assert answer.status_code == 400
 
 
-async def test_what_the_cookie_is_like(office: Office) -> None:
+async def test_the_cookie_is_set_for_named_users_only(office: Office) -> None:
     service = office.service
     path = f"{WEBSOCKET}?user_id=ann"
     assert await cookies_of(service, path) == [
@@ -102,14 +102,14 @@ async def test_what_the_cookie_is_like(office: Office) -> None:
     longest = await cookies_of(service, f"{WEBSOCKET}?user_id={'%F0%9F%91%8B' * 256}")
     assert len(longest) == 1
     assert len(longest[0]) < 4096
-    # A handshake that the fast path leaves to the library gets it as well.
+    # A handshake that the fast path leaves to the library gets the cookie as well.
     (cookie,) = await cookies_of(service, path, Sec_WebSocket_Protocol="bearer, x")
     assert cookie.startswith(f"{COOKIE}=ann;")
     for other in (WEBSOCKET, "/ws/r/ann", "/ws/r", "/ws", "/api/v1/ws/connect?user_id=ann"):
         assert await cookies_of(service, other) == []
 
 
-async def test_behind_https_the_cookie_is_for_https_only() -> None:
+async def test_the_cookie_is_secure_behind_https() -> None:
     path = f"{WEBSOCKET}?user_id=ann"
     async with serve_once(trusted_proxies=1) as service:
         (cookie,) = await cookies_of(service, path, X_Forwarded_Proto="https")
@@ -118,10 +118,10 @@ async def test_behind_https_the_cookie_is_for_https_only() -> None:
         assert "Secure" not in cookie
     async with serve_once() as service:
         (cookie,) = await cookies_of(service, path, X_Forwarded_Proto="https")
-        assert "Secure" not in cookie  # nobody whom we trust has said it
+        assert "Secure" not in cookie  # the header does not come from a trusted proxy
 
 
-async def test_only_named_origins_may_set_and_use_it() -> None:
+async def test_only_allowed_origins_may_set_and_use_the_cookie() -> None:
     path, app, evil = f"{WEBSOCKET}?user_id=ann", "https://app.example.com", "https://evil.example"
     async with serve_once(allowed_origins=f"*, {app}") as service, open_office(service) as office:
         assert await cookies_of(service, path, Origin=evil) == []
@@ -134,7 +134,7 @@ async def test_only_named_origins_may_set_and_use_it() -> None:
             assert answer[0] == status
 
 
-async def test_with_tokens_there_is_no_such_cookie() -> None:
+async def test_the_cookie_is_unused_when_tokens_are_required() -> None:
     async with serve_once(jwt_secret=SECRET) as service, open_office(service) as office:
         path = f"{WEBSOCKET}?user_id=ann&token={token_of('ann')}"
         assert await cookies_of(service, path) == []
@@ -144,19 +144,19 @@ async def test_with_tokens_there_is_no_such_cookie() -> None:
         headers = {"Authorization": f"Bearer {token_of('boss')}"}
         status, made = await office.call("POST", "", headers=headers, json={"message": HTML})
         assert status == 200
-        # Neither does the body of a call say who it is of.
+        # The user id in the body is ignored, too.
         bearer = {"Authorization": f"Bearer {token_of('ann')}"}
         body = {"broadcast_id": made["id"], "user_id": "bob"}
         assert (await office.call("POST", "/acknowledge", headers=bearer, json=body))[0] == 200
         _, answer = await office.call("GET", "/active", headers=bearer)
         assert answer == {"broadcast": None}
-        # And texts are as their creators wrote them.
+        # And texts are passed on unchanged.
         bearer = {"Authorization": f"Bearer {token_of('bob')}"}
         _, answer = await office.call("GET", "/active", headers=bearer)
         assert answer["broadcast"]["message"] == HTML
 
 
-async def test_the_cookie_counts_nowhere_else(office: Office) -> None:
+async def test_the_cookie_has_no_effect_elsewhere(office: Office) -> None:
     jar = {"Cookie": f"{COOKIE}=ann"}
     base = f"http://{office.service.base}"
     assert (await office.http.get(f"{base}/auth/me", headers=jar)).status_code == 401
@@ -167,7 +167,7 @@ async def test_the_cookie_counts_nowhere_else(office: Office) -> None:
 # Texts
 
 
-async def test_anybodys_text_cannot_become_html(office: Office) -> None:
+async def test_texts_cannot_become_html(office: Office) -> None:
     async with office.attend("ann") as ann:
         id_ = await office.announce(HTML, caller="<i>&eve")
         message = await ann.expect("new_broadcast")
@@ -185,8 +185,8 @@ async def test_anybodys_text_cannot_become_html(office: Office) -> None:
     assert (await office.stats("<i>&eve"))["broadcasts_today"] == 1
 
 
-async def test_what_was_stored_before_goes_out_harmless(database_url: str) -> None:
-    """Also a text that an older server stored, or one that came by a database of others."""
+async def test_stored_texts_are_made_harmless_when_sent(database_url: str) -> None:
+    """Also those stored by an older server, or in a database that others fill."""
     async with serve_once(database_url=database_url) as service, open_office(service) as office:
         await office.announce("Hello")
     with sqlite3.connect(database_url.removeprefix("sqlite:///")) as database:
@@ -200,7 +200,9 @@ async def test_what_was_stored_before_goes_out_harmless(database_url: str) -> No
             assert message["broadcast"]["message"] == HARMLESS
 
 
-async def test_what_anybody_wrote_stays_harmless_when_tokens_are_wanted(database_url: str) -> None:
+async def test_texts_from_open_mode_stay_harmless_when_tokens_are_required(
+    database_url: str,
+) -> None:
     async with serve_once(database_url=database_url) as service, open_office(service) as office:
         await office.announce(HTML)
     given: dict[str, Any] = {"database_url": database_url, "jwt_secret": SECRET}
@@ -210,7 +212,7 @@ async def test_what_anybody_wrote_stays_harmless_when_tokens_are_wanted(database
         assert answer["broadcast"]["message"] == HARMLESS
 
 
-async def test_a_creator_without_a_name_is_spelt_the_same_everywhere(tmp_path: Path) -> None:
+async def test_a_nameless_creator_is_anonymous_everywhere(tmp_path: Path) -> None:
     async with (
         open_shared(tmp_path, 1) as (office, redis),
         office.attend("ann") as ann,

@@ -1,4 +1,4 @@
-"""Every row of the protocol's page, by real clients, in every place."""
+"""Every row of the protocol's page, by real clients, in every setup."""
 
 import re
 from collections.abc import AsyncIterator
@@ -43,7 +43,7 @@ async def test_new_broadcast_reaches_everybody_and_the_creator(office: Office) -
             await client.expect_nothing()
 
 
-async def test_active_broadcast_follows_for_who_comes_later(office: Office) -> None:
+async def test_late_joiners_receive_active_broadcast(office: Office) -> None:
     id_ = await office.announce("Hello")
     async with office.attend("ann") as ann:
         message = await ann.expect("active_broadcast")
@@ -96,7 +96,7 @@ async def test_get_active_broadcast(office: Office) -> None:
         await ann.expect_nothing()
 
 
-async def test_acknowledged_is_told_to_the_creator_and_to_nobody_else(office: Office) -> None:
+async def test_only_the_creator_receives_broadcast_acknowledged(office: Office) -> None:
     async with (
         office.attend("ann") as ann,
         office.attend("bob") as bob,
@@ -119,7 +119,7 @@ async def test_acknowledged_is_told_to_the_creator_and_to_nobody_else(office: Of
             await client.expect_nothing()
 
 
-async def test_a_user_with_many_connections_is_one_user(office: Office) -> None:
+async def test_a_user_with_many_connections_counts_once(office: Office) -> None:
     async with (
         office.attend("ann") as one,
         office.attend("ann") as two,
@@ -166,7 +166,7 @@ async def test_broadcast_cleared(office: Office) -> None:
             await client.expect_nothing()
 
 
-async def test_a_newer_one_takes_the_place_of_the_older(office: Office) -> None:
+async def test_a_newer_announcement_replaces_the_older(office: Office) -> None:
     async with office.attend("ann") as ann:
         first = await office.announce("one")
         await ann.expect("new_broadcast")
@@ -187,11 +187,11 @@ async def test_a_silent_client_is_pinged(monkeypatch: pytest.MonkeyPatch) -> Non
         assert [await ann.receive_text() for _ in range(3)] == ["ping"] * 3
 
 
-def test_silence_is_thirty_seconds() -> None:
+def test_the_ping_interval_is_thirty_seconds() -> None:
     assert IdlePing(b"ping", 30.0) == announce._IDLE_PING
 
 
-async def test_who_does_not_say_who_it_is_is_not_found(office: Office) -> None:
+async def test_a_connection_without_a_user_id_is_refused(office: Office) -> None:
     async with office.service.connect(WEBSOCKET) as nobody:
         assert await nobody.expect_close(1008, "User not found") == []
 
@@ -219,14 +219,14 @@ async def test_answer_to_a_broadcast(office: Office) -> None:
         assert message["broadcast"]["message_type"] == "info"
 
 
-async def test_nothing_to_clear(office: Office) -> None:
+async def test_clearing_nothing_tells_nobody(office: Office) -> None:
     async with office.attend("ann") as ann:
         _, answer = await office.call("POST", "/clear", "boss")
         assert answer["cleared_for_users"] == 0
         await ann.expect_nothing()
 
 
-async def test_acknowledge_by_rest(office: Office) -> None:
+async def test_acknowledging_by_rest(office: Office) -> None:
     id_ = await office.announce("Hello")
     assert await office.active("ann") == id_
     for _ in range(2):
@@ -238,7 +238,7 @@ async def test_acknowledge_by_rest(office: Office) -> None:
         await ann.expect_nothing()
 
 
-async def test_active_by_rest(office: Office) -> None:
+async def test_the_active_announcement_by_rest(office: Office) -> None:
     assert await office.call("GET", "/active", "ann") == (200, {"broadcast": None})
     id_ = await office.announce("Hello", type="alert")
     assert await office.call("GET", "/active", "ann") == (
@@ -286,12 +286,12 @@ async def test_stats(office: Office) -> None:
         assert (stats["broadcasts_today"], stats["active_broadcast"]) == (2, True)
 
 
-# Who is who, where tokens say it
+# Identity by tokens
 
 
 @asynccontextmanager
 async def open_known_office() -> AsyncIterator[Office]:
-    """Where tokens say who somebody is."""
+    """A service that requires tokens."""
     async with serve_once(jwt_secret=SECRET) as service, open_office(service) as office:
         yield office
 
@@ -306,7 +306,7 @@ USERS_CALLS = [("POST", "/acknowledge"), ("GET", "/active")]
 
 
 @pytest.mark.parametrize(("method", "name"), [*CREATORS_CALLS, *USERS_CALLS])
-async def test_who_is_not_signed_in(method: str, name: str) -> None:
+async def test_calls_without_a_valid_token_are_refused(method: str, name: str) -> None:
     async with open_known_office() as office:
         expected = 401, {"detail": "Authentication required"}
         assert await office.call(method, name, json={}) == expected
@@ -316,7 +316,7 @@ async def test_who_is_not_signed_in(method: str, name: str) -> None:
 
 @pytest.mark.parametrize(("method", "name"), CREATORS_CALLS)
 @pytest.mark.parametrize("caller", ["ann", "aide"])
-async def test_who_is_no_creator(caller: str, method: str, name: str) -> None:
+async def test_users_without_the_grant_cannot_announce(caller: str, method: str, name: str) -> None:
     async with open_known_office() as office:
         assert await as_(office, caller, method, name, json={"message": "Hello"}) == (
             403,
@@ -325,7 +325,7 @@ async def test_who_is_no_creator(caller: str, method: str, name: str) -> None:
         assert await as_(office, "boss", "GET", "/active") == (200, {"broadcast": None})
 
 
-async def test_names_and_ids_and_the_team() -> None:
+async def test_new_broadcast_names_the_creator_whose_team_hears_acknowledgements() -> None:
     async with open_known_office() as office:
 
         async def attend(who: str) -> Client:
@@ -360,7 +360,7 @@ async def test_names_and_ids_and_the_team() -> None:
         (f"?token={token_of('ann')}&user_id=bob", "Identity mismatch"),
     ],
 )
-async def test_a_connection_that_is_refused(query: str, reason: str) -> None:
+async def test_connections_with_a_wrong_identity_are_refused(query: str, reason: str) -> None:
     async with open_known_office() as office, office.service.connect(WEBSOCKET + query) as client:
         assert await client.expect_close(1008, reason) == []
 
@@ -394,10 +394,10 @@ async def test_in_open_mode_anybody_may_announce_and_see(office: Office) -> None
     )
 
 
-# Who attends is nobody's business
+# The lobby is private
 
 
-async def test_the_lobby_is_no_room(service: Service, office: Office) -> None:
+async def test_the_lobby_is_not_a_room(service: Service, office: Office) -> None:
     async with office.attend("ann") as ann:
         await settle(ann)
         for path in ("/rooms", "/rooms/%00lobby", "/rooms/%00lobby/messages", "/health"):

@@ -1,4 +1,4 @@
-"""Bad input: the right status, the right body, nothing stored and nobody told."""
+"""Bad input gets the right status and body; nothing is stored, and nobody is told."""
 
 import json
 from collections.abc import AsyncIterator
@@ -14,7 +14,7 @@ JSON = {"Content-Type": "application/json"}
 
 @pytest.fixture
 async def office() -> AsyncIterator[Office]:
-    """One replica will do: these calls reach nothing that is shared."""
+    """One replica is enough: these calls do not reach any shared state."""
     async with serve_once() as service, open_office(service) as office:
         yield office
 
@@ -75,7 +75,7 @@ IDS: list[Any] = [
 
 
 @pytest.mark.parametrize(("request_", "status", "message"), [*MESSAGES, *BODIES])
-async def test_what_cannot_be_announced(
+async def test_invalid_announcements_are_refused(
     office: Office, request_: dict[str, Any], status: int, message: str | None
 ) -> None:
     async with office.attend("ann") as ann:
@@ -86,7 +86,7 @@ async def test_what_cannot_be_announced(
 
 
 @pytest.mark.parametrize(("request_", "status", "message"), [*IDS, *BODIES])
-async def test_what_cannot_be_acknowledged(
+async def test_invalid_acknowledgements_are_refused(
     office: Office, request_: dict[str, Any], status: int, message: str | None
 ) -> None:
     id_ = await office.announce("Hello")
@@ -111,11 +111,11 @@ async def check(answer: tuple[int, Any], status: int, message: str | None) -> No
         *(("POST", "/active"), ("POST", "/limits"), ("DELETE", "/stats")),
     ],
 )
-async def test_another_method(office: Office, method: str, name: str) -> None:
+async def test_other_methods_are_refused(office: Office, method: str, name: str) -> None:
     await check(await office.call(method, name, "boss"), 405, None)
 
 
-async def test_another_path(office: Office) -> None:
+async def test_other_paths_are_not_found(office: Office) -> None:
     await check(await office.call("GET", "/nonsense", "boss"), 404, None)
 
 
@@ -134,7 +134,7 @@ async def test_another_path(office: Office) -> None:
         *("שלום", "a\u200bb", '{"a": "b"}', "%s %(x)s :x ?", "\\u0000"),
     ],
 )
-async def test_what_can_be_announced(office: Office, text: str) -> None:
+async def test_valid_texts_are_announced(office: Office, text: str) -> None:
     async with office.attend("ann") as ann:
         await office.announce(f"\n {text}\t")
         message = await ann.expect("new_broadcast")
@@ -144,8 +144,8 @@ async def test_what_can_be_announced(office: Office, text: str) -> None:
 
 
 @pytest.mark.parametrize("type_", ["", "text/plain;charset=UTF-8"])
-async def test_a_body_counts_as_json_whatever_its_type(office: Office, type_: str) -> None:
-    """A page that posts a text says that it is one, if it does not say more."""
+async def test_a_body_is_read_as_json_whatever_its_content_type(office: Office, type_: str) -> None:
+    """A page that posts a string sends it as plain text unless it sets the type."""
     headers = {"Content-Type": type_} if type_ else {}
     text = json.dumps({"message": "Hello"}).encode()
     _, sent = await office.call("POST", "", "boss", content=text, headers=headers)
@@ -155,7 +155,7 @@ async def test_a_body_counts_as_json_whatever_its_type(office: Office, type_: st
     assert await office.active("ann") is None
 
 
-async def test_a_banner_is_one_line(office: Office) -> None:
+async def test_a_banner_has_one_line(office: Office) -> None:
     async with office.attend("ann") as ann:
         await office.announce("one\ntwo\tthree\u2028four")
         message = await ann.expect("new_broadcast")
@@ -164,7 +164,7 @@ async def test_a_banner_is_one_line(office: Office) -> None:
 
 @pytest.mark.parametrize("user_id", ["%00", "a%0Ab", "x" * 256, "%F0%9F%91%8B", "a:b*"])
 @pytest.mark.parametrize("any_database", ["SQLite", "PostgreSQL"], indirect=True)
-async def test_user_ids_of_any_kind(user_id: str, any_database: str) -> None:
+async def test_any_user_id_can_acknowledge(user_id: str, any_database: str) -> None:
     async with serve_once(database_url=any_database) as service, open_office(service) as office:
         base = f"http://{service.base}/api/creator/broadcast"
         as_user = f"?user_id={user_id}"

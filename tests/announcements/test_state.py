@@ -1,4 +1,4 @@
-"""Whatever comes in whatever order: what holds then, and who is told of it."""
+"""Revisions in any order: the state that results, and who is notified."""
 
 import pytest
 
@@ -40,7 +40,7 @@ NEXT = revision(7, "d")
         (CLEARED, NEXT, LATE, SHOW),
     ],
 )
-def test_adopting(
+def test_adopting_a_revision(
     held: Revision | None, adopted: Revision, freshness: Freshness, effect: Effect
 ) -> None:
     state = State()
@@ -52,7 +52,7 @@ def test_adopting(
     assert state.active == (newest.announcement if newest.active else None)
 
 
-def test_who_has_acknowledged_is_remembered_for_one_announcement() -> None:
+def test_acknowledgements_are_remembered_for_one_announcement() -> None:
     state = State()
     state.adopt(ACTIVE, NEW)
     state.remember("ann")

@@ -1,7 +1,7 @@
-"""Servers that start fast, to be killed: all is imported once, and each is forked.
+"""Servers that start fast, to be killed: everything is imported once, and each server is a fork.
 
-For each line on standard input it starts one, which prints its process id and where
-it listens; it reads the next line when that one is gone.
+For each line on standard input it starts a server, which prints its process id and its address;
+it reads the next line once that server is gone.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""One server and one browser for all of them; for each test, visitors without complaints."""
+"""One server and one browser for all tests; for each test, visitors that may log no errors."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def server() -> Iterator[Server]:
 
 @pytest.fixture
 def own_server() -> Iterator[Server]:
-    """A server that the test may stop and kill; it must run again when the test ends."""
+    """A server that the test may stop and kill; it must be running again when the test ends."""
     server = Server()
     server.start()
     yield server
@@ -40,9 +40,9 @@ def own_server() -> Iterator[Server]:
 def playwright(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Playwright]:
     folder = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
-        folder = folder.parent  # that of all workers
+        folder = folder.parent  # the folder shared by all workers
     with (folder / "browser.lock").open("w") as lock:
-        # Fails if two workers have tests with a browser; see `BrowserScheduling`.
+        # Fails if two workers run browser tests; see `BrowserScheduling`.
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         with sync_playwright() as playwright:
             yield playwright
@@ -64,7 +64,7 @@ def visitors(server: Server) -> Iterator[Visitors]:
 
 @pytest.fixture
 def visit(visitors: Visitors, browser: Browser) -> Callable[..., Page]:
-    """`visit(path)` opens a page; at the end of the test, no page may have logged an error."""
+    """`visit(path)` opens a page; no page may have logged an error when the test ends."""
 
     def visit(path: str, **options: Any) -> Page:
         page = visitors.page(browser, **options)

@@ -1,4 +1,4 @@
-"""A proxy in front of a server, whose network can be cut."""
+"""A proxy in front of a server that can cut the network."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from contextlib import suppress
 
 
 class Cut:
-    """Passes connections on. While it is `cut`, nothing passes, and nobody is told."""
+    """Passes connections on. While it is `cut`, nothing passes, and no side is notified."""
 
     def __init__(self, target: int) -> None:
         #: The port to which new connections go.
@@ -23,7 +23,7 @@ class Cut:
         self._lost: set[socket.socket] = set()
         self._is_cut = False
         self._is_over = False
-        #: The address from which the server is called.
+        #: The address from which it connects to the server.
         self._source = "127.0.0.1"
         self._is_moving = False
 
@@ -36,18 +36,18 @@ class Cut:
         self._wake.send(b"!")
 
     def mend(self) -> None:
-        """What was open when the network was cut is lost; what came since then is connected."""
+        """Pass data again. Connections from before the cut are lost; later ones work now."""
         self._is_cut = False
         self._wake.send(b"!")
 
     def move(self, source: str) -> None:
-        """Lose what is open, and come from another address: a phone that changes networks."""
+        """Drop all connections and change the source address, as a phone changes networks."""
         self._source, self._is_moving = source, True
         self._wake.send(b"!")
 
     def end(self) -> None:
         self._is_over = True
-        with suppress(OSError):  # it may have seen that already
+        with suppress(OSError):  # the thread may have ended already
             self._wake.send(b"!")
 
     def run(self) -> None:

@@ -1,6 +1,6 @@
-"""The machine's Firefox, driven by WebDriver BiDi: https://www.w3.org/TR/webdriver-bidi/
+"""Drive the installed Firefox by WebDriver BiDi: https://www.w3.org/TR/webdriver-bidi/
 
-Playwright drives a Firefox of its own build alone; the one that people have speaks BiDi.
+Playwright only drives a Firefox build of its own; the one that people use speaks BiDi.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from tests.browser.visitors import PATIENCE
 
 FIREFOX_NAMES = ["firefox-esr", "firefox", "/Applications/Firefox.app/Contents/MacOS/firefox"]
 PREFERENCES = {
-    # A camera that nobody has to allow, and candidates with addresses, also those of loopback.
+    # A camera that needs no permission, and candidates with addresses, including those of loopback.
     "media.navigator.permission.disabled": True,
     "media.navigator.streams.fake": True,
     "media.autoplay.default": 0,
     "media.peerconnection.ice.loopback": True,
     "media.peerconnection.ice.obfuscate_host_addresses": False,
-    # Nothing is asked of the network; otherwise the first session waits for half a minute.
+    # No background requests; otherwise the first session waits for half a minute.
     "app.normandy.enabled": False,
     "app.update.enabled": False,
     "browser.startup.homepage_override.mstone": "ignore",
@@ -45,16 +45,16 @@ PREFERENCES = {
 
 
 class Firefox:
-    """A session with a browser that runs; `open_firefox` makes it."""
+    """A session with a running browser; `open_firefox` makes it."""
 
     def __init__(self, socket: ClientConnection) -> None:
         self._socket = socket
         self._ids = count(1)
-        #: What pages logged as an error.
+        #: What pages logged as errors.
         self.complaints: list[str] = []
 
     def call(self, method: str, **parameters: Any) -> Any:
-        """Send a command, and wait for what it results in."""
+        """Send a command and wait for its result."""
         number = next(self._ids)
         message = {"id": number, "method": method, "params": parameters}
         self._socket.send(json.dumps(message))
@@ -67,7 +67,7 @@ class Firefox:
                 return answer["result"]
 
     def open(self, url: str) -> FirefoxPage:
-        """A tab with this page."""
+        """Open a page in a new tab."""
         context = self.call("browsingContext.create", type="tab")["context"]
         self.call("browsingContext.navigate", context=context, url=url, wait="complete")
         return FirefoxPage(self, context)
@@ -81,7 +81,7 @@ class FirefoxPage:
         self._context = context
 
     def evaluate(self, expression: str) -> Any:
-        """The value of an expression, or what its promise resolves to, as JSON carries it."""
+        """The value of an expression, or of the promise that it is, as JSON."""
         result = self._firefox.call(
             "script.evaluate",
             expression=f"Promise.resolve({expression}).then(v => JSON.stringify(v ?? null))",
@@ -92,11 +92,11 @@ class FirefoxPage:
         return json.loads(result["result"]["value"])
 
     def close(self) -> None:
-        """Close the tab, as who closes it does."""
+        """Close the tab as a user does."""
         self._firefox.call("browsingContext.close", context=self._context)
 
     def wait_for(self, expression: str) -> None:
-        """Return once this is true."""
+        """Wait until an expression is true."""
         self.evaluate(
             f"""new Promise((resolve, reject) => {{
                 const look = () => ({expression}) ? resolve(true) : setTimeout(look, 50);
@@ -107,7 +107,7 @@ class FirefoxPage:
 
 @contextlib.contextmanager
 def open_firefox(profile: Path) -> Iterator[Firefox]:
-    """A Firefox with this folder for its profile; it ends with the block."""
+    """A Firefox with this folder as its profile; it ends with the block."""
     lines = [f"user_pref({json.dumps(k)}, {json.dumps(v)});\n" for k, v in PREFERENCES.items()]
     (profile / "user.js").write_text("".join(lines))
     program = next(filter(None, map(shutil.which, FIREFOX_NAMES)))
@@ -123,7 +123,7 @@ def open_firefox(profile: Path) -> Iterator[Firefox]:
         for line in process.stderr
         if (found := re.search(r"WebDriver BiDi listening on (ws://\S+)", line))
     )
-    rest = threading.Thread(target=process.stderr.read)  # or the pipe would be full one day
+    rest = threading.Thread(target=process.stderr.read)  # so that the pipe never fills up
     rest.start()
     try:
         with connect(f"{url}/session", max_size=None) as socket:

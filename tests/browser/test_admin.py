@@ -1,4 +1,4 @@
-"""The page for operators: what they do is seen in the pages of those to whom it is done."""
+"""The page for operators, and the effects of their actions on other pages."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_an_operator_sees_and_ends_a_call(visit: Visit) -> None:
     expect(admin.get_by_text("1 of 1 peers")).to_be_visible()
     expect(admin.get_by_role("row").filter(has_text="loopback")).to_contain_text("here")
     expect_accessible(admin)
-    # It follows what happens without being asked.
+    # The page follows events by itself.
     bob = visit("/demo/call")
     bob.get_by_label("Your name").fill("Bob")
     bob.get_by_label("Room").fill("admin-test")
@@ -52,11 +52,11 @@ def test_an_operator_sees_and_ends_a_call(visit: Visit) -> None:
     expect(ann.get_by_role("toolbar", name="Call")).to_be_visible()
     admin.get_by_role("button", name="Remove everybody").click()
     expect(admin.get_by_text("0 of 0 peers")).to_be_visible()
-    for page in (ann, bob):  # these moved when the call was over
+    for page in (ann, bob):  # these moved when the call ended
         page.close()
 
 
-def test_an_operator_sees_how_calls_are(visit: Visit) -> None:
+def test_an_operator_sees_the_quality_of_calls(visit: Visit) -> None:
     page = visit("/tests/client.html")
     page.evaluate("""async () => {
         const { join } = await import('/client/trio-signal.js');

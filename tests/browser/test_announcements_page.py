@@ -1,4 +1,4 @@
-"""The page of announcements: the creator's desk, and the banner of every user."""
+"""The announcements page: the creator's desk, and every user's banner."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ HARMLESS = HTML.translate(str.maketrans("<>", "＜＞"))
 
 @pytest.fixture
 def desk(visit: Callable[..., Page]) -> Iterator[Page]:
-    """The creator's page; at the end nothing is announced any more."""
+    """The creator's page; when the test ends, no announcement is active."""
     page = visit(f"{PAGE}?user_id=boss")
     expect(page.locator("#state")).to_have_text("Connected")
     yield page
@@ -30,7 +30,7 @@ def announce(desk: Page, text: str, type_: str = "info") -> None:
     desk.get_by_role("button", name="Announce").click()
 
 
-def test_a_banner_until_it_is_acknowledged(visit: Callable[..., Page], desk: Page) -> None:
+def test_a_banner_stays_until_it_is_acknowledged(visit: Callable[..., Page], desk: Page) -> None:
     ann = visit(f"{PAGE}?user_id=ann")
     expect(ann.locator("#state")).to_have_text("Connected")
     expect(desk.locator("#connected")).to_have_text("2")
@@ -63,10 +63,10 @@ def test_texts_and_names_are_never_html(visit: Callable[..., Page], desk: Page) 
 
 
 @pytest.mark.parametrize("origin", ["", ELSEWHERE], ids=["own origin", "named origin"])
-def test_an_old_page_that_names_itself_to_the_websocket_only(
+def test_an_old_page_without_a_user_id_in_its_http_calls_works(
     visit: Callable[..., Page], desk: Page, origin: str, server: Server
 ) -> None:
-    """Its HTTP calls say nothing but what the browser adds; and it believes every text."""
+    """Its HTTP calls carry only what the browser adds, and it trusts every text."""
     page = visit("about:blank")
     page.route("**/old.html*", lambda route: route.fulfill(path=HERE / "old_announcements.html"))
     address = f"{origin or server.url}/old.html?server={server.url.removeprefix('http://')}"
@@ -87,7 +87,9 @@ def test_an_old_page_that_names_itself_to_the_websocket_only(
     page.goto("about:blank")
 
 
-def test_a_silent_server_is_taken_for_gone(visit: Callable[..., Page], visitors: Visitors) -> None:
+def test_the_page_reconnects_if_the_server_is_silent(
+    visit: Callable[..., Page], visitors: Visitors
+) -> None:
     visitors.tolerate("closed before the connection is established")
     is_silent = False
 
@@ -104,7 +106,7 @@ def test_a_silent_server_is_taken_for_gone(visit: Callable[..., Page], visitors:
     is_silent = True
     page.clock.fast_forward(76_000)
     expect(state).to_contain_text("Reconnecting")
-    # An attempt that is not answered ends as well.
+    # An attempt without an answer times out, too.
     page.clock.fast_forward(1000)
     expect(state).to_contain_text("Connecting")
     page.clock.fast_forward(16_000)
@@ -114,7 +116,7 @@ def test_a_silent_server_is_taken_for_gone(visit: Callable[..., Page], visitors:
     expect(state).to_have_text("Connected")
 
 
-def test_what_is_too_long_is_said(desk: Page, visitors: Visitors) -> None:
+def test_a_text_that_is_too_long_is_reported(desk: Page, visitors: Visitors) -> None:
     visitors.tolerate("422")
     desk.fill("#message", "👋" * 281)
     expect(desk.locator("#left")).to_have_text("-1 characters left")

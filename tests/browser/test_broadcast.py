@@ -1,4 +1,4 @@
-"""The pages to broadcast and to watch."""
+"""The broadcast and watch pages."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Visit = Callable[..., Page]
 
 
 def broadcast(visit: Visit, room: str, source: str = "camera", **options: Any) -> Page:
-    """First there is a preview, and what it shows goes live."""
+    """Start a preview, and go live with what it shows."""
     page = visit("/demo/broadcast", **options)
     page.get_by_label("Room").fill(room)
     page.get_by_label("Your name").fill("Ada")
@@ -40,7 +40,7 @@ def broadcast(visit: Visit, room: str, source: str = "camera", **options: Any) -
 
 
 def watch(visit: Visit, room: str, scene: str = "waiting") -> Page:
-    """By a link: it needs no click."""
+    """Open a watch link; no click is needed."""
     page = visit(f"/demo/watch?room={room}")
     expect_scene(page, scene)
     return page
@@ -57,7 +57,7 @@ def expect_watching(page: Page, name: str = "Ada") -> None:
     expect_scene(page, "live")
 
 
-def test_six_watch_three_of_them_late_and_the_camera_is_switched(visit: Visit) -> None:
+def test_six_viewers_see_the_broadcast_and_the_camera_switch(visit: Visit) -> None:
     viewers = [watch(visit, "six") for _ in range(3)]
     expect(viewers[0].get_by_text("The broadcast will begin soon")).to_be_visible()
     expect_accessible(viewers[0])
@@ -88,7 +88,7 @@ def test_six_watch_three_of_them_late_and_the_camera_is_switched(visit: Visit) -
         )
         expect_watching(viewer)
         assert viewer.evaluate("connectionsMade") == 1
-    # Who looks on is no viewer.
+    # A peer that only inspects does not count as a viewer.
     expect(ada.get_by_role("listitem").filter(has_text="Dev")).to_be_visible()
     expect(ada.get_by_role("img", name="6 viewers")).to_be_visible()
     expect(viewers[0].get_by_role("img", name="6 viewers")).to_be_visible()
@@ -98,11 +98,11 @@ def test_six_watch_three_of_them_late_and_the_camera_is_switched(visit: Visit) -
         expect(viewer.get_by_text("The broadcast has ended")).to_be_visible()
     expect_accessible(viewers[0])
     expect(ada.get_by_role("definition").last).to_have_text("6")
-    assert not ada.evaluate("document.querySelector('#video').srcObject")  # nothing films
+    assert not ada.evaluate("document.querySelector('#video').srcObject")  # nothing is recording
     ada.get_by_role("button", name="Go live again").click()
     expect_playing(ada.get_by_label("Your picture", exact=True))
     ada.get_by_role("button", name="Go live").click()
-    for viewer in viewers:  # back by itself
+    for viewer in viewers:  # back without a reload
         expect_watching(viewer)
 
 
@@ -120,11 +120,11 @@ def test_a_camera_that_is_allowed_too_late_is_closed(visit: Visit) -> None:
     expect_prompts(ada, 2)
     ada.get_by_role("button", name="Share screen").click()
     expect_prompts(ada, 3)
-    allow(ada)  # the camera comes first, and the screen is shown
+    allow(ada)  # the camera opens first, and the screen is shown
     expect(ada.get_by_role("button", name="Stop sharing")).to_be_visible()
 
 
-def test_a_broadcaster_whose_tab_dies_is_gone(visit: Visit) -> None:
+def test_a_broadcast_ends_when_the_broadcasters_tab_dies(visit: Visit) -> None:
     ada = broadcast(visit, "dies", "screen")
     bob = watch(visit, "dies", "live")
     for kill in (close_tab, crash_tab):
@@ -133,10 +133,10 @@ def test_a_broadcaster_whose_tab_dies_is_gone(visit: Visit) -> None:
         expect(bob.get_by_text("The broadcast has ended")).to_be_visible()
         expect(bob.locator("trio-watch video")).to_have_count(0)
         ada = broadcast(visit, "dies")
-    expect_watching(bob)  # back by itself
+    expect_watching(bob)  # back without a reload
 
 
-def test_a_picture_comes_without_sound_until_somebody_asks_for_it(
+def test_a_video_is_muted_until_the_viewer_turns_the_sound_on(
     visit: Visit, visitors: Visitors, playwright: Playwright
 ) -> None:
     broadcast(visit, "autoplay", sound=True)
@@ -154,7 +154,7 @@ def test_a_picture_comes_without_sound_until_somebody_asks_for_it(
         assert video.evaluate("video => video.volume") == 0.5
         page.keyboard.press("m")
         expect(page.get_by_role("button", name="Turn the sound on")).to_be_visible()
-        # Silence was asked for, so nobody is asked to tap.
+        # The viewer chose silence, so no prompt is shown.
         expect(page.get_by_role("button", name="Tap for sound")).to_be_hidden()
         page.keyboard.press("f")
         expect(page.get_by_role("button", name="Leave full screen")).to_be_visible()
@@ -164,7 +164,7 @@ def test_a_picture_comes_without_sound_until_somebody_asks_for_it(
         visitors.close()
 
 
-def test_a_link_leads_viewers_into_the_room(visit: Visit) -> None:
+def test_viewers_can_enter_the_room_by_a_link(visit: Visit) -> None:
     permissions = ["clipboard-read", "clipboard-write"]
     page = visit("/demo/broadcast?room=a+%26+b", permissions=permissions)
     page.get_by_label("Your name").fill("<img src=x onerror=alert(1)>")
@@ -180,8 +180,8 @@ def test_a_link_leads_viewers_into_the_room(visit: Visit) -> None:
     expect(page.get_by_text("Nobody yet.")).to_be_visible()
 
 
-def test_what_is_wrong_with_a_camera_stands_in_its_place(visit: Visit) -> None:
-    """Denied, then allowed; unplugged, and another one is taken."""
+def test_camera_problems_are_shown_in_place_of_the_picture(visit: Visit) -> None:
+    """Denied, then allowed; unplugged, and replaced by another one."""
     page = visit("about:blank")
     page.add_init_script(
         """const open = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);

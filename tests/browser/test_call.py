@@ -1,4 +1,4 @@
-"""The page of calls, made of `<trio-call>`: what people do in it, and what may happen to it."""
+"""The call page, made of `<trio-call>`: what people do in a call, and what may go wrong."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def reconnecting(page: Page) -> Locator:
     return page.get_by_text("Reconnecting…")
 
 
-# When each tile was taken away, by the clock of the machine.
+# When each tile was removed, by the machine's clock.
 WATCH_TILES = """() => {
     window.gone = {};
     const stage = () => document.querySelector('trio-call').shadowRoot.querySelector('.stage');
@@ -65,9 +65,9 @@ WATCH_TILES = """() => {
         }
     }).observe(stage(), { childList: true });
 }"""
-#: Seconds for a page that did not say goodbye: its place is kept, but nothing comes from it.
+#: Seconds for a page that closes without a leave: its session is kept, but no media arrive.
 SILENT = 2.0
-#: How a page may end: what happens to it, and within how many seconds the others have to see it.
+#: How a page may end: how to end it, and the seconds within which the others must notice.
 ENDS: dict[str, tuple[Callable[[Page], object], float]] = {
     "crashes": (crash_tab, SILENT),
     "presses Leave": (lambda page: tool(page, "Leave").click(), 0.3),
@@ -84,7 +84,7 @@ def browser_of(page: Page) -> Browser:
     return browser
 
 
-def test_six_call_each_other_and_whoever_goes_is_gone_at_once(
+def test_six_are_in_a_call_and_each_one_who_leaves_disappears_at_once(
     visitors: Visitors, browser: Browser, playwright: Playwright
 ) -> None:
     def join(name: str, chromium: Browser) -> Page:
@@ -93,14 +93,14 @@ def test_six_call_each_other_and_whoever_goes_is_gone_at_once(
         return call(page, "six", name)
 
     def see_it_go(name: str, page: Page, end: str) -> float:
-        """Seconds from the act itself until the tile is away."""
+        """The seconds from the act until the tile is removed."""
         began = time.time()
         ENDS[end][0](page)
         expect(tile(fay, name)).to_have_count(0)
         gone: float = fay.evaluate("name => gone[name]", name)
         return gone - began
 
-    # The pages of one Chromium share one camera, and it stalls for more than five.
+    # The pages of one Chromium share one camera, which stalls with more than five pages.
     with ExitStack() as stack:
         open_another = partial(open_chromium, playwright, AUTOPLAY)
         other = stack.enter_context(open_another())
@@ -108,7 +108,7 @@ def test_six_call_each_other_and_whoever_goes_is_gone_at_once(
         pages = [join(name, other if name in "Ada Bob Cyd" else browser) for name in names]
         for page in pages:
             expect(page.get_by_role("img", name="6 people")).to_be_visible()
-            expect_all_playing(page, 6)  # five others and oneself
+            expect_all_playing(page, 6)  # five others and one's own
         ada, bob, cyd, dan, eve, fay = pages
         fay.evaluate(WATCH_TILES)
 
@@ -127,7 +127,7 @@ def test_six_call_each_other_and_whoever_goes_is_gone_at_once(
         }
         expect(fay.get_by_text("You are the only one here")).to_be_visible()
         for end, (_, limit) in ENDS.items():
-            for _ in range(3):  # who goes need not be quick: the machine may have much to do
+            for _ in range(3):  # retried, since the machine may be busy
                 if delays[end] < limit:
                     break
                 page = join("Gus", stack.enter_context(open_another()))
@@ -139,7 +139,7 @@ def test_six_call_each_other_and_whoever_goes_is_gone_at_once(
         visitors.close()
 
 
-# Its track ends, and as long as it is away the browser has it no more.
+# Its track ends, and the browser no longer lists it until it is plugged in again.
 UNPLUG = """() => {
     const devices = navigator.mediaDevices;
     if (!window.unplugged) {
@@ -160,12 +160,12 @@ UNPLUG = """() => {
 
 
 def expect_width(page: Page, name: str, width: int) -> None:
-    """That this is the picture that comes from somebody now."""
+    """Check the width of the video received from somebody, which tells the cameras apart."""
     video = tile(page, name).locator("video").element_handle()
     page.wait_for_function("([video, width]) => video.videoWidth === width", arg=[video, width])
 
 
-def test_what_two_do_in_a_call(visit: Visit) -> None:
+def test_everything_two_people_can_do_in_a_call(visit: Visit) -> None:
     ada, bob = visit("/demo/call?room=two", sound=True), visit("/demo/call?room=two", sound=True)
     for page, name in ((ada, "Ada"), (bob, "Bob")):
         call(page, "two", name)
@@ -184,9 +184,9 @@ def test_what_two_do_in_a_call(visit: Visit) -> None:
     tool(ada, "Start video").click()
     expect(tile(bob, "Ada").locator(".avatar")).to_be_hidden()
     expect_all_playing(bob, 2, ".tile video:not(.absent)")
-    expect(tile(bob, "Ada")).to_have_class("tile speaking")  # the microphone of Chromium beeps
+    expect(tile(bob, "Ada")).to_have_class("tile speaking")  # Chromium's microphone beeps
 
-    # The camera stays, beside the screen.
+    # The camera stays on beside the screen.
     ada.keyboard.press("s")
     expect(tile(bob, "Ada’s screen")).to_be_visible()
     expect(bob.locator(".stage")).to_have_attribute("data-layout", "focus")
@@ -217,12 +217,12 @@ def test_what_two_do_in_a_call(visit: Visit) -> None:
     expect_accessible(ada, "dark")
     ada.keyboard.press("d")
     expect_accessible(ada, "light")
-    # Of the three cameras that this Chromium has it encodes the first and the last.
+    # Chromium has three cameras here, and encodes the first and the last.
     expect_width(bob, "Ada", 160)
     ada.get_by_role("combobox", name="Camera").select_option(index=2)
     expect_width(bob, "Ada", 320)
 
-    # The cable is pulled, and another camera takes over; then there is none any more.
+    # The camera is unplugged, and another one takes over; then there is none left.
     ada.evaluate(UNPLUG)
     expect_width(bob, "Ada", 160)
     expect_all_playing(bob, 2, ".tile video:not(.absent)")
@@ -253,7 +253,9 @@ DENY = """
 """
 
 
-def test_a_camera_that_is_denied_is_told_in_its_place(visitors: Visitors, browser: Browser) -> None:
+def test_a_denied_camera_is_explained_in_place_of_the_picture(
+    visitors: Visitors, browser: Browser
+) -> None:
     page = visitors.page(browser, sound=True, viewport={"width": 390, "height": 844})
     page.add_init_script(DENY)
     page.goto("/demo/call?room=denied")
@@ -273,7 +275,7 @@ def test_a_camera_that_is_denied_is_told_in_its_place(visitors: Visitors, browse
     expect(page.get_by_label("Link to this call")).to_be_visible()
 
 
-def test_who_is_muted_before_the_camera_opens_is_muted(visit: Visit) -> None:
+def test_muting_before_the_camera_opens_works(visit: Visit) -> None:
     page = visit("about:blank", sound=True)
     page.add_init_script(f"({ASK_THE_USER})()")
     page.goto("/demo/call")
@@ -295,7 +297,7 @@ def test_who_is_muted_before_the_camera_opens_is_muted(visit: Visit) -> None:
     expect_closed(page, "streams.slice(1)")
 
 
-def test_what_was_muted_while_the_server_was_away_is_told(visit: Visit) -> None:
+def test_muting_while_the_server_is_away_is_told_afterwards(visit: Visit) -> None:
     sockets: list[WebSocketRoute] = []
     is_away = False
 
@@ -342,11 +344,11 @@ def test_a_call_in_a_page_of_another_origin(server: Server, visit: Visit) -> Non
     expect(page.locator("#state")).to_have_text("joined")
 
 
-# A call of two, and a newcomer afterwards. Their video must go on, over the same connections.
+# A call of two, and then a newcomer. Their video must continue over the same connections.
 
 
 def call_of_two(visit: Visit, urls: tuple[str, str], room: str) -> list[Page]:
-    """Ada and Bob, by two ways to the same server."""
+    """Put Ada and Bob into a call, by two addresses of the same server."""
     named = zip(("Ada", "Bob"), urls, strict=True)
     pages = [call(visit(f"{url}/demo/call", sound=True), room, name) for name, url in named]
     for page in pages:
@@ -368,7 +370,7 @@ def call_of_two(visit: Visit, urls: tuple[str, str], room: str) -> list[Page]:
 def expect_uninterrupted(page: Page, newcomers: int = 0) -> None:
     expect_all_playing(page, 2 + newcomers)
     assert page.evaluate("interrupted") == 0
-    # With a newcomer the first one may begin anew, when both make an offer.
+    # With a newcomer, the first connection may be replaced if both make an offer.
     assert page.evaluate("connectionsMade") <= 2 * newcomers
 
 
@@ -379,11 +381,11 @@ def newcomer_sees_everyone(visit: Visit, url: str, room: str, pages: list[Page])
         expect_all_playing(page, 3)
 
 
-def test_the_video_goes_on_while_the_server_restarts(
+def test_video_continues_while_the_server_restarts(
     own_server: Server, visit: Visit, visitors: Visitors
 ) -> None:
     visitors.tolerate("ERR_CONNECTION_REFUSED")
-    visitors.tolerate("ERR_CONNECTION_RESET")  # it had not read all, when it was killed
+    visitors.tolerate("ERR_CONNECTION_RESET")  # it was killed with unread data
     pages = call_of_two(visit, (own_server.url, own_server.url), "restart")
     for end in (own_server.stop, own_server.kill):  # by SIGTERM and SIGKILL
         assert end() in {0, None}
@@ -401,7 +403,7 @@ def test_the_video_goes_on_while_the_server_restarts(
 
 @pytest.fixture
 def quick_server() -> Iterator[Server]:
-    """One that notices a dead network in ten seconds."""
+    """A server that notices a dead network within ten seconds."""
     server = Server(
         environment={"TRIO_SIGNAL_HEARTBEAT": "4", "TRIO_SIGNAL_HEARTBEAT_TIMEOUT": "6"}
     )
@@ -416,7 +418,7 @@ def network(quick_server: Server) -> Iterator[Cut]:
         yield cut
 
 
-def test_the_video_goes_on_while_the_network_of_one_is_cut(
+def test_video_continues_while_one_peers_network_is_cut(
     quick_server: Server, network: Cut, visit: Visit, visitors: Visitors
 ) -> None:
     visitors.tolerate("closed before the connection is established")

@@ -1,4 +1,4 @@
-"""The browser client by itself: joining, coming back, and perfect negotiation."""
+"""The browser client on its own: joining, reconnecting, and perfect negotiation."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def publish(page: Page) -> None:
 
 
 def expect_told(page: Page, *event: Any) -> None:
-    """That this happened; a state without its reason."""
+    """Wait until the client reported this event; a state without its reason."""
     page.wait_for_function(
         "event => told.some(one => event.every((word, i) => one[i] === word))", arg=list(event)
     )
@@ -55,7 +55,7 @@ def expect_watching(page: Page) -> None:
 # Close codes
 
 
-def test_the_table_of_close_codes_is_obeyed(visit: Visit) -> None:
+def test_retries_follow_the_table_of_close_codes(visit: Visit) -> None:
     page = visit("/tests/client.html")
     page.wait_for_function("'enter' in window")
     delays = page.evaluate(
@@ -63,12 +63,12 @@ def test_the_table_of_close_codes_is_obeyed(visit: Visit) -> None:
         [int(code) for code in CLOSE_CODES] + [1006],
     )
     expected = {"at once": [0, 500], "with backoff": [250, 500]}
-    # `mesh` is never asked for another token by a close code, and so does not try again.
+    # No close code makes a `mesh` client get a new token, so "new token" means no retry here.
     assert delays == [
         *(expected.get(meaning.reconnect, [None, None]) for meaning in CLOSE_CODES.values()),
         [250, 500],
     ]
-    # Attempts spread out, and one begins at least every five seconds.
+    # Retries are jittered, and start at least every five seconds.
     delays = page.evaluate(
         """() => [0, 1, 2, 3, 50].map(
             n => [retryDelay(1011, n, () => 0), retryDelay(1011, n, () => 1)])"""
@@ -77,7 +77,7 @@ def test_the_table_of_close_codes_is_obeyed(visit: Visit) -> None:
 
 
 def pass_through(page: Page) -> list[WebSocketRoute]:
-    """The page's sockets as it opens them, so that a test can close them."""
+    """The page's sockets as it opens them, so that the test can close them."""
     sockets: list[WebSocketRoute] = []
 
     def route(socket: WebSocketRoute) -> None:
@@ -88,7 +88,7 @@ def pass_through(page: Page) -> list[WebSocketRoute]:
     return sockets
 
 
-def test_a_final_close_is_not_retried_and_a_lost_connection_is(visit: Visit) -> None:
+def test_only_lost_connections_are_retried(visit: Visit) -> None:
     page = visit("/tests/client.html")
     page.clock.install()
     sockets = pass_through(page)
@@ -105,7 +105,7 @@ def test_a_final_close_is_not_retried_and_a_lost_connection_is(visit: Visit) -> 
     assert len(sockets) == 2
 
 
-def test_a_first_attempt_that_fails_is_told_and_not_retried(visit: Visit) -> None:
+def test_a_failed_first_attempt_is_reported_and_not_retried(visit: Visit) -> None:
     page = visit("/tests/client.html")
     sockets = pass_through(page)
     enter_again(page, "taken", "Ada", clientId="one")
@@ -122,13 +122,13 @@ def test_a_first_attempt_that_fails_is_told_and_not_retried(visit: Visit) -> Non
     assert len(sockets) == 1
 
 
-def test_who_comes_back_to_a_taken_id_goes_on_with_another(visit: Visit) -> None:
+def test_a_client_takes_a_new_id_if_its_own_was_taken_meanwhile(visit: Visit) -> None:
     page = visit("/tests/client.html")
     page.clock.install()
     sockets = pass_through(page)
     enter_again(page, "mine", "Ada", clientId="one", token="mine")
     page.clock.pause_at(page.evaluate("Date.now() / 1000") + 1)
-    # The server keeps no place for it, as after 1011.
+    # The server keeps no session for it, as after 1011.
     sockets[0].close(code=1013, reason="Reads too slowly")
     expect_told(page, "state", "waiting", "Reads too slowly")
     other = visit("/tests/client.html")
@@ -138,8 +138,8 @@ def test_who_comes_back_to_a_taken_id_goes_on_with_another(visit: Visit) -> None
     assert page.evaluate("room.me.id") != "one"
     assert page.evaluate("[...room.peers.keys()]") == ["one"]
     expect_told(other, "peer", "Ada")
-    assert len(sockets) == 3  # lost, refused, and the fresh one
-    # It keeps that one.
+    assert len(sockets) == 3  # lost, refused, and the new one
+    # The new id is kept.
     sockets[2].close(code=1011, reason="No sign of life")
     mine = page.evaluate("room.me.id")
     page.clock.run_for(1000)
@@ -147,7 +147,7 @@ def test_who_comes_back_to_a_taken_id_goes_on_with_another(visit: Visit) -> None
     assert page.evaluate("room.me.id") == mine
 
 
-def test_nobody_tries_one_id_after_the_other(visit: Visit) -> None:
+def test_a_client_gives_up_if_its_second_id_is_taken(visit: Visit) -> None:
     page = visit("/tests/client.html")
     page.clock.install()
     sockets: list[WebSocketRoute] = []
@@ -187,7 +187,7 @@ def test_a_quiet_room_stays_connected(visit: Visit) -> None:
     assert len(sockets) == 1
 
 
-def test_a_silent_server_is_taken_for_gone(visit: Visit, visitors: Visitors) -> None:
+def test_the_client_reconnects_if_the_server_is_silent(visit: Visit, visitors: Visitors) -> None:
     visitors.tolerate("closed before the connection is established")
     page = visit("/tests/client.html")
     page.clock.install()
@@ -202,7 +202,7 @@ def test_a_silent_server_is_taken_for_gone(visit: Visit, visitors: Visitors) -> 
     silent = True
     page.clock.run_for(45_000)
     expect_told(page, "state", "waiting", "No sign of life")
-    # An attempt that is not answered ends as well.
+    # An attempt without an answer times out, too.
     page.clock.run_for(11_000)
     expect_told(page, "state", "waiting", "No answer")
     silent = False
@@ -213,12 +213,12 @@ def test_a_silent_server_is_taken_for_gone(visit: Visit, visitors: Visitors) -> 
 # Rooms
 
 
-def test_who_is_here_who_is_live_and_what_they_say(visit: Visit) -> None:
+def test_peers_broadcasts_and_messages_are_reported(visit: Visit) -> None:
     ada = enter(visit, "people", "Ada")
     bob = enter(visit, "people", "Bob")
     expect_told(ada, "peer", "Bob")
     assert bob.evaluate("[...room.peers.values()].map(peer => peer.name)") == ["Ada"]
-    assert told(bob, "peer") == [["peer", "Ada"]]  # who was here first is told, too
+    assert told(bob, "peer") == [["peer", "Ada"]]  # peers that were there first are reported, too
     late = """() => {
         const late = [];
         room.on('peer', (peer) => late.push(peer.name));
@@ -255,7 +255,7 @@ def test_who_is_here_who_is_live_and_what_they_say(visit: Visit) -> None:
     assert told(ada, "error") == told(cyd, "error") == []
 
 
-def test_a_listener_that_throws_or_is_gone_disturbs_nobody(
+def test_listeners_that_throw_or_are_removed_affect_no_others(
     visit: Visit, visitors: Visitors
 ) -> None:
     ada = enter(visit, "throws", "Ada")
@@ -275,7 +275,7 @@ def test_a_listener_that_throws_or_is_gone_disturbs_nobody(
     visitors.complaints.clear()
 
 
-def test_a_token_is_asked_for_at_each_connection(visit: Visit) -> None:
+def test_every_connection_gets_a_new_token(visit: Visit) -> None:
     page = visit("/tests/client.html")
     sockets = pass_through(page)
     page.wait_for_function("'enter' in window")
@@ -294,7 +294,7 @@ def test_a_token_is_asked_for_at_each_connection(visit: Visit) -> None:
     page.wait_for_function("hellos.includes('token 2')")
 
 
-def test_a_page_that_is_loaded_again_takes_its_place(visit: Visit) -> None:
+def test_a_reloaded_page_replaces_its_peer(visit: Visit) -> None:
     ada, bob = enter(visit, "reload", "Ada"), enter(visit, "reload", "Bob", clientId="bob")
     publish(ada)
     expect_watching(bob)
@@ -309,10 +309,10 @@ def test_a_page_that_is_loaded_again_takes_its_place(visit: Visit) -> None:
     assert told(ada, "left") == []
 
 
-# Sound and picture
+# Audio and video
 
 
-def test_another_stream_replaces_the_tracks_without_another_offer(visit: Visit) -> None:
+def test_publishing_another_stream_replaces_tracks_without_an_offer(visit: Visit) -> None:
     ada = visit("/tests/client.html", sound=True)
     enter_again(ada, "switch", "Ada")
     bob = enter(visit, "switch", "Bob")
@@ -342,7 +342,7 @@ def test_another_stream_replaces_the_tracks_without_another_offer(visit: Visit) 
     assert told(bob, "stream") == [["stream", "Ada", "camera"]]
 
 
-# Something that no camera shows, and whether a page sees it.
+# A picture that no camera shows, and whether a page sees it.
 RED = """() => {
     const canvas = document.createElement('canvas');
     const context = canvas.getContext('2d');
@@ -360,7 +360,7 @@ SEES_RED = """() => {
 }"""
 
 
-def test_who_reloads_its_page_or_switches_cameras_is_seen_again_at_once(visit: Visit) -> None:
+def test_video_is_back_quickly_after_a_reload_or_a_camera_switch(visit: Visit) -> None:
     ada, bob = enter(visit, "quick", "Ada", clientId="ada"), enter(visit, "quick", "Bob")
     publish(ada)
     expect_watching(bob)
@@ -380,7 +380,7 @@ def test_who_reloads_its_page_or_switches_cameras_is_seen_again_at_once(visit: V
 
 
 class Glare:
-    """Holds back what two pages send to negotiate, until both have: then it goes out at once."""
+    """Holds back the offers of two pages until both have made one, and then sends both at once."""
 
     def __init__(self) -> None:
         self.held: dict[int, Callable[[], None]] = {}
@@ -408,7 +408,7 @@ class Glare:
             self.held.clear()
 
 
-def test_both_show_and_hide_a_screen_beside_the_camera_at_the_same_moment_fifty_times(
+def test_fifty_simultaneous_screen_shares_and_stops_resolve(
     visit: Visit,
 ) -> None:
     glare = Glare()
@@ -437,12 +437,12 @@ def test_both_show_and_hide_a_screen_beside_the_camera_at_the_same_moment_fifty_
                 arg=shown,
             )
     assert glare.rounds == 51
-    # The first time nothing flowed yet, and the polite one began anew; never again.
+    # At first nothing flowed yet, and the polite peer made a new connection; never again.
     assert sorted(page.evaluate("connectionsMade") for page in pages) == [1, 2]
     for page in pages:
         expect_watching(page)
         assert told(page, "error") == told(page, "left") == told(page, "stopped") == []
-        # A screen has a line of its own in each offer, and one is enough for fifty of them.
+        # Each screen needs one media section, which all fifty shares reuse.
         lines = "() => [...room.peers.values()][0].connection.getTransceivers().length"
         assert page.evaluate(lines) == 3
         page.evaluate("() => { room.publish(both[1], { name: 'screen' }); }")
@@ -451,8 +451,8 @@ def test_both_show_and_hide_a_screen_beside_the_camera_at_the_same_moment_fifty_
 
 
 @pytest.mark.parametrize("polite", [True, False])
-def test_a_page_may_publish_at_the_moment_an_offer_comes(visit: Visit, polite: bool) -> None:
-    """Its own offer is not made yet then, and need not be."""
+def test_a_page_may_publish_while_an_offer_arrives(visit: Visit, polite: bool) -> None:
+    """The page has not made an offer of its own then, and need not make one."""
     bob = visit("/tests/client.html")
     bob.wait_for_function("'enter' in window")
     bob.evaluate(
@@ -474,7 +474,7 @@ def test_a_page_may_publish_at_the_moment_an_offer_comes(visit: Visit, polite: b
     assert bob.evaluate("requests") == 0
 
 
-def test_the_connection_finds_another_way_when_it_fails(visit: Visit) -> None:
+def test_ice_restarts_when_the_connection_fails(visit: Visit) -> None:
     ada, bob = enter(visit, "restart", "Ada"), enter(visit, "restart", "Bob")
     keep = """() => {
         window.connections = [];
@@ -485,7 +485,7 @@ def test_the_connection_finds_another_way_when_it_fails(visit: Visit) -> None:
     ada.evaluate(keep)
     publish(ada)
     expect_watching(bob)
-    # What the browser does when ICE has failed, without the half minute until it has.
+    # Do what the browser does when ICE has failed, without waiting half a minute for that.
     credentials = "connections[0].localDescription.sdp.match(/ice-ufrag:(.*)/)[1]"
     before = ada.evaluate(credentials)
     ada.evaluate(
@@ -504,7 +504,7 @@ def test_the_connection_finds_another_way_when_it_fails(visit: Visit) -> None:
     assert bob.evaluate("connectionsMade") == 1
 
 
-def test_signals_that_were_lost_are_said_again(visit: Visit) -> None:
+def test_lost_signals_are_sent_again(visit: Visit) -> None:
     lost: list[str] = []
 
     def lose(socket: WebSocketRoute) -> None:
@@ -521,7 +521,7 @@ def test_signals_that_were_lost_are_said_again(visit: Visit) -> None:
         socket.on_message(pass_on)
 
     pages = []
-    for name in ("Bob", "Ada"):  # of two, the one with the lesser id is polite
+    for name in ("Bob", "Ada"):  # of two peers, the one with the lesser id is polite
         page = visit("/tests/client.html")
         page.clock.install()
         page.route_web_socket("**/ws/*", lose)
@@ -538,21 +538,21 @@ def test_signals_that_were_lost_are_said_again(visit: Visit) -> None:
 
 
 def say_again(page: Page, lost: list[str], signal: str) -> None:
-    """Once it was lost, let the time pass after which the page that waits repeats itself."""
+    """Once the signal is lost, let the time pass after which the waiting page sends again."""
     wait_until(page, lambda: signal in lost)
     page.clock.run_for(3000)
 
 
 def wait_until(page: Page, happened: Callable[[], bool]) -> None:
-    """Let the routes of the page run until this has happened."""
+    """Run the routes of the page until this has happened."""
     deadline = time.monotonic() + PATIENCE / 1000
     while not happened():
         assert time.monotonic() < deadline
         page.wait_for_timeout(10)
 
 
-def test_a_pair_whose_ends_know_different_connections_begins_anew(visit: Visit) -> None:
-    """Dan comes back while Bob's answer is on its way, and both have made new connections since."""
+def test_a_pair_with_mismatched_connections_starts_over(visit: Visit) -> None:
+    """Dan reconnects while Bob's answer is on its way, and both have made new connections since."""
     held: list[tuple[str, Callable[[], None]]] = []
     holding = False
 
@@ -591,8 +591,8 @@ def test_a_pair_whose_ends_know_different_connections_begins_anew(visit: Visit) 
         expect_watching(page)
 
 
-def test_who_is_live_again_after_long_is_seen_again(visit: Visit) -> None:
-    """The media never ceased; only the server, and so the other one, thought so."""
+def test_a_peer_that_is_live_again_is_seen_again(visit: Visit) -> None:
+    """The media never stopped; only the server, and therefore the other peer, assumed so."""
     sockets: list[WebSocketRoute] = []
     held: list[Callable[[], None]] = []
 
@@ -614,7 +614,7 @@ def test_who_is_live_again_after_long_is_seen_again(visit: Visit) -> None:
     bob = enter(visit, "again", "Bob")
     publish(ada)
     expect_watching(bob)
-    sockets[0].close(code=1013)  # the server keeps no place for it
+    sockets[0].close(code=1013)  # the server keeps no session for it
     expect_told(bob, "stopped", "Ada")
     assert bob.evaluate("peer('Ada').stream") is None
     wait_until(ada, lambda: bool(held))
@@ -638,12 +638,12 @@ def open_mesh(
 
 
 def lose_server(page: Page, sockets: list[WebSocketRoute]) -> None:
-    """Until the page's clock runs on, it does not connect again."""
-    sockets[-1].close(code=1013)  # it keeps no place for the page
+    """Close the page's socket; it does not reconnect until its clock runs."""
+    sockets[-1].close(code=1013)  # the server keeps no session for the page
     expect_told(page, "state", "waiting")
 
 
-def test_a_room_that_a_listener_leaves_is_over(visit: Visit, server: Server) -> None:
+def test_a_listener_may_leave_the_room(visit: Visit, server: Server) -> None:
     page = visit("/tests/client.html")
     page.clock.install()
     sockets = pass_through(page)
@@ -660,7 +660,7 @@ def test_a_room_that_a_listener_leaves_is_over(visit: Visit, server: Server) -> 
     assert page.evaluate("connectionsMade") == 1
 
 
-def test_a_peer_that_comes_back_may_have_another_name(visit: Visit, server: Server) -> None:
+def test_a_peer_may_return_with_another_name(visit: Visit, server: Server) -> None:
     page = visit("/tests/client.html")
     page.clock.install()
     sockets = pass_through(page)
@@ -721,14 +721,14 @@ PLAIN_CLIENT = """async (room) => {
 }"""
 
 
-def test_candidates_may_come_first_and_the_other_client_may_be_a_plain_one(visit: Visit) -> None:
+def test_a_plain_client_that_sends_candidates_first_is_served(visit: Visit) -> None:
     ada = enter(visit, "plain", "Ada")
     ada.evaluate("async () => room.publish(await display(), { name: 'screen' })")
     plain = visit("/tests/client.html")
     plain.evaluate(PLAIN_CLIENT, "plain")
     expect_watching(plain)
     expect_told(ada, "connection", "Plain", "connected")
-    # Of several streams it sees one: the camera, or else the oldest.
+    # It sees one of several streams: the camera, or else the oldest.
     assert not plain.evaluate(SEES_RED)
     ada.evaluate(RED)
     plain.wait_for_function(SEES_RED)
@@ -754,7 +754,7 @@ SEND_MEGABYTE = """async (name) => {
 
 
 def measured(page: Page, peer: str, way: str) -> bool:
-    """Whether the page knows all that there is to know of the peer's picture."""
+    """Whether the page has complete statistics of the peer's video."""
     rows = """async ([name, way]) => {
         const { roundTripTime, relayed, ...rows } = await peer(name).stats();
         return rows[way].filter((row) => row.kind === 'video' && row.codec === 'VP9'
@@ -763,13 +763,13 @@ def measured(page: Page, peer: str, way: str) -> bool:
     return bool(page.evaluate(rows, [peer, way]) == ["camera"])
 
 
-def test_a_pair_measures_itself_hears_who_speaks_and_carries_data(visit: Visit) -> None:
+def test_statistics_speakers_and_data_channels(visit: Visit) -> None:
     ada, bob = (visit("/tests/client.html", sound=name == "Ada") for name in ("Ada", "Bob"))
     for page, name in ((ada, "Ada"), (bob, "Bob")):
-        # Of two, the one with the lesser id is polite.
+        # Of two peers, the one with the lesser id is polite.
         enter_again(page, "data", name, clientId=name, iceServers=[{"urls": "stun:127.0.0.1:9"}])
         page.evaluate(SERVE_DATA)
-    ada.evaluate(  # a channel that comes too late for the first offer
+    ada.evaluate(  # a channel that is too late for the first offer
         """() => {
             const stop = room.on('connection', ({ connection }) => {
                 const open = () => { peer('Bob').channel('early').send('!'); };
@@ -807,7 +807,7 @@ def test_a_pair_measures_itself_hears_who_speaks_and_carries_data(visit: Visit) 
         receiver.wait_for_function("name => carried[name]?.bytes === 1 << 20", arg=name)
         assert receiver.evaluate("name => carried[name].sum", name) == sum(range(16))
     at_once = time.time() * 1000 + 500
-    for page in (ada, bob):  # at the same moment: they have the two ends of one
+    for page in (ada, bob):  # at the same moment: both open the two ends of one channel
         page.evaluate(
             """(moment) => setTimeout(() => {
                 window.both = [...room.peers.values()][0].channel('both');
@@ -822,7 +822,7 @@ def test_a_pair_measures_itself_hears_who_speaks_and_carries_data(visit: Visit) 
     for page in (ada, bob):
         expect_told(page, "both", "second")
         assert told(page, "both") == [["both", "first"], ["both", "second"]]
-    # Another page takes Bob's place, and who opened the channel opens it again.
+    # Another page replaces Bob's, and the page that opened the channel opens it again.
     bob = visit("/tests/client.html")
     enter_again(bob, "data", "Bob", clientId="Bob")
     bob.evaluate(SERVE_DATA)
@@ -839,7 +839,7 @@ def test_a_pair_measures_itself_hears_who_speaks_and_carries_data(visit: Visit) 
         assert told(page, "error") == []
 
 
-# What a media server does with an offer of layers: it takes all of them.
+# A media server that accepts all layers of an offer.
 TAKES_LAYERS = """async (room) => {
     const socket = new WebSocket(`ws://${location.host}/ws/${room}`);
     const send = (message) => socket.send(JSON.stringify(message));
@@ -863,7 +863,7 @@ TAKES_LAYERS = """async (room) => {
 }"""
 
 
-def test_layers_of_simulcast_are_sent_to_who_takes_them(visit: Visit) -> None:
+def test_simulcast_layers_are_sent_to_peers_that_accept_them(visit: Visit) -> None:
     ada, sfu = enter(visit, "layers", "Ada"), visit("/tests/client.html")
     sfu.evaluate(TAKES_LAYERS, "layers")
     expect_told(ada, "peer", "Layers")
@@ -902,14 +902,14 @@ def test_without_media_there_are_no_peer_connections(visit: Visit) -> None:
     assert bob.evaluate("connectionsMade") == 0
 
 
-def test_names_are_as_they_were_said(visit: Visit) -> None:
+def test_names_are_not_changed(visit: Visit) -> None:
     ada = enter(visit, "names", "<b>Ada</b>")
     bob = enter(visit, "names", "Bob")
     assert bob.evaluate("[...room.peers.values()][0].name") == "<b>Ada</b>"
     expect(ada.locator("b")).to_have_count(0)
 
 
-def test_the_server_may_be_named_in_several_ways(visit: Visit) -> None:
+def test_the_server_may_be_given_in_several_ways(visit: Visit) -> None:
     page = visit("/tests/client.html")
     page.wait_for_function("'enter' in window")
     for base in ("location.origin", "'/'", "`ws://${location.host}/?x#y`"):

@@ -1,4 +1,4 @@
-"""PeerJS and y-webrtc as npm has them, in Chromium, on three replicas that Redis joins."""
+"""PeerJS and y-webrtc from npm, in Chromium, on three replicas that share a Redis."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from playwright.sync_api import Browser, Page
 from tests.browser.test_package import npm
 from tests.browser.visitors import HERE, Server, Visitors
 
-#: What a page has of these: `Peer`, `Y` and `WebrtcProvider`.
+#: What a page uses of these: `Peer`, `Y` and `WebrtcProvider`.
 ENTRY = """
 export { Peer } from 'peerjs';
 export * as Y from 'yjs';
 export { WebrtcProvider } from 'y-webrtc';
 """
 
-# What happens to a peer is noted in `log`, and what it is sent in `heard`.
+# `log` has the events of a peer, and `heard` what it received.
 MAKE_PEER = """([port, id, token]) => {
     const peer = window.peer = new ecosystems.Peer(id, {
         host: '127.0.0.1', port, path: '/some/where', token, config: {}, debug: 0,
@@ -51,14 +51,14 @@ MAKE_PEER = """([port, id, token]) => {
     window.ring = id => show(peer.call(id, canvas.captureStream(15)));
     peer.on('call', call => { show(call); call.answer(canvas.captureStream(15)); });
 }"""
-# The pictures that have come in a call.
+# The frames received in a call.
 DECODED = """async id => {
     let frames = 0;
     for (const stats of (await calls[id]?.peerConnection?.getStats() ?? new Map()).values())
         frames += stats.framesDecoded ?? 0;
     return frames;
 }"""
-# The client has no setting for it: a load balancer would bring it elsewhere.
+# The client has no setting for the server: behind a load balancer it would get another replica.
 MOVE = "port => { peer.socket._baseUrl = peer.socket._baseUrl.replace(/:\\d+/, `:${port}`); }"
 LOGGED = "([entry, times]) => log.filter(each => each === entry).length >= times"
 
@@ -74,7 +74,7 @@ EDIT = """([port, password]) => {
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """All of them in one script."""
+    """All packages in one script."""
     folder = Path(tmp_path_factory.mktemp("ecosystems"))
     for name in ("package.json", "package-lock.json"):
         (folder / name).write_text((HERE / name).read_text())
@@ -83,7 +83,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> str:
     command = [f"{folder}/node_modules/.bin/esbuild", "entry.js", "--bundle"]
     command += ["--format=iife", "--global-name=ecosystems", "--define:global=window"]
     made = subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True)
-    # An `eval` is a scope of its own.
+    # Each `eval` has a scope of its own.
     script: str = made.stdout.replace("var ecosystems =", "window.ecosystems =", 1)
     return script + "; 0"
 
@@ -124,15 +124,15 @@ def expect_heard(page: Page, wanted: Any) -> None:
 
 
 def see(page: Page, id_: str) -> None:
-    """Wait until new pictures come in the call with a peer."""
+    """Wait until new frames of the call with a peer arrive."""
     known = page.evaluate(DECODED, id_)
     page.wait_for_function(
         f"async ([id, known]) => await ({DECODED})(id) > known", arg=[id_, known]
     )
 
 
-def test_peers_of_the_npm_package_connect(pages: list[Page], replicas: list[Server]) -> None:
-    """Across replicas, with one who comes late, one that is not there, and a replica that dies."""
+def test_peerjs_clients_connect(pages: list[Page], replicas: list[Server]) -> None:
+    """Across replicas, with a late peer, an absent one, and a replica that dies."""
     ann, bob, eve = pages
     one, two, three = replicas
     open_peer(ann, one, "ann", "a")
@@ -148,7 +148,7 @@ def test_peers_of_the_npm_package_connect(pages: list[Page], replicas: list[Serv
         text = f'"over {serialization}"'
         ann.evaluate("text => links.bob.send(JSON.parse(text))", text)
         if serialization == "raw":
-            continue  # what comes is of another kind
+            continue  # it arrives as another type
         expect_heard(bob, text)
     ann.evaluate("ring('bob')")
     see(ann, "bob")
@@ -163,14 +163,14 @@ def test_peers_of_the_npm_package_connect(pages: list[Page], replicas: list[Serv
         eve.evaluate("id => link(id)", id_)
         wait(eve, f"linked {id_}")
         wait(page, "linked eve")
-    # A cut socket: media go on, and the id is got back, here on the other replica.
+    # A cut socket: media continue, and the peer gets its id back, here on the other replica.
     bob.evaluate("peer.disconnect()")
     wait(bob, "disconnected")
     bob.evaluate(MOVE, one.port)
     bob.evaluate("peer.reconnect()")
     wait(bob, "open", 2)
     ann.evaluate("links.bob.send('still')")
-    # A replica is killed, and comes back.
+    # A replica is killed and restarted.
     one.kill()
     wait(ann, "disconnected")
     ann.wait_for_function("() => links.bob.open")
@@ -182,14 +182,14 @@ def test_peers_of_the_npm_package_connect(pages: list[Page], replicas: list[Serv
     assert ann.evaluate("log.filter(each => each.startsWith('closed')).length") == 0
 
 
-def test_two_edit_one_document(pages: list[Page], replicas: list[Server]) -> None:
-    """Of y-webrtc, over two replicas, with a password: the server sees no content."""
+def test_two_users_of_y_webrtc_edit_one_document(pages: list[Page], replicas: list[Server]) -> None:
+    """Over two replicas, with a password: the server sees no content."""
     ann, bob, _ = pages
     sent: list[bytes | str] = []
     for page, server in ((ann, replicas[0]), (bob, replicas[1])):
         page.on("websocket", lambda socket: socket.on("framesent", lambda text: sent.append(text)))
         page.evaluate(EDIT, [server.port, "secret"])
-        # Two that announce themselves at the same moment call each other, which may fail there.
+        # Two that announce themselves at once call each other, which may fail in y-webrtc.
         page.wait_for_function("() => provider.signalingConns[0]?.connected")
     ann.evaluate("() => { sheet.insert(0, 'hello '); }")
     bob.evaluate("() => { sheet.insert(0, 'world'); }")
@@ -197,4 +197,4 @@ def test_two_edit_one_document(pages: list[Page], replicas: list[Server]) -> Non
         page.wait_for_function("() => ['hello world', 'worldhello '].includes(sheet.toString())")
     assert ann.evaluate("sheet.toString()") == bob.evaluate("sheet.toString()")
     published = [message for text in sent if (message := json.loads(text))["type"] == "publish"]
-    assert {type(message["data"]) for message in published} == {str}  # else an object
+    assert {type(message["data"]) for message in published} == {str}  # encrypted

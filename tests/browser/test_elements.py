@@ -1,4 +1,4 @@
-"""The elements in a page of another site, and the pages where the server wants a token."""
+"""The elements in a page of another site, and the pages when the server requires a token."""
 
 from __future__ import annotations
 
@@ -47,14 +47,14 @@ def test_elements_in_a_page_of_another_site(visit: Callable[..., Page], server: 
     expect_playing(page.get_by_label("Video of Ada"))
     assert page.evaluate("document.querySelector('trio-watch').state") == "live"
     expect_accessible(page, "light")
-    # What a page sets is watched anew.
+    # Another room is watched as soon as the page sets it.
     page.evaluate("document.querySelector('trio-watch').setAttribute('room', 'elsewhere')")
     expect(states.get_by_role("status").first).to_contain_text("will begin soon")
 
 
 @pytest.fixture
 def guarded(tmp_path: Path) -> Iterator[Server]:
-    """A server that wants tokens, and has a login."""
+    """A server with tokens and a login."""
     users = tmp_path / "users.json"
     write_users(users, {"ann": User(hash_password(PASSWORD), name="Ann")})
     server = Server(
@@ -65,11 +65,13 @@ def guarded(tmp_path: Path) -> Iterator[Server]:
     assert server.stop() == 0
 
 
-def test_where_the_server_wants_a_token(guarded: Server, browser: Browser) -> None:
-    """By a login, by a link, and by a field; and what is not let in is told why."""
+def test_pages_ask_for_a_token_if_the_server_requires_one(
+    guarded: Server, browser: Browser
+) -> None:
+    """By a login, a link and a field; each refusal is explained."""
     visitors = Visitors(guarded)
-    visitors.tolerate("401")  # the browser says so itself, of a wrong password
-    visitors.tolerate("403")  # and of who may not announce
+    visitors.tolerate("401")  # Chromium logs a wrong password
+    visitors.tolerate("403")  # and a user who may not announce
     watcher, ada, dev, caller = (visitors.page(browser) for _ in range(4))
 
     watcher.goto("/demo/watch?room=guarded")
@@ -117,7 +119,7 @@ def test_where_the_server_wants_a_token(guarded: Server, browser: Browser) -> No
     dev.get_by_role("button", name="Inspect").click()
     expect(dev.get_by_role("heading", name="guarded")).to_be_visible()
 
-    dev.goto("/demo/announcements")  # the token is this tab's by now
+    dev.goto("/demo/announcements")  # the tab keeps its token
     expect(dev.get_by_text("Your token is not a creator’s")).to_be_visible()
     expect(dev.locator("#me")).to_have_text("Ada")
     creator = make_token(sub="boss", name="Boss", creator=True)
@@ -130,8 +132,8 @@ def test_where_the_server_wants_a_token(guarded: Server, browser: Browser) -> No
     assert visitors.complaints == []
 
 
-def test_a_phone_comes_by_the_code(browser: Browser) -> None:
-    """`serve --share`, for a browser that has taken the certificate."""
+def test_a_phone_can_join_by_the_qr_code(browser: Browser) -> None:
+    """`serve --share`, in a browser that has accepted the certificate."""
     try:
         host = find_address()
     except ConfigError:

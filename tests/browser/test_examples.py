@@ -1,4 +1,4 @@
-"""The examples of the Python client, as they are typed, beside a browser."""
+"""The documented examples of the Python client, together with a browser."""
 
 import subprocess
 import sys
@@ -25,11 +25,11 @@ def running(name: str, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
             process.kill()
 
 
-def test_a_browser_is_recorded_and_plays_what_python_publishes(
+def test_a_browser_is_recorded_and_plays_pythons_stream(
     visit: Callable[..., Page], server: Server, tmp_path: Path
 ) -> None:
     path = tmp_path / "talk.mp4"
-    # One recorder comes before the browser is live; the other example comes after.
+    # One recorder starts before the browser is live, the other example afterwards.
     with running("record", server.url, "examples", str(path)) as recorder:
         page = visit("/tests/client.html", sound=True)
         enter_again(page, "examples", "Ada")

@@ -17,7 +17,7 @@ from tests.browser.visitors import PATIENCE, Server, expect_all_playing
 Visit = Callable[..., Page]
 
 ROUNDS = 5
-# For both browsers: enters, publishes a picture for camera and screen, and keeps what it sees.
+# For both browsers: enters, publishes a camera and a screen, and keeps what it sees.
 ENTER = """(async () => {
     const client = await import('/client/trio-signal.js');
     const picture = () => {
@@ -66,7 +66,7 @@ def firefox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Firefox]:
         assert firefox.complaints == []
 
 
-def test_firefox_and_chromium_show_each_other_camera_and_screen(
+def test_firefox_and_chromium_see_each_others_camera_and_screen(
     server: Server, visit: Visit, firefox: Firefox
 ) -> None:
     fox, chrome = firefox.open(f"{server.url}/client/trio-signal.js"), visit("/healthz")
@@ -96,7 +96,7 @@ def test_firefox_and_chromium_show_each_other_camera_and_screen(
     for page in (fox, chrome):
         rows = "camera VP8,screen VP8"
         deadline = time.monotonic() + PATIENCE / 1000
-        # Not known yet where all packets so far that Firefox names were for mending.
+        # Still unknown if all packets that Firefox has counted so far were retransmissions.
         while (measured := page.evaluate(MEASURE)) != [True, rows, rows]:
             assert time.monotonic() < deadline, measured
             time.sleep(0.2)
@@ -105,7 +105,7 @@ def test_firefox_and_chromium_show_each_other_camera_and_screen(
     fox.close()
 
 
-# In the pages, which the keyboard of BiDi need not reach.
+# Scripts for the pages, since BiDi's keyboard is not needed here.
 JOIN = """(() => {
     const { shadowRoot } = document.querySelector('trio-call');
     const form = shadowRoot.querySelector('#join');

@@ -1,4 +1,4 @@
-"""The `live` dialect with the client that its family has: who listens never offers."""
+"""The `live` dialect with its usual client, in which listeners never make offers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from playwright.sync_api import Page, expect
 from tests.browser.visitors import crash_tab, expect_playing
 
 
-def test_listeners_that_came_early_and_late_see_who_is_live(visit: Callable[..., Page]) -> None:
+def test_early_and_late_listeners_see_who_is_live(visit: Callable[..., Page]) -> None:
     room = "/tests/live.html?room=lobby"
     early = visit(f"{room}&user=bob")
     expect(early.locator("#state")).to_have_text("joined")

@@ -1,4 +1,4 @@
-"""Pages of other origins: one that is named may act for its user, and any other may not."""
+"""Pages of other origins: an allowed one may act for its user, and others may not."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.tokens import SECRET, make_token
 
 NAMED, OTHER = ELSEWHERE, "http://elsewhere.test:8081"
 
-# What a client does that is at home elsewhere: calls with credentials, then a WebSocket.
+# A client on another site: calls with credentials, then a WebSocket.
 JOIN = """async ([server, room]) => {
     const call = (path, options) => fetch(server + path, { credentials: 'include', ...options });
     const me = await (await call('/auth/me')).json();
@@ -48,7 +48,7 @@ ATTACK = """async (server) => {
 
 @pytest.fixture(scope="module")
 def guarded() -> Iterator[Server]:
-    """A server with tokens, whose users are at home on another origin."""
+    """A server with tokens whose pages are on another origin."""
     server = Server(
         environment={
             "TRIO_SIGNAL_JWT_SECRET": SECRET,
@@ -63,7 +63,7 @@ def guarded() -> Iterator[Server]:
 
 @pytest.fixture
 def visit(guarded: Server, browser: Browser) -> Iterator[Callable[[str], Page]]:
-    """`visit(origin)` opens an empty page there, of somebody who is logged in to the server."""
+    """`visit(origin)` opens an empty page there, for a user who is logged in to the server."""
     visitors = Visitors(guarded)
 
     def visit(origin: str) -> Page:
@@ -82,7 +82,7 @@ def visit(guarded: Server, browser: Browser) -> Iterator[Callable[[str], Page]]:
     visitors.close()
 
 
-def test_a_page_of_a_named_origin_joins_with_its_users_cookie(
+def test_a_page_of_an_allowed_origin_joins_with_its_users_cookie(
     guarded: Server, visit: Callable[[str], Page]
 ) -> None:
     page = visit(NAMED)
@@ -96,4 +96,4 @@ def test_a_page_of_another_origin_locks_nobody_out(
     page = visit(NAMED)
     assert page.evaluate(JOIN, [guarded.url, "r"]) == ["ann", "success", "room_state"]
     status = "async (server) => (await fetch(`${server}/auth/me?token=x`)).status"
-    assert page.evaluate(status, guarded.url) == 401  # and not 429: nothing was counted before
+    assert page.evaluate(status, guarded.url) == 401  # and not 429: no earlier attempt was counted

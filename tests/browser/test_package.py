@@ -1,4 +1,4 @@
-"""The client as a package of npm, and the code of the tutorial, in a browser."""
+"""The client as an npm package, and the tutorial's code, in a browser."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def npm(*arguments: str, folder: Path, offline: bool = True) -> str:
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder that `npm install` made of what `npm pack` packed."""
+    """The folder in which `npm install` has installed what `npm pack` made."""
     folder = Path(tmp_path_factory.mktemp("npm"))
     npm("pack", "--pack-destination", str(folder), folder=PACKAGE)
     (tarball,) = folder.glob("*.tgz")
@@ -72,7 +72,7 @@ def test_the_installed_package_joins_a_room(installed: Path, visit: Visit) -> No
 
 
 def visit_elsewhere(server: Server, visit: Visit, code: str) -> Page:
-    """A page of another origin, with `code` for the server of the test."""
+    """A page of another origin, with `code` changed to use the test's server."""
     body = code.replace("http://127.0.0.1:8000", server.url)
     page = visit("about:blank")
     page.route(f"{ELSEWHERE}/**", lambda route: route.fulfill(body=body, content_type="text/html"))
@@ -80,7 +80,7 @@ def visit_elsewhere(server: Server, visit: Visit, code: str) -> Page:
     return page
 
 
-def test_the_tutorial_is_a_call(server: Server, visit: Visit) -> None:
+def test_the_tutorial_makes_a_call(server: Server, visit: Visit) -> None:
     assert f"TRIO_SIGNAL_ALLOWED_ORIGINS={ELSEWHERE} make serve" in TUTORIAL
     (code,) = re.findall(r"^```html\n(.*?)^```", TUTORIAL, re.MULTILINE | re.DOTALL)
     assert len(code.splitlines()) <= 30
@@ -94,7 +94,7 @@ def test_the_tutorial_is_a_call(server: Server, visit: Visit) -> None:
         expect_all_playing(page, 2, "video")
 
 
-def test_the_lines_in_the_readme_are_a_call(server: Server, visit: Visit) -> None:
+def test_the_readme_example_makes_a_call(server: Server, visit: Visit) -> None:
     (code,) = re.findall(r"^```js\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
     code = code.replace("'/client/", f"'{server.url}/client/")
     code = code.replace("location.origin", f"'{server.url}'")
@@ -122,8 +122,8 @@ def test_a_call_with_chat_and_screen_is_a_short_page(server: Server, visit: Visi
     expect_all_playing(ada, 2, "video")
 
 
-def test_the_demo_of_the_site_is_a_broadcast(visit: Visit, tmp_path: Path) -> None:
-    """From a file, as the site may be read. Late joiners see it, and so does who was there."""
+def test_the_sites_demo_makes_a_broadcast(visit: Visit, tmp_path: Path) -> None:
+    """From a file, as the site may be read. Early and late viewers see it."""
     for name in ("index.html", "server.js", "demo.js"):
         (tmp_path / name).write_text((ROOT / "docs" / "demo" / name).read_text())
     client = (PACKAGE / "trio-signal.js").read_text()
@@ -142,7 +142,7 @@ def test_the_demo_of_the_site_is_a_broadcast(visit: Visit, tmp_path: Path) -> No
     expect_all_playing(page, 3, "video")
 
 
-def test_javascript_on_all_pages_can_be_read() -> None:
+def test_javascript_on_all_pages_is_valid() -> None:
     codes = [param.values[0] for param in blocks("js")]
     assert codes
     check = """

@@ -1,4 +1,4 @@
-"""All pages: small screens, keyboards, labels, nothing that jumps; and what `inspect` shows."""
+"""All pages: small screens, keyboards, labels and layout shifts; and what `inspect` shows."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def enter(page: Page, room: str, name: str = "Ada") -> None:
 
 
 @pytest.mark.parametrize("path", PAGES)
-def test_a_page_fits_a_narrow_screen_and_nothing_jumps(visit: Visit, path: str) -> None:
+def test_a_page_fits_a_narrow_screen_without_layout_shifts(visit: Visit, path: str) -> None:
     page = visit(path, viewport={"width": 360, "height": 740})
     assert page.evaluate(FITS)
     expect(page.get_by_role("heading", level=1)).to_have_count(1)
@@ -57,9 +57,9 @@ def test_a_page_fits_a_narrow_screen_and_nothing_jumps(visit: Visit, path: str) 
         expect(page.get_by_role("button", name="Join", exact=True)).to_be_focused()
 
 
-def test_the_first_page_leads_to_the_others(visit: Visit) -> None:
+def test_the_first_page_links_to_the_others(visit: Visit) -> None:
     page = visit("/")
-    expect(page.get_by_text("phone")).to_have_count(0)  # it cannot come: this is no https
+    expect(page.get_by_text("phone")).to_have_count(0)  # a phone needs https
     room = page.get_by_label("Room").input_value()
     page.get_by_role("button", name="Propose another name").click()
     proposed = page.get_by_label("Room").input_value()
@@ -108,7 +108,7 @@ def test_inspect_can_be_used_with_the_keyboard(visit: Visit) -> None:
     expect(page.get_by_label("Room")).to_be_focused()
 
 
-def test_a_room_that_cannot_be_joined_is_told_in_words(visit: Visit) -> None:
+def test_a_refused_join_is_explained(visit: Visit) -> None:
     page = visit("/demo/watch")
     page.route_web_socket(
         "**/ws/full", lambda socket: socket.close(code=4001, reason="Not allowed")
@@ -130,7 +130,7 @@ def test_a_room_that_cannot_be_joined_is_told_in_words(visit: Visit) -> None:
     expect_accessible(page)
 
 
-def test_inspect_shows_the_messages_as_they_come(visit: Visit) -> None:
+def test_inspect_shows_messages_as_they_arrive(visit: Visit) -> None:
     page, bob = visit("/demo/inspect"), visit("/demo/inspect")
     enter(page, "inspected")
     log = page.get_by_role("list", name="Messages")

@@ -1,4 +1,4 @@
-"""The pages' QR codes are those of another program, in each version and with each mask."""
+"""The pages' QR codes equal those of another program, in each version and with each mask."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from pathlib import Path
 import segno
 
 HERE = Path(__file__).parent
-#: As much as each version holds, from 1 to 10; what follows shorter texts, the other does its way.
+#: The capacity of versions 1 to 10; the other program pads shorter texts differently.
 FULL = (17, 32, 53, 78, 106, 134, 154, 192, 230, 271)
 LINK = "https://192.168.1.5:8000/demo/call?room=Müßiggang&more="
 TEXTS = [(LINK.encode() * 5)[:n].decode(errors="replace").replace("\ufffd", "?") for n in FULL]
 
 
-def test_codes_are_as_another_program_makes_them(tmp_path: Path) -> None:
+def test_codes_equal_those_of_another_program(tmp_path: Path) -> None:
     texts = [*TEXTS, "short", "x" * 272]
     command = ["node", str(HERE / "qr.mjs"), str(tmp_path), *texts]
     run = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)

@@ -1,4 +1,4 @@
-"""The example in React: its types are checked, it is built, and it is a call."""
+"""The React example: its types are checked, it is built, and it makes a call."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ Visit = Callable[..., Page]
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the example, with the package as it is now; the rest is installed only once."""
+    """A copy of the example with the current package; the rest is installed only once."""
     installed, lock = EXAMPLE / "node_modules", EXAMPLE / "package-lock.json"
     receipt = installed / ".package-lock.json"
     if not receipt.is_file() or receipt.stat().st_mtime < lock.stat().st_mtime:
@@ -52,11 +52,11 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(PACKAGE, folder / "node_modules" / "trio-signal")
     (folder / "src" / "backend.ts").write_text(BACKEND)
     npm("run", "check", folder=folder)
-    npm("run", "build", "--", "--minify=false", folder=folder)  # so React is in its strict mode
+    npm("run", "build", "--", "--minify=false", folder=folder)  # so that React uses strict mode
     return folder
 
 
-def test_the_example_is_a_call(built: Path, server: Server, visit: Visit) -> None:
+def test_the_example_makes_a_call(built: Path, server: Server, visit: Visit) -> None:
     code = (built / "call.js").read_text().replace("http://127.0.0.1:8000", server.url)
 
     def serve(route: Route) -> None:
@@ -72,7 +72,7 @@ def test_the_example_is_a_call(built: Path, server: Server, visit: Visit) -> Non
         page.goto(f"{ELSEWHERE}/?name={name}")
         pages[name] = page
     ada, bob = pages.values()
-    # In strict mode each has joined twice, and nobody sees two of them.
+    # In strict mode each peer has joined twice, and nobody sees a duplicate.
     expect(ada.locator("#here")).to_have_text("You, Bob")
     expect(bob.locator("#here")).to_have_text("You, Ada")
     for page in (ada, bob):

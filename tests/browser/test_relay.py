@@ -1,4 +1,4 @@
-"""Pages that may not reach each other but through a TURN server, with our credentials."""
+"""Pages that can only reach each other through a TURN server, with our credentials."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.browser.test_broadcast import broadcast, expect_watching, watch
 from tests.browser.visitors import Server, Visitors
 from tests.coturn import SECRET, run_coturn
 
-#: Before the page's own scripts: all its peer connections use relay candidates only.
+#: Runs before the page's own scripts: all peer connections use relay candidates only.
 RELAY_ONLY = """
 window.connections = [];
 window.RTCPeerConnection = class extends RTCPeerConnection {
@@ -22,7 +22,7 @@ window.RTCPeerConnection = class extends RTCPeerConnection {
   }
 };
 """
-#: The kind of the local candidate that each connection uses.
+#: The type of the local candidate that each connection uses.
 LOCAL_CANDIDATES = """
 Promise.all(connections.map(async (connection) => {
   const stats = await connection.getStats();

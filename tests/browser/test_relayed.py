@@ -1,4 +1,4 @@
-"""A broadcast that a media server brings to its later viewers: a real Janus, real pages."""
+"""A broadcast that a media server forwards to later viewers: a real Janus and real pages."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from tests.janus import SECRET, START, Janus, run_janus
 
 Visit = Callable[..., Page]
 
-#: Served by the broadcaster itself; and all viewers.
+#: Viewers served by the broadcaster itself, and all viewers.
 DIRECT, VIEWERS = (2, 4) if EFFORT == 1 else (4, 20)
-#: Seconds after which a handle must be gone; half of them are for a machine that has much to do.
+#: Seconds within which a handle must be gone; half of them are for a busy machine.
 GONE = 4.0
-#: Bytes that the page has sent, on all its peer connections.
+#: The bytes that the page has sent on all its peer connections.
 BYTES_SENT = """async () => {
     let sent = 0;
     for (const pc of openConnections) {
@@ -43,7 +43,7 @@ def janus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Janus]:
 
 
 def relayed_server(janus: Janus, direct: int, **environment: str) -> Server:
-    """A server whose broadcasts go through Janus from a viewer on; not started yet."""
+    """A server whose broadcasts use Janus from a given viewer on; not started yet."""
     environment["TRIO_SIGNAL_RELAY_URLS"] = janus.url
     environment["TRIO_SIGNAL_RELAY_TOKEN"] = SECRET
     environment["TRIO_SIGNAL_RELAY_FROM"] = str(direct)
@@ -59,7 +59,7 @@ def server(janus: Janus) -> Iterator[Server]:
 
 
 def left(viewer: Page) -> list[str]:
-    """What the viewer was told of the broadcaster's leaving."""
+    """The messages that told the viewer about the broadcaster's leaving."""
     told: list[str] = viewer.evaluate("messages.map(m => m.type)")
     return [type_ for type_ in told if type_ in ("broadcaster-disconnected", "stream-ended")]
 
@@ -72,7 +72,7 @@ def bytes_a_second(broadcaster: Page) -> float:
 
 
 class Upload:
-    """How much a broadcaster sends, after each viewer that has come; measured if there are many."""
+    """A broadcaster's upload rate after each new viewer; measured if there are many."""
 
     def __init__(self, broadcaster: Page) -> None:
         self._broadcaster = broadcaster
@@ -83,7 +83,7 @@ class Upload:
             self._bytes.append(round(bytes_a_second(self._broadcaster)))
 
     def expect_flat(self) -> None:
-        """That those whom the media server serves cost nothing, but the first of them."""
+        """Check that relayed viewers cost no upload, except the first of them."""
         print("bytes a second by viewers:", self._bytes)
         assert self._broadcaster.evaluate("connectionsMade") == DIRECT + 1
         first = max(self._bytes[DIRECT : DIRECT + 1], default=1)
@@ -104,7 +104,7 @@ def wait_for_no_rooms(janus: Janus) -> None:
         assert time.monotonic() < until
 
 
-def test_later_viewers_of_a_stream(visit: Visit, janus: Janus) -> None:
+def test_later_viewers_of_stream_are_relayed(visit: Visit, janus: Janus) -> None:
     stream = "/tests/stream.html?stream=relayed"
     broadcaster = visit(f"{stream}&role=broadcaster")
     expect(broadcaster.locator("#state")).to_have_text("live")
@@ -117,12 +117,12 @@ def test_later_viewers_of_a_stream(visit: Visit, janus: Janus) -> None:
     upload.expect_flat()
     direct, relayed = viewers[:DIRECT], viewers[DIRECT:]
 
-    # A viewer leaves: there remain the replica's own handle, the broadcaster's, that of the
-    # participant that hears of it, and those of the other viewers.
+    # A viewer leaves: the handles of the replica, the broadcaster, the participant that
+    # listens to the room, and the other viewers remain.
     close_tab(relayed.pop())
     wait_for_handles(janus, 3 + len(relayed), GONE)
 
-    # Another camera, by other tracks of the same peer connections.
+    # Another camera, in other tracks of the same peer connections.
     broadcaster.evaluate("switchCamera()")
     for viewer in (*direct, *relayed):
         viewer.wait_for_function("document.getElementById('video').videoWidth === 320")
@@ -130,7 +130,7 @@ def test_later_viewers_of_a_stream(visit: Visit, janus: Janus) -> None:
         assert viewer.evaluate("connectionsMade") == 1
     assert broadcaster.evaluate("connectionsMade") == DIRECT + 1
 
-    # A crash.
+    # The broadcaster crashes.
     for viewer in relayed:
         viewer.evaluate("answered = 0")
     killed = time.monotonic()
@@ -143,7 +143,7 @@ def test_later_viewers_of_a_stream(visit: Visit, janus: Janus) -> None:
     print("seconds until all had pictures again:", round(seconds, 1))
     assert seconds < 15
 
-    # Another camera, by the same tracks and by new peer connections.
+    # Another camera, in the same tracks and then in new peer connections.
     for page in (*direct, *relayed):
         page.evaluate("answered = 0")
     made = [viewer.evaluate("connectionsMade") for viewer in viewers if not viewer.is_closed()]
@@ -171,8 +171,10 @@ def test_later_viewers_of_a_stream(visit: Visit, janus: Janus) -> None:
 
 
 @pytest.mark.parametrize("dialect", ["live", "room"])
-def test_later_viewers_of_live_and_room(visit: Visit, janus: Janus, dialect: str) -> None:
-    """Those of `room` make offers, and get another one instead of the answer."""
+def test_later_viewers_of_live_and_room_are_relayed(
+    visit: Visit, janus: Janus, dialect: str
+) -> None:
+    """Clients of `room` make offers, and get an offer instead of an answer."""
 
     def enter(user: str) -> Page:
         page = visit(f"/tests/{dialect}.html?room=relayed-{dialect}&user={user}")
@@ -206,8 +208,8 @@ def test_later_viewers_of_live_and_room(visit: Visit, janus: Janus, dialect: str
     wait_for_no_rooms(janus)
 
 
-def test_the_pages_to_broadcast_and_to_watch(visit: Visit, janus: Janus) -> None:
-    """By our own client, which is asked for a stream to a media server in so many words."""
+def test_broadcast_and_watch_pages_use_the_media_server(visit: Visit, janus: Janus) -> None:
+    """With our own client, which is explicitly asked for a stream to the media server."""
     ada = broadcast(visit, "relayed pages")
     viewers: list[Page] = []
     upload = Upload(ada)
@@ -233,15 +235,13 @@ def test_the_pages_to_broadcast_and_to_watch(visit: Visit, janus: Janus) -> None
 
 
 def expect_moved(viewer: Page, connections: int) -> None:
-    """That it has a new connection to the media server, after a pause that is short."""
+    """Check that it has a new connection to the media server after a short pause."""
     viewer.wait_for_function("least => connectionsMade >= least", arg=connections)
     expect_no_pause(viewer)
 
 
-def test_broadcasters_and_viewers_move_to_another_replica(
-    visit: Visit, janus: Janus, redis_url: str
-) -> None:
-    """Each replica in turn is stopped and started again, as in a rolling restart."""
+def test_broadcasts_survive_a_rolling_restart(visit: Visit, janus: Janus, redis_url: str) -> None:
+    """Each replica in turn is stopped and started again."""
     settings = {"REDIS_URL": redis_url, "TRIO_SIGNAL_REDIS_PREFIX": "relayed:"}
     settings["TRIO_SIGNAL_DRAIN_PAUSE"] = "0"
     first, second = [relayed_server(janus, 0, **settings) for _ in range(2)]
@@ -249,7 +249,7 @@ def test_broadcasters_and_viewers_move_to_another_replica(
         for replica in (first, second):
             replica.start()
             stack.callback(replica.stop)
-        wait_for_handles(janus, 3, START)  # of these two, and of the server of the other tests
+        wait_for_handles(janus, 3, START)  # those of both replicas, and of the other tests' server
         to_first, to_second = [
             stack.enter_context(open_cut(replica.port)) for replica in (first, second)
         ]
@@ -265,7 +265,7 @@ def test_broadcasters_and_viewers_move_to_another_replica(
         for viewer in viewers:
             expect_playing(viewer.locator("#video"))
             viewer.evaluate(WATCH_PAUSES)
-        # The broadcaster's; of both replicas a participant that hears of it, and a viewer.
+        # The broadcaster's, and for both replicas a listening participant and a viewer.
         wait_for_handles(janus, 3 + 5, GONE)
 
         to_first.target = second.port

@@ -1,4 +1,4 @@
-"""The server restarts under the pages of clients that say little when they come back."""
+"""The server restarts while clients are connected that send little when they reconnect."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from tests.replicas.test_coming_back import read_members
 
 Visit = Callable[..., Page]
 
-# What was shown is shown still: how often the stream was replaced or stopped, and how long there
-# was no new picture.
+# Video must continue: how often the stream was replaced or stopped, and how long no new frame
+# came.
 WATCH_PAUSES = """() => {
     const video = document.getElementById('video');
     window.interrupted = window.longestPause = 0;
@@ -61,7 +61,7 @@ def wait_told(page: Page, type_: str, times: int = 1) -> None:
 
 
 def wait_live(page: Page, *users: str) -> None:
-    """Wait until these are live, as the server says."""
+    """Wait until the server says that these users are live."""
     live = """async users => {
         const { broadcasters } = await (await fetch('/rooms/deploy')).json();
         return users.join() === broadcasters.map(({ user_id }) => user_id).sort().join();
@@ -70,28 +70,28 @@ def wait_live(page: Page, *users: str) -> None:
 
 
 def wait_written(page: Page, database_url: str, members: int) -> None:
-    """A server that is killed gives back what it has written, once a second."""
+    """Wait until the server has stored its members, which it does once a second."""
     database = Path(database_url.removeprefix("sqlite:///"))
     while len(read_members(database)) != members:
         page.wait_for_timeout(50)
 
 
 def names(page: Page) -> dict[str, str]:
-    """By user id, as the page was told on entering."""
+    """Names by user id, as the page received them on entering."""
     users = page.evaluate("messages.find(m => m.type === 'room_state').users")
     return {user["user_id"]: user["username"] for user in users}
 
 
 def started(page: Page) -> list[tuple[str, str, str]]:
-    """Who was live when the page entered, and since when."""
+    """The users who were live when the page entered, and since when."""
     told = page.evaluate("messages.find(m => m.type === 'active-broadcasts').broadcasters")
     return [(user["user_id"], user["username"], user["started_at"]) for user in told]
 
 
-def test_names_broadcasts_and_video_of_room_clients_outlast_restarts(
+def test_names_broadcasts_and_video_of_room_clients_survive_restarts(
     own_server: Server, visit: Visit, visitors: Visitors, database_url: str
 ) -> None:
-    visitors.tolerate("ERR_CONNECTION_RE")  # refused, or reset
+    visitors.tolerate("ERR_CONNECTION_RE")  # refused or reset
 
     def enter(user: str) -> Page:
         query = f"room=deploy&user={user}&username={user.title()}"
@@ -128,10 +128,10 @@ def test_names_broadcasts_and_video_of_room_clients_outlast_restarts(
         assert "broadcast-stopped" not in page.evaluate("messages.map(m => m.type)")
 
 
-def test_rooms_broadcasts_and_video_of_live_clients_outlast_restarts(
+def test_rooms_broadcasts_and_video_of_live_clients_survive_restarts(
     own_server: Server, visit: Visit, visitors: Visitors, database_url: str
 ) -> None:
-    visitors.tolerate("ERR_CONNECTION_RE")  # refused, or reset
+    visitors.tolerate("ERR_CONNECTION_RE")  # refused or reset
 
     def enter(user: str) -> Page:
         page = visit(f"{own_server.url}/tests/live.html?room=deploy&user={user}")
@@ -147,22 +147,22 @@ def test_rooms_broadcasts_and_video_of_live_clients_outlast_restarts(
         assert end() in {0, None}  # by SIGTERM and SIGKILL
         expect_no_pause(bob)
         if "cyd" in live:
-            cyd.click("#live")  # it says so as soon as it has a connection
+            cyd.click("#live")  # it announces itself as soon as it is connected
         own_server.start()
         for page in (ada, bob, cyd):
             wait_told(page, "joined_room", times)
-        wait_live(bob, *live)  # and ada has not said so again
-        # Ada is told again that bob listens, and offers; that must not take long.
+        wait_live(bob, *live)  # and ada has not announced herself again
+        # Ada is told again that bob listens, and makes an offer; that must not take long.
         expect_no_pause(bob)
-    # Whether he came back before cyd was live or after it: cyd is told that he listens.
+    # Whether he reconnected before or after cyd went live, cyd is told that he listens.
     bob.wait_for_function("messages.some(m => m.type === 'live_offer' && m.from_user_id === 'cyd')")
     for page in (ada, bob, cyd):
         assert "error" not in page.evaluate("messages.map(m => m.type)")
     assert "live_peer_left" not in bob.evaluate("messages.map(m => m.type)")
 
 
-def test_a_phone_that_changes_networks_is_away_and_back(server: Server, visit: Visit) -> None:
-    """And the video does not stop, nor is anything lost that is said meanwhile."""
+def test_a_phone_that_changes_networks_resumes(server: Server, visit: Visit) -> None:
+    """The video does not stop, and no message is lost."""
     with open_cut(server.port) as network:
         ada = visit(f"{network.url}/tests/client.html")
         enter_again(ada, "moving", "Ada", clientId="ada")

@@ -1,4 +1,4 @@
-"""The `room` dialect with the client that its family has: late joiners see the broadcast."""
+"""The `room` dialect with its usual client: late joiners see the broadcast."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.browser.visitors import crash_tab, expect_playing
 
 
 def types_from(page: Page, user: str) -> list[str]:
-    """What `page` was told about `user`, signals aside."""
+    """The types of the messages about `user` that `page` received, without signals."""
     told: list[str] = page.evaluate(
         "user => messages.filter(m => m.user_id === user).map(m => m.type)", user
     )

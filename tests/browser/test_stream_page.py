@@ -1,4 +1,4 @@
-"""The `stream` dialect with the client that its family has: one broadcaster, many viewers."""
+"""The `stream` dialect with its usual client: one broadcaster, many viewers."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_early_and_late_viewers_watch_until_the_tab_dies(visit: Callable[..., Pa
         assert types(viewer).count("broadcaster-disconnected") == 1
 
 
-def test_the_broadcaster_learns_that_a_viewer_is_gone(visit: Callable[..., Page]) -> None:
+def test_the_broadcaster_is_told_that_a_viewer_left(visit: Callable[..., Page]) -> None:
     stream = "/tests/stream.html?stream=order-left"
     broadcaster = visit(f"{stream}&role=broadcaster")
     expect(broadcaster.locator("#state")).to_have_text("live")
@@ -52,8 +52,8 @@ def test_the_broadcaster_learns_that_a_viewer_is_gone(visit: Callable[..., Page]
     expect(broadcaster.locator("#count")).to_have_text("1")
 
 
-def test_a_viewer_that_loses_early_candidates_watches(visit: Callable[..., Page]) -> None:
-    """Each side applies a description only a while after it came."""
+def test_a_viewer_that_loses_early_candidates_can_watch(visit: Callable[..., Page]) -> None:
+    """Each side applies a description some time after it arrived."""
     stream = "/tests/stream.html?stream=order-old"
     broadcaster = visit(f"{stream}&role=broadcaster&old=50")
     expect(broadcaster.locator("#state")).to_have_text("live")
@@ -61,10 +61,10 @@ def test_a_viewer_that_loses_early_candidates_watches(visit: Callable[..., Page]
     expect_playing(viewer.locator("#video"))
 
 
-def test_a_broadcaster_that_begins_anew_gets_old_viewers_back(visit: Callable[..., Page]) -> None:
-    """They ignore its offers until their connection has failed: it is asked again until then.
+def test_a_broadcaster_that_starts_over_gets_its_viewers_back(visit: Callable[..., Page]) -> None:
+    """Viewers ignore its offers until their connections fail, so it is asked again until then.
 
-    One loads its page again, the other switches cameras; at the same time, since both take long.
+    One broadcaster reloads its page while another switches cameras, since both take long.
     """
     pairs = []
     for name in ("reload", "switch"):

@@ -1,10 +1,10 @@
-"""A call of twelve in one Chromium: as large as one may be. Run it by `make call12`.
+"""A call of twelve in one Chromium, the largest that is allowed. Run it by `make call12`.
 
     python -m tests.browser.twelve
 
-Everybody has to see eleven others move, the thirteenth is told that the call is full, and the tile
-of whoever leaves goes from all the others. The pictures are drawn, small and slow, and there is no
-sound, since each of them is encoded and decoded eleven times on this machine.
+Everybody must see eleven others move, the thirteenth is told that the call is full, and the tile
+of each one who leaves disappears everywhere. The videos are drawn, small and slow, and there is
+no sound, since this machine encodes and decodes each of them eleven times.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A server as a process of its own, the machine's Chromium, and the visitors of the pages."""
+"""A server in a process of its own, the installed Chromium, and the visitors of the pages."""
 
 from __future__ import annotations
 
@@ -42,21 +42,21 @@ CHROMIUM_ARGS = [
     "--disable-sync",
     "--use-fake-device-for-media-stream=device-count=3",
     "--use-fake-ui-for-media-stream",
-    # Host candidates as addresses, since a test machine need not resolve mDNS names; and a page
-    # that a route fulfilled has no address, so Chromium would keep it away from loopback.
+    # Host candidates contain addresses, since a test machine need not resolve mDNS names. A page
+    # that a route fulfilled has no address, so Chromium would not let it connect to loopback.
     "--disable-features=WebRtcHideLocalIpsWithMdns,LocalNetworkAccessChecks",
 ]
-# Where the pages of the tutorial come from.
+# The origin of the tutorial's pages.
 ELSEWHERE = "http://127.0.0.1:8080"
 AUTOPLAY = "--autoplay-policy=no-user-gesture-required"
 
-# Milliseconds. Waiting is bounded, and generous: slow cores encode and decode every video.
+# Milliseconds. Waiting is limited, but generous: slow cores encode and decode every video.
 PATIENCE = 60_000
 expect.set_options(timeout=PATIENCE)
 
-# Every page encodes and decodes on the same few cores, so the picture is small and slow. A camera
-# that was chosen has a larger one, by which the others know it. How many peer connections a page
-# ever made tells whether one had to be made again.
+# All pages share a few cores, so the video is small and slow. A camera that the user chose is
+# larger, so that it can be recognized. The number of peer connections that a page ever made tells
+# whether one had to be replaced.
 SMALL_PICTURES = """
     const small = { width: 160, height: 120, frameRate: 5 };
     const larger = { width: 320, height: 240, frameRate: 5 };
@@ -82,13 +82,13 @@ SMALL_PICTURES = """
         }
     };
 """
-# Sound costs four times as much as such a picture.
+# Sound costs four times as much as such a video.
 SILENT = """
     const openAll = navigator.mediaDevices?.getUserMedia.bind(navigator.mediaDevices);
     if (openAll) navigator.mediaDevices.getUserMedia = ({ video }) => openAll({ video });
 """
-# What moved without the user's doing, as Chromium measures it. A window that changes its size moves
-# everything, and is the user's doing as well.
+# Layout shifts without a user's action, as Chromium measures them. A resized window shifts
+# everything, but that is a user's action, too.
 WATCH_SHIFTS = """
     window.shifted = 0;
     window.shifts = [];
@@ -113,11 +113,11 @@ MOVED = """([video, time, frames]) =>
 
 @dataclass
 class Server:
-    """A server process; once stopped, it can be started again on the same port."""
+    """A server process; after a stop, it can be started again on the same port."""
 
     port: int = 0
     process: subprocess.Popen[str] | None = None
-    #: Settings, besides those of this process.
+    #: Settings in addition to those of this process.
     environment: dict[str, str] = field(default_factory=dict)
     options: tuple[str, ...] = ()
     url: str = ""
@@ -136,7 +136,7 @@ class Server:
         self.url, self.port = found[1], int(found[2])
 
     def stop(self) -> int:
-        """Ask it to end; the exit code."""
+        """Stop it gracefully; its exit code."""
         assert self.process is not None
         self.process.send_signal(signal.SIGTERM)
         try:
@@ -163,12 +163,12 @@ def open_chromium(playwright: Playwright, *extra: str) -> Iterator[Browser]:
 
 
 def serve_test_page(route: Route) -> None:
-    """Answer `/tests/<file>` from this folder, so that the page has the server's own origin."""
+    """Serve `/tests/<file>` from this folder, so that the page has the server's own origin."""
     route.fulfill(path=HERE / route.request.url.split("?")[0].rsplit("/", 1)[1])
 
 
 class Visitors:
-    """Makes pages, each in a browser context of its own, and keeps what they complain about."""
+    """Makes pages, each in a browser context of its own, and keeps the errors that they log."""
 
     def __init__(self, server: Server) -> None:
         self.server = server
@@ -178,7 +178,7 @@ class Visitors:
         self.crashed: list[Page] = []
 
     def page(self, browser: Browser, *, sound: bool = False, **options: Any) -> Page:
-        """An empty page, whose camera has no microphone unless there is to be `sound`."""
+        """A blank page; its camera has a microphone only with `sound`."""
         context = browser.new_context(base_url=self.server.url, **options)
         context.set_default_timeout(PATIENCE)
         context.add_init_script(SMALL_PICTURES)
@@ -194,7 +194,7 @@ class Visitors:
         return page
 
     def tolerate(self, words: str) -> None:
-        """Let Chromium log `words`: what it says of a refused socket, no page can prevent."""
+        """Allow Chromium to log `words`: a page cannot prevent errors about a refused socket."""
         self.tolerated.append(words)
 
     def logged(self, kind: str, text: str) -> None:
@@ -202,9 +202,9 @@ class Visitors:
             self.complaints.append(text)
 
     def close(self) -> None:
-        """Close all pages, of which those of the server must not have moved by themselves.
+        """Close all pages; those of the server must not have had layout shifts.
 
-        What comes next may be another browser.
+        The next page may be in another browser.
         """
         for page in self.pages:
             where = urlsplit(page.url)
@@ -218,14 +218,14 @@ class Visitors:
 
 
 def expect_playing(video: Locator) -> None:
-    """Both the clock and the number of decoded frames must advance, and then once more."""
+    """Check twice that the clock and the number of decoded frames advance."""
     page, element = video.page, video.element_handle()
     page.wait_for_function(MOVED, arg=[element, 0, 0])
     time, frames = element.evaluate(LOOK)
     page.wait_for_function(MOVED, arg=[element, time, frames])
 
 
-# What the page shows of these, in its elements as well.
+# What matches and is visible in a page, including inside its elements.
 _ALL = """[...document.querySelectorAll('trio-call, trio-watch')].map(e => e.shadowRoot)
     .concat(document).flatMap(root => [...root.querySelectorAll(selector)])
     .filter(e => e.checkVisibility())"""
@@ -241,14 +241,14 @@ ALL_MOVED = f"""([selector, before]) => {{
 
 
 def expect_all_playing(page: Page, count: int, selector: str = ".tile video") -> None:
-    """`count` videos, each of which goes on from where it is now."""
+    """Check that there are `count` videos, and that each advances."""
     for _ in range(2):
         page.wait_for_function(COUNT_IS, arg=[selector, count])
         before = page.evaluate(LOOK_AT_ALL, selector)
         page.wait_for_function(ALL_MOVED, arg=[selector, before])
 
 
-# What axe-core finds. Of what is only a good habit, it says so as well.
+# Serious findings of axe-core, including those about best practices.
 WRONG = """async () => {
     const runOnly = ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa', 'best-practice'];
     const found = await axe.run(document, { runOnly, resultTypes: ['violations'] });
@@ -263,7 +263,7 @@ FITS = "document.documentElement.scrollWidth <= innerWidth"
 
 
 def find_faults(page: Page) -> list[Any]:
-    """What is serious in what the page shows now, by axe-core; and whether it is too wide."""
+    """Serious findings of axe-core in the page now, and whether the page is too wide."""
     if not page.evaluate("'axe' in window"):
         page.evaluate((node_package("axe-core") / "axe.min.js").read_text())
     found: list[Any] = page.evaluate(WRONG)
@@ -271,9 +271,9 @@ def find_faults(page: Page) -> list[Any]:
 
 
 def expect_accessible(page: Page, *schemes: str) -> None:
-    """That nothing is wrong: in light at the page's size, and in dark at most as wide as a phone.
+    """Check the page in light mode at its size, and in dark mode at the width of a phone or less.
 
-    `python -m tools.take_screenshots FOLDER` tries all four, in every state.
+    `python -m tools.take_screenshots FOLDER` checks all four combinations, in every state.
     """
     before = page.viewport_size
     for scheme in schemes or ("light", "dark"):
@@ -285,7 +285,7 @@ def expect_accessible(page: Page, *schemes: str) -> None:
         page.set_viewport_size(before)
 
 
-# The browser asks for a camera or a screen, and waits for the user.
+# The browser asks for a camera or a screen, and waits for the user's answer.
 ASK_THE_USER = """() => {
     window.prompts = []; // call one to allow it
     window.streams = []; // that were opened
@@ -302,7 +302,7 @@ ASK_THE_USER = """() => {
 
 
 def ask_the_user(page: Page) -> None:
-    """From now on cameras and screens open only when `allow` is called."""
+    """From now on cameras and screens open only after `allow`."""
     page.evaluate(ASK_THE_USER)
 
 
@@ -311,33 +311,33 @@ def expect_prompts(page: Page, count: int) -> None:
 
 
 def allow(page: Page) -> None:
-    """All that was asked for so far, in this order."""
+    """Allow all pending requests, in order."""
     page.evaluate("() => { for (const allow of prompts) allow(); }")
     page.wait_for_function("() => streams.length === prompts.length")
 
 
 def expect_closed(page: Page, streams: str = "streams") -> None:
-    """That nothing films or listens any more."""
+    """Check that all cameras and microphones are closed."""
     page.wait_for_function(
         f"() => {streams}.every(s => s.getTracks().every(track => track.readyState === 'ended'))"
     )
 
 
 def close_tab(page: Page) -> None:
-    """Close without asking the page: no beforeunload, no goodbye."""
+    """Close the tab without running its handlers: no beforeunload, no leave."""
     page.close(run_before_unload=False)
 
 
 def crash_tab(page: Page) -> None:
-    """End the renderer as a crash does; that the address is never reached is the point."""
+    """Crash the renderer; therefore the address is never reached."""
     with page.expect_event("crash"), contextlib.suppress(Error):
         page.goto("chrome://crash")
 
 
 def kill_browser(browser: Browser) -> None:
-    """Kill all of its processes: nobody says goodbye, and the kernel ends the sockets.
+    """Kill all of its processes: nothing is sent, and the kernel closes the sockets.
 
-    The one that has the sockets comes first: when another ends it closes them in order.
+    The process that has the sockets goes first, since it would close them in order otherwise.
     """
     session = browser.new_browser_cdp_session()
     processes = session.send("SystemInfo.getProcessInfo")["processInfo"]

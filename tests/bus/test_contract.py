@@ -1,8 +1,8 @@
 """The contract of `trio_signal.bus`, sentence by sentence, for every implementation.
 
-Nothing here knows how a bus works. What must not be told is shown by a fence:
-events of one replica come in their order, so what has not come before the fence
-is not coming.
+Nothing here knows how a bus works. That something is not delivered is shown by a fence:
+events of one replica arrive in order, so what has not arrived before the fence
+will not arrive.
 """
 
 from collections import Counter
@@ -54,22 +54,22 @@ E = TypeVar("E")
 
 
 def ignore(others: tuple[Member, ...]) -> None:
-    """Nobody asks."""
+    """Ignore who is there."""
 
 
-#: What happened in a room, and all other deliveries.
+#: The events of a room, and all other deliveries.
 Told = RoomEvent | Delivery
 
 
 class Replica:
-    """One replica: its bus, its rooms, as a hub keeps them, and what was delivered to it."""
+    """One replica: its bus, its rooms, kept as a hub keeps them, and the deliveries to it."""
 
     def __init__(self, bus: Bus) -> None:
         self.bus = bus
         self.name = bus.replica
         self.rooms: dict[str, Room] = {}
         self._sender, self._receiver = trio.open_memory_channel[Told](float("inf"))
-        #: What is done with each delivery, at once.
+        #: Called with each delivery, at once.
         self.listener: Callable[[Told], None] = self._sender.send_nowait
 
     def deliver(self, delivery: Delivery) -> None:
@@ -89,7 +89,7 @@ class Replica:
     async def enter(
         self, room_id: str, who: Member, caps: Caps = NO_CAPS, admitted: Admitted = ignore
     ) -> None:
-        """Enter a room; `admitted` is told who is there on other replicas."""
+        """Enter a room; `admitted` is called with the members on other replicas."""
         room = self.rooms.setdefault(room_id, Room(room_id, self.name))
 
         def admit(_: Sequence[RoomEvent]) -> None:
@@ -104,7 +104,7 @@ class Replica:
             self._drop_if_empty(room_id)
 
     async def loses(self, peer_id: str, room_id: str = "r") -> None:
-        """Wait until a peer of this replica was taken over."""
+        """Wait until a peer of this replica was replaced by one on another."""
         with trio.fail_after(PATIENCE):
             while room_id in self.rooms and peer_id in self.rooms[room_id].own:
                 await self.settle()
@@ -113,7 +113,7 @@ class Replica:
         """The next delivery, whatever it is."""
         with trio.fail_after(PATIENCE):
             told = await self._receiver.receive()
-        # When it was sent, is not carried.
+        # The time of sending is not carried.
         return replace(told, at=AT) if isinstance(told, Signalled) else told
 
     async def expect(self, type_: type[E]) -> E:
@@ -123,7 +123,7 @@ class Replica:
         return delivery
 
     async def expect_chats(self, *contents: str) -> None:
-        """The next deliveries are these chat messages."""
+        """Check that the next deliveries are these chat messages."""
         for content in contents:
             assert (await self.expect(Chatted)).content == content
 
@@ -132,11 +132,11 @@ class Replica:
 
     @property
     def me(self) -> Member:
-        """The peer that this replica meets others with."""
+        """This replica's own peer, with which it meets others."""
         return self.member(self.name)
 
     async def numbers(self) -> list[tuple[object, ...]]:
-        """Of each room that is listed: its id, peers, users and live users."""
+        """For each listed room: its id, peers, users and live users."""
         return [count[:4] for count in await self.bus.count_members(await self.bus.room_ids())]
 
     async def join(
@@ -149,7 +149,7 @@ class Replica:
         subject: str | None = None,
         joined_at: str = "",
     ) -> tuple[Member, ...]:
-        """Enter a room; the members that `admit` was called with, once."""
+        """Enter a room; the members that `admit` was called with, exactly once."""
         who = member(peer_id, user_id, replica=self.name, subject=subject)
         who = replace(who, joined_at=joined_at)
         found: list[tuple[Member, ...]] = []
@@ -161,7 +161,7 @@ class Replica:
     async def refusal(
         self, peer_id: str, *, room: str = "r", caps: Caps = NO_CAPS, subject: str | None = None
     ) -> Refusal | None:
-        """Try to enter a room; why it was in vain, or None if it was not."""
+        """Try to enter a room; the reason of the refusal, or None if there was none."""
         try:
             await self.join(peer_id, room=room, caps=caps, subject=subject)
         except JoinRefusedError as error:
@@ -169,7 +169,7 @@ class Replica:
         return None
 
     async def meet(self, *others: "Replica", room: str = "r") -> None:
-        """Enter a room with the others, each with a peer of its own name."""
+        """Enter a room together with the others, each with a peer named after its replica."""
         for n, replica in enumerate((self, *others)):
             await replica.join(replica.name, room=room)
             for earlier in (self, *others)[:n]:
@@ -218,12 +218,12 @@ class Replica:
         return Signalled("r", "offer", Raw(payload.encode()), sender, target, "offer", AT)
 
     async def peers(self, room: str = "r") -> list[str]:
-        """The peers of a room, as the directory has them."""
+        """The peers of a room in the directory."""
         with trio.fail_after(PATIENCE):
             return [m.peer_id for m in await self.bus.members(room)]
 
     async def settle(self) -> None:
-        """All that this replica asked for is done: its next question is answered."""
+        """Wait until all requests of this replica are done: until its next question is answered."""
         await self.peers()
 
 
@@ -250,7 +250,7 @@ async def deploy_memory(count: int) -> AsyncIterator[Deployment]:
 
 
 class RedisReplica(Replica):
-    """One that hears of the others in its own time, and so has to be waited for."""
+    """A replica that learns about the others later, so that tests must wait for it."""
 
     def __init__(self, bus: RedisBus, buses: list[Bus]) -> None:
         super().__init__(bus)
@@ -269,7 +269,7 @@ class RedisReplica(Replica):
 
 @asynccontextmanager
 async def deploy_redis(count: int, url: str) -> AsyncIterator[Deployment]:
-    """Replicas that meet in Redis."""
+    """Replicas that share a Redis."""
     prefix = f"{uuid4()}:"
     buses: list[Bus] = []
     async with AsyncExitStack() as stack:
@@ -287,7 +287,7 @@ async def deploy_redis(count: int, url: str) -> AsyncIterator[Deployment]:
 
 @pytest.fixture(params=["memory", *SERVERS])
 def deploy(request: pytest.FixtureRequest) -> Deploy:
-    """Runs as many replicas as are asked for."""
+    """Runs as many replicas as the test needs."""
     if request.param == "memory":
         return deploy_memory
     return partial(deploy_redis, url=request.getfixturevalue(f"{request.param}_url"))
@@ -314,7 +314,7 @@ async def c(deployment: Deployment) -> Replica:
     return deployment.replicas[2]
 
 
-# Joining: who is there, and who hears of it
+# Joining: who is there, and who is notified
 
 
 async def test_the_first_to_join_finds_nobody(a: Replica) -> None:
@@ -322,7 +322,7 @@ async def test_the_first_to_join_finds_nobody(a: Replica) -> None:
     assert await a.bus.members("r") == (a.member("ann"),)
 
 
-async def test_whoever_joins_finds_the_members_on_other_replicas(
+async def test_a_join_returns_the_members_on_other_replicas(
     a: Replica, b: Replica, c: Replica
 ) -> None:
     await a.join("ann")
@@ -330,7 +330,7 @@ async def test_whoever_joins_finds_the_members_on_other_replicas(
     assert await c.join("carl") == (a.member("ann"), b.member("bob"))
 
 
-async def test_who_is_live_is_known_where_nobody_is(a: Replica, b: Replica) -> None:
+async def test_live_members_are_known_to_replicas_outside_the_room(a: Replica, b: Replica) -> None:
     assert await b.bus.live("r") == ()
     for name in ("ann", "bob", "carl"):
         await a.join(name)
@@ -346,18 +346,18 @@ async def test_who_is_live_is_known_where_nobody_is(a: Replica, b: Replica) -> N
     assert await b.bus.live("r") == ()
 
 
-async def test_whoever_joins_finds_no_members_of_its_own_replica(a: Replica, b: Replica) -> None:
+async def test_a_join_returns_no_members_of_its_own_replica(a: Replica, b: Replica) -> None:
     await a.join("ann")
     await b.join("bob")
     assert await a.join("anna") == (b.member("bob"),)
 
 
-async def test_whoever_joins_finds_nobody_from_another_room(a: Replica, b: Replica) -> None:
+async def test_a_join_returns_no_members_of_other_rooms(a: Replica, b: Replica) -> None:
     await a.join("ann", room="another")
     assert await b.join("bob") == ()
 
 
-async def test_whoever_joins_finds_who_is_live(a: Replica, b: Replica) -> None:
+async def test_a_join_returns_who_is_live(a: Replica, b: Replica) -> None:
     await a.join("ann")
     a.go_live("ann", "audio")
     await a.settle()
@@ -387,7 +387,7 @@ async def test_a_join_is_not_told_to_replicas_without_peers_in_the_room(
     assert (await c.expect(Joined)).room_id == "another"
 
 
-async def test_whoever_is_admitted_is_in_the_directory(a: Replica) -> None:
+async def test_admitted_peers_are_in_the_directory(a: Replica) -> None:
     peers: list[str] = []
 
     async def look() -> None:
@@ -400,7 +400,7 @@ async def test_whoever_is_admitted_is_in_the_directory(a: Replica) -> None:
 
 
 class Log:
-    """What is delivered to a replica, and when it was let into a room meanwhile."""
+    """What is delivered to a replica, and when it was admitted to a room meanwhile."""
 
     def __init__(self, replica: Replica) -> None:
         self._replica = replica
@@ -421,17 +421,17 @@ class Log:
             await self._replica.enter("r", self._replica.member(peer_id), NO_CAPS, admitted)
 
     async def after_joining(self) -> list[Told]:
-        """What was delivered between `admit` and the fence, which somebody has said."""
+        """The deliveries between `admit` and the fence, which a chat message sets."""
         with trio.fail_after(PATIENCE):
             await self._fence.wait()
         later = self._log[self._log.index(None) + 1 :]
         return [delivery for delivery in later[:-1] if delivery is not None]
 
 
-async def test_what_was_told_before_a_replicas_first_join_is_not_delivered_after_it(
+async def test_events_from_before_a_replicas_first_join_are_not_delivered(
     a: Replica, b: Replica
 ) -> None:
-    """A replica's last peer leaves and one comes back, with events still on their way."""
+    """A replica's last peer leaves and another joins while events are still on their way."""
     await a.meet(b)
     log = Log(a)
     for n in range(20):
@@ -442,10 +442,10 @@ async def test_what_was_told_before_a_replicas_first_join_is_not_delivered_after
     assert await log.after_joining() == []
 
 
-async def test_what_a_peer_did_elsewhere_is_not_delivered_after_it_came(
+async def test_a_peers_events_on_another_replica_are_not_delivered_after_it_joins_here(
     a: Replica, b: Replica
 ) -> None:
-    """A page is loaded anew, and the load balancer sends it to another replica."""
+    """A page is reloaded, and the load balancer sends it to another replica."""
     await a.meet(b)
     log = Log(a)
     for n in range(20):
@@ -461,7 +461,7 @@ async def test_what_a_peer_did_elsewhere_is_not_delivered_after_it_came(
     assert set(await a.bus.members("r")) == {a.me, b.me, a.member("ann")}
 
 
-async def test_a_peer_id_that_is_taken_back_belongs_to_the_last(a: Replica, b: Replica) -> None:
+async def test_a_peer_id_taken_twice_belongs_to_the_last_peer(a: Replica, b: Replica) -> None:
     await a.meet(b)
     await a.join("ann")
     await b.expect(Joined)
@@ -476,10 +476,10 @@ async def test_a_peer_id_that_is_taken_back_belongs_to_the_last(a: Replica, b: R
     assert a.member("ann") in await b.bus.members("r")
 
 
-async def test_a_signal_to_a_peer_that_is_gone_is_not_lost_when_its_replica_comes_back(
+async def test_a_signal_to_a_peer_that_left_is_delivered_or_reported(
     a: Replica, b: Replica
 ) -> None:
-    """The bus says so, or leaves that to the hub."""
+    """The bus reports it, or leaves that to the hub."""
     await a.meet(b)
     signals = [b.signal(a.me, str(n)) for n in range(20)]
     for signal in signals:
@@ -496,7 +496,7 @@ async def test_a_signal_to_a_peer_that_is_gone_is_not_lost_when_its_replica_come
 
 
 class Witness:
-    """What a peer of a replica knows of one room: who was there, and what it was told."""
+    """What a peer of a replica knows about one room: who was there, and what it was told."""
 
     def __init__(self, replica: Replica) -> None:
         self.replica = replica
@@ -524,14 +524,14 @@ class Witness:
 
     def hear(self, told: Told) -> None:
         if isinstance(told, Joined):
-            assert told.member.peer_id not in self.there, "it was here already"
+            assert told.member.peer_id not in self.there, "joined twice"
             self.there.add(told.member.peer_id)
         elif isinstance(told, Left):
             self.there.remove(told.member.peer_id)
 
 
-async def test_snapshots_and_events_fit_without_gap_or_double(deployment: Deployment) -> None:
-    """Peers come and go on all replicas at once, some replicas have none now and then."""
+async def test_snapshots_and_events_fit_without_gaps_or_duplicates(deployment: Deployment) -> None:
+    """Peers come and go on all replicas at once, and some replicas have none at times."""
     views = [Witness(replica) for replica in deployment.replicas]
 
     async def come_and_go(view: Witness, times: int) -> None:
@@ -562,7 +562,7 @@ async def test_snapshots_and_events_fit_without_gap_or_double(deployment: Deploy
 
 
 async def admitted(deployment: Deployment, count: int, caps: Caps) -> Counter[Refusal | None]:
-    """What became of this many joins at one instant, spread over the replicas."""
+    """The outcomes of this many simultaneous joins, spread over the replicas."""
     outcomes: Counter[Refusal | None] = Counter()
 
     async def attempt(replica: Replica, peer_id: str) -> None:
@@ -581,7 +581,7 @@ async def test_a_cap_holds_for_all_replicas_together(deployment: Deployment, a: 
     assert len(await a.peers()) == 10
 
 
-async def test_a_cap_of_viewers_does_not_count_who_is_live(
+async def test_a_cap_on_viewers_does_not_count_live_peers(
     deployment: Deployment, a: Replica
 ) -> None:
     await a.join("caster")
@@ -592,17 +592,17 @@ async def test_a_cap_of_viewers_does_not_count_who_is_live(
     assert len(await a.peers()) == 6
 
 
-async def test_a_cap_of_viewers_is_only_for_whoever_asks_for_it(a: Replica) -> None:
+async def test_a_cap_on_viewers_only_applies_to_joins_with_it(a: Replica) -> None:
     await a.join("viewer")
     assert await a.refusal("caster") is None
 
 
-async def test_a_cap_is_for_one_room(a: Replica) -> None:
+async def test_a_cap_applies_to_one_room(a: Replica) -> None:
     await a.join("ann", room="another")
     assert await a.refusal("ann", caps=Caps(peers=1)) is None
 
 
-async def test_a_place_is_free_again_when_somebody_left(a: Replica, b: Replica) -> None:
+async def test_a_place_is_free_after_a_peer_left(a: Replica, b: Replica) -> None:
     caps = Caps(peers=1)
     await a.join("ann", caps=caps)
     assert await b.refusal("bob", caps=caps) is Refusal.ROOM_FULL
@@ -611,7 +611,7 @@ async def test_a_place_is_free_again_when_somebody_left(a: Replica, b: Replica) 
     assert await b.refusal("bob", caps=caps) is None
 
 
-async def test_whoever_is_refused_was_never_there(a: Replica, b: Replica) -> None:
+async def test_refused_joins_are_not_visible(a: Replica, b: Replica) -> None:
     await a.join("ann")
     await b.join("bob", room="another")
     found: list[tuple[Member, ...]] = []
@@ -624,7 +624,7 @@ async def test_whoever_is_refused_was_never_there(a: Replica, b: Replica) -> Non
     assert (await a.expect(Joined)).member == b.member("fence")
 
 
-async def test_a_room_that_nobody_could_enter_is_no_room(a: Replica) -> None:
+async def test_a_room_does_not_exist_if_its_first_join_was_refused(a: Replica) -> None:
     assert await a.refusal("ann", caps=Caps(peers=1, viewers=0)) is Refusal.STREAM_FULL
     assert await a.bus.room_ids() == []
     assert await a.bus.count_rooms() == 0
@@ -652,7 +652,9 @@ async def test_a_peer_id_is_taken_over_on_its_own_replica(a: Replica, b: Replica
     assert sorted(await a.peers()) == sorted([a.name, b.name])
 
 
-async def test_the_replica_that_lost_its_last_peer_hears_no_more(a: Replica, b: Replica) -> None:
+async def test_a_replica_that_lost_its_last_peer_receives_no_more_events(
+    a: Replica, b: Replica
+) -> None:
     await a.join("ann")
     await b.join("ann")
     await a.loses("ann")
@@ -672,13 +674,13 @@ async def test_a_peer_id_of_another_subject_is_refused(a: Replica, b: Replica) -
     assert (await a.expect(Joined)).member == b.member("fence")
 
 
-async def test_a_peer_id_in_use_is_refused_also_in_a_full_room(a: Replica, b: Replica) -> None:
+async def test_a_peer_id_in_use_is_refused_in_a_full_room_too(a: Replica, b: Replica) -> None:
     await a.join("ann", subject="ann")
     refusal = await b.refusal("ann", subject="somebody else", caps=Caps(peers=1))
     assert refusal is Refusal.PEER_ID_IN_USE
 
 
-async def test_a_peer_id_is_taken_over_also_in_a_full_room(a: Replica, b: Replica) -> None:
+async def test_a_peer_id_is_taken_over_in_a_full_room_too(a: Replica, b: Replica) -> None:
     await a.join("ann")
     assert await b.refusal("ann", caps=Caps(peers=1, viewers=1)) is None
     await a.loses("ann")
@@ -695,7 +697,7 @@ async def test_a_peer_id_is_free_in_another_room_and_after_its_peer_left(
     assert await b.refusal("ann", subject="somebody else") is None
 
 
-async def test_of_many_subjects_one_gets_the_peer_id(deployment: Deployment, a: Replica) -> None:
+async def test_one_of_many_subjects_gets_the_peer_id(deployment: Deployment, a: Replica) -> None:
     outcomes: Counter[Refusal | None] = Counter()
 
     async def attempt(replica: Replica, subject: str) -> None:
@@ -708,16 +710,16 @@ async def test_of_many_subjects_one_gets_the_peer_id(deployment: Deployment, a: 
     assert await a.peers() == ["ann"]
 
 
-async def test_one_subject_at_many_places_is_one_peer(deployment: Deployment, a: Replica) -> None:
+async def test_simultaneous_joins_of_one_subject_make_one_peer(
+    deployment: Deployment, a: Replica
+) -> None:
     async with trio.open_nursery() as nursery:
         for n in range(15):
             nursery.start_soon(deployment.replicas[n % 3].join, "ann")
     assert await a.peers() == ["ann"]
 
 
-async def test_of_one_subject_at_one_place_the_last_to_be_let_in_is_the_peer(
-    a: Replica, b: Replica
-) -> None:
+async def test_the_last_join_of_a_subject_on_one_replica_wins(a: Replica, b: Replica) -> None:
     await a.meet(b)
     let_in: list[str] = []
 
@@ -734,11 +736,11 @@ async def test_of_one_subject_at_one_place_the_last_to_be_let_in_is_the_peer(
         assert known.joined_at == let_in[-1]
 
 
-async def test_whose_peer_was_taken_over_can_change_nothing(a: Replica, b: Replica) -> None:
+async def test_a_replaced_peer_can_change_nothing(a: Replica, b: Replica) -> None:
     await a.join("anna")
     await a.join("ann")
     await b.join("ann")
-    # The replica that lost it may not know yet.
+    # The replica of the replaced peer may not know yet.
     a.go_live("ann")
     a.stop_live("ann")
     a.leave("ann")
@@ -760,7 +762,7 @@ async def test_a_broadcast_ends_with_its_connection(a: Replica, b: Replica) -> N
 
 
 @pytest.mark.parametrize("steps", range(4))
-async def test_after_a_cancelled_join_leaving_leaves_nothing(
+async def test_a_cancelled_join_followed_by_a_leave_leaves_no_trace(
     a: Replica, b: Replica, steps: int
 ) -> None:
     await b.join("bob")
@@ -789,7 +791,7 @@ async def test_after_a_cancelled_join_leaving_leaves_nothing(
     assert len(admitted) <= 1
 
 
-async def test_leaving_without_having_joined_changes_nothing(a: Replica, b: Replica) -> None:
+async def test_leaving_without_a_join_changes_nothing(a: Replica, b: Replica) -> None:
     await a.meet(b)
     a.leave("nobody")
     a.say("fence")
@@ -800,7 +802,7 @@ async def test_leaving_without_having_joined_changes_nothing(a: Replica, b: Repl
 # Publishing
 
 
-async def test_events_come_in_their_order_and_once(a: Replica, b: Replica, c: Replica) -> None:
+async def test_events_arrive_in_order_and_once(a: Replica, b: Replica, c: Replica) -> None:
     await a.meet(b, c)
     contents = [str(n) for n in range(500)]
     for content in contents:
@@ -812,7 +814,7 @@ async def test_events_come_in_their_order_and_once(a: Replica, b: Replica, c: Re
     await c.expect_chats("fence")
 
 
-async def test_every_sender_keeps_its_own_order(a: Replica, b: Replica, c: Replica) -> None:
+async def test_events_of_each_sender_stay_in_order(a: Replica, b: Replica, c: Replica) -> None:
     await a.meet(b, c)
     for n in range(50):
         a.say(f"a {n:02}")
@@ -842,7 +844,9 @@ async def test_all_kinds_of_events_arrive(a: Replica, b: Replica) -> None:
         assert await b.next() == event
 
 
-async def test_events_are_for_the_replicas_of_the_room(a: Replica, b: Replica, c: Replica) -> None:
+async def test_events_reach_only_the_replicas_of_the_room(
+    a: Replica, b: Replica, c: Replica
+) -> None:
     await a.meet(b)
     await a.meet(b, c, room="another")
     a.say("here")
@@ -851,7 +855,9 @@ async def test_events_are_for_the_replicas_of_the_room(a: Replica, b: Replica, c
     await c.expect_chats("there")
 
 
-async def test_who_left_hears_no_more(a: Replica, b: Replica, c: Replica) -> None:
+async def test_a_replica_without_peers_receives_no_more_events(
+    a: Replica, b: Replica, c: Replica
+) -> None:
     await a.meet(b, c)
     c.leave(c.name)
     await b.expect(Left)
@@ -864,7 +870,7 @@ async def test_who_left_hears_no_more(a: Replica, b: Replica, c: Replica) -> Non
     await c.expect_chats("fence")
 
 
-async def test_what_a_replica_told_never_comes_back(a: Replica, b: Replica) -> None:
+async def test_a_replica_does_not_receive_its_own_events(a: Replica, b: Replica) -> None:
     await a.meet(b)
     await a.join("anna")
     a.go_live("anna")
@@ -878,7 +884,9 @@ async def test_what_a_replica_told_never_comes_back(a: Replica, b: Replica) -> N
     await a.expect_chats("fence")
 
 
-async def test_publishing_into_a_room_that_is_none_does_nothing(a: Replica, b: Replica) -> None:
+async def test_publishing_to_a_room_that_does_not_exist_does_nothing(
+    a: Replica, b: Replica
+) -> None:
     await a.meet(b)
     a.say("nobody hears this", room="nowhere")
     a.leave("nobody", room="nowhere")
@@ -888,7 +896,7 @@ async def test_publishing_into_a_room_that_is_none_does_nothing(a: Replica, b: R
     assert await a.numbers() == [("r", 2, 2, 0)]
 
 
-async def test_deliveries_come_from_the_bus_s_own_tasks(a: Replica, b: Replica) -> None:
+async def test_deliveries_are_made_by_the_buss_own_tasks(a: Replica, b: Replica) -> None:
     tasks: list[trio.lowlevel.Task] = []
     heard = trio.Event()
 
@@ -921,14 +929,14 @@ async def test_a_broadcast_is_in_the_directory_while_it_runs(a: Replica, b: Repl
     assert [m.live for m in await b.bus.members("r")] == [None, None]
 
 
-async def test_who_left_is_not_in_the_directory(a: Replica, b: Replica) -> None:
+async def test_peers_that_left_are_not_in_the_directory(a: Replica, b: Replica) -> None:
     await a.meet(b)
     a.leave(a.name)
     await b.expect(Left)
     assert await b.peers() == [b.name]
 
 
-async def test_a_new_name_is_in_the_directory_for_all_the_users_peers(
+async def test_a_new_name_changes_all_the_users_peers_in_the_directory(
     a: Replica, b: Replica
 ) -> None:
     await a.join("ann-1", "ann")
@@ -943,7 +951,9 @@ async def test_a_new_name_is_in_the_directory_for_all_the_users_peers(
     ]
 
 
-async def test_members_are_in_the_order_of_joining(a: Replica, b: Replica, c: Replica) -> None:
+async def test_members_are_listed_in_the_order_of_joining(
+    a: Replica, b: Replica, c: Replica
+) -> None:
     peers = [f"peer-{n * 7 % 12}" for n in range(12)]
     for n, peer_id in enumerate(peers):
         await (a, b, c)[n % 3].join(peer_id, joined_at=f"{n:03}")
@@ -951,7 +961,7 @@ async def test_members_are_in_the_order_of_joining(a: Replica, b: Replica, c: Re
     assert await a.peers("nowhere") == []
 
 
-async def test_rooms_are_listed_by_their_ids_with_what_they_hold(a: Replica, b: Replica) -> None:
+async def test_rooms_are_listed_by_id_with_their_counts(a: Replica, b: Replica) -> None:
     await a.join("p", room="zebra")
     await a.join("ann-1", "ann", room="ant")
     await b.join("ann-2", "ann", room="ant")
@@ -972,7 +982,7 @@ async def test_rooms_are_listed_by_their_ids_with_what_they_hold(a: Replica, b: 
     assert await a.bus.count_members([]) == []
 
 
-async def test_what_was_counted_is_counted_anew_when_it_has_changed(a: Replica, b: Replica) -> None:
+async def test_counts_follow_every_change(a: Replica, b: Replica) -> None:
     await a.join("first", room="s", joined_at="2026-11-20T10:15:30.000001Z")
     await b.join("second", room="s", joined_at="2026-11-20T10:15:31.000001Z")
     (count,) = await b.bus.count_members(["s"])
@@ -994,16 +1004,14 @@ async def test_what_was_counted_is_counted_anew_when_it_has_changed(a: Replica, 
 
 
 @pytest.mark.parametrize("user_id", ['"', "\\", '","user_id":"x', "\\u0022", "😀", "\0"])
-async def test_users_are_counted_whatever_they_are_called(
-    a: Replica, b: Replica, user_id: str
-) -> None:
+async def test_users_with_unusual_ids_are_counted(a: Replica, b: Replica, user_id: str) -> None:
     await a.join("one", user_id)
     await b.join("two", user_id)
     await b.join("three", user_id + "x")
     assert await a.numbers() == [("r", 3, 2, 0)]
 
 
-async def test_the_lobby_of_an_old_version_is_not_among_the_rooms(a: Replica, b: Replica) -> None:
+async def test_the_lobby_of_an_old_version_is_not_listed(a: Replica, b: Replica) -> None:
     await b.join("bob", room=LOBBY)
     assert await a.bus.room_ids() == []
     assert await a.bus.count_rooms() == 0
@@ -1015,7 +1023,7 @@ async def test_the_lobby_of_an_old_version_is_not_among_the_rooms(a: Replica, b:
 # Sending to one replica
 
 
-async def test_what_is_sent_goes_to_one_replica(a: Replica, b: Replica, c: Replica) -> None:
+async def test_deliveries_are_sent_to_one_replica_only(a: Replica, b: Replica, c: Replica) -> None:
     await a.meet(b, c)
     signal = a.signal(b.me, '{"sdp" :  1e3, "sdp": null}')
     a.bus.send(b.name, signal)
@@ -1027,7 +1035,7 @@ async def test_what_is_sent_goes_to_one_replica(a: Replica, b: Replica, c: Repli
     await c.expect_chats("fence")
 
 
-async def test_what_is_sent_and_what_is_published_keep_one_order(a: Replica, b: Replica) -> None:
+async def test_sent_and_published_signals_keep_their_order(a: Replica, b: Replica) -> None:
     await a.meet(b)
     told: list[Told] = []
     for n in range(100):
@@ -1040,17 +1048,17 @@ async def test_what_is_sent_and_what_is_published_keep_one_order(a: Replica, b: 
     assert [await b.next() for _ in told] == told
 
 
-async def test_sending_to_nobody_does_nothing(a: Replica, b: Replica) -> None:
+async def test_sending_to_an_unknown_replica_does_nothing(a: Replica, b: Replica) -> None:
     await a.meet(b)
     a.bus.send("nowhere", a.signal(member("nobody", replica="nowhere")))
     a.say("fence")
     await b.expect_chats("fence")
 
 
-async def test_that_rooms_are_kept_is_told_to_the_other_replicas(
+async def test_other_replicas_are_told_that_rooms_are_kept(
     a: Replica, b: Replica, c: Replica
 ) -> None:
-    """Where the user may have come back already; also those without any peer are told."""
+    """Even those without any peer, since the user may have reconnected to any of them."""
     await a.meet(b)
     a.bus.broadcast(RoomsKept("ann", a.name, 1.5))
     a.say("fence")
@@ -1062,13 +1070,13 @@ async def test_that_rooms_are_kept_is_told_to_the_other_replicas(
     await a.expect_chats("fence")
 
 
-# What fails, and what is not true
+# Failures
 
 
-async def test_a_delivery_that_fails_does_not_stop_those_that_follow(
+async def test_a_failing_delivery_does_not_stop_later_ones(
     a: Replica, b: Replica, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Its hub sees to those who were not told: the room is right."""
+    """The room stays correct; the hub handles what its clients were not told."""
     await a.meet(b)
     take = a.listener
 

@@ -1,7 +1,7 @@
-"""Signals between two replicas, over a Redis that is played, in time that is played too.
+"""Signals between two replicas, over a simulated Redis and in simulated time.
 
-Connections to it end, are slow, or carry nothing for a while; a seed decides what happens when.
-Each signal is delivered, or its sender is told within three seconds, and never both.
+Connections are lost, slow, or stuck for a while; a seed decides what happens when.
+Each signal is either delivered, or reported to its sender within three seconds; never both.
 """
 
 import heapq
@@ -32,14 +32,14 @@ from trio_signal.presence import Snapshot
 from trio_signal.redis import OutcomeUnknownError
 from trio_signal.room import Room
 
-#: Seconds for which anything is away, at most.
+#: The longest outage in seconds.
 AWAY = 1.0
-#: Seconds for a way to Redis or back, and for a new connection, on a machine that is busy.
+#: Seconds for one way to Redis or back, and for a new connection, on a busy machine.
 LATE, CONNECTING = 0.1, 1.2
-#: Seconds within which a sender is told, and if its replica had lost Redis meanwhile, or that was
-#: slow.
+#: Seconds within which a sender gets a report; and if its replica had lost Redis meanwhile, or
+#: Redis was slow.
 TOLD, TOLD_LATER = 3.0, 8.0
-#: Seconds of one run, and after it, and how many runs there are.
+#: Seconds of a run and of the rest after it, and the number of runs.
 SECONDS, SETTLING, SEEDS = 15.0, 5.0, 5 * EFFORT
 
 Do = Callable[[], None]
@@ -47,7 +47,7 @@ NAMES = ("a", "b")
 
 
 class World:
-    """What happens when."""
+    """The schedule of all that happens."""
 
     def __init__(self) -> None:
         self._due: list[tuple[float, int, Do]] = []
@@ -71,7 +71,7 @@ class World:
 
 
 class Way:
-    """One direction of a connection: what goes there arrives in its order, or not at all."""
+    """One direction of a connection: data arrive in order, or not at all."""
 
     def __init__(self, world: World) -> None:
         self._world = world
@@ -104,16 +104,16 @@ class Way:
 
 
 class Connection:
-    """To Redis and back."""
+    """Both directions of a connection to Redis."""
 
     def __init__(self, world: World) -> None:
         self.up, self.down = Way(world), Way(world)
-        #: Since when an answer is waited for, and who gets it.
+        #: When each pending answer was requested, and its callback.
         self.waiting: deque[tuple[float, Callable[[object], None]]] = deque()
 
 
 class Replica:
-    """One end; as `Redis` to the code under test."""
+    """One replica; it replaces `Redis` for the code under test."""
 
     def __init__(self, name: str, world: World, others: dict[str, "Replica"]) -> None:
         self.name = name
@@ -121,11 +121,11 @@ class Replica:
         self._others = others
         self.commands: Connection | None = Connection(world)
         self.events: Connection | None = Connection(world)
-        #: When it could not hear last.
+        #: The last time at which it could not receive.
         self.deaf = 0.0
         self.direct: DirectSignals = cast("DirectSignals", None)
 
-    # As the code under test has it
+    # The interface used by the code under test
 
     @property
     def can_send(self) -> bool:
@@ -169,7 +169,7 @@ class Replica:
         assert isinstance(direct, Numbered | Confirmed | Asked)
         assert self.direct.take(direct)
 
-    # What is done to it
+    # Faults
 
     def lose_commands(self, *, last_words: bool) -> None:
         lost, self.commands = self.commands, None
@@ -202,7 +202,7 @@ class Replica:
 
 
 class Clock:
-    """As `Lease` to the code under test: Redis's clock, nearly."""
+    """Replaces `Lease` for the code under test: Redis's clock with a small error."""
 
     def __init__(self, error: float) -> None:
         self.clock = RedisClock()
@@ -211,7 +211,7 @@ class Clock:
 
 
 class Keys:
-    """As `Directory`."""
+    """Replaces `Directory` for the code under test."""
 
     def __init__(self, replica: str) -> None:
         self.replica = replica
@@ -221,7 +221,7 @@ class Keys:
 
 
 class Scene:
-    """Two replicas with a member each, and what became of their signals."""
+    """Two replicas with one member each, and the outcomes of their signals."""
 
     def __init__(self, seed: int) -> None:
         self.choice = random.Random(seed)
@@ -265,10 +265,10 @@ class Scene:
         self.sent[name, number] = trio.current_time()
         self.replicas[name].direct.send(other, signal)
 
-    # What is done
+    # Faults
 
     def trouble(self) -> None:
-        """Something that is over within `AWAY`, and the time to connect again."""
+        """Cause a fault that ends within `AWAY`, plus the time to reconnect."""
         self.choice.choice((self.kill, self.kill, self.outage, self.cut_off, self.slow))()
 
     def connecting(self) -> float:
@@ -350,7 +350,7 @@ class Scene:
 
 
 @pytest.mark.parametrize("seed", range(SEEDS))
-async def test_each_is_delivered_or_reported_and_never_both(
+async def test_each_signal_is_either_delivered_or_reported(
     autojump_clock: MockClock, seed: int
 ) -> None:
     scene = Scene(seed)
@@ -360,7 +360,7 @@ async def test_each_is_delivered_or_reported_and_never_both(
 
 @asynccontextmanager
 async def open_scene() -> AsyncIterator[Scene]:
-    """Without any trouble but what a test makes."""
+    """A scene without any faults but those of the test."""
     scene = Scene(0)
     async with trio.open_nursery() as nursery:
         scene.start(nursery)
@@ -370,8 +370,10 @@ async def open_scene() -> AsyncIterator[Scene]:
     assert scene.judge() == []
 
 
-async def test_what_cannot_be_confirmed_is_not_delivered(autojump_clock: MockClock) -> None:
-    """The receiver hears, and cannot speak for longer than the sender waits."""
+async def test_signals_that_cannot_be_confirmed_are_not_delivered(
+    autojump_clock: MockClock,
+) -> None:
+    """The receiver can hear, but cannot send for longer than the sender waits."""
     async with open_scene() as scene:
         b = scene.replicas["b"]
         b.lose_commands(last_words=True)
@@ -384,7 +386,7 @@ async def test_what_cannot_be_confirmed_is_not_delivered(autojump_clock: MockClo
     assert len(scene.told) == 3
 
 
-async def test_what_could_not_be_confirmed_for_a_moment_is_delivered_in_order(
+async def test_signals_are_delivered_in_order_once_they_can_be_confirmed(
     autojump_clock: MockClock,
 ) -> None:
     async with open_scene() as scene:
@@ -398,8 +400,8 @@ async def test_what_could_not_be_confirmed_for_a_moment_is_delivered_in_order(
     assert scene.delivered == {"a": [0, 1, 2, 3]}
 
 
-async def test_a_confirmation_that_is_lost_is_said_again(autojump_clock: MockClock) -> None:
-    """As soon as it can be, though the receiver hears nothing yet."""
+async def test_a_lost_confirmation_is_repeated(autojump_clock: MockClock) -> None:
+    """It is sent as soon as possible, though the receiver cannot hear yet."""
     async with open_scene() as scene:
         b = scene.replicas["b"]
         scene.send("a", 0)
@@ -414,10 +416,10 @@ async def test_a_confirmation_that_is_lost_is_said_again(autojump_clock: MockClo
     assert not scene.told
 
 
-async def test_a_confirmation_is_waited_for_while_redis_does_not_answer(
+async def test_senders_wait_for_a_confirmation_while_redis_is_silent(
     autojump_clock: MockClock,
 ) -> None:
-    """It sleeps when the signal is delivered, and the ways to it are slow."""
+    """Redis stops after the delivery, and the connections are slow."""
     async with open_scene() as scene:
         ways = [way for replica in scene.replicas.values() for way in replica.ways()]
         for way in ways:
@@ -436,8 +438,10 @@ async def test_a_confirmation_is_waited_for_while_redis_does_not_answer(
     assert not scene.told
 
 
-async def test_a_confirmation_is_waited_for_while_redis_is_slow(autojump_clock: MockClock) -> None:
-    """Who is to confirm it has lost its connection, and needs seconds for another one."""
+async def test_senders_wait_for_a_confirmation_while_redis_is_slow(
+    autojump_clock: MockClock,
+) -> None:
+    """The receiver has lost its connection, and needs seconds to reconnect."""
     async with open_scene() as scene:
         for replica in scene.replicas.values():
             for way in replica.ways():
@@ -446,7 +450,7 @@ async def test_a_confirmation_is_waited_for_while_redis_is_slow(autojump_clock: 
         await trio.sleep(1.01)
         assert scene.delivered == {"a": [0]}
         scene.replicas["b"].lose_commands(last_words=False)
-        # What it says meanwhile is what shows how slow Redis is.
+        # The sender sees how slow Redis is by its own later signals.
         for number in range(1, 40):
             scene.send("a", number)
             await trio.sleep(0.1)
@@ -456,10 +460,10 @@ async def test_a_confirmation_is_waited_for_while_redis_is_slow(autojump_clock: 
     assert ("a", 0) not in scene.told
 
 
-async def test_a_confirmation_is_waited_for_while_connections_are_lost_one_after_the_other(
+async def test_senders_wait_for_a_confirmation_through_several_lost_connections(
     autojump_clock: MockClock,
 ) -> None:
-    """Of both replicas, each for less than two seconds: five of them until it comes."""
+    """Both replicas lose theirs, each for less than two seconds: five until it arrives."""
     async with open_scene() as scene:
         a, b = scene.replicas.values()
         scene.send("a", 0)
@@ -475,8 +479,8 @@ async def test_a_confirmation_is_waited_for_while_connections_are_lost_one_after
     assert not scene.told
 
 
-async def test_who_does_not_hear_does_not_send(autojump_clock: MockClock) -> None:
-    """A sender that heard nothing of a signal would have to report it."""
+async def test_a_replica_that_cannot_hear_does_not_send(autojump_clock: MockClock) -> None:
+    """A sender that cannot hear a confirmation would have to report the signal."""
     async with open_scene() as scene:
         a = scene.replicas["a"]
         a.lose_events()
@@ -493,10 +497,10 @@ async def test_who_does_not_hear_does_not_send(autojump_clock: MockClock) -> Non
         a.connect(commands=False)
 
 
-async def test_a_sender_that_stood_still_reads_first_what_has_come(
+async def test_a_sender_that_was_suspended_reads_confirmations_before_giving_up(
     autojump_clock: MockClock,
 ) -> None:
-    """From the moment on in which it had sent its first signal."""
+    """It is suspended right after its first signal."""
     async with open_scene() as scene:
         await trio.sleep(1.0)
         scene.send("a", 0)
@@ -505,10 +509,10 @@ async def test_a_sender_that_stood_still_reads_first_what_has_come(
         assert not scene.told
 
 
-async def test_a_receiver_that_does_not_know_the_time_well_does_not_deliver_too_late(
+async def test_a_receiver_with_an_uncertain_clock_does_not_deliver_too_late(
     autojump_clock: MockClock,
 ) -> None:
-    """Redis has told it once, and slowly: the clock may be seconds behind what it takes it for."""
+    """Redis told it the time once, and slowly, so its clock may be seconds behind."""
     async with open_scene() as scene:
         await trio.sleep(5.0)
         b, clock, now = scene.replicas["b"], RedisClock(), trio.current_time()

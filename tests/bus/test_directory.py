@@ -1,4 +1,4 @@
-"""The scripts do what the model of the directory does, on which presence is tried: step by step."""
+"""The scripts do, step by step, what the directory's model does, which tests of presence use."""
 
 from collections.abc import Iterable
 from enum import Enum
@@ -43,7 +43,7 @@ class Verb(Enum):
 
 
 class Step(NamedTuple):
-    """A replica does something, of its own or of any connection that there ever was."""
+    """One action of a replica, on its own behalf or for any connection that ever existed."""
 
     verb: Verb
     replica: str
@@ -69,9 +69,9 @@ class Both:
         prefix = f"{uuid4()}:"
         self.directories = {name: Directory(redis, Feeds(), name, prefix) for name in REPLICAS}
         self.any = self.directories["one"]
-        #: All connections that there ever were, as they were last.
+        #: The last state of every connection that ever existed.
         self.known: list[Member] = []
-        #: The number of the room's last change, by the model and by Redis.
+        #: The number of the room's last change, in the model and in Redis.
         self.seqs = (0, 0)
 
     async def begin(self) -> None:
@@ -85,7 +85,7 @@ class Both:
         await self.any.scripts.lease(keys, [name, LEASE, 1])
 
     async def do(self, step: Step) -> None:
-        """Do it, and compare what is there and what was told."""
+        """Do a step, and compare the contents and the notifications."""
         if step.verb is Verb.JOIN:
             await self.join(step)
         elif step.verb is Verb.REAP:
@@ -136,7 +136,7 @@ class Both:
         await self.lease(name)
 
     async def restore(self, step: Step) -> None:
-        """Any of those that a replica ever had, the last of each peer id."""
+        """Restore some of the connections that a replica ever had, the last of each peer id."""
         mine = {m.peer_id: m for m in self.known if m.replica == step.replica}
         mine = {p: m for n, (p, m) in enumerate(mine.items()) if step.nth >> n & 1}
         feed = Feed(Room(ROOM, step.replica))
@@ -146,7 +146,7 @@ class Both:
         assert {*ours.members} == {*theirs.members}
 
     async def told(self) -> list[Change]:
-        """What was published in the room since it was asked for last."""
+        """The changes published in the room since the last call."""
         channel, fence = self.any.room(ROOM), str(uuid4()).encode()
         await self.redis.publish(channel, fence)
         told: list[bytes] = []
@@ -160,22 +160,22 @@ class Both:
 
     def compare_told(self, told: Iterable[Change]) -> None:
         published, self.model.published = self.model.published, []
-        # A hash has no order: whom of several a reaper takes out first is a matter of chance.
+        # A hash has no order, so the order in which a reaper removes several peers is random.
         assert in_order(told) == in_order(published)
         for ours, theirs in zip(told, published, strict=True):
             model, redis = self.seqs
-            # Without a gap, or above all that was, when the room has come back.
+            # Continuous, or above all earlier numbers if the room has been restored.
             assert ours.seq == redis + 1 if theirs.seq == model + 1 else ours.seq > redis
             self.seqs = theirs.seq, ours.seq
 
 
 def in_order(changes: Iterable[Change]) -> list[Any]:
-    """What was done, by peers; of each in its order."""
+    """The changes grouped by peer, in order for each."""
     return sorted(map(essence, changes), key=lambda done: "" if not done[1] else done[2].peer_id)
 
 
 def essence(change: Change) -> Any:
-    """Who did what; of times and causes a model knows nothing."""
+    """Who did what; the model has no times and causes."""
     event: Any = change.event
     if event is None:
         return change.origin, None

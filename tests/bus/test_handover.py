@@ -1,4 +1,4 @@
-"""What a replica has to tell a session that comes: its own events, by how they come back."""
+"""What a replica still has to tell a session that moves to it: its own events not yet echoed."""
 
 import pytest
 
@@ -9,7 +9,7 @@ from trio_signal.messages.handover import Sought
 from trio_signal.presence import Change, Snapshot
 from trio_signal.room import Room
 
-#: Events of this replica, as they are published.
+#: Events that this replica has published.
 A, B, C = (left(member(name)) for name in "abc")
 
 
@@ -17,15 +17,15 @@ A, B, C = (left(member(name)) for name in "abc")
     ("published", "heard_after", "came_back", "missed"),
     [
         ([], 0, [], []),
-        ([A, B], 0, [], [A, B]),  # all after the move
-        ([A, B], 0, [A], [B]),  # the other replica has told A
-        ([A, B, C], 0, [B], [C]),  # A never came to Redis
-        ([A, A, B], 0, [A], [A, B]),  # the same words twice
-        ([A], 0, [C], [A]),  # somebody else's words, or older ones
-        ([A, B], 1, [A, A], [B]),  # an older one came back before the question did
+        ([A, B], 0, [], [A, B]),  # all published after the move
+        ([A, B], 0, [A], [B]),  # the other replica has delivered A
+        ([A, B, C], 0, [B], [C]),  # A never reached Redis
+        ([A, A, B], 0, [A], [A, B]),  # the same event twice
+        ([A], 0, [C], [A]),  # somebody else's event, or an older one
+        ([A, B], 1, [A, A], [B]),  # an older one was echoed before the question was
     ],
 )
-def test_missed_are_those_that_have_not_come_back(
+def test_events_that_were_not_echoed_are_missed(
     published: list[RoomEvent],
     heard_after: int,
     came_back: list[RoomEvent],
@@ -45,13 +45,11 @@ def test_missed_are_those_that_have_not_come_back(
     [
         (6, "other", True),
         (6, "third", False),  # it never had that member
-        (5, "third", True),  # the snapshot has it: it is an older one, and changes nothing
+        (5, "third", True),  # the snapshot has it: the change is older, and has no effect
         (9, "third", True),  # after a gap nobody knows
     ],
 )
-def test_a_member_is_moved_by_the_replica_that_has_it(
-    seq: int, origin: str, believed: bool
-) -> None:
+def test_only_the_replica_of_a_member_can_move_it(seq: int, origin: str, believed: bool) -> None:
     room = Room(ROOM, "ours")
     room.catch_up(Snapshot(5, (member("p", "other"),)), room.numbering.losses, "")
     if seq > 6:

@@ -1,4 +1,4 @@
-"""What a room keeps for a while: for each bus, and what it is bounded by."""
+"""What a room keeps for a while (reserved ids, bans, locks) on each bus, and its limits."""
 
 from functools import partial
 
@@ -28,7 +28,7 @@ from trio_signal.messages.identity import Member
 
 
 async def refusal(replica: Replica, who: Member, room: str = "r") -> Refusal | None:
-    """Why this member is not let in; None if it is."""
+    """The reason why this member is refused; None if it is admitted."""
     try:
         with trio.fail_after(PATIENCE):
             await replica.enter(room, replace(who, replica=replica.name))
@@ -48,7 +48,7 @@ async def come_and_go(replica: Replica, who: Member, room: str = "r") -> None:
 
 
 async def let_pass(replica: Replica, seconds: float) -> None:
-    """Let time pass for what is kept."""
+    """Let time pass for reservations and bans."""
     bus = replica.bus
     if isinstance(bus, RedisBus):
         for kind in ("reserved*", "banned"):
@@ -59,7 +59,7 @@ async def let_pass(replica: Replica, seconds: float) -> None:
         clock.jump(seconds)
 
 
-async def test_a_reserved_peer_id_is_for_its_subject_alone(
+async def test_only_its_subject_can_use_a_reserved_peer_id(
     a: Replica,  # noqa: F811
     b: Replica,  # noqa: F811
 ) -> None:
@@ -68,7 +68,7 @@ async def test_a_reserved_peer_id_is_for_its_subject_alone(
         assert await refusal(replica, ann("mesh eve")) is Refusal.PEER_ID_IN_USE
         assert await refusal(replica, ann("room ann")) is Refusal.PEER_ID_IN_USE
     assert await refusal(b, ann("mesh eve"), "another") is None
-    await come_and_go(b, ann())  # and again it is reserved
+    await come_and_go(b, ann())  # reserved once more
     assert await refusal(a, ann("mesh eve")) is Refusal.PEER_ID_IN_USE
     assert await refusal(a, ann()) is None
 
@@ -85,7 +85,7 @@ async def test_a_peer_id_is_reserved_for_a_minute(
     assert await refusal(b, ann("mesh eve")) is None
 
 
-async def test_of_too_many_reserved_ids_the_oldest_is_free(a: Replica, b: Replica) -> None:  # noqa: F811
+async def test_the_oldest_of_too_many_reserved_ids_is_released(a: Replica, b: Replica) -> None:  # noqa: F811
     for number in range(MOST_OF_ROOM + 1):
         who = replace(member(f"ann-{number}", subject="mesh ann"), reserved=True)
         assert await refusal(a, who) is None
@@ -96,7 +96,7 @@ async def test_of_too_many_reserved_ids_the_oldest_is_free(a: Replica, b: Replic
         assert await refusal(b, who) is expected
 
 
-async def test_a_replica_that_is_gone_leaves_its_peer_ids_reserved(redis_url: str) -> None:
+async def test_peer_ids_of_a_stopped_replica_stay_reserved(redis_url: str) -> None:
     async with deploy_redis(2, redis_url) as deployed:
         gone, other = deployed.replicas
         assert await refusal(gone, ann()) is None
@@ -107,14 +107,14 @@ async def test_a_replica_that_is_gone_leaves_its_peer_ids_reserved(redis_url: st
         assert await refusal(other, ann()) is None
 
 
-async def test_who_is_banned_is_kept_out_in_every_dialect(
+async def test_bans_apply_to_every_dialect(
     a: Replica,  # noqa: F811
     b: Replica,  # noqa: F811
     c: Replica,  # noqa: F811
     mock_clock: trio.testing.MockClock,
 ) -> None:
     a.bus.holds.ban("r", ann(), 60)
-    a.bus.holds.ban("r", ann(), 5)  # the longer one holds
+    a.bus.holds.ban("r", ann(), 5)  # the longer ban counts
     await a.settle()
     enter = partial(member, "ann-2", "ann")
     for replica in (a, b, c):
@@ -132,7 +132,7 @@ async def test_who_is_banned_is_kept_out_in_every_dialect(
     assert await refusal(c, enter(subject="mesh ann")) is None
 
 
-async def test_so_many_are_banned_from_a_room_and_no_more(a: Replica, b: Replica) -> None:  # noqa: F811
+async def test_the_number_of_bans_in_a_room_is_bounded(a: Replica, b: Replica) -> None:  # noqa: F811
     for number in range(MOST_OF_ROOM + 1):
         a.bus.holds.ban("r", member(f"x{number}", subject=f"mesh x{number}"), 60 + number)
     await a.settle()
@@ -141,7 +141,7 @@ async def test_so_many_are_banned_from_a_room_and_no_more(a: Replica, b: Replica
         assert await refusal(b, who) is expected
 
 
-def test_rooms_that_keep_something_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_rooms_with_reservations_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(holds_module, "MOST_ROOMS", 2)
     holds = Holds()
     for now, room in enumerate("abc"):
@@ -150,14 +150,14 @@ def test_rooms_that_keep_something_are_bounded(monkeypatch: pytest.MonkeyPatch) 
     assert [holds.is_reserved(room, eve, 3) for room in "abc"] == [False, True, True]
 
 
-def test_what_is_over_is_forgotten() -> None:
+def test_expired_reservations_are_forgotten() -> None:
     holds = Holds()
     holds.reserve("a", ann(), 0)
     holds.reserve("b", ann(), 100)
     assert list(holds._reserved._rooms) == ["b"]
 
 
-async def test_nobody_new_comes_into_a_locked_room(
+async def test_a_locked_room_refuses_newcomers(
     a: Replica,  # noqa: F811
     b: Replica,  # noqa: F811
 ) -> None:
@@ -176,7 +176,7 @@ async def test_nobody_new_comes_into_a_locked_room(
     assert await refusal(a, member("bob")) is None
 
 
-async def test_who_joins_while_a_room_is_locked_is_in_it_everywhere_or_nowhere(
+async def test_joins_during_a_lock_succeed_or_fail_on_all_replicas_alike(
     a: Replica,  # noqa: F811
     b: Replica,  # noqa: F811
     c: Replica,  # noqa: F811
@@ -205,7 +205,7 @@ async def test_who_joins_while_a_room_is_locked_is_in_it_everywhere_or_nowhere(
             assert await refusal(replica, member("late"), room) is Refusal.NOT_ALLOWED
 
 
-async def test_bans_and_locks_are_written_again_when_redis_was_emptied(redis_url: str) -> None:
+async def test_bans_and_locks_are_written_again_after_redis_was_emptied(redis_url: str) -> None:
     async with deploy_redis(2, redis_url) as deployed:
         one, other = deployed.replicas
         assert isinstance(one.bus, RedisBus)
@@ -216,7 +216,7 @@ async def test_bans_and_locks_are_written_again_when_redis_was_emptied(redis_url
         await other.settle()
         keys = [one.bus._key("holds"), one.bus._key("room", "r", "banned")]
         await one.bus.redis.delete(*keys, one.bus._key("room", "locked", "locked"))
-        other.bus._start_over()  # as after an outage; the one that was told it first is gone
+        other.bus._start_over()  # as after an outage; the replica that set them is gone
         with trio.fail_after(PATIENCE):
             while await refusal(one, ann()) is None:
                 one.leave("ann-1")

@@ -1,19 +1,19 @@
-"""Redis's clock, as far as answers tell."""
+"""Redis's clock, as estimated from its answers."""
 
 import pytest
 
 from trio_signal.bus.redis.lease import RedisClock
 
-#: By how much it is ahead in these tests.
+#: How far Redis's clock is ahead in these tests.
 AHEAD = 1e9
 
 
-def test_nothing_is_known_before_the_first_answer() -> None:
+def test_the_time_is_unknown_before_the_first_answer() -> None:
     assert RedisClock().span(5.0) == (0.0, 0.0)
 
 
-def test_the_true_time_lies_within_what_is_said_of_it_however_slow_the_answers_are() -> None:
-    """The first took two seconds, and was read at their begin; later ones at their end."""
+def test_the_true_time_lies_within_the_estimate_even_with_slow_answers() -> None:
+    """The first answer took two seconds and has the time of its start, the second of its end."""
     clock = RedisClock()
     clock.note(10.0, 12.0, AHEAD + 10.0)
     least, most = clock.span(20.0)
@@ -34,7 +34,7 @@ def test_a_quick_answer_counts_for_more_than_a_later_slow_one() -> None:
 
 
 @pytest.mark.parametrize("step", [-3600.0, 3600.0])
-def test_a_clock_that_was_set_is_believed(step: float) -> None:
+def test_a_clock_that_was_set_is_followed(step: float) -> None:
     clock = RedisClock()
     clock.note(10.0, 10.002, AHEAD + 10.001)
     clock.note(20.0, 20.002, AHEAD + 20.001 + step)

@@ -1,4 +1,4 @@
-"""What became of signals between two replicas: the pure part, with the time given."""
+"""The outcomes of signals between two replicas: the pure part, in which time is an argument."""
 
 from uuid import UUID
 
@@ -20,7 +20,7 @@ def signal(text: str = "0") -> Signalled:
 
 
 def room(*, in_step: bool = True) -> Room:
-    """Both are in it; bob is ours."""
+    """A room with both members; bob is on this replica."""
     made = Room("r", "here")
     made.restore([ANN, BOB])
     if in_step:
@@ -32,7 +32,7 @@ def came(number: int, base: int = 1, target: str = "bob", sender: str = "ann") -
     return Numbered("there", number, base, 0.0, "r", "offer", Raw(b"0"), sender, target)
 
 
-def test_what_is_confirmed_is_over_and_what_is_refused_comes_back() -> None:
+def test_confirmed_signals_are_done_and_refused_ones_are_returned() -> None:
     outgoing = Outgoing()
     numbers = [outgoing.add(signal(str(n)), 0.0) for n in range(5)]
     assert numbers == [1, 2, 3, 4, 5]
@@ -41,7 +41,7 @@ def test_what_is_confirmed_is_over_and_what_is_refused_comes_back() -> None:
     assert outgoing.confirm(3, {2}) == []
 
 
-def test_what_is_not_confirmed_is_given_up_once() -> None:
+def test_unconfirmed_signals_are_given_up_once() -> None:
     outgoing = Outgoing()
     outgoing.add(signal("old"), 0.0)
     outgoing.add(signal("new"), 1.0)
@@ -52,7 +52,7 @@ def test_what_is_not_confirmed_is_given_up_once() -> None:
     assert (len(outgoing), outgoing.base) == (0, 3)
 
 
-def test_no_more_is_under_way_than_may_be() -> None:
+def test_unconfirmed_signals_are_bounded() -> None:
     outgoing = Outgoing()
     for _ in range(MOST_UNCONFIRMED):
         assert outgoing.add(signal(), 0.0)
@@ -60,7 +60,7 @@ def test_no_more_is_under_way_than_may_be() -> None:
     assert not Outgoing().add(signal("1" * (33 << 20)), 0.0)
 
 
-def test_numbers_go_on_though_a_replica_was_forgotten_meanwhile() -> None:
+def test_numbers_continue_after_a_replica_was_forgotten() -> None:
     incoming, outgoing = Incoming(1), Outgoing(0)
     outgoing.add(signal(), 0.0)
     assert incoming.take(came(1), room(), age=0, now=0)
@@ -70,7 +70,7 @@ def test_numbers_go_on_though_a_replica_was_forgotten_meanwhile() -> None:
     assert incoming.confirm() == (2, ())
 
 
-def test_the_receiver_is_asked_now_and_then() -> None:
+def test_the_receiver_is_asked_at_intervals() -> None:
     outgoing = Outgoing()
     assert not outgoing.should_ask(10.0)
     outgoing.add(signal(), 10.0)
@@ -80,7 +80,7 @@ def test_the_receiver_is_asked_now_and_then() -> None:
     assert [outgoing.should_ask(12.5) for _ in range(2)] == [True, False]
 
 
-def test_what_was_skipped_is_refused_as_long_as_its_sender_wants_to_know() -> None:
+def test_skipped_numbers_are_refused_until_the_sender_has_moved_on() -> None:
     incoming = Incoming(1)
     assert incoming.take(came(1), room(), age=0, now=0)
     assert incoming.take(came(4), room(), age=0, now=0)
@@ -95,7 +95,7 @@ def test_what_was_skipped_is_refused_as_long_as_its_sender_wants_to_know() -> No
     [(1, MAX_AGE + 0.1, "bob", room()), (1, 0, "eve", room()), (1, 0, "bob", None)],
     ids=["too old", "nobody", "no such room"],
 )
-def test_what_cannot_be_delivered_is_refused(
+def test_undeliverable_signals_are_refused(
     number: int, age: float, target: str, where: Room | None
 ) -> None:
     incoming = Incoming(1)
@@ -103,7 +103,7 @@ def test_what_cannot_be_delivered_is_refused(
     assert incoming.confirm() == (1, (1,))
 
 
-def test_a_signal_waits_for_its_room_and_nothing_overtakes_it_there() -> None:
+def test_signals_wait_in_order_until_their_room_is_in_step() -> None:
     incoming, here = Incoming(1), room(in_step=False)
     assert not incoming.take(came(1), here, age=0, now=0)
     here.catch_up(Snapshot(1, (ANN, BOB)), 0, AT)
@@ -113,7 +113,7 @@ def test_a_signal_waits_for_its_room_and_nothing_overtakes_it_there() -> None:
     assert incoming.confirm() == (2, ())
 
 
-def test_a_signal_whose_sender_does_not_come_is_refused_in_the_end() -> None:
+def test_a_signal_of_an_unknown_sender_is_refused_after_a_while() -> None:
     incoming, here = Incoming(1), room()
     assert not incoming.take(came(1, sender="eve"), here, age=0, now=0)
     assert list(incoming.take_waiting(lambda _: here, MAX_WAIT - 0.1)) == []
@@ -121,7 +121,7 @@ def test_a_signal_whose_sender_does_not_come_is_refused_in_the_end() -> None:
     assert incoming.confirm() == (1, (1,))
 
 
-def test_one_that_waits_is_not_delivered_when_it_has_become_too_old() -> None:
+def test_a_waiting_signal_is_refused_when_it_is_too_old() -> None:
     incoming, here = Incoming(1), room(in_step=False)
     assert not incoming.take(came(1), here, age=MAX_AGE - 0.3, now=0)
     here.catch_up(Snapshot(1, (ANN, BOB)), 0, AT)
@@ -129,7 +129,7 @@ def test_one_that_waits_is_not_delivered_when_it_has_become_too_old() -> None:
     assert incoming.confirm() == (1, (1,))
 
 
-def test_an_offer_costs_little_more_on_its_way_than_it_is_long() -> None:
+def test_an_offer_has_little_overhead_on_the_bus() -> None:
     payload = Raw(b'"' + b"s" * 1998 + b'"')
     replica, ann, bob = "0" * 32, str(UUID(int=1)), str(UUID(int=2))
     sent = Numbered(replica, 10**6, 10**6, 1.8e9 + 0.1234567, "r", "offer", payload, ann, bob)

@@ -1,4 +1,4 @@
-"""The bus over Redis: what its contract does not say."""
+"""The bus over Redis, beyond its contract."""
 
 import re
 from collections.abc import Iterable
@@ -25,10 +25,10 @@ from trio_signal.room import Room
 MANY = 40
 
 
-async def test_many_who_join_at_once_read_the_room_once(
+async def test_simultaneous_joins_read_the_room_once(
     redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All ask for it, and one answer is enough: else a storm costs the square of its size."""
+    """All need its state, and share one answer: else a storm of joins has a quadratic cost."""
     read = 0
     read_members = Directory.read_members
 
@@ -49,7 +49,7 @@ async def test_many_who_join_at_once_read_the_room_once(
 
 
 async def test_rooms_are_restored_together(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All are asked for before the first answer comes: one round trip."""
+    """All requests are sent before the first answer arrives: one round trip."""
     running = together = 0
     restore = Directory.restore
 
@@ -75,7 +75,7 @@ async def test_rooms_are_restored_together(redis_url: str, monkeypatch: pytest.M
         assert await replica.bus.count_rooms() == MANY
 
 
-async def test_why_rooms_cannot_be_restored_is_said_once(
+async def test_the_reason_why_rooms_cannot_be_restored_is_logged_once(
     redis_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     tries = 0
@@ -105,19 +105,19 @@ async def test_why_rooms_cannot_be_restored_is_said_once(
     ]
 
 
-#: What a replica sends by itself; the rest is done by its scripts.
+#: Commands that a replica sends itself; its scripts do the rest.
 SENT = frozenset({"evalsha", "eval", "publish", "ping"})
 
 
 async def count_sent(server: RedisServer) -> int:
-    """How many commands of these kinds there were so far."""
+    """The number of commands of these kinds so far."""
     stats: bytes = await server.ask("INFO", "commandstats")
     calls = re.findall(r"cmdstat_(\w+):calls=(\d+)", stats.decode())
     return sum(int(number) for name, number in calls if name in SENT)
 
 
-async def test_a_replica_without_rooms_costs_a_metered_redis_little(tmp_path: Path) -> None:
-    """Half a command a second, by which providers bill: measured for six seconds."""
+async def test_an_idle_replica_sends_few_commands(tmp_path: Path) -> None:
+    """Half a command a second, since providers bill by commands; measured for six seconds."""
     async with (
         open_redis_server(tmp_path) as server,
         open_redis_bus(server.url, "idle", lease=10.0) as bus,
@@ -131,10 +131,10 @@ async def test_a_replica_without_rooms_costs_a_metered_redis_little(tmp_path: Pa
         nursery.cancel_scope.cancel()
 
 
-async def test_members_of_a_dead_replica_are_found_though_nobody_knows_where_they_are(
+async def test_members_of_a_dead_replica_are_found_without_its_list_of_rooms(
     redis_url: str,
 ) -> None:
-    """Its list of rooms is gone. It had somebody in a room of ours, and in one of many others."""
+    """It had a member in a room of this replica, and one in one of many other rooms."""
     prefix = f"{uuid4()}:"
     key = f"{prefix}trio_signal:"
     async with (
@@ -172,10 +172,10 @@ async def test_members_of_a_dead_replica_are_found_though_nobody_knows_where_the
         nursery.cancel_scope.cancel()
 
 
-async def test_a_replica_whose_lease_was_deleted_is_not_taken_for_a_dead_one(
+async def test_a_replica_with_a_deleted_lease_does_not_count_as_dead(
     redis_url: str,
 ) -> None:
-    """It takes another one within a second; until then its members are left alone."""
+    """It takes a new lease within a second; until then its members are not removed."""
     async with deploy_redis(2, redis_url) as deployed, open_redis(redis_url) as redis:
         here, other = deployed.replicas
         assert isinstance(here.bus, RedisBus)
@@ -190,10 +190,10 @@ async def test_a_replica_whose_lease_was_deleted_is_not_taken_for_a_dead_one(
         assert [m.peer_id for m in await here.bus.members("r")] == [here.name, other.name]
 
 
-async def test_what_a_replica_owns_does_not_outlive_it_though_nobody_reaps_it(
+async def test_a_replicas_list_of_rooms_expires_if_nobody_reaps_it(
     redis_url: str,
 ) -> None:
-    """As one that dies after somebody has deleted its lease."""
+    """Nobody does if it dies after its lease was deleted."""
     async with deploy_redis(1, redis_url) as deployed, open_redis(redis_url) as redis:
         (replica,) = deployed.replicas
         assert isinstance(replica.bus, RedisBus)
@@ -203,7 +203,7 @@ async def test_what_a_replica_owns_does_not_outlive_it_though_nobody_reaps_it(
         assert 0 < await redis.pttl(owned) <= 3_600_000
 
 
-async def test_lists_that_were_deleted_are_written_again(redis_url: str) -> None:
+async def test_deleted_lists_are_written_again(redis_url: str) -> None:
     async with deploy_redis(1, redis_url) as deployed, open_redis(redis_url) as redis:
         (replica,) = deployed.replicas
         assert isinstance(replica.bus, RedisBus)
@@ -216,7 +216,7 @@ async def test_lists_that_were_deleted_are_written_again(redis_url: str) -> None
                     await trio.sleep(0.05)
 
 
-async def test_a_session_that_moves_here_while_redis_is_asked_is_no_difference() -> None:
+async def test_a_session_that_moves_here_during_a_comparison_is_no_difference() -> None:
     there = Member("ann", "ann", "Ann", "mesh", "there", "ann", session="tag")
     room = Room("r", "here")
     room.restore([there])
@@ -231,10 +231,10 @@ async def test_a_session_that_moves_here_while_redis_is_asked_is_no_difference()
     assert _differs(feed, before, Record(2, (here,), size=1, is_sound=True), echoed=0.0)
 
 
-async def test_who_comes_to_another_replica_stays_though_the_room_lost_its_number(
+async def test_joining_at_another_replica_works_after_the_room_number_was_deleted(
     redis_url: str,
 ) -> None:
-    """Numbers that begin anew would be taken for old ones, and who left for somebody newer."""
+    """If numbers started over, they would count as old, and a leave could hide a newer join."""
     async with deploy_redis(2, redis_url) as deployed, open_redis(redis_url) as redis:
         here, there = deployed.replicas
         assert isinstance(here.bus, RedisBus)
@@ -254,7 +254,7 @@ async def test_who_comes_to_another_replica_stays_though_the_room_lost_its_numbe
 
 
 @pytest.mark.parametrize("text", ["nan", "-nan", "inf", "-5", "0x10", "x"])
-async def test_a_room_gets_a_number_instead_of_junk(redis_url: str, text: str) -> None:
+async def test_junk_in_place_of_a_room_number_is_replaced(redis_url: str, text: str) -> None:
     async with deploy_redis(1, redis_url) as deployed, open_redis(redis_url) as redis:
         (here,) = deployed.replicas
         bus = here.bus

@@ -1,4 +1,4 @@
-"""Clients of the package in rooms of the tests, and what they are told."""
+"""Clients of the package in test rooms, and the events that they receive."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
@@ -12,10 +12,10 @@ from trio_signal.client import Client, Event, Pong, StateChanged, Timing, open_c
 
 E = TypeVar("E")
 
-#: What opens the clients: that of Trio, or that of asyncio, as the fixture `front` has it.
+#: The function that opens clients: Trio's or asyncio's, as the fixture `front` chooses.
 front: Callable[..., AbstractAsyncContextManager[Client]] = open_client
 
-#: Nothing here is tested by being fast: a client that nobody disturbs complains of nothing.
+#: No test depends on speed: an undisturbed client must not report faults.
 PATIENT = Timing(
     connect=PATIENCE,
     heartbeat=1000,
@@ -25,19 +25,19 @@ PATIENT = Timing(
     slow_reader=PATIENCE,
     goodbye=PATIENCE,
 )
-#: Looks for a sign of life all the time.
+#: Asks for a sign of life all the time.
 WATCHFUL = replace(PATIENT, heartbeat=0.1, patience=1.0)
 
 
 def enter(url: str, **options: Any) -> AbstractAsyncContextManager[Client]:
-    """What `open_client` does, through the front that the test is run through."""
+    """Call `open_client` of the front that the test uses."""
     return front(url, **options)
 
 
 def bot(
     base: str, client_id: str | None, *, room: str = "r", **options: Any
 ) -> AbstractAsyncContextManager[Client]:
-    """A client that is called after its id."""
+    """A client with a name derived from its id."""
     if client_id is not None:
         options = {"username": client_id.title(), **options}
     options = {"timing": PATIENT, **options}
@@ -46,7 +46,7 @@ def bot(
 
 @asynccontextmanager
 async def bots(service: Service, *client_ids: str) -> AsyncIterator[list[Client]]:
-    """Clients that have entered one after the other, and have heard of each other."""
+    """Clients that have entered one after the other, and know about each other."""
     async with AsyncExitStack() as stack:
         clients: list[Client] = []
         for client_id in client_ids:
@@ -63,7 +63,7 @@ async def receive(client: Client) -> Event:
 
 
 async def wait_for(client: Client, kind: type[E]) -> E:
-    """The next event of a kind; others are passed over."""
+    """The next event of a kind; others are skipped."""
     while True:
         event = await receive(client)
         if isinstance(event, kind):
@@ -78,7 +78,7 @@ async def wait_state(client: Client, state: str) -> StateChanged:
 
 
 async def heard(client: Client, service: Service | None = None) -> list[Event]:
-    """All events that the server had to tell up to now."""
+    """All events that the server has sent so far."""
     if service is not None:
         await service.quiesce()
     fence = object().__hash__()
@@ -91,13 +91,13 @@ async def heard(client: Client, service: Service | None = None) -> list[Event]:
 
 
 async def leave(client: Client) -> None:
-    """Before the end of its block."""
+    """Leave before the end of the block."""
     with trio.fail_after(PATIENCE):
         await client.session.leave()
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Wait for something that no event tells of."""
+    """Wait for something that no event reports."""
     with trio.fail_after(PATIENCE):
         while not condition():  # noqa: ASYNC110
             await trio.sleep(0.005)

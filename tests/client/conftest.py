@@ -1,4 +1,4 @@
-"""The tests of what a client sees run over both fronts of it: Trio's, and asyncio's.
+"""Tests of what a client sees run with both fronts: Trio's and asyncio's.
 
 Those that cannot are marked `of_trio`, with the reason.
 """
@@ -14,12 +14,12 @@ _FRONTS = {"trio": open_client, "asyncio": through_asyncio.open_client}
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "of_trio(why): of the client for asyncio this is not so")
+    config.addinivalue_line("markers", "of_trio(why): this only holds for the Trio client")
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Several replicas are looked at through one front: which it is makes no difference there."""
+    """With several replicas only one front is used, since the choice makes no difference there."""
     if "front" not in metafunc.fixturenames:
         return
     is_of_trio = metafunc.definition.get_closest_marker("of_trio")
@@ -35,7 +35,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture
 def front(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Through which front the test's clients are used: `bots.enter` opens them."""
+    """The front of the test's clients, which `bots.enter` opens."""
     name: str = request.param
     monkeypatch.setattr(bots, "front", _FRONTS[name])
     return name

@@ -1,4 +1,4 @@
-"""What stands between a client and its server, and servers that misbehave."""
+"""A line between a client and its server, and servers that misbehave."""
 
 import json
 import ssl
@@ -17,7 +17,7 @@ Handler = Callable[[trio.SocketStream], Awaitable[None]]
 
 
 class Line:
-    """Carries bytes between clients and a server, until the test says otherwise."""
+    """Carries bytes between clients and a server, until the test changes that."""
 
     def __init__(self, target: str, context: ssl.SSLContext | None = None) -> None:
         self.target = target
@@ -26,33 +26,33 @@ class Line:
         self._plugged.set()
         self._streams: set[trio.SocketStream] = set()
         self._down = False
-        #: How many connections came in.
+        #: The number of connections that came in.
         self.connects = 0
-        #: How many bytes were carried, both ways; and the address from which the server is called.
+        #: The number of bytes carried, both ways; and the source address for the server.
         self.carried = 0
         self.source: str | None = None
         self.base = ""
 
     def pull(self) -> None:
-        """Carry nothing any more. Connections stay open, and nobody is told."""
+        """Carry nothing any more. Connections stay open, and no side is notified."""
         self._plugged = trio.Event()
 
     def plug(self) -> None:
-        """Carry again, also what was said meanwhile."""
+        """Carry again, including what was sent meanwhile."""
         self._plugged.set()
 
     def cut(self) -> None:
-        """End all connections, without a word."""
+        """End all connections without a close frame."""
         for stream in self._streams:
             stream.socket.close()
 
     def break_down(self) -> None:
-        """The same, and hang up on whoever calls from now on."""
+        """End all connections, and close new ones at once."""
         self._down = True
         self.cut()
 
     def mend(self) -> None:
-        """Take calls again."""
+        """Accept connections again."""
         self._down = False
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -110,7 +110,7 @@ async def open_line(target: str, context: ssl.SSLContext | None = None) -> Async
 
 @asynccontextmanager
 async def listen(handler: Handler) -> AsyncIterator[str]:
-    """A server that treats each connection so; gives its host and port."""
+    """A server with this handler for each connection; its host and port."""
 
     async def serve(stream: trio.SocketStream) -> None:
         with closing(stream.socket), suppress(trio.BrokenResourceError):
@@ -124,7 +124,7 @@ async def listen(handler: Handler) -> AsyncIterator[str]:
 
 
 class Visit:
-    """The server's end of one connection, in the hands of the test."""
+    """The server's end of one connection, which the test controls."""
 
     def __init__(self, websocket: WebSocketConnection) -> None:
         self.websocket = websocket
@@ -141,7 +141,7 @@ class Visit:
         return message
 
     async def greet(self, session: str | None = None) -> None:
-        """As far as the snapshot of the room, which is empty; who comes to resume is refused."""
+        """Send everything up to the snapshot, with an empty room; a resumption is refused."""
         await self.say("auth_required", message="")
         self.hello = await self.hear()
         assert self.hello["type"] == "auth_token"
@@ -169,12 +169,12 @@ class Visit:
         self._done.set()
 
     async def cut(self) -> None:
-        """End the connection without a word."""
+        """End the connection without a close frame."""
         await trio.aclose_forcefully(self.websocket._stream)
         self._done.set()
 
     def done(self) -> None:
-        """Let the connection end as the client wants it."""
+        """Let the client decide how the connection ends."""
         self._done.set()
 
     async def wait(self) -> None:
@@ -182,20 +182,20 @@ class Visit:
 
 
 class FakeServer:
-    """Lets everybody in, and leaves the rest to the test."""
+    """Admits every client, and leaves the rest to the test."""
 
     def __init__(self) -> None:
         self._sender, self._visits = trio.open_memory_channel[Visit](100)
         self.base = ""
         self.tokens: list[str | None] = []
-        #: By what the next one may come back; an old server lets nobody.
+        #: The session by which the next client may resume; None as with an old server.
         self.session: str | None = None
-        #: Why nobody is let in any more, and what those said who were not.
+        #: The reason for refusing clients, if any, and the hellos of the refused ones.
         self.refusal = ""
         self.refused: list[dict[str, Any]] = []
 
     async def accept(self) -> Visit:
-        """The next client that is in the room."""
+        """The next client that has joined the room."""
         with trio.fail_after(PATIENCE):
             return await self._visits.receive()
 
@@ -215,7 +215,7 @@ class FakeServer:
 
 @asynccontextmanager
 async def open_fake() -> AsyncIterator[FakeServer]:
-    """A running one."""
+    """A running fake server."""
     fake = FakeServer()
     with fake._sender, fake._visits:
         async with trio.open_nursery() as nursery:

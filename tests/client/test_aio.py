@@ -1,4 +1,4 @@
-"""What the client for asyncio has of its own; by conftest.py it goes through Trio's tests."""
+"""What only the asyncio client has; conftest.py also runs Trio's tests with it."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -19,7 +19,7 @@ async def service(serve: Serve) -> AsyncIterator[Service]:
         yield service
 
 
-async def test_iteration_cancelled_takes_no_event(service: Service) -> None:
+async def test_a_cancelled_iteration_takes_no_event(service: Service) -> None:
     async def enter() -> None:
         url, seen = f"http://{service.base}", list[int]()
         async with (
@@ -72,7 +72,7 @@ async def test_an_error_of_a_token_source_ends_the_block(service: Service) -> No
         await trio.to_thread.run_sync(asyncio.run, enter())
 
 
-async def test_errors_of_the_block_and_behind_it(service: Service) -> None:
+async def test_errors_in_the_block_are_raised_and_later_calls_fail(service: Service) -> None:
     cause = ValueError("the cause")
 
     async def enter() -> None:
@@ -93,7 +93,7 @@ async def test_errors_of_the_block_and_behind_it(service: Service) -> None:
         await trio.to_thread.run_sync(asyncio.run, enter())
 
 
-async def test_a_cancelled_block_is_gone_at_once(service: Service) -> None:
+async def test_a_cancelled_block_ends_at_once(service: Service) -> None:
     async def enter() -> None:
         async with asyncio.timeout(0.2), aio.open_client(f"http://{service.base}", room="r"):
             await asyncio.sleep(1000)

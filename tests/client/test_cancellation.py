@@ -1,4 +1,4 @@
-"""Whenever a client is cancelled, nothing of it is left, and nobody is told half of anything."""
+"""Cancelling a client at any moment leaves nothing behind and sends nothing in part."""
 
 import gc
 from collections.abc import Iterator, Sequence
@@ -22,7 +22,7 @@ ANN, BOB = Peer("ann", "Ann"), Peer("bob", "Bob")
 
 
 class CancelAfter(trio.abc.Instrument):
-    """Cancels a scope when the tasks in it have taken so many steps."""
+    """Cancels a scope after its tasks have taken a number of steps."""
 
     def __init__(self, scope: trio.CancelScope, steps: int) -> None:
         self._scope = scope
@@ -43,7 +43,7 @@ class CancelAfter(trio.abc.Instrument):
 
 
 async def run_and_cancel(work: object, steps: int) -> bool:
-    """Whether `work` was cancelled after so many steps; its tasks are this one and its children."""
+    """Whether `work` was cancelled after so many steps, those of its child tasks included."""
     assert callable(work)
     cancelled = False
 
@@ -65,13 +65,13 @@ async def run_and_cancel(work: object, steps: int) -> bool:
 
 @pytest.fixture(autouse=True)
 def _no_garbage() -> Iterator[None]:
-    """What is left open is found here, and not in some later test."""
+    """Report leaked objects in the test that leaked them."""
     yield
     gc.collect()
 
 
 async def stay(base: str) -> None:
-    """All that a client does, from entering to leaving."""
+    """Everything that a client does, from entering to leaving."""
     async with bot(base, "ann", timing=None) as ann:
         await ann.broadcast()
         await ann.send("first")
@@ -96,8 +96,8 @@ async def test_cancelled_at_every_step(serve: Serve) -> None:
 
 
 async def check_told(bob: Client) -> None:
-    """Bob saw a whole visit, or none; and of what was said, a beginning."""
-    # A cancelled client has closed its socket, which the server may not have seen yet.
+    """Bob saw a whole visit or none, and the first of its messages, if any."""
+    # A cancelled client has closed its socket, which the server may not have noticed yet.
     with trio.fail_after(PATIENCE):
         events = await heard(bob)
         while bob.peers or _count(events, PeerJoined) != _count(events, PeerLeft):
@@ -113,7 +113,7 @@ def _count(events: Sequence[object], kind: type) -> int:
 
 
 async def come_back(service: Service) -> None:
-    """A stay with a loss in the middle."""
+    """A stay with a lost connection in the middle."""
     async with open_line(service.base) as line, bot(line.base, "ann") as ann:
         await ann.broadcast()
         line.cut()
@@ -123,11 +123,11 @@ async def come_back(service: Service) -> None:
 
 
 @pytest.mark.of_trio("it counts the steps of Trio's tasks")
-async def test_cancelled_at_every_step_of_coming_back(serve: Serve) -> None:
+async def test_cancelled_at_every_step_of_reconnecting(serve: Serve) -> None:
     limits = {"connects_per_ip_per_minute": 1_000_000, "auth_failures_per_ip": 1_000_000}
     async with (
         no_descriptor_left(),
-        # While it has no connection, it cannot say that it goes.
+        # A client without a connection cannot send that it leaves.
         serve(resume_grace=0.1, **limits) as service,
         bots(service, "bob") as (bob,),
     ):
@@ -143,8 +143,8 @@ async def test_cancelled_at_every_step_of_coming_back(serve: Serve) -> None:
         assert steps > 100
 
 
-@pytest.mark.of_trio("a call that is cancelled may have said it")
-async def test_a_cancelled_send_has_said_nothing(serve: Serve) -> None:
+@pytest.mark.of_trio("with asyncio a cancelled call may have sent it")
+async def test_a_cancelled_send_sends_nothing(serve: Serve) -> None:
     async with (
         serve() as service,
         bots(service, "bob") as (bob,),
@@ -162,8 +162,8 @@ async def test_a_cancelled_send_has_said_nothing(serve: Serve) -> None:
         assert await receive(bob) == Message("ann", "Ann", "said")
 
 
-@pytest.mark.of_trio("a call that is cancelled may not have begun")
-async def test_a_cancelled_broadcast_is_wanted_all_the_same(serve: Serve) -> None:
+@pytest.mark.of_trio("with asyncio a cancelled call may not have begun")
+async def test_a_cancelled_broadcast_starts_after_reconnecting(serve: Serve) -> None:
     async with (
         serve() as service,
         open_line(service.base) as line,

@@ -1,4 +1,4 @@
-"""The client and the real server: every message, and how a stay begins and ends."""
+"""The client and the real server: every message, and the begin and end of a connection."""
 
 import json
 import time
@@ -46,7 +46,7 @@ ANN, BOB = Peer("ann", "Ann"), Peer("bob", "Bob")
 
 @asynccontextmanager
 async def raw(service: Service, client_id: str) -> AsyncIterator[RawClient]:
-    """A peer whose every byte the test decides on."""
+    """A peer for which the test writes every byte."""
     async with service.connect("/ws/r") as client:
         await client.expect("auth_required")
         await client.send("auth_token", clientId=client_id, username=client_id.title())
@@ -75,7 +75,7 @@ async def test_the_server_gives_an_id_and_a_name(service: Service) -> None:
         assert ann.username == f"Guest-{ann.id[:4]}"
 
 
-async def test_those_who_are_there_are_told_as_if_they_came(service: Service) -> None:
+async def test_peers_in_the_room_are_reported_as_joins(service: Service) -> None:
     async with bots(service, "ann", "bob") as (ann, bob):
         await ann.broadcast("audio")
         live = (await wait_for(bob, WentLive)).peer.live
@@ -85,7 +85,7 @@ async def test_those_who_are_there_are_told_as_if_they_came(service: Service) ->
             on_air = Peer("ann", "Ann", live)
             events = await heard(carl)
             assert events[0] == StateChanged("joined")
-            # Between replicas, their order is not that of their coming.
+            # With several replicas, this order is not that of the joins.
             assert sorted(events[1:], key=repr) == sorted(
                 [PeerJoined(ANN), WentLive(on_air), PeerJoined(BOB)], key=repr
             )
@@ -104,7 +104,7 @@ async def test_those_who_are_there_are_told_as_if_they_came(service: Service) ->
         ("http://[::1]:8000", "/ws/a%20b%2Fc", False, 8000),
     ],
 )
-def test_where_a_room_is(url: str, path: str, secure: bool, port: int) -> None:
+def test_addresses_of_rooms(url: str, path: str, secure: bool, port: int) -> None:
     address = Address.of_room(url, "a b/c")
     assert (address.path, address.secure, address.port) == (path, secure, port)
     assert address.netloc == url.partition("//")[2].partition("/")[0]
@@ -130,14 +130,14 @@ async def test_a_wrong_address_is_refused_at_once(url: str, room: str) -> None:
             raise AssertionError("this is no address")
 
 
-async def test_who_is_not_let_in_is_told_why(service: Service) -> None:
+async def test_a_refused_client_gets_the_reason(service: Service) -> None:
     with pytest.raises(ClosedError, match="Invalid client id") as closed:
         async with bot(service.base, "not an id"):
             raise AssertionError("this is no id")
     assert (closed.value.code, closed.value.reason) == (1008, "Invalid client id")
 
 
-async def test_a_server_that_is_not_there() -> None:
+async def test_an_unreachable_server_raises() -> None:
     with pytest.raises(NotConnectedError) as failed:
         async with bot("127.0.0.1:1", "ann"):
             raise AssertionError("nobody is there")
@@ -145,7 +145,7 @@ async def test_a_server_that_is_not_there() -> None:
     assert failed.value.reason
 
 
-async def test_a_server_that_speaks_something_else(serve: Serve) -> None:
+async def test_a_server_without_the_dialect_raises(serve: Serve) -> None:
     async with serve(dialects="room") as service:
         with pytest.raises(NotConnectedError, match="404") as failed:
             async with bot(service.base, "ann"):
@@ -153,10 +153,10 @@ async def test_a_server_that_speaks_something_else(serve: Serve) -> None:
         assert failed.value.status == 404
 
 
-# What others do
+# Events of other peers
 
 
-async def test_coming_going_and_live(service: Service) -> None:
+async def test_joins_leaves_and_broadcasts_are_reported(service: Service) -> None:
     async with bots(service, "ann") as (ann,):
         async with bot(service.base, "bob") as bob:
             assert await receive(ann) == PeerJoined(BOB)
@@ -167,7 +167,7 @@ async def test_coming_going_and_live(service: Service) -> None:
             assert went.peer.live is not None
             assert went.peer.live.media_type == "video"
             assert dict(ann.live) == dict(ann.peers) == {"bob": went.peer}
-            await bob.broadcast()  # the same again is not told
+            await bob.broadcast()  # a repeated start is not reported
             await bob.broadcast("audio")
             other = await receive(ann)
             assert isinstance(other, WentLive)
@@ -195,7 +195,7 @@ PAYLOADS: list[Any] = [
 
 
 @pytest.mark.parametrize("payload", PAYLOADS, ids=lambda payload: repr(payload)[:20])
-async def test_signals_to_one_and_to_all(service: Service, payload: Any) -> None:
+async def test_signals_to_one_peer_and_to_all(service: Service, payload: Any) -> None:
     async with bots(service, "ann", "bob", "carl") as (ann, bob, carl):
         for to in ("bob", None):
             await ann.offer(payload, to=to)
@@ -223,20 +223,20 @@ SENDS: dict[str, Sends] = {
 
 
 @pytest.mark.parametrize("name", SENDS)
-async def test_a_target_that_is_not_there(service: Service, name: str) -> None:
+async def test_a_missing_target_is_reported(service: Service, name: str) -> None:
     async with bots(service, "ann") as (ann,):
         await SENDS[name](ann)
         assert await receive(ann) == Error("Target client zed not found", "target_not_found", "zed")
 
 
-async def test_what_is_not_granted(service: Service) -> None:
+async def test_actions_without_the_grant_are_refused(service: Service) -> None:
     async with bots(service, "ann", "bob") as (ann, bob):
         await ann.kick("bob")
         assert await receive(ann) == Error("Not allowed", "not_allowed")
         assert await heard(bob) == []
 
 
-async def test_what_cannot_be_sent(service: Service) -> None:
+async def test_values_that_are_not_json_raise(service: Service) -> None:
     async with bots(service, "ann") as (ann,):
         endless: list[object] = []
         endless.append(endless)
@@ -254,14 +254,14 @@ async def test_what_cannot_be_sent(service: Service) -> None:
 
 
 @pytest.mark.parametrize("given", ["token", "username", "client_id"])
-async def test_what_cannot_be_said_of_oneself(given: str) -> None:
+async def test_invalid_credentials_raise(given: str) -> None:
     said: dict[str, Any] = {given: "\ud800"}
     with pytest.raises(ValueError, match="surrogate"):
         async with enter("http://127.0.0.1:1", room="r", **said):
             raise AssertionError
 
 
-async def test_a_fetched_token_that_cannot_be_said() -> None:
+async def test_an_invalid_fetched_token_raises() -> None:
     async def fetch() -> str:
         return "\ud800"
 
@@ -271,9 +271,7 @@ async def test_a_fetched_token_that_cannot_be_said() -> None:
 
 
 @pytest.mark.parametrize("payload", ['"\\ud800"', "1e999", "9" * 5000, "[" * 900 + "]" * 900])
-async def test_a_payload_that_python_cannot_hold_does_no_harm(
-    service: Service, payload: str
-) -> None:
+async def test_payloads_that_python_cannot_hold_do_no_harm(service: Service, payload: str) -> None:
     async with bots(service, "ann") as (ann,), raw(service, "bob") as bob:
         await wait_for(ann, PeerJoined)
         await bob.send_text(f'{{"type":"message","data":{payload}}}')
@@ -283,7 +281,7 @@ async def test_a_payload_that_python_cannot_hold_does_no_harm(
 
 
 def test_every_message_is_known() -> None:
-    """What the server says in this dialect, the client can read; what it reads, it can say."""
+    """The client can read all that the server sends in this dialect, and send all that it reads."""
     read = set(get_args(connection_module._reader._decoder.type))
     said = set(get_args(mesh._reader._decoder.type))
     tagged = {
@@ -294,7 +292,7 @@ def test_every_message_is_known() -> None:
         and value.__struct_config__.tag
         and value.__module__ == mesh.__name__
     }
-    # Who broadcasts through a media server says so; this client does not.
+    # Broadcasters send these about a media server; this client does not.
     assert read == tagged - said - {mesh.Relay, mesh.RelayOver}
 
 
@@ -303,7 +301,7 @@ def test_every_message_is_known() -> None:
 
 @pytest.fixture
 async def guarded(serve: Serve) -> AsyncIterator[Service]:
-    """A server that believes tokens only."""
+    """A server that requires tokens."""
     async with serve(jwt_secret=SECRET) as service:
         yield service
 
@@ -312,12 +310,12 @@ def token_for(user_id: str, seconds: float = 600, **claims: Any) -> str:
     return make_token(user_id, exp=time.time() + seconds, name=user_id.title(), **claims)
 
 
-async def test_a_token_says_who_it_is(guarded: Service) -> None:
+async def test_a_token_gives_the_identity(guarded: Service) -> None:
     async with bot(guarded.base, "a-1", token=token_for("ann"), username=None) as ann:
         assert (ann.id, ann.user_id, ann.username) == ("a-1", "ann", "Ann")
 
 
-async def test_a_bad_token_ends_it(guarded: Service) -> None:
+async def test_an_invalid_token_is_final(guarded: Service) -> None:
     for token in (None, "nonsense", token_for("ann", key="x" * 40)):
         with pytest.raises(ClosedError) as closed:
             async with bot(guarded.base, "ann", token=token):
@@ -325,7 +323,7 @@ async def test_a_bad_token_ends_it(guarded: Service) -> None:
         assert (closed.value.code, closed.value.reason) == (1008, "Invalid token")
 
 
-async def test_a_token_that_is_fetched_is_fetched_again_when_it_expires(guarded: Service) -> None:
+async def test_an_expiring_token_is_fetched_again(guarded: Service) -> None:
     lasting = iter([5, 500])
 
     async def fetch() -> str:
@@ -337,7 +335,7 @@ async def test_a_token_that_is_fetched_is_fetched_again_when_it_expires(guarded:
     assert [*lasting] == []
 
 
-async def test_a_token_that_cannot_be_fetched_is_tried_again(guarded: Service) -> None:
+async def test_fetching_a_token_is_retried(guarded: Service) -> None:
     tries = 0
 
     async def fetch() -> str:
@@ -352,7 +350,7 @@ async def test_a_token_that_cannot_be_fetched_is_tried_again(guarded: Service) -
     assert tries == 4
 
 
-async def test_a_token_that_was_given_is_renewed_by_the_user(guarded: Service) -> None:
+async def test_a_given_token_is_renewed_by_the_user(guarded: Service) -> None:
     async with bot(guarded.base, "ann", token=token_for("ann", 50)) as ann:
         assert (await wait_for(ann, TokenExpiring)).expires_in <= 50
         await ann.renew(token_for("bob"))
@@ -361,7 +359,7 @@ async def test_a_token_that_was_given_is_renewed_by_the_user(guarded: Service) -
         assert (await wait_for(ann, TokenRenewed)).expires_in > 400
 
 
-async def test_an_expired_token_ends_it(guarded: Service) -> None:
+async def test_an_expired_token_is_final(guarded: Service) -> None:
     async with bot(guarded.base, "ann", token=token_for("ann", 3)) as ann:
         with pytest.raises(ClosedError) as closed:
             await wait_state(ann, "waiting")
@@ -371,7 +369,7 @@ async def test_an_expired_token_ends_it(guarded: Service) -> None:
             await ann.send("hello")
 
 
-async def test_an_error_of_the_token_source_comes_out_as_it_is(service: Service) -> None:
+async def test_an_error_of_the_token_source_is_raised_unchanged(service: Service) -> None:
     async def fetch() -> str:
         raise LookupError("no such key")
 
@@ -380,13 +378,13 @@ async def test_an_error_of_the_token_source_comes_out_as_it_is(service: Service)
             raise AssertionError("there is no token")
 
 
-async def test_who_may_not_publish(guarded: Service) -> None:
+async def test_publishing_needs_the_grant(guarded: Service) -> None:
     async with bot(guarded.base, "ann", token=token_for("ann", publish=False)) as ann:
         await ann.broadcast()
         assert await wait_for(ann, Error) == Error("Not allowed", "not_allowed")
 
 
-async def test_who_is_kicked_stays_away(guarded: Service) -> None:
+async def test_a_kicked_client_does_not_reconnect(guarded: Service) -> None:
     async with (
         bot(guarded.base, "ann", token=token_for("ann", moderator=True)) as ann,
         bot(guarded.base, "bob", token=token_for("bob")) as bob,
@@ -406,7 +404,7 @@ async def test_who_is_kicked_stays_away(guarded: Service) -> None:
 # Leaving
 
 
-async def test_what_was_said_last_arrives(service: Service) -> None:
+async def test_the_last_messages_arrive_before_the_leave(service: Service) -> None:
     async with bots(service, "ann") as (ann,):
         async with bot(service.base, "bob") as bob:
             for number in range(300):
@@ -419,8 +417,8 @@ async def test_what_was_said_last_arrives(service: Service) -> None:
         assert await heard(ann, service) == []
 
 
-async def test_leaving_with_everything_unread(service: Service) -> None:
-    """What is unread must not turn the goodbye into a reset."""
+async def test_leaving_with_unread_messages_loses_nothing(service: Service) -> None:
+    """Unread data must not turn the close into a reset."""
     async with bots(service, "ann") as (ann,):
         async with bot(service.base, "bob", max_events=100_000) as bob:
             await wait_for(ann, PeerJoined)
@@ -430,8 +428,8 @@ async def test_leaving_with_everything_unread(service: Service) -> None:
         assert [(await wait_for(ann, Message)).data for _ in range(300)] == list(range(300))
 
 
-@pytest.mark.of_trio("in the tests, its block is not theirs: test_aio.py has that")
-async def test_an_error_of_the_block_comes_out_as_it_is(service: Service) -> None:
+@pytest.mark.of_trio("the asyncio block runs in another thread: see test_aio.py")
+async def test_an_error_in_the_block_is_raised_unchanged(service: Service) -> None:
     cause = ValueError("the cause")
     with pytest.raises(KeyError) as failed:
         async with bot(service.base, "ann"):
@@ -440,7 +438,7 @@ async def test_an_error_of_the_block_comes_out_as_it_is(service: Service) -> Non
 
 
 @pytest.mark.of_trio("as above")
-async def test_so_does_a_group_of_the_block(service: Service) -> None:
+async def test_an_error_group_in_the_block_is_raised_unchanged(service: Service) -> None:
     group = ExceptionGroup("of the user", [KeyError(1), KeyError(2)])
     with pytest.raises(ExceptionGroup) as failed:
         async with bot(service.base, "ann"):
@@ -459,7 +457,7 @@ async def test_a_cancelled_block_is_cancelled(service: Service) -> None:
         assert await receive(ann) == PeerLeft(BOB)
 
 
-async def test_after_the_block_there_is_nothing(service: Service) -> None:
+async def test_a_client_cannot_be_used_after_its_block(service: Service) -> None:
     async with bot(service.base, "ann") as ann:
         pass
     with pytest.raises(NotConnectedError, match="the client was closed"):
@@ -470,7 +468,7 @@ async def test_after_the_block_there_is_nothing(service: Service) -> None:
         await ann.broadcast()
 
 
-async def test_who_waits_to_say_something_is_told_that_the_block_is_over(serve: Serve) -> None:
+async def test_a_waiting_send_fails_when_the_block_ends(serve: Serve) -> None:
     async with serve() as service, open_line(service.base) as line, trio.open_nursery() as nursery:
         ended = trio.Event()
 
@@ -491,7 +489,9 @@ async def test_who_waits_to_say_something_is_told_that_the_block_is_over(serve: 
 # The same id twice
 
 
-async def test_a_newer_client_of_the_same_id_takes_over_for_good(service: Service) -> None:
+async def test_a_newer_client_with_the_same_id_replaces_the_older_for_good(
+    service: Service,
+) -> None:
     async with bots(service, "zoe", "ann") as (zoe, ann):
         await ann.broadcast()
         await wait_for(zoe, WentLive)
@@ -501,17 +501,17 @@ async def test_a_newer_client_of_the_same_id_takes_over_for_good(service: Servic
             assert closed.value.code == 4409
             assert await heard(zoe, service) == [Stopped(ANN)]
             assert newer.state == "joined"
-    # Leaving the block of the older one says nothing to anybody.
+    # The older client leaving its block is not visible to others.
 
 
-async def test_the_id_of_somebody_else(service: Service) -> None:
+async def test_the_id_of_another_user_is_refused(service: Service) -> None:
     async with bots(service, "ann"):
         with pytest.raises(ClosedError, match="Client id in use"):
             async with bot(service.base, "ann", username="Mallory"):
                 raise AssertionError("the id is Ann's")
 
 
-# Many readers, and many who say something
+# Several readers and senders
 
 
 async def test_several_tasks_may_read_and_send(service: Service) -> None:
@@ -538,8 +538,8 @@ async def test_several_tasks_may_read_and_send(service: Service) -> None:
         assert sorted(seen) == list(range(200))
 
 
-@pytest.mark.of_trio("what is cancelled here is the harness: test_aio.py has that")
-async def test_iteration_cancelled_takes_no_event(service: Service) -> None:
+@pytest.mark.of_trio("this would cancel the harness: see test_aio.py")
+async def test_a_cancelled_iteration_takes_no_event(service: Service) -> None:
     async with bots(service, "ann", "bob") as (ann, bob):
         seen: list[int] = []
         with trio.fail_after(PATIENCE):
@@ -559,7 +559,7 @@ async def _count_to(client: Client, end: int) -> None:
 
 
 def test_events_are_json() -> None:
-    """`tail --json` prints them so."""
+    """As `tail --json` prints them."""
     event = PeerJoined(Peer("ann", "Ann"))
     assert json.loads(msgspec.json.encode(event)) == {
         "type": "peer_joined",
@@ -567,7 +567,7 @@ def test_events_are_json() -> None:
     }
 
 
-def test_pauses_grow_and_differ() -> None:
+def test_pauses_grow_and_are_jittered() -> None:
     timing = PATIENT
     assert all(0.005 <= timing.pause(0) <= 0.01 for _ in range(100))
     assert all(0.025 <= timing.pause(attempt) <= 0.05 for attempt in range(3, 3000))

@@ -1,4 +1,4 @@
-"""The client's page is what the code is."""
+"""The client's page agrees with the code."""
 
 import ast
 import re
@@ -23,18 +23,18 @@ README = (Path(__file__).resolve().parent.parent.parent / "README.md").read_text
 
 
 def main_of(code: str, base: str) -> Callable[[], Awaitable[None]]:
-    """The function that an example runs, for the server of the test."""
+    """The `main` of an example, changed to use the test's server."""
     names: dict[str, Any] = {}
     exec(code.replace("127.0.0.1:8000", base).replace("trio.run(main)", ""), names)
     main: Callable[[], Awaitable[None]] = names["main"]
     return main
 
 
-def test_the_reference_is_that_of_the_code() -> None:
+def test_the_reference_agrees_with_the_code() -> None:
     assert print_client_api.printed(PAGE) == PAGE, "run: python -m tools.print_client_api"
 
 
-def test_a_page_without_markers_is_not_printed_into() -> None:
+def test_a_page_without_markers_is_refused() -> None:
     with pytest.raises(ValueError, match="no markers"):
         print_client_api.printed("# The Python client\n")
 
@@ -64,13 +64,11 @@ def test_the_figures_in_the_guide_are_the_defaults() -> None:
 
 
 @pytest.mark.parametrize("code", CODE)
-def test_code_on_the_page_can_be_read(code: str) -> None:
+def test_code_on_the_page_is_valid(code: str) -> None:
     compile(code, "page", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
 
 
-async def test_the_first_example_does_what_it_says(
-    serve: Serve, capsys: pytest.CaptureFixture[str]
-) -> None:
+async def test_the_first_example_works(serve: Serve, capsys: pytest.CaptureFixture[str]) -> None:
     async with serve() as service, trio.open_nursery() as nursery:
         nursery.start_soon(main_of(CODE[0], service.base))
         async with bot(service.base, "bob", room="lobby") as bob:
@@ -82,7 +80,7 @@ async def test_the_first_example_does_what_it_says(
         nursery.cancel_scope.cancel()
 
 
-async def test_the_lines_in_the_readme_greet_newcomers(serve: Serve) -> None:
+async def test_the_readme_example_greets_newcomers(serve: Serve) -> None:
     (code,) = PYTHON.findall(README)
     async with serve() as service, trio.open_nursery() as nursery:
         nursery.start_soon(main_of(code, service.base))

@@ -1,4 +1,4 @@
-"""Two links that talk through a wire of ours: offers cross, signals are lost, candidates wait.
+"""Two links over a simulated wire: offers cross, signals are lost, candidates wait.
 
 The peer connections are aiortc's, over loopback.
 """
@@ -19,7 +19,7 @@ Signal = tuple[Kind, dict[str, Any]]
 
 
 class Side:
-    """One of the two."""
+    """One of the two peers."""
 
     def __init__(self, *, polite: bool, sends: bool) -> None:
         self.outbox = asyncio.Queue[Signal]()
@@ -46,12 +46,12 @@ class Side:
         return [self.made[-1]]
 
 
-#: How candidates go: in the description, or by themselves before it or behind.
+#: How candidates are sent: in the description, or separately before or after it.
 Trickle = Literal["in", "before", "behind"]
 
 
 async def carry(source: Side, target: Side, lost: set[int], trickle: Trickle) -> None:
-    """Bring signals over, but for those with these numbers."""
+    """Deliver signals, except for those with these numbers."""
     number = 0
     while True:
         kind, payload = await source.outbox.get()
@@ -65,7 +65,7 @@ async def carry(source: Side, target: Side, lost: set[int], trickle: Trickle) ->
 
 
 def take_out_candidates(description: dict[str, Any]) -> list[dict[str, Any]]:
-    """The candidates of a description, which it loses, as a browser tells them."""
+    """Remove the candidates from a description, and return them as a browser sends them."""
     lines = description["sdp"].splitlines()
     of_candidates = ("a=candidate:", "a=end-of-candidates")
     description["sdp"] = "".join(
@@ -84,7 +84,7 @@ def meet(
     lost: tuple[set[int], set[int]],
     trickle: Trickle,
 ) -> None:
-    """Let a sender and a viewer come together, until the viewer has seen frames."""
+    """Connect a sender and a viewer, until the viewer has received a frame."""
 
     async def run() -> None:
         sender = Side(polite=polite_sends, sends=True)
@@ -155,7 +155,7 @@ NOTHING: tuple[set[int], set[int]] = (set(), set())
     ],
 )
 @pytest.mark.parametrize("polite_sends", [True, False])
-def test_they_come_together(
+def test_two_peers_connect(
     polite_sends: bool,
     begin: Callable[[Side, Side], None],
     lost: tuple[set[int], set[int]],

@@ -1,4 +1,4 @@
-"""Media for programs: two clients of the package, with frames from one to the other."""
+"""Media for programs: frames are sent from one client of the package to another."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -21,7 +21,7 @@ from trio_signal.client.media import MediaError, publish, watch
 
 
 class Card:
-    """A player: aiortc's test tracks."""
+    """A player with aiortc's test tracks."""
 
     def __init__(self, *, audio: bool = True, video: bool = True) -> None:
         self.audio: MediaStreamTrack | None = AudioStreamTrack() if audio else None
@@ -62,7 +62,7 @@ async def test_a_broadcast_is_watched_recorded_and_stopped(serve: Serve, tmp_pat
                     await tracks.record(str(path), seconds=1)
                     scope.cancel()
                     await wait_for(bob, Stopped)
-                # Nothing was left to run.
+                # No task was left behind.
                 await until(lambda: not any(client.session.ears for client in (ann, bob, cyd)))
     with av.open(str(path)) as file:
         assert {stream.type for stream in file.streams} == {"audio", "video"}
@@ -71,7 +71,7 @@ async def test_a_broadcast_is_watched_recorded_and_stopped(serve: Serve, tmp_pat
 
 
 class Paced(VideoStreamTrack):
-    """Pictures of a thirtieth of a second each, given at another pace; so many, then none."""
+    """A limited number of frames that last a thirtieth of a second, sent at another pace."""
 
     def __init__(self, pace: float, count: int) -> None:
         super().__init__()
@@ -97,7 +97,7 @@ class Paced(VideoStreamTrack):
         pytest.param(0.01, 15, 0.5, id="a camera that stops"),
     ],
 )
-def test_a_recording_is_as_long_as_was_asked_for(
+def test_a_recording_has_the_requested_length(
     pace: float, count: int, recorded: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(media, "_STALLED", 0.5)
@@ -108,7 +108,7 @@ def test_a_recording_is_as_long_as_was_asked_for(
         assert file.duration / 1_000_000 == pytest.approx(recorded, abs=0.1)
 
 
-async def test_both_send_and_watch_at_once(serve: Serve) -> None:
+async def test_two_peers_send_and_watch_at_once(serve: Serve) -> None:
     async def look(client: Client, peer_id: str) -> None:
         async with watch(client, peer_id) as tracks:
             await tracks.run(take, tracks.video)
@@ -124,10 +124,10 @@ async def test_both_send_and_watch_at_once(serve: Serve) -> None:
                 nursery.start_soon(look, bob, "ann")
 
 
-async def test_who_comes_later_gets_it_and_who_asks_late_too(
+async def test_late_joiners_and_late_requests_get_the_stream(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(calls_module, "_ASK_AFTER", 1000)  # the offer that came has to do
+    monkeypatch.setattr(calls_module, "_ASK_AFTER", 1000)  # the offer that arrived must be enough
     async with serve() as service, bot(service.base, "ann") as ann:
         with trio.fail_after(PATIENCE):
             async with going_live(ann, Card(audio=False)), bot(service.base, "bob") as bob:
@@ -137,7 +137,7 @@ async def test_who_comes_later_gets_it_and_who_asks_late_too(
                     await tracks.run(take, tracks[0])
 
 
-async def test_a_peer_that_leaves_is_not_waited_for(serve: Serve) -> None:
+async def test_waiting_for_a_peer_ends_when_it_leaves(serve: Serve) -> None:
     async def look(client: Client) -> None:
         with pytest.raises(MediaError, match="bob has left"):
             async with watch(client, "bob"):
@@ -151,7 +151,7 @@ async def test_a_peer_that_leaves_is_not_waited_for(serve: Serve) -> None:
             await until(lambda: not ann.session.ears)
 
 
-async def test_a_client_that_ends_is_not_waited_for(serve: Serve) -> None:
+async def test_waiting_for_a_peer_ends_with_the_client(serve: Serve) -> None:
     async with serve() as service:
         async with bot(service.base, "ann") as ann:
             with trio.move_on_after(0.1):
@@ -163,7 +163,7 @@ async def test_a_client_that_ends_is_not_waited_for(serve: Serve) -> None:
                 raise AssertionError
 
 
-async def test_work_in_the_thread_fails_and_is_cancelled(serve: Serve) -> None:
+async def test_work_in_the_thread_can_fail_and_be_cancelled(serve: Serve) -> None:
     async def fail() -> None:
         raise ZeroDivisionError
 

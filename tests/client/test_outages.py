@@ -1,4 +1,4 @@
-"""What a client does when its connection is lost, and with servers that misbehave."""
+"""What a client does when its connection is lost, and when a server misbehaves."""
 
 import itertools
 import socket
@@ -50,7 +50,7 @@ pytestmark = pytest.mark.usefixtures("front")
 ANN, BOB = Peer("ann", "Ann"), Peer("bob", "Bob")
 
 
-# What a close means
+# The meaning of close codes
 
 RECONNECT = {code.value: meaning.reconnect for code, meaning in CLOSE_CODES.items()}
 FINAL = [code for code, again in RECONNECT.items() if again in ("no", "with a new token")]
@@ -58,7 +58,7 @@ PASSING = [code for code, again in RECONNECT.items() if again in ("at once", "wi
 
 
 @pytest.mark.parametrize("code", FINAL)
-async def test_what_is_final_is_not_tried_again(code: int) -> None:
+async def test_final_close_codes_are_not_retried(code: int) -> None:
     async with open_fake() as fake, bot(fake.base, "ann") as ann:
         await (await fake.accept()).close(code, "the reason")
         assert await receive(ann) == StateChanged("joined")
@@ -74,7 +74,7 @@ async def test_what_is_final_is_not_tried_again(code: int) -> None:
 
 
 @pytest.mark.parametrize("code", [*PASSING, 1012, 4999])
-async def test_what_is_not_final_is_tried_again(code: int) -> None:
+async def test_other_close_codes_are_retried(code: int) -> None:
     async with open_fake() as fake, bot(fake.base, None, username="Ann", token="t") as ann:
         first = await fake.accept()
         await first.close(code, "the reason")
@@ -87,7 +87,7 @@ async def test_what_is_not_final_is_tried_again(code: int) -> None:
         second.done()
 
 
-async def test_at_once_is_without_a_pause() -> None:
+async def test_reconnecting_at_once_makes_no_pause() -> None:
     timing = replace(PATIENT, first_pause=1000, longest_pause=1000)
     async with open_fake() as fake, bot(fake.base, "ann", timing=timing) as ann:
         await (await fake.accept()).close(CloseCode.GOING_AWAY)
@@ -95,7 +95,7 @@ async def test_at_once_is_without_a_pause() -> None:
         assert ann.id == "ann"
 
 
-async def test_a_new_token_for_who_can_have_one() -> None:
+async def test_a_token_source_is_asked_for_a_new_token() -> None:
     tokens = iter(["one", "two"])
 
     async def fetch() -> str:
@@ -108,7 +108,7 @@ async def test_a_new_token_for_who_can_have_one() -> None:
         assert fake.tokens == ["one", "two"]
 
 
-async def test_a_token_source_that_fails_is_asked_again() -> None:
+async def test_a_failing_token_source_is_asked_again() -> None:
     tokens = iter(["one", "", "two"])
 
     async def fetch() -> str:
@@ -137,8 +137,8 @@ async def test_leaving_ends_with_a_close_frame() -> None:
         visit.done()
 
 
-async def test_leaving_waits_until_the_last_words_are_through(serve: Serve) -> None:
-    """To close with something unread is to send a reset, which overtakes what was said before."""
+async def test_leaving_waits_until_the_last_messages_are_sent(serve: Serve) -> None:
+    """Closing with unread data sends a reset, which may overtake earlier messages."""
     async with (
         serve() as service,
         bots(service, "bob") as (bob,),
@@ -167,7 +167,7 @@ async def _say_much_and_leave(
         leaving.set()
 
 
-async def test_leaving_does_not_wait_for_a_server_that_does_not_answer(serve: Serve) -> None:
+async def test_leaving_does_not_wait_for_a_silent_server(serve: Serve) -> None:
     timing = replace(PATIENT, goodbye=0.1)
     async with serve() as service, open_line(service.base) as line:
         with trio.fail_after(PATIENCE):
@@ -175,7 +175,7 @@ async def test_leaving_does_not_wait_for_a_server_that_does_not_answer(serve: Se
                 line.pull()
 
 
-async def test_leaving_while_away_is_at_once(serve: Serve) -> None:
+async def test_leaving_while_disconnected_takes_no_time(serve: Serve) -> None:
     timing = replace(PATIENT, first_pause=1000, longest_pause=1000)
     async with serve() as service, open_line(service.base) as line:
         with trio.fail_after(PATIENCE):
@@ -184,10 +184,10 @@ async def test_leaving_while_away_is_at_once(serve: Serve) -> None:
                 await wait_state(ann, "waiting")
 
 
-# Connections that are lost
+# Lost connections
 
 
-async def test_who_comes_back_to_a_taken_id_goes_on_with_another(serve: Serve) -> None:
+async def test_a_client_takes_a_new_id_if_its_own_was_taken_meanwhile(serve: Serve) -> None:
     async with (
         serve(resume_grace=0) as service,
         bots(service, "bob") as (bob,),
@@ -207,7 +207,7 @@ async def test_who_comes_back_to_a_taken_id_goes_on_with_another(serve: Serve) -
             assert (await wait_for(bob, PeerJoined)).peer == Peer(ann.id, "Ann")
 
 
-async def test_nobody_tries_one_id_after_the_other() -> None:
+async def test_a_client_gives_up_if_its_second_id_is_taken() -> None:
     async with open_fake() as fake, bot(fake.base, "ann") as ann:
         first = await fake.accept()
         fake.refusal = "Client id in use"
@@ -218,7 +218,7 @@ async def test_nobody_tries_one_id_after_the_other() -> None:
         assert [visit["clientId"] for visit in fake.refused] == ["ann", None]
 
 
-async def test_a_killed_connection_comes_back_as_the_same_peer(serve: Serve) -> None:
+async def test_a_client_reconnects_as_the_same_peer(serve: Serve) -> None:
     async with (
         serve(resume_grace=0) as service,
         bots(service, "bob") as (bob,),
@@ -237,7 +237,7 @@ async def test_a_killed_connection_comes_back_as_the_same_peer(serve: Serve) -> 
         assert await heard(ann) == []
 
 
-async def test_the_differences_are_told(serve: Serve) -> None:
+async def test_changes_during_an_outage_are_reported_as_events(serve: Serve) -> None:
     async with serve(resume_grace=0) as service, open_line(service.base) as line:
         names = ("bob", "carl", "dora", "eve", "finn", "gus")
         async with bots(service, *names) as (bob, carl, dora, eve, finn, gus):
@@ -301,7 +301,7 @@ def kinds(events: list[Event]) -> list[tuple[str, str]]:
     ]
 
 
-async def test_live_again_after_a_loss(serve: Serve) -> None:
+async def test_a_broadcast_starts_again_after_reconnecting(serve: Serve) -> None:
     async with (
         serve(resume_grace=0) as service,
         bots(service, "bob") as (bob,),
@@ -321,7 +321,7 @@ async def test_live_again_after_a_loss(serve: Serve) -> None:
         await wait_for(bob, Stopped)
 
 
-async def test_what_is_wanted_while_away_counts(serve: Serve) -> None:
+async def test_broadcasts_change_while_disconnected(serve: Serve) -> None:
     async with (
         serve() as service,
         open_line(service.base) as line,
@@ -344,7 +344,7 @@ async def test_what_is_wanted_while_away_counts(serve: Serve) -> None:
             assert (live.media_type if live else None) == wanted == ann.broadcasting
 
 
-async def test_what_is_sent_while_away_waits(serve: Serve) -> None:
+async def test_sending_waits_while_disconnected(serve: Serve) -> None:
     async with (
         serve() as service,
         open_line(service.base) as line,
@@ -363,7 +363,7 @@ async def test_what_is_sent_while_away_waits(serve: Serve) -> None:
         assert await heard(bob) == []
 
 
-async def test_a_server_that_restarts(serve: Serve, redis_url: str) -> None:
+async def test_clients_reconnect_to_a_restarted_server(serve: Serve, redis_url: str) -> None:
     async with serve() as service:
         port = int(service.base.rpartition(":")[2])
     async with trio.open_nursery() as nursery:
@@ -397,7 +397,7 @@ async def _serve_until_told(
                     task_status.started(stop)
                     await stop.wait()
             except* OSError:
-                await trio.sleep(0.01)  # the port is not free yet
+                await trio.sleep(0.01)  # the port is still in use
             else:
                 return
 
@@ -418,8 +418,8 @@ async def test_a_server_that_falls_silent_is_noticed(serve: Serve) -> None:
         await wait_state(ann, "joined")
 
 
-async def test_a_silent_server_that_reads_nothing_either(serve: Serve) -> None:
-    """The question for a sign of life cannot even be sent."""
+async def test_a_silent_server_that_does_not_read_is_noticed(serve: Serve) -> None:
+    """Not even the ping can be sent."""
     async with (
         serve() as service,
         open_line(service.base) as line,
@@ -440,8 +440,8 @@ async def _talk(client: Client) -> None:
         await client.send("x" * 10_000)
 
 
-async def test_sends_that_are_cancelled_break_nothing(serve: Serve) -> None:
-    """The line is pulled in the middle, so that some are cancelled while half a frame is out."""
+async def test_cancelled_sends_break_nothing(serve: Serve) -> None:
+    """The line stops in between, so that some sends are cancelled with half a frame sent."""
     async with (
         serve(messages_per_second=1e6, message_burst=1_000_000) as service,
         open_line(service.base) as line,
@@ -463,21 +463,21 @@ async def test_sends_that_are_cancelled_break_nothing(serve: Serve) -> None:
         heard_by_bob: list[int] = []
         while sent[-1] not in heard_by_bob:
             heard_by_bob.append((await wait_for(bob, Message)).data[0])
-        # One that was cancelled as it went out has been said all the same.
+        # A send that was cancelled on its way out has been sent all the same.
         assert sorted(heard_by_bob) == heard_by_bob
         assert [number for number in heard_by_bob if number in sent] == sent
         assert await heard(ann) == [StateChanged("joined"), PeerJoined(BOB)]
 
 
 async def say(client: Client, number: int) -> bool:
-    """Whether it was said before patience ended."""
+    """Whether the message was sent before the timeout."""
     with trio.move_on_after(0.02):
         await client.send([number, "x" * 100_000])
         return True
     return False
 
 
-async def test_a_slow_reader_holds_the_server_back_and_loses_nothing(serve: Serve) -> None:
+async def test_a_slow_reader_stalls_the_server_and_loses_nothing(serve: Serve) -> None:
     async with (
         serve() as service,
         bots(service, "bob") as (bob,),
@@ -492,7 +492,7 @@ async def test_a_slow_reader_holds_the_server_back_and_loses_nothing(serve: Serv
         assert events == list(range(150))
 
 
-async def test_who_never_reads_is_told_so(serve: Serve) -> None:
+async def test_a_client_that_never_reads_gets_an_error(serve: Serve) -> None:
     async with serve() as service, bots(service, "bob") as (bob,):
         timing = replace(PATIENT, slow_reader=0.1)
         async with bot(service.base, "ann", max_events=3, timing=timing) as ann:
@@ -511,7 +511,7 @@ async def test_who_never_reads_is_told_so(serve: Serve) -> None:
                 await receive(ann)
 
 
-async def test_a_room_with_more_peers_than_events_may_wait(serve: Serve) -> None:
+async def test_a_snapshot_may_exceed_the_limit_of_waiting_events(serve: Serve) -> None:
     async with (
         serve() as service,
         bots(service, *"abcdefgh"),
@@ -521,7 +521,7 @@ async def test_a_room_with_more_peers_than_events_may_wait(serve: Serve) -> None
         assert len(await heard(ann)) == 9
 
 
-# Servers that are no servers
+# Servers that are not ours
 
 
 async def _silence(stream: trio.SocketStream) -> None:
@@ -579,7 +579,7 @@ async def _answer(stream: trio.SocketStream, status: str) -> None:
         (_overload, "503 sorry", 503),
     ],
 )
-async def test_a_first_connection_that_fails(
+async def test_a_failed_first_connection_raises(
     handler: object, reason: str, status: int | None
 ) -> None:
     assert callable(handler)
@@ -591,8 +591,8 @@ async def test_a_first_connection_that_fails(
 
 
 @pytest.mark.parametrize("steps", range(4))
-async def test_a_server_that_says_nothing_further(steps: int) -> None:
-    """Nor does the client wait for ever, however far it came."""
+async def test_a_server_that_stops_talking_is_given_up(steps: int) -> None:
+    """The client waits for a limited time at every step."""
     said = ['{"type":"auth_required","message":""}', '{"type":"news"}', '{"type":"users_in_room"}']
 
     async def serve(stream: trio.SocketStream) -> None:
@@ -607,7 +607,7 @@ async def test_a_server_that_says_nothing_further(steps: int) -> None:
 
 
 async def speak(stream: trio.SocketStream, texts: list[str]) -> None:
-    """Open a WebSocket and say these texts."""
+    """Open a WebSocket and send these texts."""
     protocol = ServerProtocol()
     while not (events := protocol.events_received()):
         protocol.receive_data(await stream.receive_some())
@@ -618,7 +618,7 @@ async def speak(stream: trio.SocketStream, texts: list[str]) -> None:
         await stream.send_all(data)
 
 
-async def test_a_refusal_that_is_final_ends_a_client_that_was_in(serve: Serve) -> None:
+async def test_a_final_refusal_on_reconnecting_ends_the_client(serve: Serve) -> None:
     async with (
         serve() as service,
         open_line(service.base) as line,
@@ -651,7 +651,7 @@ def server_context(authority: trustme.CA) -> ssl.SSLContext:
     return context
 
 
-async def test_over_tls(
+async def test_a_client_works_over_tls(
     serve: Serve, authority: trustme.CA, server_context: ssl.SSLContext
 ) -> None:
     context = ssl.create_default_context()
@@ -666,7 +666,7 @@ async def test_over_tls(
             assert (await wait_for(ann, Error)).to == "zed"
 
 
-async def test_a_certificate_that_nobody_trusts(
+async def test_an_untrusted_certificate_is_refused(
     serve: Serve, server_context: ssl.SSLContext
 ) -> None:
     async with serve() as service, open_line(service.base, server_context) as line:
@@ -675,7 +675,7 @@ async def test_a_certificate_that_nobody_trusts(
                 raise AssertionError("this is nobody whom we know")
 
 
-async def test_tls_with_a_server_that_has_none() -> None:
+async def test_tls_to_a_plain_server_fails() -> None:
     async with listen(_nonsense) as base:
         with pytest.raises(NotConnectedError, match="TLS: "):
             async with enter(f"https://{base}", room="r"):

@@ -1,4 +1,4 @@
-"""A client that loses its connection goes on as the same peer, by whichever front it is used."""
+"""A client that loses its connection resumes as the same peer, with either front."""
 
 from collections.abc import AsyncIterator
 from functools import partial
@@ -35,8 +35,8 @@ async def server(serve: Serve) -> AsyncIterator[Service]:
         yield service
 
 
-async def test_nothing_is_lost_doubled_or_overtaken(server: Service) -> None:
-    """The line is cut again and again, while both talk."""
+async def test_no_message_is_lost_duplicated_or_reordered(server: Service) -> None:
+    """The line is cut again and again while both clients send."""
     end = 300
     async with (
         bots(server, "bob") as (bob,),
@@ -75,7 +75,7 @@ async def _count_to(client: Client, end: int) -> None:
 
 
 async def _cut(line: Line, times: int) -> None:
-    """Cut the line each time that it is in use."""
+    """Cut the line several times while it is in use."""
     for number in range(1, times + 1):
         await until(partial(_has_carried, line, number * 4000))
         line.cut()
@@ -85,7 +85,7 @@ def _has_carried(line: Line, size: int) -> bool:
     return line.carried > size
 
 
-async def test_a_phone_that_changes_networks(server: Service) -> None:
+async def test_a_client_resumes_from_another_address(server: Service) -> None:
     async with (
         bots(server, "bob") as (bob,),
         open_line(server.base) as line,
@@ -107,7 +107,7 @@ async def test_a_phone_that_changes_networks(server: Service) -> None:
         assert await receive(bob) == Message("ann", "Ann", "here I am")
 
 
-async def test_who_does_not_come_back_leaves(serve: Serve) -> None:
+async def test_a_client_that_does_not_resume_leaves(serve: Serve) -> None:
     async with (
         serve(resume_grace=0.2) as service,
         bots(service, "bob") as (bob,),
@@ -124,7 +124,7 @@ async def test_who_does_not_come_back_leaves(serve: Serve) -> None:
         assert dict(ann.peers) == {"bob": BOB}
 
 
-async def test_a_slow_reader_that_is_lost_is_told_everything_once(server: Service) -> None:
+async def test_a_slow_reader_gets_everything_once_after_resuming(server: Service) -> None:
     async with (
         bots(server, "bob") as (bob,),
         open_line(server.base) as line,
@@ -143,7 +143,7 @@ async def test_a_slow_reader_that_is_lost_is_told_everything_once(server: Servic
 
 
 @pytest.mark.parametrize("code", [CloseCode.GOING_AWAY, 1006, CloseCode.INTERNAL_ERROR, 1012])
-async def test_a_server_that_knows_no_more_of_us_is_joined_anew(code: int) -> None:
+async def test_a_client_joins_anew_if_its_session_is_unknown(code: int) -> None:
     async with open_fake() as fake:
         fake.session = "one"
         async with bot(fake.base, "ann") as ann:

@@ -1,4 +1,4 @@
-"""What a client needs to go on by another connection, without a network."""
+"""The state that a client needs to resume on another connection, without a network."""
 
 import pytest
 
@@ -19,7 +19,7 @@ def kept(*texts: str, confirmed: int = 0) -> Resumption:
     return resumption
 
 
-#: What we said, what was confirmed before, what the server says that it got: what it lacks.
+#: Sent messages, confirmed before, the server's count of received ones: those that it lacks.
 LACKING = [
     ((), 0, 0, []),
     (("a", "b"), 0, 0, ["a", "b"]),
@@ -27,25 +27,25 @@ LACKING = [
     (("a", "b"), 0, 2, []),
     (("a", "b", "c"), 1, 1, ["b", "c"]),
     (("a", "b", "c"), 1, 3, []),
-    (("a", "b"), 1, 0, ["b"]),  # less than it said before is not believed,
-    (("a", "b"), 0, 3, ["a", "b"]),  # nor more than there was
+    (("a", "b"), 1, 0, ["b"]),  # a count below an earlier one is ignored,
+    (("a", "b"), 0, 3, ["a", "b"]),  # and so is one above what was sent
     (("a", "b"), 0, -1, ["a", "b"]),
 ]
 
 
 @pytest.mark.parametrize(("said", "confirmed", "received", "lacking"), LACKING)
-def test_what_the_server_lacks(
+def test_messages_that_the_server_lacks(
     said: tuple[str, ...], confirmed: int, received: int, lacking: list[str]
 ) -> None:
     resumption = kept(*said, confirmed=confirmed)
     assert resumption.lacking(received) == lacking
-    assert resumption.lacking(received) == lacking  # lost again, while it was said again
+    assert resumption.lacking(received) == lacking  # lost again while sending again
 
 
-def test_what_is_confirmed_is_forgotten_whatever_came_between() -> None:
+def test_confirmed_messages_are_dropped_despite_late_pongs() -> None:
     resumption = kept("a", "b", "c", confirmed=2)
     resumption.keep("d")
-    resumption.confirm(1)  # a pong that was late
+    resumption.confirm(1)  # a late pong
     assert resumption.lacking(3) == ["d"]
     resumption.keep("e")
     assert resumption.lacking(4) == ["e"]
@@ -60,7 +60,7 @@ def test_what_is_confirmed_is_forgotten_whatever_came_between() -> None:
         (["x" * (MOST_BYTES // 2), "x" * (MOST_BYTES // 2 + 1)], True),
     ],
 )
-def test_no_more_is_kept_than_there_is_room_for(texts: list[str], overflowed: bool) -> None:
+def test_kept_messages_are_bounded(texts: list[str], overflowed: bool) -> None:
     resumption = kept(*texts)
     assert resumption.overflowed is overflowed
     resumption.confirm(len(texts))
@@ -72,7 +72,7 @@ def test_no_more_is_kept_than_there_is_room_for(texts: list[str], overflowed: bo
 @pytest.mark.parametrize(
     ("times", "size"), [(ASK_AFTER_MESSAGES, 1), (ASK_AFTER_MESSAGES // 4, ASK_AFTER_BYTES // 16)]
 )
-def test_it_is_asked_long_before_too_much_is_kept(ours: bool, times: int, size: int) -> None:
+def test_confirmation_is_requested_long_before_the_bound(ours: bool, times: int, size: int) -> None:
     resumption = Resumption("s")
     for number in range(times):
         assert not resumption.is_due

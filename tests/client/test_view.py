@@ -45,7 +45,9 @@ CHANGES: list[tuple[Peer | None, Peer | None, list[Event]]] = [
 
 
 @pytest.mark.parametrize(("old", "new", "events"), CHANGES)
-def test_one_peer_before_and_after(old: Peer | None, new: Peer | None, events: list[Event]) -> None:
+def test_changes_of_one_peer_are_events(
+    old: Peer | None, new: Peer | None, events: list[Event]
+) -> None:
     assert reconcile(_room(old), _room(new)) == events
 
 
@@ -59,7 +61,7 @@ rooms = st.lists(peers).map(lambda found: _room(*found))
 
 
 def follow(room: Mapping[str, Peer], events: list[Event]) -> dict[str, Peer]:
-    """What a careful reader of the events believes; each must fit what it believed before."""
+    """The room as a careful reader of the events knows it; each event must fit what came before."""
     believed = dict(room)
     for event in events:
         match event:
@@ -81,7 +83,7 @@ def follow(room: Mapping[str, Peer], events: list[Event]) -> dict[str, Peer]:
 
 
 @given(rooms, rooms)
-def test_the_differences_lead_from_one_snapshot_to_the_other(
+def test_reconciling_leads_from_one_snapshot_to_the_other(
     old: dict[str, Peer], new: dict[str, Peer]
 ) -> None:
     assert follow(old, reconcile(old, new)) == new
@@ -104,8 +106,10 @@ news = st.one_of(
 
 
 @given(rooms, st.lists(news))
-def test_whatever_is_said_the_events_fit(room: dict[str, Peer], messages: list[Struct]) -> None:
-    """Nobody joins twice, or leaves who was not there, even if a server says so."""
+def test_events_are_consistent_whatever_the_server_sends(
+    room: dict[str, Peer], messages: list[Struct]
+) -> None:
+    """Nobody joins twice or leaves without a join, even if a server says so."""
     view = View()
     view.peers = dict(room)
     believed = dict(room)
@@ -114,7 +118,7 @@ def test_whatever_is_said_the_events_fit(room: dict[str, Peer], messages: list[S
         assert view.peers == believed
 
 
-def test_a_snapshot_is_taken_in() -> None:
+def test_a_snapshot_becomes_events() -> None:
     view = View()
     users = [mesh.User("ann", "Ann"), mesh.User("bob", "Bob")]
     live = [mesh.Broadcaster("ann", "Ann", "video", "t1"), mesh.Broadcaster("x", "X", "video", "")]
@@ -125,10 +129,10 @@ def test_a_snapshot_is_taken_in() -> None:
     assert view.peers == {"bob": bob}
 
 
-def test_what_is_passed_on() -> None:
+def test_messages_become_events() -> None:
     view = View()
     assert view.follow(mesh.Pong(Raw(b"[1]"))) == [Pong([1])]
-    assert view.follow(mesh.Pong()) == []  # the answer to a question of our own
+    assert view.follow(mesh.Pong()) == []  # the answer to a ping of our own
     assert view.follow(mesh.MessageFrom(Raw(b"{}"), "ann", "Ann")) == [Message("ann", "Ann", {})]
     assert view.follow(mesh.MessageFrom(Raw(b"1e999"), "ann", "Ann")) == []
     assert view.follow(mesh.AuthRequired()) == []

@@ -1,4 +1,4 @@
-"""A client of asyncio, used from Trio's tests: its calls are made in an asyncio thread."""
+"""The asyncio client for Trio's tests: its calls are made in a thread that runs asyncio."""
 
 import asyncio
 import inspect
@@ -33,7 +33,7 @@ class Loop:
         self._trio.run_sync_soon(work)
 
     async def do(self, work: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
-        """Run it there; cancelled, it is cancelled there. After its end, run it in another."""
+        """Run a coroutine in this loop, or in another if it ended; cancel it with the caller."""
         if self.loop.is_closed():
             return await trio.to_thread.run_sync(asyncio.run, work())
         ended, doing = trio.Event(), list[asyncio.Task[Any]]()
@@ -54,7 +54,7 @@ class Loop:
 
 
 class Through:
-    """Looks as Trio's client does."""
+    """An asyncio client with the interface of Trio's."""
 
     def __init__(self, loop: Loop, client: aio.Client) -> None:
         self._loop, self._client = loop, client
@@ -67,7 +67,7 @@ class Through:
 
     @property
     def session(self) -> Any:
-        """What runs it; its `leave` in its own thread."""
+        """The client's session, whose `leave` is called in its own thread."""
         in_trio = self._client._trio
         session = in_trio.client.session
 
@@ -113,7 +113,7 @@ async def _open(url: str, options: dict[str, Any]) -> AsyncIterator[Any]:
 
 @asynccontextmanager
 async def open_client(url: str, **options: Any) -> AsyncIterator[Any]:
-    """As Trio's `open_client`."""
+    """Same as Trio's `open_client`."""
     try:
         async with _open(url, options) as client:
             yield client

@@ -1,7 +1,7 @@
 """Our frames against Autobahn's test suite, which kosoku runs on Python 3.
 
-Cases 12 and 13 are about compression, which this server does not negotiate;
-all others are run, also the heavy ones (9) and those about limits.
+Cases 12 and 13 are about compression, which this server does not negotiate. All others run,
+including the heavy ones (9) and those about limits.
 """
 
 import json
@@ -26,7 +26,7 @@ from trio_signal.websocket import (
 )
 
 KOSOKU = Path(sysconfig.get_path("scripts")) / "kosoku"
-#: How many cases Autobahn has besides 12 and 13.
+#: The number of Autobahn's cases without 12 and 13.
 CASES = 301
 #: The largest message in them, 9.1.6 and 9.2.6.
 MAX_MESSAGE = 16 * 2**20
@@ -35,7 +35,7 @@ GOOD = {"OK", "NON-STRICT", "INFORMATIONAL"}
 
 
 class Verdict(NamedTuple):
-    """What kosoku says of one case."""
+    """kosoku's verdict on one case."""
 
     case: str
     behavior: str
@@ -54,13 +54,13 @@ class Verdict(NamedTuple):
 
 
 async def echo(stream: trio.SocketStream) -> None:
-    """Answer each message of one client with itself."""
+    """Answer each message of a client with the same message."""
     try:
         await open_handshake(stream)
         await echo_messages(stream, FrameParser(MAX_MESSAGE))
         await hang_up(stream)
     except trio.BrokenResourceError:
-        pass  # some cases end by a reset, which is theirs to judge
+        pass  # some cases end with a reset, which they judge themselves
 
 
 async def open_handshake(stream: trio.SocketStream) -> None:
@@ -73,7 +73,7 @@ async def open_handshake(stream: trio.SocketStream) -> None:
 
 
 async def echo_messages(stream: trio.SocketStream, parser: FrameParser) -> None:
-    """Until the client closes, breaks the protocol or goes away."""
+    """Answer until the client closes, breaks the protocol or disconnects."""
     async for data in stream:
         for message in parser.feed(bytes(data)):
             await stream.send_all(answer_to(message))
@@ -88,7 +88,7 @@ def answer_to(message: Message) -> bytes:
     match message.opcode:
         case Opcode.TEXT:
             return text_frame(message.payload)
-        case Opcode.BINARY:  # the server itself never sends one
+        case Opcode.BINARY:  # the server never sends one itself
             return bytes((0x80 | Opcode.BINARY,)) + text_frame(message.payload)[1:]
         case Opcode.PING:
             return control_frame(Opcode.PONG, message.payload)
@@ -99,9 +99,9 @@ def answer_to(message: Message) -> bytes:
 
 
 async def hang_up(stream: trio.SocketStream) -> None:
-    """End our side, and read what is still under way.
+    """Close our side, and read what is still on its way.
 
-    To close with unread bytes is to reset, which may overtake the close frame.
+    Closing with unread bytes sends a reset, which may overtake the close frame.
     """
     await stream.send_eof()
     with trio.move_on_after(1):
@@ -115,22 +115,22 @@ async def hang_up(stream: trio.SocketStream) -> None:
 async def serve(
     nursery: trio.Nursery, handler: Callable[[trio.SocketStream], Awaitable[object]]
 ) -> int:
-    """Serve `handler` on a loopback port until `nursery` is cancelled; the port."""
+    """Serve `handler` on a loopback port until `nursery` is cancelled; returns the port."""
     listeners = await nursery.start(partial(trio.serve_tcp, handler, 0, host="127.0.0.1"))
     port: int = listeners[0].socket.getsockname()[1]
     return port
 
 
 async def fuzz(port: int, reports: Path, *selection: str) -> list[Verdict]:
-    """Run the selected cases, and read their reports."""
+    """Run the selected cases and read their reports."""
     command = [
         str(KOSOKU),
         *selection,
-        "--parallelism=4",  # most cases wait, for a second at worst
+        "--parallelism=4",  # most cases wait, for a second at most
         f"--outdir={reports}",
         f"ws://127.0.0.1:{port}",
     ]
-    # kosoku ends with 1 where a case failed: its reports say more.
+    # kosoku exits with 1 if a case failed, but its reports say more.
     run = await trio.run_process(command, capture_stdout=True, capture_stderr=True, check=False)
     index = reports / "index.json"
     assert index.exists(), run.stderr.decode()
@@ -149,7 +149,7 @@ def read_report(path: Path) -> Verdict:
 async def test_every_case_passes(
     nursery: trio.Nursery, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """No case finds us wrong, and those that find us lax are listed."""
+    """Every case passes; those that are only not strict are listed."""
     port = await serve(nursery, echo)
     with trio.fail_after(900):
         verdicts = await fuzz(port, tmp_path, "--exclude=12.*", "--exclude=13.*")
@@ -162,8 +162,8 @@ async def test_every_case_passes(
     assert len(verdicts) == CASES
 
 
-async def test_a_server_that_answers_wrong_fails(nursery: trio.Nursery, tmp_path: Path) -> None:
-    """The run can fail: here each message is answered by an empty one."""
+async def test_a_server_with_wrong_answers_fails(nursery: trio.Nursery, tmp_path: Path) -> None:
+    """The run is able to fail: this server answers each message with an empty one."""
 
     async def answer_nothing(stream: trio.SocketStream) -> None:
         await open_handshake(stream)

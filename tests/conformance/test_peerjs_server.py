@@ -1,7 +1,7 @@
-"""Conversations with the PeerJS server of npm, and the same with ours, on one replica and on three.
+"""Conversations with the npm PeerJS server, and the same with ours on one and on three replicas.
 
-The answers are the same but for lines that begin with `theirs` or `ours`;
-docs/moving/peerjs.md says of each why.
+The answers are the same except for lines that begin with `theirs` or `ours`;
+docs/moving/peerjs.md explains each of these.
 """
 
 import json
@@ -20,7 +20,7 @@ from bench.servers import TARGETS
 from tests.clients import Client, Message, Service, settle
 from tests.conftest import serve_once, serve_replicas
 
-#: Without a listener one message that is no JSON ends the process; its command line has one.
+#: Without a listener, one message that is not JSON ends the process; its command line has one.
 START = """
 import { PeerServer } from "peer";
 const server = PeerServer({ host: "127.0.0.1", port: 0 }, (server) => {
@@ -29,9 +29,9 @@ const server = PeerServer({ host: "127.0.0.1", port: 0 }, (server) => {
 server.on("error", () => {});
 """
 
-#: `>` marks what a client sends, `<` what it receives; it receives nothing else.
-#: Ids are longer than here, so that conversations do not meet. If two on different replicas send
-#: to a third, there is an order for each of the two alone.
+#: `>` marks what a client sends and `<` what it receives; it receives nothing else.
+#: Ids are longer than here, so that conversations do not mix. If two peers on different replicas
+#: send to a third, each of them has an order of its own.
 CONVERSATIONS = {
     "two peers talk": """
         ann connects /peerjs?key=peerjs&id=ann&token=a&version=1.5.5
@@ -236,7 +236,7 @@ CARD = {
 
 @pytest.fixture
 def theirs() -> Iterator[str]:
-    """The PeerJS server, where it listens."""
+    """Run the PeerJS server; yields its address."""
     (target,) = [target for target in TARGETS if target.name == "peerjs"]
     node, script = target.prepare()
     command = [node, "--input-type=module", "--eval", START]
@@ -247,7 +247,7 @@ def theirs() -> Iterator[str]:
         process.terminate()
 
 
-async def test_the_answers_are_those_of_the_peerjs_server(theirs: str, redis_url: str) -> None:
+async def test_answers_equal_those_of_the_peerjs_server(theirs: str, redis_url: str) -> None:
     differences: list[str] = []
     async with (
         serve_once() as one,
@@ -264,7 +264,7 @@ async def test_the_answers_are_those_of_the_peerjs_server(theirs: str, redis_url
 
 
 async def play(service: Service, lines: list[str], name: str, differences: list[str]) -> None:
-    """Hold a conversation, until an answer is not the one that is written there."""
+    """Hold a conversation until an answer differs from the expected one."""
     clients: dict[str, Client] = {}
     async with AsyncExitStack() as stack:
         for line in lines:
@@ -292,7 +292,7 @@ async def play(service: Service, lines: list[str], name: str, differences: list[
 
 
 async def hear(client: Client) -> Message | str | None:
-    """The next message; None if the server closes."""
+    """The next message, or None if the server closes."""
     try:
         return await client.receive()
     except ConnectionClosed:
@@ -302,7 +302,7 @@ async def hear(client: Client) -> Message | str | None:
 
 
 async def check_calls(service: Service, side: str) -> None:
-    """What the client asks by HTTP, from any page."""
+    """Check the client's HTTP requests, from a page of any origin."""
     origin = "https://app.example.com"
     headers = {"Accept": "application/json", "Origin": origin}
     async with httpx.AsyncClient(base_url=f"http://{service.base}", headers=headers) as http:

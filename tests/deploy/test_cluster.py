@@ -1,4 +1,4 @@
-"""`make cluster`: replicas behind nginx, as visitors and as its owner see them."""
+"""`make cluster`: replicas behind nginx, as visitors and the person who runs it see them."""
 
 import json
 import re
@@ -20,12 +20,12 @@ from tests.test_docs import EXAMPLE, page_of, play
 from trio_signal.dialects import DIALECTS
 
 CLUSTER = Path(__file__).parents[2] / "deploy" / "cluster.py"
-#: What one address may have on each replica.
+#: The connection limit of one address on each replica.
 PER_IP = 10
 
 
 class Running:
-    """The cluster, run as its owner does, and what it says."""
+    """The cluster as a process, and its output."""
 
     def __init__(self, process: trio.Process) -> None:
         self.process = process
@@ -33,7 +33,7 @@ class Running:
         self._heard = trio.Event()
 
     async def follow(self) -> None:
-        """Take in what it says, until it is gone."""
+        """Read the output until the process has ended."""
         assert self.process.stdout is not None
         async for chunk in self.process.stdout:
             self.output += chunk.decode()
@@ -52,7 +52,7 @@ class Running:
 
 
 async def _interrupt(process: trio.Process) -> None:
-    """In its order, then at once; killed, it would leave all behind that it has started."""
+    """Stop it in order, then at once; if it were killed, its child processes would stay."""
     for number in (signal.SIGINT, signal.SIGTERM):
         process.send_signal(number)
         await trio.sleep(STARTING)
@@ -80,7 +80,7 @@ async def run_cluster(*options: str, **environment: object) -> AsyncIterator[Run
 
 
 async def wait_empty(base: str) -> None:
-    """Wait until all who left have gone for every replica. It can only be polled."""
+    """Wait, by polling, until no replica lists a room any more."""
     with trio.fail_after(PATIENCE):
         while json.loads(await get(base, "/rooms")) != []:  # noqa: ASYNC110
             await trio.sleep(0.02)
@@ -88,9 +88,9 @@ async def wait_empty(base: str) -> None:
 
 @asynccontextmanager
 async def open_witnesses(replicas: Sequence[str]) -> AsyncIterator[Quiesce]:
-    """What waits until each replica has heard all that any of them has told so far.
+    """Yield a function that waits until each replica has received everything that any has sent.
 
-    What is published on a topic travels behind it.
+    It publishes on a topic, which arrives after all earlier messages.
     """
     async with AsyncExitStack() as stack:
         witnesses = [await stack.enter_async_context(connect(each, "/topics")) for each in replicas]
@@ -109,7 +109,7 @@ async def open_witnesses(replicas: Sequence[str]) -> AsyncIterator[Quiesce]:
 
 
 async def visit_all_dialects(base: str, replicas: Sequence[str]) -> None:
-    """What the clients on the protocols' pages do, one page after the other."""
+    """Hold the conversations of all protocol pages, one after the other."""
     async with open_witnesses(replicas) as quiesce:
         service = Service(base, quiesce=quiesce)
         for dialect in DIALECTS:
@@ -119,7 +119,7 @@ async def visit_all_dialects(base: str, replicas: Sequence[str]) -> None:
 
 
 async def connect_from(stack: AsyncExitStack, base: str, address: str, **headers: str) -> int:
-    """Open a WebSocket from an address of this machine; the status, and it stays open."""
+    """Open a WebSocket from an address of this machine, and keep it open; the status."""
     host, _, port = base.rpartition(":")
     stream = await trio.open_tcp_stream(host, int(port), local_address=address)
     stack.enter_context(closing(stream.socket))
@@ -129,7 +129,7 @@ async def connect_from(stack: AsyncExitStack, base: str, address: str, **headers
 
 
 async def check_addresses(base: str, replicas: Sequence[str]) -> None:
-    """Who has too many connections is refused, whoever it says it is; and nobody else."""
+    """Check that only an address with too many connections is refused, whatever its headers say."""
     async with AsyncExitStack() as stack:
         most = PER_IP * len(replicas)
         forged = [
@@ -144,7 +144,7 @@ async def check_addresses(base: str, replicas: Sequence[str]) -> None:
 
 
 async def check_origins(base: str) -> None:
-    """The replica knows by which host and port it was called."""
+    """Check that the replica knows its public host and port."""
     async with AsyncExitStack() as stack:
         for origin, status in ((f"http://{base}", 101), ("http://127.0.0.1:1", 403)):
             assert await connect_from(stack, base, "127.0.0.4", Origin=origin) == status
@@ -159,7 +159,7 @@ async def is_served(base: str) -> bool:
     return True
 
 
-async def test_visitors_of_all_dialects_and_addresses() -> None:
+async def test_a_cluster_serves_all_dialects_and_stops() -> None:
     async with run_cluster(TRIO_SIGNAL_MAX_CONNECTIONS_PER_IP=PER_IP) as cluster:
         base = (await cluster.wait_said(r"^listening on http://(\S+)\n"))[1]
         replicas = re.findall(r"^replica-\d is http://(\S+),", cluster.output, re.MULTILINE)
@@ -181,7 +181,7 @@ async def test_visitors_of_all_dialects_and_addresses() -> None:
     assert "restarting it" not in cluster.output
 
 
-async def test_nothing_is_left_when_the_terminal_is_closed() -> None:
+async def test_closing_the_terminal_stops_everything() -> None:
     async with run_cluster("--replicas", "1") as cluster:
         base = (await cluster.wait_said(r"^listening on http://(\S+)\n"))[1]
         replica = (await cluster.wait_said(r"^replica-1 is http://(\S+),"))[1]
@@ -191,7 +191,7 @@ async def test_nothing_is_left_when_the_terminal_is_closed() -> None:
         assert not any([await is_served(address) for address in (base, replica, redis)])
 
 
-async def test_why_it_does_not_start() -> None:
+async def test_the_reason_is_printed_if_the_cluster_cannot_start() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         async with (

@@ -1,6 +1,6 @@
-"""The manifests for Kubernetes: valid by its schemas, and fitting the server and its image.
+"""The Kubernetes manifests are valid by its schemas, and fit the server and its image.
 
-They are printed from the Helm chart; `make packages` has Helm do that again.
+They are rendered from the Helm chart; `make packages` has Helm do that again.
 """
 
 import re
@@ -29,7 +29,7 @@ DEPLOYMENT = MANIFESTS["Deployment"]["spec"]
 POD = DEPLOYMENT["template"]["spec"]
 (CONTAINER,) = POD["containers"]
 ENVIRONMENT = {entry["name"]: entry["value"] for entry in CONTAINER["env"]}
-#: Of those that the chart says it works with: the oldest, and the newest of which we have schemas.
+#: Of the versions that the chart supports: the oldest, and the newest that has a schema here.
 VERSIONS = (
     re.findall(r'kubeVersion: ">=(\d+\.\d+)', (CHART / "Chart.yaml").read_text())[0],
     kubernetes_validate.latest_version(),
@@ -47,12 +47,12 @@ def test_the_manifests_are_valid(version: str) -> None:
         )
 
 
-def test_the_manifests_are_those_of_the_chart() -> None:
+def test_the_manifests_agree_with_the_chart() -> None:
     """If this fails: python -m tools.print_manifests, with the group `packages`."""
     assert f" {print_manifests.digest()}\n" in print_manifests.PAGE.read_text()
 
 
-def test_the_chart_uses_the_values_that_it_has() -> None:
+def test_the_chart_uses_exactly_its_values() -> None:
     values = yaml.safe_load((CHART / "values.yaml").read_text())
     templates = "".join(path.read_text() for path in (CHART / "templates").iterdir())
     blocks = set(re.findall(r"{{- with \.Values\.(\w+) }}", templates))
@@ -68,16 +68,16 @@ def test_the_chart_uses_the_values_that_it_has() -> None:
 FILES = {"autoscaling": "autoscaler.yaml", "ingress": "ingress.yaml"}
 
 
-def test_the_environment_is_one_of_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_has_valid_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     assert ENVIRONMENT.keys() <= {variable(name) for name in Settings.model_fields}
     for name, value in ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
     assert load_settings().port == int(ENVIRONMENT["PORT"])
-    # Kubernetes would add TRIO_SIGNAL_SERVICE_HOST and others, since the service is called so.
+    # Kubernetes would add TRIO_SIGNAL_SERVICE_HOST and others, because of the service's name.
     assert POD["enableServiceLinks"] is False
 
 
-def test_probes_and_service_lead_to_the_port_of_the_server() -> None:
+def test_probes_and_service_use_the_servers_port() -> None:
     (port,) = CONTAINER["ports"]
     assert port["containerPort"] == int(ENVIRONMENT["PORT"])
     assert f"EXPOSE {port['containerPort']}\n" in DOCKERFILE
@@ -97,7 +97,7 @@ def test_probes_and_service_lead_to_the_port_of_the_server() -> None:
     }
 
 
-def test_selectors_find_the_pods() -> None:
+def test_selectors_match_the_pods() -> None:
     labels = DEPLOYMENT["template"]["metadata"]["labels"]
     assert DEPLOYMENT["selector"]["matchLabels"] == labels
     assert MANIFESTS["Service"]["spec"]["selector"] == labels
@@ -110,12 +110,12 @@ def test_a_pod_has_time_to_drain() -> None:
     pause, drain = (float(ENVIRONMENT[f"TRIO_SIGNAL_{name}"]) for name in ("DRAIN_PAUSE", "DRAIN"))
     # It exits at most two seconds after the drain time.
     assert POD["terminationGracePeriodSeconds"] > pause + drain + 2
-    # Until it is out of the service: two probes that fail, at most.
+    # Two probes at most must fail before the pod gets no more requests.
     assert pause >= 2 * CONTAINER["readinessProbe"]["periodSeconds"]
     assert DEPLOYMENT["strategy"]["rollingUpdate"]["maxUnavailable"] == 0
 
 
-def test_a_pod_may_do_what_the_image_needs_and_no_more() -> None:
+def test_a_pod_has_no_more_permissions_than_it_needs() -> None:
     assert re.search(r"^USER [1-9]\d*:", DOCKERFILE, re.MULTILINE)
     assert POD["securityContext"]["runAsNonRoot"] is True
     assert CONTAINER["securityContext"]["readOnlyRootFilesystem"] is True

@@ -1,4 +1,4 @@
-"""The proxy of docs/moving: nginx before this server and an old backend, as the pages say."""
+"""The proxy of docs/moving: nginx in front of this server and an old backend, as documented."""
 
 import os
 import re
@@ -21,7 +21,7 @@ from tests.old_servers import open_old_server
 from trio_signal.dialects import DIALECTS
 
 PAGES = Path(__file__).parents[2] / "docs" / "moving"
-#: A WebSocket's path, what the client says, what only this server answers; and its calls.
+#: A WebSocket's path, a message, the answer that only this server gives, and the HTTP calls.
 FAMILIES = {
     "room": ("/ws/r/ann", '{"type":"keep_alive"}', "ping", ["/rooms", "/rooms/r/messages"]),
     "announce": (
@@ -45,7 +45,7 @@ def example(page: str) -> str:
 
 @asynccontextmanager
 async def run_nginx(directory: Path, family: str, new: str, old: str) -> AsyncIterator[str]:
-    """The pages' example, with other ports; gives its host and port."""
+    """Run the pages' example with other ports; yields its address."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -76,7 +76,7 @@ async def run_nginx(directory: Path, family: str, new: str, old: str) -> AsyncIt
                 try:
                     stream = await trio.open_tcp_stream("127.0.0.1", port)
                 except OSError:
-                    await trio.sleep(0.02)  # it can only be polled
+                    await trio.sleep(0.02)  # by polling
                 else:
                     await stream.aclose()
                     break
@@ -85,7 +85,7 @@ async def run_nginx(directory: Path, family: str, new: str, old: str) -> AsyncIt
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-async def test_one_address_for_both(family: str, serve: Serve, tmp_path: Path) -> None:
+async def test_one_address_serves_both_backends(family: str, serve: Serve, tmp_path: Path) -> None:
     path, said, answered, calls = FAMILIES[family]
     async with (
         open_old_server(old_servers.backend) as old,
@@ -109,7 +109,7 @@ async def test_one_address_for_both(family: str, serve: Serve, tmp_path: Path) -
             assert (await http.get(call)).json() == {"old": call}
 
 
-def test_each_dialect_of_an_old_server_has_its_page() -> None:
+def test_each_dialect_of_an_old_server_has_a_page() -> None:
     assert FAMILIES.keys() <= DIALECTS.keys()
     assert {"README", *FAMILIES} <= {page.stem for page in PAGES.iterdir()}
     for family in FAMILIES:

@@ -1,6 +1,6 @@
-"""What users install: the wheel and the locked versions, in an environment of their own.
+"""What users install: the wheel and the locked versions, in an environment of its own.
 
-The commands that they run are those of the platforms' files.
+It is run by the commands in the platforms' files.
 """
 
 import json
@@ -26,12 +26,12 @@ ROOT = Path(__file__).parents[2]
 LOCK = ROOT / "requirements.txt"
 PROCFILE = dict(line.split(": ", 1) for line in (ROOT / "Procfile").read_text().splitlines())
 DOCKERFILE = (ROOT / "deploy" / "Dockerfile").read_text()
-#: Seconds to build, and to download what is not in a cache.
+#: Seconds to build, and to download what is not cached.
 INSTALLING = 300.0
 
 
 async def run(*command: str | Path, env: Mapping[str, str] | None = None, cwd: Path = ROOT) -> None:
-    """A command that must succeed."""
+    """Run a command that must succeed."""
     with trio.fail_after(INSTALLING):
         ended = await trio.run_process(
             list(command),
@@ -45,7 +45,7 @@ async def run(*command: str | Path, env: Mapping[str, str] | None = None, cwd: P
 
 
 async def install(folder: Path) -> Path:
-    """The package in a new environment; where its programs are."""
+    """Install the package into a new environment; the folder of its programs."""
     uv = (sys.executable, "-m", "uv")
     environment, dist = folder / "environment", folder / "dist"
     await run(*uv, "build", "--quiet", "--wheel", "--out-dir", dist, ROOT)
@@ -69,13 +69,13 @@ async def read_line(process: trio.Process) -> str:
 
 
 async def test_the_wheel_serves_in_an_empty_environment(tmp_path: Path) -> None:
-    """By the commands of the Procfile; and the health check of the image finds it."""
+    """By the commands of the Procfile, and checked by the image's health check."""
     programs = await install(tmp_path)
     database = tmp_path / "announcements.db"
     environment = {
         "PATH": f"{programs}:{os.environ['PATH']}",
         "PORT": "0",
-        "REDIS_URL": "",  # as platforms set what is missing
+        "REDIS_URL": "",  # platforms set missing variables to empty values
         "DATABASE_URL": f"sqlite:///{database}",
     }
     await run("sh", "-c", PROCFILE["release"], env=environment, cwd=tmp_path)
@@ -110,7 +110,7 @@ def health_check() -> list[str]:
     return command
 
 
-def test_the_lock_has_what_the_package_needs() -> None:
+def test_the_lock_file_has_all_dependencies() -> None:
     """If this fails: make lock."""
     versions = dict(re.findall(r"^([\w.-]+)==(\S+)", LOCK.read_text(), re.MULTILINE))
     project = loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -126,5 +126,5 @@ def test_all_licences_are_known(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize("licence", ["GPL-3.0-only", "MIT AND AGPL-3.0-only", "not said"])
-def test_a_licence_that_will_not_do_is_seen(licence: str) -> None:
+def test_a_forbidden_licence_is_found(licence: str) -> None:
     assert not check_licences.is_free("some-package", licence)

@@ -1,4 +1,4 @@
-"""A release: one version everywhere, what the changelog says of it, and the workflow's actions."""
+"""A release: one version everywhere, its section of the changelog, and the workflow's actions."""
 
 import re
 from pathlib import Path
@@ -30,12 +30,12 @@ CHANGELOG = """\
 """
 
 
-def test_all_packages_are_of_one_version() -> None:
+def test_all_packages_have_the_same_version() -> None:
     version = loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     assert set(map(frozenset, release_notes.versions(ROOT).values())) == {frozenset({version})}
 
 
-def test_notes_are_the_section_of_the_version() -> None:
+def test_notes_are_the_changelog_section_of_the_version() -> None:
     assert release_notes.notes(CHANGELOG, "0.2.0") == "### Added\n\n- Something."
     assert release_notes.notes(CHANGELOG, "0.1.0") == "- Everything."
     assert release_notes.notes(CHANGELOG, "0.3.0") is None
@@ -58,16 +58,16 @@ def test_actions_are_pinned(path: Path) -> None:
         assert re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", action), action
 
 
-def test_what_publishes_may_do_only_that() -> None:
+def test_publishing_jobs_have_no_other_permissions() -> None:
     assert RELEASE["permissions"] == {}
     jobs = RELEASE["jobs"]
     assert jobs["build"]["permissions"] == {"contents": "read"}
     for name in ("pypi", "npm"):
-        # By trusted publishing: there is no secret to steal.
+        # By trusted publishing, so there is no secret to steal.
         assert jobs[name]["permissions"] == {"id-token": "write"}
         assert jobs[name]["needs"] == "build"
     assert "secrets." not in (ROOT / ".github/workflows/release.yml").read_text()
-    # Announced last.
+    # The announcement comes last.
     assert {*jobs["github"]["needs"], "build", "github"} == jobs.keys()
 
 

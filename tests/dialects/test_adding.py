@@ -1,4 +1,4 @@
-"""A dialect is one module and one line: the one in CONTRIBUTING.md is added while we run."""
+"""A dialect is one module and one line: these tests add the one in CONTRIBUTING.md."""
 
 import importlib.util
 import re
@@ -24,7 +24,7 @@ PAGE = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text()
 
 @pytest.fixture
 def shout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is in the table as long as the test runs."""
+    """Add the dialect to the table for one test."""
     (code,) = re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
     (tmp_path / "shout.py").write_text(code)
     spec = importlib.util.spec_from_file_location("shout", tmp_path / "shout.py")
@@ -37,7 +37,7 @@ def shout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("shout")
-async def test_it_is_served_and_meets_the_others(serve: Serve) -> None:
+async def test_a_new_dialect_is_served_and_works_with_others(serve: Serve) -> None:
     async with (
         serve(dialects="shout,room") as service,
         service.connect("/ws/r/ann") as ann,
@@ -58,7 +58,7 @@ async def test_it_is_served_and_meets_the_others(serve: Serve) -> None:
 
 
 @pytest.mark.usefixtures("shout")
-async def test_its_http_call_is_answered_and_described(serve: Serve) -> None:
+async def test_a_new_dialects_http_call_is_served_and_documented(serve: Serve) -> None:
     async with serve(dialects="shout") as service, httpx.AsyncClient() as http:
         async with service.connect("/shout/r") as bob:
             await bob.expect_nothing()
@@ -73,7 +73,7 @@ async def test_its_http_call_is_answered_and_described(serve: Serve) -> None:
 
 
 @pytest.mark.usefixtures("shout")
-async def test_document_metrics_and_doctor_know_it(serve: Serve) -> None:
+async def test_a_new_dialect_is_known_to_asyncapi_metrics_and_doctor(serve: Serve) -> None:
     async with serve(dialects="shout") as service, httpx.AsyncClient() as http:
         document = (await http.get(f"http://{service.base}/asyncapi.json")).json()
         channel = document["channels"]["shout"]
@@ -108,7 +108,7 @@ SHOUT_PAGE = """
 
 
 @pytest.mark.usefixtures("shout")
-def test_its_page_is_held_to_its_code(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_new_dialects_page_is_checked_against_its_code(monkeypatch: pytest.MonkeyPatch) -> None:
     page = SHOUT_PAGE
     monkeypatch.setattr(test_docs, "page_of", lambda dialect: page)
     checks = {
@@ -130,7 +130,7 @@ async def make_id(call: Call) -> Answer:
 
 
 class PrefixDialect(StreamDialect):
-    """It is spoken below any path, has routes there, and its clients send binary frames."""
+    """A dialect below any path, with routes there and clients that send binary frames."""
 
     name = "prefix"
     address = "/{path}/below"
@@ -147,7 +147,7 @@ class PrefixDialect(StreamDialect):
         return [Route(call, make_id, described) for call in calls]
 
 
-async def test_paths_with_a_prefix_texts_and_binary_frames(
+async def test_a_dialect_may_use_prefixes_text_answers_and_binary_frames(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(DIALECTS, "prefix", PrefixDialect)
@@ -174,5 +174,5 @@ async def test_paths_with_a_prefix_texts_and_binary_frames(
 
 
 @pytest.mark.parametrize("name", DIALECTS)
-def test_the_sample_of_each_is_a_target_where_it_is_found(name: str) -> None:
+def test_each_sample_target_leads_to_its_dialect(name: str) -> None:
     assert type(dialect_at(DIALECTS[name].sample_target(), DIALECTS)) is DIALECTS[name]

@@ -1,4 +1,4 @@
-"""Dialect `announce`: frames in, commands; events, frames out."""
+"""The `announce` dialect without sockets: text in, actions out; events in, notices out."""
 
 import json
 from collections.abc import Iterable
@@ -55,17 +55,17 @@ def noticed(event: Event) -> list[tuple[Audience, Any]]:
 @pytest.mark.parametrize(
     "path", [[], ["ws"], PATH[:-1], [*PATH, "x"], ["api", "creator", "broadcast", "active"]]
 )
-def test_other_paths_are_of_others(path: list[str]) -> None:
+def test_other_paths_are_not_served(path: list[str]) -> None:
     assert AnnounceDialect.at(path, {}) is None
 
 
-def test_who_it_is_stands_in_the_query() -> None:
+def test_the_user_id_is_in_the_query() -> None:
     assert dialect(user_id="u1").opened("p") == [Authenticate("u1", claimed="u1")]
     for query in ({}, {"user_id": ""}):
         assert dialect(**query).opened("p") == [Authenticate("", claimed=None)]
 
 
-def test_first_it_attends_so_that_nothing_is_missed() -> None:
+def test_it_subscribes_before_asking_so_that_nothing_is_missed() -> None:
     actions = list(dialect(user_id="u1").authenticated(Identity("s", "u1"), ServerInfo(), NOW))
     assert actions == [
         HearAnnouncements(),
@@ -75,7 +75,7 @@ def test_first_it_attends_so_that_nothing_is_missed() -> None:
     ]
 
 
-def test_refusals() -> None:
+def test_refused_clients_get_a_close_code() -> None:
     one = dialect(user_id="u1")
     nobody = Close(1008, "User not found")
     assert one.authentication_failed(AuthenticationError("Invalid token")) == nobody
@@ -103,11 +103,11 @@ def test_refusals() -> None:
         ('{"type":"acknowledge_broadcast"}', []),
     ],
 )
-def test_what_clients_say(text: str, commands: list[Action]) -> None:
+def test_messages_become_actions(text: str, commands: list[Action]) -> None:
     assert list(dialect(user_id="u1").received(text.encode(), NOW)) == commands
 
 
-def test_what_is_active_has_the_user_id() -> None:
+def test_active_broadcast_has_the_creators_user_id() -> None:
     assert told(dialect().answered(ActiveAnnouncement(HELLO))) == [
         {"type": "active_broadcast", "broadcast": {**SHOWN, "created_by": "u1"}}
     ]
@@ -148,9 +148,9 @@ def test_what_is_active_has_the_user_id() -> None:
         (Left("r", member("p"), last=True, peers=0, at=NOW), []),
     ],
 )
-def test_what_is_told(event: Event, notices: list[tuple[Audience, Any]]) -> None:
+def test_events_become_notices(event: Event, notices: list[tuple[Audience, Any]]) -> None:
     assert noticed(event) == notices
 
 
-def test_there_are_no_rooms_to_come_back_to() -> None:
+def test_there_are_no_rooms_to_rejoin() -> None:
     assert list(dialect().rejoin(["r"])) == []

@@ -68,7 +68,7 @@ def dialect(**query: str) -> LiveDialect:
 
 
 def wire(actions: Iterable[Action]) -> list[Any]:
-    """What is sent, as the client reads it; a close as it is."""
+    """Sent messages as the client reads them; other actions unchanged."""
     return [json.loads(a.text) if isinstance(a, Send | Malformed) else a for a in actions]
 
 
@@ -80,13 +80,13 @@ def error(message: str) -> dict[str, str]:
     return {"type": "error", "message": message}
 
 
-# Where it is spoken, and who speaks
+# Paths and identity
 
 
 @pytest.mark.parametrize(
     "path", ["", "ws", "api/v1/ws", "api/v1/ws/connect/x", "api/v2/ws/connect", "ws/r/ann"]
 )
-def test_it_is_spoken_at_one_path(path: str) -> None:
+def test_other_paths_are_not_served(path: str) -> None:
     assert LiveDialect.at(path.split("/"), {}) is None
 
 
@@ -102,7 +102,7 @@ def test_it_is_spoken_at_one_path(path: str) -> None:
         ),
     ],
 )
-def test_who_one_is_stands_in_the_query_and_who_is_nobody_is_a_guest(
+def test_the_query_has_the_identity_and_its_absence_means_guest(
     query: dict[str, str], claims: Authenticate
 ) -> None:
     assert list(dialect(**query).opened("peer-id")) == [claims]
@@ -122,23 +122,23 @@ def test_a_known_user_is_greeted_and_its_rooms_are_looked_up() -> None:
     assert others == [Appear(), RejoinRooms()]
 
 
-def test_a_user_that_comes_back_enters_its_rooms_again() -> None:
+def test_a_returning_user_rejoins_its_rooms() -> None:
     assert list(dialect().rejoin(["r", "s"])) == [Join("r"), Join("s")]
     assert list(dialect().rejoin([])) == []
 
 
-def test_a_user_id_that_is_not_the_tokens_is_refused() -> None:
+def test_a_user_id_other_than_the_tokens_is_refused() -> None:
     error = IdentityMismatchError("Identity mismatch")
     assert dialect().authentication_failed(error) == Close(1008, "Identity mismatch")
 
 
-def test_whoever_cannot_be_authenticated_gets_4001() -> None:
+def test_failed_authentication_closes_with_4001() -> None:
     assert dialect().authentication_failed(AuthenticationError("Invalid token")) == Close(
         4001, "Authentication failed"
     )
 
 
-# What clients say
+# Messages from clients
 
 
 def signal(kind: SignalKind, payload: bytes) -> Signal:
@@ -177,7 +177,7 @@ RECEIVED: list[tuple[str, list[Action]]] = [
 
 
 @pytest.mark.parametrize(("text", "actions"), RECEIVED)
-def test_what_a_client_says_becomes_commands(text: str, actions: list[Action]) -> None:
+def test_messages_become_actions(text: str, actions: list[Action]) -> None:
     assert list(dialect().received(text.encode(), AT)) == actions
 
 
@@ -244,7 +244,7 @@ def test_an_error_says_what_is_missing(text: str, message: str) -> None:
         ("live_ice", '"room_id":"r","target_user_id":7,"payload":{}', "target_user_id"),
     ],
 )
-def test_an_error_says_which_field_does_not_fit(type_: str, fields: str, field: str) -> None:
+def test_an_error_names_the_invalid_field(type_: str, fields: str, field: str) -> None:
     (action,) = dialect().received(f'{{"type":"{type_}",{fields}}}'.encode(), AT)
     assert isinstance(action, Malformed)
     message = json.loads(action.text)["message"]
@@ -252,7 +252,7 @@ def test_an_error_says_which_field_does_not_fit(type_: str, fields: str, field: 
     assert field in message
 
 
-# What became of commands
+# Answers to commands
 
 
 def live_peers(*peers: tuple[str, str, str]) -> dict[str, Any]:
@@ -289,7 +289,7 @@ ANSWERED: list[tuple[Answer, list[Any]]] = [
     ),
     (LiveNow("r", ANN_LIVE, (BOB,)), [live_peers()]),
     (
-        # neither oneself nor one's other tabs, and each user once
+        # without oneself and one's other tabs, and each user once
         LiveNow(
             "r",
             ANN_LIVE,
@@ -317,7 +317,7 @@ ANSWERED: list[tuple[Answer, list[Any]]] = [
     ),
     (Refused(Join("r"), Refusal.ROOM_FULL, AT), [error("Room is full")]),
     (Refused(Join("r"), Refusal.NOT_ALLOWED, AT), [error("Not allowed in this room")]),
-    # dropped silently
+    # silently ignored
     (Refused(StopLive("r"), Refusal.NOT_IN_ROOM, AT), []),
     (Refused(StopLive("r"), Refusal.NOT_LIVE, AT), []),
     (Refused(SetTyping("r", typing=True), Refusal.NOT_IN_ROOM, AT), []),
@@ -327,11 +327,11 @@ ANSWERED: list[tuple[Answer, list[Any]]] = [
 
 
 @pytest.mark.parametrize(("answer", "sent"), ANSWERED)
-def test_a_client_is_told_what_became_of_its_command(answer: Answer, sent: list[Any]) -> None:
+def test_answers_become_messages(answer: Answer, sent: list[Any]) -> None:
     assert wire(dialect().answered(answer)) == sent
 
 
-# What clients are told
+# Events
 
 
 def signalled(kind: SignalKind, payload: bytes, target: Member | None = BOB) -> Signalled:
@@ -343,7 +343,7 @@ def moved(type_: str, **more: Any) -> dict[str, Any]:
 
 
 def to_others(type_: str, **more: Any) -> list[tuple[Audience, Any]]:
-    """To nobody of the same user: the bug that this dialect was born from."""
+    """The notice for an event, which no connection of the same user receives."""
     return [(Audience.OTHER_USERS, moved(type_, **more))]
 
 
@@ -382,7 +382,7 @@ TOLD: list[tuple[RoomEvent, list[tuple[Audience, Any]]]] = [
     ),
     (Typing("r", ANN, True, AT), to_others("typing", is_typing=True)),
     (Typing("r", ANN, False, AT), to_others("typing", is_typing=False)),
-    # for which this dialect has no words
+    # events without a message in this dialect
     (ProfileChanged("r", ANN, "profile_updated", "Anna", None, None, AT), []),
     (StreamStarting("r", ANN, AT), []),
     (signalled("offer", b"{}", None), []),
@@ -396,9 +396,7 @@ TOLD: list[tuple[RoomEvent, list[tuple[Audience, Any]]]] = [
     TOLD,
     ids=[f"{n}-{type(event).__name__}" for n, (event, _) in enumerate(TOLD)],
 )
-def test_an_event_is_told_in_this_dialects_words(
-    event: RoomEvent, notices: list[tuple[Audience, Any]]
-) -> None:
+def test_events_become_notices(event: RoomEvent, notices: list[tuple[Audience, Any]]) -> None:
     assert told(event) == notices
 
 
@@ -407,7 +405,7 @@ def test_an_event_is_told_in_this_dialects_words(
     [("offer", "live_offer"), ("answer", "live_answer"), ("candidate", "live_ice")],
 )
 @pytest.mark.parametrize("payload", [b' {"sdp" :"v=0","n":1.0} ', b"null", b'""', b"1e400"])
-def test_a_signal_is_relayed_byte_for_byte_under_the_senders_true_id(
+def test_signals_are_relayed_unchanged_with_the_senders_id(
     kind: SignalKind, type_: str, payload: bytes
 ) -> None:
     (notice,) = LiveDialect.tell(signalled(kind, payload))
@@ -418,7 +416,7 @@ def test_a_signal_is_relayed_byte_for_byte_under_the_senders_true_id(
 
 
 def test_a_recorded_conversation() -> None:
-    """The conversation in which the bug was found: two users, both live, see each other."""
+    """The conversation that once revealed a bug: two live users must see each other."""
     bea = dialect(token="t", user_id="bea", username="Bea")
     bea_here = member("c1", "bea", dialect="live")
     bea_live = member("c1", "bea", dialect="live", live="audio")
@@ -436,7 +434,7 @@ def test_a_recorded_conversation() -> None:
     ]
     assert wire(bea.answered(LivePeers("r", (ANN_LIVE,)))) == [live_peers(("ann", "Ann", "audio"))]
 
-    # she listens before she speaks, and is offered the other direction when she does
+    # she listens first, and offers the other direction when she goes live
     said = b'{"type":"live_offer","room_id":"r","target_user_id":"ann","payload":{"sdp":"v=0"}}'
     assert list(bea.received(said, AT)) == [
         Signal("r", "offer", Raw(b'{"sdp":"v=0"}'), To.USER, "ann")

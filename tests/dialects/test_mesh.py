@@ -65,7 +65,7 @@ def new_dialect() -> MeshDialect:
 
 
 def dialect() -> MeshDialect:
-    """The dialect of a connection that is authenticated as `ann`."""
+    """The dialect of a connection that has authenticated as `ann`."""
     made = new_dialect()
     made.opened("0123456789")
     made.received(b'{"type": "auth_token", "clientId": "ann"}', AT)
@@ -78,7 +78,7 @@ def received(text: str) -> list[Action]:
 
 
 def wire(actions: Iterable[Action]) -> list[Any]:
-    """What is sent, as the client reads it; a close as it is."""
+    """Sent messages as the client reads them; other actions unchanged."""
     return [json.loads(a.text) if isinstance(a, Send | Malformed) else a for a in actions]
 
 
@@ -107,15 +107,15 @@ def moved(type_: str, connected_users: int) -> dict[str, Any]:
     }
 
 
-# Where it is spoken, and who speaks
+# Paths and identity
 
 
 @pytest.mark.parametrize("path", ["", "ws", "ws/r/ann", "api/r", "api/v1/ws/connect"])
-def test_it_is_spoken_in_a_room(path: str) -> None:
+def test_other_paths_are_not_served(path: str) -> None:
     assert MeshDialect.at(path.split("/"), {}) is None
 
 
-def test_it_begins_with_a_question() -> None:
+def test_it_begins_with_auth_required() -> None:
     (question,) = wire(new_dialect().opened("0123456789"))
     assert question == {"type": "auth_required", "message": question["message"]}
 
@@ -141,7 +141,7 @@ def test_it_begins_with_a_question() -> None:
         ({"username": None, "x": [1]}, Authenticate("0123456789", guest_name="Guest-0123")),
     ],
 )
-def test_the_first_message_says_who_it_is(fields: dict[str, Any], claims: Authenticate) -> None:
+def test_the_first_message_has_the_identity(fields: dict[str, Any], claims: Authenticate) -> None:
     made = new_dialect()
     made.opened("0123456789")
     text = json.dumps({"type": "auth_token", **fields}).encode()
@@ -152,7 +152,7 @@ def test_the_first_message_says_who_it_is(fields: dict[str, Any], claims: Authen
 
 
 @pytest.mark.parametrize("client_id", ["x" * 65, "a b", "a.b", "ä", "a\n", "a/b", " "])
-def test_a_client_id_of_the_wrong_form_is_refused(client_id: str) -> None:
+def test_an_invalid_client_id_is_refused(client_id: str) -> None:
     made = new_dialect()
     made.opened("0123456789")
     text = json.dumps({"type": "auth_token", "clientId": client_id}).encode()
@@ -180,20 +180,20 @@ def test_any_other_first_message_ends_the_connection(text: str) -> None:
 
 
 @pytest.mark.parametrize("token", ["7", "{}", "[]", "true"])
-def test_a_token_that_is_no_text_is_invalid(token: str) -> None:
+def test_a_token_that_is_not_a_string_is_invalid(token: str) -> None:
     made = new_dialect()
     made.opened("0123456789")
     text = f'{{"type": "auth_token", "token": {token}}}'.encode()
     assert list(made.received(text, AT)) == [Close(1008, "Invalid token")]
 
 
-def test_whoever_is_refused_is_told_why() -> None:
+def test_a_refusal_has_the_reason() -> None:
     assert dialect().authentication_failed(AuthenticationError("Invalid token")) == Close(
         1008, "Invalid token"
     )
 
 
-# What clients say
+# Messages from clients
 
 
 @pytest.mark.parametrize(
@@ -235,7 +235,7 @@ def test_whoever_is_refused_is_told_why() -> None:
         ('{"type": "auth_token", "token": "another"}', [Renew("another")]),
     ],
 )
-def test_a_message_is_actions(text: str, actions: list[Action]) -> None:
+def test_messages_become_actions(text: str, actions: list[Action]) -> None:
     assert received(text) == actions
 
 
@@ -264,7 +264,7 @@ def test_a_message_is_actions(text: str, actions: list[Action]) -> None:
         ('{"type": ""}', "unknown_type"),
     ],
 )
-def test_nonsense_is_answered_with_an_error(text: str, code: str) -> None:
+def test_invalid_messages_are_answered_with_an_error(text: str, code: str) -> None:
     (malformed,) = received(text)
     assert isinstance(malformed, Malformed)
     error = json.loads(malformed.text)
@@ -272,14 +272,14 @@ def test_nonsense_is_answered_with_an_error(text: str, code: str) -> None:
     assert error["message"]
 
 
-def test_an_unknown_type_is_named() -> None:
+def test_an_error_names_the_unknown_type() -> None:
     (malformed,) = received('{"type": "näher"}')
     assert wire([malformed]) == [
         {"type": "error", "message": "Unknown message type: näher", "code": "unknown_type"}
     ]
 
 
-# What became of it
+# Answers to commands
 
 SUCCESS = {
     "type": "auth_success",
@@ -294,14 +294,14 @@ SUCCESS = {
 }
 
 
-def test_whoever_enters_an_empty_room_is_told_so() -> None:
+def test_entering_an_empty_room() -> None:
     assert wire(dialect().answered(Entered("r", ANN, (ANN,), AT))) == [
         SUCCESS,
         {"type": "users_in_room", "users": []},
     ]
 
 
-def test_whoever_enters_is_told_who_is_there_and_who_is_live() -> None:
+def test_entering_lists_peers_and_broadcasts() -> None:
     members = (BOB, member("carl-1", "carl", live="audio"), ANN)
     assert wire(dialect().answered(Entered("r", ANN, members, AT))) == [
         SUCCESS,
@@ -356,11 +356,11 @@ def test_whoever_enters_is_told_who_is_there_and_who_is_live() -> None:
         (Removed("r", "Spam", AT), []),
     ],
 )
-def test_what_became_of_a_command(answer: Answer, sent: list[Any]) -> None:
+def test_answers_become_messages(answer: Answer, sent: list[Any]) -> None:
     assert wire(dialect().answered(answer)) == sent
 
 
-# What goes on in the room
+# Events in the room
 
 STARTED = {
     "type": "broadcast_started",
@@ -410,7 +410,7 @@ STOPPED = {"type": "broadcast_stopped", "from": "ann", "client_id": "ann", "user
         (StreamStarting("r", ANN, AT), []),
     ],
 )
-def test_an_event_is_notices(event: RoomEvent, notices: list[tuple[Audience, Any]]) -> None:
+def test_events_become_notices(event: RoomEvent, notices: list[tuple[Audience, Any]]) -> None:
     assert told(event) == notices
 
 
@@ -428,7 +428,7 @@ SDP = '{"sdp" :  "v=0\\r\\n", "sdp": 1e3}'
     ],
 )
 @pytest.mark.parametrize("payload", [SDP, "null", '""', "[ ]"])
-def test_a_signal_carries_its_payload_as_it_came_and_its_sender(
+def test_signals_are_relayed_unchanged_with_their_sender(
     kind: SignalKind, head: str, payload: str, target: Member | None
 ) -> None:
     (notice,) = MeshDialect.tell(signalled(kind, payload, target))
@@ -436,14 +436,14 @@ def test_a_signal_carries_its_payload_as_it_came_and_its_sender(
     assert notice.text.decode() == head + payload + ',"from":"ann","username":"Ann"}'
 
 
-def test_signals_of_other_dialects_that_mean_nothing_here_are_not_told() -> None:
+def test_signals_that_only_other_dialects_have_are_ignored() -> None:
     assert told(signalled("signal", "{}", BOB)) == []
 
 
 # A recorded conversation: a call, from the first message to the last
 
 
-def test_a_conversation_as_one_who_is_called_has_it() -> None:
+def test_a_conversation_from_the_callees_side() -> None:
     me = member("0123456789", username="Guest-0123")
     page = new_dialect()
     conversation: list[tuple[str | Identity | Answer | RoomEvent, list[Any]]] = [

@@ -1,4 +1,4 @@
-"""Dialect `peerjs`: what is said becomes commands, and what others send is told."""
+"""The `peerjs` dialect without sockets: text in, actions out; signals in, notices out."""
 
 from typing import Any
 
@@ -43,12 +43,12 @@ def dialect(key: str = "peerjs", id_: str = "ann", token: str = "t") -> PeerJsDi
         ("/peerjs/id", False),
     ],
 )
-def test_it_is_spoken_below_any_path(target: str, found: bool) -> None:
+def test_it_is_served_below_any_path(target: str, found: bool) -> None:
     known = ["room", "mesh", "topics", "peerjs"]
     assert isinstance(dialect_at(target, known), PeerJsDialect) is found
 
 
-def test_who_has_said_all_claims_its_id() -> None:
+def test_a_complete_query_claims_the_id() -> None:
     assert list(dialect().opened("p1")) == [Authenticate("ann", "t")]
     known = Identity("s", "ann")
     assert list(dialect().authenticated(known, ServerInfo(), "")) == [Claim("peerjs:ann")]
@@ -66,14 +66,16 @@ def test_who_has_said_all_claims_its_id() -> None:
         (("peerjs", "a" * 257, "t"), b"Invalid id provided"),
     ],
 )
-def test_what_is_missing_or_wrong_is_said(given: tuple[str, str, str], text: bytes) -> None:
+def test_missing_or_invalid_parameters_are_reported(
+    given: tuple[str, str, str], text: bytes
+) -> None:
     said, close = PeerJsDialect(*given).opened("p1")
     assert said == Send(b'{"type":"ERROR","payload":{"msg":"' + text + b'"}}')
     assert isinstance(close, Close)
     assert close.code == 1008
 
 
-def test_a_wrong_token_is_said_in_a_message() -> None:
+def test_an_invalid_token_is_reported_in_a_message() -> None:
     close = dialect().authentication_failed(AuthenticationError("Token expired"))
     assert close.code == 1008
     assert close.last == b'{"type":"ERROR","payload":{"msg":"Invalid token provided"}}'
@@ -104,7 +106,7 @@ def test_a_wrong_token_is_said_in_a_message() -> None:
         ("ping", [Malformed(b"")]),
     ],
 )
-def test_a_message_is_actions(text: str, actions: list[Action]) -> None:
+def test_messages_become_actions(text: str, actions: list[Action]) -> None:
     assert list(dialect().received(text.encode(), "")) == actions
 
 
@@ -123,7 +125,7 @@ def test_a_message_is_actions(text: str, actions: list[Action]) -> None:
         ),
     ],
 )
-def test_what_became_of_a_command(answer: Answer, text: bytes) -> None:
+def test_answers_become_messages(answer: Answer, text: bytes) -> None:
     said, *closes = dialect().answered(answer)
     assert said == Send(text)
     assert bool(closes) is isinstance(answer, Refused)
@@ -138,6 +140,6 @@ def test_what_became_of_a_command(answer: Answer, text: bytes) -> None:
         ("leave", UNSET, b'{"type":"LEAVE","src":"ann","dst":"bob"}'),
     ],
 )
-def test_what_another_sent_is_told(kind: NameSignalKind, payload: Any, text: bytes) -> None:
+def test_signals_become_notices(kind: NameSignalKind, payload: Any, text: bytes) -> None:
     (notice,) = PeerJsDialect.tell(NameSignalled("peerjs:ann", "peerjs:bob", kind, payload))
     assert notice.text == text

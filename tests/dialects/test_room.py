@@ -67,7 +67,7 @@ def dialect(user_id: str = "ann", **query: str) -> RoomDialect:
 
 
 def wire(actions: Iterable[Action]) -> list[Any]:
-    """What is sent, as the client reads it; a close as it is."""
+    """Sent messages as the client reads them; other actions unchanged."""
     return [json.loads(a.text) if isinstance(a, Send | Malformed) else a for a in actions]
 
 
@@ -75,7 +75,7 @@ def told(event: RoomEvent) -> list[tuple[Audience, Any]]:
     return [(notice.audience, json.loads(notice.text)) for notice in RoomDialect.tell(event)]
 
 
-# Where it is spoken, and who speaks
+# Paths and identity
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def told(event: RoomEvent) -> list[tuple[Audience, Any]]:
         ("api/v1/ws/connect", {}, None),
     ],
 )
-def test_who_one_is_stands_in_path_and_query(
+def test_path_and_query_have_the_identity(
     path: str, query: dict[str, str], claims: Authenticate | None
 ) -> None:
     made = RoomDialect.at(path.split("/"), query)
@@ -103,7 +103,7 @@ def test_who_one_is_stands_in_path_and_query(
     assert opened == (None if claims is None else [claims])
 
 
-def test_a_known_user_enters_the_one_room_of_its_path() -> None:
+def test_a_user_joins_the_room_of_its_path() -> None:
     made = dialect()
     assert list(made.authenticated(Identity("s", "ann"), ServerInfo(), AT)) == [
         Join("r", restore_profile=True, reachable=True)
@@ -111,13 +111,13 @@ def test_a_known_user_enters_the_one_room_of_its_path() -> None:
     assert list(made.rejoin(["other"])) == []
 
 
-def test_who_may_not_come_in_gets_a_code_that_its_client_does_not_retry() -> None:
+def test_a_refusal_has_a_close_code_that_clients_do_not_retry() -> None:
     assert dialect().authentication_failed(AuthenticationError("Invalid token")) == Close(
         4004, "Invalid token"
     )
 
 
-# What clients say
+# Messages from clients
 
 
 def signal(payload: bytes) -> Signal:
@@ -170,14 +170,14 @@ RECEIVED: list[tuple[str, list[Action]]] = [
         '"target_user_id":"bob","type":"webrtc-signal"}',
         [signal(b'{ "type" : "ice-candidate","candidate":{}}')],
     ),
-    # broadcasts: the name is the server's to say
+    # broadcasts: the server decides the name
     ('{"type":"broadcast-started"}', [GoLive("r")]),
     (
         '{"type":"broadcast-started","username":"Eve","media_type":"x"}',
         [GoLive("r", username="Eve")],
     ),
     ('{"type":"broadcast-stopped","username":5}', [StopLive("r")]),
-    # other types: chat with content, else nothing
+    # other types: chat if they have content, otherwise ignored
     ('{"type":"shout","content":"hi"}', [Chat("r", "hi")]),
     ('{"type":"shout","content":"hi","avatar":5}', [Chat("r", "hi")]),
     ('{"type":"","content":"hi"}', [Chat("r", "hi")]),
@@ -191,7 +191,7 @@ RECEIVED: list[tuple[str, list[Action]]] = [
 
 
 @pytest.mark.parametrize(("text", "actions"), RECEIVED, ids=[text[:50] for text, _ in RECEIVED])
-def test_what_a_client_says_becomes_commands(text: str, actions: list[Action]) -> None:
+def test_messages_become_actions(text: str, actions: list[Action]) -> None:
     assert list(dialect().received(text.encode(), AT)) == actions
 
 
@@ -227,11 +227,11 @@ MALFORMED = [
 
 
 @pytest.mark.parametrize("text", MALFORMED, ids=[text[:50] for text in MALFORMED])
-def test_what_is_no_message_is_malformed(text: str) -> None:
+def test_invalid_messages_are_malformed(text: str) -> None:
     assert list(dialect().received(text.encode(), AT)) == [INVALID]
 
 
-# What became of commands
+# Answers to commands
 
 
 def room_state(*users: dict[str, Any]) -> dict[str, Any]:
@@ -264,7 +264,7 @@ ANSWERED: list[tuple[Answer, list[Any]]] = [
     (Refused(StopLive("r"), Refusal.NOT_LIVE, AT), [STOPPED]),
     (Refused(Join("r"), Refusal.ROOM_FULL, AT), [Close(1013, "Room is full")]),
     (Refused(Join("r"), Refusal.NOT_ALLOWED, AT), [Close(4004, "Not allowed in this room")]),
-    # all else the client learns from events, or not at all
+    # the client learns everything else from events, or not at all
     (Refused(signal(b"1"), Refusal.TARGET_NOT_FOUND, AT), []),
     (Refused(Chat("r", "hi"), Refusal.NOT_IN_ROOM, AT), []),
     (LiveNow("r", ANN, (BOB,)), []),
@@ -276,21 +276,21 @@ ANSWERED: list[tuple[Answer, list[Any]]] = [
 
 
 @pytest.mark.parametrize(("answer", "sent"), ANSWERED)
-def test_a_client_is_told_what_became_of_its_command(answer: Answer, sent: list[Any]) -> None:
+def test_answers_become_messages(answer: Answer, sent: list[Any]) -> None:
     made = dialect()
     list(made.authenticated(Identity("s", "ann"), ServerInfo(), AT))
     list(made.answered(Entered("r", ANN, (ANN,), AT)))
     assert wire(made.answered(answer)) == sent
 
 
-def test_each_user_that_is_live_is_listed_once_and_since_its_first_broadcast() -> None:
+def test_each_live_user_is_listed_once_with_its_first_start() -> None:
     later = Live("audio", "2026-11-20T11:00:00.000Z")
     second = Member("b2", "bob", "Bob", "room", "a", "bob", live=later)
     listed = live_broadcasters([ANN, BOB_LIVE, second, member("c1", "cat", live="audio")])
     assert [(who.user_id, who.started_at) for who in listed] == [("bob", AT), ("cat", AT)]
 
 
-# What clients are told
+# Events
 
 
 def signalled(kind: SignalKind, payload: bytes, target: Member | None = BOB) -> Signalled:
@@ -375,9 +375,9 @@ TOLD: list[tuple[RoomEvent, list[tuple[Audience, Any]]]] = [
             )
         ],
     ),
-    # `broadcast-started` will follow
+    # `broadcast-started` follows
     (StreamStarting("r", ANN, AT), []),
-    # `room` has no signals to everybody, and no application data
+    # `room` has no signals to everybody, and no application messages
     (signalled("offer", b"{}", None), []),
     (signalled("message", b"{}"), []),
 ]
@@ -388,9 +388,7 @@ TOLD: list[tuple[RoomEvent, list[tuple[Audience, Any]]]] = [
     TOLD,
     ids=[f"{n}-{type(event).__name__}" for n, (event, _) in enumerate(TOLD)],
 )
-def test_an_event_is_told_in_this_dialects_words(
-    event: RoomEvent, notices: list[tuple[Audience, Any]]
-) -> None:
+def test_events_become_notices(event: RoomEvent, notices: list[tuple[Audience, Any]]) -> None:
     assert told(event) == notices
 
 
@@ -399,14 +397,14 @@ def test_an_event_is_told_in_this_dialects_words(
     [
         ("signal", b' {"type" :"offer","n":1.0}', b' {"type" :"offer","n":1.0}'),
         ("signal", b"null", b"null"),
-        # from dialects that have a type of message for each
+        # from dialects with separate message types
         ("offer", b'{"type":"offer","sdp":"v=0"}', b'{"type":"offer","sdp":"v=0"}'),
         ("answer", b'{"type":"answer","sdp":"v=0"}', b'{"type":"answer","sdp":"v=0"}'),
         ("candidate", b"null", b'{"type":"ice-candidate","candidate":null}'),
         ("candidate", b'{"n":1e400}', b'{"type":"ice-candidate","candidate":{"n":1e400}}'),
     ],
 )
-def test_a_signal_is_relayed_byte_for_byte_under_the_senders_true_name(
+def test_signals_are_relayed_unchanged_with_the_senders_name(
     kind: SignalKind, payload: bytes, carried: bytes
 ) -> None:
     head = (
@@ -417,13 +415,13 @@ def test_a_signal_is_relayed_byte_for_byte_under_the_senders_true_name(
     assert notice.text == head + carried + b"}"
 
 
-def test_the_history_shows_a_message_as_it_was_told() -> None:
+def test_the_history_has_messages_in_the_same_form() -> None:
     chat = Chatted("r", ANN, "7", "hi", "x.png", AT)
     assert [Notice(Audience.EVERYONE, encode(chat_message(chat)))] == list(RoomDialect.tell(chat))
 
 
 def test_a_recorded_conversation() -> None:
-    """A late joiner asks the broadcaster for its picture, and hears it stop."""
+    """A late joiner asks the broadcaster for its stream, and is told when it stops."""
     bea = dialect("bea", username="Bea")
     bea_here = member("c1", "bea", dialect="room")
     ann_live = member("a1", "ann", dialect="room", live="video")

@@ -60,7 +60,7 @@ OTHER = member("client_w", dialect="stream")
 
 
 def dialect(**query: str) -> StreamDialect:
-    """The dialect of a connection that knows its id."""
+    """The dialect of a connection that has its id."""
     made = StreamDialect.at(["ws"], query)
     assert made is not None
     made.opened("me")
@@ -72,7 +72,7 @@ def received(text: str) -> list[Action]:
 
 
 def wire(actions: Iterable[Action]) -> list[Any]:
-    """What is sent, as the client reads it; a close as it is."""
+    """Sent messages as the client reads them; other actions unchanged."""
     return [json.loads(a.text) if isinstance(a, Send | Malformed) else a for a in actions]
 
 
@@ -98,33 +98,33 @@ def notice(type_: str) -> dict[str, Any]:
     return {"type": type_, "streamId": "s"}
 
 
-# Where it is spoken, and who speaks
+# Paths and identity
 
 
 @pytest.mark.parametrize("path", ["", "wss", "ws/r", "ws/r/ann", "api/ws"])
-def test_it_is_spoken_at_one_path(path: str) -> None:
+def test_other_paths_are_not_served(path: str) -> None:
     assert StreamDialect.at(path.split("/"), {}) is None
 
 
 @pytest.mark.parametrize("query", [{}, {"token": "t"}, {"user_id": "ann"}])
-def test_everybody_has_an_id_of_the_servers_making(query: dict[str, str]) -> None:
+def test_the_server_chooses_every_id(query: dict[str, str]) -> None:
     made = StreamDialect.at(["ws"], query)
     assert made is not None
     assert list(made.opened("0f")) == [Authenticate("client_0f")]
 
 
-def test_nothing_is_said_before_the_client_names_a_stream() -> None:
+def test_nothing_is_sent_before_the_client_names_a_stream() -> None:
     assert list(dialect().authenticated(Identity("s", ME), ServerInfo(), AT)) == []
     assert list(dialect().rejoin(["s"])) == []
 
 
-def test_whoever_is_refused_is_told_why() -> None:
+def test_a_refusal_has_the_reason() -> None:
     assert dialect().authentication_failed(AuthenticationError("Invalid token")) == Close(
         1008, "Invalid token"
     )
 
 
-# What clients say
+# Messages from clients
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,7 @@ def test_whoever_is_refused_is_told_why() -> None:
         ('{"type": "end-stream", "streamId": "Straße ☃"}', [StopLive("Straße ☃")]),
     ],
 )
-def test_a_message_is_commands(text: str, commands: list[Action]) -> None:
+def test_messages_become_actions(text: str, commands: list[Action]) -> None:
     assert received(text) == commands
 
 
@@ -203,7 +203,7 @@ def test_a_message_is_commands(text: str, commands: list[Action]) -> None:
         ('{"type": "viewer-count", "count": 7, "streamId": "s"}', "unknown_type"),
     ],
 )
-def test_nonsense_is_answered_with_an_error(text: str, code: str) -> None:
+def test_invalid_messages_are_answered_with_an_error(text: str, code: str) -> None:
     (malformed,) = received(text)
     assert isinstance(malformed, Malformed)
     error = json.loads(malformed.text)
@@ -212,7 +212,7 @@ def test_nonsense_is_answered_with_an_error(text: str, code: str) -> None:
     assert error.keys() == {"type", "code", "message"}
 
 
-# What became of it
+# Answers to commands
 
 
 @pytest.mark.parametrize(
@@ -227,7 +227,7 @@ def test_nonsense_is_answered_with_an_error(text: str, code: str) -> None:
             LiveNow("s", CASTER, (VIEWER, OTHER)),
             [viewer("viewer-joined"), viewer("viewer-joined", "client_w")],
         ),
-        # Who is live in another dialect of the room makes offers by itself.
+        # A broadcaster in another dialect of the room makes offers by itself.
         (
             LiveNow("s", CASTER, (member("m", live="video"), VIEWER)),
             [viewer("viewer-joined")],
@@ -237,7 +237,7 @@ def test_nonsense_is_answered_with_an_error(text: str, code: str) -> None:
         (Refused(ChangeProfile("s", "profile"), Refusal.NOT_IN_ROOM, AT), []),
     ],
 )
-def test_what_became_of_a_command(answer: Answer, sent: list[Any]) -> None:
+def test_answers_become_messages(answer: Answer, sent: list[Any]) -> None:
     assert wire(dialect().answered(answer)) == sent
 
 
@@ -256,13 +256,13 @@ def test_what_became_of_a_command(answer: Answer, sent: list[Any]) -> None:
         (Removed("s", "Spam", AT), "kicked"),
     ],
 )
-def test_an_error_says_which_stream_it_is_about(answer: Answer, code: str) -> None:
+def test_errors_name_their_stream(answer: Answer, code: str) -> None:
     (error,) = wire(dialect().answered(answer))
     assert error == {"type": "error", "code": code, "message": error["message"], "streamId": "s"}
     assert error["message"]
 
 
-# What goes on in the stream
+# Events in the stream
 
 
 @pytest.mark.parametrize(
@@ -298,9 +298,9 @@ def test_an_error_says_which_stream_it_is_about(answer: Answer, code: str) -> No
             StoppedLive("s", OFF_AIR, True, StopCause.LEFT, AT),
             [(Audience.OTHER_PEERS, notice("broadcaster-disconnected"))],
         ),
-        # By a newer broadcaster, of whom they are told next.
+        # Replaced by a newer broadcaster, which is announced next.
         (StoppedLive("s", OFF_AIR, True, StopCause.REPLACED, AT), []),
-        # By a newer connection, which need not go live.
+        # Replaced by a newer connection, which need not go live.
         (
             StoppedLive("s", member("m"), True, StopCause.REPLACED, AT),
             [(Audience.OTHER_PEERS, notice("broadcaster-disconnected"))],
@@ -314,7 +314,7 @@ def test_an_error_says_which_stream_it_is_about(answer: Answer, code: str) -> No
         (ProfileChanged("s", VIEWER, "profile", None, None, None, AT), []),
     ],
 )
-def test_an_event_is_notices(event: RoomEvent, notices: list[tuple[Audience, Any]]) -> None:
+def test_events_become_notices(event: RoomEvent, notices: list[tuple[Audience, Any]]) -> None:
     assert told(event) == notices
 
 
@@ -342,16 +342,14 @@ SDP = '{"sdp" :  "v=0\\r\\n", "sdp": 1e3}'
             + SDP
             + ',"streamId":"s","viewerId":"client_v"}',
         ),
-        # From a dialect that has one word for candidates.
+        # From a dialect with one type for all candidates.
         (
             signalled("candidate", member("m", live="video"), VIEWER, '""'),
             '{"type":"webrtc-ice-candidate","candidate":"","streamId":"s","viewerId":"client_v"}',
         ),
     ],
 )
-def test_a_signal_carries_its_payload_as_it_came_and_the_viewers_id(
-    event: Signalled, text: str
-) -> None:
+def test_signals_are_relayed_unchanged_with_the_viewers_id(event: Signalled, text: str) -> None:
     (notice,) = StreamDialect.tell(event)
     assert notice.text.decode() == text
 
@@ -364,14 +362,14 @@ def test_a_signal_carries_its_payload_as_it_came_and_the_viewers_id(
         signalled("signal", member("m"), VIEWER, "{}"),
     ],
 )
-def test_signals_of_other_dialects_that_mean_nothing_here_are_not_told(event: Signalled) -> None:
+def test_signals_that_only_other_dialects_have_are_ignored(event: Signalled) -> None:
     assert told(event) == []
 
 
 # A recorded conversation: one broadcaster, one viewer, from the first message to the last
 
 
-def test_a_conversation_as_the_viewer_has_it() -> None:
+def test_a_conversation_from_the_viewers_side() -> None:
     me, caster = member(ME, dialect="stream"), CASTER
     page = dialect()
     conversation: list[tuple[str | Answer | RoomEvent, list[Any]]] = [

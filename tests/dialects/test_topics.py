@@ -1,4 +1,4 @@
-"""Dialect `topics`: what is said becomes commands, and what is published is told in two forms."""
+"""The `topics` dialect: messages become commands, and published data are sent in two forms."""
 
 import pytest
 from msgspec import Raw
@@ -22,11 +22,11 @@ from trio_signal.messages.identity import PublishedForm
     ("target", "found"),
     [("/topics", True), ("/topics/a/b?x=1", True), ("/topic", False), ("/a/topics", False)],
 )
-def test_it_is_spoken_at_one_path_and_below(target: str, found: bool) -> None:
+def test_it_is_served_at_one_path_and_below(target: str, found: bool) -> None:
     assert isinstance(dialect_at(target, ["topics"]), TopicsDialect) is found
 
 
-def test_who_it_is_is_asked_of_the_handshake() -> None:
+def test_the_handshake_has_the_identity() -> None:
     assert list(TopicsDialect().opened("p1")) == [Authenticate("p1")]
 
 
@@ -52,7 +52,7 @@ def test_who_it_is_is_asked_of_the_handshake() -> None:
         ("ping", Malformed(b"")),
     ],
 )
-def test_a_message_is_an_action(text: str, action: Action) -> None:
+def test_messages_become_actions(text: str, action: Action) -> None:
     assert list(TopicsDialect().received(text.encode(), "")) == [action]
 
 
@@ -63,7 +63,7 @@ def test_a_message_is_an_action(text: str, action: Action) -> None:
         ("payload", b'{"topic":"a","payload":[1.50]}'),
     ],
 )
-def test_what_is_published_is_told_in_its_form(form: PublishedForm, text: bytes) -> None:
+def test_published_data_keep_their_form(form: PublishedForm, text: bytes) -> None:
     (notice,) = TopicsDialect.tell(Published("a", form, Raw(b"[1.50]"), 3))
     assert (notice.audience, notice.text) == (Audience.EVERYONE, text)
 
@@ -81,8 +81,8 @@ def test_what_is_published_is_told_in_its_form(form: PublishedForm, text: bytes)
         b"[" * 100_000 + b"]" * 100_000,
     ],
 )
-def test_what_can_be_published_can_be_told(said: bytes) -> None:
-    """Else one publisher would end the connections of all who subscribe."""
+def test_everything_that_can_be_published_can_be_sent(said: bytes) -> None:
+    """Otherwise one publisher could end the connections of all subscribers."""
     for text in (
         b'{"type":"publish","topic":"t","data":' + said + b"}",
         b'{"type":"publish","topic":"t","payload":' + said + b"}",

@@ -1,4 +1,4 @@
-"""What is read as a message, how far anything else can be read, and that Raw stays as it is."""
+"""Reading messages, how far invalid ones can be read, and that Raw stays unchanged."""
 
 import json
 
@@ -11,7 +11,7 @@ from trio_signal.dialects.wire import Reader, UnreadableError, encode
 
 
 class Say(Struct, tag="say"):
-    """A message with a field of a type."""
+    """A message with a typed field."""
 
     content: str
 
@@ -29,7 +29,7 @@ class Hush(Struct, tag="hush"):
 
 reader = Reader((Say, Carry, Hush))
 
-#: Deeper than any reader goes; a payload of a browser has five levels.
+#: Deeper than any reader goes; a browser's payload has five levels.
 TOO_DEEP = "[" * 50_000 + "]" * 50_000
 
 READ: list[tuple[str, Struct]] = [
@@ -47,7 +47,7 @@ READ: list[tuple[str, Struct]] = [
 
 
 @pytest.mark.parametrize(("text", "message"), READ)
-def test_a_message_is_read_wherever_its_type_stands_and_unknown_fields_are_ignored(
+def test_the_type_may_be_anywhere_and_unknown_fields_are_ignored(
     text: str, message: Struct
 ) -> None:
     assert reader.read(text.encode()) == message
@@ -81,7 +81,7 @@ UNREADABLE: list[tuple[str, str, str | None]] = [
     (f'{{"type":"nod","payload":{TOO_DEEP}}}', "json", None),
     (f'{{"payload":{TOO_DEEP}}}', "json", None),
     (TOO_DEEP, "json", None),
-    # an object of no known type
+    # an object of an unknown type
     ("{}", "type", None),
     ('{"content":"hi"}', "type", None),
     ('{"Type":"hush"}', "type", None),
@@ -92,7 +92,7 @@ UNREADABLE: list[tuple[str, str, str | None]] = [
     ('{"type":"nod"}', "type", "nod"),
     ('{"type":"Hush"}', "type", "Hush"),
     ('{"type":"hush "}', "type", "hush "),
-    # a known type, and the rest does not fit
+    # a known type with invalid fields
     ('{"type":"say"}', "fields", "say"),
     ('{"type":"say","content":null}', "fields", "say"),
     ('{"type":"say","content":5}', "fields", "say"),
@@ -105,7 +105,7 @@ UNREADABLE: list[tuple[str, str, str | None]] = [
 @pytest.mark.parametrize(
     ("text", "problem", "type_"), UNREADABLE, ids=[text[:40] for text, *_ in UNREADABLE]
 )
-def test_what_is_no_message_says_how_far_it_can_be_read(
+def test_errors_say_how_far_a_message_could_be_read(
     text: str, problem: str, type_: str | None
 ) -> None:
     with pytest.raises(UnreadableError) as caught:
@@ -114,7 +114,7 @@ def test_what_is_no_message_says_how_far_it_can_be_read(
     assert str(caught.value)
 
 
-def test_what_is_wrong_with_a_field_is_said_with_its_name() -> None:
+def test_an_error_names_the_invalid_field() -> None:
     with pytest.raises(UnreadableError, match="content"):
         reader.read(b'{"type":"say"}')
 
@@ -147,7 +147,7 @@ PAYLOADS = [
 
 
 @pytest.mark.parametrize("payload", PAYLOADS, ids=[payload[:30] for payload in PAYLOADS])
-def test_an_opaque_field_is_carried_byte_for_byte(payload: str) -> None:
+def test_opaque_fields_are_not_changed(payload: str) -> None:
     text = f'{{"type":"carry", "payload": \n {payload} \t,"target":"t"}}'
     carried = reader.read(text.encode())
     assert encode(carried) == f'{{"type":"carry","payload":{payload},"target":"t"}}'.encode()
@@ -165,7 +165,7 @@ json_values = st.recursive(
 
 
 @given(value=json_values, indent=st.sampled_from([None, 0, 2]), ascii_only=st.booleans())
-def test_any_json_value_is_carried_as_it_was_written(
+def test_any_json_value_is_carried_unchanged(
     value: object, indent: int | None, *, ascii_only: bool
 ) -> None:
     payload = json.dumps(value, indent=indent, ensure_ascii=ascii_only).encode()
@@ -173,12 +173,12 @@ def test_any_json_value_is_carried_as_it_was_written(
 
 
 @given(st.binary() | st.text().map(str.encode))
-def test_nothing_but_unreadable_error_comes_of_any_bytes(data: bytes) -> None:
+def test_arbitrary_bytes_only_raise_unreadable_error(data: bytes) -> None:
     with pytest.raises(UnreadableError):
         reader.read(data)
 
 
 @given(json_values.map(json.dumps))
-def test_nothing_but_unreadable_error_comes_of_any_json_without_a_known_type(text: str) -> None:
+def test_json_without_a_known_type_only_raises_unreadable_error(text: str) -> None:
     with pytest.raises(UnreadableError):
         reader.read(text.encode())

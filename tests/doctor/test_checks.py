@@ -1,4 +1,4 @@
-"""Each mistake is found, and what is right is not called wrong."""
+"""Each mistake is found, and a correct configuration is not reported."""
 
 from typing import Any
 
@@ -26,7 +26,7 @@ REDIS = RedisFacts(
 RANDOM = "s0M8vJ2Qn4Xw7Zr1Kt5Lp9Yb3Hd6Gf0Aa2Cc"
 HERE: dict[str, object] = {"platform": None, "cores": 4, "files": 65536, "port": "free"}
 PUBLIC = {"host": "0.0.0.0", "jwt_secret": RANDOM}
-#: What is right: a service of several replicas, on a platform.
+#: A correct configuration: a service with several replicas on a platform.
 RIGHT = {
     **PUBLIC,
     "redis_url": "rediss://redis.example.com",
@@ -45,7 +45,7 @@ RIGHT = {
 
 
 def media(addresses: dict[str, bool]) -> dict[str, RelayFacts]:
-    """A media server, and whether its addresses answer."""
+    """Facts of a media server, and whether its addresses answer."""
     return {"janus+ws://media:8188": RelayFacts(Report("Janus 1.3.3", addresses))}
 
 
@@ -61,20 +61,20 @@ AROUND: dict[str, object] = {
 
 
 def redis(**given: Any) -> dict[str, object]:
-    """Facts of which only Redis's differ."""
+    """Facts with changes to those about Redis."""
     facts = {name: getattr(REDIS, name) for name in REDIS.__struct_fields__}
     return {"redis": RedisFacts(**{**facts, **given})}
 
 
 def found(settings: dict[str, Any], facts: dict[str, object]) -> dict[str, str]:
-    """The level of each finding that is not well."""
+    """The levels of all findings that are not fine."""
     all_facts: dict[str, Any] = {**HERE, **facts}
     findings = examine(Facts(settings=load_settings(**settings), **all_facts))
     assert all(finding.mend for finding in findings if finding.level != "ok")
     return {finding.name: finding.level for finding in findings if finding.level != "ok"}
 
 
-def test_what_is_right_is_not_called_wrong() -> None:
+def test_a_correct_configuration_has_no_findings() -> None:
     assert found(RIGHT, AROUND) == {}
     facts: dict[str, Any] = {**HERE, **AROUND}
     findings = examine(Facts(settings=load_settings(**RIGHT), **facts))
@@ -82,11 +82,11 @@ def test_what_is_right_is_not_called_wrong() -> None:
     assert {finding.name for finding in findings} == {c.__name__ for c in CHECKS} - silent
 
 
-def test_on_ones_own_machine_little_is_needed() -> None:
+def test_a_local_server_needs_little() -> None:
     assert found({}, {}) == {"turn": "warning"}
 
 
-#: Settings, facts, and what must be found beside what `RIGHT` has: the name and the level.
+#: Changes to settings and facts, and the one finding that they must cause: its name and level.
 MISTAKES: list[tuple[dict[str, Any], dict[str, object], str, str]] = [
     ({"auth": "open"}, {}, "mode", "failed"),
     ({"jwt_secret": "a" * 40}, {}, "secret", "failed"),
@@ -146,13 +146,13 @@ MISTAKES: list[tuple[dict[str, Any], dict[str, object], str, str]] = [
 
 
 @pytest.mark.parametrize(("settings", "facts", "name", "level"), MISTAKES)
-def test_a_mistake_is_found_and_nothing_else(
+def test_each_mistake_causes_one_finding(
     settings: dict[str, Any], facts: dict[str, object], name: str, level: str
 ) -> None:
     assert found({**RIGHT, **settings}, {**AROUND, **facts}) == {name: level}
 
 
-def test_replicas_without_redis() -> None:
+def test_a_single_replica_without_redis_is_a_warning() -> None:
     alone = {**RIGHT, "redis_url": None, "workers": 1}
     assert found(alone, {**AROUND, "redis": None}) == {"replicas": "warning"}
 
@@ -177,7 +177,7 @@ def test_each_check_can_find_something() -> None:
         ),
     ],
 )
-def test_what_to_do_about_redis(problem: str, mend: str) -> None:
+def test_advice_about_redis(problem: str, mend: str) -> None:
     facts: dict[str, Any] = {**HERE, "redis": problem}
     settings = load_settings(redis_url="redis://redis")
     (finding,) = [f for f in examine(Facts(settings=settings, **facts)) if f.name == "redis"]
@@ -192,13 +192,13 @@ def test_what_to_do_about_redis(problem: str, mend: str) -> None:
         ("PORT='x': must be a number", "settings.md"),
     ],
 )
-def test_settings_that_cannot_be_read(problem: str, mend: str) -> None:
+def test_advice_about_invalid_settings(problem: str, mend: str) -> None:
     (finding,) = wrong_settings(problem, {})
     assert (finding.level, finding.says) == ("failed", problem)
     assert mend in finding.mend
 
 
-def test_a_misspelled_setting_may_be_why_they_cannot_be_read() -> None:
+def test_misspelled_settings_are_reported_with_invalid_ones() -> None:
     unknown = {"TRIO_SIGNAL_TURN_SECERT": "TRIO_SIGNAL_TURN_SECRET", "TRIO_SIGNAL_XYZZY": None}
     _, finding = wrong_settings("TRIO_SIGNAL_TURN_URLS needs a secret", unknown)
     assert (finding.name, finding.level) == ("variables", "warning")

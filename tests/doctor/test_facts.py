@@ -1,4 +1,4 @@
-"""What the doctor sees of real neighbours."""
+"""What the doctor finds out about real services."""
 
 import socket
 from pathlib import Path
@@ -37,7 +37,7 @@ async def look(
         return await gather(settings(**given), environment or {}, url)
 
 
-async def test_redis_as_it_is(tmp_path: Path) -> None:
+async def test_facts_about_redis(tmp_path: Path) -> None:
     options = {"maxmemory": "100mb", "maxmemory-policy": "allkeys-lru", "maxclients": "40"}
     async with open_redis_server(tmp_path, **options) as server:
         redis = (await look(redis_url=server.url)).redis
@@ -49,8 +49,8 @@ async def test_redis_as_it_is(tmp_path: Path) -> None:
     assert abs(redis.ahead) < 5
 
 
-async def test_what_an_account_may_not_do_is_found_by_doing_it(tmp_path: Path) -> None:
-    """With what the check tells to allow, nothing that is needed is refused."""
+async def test_missing_permissions_in_redis_are_found_by_trying(tmp_path: Path) -> None:
+    """After following the advice of the check, everything necessary is allowed."""
     account = ("ACL", "SETUSER", "bob", "on", ">pw", "resetkeys", "resetchannels")
     async with open_redis_server(tmp_path) as server:
         url = f"redis://bob:pw@127.0.0.1:{server.port}"
@@ -76,7 +76,7 @@ async def test_what_an_account_may_not_do_is_found_by_doing_it(tmp_path: Path) -
             nursery.cancel_scope.cancel()
 
 
-async def test_redis_that_wants_a_password_or_is_not_there(tmp_path: Path) -> None:
+async def test_errors_of_redis_hide_the_password(tmp_path: Path) -> None:
     async with open_redis_server(tmp_path, requirepass="s3cret") as server:
         refused = (await look(redis_url=server.url)).redis
     assert isinstance(refused, str)
@@ -86,7 +86,7 @@ async def test_redis_that_wants_a_password_or_is_not_there(tmp_path: Path) -> No
     assert "hunter2" not in missing
 
 
-async def test_tables_of_postgresql(postgres: Postgres) -> None:
+async def test_facts_about_tables_in_postgresql(postgres: Postgres) -> None:
     url = postgres.make_database()
     new = (await look(database_url=url)).database
     assert isinstance(new, Tables)
@@ -100,7 +100,7 @@ async def test_tables_of_postgresql(postgres: Postgres) -> None:
     assert isinstance((await look(database_url=f"{url}-not-there")).database, str)
 
 
-async def test_to_look_at_sqlite_makes_no_file(tmp_path: Path) -> None:
+async def test_looking_at_sqlite_creates_no_file(tmp_path: Path) -> None:
     file = tmp_path / "new.db"
     tables = (await look(database_url=f"sqlite:///{file}")).database
     assert isinstance(tables, Tables)
@@ -126,7 +126,7 @@ async def test_a_hosted_turn_service_is_asked_for_credentials(
     assert "refuses the secret (401" in problem
 
 
-async def test_turn_servers_are_asked(tmp_path: Path) -> None:
+async def test_turn_servers_are_tried(tmp_path: Path) -> None:
     with run_coturn(tmp_path) as port:
         urls = [f"turn:127.0.0.1:{port}", f"turn:127.0.0.1:{port}?transport=tcp"]
         closed = f"turn:127.0.0.1:{free_port()}"
@@ -135,7 +135,7 @@ async def test_turn_servers_are_asked(tmp_path: Path) -> None:
     assert found.turn[closed] is not None
 
 
-async def test_the_port_is_free_or_ours_or_another_s(serve: Serve) -> None:
+async def test_the_port_is_free_ours_or_another_programs(serve: Serve) -> None:
     assert (await look()).port == "free"
     async with serve() as service:
         port = int(service.base.rpartition(":")[2])
@@ -147,7 +147,7 @@ async def test_the_port_is_free_or_ours_or_another_s(serve: Serve) -> None:
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
-async def test_the_public_address_is_asked_for_a_websocket(serve: Serve, dialect: str) -> None:
+async def test_a_websocket_is_opened_at_the_public_address(serve: Serve, dialect: str) -> None:
     async with serve() as service:
         url = f"http://{service.base}"
         assert (await look(url=url, dialects=dialect)).public == PublicFacts(url, 101)
@@ -161,13 +161,13 @@ async def test_a_public_address_without_websockets() -> None:
     assert isinstance((await look(url=f"http://127.0.0.1:{free_port()}")).public, str)
 
 
-async def test_key_sets() -> None:
+async def test_key_sets_are_fetched() -> None:
     async with run_key_server(jwk(private_key("EdDSA"), "a")) as keys:
         assert (await look(jwks_url=keys.url)).key_set is None
     assert (await look(jwks_url=keys.url)).key_set is not None
 
 
-async def test_users_whose_passwords_are_guessed(tmp_path: Path) -> None:
+async def test_weak_passwords_are_found(tmp_path: Path) -> None:
     path = tmp_path / "users.json"
     passwords = {"demo": "demo", "ann": "correct horse battery staple"}
     users = {name: User(hash_password(text), name, Grants()) for name, text in passwords.items()}
@@ -184,10 +184,10 @@ async def test_users_whose_passwords_are_guessed(tmp_path: Path) -> None:
     assert isinstance(await found(), str)
 
 
-async def test_no_password_is_guessed_when_the_time_is_up(
+async def test_guessing_passwords_stops_when_the_time_is_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also no id: with many users the doctor would take the file for one that cannot be read."""
+    """It then guesses for no user, and does not take the file for an unreadable one."""
     monkeypatch.setattr(facts, "_GUESSING", 0.0)
     path = tmp_path / "users.json"
     write_users(path, {"demo": User(hash_password("demo"))})
@@ -199,7 +199,7 @@ async def test_no_password_is_guessed_when_the_time_is_up(
     ("environment", "platform"),
     [({}, None), ({"DYNO": "web.1"}, "Heroku"), ({"RAILWAY_PROJECT_ID": "x"}, "Railway")],
 )
-async def test_platforms_are_known(environment: dict[str, str], platform: str | None) -> None:
+async def test_platforms_are_recognized(environment: dict[str, str], platform: str | None) -> None:
     found = await look(environment)
     assert found.platform == platform
     assert found.cores > 0

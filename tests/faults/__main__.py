@@ -1,10 +1,10 @@
-"""`make faults`: twenty minutes; exits 1 if anything is not as promised.
+"""`make faults`: twenty minutes of faults; exits with 1 if any promise is broken.
 
     python -m tests.faults [--minutes 20] [--server redis|valkey] [--only TEXT] [SEED]
 
-All faults are done in an order that the seed decides, over and over: over Redis and Valkey in turn,
-if not told otherwise. What is printed is for each how often, and how long it took until all views
-were right; for a violation, the seed.
+All faults are caused again and again, in an order that the seed decides, with Redis and Valkey
+in turn unless chosen. It prints the number of each fault, and the time until all views were right
+again; for a violation also the seed.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from tests.redis.server import SERVERS
 async def run_round(
     kind: str, seed: int, took: dict[str, list[float]], only: str, until: float
 ) -> list[str]:
-    """All faults once, in one scene; what was wrong."""
+    """Cause all faults once, in one scene; the violations."""
     choice = random.Random(seed)
     faults = [fault for fault in FAULTS if only in fault.name]
     choice.shuffle(faults)
@@ -55,14 +55,14 @@ async def run_round(
 
 
 def describe(error: BaseException) -> str:
-    """It, or what it is a group of."""
+    """The error, or the errors in a group."""
     if isinstance(error, BaseExceptionGroup):
         return ", ".join(map(describe, error.exceptions))
     return repr(error)
 
 
 async def run(kinds: Sequence[str], seed: int, minutes: float, only: str) -> int:
-    """Rounds until the time is over; how many violations there were."""
+    """Run rounds until the time is over; the number of violations."""
     took: dict[str, list[float]] = defaultdict(list)
     wrong: list[str] = []
     until = trio.current_time() + 60 * minutes
@@ -87,7 +87,7 @@ async def run(kinds: Sequence[str], seed: int, minutes: float, only: str) -> int
 
 
 def main() -> None:
-    """Run it, and say what came of it."""
+    """Run, and print the result."""
     parser = argparse.ArgumentParser(description="Faults under traffic.")
     parser.add_argument("--minutes", type=float, default=20)
     parser.add_argument("--server", choices=[*SERVERS])

@@ -1,4 +1,4 @@
-"""What is done to Redis, to the way there, and to replicas, under traffic."""
+"""Faults of Redis, of connections to it, and of replicas, under traffic."""
 
 import random
 import signal
@@ -11,14 +11,14 @@ import trio
 if TYPE_CHECKING:
     from tests.faults.scene import FaultyScene
 
-#: Seconds for which something is away: less than the lease.
+#: The length of an outage in seconds, shorter than the lease.
 AWAY = 2.0
 
 Do = Callable[["FaultyScene", random.Random], Awaitable[None]]
 
 
 class Fault(NamedTuple):
-    """Something that is done; it is over when `do` returns."""
+    """A fault; it is over when `do` returns."""
 
     name: str
     do: Do
@@ -62,21 +62,21 @@ async def flush_scripts(scene: "FaultyScene", _: random.Random) -> None:
 
 
 async def fill_memory(scene: "FaultyScene", choice: random.Random) -> None:
-    """Nothing can be written for a while."""
+    """Refuse all writes for a while."""
     await scene.redis.ask("CONFIG", "SET", "maxmemory", 1)
     await trio.sleep(choice.uniform(0, AWAY))
     await scene.redis.ask("CONFIG", "SET", "maxmemory", 0)
 
 
 async def demote(scene: "FaultyScene", choice: random.Random) -> None:
-    """It says READONLY for a while."""
+    """Answer READONLY for a while."""
     await scene.redis.ask("REPLICAOF", "127.0.0.1", 1)
     await trio.sleep(choice.uniform(0, AWAY))
     await scene.redis.ask("REPLICAOF", "NO", "ONE")
 
 
 async def shrink_buffers(scene: "FaultyScene", _choice: random.Random) -> None:
-    """Subscribers that do not take a message at once are dropped."""
+    """Drop subscribers that do not receive a message at once."""
     option = "client-output-buffer-limit"
     await scene.redis.ask("CONFIG", "SET", option, "pubsub 32kb 0 0")
     for _ in range(3):
@@ -86,7 +86,7 @@ async def shrink_buffers(scene: "FaultyScene", _choice: random.Random) -> None:
 
 
 def delete(pattern: str) -> Do:
-    """Delete the keys that fit, as an eviction or a person does."""
+    """Delete the keys with this pattern, as an eviction or a person may."""
 
     async def do(scene: "FaultyScene", choice: random.Random) -> None:
         keys = await scene.wait_found("KEYS", f"trio_signal:{pattern}")
@@ -101,7 +101,7 @@ async def delete_lease(scene: "FaultyScene", choice: random.Random) -> None:
 
 
 async def cut_off(scene: "FaultyScene", choice: random.Random) -> None:
-    """One replica and Redis hear nothing of each other, and are not told."""
+    """Cut one replica off from Redis, without notice to either."""
     wire = choice.choice(scene.wires)
     wire.pull()
     await trio.sleep(choice.uniform(0, AWAY))
@@ -109,7 +109,7 @@ async def cut_off(scene: "FaultyScene", choice: random.Random) -> None:
 
 
 def delay(*, up: bool) -> Do:
-    """What goes one way is late; what goes the other is not."""
+    """Delay one direction of the connections to Redis."""
 
     async def do(scene: "FaultyScene", choice: random.Random) -> None:
         wire = choice.choice(scene.wires)
@@ -120,7 +120,7 @@ def delay(*, up: bool) -> Do:
 
 
 async def abandon(scene: "FaultyScene", choice: random.Random) -> None:
-    """A connection is cut, and what was sent on it arrives after that of its successor."""
+    """Cut a connection whose last commands arrive after those of its successor."""
     wire = choice.choice(scene.wires)
     with wire.delayed(0.5, up=True):
         await trio.sleep(0.3)

@@ -1,4 +1,4 @@
-"""Three replicas, a crowd, and guests that stay and signal, while everything is broken in turn."""
+"""Three replicas, a crowd, and guests that stay and signal, under faults of every kind."""
 
 import random
 import signal
@@ -17,17 +17,17 @@ from tests.replicas.crowd import Crowd
 from tests.replicas.guests import PATIENCE, Guest, Party, open_party
 from tests.replicas.processes import Cluster, Replica
 
-#: Longer than any fault but the end of a replica.
+#: Longer than any fault, except for the end of a replica.
 LEASE = 6.0
-#: Seconds until all views are right, and all signals accounted for, on a quiet machine.
+#: Seconds until all views are right and all signals accounted for, on a quiet machine.
 SOON = 5.0
-#: Guests of each replica that stay: two of dialect `mesh`, of whom the first is live, and one of
+#: Guests of each replica that stay: two of dialect `mesh`, of which the first is live, and one of
 #: `room`.
 STAYING = ("a", "b")
 
 
 class FaultyScene:
-    """A room in which it goes on, whatever happens."""
+    """A room with constant traffic, whatever happens."""
 
     def __init__(
         self,
@@ -49,11 +49,11 @@ class FaultyScene:
         self._names = map(str, count())
         self.ledger = Ledger(choice)
         self.crowd = Crowd(party, cluster.replicas, choice.randrange(1 << 30))
-        #: Who stayed all the time, and is not to be told to have left.
+        #: Guests that stay all the time; nobody may be told that they left.
         self._staying: dict[str, Replica] = {}
 
     async def open(self, replicas: int, actors: int) -> None:
-        """Fill the room."""
+        """Let the guests join."""
         for _ in range(replicas):
             await self._add_replica()
         for _ in range(actors):
@@ -77,7 +77,7 @@ class FaultyScene:
         self._staying[watcher.name] = replica
 
     async def wait_found(self, *command: str | int) -> list[bytes]:
-        """What Redis lists, sorted; it may have nothing of the kind just now."""
+        """The sorted items that Redis lists; waits until there are any."""
         found: list[bytes] = []
         with trio.fail_after(self._patience):
             while not (found := await self.redis.ask(*command)):  # noqa: ASYNC110
@@ -85,7 +85,7 @@ class FaultyScene:
         return sorted(found)
 
     async def shout(self, text: str) -> None:
-        """Something long to all in the room, from one who stays."""
+        """Send a long message to the room, from a guest that stays."""
         speaker = next(guest for guest in self._guests if guest.name.startswith("stays"))
         await speaker.say("offer", offer=text)
 
@@ -94,7 +94,7 @@ class FaultyScene:
         return [guest for guest in self._party.guests.values() if guest.name in self._staying]
 
     async def replace(self, replica: Replica, how: signal.Signals) -> None:
-        """End a replica, and start another one for the same guests."""
+        """End a replica, and start another for the same guests."""
         number = self.cluster.replicas.index(replica)
         async with self.crowd.resting():
             for guest in self._party.at(replica):
@@ -109,7 +109,7 @@ class FaultyScene:
             await self._add_replica()
 
     async def inflict(self, fault: Fault) -> float:
-        """Do it; seconds until all is right after that. Raises AssertionError for what is wrong."""
+        """Cause a fault; seconds until all is right again. Raises AssertionError for violations."""
         told = {guest.name: len(guest.told) for guest in self._guests}
         await fault.do(self, self._choice)
         over = trio.current_time()
@@ -135,7 +135,7 @@ async def open_scene(
     actors: int = 6,
     patience: float = PATIENCE,
 ) -> AsyncIterator[FaultyScene]:
-    """At the end all leave, the replicas stop, and nothing is left in Redis."""
+    """When it ends, all guests leave, the replicas stop, and Redis must be empty."""
     options = {"enable_debug_command": "yes"}
     async with (
         open_redis_server(directory, kind, **options) as redis,

@@ -1,4 +1,4 @@
-"""A few of the faults, in one scene; `make faults` does all of them, over and over."""
+"""Some of the faults in one scene; `make faults` causes all of them, again and again."""
 
 import random
 from pathlib import Path
@@ -7,7 +7,7 @@ from tests.faults.faults import FAULTS
 from tests.faults.scene import open_scene
 
 SEED = 17
-#: What they have in their names: a kind of each.
+#: Parts of the names of faults: one of each kind.
 CHOSEN = (
     "CLIENT KILL",
     "READONLY",
@@ -17,8 +17,8 @@ CHOSEN = (
 )
 
 
-async def test_faults(tmp_path: Path) -> None:
-    """Nothing is lost in silence, and nothing is invented; see `FaultyScene.inflict`."""
+async def test_views_and_signals_are_right_after_faults(tmp_path: Path) -> None:
+    """No signal is lost without notice, and none is invented; see `FaultyScene.inflict`."""
     faults = [fault for name in CHOSEN for fault in FAULTS if name in fault.name]
     assert len(faults) == len(CHOSEN)
     async with open_scene(tmp_path, random.Random(SEED), actors=3) as scene:

@@ -1,7 +1,7 @@
-"""Signals between guests that stay, on all replicas, and what became of each.
+"""Signals between guests that stay, on all replicas, and the outcome of each.
 
-A signal is delivered once, in its order, or its sender is told once that its target was not
-found. `error` names the target and no signal, so what is told is counted for each pair.
+A signal is delivered once and in order, or its sender is told once that the target was not
+found. `error` names the target but no signal, so reports are counted for each pair.
 """
 
 import random
@@ -14,38 +14,38 @@ import trio
 from tests.clients import Message
 from tests.replicas.guests import Guest
 
-#: Seconds between two signals of one guest.
+#: Seconds between two signals of a guest.
 RHYTHM = 0.05
 
 
 class Pair(NamedTuple):
-    """The connections between which a signal goes."""
+    """The sender's and the receiver's connection."""
 
     sender: Guest
     target: Guest
 
 
 class Ledger:
-    """All that was sent, and what was heard of it."""
+    """All signals that were sent, and their outcomes."""
 
     def __init__(self, choice: random.Random) -> None:
         self._choice = choice
         self._guests: dict[str, Guest] = {}
         self._sent: Counter[Pair] = Counter()
         self._told: Counter[Pair] = Counter()
-        #: The numbers that came, in the order in which they came.
+        #: The numbers that arrived, in order.
         self._came: defaultdict[Pair, list[int]] = defaultdict(list)
         self._resting = False
-        #: How many signals were sent so far, and how many of them were reported as not delivered.
+        #: How many signals were sent, and how many of them were reported as undelivered.
         self.sent = self.told = 0
 
     def add(self, guest: Guest) -> None:
-        """Count what this guest hears from now on."""
+        """Count what this guest receives from now on."""
         self._guests[guest.peer_id] = guest
         guest.on_signal = lambda message: self._hear(guest, message)
 
     def forget(self, guest: Guest) -> None:
-        """It is about to lose its connection: what is on its way to it is nobody's fault."""
+        """Stop counting for a guest about to lose its connection; data on the way may be lost."""
         self._guests.pop(guest.peer_id, None)
         for table in (self._sent, self._told, self._came):
             for pair in [pair for pair in table if guest in pair]:
@@ -53,7 +53,7 @@ class Ledger:
 
     def _hear(self, guest: Guest, message: Message) -> None:
         if self._guests.get(guest.peer_id) is not guest:
-            return  # its replica says goodbye, and passes on what it has
+            return  # its replica stops, and sends what it has
         if message["type"] == "error":
             assert message["code"] == "target_not_found", message
             target = self._guests.get(message["to"])
@@ -67,7 +67,7 @@ class Ledger:
             guest.received.append(message)
 
     async def signal(self, guest: Guest) -> None:
-        """Send to the others, one after the other, while the guest is here."""
+        """Send to the others in turn, while the guest is here."""
         while self._guests.get(guest.peer_id) is guest:
             others = [other for other in self._guests.values() if other is not guest]
             if others and not self._resting:
@@ -78,21 +78,21 @@ class Ledger:
                     await guest.say("message", to=pair.target.peer_id, data=data)
                 except trio.BrokenResourceError:
                     if self._guests.get(guest.peer_id) is guest:
-                        raise  # else its replica was ended while it sent
+                        raise  # otherwise its replica ended while it sent
             await trio.sleep(RHYTHM)
 
     async def settle(self, within: float) -> list[str]:
-        """Send nothing for a while, and wait until all has come; what then is wrong."""
+        """Pause sending, and wait until everything has arrived; the violations."""
         self._resting = True
         with trio.move_on_after(within):
             while any(self._find_missing()):  # noqa: ASYNC110
                 await trio.sleep(0.02)
-        # Something that comes twice may come a little later.
+        # A duplicate may arrive a little later.
         await trio.sleep(0.2)
         wrong = [*self._find_missing(), *self._find_doubled()]
         self.sent += self._sent.total()
         self.told += self._told.total()
-        # What is wrong once is said once.
+        # Report each violation only once.
         for table in (self._sent, self._told, self._came):
             table.clear()
         self._resting = False

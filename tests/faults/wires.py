@@ -1,4 +1,4 @@
-"""The way between a replica and Redis: it can be cut, pulled out, or slow in one direction."""
+"""Connections between a replica and Redis that can be cut, stalled, or slow in one direction."""
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, closing, contextmanager, suppress
@@ -9,14 +9,14 @@ from tests.redis.server import HOST
 
 
 class Wire:
-    """Carries bytes between who connects to it and a server."""
+    """Carries bytes between its clients and a server."""
 
     def __init__(self, target: int) -> None:
         self._target = target
         self._plugged = trio.Event()
         self._plugged.set()
         self._clients: set[trio.SocketStream] = set()
-        #: Seconds that what goes to the server is late, and what comes from it.
+        #: The delay in seconds towards the server, and back.
         self._late = {True: 0.0, False: 0.0}
         self.port = 0
 
@@ -29,18 +29,18 @@ class Wire:
         self._plugged = trio.Event()
 
     def plug(self) -> None:
-        """Carry again, also what was said meanwhile, as TCP does."""
+        """Carry again, including what was sent meanwhile, as TCP does."""
         self._plugged.set()
 
     @contextmanager
     def delayed(self, seconds: float, *, up: bool) -> Iterator[None]:
-        """While the block runs, what goes up to the server, or down, is so late."""
+        """Delay one direction, towards the server or back, while the block runs."""
         self._late[up] = seconds
         yield
         self._late[up] = 0.0
 
     def cut(self) -> None:
-        """Close the clients' sides; what they have sent still goes to the server."""
+        """Close the clients' sides; what they have sent still reaches the server."""
         for client in list(self._clients):
             client.socket.close()
 
@@ -66,7 +66,7 @@ class Wire:
         self._clients.discard(client)
 
     async def _carry(self, source: trio.SocketStream, sink: trio.SocketStream, up: bool) -> None:
-        """One direction; it ends for itself, so that what was sent before arrives."""
+        """Carry one direction; it ends on its own, so that earlier data still arrive."""
         send, receive = trio.open_memory_channel[tuple[float, bytes]](1000)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._deliver, receive, sink)
@@ -90,7 +90,7 @@ class Wire:
 
 @asynccontextmanager
 async def open_wire(target: int) -> AsyncIterator[Wire]:
-    """A running one."""
+    """A running wire."""
     wire = Wire(target)
     async with trio.open_nursery() as nursery:
         await nursery.start(wire.run)

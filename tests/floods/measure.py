@@ -1,11 +1,11 @@
-"""What floods cost others: `make floods`, some five minutes.
+"""The cost of floods for others: `make floods`, some five minutes.
 
     python -m tests.floods.measure [ATTACK]...
 
-A server, two honest peers that exchange 100 signals a second, and an attacker, each a process of
-its own. Server and honest peers have a core each, and go before all else on it where we may say
-so. The attacker has what they leave of the latter: a real one is elsewhere. Each flood is measured
-between two times without one.
+A server, two honest peers that exchange 100 signals a second, and an attacker, each in a process of
+its own. The server and the honest peers have a core each, with the highest priority that we may
+set. The attacker uses what the honest peers leave of theirs, since a real one is elsewhere. Each
+flood is measured between two periods without a flood.
 """
 
 import contextlib
@@ -29,33 +29,33 @@ from tests.raw import client_text, split_frames, upgrade_head
 from tests.redis.server import run_redis_server
 
 SECONDS = float(os.environ.get("SECONDS", "10"))
-#: Signals a second: 50 from each of the two, which is what one client may send.
+#: Signals a second: 50 from each of the two, the limit for one client.
 RATE = 100
-#: Those of the machine that we may use.
+#: The cores that we may use.
 CORES = sorted(os.sched_getaffinity(0))
-#: Seconds for the flood to rise; some have something to prepare.
+#: Seconds for a flood to reach its full rate; some prepare something first.
 RISE = 3.0
 RISES = {"questions": 10.0}
-#: Those that need other replicas.
+#: Attacks that need other replicas.
 WITH_REDIS = {"questions"}
 
 
 class Figures(NamedTuple):
-    """One measurement: seconds, and bytes."""
+    """The results of a measurement, in seconds and bytes."""
 
     p50: float
     p99: float
     lost: int
     memory: int
-    #: Bytes a second by which it grew.
+    #: The growth of the server's memory in bytes a second.
     slope: float
-    #: The slowest answer of `/healthz`, and the slowest opening handshake; of five a second.
+    #: The slowest answer of `/healthz` and the slowest handshake, of five a second.
     health: float
     handshake: float
 
 
 class Visitors:
-    """Strangers who come now and then, each a new connection, and how long they wait."""
+    """Occasional strangers, each with a new connection, and how long they wait."""
 
     def __init__(self, address: tuple[str, int]) -> None:
         self._address = address
@@ -90,7 +90,7 @@ _HEALTHZ = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r
 
 
 def read_refused(address: tuple[str, int]) -> Counter[str]:
-    """What was refused until now, by reason."""
+    """The number of refusals so far, by reason."""
     with socket.create_connection(address, timeout=30) as client:
         client.sendall(_HEALTHZ.replace(b"/healthz", b"/metrics"))
         text = b"".join(iter(lambda: client.recv(65536), b"")).decode()
@@ -102,7 +102,7 @@ def read_refused(address: tuple[str, int]) -> Counter[str]:
 
 
 class Honest:
-    """A `mesh` client that reads without waiting."""
+    """A `mesh` client that never waits for data."""
 
     def __init__(self, address: tuple[str, int], name: str) -> None:
         self.socket = socket.create_connection(address)
@@ -119,7 +119,7 @@ class Honest:
         self.socket.sendall(client_text(message))
 
     def heard(self) -> list[int]:
-        """When the offers that came were sent, in nanoseconds."""
+        """The times at which the received offers were sent, in nanoseconds."""
         data = self.socket.recv(65536)
         assert data, "the server closed an honest client"
         frames, self.received = split_frames(self.received + data)
@@ -128,7 +128,7 @@ class Honest:
 
 
 def exchange(ann: Honest, bob: Honest, pid: int, seconds: float) -> Figures:
-    """Offers in turn, at a steady rate; how long each took, and strangers meanwhile."""
+    """Send offers in turn at a steady rate; their latencies, and those of strangers meanwhile."""
     visitors = Visitors(ann.socket.getpeername())
     with visitors:
         figures = _exchange(ann, bob, pid, seconds)
@@ -152,14 +152,14 @@ def _exchange(ann: Honest, bob: Honest, pid: int, seconds: float) -> Figures:
                 sent += 1
                 if sent % 20 == 0:
                     memory.append(resident(pid))
-            # Then for a second what is late; not without a pause, which the visitors need.
+            # Then wait a second for late ones, with pauses that the visitors need.
             pause = min(due - time.monotonic(), 0.1) if now < began + seconds else 0.1
             for key, _ in selector.select(max(0.0, pause)):
                 at = time.monotonic_ns()
                 latencies += [(at - offer) / 1e9 for offer in key.data.heard()]
     latencies.sort()
     p99 = latencies[len(latencies) * 99 // 100]
-    # The first quarter and the last: what it takes once is no growth.
+    # Compare the first and the last quarter: memory that is taken once is no growth.
     quarter = max(1, len(memory) // 4)
     growth = statistics.mean(memory[-quarter:]) - statistics.mean(memory[:quarter])
     return Figures(
@@ -174,14 +174,14 @@ def _exchange(ann: Honest, bob: Honest, pid: int, seconds: float) -> Figures:
 
 
 def prefer(pid: int, priority: int) -> None:
-    """Let a process go before all those of less priority, if we may."""
+    """Raise the priority of a process, if we may."""
     with contextlib.suppress(PermissionError):
         os.sched_setscheduler(pid, os.SCHED_RR, os.sched_param(priority))
 
 
 @contextlib.contextmanager
 def running(command: list[str], *, priority: int, core: int) -> Iterator[subprocess.Popen[bytes]]:
-    """A process until the end of the block."""
+    """Run a process until the end of the block."""
     process = subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
@@ -197,7 +197,7 @@ def running(command: list[str], *, priority: int, core: int) -> Iterator[subproc
 
 
 def attacker(name: str, base: str) -> list[str]:
-    """The command of an attack."""
+    """The command line of an attack."""
     if name == "slowhttptest":
         options = ["-H", "-c", "200", "-r", "200", "-i", "1", "-l", "60", "-v", "0"]
         return ["slowhttptest", *options, "-u", f"http://{base}/"]
@@ -205,7 +205,7 @@ def attacker(name: str, base: str) -> list[str]:
 
 
 def measure(name: str) -> tuple[Figures, Figures, Figures, Counter[str]]:
-    """Before, during and after a flood; and what was refused."""
+    """Measure before, during and after a flood; and count the refusals."""
     with contextlib.ExitStack() as stack:
         if name in WITH_REDIS:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -231,7 +231,7 @@ def measure(name: str) -> tuple[Figures, Figures, Figures, Counter[str]]:
 
 
 def main() -> None:
-    """Print a table."""
+    """Print the table."""
     os.sched_setaffinity(0, {CORES[-1]})
     prefer(0, 2)
     print(

@@ -1,10 +1,10 @@
-"""How much memory a process takes."""
+"""The memory of a process."""
 
 from pathlib import Path
 
 
 def resident(pid: int) -> int:
-    """The bytes of a process that are in memory."""
+    """The resident memory of a process in bytes."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith("VmRSS:"):
             return int(line.split()[1]) * 1024

@@ -1,4 +1,4 @@
-"""What notes take, whatever is kept: looked up where it is, in Redis and in this process."""
+"""The memory that notes take, of every kind, measured in Redis and in this process."""
 
 import gc
 import tracemalloc
@@ -23,7 +23,7 @@ from trio_signal.notes.memory import SWEEP_INTERVAL, MemoryNotes
 from trio_signal.notes.redis import RedisNotes
 from trio_signal.redis import Redis, open_redis
 
-#: Of each kind in these tests, and how much more may be taken: what is allocated is rounded up.
+#: The bound of each kind in these tests, and a factor for allocations that are rounded up.
 TOTAL = 1 << 20
 SLACK = 1.35
 
@@ -69,15 +69,13 @@ async def server(tmp_path: Path) -> AsyncIterator[RedisServer]:
 
 
 async def used(redis: Redis) -> int:
-    """Bytes of what a Redis of our own holds."""
+    """The bytes that our Redis server holds."""
     info = await redis.info("memory")
     return int(info["used_memory_dataset"])
 
 
 @pytest.mark.parametrize("flood", FLOODS)
-async def test_redis_takes_no_more_than_the_bound(
-    server: RedisServer, bounds: None, flood: Keep
-) -> None:
+async def test_notes_in_redis_are_bounded(server: RedisServer, bounds: None, flood: Keep) -> None:
     async with open_redis(server.url) as redis:
         notes = RedisNotes(redis, "")
         flood(notes, 0)
@@ -96,7 +94,7 @@ async def test_redis_takes_no_more_than_the_bound(
 
 
 @pytest.mark.parametrize("flood", FLOODS)
-async def test_memory_takes_no_more_than_the_bound(bounds: None, flood: Keep) -> None:
+async def test_notes_in_memory_are_bounded(bounds: None, flood: Keep) -> None:
     notes = MemoryNotes()
     gc.collect()
     tracemalloc.start()
@@ -111,7 +109,7 @@ async def test_memory_takes_no_more_than_the_bound(bounds: None, flood: Keep) ->
     assert TOTAL / 4 < taken < SLACK * TOTAL
 
 
-async def test_memory_is_swept_when_the_time_is_over(
+async def test_expired_notes_in_memory_are_removed(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     notes = MemoryNotes()
@@ -130,7 +128,7 @@ async def test_memory_is_swept_when_the_time_is_over(
         nursery.cancel_scope.cancel()
 
 
-async def test_all_that_is_in_redis_expires(server: RedisServer) -> None:
+async def test_all_keys_in_redis_expire(server: RedisServer) -> None:
     async with open_redis(server.url) as redis:
         notes = RedisNotes(redis, "")
         for keep in FLOODS:
@@ -140,10 +138,10 @@ async def test_all_that_is_in_redis_expires(server: RedisServer) -> None:
         assert [key for key in await redis.keys() if await redis.ttl(key) == -1] == []
 
 
-async def test_what_is_over_is_no_longer_counted(
+async def test_expired_notes_no_longer_count(
     server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The next that is kept takes account of it; else what is gone would push out what is not."""
+    """The next note subtracts them; otherwise they would push out others."""
     monkeypatch.setattr(notes_module, "USERS", Bounds(TOTAL, 1 << 14, 1))
     async with open_redis(server.url) as redis:
         notes = RedisNotes(redis, "")
@@ -159,8 +157,8 @@ async def test_what_is_over_is_no_longer_counted(
         assert set(counted) == {b"", b"ann"}
 
 
-async def test_what_others_wrote_under_our_keys_is_replaced(server: RedisServer) -> None:
-    """Keys of the wrong type would refuse whatever is kept, and for ever."""
+async def test_keys_of_a_wrong_type_are_replaced(server: RedisServer) -> None:
+    """Otherwise nothing could be kept under them any more."""
     async with open_redis(server.url) as redis:
         notes = RedisNotes(redis, "")
         keys = ["chats:r", "profiles:r", "lost:ann", "notes:rooms:of:r"]
@@ -182,8 +180,8 @@ async def test_what_others_wrote_under_our_keys_is_replaced(server: RedisServer)
         assert redis.statistics().refused == 0
 
 
-async def test_prefixes_keep_notes_apart(redis_url: str) -> None:
-    """Whatever is in them: nothing is searched for by a pattern."""
+async def test_prefixes_separate_notes(redis_url: str) -> None:
+    """Any prefix does, since keys are never searched by a pattern."""
     tenant = f"tenant-{uuid4()}"
     async with open_redis(redis_url) as redis:
         one, pattern = RedisNotes(redis, f"{tenant}A:"), RedisNotes(redis, f"{tenant}?:")
@@ -194,8 +192,8 @@ async def test_prefixes_keep_notes_apart(redis_url: str) -> None:
         assert len(await one.chats("0", 10)) == 1
 
 
-async def test_a_replica_that_takes_leave_leaves_the_notes_of_others(redis_url: str) -> None:
-    """Also where its own prefix would be a pattern for theirs."""
+async def test_a_stopping_replica_keeps_the_notes_of_others(redis_url: str) -> None:
+    """Even if its prefix is a pattern that matches theirs."""
     tenant = f"tenant-{uuid4()}"
     async with open_redis(redis_url) as redis:
         other = RedisNotes(redis, f"{tenant}A:")
@@ -212,5 +210,5 @@ async def test_a_replica_that_takes_leave_leaves_the_notes_of_others(redis_url: 
             nursery.cancel_scope.cancel()
         assert await other.profile("r", "ann") == Profile("Ann")
         assert len(await other.chats("0", 10)) == 1
-        # Its own are there for who comes after it, and expire.
+        # Its own notes stay for its successor, and expire.
         assert await RedisNotes(redis, prefix).profile("r", "bob") == Profile("Bob")

@@ -22,7 +22,7 @@ from trio_signal.redis import Redis, open_redis
 
 
 class Shared:
-    """Notes as two replicas see them, and how time passes for them."""
+    """The notes of two replicas, and a way to let time pass for them."""
 
     def __init__(
         self,
@@ -31,12 +31,12 @@ class Shared:
         let_pass: Callable[[float], Awaitable[None]],
     ) -> None:
         self.replicas = replicas
-        #: Wait until all that was asked for is done.
+        #: Waits until everything that was requested is done.
         self.settle = settle
         self.let_pass = let_pass
 
     async def contents(self, room_id: str = "r") -> list[str]:
-        """What was said in a room, as each replica has it."""
+        """The chat of a room, which must be the same on both replicas."""
         await self.settle()
         with trio.fail_after(PATIENCE):
             first, *others = [await notes.chats(room_id, 10_000) for notes in self.replicas]
@@ -77,17 +77,17 @@ async def share_redis(url: str) -> AsyncIterator[Shared]:
 
 
 async def age(redis: Redis, pattern: str, seconds: float) -> None:
-    """Let time pass for what is in Redis: its keys expire so much sooner."""
+    """Let time pass in Redis: make keys expire sooner."""
     async for key in redis.scan_iter(match=pattern):
         left = await redis.pttl(key)
-        assert left != -1, f"{key!r} is kept for ever"
+        assert left != -1, f"{key!r} never expires"
         if left > 0:
             await redis.pexpire(key, left - int(seconds * 1000))
 
 
 @pytest.fixture
 def bounds(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Other bounds than the usual ones, by the names of these."""
+    """Change the bounds that the test names."""
     for name, value in getattr(request, "param", {}).items():
         monkeypatch.setattr(notes_module, name, value)
 
@@ -123,7 +123,7 @@ def chat(content: str, room_id: str = "r") -> Chatted:
 # Chat
 
 
-async def test_chat_is_kept_for_every_replica(shared: Shared, a: Notes, b: Notes) -> None:
+async def test_chat_is_visible_to_every_replica(shared: Shared, a: Notes, b: Notes) -> None:
     a.keep_chat(chat("one"))
     a.keep_chat(chat("two"))
     await shared.settle()
@@ -142,8 +142,8 @@ async def test_the_oldest_chat_is_forgotten_first(shared: Shared, a: Notes) -> N
     assert await shared.contents() == contents[-notes_module.CHATS_PER_ROOM :]
 
 
-async def test_long_chat_is_forgotten_sooner(shared: Shared, a: Notes) -> None:
-    """A room's history takes a mebibyte at most, and does so again when it is short."""
+async def test_long_messages_are_forgotten_sooner(shared: Shared, a: Notes) -> None:
+    """A room's history takes at most a mebibyte, and has more messages if they are short."""
     for n in range(30):
         a.keep_chat(chat(f"{n} {100_000 * 'x'}"))
     long = [content.split()[0] for content in await shared.contents()]
@@ -176,7 +176,7 @@ async def test_a_profile_is_kept_by_room_and_user(a: Notes, b: Notes) -> None:
     assert await b.profile("r", "bob") is None
 
 
-async def test_the_last_profile_wins(shared: Shared, a: Notes, b: Notes) -> None:
+async def test_the_latest_profile_counts(shared: Shared, a: Notes, b: Notes) -> None:
     await a.remember_profile("r", "ann", Profile("Ann", "pic"))
     b.keep_profile("r", "ann", Profile("Anna"))
     await shared.settle()
@@ -197,7 +197,7 @@ async def test_the_oldest_profile_is_forgotten_first(a: Notes, b: Notes) -> None
 # Rooms of lost connections
 
 
-async def test_rooms_are_recalled_once_and_on_any_replica(
+async def test_lost_rooms_are_returned_once_on_any_replica(
     shared: Shared, a: Notes, b: Notes
 ) -> None:
     a.remember_rooms("ann", ["r", "q"])
@@ -209,7 +209,7 @@ async def test_rooms_are_recalled_once_and_on_any_replica(
     assert await a.take_lost_rooms("bob") == ("s",)
 
 
-async def test_rooms_of_several_lost_connections_are_recalled_together(
+async def test_rooms_of_several_lost_connections_are_returned_together(
     shared: Shared, a: Notes, b: Notes
 ) -> None:
     a.remember_rooms("ann", ["r", "q"])
@@ -220,7 +220,7 @@ async def test_rooms_of_several_lost_connections_are_recalled_together(
 
 
 async def test_rooms_of_a_user_are_bounded_in_bytes(shared: Shared, a: Notes) -> None:
-    """Also when the connection is lost again and again."""
+    """Even if the connection is lost repeatedly."""
     for n in range(10):
         a.remember_rooms("ann", [f"{n}-{m}-{'x' * 1000}" for m in range(10)])
     await shared.settle()
@@ -237,19 +237,19 @@ async def test_rooms_of_all_users_are_bounded_in_bytes(shared: Shared, a: Notes)
     assert await a.take_lost_rooms("bob") == await a.take_lost_rooms("carl") == ("x" * 1500,)
 
 
-async def test_a_room_that_was_left_on_purpose_since_is_not_remembered(
+async def test_a_room_left_after_the_loss_is_not_remembered(
     shared: Shared, a: Notes, b: Notes
 ) -> None:
     a.keep_left("ann", "r", 5)
     a.remember_rooms("ann", ["q", "r"], 10)
-    a.keep_left("ann", "q", 20)  # though its loss is known
+    a.keep_left("ann", "q", 20)  # after its loss was noted
     b.keep_left("ann", "s", 20)
     b.keep_left("bob", "r", 20)
     await shared.settle()
     a.remember_rooms("ann", ["s", "t"], 10)
     await shared.settle()
     assert set(await b.take_lost_rooms("ann")) == {"r", "t"}
-    a.remember_rooms("ann", ["s"], 30)  # it was there again
+    a.remember_rooms("ann", ["s"], 30)  # it joined again
     await shared.settle()
     assert await b.take_lost_rooms("ann") == ("s",)
     assert a.has_left("ann", "q", 10)
@@ -257,7 +257,7 @@ async def test_a_room_that_was_left_on_purpose_since_is_not_remembered(
     assert not a.has_left("ann", "t", 0)
 
 
-async def test_a_room_that_was_left_is_forgotten_after_a_minute(
+async def test_leaves_are_forgotten_after_a_minute(
     shared: Shared, a: Notes, mock_clock: trio.testing.MockClock
 ) -> None:
     a.keep_left("ann", "r", 20)
@@ -268,7 +268,7 @@ async def test_a_room_that_was_left_is_forgotten_after_a_minute(
     assert await a.take_lost_rooms("ann") == ("r",)
 
 
-async def test_rooms_are_recalled_for_a_minute(
+async def test_lost_rooms_are_remembered_for_a_minute(
     shared: Shared, a: Notes, mock_clock: trio.testing.MockClock
 ) -> None:
     a.remember_rooms("ann", ["r"])
@@ -280,7 +280,7 @@ async def test_rooms_are_recalled_for_a_minute(
     assert await a.take_lost_rooms("bob") == ()
 
 
-async def test_each_lost_connection_begins_the_minute_anew(
+async def test_each_lost_connection_restarts_the_minute(
     shared: Shared, a: Notes, mock_clock: trio.testing.MockClock
 ) -> None:
     a.remember_rooms("ann", ["r"])
@@ -292,7 +292,7 @@ async def test_each_lost_connection_begins_the_minute_anew(
     assert set(await a.take_lost_rooms("ann")) == {"q", "r"}
 
 
-async def test_a_room_that_was_forgotten_stays_forgotten(
+async def test_an_expired_room_stays_forgotten(
     shared: Shared, a: Notes, mock_clock: trio.testing.MockClock
 ) -> None:
     a.remember_rooms("ann", ["r"])
@@ -303,10 +303,10 @@ async def test_a_room_that_was_forgotten_stays_forgotten(
     assert await a.take_lost_rooms("ann") == ("q",)
 
 
-# Guests, and what rooms are called
+# Guests, and the names of rooms
 
 
-async def test_a_guest_is_kept_by_id_and_by_name(a: Notes, b: Notes) -> None:
+async def test_a_guest_is_found_by_id_and_by_name(a: Notes, b: Notes) -> None:
     ann = GuestUser("1", "Ann", "Ann A.", created_at=AT)
     await a.keep_user(ann)
     assert await b.user("1") == ann
@@ -315,14 +315,14 @@ async def test_a_guest_is_kept_by_id_and_by_name(a: Notes, b: Notes) -> None:
     assert await b.user_named("bob") is None
 
 
-async def test_a_guest_that_was_renamed_is_found_by_its_new_name_alone(a: Notes, b: Notes) -> None:
+async def test_a_renamed_guest_is_only_found_by_its_new_name(a: Notes, b: Notes) -> None:
     await a.keep_user(GuestUser("1", "Ann"))
     await b.keep_user(GuestUser("1", "Anna"))
     assert await a.user_named("Ann") is None
     assert await a.user_named("Anna") == GuestUser("1", "Anna")
 
 
-async def test_what_rooms_are_called_is_read_for_many_at_once(a: Notes, b: Notes) -> None:
+async def test_infos_of_many_rooms_are_read_at_once(a: Notes, b: Notes) -> None:
     rooms = {name: RoomInfo(name, name.upper(), AT, "thumb") for name in "qr"}
     for room in rooms.values():
         await a.keep_room(room)
@@ -330,7 +330,7 @@ async def test_what_rooms_are_called_is_read_for_many_at_once(a: Notes, b: Notes
     assert await b.room_infos([]) == {}
 
 
-async def test_what_is_greater_than_its_bound_is_not_kept(a: Notes) -> None:
+async def test_notes_above_the_size_limit_are_not_kept(a: Notes) -> None:
     await a.keep_user(GuestUser("1", "Ann", bio="x" * 20_000))
     await a.keep_room(RoomInfo("r", "R", AT, "x" * 20_000))
     assert await a.user("1") is None
@@ -339,7 +339,7 @@ async def test_what_is_greater_than_its_bound_is_not_kept(a: Notes) -> None:
 
 
 @pytest.mark.parametrize(("seconds", "kept"), [(4400, True), (4600, False)])
-async def test_a_room_is_called_so_for_an_hour_after_it_was_in_use(
+async def test_a_rooms_info_is_kept_for_an_hour_after_its_last_use(
     shared: Shared, a: Notes, mock_clock: trio.testing.MockClock, seconds: int, kept: bool
 ) -> None:
     await a.keep_room(RoomInfo("r", "R"))

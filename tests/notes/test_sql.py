@@ -1,4 +1,4 @@
-"""Notes that outlast the process: what is written, what is not, and a database that fails."""
+"""Notes that outlast the process: what is stored, what is not, and a failing database."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -22,7 +22,7 @@ def url(tmp_path: Path) -> str:
 
 @asynccontextmanager
 async def run(url: str) -> AsyncIterator[SqlNotes]:
-    """One run of a server; what it was to write it has written at the end."""
+    """One run of a server, which stores everything before it ends."""
     async with open_sql_notes(url) as notes, trio.open_nursery() as nursery:
         with trio.fail_after(PATIENCE):
             await notes.write()
@@ -38,7 +38,7 @@ BOB = member("b1", "bob", dialect="room")
 EVE = member("e1", "eve", dialect="live", live="audio")
 
 
-async def test_what_was_there_is_found_again(url: str) -> None:
+async def test_members_are_found_after_a_restart(url: str) -> None:
     async with run(url) as notes:
         for each in (ANN, BOB, EVE):
             notes.keep_member("r", each)
@@ -53,7 +53,7 @@ async def test_what_was_there_is_found_again(url: str) -> None:
         assert await notes.lost_member("r", "eve", "room") is None
 
 
-async def test_who_left_is_not_found(url: str) -> None:
+async def test_members_that_left_are_not_found(url: str) -> None:
     async with run(url) as notes:
         notes.keep_member("r", ANN)
         await notes.write()
@@ -65,8 +65,8 @@ async def test_who_left_is_not_found(url: str) -> None:
         assert await notes.take_lost_rooms("eve") == ()
 
 
-async def test_who_has_not_come_back_yet_is_found_by_the_run_after(url: str) -> None:
-    """And who has, is found as it is since then."""
+async def test_members_that_did_not_return_are_found_after_two_restarts(url: str) -> None:
+    """Those that did return are found in their new state."""
     async with run(url) as notes:
         notes.keep_member("r", ANN)
         notes.keep_member("r", EVE)
@@ -77,9 +77,7 @@ async def test_who_has_not_come_back_yet_is_found_by_the_run_after(url: str) -> 
         assert await notes.lost_member("r", "eve", "live") == EVE
 
 
-async def test_what_is_written_is_bounded_in_bytes(
-    url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_stored_bytes_are_bounded(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sql, "MEMBER_BYTES", 3_000)
     async with run(url) as notes:
         for n in range(100):
@@ -93,7 +91,9 @@ async def test_what_is_written_is_bounded_in_bytes(
         assert await notes.lost_member("r", "ann", "room") == ANN
 
 
-async def test_what_is_too_old_is_forgotten(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_members_that_are_too_old_are_forgotten(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with run(url) as notes:
         notes.keep_member("r", ANN)
     monkeypatch.setattr(notes_module, "LOST_MEMBERS", notes_module.LOST_MEMBERS._replace(seconds=0))
@@ -101,7 +101,7 @@ async def test_what_is_too_old_is_forgotten(url: str, monkeypatch: pytest.Monkey
         assert await notes.lost_member("r", "ann", "room") is None
 
 
-async def test_what_nobody_comes_back_for_is_taken_out(url: str, mock_clock: MockClock) -> None:
+async def test_members_that_do_not_return_are_removed(url: str, mock_clock: MockClock) -> None:
     mock_clock.rate = 1.0
     async with run(url) as notes:
         notes.keep_member("r", ANN)
@@ -113,7 +113,7 @@ async def test_what_nobody_comes_back_for_is_taken_out(url: str, mock_clock: Moc
         assert await notes.lost_member("r", "ann", "room") is None
 
 
-async def test_a_database_that_fails_is_tried_again(
+async def test_a_failing_database_is_tried_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(sql, "PAUSE", 0.05)
@@ -133,7 +133,7 @@ async def test_a_database_that_fails_is_tried_again(
         assert await notes.take_lost_rooms("eve") == ()
 
 
-async def test_rows_that_cannot_be_read_are_taken_out(url: str) -> None:
+async def test_unreadable_rows_are_removed(url: str) -> None:
     async with run(url) as notes:
         notes.keep_member("r", ANN)
         await notes.write()

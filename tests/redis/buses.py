@@ -1,4 +1,4 @@
-"""Waiting for what goes through Redis, by conditions."""
+"""Conditions to wait for what is sent through Redis."""
 
 from collections.abc import Iterable
 from uuid import uuid4
@@ -12,16 +12,16 @@ from trio_signal.bus import Bus, Delivery, Undelivered
 from trio_signal.bus.redis import RedisBus
 from trio_signal.messages.events import Signalled
 
-#: By replica, what its watcher waits for, by the name of each mark.
+#: By replica: the events that its watcher waits for, by the name of each mark.
 _marks: WeakKeyDictionary[RedisBus, dict[str, trio.Event]] = WeakKeyDictionary()
 
 
 async def drain(bus: RedisBus, others: Iterable[Bus]) -> None:
-    """Wait until all that was told up to now has been delivered to this replica."""
+    """Wait until everything that was sent so far has been delivered to this replica."""
     for other in others:
         assert isinstance(other, RedisBus)
-        await other.redis.ping()  # what it published is out
-    # What is published comes in its order, so a mark comes last.
+        await other.redis.ping()  # all that it published is sent now
+    # Messages arrive in order, so a mark arrives after them.
     marks, name = _marks_of(bus), str(uuid4())
     marks[name] = trio.Event()
     mark = Signalled(name, "message", Raw(b"0"), member("x"), None, "", "")
@@ -31,7 +31,7 @@ async def drain(bus: RedisBus, others: Iterable[Bus]) -> None:
 
 
 def _marks_of(bus: RedisBus) -> dict[str, trio.Event]:
-    """Those that are on their way to a replica; several tasks may wait for theirs."""
+    """The marks on their way to a replica; several tasks may wait for theirs."""
     if bus not in _marks:
         marks = _marks[bus] = dict[str, trio.Event]()
         deliver = bus._deliver

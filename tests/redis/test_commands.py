@@ -19,7 +19,7 @@ NEXT = "return redis.call('INCR', KEYS[1]) + ARGV[1]"
 
 
 async def wait_sent(redis: Redis, count: int) -> None:
-    """Wait until so many commands have been handed to the socket."""
+    """Wait until this many commands have been written to the socket."""
     await until(lambda: redis.statistics().commands.requests >= count)
 
 
@@ -51,7 +51,7 @@ async def test_commands_of_redis_py(redis: Redis) -> None:
     assert await redis.publish("nobody", b"\x00\xff") == 0
 
 
-async def test_an_error_reply_is_raised_and_hurts_nobody_else(redis: Redis) -> None:
+async def test_an_error_reply_is_raised_and_affects_no_others(redis: Redis) -> None:
     await redis.set("text", "x")
     with pytest.raises(ResponseError, match="not an integer"):
         await redis.incr("text")
@@ -59,14 +59,14 @@ async def test_an_error_reply_is_raised_and_hurts_nobody_else(redis: Redis) -> N
     assert redis.connected
 
 
-async def test_an_error_reply_that_only_looks_like_one_of_a_cluster(redis: Redis) -> None:
+async def test_an_error_reply_that_resembles_a_redirect_is_raised(redis: Redis) -> None:
     with pytest.raises(ResponseError, match="ASK somebody else"):
         await redis.eval("return redis.error_reply('ASK somebody else entirely')", 0)
     assert redis.statistics().commands.losses == 0
 
 
 @pytest.mark.parametrize("command", ["MULTI", "select", "BLPOP", "SUBSCRIBE", "MONITOR", "HELLO"])
-async def test_what_would_change_or_block_the_connection_is_refused(
+async def test_commands_that_change_or_block_the_connection_are_refused(
     redis: Redis, command: str
 ) -> None:
     with pytest.raises(DataError, match=f"{command.upper()} would change or block"):
@@ -95,7 +95,7 @@ async def test_a_cancelled_task_sends_nothing(redis: Redis) -> None:
     assert await redis.get("counter") is None
 
 
-# One connection for all
+# One shared connection
 
 
 async def test_many_tasks_share_one_connection(server: RedisServer, redis: Redis) -> None:
@@ -113,14 +113,16 @@ async def test_many_tasks_share_one_connection(server: RedisServer, redis: Redis
             for number in range(100):
                 nursery.start_soon(get, number)
             await wait_sent(redis, before + 100)
-            # All are under way at once: none waits for the reply to another.
+            # All are in flight at once: none waits for the reply to another.
             assert redis.statistics().commands.in_flight >= 100
             server.thaw()
     assert replies == {number: b"value-%d" % number for number in range(100)}
     assert await server.clients() == ["trio-commands", "trio-pubsub"]
 
 
-async def test_a_cancelled_command_eats_its_own_reply(server: RedisServer, redis: Redis) -> None:
+async def test_a_cancelled_command_discards_its_own_reply(
+    server: RedisServer, redis: Redis
+) -> None:
     for name in "abc":
         await redis.set(name, f"{name}'s")
     got: dict[str, object] = {}
@@ -148,11 +150,11 @@ async def test_a_cancelled_command_eats_its_own_reply(server: RedisServer, redis
 # Faults
 
 
-#: More than the kernel takes for a server that does not read: what follows is not sent.
+#: More than the kernel takes for a server that does not read, so later data are not sent.
 HUGE = "x" * (64 * 2**20)
 
 
-async def test_a_command_that_was_sent_has_an_unknown_outcome_when_the_connection_is_lost(
+async def test_a_sent_command_has_an_unknown_outcome_if_the_connection_is_lost(
     server: RedisServer, redis: Redis
 ) -> None:
     before = redis.statistics().commands.requests
@@ -165,7 +167,7 @@ async def test_a_command_that_was_sent_has_an_unknown_outcome_when_the_connectio
             await server.kill()
 
 
-async def test_a_command_that_was_not_sent_did_not_run(server: RedisServer, redis: Redis) -> None:
+async def test_an_unsent_command_raises_not_connected(server: RedisServer, redis: Redis) -> None:
     server.freeze()
     with trio.fail_after(PATIENCE):
         async with trio.open_nursery() as nursery:
@@ -177,7 +179,7 @@ async def test_a_command_that_was_not_sent_did_not_run(server: RedisServer, redi
             await server.kill()
 
 
-async def test_a_command_that_is_cancelled_before_it_is_sent_never_runs(
+async def test_a_command_cancelled_before_it_is_sent_never_runs(
     server: RedisServer,
 ) -> None:
     async with open_redis(server.url, command_timeout=60) as redis:
@@ -213,7 +215,7 @@ async def test_failing_at_once_is_a_checkpoint_too(server: RedisServer, redis: R
     assert scope.cancelled_caught
 
 
-async def test_a_timeout_ends_the_connection_for_all_and_it_is_made_again(
+async def test_a_timeout_replaces_the_connection(
     server: RedisServer,
 ) -> None:
     async with open_redis(server.url, command_timeout=1, probe_interval=60) as redis:
@@ -240,7 +242,7 @@ async def test_nothing_is_sent_twice(server: RedisServer, proxy: Proxy) -> None:
         with trio.fail_after(PATIENCE):
             await redis.wait_disconnected()
             await redis.wait_connected()
-        # It ran, and its reply was torn in two.
+        # It ran, and its reply was cut in half.
         assert await redis.get("counter") == b"1"
         assert await server.ask("GET", "counter") == b"1"
 
@@ -255,12 +257,12 @@ async def test_send_nowait_keeps_the_order_and_does_not_block(redis: Redis) -> N
     assert await redis.lrange("list", 0, -1) == [b"%d" % number for number in range(1000)]
 
 
-async def test_send_nowait_goes_before_what_is_awaited_later(redis: Redis) -> None:
+async def test_send_nowait_precedes_later_commands(redis: Redis) -> None:
     redis.send_nowait("SET", "key", "a")
     assert await redis.get("key") == b"a"
 
 
-async def test_send_nowait_says_when_there_is_no_connection(
+async def test_send_nowait_returns_false_without_a_connection(
     server: RedisServer, redis: Redis
 ) -> None:
     await server.kill()
@@ -269,7 +271,7 @@ async def test_send_nowait_says_when_there_is_no_connection(
     assert redis.statistics().dropped == 1
 
 
-async def test_send_nowait_says_when_it_is_full(server: RedisServer) -> None:
+async def test_send_nowait_returns_false_if_too_much_is_waiting(server: RedisServer) -> None:
     chunk = b"x" * 100_000
     async with open_redis(server.url, send_limit=1_000_000) as redis:
         taken = 0
@@ -278,12 +280,12 @@ async def test_send_nowait_says_when_it_is_full(server: RedisServer) -> None:
         assert taken == 10
         assert redis.statistics().dropped == 1
         assert await redis.llen("list") == 10
-        # What is out makes room.
+        # Sent data make room.
         assert redis.send_nowait("RPUSH", "list", chunk)
         assert await redis.llen("list") == 11
 
 
-async def test_send_nowait_bounds_also_what_a_frozen_server_does_not_take(
+async def test_send_nowait_is_bounded_for_a_frozen_server(
     server: RedisServer,
 ) -> None:
     chunk = b"x" * 100_000
@@ -299,7 +301,7 @@ async def test_send_nowait_bounds_also_what_a_frozen_server_does_not_take(
         assert await redis.llen("list") == taken
 
 
-async def test_send_nowait_counts_what_is_being_written(server: RedisServer) -> None:
+async def test_send_nowait_counts_data_being_written(server: RedisServer) -> None:
     async with open_redis(server.url, send_limit=1_000_000, command_timeout=60) as redis:
         before = redis.statistics().commands.requests
         server.freeze()
@@ -311,7 +313,7 @@ async def test_send_nowait_counts_what_is_being_written(server: RedisServer) -> 
         assert redis.send_nowait("SET", "small", "x") is True
 
 
-async def test_send_nowait_tells_what_became_of_it(server: RedisServer, redis: Redis) -> None:
+async def test_send_nowait_reports_the_outcome(server: RedisServer, redis: Redis) -> None:
     told: list[object] = []
     assert redis.send_nowait("INCR", "counter", on_reply=told.append)
     assert redis.send_nowait("INCR", on_reply=told.append)
@@ -328,7 +330,7 @@ async def test_send_nowait_tells_what_became_of_it(server: RedisServer, redis: R
     assert redis.statistics().refused == 0
 
 
-async def test_what_nobody_looks_at_is_counted_and_logged_once(
+async def test_unhandled_errors_are_counted_and_logged_once(
     redis: Redis, caplog: pytest.LogCaptureFixture
 ) -> None:
     for _ in range(5):
@@ -344,7 +346,7 @@ async def test_what_nobody_looks_at_is_counted_and_logged_once(
 
 
 async def count_calls(server: RedisServer, command: str) -> int:
-    """How often the server has run a command."""
+    """The number of times that the server ran a command."""
     stats: bytes = await server.ask("INFO", "commandstats")
     for line in stats.decode().splitlines():
         if line.startswith(f"cmdstat_{command}:"):
@@ -362,7 +364,7 @@ async def test_a_script_is_sent_once_and_runs_by_its_hash(
     assert await count_calls(server, "script|load") == 1
 
 
-async def test_a_script_that_the_server_forgot_runs_by_its_source_once(
+async def test_a_script_that_the_server_forgot_is_sent_again_once(
     server: RedisServer, redis: Redis
 ) -> None:
     script = redis.register_script(NEXT)
@@ -380,9 +382,7 @@ async def test_a_script_error_is_raised(redis: Redis) -> None:
         await script(["text"])
 
 
-async def test_scripts_are_loaded_again_on_a_server_that_comes_back_empty(
-    server: RedisServer, redis: Redis
-) -> None:
+async def test_scripts_are_loaded_again_after_a_restart(server: RedisServer, redis: Redis) -> None:
     script = redis.register_script("return redis.call('RPUSH', KEYS[1], ARGV[1])")
     await server.kill()
     await server.start()
@@ -390,12 +390,14 @@ async def test_scripts_are_loaded_again_on_a_server_that_comes_back_empty(
         await redis.wait_connected()
     for number in range(100):
         assert script.send_nowait(["list"], [number])
-    # Loaded ahead of all else: the order holds from the first one on.
+    # They are loaded first, so even the first calls stay in order.
     assert await redis.lrange("list", 0, -1) == [b"%d" % number for number in range(100)]
     assert await count_calls(server, "eval") == 0
 
 
-async def test_a_script_without_waiting_survives_a_flush(server: RedisServer, redis: Redis) -> None:
+async def test_send_nowait_of_a_script_works_after_a_flush(
+    server: RedisServer, redis: Redis
+) -> None:
     script = redis.register_script(NEXT)
     told: list[object] = []
     await redis.ping()
@@ -406,7 +408,7 @@ async def test_a_script_without_waiting_survives_a_flush(server: RedisServer, re
     assert told == [1]
 
 
-async def test_a_script_that_was_not_registered_is_the_servers_no(redis: Redis) -> None:
+async def test_an_unregistered_script_raises_no_script_error(redis: Redis) -> None:
     with pytest.raises(NoScriptError):
         await redis.evalsha("0" * 40, 0)
 

@@ -31,7 +31,7 @@ TIMING = Timing(connect=PATIENCE, reply=PATIENCE, probe=PATIENCE)
 
 
 class Asked(Request):
-    """A request that keeps its answers."""
+    """A request that keeps the replies it gets."""
 
     def __init__(self, *args: str | bytes | int) -> None:
         super().__init__(*args)
@@ -50,7 +50,7 @@ class Asked(Request):
 
 
 async def try_to_connect(url: str, timing: Timing = TIMING, ca_file: str | None = None) -> str:
-    """What the server says to PING, once connected."""
+    """Connect; the reply to PING."""
     address = parse_address(url, ca_file=ca_file)
     connection = await connect(address, "test", timing, pushed=print, patient=False)
     (reply,) = await connection.greet(("PING",))
@@ -60,7 +60,7 @@ async def try_to_connect(url: str, timing: Timing = TIMING, ca_file: str | None 
 
 
 class End:
-    """Why a connection ended, once it has."""
+    """The reason why a connection ended, once it has."""
 
     def __init__(self) -> None:
         self.reason = ""
@@ -84,7 +84,7 @@ async def running(
     *,
     patient: bool = False,
 ) -> AsyncIterator[tuple[Connection, End]]:
-    """A connection that runs, and its end."""
+    """A running connection, and its end."""
     end = End()
     connection = await connect(parse_address(url), "test", timing, pushed=pushed, patient=patient)
 
@@ -107,7 +107,7 @@ def test_pack_splits_the_names_of_the_command_api() -> None:
     assert pack(("CLIENT LIST", "a b")) == b"*3\r\n$6\r\nCLIENT\r\n$4\r\nLIST\r\n$3\r\na b\r\n"
 
 
-def test_pack_says_what_cannot_be_sent_and_does_not_quote_it() -> None:
+def test_pack_refuses_invalid_arguments_without_quoting_them() -> None:
     with pytest.raises(DataError, match="'SET' cannot combine: str, NoneType") as caught:
         pack(("SET", SECRET, None))  # type: ignore[arg-type]
     assert SECRET not in str(caught.value)
@@ -141,13 +141,13 @@ async def test_unix_socket(tmp_path: Path) -> None:
         await try_to_connect(f"unix://{tmp_path}/nothing")
 
 
-async def test_nobody_listens() -> None:
+async def test_connecting_to_a_closed_port_raises() -> None:
     port = free_port()
     with pytest.raises(NotConnectedError, match=f"^redis://127.0.0.1:{port}/0: .*refused"):
         await try_to_connect(f"redis://127.0.0.1:{port}")
 
 
-async def test_name_that_does_not_resolve() -> None:
+async def test_an_unknown_host_name_raises() -> None:
     with (
         trio.fail_after(PATIENCE),
         pytest.raises(NotConnectedError, match=r"redis://nowhere.invalid"),
@@ -156,7 +156,7 @@ async def test_name_that_does_not_resolve() -> None:
 
 
 @pytest.mark.parametrize("scheme", ["redis", "rediss"])
-async def test_one_deadline_over_tcp_tls_and_hello(scheme: str) -> None:
+async def test_one_deadline_covers_tcp_tls_and_hello(scheme: str) -> None:
     timing = Timing(connect=0.2, reply=60, probe=60)
     async with open_fake(hello=None) as fake:
         with (
@@ -169,7 +169,7 @@ async def test_one_deadline_over_tcp_tls_and_hello(scheme: str) -> None:
 @pytest.mark.parametrize(
     ("said", "error", "reason"),
     [
-        # Redis 5 quotes the arguments, and cuts long ones short.
+        # Redis 5 quotes the arguments, and truncates long ones.
         (b"-ERR unknown command `HELLO`, with args beginning with: `hunter2`\r\n",
          ConfigurationError, "older than Redis 6"),
         (b"HTTP/1.1 400 Bad Request\r\n\r\n", ConfigurationError, "not Redis"),
@@ -186,7 +186,7 @@ async def test_other_answers_to_hello(said: bytes, error: type[Exception], reaso
         assert caught.value.__suppress_context__ or SECRET not in str(caught.value.__context__)
 
 
-async def test_nothing_is_left_open_by_a_failure(tmp_path: Path, server: RedisServer) -> None:
+async def test_a_failure_leaves_no_sockets_open(tmp_path: Path, server: RedisServer) -> None:
     async with open_fake(hello=None) as fake:
         before = open_sockets()
         for url in (
@@ -197,7 +197,7 @@ async def test_nothing_is_left_open_by_a_failure(tmp_path: Path, server: RedisSe
         ):
             with pytest.raises((ConfigurationError, NotConnectedError)):
                 await try_to_connect(url, Timing(connect=1, reply=60, probe=60))
-        # The one more is the fake's end of what it accepted.
+        # The additional one is the fake server's side of an accepted connection.
         assert open_sockets() == before + 1
 
 
@@ -228,26 +228,26 @@ async def test_tls_checks_the_host_name(tmp_path: Path) -> None:
         assert await try_to_connect(unchecked, ca_file=certificates.ca) == "PONG"
 
 
-async def test_who_may_not_have_a_name_goes_without(tmp_path: Path) -> None:
+async def test_connecting_works_without_the_permission_to_set_a_name(tmp_path: Path) -> None:
     async with open_redis_server(tmp_path) as server:
         await server.ask("ACL", "SETUSER", "bob", "on", ">pw", "+@all", "-client")
         assert await try_to_connect(f"redis://bob:pw@127.0.0.1:{server.port}") == "PONG"
         assert await server.clients() == []
 
 
-async def test_tls_with_a_certificate_of_our_own(tmp_path: Path) -> None:
+async def test_tls_with_a_client_certificate(tmp_path: Path) -> None:
     certificates = Certificates(tmp_path)
     options = certificates.options() | {"tls_auth_clients": "yes"}
     async with open_redis_server(tmp_path, **options) as server:
         url = f"rediss://127.0.0.1:{server.port}?ssl_ca_certs={certificates.ca}"
         own = f"{url}&ssl_certfile={certificates.client}"
         assert await try_to_connect(own) == "PONG"
-        # Whether we hear the alert or the reset behind it is a matter of chance.
+        # We may receive the alert, or only the reset after it.
         with pytest.raises((ConfigurationError, NotConnectedError), match=r"(?i)certif|reset"):
             await try_to_connect(url)
 
 
-async def test_tls_to_a_server_that_speaks_none() -> None:
+async def test_tls_to_a_plain_server_fails() -> None:
     async def say_something(stream: trio.SocketStream) -> None:
         await stream.send_all(b"-DENIED\r\n")
         await trio.sleep_forever()
@@ -266,10 +266,10 @@ async def test_tls_to_a_server_that_speaks_none() -> None:
         nursery.cancel_scope.cancel()
 
 
-# Carrying
+# Requests and replies
 
 
-async def test_replies_come_in_the_order_of_requests(server: RedisServer) -> None:
+async def test_replies_arrive_in_the_order_of_requests(server: RedisServer) -> None:
     async with running(server.url) as (connection, _):
         requests = [Asked("ECHO", number) for number in range(1000)]
         for request in requests:
@@ -278,7 +278,7 @@ async def test_replies_come_in_the_order_of_requests(server: RedisServer) -> Non
         assert [request.answers for request in requests] == [[b"%d" % n] for n in range(1000)]
 
 
-async def test_end_of_the_server_answers_what_waits(server: RedisServer) -> None:
+async def test_the_end_of_the_server_ends_waiting_requests(server: RedisServer) -> None:
     async with running(server.url) as (connection, end):
         server.freeze()
         request = Asked("PING")
@@ -304,7 +304,7 @@ async def test_nonsense_ends_the_connection(said: bytes, reason: str) -> None:
         assert connection.in_flight == 0
 
 
-async def test_reply_that_is_overdue_ends_the_connection() -> None:
+async def test_an_overdue_reply_ends_the_connection() -> None:
     timing = Timing(connect=PATIENCE, reply=0.3, probe=60)
     async with open_fake() as fake, running(fake.url, timing) as (connection, end):
         start = trio.current_time()
@@ -315,7 +315,7 @@ async def test_reply_that_is_overdue_ends_the_connection() -> None:
         assert await end.wait() == "no reply within 0.3 s"
 
 
-async def test_silence_is_probed_and_its_answer_awaited() -> None:
+async def test_a_silent_server_is_probed() -> None:
     timing = Timing(connect=PATIENCE, reply=1, probe=0.1)
     async with open_fake() as fake, running(fake.url, timing) as (_, end):
         server = await fake.accept()
@@ -329,7 +329,7 @@ async def test_silence_is_probed_and_its_answer_awaited() -> None:
 
 
 async def talk(fake: FakeRedis, end: End, seconds: float) -> None:
-    """Publish without pause, and answer nothing."""
+    """Publish constantly, and answer nothing."""
     server = await fake.accept()
     until = trio.current_time() + seconds
     while trio.current_time() < until and not end.reason:
@@ -338,7 +338,7 @@ async def talk(fake: FakeRedis, end: End, seconds: float) -> None:
 
 
 @pytest.mark.parametrize("patient", [True, False])
-async def test_a_talking_server_is_overdue_only_to_the_impatient(patient: bool) -> None:
+async def test_pushed_messages_extend_the_deadline_if_patient(patient: bool) -> None:
     timing = Timing(connect=PATIENCE, reply=1, probe=60)
     heard: list[list[bytes]] = []
     async with (
@@ -349,11 +349,11 @@ async def test_a_talking_server_is_overdue_only_to_the_impatient(patient: bool) 
         await talk(fake, end, 2.5)
         assert bool(end.reason) is not patient
         assert heard
-        # It has stopped to talk.
+        # It has stopped publishing.
         assert await end.wait() == "no reply within 1 s"
 
 
-async def test_our_own_stall_is_not_the_servers(server: RedisServer) -> None:
+async def test_our_own_stall_does_not_end_the_connection(server: RedisServer) -> None:
     timing = Timing(connect=PATIENCE, reply=0.5, probe=60)
     async with running(server.url, timing) as (connection, end):
         for sent in range(5):
@@ -361,14 +361,14 @@ async def test_our_own_stall_is_not_the_servers(server: RedisServer) -> None:
             connection.send(request)
             while connection.sent == sent and not end.reason:
                 await trio.lowlevel.checkpoint()
-            # The whole loop stands still for too long, and the reply is there unread.
+            # The event loop is blocked for too long, while the reply waits to be read.
             time.sleep(0.6)  # noqa: ASYNC251
             select.select([connection._socket], [], [], 1)
             assert await request.wait() == b"PONG"
         assert end.reason == ""
 
 
-async def test_cancelling_the_run_closes_nothing_by_itself_but_ends_at_once(
+async def test_cancelling_run_ends_at_once_and_leaves_closing_to_close(
     server: RedisServer,
 ) -> None:
     before = open_sockets()

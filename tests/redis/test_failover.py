@@ -1,4 +1,4 @@
-"""The server at an address is not the right one any more: failovers, Sentinels, clusters."""
+"""The server at an address is no longer the right one: failovers, Sentinels, clusters."""
 
 from functools import partial
 from pathlib import Path
@@ -30,13 +30,13 @@ from trio_signal.redis import (
 
 
 async def writes(redis: Redis, server: RedisServer) -> bool:
-    """Whether what we write is at that server."""
+    """Whether our writes arrive at that server, and it is the primary."""
     await redis.set(f"{TAGGED}proof", "here")
     return bool(await server.ask("GET", f"{TAGGED}proof") == b"here" and await is_primary(server))
 
 
 async def hears(redis: Redis, server: RedisServer) -> None:
-    """Wait until what that server publishes reaches us."""
+    """Wait until we receive what that server publishes."""
     with trio.fail_after(PATIENCE):
         while not await server.ask("PUBLISH", "news", "hello"):  # noqa: ASYNC110
             await trio.sleep(0.02)
@@ -45,7 +45,7 @@ async def hears(redis: Redis, server: RedisServer) -> None:
             events = await redis.pubsub.receive()
 
 
-async def test_a_primary_that_is_demoted_is_left_though_it_cuts_nobody_off(tmp_path: Path) -> None:
+async def test_a_demoted_primary_is_left_although_it_keeps_connections(tmp_path: Path) -> None:
     async with (
         open_pair(tmp_path) as (primary, replica),
         open_proxy(primary.port) as proxy,
@@ -53,7 +53,7 @@ async def test_a_primary_that_is_demoted_is_left_though_it_cuts_nobody_off(tmp_p
     ):
         redis.pubsub.subscribe("news")
         await redis.set("key", "value")
-        # As a managed service does: the other is promoted, and the name leads to it.
+        # As with a managed service: the other is promoted, and the name resolves to it.
         await replica.ask("REPLICAOF", "NO", "ONE")
         await primary.ask("REPLICAOF", HOST, replica.port)
         proxy.target = replica.port
@@ -63,7 +63,7 @@ async def test_a_primary_that_is_demoted_is_left_though_it_cuts_nobody_off(tmp_p
         await hears(redis, replica)
 
 
-async def test_a_replica_is_not_taken_for_the_primary(tmp_path: Path) -> None:
+async def test_a_replica_is_refused_as_the_primary(tmp_path: Path) -> None:
     async with open_pair(tmp_path) as (_, replica):
         with pytest.raises(NotConnectedError, match="is a replica"):
             async with open_redis(replica.url):
@@ -76,7 +76,7 @@ async def test_sentinels_are_followed(tmp_path: Path, end: str) -> None:
         open_pair(tmp_path) as (primary, replica),
         open_sentinel(tmp_path, primary) as sentinel,
     ):
-        # The first is one that is down.
+        # The first Sentinel is down.
         url = f"redis+sentinel://{HOST}:{free_port()},{HOST}:{sentinel.port}/main"
         async with open_redis(url, command_timeout=0.5, probe_interval=0.2) as redis:
             redis.pubsub.subscribe("news")
@@ -84,7 +84,7 @@ async def test_sentinels_are_followed(tmp_path: Path, end: str) -> None:
             if end == "killed":
                 await primary.kill()
             elif end == "asked":
-                # It knows the replica, and not yet that it is fit to be promoted.
+                # It may know the replica, but not yet that it can be promoted.
                 await until(partial(asked, sentinel, "SENTINEL", "FAILOVER", "main"))
             else:
                 primary.freeze()
@@ -94,7 +94,7 @@ async def test_sentinels_are_followed(tmp_path: Path, end: str) -> None:
                 primary.thaw()
 
 
-async def test_a_sentinel_is_not_taken_for_a_server(tmp_path: Path) -> None:
+async def test_a_sentinel_is_refused_as_a_server(tmp_path: Path) -> None:
     async with (
         open_pair(tmp_path) as (primary, _),
         open_sentinel(tmp_path, primary) as sentinel,
@@ -108,7 +108,7 @@ async def test_a_sentinel_is_not_taken_for_a_server(tmp_path: Path) -> None:
                 pass
 
 
-async def test_a_cluster_is_used_by_one_hash_tag(tmp_path: Path) -> None:
+async def test_a_cluster_is_used_with_one_hash_tag(tmp_path: Path) -> None:
     async with open_redis_cluster(tmp_path) as (owner, replica, other, _):
         with pytest.raises(ConfigurationError, match="hash tag"):
             async with open_redis(other.url, key="trio_signal:"):
@@ -116,14 +116,14 @@ async def test_a_cluster_is_used_by_one_hash_tag(tmp_path: Path) -> None:
         settings = {"key": TAGGED, "command_timeout": 0.5, "probe_interval": 0.2}
         async with open_redis(other.url, **settings) as redis:  # type: ignore[arg-type]
             redis.pubsub.subscribe("news")
-            # A young cluster may call itself down once more.
+            # A new cluster may report itself as down once more.
             await until(partial(writes, redis, owner))
             await hears(redis, owner)
-            # The replica takes over while all live: MOVED on an open connection.
+            # The replica takes over while all are running: MOVED on an open connection.
             await until(lambda: asked(replica, "CLUSTER", "FAILOVER"))
             await until(partial(writes, redis, replica))
             await until(partial(follows, owner, replica))
-            # Then its node dies, and the seed as well: others of the cluster are known.
+            # Then its node and the seed both fail; other nodes of the cluster are known.
             await other.kill()
             await until(partial(asked, replica, "CLUSTER", "INFO"))
             await other.start()

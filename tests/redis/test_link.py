@@ -26,7 +26,7 @@ from trio_signal.redis.link import FIRST_PAUSE, pauses
 
 
 async def reconnected(redis: Redis, connects: int) -> None:
-    """Wait until both connections have been made so often, and work."""
+    """Wait until both connections were made this many times, and work."""
     await until(lambda: redis.statistics().commands.connects >= connects and redis.connected)
 
 
@@ -46,14 +46,14 @@ def test_pauses_grow_to_a_quarter_of_a_second_and_are_jittered() -> None:
 # Opening
 
 
-async def test_nobody_there_is_an_error_at_once() -> None:
+async def test_a_closed_port_raises_at_once() -> None:
     port = free_port()
     with trio.fail_after(PATIENCE), pytest.raises(NotConnectedError, match="refused"):
         async with open_redis(f"redis://127.0.0.1:{port}"):
             pass
 
 
-async def test_wrong_password_is_an_error_at_once_even_if_the_server_may_be_away(
+async def test_a_wrong_password_raises_at_once_even_if_the_server_may_be_down(
     tmp_path: Path,
 ) -> None:
     async with open_redis_server(tmp_path, requirepass="right") as server:
@@ -67,14 +67,14 @@ async def test_wrong_password_is_an_error_at_once_even_if_the_server_may_be_away
         assert "wrong-one" not in str(caught.value)
 
 
-async def test_a_server_that_says_nothing_is_an_error_after_the_deadline() -> None:
+async def test_a_silent_server_raises_after_the_deadline() -> None:
     async with open_fake(hello=None) as fake:
         with trio.fail_after(PATIENCE), pytest.raises(NotConnectedError, match="no answer"):
             async with open_redis(fake.url, connect_timeout=0.2):
                 pass
 
 
-async def test_it_may_begin_without_a_server(tmp_path: Path) -> None:
+async def test_it_may_start_without_a_server(tmp_path: Path) -> None:
     async with open_redis_server(tmp_path) as server:
         await server.kill()
         async with open_redis(server.url, must_connect=False) as redis:
@@ -93,12 +93,12 @@ async def test_it_may_begin_without_a_server(tmp_path: Path) -> None:
             assert await redis.pubsub_numsub("c") == [(b"c", 1)]
 
 
-async def test_the_name_is_what_the_server_lists(server: RedisServer) -> None:
+async def test_the_server_lists_the_name(server: RedisServer) -> None:
     async with open_redis(server.url, name="replica-7"):
         await server.wait_clients("replica-7-commands", "replica-7-pubsub")
 
 
-async def test_all_of_it_over_tls(tmp_path: Path) -> None:
+async def test_commands_and_messages_over_tls(tmp_path: Path) -> None:
     certificates = Certificates(tmp_path)
     big = b"x" * 2_000_000
     async with (
@@ -123,7 +123,7 @@ async def test_all_of_it_over_tls(tmp_path: Path) -> None:
 # Ending
 
 
-async def test_nothing_is_left_at_the_end(server: RedisServer) -> None:
+async def test_nothing_is_left_after_the_block(server: RedisServer) -> None:
     before = open_sockets()
     async with open_redis(server.url) as redis:
         redis.pubsub.subscribe("c")
@@ -136,7 +136,7 @@ async def test_nothing_is_left_at_the_end(server: RedisServer) -> None:
     assert redis.send_nowait("PING") is False
 
 
-async def test_cancelling_ends_it_whatever_it_does(server: RedisServer) -> None:
+async def test_cancelling_ends_it_at_any_time(server: RedisServer) -> None:
     before = open_sockets()
     with trio.fail_after(PATIENCE), trio.CancelScope() as scope:
         async with open_redis(server.url, command_timeout=600) as redis:
@@ -159,13 +159,13 @@ async def test_cancelling_while_it_reconnects(server: RedisServer) -> None:
     assert open_sockets() == before
 
 
-async def test_an_error_in_the_block_comes_out(server: RedisServer) -> None:
+async def test_an_error_in_the_block_is_raised(server: RedisServer) -> None:
     with pytest.RaisesGroup(ZeroDivisionError):
         async with open_redis(server.url):
             raise ZeroDivisionError
 
 
-async def test_an_error_in_a_callback_costs_the_connection_and_no_more(
+async def test_an_error_in_a_callback_only_ends_the_connection(
     server: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(_: object) -> None:
@@ -184,7 +184,7 @@ async def test_an_error_in_a_callback_costs_the_connection_and_no_more(
 # Reconnecting
 
 
-async def test_a_server_that_dies_and_comes_back(server: RedisServer, redis: Redis) -> None:
+async def test_it_reconnects_to_a_restarted_server(server: RedisServer, redis: Redis) -> None:
     await server.kill()
     with trio.fail_after(PATIENCE):
         await redis.wait_disconnected()
@@ -199,14 +199,14 @@ async def test_a_server_that_dies_and_comes_back(server: RedisServer, redis: Red
     await server.wait_clients("trio-commands", "trio-pubsub")
 
 
-async def test_a_server_that_still_loads_its_data_is_not_there_yet(
+async def test_a_server_that_loads_its_data_counts_as_down(
     server: RedisServer, redis: Redis
 ) -> None:
     for number in range(300):
         redis.send_nowait("SET", f"key-{number}", "x")
     await redis.save()
     await server.kill()
-    # Microseconds a key, and a look at the clients now and then.
+    # Microseconds for each key, and how often it serves clients meanwhile.
     server.options |= {"key-load-delay": "2000", "loading-process-events-interval-bytes": "1024"}
     async with trio.open_nursery() as nursery:
         nursery.start_soon(server.start)
@@ -231,7 +231,7 @@ async def test_the_loss_of_either_connection_is_an_outage(
     assert await redis.ping()
 
 
-async def test_the_pauses_start_over_once_connected(
+async def test_pauses_start_over_once_connected(
     server: RedisServer, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     taken: list[float] = []
@@ -252,7 +252,7 @@ async def test_the_pauses_start_over_once_connected(
     assert taken[0] <= FIRST_PAUSE
 
 
-async def test_a_frozen_server_is_noticed_by_a_probe_and_again_when_it_thaws(
+async def test_a_probe_notices_a_frozen_server_and_its_return(
     server: RedisServer,
 ) -> None:
     async with open_redis(server.url, probe_interval=0.1, command_timeout=1) as redis:
@@ -295,7 +295,7 @@ def lasting_errors(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [r.getMessage() for r in caplog.records if r.levelno == logging.ERROR]
 
 
-async def test_a_password_that_is_wrong_later_is_logged_once_and_tried_again(
+async def test_a_changed_password_is_logged_once_and_retried(
     server: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -320,7 +320,7 @@ async def test_a_password_that_is_wrong_later_is_logged_once_and_tried_again(
 
 
 async def rejected(server: RedisServer) -> int:
-    """How many passwords were wrong so far."""
+    """The number of wrong passwords so far."""
     stats: bytes = await server.ask("INFO", "errorstats")
     for line in stats.decode().splitlines():
         if line.startswith("errorstat_WRONGPASS:count="):
@@ -328,7 +328,7 @@ async def rejected(server: RedisServer) -> int:
     return 0
 
 
-async def test_a_certificate_that_is_bad_later_is_logged_once_and_tried_again(
+async def test_a_changed_certificate_is_logged_once_and_retried(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     ca, other = trustme.CA(), trustme.CA()
@@ -358,11 +358,11 @@ async def test_a_certificate_that_is_bad_later_is_logged_once_and_tried_again(
 
 
 def refused_certificate(redis: Redis) -> bool:
-    """Whether both connections are down for that reason."""
+    """Whether this is the reason why both connections are down."""
     return all("certificate refused" in link.reason for link in (redis.link, redis.pubsub.link))
 
 
-async def test_what_is_in_flight_at_the_end_is_told(server: RedisServer) -> None:
+async def test_commands_in_flight_at_the_end_are_reported(server: RedisServer) -> None:
     told: list[object] = []
     async with open_redis(server.url) as redis:
         server.freeze()
@@ -373,10 +373,10 @@ async def test_what_is_in_flight_at_the_end_is_told(server: RedisServer) -> None
     assert list(map(type, told)) == [OutcomeUnknownError]
 
 
-async def test_the_last_words_of_a_connection_that_was_given_up_are_not_carried_out(
+async def test_late_commands_of_an_abandoned_connection_do_not_run(
     server: RedisServer,
 ) -> None:
-    """They arrive when those of its successor have."""
+    """They arrive after those of the next connection."""
     async with open_wire(server.port) as wire, open_redis(wire.url) as redis:
         await redis.set("said", "first")
         with wire.delayed(1.0, up=True):
@@ -387,5 +387,5 @@ async def test_the_last_words_of_a_connection_that_was_given_up_are_not_carried_
             await redis.wait_disconnected()
             await redis.wait_connected()
         await redis.set("said", "by the new one")
-        await trio.sleep(1.0)  # by then they have arrived
+        await trio.sleep(1.0)  # they have arrived by then
         assert await redis.get("said") == b"by the new one"

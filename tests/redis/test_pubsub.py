@@ -15,7 +15,7 @@ from trio_signal.redis.pubsub import MESSAGE_OVERHEAD, Inbox
 
 
 async def receive(redis: Redis, count: int) -> list[Event]:
-    """The next events, at least so many."""
+    """The next events, at least this many."""
     events: list[Event] = []
     with trio.fail_after(PATIENCE):
         while len(events) < count:
@@ -53,9 +53,11 @@ def message(number: int, size: int = 0) -> Message:
         ([RESUMED, LOST, RESUMED, LOST, RESUMED], [RESUMED, LOST, RESUMED]),
     ],
 )
-async def test_inbox(put: list[Event], taken: list[Event]) -> None:
+async def test_the_inbox_merges_states_and_reports_overflows(
+    put: list[Event], taken: list[Event]
+) -> None:
     inbox = Inbox(5 * MESSAGE_OVERHEAD)
-    for _ in range(2):  # taking all makes it as it was
+    for _ in range(2):  # an emptied inbox is like a new one
         for event in put:
             if isinstance(event, Message):
                 inbox.put(event)
@@ -66,7 +68,7 @@ async def test_inbox(put: list[Event], taken: list[Event]) -> None:
     assert inbox.overflows == 2 * taken.count(OVERFLOW)
 
 
-async def test_inbox_wakes_one_of_those_who_wait() -> None:
+async def test_the_inbox_wakes_one_waiting_task() -> None:
     inbox = Inbox(1000)
     taken: list[list[Event]] = []
 
@@ -99,7 +101,7 @@ async def test_a_cancelled_take_takes_nothing() -> None:
 # With a real server
 
 
-async def test_messages_come_whole_and_in_order(redis: Redis) -> None:
+async def test_messages_arrive_complete_and_in_order(redis: Redis) -> None:
     await subscribe(redis, "c", "d")
     for number in range(500):
         redis.send_nowait("PUBLISH", "cd"[number % 2], b"\x00\r\n%d" % number)
@@ -121,11 +123,11 @@ async def test_subscribe_and_unsubscribe_do_not_block(redis: Redis) -> None:
         await redis.pubsub.wait_subscribed("c")
     await until(lambda: not redis.statistics().pubsub.in_flight)
     assert await redis.pubsub_channels() == [b"c"]
-    # Twice the same subscription is one.
+    # Repeating a subscription sends nothing.
     assert redis.statistics().pubsub.requests == 3
 
 
-async def test_wait_subscribed_waits_for_a_subscription_that_holds(redis: Redis) -> None:
+async def test_wait_subscribed_needs_a_subscription(redis: Redis) -> None:
     with pytest.raises(PubSubError, match="not subscribed to 'c'"):
         await redis.pubsub.wait_subscribed("c")
     await subscribe(redis, "c")
@@ -136,7 +138,7 @@ async def test_wait_subscribed_waits_for_a_subscription_that_holds(redis: Redis)
         await redis.pubsub.wait_subscribed("c")
 
 
-async def test_wait_subscribed_ends_with_the_desired_subscription(
+async def test_wait_subscribed_ends_if_the_channel_is_unsubscribed(
     server: RedisServer, redis: Redis
 ) -> None:
     server.freeze()
@@ -153,7 +155,7 @@ async def test_wait_subscribed_ends_with_the_desired_subscription(
             redis.pubsub.unsubscribe("c")
 
 
-async def test_subscribing_without_a_connection(server: RedisServer, redis: Redis) -> None:
+async def test_subscribing_works_without_a_connection(server: RedisServer, redis: Redis) -> None:
     await server.kill()
     with trio.fail_after(PATIENCE):
         await redis.wait_disconnected()
@@ -169,7 +171,7 @@ async def test_subscribing_without_a_connection(server: RedisServer, redis: Redi
     assert (await receive(redis, 3))[-1] == Message("c", b"x")
 
 
-async def test_after_an_outage_all_channels_are_heard_when_it_says_resumed(
+async def test_all_channels_are_subscribed_when_resumed_is_reported(
     server: RedisServer, redis: Redis
 ) -> None:
     channels = [f"c{number}" for number in range(300)]
@@ -183,7 +185,7 @@ async def test_after_an_outage_all_channels_are_heard_when_it_says_resumed(
     assert await receive(redis, 300) == [Message(channel, b"x") for channel in channels]
 
 
-async def test_overflow(server: RedisServer) -> None:
+async def test_too_many_messages_are_reported_as_an_overflow(server: RedisServer) -> None:
     async with open_redis(server.url, receive_limit=100_000) as redis:
         await subscribe(redis, "c")
         for number in range(1000):
@@ -191,7 +193,7 @@ async def test_overflow(server: RedisServer) -> None:
         await redis.ping()
         await until(lambda: redis.statistics().overflows)
         with trio.fail_after(PATIENCE):
-            # The rest is read and thrown away: the connection is not held up.
+            # The rest is read and discarded, so the connection does not stall.
             redis.pubsub.subscribe("d")
             await redis.pubsub.wait_subscribed("d")
         *kept, last = await receive(redis, 1)
@@ -200,13 +202,13 @@ async def test_overflow(server: RedisServer) -> None:
             b"%03d" % number for number in range(len(kept))
         ]
         assert 50 < len(kept) < 100
-        # From here on it is as after an outage that is over.
+        # From here on all is as after an outage.
         await redis.publish("c", "new")
         assert await receive(redis, 1) == [Message("c", b"new")]
         assert redis.statistics().overflows == 1
 
 
-async def test_a_channel_that_the_server_forbids(server: RedisServer) -> None:
+async def test_a_forbidden_channel_raises(server: RedisServer) -> None:
     await server.ask("ACL", "SETUSER", "bob", "on", ">pw", "~*", "+@all", "resetchannels", "&a*")
     async with open_redis(f"redis://bob:pw@127.0.0.1:{server.port}") as redis:
         redis.pubsub.subscribe("forbidden")
@@ -221,21 +223,21 @@ async def test_a_channel_that_the_server_forbids(server: RedisServer) -> None:
             await redis.pubsub.wait_subscribed("allowed")
 
 
-# With a server that does what we want, when we want
+# With a server that the test controls
 
 
 @asynccontextmanager
 async def with_fake(
     fake: FakeRedis,
 ) -> AsyncIterator[tuple[Redis, FakeConnection, FakeConnection]]:
-    """Connected to it, and its ends of the connections for commands and for pub/sub."""
+    """A client of it, and the server's ends of its connections for commands and for pub/sub."""
     async with open_redis(fake.url, probe_interval=60, command_timeout=60) as redis:
         with trio.fail_after(PATIENCE):
             commands, pubsub = await fake.accept(), await fake.accept()
         yield redis, commands, pubsub
 
 
-async def test_an_acknowledgement_counts_for_its_own_request_only() -> None:
+async def test_an_acknowledgement_only_counts_for_its_own_request() -> None:
     async with open_fake() as fake, with_fake(fake) as (redis, _, server):
         redis.pubsub.subscribe("c")
         redis.pubsub.unsubscribe("c")
@@ -263,7 +265,7 @@ async def test_an_acknowledgement_counts_for_its_own_request_only() -> None:
                 assert await redis.pubsub.receive() == [Message("c", b"for the last")]
 
 
-async def test_resumed_comes_only_when_all_is_acknowledged() -> None:
+async def test_resumed_is_reported_after_all_acknowledgements() -> None:
     async with open_fake() as fake, with_fake(fake) as (redis, commands, server):
         with trio.fail_after(PATIENCE):
             for channel in (b"c", b"d"):
@@ -271,7 +273,7 @@ async def test_resumed_comes_only_when_all_is_acknowledged() -> None:
                 assert await server.command() == [b"subscribe", channel]
                 await server.acknowledge(b"subscribe", channel)
             await redis.pubsub.wait_subscribed("d")
-            # Both connections are lost; that for commands is back first.
+            # Both connections are lost; the one for commands is back first.
             commands.close()
             server.close()
             [lost] = await redis.pubsub.receive()
@@ -287,7 +289,7 @@ async def test_resumed_comes_only_when_all_is_acknowledged() -> None:
 
 
 async def answer_requests(end: FakeConnection, redis: Redis) -> None:
-    """Acknowledge late, and check that nobody is told too early."""
+    """Acknowledge late, and check that nothing is reported too early."""
     assert await end.command() == [b"subscribe", b"c"]
     assert await end.command() == [b"subscribe", b"d"]
     assert await end.command() == [b"PING"]
@@ -300,7 +302,7 @@ async def answer_requests(end: FakeConnection, redis: Redis) -> None:
     await end.say(b"+PONG\r\n")
 
 
-async def test_after_unsubscribe_no_message_is_taken() -> None:
+async def test_messages_after_unsubscribing_are_ignored() -> None:
     async with open_fake() as fake, with_fake(fake) as (redis, _, server):
         with trio.fail_after(PATIENCE):
             for channel in (b"c", b"d"):
@@ -314,7 +316,7 @@ async def test_after_unsubscribe_no_message_is_taken() -> None:
             assert await redis.pubsub.receive() == [Message("d", b"x")]
 
 
-async def test_a_flood_does_not_make_the_replies_behind_it_overdue() -> None:
+async def test_replies_behind_a_flood_of_messages_are_not_overdue() -> None:
     async with (
         open_fake() as fake,
         open_redis(fake.url, probe_interval=60, command_timeout=1) as redis,
@@ -332,7 +334,7 @@ async def test_a_flood_does_not_make_the_replies_behind_it_overdue() -> None:
         assert redis.statistics().pubsub.losses == 0
 
 
-async def test_an_acknowledgement_of_something_else_ends_the_connection() -> None:
+async def test_a_wrong_acknowledgement_ends_the_connection() -> None:
     async with open_fake() as fake, with_fake(fake) as (redis, _, server):
         redis.pubsub.subscribe("c")
         with trio.fail_after(PATIENCE):

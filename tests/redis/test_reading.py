@@ -1,4 +1,4 @@
-"""What cannot be read is None, counted, and said now and then."""
+"""Unreadable data become None, are counted, and are logged at a bounded rate."""
 
 import logging
 
@@ -25,13 +25,13 @@ decode = msgspec.json.Decoder(Point).decode
         b'{"x": 1, "z": ' + b"[" * 10_000,
     ],
 )
-async def test_what_cannot_be_read_is_none(data: bytes) -> None:
+async def test_unreadable_data_become_none(data: bytes) -> None:
     reader = Reader()
     assert reader.read("point", decode, data, "somewhere") is None
     assert reader.unreadable == {"point": 1}
 
 
-async def test_a_neighbouring_version_is_understood() -> None:
+async def test_data_of_a_neighbouring_version_are_read() -> None:
     reader = Reader()
     assert reader.read("point", decode, b'{"x": 1, "z": 2}', "somewhere") == Point(1)
     assert reader.read("name", read_text, "grün".encode(), "somewhere") == "grün"

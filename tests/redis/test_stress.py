@@ -1,4 +1,4 @@
-"""Many tasks, random faults: no reply goes astray, nothing runs twice, no loss is silent."""
+"""Many tasks and random faults: no reply is mixed up, nothing runs twice, no loss is silent."""
 
 import random
 from collections import Counter
@@ -28,12 +28,12 @@ KINDS = ["kill", "cut", "tear", "stall", "hiccup", "freeze"]
 
 
 class Worker:
-    """Counts in a key of its own, reads another, and is cancelled now and then."""
+    """Counts in a key of its own, reads another, and is cancelled at times."""
 
     def __init__(self, number: int, chance: random.Random) -> None:
         self.number = number
         self.chance = chance
-        #: Counts that did run, and those that may have.
+        #: Increments that did run, and those that may have.
         self.certain = 0
         self.possible = 0
         self.last = 0
@@ -60,7 +60,7 @@ class Worker:
 
 
 class Appender:
-    """Appends numbers to a list without waiting, and keeps what became of each."""
+    """Appends numbers to a list without waiting, and keeps the outcome of each."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -86,7 +86,7 @@ class Appender:
 
 
 class Listener:
-    """Hears numbers, and knows when one may be missing."""
+    """Receives numbers, and knows when one may be missing."""
 
     def __init__(self) -> None:
         self.heard = 0
@@ -144,13 +144,13 @@ async def fault(kind: str, server: RedisServer, proxy: Proxy, chance: random.Ran
 
 
 def shuffled(kinds: list[str], chance: random.Random) -> Iterator[str]:
-    """All of them again and again, each time in another order."""
+    """All kinds again and again, each time in a new order."""
     while True:
         yield from chance.sample(kinds, len(kinds))
 
 
 async def until_reply(redis: Redis) -> None:
-    """Wait until a command works: all that was sent before has its answer."""
+    """Wait until a command works, so that all earlier ones have their replies."""
     while True:
         await redis.wait_connected()
         with suppress(NotConnectedError, OutcomeUnknownError):
@@ -159,7 +159,9 @@ async def until_reply(redis: Redis) -> None:
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-async def test_stress(server: RedisServer, proxy: Proxy, seed: int) -> None:
+async def test_no_reply_or_message_is_wrong_under_stress(
+    server: RedisServer, proxy: Proxy, seed: int
+) -> None:
     chance = random.Random(seed)
     workers = [Worker(number, chance) for number in range(TASKS)]
     appender, listener = Appender(), Listener()
@@ -167,11 +169,11 @@ async def test_stress(server: RedisServer, proxy: Proxy, seed: int) -> None:
         await server.ask("SET", f"name-{worker.number}", f"task {worker.number}")
 
     def stressed() -> bool:
-        """It was a stress test indeed."""
+        """Whether there was enough stress."""
         statistics = redis.statistics()
         return (
             min(statistics.commands.losses, statistics.pubsub.losses) >= 3
-            # One count of each is on its way just now.
+            # One increment of each may be in flight.
             and sum(worker.possible > worker.certain + 1 for worker in workers) > TASKS / 2
             and min(worker.certain for worker in workers) > 20
             and len(appender.ran) > 500
@@ -193,14 +195,14 @@ async def test_stress(server: RedisServer, proxy: Proxy, seed: int) -> None:
                     if count >= FAULTS:
                         if stressed():
                             break
-                        # A slow machine: what is still missing needs a connection.
+                        # A slow machine: the missing conditions need a connection.
                         await until_reply(redis)
                         await redis.pubsub.wait_subscribed("numbers")
                     await trio.sleep(chance.uniform(0, 0.15))
                     await fault(kind, server, proxy, chance)
                 await until_reply(redis)
                 nursery.cancel_scope.cancel()
-            # The last faults may show only now.
+            # The effects of the last faults may only show now.
             await until_reply(redis)
             await until(lambda: redis.statistics().commands.in_flight == 0)
             await server.wait_clients("trio-commands", "trio-pubsub")

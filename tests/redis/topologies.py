@@ -1,4 +1,4 @@
-"""Redis servers that stand together: a primary and its replica, a Sentinel, a cluster."""
+"""Redis servers that work together: a primary and its replica, a Sentinel, a cluster."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -17,8 +17,8 @@ TAGGED = "{ts}:"
 
 
 async def until(condition: Callable[[], Awaitable[bool]]) -> None:
-    """Wait for what can only be polled; a command that is refused meanwhile is no answer."""
-    # A Sentinel that was not given the processor for a while does nothing for half a minute (TILT).
+    """Wait, by polling; a command that is refused meanwhile counts as not yet."""
+    # A Sentinel that got no CPU time for a while does nothing for half a minute (TILT).
     with trio.fail_after(3 * PATIENCE):
         while True:
             try:
@@ -54,7 +54,7 @@ async def open_pair(directory: Path) -> AsyncIterator[tuple[RedisServer, RedisSe
 
 @asynccontextmanager
 async def open_sentinel(directory: Path, primary: RedisServer) -> AsyncIterator[RedisServer]:
-    """One that watches `primary` as `main`, and is the majority by itself."""
+    """A Sentinel that watches `primary` as `main`, and needs no other for a majority."""
     port = free_port()
     config = directory / "sentinel.conf"
     config.write_text(
@@ -79,7 +79,7 @@ async def open_sentinel(directory: Path, primary: RedisServer) -> AsyncIterator[
 
 @asynccontextmanager
 async def open_redis_cluster(directory: Path) -> AsyncIterator[list[RedisServer]]:
-    """Three nodes with a third of the slots each, and a replica for the keys with our tag."""
+    """Three nodes with a third of the slots each, and a replica for the node with our tag."""
     options = {"cluster_enabled": "yes", "cluster_node_timeout": "1000"}
     async with AsyncExitStack() as stack:
         nodes: list[RedisServer] = []
@@ -91,7 +91,7 @@ async def open_redis_cluster(directory: Path) -> AsyncIterator[list[RedisServer]
                     open_redis_server(
                         place,
                         repl_diskless_sync_delay="0",
-                        # Not 10,000 above the other, which may be a port of whoever connects.
+                        # Not 10,000 above the other, which may be a port for outgoing connections.
                         cluster_port=str(free_port()),
                         **options,
                     )

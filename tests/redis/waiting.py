@@ -1,4 +1,4 @@
-"""Waiting for what nobody announces."""
+"""Waiting for conditions that nothing announces."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -9,12 +9,12 @@ from tests.clients import PATIENCE
 
 
 async def until(condition: Callable[[], object]) -> None:
-    """Look again and again, but not for ever."""
+    """Poll for a condition, for a limited time."""
     with trio.fail_after(PATIENCE):
         while not condition():  # noqa: ASYNC110
             await trio.sleep(0.002)
 
 
 def open_sockets() -> int:
-    """How many sockets this process has."""
+    """The number of sockets that this process has open."""
     return sum(path.is_socket() for path in Path("/dev/fd").iterdir())

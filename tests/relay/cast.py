@@ -1,4 +1,4 @@
-"""A `stream` broadcast with a media server in memory, over real sockets."""
+"""A `stream` broadcast over real sockets, with a media server in memory."""
 
 import json
 from collections.abc import AsyncIterator, Callable
@@ -19,7 +19,7 @@ Served = tuple[Service, MemoryServer]
 
 
 def sdp(session: str, direction: str = "sendrecv") -> str:
-    """A description of one peer connection of a client."""
+    """The SDP of one peer connection of a client."""
     return (
         f"v=0\r\no=- {session} 2 IN IP4 127.0.0.1\r\ns=-\r\na=ice-ufrag:u{session}\r\n"
         f"m=video 9 UDP/TLS/RTP/SAVPF 96\r\na={direction}\r\n"
@@ -34,7 +34,7 @@ def described(type_: str, session: str, direction: str = "sendrecv") -> dict[str
 async def serve_relayed(
     redis_url: str | None = None, *, servers: int = 1, relay_from: int = 1, **given: Any
 ) -> AsyncIterator[tuple[Service, list[MemoryServer]]]:
-    """One replica, or three, with media servers of their own."""
+    """One replica, or three; each with the media servers."""
     names = [uuid4().hex for _ in range(servers)]
     given["relay_urls"] = ",".join(f"memory:{name}" for name in names)
     given["relay_from"] = str(relay_from)
@@ -44,31 +44,31 @@ async def serve_relayed(
 
 
 class Cast:
-    """A broadcaster and its viewers, who answer nothing by themselves."""
+    """A broadcaster and its viewers; all of them send only what the test sends."""
 
     def __init__(self, service: Service, caster: Client, stack: AsyncExitStack) -> None:
         self.service = service
         self.caster = caster
         self._stack = stack
-        #: The id of the media server, as the broadcaster knows it.
+        #: The media server's id, as the broadcaster knows it.
         self.relay = ""
 
     async def viewer(self) -> Client:
-        """One more, that nobody has heard of yet but the server."""
+        """Add a viewer that nobody but the server knows yet."""
         viewer = await self._stack.enter_async_context(self.service.connect("/ws"))
         await viewer.send("join-stream", streamId=STREAM)
         await viewer.wait_for("viewer-count")
         return viewer
 
     async def asked(self) -> str:
-        """The next viewer of which the broadcaster is told."""
+        """The id of the next viewer that the broadcaster is told about."""
         message = await self.caster.wait_for("viewer-joined")
         viewer_id = message["viewerId"]
         assert isinstance(viewer_id, str)
         return viewer_id
 
     async def publish(self, relay: str, session: str = "7") -> str:
-        """Offer to the media server as the broadcaster's page does; its answer."""
+        """Send an offer to the media server, as the broadcaster's page does; its answer."""
         self.relay = relay
         await self.caster.send(
             "webrtc-offer", streamId=STREAM, viewerId=relay, offer=described("offer", session)
@@ -79,7 +79,7 @@ class Cast:
         return text
 
     async def relayed_viewer(self) -> tuple[Client, str]:
-        """One behind a direct one, once the broadcast has gone to the media server; its id."""
+        """Add a direct and a relayed viewer, and publish; the relayed viewer and the relay's id."""
         await self.viewer()
         await self.asked()
         late = await self.viewer()
@@ -98,7 +98,7 @@ async def cast(service: Service) -> AsyncIterator[Cast]:
 
 
 async def offered(viewer: Client) -> str:
-    """What a relayed viewer is offered."""
+    """The offer that a relayed viewer receives."""
     message = await viewer.wait_for("webrtc-offer", streamId=STREAM)
     text = message["offer"]["sdp"]
     assert message["offer"]["type"] == "offer"
@@ -112,7 +112,7 @@ async def answer(viewer: Client, session: str = "9") -> None:
 
 
 async def until(holds: Callable[[], object]) -> None:
-    """Wait until something is so at a media server."""
+    """Wait until something is true of a media server."""
     with trio.fail_after(PATIENCE):
         while not holds():  # noqa: ASYNC110  it is of another world
             await trio.sleep(0.01)
@@ -127,7 +127,7 @@ def types(messages: list[dict[str, Any]]) -> list[str]:
 
 
 async def wait_ready(service: Service) -> None:
-    """Wait until the server has found its media server usable: viewers before that are direct."""
+    """Wait until the server can use its media server: earlier viewers would be direct."""
     async with httpx.AsyncClient(timeout=PATIENCE) as http:
         with trio.fail_after(PATIENCE):
             while "degraded" in (await http.get(f"http://{service.base}/readyz")).text:  # noqa: ASYNC110

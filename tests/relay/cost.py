@@ -1,12 +1,12 @@
-"""`make bench-relay`: what a relayed viewer costs the server, beside a direct one.
+"""`make bench-relay`: the server's cost of a relayed viewer, compared to a direct one.
 
     python -m tests.relay.cost [ROUNDS]
 
-The server is `trio-signal serve` as a process, beside a real Janus. Broadcasters are aiortc's, with
-sound, and speak the dialect `stream`. Before it counts, each stream has one direct viewer, and a
-second one that is relayed in the one run and direct in the other. All others come one after the
-other. Each answers, and sends some candidates, as a browser does. What is measured is the server's
-CPU for each of these, from its connecting until it has its offer and its answer has been taken.
+The server is `trio-signal serve` in a process, with a real Janus. Broadcasters use aiortc, with
+audio only, and the dialect `stream`. Before the measurement, each stream has one direct viewer, and
+a second one that is relayed in one run and direct in the other. All others follow one by one; each
+answers, and sends some candidates, as a browser does. The result is the server's CPU time for each
+of them, from its connection until it has its offer and its answer was received.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from tests.relay.test_janus import without_candidates
 from tests.replicas.processes import server_environment
 
 STREAMS, VIEWERS, CANDIDATES = 6, 10, 5
-#: Seconds between two viewers, and for what was begun to be done.
+#: Seconds between two viewers, and for all work to finish.
 PAUSE, SETTLING = 0.03, 1.0
-#: One that leads nowhere.
+#: A candidate that cannot connect.
 CANDIDATE = {"candidate": "candidate:1 1 udp 2122 127.0.0.1 9 typ host", "sdpMid": "0"}
 WIDE = {
     "TRIO_SIGNAL_MAX_CONNECTIONS_PER_IP": 1000,
@@ -46,7 +46,7 @@ WIDE = {
 
 
 class Speaker(Peer):
-    """A broadcaster with sound: pictures would cost this machine too much."""
+    """A broadcaster with audio only: video would cost this machine too much."""
 
     async def offer(self) -> str:
         async def offer() -> str:
@@ -61,7 +61,7 @@ class Speaker(Peer):
 
 
 class Stream:
-    """A broadcaster; it offers itself to each viewer, and to the media server."""
+    """A broadcaster that makes offers to all viewers and to the media server."""
 
     def __init__(self, name: str, client: Client, speaker: Speaker, peers: Peers) -> None:
         self.name = name
@@ -69,11 +69,11 @@ class Stream:
         self._speaker = speaker
         self._peers = peers
         self._relays: set[str] = set()
-        #: What viewers answer. The offers of one kind differ only in their keys.
+        #: The viewers' answer. Offers of one kind differ only in their keys.
         self.answer = ""
 
     async def run(self, relayed: int) -> None:
-        """Answer all who ask; the viewer with the number `relayed` is the media server."""
+        """Offer to all who join; the viewer with the number `relayed` is the media server."""
         sdp, asked = await self._speaker.offer(), 0
         while True:
             message = await self._client.receive()
@@ -92,7 +92,7 @@ class Stream:
                     await self._speaker.take(message["answer"]["sdp"])
 
     async def watch(self, client: Client) -> None:
-        """Join, take the offer, and answer."""
+        """Join, receive the offer, and answer."""
         await client.send("join-stream", streamId=self.name)
         offer = await client.wait_for("webrtc-offer")
         if not self.answer:
@@ -105,13 +105,13 @@ class Stream:
 
 
 def cpu_of(pid: int) -> float:
-    """Seconds of CPU of a process, from all its threads."""
+    """The CPU time of a process in seconds, of all its threads."""
     tasks = Path(f"/proc/{pid}/task").iterdir()
     return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
 
 
 async def measure(janus_url: str, peers: Peers, *, relay: bool) -> float:
-    """Microseconds of the server's CPU for each viewer."""
+    """Microseconds of the server's CPU time for each viewer."""
     port = free_port()
     environment = server_environment(
         {
@@ -170,7 +170,7 @@ async def measure(janus_url: str, peers: Peers, *, relay: bool) -> float:
 
 
 async def _wait_ready(base: str) -> None:
-    """Wait until the server runs and has found its media server."""
+    """Wait until the server is running and can use its media server."""
     host, _, port = base.rpartition(":")
     with trio.fail_after(30):
         while True:
@@ -188,7 +188,7 @@ async def _wait_ready(base: str) -> None:
 
 
 async def main(rounds: int) -> None:
-    """Measure both in turn, and print the medians."""
+    """Measure both alternately, and print the medians."""
     found: dict[bool, list[float]] = {False: [], True: []}
     with tempfile.TemporaryDirectory() as folder, run_janus(Path(folder)) as janus:
         for _ in range(rounds):

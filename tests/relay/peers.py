@@ -1,4 +1,4 @@
-"""Broadcasters and viewers without a browser: aiortc, with an event loop in a thread."""
+"""Broadcasters and viewers without a browser: aiortc, whose event loop is in a thread."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Peers:
         return self._all[-1]
 
     async def call(self, work: Coroutine[Any, Any, T]) -> T:
-        """Do something in asyncio's thread."""
+        """Run a coroutine in asyncio's thread."""
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
         return await trio.to_thread.run_sync(future.result, abandon_on_cancel=True)
 
@@ -39,7 +39,7 @@ class Peers:
 
 
 class Peer:
-    """One peer connection, and the pictures that come in."""
+    """One peer connection, and its incoming video."""
 
     def __init__(self, peers: Peers) -> None:
         self._peers = peers
@@ -53,7 +53,7 @@ class Peer:
         return self.pc
 
     async def offer(self) -> str:
-        """Offer a picture, as a broadcaster does; with all candidates."""
+        """Make an offer with video, as a broadcaster does, with all candidates."""
 
         async def offer() -> str:
             pc = self._open()
@@ -66,7 +66,7 @@ class Peer:
         return await self._peers.call(offer())
 
     async def take(self, answer: str) -> None:
-        """Take the answer to it."""
+        """Apply the answer to it."""
 
         async def take() -> None:
             await self._open().setRemoteDescription(RTCSessionDescription(answer, "answer"))
@@ -74,7 +74,7 @@ class Peer:
         await self._peers.call(take())
 
     async def answer(self, offer: str) -> str:
-        """Answer an offer, as a viewer does."""
+        """Answer an offer as a viewer does."""
 
         async def answer() -> str:
             pc = self._open()
@@ -86,7 +86,7 @@ class Peer:
         return await self._peers.call(answer())
 
     async def see(self, frames: int = 2) -> None:
-        """Wait for so many more pictures."""
+        """Wait for this many more frames."""
 
         async def see() -> None:
             for _ in range(frames):
@@ -95,14 +95,14 @@ class Peer:
         await self._peers.call(see())
 
     async def close(self) -> None:
-        """As a page does that ends its peer connection."""
+        """Close the connection, as a page does."""
         assert self.pc is not None
         await self._peers.call(self.pc.close())
 
 
 @contextmanager
 def run_peers() -> Iterator[Peers]:
-    """Peers, and the thread that they live in."""
+    """Peers, and the thread that they use."""
     loop = asyncio.new_event_loop()
     with ThreadPoolExecutor(1, "peers") as executor:
         running = executor.submit(loop.run_forever)

@@ -1,6 +1,6 @@
-"""The media server behind `tests/cloudflare.py`: aiortc behaves as the published API says.
+"""The media server behind `tests/cloudflare.py`: aiortc, with the behaviour of the published API.
 
-Its requests are those of the OpenAPI document; whatever else one has is refused, and noted.
+It accepts the requests of the OpenAPI document; all others are refused and recorded.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class UpdateRequest(Struct, forbid_unknown_fields=True):
 
 
 class Forwarded(MediaStreamTrack):
-    """What one viewer gets: its source may change, and its times go on, as the encoder demands."""
+    """A track for one viewer: its source may change, while timestamps continue for the encoder."""
 
     def __init__(self, source: MediaStreamTrack) -> None:
         super().__init__()
@@ -77,7 +77,7 @@ class Forwarded(MediaStreamTrack):
                 frame = await asyncio.wait_for(self.source.recv(), 0.5)
         if isinstance(frame, av.VideoFrame):
             self._count += 1
-            frame = av.VideoFrame(frame.width, frame.height)  # the other is for all viewers
+            frame = av.VideoFrame(frame.width, frame.height)  # the original belongs to all viewers
             frame.pts, frame.time_base = 3000 * self._count, Fraction(1, 90_000)
         return frame
 
@@ -87,7 +87,7 @@ class Session:
     """A peer connection of the media server."""
 
     pc: RTCPeerConnection = field(default_factory=RTCPeerConnection)
-    #: What it takes in, and what it gives out, by mid.
+    #: The incoming and the outgoing tracks, by mid.
     names: dict[str, str] = field(default_factory=dict)
     incoming: dict[str, MediaStreamTrack] = field(default_factory=dict)
     remote: dict[str, tuple[str, str]] = field(default_factory=dict)
@@ -105,7 +105,7 @@ REQUESTS: dict[tuple[str, str], type[Struct] | None] = {
 
 
 class Sfu:
-    """What the API does for an app; in the thread of asyncio."""
+    """Implements the API for an app, in asyncio's thread."""
 
     def __init__(self, api: Api, peers: Peers) -> None:
         self.api = api
@@ -114,7 +114,7 @@ class Sfu:
         self._relay = MediaRelay()
 
     async def answer(self, asked: Asked) -> Reply:
-        """What the API answers; in Trio's thread."""
+        """The API's answer; called in Trio's thread."""
         path = asked.path.removeprefix(f"/v1/apps/{APP}/")
         if path == asked.path:
             return 404, {"errorCode": "not_found", "errorDescription": "No such app"}
@@ -138,7 +138,7 @@ class Sfu:
             answers = isinstance(request, RenegotiateRequest)
             if isinstance(request, RenegotiateRequest):
                 answers = request.sessionDescription.type == "answer"
-            assert session.is_offered is answers, "an exchange is not over, or has not begun"
+            assert session.is_offered is answers, "offers and answers must alternate"
         match request:
             case None:
                 return self.state(session)
@@ -188,7 +188,7 @@ class Sfu:
         return {"type": "answer", "sdp": session.pc.localDescription.sdp}
 
     def _source(self, session_id: str, name: str) -> MediaStreamTrack | None:
-        """What another session takes in, if anything comes."""
+        """The incoming track of another session, if it receives any media."""
         session = self.sessions.get(session_id)
         if session is None or session.pc.connectionState != "connected":
             return None
@@ -219,7 +219,7 @@ class Sfu:
             mid = str(next(t.mid for t in session.pc.getTransceivers() if t.sender is sender))
             session.remote[mid] = (source_id, name)
             next(each for each in results if each["trackName"] == name)["mid"] = mid
-        # The API promises no `a=msid`; a page needs one.
+        # The API does not promise `a=msid`, which a page needs.
         sdp = re.sub(r"a=msid:.*\r\n", "", session.pc.localDescription.sdp)
         return {
             "requiresImmediateRenegotiation": True,
@@ -289,7 +289,7 @@ class Sfu:
         return {"tracks": [*local, *remote], "dataChannels": []}
 
     async def end(self, session_id: str) -> None:
-        """A session expires, or its connection ends."""
+        """End a session, as when it expires or loses its connection."""
         await self._peers.call(self.sessions.pop(session_id).pc.close())
 
 

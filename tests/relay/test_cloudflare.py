@@ -1,4 +1,4 @@
-"""The driver of Cloudflare's media server, against a stand-in with real media."""
+"""The driver for Cloudflare's media server, with a replacement that forwards real media."""
 
 from __future__ import annotations
 
@@ -53,13 +53,13 @@ BROWSER = "".join(
 )
 
 
-def test_what_an_offer_sends() -> None:
+def test_the_tracks_that_an_offer_sends() -> None:
     assert sending(BROWSER) == {"0": "audio", "1": "video"}
     assert sending("") == sending("v=0\n") == {}
     assert fingerprints(BROWSER) == {"sha-256 ab:cd"}
 
 
-def test_all_that_is_sent_is_one_stream() -> None:
+def test_all_tracks_are_in_one_stream() -> None:
     changed = in_one_stream(BROWSER, "relay").split("\r\n")
     assert [line for line in changed if line.startswith("a=msid")] == [
         *("a=msid:relay audio-0", "a=msid:relay video-1")
@@ -67,7 +67,7 @@ def test_all_that_is_sent_is_one_stream() -> None:
     assert len(changed) == len(BROWSER.split("\r\n"))
 
 
-def test_video_is_capped_where_the_lines_of_bandwidth_belong() -> None:
+def test_bandwidth_lines_are_added_at_the_right_place() -> None:
     changed = with_bitrate(BROWSER, BITRATE)
     assert "c=IN IP4 0.0.0.0\r\nb=AS:1000\r\nb=TIAS:1000000\r\na=bundle-only" in changed
     assert (changed.count("b=AS"), changed.count("b=AS:9")) == (3, 0)
@@ -91,7 +91,7 @@ def _in_a_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(keeper, "FEED", 0.2)
     monkeypatch.setattr(legs, "VIEWER", 0.4)
     monkeypatch.setattr(node, "UNWELL", 0.1)
-    for module in (legs, node):  # all of the media is in this process
+    for module in (legs, node):  # all media is handled in this process
         monkeypatch.setattr(module, "DEADLINE", PATIENCE)
 
 
@@ -129,7 +129,7 @@ async def expect_lost(leg: Leg) -> None:
 
 
 class Small(VideoStreamTrack):
-    """The stand-in encodes all anew."""
+    """Small frames, since the replacement encodes everything again."""
 
     async def recv(self) -> av.VideoFrame:
         frame = av.VideoFrame(64, 64)
@@ -173,7 +173,7 @@ async def see(peer: Peer) -> None:
 
 
 def open_tracks(sfu: Sfu) -> int:
-    """Tracks that were not closed."""
+    """The number of tracks that were not closed."""
     return sum(
         len({*session.names, *session.remote} - session.closed) for session in sfu.sessions.values()
     )
@@ -214,15 +214,15 @@ async def test_viewers_follow_the_broadcasters_tracks(sfu: Sfu, peers: Peers) ->
             await publish(ingest, peer)
             with there.view(ingest.feed) as viewing:
                 await watch(viewing, viewer)
-                # Another offer of the same, as for a restart of ICE.
+                # The same offer again, as for an ICE restart.
                 await offer(ingest)
-                # Another camera in a section of its own: the viewer needs no offer.
+                # Another camera in a new media section: the viewer needs no offer.
                 await add(peers, peer, Small())
                 await peers.call(remove())
                 await offer(ingest)
                 await wait_until(lambda: any("update" in path for path in sfu.api.paths()))
                 await see(viewer)
-                # Sound as well: that takes one.
+                # Audio in addition: the viewer needs an offer.
                 await add(peers, peer, AudioStreamTrack())
                 await offer(ingest)
                 event = await next_event(viewing)
@@ -244,7 +244,7 @@ async def test_a_new_peer_connection_needs_a_new_ingest(sfu: Sfu, peers: Peers) 
                 await ingest.offer(BROWSER)
 
 
-async def test_a_session_that_ends_is_lost(sfu: Sfu, peers: Peers) -> None:
+async def test_an_ended_session_is_reported_as_lost(sfu: Sfu, peers: Peers) -> None:
     async with connected(sfu) as here, connected(sfu) as there:
         with here.ingest("a broadcast") as ingest:
             await publish(ingest, await new_caster(peers))
@@ -259,7 +259,7 @@ async def test_a_session_that_ends_is_lost(sfu: Sfu, peers: Peers) -> None:
                 await expect_lost(ingest)
 
 
-async def test_media_that_do_not_come(
+async def test_missing_media_are_reported(
     sfu: Sfu, peers: Peers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(legs, "COMING", 0.5)
@@ -272,7 +272,7 @@ async def test_media_that_do_not_come(
 
 
 async def fail(sfu: Sfu, path: str, reply: Reply | bytes) -> None:
-    """Answer requests to a path so."""
+    """Answer requests to a path with this reply."""
 
     async def fault(asked: Asked) -> Reply | bytes | None:
         await trio.lowlevel.checkpoint()
@@ -301,7 +301,7 @@ BAD: list[tuple[Reply | bytes, str]] = [
 ]
 
 
-async def test_what_the_api_refuses_is_said(sfu: Sfu, caplog: pytest.LogCaptureFixture) -> None:
+async def test_refusals_of_the_api_are_reported(sfu: Sfu, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG, "trio_signal")
     async with connected(sfu) as here:
         for reply, problem in BAD:
@@ -323,7 +323,7 @@ async def test_what_the_api_refuses_is_said(sfu: Sfu, caplog: pytest.LogCaptureF
     assert not any("turn" in path for path in sfu.api.paths())
 
 
-async def test_a_silent_api_ends_nothing_that_is_there(
+async def test_a_silent_api_ends_no_existing_leg(
     sfu: Sfu, peers: Peers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     silent = False
@@ -378,7 +378,7 @@ async def test_a_wrong_secret_or_app_degrades_the_node(
         assert made.name == f"cloudflare:{app}"
 
 
-async def test_the_session_that_is_looked_at_may_end(sfu: Sfu) -> None:
+async def test_the_session_for_probing_may_end(sfu: Sfu) -> None:
     async with connected(sfu) as here:
         (session,) = sfu.sessions
         await sfu.end(session)
@@ -387,7 +387,7 @@ async def test_the_session_that_is_looked_at_may_end(sfu: Sfu) -> None:
         assert here.degraded is None
 
 
-async def test_settings_make_a_node(sfu: Sfu, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_node_is_made_from_settings(sfu: Sfu, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cloudflare, "BASE_URL", sfu.api.url)
     given = settings(relay_urls=f"cloudflare:{APP}", relay_token=SECRET)
     (made,) = nodes_of(given)
@@ -411,7 +411,7 @@ async def test_a_node_that_stops_loses_its_legs(sfu: Sfu, peers: Peers) -> None:
     assert here.degraded == "stopped"
 
 
-async def test_a_stream_reaches_its_viewers_through_it(
+async def test_a_stream_reaches_its_viewers_through_cloudflare(
     sfu: Sfu, peers: Peers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cloudflare, "BASE_URL", sfu.api.url)

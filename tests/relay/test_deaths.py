@@ -1,4 +1,4 @@
-"""A broadcaster's replica is killed, or its media server is silent: a real Janus, and aiortc."""
+"""The broadcaster's replica is killed, or its media server hangs: a real Janus, and aiortc."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from tests.relay.cast import STREAM, cast, wait_ready
 from tests.relay.peers import Peer, Peers, run_peers
 from tests.replicas.processes import open_cluster
 
-#: Of the replica that is left: its own, the broadcaster's, the viewer's, and that of the
-#: participant that hears of the broadcaster.
+#: The handles of the remaining replica: its own, the broadcaster's, the viewer's, and the one of
+#: the participant that listens for the broadcaster.
 HANDLES = 4
 
 
 async def publish(caster: Client, peers: Peers) -> None:
-    """Do what the broadcaster's page does when it is asked for a stream."""
+    """Offer to the media server as the broadcaster's page does."""
     peer = peers.new()
     asked = await caster.wait_for("viewer-joined")
     assert asked["viewerId"].startswith("relay_")
@@ -31,7 +31,7 @@ async def publish(caster: Client, peers: Peers) -> None:
 
 
 async def see(viewer: Client, peer: Peer) -> None:
-    """Answer an offer, and get pictures."""
+    """Answer an offer, and wait for video."""
     offer = await viewer.wait_for("webrtc-offer")
     answer = {"type": "answer", "sdp": await peer.answer(offer["offer"]["sdp"])}
     await viewer.send("webrtc-answer", streamId=STREAM, answer=answer)
@@ -45,7 +45,7 @@ async def wait_for_handles(janus: Janus) -> None:
             await trio.sleep(0.05)
 
 
-async def test_another_media_server_takes_over_from_one_that_is_silent(tmp_path: Path) -> None:
+async def test_another_media_server_replaces_a_silent_one(tmp_path: Path) -> None:
     folders = [tmp_path / name for name in "ab"]
     for folder in folders:
         folder.mkdir()
@@ -75,7 +75,7 @@ async def test_another_media_server_takes_over_from_one_that_is_silent(tmp_path:
             assert told.isdisjoint({"broadcaster-disconnected", "stream-ended", "error"})
 
 
-async def test_a_viewer_elsewhere_sees_the_broadcaster_that_comes_back(tmp_path: Path) -> None:
+async def test_a_viewer_on_another_replica_sees_the_broadcaster_reconnect(tmp_path: Path) -> None:
     with run_janus(tmp_path) as janus, run_peers() as peers:
         given = {
             "TRIO_SIGNAL_RELAY_URLS": janus.url,
@@ -89,10 +89,10 @@ async def test_a_viewer_elsewhere_sees_the_broadcaster_that_comes_back(tmp_path:
                 await publish(show.caster, peers)
                 await see(viewer, peers.new())
                 await cluster.kill(cluster.replicas[0])
-                # Its page connects again, before anybody knows that the replica is dead.
+                # Its page reconnects before anybody knows that the replica is dead.
                 async with stays.connect("/ws") as caster:
                     await caster.send("broadcaster-ready", streamId=STREAM)
                     await publish(caster, peers)
                     await see(viewer, peers.new())
                     await wait_for_handles(janus)
-                    await viewer.wait_for("viewer-count", count=2)  # the lease has run out
+                    await viewer.wait_for("viewer-count", count=2)  # the lease has expired

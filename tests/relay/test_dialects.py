@@ -1,4 +1,4 @@
-"""Relayed broadcasts in the words of `live` and `room`: what differs from `stream`."""
+"""Relayed broadcasts in `live` and `room`, as far as they differ from `stream`."""
 
 from contextlib import AsyncExitStack
 from typing import Any
@@ -16,14 +16,14 @@ def live(user: str) -> str:
 
 
 async def enter(stack: AsyncExitStack, service: Service, user: str) -> Client:
-    """Let a user of `room` in, and all replicas know it: the first who comes is direct."""
+    """Let a user of `room` in, and tell all replicas: the first viewer is direct."""
     client = await stack.enter_async_context(service.connect(f"/ws/r/{user}"))
     await client.wait_for("room_state")
     await service.quiesce()
     return client
 
 
-async def test_live(served: Served) -> None:
+async def test_listeners_of_live_are_relayed(served: Served) -> None:
     service, server = served
     async with (
         service.connect(live("ann")) as ann,
@@ -42,8 +42,8 @@ async def test_live(served: Served) -> None:
         )
         answer = await ann.wait_for("live_answer", from_user_id=relay)
         assert answer["payload"]["type"] == "answer"
-        # The first listener is direct; the second one asks, and is offered to in her name.
-        for listener in (bob, eve):  # their replicas have heard of the broadcast
+        # The first listener is direct; the second asks, and gets an offer in ann's name.
+        for listener in (bob, eve):  # their replicas know the broadcast by then
             await listener.wait_for("live_peer_joined", user_id="ann")
         await bob.send("live_status", room_id="r")
         await ann.wait_for("live_peer_joined", user_id="bob")
@@ -60,7 +60,7 @@ async def test_live(served: Served) -> None:
         await until(lambda: not server.ingests and not server.viewings)
 
 
-async def test_room(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_viewers_of_room_are_relayed(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     service, server = served
     async with AsyncExitStack() as stack:
         ann, bob, eve = [await enter(stack, service, name) for name in ("ann", "bob", "eve")]
@@ -71,7 +71,7 @@ async def test_room(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
             await each.wait_for("broadcast-started", user_id="ann")
             own = described("offer", "5")
             await each.send("webrtc-signal", target_user_id="ann", signal=own)
-        # The offer of the first is hers to answer; the other is offered to instead.
+        # The broadcaster answers the first offer; the second viewer gets a counter-offer.
         await ann.wait_for("webrtc-signal", from_user_id="bob")
         await ann.send("webrtc-signal", target_user_id=relay, signal=described("offer", "7"))
         answer = await ann.wait_for("webrtc-signal", from_user_id=relay)
@@ -81,7 +81,7 @@ async def test_room(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
         reply = described("answer", "5")
         await eve.send("webrtc-signal", target_user_id="ann", signal=reply)
         await until(lambda: server.viewings[0].descriptions)
-        # Who comes back without an offer is offered to after a while.
+        # A viewer that returns without an offer gets one after a while.
         monkeypatch.setattr(legs, "_OFFERING", 0.1)
         await eve.close()
         await until(lambda: not server.viewings)
@@ -89,8 +89,8 @@ async def test_room(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
             await back.wait_for("webrtc-signal", from_user_id="ann")
 
 
-async def test_a_viewer_pays_for_each_leg_that_it_has_made() -> None:
-    """A new offer of its own needs a new leg; a client that makes many has to wait."""
+async def test_new_legs_count_towards_the_message_limit() -> None:
+    """Each new offer of a viewer needs a new leg, so a client with many offers has to wait."""
     budget: dict[str, Any] = {
         "messages_per_second": 1,
         "message_burst": 40,
@@ -116,7 +116,7 @@ async def test_a_viewer_pays_for_each_leg_that_it_has_made() -> None:
         assert 1 < made < 10
 
 
-async def test_a_page_that_sends_nothing_to_the_media_server_serves_all(served: Served) -> None:
+async def test_a_broadcaster_without_media_for_the_relay_serves_all_viewers(served: Served) -> None:
     service, _ = served
     async with AsyncExitStack() as stack:
         ann, _, eve = [await enter(stack, service, name) for name in ("ann", "bob", "eve")]

@@ -1,4 +1,4 @@
-"""What clients see when a media server, or the way to it, fails."""
+"""What clients notice when a media server or the connection to it fails."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -35,7 +35,7 @@ def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
 async def relayed(
     redis_url: str | None = None, servers: int = 1
 ) -> AsyncIterator[tuple[Service, list[MemoryServer], Cast, list[Client]]]:
-    """A broadcast with one viewer that is direct and one that is relayed, and sees it."""
+    """A broadcast with one direct viewer, and one relayed viewer that is connected."""
     async with serve_relayed(redis_url, servers=servers) as (service, media), cast(service) as show:
         direct = await show.viewer()
         await show.asked()
@@ -48,7 +48,7 @@ async def relayed(
 
 
 async def is_back(show: Cast, late: Client) -> None:
-    """The broadcaster is asked again, under another name; then the viewer is offered to."""
+    """The broadcaster is asked again, with another relay id; then the viewer gets an offer."""
     await show.caster.wait_for("viewer-left")
     relay = await show.asked()
     assert relay.startswith("relay_")
@@ -62,7 +62,7 @@ def nobody_left(*clients: Client) -> bool:
     return told.isdisjoint({"broadcaster-disconnected", "stream-ended", "error"})
 
 
-async def test_a_media_server_that_dies_and_comes_back(redis_url: str) -> None:
+async def test_relaying_continues_after_a_media_server_restarts(redis_url: str) -> None:
     async with relayed(redis_url) as (_, (server,), show, viewers):
         server.crash()
         server.restart()
@@ -72,7 +72,7 @@ async def test_a_media_server_that_dies_and_comes_back(redis_url: str) -> None:
         assert nobody_left(*viewers)
 
 
-async def test_another_media_server_takes_over() -> None:
+async def test_another_media_server_replaces_a_crashed_one() -> None:
     async with relayed(servers=2) as (_, media, show, viewers):
         first, second = sorted(media, key=lambda each: not each.ingests)
         first.crash()
@@ -81,7 +81,7 @@ async def test_another_media_server_takes_over() -> None:
         assert nobody_left(*viewers)
 
 
-async def test_a_viewer_that_is_lost_is_offered_to_again() -> None:
+async def test_a_lost_viewer_gets_another_offer() -> None:
     async with relayed() as (_, (server,), show, viewers):
         before = server.viewings[0]
         before.lose("no way")
@@ -92,7 +92,7 @@ async def test_a_viewer_that_is_lost_is_offered_to_again() -> None:
         assert {m["type"] for m in await show.caster.settle()} <= {"viewer-count"}
 
 
-async def test_after_three_tries_a_viewer_is_told_if_no_place_is_free(redis_url: str) -> None:
+async def test_after_three_tries_a_viewer_gets_an_error_if_no_place_is_free(redis_url: str) -> None:
     async with relayed(redis_url) as (service, (server,), _, viewers):
         for session in "abc":
             server.viewings[0].lose("no way")
@@ -101,7 +101,7 @@ async def test_after_three_tries_a_viewer_is_told_if_no_place_is_free(redis_url:
                 await answer(viewers[1], session)
                 await until(lambda: server.viewings)
         await viewers[1].wait_for("error", code="relay_failed", streamId=STREAM)
-        # It may ask by itself.
+        # It may ask again.
         await viewers[1].send("join-stream", streamId=STREAM)
         await offered(viewers[1])
         assert service is not None
@@ -125,7 +125,7 @@ async def test_after_three_tries_a_viewer_gets_a_direct_place(redis_url: str) ->
         await show.caster.wait_for("webrtc-answer", answer=2, viewerId=viewer_id)
 
 
-async def test_when_no_media_server_is_left_viewers_are_direct(
+async def test_viewers_are_direct_if_no_media_server_is_left(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(nodes, "PATIENCE", 0.1)
@@ -136,19 +136,19 @@ async def test_when_no_media_server_is_left_viewers_are_direct(
         assert viewer_id.startswith("client_")
         await show.caster.send("webrtc-offer", streamId=STREAM, viewerId=viewer_id, offer=1)
         await viewers[1].wait_for("webrtc-offer", offer=1)
-        # Operators are told as well.
+        # Operators are told, too.
         async with httpx.AsyncClient(base_url=f"http://{service.base}") as http:
             ready, metrics = (await http.get("/readyz")).text, (await http.get("/metrics")).text
         assert f"media server memory:{server.name}: it is gone" in ready
         assert 'relay_failures_total{reason="lost",side="broadcast"} 1.0' in metrics
-        # It is back: who is direct stays so, and the next one is relayed.
+        # After it has restarted, direct viewers stay direct, and the next one is relayed.
         server.restart()
         late = await show.viewer()
         assert (await show.asked()).startswith("relay_")
         assert nobody_left(*viewers, late)
 
 
-async def test_how_many_may_watch_depends_on_the_media_server(
+async def test_the_limit_of_viewers_depends_on_the_media_server(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(nodes, "PATIENCE", 0.01)
@@ -172,7 +172,9 @@ async def test_how_many_may_watch_depends_on_the_media_server(
         await third.wait_for("viewer-count", count=3)
 
 
-async def test_a_broadcaster_that_never_offers_serves_all(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_broadcaster_that_never_makes_an_offer_serves_all_viewers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(broadcast, "_ASK_ANEW_AFTER", (0.01, 0.01))
     async with serve_relayed() as (service, _), cast(service) as show:
         await show.viewer()
@@ -184,8 +186,8 @@ async def test_a_broadcaster_that_never_offers_serves_all(monkeypatch: pytest.Mo
         assert (await show.asked()).startswith("client_")
 
 
-async def test_a_slow_broadcaster_that_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its page makes another peer connection, which must not get the answer to the first one."""
+async def test_a_slow_broadcaster_may_be_asked_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its page makes a second peer connection, which must not get the answer to the first one."""
     monkeypatch.setattr(broadcast, "_ASK_ANEW_AFTER", (0.2, 10.0))
     async with serve_relayed() as (service, (server,)), cast(service) as show:
         await show.viewer()
@@ -204,7 +206,7 @@ async def test_a_slow_broadcaster_that_is_asked_again(monkeypatch: pytest.Monkey
         assert "error" not in {m["type"] for m in show.caster.log}
 
 
-async def test_the_media_server_is_left_when_nobody_is_relayed(
+async def test_the_media_server_is_released_when_nobody_is_relayed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(broadcast, "IDLE", 0.1)
@@ -213,13 +215,13 @@ async def test_the_media_server_is_left_when_nobody_is_relayed(
         left = await show.caster.wait_for("viewer-left")
         assert left["viewerId"].startswith("relay_")
         await until(lambda: not server.ingests)
-        # Later one is relayed again.
+        # A later viewer is relayed again.
         late = await show.viewer()
         await show.publish(await show.asked(), "8")
         await offered(late)
 
 
-async def test_a_busy_server_also_looks_at_broadcasts_in_which_nothing_happens(
+async def test_idle_broadcasts_are_checked_on_a_busy_server(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(broadcast, "IDLE", 0.1)
@@ -242,7 +244,7 @@ async def test_a_busy_server_also_looks_at_broadcasts_in_which_nothing_happens(
 
 
 @pytest.mark.parametrize("method", ["view", "ingest"])
-async def test_a_defect_in_one_task_ends_no_other(
+async def test_an_error_in_one_task_ends_no_other(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, method: str
 ) -> None:
     async with relayed() as (_, (server,), show, viewers):
@@ -269,7 +271,7 @@ async def test_a_defect_in_one_task_ends_no_other(
         assert caplog.text.count("failed, restarting") == 1
 
 
-async def test_viewers_come_while_all_of_it_starts_again(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_viewers_may_join_while_relaying_restarts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(supervision, "FIRST_PAUSE", 0.5)
     looks: list[object] = []
     look_at = relays.Relays._look_at
@@ -293,10 +295,10 @@ async def test_viewers_come_while_all_of_it_starts_again(monkeypatch: pytest.Mon
         await offered(late)
 
 
-async def test_nothing_is_left_of_a_room_that_everybody_leaves_at_once(
+async def test_nothing_is_left_if_everybody_leaves_at_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(relays, "_GATHERING", 10.0)  # each look is one at everything
+    monkeypatch.setattr(relays, "_GATHERING", 10.0)  # so that each check is a full one
     async with relayed() as (_, (server,), show, viewers), trio.open_nursery() as nursery:
         for client in (show.caster, *viewers):
             nursery.start_soon(client.close)
@@ -304,7 +306,7 @@ async def test_nothing_is_left_of_a_room_that_everybody_leaves_at_once(
             await until(lambda: not server.ingests and not server.viewings)
 
 
-async def test_nothing_is_left_when_the_broadcaster_goes(redis_url: str) -> None:
+async def test_nothing_is_left_when_the_broadcaster_leaves(redis_url: str) -> None:
     async with relayed(redis_url) as (_, (server,), show, viewers):
         await show.caster.close()
         for each in viewers:
@@ -312,7 +314,7 @@ async def test_nothing_is_left_when_the_broadcaster_goes(redis_url: str) -> None
         await until(lambda: not server.ingests and not server.viewings)
 
 
-async def test_a_media_server_that_is_silent_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_silent_media_server_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("trio_signal.relay.memory.DEADLINE", 0.1)
     async with serve_relayed(servers=2) as (service, media), cast(service) as show:
         await show.viewer()

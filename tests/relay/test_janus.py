@@ -1,4 +1,4 @@
-"""The driver of a real Janus: broadcasters and viewers are aiortc's."""
+"""The driver for Janus, with a real one: broadcasters and viewers use aiortc."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from trio_signal.relay.janus import JanusNode, connection, legs, node
 from trio_signal.relay.janus.connection import QUIET
 
 BITRATE = 1_000_000
-#: Seconds by which a machine that has much to do may be late.
+#: Seconds of delay that a busy machine may add.
 BUSY = 5.0
 JUNK = (
     *("", "{", "null", "[]", "7", "[" * 100_000, '{"janus": 7}', '{"janus": "event"}'),
@@ -59,7 +59,7 @@ def janus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Janus]:
 
 @pytest.fixture
 def own_janus(tmp_path: Path) -> Iterator[Janus]:
-    """One that the test may kill."""
+    """A Janus that the test may kill."""
     with run_janus(tmp_path) as janus:
         yield janus
 
@@ -71,7 +71,7 @@ def peers() -> Iterator[Peers]:
 
 
 async def wait_until(condition: Callable[[], object], seconds: float = PATIENCE) -> None:
-    """Wait for what can only be polled."""
+    """Poll for a condition."""
     with trio.fail_after(seconds):
         while not condition():  # noqa: ASYNC110
             await trio.sleep(0.02)
@@ -99,14 +99,14 @@ async def next_event(leg: Leg) -> LegEvent:
 
 
 async def expect_lost(leg: Leg) -> None:
-    """Once, and then there is nothing more."""
+    """Check that the leg is lost once, and that no event follows."""
     assert isinstance(await next_event(leg), Lost)
     with pytest.raises(trio.EndOfChannel):
         await next_event(leg)
 
 
 def without_candidates(sdp: str) -> tuple[str, list[dict[str, object]]]:
-    """A description, and the candidates that were in it as a browser trickles them."""
+    """A description without its candidates, and these as a browser trickles them."""
     found = re.findall(r"^a=(candidate:.*?)\r\n", sdp, re.MULTILINE)
     rest = re.sub(r"^a=(candidate:.*|end-of-candidates)\r\n", "", sdp, flags=re.MULTILINE)
     return rest, [{"candidate": text, "sdpMid": "0", "sdpMLineIndex": 0} for text in found]
@@ -134,7 +134,7 @@ async def see(peer: Peer) -> None:
         await peer.see()
 
 
-async def test_two_replicas_watch_and_leave(janus: Janus, peers: Peers) -> None:
+async def test_viewers_of_two_replicas_watch_and_leave(janus: Janus, peers: Peers) -> None:
     async with connected(janus) as here, connected(janus) as there:
         idle = set(janus.handles())
         with here.ingest("a broadcast") as ingest:
@@ -143,7 +143,7 @@ async def test_two_replicas_watch_and_leave(janus: Janus, peers: Peers) -> None:
             with here.view(ingest.feed) as one, there.view(ingest.feed) as two:
                 await watch(one, peers.new())
                 await watch(two, peers.new())
-                # The broadcaster's, two viewers', and one for each replica, which hears of it.
+                # The broadcaster's, two viewers', and one for each replica, as a listener.
                 assert len(set(janus.handles()) - idle) == 5
             await wait_until(lambda: len(set(janus.handles()) - idle) == 1, BUSY)
             with pytest.raises(RelayError):
@@ -154,7 +154,7 @@ async def test_two_replicas_watch_and_leave(janus: Janus, peers: Peers) -> None:
             await next_event(ingest)
 
 
-async def test_a_new_peer_connection_of_the_broadcaster(
+async def test_the_broadcaster_may_replace_its_peer_connection(
     janus: Janus, peers: Peers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Viewers keep theirs, whether the old one was closed before or not."""
@@ -175,7 +175,7 @@ async def test_a_new_peer_connection_of_the_broadcaster(
             await viewing.answer(await viewer.answer(offered.sdp))
             await see(viewer)
         offer = await broadcaster.offer()
-        await broadcaster.take(await ingest.offer(offer))  # as an ICE restart
+        await broadcaster.take(await ingest.offer(offer))  # like an ICE restart
         await see(viewer)
         await broadcaster.close()
         await expect_lost(ingest)
@@ -184,10 +184,10 @@ async def test_a_new_peer_connection_of_the_broadcaster(
 
 
 @pytest.mark.parametrize("closes", [True, False])
-async def test_no_room_stays_when_a_replica_stops(
+async def test_a_stopped_replica_leaves_no_rooms(
     janus: Janus, peers: Peers, *, closes: bool
 ) -> None:
-    """Janus ends sessions before it comes to requests that were made earlier."""
+    """Janus ends sessions before it handles earlier requests."""
     offer = await peers.new().offer()
     for _ in range(3):
         async with connected(janus) as node:
@@ -200,7 +200,7 @@ async def test_no_room_stays_when_a_replica_stops(
         assert janus.rooms() == {}
 
 
-async def test_a_viewer_with_another_peer_connection_needs_another_leg(
+async def test_another_peer_connection_of_a_viewer_needs_another_leg(
     janus: Janus, peers: Peers
 ) -> None:
     async with connected(janus) as node:
@@ -219,7 +219,7 @@ async def test_a_viewer_with_another_peer_connection_needs_another_leg(
             viewing.close()
 
 
-async def test_a_viewing_of_what_is_not_there(janus: Janus) -> None:
+async def test_unknown_feeds_and_invalid_offers_raise(janus: Janus) -> None:
     async with connected(janus) as node:
         for feed in ("", "junk", "1-2-3", f"1-2-{'0' * 32}"):
             with node.view(feed) as viewing, pytest.raises(RelayError):
@@ -229,8 +229,8 @@ async def test_a_viewing_of_what_is_not_there(janus: Janus) -> None:
                 await ingest.offer(offer)
 
 
-async def test_a_viewing_of_what_nobody_sends_any_more(janus: Janus, peers: Peers) -> None:
-    """The broadcaster is there, and may come back; the viewer is told what is wrong."""
+async def test_viewing_a_broadcast_without_media_raises(janus: Janus, peers: Peers) -> None:
+    """The broadcaster is there and may send again; the viewer gets the reason."""
     async with connected(janus) as node:
         with node.ingest("a broadcast") as ingest:
             broadcaster = peers.new()
@@ -244,7 +244,7 @@ async def test_a_viewing_of_what_nobody_sends_any_more(janus: Janus, peers: Peer
                 await viewing.offer()
 
 
-async def test_whoever_reads_no_events_loses_the_leg(janus: Janus) -> None:
+async def test_a_leg_with_unread_events_is_lost(janus: Janus) -> None:
     async with connected(janus) as node:
         leg = node.view("a feed")
         assert isinstance(leg, legs.JanusViewing)
@@ -254,7 +254,7 @@ async def test_whoever_reads_no_events_loses_the_leg(janus: Janus) -> None:
         assert events == [*[Up()] * 15, Lost("its events are not read")]
 
 
-async def test_a_server_that_does_not_read_is_lost(
+async def test_a_media_server_that_does_not_read_is_lost(
     janus: Janus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connection, "_MAX_UNSENT", 1000)
@@ -267,7 +267,7 @@ async def test_a_server_that_does_not_read_is_lost(
             await leg.offer()
 
 
-async def test_killed_and_started_again(own_janus: Janus, peers: Peers) -> None:
+async def test_a_killed_and_restarted_janus_is_used_again(own_janus: Janus, peers: Peers) -> None:
     async with connected(own_janus) as node:
         ingest = node.ingest("a broadcast")
         await publish(ingest, peers.new())
@@ -286,8 +286,8 @@ async def test_killed_and_started_again(own_janus: Janus, peers: Peers) -> None:
             await publish(another, peers.new())
 
 
-async def test_frozen(own_janus: Janus, peers: Peers) -> None:
-    """It has all its sockets, and says nothing: by the deadline all is lost."""
+async def test_a_frozen_janus_is_given_up(own_janus: Janus, peers: Peers) -> None:
+    """Its sockets stay open, but it is silent: all is lost after the deadline."""
     async with connected(own_janus) as node:
         ingest = node.ingest("a broadcast")
         await publish(ingest, peers.new())
@@ -303,7 +303,7 @@ async def test_frozen(own_janus: Janus, peers: Peers) -> None:
         await wait_until(lambda: own_janus.rooms() == {})
 
 
-async def test_a_wrong_secret_is_told_and_no_secret_is(
+async def test_a_wrong_secret_is_reported_without_quoting_it(
     janus: Janus, caplog: pytest.LogCaptureFixture
 ) -> None:
     url = janus.url.replace("127", ":hunter2@127")
@@ -316,8 +316,8 @@ async def test_a_wrong_secret_is_told_and_no_secret_is(
         pass
 
 
-async def test_what_the_doctor_asks(janus: Janus) -> None:
-    """Also where a session is refused: whoever is allowed none hears no version."""
+async def test_the_doctor_asks_janus(janus: Janus) -> None:
+    """If it may not open a session, it does not learn the version either."""
     for secret, expected in ((SECRET, "Janus 1."), ("wrong", "TRIO_SIGNAL_RELAY_TOKEN")):
         given = {"relay_urls": janus.url, "relay_token": secret}
         (relay,) = (await ask_relays(settings(**given))).values()
@@ -331,12 +331,12 @@ async def test_what_the_doctor_asks(janus: Janus) -> None:
 
 
 async def accept(request: WebSocketRequest) -> None:
-    """A server that takes a WebSocket, and says nothing."""
+    """A server that accepts a WebSocket and never sends anything."""
     await request.accept(subprotocol="janus-protocol")
     await trio.sleep_forever()
 
 
-async def test_servers_that_say_nothing() -> None:
+async def test_silent_servers_are_reported() -> None:
     async with trio.open_nursery() as nursery:
         server = await nursery.start(serve_websocket, accept, "127.0.0.1", 0, None)
         (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
@@ -349,7 +349,7 @@ async def test_servers_that_say_nothing() -> None:
 
 
 async def chatter(request: WebSocketRequest, *, heard: list[str]) -> None:
-    """A server that always has something to say."""
+    """A server that sends all the time."""
     websocket = await request.accept(subprotocol="janus-protocol")
 
     async def chat() -> None:
@@ -368,8 +368,10 @@ async def chatter(request: WebSocketRequest, *, heard: list[str]) -> None:
         nursery.cancel_scope.cancel()
 
 
-async def test_a_session_is_kept_whatever_janus_has_to_say(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It forgets a session of which it has heard nothing for a minute, whatever it told itself."""
+async def test_sessions_are_kept_alive_however_much_janus_sends(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Janus ends a session that has been silent for a minute, whatever Janus itself sent."""
     monkeypatch.setattr(connection, "KEEPALIVE", 0.1)
     heard: list[str] = []
     async with trio.open_nursery() as nursery:
@@ -380,7 +382,9 @@ async def test_a_session_is_kept_whatever_janus_has_to_say(monkeypatch: pytest.M
         nursery.cancel_scope.cancel()
 
 
-async def test_tls(janus: Janus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_janus_over_tls(
+    janus: Janus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     url = f"janus+wss://localhost:{janus.tls_port}"
     async with run_node(url) as node:
         await wait_until(lambda: "certificate" in (node.degraded or ""))
@@ -392,7 +396,7 @@ async def test_tls(janus: Janus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 async def pass_on(request: WebSocketRequest, *, url: str) -> None:
-    """Stand between a node and its Janus, and add junk."""
+    """A proxy between a node and its Janus that adds junk."""
     here = await request.accept(subprotocol="janus-protocol")
     async with open_websocket_url(url, subprotocols=["janus-protocol"]) as there:
 
@@ -412,7 +416,7 @@ async def pass_on(request: WebSocketRequest, *, url: str) -> None:
             nursery.start_soon(pump, there, here)
 
 
-async def test_junk_ends_nothing(janus: Janus, peers: Peers) -> None:
+async def test_junk_from_janus_ends_nothing(janus: Janus, peers: Peers) -> None:
     async with trio.open_nursery() as nursery:
         handler = partial(pass_on, url=janus.url.removeprefix("janus+"))
         server = await nursery.start(serve_websocket, handler, "127.0.0.1", 0, None)
@@ -424,7 +428,7 @@ async def test_junk_ends_nothing(janus: Janus, peers: Peers) -> None:
         nursery.cancel_scope.cancel()
 
 
-async def test_what_a_killed_replica_has_left_is_removed(
+async def test_rooms_of_a_killed_replica_are_removed(
     janus: Janus, peers: Peers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(node, "SWEEP", 0.2)
@@ -434,7 +438,7 @@ async def test_what_a_killed_replica_has_left_is_removed(
         await publish(kept, peers.new())
         viewing = stays.view(left.feed)
         await watch(viewing, peers.new())
-        monkeypatch.setattr(dies, "_use", lambda _: None)  # it does not come back
+        monkeypatch.setattr(dies, "_use", lambda _: None)  # it does not reconnect
         dies._session.end("killed")
         await expect_lost(viewing)
         await wait_until(lambda: list(janus.rooms().values()) == [1], BUSY)

@@ -1,4 +1,4 @@
-"""Legs at a Janus whose messages come in an unlucky order; the test speaks for Janus."""
+"""Legs at a Janus whose messages arrive in an unusual order; the test plays Janus."""
 
 import json
 from typing import Any
@@ -19,7 +19,7 @@ HANDLE, FEED = 7, 9
 
 
 class Script:
-    """Says what Janus would, to a session that has no connection."""
+    """Sends what Janus would send, to a session without a connection."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -30,7 +30,7 @@ class Script:
         self._session._hear(read)
 
     async def answer(self, janus: str, **message: Any) -> str:
-        """Answer the next request; what it asks the plugin for, if it is for that."""
+        """Answer the next request; the request to the plugin that it contains, if any."""
         await trio.testing.wait_all_tasks_blocked()
         asked = json.loads(self._session._unsent.popleft())
         self.say(janus=janus, transaction=asked["transaction"], **message)
@@ -38,7 +38,7 @@ class Script:
         return request
 
 
-async def test_a_broadcaster_that_closes_while_it_changes_something_is_lost(
+async def test_a_broadcaster_that_closes_during_a_change_is_lost(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(legs, "COMES_BACK", 0.1)

@@ -1,4 +1,4 @@
-"""Relayed broadcasts in the words of `mesh`, whose clients have to say that they know of them."""
+"""Relayed broadcasts in `mesh`, whose clients must declare that they support them."""
 
 from contextlib import AsyncExitStack
 from typing import Any
@@ -16,7 +16,7 @@ async def enter(client: Client, name: str, **fields: Any) -> dict[str, Any]:
     return success
 
 
-async def test_a_broadcast(served: Served) -> None:
+async def test_a_broadcast_is_relayed_to_later_viewers(served: Served) -> None:
     service, server = served
     async with (
         service.connect("/ws/r") as ann,
@@ -28,11 +28,11 @@ async def test_a_broadcast(served: Served) -> None:
         await enter(bob, "bob")
         await ann.expect("user_joined", client_id="bob")
         await ann.send("broadcast_start")
-        # Whom it is not told of by now it serves itself.
+        # The broadcaster serves all viewers that it was not told about by now.
         assert await ann.receive() == {"type": "relay", "for": [], "offer_to": None}
         await bob.wait_for("broadcast_started")
 
-        # The next one is relayed, and the broadcaster knows that before it hears of it.
+        # The next viewer is relayed, and the broadcaster is told so before it sees the join.
         await enter(eve, "eve")
         told = await ann.expect("relay")
         assert told["for"] == ["eve"]
@@ -49,13 +49,13 @@ async def test_a_broadcast(served: Served) -> None:
         await until(lambda: [v.candidates for v in server.viewings] == [[candidate("9")]])
         assert [each.candidates for each in server.ingests.values()] == [[candidate("7")]]
 
-        # What is not marked is for the broadcaster, such as the way for data.
+        # Messages without the mark are for the broadcaster, such as an offer for data channels.
         await eve.send("offer", to="ann", offer=1)
         assert "relay" not in await ann.wait_for("offer", from_="eve", offer=1)
         await eve.send("message", to="ann", data=2)
         await ann.wait_for("message", data=2)
 
-        # A client that does not know of media servers is served directly.
+        # A client without support for media servers is served directly.
         assert "relay" not in await enter(old, "old", relay=False)
         assert (await ann.receive())["type"] == "user_joined"
         assert len(server.viewings) == 1
@@ -64,7 +64,7 @@ async def test_a_broadcast(served: Served) -> None:
         await until(lambda: not server.ingests and not server.viewings)
 
 
-async def test_who_is_there_already_is_placed_first(served: Served) -> None:
+async def test_peers_already_in_the_room_are_placed_first(served: Served) -> None:
     service, _ = served
     async with (
         service.connect("/ws/r") as ann,
@@ -80,7 +80,7 @@ async def test_who_is_there_already_is_placed_first(served: Served) -> None:
         assert last["for"] == []
 
 
-async def test_a_broadcaster_that_knows_no_media_server_serves_all(served: Served) -> None:
+async def test_a_broadcaster_without_relay_support_serves_all_viewers(served: Served) -> None:
     service, _ = served
     async with (
         service.connect("/ws/r") as ann,
@@ -100,7 +100,7 @@ async def test_a_broadcaster_that_knows_no_media_server_serves_all(served: Serve
 
 
 async def move(base: str, client: Client, session: str, stack: AsyncExitStack) -> Client:
-    """Come back on another replica, as the same peer."""
+    """Resume on another replica as the same peer."""
     received = sum(message["type"] not in UNCOUNTED for message in client.log)
     moved = await stack.enter_async_context(connect(base, "/ws/r", quiesce=client.quiesce))
     name = client.log[1]["client_id"]
@@ -110,7 +110,7 @@ async def move(base: str, client: Client, session: str, stack: AsyncExitStack) -
     return moved
 
 
-async def test_moves_to_other_replicas(redis_url: str) -> None:
+async def test_relaying_follows_sessions_to_other_replicas(redis_url: str) -> None:
     async with (
         serve_relayed(redis_url, relay_from=0) as (service, (server,)),
         connect(service.bases[0], "/ws/r", quiesce=service.quiesce) as ann,
@@ -128,7 +128,7 @@ async def test_moves_to_other_replicas(redis_url: str) -> None:
         await eve.send("answer", to="ann", relay=True, answer=described("answer", "9"))
         await until(lambda: server.viewings[0].descriptions)
 
-        # The viewer moves: another leg, for another peer connection.
+        # The viewer moves: its new peer connection needs a new leg.
         before = server.viewings[0]
         eve = await move(service.bases[2], eve, sessions[1], stack)
         await eve.wait_for("offer", relay=True)
@@ -137,7 +137,7 @@ async def test_moves_to_other_replicas(redis_url: str) -> None:
         await until(lambda: server.viewings[0].descriptions)
         assert {m["type"] for m in await ann.settle()} <= {"relay", "answer"}
 
-        # The broadcaster moves: it is asked again, and then the viewer is offered to.
+        # The broadcaster moves: it is asked again, and then the viewer gets an offer.
         ann = await move(service.bases[1], ann, sessions[0], stack)
         told = await ann.wait_for("relay")
         assert told["for"] == ["eve"]

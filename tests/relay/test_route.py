@@ -1,4 +1,4 @@
-"""Who is served directly and who by a media server, and what clients' descriptions say: tables."""
+"""Table tests: which viewers are relayed, and how clients' descriptions are read."""
 
 import pytest
 from msgspec import Raw
@@ -25,7 +25,7 @@ def caster(*direct: str, routed: bool = True) -> Member:
 
 
 def viewers(*ids: str, dialect: str = "stream") -> dict[str, Member]:
-    """Their users are what comes before a dash."""
+    """Viewers; the part of an id before a dash is the user."""
     return {id_: member(id_, id_.split("-")[0], dialect=dialect) for id_ in ids}
 
 
@@ -34,11 +34,13 @@ def viewers(*ids: str, dialect: str = "stream") -> dict[str, Member]:
     [
         ("abc", "", "ab", "c"),
         ("abcd", "", "ab", "cd"),
-        ("abc", "a", "b", "c"),  # nobody's picture is touched
+        ("abc", "a", "b", "c"),  # nobody's connection is changed
         ("abc", "c", "ab", ""),
     ],
 )
-def test_the_first_are_direct_and_stay_so(came: str, gone: str, direct: str, relayed: str) -> None:
+def test_the_first_viewers_are_direct_and_stay_direct(
+    came: str, gone: str, direct: str, relayed: str
+) -> None:
     places, members = Places(caster()), viewers(*came)
     for viewer in members.values():
         places.take(viewer, 2)
@@ -48,7 +50,7 @@ def test_the_first_are_direct_and_stay_so(came: str, gone: str, direct: str, rel
     assert ("".join(places.direct), "".join(places.relayed)) == (direct, relayed)
 
 
-def test_a_place_that_gets_free_is_the_next_newcomers() -> None:
+def test_a_free_place_goes_to_the_next_newcomer() -> None:
     places, members = Places(caster()), viewers(*"abcde")
     for id_ in "abc":
         places.take(members[id_], 2)
@@ -59,7 +61,7 @@ def test_a_place_that_gets_free_is_the_next_newcomers() -> None:
     assert places.direct == ("b", "d")
 
 
-def test_who_is_live_or_the_broadcasters_own_has_no_place() -> None:
+def test_live_peers_and_the_broadcasters_own_get_no_place() -> None:
     places = Places(caster())
     assert not places.take(member("tab", "caster", dialect="stream"), 0)
     assert not places.take(member("other", dialect="stream", live="video"), 0)
@@ -67,7 +69,7 @@ def test_who_is_live_or_the_broadcasters_own_has_no_place() -> None:
     assert not places.relayed
 
 
-def test_a_dialect_that_knows_no_media_server_is_direct_whatever_the_limit() -> None:
+def test_viewers_of_dialects_without_relay_support_are_always_direct() -> None:
     places = Places(caster())
     assert not places.take(member("a", dialect="topics"), 0)
     assert places.direct == ("a",)
@@ -82,7 +84,7 @@ def test_a_relayed_viewer_is_promoted_if_a_place_is_free() -> None:
     assert places.direct == ("a", "b")
 
 
-def test_what_another_replica_has_decided_is_kept() -> None:
+def test_decisions_of_another_replica_are_kept() -> None:
     places, members = Places(caster()), viewers(*"abc")
     places.keep(("b", "gone"), members)
     assert (places.direct, [*places.relayed]) == (("b",), ["a", "c"])
@@ -102,7 +104,7 @@ def test_the_route_says_who_is_relayed(viewer: Member, relayed: bool) -> None:
     assert is_relayed(viewer, caster("b"), Route("n", "f", 1, ("b",))) is relayed
 
 
-def test_elsewhere_a_place_looks_free_if_one_of_the_direct_has_left() -> None:
+def test_another_replica_sees_a_free_place_if_a_direct_viewer_left() -> None:
     assert has_free_place(viewers(*"ab"), caster("a"), 2)
     assert not has_free_place(viewers(*"ab"), caster("a", "b"), 2)
     assert has_free_place(viewers("b"), caster("a", "b"), 2)
@@ -136,7 +138,7 @@ WITHOUT_MID = {"candidate": "x", "sdpMid": None}
         ("offer", "[" * 10_000, None),
     ],
 )
-def test_reading_what_clients_say(kind: str, payload: str, said: object) -> None:
+def test_reading_signals(kind: str, payload: str, said: object) -> None:
     assert read_signal(kind, Raw(payload.encode())) == said
 
 
@@ -144,12 +146,12 @@ def test_reading_what_clients_say(kind: str, payload: str, said: object) -> None
     ("line", "sends"),
     [("a=sendrecv", True), ("a=sendonly", True), ("a=recvonly", False), ("a=mid:0", True)],
 )
-def test_whether_an_offer_has_media(line: str, sends: bool) -> None:
+def test_detecting_offers_with_media(line: str, sends: bool) -> None:
     assert Description("offer", SDP.format(line)).sends_media is sends
     assert not Description("offer", "v=0\r\nm=application 9 X 0\r\n").sends_media
 
 
-def test_an_origin_tells_one_connection_from_another() -> None:
+def test_the_origin_line_identifies_a_connection() -> None:
     assert Description("offer", SDP).session == "4611"
     assert Description("offer", "nothing").session == ""
 
@@ -163,11 +165,11 @@ def test_an_origin_tells_one_connection_from_another() -> None:
         (None, True),
     ],
 )
-def test_a_candidate_of_a_description_before_is_known(candidate: object, fits: bool) -> None:
+def test_candidates_of_an_earlier_description_are_recognized(candidate: object, fits: bool) -> None:
     assert Description("answer", SDP).fits(candidate) is fits
 
 
-def test_later_offers_are_of_the_same_peer_connection() -> None:
+def test_later_offers_keep_the_session_id() -> None:
     first, later = (f"v=0\r\no=- {id_} IN IP4 192.0.2.2\r\ns=-\r\n" for id_ in ("17 1", "18 2"))
     assert keep_session(later, first) == "v=0\r\no=- 17 2 IN IP4 192.0.2.2\r\ns=-\r\n"
     assert keep_session(first, first) == first

@@ -1,9 +1,9 @@
-"""Broadcasts of the dialect `stream` that a media server carries, as their clients see it."""
+"""Relayed broadcasts in `stream`, as its clients see them."""
 
 from tests.relay.cast import STREAM, Served, answer, candidate, cast, offered, until
 
 
-async def test_later_viewers_get_it_from_the_media_server(served: Served) -> None:
+async def test_later_viewers_are_relayed(served: Served) -> None:
     service, server = served
     async with cast(service) as show:
         direct = await show.viewer()
@@ -20,7 +20,7 @@ async def test_later_viewers_get_it_from_the_media_server(served: Served) -> Non
         await answer(late)
         await until(lambda: [len(v.descriptions) for v in server.viewings] == [1])
 
-        # A third one comes: the broadcaster hears of nobody.
+        # A third viewer joins; the broadcaster is not told.
         third = await show.viewer()
         assert f"offer of {feed}" in await offered(third)
         await answer(third)
@@ -28,13 +28,13 @@ async def test_later_viewers_get_it_from_the_media_server(served: Served) -> Non
         await direct.expect("viewer-count", count=3)
         assert {m["type"] for m in await direct.settle()} == {"viewer-count"}
 
-        # It goes, and so does its leg.
+        # It leaves, and its leg ends.
         await third.close()
         await until(lambda: len(server.viewings) == 1)
         assert {m["type"] for m in await show.caster.settle()} == {"viewer-count"}
 
 
-async def test_candidates_go_to_the_media_server_when_it_has_answered(served: Served) -> None:
+async def test_candidates_wait_for_the_media_servers_answer(served: Served) -> None:
     service, server = served
     async with cast(service) as show:
         await show.viewer()
@@ -60,7 +60,7 @@ async def test_candidates_go_to_the_media_server_when_it_has_answered(served: Se
 
 
 async def test_a_second_answer_changes_nothing(served: Served) -> None:
-    """A viewer that was slow is offered to again, and answers both."""
+    """A slow viewer may get a second offer, and answer both."""
     service, server = served
     async with cast(service) as show:
         late, relay = await show.relayed_viewer()
@@ -69,7 +69,7 @@ async def test_a_second_answer_changes_nothing(served: Served) -> None:
         for _ in range(2):
             await answer(late)
         await until(lambda: viewing.descriptions)
-        # Other tracks: the same viewing, so it was not given up.
+        # Other tracks use the same viewing, so it was not given up.
         await show.publish(relay)
         await offered(late)
         await answer(late)
@@ -77,7 +77,7 @@ async def test_a_second_answer_changes_nothing(served: Served) -> None:
         assert server.viewings == [viewing]
 
 
-async def test_who_waits_already_is_placed_when_the_broadcast_begins(served: Served) -> None:
+async def test_waiting_viewers_are_placed_when_the_broadcast_begins(served: Served) -> None:
     service, server = served
     async with cast(service) as show:
         early = [await show.viewer() for _ in range(3)]
@@ -94,13 +94,13 @@ async def test_who_waits_already_is_placed_when_the_broadcast_begins(served: Ser
         await until(lambda: not server.ingests and not server.viewings)
 
 
-async def test_another_connection_of_the_broadcaster_is_another_ingest(served: Served) -> None:
+async def test_a_new_connection_of_the_broadcaster_is_a_new_ingest(served: Served) -> None:
     service, server = served
     async with cast(service) as show:
         late, relay = await show.relayed_viewer()
         old = await offered(late)
         await answer(late)
-        # Other tracks on the same connection: the same ingest.
+        # Other tracks on the same connection use the same ingest.
         await show.publish(relay)
         again = await offered(late)
         assert again.splitlines()[2] == old.splitlines()[2]

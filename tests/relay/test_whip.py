@@ -1,4 +1,4 @@
-"""Publishers by WHIP, with a media server in memory: what they are answered, and who sees them."""
+"""Publishers by WHIP, with a media server in memory: the answers they get, and who sees them."""
 
 import time
 from collections.abc import AsyncIterator
@@ -27,7 +27,7 @@ TOKENS: dict[str, Any] = {"auth": "token", "jwt_secret": SECRET}
 
 
 class Encoder:
-    """A publisher's client; each request goes to the next replica."""
+    """A publisher's client; each request goes to another replica."""
 
     def __init__(self, service: Service, http: httpx.AsyncClient, token: str = "") -> None:
         self._service = service
@@ -71,7 +71,7 @@ async def http() -> AsyncIterator[httpx.AsyncClient]:
         yield http
 
 
-async def test_a_publisher_is_seen_by_all_who_are_there_and_come(
+async def test_early_and_late_viewers_see_a_publisher(
     served: Served, http: httpx.AsyncClient
 ) -> None:
     service, server = served
@@ -92,7 +92,7 @@ async def test_a_publisher_is_seen_by_all_who_are_there_and_come(
             await answer(viewer)
         await until(lambda: [len(v.descriptions) for v in server.viewings] == [1, 1])
 
-        # Its candidates come to the media server, whichever replica is asked.
+        # Its candidates reach the media server through any replica.
         for _ in service.bases:
             await encoder.patch(FRAGMENT, 204, encoder.etag)
         (ingest,) = server.ingests.values()
@@ -101,7 +101,7 @@ async def test_a_publisher_is_seen_by_all_who_are_there_and_come(
         await until(lambda: ingest.candidates == said * len(service.bases))
         await encoder.patch(FRAGMENT, 412, '"another"')
 
-        # It ends, and nothing of it is left.
+        # It ends, and leaves nothing behind.
         await encoder.ask("DELETE", encoder.session, 200)
         for viewer in (early, late):
             await viewer.wait_for("broadcaster-disconnected")
@@ -111,7 +111,7 @@ async def test_a_publisher_is_seen_by_all_who_are_there_and_come(
 
 
 async def enter(mesh: Client, live: Client, room: Client) -> None:
-    """Let three clients of these dialects into the room."""
+    """Let three clients, one of each dialect, into the room."""
     await mesh.send("auth_token", clientId="ann", relay=True)
     await mesh.wait_for("users_in_room")
     await room.wait_for("room_state")
@@ -119,7 +119,7 @@ async def enter(mesh: Client, live: Client, room: Client) -> None:
     await live.wait_for("joined_room")
 
 
-async def test_it_is_seen_in_other_dialects(http: httpx.AsyncClient) -> None:
+async def test_a_publisher_is_seen_in_other_dialects(http: httpx.AsyncClient) -> None:
     async with (
         serve_relayed() as (service, (server,)),
         service.connect("/ws/show/eve") as eve,
@@ -128,7 +128,7 @@ async def test_it_is_seen_in_other_dialects(http: httpx.AsyncClient) -> None:
     ):
         await enter(ann, bob, eve)
         await Encoder(service, http).publish()
-        # The one asks, the other offers, as for any broadcaster.
+        # The `live` client asks, and the `room` client makes an offer, as for any broadcaster.
         await bob.wait_for("live_peer_joined", user_id="publisher")
         await bob.send("live_status", room_id=STREAM)
         offer = (await bob.wait_for("live_offer", from_user_id="publisher"))["payload"]
@@ -139,7 +139,7 @@ async def test_it_is_seen_in_other_dialects(http: httpx.AsyncClient) -> None:
         await eve.send("webrtc-signal", target_user_id="publisher", signal=own)
         counter = (await eve.wait_for("webrtc-signal", from_user_id="publisher"))["signal"]
         assert (offer["type"], counter["type"]) == ("offer", "offer")
-        # A client of `mesh` that knows of media servers does neither.
+        # A client of `mesh` with relay support does neither.
         started = await ann.wait_for("broadcast_started")
         offered = await ann.wait_for("offer", from_=started["client_id"])
         assert offered["relay"] is True
@@ -148,7 +148,7 @@ async def test_it_is_seen_in_other_dialects(http: httpx.AsyncClient) -> None:
         await until(lambda: len(server.viewings) == 3)
 
 
-async def test_viewers_of_all_dialects_are_told_when_it_cannot_be_delivered(
+async def test_viewers_of_all_dialects_are_told_if_delivery_fails(
     http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def offer(viewing: MemoryViewing) -> str:
@@ -176,7 +176,7 @@ async def test_viewers_of_all_dialects_are_told_when_it_cannot_be_delivered(
             assert "cannot be delivered now" in str(await client.wait_for("error"))
 
 
-async def test_ice_starts_anew_on_the_replica_that_has_it(
+async def test_ice_can_be_restarted_on_the_publishers_replica(
     served: Served, http: httpx.AsyncClient
 ) -> None:
     service, server = served
@@ -198,18 +198,18 @@ async def test_ice_starts_anew_on_the_replica_that_has_it(
     assert answered.headers["ETag"] != old
     (ingest,) = server.ingests.values()
     assert [UFRAG in text for text in ingest.descriptions] == [True, False]
-    # What was on its way before is of no use.
+    # Earlier candidates are useless now.
     await until(lambda: not ingest.candidates)
     if len(service.bases) == 1:
         await encoder.patch(FRAGMENT, 412, old)
-        # The RFC's text has it without quotes, and its example with them.
+        # The RFC's text has it without quotes, but its example with quotes.
         await encoder.patch(RESTART.replace("ysXw", "efgh"), 200, '"*"')
         server.is_down = True
         await encoder.patch(RESTART.replace("ysXw", "abcd"), 503, "*")
     await encoder.ask("DELETE", encoder.session, 200)
 
 
-async def test_who_may_publish_stands_in_the_token(http: httpx.AsyncClient) -> None:
+async def test_tokens_decide_who_may_publish(http: httpx.AsyncClient) -> None:
     async with serve_relayed(**TOKENS) as (service, (server,)):
         nobody = Encoder(service, http)
         assert (await nobody.publish(expected=401)).headers["WWW-Authenticate"] == "Bearer"
@@ -221,14 +221,14 @@ async def test_who_may_publish_stands_in_the_token(http: httpx.AsyncClient) -> N
         bob = Encoder(service, http, make_token("bob"))
         assert "Somebody else broadcasts" in (await bob.publish(expected=409)).text
         await bob.publish("other")
-        # Nobody touches what is somebody else's.
+        # Nobody can change another user's session.
         nobody.session = bob.session = ann.session
         await nobody.ask("DELETE", ann.session, 401)
         await bob.ask("DELETE", ann.session, 403)
-        # Its encoder was started anew: the newer broadcast counts.
+        # Its encoder was restarted: the newer broadcast counts.
         again = Encoder(service, http, make_token("ann"))
         await again.publish()
-        await until(lambda: len(server.ingests) == 2)  # and bob's
+        await until(lambda: len(server.ingests) == 2)  # ann's and bob's
         await ann.ask("DELETE", ann.session, 404)
         await again.ask("DELETE", again.session, 200)
 
@@ -245,10 +245,10 @@ async def test_without_tokens_the_first_publisher_has_the_room(http: httpx.Async
         await first.publish(expected=409)
 
 
-async def test_of_two_who_publish_at_one_moment_one_goes(
+async def test_one_of_two_simultaneous_publishers_is_removed(
     http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Neither is in the room yet when the other one asks whether somebody is."""
+    """Neither is in the room yet when the server checks whether it is free."""
     both = trio.Event()
     asking: list[MemoryServer] = []
 
@@ -266,7 +266,7 @@ async def test_of_two_who_publish_at_one_moment_one_goes(
         await until(lambda: len(server.ingests) == 1)
 
 
-async def test_what_is_no_offer_is_refused(http: httpx.AsyncClient) -> None:
+async def test_invalid_offers_are_refused(http: httpx.AsyncClient) -> None:
     async with serve_relayed() as (service, servers):
         for content, type_, status in (
             (OFFER, "", 415),
@@ -280,7 +280,7 @@ async def test_what_is_no_offer_is_refused(http: httpx.AsyncClient) -> None:
         assert not servers[0].ingests
 
 
-async def test_moderation_holds_for_publishers(http: httpx.AsyncClient) -> None:
+async def test_moderation_applies_to_publishers(http: httpx.AsyncClient) -> None:
     api, key = "/api/v1/server/rooms/show", {"Authorization": f"Bearer {KEY}"}
     async with serve_relayed(api_keys=f"site:{KEY}") as (service, (server,)):
         encoder = Encoder(service, http)
@@ -289,7 +289,7 @@ async def test_moderation_holds_for_publishers(http: httpx.AsyncClient) -> None:
         (peer,) = (await http.get(url, headers=key)).json()["peers"]
         seen = peer["dialect"], peer["user_id"], peer["address_class"]
         assert seen == ("whip", "publisher", "loopback")
-        assert peer["peer_id"] not in encoder.session  # which is a secret
+        assert peer["peer_id"] not in encoder.session  # the session's id is secret
         await http.delete(f"{url}/peers/{peer['peer_id']}", headers=key)
         await until(lambda: not server.ingests)
         await encoder.ask("DELETE", encoder.session, 404)
@@ -298,7 +298,7 @@ async def test_moderation_holds_for_publishers(http: httpx.AsyncClient) -> None:
         assert not server.ingests
 
 
-async def test_what_a_session_refuses(http: httpx.AsyncClient) -> None:
+async def test_invalid_requests_to_a_session_are_refused(http: httpx.AsyncClient) -> None:
     async with serve_relayed() as (service, _):
         encoder = Encoder(service, http)
         await encoder.publish("a%2Fb")
@@ -321,9 +321,7 @@ async def test_what_a_session_refuses(http: httpx.AsyncClient) -> None:
         assert said["Allow"] == "DELETE, GET, HEAD, OPTIONS, PATCH"
 
 
-async def test_without_a_media_server_nobody_publishes(
-    http: httpx.AsyncClient, serve: Serve
-) -> None:
+async def test_publishing_needs_a_media_server(http: httpx.AsyncClient, serve: Serve) -> None:
     async with serve() as service:
         answered = await Encoder(service, http).publish(expected=503)
         assert answered.headers["Retry-After"] == "5"
@@ -336,7 +334,7 @@ async def test_without_a_media_server_nobody_publishes(
         await Encoder(service, http).publish()
 
 
-async def test_it_ends_when_its_media_do(http: httpx.AsyncClient) -> None:
+async def test_publishing_ends_with_its_media(http: httpx.AsyncClient) -> None:
     async with serve_relayed() as (service, (server,)), service.connect("/ws") as viewer:
         await viewer.send("join-stream", streamId=STREAM)
         encoder = Encoder(service, http)
@@ -351,14 +349,14 @@ async def test_it_ends_when_its_media_do(http: httpx.AsyncClient) -> None:
     assert not server.ingests  # the server has stopped
 
 
-async def test_it_ends_with_its_token(http: httpx.AsyncClient) -> None:
+async def test_publishing_ends_with_its_token(http: httpx.AsyncClient) -> None:
     async with serve_relayed(**TOKENS) as (service, (server,)):
         await Encoder(service, http, make_token("ann", exp=int(time.time()) + 2)).publish()
         assert server.ingests
         await until(lambda: not server.ingests)
 
 
-async def test_it_ends_if_no_media_come(
+async def test_publishing_ends_if_no_media_arrive(
     http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(publishing, "ARRIVAL", 0.1)
@@ -376,7 +374,7 @@ def page_origin(**given: Any) -> dict[str, Any]:
     return {"allowed_origins": "https://studio.example.org", **given}
 
 
-async def test_a_page_of_an_allowed_origin_publishes(http: httpx.AsyncClient) -> None:
+async def test_a_page_of_an_allowed_origin_may_publish(http: httpx.AsyncClient) -> None:
     async with serve_relayed(**page_origin()) as (service, _):
         encoder = Encoder(service, http)
         origin = {"Origin": "https://studio.example.org"}

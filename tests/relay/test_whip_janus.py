@@ -1,4 +1,4 @@
-"""A publisher by WHIP and viewers of three dialects, with a real Janus between them."""
+"""A WHIP publisher, viewers of three dialects, and a real Janus between them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.relay.peers import run_peers
 from tests.relay.test_whip import Encoder
 
 
-async def test_pictures_of_a_publisher_are_seen(tmp_path: Path) -> None:
+async def test_viewers_of_three_dialects_see_a_publisher(tmp_path: Path) -> None:
     with run_janus(tmp_path) as janus, run_peers() as peers:
         given = {"relay_urls": janus.url, "relay_token": SECRET}
         async with (
@@ -54,7 +54,7 @@ async def test_pictures_of_a_publisher_are_seen(tmp_path: Path) -> None:
             with trio.fail_after(PATIENCE):
                 for peer in watching:
                     await peer.see()
-            # It goes without a word.
+            # It disconnects without notice.
             await publisher.close()
             await viewer.wait_for("broadcaster-disconnected")
             await encoder.ask("DELETE", encoder.session, 404)

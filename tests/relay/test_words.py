@@ -1,4 +1,4 @@
-"""What is said to Janus, and what is understood of what it says."""
+"""Messages to Janus, and how its messages are read."""
 
 from typing import Any
 
@@ -22,7 +22,7 @@ FINGERPRINT = "a=fingerprint:sha-256 AB:CD"
         ("janus+ws://:s%40x@[::1]:1", ("::1", 1, False, "/", "s@x")),
     ],
 )
-def test_addresses(url: str, address: tuple[object, ...]) -> None:
+def test_addresses_are_parsed(url: str, address: tuple[object, ...]) -> None:
     name, *rest, netloc = Address.of(url, "token")
     assert netloc in name
     assert (name, tuple(rest)) == (url.replace(":s%40x@", ""), address)
@@ -31,7 +31,7 @@ def test_addresses(url: str, address: tuple[object, ...]) -> None:
 @pytest.mark.parametrize(
     "url", ["", "janus", "ws://media:8188", "janus+ws://", "janus+ws://:hunter2@", "janus+ws://m:x"]
 )
-def test_no_addresses(url: str) -> None:
+def test_invalid_addresses_raise(url: str) -> None:
     with pytest.raises(ValueError) as raised:
         Address.of(url)
     assert "hunter2" not in str(raised.value)
@@ -46,7 +46,7 @@ def test_no_addresses(url: str) -> None:
         *(("janus+ws://[::1", False), ("janus+http://media", False), ("janus:", False)),
     ],
 )
-def test_urls_of_the_settings(url: str, is_one: bool) -> None:
+def test_urls_in_settings_are_checked(url: str, is_one: bool) -> None:
     if is_one:
         assert read_relay_urls((url, url)) == (url,)
     else:
@@ -54,12 +54,12 @@ def test_urls_of_the_settings(url: str, is_one: bool) -> None:
             read_relay_urls((url,))
 
 
-def test_feeds_are_read_as_they_are_written() -> None:
+def test_feeds_can_be_written_and_read() -> None:
     assert Feed.of(str(FEED)) == FEED
 
 
 @pytest.mark.parametrize("text", ["", "1-2", f"{FEED}0", f"-{FEED}", "1-2-xyz", f"{FEED}\n"])
-def test_no_feeds(text: str) -> None:
+def test_invalid_feeds_raise(text: str) -> None:
     with pytest.raises(RelayError):
         Feed.of(text)
 
@@ -91,7 +91,7 @@ TEXT = "candidate:1 1 udp 1 192.0.2.1 9 typ host"
         (7, None),
     ],
 )
-def test_candidates(value: object, candidate: dict[str, Any] | None) -> None:
+def test_candidates_are_converted(value: object, candidate: dict[str, Any] | None) -> None:
     assert words.candidate(value) == candidate
 
 
@@ -102,23 +102,23 @@ def test_candidates(value: object, candidate: dict[str, Any] | None) -> None:
         *('{"janus": "event", "sender": "1"}', '{"janus": "event", "jsep": {"type": "offer"}}'),
     ],
 )
-def test_what_is_no_message(text: str | bytes) -> None:
+def test_invalid_messages_are_ignored(text: str | bytes) -> None:
     assert words.read(text) is None
 
 
-def test_what_is_new_in_a_message_is_not_looked_at() -> None:
+def test_unknown_fields_are_ignored() -> None:
     message = words.read('{"janus": "event", "new": {"a": [1]}, "plugindata": {"data": {"b": 2}}}')
     assert message is not None
     assert message.room == words.VideoRoom()
 
 
-def test_peer_connections_are_known_by_their_certificates() -> None:
+def test_peer_connections_are_identified_by_certificate() -> None:
     one = words.fingerprints(f"v=0\r\n{FINGERPRINT}\r\nm=video\r\n{FINGERPRINT.lower()}\r\n")
     assert one == words.fingerprints(f"o=- 2 2\n{FINGERPRINT}\n") == {"sha-256 ab:cd"}
     assert words.fingerprints("v=0") == frozenset()
 
 
-def test_rooms_differ() -> None:
+def test_every_room_has_its_own_number_and_pin() -> None:
     (one, pin, creation), (other, other_pin, _) = words.new_room(5), words.new_room(5)
     assert one != other
     assert pin != other_pin
@@ -139,5 +139,5 @@ def test_rooms_differ() -> None:
         ("unknown", False),
     ],
 )
-def test_versions(version: str, is_older: bool) -> None:
+def test_versions_are_compared(version: str, is_older: bool) -> None:
     assert words.is_older(version, "1.1.2") is is_older

@@ -1,4 +1,4 @@
-"""Traffic: guests who come, go, go live, stop and signal, as fast as a test wants it."""
+"""Traffic: guests who join, leave, go live, stop and signal, as fast as a test wants."""
 
 import random
 from collections import Counter
@@ -14,15 +14,15 @@ from tests.replicas.processes import Cluster, Replica
 
 #: Seconds between two signals of a pair.
 RHYTHM = 0.02
-#: Seconds that one may take. It takes a millisecond, but the machine may be busy;
-#: who waits for a Redis that is frozen waits for longer (test_outages.py).
+#: The limit for one signal in seconds. It takes a millisecond, but the machine may be busy;
+#: a replica that waited for a frozen Redis would take longer (test_outages.py).
 PROMPT = 8.0
-#: Seconds that a join may take: it waits for Redis a while, and then goes on without.
+#: The limit for a join in seconds: it waits for Redis a while, and then continues without.
 JOINING = 12.0
 
 
 class Crowd:
-    """Actors who do at random what guests do."""
+    """Actors who randomly do what guests do."""
 
     def __init__(self, party: Party, replicas: Sequence[Replica], seed: int) -> None:
         self._party = party
@@ -34,21 +34,21 @@ class Crowd:
         self._go_on.set()
         self._active = 0
         self.steps = 0
-        #: Seconds that the slowest took.
+        #: Seconds of the slowest join.
         self.slowest_join = 0.0
 
     async def act(self) -> None:
-        """One actor, until cancelled."""
+        """Run one actor until cancelled."""
         name, guest = next(self._names), None
         self._active += 1
         while True:
             await self._rest_if_told()
             if guest is not None and guest.closed is not None:
-                guest = None  # its replica was ended, by somebody who let all rest first
+                guest = None  # the test ended its replica while all were resting
             if guest is not None:
                 guest = await self._step(guest)
             else:
-                # Some come back as who they were, before all know that they went.
+                # Some rejoin under their old name before everybody knows that they left.
                 name = self._random.choice((name, next(self._names)))
                 guest = await self._join(name)
             self.steps += 1
@@ -65,7 +65,7 @@ class Crowd:
 
     @asynccontextmanager
     async def resting(self) -> AsyncIterator[None]:
-        """While the block runs nobody does anything, and all that was asked for is done."""
+        """Let all actors rest while the block runs, with all their requests done."""
         self._go_on = trio.Event()
         self._resting = trio.Event()
         with trio.fail_after(PATIENCE):
@@ -101,7 +101,7 @@ class Crowd:
 
 
 class Pair:
-    """Two guests of one replica, of whom one sends to the other all the time."""
+    """Two guests of one replica; one sends to the other all the time."""
 
     def __init__(self, sender: Guest, receiver: Guest) -> None:
         self._sender = sender
@@ -109,11 +109,11 @@ class Pair:
         receiver.on_signal = self._take
         self._sent = 0
         self._received = 0
-        #: Seconds that the slowest took.
+        #: Seconds of the slowest signal.
         self.slowest = 0.0
 
     async def run(self) -> None:
-        """Signal until cancelled; each is in time, and in its order."""
+        """Send signals until cancelled; each must arrive in time and in order."""
         for self._sent in count():
             sent = trio.current_time()
             await self._sender.say("message", data=self._sent, to=self._receiver.peer_id)
@@ -128,7 +128,7 @@ class Pair:
 
 
 class Scene:
-    """A room full of traffic: three replicas, a pair and a watching user at each, a crowd."""
+    """A room with traffic: three replicas, a pair and a watching user at each, and a crowd."""
 
     def __init__(self, cluster: Cluster, party: Party, crowd: Crowd, pairs: list[Pair]) -> None:
         self.cluster = cluster
@@ -138,13 +138,13 @@ class Scene:
         self.stable = list(party.guests.values())
 
     async def check(self, deadline: float) -> float:
-        """Stop the crowd, and wait until all views are right; when they were."""
+        """Let the crowd rest, and wait until all views are right; the time when they were."""
         async with self.crowd.resting():
             await self.party.agree(deadline - trio.current_time())
             return trio.current_time()
 
     def told_gone(self) -> Counter[str]:
-        """Who of those that never went was told to have left, and how often."""
+        """Which of the guests that stayed were reported as left, and how often."""
         names = {guest.name for guest in self.stable}
         return Counter(
             told.name
@@ -158,7 +158,7 @@ class Scene:
 async def open_scene(cluster: Cluster, seed: int = 1, actors: int = 9) -> AsyncIterator[Scene]:
     """Traffic on the replicas of a cluster.
 
-    Nobody loses the connection, and signals within a replica are in time.
+    No guest may lose its connection, and signals within a replica must be in time.
     """
     async with open_party() as party, trio.open_nursery() as nursery:
         crowd = Crowd(party, cluster.replicas, seed)

@@ -1,7 +1,7 @@
-"""Clients in one room over many replicas, each with a view of the room.
+"""Clients in one room on many replicas, each with a view of the room.
 
-A guest takes in all that it is told as it comes, so that a join or a leave that
-is told twice is noticed at once. The party knows the truth: it is what the
+A guest processes messages as they arrive, so that a join or leave that is reported
+twice is noticed at once. The party knows the truth, which follows from what the
 guests did.
 """
 
@@ -25,24 +25,24 @@ from tests.raw import (
 )
 from tests.views import MeshView, RoomView, Truth
 
-#: Seconds for a guest to be let in, or to be answered, on a machine that is slow and has
-#: other things to do. A join may take a while when Redis has just fallen silent.
+#: Seconds for a guest to join or to get an answer, on a slow and busy machine.
+#: A join may take a while if Redis has just become silent.
 PATIENCE = 60.0
 
-#: What a guest is told that is no part of its view.
+#: Messages that do not change a guest's view.
 _SIGNALS = frozenset(
     {"error", "pong", "offer", "answer", "ice_candidate", "message", "webrtc-signal"}
 )
 
 
 class Door(Protocol):
-    """Where guests come in: a replica, or what stands before several."""
+    """The place where guests enter: a replica, or a proxy for several."""
 
     base: str
 
 
 class Told(NamedTuple):
-    """Something that was told of somebody, and when (Trio's clock); in the words of `mesh`."""
+    """An event about somebody in the words of `mesh`, and its time by Trio's clock."""
 
     at: float
     type: str
@@ -50,25 +50,25 @@ class Told(NamedTuple):
 
 
 class Closed(NamedTuple):
-    """How the server ended a connection; 1006 if it did not say."""
+    """How the server closed a connection; 1006 if there was no close frame."""
 
     code: int
     reason: str
 
 
 class Guest:
-    """Somebody in the room, through one connection to one replica."""
+    """A guest in the room, with a connection to one replica."""
 
     def __init__(self, party: "Party", name: str, replica: Door, client: RawClient) -> None:
         self.name = name
-        #: In dialect `room` nobody is told its own: others know it, by its name.
+        #: In dialect `room` it does not learn its own peer id; others know it by its name.
         self.peer_id = name
         self.replica = replica
         self.media: str | None = None
         self.view: MeshView | RoomView = MeshView(party.room_id, name)
-        #: Who came, went, went live, stopped; but not the first view.
+        #: Joins, leaves, starts and stops, except those in the first view.
         self.told: list[Told] = []
-        #: All the rest, oldest first.
+        #: All other messages, oldest first.
         self.received: list[Message] = []
         self.closed: Closed | None = None
         self._party = party
@@ -77,7 +77,7 @@ class Guest:
         self._heard = trio.Event()
         self._pings = 0
         self._gone = trio.Event()
-        #: Gets signals as they come.
+        #: Receives signals as they arrive.
         self.on_signal: Callable[[Message], None] = self.received.append
 
     def __repr__(self) -> str:
@@ -87,10 +87,10 @@ class Guest:
     def truth(self) -> Truth:
         return Truth(self.name, self.peer_id, self.name, self.media, was_live=False)
 
-    # Hearing
+    # Receiving
 
     async def run(self) -> None:
-        """Take in what is said until the connection ends."""
+        """Process messages until the connection ends."""
         stream, rest = self._client.stream, self._client.buffer
         try:
             while self.closed is None:
@@ -139,28 +139,28 @@ class Guest:
         self._heard = trio.Event()
 
     async def until(self, condition: Callable[[], object], within: float = PATIENCE) -> None:
-        """Wait until something holds that only what is heard can change."""
+        """Wait for a condition that only received messages can change."""
         with trio.fail_after(within):
             while not condition():
                 assert self.closed is None, f"{self}: {self.closed}"
                 await self._heard.wait()
 
     async def wait_received(self, type_: str) -> Message:
-        """The oldest message of this type that is not part of the view; it is taken."""
+        """Take the oldest message of this type that does not belong to the view."""
         await self.until(lambda: type_ in self.types())
         return self.received.pop(self.types().index(type_))
 
     def types(self) -> list[str]:
-        """What was received, without what was said."""
+        """The types of the received messages."""
         return [message["type"] for message in self.received]
 
     def signals(self, type_: str) -> list[object]:
-        """What was said in the received messages of a type."""
+        """The contents of the received messages of a type."""
         field = {"ice_candidate": "candidate", "message": "data"}.get(type_, type_)
         return [message[field] for message in self.received if message["type"] == type_]
 
     async def wait_told(self, type_: str, *names: str, within: float = PATIENCE) -> None:
-        """Wait until this has been told of all of them."""
+        """Wait until this event was reported for all of these guests."""
         await self.until(lambda: all(type_ in self.told_of(name) for name in names), within)
 
     async def wait_gone(self) -> Closed:
@@ -170,7 +170,7 @@ class Guest:
         return self.closed
 
     def told_of(self, name: str) -> list[str]:
-        """What was told of somebody, in order."""
+        """The types of all events about somebody, in order."""
         return [told.type for told in self.told if told.name == name]
 
     # Acting
@@ -192,54 +192,54 @@ class Guest:
         await self.say("broadcast_stop")
 
     async def settle(self) -> None:
-        """Wait until the replica has done what this guest asked for."""
+        """Wait until the replica has handled all requests of this guest."""
         self._pings += 1
         await self.say("ping", id=self._pings)
         while (await self.wait_received("pong"))["id"] != self._pings:
             pass
 
     async def leave(self) -> None:
-        """With a closing handshake; returns when the replica has ended its side."""
+        """Leave with a closing handshake; returns when the replica has closed its side."""
         self._party.forget(self)
         await self._send(client_close(1000))
         await self.wait_gone()
 
     def vanish(self) -> None:
-        """With a TCP reset; does not block."""
+        """Leave with a TCP reset; does not block."""
         self._party.forget(self)
         self._client.reset()
 
 
 class Party:
-    """One room, and those who are in it."""
+    """One room and the guests in it."""
 
     def __init__(self, nursery: trio.Nursery, room_id: str) -> None:
         self._nursery = nursery
         self.room_id = room_id
         self.guests: dict[str, Guest] = {}
-        #: To be closed at the end.
+        #: Closed at the end.
         self.sockets = ExitStack()
-        #: Whose connection ended without being asked to.
+        #: Guests whose connections ended unexpectedly.
         self.lost: list[Guest] = []
 
     async def join(self, name: str, replica: Door) -> Guest:
-        """Enter; returns when the guest has its first view. Dialect `mesh`."""
+        """Join with dialect `mesh`; returns when the guest has its first view."""
         guest = await self.connect(name, replica)
         await self.enter(guest)
         assert guest.closed is None, guest.closed
         return guest
 
     async def connect(self, name: str, replica: Door) -> Guest:
-        """Do all but enter."""
+        """Connect without joining."""
         return await self._open(name, replica, f"/ws/{self.room_id}")
 
     async def enter(self, guest: Guest, token: str = "") -> None:
-        """Returns when the guest has its first view, or was refused."""
+        """Join; returns when the guest has its first view or was refused."""
         await guest.say("auth_token", token=token, clientId=guest.name, username=guest.name)
         await self.admit(guest)
 
     async def watch(self, name: str, replica: Door) -> Guest:
-        """Enter as a user of dialect `room`."""
+        """Join as a user of dialect `room`."""
         guest = await self._open(name, replica, f"/ws/{self.room_id}/{name}?username={name}")
         guest.view = RoomView(self.room_id, name)
         guest.peer_id = ""
@@ -255,7 +255,7 @@ class Party:
         return Guest(self, name, replica, client)
 
     async def admit(self, guest: Guest) -> None:
-        """Wait until a guest that has said who it is has its first view, or was refused."""
+        """Wait until a guest that has sent its identity has its first view or was refused."""
         self._nursery.start_soon(guest.run)
         with trio.fail_after(PATIENCE):
             while guest.view.told is None and guest.closed is None:
@@ -264,19 +264,19 @@ class Party:
             self.guests[guest.name] = guest
 
     def forget(self, guest: Guest) -> None:
-        """It goes on purpose, or is about to be killed with its replica."""
+        """Expect a guest to leave, or to lose its replica."""
         if self.guests.get(guest.name) is guest:
             del self.guests[guest.name]
 
     def forget_all(self, replica: Door) -> list[Guest]:
-        """The same for all guests of a replica."""
+        """Expect the same of all guests of a replica."""
         gone = self.at(replica)
         for guest in gone:
             self.forget(guest)
         return gone
 
     def lose(self, guest: Guest) -> None:
-        """Its connection has ended."""
+        """Note that a connection ended."""
         if self.guests.get(guest.name) is guest:
             del self.guests[guest.name]
             self.lost.append(guest)
@@ -295,14 +295,14 @@ class Party:
         return f"{guest}: {found}" if found else ""
 
     def _known(self, view: MeshView, other: Truth) -> Truth:
-        """With the peer id under which it was met, if it does not know that itself."""
+        """The truth about another guest, with the peer id that this view has for it."""
         peer_id = other.peer_id or view.ids.get(other.name, "")
         return other._replace(peer_id=peer_id)
 
     async def agree(self, within: float = PATIENCE) -> float:
-        """Wait until each guest's view is the truth; how many seconds that took.
+        """Wait until each guest's view is the truth; the seconds that took.
 
-        Nobody must come or go meanwhile.
+        Nobody may join or leave meanwhile.
         """
         began = trio.current_time()
         with trio.move_on_after(within):
@@ -316,7 +316,7 @@ class Party:
 
 @asynccontextmanager
 async def open_party(room_id: str = "room") -> AsyncIterator[Party]:
-    """A room without anybody; all that are still there vanish at the end."""
+    """An empty room; guests that are still there at the end vanish."""
     async with trio.open_nursery() as nursery:
         party = Party(nursery, room_id)
         with party.sockets:

@@ -1,7 +1,7 @@
-"""A server ends, and its users come back: what their clients do not say is as it was.
+"""A server is restarted, and its users return: what their clients do not repeat is restored.
 
-Real processes end by SIGTERM and by SIGKILL. What happened in the last second before a
-SIGKILL may be lost, so the tests wait until it is written.
+Real processes end with SIGTERM and SIGKILL. Changes in the last second before a
+SIGKILL may be lost, so the tests wait until they are stored.
 """
 
 import signal
@@ -21,7 +21,7 @@ ENDS = [signal.SIGTERM, signal.SIGKILL]
 
 
 class Clients(AsyncExitStack):
-    """Connections to one server or another."""
+    """Connections to one or several servers."""
 
     async def open(self, replica: Replica, path: str) -> RawClient:
         client = await self.enter_async_context(open_raw(replica.base))
@@ -30,7 +30,7 @@ class Clients(AsyncExitStack):
         return client
 
     async def room(self, replica: Replica, user: str, name: str = "") -> RawClient:
-        """A client of dialect `room`, in the room r; and it has been let in."""
+        """A client of dialect `room` that has entered the room r."""
         client = await self.open(replica, f"/ws/r/{user}" + (f"?username={name}" if name else ""))
         await client.wait_for("room_state")
         return client
@@ -51,7 +51,7 @@ async def open_clients() -> AsyncIterator[Clients]:
 
 
 async def wait_written(database: Path, is_so: Callable[[list[str]], bool]) -> None:
-    """Wait until this is so of the members that are in the database."""
+    """Wait until this is true of the members in the database."""
     while not is_so(read_members(database)):  # noqa: ASYNC110  another process writes it
         await trio.sleep(0.05)
 
@@ -64,12 +64,12 @@ def read_members(database: Path) -> list[str]:
 
 
 def started(of: dict[str, Any]) -> dict[str, str]:
-    """By user id: since when it is live, as `active-broadcasts` says."""
+    """Since when each user is live, by user id, as `active-broadcasts` says."""
     return {user["user_id"]: user["started_at"] for user in of["broadcasters"]}
 
 
 async def fill_room(clients: Clients, server: Replica) -> dict[str, str]:
-    """Ann is live, bob watches, carl was live, and dora has left; since when ann is live."""
+    """Ann is live, bob watches, carl was live, dora has left; returns since when ann is live."""
     bob = await clients.room(server, "bob", "Bob")
     ann = await clients.room(server, "ann", "Ann")
     carl = await clients.room(server, "carl", "Carl")
@@ -86,7 +86,7 @@ async def fill_room(clients: Clients, server: Replica) -> dict[str, str]:
 
 
 async def check_room(clients: Clients, server: Replica, since: dict[str, str]) -> None:
-    """They come back without their names, and nobody says that it is live."""
+    """They reconnect without their names, and ann does not say that she is live."""
     bob = await clients.room(server, "bob")
     await clients.room(server, "carl")
     assert (await bob.wait_for("user_joined"))["username"] == "Carl"
@@ -95,14 +95,14 @@ async def check_room(clients: Clients, server: Replica, since: dict[str, str]) -
     assert (await bob.wait_for("broadcast-started"))["username"] == "Ann"
     later = await clients.room(server, "later", "Later")
     assert started(await later.wait_for("active-broadcasts")) == since
-    # Only once: what was given back is not kept for the next.
+    # Only once: restored state is not kept for the next client.
     await clients.room(server, "dora")
     latest = await clients.room(server, "latest")
     assert started(await latest.wait_for("active-broadcasts")) == since
 
 
 @pytest.mark.parametrize("end", ENDS)
-async def test_a_room_is_as_it_was_after_a_restart(tmp_path: Path, end: signal.Signals) -> None:
+async def test_a_room_is_restored_after_a_restart(tmp_path: Path, end: signal.Signals) -> None:
     database = tmp_path / "trio-signal.db"
     settings = {"DATABASE_URL": f"sqlite:///{database}", "TRIO_SIGNAL_DRAIN": 5}
     async with open_clients() as clients, open_replica(**settings) as server:
@@ -113,7 +113,7 @@ async def test_a_room_is_as_it_was_after_a_restart(tmp_path: Path, end: signal.S
         await server.end(end)
         async with open_replica(**settings) as again:
             await check_room(clients, again, since)
-            # And so once more, with those who are back.
+            # And once more, with those who have returned.
             await again.end(signal.SIGTERM)
         async with open_replica(**settings) as last:
             await check_room(clients, last, since)
@@ -125,14 +125,14 @@ def is_settled(members: list[str]) -> bool:
     return len(members) == 4 and len(live) == 1
 
 
-async def test_a_room_is_as_it_was_on_another_replica(tmp_path: Path) -> None:
-    """What another replica leaves that ends in order: tests/test_stand_ins.py."""
+async def test_a_room_is_restored_on_another_replica(tmp_path: Path) -> None:
+    """For replicas that end in order, see tests/test_stand_ins.py."""
     async with open_cluster(tmp_path, 3) as cluster, open_clients() as clients:
         first, second, third = cluster.replicas
         since = await fill_room(clients, first)
         witness = await clients.room(third, "witness", "Witness")
         await cluster.kill(first)
-        # At once, before anybody knows that the replica is gone.
+        # At once, before anybody knows that the replica is dead.
         await clients.room(second, "ann")
         while True:
             if (await witness.wait_for("broadcast-started"))["user_id"] == "ann":
@@ -150,7 +150,7 @@ async def test_a_room_is_as_it_was_on_another_replica(tmp_path: Path) -> None:
 
 
 async def fill_live(clients: Clients, server: Replica) -> None:
-    """Ann is live in r and in q, bob was live in r, and has left q; carl is in r."""
+    """Ann is live in r and in q; bob was live in r, and has left q; carl is in r."""
     carl = await clients.live(server, "carl")
     ann, bob = [await clients.live(server, user) for user in ("ann", "bob")]
     for client, rooms in ((carl, "r"), (ann, "rq"), (bob, "rq")):
@@ -165,7 +165,7 @@ async def fill_live(clients: Clients, server: Replica) -> None:
 
 
 async def check_live(clients: Clients, server: Replica) -> None:
-    """They come back and join nothing: they are put back, and who was live is live."""
+    """They reconnect without joining: their rooms and broadcasts are restored."""
     carl = await clients.live(server, "carl")
     assert (await carl.wait_for("joined_room"))["room_id"] == "r"
     bob = await clients.live(server, "bob")
@@ -178,7 +178,7 @@ async def check_live(clients: Clients, server: Replica) -> None:
     await carl.say({"type": "live_status", "room_id": "r"})
     peers = (await carl.wait_for("live_peers"))["peers"]
     assert [(peer["user_id"], peer["media_type"]) for peer in peers] == [("ann", "audio")]
-    # Nobody has to join before it goes live.
+    # Nobody has to join again before going live.
     await bob.say({"type": "live_start", "room_id": "r"})
     assert (await carl.wait_for("live_peer_joined"))["user_id"] == "bob"
     await bob.say({"type": "live_stop", "room_id": "r"})
@@ -186,11 +186,11 @@ async def check_live(clients: Clients, server: Replica) -> None:
 
 
 @pytest.mark.parametrize("end", ENDS)
-async def test_users_of_live_are_put_back_after_a_restart(
+async def test_rooms_of_live_users_are_restored_after_a_restart(
     tmp_path: Path, end: signal.Signals
 ) -> None:
     database = tmp_path / "trio-signal.db"
-    # Without announcements the database is opened for this alone.
+    # Without announcements, only this feature opens the database.
     settings = {"DATABASE_URL": f"sqlite:///{database}", "TRIO_SIGNAL_DIALECTS": "live"}
     async with open_clients() as clients, open_replica(**settings) as server:
         await fill_live(clients, server)
@@ -207,19 +207,19 @@ def is_live_settled(members: list[str]) -> bool:
     return len(members) == 4 and len(live) == 2
 
 
-async def test_users_of_live_are_put_back_on_another_replica(tmp_path: Path) -> None:
+async def test_rooms_of_live_users_are_restored_on_another_replica(tmp_path: Path) -> None:
     async with open_cluster(tmp_path, 3) as cluster, open_clients() as clients:
         first, second, _ = cluster.replicas
         await fill_live(clients, first)
-        # What Redis has not been told when the replica dies, nobody knows.
+        # Changes that have not reached Redis when the replica dies are lost.
         while await cluster.redis.ask("HLEN", "trio_signal:room:q:members") != 1:  # noqa: ASYNC110
             await trio.sleep(0.01)
         await cluster.kill(first)
         await check_live(clients, second)
 
 
-async def test_a_server_with_redis_is_as_it_was_after_a_restart(tmp_path: Path) -> None:
-    """It comes back before the lease of the one that was killed has run out."""
+async def test_a_server_with_redis_restores_its_room_after_a_restart(tmp_path: Path) -> None:
+    """It restarts before the lease of the killed process has expired."""
     async with open_cluster(tmp_path, 1) as cluster, open_clients() as clients:
         (server,) = cluster.replicas
         since = await fill_room(clients, server)
@@ -233,8 +233,8 @@ async def test_a_server_with_redis_is_as_it_was_after_a_restart(tmp_path: Path) 
         assert started(await later.wait_for("active-broadcasts")) == since
 
 
-async def test_nobody_is_seen_to_leave_for_a_restart(tmp_path: Path) -> None:
-    """All come back, and what flows between two browsers goes on: a goodbye would end it."""
+async def test_no_leave_is_reported_during_a_restart(tmp_path: Path) -> None:
+    """All return, and media between browsers continue; a leave would end them."""
     settings = {"DATABASE_URL": f"sqlite:///{tmp_path / 'trio-signal.db'}"}
     async with (
         open_clients() as clients,
@@ -263,7 +263,7 @@ async def test_nobody_is_seen_to_leave_for_a_restart(tmp_path: Path) -> None:
             heard = [frame.message for frame in await receive_all(client)]
             gone = {message["user_id"] for message in heard if message["type"] in GOODBYES}
             assert not [user_id for user_id in gone if user_id.startswith(("user-", "viewer-"))]
-        # Clients of mesh keep their media, and know who is there until they go themselves.
+        # Clients of mesh keep their media, and are told about leaves until they disconnect.
         left = [frame.message for witness in witnesses for frame in await receive_all(witness)]
         assert any((m["type"], m.get("username")) == ("user_left", "Anonymous") for m in left)
         assert await server.end(signal.SIGTERM) == 0
@@ -273,7 +273,7 @@ GOODBYES = {"broadcast-stopped", "user_left", "live_peer_left"}
 
 
 async def receive_all(client: RawClient) -> list[Frame]:
-    """What it is told until the close frame."""
+    """All text frames before the close frame."""
     frames = []
     while (frame := await client.receive()).opcode != CLOSE:
         if frame.opcode == TEXT:
@@ -281,8 +281,8 @@ async def receive_all(client: RawClient) -> list[Frame]:
     return frames
 
 
-async def test_a_database_that_cannot_be_written_holds_up_nobody(tmp_path: Path) -> None:
-    """A folder is in its place: it is logged, and the server does without."""
+async def test_an_unwritable_database_delays_nobody(tmp_path: Path) -> None:
+    """The path is a folder: it is logged, and the server continues without it."""
     settings = {"DATABASE_URL": f"sqlite:///{tmp_path}", "TRIO_SIGNAL_DIALECTS": "room,live"}
     async with open_clients() as clients, open_replica(**settings) as server:
         await fill_room(clients, server)

@@ -1,4 +1,4 @@
-"""A replica dies, or is silent for longer than its lease: what the clients of the others see."""
+"""A replica dies or is silent beyond its lease: what clients of other replicas see."""
 
 import signal
 from pathlib import Path
@@ -10,7 +10,7 @@ from tests.replicas.processes import LEASE, LONG_LEASE, Cluster, open_cluster
 
 
 async def fill(party: Party, cluster: Cluster) -> None:
-    """Three peers at each replica, of whom one is live, and a user of dialect `room`."""
+    """Three peers at each replica, one of them live, and a user of dialect `room`."""
     for i, replica in enumerate(cluster.replicas):
         for j in range(3):
             guest = await party.join(f"guest-{i}-{j}", replica)
@@ -23,21 +23,21 @@ async def fill(party: Party, cluster: Cluster) -> None:
 
 
 def check_told_gone(witness: Guest, gone: list[Guest]) -> None:
-    """Each has stopped, if it was live, and then left, once; and nobody else has."""
+    """Check that each guest stopped, if it was live, and then left, once; and nobody else did."""
     for guest in gone:
         expected = ["broadcast_stopped", "user_left"] if guest.media else ["user_left"]
         assert witness.told_of(guest.name) == expected
     assert {told.name for told in witness.told} == {guest.name for guest in gone}
 
 
-async def test_killed_replica(tmp_path: Path) -> None:
+async def test_peers_of_a_killed_replica_leave(tmp_path: Path) -> None:
     async with open_cluster(tmp_path) as cluster, open_party() as party:
         await fill(party, cluster)
         gone = party.forget_all(cluster.replicas[0])
         await cluster.kill(cluster.replicas[0])
         killed = trio.current_time()
         await party.agree()
-        # Whoever else would be told to be gone would be so by now.
+        # By then, any wrong leave would have been reported.
         await trio.sleep_until(killed + LEASE + 2)
         for witness in party.guests.values():
             check_told_gone(witness, gone)
@@ -45,8 +45,8 @@ async def test_killed_replica(tmp_path: Path) -> None:
         print(f"told after {min(times):.2f} to {max(times):.2f} s")
 
 
-async def test_all_replicas_but_one_killed(tmp_path: Path) -> None:
-    """The last one finds out by itself."""
+async def test_the_last_replica_notices_that_all_others_were_killed(tmp_path: Path) -> None:
+    """It finds out without any other replica."""
     async with open_cluster(tmp_path) as cluster, open_party() as party:
         await fill(party, cluster)
         gone = [guest for replica in cluster.replicas[1:] for guest in party.forget_all(replica)]
@@ -57,8 +57,8 @@ async def test_all_replicas_but_one_killed(tmp_path: Path) -> None:
             check_told_gone(witness, gone)
 
 
-async def test_replica_killed_while_redis_is_away(tmp_path: Path) -> None:
-    """Its lease is forgotten with all the rest; that it does not come back is enough."""
+async def test_peers_leave_if_a_replica_is_killed_during_an_outage_of_redis(tmp_path: Path) -> None:
+    """Redis forgets its lease with everything else; it is enough that it does not return."""
     async with open_cluster(tmp_path) as cluster, open_party() as party:
         await fill(party, cluster)
         await cluster.redis.kill()
@@ -70,8 +70,8 @@ async def test_replica_killed_while_redis_is_away(tmp_path: Path) -> None:
             check_told_gone(witness, gone)
 
 
-async def test_replica_that_was_stopped_comes_back(tmp_path: Path) -> None:
-    """Its clients' sockets stayed open: they are told what happened, as the others are."""
+async def test_a_suspended_replica_returns_with_its_peers(tmp_path: Path) -> None:
+    """Its clients' sockets stayed open: they are told what happened, like all others."""
     async with open_cluster(tmp_path) as cluster, open_party() as party:
         await fill(party, cluster)
         frozen, other, _ = cluster.replicas
@@ -91,8 +91,8 @@ async def test_replica_that_was_stopped_comes_back(tmp_path: Path) -> None:
             assert guest.told_of(leaver.name) == ["user_left"]
 
 
-async def test_replica_that_was_stopped_for_a_moment(tmp_path: Path) -> None:
-    """For much less than its lease: nobody is told anything."""
+async def test_a_short_suspension_is_not_noticed(tmp_path: Path) -> None:
+    """Much shorter than the lease, so nobody is told anything."""
     async with (
         open_cluster(tmp_path, TRIO_SIGNAL_LEASE=LONG_LEASE) as cluster,
         open_party() as party,

@@ -1,4 +1,4 @@
-"""Redis fails over under traffic, as Sentinels and clusters do it; nobody is told a wrong thing."""
+"""Redis fails over under traffic with Sentinels and in a cluster; no wrong event is reported."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -19,15 +19,15 @@ from tests.redis.topologies import (
 from tests.replicas.crowd import open_scene
 from tests.replicas.processes import LONG_LEASE, Cluster
 
-#: Seconds from a new primary until all views are right, on a quiet machine; it is printed.
+#: Seconds from a new primary until all views are right, on a quiet machine; printed only.
 SOON = 5.0
-#: The same on one that is not.
+#: The same on a busy machine.
 EVENTUALLY = 30.0
 
 
 @asynccontextmanager
 async def open_replicas(redis: RedisServer, url: str, prefix: str = "") -> AsyncIterator[Cluster]:
-    """Two of them; at the end they stop, and leave nothing behind."""
+    """Two replicas; at the end they stop, and leave nothing behind."""
     async with trio.open_nursery() as nursery:
         given = {
             "REDIS_URL": url,
@@ -44,7 +44,7 @@ async def open_replicas(redis: RedisServer, url: str, prefix: str = "") -> Async
 
 
 async def fail_over(cluster: Cluster, successor: RedisServer) -> None:
-    """Kill the primary under traffic; then all views are right soon after there is another."""
+    """Kill the primary under traffic; all views must be right soon after there is another."""
     async with open_scene(cluster, actors=4) as scene:
         await trio.sleep(0.3)
         await cluster.redis.kill()
@@ -57,7 +57,7 @@ async def fail_over(cluster: Cluster, successor: RedisServer) -> None:
         assert scene.told_gone() == {}
 
 
-async def test_by_sentinels(tmp_path: Path) -> None:
+async def test_views_are_right_after_a_failover_by_sentinels(tmp_path: Path) -> None:
     async with (
         open_pair(tmp_path) as (primary, replica),
         open_sentinel(tmp_path, primary) as sentinel,
@@ -66,7 +66,7 @@ async def test_by_sentinels(tmp_path: Path) -> None:
         await fail_over(cluster, replica)
 
 
-async def test_in_a_cluster(tmp_path: Path) -> None:
+async def test_views_are_right_after_a_failover_in_a_cluster(tmp_path: Path) -> None:
     async with (
         open_redis_cluster(tmp_path) as (owner, replica, other, _),
         open_replicas(owner, other.url, TAGGED) as cluster,

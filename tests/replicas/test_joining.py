@@ -1,4 +1,4 @@
-"""Many join at the same instant, on all replicas: caps and ids hold."""
+"""Simultaneous joins on all replicas: limits and unique ids hold."""
 
 from contextlib import AsyncExitStack
 from functools import partial
@@ -14,13 +14,13 @@ from tests.replicas.processes import open_cluster
 
 
 async def enter_at_once(*guests: tuple[Party, Guest, str]) -> None:
-    """Each with its token."""
+    """Enter, each guest with its token."""
     async with trio.open_nursery() as nursery:
         for party, guest, token in guests:
             nursery.start_soon(partial(party.enter, guest, token))
 
 
-async def test_cap_of_a_room(tmp_path: Path) -> None:
+async def test_the_limit_of_a_room_holds(tmp_path: Path) -> None:
     async with open_cluster(tmp_path, TRIO_SIGNAL_MAX_ROOM_PEERS=8) as cluster:
         for number in range(3 * EFFORT):
             async with open_party(f"room-{number}") as party:
@@ -40,7 +40,7 @@ def guests_of(party: Party) -> list[Guest]:
     return list(party.guests.values())
 
 
-async def test_cap_of_viewers(tmp_path: Path) -> None:
+async def test_the_limit_of_viewers_holds(tmp_path: Path) -> None:
     async with open_cluster(tmp_path, TRIO_SIGNAL_MAX_VIEWERS=5) as cluster:
         for number in range(3 * EFFORT):
             async with AsyncExitStack() as stack:
@@ -66,8 +66,8 @@ async def check_viewers(broadcaster: RawClient, *viewers: RawClient, stream: str
     assert len(joined) == 5
 
 
-async def test_one_client_id_and_two_identities(tmp_path: Path) -> None:
-    """Of two who ask at the same instant one is let in."""
+async def test_one_of_two_identities_gets_the_client_id(tmp_path: Path) -> None:
+    """Of two simultaneous joins, one is admitted."""
     async with open_cluster(tmp_path) as cluster, open_party() as party:
         here, there, elsewhere = cluster.replicas
         witness = await party.join("witness", elsewhere)
@@ -84,8 +84,8 @@ async def test_one_client_id_and_two_identities(tmp_path: Path) -> None:
             assert witness.told_of(name) == ["user_joined", "user_left"]
 
 
-async def test_one_client_id_and_one_identity(tmp_path: Path) -> None:
-    """The newer connection replaces the older, and nobody else notices."""
+async def test_one_of_two_connections_of_one_identity_stays(tmp_path: Path) -> None:
+    """The newer connection replaces the older one, and nobody else notices."""
     async with open_cluster(tmp_path) as cluster, open_party() as party:
         here, there, elsewhere = cluster.replicas
         witness = await party.join("witness", elsewhere)
@@ -121,8 +121,8 @@ async def first_gone(*guests: Guest) -> Guest:
     return gone[0]
 
 
-async def test_newer_connection_stays_after_a_cut(tmp_path: Path) -> None:
-    """The older one's replica asked for it before; Redis hears that only afterwards."""
+async def test_the_newer_connection_stays_after_a_cut(tmp_path: Path) -> None:
+    """The older one's replica requested its join first, but Redis receives that last."""
     async with open_cluster(tmp_path, 1, TRIO_SIGNAL_LEASE=60) as cluster, open_party() as party:
         wire = await cluster.add_wired()
         there, here = cluster.replicas
@@ -139,7 +139,7 @@ async def test_newer_connection_stays_after_a_cut(tmp_path: Path) -> None:
             assert witness.told_of("guest") == ["user_joined"]
 
 
-async def test_newer_connection_stays_after_an_outage(tmp_path: Path) -> None:
+async def test_the_newer_connection_stays_after_an_outage(tmp_path: Path) -> None:
     async with open_cluster(tmp_path) as cluster, open_party() as party:
         here, there, elsewhere = cluster.replicas
         witness = await party.join("witness", elsewhere)

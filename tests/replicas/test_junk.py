@@ -1,6 +1,6 @@
-"""What somebody else writes into Redis: no replica ends, and soon all views are right.
+"""Junk in Redis: no replica ends, and all views are right soon.
 
-Each case ended every replica that read it, and each again that was started.
+Each case once ended every replica that read it, and every one that was started afterwards.
 """
 
 import json
@@ -16,7 +16,7 @@ from tests.raw import get
 from tests.replicas.guests import Party, open_party
 from tests.replicas.processes import Cluster, Replica, open_cluster
 
-#: Milliseconds, as revisions are counted.
+#: In milliseconds, the unit of revisions.
 NOW = time.time_ns() // 1_000_000
 ROOM = "trio_signal:room:room"
 MEMBERS = f"{ROOM}:members"
@@ -38,7 +38,7 @@ Attack = Callable[[Cluster], Awaitable[None]]
 
 
 async def publish_everywhere(cluster: Cluster, payload: str | bytes) -> None:
-    """On each channel that anybody hears."""
+    """Publish on every channel with subscribers."""
     for channel in await cluster.redis.ask("PUBSUB", "CHANNELS"):
         await cluster.redis.ask("PUBLISH", channel, payload)
 
@@ -49,10 +49,10 @@ async def other_record(cluster: Cluster) -> None:
 
 
 async def record_of_no_replica(cluster: Cluster) -> None:
-    """One that can be read; nobody answers for it."""
+    """A valid record that belongs to no replica."""
     (text, *_) = await cluster.redis.ask("HVALS", MEMBERS)
     ghost = json.loads(text) | {"peer_id": "ghost", "user_id": "ghost", "replica": "nobody"}
-    ghost["username"] = "ghost"  # by their names people are known apart
+    ghost["username"] = "ghost"  # names tell people apart
     await cluster.redis.ask("HSET", MEMBERS, "ghost", json.dumps(ghost))
 
 
@@ -66,7 +66,7 @@ async def deleted_records(cluster: Cluster) -> None:
 
 
 async def vanished_for_ever(cluster: Cluster) -> None:
-    """A room that is always being written again; and it is to be restored."""
+    """A room that is always written again, and is to be restored."""
     await cluster.redis.ask("SADD", VANISHED, "nobody")
     await cluster.redis.ask("HSET", MEMBERS, "noise", b"\xff\xfe")
 
@@ -76,7 +76,7 @@ async def great_revision(cluster: Cluster) -> None:
 
 
 async def write_edition(cluster: Cluster, edition: dict[str, object]) -> None:
-    """As if it held, and were news."""
+    """Store and publish an announcement as if it were new."""
     key, revision = "trio_signal:edition", str(edition["revision"])
     await cluster.redis.ask("DEL", key)
     await cluster.redis.ask("HSET", key, "revision", revision, "id", "x")
@@ -90,7 +90,7 @@ async def replica_without_a_name(cluster: Cluster) -> None:
 
 
 async def foreign_departure(cluster: Cluster) -> None:
-    """Of every member, by somebody who is not its replica; numbered, and not."""
+    """Publish the departure of every member, by a replica that does not own it; numbered or not."""
     for text in await cluster.redis.ask("HVALS", MEMBERS):
         left = {"type": "Left", "room_id": "room", "last": True, "peers": 0, "at": "now"}
         event = left | {"member": json.loads(text)}
@@ -122,7 +122,7 @@ ATTACKS = [
 ]
 
 
-async def test_no_replica_ends(tmp_path: Path) -> None:
+async def test_no_replica_ends_because_of_junk(tmp_path: Path) -> None:
     async with open_cluster(tmp_path, 2) as cluster, open_party() as party:
         for i, replica in enumerate(cluster.replicas):
             broadcaster = await party.join(f"guest-{i}", replica)
@@ -135,16 +135,16 @@ async def test_no_replica_ends(tmp_path: Path) -> None:
             await check_service(cluster, party)
         await great_revision(cluster)
         await replica_without_a_name(cluster)
-        await cluster.add()  # one that finds what was written
+        await cluster.add()  # one that finds the junk when it starts
         await check_service(cluster, party)
         assert await unreadable(cluster) > 10
         for replica in cluster.replicas:
-            assert len(replica.logged("cannot decode a ")) < 20, "not at a bounded rate"
+            assert len(replica.logged("cannot decode a ")) < 20, "logged too often"
         await clear_announcements(cluster)
 
 
 async def unreadable(cluster: Cluster) -> int:
-    """How much the replicas could not read."""
+    """The number of values that the replicas could not read."""
     texts = [(await get(replica.base, "/metrics")).decode() for replica in cluster.replicas]
     name = "trio_signal_redis_unreadable_total{"
     lines = [line for text in texts for line in text.splitlines() if line.startswith(name)]
@@ -152,7 +152,7 @@ async def unreadable(cluster: Cluster) -> int:
 
 
 async def check_service(cluster: Cluster, party: Party) -> None:
-    """People come and go, and all that is seen by anybody soon is the truth."""
+    """Check that people can join and leave, and that all views and listings are right soon."""
     for replica in cluster.replicas:
         visitor = await party.join("visitor", replica)
         await party.agree(within=30)
@@ -168,7 +168,7 @@ async def check_service(cluster: Cluster, party: Party) -> None:
 
 
 async def is_clean(cluster: Cluster, party: Party) -> bool:
-    """Whether Redis has those who are there, and nothing besides; as all replicas say."""
+    """Whether Redis has exactly the members in the room, and all replicas agree."""
     if await cluster.redis.ask("TYPE", MEMBERS) != b"hash":
         return False
     if await cluster.redis.ask("PTTL", VANISHED) == -1:
@@ -181,13 +181,13 @@ async def is_clean(cluster: Cluster, party: Party) -> bool:
 
 
 async def listed(cluster: Cluster) -> list[int]:
-    """How many peers each replica says there are."""
+    """The number of peers that each replica lists."""
     answers = [await replica.get("/rooms") for replica in cluster.replicas]
     return [sum(room["peers"] for room in answer) for answer in answers]
 
 
 async def clear_announcements(cluster: Cluster) -> None:
-    """They stay on purpose."""
+    """Remove announcements, which normally stay."""
     await cluster.redis.ask("DEL", "trio_signal:edition", "current_broadcast")
 
 
@@ -199,8 +199,8 @@ YEAR = 366 * 86400 * 1000
     [YEAR - 60_000, YEAR + 600_000, 2**53 - 1 - NOW, 2**63],
     ids=["within a year", "in more than a year", "the greatest number", "more than a number"],
 )
-async def test_announcements_go_on(ahead: int, tmp_path: Path) -> None:
-    """Whatever revision somebody wrote: all replicas show what is announced next."""
+async def test_announcements_work_after_a_foreign_revision(ahead: int, tmp_path: Path) -> None:
+    """All replicas show the next announcement, whatever revision somebody wrote."""
     database = f"sqlite:///{tmp_path / 'announcements.db'}"
     async with (
         open_cluster(tmp_path, 2, DATABASE_URL=database) as cluster,

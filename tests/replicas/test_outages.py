@@ -1,9 +1,9 @@
-"""Redis fails in every way that it can, under traffic, and comes back.
+"""Redis fails under traffic in every possible way, and returns.
 
-Soon every client's view is the truth again: how soon is printed. Meanwhile a
-guest that was told of a join or a leave twice would have failed the test, and so
-would a signal within a replica that waited for Redis. And nobody is told that
-somebody has left who has not, but of a replica that was cut off.
+Soon every client's view is right again; the time is printed. A guest that is told about
+a join or leave twice fails the test, and so does a signal within a replica that waits
+for Redis. Nobody may be reported as left who is still there, except for guests of a
+replica that was cut off.
 """
 
 import random
@@ -18,18 +18,18 @@ from tests.replicas.crowd import PROMPT, Scene, open_scene
 from tests.replicas.guests import PATIENCE
 from tests.replicas.processes import LEASE, LONG_LEASE, Cluster, open_cluster
 
-#: Seconds for which Redis is frozen: longer than anything may take that does not wait for it.
+#: Seconds for which Redis is frozen: longer than anything may take that does not need Redis.
 FROZEN = PROMPT + 1
 
 
 async def check_recovery(scene: Scene, since: float) -> None:
-    """Traffic goes on for a while, then all views are looked at."""
+    """Let traffic continue for a while, then check all views."""
     await trio.sleep(0.2)
     took = await scene.check(since + PATIENCE) - since
     print(f"right {took:.2f} s after Redis is back")
 
 
-async def test_killed_and_restarted_empty(tmp_path: Path) -> None:
+async def test_views_are_right_after_redis_restarts_empty(tmp_path: Path) -> None:
     async with open_cluster(tmp_path) as cluster, open_scene(cluster) as scene:
         for _ in range(2 * EFFORT):
             await cluster.redis.kill()
@@ -39,8 +39,8 @@ async def test_killed_and_restarted_empty(tmp_path: Path) -> None:
         assert scene.told_gone() == {}
 
 
-async def test_frozen(tmp_path: Path) -> None:
-    """Longer than all leases, and with connections that look alive."""
+async def test_views_are_right_after_redis_was_frozen(tmp_path: Path) -> None:
+    """It is frozen longer than all leases, and connections seem to work."""
     async with open_cluster(tmp_path) as cluster, open_scene(cluster) as scene:
         cluster.redis.freeze()
         await trio.sleep(FROZEN)
@@ -50,7 +50,7 @@ async def test_frozen(tmp_path: Path) -> None:
         assert scene.told_gone() == {}
 
 
-async def test_connections_killed_at_random(tmp_path: Path) -> None:
+async def test_views_are_right_after_connections_were_killed(tmp_path: Path) -> None:
     choice = random.Random(5)
     async with open_cluster(tmp_path) as cluster, open_scene(cluster) as scene:
         for _ in range(2 * EFFORT):
@@ -68,8 +68,8 @@ async def kill_one_connection(cluster: Cluster, choice: random.Random) -> None:
             await cluster.redis.kill_client(choice.choice(names))
 
 
-async def test_broadcasters_that_did_not_know_of_each_other(tmp_path: Path) -> None:
-    """The newer has the stream, once its replica and the other's know of both."""
+async def test_the_newer_broadcaster_wins_after_an_outage(tmp_path: Path) -> None:
+    """It gets the stream once both replicas know both broadcasters."""
     broadcast = {"type": "broadcaster-ready", "streamId": "s"}
     async with open_cluster(tmp_path, 2) as cluster:
         here, there = cluster.replicas
@@ -90,8 +90,8 @@ async def test_broadcasters_that_did_not_know_of_each_other(tmp_path: Path) -> N
                 await newer.wait_for("viewer-joined")
 
 
-async def test_one_replica_cut_off(tmp_path: Path) -> None:
-    """For longer than its lease: the others are told that its peers are gone, and back."""
+async def test_peers_of_a_replica_that_was_cut_off_leave_and_return(tmp_path: Path) -> None:
+    """It was cut off for longer than its lease."""
     async with open_cluster(tmp_path, 2) as cluster:
         wire = await cluster.add_wired()
         async with open_scene(cluster) as scene:
@@ -108,8 +108,8 @@ async def test_one_replica_cut_off(tmp_path: Path) -> None:
             assert sorted(scene.told_gone()) == absent
 
 
-async def test_one_replica_cut_off_for_a_moment(tmp_path: Path) -> None:
-    """For much less than its lease: nobody is told anything."""
+async def test_a_short_cut_of_one_replica_is_not_noticed(tmp_path: Path) -> None:
+    """Much shorter than the lease, so nobody is told anything."""
     async with open_cluster(tmp_path, 2, TRIO_SIGNAL_LEASE=LONG_LEASE) as cluster:
         wire = await cluster.add_wired()
         async with open_scene(cluster) as scene:
@@ -121,8 +121,8 @@ async def test_one_replica_cut_off_for_a_moment(tmp_path: Path) -> None:
             assert scene.told_gone() == {}
 
 
-async def test_output_buffer_full(tmp_path: Path) -> None:
-    """Redis drops every subscriber that does not take a message at once."""
+async def test_views_are_right_after_redis_dropped_subscribers(tmp_path: Path) -> None:
+    """Redis drops every subscriber that does not receive a message at once."""
     async with open_cluster(tmp_path) as cluster, open_scene(cluster) as scene:
         limit = "pubsub 32kb 0 0"
         await cluster.redis.ask("CONFIG", "SET", "client-output-buffer-limit", limit)

@@ -1,4 +1,4 @@
-"""What a server says of an outage: to its load balancer, and in its log."""
+"""How a server reports an outage: to its load balancer, and in its log."""
 
 import json
 from collections import Counter
@@ -10,7 +10,7 @@ from tests.replicas.guests import open_party
 from tests.replicas.processes import open_cluster
 
 
-async def test_degraded_while_redis_is_away(tmp_path: Path) -> None:
+async def test_readiness_is_degraded_while_redis_is_down(tmp_path: Path) -> None:
     async with open_cluster(tmp_path, 2) as cluster:
         await cluster.redis.kill()
         await cluster.wait_status("degraded")
@@ -23,7 +23,7 @@ async def test_degraded_while_redis_is_away(tmp_path: Path) -> None:
 
 
 async def test_an_outage_is_logged_once(tmp_path: Path) -> None:
-    """However much goes on meanwhile."""
+    """However much happens meanwhile."""
     async with open_cluster(tmp_path, 2) as cluster, open_party() as party:
         guests = [
             await party.join(f"guest-{i}", replica)
@@ -39,7 +39,7 @@ async def test_an_outage_is_logged_once(tmp_path: Path) -> None:
                 await guest.say("offer", offer=i, to="guest-0")
             await guest.go_live()
             await guest.settle()
-        await trio.sleep(2)  # for some tries to connect
+        await trio.sleep(2)  # time for some attempts to connect
         await (await party.join("another", cluster.replicas[0])).leave()
         await cluster.redis.start()
         await cluster.wait_status("ready")

@@ -11,7 +11,7 @@ from tests.replicas.processes import LONG_LEASE, open_cluster
 MANY = 300
 
 
-async def test_order_is_kept_and_only_the_target_hears(tmp_path: Path) -> None:
+async def test_signals_arrive_in_order_at_their_target_only(tmp_path: Path) -> None:
     async with open_cluster(tmp_path, 2) as cluster, open_party() as party:
         here, there = cluster.replicas
         sender = await party.join("sender", here)
@@ -30,7 +30,7 @@ async def test_order_is_kept_and_only_the_target_hears(tmp_path: Path) -> None:
         assert target.types() == ["offer"] + ["ice_candidate"] * 1000
 
 
-async def test_order_is_kept_also_between_those_for_one_and_those_for_all(tmp_path: Path) -> None:
+async def test_signals_to_one_peer_and_to_all_stay_in_order(tmp_path: Path) -> None:
     async with open_cluster(tmp_path, 2) as cluster, open_party() as party:
         here, there = cluster.replicas
         sender = await party.join("sender", here)
@@ -42,7 +42,7 @@ async def test_order_is_kept_also_between_those_for_one_and_those_for_all(tmp_pa
         assert target.signals("message") == list(range(200))
 
 
-async def test_each_signal_arrives_or_comes_back(tmp_path: Path) -> None:
+async def test_each_signal_is_delivered_or_reported(tmp_path: Path) -> None:
     """While its target leaves."""
     async with open_cluster(tmp_path, 2) as cluster, open_party() as party:
         here, there = cluster.replicas
@@ -71,7 +71,7 @@ async def leave_after(target: Guest, few: int) -> None:
     await target.leave()
 
 
-async def test_target_of_a_replica_just_killed_is_not_found(tmp_path: Path) -> None:
+async def test_a_target_on_a_killed_replica_is_not_found(tmp_path: Path) -> None:
     async with (
         open_cluster(tmp_path, 2, TRIO_SIGNAL_LEASE=LONG_LEASE) as cluster,
         open_party() as party,
@@ -86,15 +86,15 @@ async def test_target_of_a_replica_just_killed_is_not_found(tmp_path: Path) -> N
         await sender.say("offer", offer="o", to="target")
         error = await sender.wait_received("error")
         assert (error["code"], error["to"]) == ("target_not_found", "target")
-        assert sender.told_of("target") == ["user_joined"], "its lease has not run out"
+        assert sender.told_of("target") == ["user_joined"], "the lease expired first"
         print(f"not found after {trio.current_time() - killed:.3f} s")
         await party.agree()
         await sender.say("offer", offer="o", to="target")
         await sender.wait_received("error")
 
 
-async def test_a_payload_nested_as_deep_as_can_be_harms_no_replica(tmp_path: Path) -> None:
-    """On the bus it is nested a little deeper than the sender's replica could read."""
+async def test_a_deeply_nested_payload_harms_no_replica(tmp_path: Path) -> None:
+    """On the bus it is nested a little deeper than the sender's replica is able to read."""
     async with (
         open_cluster(tmp_path, 2) as cluster,
         open_raw(cluster.replicas[0].base) as ann,

@@ -1,4 +1,4 @@
-"""A server and its Redis, at the start: what is wrong is said at once, in one line."""
+"""A server that starts with Redis: mistakes are reported at once, in one line."""
 
 import socket
 from pathlib import Path
@@ -15,7 +15,7 @@ PASSWORD = "hunter2-%2F"
 
 
 class Certificates:
-    """A CA, and what it issued to a server for a name."""
+    """A CA, and a server certificate for a name."""
 
     def __init__(self, directory: Path, name: str) -> None:
         ca = trustme.CA()
@@ -24,7 +24,7 @@ class Certificates:
         ca.issue_cert(name).private_key_and_cert_chain_pem.write_to_path(str(self.server))
 
     def options(self) -> dict[str, str]:
-        """For a redis-server."""
+        """The options of a redis-server."""
         return {
             "tls_cert_file": str(self.server),
             "tls_key_file": str(self.server),
@@ -41,7 +41,7 @@ def check_refused(ended: Ended, reason: str, code: int = 1) -> None:
     assert "hunter2" not in line
 
 
-async def test_tls_with_a_ca_file(tmp_path: Path) -> None:
+async def test_a_server_starts_with_tls_and_a_ca_file(tmp_path: Path) -> None:
     certificates = Certificates(tmp_path, HOST)
     options = certificates.options() | {"requirepass": "hunter2-/"}
     async with open_redis_server(tmp_path, **options) as redis:
@@ -61,7 +61,7 @@ async def test_tls_with_a_ca_file(tmp_path: Path) -> None:
             assert not any("hunter2" in line for line in (*here.log, *there.log))
 
 
-async def test_tls_with_a_wrong_host_name(tmp_path: Path) -> None:
+async def test_a_wrong_host_name_in_the_certificate_is_reported(tmp_path: Path) -> None:
     certificates = Certificates(tmp_path, "redis.example.com")
     async with open_redis_server(tmp_path, **certificates.options()) as redis:
         url = f"rediss://:{PASSWORD}@{HOST}:{redis.port}"
@@ -69,14 +69,14 @@ async def test_tls_with_a_wrong_host_name(tmp_path: Path) -> None:
     check_refused(ended, "certificate refused: IP address mismatch")
 
 
-async def test_tls_without_the_ca_file(tmp_path: Path) -> None:
+async def test_an_unknown_ca_is_reported(tmp_path: Path) -> None:
     certificates = Certificates(tmp_path, HOST)
     async with open_redis_server(tmp_path, **certificates.options()) as redis:
         ended = await serve_to_end(REDIS_URL=f"rediss://:{PASSWORD}@{HOST}:{redis.port}")
     check_refused(ended, "certificate refused: ")
 
 
-async def test_ca_file_that_is_not_there(tmp_path: Path) -> None:
+async def test_a_missing_ca_file_is_reported(tmp_path: Path) -> None:
     ended = await serve_to_end(
         REDIS_URL=f"rediss://:{PASSWORD}@{HOST}:1",
         TRIO_SIGNAL_REDIS_CA_FILE=tmp_path / "missing.pem",
@@ -84,14 +84,14 @@ async def test_ca_file_that_is_not_there(tmp_path: Path) -> None:
     check_refused(ended, "missing.pem", code=2)
 
 
-async def test_wrong_password(tmp_path: Path) -> None:
+async def test_a_wrong_password_is_reported(tmp_path: Path) -> None:
     async with open_redis_server(tmp_path, requirepass="another") as redis:
         url = f"redis://:{PASSWORD}@{HOST}:{redis.port}"
         check_refused(await serve_to_end(REDIS_URL=url), "invalid username-password pair")
 
 
-async def test_wrong_password_of_workers(tmp_path: Path) -> None:
-    """Each says it for itself."""
+async def test_workers_report_a_wrong_password(tmp_path: Path) -> None:
+    """Each worker reports it."""
     async with open_redis_server(tmp_path, requirepass="another") as redis:
         url = f"redis://:{PASSWORD}@{HOST}:{redis.port}"
         ended = await serve_to_end("--workers", "2", REDIS_URL=url)
@@ -103,25 +103,25 @@ async def test_wrong_password_of_workers(tmp_path: Path) -> None:
     assert "hunter2" not in ended.errors
 
 
-async def test_wrong_url() -> None:
+async def test_an_invalid_url_is_reported() -> None:
     ended = await serve_to_end(REDIS_URL=f"redis://:{PASSWORD}@{HOST}:port")
     check_refused(ended, "Redis URL", code=2)
 
 
-async def test_redis_that_accepts_and_says_nothing() -> None:
-    """The server starts without it, and serves its own peers."""
+async def test_a_server_starts_with_a_silent_redis() -> None:
+    """It starts without Redis, and serves its own peers."""
     with socket.create_server((HOST, 0)) as silent:
         url = f"redis://{HOST}:{silent.getsockname()[1]}"
         async with open_replica(REDIS_URL=url) as replica, open_party() as party:
             assert (await replica.get("/readyz"))["status"] == "degraded"
-            with trio.fail_after(JOIN_TIMEOUT):  # that of a replica which waits for Redis
+            with trio.fail_after(JOIN_TIMEOUT):  # the limit of a replica that waits for Redis
                 await party.join("ann", replica)
                 await party.join("bob", replica)
                 await party.agree()
 
 
-async def test_redis_that_is_not_there_yet(tmp_path: Path) -> None:
-    """The server starts without it, and finds it later."""
+async def test_a_server_starts_before_redis(tmp_path: Path) -> None:
+    """It starts without Redis, and connects later."""
     async with open_redis_server(tmp_path) as redis:
         await redis.kill()
         async with (

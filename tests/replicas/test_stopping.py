@@ -1,4 +1,4 @@
-"""Replicas that stop: in time, and with everybody told."""
+"""Replicas that stop do so in time, and their clients are told."""
 
 import signal
 from itertools import cycle
@@ -13,12 +13,12 @@ from tests.replicas.guests import Guest, Party, open_party
 from tests.replicas.processes import STARTING, Cluster, Replica, open_cluster
 from tests.replicas.test_workers import is_running, open_workers, workers
 
-#: A request that is not complete, and so holds up whoever waits for its answer.
+#: An incomplete request, which delays everything that waits for its answer.
 UNFINISHED = b"POST /auth/login HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n"
 
 
 async def restart(cluster: Cluster, replica: Replica, party: Party) -> None:
-    """Put a new replica in the place of one; its guests come back elsewhere, as browsers do."""
+    """Replace a replica; its guests reconnect to others, as browsers do."""
     gone = party.forget_all(replica)
     cluster.replicas.remove(replica)
     async with trio.open_nursery() as nursery:
@@ -38,19 +38,19 @@ async def come_back(party: Party, guest: Guest, replica: Replica) -> None:
 
 
 async def chatter(party: Party) -> None:
-    """Everybody speaks all the time."""
+    """Everybody sends all the time."""
     for number in range(1_000_000):
         for guest in list(party.guests.values()):
             try:
                 await guest.say("message", data=number)
             except (trio.BrokenResourceError, trio.ClosedResourceError):
-                if guest in party.guests.values():  # its replica is not the one that stops
+                if guest in party.guests.values():  # otherwise its replica is stopping
                     raise
         await trio.sleep(0.02)
 
 
 async def test_rolling_restart_under_load(tmp_path: Path) -> None:
-    """Everybody is back, and nobody is seen who is not there."""
+    """Everybody reconnects, and all views are right."""
     async with open_cluster(tmp_path, TRIO_SIGNAL_DRAIN=5) as cluster, open_party() as party:
         for number, replica in enumerate(cluster.replicas * 6):
             guest = await party.join(f"guest-{number}", replica)
@@ -69,8 +69,8 @@ async def test_rolling_restart_under_load(tmp_path: Path) -> None:
         party.lost.clear()
 
 
-async def test_stopping_waits_for_nobody(tmp_path: Path) -> None:
-    """Not for a Redis that is frozen, a client that reads nothing, or a request that never ends."""
+async def test_stopping_does_not_wait_for_stalled_parts(tmp_path: Path) -> None:
+    """Such as a frozen Redis, a client that does not read, or a request that never ends."""
     async with open_cluster(
         tmp_path, 1, TRIO_SIGNAL_DRAIN=2, TRIO_SIGNAL_OUTBOX_BYTES=100_000_000
     ) as cluster:
@@ -84,7 +84,7 @@ async def test_stopping_waits_for_nobody(tmp_path: Path) -> None:
             await stalled.upgrade(f"/ws/{party.room_id}")
             await stalled.say({"type": "auth_token", "username": "stalled"})
             await guest.wait_told("user_joined", "stalled")
-            # More than the kernel takes, so that some of it waits in the server.
+            # More than the kernel buffers, so that some of it waits in the server.
             for _ in range(60):
                 await guest.say("message", data="x" * 100_000)
             await slow.send(UNFINISHED)
@@ -96,7 +96,7 @@ async def test_stopping_waits_for_nobody(tmp_path: Path) -> None:
             assert (await guest.wait_gone()).code == 1001
             with pytest.raises(OSError, match="attempts to connect"):
                 await trio.open_tcp_stream(HOST, int(replica.base.rpartition(":")[2]))
-            assert await replica.end(signal.SIGTERM) == 0  # the second changes nothing
+            assert await replica.end(signal.SIGTERM) == 0  # the second signal changes nothing
             print(f"stopped after {trio.current_time() - began:.2f} s")
             cluster.redis.thaw()
         cluster.replicas.clear()

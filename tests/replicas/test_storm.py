@@ -1,4 +1,4 @@
-"""Many come and go as fast as they can: what is left in Redis, and what it costs."""
+"""Many peers join and leave as fast as they can: what remains in Redis, and what it costs."""
 
 import re
 from itertools import cycle
@@ -10,12 +10,12 @@ from tests.effort import EFFORT
 from tests.replicas.guests import PATIENCE, Guest, open_party
 from tests.replicas.processes import Cluster, open_cluster
 
-#: What Redis holds of a room until somebody removes it.
+#: Keys that a room leaves in Redis until they expire or are removed.
 ROOM = ["trio_signal:room:r:members", "trio_signal:room:r:seq", "trio_signal:rooms"]
 
 
 async def wait_keys(cluster: Cluster, *expected: str) -> None:
-    """Wait until Redis holds these keys, and that of the leases."""
+    """Wait until Redis holds these keys, and the one with the leases."""
     keys: list[str] = []
     with trio.move_on_after(PATIENCE):
         while True:
@@ -32,8 +32,8 @@ async def check_connections(cluster: Cluster) -> None:
     assert len(listing.splitlines()) == 2 * len(cluster.replicas) + 1
 
 
-async def test_a_crowd_in_one_room(tmp_path: Path) -> None:
-    """Half of them go as soon as they have come, the others all at once."""
+async def test_a_crowd_leaves_no_keys_behind(tmp_path: Path) -> None:
+    """Half of them leave right after joining, the others all at once."""
     async with open_cluster(tmp_path) as cluster, open_party("r") as party:
         witnesses = [await party.join(f"witness-{i}", r) for i, r in enumerate(cluster.replicas)]
         replicas = cycle(cluster.replicas)
@@ -71,8 +71,8 @@ async def test_a_crowd_in_one_room(tmp_path: Path) -> None:
         await wait_keys(cluster)
 
 
-async def test_many_rooms(tmp_path: Path) -> None:
-    """They cost no connections, and leave no keys."""
+async def test_many_rooms_need_no_additional_connections(tmp_path: Path) -> None:
+    """They leave no keys behind, either."""
     async with open_cluster(tmp_path) as cluster, trio.open_nursery() as nursery:
         close = trio.Event()
         in_ = trio.Semaphore(0)

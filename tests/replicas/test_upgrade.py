@@ -1,7 +1,7 @@
-"""A rolling upgrade: the version before this one, and this one, side by side.
+"""A rolling upgrade: the previous version and this one run side by side.
 
-They share one Redis and one database, and each reads what the other writes. The old one
-is taken out of the history, and runs with the packages of this environment.
+They share one Redis and one database, and read what the other writes. The old version is
+taken from the Git history, and runs with the packages of this environment.
 """
 
 import io
@@ -20,7 +20,7 @@ from tests.raw import RawClient, open_raw
 from tests.replicas.guests import Guest, Party, open_party
 from tests.replicas.processes import Cluster, Replica, open_cluster, server_environment
 
-#: What was landed before: version 0.1. Both versions are in use while a service is upgraded.
+#: The previous version: 0.1. Both versions are in use while a service is upgraded.
 OLD = "1ef009cf256ccbfe2a8b3defa34558335c9cca81"
 ROOT = Path(__file__).parents[2]
 BROADCAST = "/api/creator/broadcast"
@@ -36,7 +36,7 @@ def is_known() -> bool:
 
 @pytest.fixture(scope="module")
 def old(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
-    """The settings with which a replica is of the old version."""
+    """The settings that make a replica run the old version."""
     if not is_known() and git("rev-parse", "--is-shallow-repository").stdout.strip() == b"true":
         git("fetch", "--quiet", "--unshallow")
     if not is_known():
@@ -45,7 +45,7 @@ def old(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
     archive = git("archive", "--format=tar", OLD, "trio_signal").stdout
     with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
         tar.extractall(directory, filter="data")
-    # Without a safe path the working directory, which has the new one, would come first.
+    # Without a safe path, the working directory with the new version would come first.
     return {"PYTHONPATH": directory, "PYTHONSAFEPATH": 1}
 
 
@@ -57,7 +57,7 @@ def test_the_old_version_is_not_this_one(old: dict[str, object]) -> None:
     assert Path(found.stdout).is_relative_to(str(old["PYTHONPATH"]))
 
 
-async def test_each_reads_what_the_other_writes(tmp_path: Path, old: dict[str, object]) -> None:
+async def test_both_versions_understand_each_other(tmp_path: Path, old: dict[str, object]) -> None:
     database = f"sqlite:///{tmp_path / 'announcements.db'}"
     async with open_cluster(tmp_path, 0, DATABASE_URL=database) as cluster:
         before = await cluster.add(**old)
@@ -73,14 +73,14 @@ async def test_each_reads_what_the_other_writes(tmp_path: Path, old: dict[str, o
         again = await cluster.add(**old)
         await again.wait_status("ready")
         await check_kill(cluster, now, survivor=again)
-        # Announcements stay on purpose; nothing else may.
+        # Announcements stay; nothing else may.
         names = ("broadcast:", "trio_signal:acknowledged:", "trio_signal:edition")
         kept = [key for key in await cluster.keys() if key.startswith(names)]
         await cluster.redis.ask("DEL", *kept)
 
 
 async def check_presence_and_signals(here: Replica, there: Replica) -> None:
-    """What a guest here does is seen by those there, also by one that comes later."""
+    """Guests on the other replica see what a guest here does, including a late joiner."""
     async with open_party() as party:
         witness = await party.join("witness", there)
         await party.watch("user", there)
@@ -104,7 +104,7 @@ async def check_presence_and_signals(here: Replica, there: Replica) -> None:
 
 
 async def check_taken_over(party: Party, there: Replica) -> None:
-    """The newer connection of a guest replaces the older one, which is at the other version."""
+    """The newer connection of a guest replaces the older one on the other version."""
     older = party.guests["actor"]
     party.forget(older)
     await party.join("actor", there)
@@ -113,7 +113,7 @@ async def check_taken_over(party: Party, there: Replica) -> None:
 
 
 async def check_room(here: Replica, there: Replica) -> None:
-    """Chat, names, and rooms that are come back to."""
+    """Chat, names, and rooms to return to."""
     room = f"room-{here.base.rpartition(':')[2]}"
     async with AsyncExitStack() as stack:
         bob = await open_client(stack, there, f"/ws/{room}/bob?username=Bob")
@@ -137,7 +137,7 @@ async def check_room(here: Replica, there: Replica) -> None:
         ann.reset()
         assert (await bob.wait_for("user_left"))["username"] == "Anna"
         await open_client(stack, there, f"/ws/{room}/ann")
-        assert (await bob.wait_for("user_joined"))["username"] == "Anna", "its name is kept"
+        assert (await bob.wait_for("user_joined"))["username"] == "Anna", "the name was not kept"
 
 
 async def open_client(stack: AsyncExitStack, replica: Replica, path: str) -> RawClient:
@@ -167,7 +167,7 @@ async def check_announcements(here: Replica, there: Replica) -> None:
 
 
 async def check_users_counted(old: Replica, new: Replica) -> None:
-    """This version counts the users of both, and each once."""
+    """This version counts the users of both versions, each once."""
     async with AsyncExitStack() as stack:
         for user, replicas in {"ann": [old], "bob": [new], "eve": [old, new]}.items():
             for replica in replicas:
@@ -182,7 +182,7 @@ async def check_users_counted(old: Replica, new: Replica) -> None:
 
 
 async def check_kill(cluster: Cluster, victim: Replica, survivor: Replica) -> None:
-    """Its peers leave, as the replica of the other version tells."""
+    """The peers of a killed replica leave, as the replica of the other version reports."""
     async with open_party() as party:
         witness = await party.join("witness", survivor)
         lost = [await party.join(f"lost-{number}", victim) for number in range(3)]

@@ -1,4 +1,4 @@
-"""`serve --workers`: replicas on one port, and the parent that keeps them running."""
+"""`serve --workers`: replicas on one port, and the parent process that keeps them running."""
 
 import os
 import re
@@ -19,7 +19,7 @@ from tests.traveller import Traveller
 async def open_workers(
     directory: Path, count: int = 3, **given: object
 ) -> AsyncIterator[tuple[Replica, RedisServer]]:
-    """Some workers, and Redis."""
+    """A few workers, and Redis."""
     async with open_redis_server(directory) as redis:
         environment = {"REDIS_URL": redis.url, "TRIO_SIGNAL_LEASE": LEASE, **given}
         async with open_replica("--workers", str(count), **environment) as parent:
@@ -28,7 +28,7 @@ async def open_workers(
 
 
 def workers(parent: Replica) -> dict[int, int]:
-    """The process of each worker, as last said."""
+    """The process id of each worker, from its last log line."""
     said = (re.search(r"worker (\d+) is ready, process (\d+)", line) for line in parent.log)
     return {int(found[1]): int(found[2]) for found in said if found}
 
@@ -41,8 +41,8 @@ def is_running(process: int) -> bool:
     return True
 
 
-async def test_killed_worker_is_replaced(tmp_path: Path) -> None:
-    """The others go on; and if it happens again, the parent waits longer."""
+async def test_a_killed_worker_is_replaced(tmp_path: Path) -> None:
+    """The others keep running; after another kill the parent waits longer."""
     async with open_workers(tmp_path) as (parent, _), open_party() as party:
         for i in range(12):
             await party.join(f"guest-{i}", parent)
@@ -58,7 +58,7 @@ async def test_killed_worker_is_replaced(tmp_path: Path) -> None:
         assert [float(found[1]) for found in said if found] == [0.5, 1.0]
 
 
-async def test_sigterm_to_the_parent_ends_all(tmp_path: Path) -> None:
+async def test_sigterm_to_the_parent_stops_all_workers(tmp_path: Path) -> None:
     async with open_workers(tmp_path) as (parent, redis), open_party() as party:
         guests = [await party.join(f"guest-{i}", parent) for i in range(6)]
         await party.agree()
@@ -84,9 +84,9 @@ async def test_workers_end_when_the_parent_is_killed(tmp_path: Path) -> None:
         assert await kept_keys(redis) == []
 
 
-async def test_sessions_go_on_at_whichever_worker(tmp_path: Path) -> None:
-    """After a cut, the end of a worker, and that of all: nobody has left, nothing is lost."""
-    # However long it takes here to start.
+async def test_sessions_resume_at_any_worker(tmp_path: Path) -> None:
+    """After a cut, the end of a worker, and the end of all: nobody leaves, and nothing is lost."""
+    # However long starting takes here.
     settings = {"TRIO_SIGNAL_DRAIN": 5, "TRIO_SIGNAL_RESUME_GRACE": 600}
     async with open_workers(tmp_path, 2, **settings) as (parent, redis):
         chance = Random(1)
@@ -96,7 +96,7 @@ async def test_sessions_go_on_at_whichever_worker(tmp_path: Path) -> None:
         ann, bob = walkers
         while "user_joined" not in ann.traveller.types:
             await ann.read(65536)
-        for _ in range(6):  # in one case of 64 it is always the same worker
+        for _ in range(6):  # in one of 64 cases it is always the same worker
             await ann.cut()
             await bob.say()
             await ann.settle()

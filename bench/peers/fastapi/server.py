@@ -1,4 +1,4 @@
-"""Rooms on FastAPI and Uvicorn, as the tutorials have them: `send_json` in a loop."""
+"""Rooms on FastAPI and Uvicorn as in the tutorials: `send_json` in a loop."""
 
 import os
 import socket

@@ -1,4 +1,4 @@
-"""Rooms on python-socketio and Uvicorn, as its documentation would have them."""
+"""Rooms on python-socketio and Uvicorn, as its documentation recommends."""
 
 import os
 import socket

@@ -1,4 +1,6 @@
-"""Rooms on Starlette and Uvicorn, done with care: texts made once, a queue for each client."""
+"""Rooms on Starlette and Uvicorn, carefully written: texts are encoded once, with a queue for each
+client.
+"""
 
 import asyncio
 import json
@@ -13,12 +15,12 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 HEARTBEAT = float(os.environ.get("HEARTBEAT", "20"))
 SIGNALS = {"offer", "answer", "ice_candidate", "message"}
-#: Messages that may wait for a client.
+#: Messages that may wait for one client.
 QUEUE = 5000
 
 
 class Client:
-    """One connection, and what waits for it."""
+    """A connection, and its waiting messages."""
 
     def __init__(self, ws: WebSocket) -> None:
         self.ws = ws
@@ -37,7 +39,7 @@ class Client:
             while True:
                 await self.ws.send_text(await self.queue.get())
         except (WebSocketDisconnect, RuntimeError):
-            pass  # the reader sees the end as well
+            pass  # the reader notices the end, too
 
 
 rooms: dict[str, dict[str, Client]] = {}

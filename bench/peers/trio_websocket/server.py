@@ -46,7 +46,7 @@ def moved(type_: str, room_id: str, client_id: str, username: str) -> dict[str, 
 
 
 async def heartbeat(ws: WebSocketConnection) -> None:
-    """As trio-websocket's documentation has it."""
+    """As in trio-websocket's documentation."""
     while True:
         await trio.sleep(HEARTBEAT)
         with trio.fail_after(HEARTBEAT):
