@@ -112,8 +112,8 @@ def test_its_page_is_held_to_its_code(monkeypatch: pytest.MonkeyPatch) -> None:
     page = SHOUT_PAGE
     monkeypatch.setattr(test_docs, "page_of", lambda dialect: page)
     checks = {
-        "| `say` | `text` |": test_docs.test_page_has_each_message_to_the_server,
-        "| `shout` | `text` |": test_docs.test_page_has_each_message_to_the_client,
+        "| `say` | `text` |": test_docs.test_page_documents_messages_to_the_server,
+        "| `shout` | `text` |": test_docs.test_page_documents_messages_to_the_client,
     }
     for row, check in checks.items():
         page = SHOUT_PAGE
