@@ -21,7 +21,7 @@ class Family(NamedTuple):
     #: How `{name}` enters the room, and which message shows that it is in.
     enter: Sequence[Message]
     entered: str
-    #: The field of that message that counts the peers or users in the room.
+    #: The number of peers or users in the room, from that message.
     count: Callable[[Message], int]
     #: An ordinary request and its answer.
     ask: Message

@@ -187,7 +187,7 @@ class RawClient:
 
     async def receive_until(self, wanted: Callable[[Frame], bool]) -> Frame:
         """The next frame that matches; others are skipped."""
-        with trio.fail_after(PATIENCE):  # also when something comes now and then
+        with trio.fail_after(PATIENCE):  # even if data keeps arriving
             while not wanted(frame := await self.receive()):
                 pass
         return frame
@@ -218,7 +218,7 @@ class RawClient:
         return bool(data)
 
     async def read_to_end(self) -> bytes:
-        with trio.fail_after(PATIENCE):  # also when something comes now and then
+        with trio.fail_after(PATIENCE):  # even if data keeps arriving
             while await self.read_more():
                 pass
         data, self.buffer = self.buffer, b""

@@ -178,7 +178,7 @@ class Replicas:
             assert known.members, "a room without members"
             for member in known.members.values():
                 hub = self.a if member.replica == "a" else self.b
-                assert member.peer_id in hub.rooms[room_id].peers, "a ghost"
+                assert member.peer_id in hub.rooms[room_id].peers, "a member without its peer"
 
 
 @asynccontextmanager

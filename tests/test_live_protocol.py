@@ -693,7 +693,7 @@ async def test_late_close_of_a_stale_socket_is_harmless(service: Service) -> Non
         await bob.expect("user_left", user_id="ann")
 
 
-# Rooms apart
+# Separate rooms
 
 
 async def test_nothing_leaks_between_rooms(service: Service) -> None:

@@ -634,7 +634,7 @@ class World:
             for seat in self.seated(room):
                 view = seat.views[room]
                 if isinstance(view, LiveView):
-                    assert view.surprises() <= self._changing(room), f"{seat} was told twice"
+                    assert view.surprises() <= self._changing(room), f"{seat} was notified twice"
                 elif isinstance(view, StreamView):
                     self._check_viewers(room, seat, *view.surprises())
 
@@ -652,9 +652,9 @@ class World:
             return
         ids = self.witnesses[room].ids
         acting = {ids.get(seat.name) for seat in self.acting}
-        assert twice <= acting, f"{seat} was told twice"
+        assert twice <= acting, f"{seat} was notified twice"
         was_live = {ids.get(name) for where, name in self.was_live if where == room}
-        assert never <= was_live, f"{seat} was not told"
+        assert never <= was_live, f"{seat} was not notified"
 
     # The whole run
 

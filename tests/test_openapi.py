@@ -80,8 +80,8 @@ async def test_document_is_complete(serve: Serve) -> None:
 async def test_server_matches_the_document(serve: Serve, tmp_path: Path) -> None:
     """Schemathesis: for any request, status, type and body match the document.
 
-    It ignores rules for valid requests that JSON Schema cannot express, and treats a documented
-    503 as an error.
+    It does not know rules for valid requests that JSON Schema cannot express, and treats a
+    documented 503 as an error.
     """
     command = [
         *(sys.executable, "-m", "schemathesis.cli", "run", "--no-color"),

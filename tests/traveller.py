@@ -1,4 +1,4 @@
-"""A client that resumes as the same peer, without I/O: counts, and keeps unconfirmed messages."""
+"""A client that resumes as the same peer, without I/O; it keeps unconfirmed messages."""
 
 from collections import deque
 from typing import Any
